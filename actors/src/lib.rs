@@ -1,0 +1,2 @@
+//! How workers live.
+#![forbid(unsafe_code)]

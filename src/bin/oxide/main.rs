@@ -1,0 +1,2 @@
+//! The `oxide` command.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The one configuration: typed, validated, every error with its mend.

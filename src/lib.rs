@@ -1,0 +1,35 @@
+//! OXIDE: an AF_XDP relay engine.
+//!
+//! Packets move between Linux NIC queues and a [`queue::Handler`]. Each queue is owned by one actor
+//! on one core; nothing is shared between actors but bounded channels. Start with
+//! `docs/architecture.md`; a frame's life is drawn in `docs/frame-life.md`.
+//!
+//! | room | owns |
+//! |---|---|
+//! | [`ring`] | one cursor, producer and consumer ends, the in-memory peer |
+//! | [`umem`] | the packet memory: region, frames, pool, ledger |
+//! | [`xdp`] | AF_XDP sockets and the steering program |
+//! | [`simd`] | batch kernels behind one dispatch |
+//! | [`packet`] | headers: parse, rewrite, checksum |
+//! | [`port`] | one NIC queue as its owner sees it |
+//! | [`queue`] | the queue actor: batch, handler, loop |
+//! | [`relay`] | the ready application |
+//! | [`net`] | routes, neighbours, links by netlink |
+//! | [`telemetry`] | counters and snapshots |
+//! | [`config`] | the one configuration |
+#![deny(unsafe_code)]
+
+pub mod config;
+pub mod net;
+pub mod packet;
+pub mod port;
+pub mod queue;
+pub mod relay;
+#[allow(unsafe_code)]
+pub mod ring;
+pub mod simd;
+pub mod telemetry;
+#[allow(unsafe_code)]
+pub mod umem;
+#[allow(unsafe_code)]
+pub mod xdp;

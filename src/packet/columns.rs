@@ -1,0 +1,124 @@
+//! What the batch processor writes and handlers read: one column per fact, one lane per packet.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use crate::telemetry::DropReason;
+
+/// Packets in a batch. A set of packets is one `u64`.
+pub const LANES: usize = 64;
+
+/// An IEEE 802 MAC address.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct MacAddr(pub [u8; 6]);
+
+impl fmt::Display for MacAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl fmt::Debug for MacAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// One end of a UDP flow. IPv4 is kept in its mapped form (`::ffff:a.b.c.d`), so that one key serves
+/// both families; a native IPv6 packet with a mapped address never gets this far
+/// ([`DropReason::BadSource`]).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Endpoint {
+    /// Address, network byte order.
+    pub address: [u8; 16],
+    /// Port, host byte order.
+    pub port: u16,
+}
+
+impl Endpoint {
+    /// The address as `std` has it: IPv4 for a mapped one.
+    #[must_use]
+    pub fn ip(&self) -> IpAddr {
+        IpAddr::V6(Ipv6Addr::from(self.address)).to_canonical()
+    }
+
+    /// Whether this is an IPv4 end.
+    #[must_use]
+    pub fn is_ipv4(&self) -> bool {
+        self.ip().is_ipv4()
+    }
+}
+
+impl From<SocketAddr> for Endpoint {
+    fn from(at: SocketAddr) -> Self {
+        let address = match at.ip() {
+            IpAddr::V4(v4) => Ipv4Addr::to_ipv6_mapped(&v4).octets(),
+            IpAddr::V6(v6) => v6.octets(),
+        };
+        Self { address, port: at.port() }
+    }
+}
+
+impl From<Endpoint> for SocketAddr {
+    fn from(at: Endpoint) -> Self {
+        SocketAddr::new(at.ip(), at.port)
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&SocketAddr::from(*self), f)
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The two ends of a datagram, as it came in.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
+pub struct Flow {
+    /// Who sent it.
+    pub source: Endpoint,
+    /// Whom it was sent to.
+    pub destination: Endpoint,
+}
+
+/// The columns of a batch. Lane `i` of every column and bit `i` of every mask speak of packet `i`;
+/// lanes at or above the batch's length hold stale values.
+pub struct Columns {
+    /// Whole, well-formed, unfragmented, option-free IP/UDP datagrams: only these have a flow.
+    pub udp: u64,
+    /// Of [`udp`](Self::udp): IPv4.
+    pub ipv4: u64,
+    /// Of [`udp`](Self::udp): IPv6.
+    pub ipv6: u64,
+    /// Why a lane is not in [`udp`](Self::udp); stale for lanes that are.
+    pub fault: [DropReason; LANES],
+    /// Offset of the IP header from the start of the frame, bytes.
+    pub l3: [u8; LANES],
+    /// Offset of the UDP header from the start of the frame, bytes.
+    pub l4: [u8; LANES],
+    /// Length of the frame without Ethernet padding or trailer, bytes.
+    pub length: [u16; LANES],
+    /// Who to whom.
+    pub flow: [Flow; LANES],
+}
+
+impl Default for Columns {
+    fn default() -> Self {
+        Self {
+            udp: 0,
+            ipv4: 0,
+            ipv6: 0,
+            fault: [DropReason::Truncated; LANES],
+            l3: [0; LANES],
+            l4: [0; LANES],
+            length: [0; LANES],
+            flow: [Flow::default(); LANES],
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! One NIC queue as its owner sees it.

@@ -1,0 +1,1 @@
+//! The queue actor: batch, handler, loop.

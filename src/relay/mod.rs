@@ -1,0 +1,1 @@
+//! The ready application: a UDP relay.

@@ -1,0 +1,1 @@
+//! One ring cursor, and the in-memory rings on it.

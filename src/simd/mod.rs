@@ -1,0 +1,1 @@
+//! Batch kernels behind one dispatch.

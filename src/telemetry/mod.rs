@@ -1,0 +1,5 @@
+//! What is counted, and under which name.
+
+mod drops;
+
+pub use drops::{DropCounters, DropReason};

@@ -1,0 +1,236 @@
+//! The packet memory of one queue actor: region, frames, pool, ledger.
+//!
+//! Owned by exactly one actor and never shared. A [`Frame`] is the only key to its bytes: it can
+//! neither be copied nor made outside this room, so whoever has it owns the bytes. While the kernel
+//! owns a frame there is no `Frame` value for it, only its [`Place`] in the ledger. The life of a
+//! frame is drawn in `docs/frame-life.md`.
+
+mod frame;
+mod layout;
+mod ledger;
+mod region;
+
+pub use frame::Frame;
+pub use layout::{LayoutError, RingSizes, UmemLayout, XDP_HEADROOM};
+pub use ledger::{BadDescriptor, Census, Ledger, MAX_PORTS, Place};
+pub use region::{PageKind, PageReport, Region, RegionError, choose_pages, dont_fork, with_node};
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Number of a port within its actor, counted from zero.
+pub type PortIndex = u8;
+
+/// A region cut into frames, the stack of free ones, and the ledger over all of them.
+#[derive(Debug)]
+pub struct Umem {
+    id: u32,
+    region: Region,
+    layout: UmemLayout,
+    /// Last in, first out: the frame freed last is the one whose lines are still in the cache.
+    free: Vec<u32>,
+    ledger: Ledger,
+}
+
+impl Umem {
+    /// Cuts `region` into frames; all of them start free.
+    ///
+    /// # Errors
+    /// [`LayoutError::RegionTooSmall`] if the region does not hold the layout's frames.
+    pub fn new(region: Region, layout: UmemLayout) -> Result<Self, LayoutError> {
+        if region.len() < layout.bytes() {
+            return Err(LayoutError::RegionTooSmall { wanted: layout.bytes(), got: region.len() });
+        }
+        static NEXT_ID: AtomicU32 = AtomicU32::new(0);
+        Ok(Self {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            region,
+            layout,
+            free: (0..layout.frame_count()).rev().collect(),
+            ledger: Ledger::new(layout.frame_count()),
+        })
+    }
+
+    /// Sizes this memory was cut by.
+    #[must_use]
+    pub fn layout(&self) -> &UmemLayout {
+        &self.layout
+    }
+
+    /// What pages the region got, and why.
+    #[must_use]
+    pub fn pages(&self) -> &PageReport {
+        self.region.pages()
+    }
+
+    /// Where all frames are now.
+    #[must_use]
+    pub fn census(&self) -> Census {
+        self.ledger.census()
+    }
+
+    /// Takes a free frame for the application; its length is zero, its start behind the headroom.
+    #[must_use]
+    pub fn take(&mut self) -> Option<Frame> {
+        let index = self.free.pop()?;
+        self.ledger.moved(index, Place::Free, Place::App);
+        Some(Frame::new(self.id, index, self.layout.data_offset(), 0))
+    }
+
+    /// Takes a frame back from the application.
+    ///
+    /// # Panics
+    /// If the frame belongs to another memory: a defect in this crate, never reachable by packets.
+    pub fn give(&mut self, frame: Frame) {
+        self.own(&frame);
+        self.ledger.moved(frame.index(), Place::App, Place::Free);
+        self.free.push(frame.index());
+    }
+
+    /// The packet in `frame`.
+    #[must_use]
+    #[inline]
+    pub fn bytes(&self, frame: &Frame) -> &[u8] {
+        self.own(frame);
+        let at = self.layout.address(frame.index()) + usize::from(frame.offset());
+        // SAFETY: `Frame`s are made only by `take` and `received`, for a frame in Place::App, with
+        // offset + length checked against the frame size there and in `set_length`; so the range is
+        // inside the region. The kernel does not write frames in Place::App, and no other `Frame`
+        // value exists for this index, so nobody writes while `frame` is borrowed.
+        unsafe { self.region.slice(at, usize::from(frame.length())) }
+    }
+
+    /// The packet in `frame`, to write to.
+    #[must_use]
+    #[inline]
+    pub fn bytes_mut<'a>(&'a self, frame: &'a mut Frame) -> &'a mut [u8] {
+        self.own(frame);
+        let at = self.layout.address(frame.index()) + usize::from(frame.offset());
+        // SAFETY: as in `bytes`; and `frame` is borrowed mutably and is the only value for its
+        // index, so this is the only reference to the range.
+        unsafe { self.region.slice_mut(at, usize::from(frame.length())) }
+    }
+
+    /// The first 64 bytes from the start of the packet; what lies beyond its length is stale.
+    #[must_use]
+    #[inline]
+    pub fn head<'a>(&'a self, frame: &'a Frame) -> &'a [u8; 64] {
+        self.own(frame);
+        let at = self.layout.address(frame.index()) + usize::from(frame.offset());
+        // SAFETY: `Frame::new` is called only with offset + 64 within the frame (data_offset by the
+        // layout's check, `received` by its own), so 64 bytes lie inside the region; aliasing as in
+        // `bytes`.
+        let head = unsafe { self.region.slice(at, 64) };
+        // The slice is 64 long by the call above; the static stands in for an impossible mismatch.
+        head.first_chunk().unwrap_or(&[0; 64])
+    }
+
+    /// Asks the cache for the head of `frame`. No effect but time.
+    #[inline]
+    pub fn prefetch(&self, frame: &Frame) {
+        self.region.prefetch(self.layout.address(frame.index()) + usize::from(frame.offset()));
+    }
+
+    /// Sets the packet's length, bytes from its start; `false`, and no change, if it would not fit.
+    #[must_use]
+    #[inline]
+    pub fn set_length(&self, frame: &mut Frame, length: u16) -> bool {
+        let fits = u32::from(frame.offset()) + u32::from(length) <= self.layout.frame_size();
+        if fits {
+            frame.set_length(length);
+        }
+        fits
+    }
+
+    #[inline]
+    fn own(&self, frame: &Frame) {
+        assert!(frame.umem() == self.id, "frame of another UMEM");
+    }
+}
+
+/// The kernel's side of the ledger: what ports report. Ports are in this crate; an application never
+/// needs these.
+impl Umem {
+    /// Free -> the fill ring of `port`. The index of the frame to post, or `None` if all are in use.
+    #[must_use]
+    #[inline]
+    pub fn post_fill(&mut self, port: PortIndex) -> Option<u32> {
+        let index = self.free.pop()?;
+        self.ledger.moved(index, Place::Free, Place::Receive(port));
+        Some(index)
+    }
+
+    /// The kernel put `length` bytes at `address` on the RX ring of `port`.
+    ///
+    /// # Errors
+    /// [`BadDescriptor`] if the address is not in a frame that was posted to this port's fill ring,
+    /// or the packet would reach past its frame. The ledger is unchanged then.
+    #[inline]
+    pub fn received(&mut self, port: PortIndex, address: u64, length: u32) -> Result<Frame, BadDescriptor> {
+        let (index, offset) = self.locate(address)?;
+        let frame_size = self.layout.frame_size();
+        if u32::from(offset) + length.max(64) > frame_size {
+            return Err(BadDescriptor::PastFrame { address, length });
+        }
+        self.ledger.expect(index, Place::Receive(port), address)?;
+        self.ledger.moved(index, Place::Receive(port), Place::App);
+        // length <= frame_size <= 4096 by the check above.
+        Ok(Frame::new(self.id, index, offset, length as u16))
+    }
+
+    /// Application -> the TX ring of `port`. Address and length for the descriptor.
+    #[inline]
+    pub fn post_transmit(&mut self, port: PortIndex, frame: Frame) -> (u64, u32) {
+        self.own(&frame);
+        self.ledger.moved(frame.index(), Place::App, Place::Transmit(port));
+        let address = self.layout.address(frame.index()) + usize::from(frame.offset());
+        (address as u64, u32::from(frame.length()))
+    }
+
+    /// The kernel returned `address` on the completion ring of `port`: the frame is free again.
+    ///
+    /// # Errors
+    /// [`BadDescriptor`] if no frame of that address is with this port for sending; unchanged then.
+    #[inline]
+    pub fn completed(&mut self, port: PortIndex, address: u64) -> Result<(), BadDescriptor> {
+        let (index, _) = self.locate(address)?;
+        self.ledger.expect(index, Place::Transmit(port), address)?;
+        self.ledger.moved(index, Place::Transmit(port), Place::Free);
+        self.free.push(index);
+        Ok(())
+    }
+
+    /// Every frame that `port` had at the kernel is free again. Only for a port whose socket is closed
+    /// and unmapped, so that the kernel can no longer write. Returns how many were to be received
+    /// into, and how many were to be sent.
+    pub fn recall(&mut self, port: PortIndex) -> (u32, u32) {
+        let mut recalled = (0, 0);
+        for index in 0..self.layout.frame_count() {
+            let place = self.ledger.place(index);
+            if place == Place::Receive(port) {
+                recalled.0 += 1;
+            } else if place == Place::Transmit(port) {
+                recalled.1 += 1;
+            } else {
+                continue;
+            }
+            self.ledger.moved(index, place, Place::Free);
+            self.free.push(index);
+        }
+        recalled
+    }
+
+    /// Frame index and offset within the frame; `address` comes from the kernel and is not believed.
+    #[inline]
+    fn locate(&self, address: u64) -> Result<(u32, u16), BadDescriptor> {
+        let size = u64::from(self.layout.frame_size());
+        let index = address / size;
+        if index >= u64::from(self.layout.frame_count()) {
+            return Err(BadDescriptor::OutOfRegion { address });
+        }
+        // index < frame_count (u32) and the remainder < frame_size <= 4096.
+        Ok((index as u32, (address % size) as u16))
+    }
+}
+
+#[cfg(test)]
+mod tests;

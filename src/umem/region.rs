@@ -1,0 +1,315 @@
+//! Pages under the frames: mapped, faulted in, on the wanted NUMA node, freed exactly.
+
+use std::any::Any;
+use std::fs;
+use std::io;
+use std::ptr::NonNull;
+
+/// Bytes in a huge page.
+pub(super) const HUGE_PAGE: usize = 2 << 20;
+
+/// Size of the pages under a region.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum PageKind {
+    /// The machine's ordinary pages (4 KiB on x86-64).
+    Base,
+    /// 2 MiB pages from the reserved pool (`vm.nr_hugepages`).
+    Huge,
+}
+
+/// What a region got, and why it is not what was wished, if so.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct PageReport {
+    /// Page size in force.
+    pub kind: PageKind,
+    /// NUMA node the pages were bound to; `None` where the kernel chose.
+    pub node: Option<u32>,
+    /// Why huge pages were not used although wished.
+    pub fallback: Option<String>,
+}
+
+/// Memory could not be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RegionError {
+    /// mmap(2) refused.
+    #[error("cannot map {bytes} bytes of packet memory: {source}")]
+    Map {
+        /// Bytes asked for.
+        bytes: usize,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// set_mempolicy(2) refused.
+    #[error(
+        "cannot bind packet memory to NUMA node {node}: {source} (see `numactl --hardware`, or set numa = \"auto\")"
+    )]
+    Node {
+        /// The node asked for.
+        node: u32,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+}
+
+/// A mapping of whole pages.
+///
+/// It may be owned by this type ([`Region::map`]) or by another library that registered it with the
+/// kernel ([`Region::adopt`]); either way it is unmapped exactly once, when the region is dropped.
+pub struct Region {
+    start: NonNull<u8>,
+    length: usize,
+    pages: PageReport,
+    _owner: Box<dyn Any + Send>,
+}
+
+// SAFETY: the region is memory, reached only through `&self`/`&mut self` of the one `Umem` that owns
+// it; moving that owner to another thread moves all access with it. The owner box is `Send`.
+unsafe impl Send for Region {}
+
+impl std::fmt::Debug for Region {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Region").field("length", &self.length).field("pages", &self.pages).finish_non_exhaustive()
+    }
+}
+
+impl Region {
+    /// Maps at least `bytes` bytes, faulted in, on `node` if given. Huge pages that cannot be had
+    /// become base pages, and [`PageReport::fallback`] tells why.
+    ///
+    /// # Errors
+    /// [`RegionError`] if not even base pages can be had, or the node does not exist.
+    pub fn map(bytes: usize, wish: PageKind, node: Option<u32>) -> Result<Self, RegionError> {
+        let (kind, fallback) = choose_pages(bytes, wish, node);
+        let (mapping, kind, fallback) = with_node(node, || match Mapping::new(bytes, kind) {
+            Err(RegionError::Map { source, .. }) if kind == PageKind::Huge => {
+                let why = format!("mapping huge pages failed: {source}");
+                Mapping::new(bytes, PageKind::Base).map(|m| (m, PageKind::Base, Some(why)))
+            }
+            other => other.map(|m| (m, kind, fallback.clone())),
+        })??;
+        Ok(Self {
+            start: mapping.start,
+            length: mapping.length,
+            pages: PageReport { kind, node, fallback },
+            _owner: Box::new(mapping),
+        })
+    }
+
+    /// Takes over memory that `owner` keeps mapped.
+    ///
+    /// # Safety
+    /// `start` must point to `length` readable and writable bytes that stay mapped until `owner` is
+    /// dropped, and that nothing else in this process reads or writes.
+    #[must_use]
+    pub unsafe fn adopt(start: NonNull<u8>, length: usize, pages: PageReport, owner: Box<dyn Any + Send>) -> Self {
+        Self { start, length, pages, _owner: owner }
+    }
+
+    /// Bytes in the region.
+    #[must_use]
+    #[allow(clippy::len_without_is_empty)] // a region is never empty
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// What pages it got, and why.
+    #[must_use]
+    pub fn pages(&self) -> &PageReport {
+        &self.pages
+    }
+
+    /// # Safety
+    /// `at + length` must not exceed [`len`](Self::len), and nobody may write to the range while the
+    /// slice lives.
+    #[inline]
+    pub(super) unsafe fn slice(&self, at: usize, length: usize) -> &[u8] {
+        debug_assert!(at + length <= self.length);
+        // SAFETY: in bounds and unaliased by the caller's promise; the bytes were initialised by the
+        // kernel, which hands out zeroed pages.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr().wrapping_add(at), length) }
+    }
+
+    /// # Safety
+    /// `at + length` must not exceed [`len`](Self::len), and nobody else may read or write the range
+    /// while the slice lives.
+    #[inline]
+    #[allow(clippy::mut_from_ref)] // frames are disjoint; the caller holds the only token of this one
+    pub(super) unsafe fn slice_mut(&self, at: usize, length: usize) -> &mut [u8] {
+        debug_assert!(at + length <= self.length);
+        // SAFETY: as in `slice`, and exclusive by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr().wrapping_add(at), length) }
+    }
+
+    #[inline]
+    pub(super) fn prefetch(&self, at: usize) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            let address = self.start.as_ptr().wrapping_add(at);
+            // SAFETY: a prefetch of any address is a hint and faults never; SSE is part of x86-64.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = at;
+    }
+}
+
+/// An anonymous mapping that is unmapped with the length it was mapped with.
+struct Mapping {
+    start: NonNull<u8>,
+    length: usize,
+}
+
+// SAFETY: a mapping is process-wide; unmapping it from another thread is allowed.
+unsafe impl Send for Mapping {}
+
+impl Mapping {
+    fn new(bytes: usize, kind: PageKind) -> Result<Self, RegionError> {
+        let (length, flags) = match kind {
+            PageKind::Base => (bytes.next_multiple_of(4096).max(4096), 0),
+            // munmap(2) of huge pages wants a multiple of their size, else it fails and the pages stay.
+            PageKind::Huge => {
+                (bytes.next_multiple_of(HUGE_PAGE).max(HUGE_PAGE), libc::MAP_HUGETLB | libc::MAP_HUGE_2MB)
+            }
+        };
+        let flags = flags | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE;
+        // SAFETY: a new anonymous mapping at an address of the kernel's choice touches nothing that exists.
+        let start =
+            unsafe { libc::mmap(std::ptr::null_mut(), length, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
+        match NonNull::new(start.cast::<u8>()) {
+            Some(start) if start.as_ptr().cast() != libc::MAP_FAILED => {
+                dont_fork(start, length);
+                Ok(Self { start, length })
+            }
+            _ => Err(RegionError::Map { bytes: length, source: io::Error::last_os_error() }),
+        }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: start and length are those of the mapping made in `new`, and this is its only owner.
+        let failed = unsafe { libc::munmap(self.start.as_ptr().cast(), self.length) } != 0;
+        if failed {
+            tracing::error!(bytes = self.length, error = %io::Error::last_os_error(), "packet memory not unmapped");
+        }
+    }
+}
+
+/// A forked child must not inherit the pages: while it lives, the queue cannot be bound again.
+pub fn dont_fork(start: NonNull<u8>, length: usize) {
+    // SAFETY: MADV_DONTFORK changes what fork(2) copies, not the memory; the range is a live mapping.
+    if unsafe { libc::madvise(start.as_ptr().cast(), length, libc::MADV_DONTFORK) } != 0 {
+        tracing::warn!(error = %io::Error::last_os_error(), "MADV_DONTFORK refused: a forked child would keep the queue busy");
+    }
+}
+
+/// Decides for huge pages only if the pool has enough of them free, on the wanted node: with an empty
+/// node pool mmap(2) succeeds and the first touch is SIGBUS.
+#[must_use]
+pub fn choose_pages(bytes: usize, wish: PageKind, node: Option<u32>) -> (PageKind, Option<String>) {
+    if wish == PageKind::Base {
+        return (PageKind::Base, None);
+    }
+    let pool = match node {
+        Some(n) => {
+            format!("/sys/devices/system/node/node{n}/hugepages/hugepages-2048kB/free_hugepages")
+        }
+        None => "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages".to_owned(),
+    };
+    let wanted = bytes.div_ceil(HUGE_PAGE);
+    let free = fs::read_to_string(&pool).ok().and_then(|text| text.trim().parse::<usize>().ok());
+    match free {
+        Some(free) if free >= wanted => (PageKind::Huge, None),
+        Some(free) => {
+            let on = node.map(|n| format!(" on node {n}")).unwrap_or_default();
+            let mend = format!(
+                "{wanted} huge pages of 2 MiB wanted{on}, {free} free: `sysctl vm.nr_hugepages={wanted}` or more"
+            );
+            (PageKind::Base, Some(mend))
+        }
+        None => (PageKind::Base, Some(format!("this kernel offers no 2 MiB pages ({pool} is not there)"))),
+    }
+}
+
+/// Runs `f` with the calling thread's memory policy bound to `node`, so that pages it faults in (by
+/// MAP_POPULATE, or by the kernel pinning them) come from there; the policy is restored after.
+///
+/// # Errors
+/// [`RegionError::Node`] if the kernel knows no such node.
+pub fn with_node<T>(node: Option<u32>, f: impl FnOnce() -> T) -> Result<T, RegionError> {
+    const MPOL_DEFAULT: libc::c_int = 0;
+    const MPOL_BIND: libc::c_int = 2;
+    const BITS: usize = 1024;
+    let Some(node) = node else { return Ok(f()) };
+    let mut mask = [0u64; BITS / 64];
+    let Some(word) = mask.get_mut(node as usize / 64) else {
+        return Err(RegionError::Node { node, source: io::Error::from_raw_os_error(libc::EINVAL) });
+    };
+    *word |= 1 << (node % 64);
+    let set = |mode: libc::c_int, mask: *const u64, bits: usize| {
+        // SAFETY: set_mempolicy(2) reads `bits` bits from `mask`, which points to BITS bits or is null
+        // with zero bits; it changes only the calling thread's policy.
+        let failed = unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, mask, bits) } != 0;
+        if failed { Err(RegionError::Node { node, source: io::Error::last_os_error() }) } else { Ok(()) }
+    };
+    set(MPOL_BIND, mask.as_ptr(), BITS)?;
+    struct Restore<F: Fn()>(F);
+    impl<F: Fn()> Drop for Restore<F> {
+        fn drop(&mut self) {
+            (self.0)();
+        }
+    }
+    let _restore = Restore(|| {
+        if let Err(error) = set(MPOL_DEFAULT, std::ptr::null(), 0) {
+            tracing::error!(%error, "memory policy not restored");
+        }
+    });
+    Ok(f())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// Bytes mapped at `start`, by the kernel's own list.
+    fn mapped_at(start: usize) -> usize {
+        let maps = fs::read_to_string("/proc/self/maps").unwrap();
+        let ranges = maps.lines().filter_map(|line| line.split_once(' ')?.0.split_once('-'));
+        ranges
+            .map(|(a, b)| (usize::from_str_radix(a, 16).unwrap(), usize::from_str_radix(b, 16).unwrap()))
+            .find(|&(a, b)| a <= start && start < b)
+            .map_or(0, |(_, b)| b - start)
+    }
+
+    #[test]
+    fn a_region_is_mapped_whole_and_unmapped_when_dropped() {
+        // Far larger than anything another test maps, so that the freed hole is not taken at once.
+        let region = Region::map((64 << 20) + 1, PageKind::Base, None).unwrap();
+        assert_eq!(region.len(), (64 << 20) + 4096);
+        let (start, length) = (region.start.as_ptr() as usize, region.len());
+        assert!(mapped_at(start) >= length);
+        drop(region);
+        assert!(mapped_at(start + length / 2) == 0, "still mapped");
+    }
+
+    #[test]
+    fn huge_pages_that_are_not_there_become_base_pages_and_say_why() {
+        // More than any machine that runs tests has reserved.
+        let (kind, why) = choose_pages(1 << 50, PageKind::Huge, None);
+        assert_eq!(kind, PageKind::Base);
+        assert!(why.unwrap().contains("huge pages"));
+    }
+
+    #[test]
+    fn pages_come_from_the_node_asked_for() {
+        let region = Region::map(64 * 4096, PageKind::Base, Some(0)).unwrap();
+        assert_eq!(region.pages().node, Some(0));
+        let absent = Region::map(4096, PageKind::Base, Some(900)).unwrap_err();
+        assert!(absent.to_string().contains("node 900"), "{absent}");
+    }
+}

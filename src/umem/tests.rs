@@ -1,0 +1,136 @@
+#![allow(clippy::unwrap_used)]
+use super::*;
+use proptest::prelude::*;
+
+fn umem(frames: u32) -> Umem {
+    let rings = RingSizes { fill: 128, rx: 64, tx: 64, completion: 64 };
+    let wanted = UmemLayout::frames_for(&rings, 1).max(frames);
+    let layout = UmemLayout::new(2048, wanted, 0, &rings, 1, 1500).unwrap();
+    Umem::new(Region::map(layout.bytes(), PageKind::Base, None).unwrap(), layout).unwrap()
+}
+
+#[test]
+fn bytes_written_are_read_back_and_sent_from_the_same_place() {
+    let mut umem = umem(0);
+    let mut frame = umem.take().unwrap();
+    assert!(umem.set_length(&mut frame, 5));
+    umem.bytes_mut(&mut frame).copy_from_slice(b"hello");
+    assert_eq!(umem.bytes(&frame), b"hello");
+    assert_eq!(umem.head(&frame)[..5], *b"hello");
+    let index = frame.index();
+    let (address, length) = umem.post_transmit(0, frame);
+    assert_eq!((address, length), (u64::from(index) * 2048 + 256, 5));
+    assert_eq!(umem.census().transmit, 1);
+    umem.completed(0, address).unwrap();
+    assert_eq!(umem.census().free, umem.census().total);
+}
+
+#[test]
+fn length_past_the_frame_is_refused() {
+    let mut umem = umem(0);
+    let mut frame = umem.take().unwrap();
+    assert!(umem.set_length(&mut frame, 2048 - 256));
+    assert!(!umem.set_length(&mut frame, 2048 - 255));
+    assert_eq!(frame.length(), 2048 - 256);
+    umem.give(frame);
+}
+
+#[test]
+fn what_the_kernel_returns_is_not_believed() {
+    let mut umem = umem(0);
+    let posted = u64::from(umem.post_fill(0).unwrap()) * 2048;
+    let other = if posted == 0 { 2048 } else { 0 };
+    assert!(matches!(umem.received(0, 1 << 40, 60), Err(BadDescriptor::OutOfRegion { .. })));
+    assert!(matches!(umem.received(0, other + 256, 60), Err(BadDescriptor::WrongPlace { .. })));
+    assert!(matches!(umem.received(1, posted + 256, 60), Err(BadDescriptor::WrongPlace { .. })), "another port's");
+    assert!(matches!(umem.received(0, posted + 256, 1793), Err(BadDescriptor::PastFrame { .. })));
+    assert!(matches!(umem.received(0, posted + 2040, 1), Err(BadDescriptor::PastFrame { .. })), "no room for a head");
+    assert!(matches!(umem.completed(0, posted), Err(BadDescriptor::WrongPlace { .. })));
+    let frame = umem.received(0, posted + 256, 1792).unwrap();
+    assert!(matches!(umem.received(0, posted + 256, 60), Err(BadDescriptor::WrongPlace { .. })), "twice");
+    let (address, _) = umem.post_transmit(0, frame);
+    umem.completed(0, address).unwrap();
+    assert!(matches!(umem.completed(0, address), Err(BadDescriptor::WrongPlace { .. })), "completed twice");
+    assert!(umem.census().balanced() && umem.census().free == umem.census().total);
+}
+
+#[test]
+#[should_panic(expected = "frame of another UMEM")]
+fn a_frame_of_another_umem_is_refused() {
+    let (mut a, mut b) = (umem(0), umem(0));
+    let frame = a.take().unwrap();
+    b.give(frame);
+}
+
+#[test]
+fn layouts_that_cannot_work_are_refused_with_the_mend() {
+    let rings = RingSizes::from_ring_size(1024).unwrap();
+    assert_eq!(rings.fill, 2048);
+    let enough = UmemLayout::frames_for(&rings, 2);
+    assert!(UmemLayout::new(2048, enough, 0, &rings, 2, 1500).is_ok());
+    let text = |r: Result<UmemLayout, LayoutError>| r.unwrap_err().to_string();
+    assert!(text(UmemLayout::new(2048, enough - 1, 0, &rings, 2, 1500)).contains(&format!("frame_count to {enough}")));
+    assert!(text(UmemLayout::new(3000, enough, 0, &rings, 2, 1500)).contains("2048 or 4096"));
+    assert!(text(UmemLayout::new(2048, enough, 0, &rings, 2, 1771)).contains("mtu 1770"));
+    assert!(UmemLayout::new(2048, enough, 0, &rings, 2, 1770).is_ok());
+    assert!(UmemLayout::new(4096, enough, 0, &rings, 2, 3800).is_ok());
+    let thin = RingSizes { fill: 1024, ..rings };
+    assert!(text(UmemLayout::new(2048, enough, 0, &thin, 1, 1500)).contains("twice RX"));
+    assert!(RingSizes::from_ring_size(1000).unwrap_err().to_string().contains("power of two"));
+    assert!(RingSizes::from_ring_size(32).is_err() && RingSizes::from_ring_size(65_536).is_err());
+}
+
+proptest! {
+    /// Whatever the order of takes, gives, fills, receives, sends, completions, lies and recalls:
+    /// the books balance and every frame is in exactly one place.
+    #[test]
+    fn frames_are_conserved(steps in prop::collection::vec((0u8..8, any::<u16>()), 1..400)) {
+        let mut umem = umem(0);
+        let total = umem.census().total;
+        let (mut app, mut at_rx, mut at_tx) = (Vec::new(), [Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
+        for (step, pick) in steps {
+            let port = u8::from(pick & 1 == 1);
+            let p = usize::from(port);
+            let nth = |n: usize| usize::from(pick) % n.max(1);
+            match step {
+                0 => app.extend(umem.take()),
+                1 if !app.is_empty() => { let f = app.swap_remove(nth(app.len())); umem.give(f); }
+                2 => at_rx[p].extend(umem.post_fill(port).map(|i| u64::from(i) * 2048 + 256)),
+                3 if !at_rx[p].is_empty() => {
+                    let n = nth(at_rx[p].len());
+                    let address = at_rx[p].swap_remove(n);
+                    app.push(umem.received(port, address, u32::from(pick) % 1793).unwrap());
+                }
+                4 if !app.is_empty() => { let f = app.swap_remove(nth(app.len())); at_tx[p].push(umem.post_transmit(port, f).0); }
+                5 if !at_tx[p].is_empty() => {
+                    let n = nth(at_tx[p].len());
+                    let address = at_tx[p].swap_remove(n);
+                    umem.completed(port, address).unwrap();
+                }
+                6 => { let _ = umem.completed(port, u64::from(pick) * 7919).is_ok_and(|()| unreachable_if_unknown(&mut at_tx[p], u64::from(pick) * 7919)); }
+                7 => {
+                    let (rx, tx) = umem.recall(port);
+                    prop_assert_eq!((rx as usize, tx as usize), (at_rx[p].len(), at_tx[p].len()));
+                    at_rx[p].clear(); at_tx[p].clear();
+                }
+                _ => {}
+            }
+            let census = umem.census();
+            prop_assert!(census.balanced());
+            prop_assert_eq!(census.total, total);
+            prop_assert_eq!(census.app as usize, app.len());
+            prop_assert_eq!(census.receive as usize, at_rx[0].len() + at_rx[1].len());
+            prop_assert_eq!(census.transmit as usize, at_tx[0].len() + at_tx[1].len());
+        }
+        let mut seen = std::collections::HashSet::new();
+        prop_assert!(app.iter().all(|f| seen.insert(f.index())), "two tokens for one frame");
+    }
+}
+
+/// A made-up completion was believed: it must have named a frame that really was with the kernel.
+fn unreachable_if_unknown(at_tx: &mut Vec<u64>, address: u64) -> bool {
+    let frame = address / 2048;
+    let known = at_tx.iter().position(|a| a / 2048 == frame);
+    at_tx.swap_remove(known.expect("a completion was believed that nothing was sent for"));
+    true
+}
