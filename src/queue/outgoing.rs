@@ -53,13 +53,7 @@ impl Outgoing {
     }
 
     /// Moves what fits to the TX ring.
-    pub(super) fn flush<P: Port>(
-        &mut self,
-        port: &mut P,
-        umem: &mut Umem,
-        now: Instant,
-        counters: &mut QueueCounters,
-    ) {
+    pub(super) fn flush<P: Port>(&mut self, port: &mut P, umem: &mut Umem, now: Instant, counters: &mut QueueCounters) {
         if self.waiting.is_empty() {
             return;
         }

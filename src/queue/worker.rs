@@ -11,6 +11,8 @@ use super::handler::{Context, Handler, QueueInfo, Requests};
 use super::held::Held;
 use super::outgoing::Outgoing;
 use super::peers::{Parcel, Peers};
+use oxide_actors::mailbox::Address;
+
 use crate::net::Tables;
 use crate::packet::{Columns, LANES};
 use crate::port::{Burst, Kick, Port, PortError};
@@ -231,14 +233,8 @@ impl<P: Port, H: Handler> Worker<P, H> {
         self.processor.parse_frames(&self.umem, &self.burst, &mut self.columns);
         self.verdicts[..self.burst.len()].fill(Verdict::None);
         let handler = &mut self.handler;
-        let mut batch = Batch::new(
-            &self.umem,
-            &mut self.burst,
-            &self.columns,
-            &mut self.verdicts,
-            from,
-            held_until.is_some(),
-        );
+        let mut batch =
+            Batch::new(&self.umem, &mut self.burst, &self.columns, &mut self.verdicts, from, held_until.is_some());
         let mut cx = Context::new(now, &self.info, &self.tables, self.draining, &mut self.requests);
         // The handler is the one part that may be wrong: batch and memory stay whole, it is not used again.
         let outcome = catch_unwind(AssertUnwindSafe(|| handler.handle(&mut batch, &mut cx)));
@@ -418,8 +414,15 @@ impl<P: Port, H: Handler> Worker<P, H> {
         &mut self.counters
     }
 
-    /// Whether packets wait that a turn would take up: the look before sleeping.
-    pub fn has_work(&mut self) -> bool {
-        !self.peers.is_empty() || self.ports.iter_mut().any(|port| port.occupancy().rx > 0)
+    /// Whether packets of other queues wait: the look before sleeping. What waits on RX rings wakes by
+    /// itself.
+    #[must_use]
+    pub fn has_parcels(&self) -> bool {
+        !self.peers.is_empty()
+    }
+
+    /// Where packets for another queue go from now on.
+    pub fn set_peer(&mut self, queue: u32, address: Option<Address<Parcel>>) {
+        self.peers.set(queue, address);
     }
 }

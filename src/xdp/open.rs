@@ -194,7 +194,7 @@ impl XdpBackend {
         let bytes = frames as usize * options.frame_size as usize;
         let (mut kind, mut fallback) = umem::choose_pages(bytes, options.pages, options.node);
 
-        let mut map = |kind: PageKind| {
+        let map = |kind: PageKind| {
             // Whole huge pages: munmap(2) of a part of one fails, and the memory would stay.
             let frames = match kind {
                 PageKind::Huge => frames.next_multiple_of((umem::HUGE_PAGE / options.frame_size as usize) as u32),
