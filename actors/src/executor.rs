@@ -366,13 +366,22 @@ fn make_glommio() -> Result<LocalExecutor, GlommioRefusal> {
         // The least it accepts.
         .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
         .make()
-        .map_err(|error| match error {
-            GlommioError::IoError(source) | GlommioError::EnhancedIoError { source, .. } => GlommioRefusal::Io(source),
-            GlommioError::ReactorError(glommio::ReactorErrorKind::MemLockLimit(limit, wanted)) => {
-                GlommioRefusal::Memlock { limit, wanted }
+        .map_err(|error| match (memlock_limit(), error) {
+            // It comes out of glommio as an error without a kind, so the limit itself is looked at.
+            (Some(limit), _) if limit < MEMLOCK_WANTED => GlommioRefusal::Memlock { limit, wanted: MEMLOCK_WANTED },
+            (_, GlommioError::IoError(source) | GlommioError::EnhancedIoError { source, .. }) => {
+                GlommioRefusal::Io(source)
             }
-            other => GlommioRefusal::Other(other.to_string()),
+            (_, other) => GlommioRefusal::Other(other.to_string()),
         })
+}
+
+/// Below this glommio does not start (its `Reactor::new`), whatever the capabilities.
+const MEMLOCK_WANTED: u64 = 512 << 10;
+
+/// The soft limit in bytes; `None`: unlimited.
+fn memlock_limit() -> Option<u64> {
+    rustix::process::getrlimit(rustix::process::Resource::Memlock).current
 }
 
 /// Builds, runs and drops an executor on the current thread.
