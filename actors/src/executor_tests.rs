@@ -179,13 +179,17 @@ fn explicit_choices_do_not_look() {
 
 #[test]
 fn each_refusal_of_io_uring_names_its_mend() {
-    let denied = || GlommioRefusal::Io(std::io::Error::from_raw_os_error(1));
+    // The texts are glommio's, met under seccomp filters that refuse one system call each.
+    let set_up =
+        || GlommioRefusal::Other("failed to create an io_uring: Operation not permitted (os error 1). ..".into());
+    let enter = GlommioRefusal::Other("Failed to poll io!: Os { code: 1, kind: PermissionDenied, .. }".into());
+    let absent = GlommioRefusal::Other("failed to create an io_uring: Function not implemented (os error 38)".into());
     let cases = [
-        (explain(&denied(), Some(2)), "sysctl -w kernel.io_uring_disabled=0"),
-        (explain(&denied(), Some(1)), "kernel.io_uring_disabled = 1"),
-        (explain(&denied(), Some(0)), "seccomp"),
-        (explain(&denied(), None), "seccomp"),
-        (explain(&GlommioRefusal::Io(std::io::Error::from_raw_os_error(38)), Some(0)), "no io_uring"),
+        (explain(&set_up(), Some(2)), "sysctl -w kernel.io_uring_disabled=0"),
+        (explain(&set_up(), Some(1)), "kernel.io_uring_disabled = 1"),
+        (explain(&set_up(), Some(0)), "seccomp"),
+        (explain(&enter, None), "seccomp"),
+        (explain(&absent, Some(0)), "has no io_uring"),
         (explain(&GlommioRefusal::Memlock { limit: 65_536, wanted: 524_288 }, Some(0)), "ulimit -l 512"),
         (explain(&GlommioRefusal::Other("odd".into()), None), "odd"),
     ];
