@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use futures_lite::FutureExt as _;
-use glommio::{GlommioError, LocalExecutor, LocalExecutorBuilder, Placement, PoolPlacement};
+use glommio::{LocalExecutor, LocalExecutorBuilder, Placement, PoolPlacement};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use crate::probe;
@@ -350,9 +350,7 @@ fn pin(cpu: u32) -> Result<(), String> {
 pub(crate) enum GlommioRefusal {
     /// Lockable memory: limit and need, in bytes.
     Memlock { limit: u64, wanted: u64 },
-    /// A system call failed.
-    Io(std::io::Error),
-    /// Anything else, in its words.
+    /// Anything else, in its own words: it comes with the errno as text, under changing error kinds.
     Other(String),
 }
 
@@ -366,13 +364,19 @@ fn make_glommio() -> Result<LocalExecutor, GlommioRefusal> {
         // The least it accepts.
         .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
         .make()
-        .map_err(|error| match error {
-            GlommioError::IoError(source) | GlommioError::EnhancedIoError { source, .. } => GlommioRefusal::Io(source),
-            GlommioError::ReactorError(glommio::ReactorErrorKind::MemLockLimit(limit, wanted)) => {
-                GlommioRefusal::Memlock { limit, wanted }
-            }
-            other => GlommioRefusal::Other(other.to_string()),
+        .map_err(|error| match memlock_limit() {
+            // It comes out of glommio as an error without a kind, so the limit itself is looked at.
+            Some(limit) if limit < MEMLOCK_WANTED => GlommioRefusal::Memlock { limit, wanted: MEMLOCK_WANTED },
+            _ => GlommioRefusal::Other(error.to_string()),
         })
+}
+
+/// Below this glommio does not start (its `Reactor::new`), whatever the capabilities.
+const MEMLOCK_WANTED: u64 = 512 << 10;
+
+/// The soft limit in bytes; `None`: unlimited.
+fn memlock_limit() -> Option<u64> {
+    rustix::process::getrlimit(rustix::process::Resource::Memlock).current
 }
 
 /// Builds, runs and drops an executor on the current thread.

@@ -34,28 +34,31 @@ pub(crate) fn file(path: &str) -> String {
 
 /// The refusal in words, with the mend.
 pub(crate) fn explain(refusal: &GlommioRefusal, disabled: Option<u32>) -> String {
-    use std::io::ErrorKind;
-    match refusal {
-        GlommioRefusal::Memlock { limit, wanted } => format!(
-            "glommio wants {wanted} bytes of lockable memory and the limit is {limit}: raise it (`ulimit -l {}`, systemd \
-             LimitMEMLOCK=, docker --ulimit memlock=)",
-            wanted.div_ceil(1024)
-        ),
-        GlommioRefusal::Io(error) if error.kind() == ErrorKind::PermissionDenied => match disabled {
+    let text = match refusal {
+        GlommioRefusal::Memlock { limit, wanted } => {
+            return format!(
+                "glommio wants {wanted} bytes of lockable memory and the limit is {limit}: raise it (`ulimit -l {}`, \
+                 systemd LimitMEMLOCK=, docker --ulimit memlock=)",
+                wanted.div_ceil(1024)
+            );
+        }
+        GlommioRefusal::Other(text) => text,
+    };
+    // EPERM comes as an error's text from setting up, and as a panic's from entering the ring.
+    if text.contains("(os error 1)") || text.contains("PermissionDenied") {
+        match disabled {
             Some(level @ 1..) => format!(
                 "io_uring is switched off (kernel.io_uring_disabled = {level}): `sysctl -w kernel.io_uring_disabled=0`"
             ),
-            _ => format!(
-                "io_uring is forbidden here ({error}), most likely by the container's seccomp profile: allow \
-                 io_uring_setup, io_uring_enter and io_uring_register in it"
-            ),
-        },
-        GlommioRefusal::Io(error) if error.kind() == ErrorKind::Unsupported => {
-            format!(
-                "this kernel, or the sandbox around it, has no io_uring ({error}): use Linux 5.8 or later, without gVisor"
-            )
+            _ => "io_uring is forbidden here (EPERM), most likely by the container's seccomp profile: allow \
+                  io_uring_setup, io_uring_enter and io_uring_register in it"
+                .to_owned(),
         }
-        GlommioRefusal::Io(error) => format!("glommio cannot start: {error}"),
-        GlommioRefusal::Other(text) => format!("glommio cannot start: {text}"),
+    } else if text.contains("(os error 38)") {
+        "this kernel, or the sandbox around it, has no io_uring (ENOSYS): Linux 5.8 or later has it, gVisor and \
+         some seccomp profiles hide it"
+            .to_owned()
+    } else {
+        format!("glommio cannot start: {text}")
     }
 }
