@@ -6,10 +6,12 @@ pub mod build;
 pub mod checksum;
 mod columns;
 mod parse;
+mod reflect;
 pub mod rewrite;
 
 pub use columns::{Columns, Endpoint, Flow, LANES, MacAddr};
 pub use parse::{Parsed, parse, verify_udp};
+pub use reflect::reflect;
 pub use rewrite::{Rewrite, Translation};
 
 /// UDP's protocol number, and IPv6 next header.
