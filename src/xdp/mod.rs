@@ -1,1 +1,3 @@
 //! AF_XDP: sockets, steering, attachment.
+
+pub mod steering;
