@@ -17,6 +17,8 @@ const SHARE: u32 = 10;
 const SETTLE: Duration = Duration::from_millis(50);
 /// The shortest time between two reads of everything.
 const RESYNC: Duration = Duration::from_millis(100);
+/// The log is not told more often that the kernel cannot resolve a neighbour.
+const COMPLAINTS: Duration = Duration::from_secs(10);
 
 /// The service's ends of its channels.
 pub(super) struct Channels {
@@ -163,17 +165,26 @@ impl Follower {
         if !self.state.askable(key) {
             return;
         }
-        if let Err(error) = wire.use_neighbour(key).await
-            && Instant::now() >= self.complain_at
-        {
-            self.complain_at = Instant::now() + Duration::from_secs(10);
-            let (interface, address) = key;
-            let mend = match error.raw_os_error() {
-                Some(libc::EPERM) => "the process needs CAP_NET_ADMIN",
-                Some(libc::ENOBUFS) => "the neighbour table is full: raise net.ipv4.neigh.default.gc_thresh3 (or ipv6)",
-                _ => "",
-            };
-            tracing::warn!(interface, %address, %error, mend, "the kernel refuses to resolve a neighbour");
+        let result = wire.use_neighbour(key).await;
+        let (why, mend) = match result {
+            Ok(()) if self.state.can_solicit(key) => return,
+            Ok(()) => (
+                "the interface has no link-local address to ask from".to_owned(),
+                "sysctl net.ipv6.conf.<interface>.addr_gen_mode=0, or ip address add fe80::<n>/64 dev <interface>",
+            ),
+            Err(error) => {
+                let mend = match error.raw_os_error() {
+                    Some(libc::EPERM) => "the process needs CAP_NET_ADMIN",
+                    Some(libc::ENOBUFS) => "the neighbour table is full: raise net.ipv4|ipv6.neigh.default.gc_thresh3",
+                    _ => "",
+                };
+                (error.to_string(), mend)
+            }
+        };
+        let now = Instant::now();
+        if now >= self.complain_at {
+            self.complain_at = now + COMPLAINTS;
+            tracing::warn!(interface = key.0, address = %key.1, why, mend, "the kernel cannot resolve a neighbour");
         }
     }
 

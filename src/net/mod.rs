@@ -13,9 +13,11 @@ mod decode;
 mod follow;
 mod prefix;
 mod service;
+mod settings;
 mod state;
 mod tables;
 mod wire;
 
 pub use service::{Busy, NetError, NetEvent, NetOptions, NetService};
+pub use settings::{BusyPollSettings, SettingsError, SettingsGuard};
 pub use tables::{Hop, Link, LinkKind, Resolution, Route, RouteKind, Tables};

@@ -125,7 +125,9 @@ impl State {
             // One of several was replaced, and the message does not say which.
             effect.reread_routes = old.len() > 1;
             effect.changed = !old.is_empty();
-            old.iter().for_each(|o| drop(self.routes.remove(o)));
+            for gone in &old {
+                self.routes.remove(gone);
+            }
         }
         for route in routes {
             let old = self.routes.insert(order(&route), route.clone());
@@ -202,6 +204,13 @@ impl State {
     pub(super) fn askable(&self, key: Key) -> bool {
         self.links.get(&key.0).is_some_and(|l| l.up && l.kind == LinkKind::Ethernet)
             && !self.neighbours.get(&key).is_some_and(|known| known.fixed)
+    }
+
+    /// Whether the kernel has an address to ask from. It solicits IPv6 neighbours on its own account only
+    /// from a link-local one (ndisc_send_ns in net/ipv6/ndisc.c), and says nothing if there is none.
+    pub(super) fn can_solicit(&self, (interface, address): Key) -> bool {
+        let link_local = |a: &Address| matches!(a.address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+        address.is_ipv4() || self.addresses.get(&interface).is_some_and(|list| list.iter().any(link_local))
     }
 
     /// The tables of this moment.

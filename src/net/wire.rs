@@ -64,8 +64,8 @@ impl Wire {
         let (mut follow, _, notices) = rtnetlink::new_multicast_connection(&GROUPS)?;
         let socket = follow.socket_mut().socket_ref();
         // The forced one passes net.core.rmem_max, but needs CAP_NET_ADMIN.
-        rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, receive_buffer)
-            .or_else(|_| rustix::net::sockopt::set_socket_recv_buffer_size(&socket, receive_buffer))?;
+        rustix::net::sockopt::set_socket_recv_buffer_size_force(socket, receive_buffer)
+            .or_else(|_| rustix::net::sockopt::set_socket_recv_buffer_size(socket, receive_buffer))?;
         let (mut ask, requests, _) = rtnetlink::new_connection()?;
         // Else a dump that was cut short looks like one that is complete.
         ask.set_forward_done(true);
