@@ -9,6 +9,7 @@ mod parse;
 pub mod rewrite;
 
 pub use columns::{Columns, Endpoint, Flow, LANES, MacAddr};
+pub(crate) use parse::parse_with;
 pub use parse::{Parsed, parse, verify_udp};
 pub use rewrite::{Rewrite, Translation};
 
