@@ -10,6 +10,7 @@ mod reflect;
 pub mod rewrite;
 
 pub use columns::{Columns, Endpoint, Flow, LANES, MacAddr};
+pub(crate) use parse::parse_with;
 pub use parse::{Parsed, parse, verify_udp};
 pub use reflect::reflect;
 pub use rewrite::{Rewrite, Translation};
