@@ -8,12 +8,13 @@
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::fmt;
 use std::fs::File;
-use std::io;
+use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 /// Why a command of xtask ended early.
@@ -134,6 +135,15 @@ impl Running {
         }
     }
 
+    /// Does what a terminal's Ctrl-C does, and gives it time: cargo stops its compilers, apt-get ends between packages.
+    fn interrupt(&mut self) {
+        self.signal(Signal::INT);
+        let end = Instant::now() + Duration::from_secs(20);
+        while self.poll().is_none() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// The last lines of its standard error, for a message.
     pub(crate) fn last_words(&self) -> String {
         self.stderr.as_deref().map(tail).unwrap_or_default()
@@ -228,20 +238,55 @@ impl Session {
 
 /// Runs a command on our own terminal (cargo, for instance) in its own group; its exit status.
 pub(crate) fn run_visible(cancel: &Cancel, command: &mut Command) -> Result<ExitStatus> {
+    let mut child = start_group(cancel, command)?;
+    let status = child.wait(cancel, LONGEST);
+    if status.is_err() {
+        child.interrupt();
+    }
+    status
+}
+
+/// As [`run_visible`], but each line it writes, to either output, goes to `each`.
+pub(crate) fn run_lines(cancel: &Cancel, command: &mut Command, mut each: impl FnMut(&str)) -> Result<ExitStatus> {
+    let mut child = start_group(cancel, command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()))?;
+    let (sender, lines) = mpsc::channel();
+    let outputs: [Option<Box<dyn Read + Send>>; 2] = [
+        child.child.stdout.take().map(|o| Box::new(o) as Box<dyn Read + Send>),
+        child.child.stderr.take().map(|o| Box::new(o) as Box<dyn Read + Send>),
+    ];
+    for output in outputs.into_iter().flatten() {
+        let sender = sender.clone();
+        // Ends with the pipe; spawns nothing, so the rule about the main thread holds.
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).split(b'\n').map_while(io::Result::ok) {
+                if sender.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
+                    return;
+                }
+            }
+        });
+    }
+    drop(sender);
+    loop {
+        match lines.recv_timeout(Duration::from_millis(50)) {
+            Ok(line) => each(&line),
+            Err(mpsc::RecvTimeoutError::Disconnected) => return child.wait(cancel, LONGEST),
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
+        }
+        if let Err(stop) = cancel.check() {
+            child.interrupt();
+            return Err(stop);
+        }
+    }
+}
+
+/// Longer than any build here takes.
+const LONGEST: Duration = Duration::from_secs(4 * 3600);
+
+fn start_group(cancel: &Cancel, command: &mut Command) -> Result<Running> {
     cancel.check()?;
     let name = command.get_program().to_string_lossy().into_owned();
     let child = command.process_group(0).spawn().map_err(io_error(format_args!("cannot start {name}")))?;
-    let mut child = Running { name, child, ended: None, stderr: None };
-    let status = child.wait(cancel, Duration::from_secs(4 * 3600));
-    if status.is_err() {
-        // What a terminal's Ctrl-C does. cargo stops its compilers, apt-get ends between packages; both need a moment.
-        child.signal(Signal::INT);
-        let end = Instant::now() + Duration::from_secs(20);
-        while child.poll().is_none() && Instant::now() < end {
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-    status
+    Ok(Running { name, child, ended: None, stderr: None })
 }
 
 /// Our PATH, with the places where Debian keeps `ip`, `ethtool` and `nginx`.

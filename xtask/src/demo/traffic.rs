@@ -70,7 +70,7 @@ impl Programs {
         write(&web, &nginx_conf(&session.dir))?;
         let (dns, web, dir) = (path(&dns), path(&web), path(&session.dir));
         let start = |name, argv: &[&str]| lab.servers.spawn(session, name, argv);
-        programs.servers.push(start("dnsmasq", &["dnsmasq", "--keep-in-foreground", "-C", &dns])?);
+        programs.servers.push(start("dnsmasq", &["dnsmasq", "--no-daemon", "-C", &dns])?);
         programs.servers.push(start("iperf3-server", &["iperf3", "-s", "-p", &IPERF.to_string()])?);
         programs.servers.push(start("nginx", &["nginx", "-p", &dir, "-c", &web, "-e", "stderr"])?);
         programs.tunnel(session, lab)?;
@@ -281,7 +281,7 @@ fn forward_iperf_control(session: &Session, lab: &Lab) -> Result<()> {
 
 fn dnsmasq_conf() -> String {
     let mut text = String::from(
-        "no-resolv\nno-hosts\nno-poll\nbind-interfaces\nexcept-interface=lo\nlocal=/demo.test/\nuser=root\npid-file=\nlog-facility=-\n",
+        "no-resolv\nno-hosts\nno-poll\nbind-interfaces\nexcept-interface=lo\nlocal=/demo.test/\npid-file=\n",
     );
     let _ =
         writeln!(text, "port={DNS}\nlisten-address={}\nlisten-address={}", Family::V4.server(), Family::V6.server());
