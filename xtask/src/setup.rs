@@ -161,8 +161,7 @@ fn missing<'a>(needed: &[&'a Package]) -> Result<Vec<&'a Package>> {
 /// Run as root with the package names as arguments.
 ///
 /// `policy-rc.d` (invoke-rc.d(8)) keeps the packages' daemons from starting; it is there only while
-/// apt-get runs, and the shell removes it even if xtask is killed. A daemon that was not there before is not
-/// enabled for the next boot either.
+/// apt-get runs, and the shell removes it even if xtask is killed. Nor does a daemon installed here start at the next boot.
 const INSTALL_SCRIPT: &str = r#"
 set -eu
 export DEBIAN_FRONTEND=noninteractive
@@ -187,7 +186,10 @@ if ! $apt -q install -y --no-install-recommends "$@"; then
 fi
 for name in "$@"; do
     case "$name" in
-    nginx) systemctl disable nginx.service > /dev/null 2>&1 || true ;;
+    nginx)
+        deb-systemd-helper disable nginx.service > /dev/null 2>&1 || true
+        update-rc.d nginx disable > /dev/null 2>&1 || true
+        ;;
     esac
 done
 "#;
