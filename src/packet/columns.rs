@@ -25,6 +25,12 @@ impl fmt::Debug for MacAddr {
     }
 }
 
+impl serde::Serialize for MacAddr {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 /// One end of a UDP flow. IPv4 is kept in its mapped form (`::ffff:a.b.c.d`), so that one key serves
 /// both families; a native IPv6 packet with a mapped address never gets this far
 /// ([`DropReason::BadSource`]).

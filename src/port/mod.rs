@@ -1,1 +1,284 @@
 //! One NIC queue as its owner sees it.
+//!
+//! A port moves [`Frame`]s between an actor's [`Umem`] and one queue of one interface. It owns no
+//! memory and makes no decision; the actor passes the UMEM to each call, so that the ports of one
+//! actor share it and a packet leaves by another interface without a copy. The same contract is kept
+//! by the AF_XDP port ([`crate::xdp`]) and the simulated one.
+
+mod burst;
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use serde::{Deserialize, Serialize};
+
+pub use burst::Burst;
+
+use crate::packet::MacAddr;
+use crate::umem::{BadDescriptor, Umem};
+
+/// Which queue of which interface.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct QueueId {
+    /// Interface name.
+    pub interface: String,
+    /// Queue number, from zero.
+    pub queue: u32,
+}
+
+impl QueueId {
+    /// Queue `queue` of `interface`.
+    #[must_use]
+    pub fn new(interface: impl Into<String>, queue: u32) -> Self {
+        Self { interface: interface.into(), queue }
+    }
+}
+
+impl std::fmt::Display for QueueId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.interface, self.queue)
+    }
+}
+
+/// How packets get from the driver into our memory, best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Mode {
+    /// The NIC writes into the UMEM.
+    ZeroCopy,
+    /// The driver's XDP hook copies into the UMEM.
+    Copy,
+    /// The kernel's generic XDP hook copies into the UMEM, after an skb was made.
+    Generic,
+    /// No kernel at all: the simulated port.
+    Simulated,
+}
+
+impl std::fmt::Display for Mode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Mode::ZeroCopy => "zero-copy",
+            Mode::Copy => "copy",
+            Mode::Generic => "generic",
+            Mode::Simulated => "simulated",
+        })
+    }
+}
+
+/// What a port is, as far as its owner and the handler need to know. Read back from the kernel after
+/// binding, not repeated from the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PortInfo {
+    /// Interface and queue.
+    pub id: QueueId,
+    /// Kernel's number of the interface.
+    pub ifindex: u32,
+    /// Hardware address.
+    pub mac: MacAddr,
+    /// Largest IP packet, bytes.
+    pub mtu: u32,
+    /// The rung in force.
+    pub mode: Mode,
+    /// Why it is not a better one; empty where it is the best.
+    pub mode_reason: String,
+    /// Whether preferred busy polling is in force, and why not.
+    pub busy_poll: String,
+}
+
+/// What the kernel answered to a kick.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kick {
+    /// Nothing was wanted, or everything was taken.
+    Done,
+    /// More is waiting: kick again next turn (EAGAIN, EBUSY, ENOBUFS: a small batch went, the rest not yet).
+    Again,
+    /// The link is down: what is on the TX ring leaves when it is up again.
+    LinkDown,
+}
+
+/// Counters that a port keeps by itself. All monotonic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct PortCounters {
+    /// Packets taken from the RX ring.
+    pub rx_packets: u64,
+    /// Bytes of them, Ethernet header included, FCS not.
+    pub rx_bytes: u64,
+    /// Packets put on the TX ring.
+    pub tx_packets: u64,
+    /// Bytes of them.
+    pub tx_bytes: u64,
+    /// Frames that came back on the completion ring.
+    pub completions: u64,
+    /// Descriptors the kernel returned that the ledger refused.
+    pub bad_descriptors: u64,
+    /// System calls made to make the kernel look at a ring.
+    pub kicks: u64,
+}
+
+/// The kernel's own counters of a socket (`struct xdp_statistics`, include/uapi/linux/if_xdp.h).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct KernelCounters {
+    /// Packets dropped for other reasons than the ones below.
+    pub rx_dropped: u64,
+    /// Fill descriptors refused.
+    pub rx_invalid: u64,
+    /// TX descriptors refused.
+    pub tx_invalid: u64,
+    /// Packets dropped because the RX ring was full.
+    pub rx_ring_full: u64,
+    /// Times the fill ring was empty.
+    pub fill_empty: u64,
+    /// Times the TX ring was empty.
+    pub tx_empty: u64,
+}
+
+/// Entries on the rings that are waiting: for the kernel on fill and TX, for us on RX and completion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Occupancy {
+    /// Frames the kernel may still take for receiving.
+    pub fill: u32,
+    /// Packets received, not looked at.
+    pub rx: u32,
+    /// Packets the kernel has still to take.
+    pub tx: u32,
+    /// Frames sent, not reclaimed.
+    pub completion: u32,
+}
+
+/// A port failed. Which one, at which step, and what helps.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PortError {
+    /// The interface is not there (any more): wait for it, then open a new port.
+    #[error("{id}: interface is gone ({source})")]
+    Gone {
+        /// Which port.
+        id: QueueId,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// A step of opening or using the port was refused.
+    #[error("{id}: {step}: {source}{}", mend(.advice))]
+    Refused {
+        /// Which port.
+        id: QueueId,
+        /// What was tried.
+        step: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+        /// What to do; empty where nothing is known.
+        advice: String,
+    },
+    /// The wanted mode cannot be had.
+    #[error("{id}: {wanted} is required, but the kernel gives {got}: {reason}")]
+    Mode {
+        /// Which port.
+        id: QueueId,
+        /// As configured.
+        wanted: Mode,
+        /// What there would be.
+        got: String,
+        /// Why.
+        reason: String,
+    },
+    /// The kernel returned something that is not ours.
+    #[error("{id}: {source}")]
+    BadDescriptor {
+        /// Which port.
+        id: QueueId,
+        /// What it returned.
+        source: BadDescriptor,
+    },
+    /// Sizes do not go together.
+    #[error("{id}: {source}")]
+    Layout {
+        /// Which port.
+        id: QueueId,
+        /// Which sizes.
+        source: crate::umem::LayoutError,
+    },
+    /// Packet memory could not be had.
+    #[error("{id}: {source}")]
+    Memory {
+        /// Which port.
+        id: QueueId,
+        /// Why.
+        source: crate::umem::RegionError,
+    },
+    /// The interface's XDP program or its maps.
+    #[error("{id}: {text}")]
+    Steering {
+        /// Which port.
+        id: QueueId,
+        /// What the steering room says, its mend included.
+        text: String,
+    },
+}
+
+fn mend(advice: &str) -> String {
+    if advice.is_empty() { String::new() } else { format!(" ({advice})") }
+}
+
+/// One queue of one interface.
+///
+/// Every call takes the UMEM the port was opened with. No call blocks; no call allocates.
+pub trait Port {
+    /// What this port is.
+    fn info(&self) -> &PortInfo;
+
+    /// Posts free frames to the fill ring, as many as it wants and the pool has. Returns how many.
+    fn fill(&mut self, umem: &mut Umem) -> usize;
+
+    /// Moves received packets to the end of `into`: at most `limit`, and until it is full. Returns how
+    /// many.
+    fn receive(&mut self, umem: &mut Umem, into: &mut Burst, limit: usize) -> usize;
+
+    /// Moves packets from the front of `from` to the TX ring, until that is full. Returns how many;
+    /// the rest stays in `from`, in order.
+    fn transmit(&mut self, umem: &mut Umem, from: &mut Burst) -> usize;
+
+    /// Takes back the frames of packets that were sent. Returns how many.
+    fn reclaim(&mut self, umem: &mut Umem) -> usize;
+
+    /// Makes the kernel look at the TX and the fill ring, if it asked to be told. One bounded step:
+    /// [`Kick::Again`] says that another is wanted.
+    ///
+    /// # Errors
+    /// [`PortError::Gone`] when the interface is not there any more; other errors are the kernel's.
+    fn kick(&mut self) -> Result<Kick, PortError>;
+
+    /// What to wait on for packets; `None` where there is nothing to wait on.
+    fn fd(&self) -> Option<BorrowedFd<'_>>;
+
+    /// The port's own counters.
+    fn counters(&self) -> PortCounters;
+
+    /// The kernel's counters.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn kernel_counters(&self) -> Result<KernelCounters, PortError>;
+
+    /// How full the rings are.
+    fn occupancy(&mut self) -> Occupancy;
+
+    /// Stops new packets from coming in: steering off. What is on the rings stays.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn steer(&mut self, on: bool) -> Result<(), PortError>;
+}
+
+/// How an actor gets its ports: run on the actor's own core, so that memory is touched there first.
+pub trait Backend: Send + 'static {
+    /// The kind of port it opens.
+    type Port: Port + 'static;
+
+    /// Opens the memory and all ports of one actor; the order of the ports is the order asked for.
+    /// Steering is still off.
+    ///
+    /// # Errors
+    /// [`PortError`]; whatever was opened before is closed again.
+    fn open(self) -> Result<(Umem, Vec<Self::Port>), PortError>;
+}

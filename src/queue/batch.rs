@@ -1,0 +1,143 @@
+//! A batch as a handler sees it: packets to read and rewrite, columns to decide by, one verdict each.
+
+use crate::packet::{Columns, LANES};
+use crate::telemetry::DropReason;
+use crate::umem::{Frame, PortIndex, Umem};
+
+/// What becomes of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Verdict {
+    /// Nothing was said: dropped as [`DropReason::NoVerdict`].
+    #[default]
+    None,
+    /// Sent by this port of the same actor.
+    Transmit(PortIndex),
+    /// Dropped and counted.
+    Drop(DropReason),
+    /// Kept, and shown again in a later batch: when the tables change, or after a short while.
+    /// Bounded in number and time.
+    Hold,
+    /// Copied to the actor of this queue number, which sees it as if it had come in there by the
+    /// same interface.
+    HandOver(u32),
+}
+
+/// Up to 64 packets from one port. Lane `i` is packet `i`, in the order of arrival.
+pub struct Batch<'a> {
+    umem: &'a Umem,
+    frames: &'a mut [Frame],
+    columns: &'a Columns,
+    verdicts: &'a mut [Verdict; LANES],
+    from: PortIndex,
+    again: bool,
+}
+
+impl<'a> Batch<'a> {
+    /// Puts a batch together. `frames` beyond [`LANES`] are not seen.
+    pub(crate) fn new(
+        umem: &'a Umem,
+        frames: &'a mut [Frame],
+        columns: &'a Columns,
+        verdicts: &'a mut [Verdict; LANES],
+        from: PortIndex,
+        again: bool,
+    ) -> Self {
+        let length = frames.len().min(LANES);
+        Self { umem, frames: &mut frames[..length], columns, verdicts, from, again }
+    }
+
+    /// Packets in the batch, at most [`LANES`].
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.frames.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    /// One bit for each packet.
+    #[must_use]
+    pub fn live(&self) -> u64 {
+        // A shift by 64 would overflow: 64 lanes are all ones.
+        u64::MAX.checked_shr(64 - self.frames.len() as u32).unwrap_or(0)
+    }
+
+    /// The port all of them came in by.
+    #[must_use]
+    pub fn from(&self) -> PortIndex {
+        self.from
+    }
+
+    /// Whether these packets were held before: they come for the second time.
+    #[must_use]
+    pub fn again(&self) -> bool {
+        self.again
+    }
+
+    /// What the batch processor found.
+    #[must_use]
+    pub fn columns(&self) -> &'a Columns {
+        self.columns
+    }
+
+    /// The whole frame of `lane`, Ethernet header first; empty for a lane beyond the batch.
+    #[must_use]
+    pub fn packet(&self, lane: usize) -> &[u8] {
+        self.frames.get(lane).map_or(&[], |frame| self.umem.bytes(frame))
+    }
+
+    /// The whole frame of `lane`, to rewrite; empty for a lane beyond the batch.
+    pub fn packet_mut(&mut self, lane: usize) -> &mut [u8] {
+        match self.frames.get_mut(lane) {
+            Some(frame) => self.umem.bytes_mut(frame),
+            None => &mut [],
+        }
+    }
+
+    /// Sets the length of the frame of `lane`, bytes; `false`, and no change, if it would not fit.
+    #[must_use]
+    pub fn set_length(&mut self, lane: usize, length: u16) -> bool {
+        self.frames.get_mut(lane).is_some_and(|frame| self.umem.set_length(frame, length))
+    }
+
+    /// Decides for one packet; the last word counts.
+    pub fn decide(&mut self, lane: usize, verdict: Verdict) {
+        if lane < self.frames.len() {
+            self.verdicts[lane] = verdict;
+        }
+    }
+
+    /// Sends `lane` by `port`.
+    pub fn transmit(&mut self, lane: usize, port: PortIndex) {
+        self.decide(lane, Verdict::Transmit(port));
+    }
+
+    /// Drops `lane`.
+    pub fn drop(&mut self, lane: usize, reason: DropReason) {
+        self.decide(lane, Verdict::Drop(reason));
+    }
+}
+
+/// The lanes of a mask, lowest first.
+pub(crate) fn lanes(mut mask: u64) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let lane = mask.trailing_zeros();
+        mask &= mask.wrapping_sub(1);
+        (lane < 64).then_some(lane as usize)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::lanes;
+
+    #[test]
+    fn lanes_of_a_mask() {
+        assert_eq!(lanes(0).count(), 0);
+        assert_eq!(lanes(1 | 1 << 5 | 1 << 63).collect::<Vec<_>>(), [0, 5, 63]);
+        assert_eq!(lanes(u64::MAX).count(), 64);
+    }
+}

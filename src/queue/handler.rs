@@ -1,0 +1,123 @@
+//! What an application implements, and what it is given.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use arrayvec::ArrayVec;
+
+use super::Batch;
+use crate::net::Tables;
+use crate::port::PortInfo;
+use crate::umem::PortIndex;
+
+/// An application's packet handler. One instance for each queue, made on the queue's own core; it is
+/// never shared and needs no locks.
+pub trait Handler {
+    /// Decides about each packet of `batch`. A lane without a verdict is dropped and counted.
+    ///
+    /// May panic: then the batch is dropped and counted, and the supervisor makes a new handler,
+    /// while socket, memory and rings stay as they are.
+    fn handle(&mut self, batch: &mut Batch<'_>, cx: &mut Context<'_>);
+
+    /// Called about every 100 ms, busy or idle, for timeouts.
+    fn tick(&mut self, cx: &mut Context<'_>) {
+        let _ = cx;
+    }
+
+    /// Sessions held now, for the status report.
+    fn sessions(&self) -> u64 {
+        0
+    }
+
+    /// Bytes this handler keeps, for the memory report.
+    fn memory_bytes(&self) -> u64 {
+        0
+    }
+}
+
+/// Which queue a handler is made for.
+#[derive(Debug, Clone)]
+pub struct QueueInfo {
+    /// Queue number, from zero; the same on each of its interfaces.
+    pub queue: u32,
+    /// How many queues the engine has.
+    pub queues: u32,
+    /// The ports of this queue's actor, in the order of the configuration's interfaces.
+    pub ports: Vec<PortInfo>,
+    /// Seed for keyed hashes, different for every handler made.
+    pub seed: u64,
+}
+
+/// Requests to resolve a next hop that one batch can make; the rest is asked for by a later packet.
+const REQUESTS: usize = 16;
+
+/// What a handler may see and ask for besides its batch.
+pub struct Context<'a> {
+    now: Instant,
+    info: &'a QueueInfo,
+    tables: &'a Tables,
+    draining: bool,
+    requests: &'a mut ArrayVec<(u32, IpAddr), REQUESTS>,
+}
+
+impl<'a> Context<'a> {
+    pub(crate) fn new(
+        now: Instant,
+        info: &'a QueueInfo,
+        tables: &'a Tables,
+        draining: bool,
+        requests: &'a mut Requests,
+    ) -> Self {
+        Self { now, info, tables, draining, requests: &mut requests.0 }
+    }
+
+    /// When this batch was received: one reading of the monotonic clock for all its packets.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// Which queue this is, and its ports.
+    #[must_use]
+    pub fn info(&self) -> &'a QueueInfo {
+        self.info
+    }
+
+    /// Links, routes and neighbours as they are now.
+    #[must_use]
+    pub fn tables(&self) -> &'a Tables {
+        self.tables
+    }
+
+    /// Whether the engine is draining: serve what there is, start nothing new.
+    #[must_use]
+    pub fn draining(&self) -> bool {
+        self.draining
+    }
+
+    /// The port that leaves by interface `ifindex`, if this actor has one.
+    #[must_use]
+    pub fn port_of(&self, ifindex: u32) -> Option<PortIndex> {
+        let at = self.info.ports.iter().position(|port| port.ifindex == ifindex)?;
+        PortIndex::try_from(at).ok()
+    }
+
+    /// Asks the kernel, by way of the supervisor, for the MAC of `next_hop` on `interface`. Hold the
+    /// packet meanwhile ([`Verdict::Hold`](super::Verdict::Hold)).
+    pub fn resolve(&mut self, interface: u32, next_hop: IpAddr) {
+        if !self.requests.contains(&(interface, next_hop)) {
+            // Full: a later packet of the same flow asks again.
+            let _ = self.requests.try_push((interface, next_hop));
+        }
+    }
+}
+
+/// What handlers asked for since it was last looked at.
+#[derive(Debug, Default)]
+pub(crate) struct Requests(ArrayVec<(u32, IpAddr), REQUESTS>);
+
+impl Requests {
+    pub(crate) fn take(&mut self) -> impl Iterator<Item = (u32, IpAddr)> + '_ {
+        self.0.drain(..)
+    }
+}
