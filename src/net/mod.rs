@@ -1,5 +1,6 @@
 //! Routes, neighbours and links, as the kernel knows them.
 
+mod prefix;
 mod tables;
 
-pub use tables::{Hop, Link, Resolution, Route, Tables};
+pub use tables::{Hop, Link, LinkKind, Resolution, Route, RouteKind, Tables};

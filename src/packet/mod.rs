@@ -1,5 +1,16 @@
 //! Headers: parse, rewrite, checksum. Scalar, safe, and the reference of every vector kernel.
+//!
+//! Owns no state and no packet: functions over bytes that the caller owns.
 
+pub mod build;
+pub mod checksum;
 mod columns;
+mod parse;
+pub mod rewrite;
 
 pub use columns::{Columns, Endpoint, Flow, LANES, MacAddr};
+pub use parse::{Parsed, parse, verify_udp};
+pub use rewrite::{Rewrite, Translation};
+
+/// UDP's protocol number, and IPv6 next header.
+const UDP: u8 = 17;

@@ -230,8 +230,9 @@ pub trait Port {
     /// Posts free frames to the fill ring, as many as it wants and the pool has. Returns how many.
     fn fill(&mut self, umem: &mut Umem) -> usize;
 
-    /// Moves received packets to the end of `into`, until it is full. Returns how many.
-    fn receive(&mut self, umem: &mut Umem, into: &mut Burst) -> usize;
+    /// Moves received packets to the end of `into`: at most `limit`, and until it is full. Returns how
+    /// many.
+    fn receive(&mut self, umem: &mut Umem, into: &mut Burst, limit: usize) -> usize;
 
     /// Moves packets from the front of `from` to the TX ring, until that is full. Returns how many;
     /// the rest stays in `from`, in order.
@@ -279,5 +280,5 @@ pub trait Backend: Send + 'static {
     ///
     /// # Errors
     /// [`PortError`]; whatever was opened before is closed again.
-    fn open(&mut self) -> Result<(Umem, Vec<Self::Port>), PortError>;
+    fn open(self) -> Result<(Umem, Vec<Self::Port>), PortError>;
 }

@@ -1,0 +1,111 @@
+//! From an hwloc topology to [`Machine`]. The only module that names hwlocality; none of its types
+//! leaves it.
+
+use std::collections::BTreeMap;
+
+use hwlocality::Topology;
+use hwlocality::object::TopologyObject;
+use hwlocality::object::attributes::ObjectAttributes;
+use hwlocality::object::types::ObjectType;
+
+use super::{Core, Machine, Node, SnapshotError};
+use crate::cpus::{CpuList, MAX_CPUS};
+
+/// Variables by which a person or a batch system makes hwloc describe something else than what it sees
+/// (hwloc manual, "Environment Variables").
+const REDIRECTIONS: [&str; 6] =
+    ["HWLOC_XMLFILE", "HWLOC_SYNTHETIC", "HWLOC_FSROOT", "HWLOC_CPUID_PATH", "HWLOC_THISSYSTEM", "HWLOC_COMPONENTS"];
+
+fn failed(step: &str, cause: &dyn std::fmt::Display, mend: &str) -> SnapshotError {
+    SnapshotError::Hwloc { step: step.into(), cause: cause.to_string(), mend: mend.into() }
+}
+
+/// This machine's processors and nodes, without memory sizes.
+pub(super) fn live() -> Result<Machine, SnapshotError> {
+    if let Some(variable) = REDIRECTIONS.into_iter().find(|v| std::env::var_os(v).is_some()) {
+        return Err(SnapshotError::Redirected { variable: variable.into() });
+    }
+    let mend = "is /sys mounted? `mount -t sysfs sysfs /sys`";
+    let build = || -> Result<Topology, String> {
+        // CPUs outside our cpuset are wanted too: the planner says why it does not use them.
+        use hwlocality::topology::builder::BuildFlags;
+        let builder = Topology::builder().with_flags(BuildFlags::INCLUDE_DISALLOWED).map_err(|e| e.to_string())?;
+        builder.build().map_err(|e| e.to_string())
+    };
+    let topology = build().map_err(|cause| failed("read this machine's topology", &cause, mend))?;
+    if !topology.is_this_system() {
+        return Err(SnapshotError::NotThisMachine);
+    }
+    Ok(machine(&topology))
+}
+
+/// Cores and nodes of any topology.
+fn machine(topology: &Topology) -> Machine {
+    let mut nodes: Vec<Node> = topology.objects_with_type(ObjectType::NUMANode).filter_map(node).collect();
+    nodes.sort_by_key(|node| node.id);
+    let kinds = kinds(topology);
+    let mut cores: BTreeMap<u64, Core> = BTreeMap::new();
+    for pu in topology.objects_with_type(ObjectType::PU) {
+        let Some(cpu) = pu.os_index().and_then(|i| u32::try_from(i).ok()).filter(|&cpu| cpu < MAX_CPUS) else {
+            continue;
+        };
+        // A machine that does not tell its cores: each thread counts as a core of its own.
+        let of = pu.first_ancestor_with_type(ObjectType::Core).unwrap_or(pu);
+        let core = cores.entry(of.global_persistent_index()).or_insert_with(|| Core {
+            package: ancestor_index(pu, ObjectType::Package),
+            node: local_node(pu, &nodes),
+            cache: [ObjectType::L3Cache, ObjectType::L2Cache].into_iter().find_map(|ty| ancestor_index(pu, ty)),
+            kind: kinds.get(&cpu).copied(),
+            cpus: CpuList::new(),
+        });
+        core.cpus.insert(cpu);
+    }
+    let mut cores: Vec<Core> = cores.into_values().collect();
+    cores.sort_by_key(|core| core.cpus.first());
+    let online = topology.cpuset();
+    let offline = topology
+        .complete_cpuset()
+        .iter_set()
+        .map(usize::from)
+        .filter(|&cpu| cpu < MAX_CPUS as usize)
+        .filter(|&cpu| hwlocality::bitmap::BitmapIndex::try_from(cpu).is_ok_and(|index| !online.is_set(index)))
+        .filter_map(|cpu| u32::try_from(cpu).ok())
+        .collect();
+    let packages = u32::try_from(topology.objects_with_type(ObjectType::Package).len()).ok().filter(|&n| n > 0);
+    Machine { architecture: None, packages, nodes, cores, offline }
+}
+
+fn ancestor_index(object: &TopologyObject, ty: ObjectType) -> Option<u32> {
+    u32::try_from(object.first_ancestor_with_type(ty)?.logical_index()).ok()
+}
+
+fn node(object: &TopologyObject) -> Option<Node> {
+    let memory_bytes = match object.attributes() {
+        Some(ObjectAttributes::NUMANode(numa)) => Some(numa.local_memory().map_or(0, u64::from)),
+        _ => None,
+    };
+    let id = u32::try_from(object.os_index()?).ok()?;
+    Some(Node { id, memory_bytes, ..Node::default() })
+}
+
+/// Several nodes can be local to a core (DRAM and high-bandwidth memory); Linux numbers the DRAM first.
+fn local_node(pu: &TopologyObject, nodes: &[Node]) -> Option<u32> {
+    let local = pu.nodeset()?;
+    let mut ids = local.iter_set().filter_map(|index| u32::try_from(usize::from(index)).ok());
+    ids.find(|id| nodes.iter().any(|node| node.id == *id))
+}
+
+/// Rank of each CPU among the kinds of cores; empty where all are alike.
+fn kinds(topology: &Topology) -> BTreeMap<u32, u32> {
+    let Ok(kinds) = topology.cpu_kinds() else { return BTreeMap::new() };
+    if kinds.len() < 2 {
+        return BTreeMap::new();
+    }
+    let ranked = kinds.zip(0_u32..).filter(|(kind, _)| kind.efficiency.is_some());
+    ranked
+        .flat_map(|(kind, rank)| {
+            let cpus: Vec<usize> = kind.cpuset.iter_set().map(usize::from).take(MAX_CPUS as usize).collect();
+            cpus.into_iter().filter_map(move |cpu| Some((u32::try_from(cpu).ok()?, rank)))
+        })
+        .collect()
+}
