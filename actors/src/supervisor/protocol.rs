@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::Link;
 use crate::executor::Outcome;
+use crate::mailbox::SendError;
 
 /// A worker's place in the list given to the supervisor, counted from zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -207,6 +208,15 @@ pub enum Undelivered {
     Busy,
     /// The actor is gone: its end will be seen.
     Gone,
+}
+
+impl<T> From<SendError<T>> for Undelivered {
+    fn from(error: SendError<T>) -> Self {
+        match error {
+            SendError::Timeout(_) => Self::Busy,
+            SendError::Closed(_) => Self::Gone,
+        }
+    }
 }
 
 /// A worker as the engine supplies it: lives on the supervisor's thread and knows how to make, reach and join its
