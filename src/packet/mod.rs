@@ -5,8 +5,7 @@
 pub mod build;
 pub mod checksum;
 mod columns;
-mod parse;
-mod reflect;
+pub mod parse;
 pub mod rewrite;
 
 pub use columns::{Columns, Endpoint, Flow, LANES, MacAddr};
