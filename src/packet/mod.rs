@@ -1,5 +1,19 @@
 //! Headers: parse, rewrite, checksum. Scalar, safe, and the reference of every vector kernel.
+//!
+//! Owns no state and no packet: functions over bytes that the caller owns.
 
+pub mod build;
+pub mod checksum;
 mod columns;
+mod parse;
+mod reflect;
+pub mod rewrite;
 
 pub use columns::{Columns, Endpoint, Flow, LANES, MacAddr};
+pub(crate) use parse::parse_with;
+pub use parse::{Parsed, parse, verify_udp};
+pub use reflect::reflect;
+pub use rewrite::{Rewrite, Translation};
+
+/// UDP's protocol number, and IPv6 next header.
+const UDP: u8 = 17;

@@ -216,6 +216,27 @@ pub enum PortError {
     },
 }
 
+impl PortError {
+    /// Whether the interface is there but down: it may come up by itself.
+    #[must_use]
+    pub fn is_link_down(&self) -> bool {
+        self.errno() == Some(libc::ENETDOWN)
+    }
+
+    /// Whether trying again may help without anybody doing anything.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(self.errno(), Some(libc::EBUSY | libc::EAGAIN | libc::ENOMEM | libc::EINTR))
+    }
+
+    fn errno(&self) -> Option<i32> {
+        match self {
+            Self::Gone { source, .. } | Self::Refused { source, .. } => source.raw_os_error(),
+            _ => None,
+        }
+    }
+}
+
 fn mend(advice: &str) -> String {
     if advice.is_empty() { String::new() } else { format!(" ({advice})") }
 }
@@ -230,8 +251,9 @@ pub trait Port {
     /// Posts free frames to the fill ring, as many as it wants and the pool has. Returns how many.
     fn fill(&mut self, umem: &mut Umem) -> usize;
 
-    /// Moves received packets to the end of `into`, until it is full. Returns how many.
-    fn receive(&mut self, umem: &mut Umem, into: &mut Burst) -> usize;
+    /// Moves received packets to the end of `into`: at most `limit`, and until it is full. Returns how
+    /// many.
+    fn receive(&mut self, umem: &mut Umem, into: &mut Burst, limit: usize) -> usize;
 
     /// Moves packets from the front of `from` to the TX ring, until that is full. Returns how many;
     /// the rest stays in `from`, in order.
@@ -279,5 +301,5 @@ pub trait Backend: Send + 'static {
     ///
     /// # Errors
     /// [`PortError`]; whatever was opened before is closed again.
-    fn open(&mut self) -> Result<(Umem, Vec<Self::Port>), PortError>;
+    fn open(self) -> Result<(Umem, Vec<Self::Port>), PortError>;
 }

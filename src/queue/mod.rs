@@ -4,9 +4,24 @@
 //!  port.receive -> Batch -> Processor (columns) -> Handler (verdicts) -> settle -> port.transmit
 //!                                                                     \-> drop, hold, hand over
 //! ```
+//!
+//! [`Worker`] is one queue's work without threads or waiting; the actor turns it on its core.
 
+mod actor;
 mod batch;
+mod counters;
 mod handler;
+mod held;
+mod outgoing;
+mod peers;
+mod realtime;
+mod snapshot;
+mod worker;
 
+pub use actor::{ActorSpec, Command, Exit, HandlerFactory, Report, run};
 pub use batch::{Batch, Verdict};
+pub use counters::QueueCounters;
 pub use handler::{Context, Handler, QueueInfo};
+pub use peers::{Parcel, Peers};
+pub use snapshot::{PortSnapshot, QueueSnapshot};
+pub use worker::{Parts, Turn, Worker};

@@ -13,7 +13,7 @@ mod region;
 pub use frame::Frame;
 pub use layout::{LayoutError, RingSizes, UmemLayout, XDP_HEADROOM};
 pub use ledger::{BadDescriptor, Census, Ledger, MAX_PORTS, Place};
-pub use region::{PageKind, PageReport, Region, RegionError, choose_pages, dont_fork, with_node};
+pub use region::{HUGE_PAGE, PageKind, PageReport, Region, RegionError, choose_pages, dont_fork, with_node};
 
 use std::sync::atomic::{AtomicU32, Ordering};
 

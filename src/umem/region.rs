@@ -6,7 +6,7 @@ use std::io;
 use std::ptr::NonNull;
 
 /// Bytes in a huge page.
-pub(super) const HUGE_PAGE: usize = 2 << 20;
+pub const HUGE_PAGE: usize = 2 << 20;
 
 /// Size of the pages under a region.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

@@ -1,1 +1,20 @@
-//! AF_XDP: sockets, steering, attachment.
+//! AF_XDP: sockets, steering, attachment. The only room that talks to xsk-rs and the BPF loader.
+//!
+//! ```text
+//!   device.rs   what the interface is (ioctl)          steering/  program, maps, link
+//!   options.rs  socket options xsk-rs has no call for   open.rs    ladder of modes, EBUSY retry -> Umem + ports
+//!   port.rs     XdpPort: the Port contract over four rings of one socket
+//! ```
+
+mod device;
+mod open;
+mod options;
+mod port;
+mod socket;
+pub mod steering;
+
+pub use device::Device;
+pub use open::{PortRequest, XdpBackend, XdpOptions, ZeroCopy};
+pub use options::BusyPoll;
+pub use port::XdpPort;
+pub use socket::{Socket, SocketConfig, SocketStats};

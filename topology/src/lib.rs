@@ -1,2 +1,27 @@
 //! Where packet queues are and where they should run.
+//!
+//! [`Snapshot`] describes a machine, its NICs and limits: taken live or loaded. [`Request`] says what
+//! is wanted. [`plan`] makes a [`Plan`] of the two, or a [`Refusal`] with the mends: a pure function,
+//! the same input gives the same plan. Nothing here touches a packet, starts a thread or changes the
+//! host.
 #![forbid(unsafe_code)]
+
+mod cpus;
+mod face;
+mod plan;
+mod request;
+mod snapshot;
+
+#[cfg(test)]
+mod tests;
+
+pub use cpus::{CpuList, CpuListError, MAX_CPUS};
+pub use plan::{
+    ActorPlan, Decision, DecisionCode, PLAN_SCHEMA, Page, Plan, PortPlan, Reason, ReasonCode, Refusal, Warning,
+    WarningCode, plan,
+};
+pub use request::{Numa, Pin, Queues, Request};
+pub use snapshot::{
+    Amount, Core, CpuQuota, Limits, Machine, Nic, NicSpecError, Node, Problem, QueueIrq, SNAPSHOT_SCHEMA, Snapshot,
+    SnapshotError, XdpFeatures, XdpProgram,
+};

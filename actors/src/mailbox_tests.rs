@@ -1,0 +1,207 @@
+#![allow(clippy::unwrap_used, clippy::panic)]
+use std::cell::Cell;
+use std::io::Write as _;
+
+use super::*;
+
+/// So long that a lost wake shows as `Woken::Timeout`, which no test here takes for an answer.
+const LONG: Duration = Duration::from_secs(60);
+
+fn is_idle(bell: &Doorbell) -> bool {
+    bell.0.idle.load(Ordering::SeqCst)
+}
+
+fn was_rung(bell: &Doorbell) -> bool {
+    let fd = bell.0.fd.as_fd();
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], Some(&now)).unwrap() == 1
+}
+
+#[test]
+fn a_message_sent_before_the_wait_is_found_by_the_look_and_nobody_rings() {
+    let (address, mailbox) = mailbox(4).unwrap();
+    address.try_send(1).unwrap();
+    assert!(!was_rung(&mailbox.doorbell()), "the actor was awake: no system call was due");
+    let asked = Cell::new(false);
+    let woken = mailbox.wait(&[], LONG, || {
+        asked.set(true);
+        false
+    });
+    assert_eq!(woken, Woken::Message);
+    assert!(!asked.get());
+    assert_eq!((mailbox.try_recv(), mailbox.try_recv()), (Some(1), None));
+    assert!(!is_idle(&mailbox.doorbell()));
+}
+
+#[test]
+fn a_message_sent_between_the_last_look_and_the_sleep_rings() {
+    let (address, mailbox) = mailbox(4).unwrap();
+    // The flag is up while `last_look` runs: the latest moment a message can come before the sleep.
+    let woken = mailbox.wait(&[], LONG, || {
+        address.try_send(2).unwrap();
+        false
+    });
+    assert_eq!(woken, Woken::Message);
+    assert_eq!(mailbox.try_recv(), Some(2));
+    assert!(!was_rung(&mailbox.doorbell()), "the bell was drained");
+    assert_eq!(mailbox.wait(&[], Duration::ZERO, || false), Woken::Timeout);
+}
+
+#[test]
+fn a_message_sent_while_asleep_wakes() {
+    let (address, mailbox) = mailbox(4).unwrap();
+    let bell = mailbox.doorbell();
+    let sender = std::thread::spawn(move || {
+        while !is_idle(&bell) {
+            std::thread::yield_now();
+        }
+        address.send_timeout(3, LONG).unwrap();
+    });
+    assert_eq!(mailbox.wait(&[], LONG, || false), Woken::Message);
+    assert_eq!(mailbox.try_recv(), Some(3));
+    sender.join().unwrap();
+}
+
+#[test]
+fn an_inbox_shares_the_bell() {
+    let (_address, mailbox) = mailbox::<()>(1).unwrap();
+    let (peer, inbox) = Inbox::with_doorbell(2, mailbox.doorbell()).unwrap();
+    // Before the flag: no ring, found by the look.
+    peer.try_send("early").unwrap();
+    assert!(!was_rung(&mailbox.doorbell()));
+    assert_eq!(mailbox.wait(&[], LONG, || !inbox.is_empty()), Woken::Ready(0));
+    assert_eq!(inbox.try_recv(), Some("early"));
+    // After the look: rung.
+    let woken = mailbox.wait(&[], LONG, || {
+        let found = !inbox.is_empty();
+        peer.try_send("late").unwrap();
+        found
+    });
+    assert_eq!(woken, Woken::Message);
+    assert_eq!((inbox.try_recv(), inbox.try_recv()), (Some("late"), None));
+}
+
+#[test]
+fn a_stale_ring_ends_one_wait_only() {
+    let (_address, mailbox) = mailbox::<()>(1).unwrap();
+    // A sender that saw the flag up and was held up before its write.
+    mailbox.doorbell().ring();
+    mailbox.doorbell().ring();
+    assert_eq!(mailbox.wait(&[], LONG, || false), Woken::Message);
+    assert_eq!(mailbox.try_recv(), None);
+    assert_eq!(mailbox.wait(&[], Duration::ZERO, || false), Woken::Timeout);
+}
+
+#[test]
+fn readable_and_broken_descriptors_are_told_by_their_bits() {
+    let (_address, mailbox) = mailbox::<()>(1).unwrap();
+    let (quiet_rx, _quiet_tx) = std::io::pipe().unwrap();
+    let (data_rx, data_tx) = std::io::pipe().unwrap();
+    let (hung_rx, hung_tx) = std::io::pipe().unwrap();
+    let (broken_rx, broken_tx) = std::io::pipe().unwrap();
+    (&data_tx).write_all(b"x").unwrap();
+    drop(hung_tx); // POLLHUP
+    drop(broken_rx); // POLLERR
+    let fds = [quiet_rx.as_fd(), data_rx.as_fd(), hung_rx.as_fd(), broken_tx.as_fd()];
+    assert_eq!(mailbox.wait(&fds, LONG, || false), Woken::Ready(0b1110));
+    assert_eq!(mailbox.wait(&fds[..1], Duration::ZERO, || false), Woken::Timeout);
+    // Nothing is written to `data_tx`, yet the pipe is writable: only POLLIN counts.
+    assert_eq!(mailbox.wait(&[data_tx.as_fd()], Duration::ZERO, || false), Woken::Timeout);
+}
+
+#[test]
+fn the_last_of_64_descriptors_has_its_bit_and_a_ring_beside_it_is_drained() {
+    let (_address, mailbox) = mailbox::<()>(1).unwrap();
+    let (quiet_rx, _quiet_tx) = std::io::pipe().unwrap();
+    let (data_rx, data_tx) = std::io::pipe().unwrap();
+    (&data_tx).write_all(b"x").unwrap();
+    let mut fds = vec![quiet_rx.as_fd(); WAIT_FDS_MAX];
+    fds[WAIT_FDS_MAX - 1] = data_rx.as_fd();
+    mailbox.doorbell().ring();
+    assert_eq!(mailbox.wait(&fds, LONG, || false), Woken::Ready(1 << 63));
+    assert!(!was_rung(&mailbox.doorbell()));
+}
+
+#[test]
+fn what_is_not_taken_comes_back() {
+    let (address, mailbox) = mailbox(1).unwrap();
+    address.try_send(1).unwrap();
+    assert_eq!(address.try_send(2), Err(SendError::Timeout(2)));
+    assert_eq!(address.send_timeout(3, Duration::from_millis(1)), Err(SendError::Timeout(3)));
+    drop(mailbox);
+    assert_eq!(address.try_send(4), Err(SendError::Closed(4)));
+    assert_eq!(address.send_timeout(5, LONG).unwrap_err().into_inner(), 5);
+}
+
+#[test]
+fn a_full_mailbox_takes_a_waiting_message_when_there_is_room() {
+    let (address, mailbox) = mailbox(1).unwrap();
+    address.try_send(1).unwrap();
+    let sender = std::thread::spawn(move || address.send_timeout(2, LONG));
+    let mut got = Vec::new();
+    while got.len() < 2 {
+        assert_ne!(mailbox.wait(&[], LONG, || false), Woken::Timeout);
+        got.extend(mailbox.try_recv());
+    }
+    assert_eq!(got, [1, 2]);
+    sender.join().unwrap().unwrap();
+}
+
+#[test]
+fn closed_means_no_address_is_left_and_messages_stay() {
+    let (address, mailbox) = mailbox(2).unwrap();
+    let second = address.clone();
+    address.try_send(9).unwrap();
+    drop(address);
+    assert!(!mailbox.is_closed());
+    drop(second);
+    assert!(mailbox.is_closed());
+    assert_eq!(mailbox.try_recv(), Some(9));
+}
+
+#[test]
+fn no_room_is_refused() {
+    assert!(matches!(mailbox::<()>(0), Err(MailboxError::NoRoom)));
+    let (_address, mailbox) = mailbox::<()>(1).unwrap();
+    assert!(matches!(Inbox::<()>::with_doorbell(0, mailbox.doorbell()), Err(MailboxError::NoRoom)));
+}
+
+/// Two actors hand a token to and fro, one by its mailbox and one by an inbox, each sleeping in between after
+/// a varying number of empty turns, so that sends fall before, into and after the going to sleep.
+#[test]
+fn no_wake_is_lost_under_fire() {
+    const ROUNDS: u32 = 30_000;
+    let (to_left, left) = mailbox::<u32>(1).unwrap();
+    let (_to_right, right) = mailbox::<()>(1).unwrap();
+    let (to_right, right_inbox) = Inbox::<u32>::with_doorbell(1, right.doorbell()).unwrap();
+    let wait_for = |round: u32, try_recv: &dyn Fn() -> Option<u32>, wait: &dyn Fn() -> Woken| -> u32 {
+        for _ in 0..(round.wrapping_mul(2_654_435_761) >> 26) {
+            if let Some(token) = try_recv() {
+                return token;
+            }
+        }
+        loop {
+            assert_ne!(wait(), Woken::Timeout, "a wake was lost in round {round}");
+            if let Some(token) = try_recv() {
+                return token;
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0..ROUNDS {
+                let token =
+                    wait_for(round, &|| right_inbox.try_recv(), &|| right.wait(&[], LONG, || !right_inbox.is_empty()));
+                to_left.try_send(token + 1).unwrap();
+            }
+        });
+        to_right.try_send(0).unwrap();
+        for round in 0..ROUNDS {
+            let token = wait_for(round, &|| left.try_recv(), &|| left.wait(&[], LONG, || false));
+            assert_eq!(token, 2 * round + 1);
+            if round + 1 < ROUNDS {
+                to_right.try_send(token + 1).unwrap();
+            }
+        }
+    });
+}

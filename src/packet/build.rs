@@ -1,0 +1,117 @@
+//! Whole, right frames from nothing: for tests, the simulated port and probes. Not for the hot path.
+
+use super::checksum::{self, Sum};
+use super::{Flow, MacAddr, UDP};
+
+/// A UDP datagram in an Ethernet frame, IPv4 or IPv6 as its flow is.
+///
+/// ```
+/// use oxide::packet::{Flow, build::UdpFrame, parse};
+/// # use std::net::SocketAddr;
+/// let from: SocketAddr = "192.0.2.1:4000".parse()?;
+/// let to: SocketAddr = "198.51.100.7:53".parse()?;
+/// let flow = Flow { source: from.into(), destination: to.into() };
+/// let frame = UdpFrame::new(flow, b"hello").to_vec().ok_or("does not fit")?;
+/// let head = std::array::from_fn(|i| frame.get(i).copied().unwrap_or(0));
+/// assert_eq!(parse(&head, frame.len() as u16).map(|parsed| parsed.flow), Ok(flow));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct UdpFrame<'a> {
+    /// Ethernet source.
+    pub source_mac: MacAddr,
+    /// Ethernet destination.
+    pub destination_mac: MacAddr,
+    /// Who to whom.
+    pub flow: Flow,
+    /// TTL or hop limit.
+    pub hop_limit: u8,
+    /// DSCP in the upper six bits, ECN in the lower two.
+    pub traffic_class: u8,
+    /// What the datagram carries.
+    pub payload: &'a [u8],
+}
+
+impl<'a> UdpFrame<'a> {
+    /// A datagram with locally administered MACs (`02:00:00:00:00:01` to `:02`), 64 hops and traffic
+    /// class 0.
+    #[must_use]
+    pub fn new(flow: Flow, payload: &'a [u8]) -> Self {
+        Self {
+            source_mac: MacAddr([2, 0, 0, 0, 0, 1]),
+            destination_mac: MacAddr([2, 0, 0, 0, 0, 2]),
+            flow,
+            hop_limit: 64,
+            traffic_class: 0,
+            payload,
+        }
+    }
+
+    /// Length of the frame, bytes, without padding.
+    #[must_use]
+    #[allow(clippy::len_without_is_empty)] // a frame is never empty
+    pub fn len(&self) -> usize {
+        let ip = if self.flow.source.is_ipv4() { 20 } else { 40 };
+        14 + ip + 8 + self.payload.len()
+    }
+
+    /// Writes the frame to the start of `out`, checksums and all, and returns its length. `None`, and
+    /// nothing written, if `out` or the length fields are too small, or the ends are of two families.
+    #[must_use]
+    pub fn write(&self, out: &mut [u8]) -> Option<usize> {
+        let length = self.len();
+        let udp_length = u16::try_from(8 + self.payload.len()).ok()?;
+        let ipv4 = self.flow.source.is_ipv4();
+        if self.flow.destination.is_ipv4() != ipv4 {
+            return None;
+        }
+        let (link, rest) = out.get_mut(..length)?.split_first_chunk_mut::<14>()?;
+        let pseudo = if ipv4 {
+            let total = udp_length.checked_add(20)?;
+            let (ip, _) = rest.split_first_chunk_mut::<20>()?;
+            self.ipv4(ip, total, udp_length)
+        } else {
+            let (ip, _) = rest.split_first_chunk_mut::<40>()?;
+            self.ipv6(ip, udp_length)
+        };
+        link[..6].copy_from_slice(&self.destination_mac.0);
+        link[6..12].copy_from_slice(&self.source_mac.0);
+        link[12..].copy_from_slice(if ipv4 { &[0x08, 0x00] } else { &[0x86, 0xdd] });
+        let (_, datagram) = rest.split_at_mut(if ipv4 { 20 } else { 40 });
+        let (header, payload) = datagram.split_first_chunk_mut::<8>()?;
+        header[..2].copy_from_slice(&self.flow.source.port.to_be_bytes());
+        header[2..4].copy_from_slice(&self.flow.destination.port.to_be_bytes());
+        header[4..6].copy_from_slice(&udp_length.to_be_bytes());
+        payload.copy_from_slice(self.payload);
+        let checksum = checksum::udp(pseudo, datagram)?;
+        datagram[6..8].copy_from_slice(&checksum.to_be_bytes());
+        Some(length)
+    }
+
+    /// The frame in memory of its own; `None` as [`write`](Self::write).
+    #[must_use]
+    pub fn to_vec(&self) -> Option<Vec<u8>> {
+        let mut out = vec![0; self.len()];
+        self.write(&mut out).map(|_| out)
+    }
+
+    fn ipv4(&self, ip: &mut [u8; 20], total: u16, udp_length: u16) -> Sum {
+        let [.., a, b, c, d] = self.flow.source.address;
+        let [.., e, f, g, h] = self.flow.destination.address;
+        let [t, u] = total.to_be_bytes();
+        // DF is set, so that identification may be zero (RFC 6864).
+        *ip = [0x45, self.traffic_class, t, u, 0, 0, 0x40, 0, self.hop_limit, UDP, 0, 0, a, b, c, d, e, f, g, h];
+        let checksum = Sum::default().bytes(ip).checksum();
+        ip[10..12].copy_from_slice(&checksum.to_be_bytes());
+        Sum::pseudo_ipv4([a, b, c, d], [e, f, g, h], udp_length)
+    }
+
+    fn ipv6(&self, ip: &mut [u8; 40], udp_length: u16) -> Sum {
+        let [high, low] = [self.traffic_class >> 4, self.traffic_class << 4];
+        let [t, u] = udp_length.to_be_bytes();
+        ip[..8].copy_from_slice(&[0x60 | high, low, 0, 0, t, u, UDP, self.hop_limit]);
+        ip[8..24].copy_from_slice(&self.flow.source.address);
+        ip[24..].copy_from_slice(&self.flow.destination.address);
+        Sum::pseudo_ipv6(self.flow.source.address, self.flow.destination.address, udp_length)
+    }
+}

@@ -1,0 +1,251 @@
+//! One frame's headers, checked. The scalar reference of every vector kernel.
+//!
+//! What is accepted: Ethernet II without tag; IPv4 without options, or IPv6 without extension
+//! headers; not a fragment; UDP; a source that can be answered. All else is refused with one
+//! [`DropReason`]: that of the first check it fails, in this order (the table of forms is
+//! `docs/malformed.md`):
+//!
+//! | | IPv4 | IPv6 | reason |
+//! |---|---|---|---|
+//! | 1 | frame holds an Ethernet header | same | `Truncated` |
+//! | 2 | EtherType 0x0800 | 0x86dd | `EtherType` |
+//! | 3 | frame holds 20 bytes more | 40 bytes more | `Truncated` |
+//! | 4 | version 4 | version 6 | `IpVersion` |
+//! | 5 | header length >= 20, within the frame | | `IpHeaderLength` |
+//! | 6 | header length = 20 | | `IpOptions` |
+//! | 7 | header checksum | | `IpChecksum` |
+//! | 8 | total length >= 20, within the frame | payload length within the frame | `IpLength` |
+//! | 9 | neither MF nor offset | next header not Fragment | `Fragment` |
+//! | 10 | | next header not another extension header | `IpOptions` |
+//! | 11 | protocol 17 | next header 17 | `Protocol` |
+//! | 12 | TTL > 0 | hop limit > 0 | `TtlExpired` |
+//! | 13 | UDP length >= 8, within the IP payload | same | `UdpLength` |
+//! | 14 | | UDP checksum not zero | `UdpChecksumZero` |
+//! | 15 | source can be answered | same; no mapped address | `BadSource` |
+//!
+//! The IPv4 checksum comes before the fields it protects, as in Linux (`ip_rcv_core`). A UDP length
+//! below the IP payload is no fault: what follows is padding or UDP options (RFC 9868). The UDP
+//! checksum is not verified here: a relay changes it by RFC 1624, which keeps a wrong one wrong.
+
+use super::checksum::{self, Sum};
+use super::{Endpoint, Flow, UDP};
+use crate::telemetry::DropReason;
+
+/// Ethernet header without tag, bytes.
+const ETHERNET: u16 = 14;
+const L3: usize = ETHERNET as usize;
+const IPV4_HEADER: u16 = 20;
+const IPV6_HEADER: u16 = 40;
+const UDP_HEADER: u16 = 8;
+/// The upper 96 bits of `::ffff:0:0/96` (RFC 4291 section 2.5.5.2).
+const MAPPED: u128 = 0xffff;
+
+/// A well-formed IP/UDP datagram.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parsed {
+    /// IPv4; else IPv6.
+    pub ipv4: bool,
+    /// Offset of the IP header from the start of the frame, bytes.
+    pub l3: u8,
+    /// Offset of the UDP header from the start of the frame, bytes.
+    pub l4: u8,
+    /// Length of the frame without Ethernet padding or trailer, bytes.
+    pub length: u16,
+    /// Who to whom.
+    pub flow: Flow,
+}
+
+/// Parses a frame by its first 64 bytes and its true `length`, bytes from the destination MAC,
+/// without frame check sequence. Bytes of `head` at or beyond `length` are stale and do not matter.
+///
+/// # Errors
+/// The reason of the first check that fails, in the order of the [module](self).
+#[inline]
+pub fn parse(head: &[u8; 64], length: u16) -> Result<Parsed, DropReason> {
+    parse_with(head, length, |parsed| parsed)
+}
+
+/// [`parse`], with what is to be done with the result done once for each family: where that is a
+/// store to columns, offsets are constants then and nothing is moved twice.
+#[inline(always)]
+pub(crate) fn parse_with<T>(head: &[u8; 64], length: u16, accept: impl FnOnce(Parsed) -> T) -> Result<T, DropReason> {
+    // A frame too short for its EtherType is too short for either header as well.
+    match be16::<12>(head) {
+        0x0800 => ipv4(head, length).map(accept),
+        0x86dd => ipv6(head, length).map(accept),
+        _ if length < ETHERNET => Err(DropReason::Truncated),
+        _ => Err(DropReason::EtherType),
+    }
+}
+
+/// Verifies the UDP checksum of a parsed frame; `frame` starts at the destination MAC. Reads the whole
+/// payload, which a relay need not.
+///
+/// # Errors
+/// [`DropReason::UdpChecksum`] if it is wrong (zero is right for IPv4: none), [`DropReason::Truncated`]
+/// if `frame` is shorter than the frame that was parsed.
+pub fn verify_udp(frame: &[u8], parsed: &Parsed) -> Result<(), DropReason> {
+    let datagram = frame.get(usize::from(parsed.l4)..).ok_or(DropReason::Truncated)?;
+    let header = datagram.first_chunk::<8>().ok_or(DropReason::Truncated)?;
+    let [.., high, low, c, d] = *header;
+    let length = u16::from_be_bytes([high, low]);
+    let datagram = datagram.get(..usize::from(length)).ok_or(DropReason::Truncated)?;
+    let Flow { source, destination } = parsed.flow;
+    let pseudo = if parsed.ipv4 {
+        if [c, d] == [0, 0] {
+            return Ok(());
+        }
+        Sum::pseudo_ipv4(unmapped(source.address), unmapped(destination.address), length)
+    } else {
+        Sum::pseudo_ipv6(source.address, destination.address, length)
+    };
+    if checksum::udp_verifies(pseudo, datagram) { Ok(()) } else { Err(DropReason::UdpChecksum) }
+}
+
+#[inline(always)]
+fn ipv4(head: &[u8; 64], length: u16) -> Result<Parsed, DropReason> {
+    const L4: usize = L3 + IPV4_HEADER as usize;
+    if length < ETHERNET + IPV4_HEADER {
+        return Err(DropReason::Truncated);
+    }
+    let room = length - ETHERNET;
+    let header = field::<L3, 20>(head);
+    if header[0] != 0x45 {
+        return Err(not_a_plain_ipv4_header(header[0], room));
+    }
+    if !checksum::ipv4_header_verifies(header) {
+        return Err(DropReason::IpChecksum);
+    }
+    let total = be16::<{ L3 + 2 }>(head);
+    if outside(total, IPV4_HEADER, room) {
+        return Err(DropReason::IpLength);
+    }
+    // MF and the offset; DF and the reserved bit say nothing against a packet.
+    if be16::<{ L3 + 6 }>(head) & 0x3fff != 0 {
+        return Err(DropReason::Fragment);
+    }
+    if header[9] != UDP {
+        return Err(DropReason::Protocol);
+    }
+    if header[8] == 0 {
+        return Err(DropReason::TtlExpired);
+    }
+    if outside(be16::<{ L4 + 4 }>(head), UDP_HEADER, total - IPV4_HEADER) {
+        return Err(DropReason::UdpLength);
+    }
+    let source = u32::from_be_bytes(*field::<{ L3 + 12 }, 4>(head));
+    let destination = u32::from_be_bytes(*field::<{ L3 + 16 }, 4>(head));
+    let port = be16::<L4>(head);
+    if (port == 0) | !answerable_ipv4(source) {
+        return Err(DropReason::BadSource);
+    }
+    let flow = Flow {
+        source: Endpoint { address: mapped(source), port },
+        destination: Endpoint { address: mapped(destination), port: be16::<{ L4 + 2 }>(head) },
+    };
+    Ok(Parsed { ipv4: true, l3: L3 as u8, l4: L4 as u8, length: ETHERNET + total, flow })
+}
+
+#[cold]
+fn not_a_plain_ipv4_header(version_and_length: u8, room: u16) -> DropReason {
+    let header_length = u16::from(version_and_length & 0x0f) * 4;
+    match version_and_length >> 4 {
+        4 if !(IPV4_HEADER..=room).contains(&header_length) => DropReason::IpHeaderLength,
+        4 => DropReason::IpOptions,
+        _ => DropReason::IpVersion,
+    }
+}
+
+#[inline(always)]
+fn ipv6(head: &[u8; 64], length: u16) -> Result<Parsed, DropReason> {
+    const L4: usize = L3 + IPV6_HEADER as usize;
+    let Some(room) = length.checked_sub(ETHERNET + IPV6_HEADER) else {
+        return Err(DropReason::Truncated);
+    };
+    let header = field::<L3, 40>(head);
+    if header[0] >> 4 != 6 {
+        return Err(DropReason::IpVersion);
+    }
+    let payload = be16::<{ L3 + 4 }>(head);
+    if payload > room {
+        return Err(DropReason::IpLength);
+    }
+    if header[6] != UDP {
+        return Err(not_udp_ipv6(header[6]));
+    }
+    if header[7] == 0 {
+        return Err(DropReason::TtlExpired);
+    }
+    if outside(be16::<{ L4 + 4 }>(head), UDP_HEADER, payload) {
+        return Err(DropReason::UdpLength);
+    }
+    if be16::<{ L4 + 6 }>(head) == 0 {
+        return Err(DropReason::UdpChecksumZero);
+    }
+    // As integers, not arrays: the compiler keeps them in registers.
+    let source = u128::from_be_bytes(*field::<{ L3 + 8 }, 16>(head));
+    let destination = u128::from_be_bytes(*field::<{ L3 + 24 }, 16>(head));
+    let port = be16::<L4>(head);
+    if (port == 0) | !answerable_ipv6(source) | (destination >> 32 == MAPPED) {
+        return Err(DropReason::BadSource);
+    }
+    let flow = Flow {
+        source: Endpoint { address: source.to_be_bytes(), port },
+        destination: Endpoint { address: destination.to_be_bytes(), port: be16::<{ L4 + 2 }>(head) },
+    };
+    Ok(Parsed { ipv4: false, l3: L3 as u8, l4: L4 as u8, length: ETHERNET + IPV6_HEADER + payload, flow })
+}
+
+/// Extension headers by IANA's list "IPv6 Extension Header Types".
+#[cold]
+fn not_udp_ipv6(next_header: u8) -> DropReason {
+    match next_header {
+        44 => DropReason::Fragment,
+        0 | 43 | 50 | 51 | 60 | 135 | 139 | 140 | 253 | 254 => DropReason::IpOptions,
+        _ => DropReason::Protocol,
+    }
+}
+
+/// Not "this network" (0/8), loopback (127/8), multicast (224/4) or limited broadcast: RFC 1122
+/// section 3.2.1.3. The rest of 240/4 is in use as unicast inside some networks.
+#[inline]
+fn answerable_ipv4(source: u32) -> bool {
+    let net = source >> 24;
+    (net != 0) & (net != 127) & (net >> 4 != 14) & (source != u32::MAX)
+}
+
+/// Not multicast, and not in `::/64`, where nothing sends from: unspecified, loopback, and the
+/// mapped, translated and compatible forms of IPv4 addresses (RFC 4291 sections 2.5 and 2.7), which
+/// would pass for IPv4 in a [`Flow`].
+#[inline]
+fn answerable_ipv6(source: u128) -> bool {
+    (source >> 120 != 0xff) & (source >> 64 != 0)
+}
+
+/// Below `least` or above `most`, in one branch: the sign of either difference.
+#[inline]
+fn outside(value: u16, least: u16, most: u16) -> bool {
+    let [value, least, most] = [value, least, most].map(i32::from);
+    ((value - least) | (most - value)) < 0
+}
+
+#[inline]
+fn mapped(address: u32) -> [u8; 16] {
+    (MAPPED << 32 | u128::from(address)).to_be_bytes()
+}
+
+fn unmapped([.., a, b, c, d]: [u8; 16]) -> [u8; 4] {
+    [a, b, c, d]
+}
+
+/// `N` bytes at `AT`; that they lie in the head is checked at compile time.
+#[inline(always)]
+fn field<const AT: usize, const N: usize>(head: &[u8; 64]) -> &[u8; N] {
+    const { assert!(AT + N <= 64) };
+    head[AT..].first_chunk().unwrap_or(&[0; N])
+}
+
+#[inline(always)]
+fn be16<const AT: usize>(head: &[u8; 64]) -> u16 {
+    u16::from_be_bytes(*field::<AT, 2>(head))
+}

@@ -1,0 +1,145 @@
+//! New MACs, addresses and ports for a parsed datagram, in place.
+//!
+//! Kept: DSCP, ECN, flow label, identification, DF, payload. Changed: MACs, addresses, ports, TTL or
+//! hop limit less one, and both checksums by what changed (RFC 1624), so that a datagram that came
+//! damaged leaves damaged. Owns nothing; called by whoever owns the frame.
+
+use super::checksum::Change;
+use super::{Endpoint, Flow, MacAddr};
+use crate::telemetry::DropReason;
+
+/// What a datagram gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rewrite {
+    /// Ethernet source.
+    pub source_mac: MacAddr,
+    /// Ethernet destination.
+    pub destination_mac: MacAddr,
+    /// Who seems to send it.
+    pub source: Endpoint,
+    /// Whom it goes to.
+    pub destination: Endpoint,
+}
+
+/// A [`Rewrite`] of the datagrams of one flow, with the checksums' changes worked out: made once for
+/// each direction of a session, applied to each packet.
+#[derive(Debug, Clone, Copy)]
+pub struct Translation {
+    new: Rewrite,
+    ipv4: bool,
+    /// To the IPv4 header checksum: addresses, and one hop less.
+    l3: Change,
+    /// To the UDP checksum: addresses and ports.
+    l4: Change,
+}
+
+impl Translation {
+    /// Works out what `new` does to datagrams of the flow `old`.
+    ///
+    /// # Errors
+    /// [`DropReason::IpVersion`] unless all four ends are of one family: IPv4 to IPv6 is refused when
+    /// the configuration is read.
+    #[inline]
+    pub fn new(old: &Flow, new: &Rewrite) -> Result<Self, DropReason> {
+        let ipv4 = old.source.is_ipv4();
+        if [old.destination, new.source, new.destination].iter().any(|end| end.is_ipv4() != ipv4) {
+            return Err(DropReason::IpVersion);
+        }
+        // An unchanged word adds all ones, which is nothing: the mapped prefix needs no exception.
+        let addresses = Change::default()
+            .bytes(&old.source.address, &new.source.address)
+            .bytes(&old.destination.address, &new.destination.address);
+        let l4 = addresses.word(old.source.port, new.source.port).word(old.destination.port, new.destination.port);
+        // TTL is the high byte of its word, so that one hop less is the same change for every TTL.
+        let l3 = addresses.word(0x0100, 0);
+        Ok(Self { new: *new, ipv4, l3: l3.folded(), l4: l4.folded() })
+    }
+
+    /// What the datagrams get.
+    #[must_use]
+    pub fn rewrite(&self) -> &Rewrite {
+        &self.new
+    }
+
+    /// A next hop's MAC has changed; the checksums do not cover MACs.
+    pub fn set_macs(&mut self, source: MacAddr, destination: MacAddr) {
+        (self.new.source_mac, self.new.destination_mac) = (source, destination);
+    }
+
+    /// Rewrites one datagram of the flow this was made for. `frame` starts at the destination MAC;
+    /// `l3`, `l4` and `ipv4` are as parsed.
+    ///
+    /// # Errors
+    /// [`DropReason::TtlExpired`] if TTL or hop limit would reach zero, [`DropReason::IpVersion`] if
+    /// the packet is of the other family, [`DropReason::Truncated`] if the offsets are not those of a
+    /// parsed frame. The frame is unchanged then.
+    #[inline]
+    pub fn apply(&self, frame: &mut [u8], l3: u8, l4: u8, ipv4: bool) -> Result<(), DropReason> {
+        if ipv4 != self.ipv4 {
+            return Err(DropReason::IpVersion);
+        }
+        let (macs, udp) = if ipv4 {
+            let (macs, ip, udp) = headers::<20>(frame, l3, l4).ok_or(DropReason::Truncated)?;
+            self.ipv4(ip)?;
+            (macs, udp)
+        } else {
+            let (macs, ip, udp) = headers::<40>(frame, l3, l4).ok_or(DropReason::Truncated)?;
+            self.ipv6(ip)?;
+            (macs, udp)
+        };
+        macs[..6].copy_from_slice(&self.new.destination_mac.0);
+        macs[6..].copy_from_slice(&self.new.source_mac.0);
+        udp[..2].copy_from_slice(&self.new.source.port.to_be_bytes());
+        udp[2..4].copy_from_slice(&self.new.destination.port.to_be_bytes());
+        let checksum = self.l4.apply_udp(u16::from_be_bytes([udp[6], udp[7]]));
+        udp[6..].copy_from_slice(&checksum.to_be_bytes());
+        Ok(())
+    }
+
+    #[inline]
+    fn ipv4(&self, ip: &mut [u8; 20]) -> Result<(), DropReason> {
+        ip[8] = one_hop_less(ip[8])?;
+        let checksum = self.l3.apply(u16::from_be_bytes([ip[10], ip[11]]));
+        ip[10..12].copy_from_slice(&checksum.to_be_bytes());
+        ip[12..16].copy_from_slice(&self.new.source.address[12..]);
+        ip[16..].copy_from_slice(&self.new.destination.address[12..]);
+        Ok(())
+    }
+
+    #[inline]
+    fn ipv6(&self, ip: &mut [u8; 40]) -> Result<(), DropReason> {
+        ip[7] = one_hop_less(ip[7])?;
+        ip[8..24].copy_from_slice(&self.new.source.address);
+        ip[24..].copy_from_slice(&self.new.destination.address);
+        Ok(())
+    }
+}
+
+/// Rewrites one parsed datagram, whose flow is `old`. For one packet of a flow; for many, make a
+/// [`Translation`] once.
+///
+/// # Errors
+/// As [`Translation::new`] and [`Translation::apply`]; the frame is unchanged then.
+pub fn apply(frame: &mut [u8], l3: u8, l4: u8, ipv4: bool, old: &Flow, new: &Rewrite) -> Result<(), DropReason> {
+    Translation::new(old, new)?.apply(frame, l3, l4, ipv4)
+}
+
+/// A router discards what would leave with zero (RFC 1812 section 5.3.1, RFC 8200 section 3).
+#[inline]
+fn one_hop_less(hops: u8) -> Result<u8, DropReason> {
+    if hops <= 1 { Err(DropReason::TtlExpired) } else { Ok(hops - 1) }
+}
+
+/// Both MACs, the first `IP` bytes of the IP header, the UDP header.
+type Headers<'a, const IP: usize> = (&'a mut [u8; 12], &'a mut [u8; IP], &'a mut [u8; 8]);
+
+#[inline]
+fn headers<const IP: usize>(frame: &mut [u8], l3: u8, l4: u8) -> Option<Headers<'_, IP>> {
+    let (link, rest) = frame.split_at_mut_checked(usize::from(l3))?;
+    let (ip, udp) = rest.split_at_mut_checked(usize::from(l4.checked_sub(l3)?))?;
+    Some((link.first_chunk_mut()?, ip.first_chunk_mut()?, udp.first_chunk_mut()?))
+}
+
+#[cfg(test)]
+#[path = "rewrite_tests.rs"]
+mod tests;

@@ -1,0 +1,344 @@
+//! The actor of one queue: turns its worker on its own core, sleeps when there is nothing to do,
+//! obeys the supervisor, and says its last words.
+//!
+//! ```text
+//!          packets                no packets for `spin`
+//!   busy <---------> spin ------------------------------> sleep (sockets, doorbell, 100 ms at most)
+//!     ^                                                      |
+//!     +------------------- packet or message ----------------+
+//! ```
+
+use std::net::IpAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arrayvec::ArrayVec;
+use oxide_actors::executor::Runtime;
+use oxide_actors::mailbox::{Address, Mailbox};
+use oxide_actors::supervisor::{Link, Word};
+
+use super::handler::{Handler, QueueInfo};
+use super::peers::{Parcel, Peers};
+use super::realtime;
+use super::snapshot::QueueSnapshot;
+use super::worker::{Parts, Worker};
+use crate::net::Tables;
+use crate::port::{Backend, Port, PortError, PortInfo};
+use crate::simd::Processor;
+use crate::umem::{MAX_PORTS, PageReport};
+
+/// Turns between two looks into the mailbox while packets flow: a look costs 2 ns, a turn 100 or more.
+const CONTROL_EVERY: u64 = 16;
+/// How often a snapshot goes to the supervisor, and the longest sleep.
+const SNAPSHOT: Duration = Duration::from_millis(100);
+/// How long a kernel that has not taken everything yet is asked again without a pause.
+const KICK_PATIENCE: Duration = Duration::from_millis(1);
+
+/// What the supervisor tells an actor.
+pub enum Command {
+    /// New links, routes and neighbours.
+    Tables(Box<Tables>),
+    /// Where packets of another queue go from now on.
+    Peer {
+        /// Its number.
+        queue: u32,
+        /// Its inbox; `None` while it is down.
+        address: Option<Address<Parcel>>,
+    },
+    /// Take no new packets, or take them again.
+    Pause(bool),
+    /// Start nothing new; go on serving what there is.
+    Drain,
+    /// Make a new handler: the old one panicked, or an operator asks for it.
+    RestartHandler,
+    /// Steer packets away, finish what is under way within this time, and end.
+    Stop(Duration),
+}
+
+/// What an actor tells the engine. Changes of state are told to the supervisor as
+/// [`Word`]s.
+pub enum Report {
+    /// Memory and ports are open; packets are being steered here.
+    Opened {
+        /// As read back from the kernel.
+        ports: Vec<PortInfo>,
+        /// What the memory got.
+        pages: PageReport,
+    },
+    /// Counters; dropped when the supervisor is behind.
+    Snapshot(Box<QueueSnapshot>),
+    /// Counters at the end of this actor, after its last packet.
+    Last(Box<QueueSnapshot>),
+    /// A next hop is wanted.
+    Resolve {
+        /// Interface it is on.
+        interface: u32,
+        /// Its address.
+        next_hop: IpAddr,
+    },
+    /// Tables that are no longer used, to be freed elsewhere.
+    Retired(Box<Tables>),
+}
+
+/// How an actor ended.
+#[derive(Debug)]
+pub enum Exit {
+    /// It was told to.
+    Stopped,
+    /// Ports or memory could not be opened.
+    NotOpened(PortError),
+    /// A port failed; everything is closed again.
+    PortFailed(PortError),
+    /// The books do not balance: frames are lost. Everything is closed again.
+    Leaked,
+}
+
+/// Makes a handler on the actor's own core.
+pub type HandlerFactory<H> = Arc<dyn Fn(&QueueInfo) -> H + Send + Sync>;
+
+/// What one actor is made of.
+pub struct ActorSpec<B, H> {
+    /// Opens memory and ports.
+    pub backend: B,
+    /// Makes handlers.
+    pub factory: HandlerFactory<H>,
+    /// The batch processor.
+    pub processor: Processor,
+    /// Queue number.
+    pub queue: u32,
+    /// Queues of the engine.
+    pub queues: u32,
+    /// Other queues.
+    pub peers: Peers,
+    /// Packets taken from a port at once.
+    pub batch_size: usize,
+    /// How long to poll without packets before sleeping.
+    pub spin: Duration,
+    /// SCHED_FIFO priority of the thread, if any.
+    pub realtime: Option<u8>,
+    /// Seed for keyed hashes.
+    pub seed: u64,
+    /// Tables to begin with.
+    pub tables: Box<Tables>,
+}
+
+/// Runs an actor until it is told to stop or its ports fail. The root future of its executor.
+pub async fn run<B: Backend, H: Handler>(
+    spec: ActorSpec<B, H>,
+    runtime: Runtime,
+    mailbox: Mailbox<Command>,
+    link: Link<Report>,
+) -> Exit {
+    let mut actor = match Actor::open(spec, mailbox, link) {
+        Ok(actor) => actor,
+        Err(error) => return Exit::NotOpened(error),
+    };
+    let ended = actor.turns(&runtime).await;
+    // Steering off before the sockets close, so that packets take the program's fallback at once.
+    if let Err(error) = actor.worker.steer(false) {
+        tracing::debug!(%error, "steering off while closing");
+    }
+    let last = Box::new(actor.snapshot());
+    actor.link.report(Report::Last(last));
+    match ended {
+        Ok(()) => Exit::Stopped,
+        Err(Some(error)) => Exit::PortFailed(error),
+        Err(None) => Exit::Leaked,
+    }
+}
+
+struct Actor<P, H> {
+    worker: Worker<P, H>,
+    factory: HandlerFactory<H>,
+    info: QueueInfo,
+    mailbox: Mailbox<Command>,
+    link: Link<Report>,
+    spin: Duration,
+    started: Instant,
+    next_snapshot: Instant,
+    stop_by: Option<Instant>,
+    /// The supervisor knows that the handler panicked.
+    parked_told: bool,
+    draining: bool,
+    drained_told: bool,
+}
+
+impl<P: Port, H: Handler> Actor<P, H> {
+    fn open<B: Backend<Port = P>>(
+        spec: ActorSpec<B, H>,
+        mailbox: Mailbox<Command>,
+        link: Link<Report>,
+    ) -> Result<Self, PortError> {
+        let started = Instant::now();
+        if let Some(priority) = spec.realtime
+            && let Err(why) = realtime::set_fifo(priority)
+        {
+            tracing::warn!(queue = spec.queue, why, "realtime");
+        }
+        let (umem, ports) = spec.backend.open()?;
+        let info = QueueInfo {
+            queue: spec.queue,
+            queues: spec.queues,
+            ports: ports.iter().map(|port| port.info().clone()).collect(),
+            seed: spec.seed,
+        };
+        let handler = (spec.factory)(&info);
+        let pages = umem.pages().clone();
+        let parts = Parts {
+            umem,
+            ports,
+            handler,
+            processor: spec.processor,
+            info: info.clone(),
+            peers: spec.peers,
+            batch_size: spec.batch_size,
+        };
+        let mut worker = Worker::new(parts, started);
+        worker.set_tables(spec.tables);
+        worker.steer(true)?;
+        link.report(Report::Opened { ports: info.ports.clone(), pages });
+        link.say(Word::Running);
+        Ok(Self {
+            worker,
+            factory: spec.factory,
+            info,
+            mailbox,
+            link,
+            spin: spec.spin,
+            started,
+            next_snapshot: started,
+            stop_by: None,
+            parked_told: false,
+            draining: false,
+            drained_told: false,
+        })
+    }
+
+    /// `Err(None)`: frames are lost.
+    async fn turns(&mut self, runtime: &Runtime) -> Result<(), Option<PortError>> {
+        let mut last_packet = Instant::now();
+        let mut turns: u64 = 0;
+        loop {
+            let now = Instant::now();
+            let packets = self.worker.work(now);
+            if packets > 0 {
+                self.worker.counters_mut().work_ns += now.elapsed().as_nanos() as u64;
+                last_packet = now;
+            }
+            let turn = self.worker.kick().map_err(Some)?;
+            self.link.beat();
+            turns += 1;
+            if packets > 0 && !turns.is_multiple_of(CONTROL_EVERY) {
+                self.worker.counters_mut().busy_ns += now.elapsed().as_nanos() as u64;
+                continue;
+            }
+            let done = self.control(now, packets)?;
+            if done {
+                return Ok(());
+            }
+            runtime.checkpoint().await;
+            let idle = now.duration_since(last_packet);
+            let counters = self.worker.counters_mut();
+            if packets > 0 {
+                counters.busy_ns += now.elapsed().as_nanos() as u64;
+            } else if idle < self.spin || (turn.again && idle < KICK_PATIENCE) {
+                std::hint::spin_loop();
+                counters.spin_ns += now.elapsed().as_nanos() as u64;
+            } else {
+                counters.spin_ns += now.elapsed().as_nanos() as u64;
+                self.sleep(if turn.again { KICK_PATIENCE } else { SNAPSHOT });
+            }
+        }
+    }
+
+    fn sleep(&mut self, at_most: Duration) {
+        let before = Instant::now();
+        let timeout = at_most.min(self.next_snapshot.saturating_duration_since(before));
+        let woken = {
+            // A parked actor must not be woken by packets that it will not take.
+            let ports = if self.worker.parked().is_some() { &[] } else { self.worker.ports() };
+            let fds: ArrayVec<_, { MAX_PORTS as usize }> =
+                ports.iter().filter_map(Port::fd).take(usize::from(MAX_PORTS)).collect();
+            self.mailbox.wait(&fds, timeout, || self.worker.has_parcels())
+        };
+        tracing::trace!(?woken, "woke");
+        let counters = self.worker.counters_mut();
+        counters.sleep_ns += before.elapsed().as_nanos() as u64;
+        counters.sleeps += 1;
+    }
+
+    /// Messages, reports, and whether it is time to end.
+    fn control(&mut self, now: Instant, packets: usize) -> Result<bool, Option<PortError>> {
+        if !self.mailbox.is_empty() {
+            while let Some(command) = self.mailbox.try_recv() {
+                self.obey(command, now);
+            }
+        }
+        if let Some(words) = self.worker.parked()
+            && !self.parked_told
+        {
+            self.parked_told = true;
+            self.link.say(Word::SoftFailed(words.to_owned()));
+        }
+        for (interface, next_hop) in self.worker.requests() {
+            // Not taken: a later packet asks again.
+            self.link.telemetry(Report::Resolve { interface, next_hop });
+        }
+        if now >= self.next_snapshot {
+            self.next_snapshot = now + SNAPSHOT;
+            if !self.worker.balanced() {
+                return Err(None);
+            }
+            let snapshot = Box::new(self.snapshot());
+            self.link.telemetry(Report::Snapshot(snapshot));
+            let empty = self.draining && self.worker.handler().sessions() == 0 && self.worker.quiescent();
+            if empty && !self.drained_told {
+                self.drained_told = true;
+                self.link.say(Word::Drained);
+            }
+        }
+        let quiet = packets == 0 && self.stop_by.is_some() && self.worker.quiescent();
+        Ok(quiet || self.stop_by.is_some_and(|by| now >= by))
+    }
+
+    fn obey(&mut self, command: Command, now: Instant) {
+        match command {
+            Command::Tables(tables) => {
+                let old = self.worker.set_tables(tables);
+                self.link.telemetry(Report::Retired(old));
+            }
+            Command::Peer { queue, address } => self.worker.set_peer(queue, address),
+            Command::Pause(paused) => self.worker.set_paused(paused),
+            Command::Drain => {
+                self.draining = true;
+                self.worker.set_draining(true);
+            }
+            Command::RestartHandler => self.restart_handler(),
+            Command::Stop(within) => {
+                self.worker.set_draining(true);
+                self.stop_by = Some(now + within);
+                if let Err(error) = self.worker.steer(false) {
+                    tracing::warn!(%error, "steering off while stopping");
+                }
+            }
+        }
+    }
+
+    fn restart_handler(&mut self) {
+        let (factory, info) = (&self.factory, &self.info);
+        let word = match catch_unwind(AssertUnwindSafe(|| factory(info))) {
+            Ok(handler) => {
+                self.worker.replace_handler(handler);
+                self.parked_told = false;
+                Word::Running
+            }
+            Err(_) => Word::SoftFailed("the new handler panicked while it was made".to_owned()),
+        };
+        self.link.say(word);
+    }
+
+    fn snapshot(&mut self) -> QueueSnapshot {
+        QueueSnapshot::take(&mut self.worker, self.info.queue, self.started.elapsed())
+    }
+}

@@ -1,0 +1,77 @@
+//! What waits for one port's TX ring: at most a batch, and not for ever.
+
+use std::time::{Duration, Instant};
+
+use super::counters::QueueCounters;
+use crate::port::{Burst, Port};
+use crate::telemetry::DropReason;
+use crate::umem::{Frame, Umem};
+
+/// How long packets may wait for a TX ring that does not move, before they are dropped and the port
+/// stops pushing back. A NIC that is alive drains a full ring in a few milliseconds.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+#[derive(Default)]
+pub(super) struct Outgoing {
+    waiting: Burst,
+    /// Since when nothing has moved.
+    stuck_since: Option<Instant>,
+    /// The ring did not move in time: packets are dropped at once, so that traffic to other ports goes on.
+    stalled: bool,
+}
+
+impl Outgoing {
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Whether a whole batch could be sent this way, or would be dropped at once.
+    pub(super) fn ready(&self) -> bool {
+        self.waiting.is_empty() || self.stalled
+    }
+
+    /// Queues `frame`, making room if need be.
+    pub(super) fn push<P: Port>(
+        &mut self,
+        frame: Frame,
+        port: &mut P,
+        umem: &mut Umem,
+        now: Instant,
+        counters: &mut QueueCounters,
+    ) {
+        if self.waiting.room() == 0 {
+            self.flush(port, umem, now, counters);
+        }
+        if let Err(frame) = self.waiting.push(frame) {
+            counters.drops.count(DropReason::TxFull);
+            umem.give(frame);
+        }
+    }
+
+    /// Moves what fits to the TX ring.
+    pub(super) fn flush<P: Port>(&mut self, port: &mut P, umem: &mut Umem, now: Instant, counters: &mut QueueCounters) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let sent = port.transmit(umem, &mut self.waiting);
+        counters.forwarded += sent as u64;
+        if sent > 0 {
+            (self.stuck_since, self.stalled) = (None, false);
+        }
+        if self.waiting.is_empty() {
+            return;
+        }
+        let since = *self.stuck_since.get_or_insert(now);
+        if self.stalled || now.duration_since(since) >= PATIENCE {
+            self.stalled = true;
+            for frame in self.waiting.drain() {
+                counters.drops.count(DropReason::TxFull);
+                umem.give(frame);
+            }
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! One queue at one moment, as the supervisor and its readers see it.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::counters::QueueCounters;
+use super::handler::Handler;
+use super::worker::Worker;
+use crate::port::{KernelCounters, Occupancy, Port, PortCounters, QueueId};
+use crate::umem::Census;
+
+/// One port at one moment.
+#[derive(Debug, Clone, Serialize)]
+pub struct PortSnapshot {
+    /// Which port.
+    pub id: QueueId,
+    /// Its own counters.
+    pub counters: PortCounters,
+    /// The kernel's; zero where it did not answer.
+    pub kernel: KernelCounters,
+    /// How full its rings are.
+    pub occupancy: Occupancy,
+}
+
+/// One queue at one moment.
+#[derive(Debug, Clone, Serialize)]
+pub struct QueueSnapshot {
+    /// Queue number.
+    pub queue: u32,
+    /// How long this actor has been running.
+    pub uptime: Duration,
+    /// What it counted since it was started.
+    pub counters: QueueCounters,
+    /// Its ports.
+    pub ports: Vec<PortSnapshot>,
+    /// Where its frames are.
+    pub census: Census,
+    /// Frames with the application that the queue knows of; `census.app` where nothing is lost.
+    pub in_hand: u32,
+    /// Whether the books balance.
+    pub balanced: bool,
+    /// Sessions of the handler.
+    pub sessions: u64,
+    /// Bytes of packet memory.
+    pub umem_bytes: u64,
+    /// Bytes that the handler keeps.
+    pub handler_bytes: u64,
+}
+
+impl QueueSnapshot {
+    pub(super) fn take<P: Port, H: Handler>(worker: &mut Worker<P, H>, queue: u32, uptime: Duration) -> Self {
+        let ports = worker
+            .ports_mut()
+            .iter_mut()
+            .map(|port| PortSnapshot {
+                id: port.info().id.clone(),
+                counters: port.counters(),
+                kernel: port.kernel_counters().unwrap_or_default(),
+                occupancy: port.occupancy(),
+            })
+            .collect();
+        Self {
+            queue,
+            uptime,
+            counters: worker.counters().clone(),
+            ports,
+            census: worker.umem().census(),
+            in_hand: worker.in_hand() as u32,
+            balanced: worker.balanced(),
+            sessions: worker.handler().sessions(),
+            umem_bytes: worker.umem().layout().bytes() as u64,
+            handler_bytes: worker.handler().memory_bytes(),
+        }
+    }
+}

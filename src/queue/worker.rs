@@ -1,0 +1,428 @@
+//! One queue's work, one turn at a time: no threads, no waiting, no clock of its own. The actor loop
+//! ([`super::actor`]) turns it on a real core; tests and the simulator turn it by hand.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use super::batch::{Batch, Verdict};
+use super::counters::QueueCounters;
+use super::handler::{Context, Handler, QueueInfo, Requests};
+use super::held::Held;
+use super::outgoing::Outgoing;
+use super::peers::{Parcel, Peers};
+use oxide_actors::mailbox::Address;
+
+use crate::net::Tables;
+use crate::packet::{Columns, LANES};
+use crate::port::{Burst, Kick, Port, PortError};
+use crate::simd::Processor;
+use crate::telemetry::DropReason;
+use crate::umem::{Frame, PortIndex, Umem};
+
+/// How often [`Handler::tick`] is called, and held packets are shown again.
+pub(super) const TICK: Duration = Duration::from_millis(100);
+
+/// What a worker is made of.
+pub struct Parts<P, H> {
+    /// The packet memory that all ports were opened with.
+    pub umem: Umem,
+    /// The ports, in the order of `info.ports`.
+    pub ports: Vec<P>,
+    /// The application.
+    pub handler: H,
+    /// The batch processor.
+    pub processor: Processor,
+    /// Which queue this is.
+    pub info: QueueInfo,
+    /// Packets that other queues hand over, and the ways to theirs.
+    pub peers: Peers,
+    /// Packets taken from a port at once, 1 to [`LANES`].
+    pub batch_size: usize,
+}
+
+/// What one turn did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Turn {
+    /// Packets looked at.
+    pub packets: usize,
+    /// Something is waiting for the kernel that another turn would move on.
+    pub again: bool,
+    /// At least one port's link is down.
+    pub link_down: bool,
+}
+
+/// Ports, memory, handler and tables of one queue.
+pub struct Worker<P, H> {
+    ports: Vec<P>,
+    /// What waits for each port's TX ring.
+    out: Vec<Outgoing>,
+    umem: Umem,
+    handler: H,
+    processor: Processor,
+    info: QueueInfo,
+    peers: Peers,
+    batch_size: usize,
+    tables: Box<Tables>,
+    burst: Burst,
+    columns: Box<Columns>,
+    verdicts: Box<[Verdict; LANES]>,
+    held: Held,
+    requests: Requests,
+    counters: QueueCounters,
+    next_tick: Instant,
+    draining: bool,
+    paused: bool,
+    /// The handler panicked and has not been replaced yet: its words.
+    parked: Option<String>,
+}
+
+impl<P: Port, H: Handler> Worker<P, H> {
+    /// Puts a worker together; nothing moves before the first [`turn`](Self::turn).
+    #[must_use]
+    pub fn new(parts: Parts<P, H>, now: Instant) -> Self {
+        let Parts { umem, ports, handler, processor, info, peers, batch_size } = parts;
+        Self {
+            out: ports.iter().map(|_| Outgoing::default()).collect(),
+            ports,
+            umem,
+            handler,
+            processor,
+            info,
+            peers,
+            batch_size: batch_size.clamp(1, LANES),
+            tables: Box::default(),
+            burst: Burst::new(),
+            columns: Box::default(),
+            verdicts: Box::new([Verdict::None; LANES]),
+            held: Held::default(),
+            requests: Requests::default(),
+            counters: QueueCounters::default(),
+            next_tick: now + TICK,
+            draining: false,
+            paused: false,
+            parked: None,
+        }
+    }
+
+    /// One turn: [`work`](Self::work), then [`kick`](Self::kick).
+    ///
+    /// # Errors
+    /// As [`kick`](Self::kick).
+    pub fn turn(&mut self, now: Instant) -> Result<Turn, PortError> {
+        let packets = self.work(now);
+        let again = self.kick()?;
+        Ok(Turn { packets, ..again })
+    }
+
+    /// Our own share of a turn: reclaim, fill, receive, process, transmit; inbox and timeouts. No
+    /// system call. Returns how many packets were looked at.
+    pub fn work(&mut self, now: Instant) -> usize {
+        for (port, out) in self.ports.iter_mut().zip(&mut self.out) {
+            port.reclaim(&mut self.umem);
+            out.flush(port, &mut self.umem, now, &mut self.counters);
+            port.fill(&mut self.umem);
+        }
+        self.counters.turns += 1;
+        let mut packets = 0;
+        if self.parked.is_some() || self.paused {
+            return packets;
+        }
+        for from in 0..self.ports.len() {
+            // A full TX ring pushes back to the RX rings, where the kernel counts what it drops.
+            if self.out.iter().all(Outgoing::ready) {
+                packets += self.serve_port(from, now);
+            }
+        }
+        packets += self.serve_inbox(now);
+        if now >= self.next_tick {
+            self.next_tick = now + TICK;
+            self.tick(now);
+            packets += self.serve_held(now);
+        }
+        packets
+    }
+
+    /// The kernel's share: makes it look at the rings it asked to be told about.
+    ///
+    /// # Errors
+    /// [`PortError::Gone`] or the kernel's refusal: the ports are of no more use then, while every
+    /// frame is still in the ledger.
+    pub fn kick(&mut self) -> Result<Turn, PortError> {
+        let mut turn = Turn::default();
+        for (port, out) in self.ports.iter_mut().zip(&self.out) {
+            match port.kick()? {
+                Kick::Done => {}
+                Kick::Again => turn.again = true,
+                Kick::LinkDown => turn.link_down = true,
+            }
+            turn.again |= !out.is_empty();
+        }
+        Ok(turn)
+    }
+
+    fn serve_port(&mut self, from: usize, now: Instant) -> usize {
+        debug_assert!(self.burst.is_empty());
+        let received = self.ports[from].receive(&mut self.umem, &mut self.burst, self.batch_size);
+        self.counters.received += received as u64;
+        self.process(from as PortIndex, None, now);
+        received
+    }
+
+    /// Packets of our flows that came in on other queues; at most a batch of them.
+    fn serve_inbox(&mut self, now: Instant) -> usize {
+        let mut taken = 0;
+        let mut batch_from = 0;
+        while taken < LANES
+            && let Some(parcel) = self.peers.take()
+        {
+            taken += 1;
+            // A batch has one port: a parcel from another one begins a new batch.
+            if parcel.from != batch_from {
+                self.process(batch_from, None, now);
+                batch_from = parcel.from;
+            }
+            self.counters.taken_over += 1;
+            if let Err(reason) = self.unpack(&parcel) {
+                self.counters.drops.count(reason);
+            }
+        }
+        self.process(batch_from, None, now);
+        taken
+    }
+
+    /// Copies a parcel into a frame of ours, at the end of `self.burst`.
+    fn unpack(&mut self, parcel: &Parcel) -> Result<(), DropReason> {
+        let mut frame = self.umem.take().ok_or(DropReason::NoFrame)?;
+        // A parcel holds less than 2 KiB.
+        if self.umem.set_length(&mut frame, parcel.bytes.len() as u16) {
+            self.umem.bytes_mut(&mut frame).copy_from_slice(&parcel.bytes);
+            return self.burst.push(frame).map_err(|frame| {
+                self.umem.give(frame);
+                DropReason::NoFrame
+            });
+        }
+        self.umem.give(frame);
+        Err(DropReason::Oversized)
+    }
+
+    /// Packets that wait for something, shown to the handler again.
+    fn serve_held(&mut self, now: Instant) -> usize {
+        let mut shown = 0;
+        self.held.begin_round();
+        while let Some((from, deadline)) = self.held.next_group(&mut self.burst) {
+            shown += self.burst.len();
+            if now < deadline {
+                self.process(from, Some(deadline), now);
+                continue;
+            }
+            for frame in self.burst.drain() {
+                self.counters.drops.count(DropReason::NeighbourTimeout);
+                self.umem.give(frame);
+            }
+        }
+        shown
+    }
+
+    /// Batch -> columns -> handler -> verdicts, for what is in `self.burst`.
+    fn process(&mut self, from: PortIndex, held_until: Option<Instant>, now: Instant) {
+        if self.burst.is_empty() {
+            return;
+        }
+        self.counters.batches += 1;
+        self.processor.parse_frames(&self.umem, &self.burst, &mut self.columns);
+        self.verdicts[..self.burst.len()].fill(Verdict::None);
+        let handler = &mut self.handler;
+        let mut batch =
+            Batch::new(&self.umem, &mut self.burst, &self.columns, &mut self.verdicts, from, held_until.is_some());
+        let mut cx = Context::new(now, &self.info, &self.tables, self.draining, &mut self.requests);
+        // The handler is the one part that may be wrong: batch and memory stay whole, it is not used again.
+        let outcome = catch_unwind(AssertUnwindSafe(|| handler.handle(&mut batch, &mut cx)));
+        if let Err(panic) = outcome {
+            self.park(panic.as_ref());
+            self.verdicts.fill(Verdict::Drop(DropReason::HandlerPanic));
+        }
+        self.settle(from, held_until, now);
+    }
+
+    fn settle(&mut self, from: PortIndex, held_until: Option<Instant>, now: Instant) {
+        let Self { burst, verdicts, umem, ports, out, counters, held, peers, .. } = self;
+        for (frame, verdict) in burst.drain().zip(verdicts.iter()) {
+            let reason = match *verdict {
+                Verdict::Transmit(to) => match (ports.get_mut(usize::from(to)), out.get_mut(usize::from(to))) {
+                    (Some(port), Some(out)) => {
+                        out.push(frame, port, umem, now, counters);
+                        continue;
+                    }
+                    _ => Refusal(frame, DropReason::PortClosed),
+                },
+                Verdict::Hold => match held.hold(frame, from, held_until, now) {
+                    Ok(()) => continue,
+                    Err(frame) => Refusal(frame, DropReason::HoldFull),
+                },
+                Verdict::HandOver(queue) => match peers.hand_over(queue, from, umem.bytes(&frame)) {
+                    Ok(()) => {
+                        counters.handed_over += 1;
+                        umem.give(frame);
+                        continue;
+                    }
+                    Err(reason) => Refusal(frame, reason),
+                },
+                Verdict::Drop(reason) => Refusal(frame, reason),
+                Verdict::None => Refusal(frame, DropReason::NoVerdict),
+            };
+            counters.drops.count(reason.1);
+            umem.give(reason.0);
+        }
+        for (port, out) in ports.iter_mut().zip(out) {
+            out.flush(port, umem, now, counters);
+        }
+    }
+
+    fn tick(&mut self, now: Instant) {
+        let handler = &mut self.handler;
+        let mut cx = Context::new(now, &self.info, &self.tables, self.draining, &mut self.requests);
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| handler.tick(&mut cx))) {
+            self.park(panic.as_ref());
+        }
+    }
+
+    fn park(&mut self, panic: &(dyn Any + Send)) {
+        let words = panic
+            .downcast_ref::<&str>()
+            .map(|s| (*s).to_owned())
+            .or_else(|| panic.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "a panic without words".to_owned());
+        self.parked = Some(words);
+    }
+}
+
+/// A frame that goes back to the pool, and why.
+struct Refusal(Frame, DropReason);
+
+/// What the actor does between turns.
+impl<P: Port, H: Handler> Worker<P, H> {
+    /// The handler's last words, if it panicked and was not replaced.
+    #[must_use]
+    pub fn parked(&self) -> Option<&str> {
+        self.parked.as_deref()
+    }
+
+    /// Puts a new handler in the place of the one that panicked. Ports and frames are untouched.
+    pub fn replace_handler(&mut self, handler: H) {
+        self.handler = handler;
+        self.parked = None;
+    }
+
+    /// New tables; the old ones are returned, so that they need not be freed on this core.
+    pub fn set_tables(&mut self, tables: Box<Tables>) -> Box<Tables> {
+        // Whoever waits for a next hop is looked at in the next turn.
+        self.next_tick = self.next_tick.checked_sub(TICK).unwrap_or(self.next_tick);
+        std::mem::replace(&mut self.tables, tables)
+    }
+
+    /// Takes no new packets while `true`; what is under way goes on.
+    pub fn set_paused(&mut self, paused: bool) {
+        self.paused = paused;
+    }
+
+    /// Tells the handler to start nothing new.
+    pub fn set_draining(&mut self, draining: bool) {
+        self.draining = draining;
+    }
+
+    /// Opens or closes the way of new packets to all ports.
+    ///
+    /// # Errors
+    /// The first port's refusal; the others were tried.
+    pub fn steer(&mut self, on: bool) -> Result<(), PortError> {
+        let mut first = Ok(());
+        for port in &mut self.ports {
+            let done = port.steer(on);
+            if first.is_ok() {
+                first = done;
+            }
+        }
+        first
+    }
+
+    /// What the handler asked to have resolved.
+    pub(crate) fn requests(&mut self) -> impl Iterator<Item = (u32, std::net::IpAddr)> + '_ {
+        self.requests.take()
+    }
+
+    /// Whether everything that was received is gone again: nothing in hand, nothing being sent.
+    #[must_use]
+    pub fn quiescent(&self) -> bool {
+        let census = self.umem.census();
+        census.app == 0 && census.transmit == 0 && self.peers.is_empty()
+    }
+
+    /// Frames with the application: waiting for a TX ring, or for a next hop.
+    #[must_use]
+    pub fn in_hand(&self) -> usize {
+        self.held.len() + self.out.iter().map(Outgoing::len).sum::<usize>() + self.burst.len()
+    }
+
+    /// Whether each frame is where the books say, and each packet became exactly one thing.
+    #[must_use]
+    pub fn balanced(&self) -> bool {
+        let census = self.umem.census();
+        let counters = &self.counters;
+        census.balanced()
+            && census.app as usize == self.in_hand()
+            && counters.received + counters.taken_over
+                == counters.forwarded + counters.handed_over + counters.drops.total() + self.in_hand() as u64
+    }
+
+    /// The ports.
+    #[must_use]
+    pub fn ports(&self) -> &[P] {
+        &self.ports
+    }
+
+    /// The ports, to read rings that are shared with the kernel.
+    pub fn ports_mut(&mut self) -> &mut [P] {
+        &mut self.ports
+    }
+
+    /// The packet memory.
+    #[must_use]
+    pub fn umem(&self) -> &Umem {
+        &self.umem
+    }
+
+    /// The packet memory, for a simulated kernel to work in.
+    pub(crate) fn kernel_side(&mut self) -> (&mut Umem, &mut [P]) {
+        (&mut self.umem, &mut self.ports)
+    }
+
+    /// The handler.
+    #[must_use]
+    pub fn handler(&self) -> &H {
+        &self.handler
+    }
+
+    /// What was counted.
+    #[must_use]
+    pub fn counters(&self) -> &QueueCounters {
+        &self.counters
+    }
+
+    /// What was counted, for the actor to add its times to.
+    pub(crate) fn counters_mut(&mut self) -> &mut QueueCounters {
+        &mut self.counters
+    }
+
+    /// Whether packets of other queues wait: the look before sleeping. What waits on RX rings wakes by
+    /// itself.
+    #[must_use]
+    pub fn has_parcels(&self) -> bool {
+        !self.peers.is_empty()
+    }
+
+    /// Where packets for another queue go from now on.
+    pub fn set_peer(&mut self, queue: u32, address: Option<Address<Parcel>>) {
+        self.peers.set(queue, address);
+    }
+}

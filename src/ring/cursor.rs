@@ -1,0 +1,100 @@
+//! The only place with index arithmetic.
+//!
+//! Both indices of a ring run through all of `u32` and wrap; a slot's place is its index modulo the
+//! capacity. One cursor serves both ends, because they ask the same question: how far may my index go?
+//!
+//! ```text
+//!                 own index                     limit                         own <= limit, wrapping
+//!  producer     producer (next to write)     consumer + capacity             limit - own = slots to write
+//!  consumer     consumer (next to read)      producer                        limit - own = entries to read
+//! ```
+//!
+//! The limit is a cached copy: the peer's index is read again only when the copy does not suffice, so
+//! that the cache line it lies on does not travel with every call.
+
+use super::sync::{AtomicU32, Ordering};
+
+/// The capacity asked for cannot be that of a ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a ring of {got} entries cannot be: the number must be a power of two up to 2147483648")]
+pub struct RingSizeError {
+    /// Entries asked for.
+    pub got: u32,
+}
+
+/// One end's view of a ring's two indices.
+#[derive(Debug)]
+pub(super) struct Cursor {
+    own: u32,
+    limit: u32,
+    /// Added to the peer's index to get the limit: the capacity for a producer, zero for a consumer.
+    lead: u32,
+    mask: u32,
+}
+
+impl Cursor {
+    /// The producer's cursor of an empty ring whose indices both stand at `start`.
+    pub(super) fn producer(capacity: u32, start: u32) -> Result<Self, RingSizeError> {
+        let mask = mask(capacity)?;
+        Ok(Self { own: start, limit: start.wrapping_add(capacity), lead: capacity, mask })
+    }
+
+    /// The consumer's cursor of an empty ring whose indices both stand at `start`.
+    pub(super) fn consumer(capacity: u32, start: u32) -> Result<Self, RingSizeError> {
+        Ok(Self { own: start, limit: start, lead: 0, mask: mask(capacity)? })
+    }
+
+    /// Slots in the ring.
+    #[inline]
+    pub(super) fn capacity(&self) -> u32 {
+        // Cannot overflow: the mask of a power of two is below u32::MAX.
+        self.mask + 1
+    }
+
+    /// How far the index may go for certain, by the cached limit.
+    #[inline]
+    fn cached(&self) -> u32 {
+        // The peer's index is not ours: whatever it holds, no more than the whole ring is available.
+        self.limit.wrapping_sub(self.own).min(self.capacity())
+    }
+
+    /// How far the index may go, up to `wanted`: reads `peer` only if the cached limit is too near.
+    ///
+    /// Acquire, so that what the peer did to the slots before it moved its index has been done: it
+    /// wrote the entries (seen by a consumer), or has finished reading the slots (seen by a producer).
+    #[inline]
+    pub(super) fn available(&mut self, wanted: u32, peer: &AtomicU32) -> u32 {
+        if self.cached() < wanted {
+            self.refresh(peer);
+        }
+        self.cached().min(wanted)
+    }
+
+    /// How far the index may go, as the peer has it now.
+    #[inline]
+    pub(super) fn refresh(&mut self, peer: &AtomicU32) -> u32 {
+        self.limit = peer.load(Ordering::Acquire).wrapping_add(self.lead);
+        self.cached()
+    }
+
+    /// The slot `ahead` places from the index.
+    #[inline]
+    pub(super) fn slot(&self, ahead: u32) -> usize {
+        (self.own.wrapping_add(ahead) & self.mask) as usize
+    }
+
+    /// Moves the index by `count`, which must have been available, and shows it to the peer.
+    ///
+    /// Release, so that what was done to the slots before is done for a peer that sees the index:
+    /// the counterpart of the acquire in [`refresh`](Self::refresh).
+    #[inline]
+    pub(super) fn advance(&mut self, count: u32, own: &AtomicU32) {
+        debug_assert!(count <= self.cached(), "advanced past the limit");
+        self.own = self.own.wrapping_add(count);
+        own.store(self.own, Ordering::Release);
+    }
+}
+
+fn mask(capacity: u32) -> Result<u32, RingSizeError> {
+    if capacity.is_power_of_two() { Ok(capacity - 1) } else { Err(RingSizeError { got: capacity }) }
+}

@@ -1,0 +1,100 @@
+//! Socket options that xsk-rs has no call for, and the two system calls that make the kernel look at
+//! a ring. Each follows net/xdp/xsk.c or net/core/sock.c.
+
+use std::io;
+use std::os::fd::RawFd;
+
+use crate::port::Kick;
+
+// include/uapi/asm-generic/socket.h
+const SO_BUSY_POLL: libc::c_int = 46;
+const SO_PREFER_BUSY_POLL: libc::c_int = 69;
+const SO_BUSY_POLL_BUDGET: libc::c_int = 70;
+// include/uapi/linux/if_xdp.h, since kernel 6.18: packets one sendto may take in copy mode (default 32).
+const XDP_MAX_TX_SKB_BUDGET: libc::c_int = 9;
+
+/// Preferred busy polling: the actor's own system calls run the driver's receive work on its core.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BusyPoll {
+    /// How long one call may poll the driver.
+    pub timeout_us: u32,
+    /// Packets one call may take from the driver.
+    pub budget: u32,
+}
+
+impl BusyPoll {
+    /// Switches it on for a bound socket. On devices without a NAPI id (veth in copy mode) the kernel
+    /// accepts it and nothing changes.
+    pub(super) fn apply(self, fd: RawFd) -> io::Result<()> {
+        set(fd, libc::SOL_SOCKET, SO_PREFER_BUSY_POLL, 1)?;
+        set(fd, libc::SOL_SOCKET, SO_BUSY_POLL, self.timeout_us)?;
+        set(fd, libc::SOL_SOCKET, SO_BUSY_POLL_BUDGET, self.budget)
+    }
+}
+
+/// Lets one kick send a whole ring where the kernel knows the option; others keep their 32.
+pub(super) fn raise_tx_budget(fd: RawFd, packets: u32) {
+    // ENOPROTOOPT before 6.18: the loop kicks again, nothing is lost but a system call.
+    let _ = set(fd, libc::SOL_XDP, XDP_MAX_TX_SKB_BUDGET, packets);
+}
+
+/// Whether the kernel gave zero-copy (getsockopt XDP_OPTIONS).
+pub(super) fn is_zero_copy(fd: RawFd) -> io::Result<bool> {
+    let mut flags: u32 = 0;
+    let mut length = size_of::<u32>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes to `flags`, a u32 as struct xdp_options is.
+    let failed =
+        unsafe { libc::getsockopt(fd, libc::SOL_XDP, libc::XDP_OPTIONS, (&raw mut flags).cast(), &raw mut length) }
+            != 0;
+    if failed { Err(io::Error::last_os_error()) } else { Ok(flags & libc::XDP_OPTIONS_ZEROCOPY != 0) }
+}
+
+fn set(fd: RawFd, level: libc::c_int, name: libc::c_int, value: u32) -> io::Result<()> {
+    let length = size_of::<u32>() as libc::socklen_t;
+    // SAFETY: the kernel reads `length` bytes from `value`, which lives through the call.
+    let failed = unsafe { libc::setsockopt(fd, level, name, (&raw const value).cast(), length) } != 0;
+    if failed { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Asks the kernel to send what is on the TX ring (xsk_sendmsg). Copy mode takes a small batch per
+/// call and answers EAGAIN when more is there; EBUSY means that the driver dropped some, with a
+/// completion; ENOBUFS that no skb could be had. None of these loses a frame.
+pub(super) fn wake_tx(fd: RawFd) -> io::Result<Kick> {
+    // SAFETY: sendto(2) with no data and no address reads no memory.
+    let failed = unsafe { libc::sendto(fd, std::ptr::null(), 0, libc::MSG_DONTWAIT, std::ptr::null(), 0) } < 0;
+    classify(failed)
+}
+
+/// Asks the kernel to look at the fill ring and, with busy polling, to run the driver's receive work
+/// (xsk_recvmsg).
+pub(super) fn wake_rx(fd: RawFd) -> io::Result<Kick> {
+    // SAFETY: recvfrom(2) with a null buffer of length zero writes no memory.
+    let failed = unsafe {
+        libc::recvfrom(fd, std::ptr::null_mut(), 0, libc::MSG_DONTWAIT, std::ptr::null_mut(), std::ptr::null_mut())
+    } < 0;
+    classify(failed)
+}
+
+fn classify(failed: bool) -> io::Result<Kick> {
+    if !failed {
+        return Ok(Kick::Done);
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        Some(libc::EAGAIN | libc::EBUSY | libc::ENOBUFS | libc::EINTR) => Ok(Kick::Again),
+        Some(libc::ENETDOWN) => Ok(Kick::LinkDown),
+        _ => Err(error),
+    }
+}
+
+/// Whether the socket is tied to a NAPI instance that busy polling can drive (SO_INCOMING_NAPI_ID is
+/// set at bind in zero-copy mode; zero otherwise until a packet came in).
+pub(super) fn has_napi(fd: RawFd) -> bool {
+    const SO_INCOMING_NAPI_ID: libc::c_int = 56;
+    let mut id: u32 = 0;
+    let mut length = size_of::<u32>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes to `id`.
+    let failed =
+        unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, SO_INCOMING_NAPI_ID, (&raw mut id).cast(), &raw mut length) };
+    failed == 0 && id != 0
+}

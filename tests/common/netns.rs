@@ -1,0 +1,187 @@
+//! Network namespaces for tests that need root: one test, one thread, one namespace.
+//!
+//! Owned by the test that calls [`in_namespace`]; nothing here touches an interface that existed
+//! before. Threads and commands started inside inherit the namespace; it goes, with all that is in
+//! it, when the last of them ends. Use it by `#[path = "common/netns.rs"] mod netns;`.
+//!
+//! ```text
+//!  in_namespace thread (Lab)              second_namespace thread (Far)
+//!  +-----------------------+              +--------------------+
+//!  | lo   va ---- vb       |  lab.give    | lo   vd            |
+//!  |      vc --------------|--------------|------'             |
+//!  +-----------------------+              +--------------------+
+//! ```
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::mpsc;
+use std::thread;
+
+/// `true`, and a line that says so, if `test` cannot run because this is not root or a tool is missing.
+pub(crate) fn skip_unless_root(test: &str) -> bool {
+    let missing =
+        ["ip", "ethtool", "mount"].into_iter().find(|tool| Command::new(tool).arg("--version").output().is_err());
+    match missing {
+        _ if !rustix::process::geteuid().is_root() => eprintln!("SKIPPED {test}: needs root for its network namespace"),
+        Some(tool) => eprintln!("SKIPPED {test}: `{tool}` is missing (apt-get install iproute2 ethtool mount)"),
+        None => return false,
+    }
+    true
+}
+
+/// Runs `test` on a new thread in a new network namespace, and panics as it panics.
+///
+/// Inside: `lo` is up, IPv6 works but makes no noise (no duplicate address detection, no link-local
+/// address of its own, no router solicitation), and `/sys` shows this namespace's interfaces.
+pub(crate) fn in_namespace(test: impl FnOnce(&Lab) + Send + 'static) {
+    let thread = thread::Builder::new().name("lab".into()).spawn(move || test(&Lab::enter())).unwrap();
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// A network namespace, seen from the thread that lives in it.
+pub(crate) struct Lab {
+    path: PathBuf,
+}
+
+impl Lab {
+    fn enter() -> Self {
+        use rustix::thread::{UnshareFlags, gettid};
+        // The safe one: it is deprecated only because of CLONE_FILES, which is not used here.
+        #[allow(deprecated)]
+        rustix::thread::unshare(UnshareFlags::NEWNET | UnshareFlags::NEWNS).expect("unshare");
+        let tid = gettid().as_raw_nonzero();
+        let lab = Self { path: format!("/proc/{}/task/{tid}/ns/net", std::process::id()).into() };
+        // sysfs shows the namespace that mounted it: without this, the host's interfaces.
+        lab.run("mount", "--make-rprivate /");
+        lab.run("mount", "-t sysfs sysfs /sys");
+        // /proc/sys/net is that of the thread that opens it. "all" does not reach later devices, "default" does.
+        for conf in ["all", "default"] {
+            for (name, value) in [
+                ("disable_ipv6", "0"),
+                ("accept_dad", "0"),
+                ("autoconf", "0"),
+                ("accept_ra", "0"),
+                ("router_solicitations", "0"),
+                ("addr_gen_mode", "1"),
+            ] {
+                // Absent where the kernel has no IPv6; tests that need IPv6 fail by themselves then.
+                let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{conf}/{name}"), value);
+            }
+        }
+        lab.ip("link set lo up");
+        lab
+    }
+
+    /// Runs a command here, arguments split at blanks; panics with its output if it fails.
+    pub(crate) fn run(&self, program: &str, arguments: &str) -> String {
+        let output = Command::new(program).args(arguments.split_whitespace()).output().expect(program);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let trouble = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "`{program} {arguments}`: {}\n{text}{trouble}", output.status);
+        text
+    }
+
+    /// `ip <arguments>`.
+    pub(crate) fn ip(&self, arguments: &str) -> String {
+        self.run("ip", arguments)
+    }
+
+    /// Writes /proc/sys/`name` (slashes) of this namespace.
+    pub(crate) fn sysctl(&self, name: &str, value: &str) {
+        std::fs::write(format!("/proc/sys/{name}"), value).unwrap_or_else(|e| panic!("sysctl {name}={value}: {e}"));
+    }
+
+    /// Interfaces made from here on get a link-local IPv6 address, as on a real host. Off at first because
+    /// the kernel announces it on the wire (MLD); needed where the kernel is to do neighbour discovery
+    /// without a packet of its own, which it sends from that address only (ndisc_send_ns).
+    pub(crate) fn link_local(&self) {
+        self.sysctl("net/ipv6/conf/default/addr_gen_mode", "0");
+    }
+
+    /// A veth pair, `queues` receive and transmit queues at both ends, both up, all that would leave
+    /// unfinished checksums or super-packets switched off.
+    pub(crate) fn veth(&self, a: &str, b: &str, queues: u32, mac_a: &str, mac_b: &str) {
+        let count = format!("numrxqueues {queues} numtxqueues {queues}");
+        self.ip(&format!("link add {a} {count} address {mac_a} type veth peer name {b} {count} address {mac_b}"));
+        for end in [a, b] {
+            self.run("ethtool", &format!("-K {end} tx off gso off tso off"));
+            self.up(end);
+        }
+    }
+
+    /// `ip link set DEV up`.
+    pub(crate) fn up(&self, dev: &str) {
+        self.ip(&format!("link set {dev} up"));
+    }
+
+    /// Adds an address with its prefix length: `10.0.0.1/24`, `fd00::1/64`.
+    pub(crate) fn address(&self, dev: &str, address: &str) {
+        self.ip(&format!("address add {address} dev {dev}"));
+    }
+
+    /// A permanent neighbour.
+    pub(crate) fn neighbour(&self, dev: &str, address: &str, mac: &str) {
+        self.ip(&format!("neighbour replace {address} lladdr {mac} nud permanent dev {dev}"));
+    }
+
+    /// The kernel's number of an interface here.
+    pub(crate) fn index(&self, dev: &str) -> u32 {
+        let line = self.ip(&format!("-o link show dev {dev}"));
+        line.split(':').next().and_then(|n| n.trim().parse().ok()).unwrap_or_else(|| panic!("no index in `{line}`"))
+    }
+
+    /// Another namespace, on its own thread, for the far side of a link.
+    pub(crate) fn second_namespace(&self) -> Far {
+        let (jobs, inbox) = mpsc::channel::<Job>();
+        let (ready, entered) = mpsc::channel();
+        let thread = thread::Builder::new().name("far".into()).spawn(move || {
+            let lab = Lab::enter();
+            ready.send(lab.path.clone()).unwrap();
+            while let Ok(job) = inbox.recv() {
+                job(&lab);
+            }
+        });
+        let path = entered.recv().expect("the far namespace did not come up");
+        Far { path, jobs: Some(jobs), thread: Some(thread.unwrap()) }
+    }
+
+    /// Moves an interface to the far side and sets it up there; its addresses are lost on the way.
+    pub(crate) fn give(&self, dev: &str, far: &Far) {
+        self.ip(&format!("link set {dev} netns {}", far.path.display()));
+        let dev = dev.to_owned();
+        far.run(move |lab| lab.up(&dev));
+    }
+}
+
+type Job = Box<dyn FnOnce(&Lab) + Send>;
+
+/// A second namespace; gone when dropped.
+pub(crate) struct Far {
+    path: PathBuf,
+    jobs: Option<mpsc::Sender<Job>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Far {
+    /// Runs `work` in the far namespace, waits for it, and panics if it panics. Threads it starts stay there.
+    pub(crate) fn run<R: Send + 'static>(&self, work: impl FnOnce(&Lab) -> R + Send + 'static) -> R {
+        let (answer, result) = mpsc::channel();
+        let job: Job = Box::new(move |lab| {
+            let _ = answer.send(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(lab))));
+        });
+        self.jobs.as_ref().unwrap().send(job).expect("the far thread is gone");
+        result.recv().expect("the far thread is gone").unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+}
+
+impl Drop for Far {
+    fn drop(&mut self) {
+        self.jobs.take();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! The rings against a model, from any start of the indices, and between two threads.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::VecDeque;
+
+use oxide::ring::{Consumer, Producer, pair};
+use proptest::prelude::*;
+
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    /// Reserve `wanted`, write `write` of them, commit.
+    Produce {
+        wanted: u32,
+        write: u32,
+    },
+    /// Reserve and write, then drop the reservation.
+    Abandon {
+        wanted: u32,
+        write: u32,
+    },
+    /// Look at up to `wanted`, release `release`.
+    Consume {
+        wanted: u32,
+        release: u32,
+    },
+    /// Look, and release nothing.
+    Look {
+        wanted: u32,
+    },
+    Push,
+    Pop,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    // Up to twice the largest ring, so that more is asked for than there is.
+    let n = 0u32..130;
+    let step = prop_oneof![
+        3 => (n.clone(), n.clone()).prop_map(|(wanted, write)| Step::Produce { wanted, write }),
+        1 => (n.clone(), n.clone()).prop_map(|(wanted, write)| Step::Abandon { wanted, write }),
+        3 => (n.clone(), n.clone()).prop_map(|(wanted, release)| Step::Consume { wanted, release }),
+        1 => n.prop_map(|wanted| Step::Look { wanted }),
+        1 => Just(Step::Push),
+        1 => Just(Step::Pop),
+    ];
+    prop::collection::vec(step, 1..200)
+}
+
+/// Anywhere, but half of the time so near to 2^32 that the test goes past it.
+fn starts() -> impl Strategy<Value = u32> {
+    prop_oneof![any::<u32>(), (0u32..200).prop_map(|back| u32::MAX - back)]
+}
+
+/// What is on the ring, and the next value to be written: each entry is written with its own number.
+struct Model {
+    entries: VecDeque<u64>,
+    next: u64,
+    capacity: u32,
+}
+
+impl Model {
+    fn room(&self) -> u32 {
+        self.capacity - self.entries.len() as u32
+    }
+
+    fn write(&mut self, producer: &mut Producer<u64>, wanted: u32, write: u32, commit: bool) {
+        let granted = wanted.min(self.room());
+        let mut slots = producer.reserve(wanted);
+        assert_eq!(slots.room(), granted);
+        let written = write.min(granted);
+        for i in 0..u64::from(written) {
+            assert!(slots.push(self.next + i));
+        }
+        assert_eq!(slots.room(), granted - written);
+        if written == granted {
+            assert!(!slots.push(u64::MAX), "a slot beyond the reservation");
+        }
+        if commit {
+            assert_eq!(slots.commit(), written);
+            self.entries.extend(self.next..self.next + u64::from(written));
+            self.next += u64::from(written);
+        }
+    }
+
+    fn read(&mut self, consumer: &mut Consumer<u64>, wanted: u32, release: u32) {
+        let entries = consumer.peek(wanted);
+        let want: Vec<u64> = self.entries.iter().take(wanted as usize).copied().collect();
+        assert_eq!(entries.iter().collect::<Vec<_>>(), want);
+        assert_eq!(entries.get(entries.len()), None);
+        let released = release.min(entries.len());
+        entries.release(release);
+        self.entries.drain(..released as usize);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_ring_is_a_bounded_queue(start in starts(), log in 0u32..=6, steps in steps()) {
+        let capacity = 1 << log;
+        let (mut producer, mut consumer) = pair::<u64>(capacity, start).unwrap();
+        let mut model = Model { entries: VecDeque::new(), next: 0, capacity };
+        for step in steps {
+            match step {
+                Step::Produce { wanted, write } => model.write(&mut producer, wanted, write, true),
+                Step::Abandon { wanted, write } => model.write(&mut producer, wanted, write, false),
+                Step::Consume { wanted, release } => model.read(&mut consumer, wanted, release),
+                Step::Look { wanted } => model.read(&mut consumer, wanted, 0),
+                Step::Push => {
+                    let room = model.room() > 0;
+                    prop_assert_eq!(producer.push(model.next), room);
+                    if room {
+                        model.entries.push_back(model.next);
+                        model.next += 1;
+                    }
+                }
+                Step::Pop => prop_assert_eq!(consumer.pop(), model.entries.pop_front()),
+            }
+            prop_assert_eq!(producer.waiting() as usize, model.entries.len());
+            prop_assert_eq!(consumer.waiting() as usize, model.entries.len());
+        }
+    }
+}
+
+#[test]
+fn the_cached_index_is_read_again_when_it_is_too_near() {
+    for start in [0, u32::MAX - 5, u32::MAX] {
+        let (mut producer, mut consumer) = pair::<u64>(8, start).unwrap();
+        for round in 0..100u64 {
+            let mut slots = producer.reserve(8);
+            assert_eq!(slots.room(), 8, "round {round} from {start}");
+            for i in 0..8 {
+                assert!(slots.push(8 * round + i));
+            }
+            assert_eq!(slots.commit(), 8);
+            assert_eq!(producer.reserve(1).room(), 0);
+            // Two halves: the second must not be served from an index cached before the first.
+            for half in 0..2 {
+                let entries = consumer.peek(4);
+                let first = 8 * round + 4 * half;
+                assert_eq!(entries.iter().collect::<Vec<_>>(), (first..first + 4).collect::<Vec<_>>());
+                entries.release(4);
+                assert_eq!(producer.reserve(8).room(), 4 * (half as u32 + 1));
+            }
+            assert!(consumer.peek(1).is_empty());
+        }
+    }
+}
+
+#[test]
+fn the_flag_is_the_consumers_to_set() {
+    let (producer, mut consumer) = pair::<u64>(8, 0).unwrap();
+    assert!(!producer.needs_wakeup());
+    consumer.set_need_wakeup(true);
+    assert!(producer.needs_wakeup());
+    consumer.set_need_wakeup(false);
+    assert!(!producer.needs_wakeup());
+}
+
+#[test]
+fn only_powers_of_two_are_rings() {
+    for capacity in [0, 3, 6, 1000] {
+        let error = pair::<u64>(capacity, 0).unwrap_err();
+        assert!(error.to_string().contains(&format!("{capacity} entries")), "{error}");
+    }
+    assert_eq!(pair::<u8>(1, 7).unwrap().0.capacity(), 1);
+}
+
+/// Every entry arrives once, in order and whole: its three words say so themselves.
+#[test]
+fn two_threads_pass_entries_in_order() {
+    const ENTRIES: u64 = if cfg!(miri) { 300 } else { 200_000 };
+    let (mut producer, mut consumer) = pair::<[u64; 3]>(64, u32::MAX - 100).unwrap();
+    let writer = std::thread::spawn(move || {
+        let mut next = 0;
+        while next < ENTRIES {
+            // 1 to 64 at a time, by no pattern that the reader shares.
+            let mut slots = producer.reserve(1 + (next * 7 % 64) as u32);
+            while next < ENTRIES && slots.push([next, !next, next.wrapping_mul(0x9e37_79b9)]) {
+                next += 1;
+            }
+            if slots.commit() == 0 {
+                std::thread::yield_now();
+            }
+        }
+    });
+    let mut want = 0;
+    while want < ENTRIES {
+        let entries = consumer.peek(1 + (want * 5 % 64) as u32);
+        for [a, b, c] in entries.iter() {
+            assert_eq!([a, b, c], [want, !want, want.wrapping_mul(0x9e37_79b9)]);
+            want += 1;
+        }
+        let count = entries.len();
+        entries.release(count);
+        if count == 0 {
+            std::thread::yield_now();
+        }
+    }
+    writer.join().unwrap();
+    assert_eq!(consumer.waiting(), 0);
+}

@@ -1,0 +1,168 @@
+//! Whose memory, which pages, and whether there is enough.
+
+use std::collections::BTreeMap;
+
+use super::planner::Notes;
+use super::{ActorPlan, DecisionCode, Page, ReasonCode, WarningCode, place};
+use crate::request::Request;
+use crate::snapshot::{Amount, Snapshot};
+
+const HUGE_PAGE: u64 = 2 << 20;
+
+pub(super) fn assign(actors: &mut [ActorPlan], snapshot: &Snapshot, request: &Request, notes: &mut Notes) {
+    choose_nodes(actors, snapshot, notes);
+    choose_pages(actors, snapshot, request, notes);
+    check_totals(actors, snapshot, notes);
+    check_memlock(actors, snapshot, notes);
+}
+
+/// Memory is on the core's own node, or on the nearest that has any.
+fn choose_nodes(actors: &mut [ActorPlan], snapshot: &Snapshot, notes: &mut Notes) {
+    let machine = &snapshot.machine;
+    let empty = |id: u32| machine.node(id).is_some_and(|node| node.memory_bytes == Some(0));
+    for actor in actors {
+        let Some(own) = actor.numa_node else { continue };
+        let subject = format!("queue {}", actor.queue);
+        if !empty(own) {
+            notes.decide(DecisionCode::MemoryLocal, subject, format!("memory on node {own}, its core's own"));
+            continue;
+        }
+        let nearest = machine
+            .nodes
+            .iter()
+            .filter(|node| node.memory_bytes != Some(0))
+            .min_by_key(|node| (place::distance(machine, Some(own), Some(node.id)), node.id));
+        match nearest {
+            Some(node) => {
+                actor.numa_node = Some(node.id);
+                let text = format!("memory on node {}, the nearest: the core's node {own} has none", node.id);
+                notes.decide(DecisionCode::MemoryNearest, subject, text);
+            }
+            None => {
+                let text = "no node of this machine has memory";
+                notes.refuse(ReasonCode::Memory, subject, text, "correct the machine's description");
+            }
+        }
+    }
+}
+
+/// Huge pages in the order of the queues, as long as the node's free ones last: a node-bound mapping of
+/// huge pages that are not there succeeds, and ends in SIGBUS at the first touch.
+fn choose_pages(actors: &mut [ActorPlan], snapshot: &Snapshot, request: &Request, notes: &mut Notes) {
+    if !request.huge_pages {
+        notes.decide(DecisionCode::PageBase, "actors", "base pages, as configured");
+        return;
+    }
+    let wanted = request.umem_bytes_per_queue.div_ceil(HUGE_PAGE);
+    let mut pools: BTreeMap<Option<u32>, Option<u64>> = BTreeMap::new();
+    let mut needed: BTreeMap<Option<u32>, u64> = BTreeMap::new();
+    for actor in &mut *actors {
+        let total = needed.entry(actor.numa_node).or_default();
+        *total = total.saturating_add(wanted);
+        let free = pools.entry(actor.numa_node).or_insert_with(|| free_pages(snapshot, actor.numa_node));
+        if let Some(free) = free.as_mut() {
+            if *free < wanted {
+                continue;
+            }
+            *free -= wanted;
+        }
+        actor.page = Page::Huge;
+    }
+    for (node, needed) in needed {
+        let subject = node.map_or_else(|| "machine".to_owned(), |id| format!("node {id}"));
+        let knob = match node {
+            Some(id) => format!("/sys/devices/system/node/node{id}/hugepages/hugepages-2048kB/nr_hugepages"),
+            None => "/proc/sys/vm/nr_hugepages".to_owned(),
+        };
+        match free_pages(snapshot, node) {
+            Some(free) if free >= needed => {
+                let text = format!("2 MiB pages: {needed} wanted, {free} free");
+                notes.decide(DecisionCode::PageHuge, subject, text);
+            }
+            Some(free) => {
+                let text = format!("{needed} free 2 MiB pages are wanted, {free} are free: the rest gets base pages");
+                let mend = format!("echo {needed} > {knob}  (more if others use some)");
+                notes.decide(DecisionCode::PageBase, &subject, "base pages where huge ones do not suffice");
+                notes.warn(WarningCode::HugePagesShort, subject, text, mend);
+            }
+            None => {
+                let text = format!("{needed} free 2 MiB pages are wanted; how many there are is unknown");
+                let mend = format!("echo {needed} > {knob}");
+                notes.decide(DecisionCode::PageHuge, &subject, "2 MiB pages, if they are there at start");
+                notes.warn(WarningCode::HugePagesUnknown, subject, text, mend);
+            }
+        }
+    }
+}
+
+fn free_pages(snapshot: &Snapshot, node: Option<u32>) -> Option<u64> {
+    match node {
+        Some(id) => snapshot.machine.node(id)?.free_huge_pages,
+        None => snapshot.limits.free_huge_pages,
+    }
+}
+
+fn mib(bytes: u128) -> String {
+    format!("{} MiB", bytes.div_ceil(1 << 20))
+}
+
+fn check_totals(actors: &[ActorPlan], snapshot: &Snapshot, notes: &mut Notes) {
+    let mend = "lower frame_count, or serve fewer queues";
+    let mut by_node: BTreeMap<u32, u128> = BTreeMap::new();
+    for (node, actor) in actors.iter().filter_map(|actor| Some((actor.numa_node?, actor))) {
+        *by_node.entry(node).or_default() += u128::from(actor.umem_bytes);
+    }
+    for (id, needed) in by_node {
+        if let Some(has) = snapshot.machine.node(id).and_then(|node| node.memory_bytes)
+            && needed > u128::from(has)
+        {
+            let text = format!("packet memory of {} exceeds the node's {}", mib(needed), mib(has.into()));
+            notes.refuse(ReasonCode::Memory, format!("node {id}"), text, mend);
+        }
+    }
+    let needed: u128 = actors.iter().map(|actor| u128::from(actor.umem_bytes)).sum();
+    let limits = &snapshot.limits;
+    if let Some(total) = limits.memory_total_bytes
+        && needed > u128::from(total)
+    {
+        let text = format!("packet memory of {} exceeds the machine's {}", mib(needed), mib(total.into()));
+        notes.refuse(ReasonCode::Memory, "machine", text, mend);
+    }
+    // Huge pages are reserved already and not part of the available memory.
+    let base: u128 = actors.iter().filter(|a| a.page == Page::Base).map(|a| u128::from(a.umem_bytes)).sum();
+    if let Some(available) = limits.memory_available_bytes
+        && base > u128::from(available)
+    {
+        let text = format!("packet memory of {}, but {} are available now", mib(base), mib(available.into()));
+        notes.warn(WarningCode::MemoryTight, "machine", text, mend);
+    }
+}
+
+/// The kernel counts UMEM against RLIMIT_MEMLOCK of the user unless CAP_IPC_LOCK is held in the initial
+/// user namespace (xdp_umem_account_pages, net/xdp/xdp_umem.c).
+fn check_memlock(actors: &[ActorPlan], snapshot: &Snapshot, notes: &mut Notes) {
+    let limits = &snapshot.limits;
+    let initial = limits.initial_user_namespace;
+    if limits.has_capability("CAP_IPC_LOCK") == Some(true) && initial != Some(false) {
+        return;
+    }
+    let needed: u128 = actors.iter().map(|actor| u128::from(actor.umem_bytes)).sum();
+    let short = |limit: Option<Amount>| match limit {
+        Some(Amount::Bytes(bytes)) if needed > u128::from(bytes) => Some(mib(bytes.into())),
+        _ => None,
+    };
+    let Some(soft) = short(limits.memlock) else { return };
+    let mend =
+        format!("LimitMEMLOCK={needed} in the unit file, `ulimit -l {}`, or CAP_IPC_LOCK", needed.div_ceil(1024));
+    let raise = limits.has_capability("CAP_SYS_RESOURCE") == Some(true) && initial != Some(false);
+    match short(limits.memlock_max) {
+        Some(hard) if !raise && limits.capabilities.is_some() => {
+            let text = format!("packet memory of {} exceeds the memlock limit of {hard}", mib(needed));
+            notes.refuse(ReasonCode::Memlock, "memlock", text, mend);
+        }
+        _ => {
+            let text = format!("packet memory of {} exceeds the soft memlock limit of {soft}", mib(needed));
+            notes.warn(WarningCode::Memlock, "memlock", text, mend);
+        }
+    }
+}

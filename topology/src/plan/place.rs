@@ -1,0 +1,367 @@
+//! Which CPU an actor gets.
+//!
+//! Order of preference, told to users in docs/planning.md: a physical core of its own on the NIC's
+//! node; one on another node; the second thread of a core in use; a CPU that has an actor already,
+//! the least loaded first. The housekeeping core comes last, and only if allowed.
+
+use std::cmp::Reverse;
+
+use super::planner::Notes;
+use super::queues::Duty;
+use super::{ActorPlan, DecisionCode, Page, ReasonCode, WarningCode};
+use crate::cpus::CpuList;
+use crate::request::{Numa, Pin, Request};
+use crate::snapshot::{Machine, Snapshot};
+
+/// One usable CPU while actors are dealt out.
+struct Seat {
+    cpu: u32,
+    /// Index of its core in the machine.
+    core: usize,
+    node: Option<u32>,
+    isolated: bool,
+    kind: u32,
+    housekeeping: bool,
+    load: u32,
+}
+
+/// The CPUs there are to choose from.
+pub(super) struct Ground {
+    pub(super) housekeeping: CpuList,
+    seats: Vec<Seat>,
+}
+
+/// A core and those of its CPUs that may be used.
+struct UsableCore {
+    index: usize,
+    cpus: CpuList,
+    node: Option<u32>,
+    isolated: bool,
+}
+
+impl Ground {
+    /// Looks at what may be used, and keeps the housekeeping core.
+    pub(super) fn survey(snapshot: &Snapshot, request: &Request, notes: &mut Notes) -> Self {
+        let usable = snapshot.usable_cpus();
+        if usable.is_empty() {
+            let allowed = snapshot.limits.allowed_cpus.clone().unwrap_or_default();
+            let text = format!("none of the allowed cpus ({allowed}) is online ({})", snapshot.machine.cpus());
+            notes.refuse(ReasonCode::NoCpu, "cpuset", text, "allow at least one: taskset -c 0-1 ..., or AllowedCPUs=");
+            return Self { housekeeping: CpuList::new(), seats: Vec::new() };
+        }
+        let isolated = snapshot.limits.isolated_cpus.clone().unwrap_or_default();
+        let cores: Vec<UsableCore> = snapshot
+            .machine
+            .cores
+            .iter()
+            .enumerate()
+            .map(|(index, core)| UsableCore {
+                index,
+                cpus: core.cpus.and(&usable),
+                node: node_of(&snapshot.machine, core.node),
+                isolated: !core.cpus.and(&isolated).is_empty(),
+            })
+            .filter(|core| !core.cpus.is_empty())
+            .collect();
+        check_pins(snapshot, request, &usable, notes);
+        check_node(request, &cores, snapshot, notes);
+        let housekeeping = housekeeping(&cores, request, notes);
+        let machine = &snapshot.machine;
+        let seats = cores.iter().flat_map(|core| {
+            let kind = machine.cores.get(core.index).and_then(|c| c.kind).unwrap_or(0);
+            let (isolated, housekeeping) = (&isolated, &housekeeping);
+            core.cpus.iter().map(move |cpu| Seat {
+                cpu,
+                core: core.index,
+                node: core.node,
+                isolated: isolated.contains(cpu),
+                kind,
+                housekeeping: housekeeping.contains(cpu),
+                load: 0,
+            })
+        });
+        let seats: Vec<Seat> = seats.collect();
+        let kinds: std::collections::BTreeSet<u32> = seats.iter().map(|seat| seat.kind).collect();
+        if kinds.len() > 1 {
+            let text = "the cores are of different kinds; the faster kind of a node is used first";
+            notes.warn(WarningCode::MixedCores, "machine", text, "name the cores with pin to choose otherwise");
+        }
+        Self { housekeeping, seats }
+    }
+}
+
+/// On a machine of one node, a core that tells no node is on that one.
+fn node_of(machine: &Machine, told: Option<u32>) -> Option<u32> {
+    told.or(match machine.nodes.as_slice() {
+        [node] => Some(node.id),
+        _ => None,
+    })
+}
+
+fn check_pins(snapshot: &Snapshot, request: &Request, usable: &CpuList, notes: &mut Notes) {
+    let Pin::List(pins) = &request.pin else { return };
+    if pins.is_empty() {
+        notes.refuse(
+            ReasonCode::CpuUnusable,
+            "pin",
+            "the list is empty",
+            "set pin = \"auto\" or name at least one cpu",
+        );
+    }
+    let machine = &snapshot.machine;
+    for &cpu in pins.iter().filter(|&&cpu| !usable.contains(cpu)) {
+        let text = if machine.offline.contains(cpu) {
+            "is offline".to_owned()
+        } else if machine.core_of(cpu).is_some() {
+            "exists but is outside this process's cpuset".to_owned()
+        } else {
+            "does not exist".to_owned()
+        };
+        notes.refuse(ReasonCode::CpuUnusable, format!("cpu {cpu}"), text, format!("choose among {usable}"));
+    }
+    if let Numa::Node(wanted) = request.numa {
+        for &cpu in pins.iter().filter(|&&cpu| usable.contains(cpu)) {
+            let node = machine.core_of(cpu).and_then(|core| node_of(machine, core.node));
+            if node != Some(wanted) {
+                let text = format!("is named by pin and is not on node {wanted}, which numa asks for");
+                notes.refuse(ReasonCode::CpuUnusable, format!("cpu {cpu}"), text, "leave pin or numa to auto");
+            }
+        }
+    }
+}
+
+fn check_node(request: &Request, cores: &[UsableCore], snapshot: &Snapshot, notes: &mut Notes) {
+    let Numa::Node(wanted) = request.numa else { return };
+    let ids = snapshot.machine.nodes.iter().map(|node| node.id.to_string()).collect::<Vec<_>>().join(", ");
+    let subject = format!("node {wanted}");
+    if snapshot.machine.node(wanted).is_none() {
+        let text = format!("does not exist (there are: {ids})");
+        notes.refuse(ReasonCode::NodeUnusable, subject, text, "set numa = \"auto\" or one of them");
+    } else if !cores.iter().any(|core| core.node == Some(wanted)) {
+        let text = "has no cpu that this process may use";
+        notes.refuse(ReasonCode::NodeUnusable, subject, text, "widen the cpuset, or set numa = \"auto\"");
+    }
+}
+
+/// Chooses the CPUs for the supervisor and the kernel: of the cores that are not isolated, named by no
+/// pin, and not the last one on the node asked for, the lowest of those with the fewest threads (that
+/// also makes it an efficiency core where there are two kinds). A machine of one core gives one thread.
+fn housekeeping(cores: &[UsableCore], request: &Request, notes: &mut Notes) -> CpuList {
+    let all: CpuList = cores.iter().flat_map(|core| core.cpus.iter()).collect();
+    let pins: CpuList = match &request.pin {
+        Pin::List(pins) => pins.iter().copied().collect(),
+        Pin::Auto => CpuList::new(),
+    };
+    if let (1, Some(cpu)) = (all.len(), all.first()) {
+        let text = "is the only one allowed: the supervisor and all actors share it";
+        notes.decide(DecisionCode::HousekeepingShared, format!("cpu {cpu}"), text);
+        return all;
+    }
+    let last_on_node = |core: &UsableCore| match request.numa {
+        Numa::Node(wanted) => core.node == Some(wanted) && cores.iter().filter(|c| c.node == core.node).count() == 1,
+        Numa::Auto => false,
+    };
+    let best = cores
+        .iter()
+        .filter(|core| cores.len() > 1 && core.cpus.and(&pins).is_empty() && !last_on_node(core))
+        .min_by_key(|core| (core.isolated, core.cpus.len(), core.cpus.first()));
+    if let Some(core) = best {
+        let text = "kept for the supervisor and the kernel";
+        notes.decide(DecisionCode::HousekeepingCore, format!("cpu {}", core.cpus), text);
+        return core.cpus.clone();
+    }
+    let free = all.without(&pins).first();
+    let cpu = free.or(all.first()).unwrap_or(0);
+    if free.is_some() {
+        let text = "kept for the supervisor and the kernel; its core is used by actors as well";
+        notes.decide(DecisionCode::HousekeepingCore, format!("cpu {cpu}"), text);
+    } else {
+        notes.decide(DecisionCode::HousekeepingShared, format!("cpu {cpu}"), "shared, since pin names every cpu");
+    }
+    [cpu].into_iter().collect()
+}
+
+/// Deals the duties out.
+pub(super) fn place(
+    ground: &Ground,
+    snapshot: &Snapshot,
+    request: &Request,
+    duties: Vec<Duty>,
+    notes: &mut Notes,
+) -> Vec<ActorPlan> {
+    let alone = ground.seats.len() == 1;
+    let may_sit = |seat: &&Seat| {
+        let on_node = match request.numa {
+            Numa::Node(wanted) => seat.node == Some(wanted),
+            Numa::Auto => true,
+        };
+        let named = matches!(request.pin, Pin::List(_));
+        on_node && (named || alone || request.allow_housekeeping || !seat.housekeeping)
+    };
+    let mut seats: Vec<Seat> = ground.seats.iter().filter(may_sit).map(Seat::copy).collect();
+    if seats.is_empty() {
+        let text = format!("the only usable cpu there ({}) is kept for housekeeping", ground.housekeeping);
+        notes.refuse(ReasonCode::NodeUnusable, "numa", text, "set allow_housekeeping = true, or numa = \"auto\"");
+        return Vec::new();
+    }
+    let mut core_load = vec![0_u32; snapshot.machine.cores.len()];
+    let mut actors = Vec::with_capacity(duties.len());
+    for (turn, duty) in duties.into_iter().enumerate() {
+        let home = home_node(&duty, request);
+        let chosen = match &request.pin {
+            Pin::List(pins) => {
+                pins.get(turn % pins.len().max(1)).and_then(|&cpu| seats.iter().position(|s| s.cpu == cpu))
+            }
+            Pin::Auto => best_seat(&seats, &core_load, home, &duty, &snapshot.machine),
+        };
+        let seat = chosen.and_then(|index| seats.get_mut(index));
+        let Some((seat, core)) = seat.and_then(|seat| core_load.get_mut(seat.core).map(|core| (seat, core))) else {
+            let text = "no cpu could be found for it";
+            notes.refuse(ReasonCode::NoCpu, format!("queue {}", duty.queue), text, "allow more cpus");
+            continue;
+        };
+        tell(seat, *core, home, &duty, request, snapshot, notes);
+        seat.load += 1;
+        *core += 1;
+        actors.push(ActorPlan {
+            queue: duty.queue,
+            ports: duty.ports,
+            cpu: seat.cpu,
+            shares_cpu: false,
+            numa_node: seat.node,
+            umem_bytes: request.umem_bytes_per_queue,
+            page: Page::Base,
+        });
+    }
+    let loads: std::collections::BTreeMap<u32, u32> = seats.iter().map(|seat| (seat.cpu, seat.load)).collect();
+    for actor in &mut actors {
+        actor.shares_cpu = loads.get(&actor.cpu).is_some_and(|&load| load > 1);
+    }
+    warn_of_crowding(&actors, &seats, &core_load, snapshot, notes);
+    actors
+}
+
+impl Seat {
+    fn copy(&self) -> Self {
+        Self { load: 0, ..*self }
+    }
+}
+
+/// The node with most of the ports; where several tie, that of the interface named first.
+fn home_node(duty: &Duty, request: &Request) -> Option<u32> {
+    if let Numa::Node(wanted) = request.numa {
+        return Some(wanted);
+    }
+    let nodes = || duty.ports.iter().filter_map(|port| port.numa_node);
+    let count = |node: u32| nodes().filter(|&n| n == node).count();
+    // max_by_key keeps the last of equals; the reversed order makes that the first interface.
+    nodes().collect::<Vec<_>>().into_iter().rev().max_by_key(|&node| count(node))
+}
+
+fn best_seat(seats: &[Seat], core_load: &[u32], home: Option<u32>, duty: &Duty, machine: &Machine) -> Option<usize> {
+    let away = |node: Option<u32>| -> (bool, bool, u32) {
+        if home.is_none() || node == home {
+            return (false, false, 0);
+        }
+        let has_port = duty.ports.iter().any(|port| port.numa_node == node);
+        (true, !has_port, distance(machine, home, node))
+    };
+    let key = |seat: &Seat| {
+        let core = core_load.get(seat.core).copied().unwrap_or(0);
+        // Fewer actors on the CPU, then on its core; only then is near better than far.
+        (seat.load, core, seat.housekeeping, away(seat.node), !seat.isolated, Reverse(seat.kind), seat.cpu)
+    };
+    (0..seats.len()).min_by_key(|&index| seats.get(index).map(key))
+}
+
+/// Distance as the home node sees it; the matrix need not be symmetric.
+pub(super) fn distance(machine: &Machine, home: Option<u32>, node: Option<u32>) -> u32 {
+    let row = || machine.node(home?)?.distances.as_ref();
+    let column = || machine.nodes.iter().position(|n| Some(n.id) == node);
+    row().zip(column()).and_then(|(row, column)| row.get(column).copied()).unwrap_or(u32::MAX)
+}
+
+/// Writes down why this seat.
+fn tell(
+    seat: &Seat,
+    core_load: u32,
+    home: Option<u32>,
+    duty: &Duty,
+    request: &Request,
+    snapshot: &Snapshot,
+    notes: &mut Notes,
+) {
+    let subject = format!("queue {}", duty.queue);
+    let cpu = seat.cpu;
+    let several = snapshot.machine.nodes.len() > 1;
+    let on = |node: Option<u32>| node.map_or_else(|| "an unknown node".to_owned(), |n| format!("node {n}"));
+    let at_home = home.is_some() && seat.node == home;
+    let (code, text) = if matches!(request.pin, Pin::List(_)) {
+        (DecisionCode::CpuPinned, format!("cpu {cpu}, as named by pin"))
+    } else if seat.load > 0 {
+        (DecisionCode::CpuShared, format!("cpu {cpu}, together with {} other actors: no cpu is free", seat.load))
+    } else if core_load > 0 {
+        (DecisionCode::SmtSibling, format!("cpu {cpu}, second thread of a core in use: no physical core is free"))
+    } else if several && at_home {
+        (DecisionCode::CoreOnNicNode, format!("cpu {cpu}, a core of its own on the NIC's {}", on(home)))
+    } else if several && home.is_some() {
+        let text = format!("cpu {cpu}, a core of its own on {}: {} has no free core", on(seat.node), on(home));
+        (DecisionCode::CoreOnOtherNode, text)
+    } else {
+        (DecisionCode::CoreFree, format!("cpu {cpu}, a core of its own"))
+    };
+    notes.decide(code, &subject, text);
+    if !several {
+        return;
+    }
+    let remote: Vec<&str> = duty
+        .ports
+        .iter()
+        .filter(|port| port.numa_node.is_some() && port.numa_node != seat.node)
+        .map(|port| port.interface.as_str())
+        .collect();
+    if !remote.is_empty() {
+        let text = format!("runs on {}, but {} is on another node: packets cross", on(seat.node), remote.join(", "));
+        let mend = "use interfaces of one node, fewer queues, or allow more cpus on the NIC's node";
+        notes.warn(WarningCode::RemoteNode, &subject, text, mend);
+    }
+    if duty.ports.iter().all(|port| port.numa_node.is_none()) {
+        let mend = "see /sys/class/net/NIC/device/numa_node; set numa = N if you know it";
+        notes.warn(WarningCode::NicNodeUnknown, &subject, "the node of its NIC is unknown", mend);
+    }
+}
+
+/// One line for each kind of crowding, not one for each actor.
+fn warn_of_crowding(actors: &[ActorPlan], seats: &[Seat], core_load: &[u32], snapshot: &Snapshot, notes: &mut Notes) {
+    let crowded: CpuList = seats.iter().filter(|seat| seat.load > 1).map(|seat| seat.cpu).collect();
+    if !crowded.is_empty() {
+        let text = format!("{} actors on {} cpus: several share cpu {crowded}", actors.len(), seats.len());
+        let mend = format!("fewer queues (ethtool -L NIC combined {}), or allow more cpus", seats.len());
+        notes.warn(WarningCode::CpuShared, "actors", text, mend);
+    }
+    let used = |seat: &&Seat| seat.load > 0;
+    let siblings: CpuList = seats
+        .iter()
+        .filter(used)
+        .filter(|seat| core_load.get(seat.core).is_some_and(|&load| load > seat.load))
+        .map(|seat| seat.cpu)
+        .collect();
+    if !siblings.is_empty() {
+        let text = format!("cpu {siblings}: threads of the same physical cores are used by several actors");
+        notes.warn(WarningCode::SmtShared, "actors", text, "fewer queues, or allow more physical cores");
+    }
+    let kept: CpuList = seats.iter().filter(used).filter(|seat| seat.housekeeping).map(|seat| seat.cpu).collect();
+    if !kept.is_empty() {
+        let text = format!("cpu {kept} serves actors and housekeeping: the supervisor may be late under load");
+        notes.warn(WarningCode::HousekeepingUsed, "actors", text, "allow one more cpu, or leave one out of pin");
+    }
+    let cpus: CpuList = actors.iter().map(|actor| actor.cpu).collect();
+    if let Some(crate::snapshot::CpuQuota::MilliCpus(granted)) = snapshot.limits.cpu_quota
+        && granted < 1000 * cpus.len() as u64
+    {
+        let (whole, part) = (granted / 1000, granted % 1000);
+        let text = format!("the cgroup grants {whole}.{part:03} cpus, the plan keeps {} busy under load", cpus.len());
+        let mend = "raise CPUQuota= (systemd) or resources.limits.cpu (Kubernetes), or serve fewer queues";
+        notes.warn(WarningCode::CpuQuota, "cgroup", text, mend);
+    }
+}

@@ -1,0 +1,81 @@
+//! The order of planning, and the notes that are taken on the way.
+
+use super::{
+    Decision, DecisionCode, PLAN_SCHEMA, Plan, Reason, ReasonCode, Refusal, Warning, WarningCode, memory, place, queues,
+};
+use crate::request::Request;
+use crate::snapshot::Snapshot;
+
+/// What is said along the way. A plan is given only if no reason against it was found.
+#[derive(Default)]
+pub(super) struct Notes {
+    decisions: Vec<Decision>,
+    warnings: Vec<Warning>,
+    reasons: Vec<Reason>,
+}
+
+impl Notes {
+    pub(super) fn decide(&mut self, code: DecisionCode, subject: impl Into<String>, text: impl Into<String>) {
+        self.decisions.push(Decision { code, subject: subject.into(), text: text.into() });
+    }
+
+    pub(super) fn warn(
+        &mut self,
+        code: WarningCode,
+        subject: impl Into<String>,
+        text: impl Into<String>,
+        mend: impl Into<String>,
+    ) {
+        self.warnings.push(Warning { code, subject: subject.into(), text: text.into(), mend: mend.into() });
+    }
+
+    pub(super) fn refuse(
+        &mut self,
+        code: ReasonCode,
+        subject: impl Into<String>,
+        text: impl Into<String>,
+        mend: impl Into<String>,
+    ) {
+        self.reasons.push(Reason { code, subject: subject.into(), text: text.into(), mend: mend.into() });
+    }
+
+    fn refusal(&mut self) -> Result<(), Refusal> {
+        if self.reasons.is_empty() { Ok(()) } else { Err(Refusal { reasons: std::mem::take(&mut self.reasons) }) }
+    }
+}
+
+/// Plans `request` on the machine of `snapshot`. Pure and deterministic: looks at nothing else, and the
+/// same input gives the same plan.
+///
+/// # Errors
+/// [`Refusal`] with every reason found, each with its mend.
+pub fn plan(snapshot: &Snapshot, request: &Request) -> Result<Plan, Refusal> {
+    let mut notes = Notes::default();
+    for problem in snapshot.problems() {
+        let mend = format!("take the snapshot again, or correct it ({})", snapshot.source);
+        notes.refuse(ReasonCode::Snapshot, problem.subject, problem.text, mend);
+    }
+    // The rest may rely on a machine without contradictions.
+    notes.refusal()?;
+    check_sizes(request, &mut notes);
+    let duties = queues::choose(snapshot, request, &mut notes);
+    let ground = place::Ground::survey(snapshot, request, &mut notes);
+    notes.refusal()?;
+    let mut actors = place::place(&ground, snapshot, request, duties, &mut notes);
+    notes.refusal()?;
+    memory::assign(&mut actors, snapshot, request, &mut notes);
+    notes.refusal()?;
+    let housekeeping = ground.housekeeping.iter().collect();
+    Ok(Plan { schema: PLAN_SCHEMA, actors, housekeeping, decisions: notes.decisions, warnings: notes.warnings })
+}
+
+fn check_sizes(request: &Request, notes: &mut Notes) {
+    if !matches!(request.frame_size, 2048 | 4096) {
+        let text = format!("is {}, AF_XDP's aligned chunks are 2048 or 4096 bytes here", request.frame_size);
+        notes.refuse(ReasonCode::BadSize, "frame_size", text, "set frame_size = 2048");
+    }
+    if request.umem_bytes_per_queue < 64 * u64::from(request.frame_size) {
+        let text = format!("{} bytes of packet memory hold less than one batch", request.umem_bytes_per_queue);
+        notes.refuse(ReasonCode::BadSize, "frame_count", text, "leave frame_count to auto, or raise it");
+    }
+}

@@ -1,0 +1,198 @@
+//! Which queues are served, and which ports each actor gets.
+
+use std::collections::BTreeSet;
+
+use super::planner::Notes;
+use super::{DecisionCode, PortPlan, ReasonCode, WarningCode};
+use crate::request::{Queues, Request};
+use crate::snapshot::{Nic, Snapshot};
+
+/// More queues than any NIC has; keeps a plan for a generated snapshot from taking hours.
+const MAX_QUEUES: u32 = 4096;
+/// Bytes the kernel keeps before a packet in every frame (`XDP_PACKET_HEADROOM`, include/uapi/linux/bpf.h).
+const XDP_HEADROOM: u32 = 256;
+/// Ethernet header with one VLAN tag.
+const ETHERNET: u32 = 18;
+
+/// What one actor has to serve.
+pub(super) struct Duty {
+    pub(super) queue: u32,
+    pub(super) ports: Vec<PortPlan>,
+}
+
+/// One duty for each queue number that is served, by rising number.
+pub(super) fn choose(snapshot: &Snapshot, request: &Request, notes: &mut Notes) -> Vec<Duty> {
+    let nics = interfaces(snapshot, request, notes);
+    for nic in &nics {
+        check_state(nic, notes);
+        check_mtu(nic, request.frame_size, notes);
+    }
+    let numbers = match &request.queues {
+        Queues::Auto => all_queues(&nics, notes),
+        Queues::List(list) => listed_queues(list, &nics, notes),
+    };
+    for nic in &nics {
+        check_transmit(nic, &numbers, notes);
+        if let (Some(rx), Some(&last)) = (nic.rx_queues, numbers.last())
+            && nics.len() > 1
+            && rx <= last
+        {
+            let text = format!("has {rx} queues; the actors of queues {rx} and up have no port on it");
+            let mend = format!("give all interfaces the same number: ethtool -L {} combined {}", nic.name, last + 1);
+            notes.warn(WarningCode::FewerQueues, &nic.name, text, mend);
+        }
+    }
+    let has = |nic: &&Nic, queue: u32| nic.rx_queues.is_none_or(|rx| queue < rx);
+    let port = |nic: &Nic, queue: u32| PortPlan {
+        interface: nic.name.clone(),
+        ifindex: nic.ifindex,
+        queue,
+        numa_node: nic.numa_node.or(only_node(snapshot)),
+    };
+    let ports = |queue: u32| nics.iter().filter(|nic| has(nic, queue)).map(|nic| port(nic, queue)).collect();
+    numbers.iter().map(|&queue| Duty { queue, ports: ports(queue) }).collect()
+}
+
+/// On a machine of one node, everything is on that node.
+fn only_node(snapshot: &Snapshot) -> Option<u32> {
+    match snapshot.machine.nodes.as_slice() {
+        [node] => Some(node.id),
+        _ => None,
+    }
+}
+
+fn interfaces<'a>(snapshot: &'a Snapshot, request: &Request, notes: &mut Notes) -> Vec<&'a Nic> {
+    let known = || snapshot.nics.iter().map(|nic| nic.name.as_str()).collect::<Vec<_>>().join(", ");
+    if request.interfaces.is_empty() {
+        let mend = format!("name at least one, for example interfaces = [\"eth0\"] (there are: {})", known());
+        notes.refuse(ReasonCode::NoInterface, "interfaces", "none is named", mend);
+    }
+    let mut seen = BTreeSet::new();
+    let mut nics = Vec::new();
+    for name in &request.interfaces {
+        if !seen.insert(name) {
+            notes.refuse(ReasonCode::InterfaceTwice, name, "is named twice", "name each interface once");
+        } else if let Some(nic) = snapshot.nic(name) {
+            nics.push(nic);
+        } else {
+            let text = format!("is not among the interfaces (there are: {})", known());
+            let mend = format!("correct the name, or describe it: --nic {name}:node=N,queues=Q");
+            notes.refuse(ReasonCode::InterfaceAbsent, name, text, mend);
+        }
+    }
+    nics
+}
+
+fn check_state(nic: &Nic, notes: &mut Notes) {
+    let name = &nic.name;
+    if nic.up == Some(false) {
+        let mend = format!("ip link set dev {name} up");
+        notes.warn(WarningCode::LinkDown, name, "is down: its ports wait until it is up", mend);
+    } else if nic.carrier == Some(false) {
+        notes.warn(WarningCode::LinkDown, name, "has no carrier", format!("check cable or peer: ethtool {name}"));
+    }
+    if let Some(program) = &nic.xdp_program {
+        let id = program.id.map_or_else(String::new, |id| format!(", id {id}"));
+        let text = format!("has an XDP program already ({}{id}), so ours cannot be attached", program.mode);
+        let mend =
+            format!("see whose it is: bpftool net show dev {name}; to remove it: ip link set dev {name} xdp off");
+        notes.warn(WarningCode::XdpAttached, name, text, mend);
+    }
+}
+
+fn check_mtu(nic: &Nic, frame_size: u32, notes: &mut Notes) {
+    let room = frame_size.saturating_sub(XDP_HEADROOM + ETHERNET);
+    match nic.mtu {
+        Some(mtu) if mtu > room => {
+            let text = format!("MTU {mtu} does not fit a frame of {frame_size} bytes, which holds {room}");
+            let larger = if frame_size < 4096 && mtu <= 4096 - XDP_HEADROOM - ETHERNET {
+                "set frame_size = 4096, or "
+            } else {
+                ""
+            };
+            notes.refuse(ReasonCode::Mtu, &nic.name, text, format!("{larger}ip link set dev {} mtu {room}", nic.name));
+        }
+        Some(_) => {}
+        None => {
+            let mend = format!("keep it at {room} or below, which a frame of {frame_size} bytes holds");
+            notes.warn(WarningCode::Mtu, &nic.name, "MTU unknown", mend);
+        }
+    }
+}
+
+fn all_queues(nics: &[&Nic], notes: &mut Notes) -> Vec<u32> {
+    let mut most = 0;
+    for nic in nics {
+        let name = &nic.name;
+        match nic.rx_queues {
+            None => {
+                let mend = format!("name the queues (queues = [0]), or see ethtool -l {name}");
+                notes.refuse(ReasonCode::QueuesUnknown, name, "the number of its queues is unknown", mend);
+            }
+            Some(0) => {
+                let mend = format!("ethtool -L {name} combined 1");
+                notes.refuse(ReasonCode::NoQueue, name, "has no receive queue", mend);
+            }
+            Some(rx) if rx > MAX_QUEUES => {
+                let text = format!("{rx} queues; a plan handles {MAX_QUEUES}");
+                notes.refuse(ReasonCode::TooManyQueues, name, text, format!("ethtool -L {name} combined {MAX_QUEUES}"));
+            }
+            Some(rx) => {
+                notes.decide(DecisionCode::QueuesAll, name, format!("all {rx} receive queues are served"));
+                most = most.max(rx);
+            }
+        }
+    }
+    (0..most).collect()
+}
+
+fn listed_queues(list: &[u32], nics: &[&Nic], notes: &mut Notes) -> Vec<u32> {
+    let numbers: BTreeSet<u32> = list.iter().copied().take(MAX_QUEUES as usize + 1).collect();
+    if numbers.is_empty() {
+        notes.refuse(ReasonCode::NoQueue, "queues", "the list is empty", "set queues = \"auto\" or name at least one");
+    }
+    if list.len() > MAX_QUEUES as usize {
+        let text = format!("{} are listed; a plan handles {MAX_QUEUES}", list.len());
+        notes.refuse(ReasonCode::TooManyQueues, "queues", text, "list fewer");
+    }
+    for &queue in &numbers {
+        if !nics.is_empty() && nics.iter().all(|nic| nic.rx_queues.is_some_and(|rx| queue >= rx)) {
+            let have = nics.iter().map(|n| format!("{} {}", n.name, n.rx_queues.unwrap_or(0))).collect::<Vec<_>>();
+            let text = format!("no interface has it (queues: {})", have.join(", "));
+            let mend =
+                format!("name one that exists, or add queues: ethtool -L NIC combined {}", queue.saturating_add(1));
+            notes.refuse(ReasonCode::QueueAbsent, format!("queue {queue}"), text, mend);
+        }
+    }
+    for nic in nics {
+        match nic.rx_queues {
+            None => {
+                let text = "the number of its queues is unknown: opening one that is absent will fail";
+                notes.warn(WarningCode::QueuesUnknown, &nic.name, text, format!("see ethtool -l {}", nic.name));
+            }
+            Some(rx) => {
+                let served = numbers.range(..rx).count();
+                let text = format!("{served} of {rx} receive queues are served, as listed");
+                notes.decide(DecisionCode::QueuesListed, &nic.name, text);
+                if served < rx as usize {
+                    let text = format!("packets on its {} other queues go to the kernel", rx as usize - served);
+                    let mend =
+                        format!("spread packets over the first queues only: ethtool -X {} equal {served}", nic.name);
+                    notes.warn(WarningCode::QueuesUnserved, &nic.name, text, mend);
+                }
+            }
+        }
+    }
+    numbers.into_iter().collect()
+}
+
+/// The kernel lets a socket bind to a queue that can only receive, and would then send on a transmit
+/// queue that is not there (xsk_bind compares with the larger of both numbers, net/xdp/xsk.c).
+fn check_transmit(nic: &Nic, numbers: &[u32], notes: &mut Notes) {
+    let (Some(rx), Some(tx)) = (nic.rx_queues, nic.tx_queues) else { return };
+    if let Some(queue) = numbers.iter().find(|&&queue| queue < rx && queue >= tx) {
+        let text = format!("queue {queue} can receive but not send: {rx} receive and {tx} transmit queues");
+        let mend = format!("ethtool -L {} combined {}, or make the interface with equal numbers", nic.name, rx.min(tx));
+        notes.refuse(ReasonCode::NoTransmitQueue, &nic.name, text, mend);
+    }
+}

@@ -1,0 +1,73 @@
+//! What the user wants of a plan.
+
+use serde::{Deserialize, Serialize};
+
+/// The wish the planner tries to meet; taken from the configuration by the caller.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    /// Interfaces to serve; the first is where clients arrive, and decides where nodes tie.
+    pub interfaces: Vec<String>,
+    /// Queues of them.
+    pub queues: Queues,
+    /// CPUs for the actors.
+    pub pin: Pin,
+    /// NUMA node for the actors.
+    pub numa: Numa,
+    /// Whether 2 MiB pages are wanted for packet memory.
+    pub huge_pages: bool,
+    /// Bytes of one frame: 2048 or 4096.
+    pub frame_size: u32,
+    /// Packet memory of one actor (it serves one queue number of every interface), bytes.
+    pub umem_bytes_per_queue: u64,
+    /// Whether actors may run on the core kept for the supervisor and the kernel, once no other core
+    /// is free.
+    pub allow_housekeeping: bool,
+}
+
+impl Request {
+    /// Everything left to the planner, for these interfaces; frames of 2048 bytes.
+    #[must_use]
+    pub fn new(interfaces: Vec<String>, umem_bytes_per_queue: u64) -> Self {
+        Self {
+            interfaces,
+            queues: Queues::Auto,
+            pin: Pin::Auto,
+            numa: Numa::Auto,
+            huge_pages: true,
+            frame_size: 2048,
+            umem_bytes_per_queue,
+            allow_housekeeping: false,
+        }
+    }
+}
+
+/// Which queues to serve.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Queues {
+    /// Every receive queue there is.
+    Auto,
+    /// These. Packets that arrive on another go to the kernel.
+    List(Vec<u32>),
+}
+
+/// Where actors run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pin {
+    /// The planner chooses.
+    Auto,
+    /// The actor of the n-th queue on the n-th CPU, from the start again when the list is at its end.
+    List(Vec<u32>),
+}
+
+/// On which memory node actors run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Numa {
+    /// The NIC's.
+    Auto,
+    /// This one.
+    Node(u32),
+}

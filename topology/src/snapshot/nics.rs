@@ -1,0 +1,284 @@
+//! Interfaces of the current network namespace, by rtnetlink, ethtool netlink and the netdev family.
+//!
+//! sysfs is asked only for what netlink does not tell, and only where it cannot be another namespace's
+//! view: the device tree by bus and device name (which has no namespace), and `/sys/class/net/NAME`
+//! only if index and hardware address agree with the kernel's answer.
+
+use std::path::{Path, PathBuf};
+
+use super::netlink::{Netlink, find, put, text_of, u32_of, u64_of};
+use super::{Nic, QueueIrq, SnapshotError, XdpFeatures, XdpProgram};
+
+const RTM_GETLINK: u16 = 18;
+// include/uapi/linux/if_link.h
+const IFLA_ADDRESS: u16 = 1;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_NUM_TX_QUEUES: u16 = 31;
+const IFLA_NUM_RX_QUEUES: u16 = 32;
+const IFLA_CARRIER: u16 = 33;
+const IFLA_XDP: u16 = 43;
+const IFLA_XDP_ATTACHED: u16 = 2;
+const IFLA_XDP_PROG_ID: u16 = 4;
+const IFLA_PARENT_DEV_NAME: u16 = 56;
+const IFLA_PARENT_DEV_BUS_NAME: u16 = 57;
+const IFF_UP: u32 = 1;
+// include/uapi/linux/ethtool_netlink.h
+const ETHTOOL_MSG_LINKMODES_GET: u8 = 4;
+const ETHTOOL_A_LINKMODES_SPEED: u16 = 5;
+const ETHTOOL_MSG_RINGS_GET: u8 = 15;
+const ETHTOOL_A_RINGS_RX: u16 = 6;
+const ETHTOOL_A_RINGS_TX: u16 = 9;
+const ETHTOOL_MSG_CHANNELS_GET: u8 = 17;
+const ETHTOOL_A_CHANNELS_RX_MAX: u16 = 2;
+const ETHTOOL_A_CHANNELS_COMBINED_MAX: u16 = 5;
+const ETHTOOL_A_CHANNELS_RX_COUNT: u16 = 6;
+const ETHTOOL_A_CHANNELS_TX_COUNT: u16 = 7;
+const ETHTOOL_A_CHANNELS_COMBINED_COUNT: u16 = 9;
+const ETHTOOL_A_HEADER: u16 = 1;
+const ETHTOOL_A_HEADER_DEV_INDEX: u16 = 1;
+// include/uapi/linux/netdev.h
+const NETDEV_CMD_DEV_GET: u8 = 1;
+const NETDEV_A_DEV_IFINDEX: u16 = 1;
+const NETDEV_A_DEV_XDP_FEATURES: u16 = 3;
+const NETDEV_CMD_QUEUE_GET: u8 = 10;
+const NETDEV_A_QUEUE_ID: u16 = 1;
+const NETDEV_A_QUEUE_IFINDEX: u16 = 2;
+const NETDEV_A_QUEUE_TYPE: u16 = 3;
+const NETDEV_A_QUEUE_NAPI_ID: u16 = 4;
+const NETDEV_QUEUE_TYPE_RX: u32 = 0;
+const NETDEV_CMD_NAPI_GET: u8 = 11;
+const NETDEV_A_NAPI_IFINDEX: u16 = 1;
+const NETDEV_A_NAPI_ID: u16 = 2;
+const NETDEV_A_NAPI_IRQ: u16 = 3;
+
+/// What rtnetlink says of one link; the rest is added to `nic`.
+struct Link {
+    nic: Nic,
+    index: u32,
+    allocated: (Option<u32>, Option<u32>),
+    device: Option<PathBuf>,
+}
+
+/// The interfaces named, or all but loopback if none is named.
+pub(super) fn read(interfaces: &[String]) -> Result<Vec<Nic>, SnapshotError> {
+    let links = links().map_err(|e| SnapshotError::Netlink { step: e.step, cause: e.cause })?;
+    for name in interfaces {
+        if !links.iter().any(|link| link.nic.name == *name) {
+            let present = links.iter().map(|l| l.nic.name.as_str()).collect::<Vec<_>>().join(", ");
+            return Err(SnapshotError::NoInterface { name: name.clone(), present });
+        }
+    }
+    // Absent families (old kernel, driver without the call) leave their facts unknown.
+    let mut generic = Netlink::generic().ok();
+    let ethtool = generic.as_mut().and_then(|g| g.family("ethtool").ok());
+    let netdev = generic.as_mut().and_then(|g| g.family("netdev").ok());
+    let wanted = |link: &Link| match interfaces {
+        [] => link.nic.name != "lo",
+        names => names.contains(&link.nic.name),
+    };
+    let mut nics = Vec::new();
+    for mut link in links.into_iter().filter(wanted) {
+        if let Some(generic) = generic.as_mut() {
+            if let Some(family) = netdev {
+                add_netdev(&mut link, generic, family);
+            }
+            if let Some(family) = ethtool {
+                add_ethtool(&mut link, generic, family);
+            }
+        }
+        add_sysfs(&mut link);
+        add_veth_queues(&mut link);
+        nics.push(link.nic);
+    }
+    nics.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(nics)
+}
+
+fn links() -> Result<Vec<Link>, super::netlink::NetlinkError> {
+    let answers = Netlink::open(None)?.dump(RTM_GETLINK, &[0; 16])?;
+    Ok(answers.iter().filter_map(|answer| link(answer)).collect())
+}
+
+/// One `struct ifinfomsg` with its attributes.
+fn link(answer: &[u8]) -> Option<Link> {
+    let index = u32_of(answer.get(4..8)?)?;
+    let flags = u32_of(answer.get(8..12)?)?;
+    let rest = answer.get(16..)?;
+    let number = |kind| find(rest, kind).and_then(u32_of);
+    let text = |kind| find(rest, kind).and_then(text_of);
+    let up = flags & IFF_UP != 0;
+    let kind = find(rest, IFLA_LINKINFO).and_then(|i| find(i, IFLA_INFO_KIND)).and_then(text_of);
+    // The names go into a path: nothing but one component is believed.
+    let plain = |name: &String| !name.contains('/') && !name.starts_with('.');
+    let device = text(IFLA_PARENT_DEV_NAME)
+        .filter(plain)
+        .zip(text(IFLA_PARENT_DEV_BUS_NAME).filter(plain))
+        .map(|(name, bus)| Path::new("/sys/bus").join(bus).join("devices").join(name));
+    let nic = Nic {
+        name: text(IFLA_IFNAME)?,
+        ifindex: Some(index),
+        is_virtual: kind.is_some().then_some(true).or(device.is_some().then_some(false)),
+        driver: kind,
+        mtu: number(IFLA_MTU),
+        up: Some(up),
+        // The kernel reports carrier 0 for a link that is down, whatever the cable.
+        carrier: find(rest, IFLA_CARRIER).and_then(|v| v.first()).map(|&c| c != 0).filter(|_| up),
+        mac: find(rest, IFLA_ADDRESS).filter(|a| a.len() == 6).map(mac),
+        xdp_program: find(rest, IFLA_XDP).and_then(xdp_program),
+        ..Nic::default()
+    };
+    Some(Link { nic, index, allocated: (number(IFLA_NUM_RX_QUEUES), number(IFLA_NUM_TX_QUEUES)), device })
+}
+
+fn mac(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(":")
+}
+
+fn xdp_program(attribute: &[u8]) -> Option<XdpProgram> {
+    let mode = match find(attribute, IFLA_XDP_ATTACHED)?.first()? {
+        1 => "native",
+        2 => "generic",
+        3 => "offload",
+        4 => "several",
+        _ => return None,
+    };
+    Some(XdpProgram { mode: mode.into(), id: find(attribute, IFLA_XDP_PROG_ID).and_then(u32_of) })
+}
+
+/// Payload of a generic netlink request: command, version 1, attributes.
+fn request(command: u8, attributes: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut payload = vec![command, 1, 0, 0];
+    attributes(&mut payload);
+    payload
+}
+
+fn add_netdev(link: &mut Link, generic: &mut Netlink, family: u16) {
+    let index = link.index.to_ne_bytes();
+    if let Ok(answers) = generic.get(family, &request(NETDEV_CMD_DEV_GET, |p| put(p, NETDEV_A_DEV_IFINDEX, &index))) {
+        let bits = answers.first().and_then(|a| find(a.get(4..)?, NETDEV_A_DEV_XDP_FEATURES)).and_then(u64_of);
+        link.nic.xdp_features = bits.map(|bits| XdpFeatures {
+            basic: bits & 1 != 0,
+            redirect: bits & 2 != 0,
+            zero_copy: bits & 8 != 0,
+            multi_buffer: bits & 32 != 0,
+        });
+    }
+    let queues = generic.dump(family, &request(NETDEV_CMD_QUEUE_GET, |p| put(p, NETDEV_A_QUEUE_IFINDEX, &index)));
+    let napis = generic.dump(family, &request(NETDEV_CMD_NAPI_GET, |p| put(p, NETDEV_A_NAPI_IFINDEX, &index)));
+    let (Ok(queues), Ok(napis)) = (queues, napis) else { return };
+    let irq_of = |napi: u32| {
+        let answer = napis.iter().find(|a| number(a, NETDEV_A_NAPI_ID) == Some(napi))?;
+        number(answer, NETDEV_A_NAPI_IRQ)
+    };
+    let (mut rx, mut tx) = (0, 0);
+    for answer in &queues {
+        let Some(queue) = number(answer, NETDEV_A_QUEUE_ID) else { continue };
+        if number(answer, NETDEV_A_QUEUE_TYPE) != Some(NETDEV_QUEUE_TYPE_RX) {
+            tx += 1;
+            continue;
+        }
+        rx += 1;
+        if let Some(irq) = number(answer, NETDEV_A_QUEUE_NAPI_ID).and_then(irq_of)
+            && let Some(cpus) = irq_cpus(irq)
+        {
+            link.nic.irqs.push(QueueIrq { queue, irq, cpus });
+        }
+    }
+    // The list is empty while the link is down: that says nothing about the number.
+    if rx > 0 && tx > 0 {
+        link.nic.rx_queues = Some(rx);
+        link.nic.tx_queues = Some(tx);
+    }
+}
+
+/// A 32-bit attribute of a generic netlink answer, behind its 4-byte header.
+fn number(answer: &[u8], kind: u16) -> Option<u32> {
+    find(answer.get(4..)?, kind).and_then(u32_of)
+}
+
+fn irq_cpus(irq: u32) -> Option<crate::CpuList> {
+    let read = |name: &str| super::system::text(&format!("/proc/irq/{irq}/{name}"));
+    read("effective_affinity_list").filter(|t| !t.is_empty()).or_else(|| read("smp_affinity_list"))?.parse().ok()
+}
+
+fn add_ethtool(link: &mut Link, generic: &mut Netlink, family: u16) {
+    let mut header = Vec::new();
+    put(&mut header, ETHTOOL_A_HEADER_DEV_INDEX, &link.index.to_ne_bytes());
+    let mut ask = |command| {
+        let answers = generic.get(family, &request(command, |p| put(p, 0x8000 | ETHTOOL_A_HEADER, &header))).ok()?;
+        answers.into_iter().next()
+    };
+    if let Some(answer) = ask(ETHTOOL_MSG_CHANNELS_GET) {
+        let get = |kind| number(&answer, kind).unwrap_or(0);
+        let combined = get(ETHTOOL_A_CHANNELS_COMBINED_COUNT);
+        let (rx, tx) = (get(ETHTOOL_A_CHANNELS_RX_COUNT), get(ETHTOOL_A_CHANNELS_TX_COUNT));
+        let max = get(ETHTOOL_A_CHANNELS_RX_MAX) + get(ETHTOOL_A_CHANNELS_COMBINED_MAX);
+        link.nic.max_queues = (max > 0).then_some(max);
+        link.nic.rx_queues = link.nic.rx_queues.or((combined + rx > 0).then_some(combined + rx));
+        link.nic.tx_queues = link.nic.tx_queues.or((combined + tx > 0).then_some(combined + tx));
+    }
+    if let Some(answer) = ask(ETHTOOL_MSG_RINGS_GET) {
+        link.nic.rx_ring = number(&answer, ETHTOOL_A_RINGS_RX);
+        link.nic.tx_ring = number(&answer, ETHTOOL_A_RINGS_TX);
+    }
+    if let Some(answer) = ask(ETHTOOL_MSG_LINKMODES_GET) {
+        // u32::MAX is SPEED_UNKNOWN; veth's 10000 is a constant, not a measurement, but it is what it says.
+        link.nic.speed_mbps = number(&answer, ETHTOOL_A_LINKMODES_SPEED).filter(|&s| s != u32::MAX && s != 0);
+    }
+}
+
+fn add_sysfs(link: &mut Link) {
+    if let Some(device) = &link.device {
+        if link.nic.driver.is_none() {
+            link.nic.driver = link_name(&device.join("driver"));
+        }
+        link.nic.numa_node = numa_node(device);
+    }
+    let class = Path::new("/sys/class/net").join(&link.nic.name);
+    let read = |name: &str| super::system::text(class.join(name).to_string_lossy().as_ref());
+    let same = read("ifindex").and_then(|t| t.parse().ok()) == Some(link.index) && read("address") == link.nic.mac;
+    if !same {
+        return;
+    }
+    if link.nic.rx_queues.is_none() || link.nic.tx_queues.is_none() {
+        (link.nic.rx_queues, link.nic.tx_queues) = queue_folders(&class);
+    }
+    if link.device.is_none()
+        && let Ok(device) = class.join("device").canonicalize()
+    {
+        link.nic.driver = link.nic.driver.take().or_else(|| link_name(&device.join("driver")));
+        link.nic.is_virtual = Some(false);
+        link.nic.numa_node = numa_node(&device);
+    }
+}
+
+/// A veth has as many queues as it was made with until ethtool changes them, which the calls above
+/// would have told; for other devices the allocated number says nothing about the number in use.
+fn add_veth_queues(link: &mut Link) {
+    if link.nic.driver.as_deref() == Some("veth") {
+        link.nic.rx_queues = link.nic.rx_queues.or(link.allocated.0);
+        link.nic.tx_queues = link.nic.tx_queues.or(link.allocated.1);
+    }
+}
+
+fn link_name(path: &Path) -> Option<String> {
+    Some(std::fs::read_link(path).ok()?.file_name()?.to_string_lossy().into_owned())
+}
+
+fn queue_folders(class: &Path) -> (Option<u32>, Option<u32>) {
+    let Ok(entries) = std::fs::read_dir(class.join("queues")) else { return (None, None) };
+    let names: Vec<String> = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+    let count = |prefix: &str| u32::try_from(names.iter().filter(|n| n.starts_with(prefix)).count()).ok();
+    (count("rx-"), count("tx-"))
+}
+
+/// A virtio NIC has no node file; its parent, the PCI function, has.
+fn numa_node(device: &Path) -> Option<u32> {
+    let real = device.canonicalize().ok()?;
+    let node = |path: &Path| super::system::text(path.join("numa_node").to_string_lossy().as_ref());
+    // -1, "no node", does not parse and stays unknown.
+    node(&real).or_else(|| node(real.parent()?))?.parse().ok()
+}

@@ -1,0 +1,184 @@
+//! Single plans, looked at closely.
+
+use super::machines::{machine, nic, snapshot};
+use crate::*;
+
+fn request(names: &[&str]) -> Request {
+    Request::new(names.iter().map(|n| (*n).to_owned()).collect(), 8 << 20)
+}
+
+fn cpus(plan: &Plan) -> Vec<u32> {
+    plan.actors.iter().map(|a| a.cpu).collect()
+}
+
+fn codes(plan: &Plan) -> Vec<WarningCode> {
+    plan.warnings.iter().map(|w| w.code).collect()
+}
+
+fn refused(snapshot: &Snapshot, request: &Request) -> Vec<ReasonCode> {
+    let refusal = plan(snapshot, request).unwrap_err();
+    assert!(refusal.reasons.iter().all(|r| !r.mend.is_empty() && !r.text.is_empty()));
+    refusal.reasons.iter().map(|r| r.code).collect()
+}
+
+#[test]
+fn the_nics_node_first_then_the_other_then_siblings_then_sharing() {
+    // Node 0: cores 0-3 (threads 0-3, 8-11), node 1: cores 4-7 (4-7, 12-15). Core 0 is kept.
+    let s = snapshot(machine(2, 4, 2), vec![nic("eth0", Some(1), 16)]);
+    let p = plan(&s, &request(&["eth0"])).unwrap();
+    assert_eq!(p.housekeeping, [0, 8]);
+    assert_eq!(cpus(&p), [4, 5, 6, 7, 1, 2, 3, 12, 13, 14, 15, 9, 10, 11, 4, 5]);
+    let shared: Vec<u32> = p.actors.iter().filter(|a| a.shares_cpu).map(|a| a.queue).collect();
+    assert_eq!(shared, [0, 1, 14, 15]);
+    assert!(p.actors.iter().all(|a| a.numa_node == Some(if matches!(a.cpu, 4..8 | 12..16) { 1 } else { 0 })));
+    assert!(codes(&p).contains(&WarningCode::RemoteNode) && codes(&p).contains(&WarningCode::CpuShared));
+}
+
+#[test]
+fn one_actor_serves_queue_k_of_every_interface() {
+    let s = snapshot(machine(1, 4, 1), vec![nic("eth0", None, 2), nic("eth1", None, 3)]);
+    let p = plan(&s, &request(&["eth1", "eth0"])).unwrap();
+    assert_eq!(p.actors.len(), 3);
+    let names = |k: usize| p.actors[k].ports.iter().map(|p| p.interface.as_str()).collect::<Vec<_>>();
+    assert_eq!((names(0), names(2)), (vec!["eth1", "eth0"], vec!["eth1"]));
+    assert!(p.actors.iter().all(|a| a.ports.iter().all(|port| port.queue == a.queue)));
+    assert!(codes(&p).contains(&WarningCode::FewerQueues));
+}
+
+#[test]
+fn two_cpus_leave_one_for_housekeeping_unless_allowed() {
+    let s = snapshot(machine(1, 2, 1), vec![nic("veth0", None, 2)]);
+    let p = plan(&s, &request(&["veth0"])).unwrap();
+    assert_eq!((cpus(&p), &p.housekeeping), (vec![1, 1], &vec![0]));
+    assert!(p.actors.iter().all(|a| a.shares_cpu));
+    let p = plan(&s, &Request { allow_housekeeping: true, ..request(&["veth0"]) }).unwrap();
+    assert_eq!(cpus(&p), [1, 0]);
+    assert!(codes(&p).contains(&WarningCode::HousekeepingUsed));
+}
+
+#[test]
+fn one_cpu_serves_everything() {
+    let mut s = snapshot(machine(1, 4, 1), vec![nic("eth0", None, 2)]);
+    s.limits.allowed_cpus = Some([3].into_iter().collect());
+    let p = plan(&s, &request(&["eth0"])).unwrap();
+    assert_eq!((cpus(&p), p.housekeeping), (vec![3, 3], vec![3]));
+}
+
+#[test]
+fn one_core_of_two_threads_keeps_a_thread() {
+    let s = snapshot(machine(1, 1, 2), vec![nic("eth0", None, 1)]);
+    let p = plan(&s, &request(&["eth0"])).unwrap();
+    assert_eq!((cpus(&p), p.housekeeping), (vec![1], vec![0]));
+}
+
+#[test]
+fn a_pin_list_is_taken_by_the_word() {
+    let s = snapshot(machine(2, 2, 1), vec![nic("eth0", Some(0), 3)]);
+    let p = plan(&s, &Request { pin: Pin::List(vec![3, 0]), ..request(&["eth0"]) }).unwrap();
+    assert_eq!((cpus(&p), p.housekeeping), (vec![3, 0, 3], vec![1]));
+    let bad = Request { pin: Pin::List(vec![9]), ..request(&["eth0"]) };
+    assert_eq!(refused(&s, &bad), [ReasonCode::CpuUnusable]);
+    let bad = Request { pin: Pin::List(vec![3]), numa: Numa::Node(0), ..request(&["eth0"]) };
+    assert_eq!(refused(&s, &bad), [ReasonCode::CpuUnusable]);
+}
+
+#[test]
+fn a_node_asked_for_is_kept_to() {
+    let s = snapshot(machine(2, 2, 1), vec![nic("eth0", Some(0), 3)]);
+    let p = plan(&s, &Request { numa: Numa::Node(1), ..request(&["eth0"]) }).unwrap();
+    assert_eq!(cpus(&p), [2, 3, 2]);
+    assert_eq!(refused(&s, &Request { numa: Numa::Node(5), ..request(&["eth0"]) }), [ReasonCode::NodeUnusable]);
+}
+
+#[test]
+fn isolated_cores_are_for_actors() {
+    let mut s = snapshot(machine(1, 4, 1), vec![nic("eth0", None, 2)]);
+    s.limits.isolated_cpus = Some([0, 3].into_iter().collect());
+    let p = plan(&s, &request(&["eth0"])).unwrap();
+    assert_eq!((cpus(&p), p.housekeeping), (vec![0, 3], vec![1]));
+}
+
+#[test]
+fn memory_is_never_on_a_node_without_any() {
+    let mut s = snapshot(machine(2, 2, 1), vec![nic("eth0", Some(1), 1)]);
+    s.machine.nodes[1].memory_bytes = Some(0);
+    let p = plan(&s, &request(&["eth0"])).unwrap();
+    assert_eq!((p.actors[0].cpu, p.actors[0].numa_node), (2, Some(0)));
+    assert!(p.decisions.iter().any(|d| d.code == DecisionCode::MemoryNearest));
+}
+
+#[test]
+fn huge_pages_are_planned_as_long_as_they_last() {
+    let mut s = snapshot(machine(1, 4, 1), vec![nic("eth0", None, 3)]);
+    s.machine.nodes[0].free_huge_pages = Some(9);
+    let p = plan(&s, &request(&["eth0"])).unwrap();
+    assert_eq!(p.actors.iter().map(|a| a.page).collect::<Vec<_>>(), [Page::Huge, Page::Huge, Page::Base]);
+    let mend = &p.warnings.iter().find(|w| w.code == WarningCode::HugePagesShort).unwrap().mend;
+    assert!(mend.starts_with("echo 12 > "), "{mend}");
+    let p = plan(&s, &Request { huge_pages: false, ..request(&["eth0"]) }).unwrap();
+    assert!(p.actors.iter().all(|a| a.page == Page::Base));
+}
+
+#[test]
+fn limits_refuse() {
+    let mut s = snapshot(machine(1, 4, 1), vec![nic("eth0", None, 2)]);
+    s.limits.capabilities = Some(vec![]);
+    s.limits.memlock = Some(Amount::Bytes(8 << 20));
+    s.limits.memlock_max = Some(Amount::Bytes(8 << 20));
+    assert_eq!(refused(&s, &request(&["eth0"])), [ReasonCode::Memlock]);
+    s.limits.memlock_max = Some(Amount::Unlimited);
+    assert!(codes(&plan(&s, &request(&["eth0"])).unwrap()).contains(&WarningCode::Memlock));
+    s.limits.memory_total_bytes = Some(1 << 20);
+    assert_eq!(refused(&s, &request(&["eth0"])), [ReasonCode::Memory]);
+}
+
+#[test]
+fn bad_wishes_are_refused_together() {
+    let mut s = snapshot(machine(1, 4, 1), vec![nic("eth0", None, 0), nic("eth1", None, 2)]);
+    assert_eq!(refused(&s, &request(&["eth0"])), [ReasonCode::NoQueue]);
+    assert_eq!(refused(&s, &request(&[])), [ReasonCode::NoInterface]);
+    assert_eq!(
+        refused(&s, &request(&["x", "eth1", "eth1"])),
+        [ReasonCode::InterfaceAbsent, ReasonCode::InterfaceTwice]
+    );
+    let far = Request { queues: Queues::List(vec![0, 2]), frame_size: 3000, ..request(&["eth1"]) };
+    assert_eq!(refused(&s, &far), [ReasonCode::BadSize, ReasonCode::QueueAbsent]);
+    s.nics[1].tx_queues = Some(1);
+    assert_eq!(refused(&s, &request(&["eth1"])), [ReasonCode::NoTransmitQueue]);
+    s.nics[1].tx_queues = Some(2);
+    s.nics[1].mtu = Some(9000);
+    assert_eq!(refused(&s, &request(&["eth1"])), [ReasonCode::Mtu]);
+    s.nics[1].mtu = Some(1500);
+    s.nics[1].rx_queues = None;
+    assert_eq!(refused(&s, &request(&["eth1"])), [ReasonCode::QueuesUnknown]);
+    let listed = Request { queues: Queues::List(vec![0]), ..request(&["eth1"]) };
+    assert!(codes(&plan(&s, &listed).unwrap()).contains(&WarningCode::QueuesUnknown));
+}
+
+#[test]
+fn contradictions_in_a_snapshot_are_refused() {
+    let good = snapshot(machine(2, 2, 1), vec![nic("eth0", Some(1), 1)]);
+    let broken: [fn(&mut Snapshot); 7] = [
+        |s| s.nics[0].numa_node = Some(4),
+        |s| s.machine.cores[1].cpus = [0].into_iter().collect(),
+        |s| s.machine.cores[1].node = Some(9),
+        |s| s.machine.nodes[1].id = 0,
+        |s| s.machine.nodes[0].distances = Some(vec![10]),
+        |s| s.machine.cores.clear(),
+        |s| s.nics.push(s.nics[0].clone()),
+    ];
+    for (index, breaks) in broken.into_iter().enumerate() {
+        let mut s = good.clone();
+        breaks(&mut s);
+        let codes = refused(&s, &request(&["eth0"]));
+        assert!(!codes.is_empty() && codes.iter().all(|c| *c == ReasonCode::Snapshot), "case {index}: {codes:?}");
+    }
+}
+
+#[test]
+fn the_table_shows_what_matters() {
+    let s = snapshot(machine(2, 4, 1), vec![nic("eth0", Some(0), 2), nic("eth1", Some(1), 2)]);
+    let text = plan(&s, &request(&["eth0", "eth1"])).unwrap().to_string();
+    assert!(text.contains("0      1    0     8 MiB   2 MiB  eth0:0 eth1:0*"), "{text}");
+    assert!(text.contains("housekeeping cpu 0; packet memory 16 MiB in all"), "{text}");
+}

@@ -1,0 +1,6 @@
+//! What crosses the modules of this crate.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod cases;
+mod machines;
+mod properties;

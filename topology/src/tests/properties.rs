@@ -1,0 +1,181 @@
+//! What holds for every machine and every wish.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+use proptest::sample::{Index, subsequence};
+
+use super::machines::snapshot;
+use crate::*;
+
+prop_compose! {
+    /// Uneven nodes, some without memory or without cores, cores of one to four threads, cores without
+    /// a node, numbers with gaps.
+    fn any_machine()(
+        nodes in prop::collection::vec((0_u32..5, any::<bool>(), prop::option::of(0_u64..40)), 0..5),
+        cores in prop::collection::vec((any::<Index>(), 1_u32..5, prop::bool::weighted(0.9), prop::option::weighted(0.1, 0_u32..3)), 1..24),
+        matrix in prop::option::of(prop::collection::vec(10_u32..40, 25)),
+        stride in 1_u32..4,
+    ) -> Machine {
+        let mut id = 0;
+        let count = nodes.len();
+        let nodes: Vec<Node> = nodes.into_iter().enumerate().map(|(row, (gap, empty, huge))| {
+            id += 1 + gap;
+            Node {
+                id,
+                memory_bytes: Some(if empty && row > 0 { 0 } else { 1 << 36 }),
+                free_huge_pages: huge,
+                distances: matrix.as_ref().map(|m| m.iter().copied().skip(row * 5).take(count).collect()),
+            }
+        }).collect();
+        let mut next = 0;
+        let cores = cores.into_iter().map(|(at, threads, told, kind)| Core {
+            cpus: (0..threads).map(|_| { next += stride; next }).collect(),
+            package: None,
+            node: if told && !nodes.is_empty() { Some(at.get(&nodes).id) } else { None },
+            cache: None,
+            kind,
+        }).collect();
+        Machine { architecture: None, packages: None, nodes, cores, offline: CpuList::new() }
+    }
+}
+
+prop_compose! {
+    fn any_snapshot()(machine in any_machine())(
+        nics in prop::collection::vec((any::<Index>(), prop::bool::weighted(0.8), 1_u32..20), 1..4),
+        allowed in prop::option::weighted(0.4, subsequence(machine.cpus().iter().collect::<Vec<_>>(), 1..=machine.cpus().len())),
+        isolated in subsequence(machine.cpus().iter().collect::<Vec<_>>(), 0..=machine.cpus().len()),
+        machine in Just(machine),
+    ) -> Snapshot {
+        let nics = nics.into_iter().enumerate().map(|(n, (at, told, queues))| {
+            let node = (told && !machine.nodes.is_empty()).then(|| at.get(&machine.nodes).id);
+            super::machines::nic(&format!("eth{n}"), node, queues)
+        }).collect();
+        let mut s = snapshot(machine, nics);
+        s.limits.allowed_cpus = allowed.map(|a| a.into_iter().collect());
+        s.limits.isolated_cpus = Some(isolated.into_iter().collect());
+        s
+    }
+}
+
+fn any_request(snapshot: &Snapshot) -> impl Strategy<Value = Request> + use<> {
+    let names: Vec<String> = snapshot.nics.iter().map(|n| n.name.clone()).collect();
+    let count = names.len();
+    (subsequence(names, 1..=count).prop_shuffle(), any::<bool>(), any::<bool>()).prop_map(|(names, house, huge)| {
+        Request { allow_housekeeping: house, huge_pages: huge, ..Request::new(names, 4 << 20) }
+    })
+}
+
+fn both() -> impl Strategy<Value = (Snapshot, Request)> {
+    any_snapshot().prop_flat_map(|s| {
+        let r = any_request(&s);
+        (Just(s), r)
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn every_plan_keeps_the_rules((s, r) in both()) {
+        let p = plan(&s, &r).unwrap();
+        let usable = s.usable_cpus();
+        let kept: CpuList = p.housekeeping.iter().copied().collect();
+        let cpus: CpuList = p.actors.iter().map(|a| a.cpu).collect();
+
+        // Nobody outside the cpuset, housekeeping not taken unless told or alone.
+        prop_assert!(p.actors.iter().all(|a| usable.contains(a.cpu)));
+        prop_assert!(!kept.is_empty() && kept.and(&usable) == kept);
+        if usable.len() > 1 && !r.allow_housekeeping {
+            prop_assert!(kept.and(&cpus).is_empty());
+        }
+
+        // Every queue of every interface is served, exactly once.
+        let mut served: BTreeMap<&str, Vec<u32>> = BTreeMap::new();
+        for a in &p.actors {
+            for port in &a.ports {
+                prop_assert_eq!(port.queue, a.queue);
+                served.entry(&port.interface).or_default().push(port.queue);
+            }
+        }
+        for name in &r.interfaces {
+            let all: Vec<u32> = (0..s.nic(name).unwrap().rx_queues.unwrap()).collect();
+            prop_assert_eq!(&served[name.as_str()], &all);
+        }
+
+        // No cpu twice, no core twice, while another is free.
+        let seats = if r.allow_housekeeping || usable.len() == 1 { usable.clone() } else { usable.without(&kept) };
+        let mut load: BTreeMap<u32, u32> = seats.iter().map(|cpu| (cpu, 0)).collect();
+        for a in &p.actors { *load.get_mut(&a.cpu).unwrap() += 1; }
+        let (least, most) = (load.values().min().unwrap(), load.values().max().unwrap());
+        prop_assert!(most - least <= 1, "loads {:?}", load);
+        prop_assert!(p.actors.iter().all(|a| a.shares_cpu == (load[&a.cpu] > 1)));
+        let core_load = |core: &Core| core.cpus.iter().filter_map(|c| load.get(&c)).sum::<u32>();
+        let free = s.machine.cores.iter().any(|c| !c.cpus.and(&seats).is_empty() && core_load(c) == 0);
+        if free {
+            prop_assert!(s.machine.cores.iter().all(|c| core_load(c) <= 1), "a core is used twice, another is free");
+        }
+
+        // Memory on the core's node, or on one that has some.
+        for a in &p.actors {
+            let own = s.machine.core_of(a.cpu).unwrap().node;
+            if let Some(own) = own && s.machine.node(own).unwrap().memory_bytes != Some(0) {
+                prop_assert_eq!(a.numa_node, Some(own));
+            }
+            prop_assert!(a.numa_node.is_none_or(|n| s.machine.node(n).unwrap().memory_bytes != Some(0)));
+        }
+
+        // The same again, and through JSON.
+        prop_assert_eq!(&plan(&s, &r).unwrap(), &p);
+        let json = serde_json::to_string(&p).unwrap();
+        prop_assert_eq!(serde_json::from_str::<Plan>(&json).unwrap(), p);
+        let json = serde_json::to_string(&s).unwrap();
+        prop_assert_eq!(serde_json::from_str::<Snapshot>(&json).unwrap(), s);
+    }
+
+    #[test]
+    fn a_machine_with_fewer_cpus_never_gets_a_larger_plan(
+        (s, r) in both(),
+        keep in prop::collection::vec(any::<bool>(), 96),
+    ) {
+        let all = s.usable_cpus();
+        let fewer: CpuList = all.iter().zip(keep).filter(|(_, keep)| *keep).map(|(cpu, _)| cpu).collect();
+        prop_assume!(!fewer.is_empty());
+        let mut smaller = s.clone();
+        smaller.limits.allowed_cpus = Some(fewer.clone());
+        let (large, small) = (plan(&s, &r).unwrap(), plan(&smaller, &r).unwrap());
+        let used = |p: &Plan| p.actors.iter().map(|a| a.cpu).collect::<BTreeSet<_>>();
+        let cores = |p: &Plan| {
+            let cpus: CpuList = used(p).into_iter().collect();
+            s.machine.cores.iter().filter(|core| !core.cpus.and(&cpus).is_empty()).count()
+        };
+        prop_assert!(cores(&small) <= cores(&large));
+        // A core of four threads, kept whole in the large machine because the others are isolated, is
+        // split when it is the only one left; else the number of cpus does not grow either.
+        if s.limits.isolated_cpus.as_ref().is_none_or(CpuList::is_empty) {
+            prop_assert!(used(&small).len() <= used(&large).len());
+        }
+        prop_assert!(used(&small).iter().all(|&cpu| fewer.contains(cpu)));
+        prop_assert_eq!(small.actors.len(), large.actors.len());
+    }
+
+    #[test]
+    fn nothing_makes_it_panic(mut s in any_snapshot(), (nodes, queues, cpu, mtu) in any::<(u32, Option<u32>, u32, Option<u32>)>(),
+                              size in any::<u64>(), pins in prop::collection::vec(any::<u32>(), 0..4), numa in any::<Option<u32>>()) {
+        s.nics[0].rx_queues = queues;
+        s.nics[0].tx_queues = queues;
+        s.nics[0].mtu = mtu;
+        s.limits.allowed_cpus = Some([cpu % 64].into_iter().collect());
+        if let Some(node) = s.machine.nodes.first_mut() { node.id = nodes; }
+        let r = Request {
+            pin: if pins.is_empty() { Pin::Auto } else { Pin::List(pins.clone()) },
+            queues: if pins.len() == 1 { Queues::List(pins) } else { Queues::Auto },
+            numa: numa.map_or(Numa::Auto, Numa::Node),
+            ..Request::new(vec!["eth0".into()], size)
+        };
+        match plan(&s, &r) {
+            Ok(p) => prop_assert!(!p.actors.is_empty()),
+            Err(refusal) => prop_assert!(!refusal.reasons.is_empty()),
+        }
+    }
+}
