@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod lab;
+mod live;
 mod object;
 mod packets;
 mod table;
