@@ -136,3 +136,49 @@ fn clear(name: &str) -> Result<(), SteeringError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use super::super::pass_all;
+    use super::*;
+
+    /// What `ip link set dev X xdp object ...` leaves behind: a program without a link.
+    fn unlinked_program_is_named_and_replaced_only_if_told() {
+        let program = pass_all::program().unwrap();
+        let lo = Interface::find("lo").unwrap();
+        lo.set_program(AttachMode::Generic, program.as_raw_fd()).unwrap();
+
+        for wanted in [AttachMode::Auto, AttachMode::Generic] {
+            let error = Attachment::new(program.as_fd(), "lo", wanted, false).unwrap_err();
+            let text = error.to_string();
+            assert!(text.contains("a generic XDP program, id "), "{text}");
+            assert!(text.contains("(oxide_pass_all), without a link,"), "{text}");
+            assert!(text.contains("`ip link set dev lo xdp off`"), "{text}");
+        }
+        assert_eq!(Interface::find("lo").unwrap().programs().count(), 1);
+
+        let attachment = Attachment::new(program.as_fd(), "lo", AttachMode::Auto, true).unwrap();
+        assert_eq!(attachment.mode, AttachMode::Generic);
+        assert!(attachment.is_attached().unwrap());
+        drop(attachment);
+        assert_eq!(Interface::find("lo").unwrap().programs().count(), 0);
+    }
+
+    #[test]
+    fn unlinked_program() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("SKIPPED unlinked_program: needs root");
+            return;
+        }
+        let thread = std::thread::spawn(|| {
+            // A network namespace of the thread's own, where `lo` is nobody's. The call is deprecated for
+            // flags that concern descriptors.
+            #[allow(deprecated)]
+            rustix::thread::unshare(rustix::thread::UnshareFlags::NEWNET).unwrap();
+            unlinked_program_is_named_and_replaced_only_if_told();
+        });
+        thread.join().unwrap();
+    }
+}
