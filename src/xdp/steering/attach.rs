@@ -26,21 +26,23 @@ impl Attachment {
         mode: AttachMode,
         replace: bool,
     ) -> Result<Self, SteeringError> {
-        let attach = |mode, why| match Self::once(program, interface, mode) {
+        let attach = |mode| match Self::once(program, interface, mode) {
             Err(SteeringError::Busy { .. }) if replace => {
                 clear(interface)?;
-                Self::once(program, interface, mode).map(|attached| Self { why, ..attached })
+                Self::once(program, interface, mode)
             }
-            other => other.map(|attached| Self { why, ..attached }),
+            other => other,
         };
-        match mode {
-            AttachMode::Native | AttachMode::Generic => attach(mode, None),
-            AttachMode::Auto => match attach(AttachMode::Native, None) {
-                Err(refusal) if refusal.is_refusal_of_native() => {
-                    attach(AttachMode::Generic, Some(refusal.to_string()))
-                }
-                other => other,
-            },
+        if mode != AttachMode::Auto {
+            return attach(mode);
+        }
+        match attach(AttachMode::Native) {
+            Err(refusal) if refusal.is_refusal_of_native() => {
+                let mut attached = attach(AttachMode::Generic)?;
+                attached.why = Some(refusal.to_string());
+                Ok(attached)
+            }
+            other => other,
         }
     }
 
@@ -58,6 +60,15 @@ impl Attachment {
     /// off, and deleting the interface does; neither is told by any event of the link.
     pub(super) fn is_attached(&self) -> io::Result<bool> {
         bpf::link_info(self.link.as_fd()).map(|info| info.ifindex == self.ifindex)
+    }
+}
+
+impl Drop for Attachment {
+    /// Closing the link would do, were it the only descriptor: a child that is being spawned by another
+    /// thread has a copy until its exec.
+    fn drop(&mut self) {
+        // Refused to a process that gave up CAP_BPF on kernels before 5.19; closing still does it then.
+        let _ = bpf::link_detach(self.link.as_fd());
     }
 }
 
@@ -139,6 +150,9 @@ fn clear(name: &str) -> Result<(), SteeringError> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::io::Write;
     use std::os::fd::AsRawFd;
 
     use super::super::pass_all;
@@ -169,7 +183,7 @@ mod tests {
     #[test]
     fn unlinked_program() {
         if !rustix::process::geteuid().is_root() {
-            eprintln!("SKIPPED unlinked_program: needs root");
+            let _ = writeln!(io::stderr(), "SKIPPED unlinked_program: needs root");
             return;
         }
         let thread = std::thread::spawn(|| {
