@@ -105,6 +105,10 @@ fn load_error(interface: &str, error: &(dyn Error + 'static)) -> SteeringError {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::io::Write;
+
     use super::*;
     use crate::xdp::steering::bpf;
 
@@ -112,7 +116,7 @@ mod tests {
     #[test]
     fn old_and_new_kernels_agree() {
         if !rustix::process::geteuid().is_root() {
-            eprintln!("SKIPPED old_and_new_kernels_agree: needs root");
+            let _ = writeln!(io::stderr(), "SKIPPED old_and_new_kernels_agree: needs root");
             return;
         }
         let mut frame = vec![2; 12];
