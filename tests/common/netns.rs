@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::mpsc;
 use std::thread;
+use std::time::{Duration, Instant};
 
 /// `true`, and a line that says so, if `test` cannot run because this is not root or a tool is missing.
 pub(crate) fn skip_unless_root(test: &str) -> bool {
@@ -110,6 +111,16 @@ impl Lab {
             self.run("ethtool", &format!("-K {end} tx off gso off tso off"));
             self.up(end);
         }
+        self.running(a);
+    }
+
+    /// Waits until `dev` has its carrier: the kernel says so from a work queue, some time after both ends are up.
+    pub(crate) fn running(&self, dev: &str) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !self.ip(&format!("-o link show dev {dev}")).contains("state UP") {
+            assert!(Instant::now() < deadline, "{dev} has no carrier");
+            thread::sleep(Duration::from_millis(2));
+        }
     }
 
     /// `ip link set DEV up`.
@@ -119,7 +130,9 @@ impl Lab {
 
     /// Adds an address with its prefix length: `10.0.0.1/24`, `fd00::1/64`.
     pub(crate) fn address(&self, dev: &str, address: &str) {
-        self.ip(&format!("address add {address} dev {dev}"));
+        // Even with accept_dad 0 an IPv6 address is tentative for a moment, and cannot be bound then.
+        let nodad = if address.contains(':') { "nodad" } else { "" };
+        self.ip(&format!("address add {address} dev {dev} {nodad}"));
     }
 
     /// A permanent neighbour.
