@@ -300,7 +300,8 @@ impl<W: Worker, O: FnMut(Notice<W::Report>)> Loop<W, O> {
                 tracing::error!(worker = name(worker), age_ms = age.as_millis() as u64, "worker stalled");
             }
             Event::Recovered { worker } => tracing::warn!(worker = name(worker), "worker no longer stalled"),
-            Event::Health(health) => tracing::warn!(health = ?health, "engine"),
+            Event::Health(Health::Degraded) => tracing::error!("engine degraded"),
+            Event::Health(Health::Healthy) => tracing::info!("engine healthy again"),
         }
     }
 }

@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 use std::sync::atomic::AtomicBool;
 
-use super::super::{Depth, Health, Refusal, SupervisorError, Word};
+use super::super::{Depth, Refusal, SupervisorError, Word};
 use super::*;
 use crate::executor::{ExecutorHandle, ExecutorKind, ExecutorSpec, spawn};
 use crate::mailbox::{Address, Mailbox, mailbox};
