@@ -186,7 +186,7 @@ fn one_of_the_two_sides_always_sees_the_other() {
             }
         }
         // The one that comes second leaves first; so the other's head start is swept over a few ns.
-        for step in 0..(round / 2 % 24) * (round % 2 ^ me) {
+        for step in 0..(round / 2 % 24) * ((round % 2) ^ me) {
             std::hint::black_box(step);
         }
     };
