@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod cpus;
+mod drivers;
 mod face;
 mod plan;
 mod request;
@@ -18,7 +19,7 @@ mod tests;
 pub use cpus::{CpuList, CpuListError, MAX_CPUS};
 pub use plan::{
     ActorPlan, Decision, DecisionCode, PLAN_SCHEMA, Page, Plan, PortPlan, Reason, ReasonCode, Refusal, Warning,
-    WarningCode, plan,
+    WarningCode, ZeroCopy, plan,
 };
 pub use request::{Numa, Pin, Queues, Request};
 pub use snapshot::{

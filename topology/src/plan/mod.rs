@@ -8,6 +8,7 @@ mod place;
 mod planner;
 mod queues;
 mod refusal;
+mod rules;
 
 pub use planner::plan;
 pub use refusal::{Reason, ReasonCode, Refusal};
@@ -65,6 +66,24 @@ pub struct PortPlan {
     pub queue: u32,
     /// NUMA node of the device.
     pub numa_node: Option<u32>,
+    /// Whether `auto` should try zero-copy here.
+    pub zero_copy: ZeroCopy,
+}
+
+/// What is known of zero-copy on a port, from the driver's own word and from what is on record about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ZeroCopy {
+    /// The driver has it and nothing is on record against it.
+    Good,
+    /// The driver may have it, and memory corruption, panics or stalls are on record: only by the
+    /// operator's explicit wish.
+    Avoid,
+    /// The driver does not have it.
+    Absent,
+    /// Nothing is known: only by the operator's explicit wish.
+    Unknown,
 }
 
 /// Kind of memory pages.

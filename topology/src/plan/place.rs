@@ -37,6 +37,7 @@ struct UsableCore {
     cpus: CpuList,
     node: Option<u32>,
     isolated: bool,
+    kind: u32,
 }
 
 impl Ground {
@@ -60,22 +61,21 @@ impl Ground {
                 cpus: core.cpus.and(&usable),
                 node: node_of(&snapshot.machine, core.node),
                 isolated: !core.cpus.and(&isolated).is_empty(),
+                kind: core.kind.unwrap_or(0),
             })
             .filter(|core| !core.cpus.is_empty())
             .collect();
         check_pins(snapshot, request, &usable, notes);
         check_node(request, &cores, snapshot, notes);
         let housekeeping = housekeeping(&cores, request, notes);
-        let machine = &snapshot.machine;
         let seats = cores.iter().flat_map(|core| {
-            let kind = machine.cores.get(core.index).and_then(|c| c.kind).unwrap_or(0);
             let (isolated, housekeeping) = (&isolated, &housekeeping);
             core.cpus.iter().map(move |cpu| Seat {
                 cpu,
                 core: core.index,
                 node: core.node,
                 isolated: isolated.contains(cpu),
-                kind,
+                kind: core.kind,
                 housekeeping: housekeeping.contains(cpu),
                 load: 0,
             })
@@ -144,8 +144,8 @@ fn check_node(request: &Request, cores: &[UsableCore], snapshot: &Snapshot, note
 }
 
 /// Chooses the CPUs for the supervisor and the kernel: of the cores that are not isolated, named by no
-/// pin, and not the last one on the node asked for, the lowest of those with the fewest threads (that
-/// also makes it an efficiency core where there are two kinds). A machine of one core gives one thread.
+/// pin, and not the last one on the node asked for, the lowest of the slowest kind. On most machines
+/// that is cpu 0, where the kernel keeps its own work anyway. A machine of one core gives one thread.
 fn housekeeping(cores: &[UsableCore], request: &Request, notes: &mut Notes) -> CpuList {
     let all: CpuList = cores.iter().flat_map(|core| core.cpus.iter()).collect();
     let pins: CpuList = match &request.pin {
@@ -164,7 +164,7 @@ fn housekeeping(cores: &[UsableCore], request: &Request, notes: &mut Notes) -> C
     let best = cores
         .iter()
         .filter(|core| cores.len() > 1 && core.cpus.and(&pins).is_empty() && !last_on_node(core))
-        .min_by_key(|core| (core.isolated, core.cpus.len(), core.cpus.first()));
+        .min_by_key(|core| (core.isolated, core.kind, core.cpus.first()));
     if let Some(core) = best {
         let text = "kept for the supervisor and the kernel";
         notes.decide(DecisionCode::HousekeepingCore, format!("cpu {}", core.cpus), text);
