@@ -10,7 +10,7 @@ use super::DestinationsOf;
 use super::EngineError;
 use super::interfaces::Interfaces;
 use super::worker::Note;
-use crate::net::{NetEvent, NetService, Tables};
+use crate::net::{NetEvent, NetOptions, NetService, Tables};
 
 /// How long the kernel may take to tell its tables at first.
 const TABLES_WITHIN: Duration = Duration::from_secs(5);
@@ -99,4 +99,16 @@ pub(super) fn first_tables(net: &NetService) -> Result<Tables, EngineError> {
             }
         }
     }
+}
+
+/// Links, addresses, routes and neighbours of this network namespace, once.
+///
+/// # Errors
+/// [`EngineError::Net`].
+pub fn read_tables() -> Result<Tables, EngineError> {
+    let failed = |e: &dyn std::fmt::Display| EngineError::Net { text: e.to_string() };
+    let net = NetService::start(NetOptions::default()).map_err(|e| failed(&e))?;
+    let tables = first_tables(&net)?;
+    net.stop(Duration::from_secs(1)).map_err(|e| failed(&e))?;
+    Ok(tables)
 }

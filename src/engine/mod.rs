@@ -23,6 +23,7 @@ use oxide_actors::supervisor::{Depth, Settings, Supervisor, SupervisorHandle, Wo
 use oxide_topology::Plan;
 
 pub use error::EngineError;
+pub use house::read_tables;
 pub use interfaces::Destinations;
 pub use settings::{make_plan, request};
 pub use status::{EngineState, EngineStatus, ModeStatus, ProcessUsage, QueueStatus, SteeringStatus, Totals};
