@@ -12,7 +12,7 @@ use aya::{EbpfError, EbpfLoader};
 use super::{Fallback, SteeringError};
 
 /// `bpf/steer.bpf.c`, compiled; docs/steering.md says how. In the repository, so that a clone builds
-/// without clang; tests/steering.rs checks that it is what its source says.
+/// without clang; tests/steering checks that it is what its source says.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/steer.bpf.o"));
 
 /// An address in network order, IPv4 as ::ffff:a.b.c.d.
