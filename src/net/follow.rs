@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use super::asks::{AGAIN, Asks};
+use super::decode::Fact;
 use super::service::{NetError, NetEvent, NetOptions};
 use super::state::{Key, State};
 use super::wire::{Notice, Wire};
@@ -133,7 +134,7 @@ impl Follower {
         }
     }
 
-    async fn take(&mut self, fact: super::decode::Fact, wire: &mut Wire) {
+    async fn take(&mut self, fact: Fact, wire: &mut Wire) {
         let effect = self.state.apply(fact);
         self.dirty |= effect.changed;
         if effect.reread_routes && self.reread_at.is_none() {
@@ -148,8 +149,9 @@ impl Follower {
     async fn lost(&mut self, key: Key, wire: &mut Wire) {
         if self.asks.lost(key, Instant::now().into_std()) {
             self.ask(key, wire).await;
+        } else if !self.asks.contains(key) {
+            self.dirty |= self.state.drop_neighbour(key);
         }
-        self.dirty |= self.state.forget(|key| self.asks.contains(key));
     }
 
     async fn want(&mut self, key: Key, wire: &mut Wire) {
