@@ -96,7 +96,7 @@ pub(crate) const DRIVERS: &[Driver] = &[
         zero_copy: Some(Record::Never),
         native_mtu: Some(3506),
         note: Some((
-            "native XDP on veth wants an XDP program (or GRO) on the peer too, or redirected frames vanish",
+            "wants an XDP program (or GRO) on the peer too for native XDP, or redirected frames vanish",
             "ethtool -K PEER gro on, and ethtool -K PEER tx off for right checksums of local sockets",
         )),
         source: "drivers/net/veth.c; bpfman#1675",

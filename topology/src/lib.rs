@@ -6,6 +6,7 @@
 //! host.
 #![forbid(unsafe_code)]
 
+pub mod cli;
 mod cpus;
 mod drivers;
 mod face;
@@ -17,6 +18,7 @@ mod snapshot;
 mod tests;
 
 pub use cpus::{CpuList, CpuListError, MAX_CPUS};
+pub use face::Change;
 pub use plan::{
     ActorPlan, Decision, DecisionCode, PLAN_SCHEMA, Page, Plan, PortPlan, Reason, ReasonCode, Refusal, Warning,
     WarningCode, ZeroCopy, plan,

@@ -1,8 +1,10 @@
 //! The plan: which actor runs where, on whose memory, and why.
 //!
-//! Owns the result types, and [`plan`], the only way to make one. The work is in `place` (cores),
-//! `queues` (which queues, whose actors) and `memory` (pages and limits).
+//! Owns the result types, and [`plan`], the only way to make one. The work is in `queues` (which
+//! queues, whose actors), `rules` (drivers), `place` (cores), `crowding` (what that costs) and `memory`
+//! (pages and limits).
 
+mod crowding;
 mod memory;
 mod place;
 mod planner;
