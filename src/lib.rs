@@ -14,12 +14,14 @@
 //! | [`port`] | one NIC queue as its owner sees it |
 //! | [`queue`] | the queue actor: batch, handler, loop |
 //! | [`relay`] | the ready application |
+//! | [`engine`] | puts the rooms together: plan, interfaces, supervisor, status |
 //! | [`net`] | routes, neighbours, links by netlink |
 //! | [`telemetry`] | counters and snapshots |
 //! | [`config`] | the one configuration |
 #![deny(unsafe_code)]
 
 pub mod config;
+pub mod engine;
 pub mod net;
 pub mod packet;
 pub mod port;

@@ -1,10 +1,97 @@
 //! Links, addresses, routes and neighbours as the kernel tells them, in namespaces of their own (root).
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 #[path = "common/netns.rs"]
 mod netns;
 
-use netns::{in_namespace, skip_unless_root};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use netns::{Far, Lab, in_namespace, skip_unless_root};
+use oxide::net::{NetEvent, NetOptions, NetService, Resolution, Tables};
+use oxide::packet::MacAddr;
+
+/// The service, and the newest tables it has sent.
+struct Watch {
+    service: NetService,
+    tables: Tables,
+    resyncs: Vec<String>,
+}
+
+impl Watch {
+    fn start(options: NetOptions) -> Self {
+        let mut watch =
+            Self { service: NetService::start(options).unwrap(), tables: Tables::default(), resyncs: Vec::new() };
+        watch.until("the first tables", |t| t.generation == 1);
+        watch
+    }
+
+    /// Waits for tables that are as wanted; `between` sees all of them on the way.
+    fn until_with(&mut self, what: &str, wanted: impl Fn(&Tables) -> bool, mut between: impl FnMut(&Tables)) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !wanted(&self.tables) {
+            match self.service.events.recv_deadline(deadline) {
+                Ok(NetEvent::Tables(tables)) => {
+                    assert_eq!(tables.generation, self.tables.generation + 1);
+                    between(&tables);
+                    self.tables = tables;
+                }
+                Ok(NetEvent::Resynced { why }) => self.resyncs.push(why),
+                Ok(_) => {}
+                Err(error) => panic!("{what}: {error}; {:#?}", self.tables),
+            }
+        }
+    }
+
+    fn until(&mut self, what: &str, wanted: impl Fn(&Tables) -> bool) {
+        self.until_with(what, wanted, |_| {});
+    }
+
+    /// Asks as the relay would, again and again, until `address` has a hop.
+    fn resolve(&mut self, address: &str) -> MacAddr {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            match self.tables.resolve(ip(address)) {
+                Resolution::Hop(hop) => return hop.destination,
+                Resolution::Unresolved { interface, next_hop } => self.service.resolve(interface, next_hop).unwrap(),
+                Resolution::NoRoute => panic!("no route to {address}: {:#?}", self.tables),
+            }
+            assert!(Instant::now() < deadline, "{address} was not resolved: {:#?}", self.tables);
+            match self.service.events.recv_timeout(Duration::from_millis(100)) {
+                Ok(NetEvent::Tables(tables)) => self.tables = tables,
+                Ok(NetEvent::Resynced { why }) => self.resyncs.push(why),
+                _ => {}
+            }
+        }
+    }
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn routes_v4(tables: &Tables) -> usize {
+    tables.routes.iter().filter(|r| r.destination.is_ipv4()).count()
+}
+
+const MAC_A: &str = "02:00:00:00:00:0a";
+const MAC_B: &str = "02:00:00:00:00:0b";
+const B: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x0b]);
+
+/// `va` 10.0.0.1 and fd00::1 here, `vb` 10.0.0.2 and fd00::2 there.
+fn two_sides(lab: &Lab) -> Far {
+    lab.link_local();
+    lab.veth("va", "vb", 1, MAC_A, MAC_B);
+    lab.address("va", "10.0.0.1/24");
+    lab.address("va", "fd00::1/64");
+    let far = lab.second_namespace();
+    lab.give("vb", &far);
+    far.run(|lab| {
+        lab.address("vb", "10.0.0.2/24");
+        lab.address("vb", "fd00::2/64");
+    });
+    far
+}
 
 #[test]
 fn the_lab_is_its_own_world() {
@@ -36,5 +123,301 @@ fn the_lab_is_its_own_world() {
         }
         assert!(lab.ip("-6 address show dev va").contains("fd00::1"));
         assert!(!lab.ip("-6 address show dev va").contains("fe80"), "no address of its own making");
+    });
+}
+
+#[test]
+fn tables_are_read_and_followed() {
+    if skip_unless_root("tables_are_read_and_followed") {
+        return;
+    }
+    in_namespace(|lab| {
+        lab.veth("va", "vb", 1, MAC_A, MAC_B);
+        lab.address("va", "10.0.0.1/24");
+        lab.address("va", "fd00::1/64");
+        lab.ip("route add default via 10.0.0.254 metric 50");
+        lab.neighbour("va", "10.0.0.254", MAC_B);
+        let va = lab.index("va");
+
+        // What was there before.
+        let mut watch = Watch::start(NetOptions::default());
+        assert_eq!(watch.tables.links.len(), 3, "the caller's namespace, no other: {:#?}", watch.tables.links);
+        let link = watch.tables.link(va).unwrap();
+        assert_eq!((link.name.as_str(), link.mtu, link.up, link.mac.to_string().as_str()), ("va", 1500, true, MAC_A));
+        assert_eq!(link.addresses, [(ip("10.0.0.1"), 24), (ip("fd00::1"), 64)]);
+        assert!(watch.tables.local(ip("10.0.0.1")) && watch.tables.local(ip("fd00::1")));
+        assert_eq!(watch.resolve("192.0.2.1"), B);
+        assert_eq!(watch.tables.source_for(ip("192.0.2.1")), Some(ip("10.0.0.1")));
+
+        // What comes and goes.
+        lab.address("va", "10.9.0.1/16");
+        lab.ip("route add 198.51.100.0/24 via 10.0.0.253 src 10.9.0.1");
+        lab.ip("route add blackhole 203.0.113.0/24");
+        lab.ip("route add 2001:db8::/32 via fd00::99");
+        lab.neighbour("va", "10.0.0.253", "02:00:00:00:00:fd");
+        lab.ip("link set va mtu 1400");
+        watch.until("all of the changes", |t| {
+            t.source_for(ip("198.51.100.1")) == Some(ip("10.9.0.1"))
+                && matches!(t.resolve(ip("198.51.100.1")), Resolution::Hop(hop) if hop.mtu == 1400)
+                && t.resolve(ip("203.0.113.1")) == Resolution::NoRoute
+                && t.resolve(ip("2001:db8::1")) == Resolution::Unresolved { interface: va, next_hop: ip("fd00::99") }
+                && t.local(ip("10.9.0.1"))
+        });
+        lab.ip("route replace 198.51.100.0/24 via 10.0.0.254");
+        lab.ip("route del blackhole 203.0.113.0/24");
+        lab.ip("route del 2001:db8::/32");
+        lab.ip("neighbour del 10.0.0.253 dev va");
+        lab.ip("address del 10.9.0.1/16 dev va");
+        watch.until("all of them undone", |t| {
+            matches!(t.resolve(ip("198.51.100.1")), Resolution::Hop(hop) if hop.destination == B)
+                && matches!(t.resolve(ip("203.0.113.1")), Resolution::Hop(_))
+                && t.resolve(ip("2001:db8::1")) == Resolution::NoRoute
+                && matches!(t.resolve(ip("10.0.0.253")), Resolution::Unresolved { .. })
+                && !t.local(ip("10.9.0.1"))
+        });
+        assert!(watch.resyncs.is_empty(), "{:?}", watch.resyncs);
+    });
+}
+
+#[test]
+fn routes_that_go_in_silence_are_missed() {
+    if skip_unless_root("routes_that_go_in_silence_are_missed") {
+        return;
+    }
+    in_namespace(|lab| {
+        lab.veth("va", "vb", 1, MAC_A, MAC_B);
+        lab.address("va", "10.0.0.1/24");
+        lab.address("va", "10.0.1.1/24");
+        lab.ip("route add 192.0.2.0/24 via 10.0.0.254");
+        lab.ip("route add 198.51.100.0/24 via 10.0.0.254 src 10.0.1.1");
+        let has = |t: &Tables, to: &str| t.routes.iter().any(|r| r.destination == ip(to));
+        let mut watch = Watch::start(NetOptions::default());
+        assert!(has(&watch.tables, "192.0.2.0") && has(&watch.tables, "198.51.100.0"));
+        lab.ip("address del 10.0.1.1/24 dev va");
+        watch.until("the route that preferred it", |t| !has(t, "198.51.100.0"));
+        lab.ip("link set va down");
+        watch.until("the link", |t| t.resolve(ip("192.0.2.1")) == Resolution::NoRoute);
+        lab.up("va");
+        watch.until("the connected route again, the other not", |t| has(t, "10.0.0.0") && !has(t, "192.0.2.0"));
+        assert!(watch.resyncs.is_empty(), "{:?}", watch.resyncs);
+    });
+}
+
+#[test]
+fn the_kernel_resolves_when_asked() {
+    if skip_unless_root("the_kernel_resolves_when_asked") {
+        return;
+    }
+    in_namespace(|lab| {
+        let _far = two_sides(lab);
+        let va = lab.index("va");
+        let mut watch = Watch::start(NetOptions::default());
+        for address in ["10.0.0.2", "fd00::2"] {
+            let unresolved = Resolution::Unresolved { interface: va, next_hop: ip(address) };
+            assert_eq!(watch.tables.resolve(ip(address)), unresolved, "nobody has talked to it yet");
+            assert_eq!(watch.resolve(address), B);
+        }
+        // Nobody there, no such link, no neighbours on this link: nothing comes of it, and nothing breaks.
+        for (interface, address) in [(va, "10.0.0.77"), (u32::MAX, "10.0.0.3"), (0, "fd00::3"), (1, "127.0.0.1")] {
+            watch.service.resolve(interface, ip(address)).unwrap();
+        }
+        lab.neighbour("va", "10.0.0.99", MAC_B);
+        watch.until("still alive", |t| matches!(t.resolve(ip("10.0.0.99")), Resolution::Hop(_)));
+        assert!(matches!(watch.tables.resolve(ip("10.0.0.77")), Resolution::Unresolved { .. }));
+    });
+}
+
+#[test]
+fn entered_neighbours_are_left_alone() {
+    if skip_unless_root("entered_neighbours_are_left_alone") {
+        return;
+    }
+    in_namespace(|lab| {
+        let _far = two_sides(lab);
+        let va = lab.index("va");
+        lab.neighbour("va", "10.0.0.2", "02:00:00:00:00:ee");
+        let mut watch = Watch::start(NetOptions::default());
+        watch.service.resolve(va, ip("10.0.0.2")).unwrap();
+        // The service serves requests in order: when the second is answered the first is done with.
+        watch.service.resolve(va, ip("fd00::2")).unwrap();
+        watch.until("the other one", |t| matches!(t.resolve(ip("fd00::2")), Resolution::Hop(_)));
+        assert!(lab.ip("neighbour show 10.0.0.2 dev va").contains("02:00:00:00:00:ee PERMANENT"));
+    });
+}
+
+#[test]
+fn a_neighbour_in_use_outlives_the_kernels_memory_of_it() {
+    if skip_unless_root("a_neighbour_in_use_outlives_the_kernels_memory_of_it") {
+        return;
+    }
+    in_namespace(|lab| {
+        let _far = two_sides(lab);
+        let mut watch = Watch::start(NetOptions::default());
+        assert_eq!((watch.resolve("10.0.0.2"), watch.resolve("fd00::2")), (B, B));
+        lab.ip("neighbour replace 10.0.0.66 lladdr 02:00:00:00:00:66 nud stale dev va");
+        watch.until("one that nobody asked for", |t| matches!(t.resolve(ip("10.0.0.66")), Resolution::Hop(_)));
+        // A new MAC of our own: the kernel forgets the link's neighbours, as its garbage collector would.
+        lab.ip("link set va address 02:00:00:00:00:aa");
+        let here = |t: &Tables| matches!(t.resolve(ip("10.0.0.2")), Resolution::Hop(hop) if hop.destination == B);
+        watch.until_with(
+            "the one not in use is gone",
+            |t| matches!(t.resolve(ip("10.0.0.66")), Resolution::Unresolved { .. }),
+            |t| assert!(here(t), "{t:#?}"),
+        );
+        // And without anybody asking, the kernel has been made to look for those in use.
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !["10.0.0.2", "fd00::2"].iter().all(|a| lab.ip(&format!("neighbour show {a} dev va")).contains(MAC_B)) {
+            assert!(Instant::now() < deadline, "{}", lab.ip("neighbour show"));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert!(here(&watch.tables));
+    });
+}
+
+#[test]
+fn a_new_mac_of_a_neighbour_in_use_is_noticed() {
+    if skip_unless_root("a_new_mac_of_a_neighbour_in_use_is_noticed") {
+        return;
+    }
+    in_namespace(|lab| {
+        let far = two_sides(lab);
+        // The kernel's patience, in a test's time.
+        for (name, value) in [
+            ("base_reachable_time_ms", "100"),
+            ("delay_first_probe_time", "0"),
+            ("retrans_time_ms", "50"),
+            ("ucast_solicit", "1"),
+        ] {
+            lab.sysctl(&format!("net/ipv4/neigh/va/{name}"), value);
+        }
+        let mut watch = Watch::start(NetOptions::default());
+        let va = lab.index("va");
+        assert_eq!(watch.resolve("10.0.0.2"), B);
+        far.run(|lab| {
+            // Silently: no announcement, and no packet of its own.
+            lab.sysctl("net/ipv4/conf/vb/arp_notify", "0");
+            lab.ip("link set vb address 02:00:00:00:00:bb");
+        });
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while watch.resolve("10.0.0.2") != MacAddr([2, 0, 0, 0, 0, 0xbb]) {
+            assert!(Instant::now() < deadline, "{:#?}", watch.tables);
+            // As the relay does for a next hop in use.
+            watch.service.resolve(va, ip("10.0.0.2")).unwrap();
+            if let Ok(NetEvent::Tables(tables)) = watch.service.events.recv_timeout(Duration::from_millis(100)) {
+                watch.tables = tables;
+            }
+        }
+    });
+}
+
+#[test]
+fn an_interface_of_a_huge_number_deleted_and_made_again() {
+    if skip_unless_root("an_interface_of_a_huge_number_deleted_and_made_again") {
+        return;
+    }
+    in_namespace(|lab| {
+        let make = |lab: &Lab, index: u32| {
+            lab.ip(&format!("link add va index {index} address {MAC_A} type veth peer name vb address {MAC_B}"));
+            lab.up("va");
+            lab.up("vb");
+            lab.address("va", "10.0.0.1/24");
+            lab.neighbour("va", "10.0.0.2", MAC_B);
+        };
+        let mut watch = Watch::start(NetOptions::default());
+        for index in [2_147_483_000, 2_147_483_646] {
+            make(lab, index);
+            let there =
+                |t: &Tables| matches!(t.resolve(ip("10.0.0.2")), Resolution::Hop(hop) if hop.interface == index);
+            watch.until("the link", there);
+            lab.ip("link del va");
+            watch.until("nothing of it is left", |t| {
+                t.link_named("va").is_none()
+                    && t.link_named("vb").is_none()
+                    && routes_v4(t) == 0
+                    && t.neighbours.is_empty()
+                    && !t.local(ip("10.0.0.1"))
+            });
+        }
+    });
+}
+
+#[test]
+fn lost_notices_are_made_good() {
+    if skip_unless_root("lost_notices_are_made_good") {
+        return;
+    }
+    in_namespace(|lab| {
+        lab.veth("va", "vb", 1, MAC_A, MAC_B);
+        lab.address("va", "10.0.0.1/24");
+        // The smallest buffer the kernel gives: a burst of routes must overrun it.
+        let options = NetOptions { receive_buffer: 1, ..NetOptions::default() };
+        let mut watch = Watch::start(options);
+        let batch: String =
+            (0..5000).map(|i| format!("route add 172.{}.{}.0/24 via 10.0.0.2\n", 16 + i / 256, i % 256)).collect();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), batch).unwrap();
+        lab.ip(&format!("-batch {}", file.path().display()));
+        lab.address("va", "10.77.0.1/32");
+        watch.until("all routes", |t| routes_v4(t) == 5001 && t.local(ip("10.77.0.1")));
+        assert!(watch.resyncs.iter().any(|why| why.contains("ENOBUFS")), "{:?}", watch.resyncs);
+    });
+}
+
+#[test]
+fn the_audit_finds_what_was_not_told() {
+    if skip_unless_root("the_audit_finds_what_was_not_told") {
+        return;
+    }
+    in_namespace(|lab| {
+        lab.veth("va", "vb", 1, MAC_A, MAC_B);
+        lab.address("va", "10.0.0.1/24");
+        lab.ip("nexthop add id 7 via 10.0.0.2 dev va");
+        lab.ip("route add 192.0.2.0/24 nhid 7");
+        let options = NetOptions { audit: Duration::from_millis(100), ..NetOptions::default() };
+        let mut watch = Watch::start(options);
+        let routed = |t: &Tables| t.resolve(ip("192.0.2.1")) != Resolution::NoRoute;
+        assert!(routed(&watch.tables), "a route by a next-hop object is a route");
+        lab.ip("nexthop del id 7");
+        watch.until("the route is gone", |t| !routed(t));
+        assert_eq!(watch.resyncs, ["routes had drifted from the kernel's"]);
+    });
+}
+
+#[test]
+fn a_slow_receiver_gets_the_newest_tables() {
+    if skip_unless_root("a_slow_receiver_gets_the_newest_tables") {
+        return;
+    }
+    in_namespace(|lab| {
+        lab.veth("va", "vb", 1, MAC_A, MAC_B);
+        let options = NetOptions { events: 2, ..NetOptions::default() };
+        let mut watch = Watch::start(options);
+        for i in 1..=50 {
+            lab.address("va", &format!("10.0.{i}.1/24"));
+        }
+        watch.until("the last address", |t| t.local(ip("10.0.50.1")));
+        assert!(watch.tables.generation < 51, "generations nobody could see were made");
+    });
+}
+
+#[test]
+fn the_service_stops() {
+    if skip_unless_root("the_service_stops") {
+        return;
+    }
+    in_namespace(|_| {
+        let sockets = || {
+            let table = std::fs::read_to_string("/proc/thread-self/net/netlink").unwrap();
+            table.lines().skip(1).filter(|line| line.split_whitespace().nth(1) == Some("0")).count()
+        };
+        let before = sockets();
+        let service = NetService::start(NetOptions::default()).unwrap();
+        assert_eq!(sockets(), before + 2);
+        let events = service.events.clone();
+        service.stop(Duration::from_secs(10)).unwrap();
+        assert_eq!(sockets(), before);
+        while events.recv().is_ok() {}
+        drop(NetService::start(NetOptions::default()).unwrap());
+        assert_eq!(sockets(), before, "dropped is stopped");
     });
 }

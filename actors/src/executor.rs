@@ -386,8 +386,9 @@ pub(crate) fn try_glommio() -> Result<(), GlommioRefusal> {
     Ok(())
 }
 
-/// Text of a panic's payload.
-pub(crate) fn panic_text(payload: Box<dyn Any + Send>) -> String {
+/// Text of a panic's payload, as `catch_unwind` and `JoinHandle::join` give it.
+#[must_use]
+pub fn panic_text(payload: Box<dyn Any + Send>) -> String {
     match payload.downcast::<&'static str>() {
         Ok(text) => (*text).to_owned(),
         Err(payload) => match payload.downcast::<String>() {

@@ -23,6 +23,7 @@
 //! | [`mailbox`] | bounded channels, the doorbell, the idle wait of an actor |
 //! | [`pulse`] | the heartbeat |
 //! | [`policy`] | restart budget and backoff |
+//! | [`supervisor`] | who starts, watches, restarts and stops workers |
 #![forbid(unsafe_code)]
 
 pub mod executor;
@@ -30,3 +31,4 @@ pub mod mailbox;
 pub mod policy;
 mod probe;
 pub mod pulse;
+pub mod supervisor;

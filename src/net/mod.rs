@@ -1,6 +1,23 @@
 //! Routes, neighbours and links, as the kernel knows them.
+//!
+//! [`NetService`] owns the netlink sockets, on its own thread; [`Tables`] are what it hands out: one
+//! consistent copy for each receiver. [`BusyPollSettings`] are the settings of a device that preferred busy polling needs.
+//!
+//! ```text
+//!  kernel --notices--> wire --facts--> state --tables, at most one in 20 ms--> events
+//!         <--requests- wire <--asks--- follow <------------------------------- resolve()
+//! ```
 
+mod asks;
+mod decode;
+mod follow;
 mod prefix;
+mod service;
+mod settings;
+mod state;
 mod tables;
+mod wire;
 
+pub use service::{Busy, NetError, NetEvent, NetOptions, NetService};
+pub use settings::{BusyPollSettings, SettingsError, SettingsGuard};
 pub use tables::{Hop, Link, LinkKind, Resolution, Route, RouteKind, Tables};

@@ -58,6 +58,7 @@ fn host_bits_v6(length: u8) -> u128 {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]

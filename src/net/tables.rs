@@ -137,17 +137,12 @@ struct Section {
     routes: Range<usize>,
 }
 
-/// The order of [`Tables::routes`]. Next hops in the end, so that equals come out the same every time.
-pub(super) fn order(route: &Route) -> impl Ord + use<> {
-    (
-        route.destination.is_ipv6(),
-        Reverse(route.prefix),
-        route.destination,
-        route.metric,
-        route.kind,
-        route.interface,
-        route.gateway,
-    )
+/// The order of [`Tables::routes`]: family, longest prefix, destination, metric. What is left makes each
+/// next hop its own, and the order of equals the same every time.
+pub(super) type Order = (bool, Reverse<u8>, IpAddr, u32, RouteKind, u32, Option<IpAddr>);
+
+pub(super) fn order(r: &Route) -> Order {
+    (r.destination.is_ipv6(), Reverse(r.prefix), r.destination, r.metric, r.kind, r.interface, r.gateway)
 }
 
 impl Tables {
@@ -164,8 +159,10 @@ impl Tables {
         for route in &mut routes {
             route.destination = prefix::first(route.destination, route.prefix);
         }
-        // Of no cost where they come sorted, as from the service.
-        routes.sort_by_cached_key(order);
+        // From the service they come sorted.
+        if !routes.is_sorted_by_key(order) {
+            routes.sort_by_cached_key(order);
+        }
         let mut own: Vec<IpAddr> = links.iter().flat_map(|l| l.addresses.iter().map(|a| a.0.to_canonical())).collect();
         own.sort_unstable();
         own.dedup();
@@ -242,7 +239,7 @@ impl Tables {
     }
 
     /// The route and the link to a canonical address. One binary search for each prefix length in use:
-    /// with 50 000 routes about a microsecond, and a copy of the tables is one flat copy.
+    /// with 50 000 routes of 17 lengths 2 us (`cost_with_50_000_routes`), and a copy of the tables is flat.
     fn way(&self, destination: IpAddr) -> Option<(&Route, &Link)> {
         if !prefix::is_unicast(destination) {
             return None;

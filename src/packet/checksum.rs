@@ -86,13 +86,14 @@ pub fn ipv4_header(header: &[u8]) -> Option<u16> {
 /// Whether the checksum of an option-free IPv4 header is right (RFC 1071: the sum over all of it,
 /// checksum included, is all ones).
 ///
-/// A ones' complement sum is a sum modulo 65535, and a header whose words are all zero is no header.
+/// A ones' complement sum is a sum modulo 65535, and only a header of all zeroes, which has no version
+/// either, sums to zero instead.
 #[must_use]
 #[inline]
 pub fn ipv4_header_verifies(header: &[u8; 20]) -> bool {
     let (words, _) = header.as_chunks::<4>();
     let sum: u64 = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
-    sum % 0xffff == 0 && sum != 0
+    sum.is_multiple_of(0xffff)
 }
 
 /// Checksum of a UDP datagram, its own field taken as zero; a result of zero is sent as 0xFFFF, since
@@ -162,3 +163,6 @@ impl Change {
         if checksum == 0 { 0 } else { never_zero(self.apply(checksum)) }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -51,8 +51,9 @@ impl Endpoint {
 
     /// Whether this is an IPv4 end.
     #[must_use]
-    pub fn is_ipv4(&self) -> bool {
-        self.ip().is_ipv4()
+    #[inline]
+    pub const fn is_ipv4(&self) -> bool {
+        u128::from_be_bytes(self.address) >> 32 == 0xffff
     }
 }
 

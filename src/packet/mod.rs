@@ -5,11 +5,13 @@
 pub mod build;
 pub mod checksum;
 mod columns;
-mod parse;
+pub mod parse;
 pub mod rewrite;
 
 pub use columns::{Columns, Endpoint, Flow, LANES, MacAddr};
+pub(crate) use parse::parse_with;
 pub use parse::{Parsed, parse, verify_udp};
+pub use reflect::reflect;
 pub use rewrite::{Rewrite, Translation};
 
 /// UDP's protocol number, and IPv6 next header.

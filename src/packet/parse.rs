@@ -37,8 +37,8 @@ const L3: usize = ETHERNET as usize;
 const IPV4_HEADER: u16 = 20;
 const IPV6_HEADER: u16 = 40;
 const UDP_HEADER: u16 = 8;
-/// `::ffff:0:0/96` (RFC 4291 section 2.5.5.2).
-const MAPPED: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
+/// The upper 96 bits of `::ffff:0:0/96` (RFC 4291 section 2.5.5.2).
+const MAPPED: u128 = 0xffff;
 
 /// A well-formed IP/UDP datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,12 +62,18 @@ pub struct Parsed {
 /// The reason of the first check that fails, in the order of the [module](self).
 #[inline]
 pub fn parse(head: &[u8; 64], length: u16) -> Result<Parsed, DropReason> {
-    if length < ETHERNET {
-        return Err(DropReason::Truncated);
-    }
+    parse_with(head, length, |parsed| parsed)
+}
+
+/// [`parse()`], with what is to be done with the result done once for each family: where that is a
+/// store to columns, offsets are constants then and nothing is moved twice.
+#[inline(always)]
+pub(crate) fn parse_with<T>(head: &[u8; 64], length: u16, accept: impl FnOnce(Parsed) -> T) -> Result<T, DropReason> {
+    // A frame too short for its EtherType is too short for either header as well.
     match be16::<12>(head) {
-        0x0800 => ipv4(head, length),
-        0x86dd => ipv6(head, length),
+        0x0800 => ipv4(head, length).map(accept),
+        0x86dd => ipv6(head, length).map(accept),
+        _ if length < ETHERNET => Err(DropReason::Truncated),
         _ => Err(DropReason::EtherType),
     }
 }
@@ -96,12 +102,13 @@ pub fn verify_udp(frame: &[u8], parsed: &Parsed) -> Result<(), DropReason> {
     if checksum::udp_verifies(pseudo, datagram) { Ok(()) } else { Err(DropReason::UdpChecksum) }
 }
 
-#[inline]
+#[inline(always)]
 fn ipv4(head: &[u8; 64], length: u16) -> Result<Parsed, DropReason> {
     const L4: usize = L3 + IPV4_HEADER as usize;
-    let Some(room) = length.checked_sub(ETHERNET).filter(|&room| room >= IPV4_HEADER) else {
+    if length < ETHERNET + IPV4_HEADER {
         return Err(DropReason::Truncated);
-    };
+    }
+    let room = length - ETHERNET;
     let header = field::<L3, 20>(head);
     if header[0] != 0x45 {
         return Err(not_a_plain_ipv4_header(header[0], room));
@@ -110,7 +117,7 @@ fn ipv4(head: &[u8; 64], length: u16) -> Result<Parsed, DropReason> {
         return Err(DropReason::IpChecksum);
     }
     let total = be16::<{ L3 + 2 }>(head);
-    if !(IPV4_HEADER..=room).contains(&total) {
+    if outside(total, IPV4_HEADER, room) {
         return Err(DropReason::IpLength);
     }
     // MF and the offset; DF and the reserved bit say nothing against a packet.
@@ -123,24 +130,20 @@ fn ipv4(head: &[u8; 64], length: u16) -> Result<Parsed, DropReason> {
     if header[8] == 0 {
         return Err(DropReason::TtlExpired);
     }
-    if !(UDP_HEADER..=total - IPV4_HEADER).contains(&be16::<{ L4 + 4 }>(head)) {
+    if outside(be16::<{ L4 + 4 }>(head), UDP_HEADER, total - IPV4_HEADER) {
         return Err(DropReason::UdpLength);
     }
-    let source = *field::<{ L3 + 12 }, 4>(head);
+    let source = u32::from_be_bytes(*field::<{ L3 + 12 }, 4>(head));
+    let destination = u32::from_be_bytes(*field::<{ L3 + 16 }, 4>(head));
     let port = be16::<L4>(head);
-    if port == 0 || !answerable_ipv4(source) {
+    if (port == 0) | !answerable_ipv4(source) {
         return Err(DropReason::BadSource);
     }
-    Ok(Parsed {
-        ipv4: true,
-        l3: L3 as u8,
-        l4: L4 as u8,
-        length: ETHERNET + total,
-        flow: Flow {
-            source: Endpoint { address: mapped(source), port },
-            destination: Endpoint { address: mapped(*field::<{ L3 + 16 }, 4>(head)), port: be16::<{ L4 + 2 }>(head) },
-        },
-    })
+    let flow = Flow {
+        source: Endpoint { address: mapped(source), port },
+        destination: Endpoint { address: mapped(destination), port: be16::<{ L4 + 2 }>(head) },
+    };
+    Ok(Parsed { ipv4: true, l3: L3 as u8, l4: L4 as u8, length: ETHERNET + total, flow })
 }
 
 #[cold]
@@ -153,7 +156,7 @@ fn not_a_plain_ipv4_header(version_and_length: u8, room: u16) -> DropReason {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn ipv6(head: &[u8; 64], length: u16) -> Result<Parsed, DropReason> {
     const L4: usize = L3 + IPV6_HEADER as usize;
     let Some(room) = length.checked_sub(ETHERNET + IPV6_HEADER) else {
@@ -173,28 +176,24 @@ fn ipv6(head: &[u8; 64], length: u16) -> Result<Parsed, DropReason> {
     if header[7] == 0 {
         return Err(DropReason::TtlExpired);
     }
-    if !(UDP_HEADER..=payload).contains(&be16::<{ L4 + 4 }>(head)) {
+    if outside(be16::<{ L4 + 4 }>(head), UDP_HEADER, payload) {
         return Err(DropReason::UdpLength);
     }
     if be16::<{ L4 + 6 }>(head) == 0 {
         return Err(DropReason::UdpChecksumZero);
     }
-    let source = *field::<{ L3 + 8 }, 16>(head);
-    let destination = *field::<{ L3 + 24 }, 16>(head);
+    // As integers, not arrays: the compiler keeps them in registers.
+    let source = u128::from_be_bytes(*field::<{ L3 + 8 }, 16>(head));
+    let destination = u128::from_be_bytes(*field::<{ L3 + 24 }, 16>(head));
     let port = be16::<L4>(head);
-    if port == 0 || !answerable_ipv6(source) || destination.starts_with(&MAPPED) {
+    if (port == 0) | !answerable_ipv6(source) | (destination >> 32 == MAPPED) {
         return Err(DropReason::BadSource);
     }
-    Ok(Parsed {
-        ipv4: false,
-        l3: L3 as u8,
-        l4: L4 as u8,
-        length: ETHERNET + IPV6_HEADER + payload,
-        flow: Flow {
-            source: Endpoint { address: source, port },
-            destination: Endpoint { address: destination, port: be16::<{ L4 + 2 }>(head) },
-        },
-    })
+    let flow = Flow {
+        source: Endpoint { address: source.to_be_bytes(), port },
+        destination: Endpoint { address: destination.to_be_bytes(), port: be16::<{ L4 + 2 }>(head) },
+    };
+    Ok(Parsed { ipv4: false, l3: L3 as u8, l4: L4 as u8, length: ETHERNET + IPV6_HEADER + payload, flow })
 }
 
 /// Extension headers by IANA's list "IPv6 Extension Header Types".
@@ -210,22 +209,29 @@ fn not_udp_ipv6(next_header: u8) -> DropReason {
 /// Not "this network" (0/8), loopback (127/8), multicast (224/4) or limited broadcast: RFC 1122
 /// section 3.2.1.3. The rest of 240/4 is in use as unicast inside some networks.
 #[inline]
-fn answerable_ipv4(source: [u8; 4]) -> bool {
-    !matches!(source[0], 0 | 127 | 224..=239) && source != [255; 4]
+fn answerable_ipv4(source: u32) -> bool {
+    let net = source >> 24;
+    (net != 0) & (net != 127) & (net >> 4 != 14) & (source != u32::MAX)
 }
 
 /// Not multicast, and not in `::/64`, where nothing sends from: unspecified, loopback, and the
 /// mapped, translated and compatible forms of IPv4 addresses (RFC 4291 sections 2.5 and 2.7), which
 /// would pass for IPv4 in a [`Flow`].
 #[inline]
-fn answerable_ipv6(source: [u8; 16]) -> bool {
-    source[0] != 0xff && !source.starts_with(&[0; 8])
+fn answerable_ipv6(source: u128) -> bool {
+    (source >> 120 != 0xff) & (source >> 64 != 0)
+}
+
+/// Below `least` or above `most`, in one branch: the sign of either difference.
+#[inline]
+fn outside(value: u16, least: u16, most: u16) -> bool {
+    let [value, least, most] = [value, least, most].map(i32::from);
+    ((value - least) | (most - value)) < 0
 }
 
 #[inline]
-fn mapped(address: [u8; 4]) -> [u8; 16] {
-    let [a, b, c, d] = address;
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+fn mapped(address: u32) -> [u8; 16] {
+    (MAPPED << 32 | u128::from(address)).to_be_bytes()
 }
 
 fn unmapped([.., a, b, c, d]: [u8; 16]) -> [u8; 4] {

@@ -39,6 +39,7 @@ impl Translation {
     /// # Errors
     /// [`DropReason::IpVersion`] unless all four ends are of one family: IPv4 to IPv6 is refused when
     /// the configuration is read.
+    #[inline]
     pub fn new(old: &Flow, new: &Rewrite) -> Result<Self, DropReason> {
         let ipv4 = old.source.is_ipv4();
         if [old.destination, new.source, new.destination].iter().any(|end| end.is_ipv4() != ipv4) {
@@ -138,3 +139,6 @@ fn headers<const IP: usize>(frame: &mut [u8], l3: u8, l4: u8) -> Option<Headers<
     let (ip, udp) = rest.split_at_mut_checked(usize::from(l4.checked_sub(l3)?))?;
     Some((link.first_chunk_mut()?, ip.first_chunk_mut()?, udp.first_chunk_mut()?))
 }
+
+#[cfg(test)]
+mod tests;

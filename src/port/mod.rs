@@ -217,6 +217,27 @@ pub enum PortError {
     },
 }
 
+impl PortError {
+    /// Whether the interface is there but down: it may come up by itself.
+    #[must_use]
+    pub fn is_link_down(&self) -> bool {
+        self.errno() == Some(libc::ENETDOWN)
+    }
+
+    /// Whether trying again may help without anybody doing anything.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(self.errno(), Some(libc::EBUSY | libc::EAGAIN | libc::ENOMEM | libc::EINTR))
+    }
+
+    fn errno(&self) -> Option<i32> {
+        match self {
+            Self::Gone { source, .. } | Self::Refused { source, .. } => source.raw_os_error(),
+            _ => None,
+        }
+    }
+}
+
 fn mend(advice: &str) -> String {
     if advice.is_empty() { String::new() } else { format!(" ({advice})") }
 }

@@ -16,10 +16,11 @@ use std::time::{Duration, Instant};
 use arrayvec::ArrayVec;
 use oxide_actors::executor::Runtime;
 use oxide_actors::mailbox::{Address, Mailbox};
-use oxide_actors::pulse::Pulse;
+use oxide_actors::supervisor::{Link, Word};
 
 use super::handler::{Handler, QueueInfo};
 use super::peers::{Parcel, Peers};
+use super::realtime;
 use super::snapshot::QueueSnapshot;
 use super::worker::{Parts, Worker};
 use crate::net::Tables;
@@ -55,7 +56,8 @@ pub enum Command {
     Stop(Duration),
 }
 
-/// What an actor tells the supervisor.
+/// What an actor tells the engine. Changes of state are told to the supervisor as
+/// [`Word`]s.
 pub enum Report {
     /// Memory and ports are open; packets are being steered here.
     Opened {
@@ -66,19 +68,14 @@ pub enum Report {
     },
     /// Counters; dropped when the supervisor is behind.
     Snapshot(Box<QueueSnapshot>),
+    /// Counters at the end of this actor, after its last packet.
+    Last(Box<QueueSnapshot>),
     /// A next hop is wanted.
     Resolve {
         /// Interface it is on.
         interface: u32,
         /// Its address.
         next_hop: IpAddr,
-    },
-    /// The handler panicked with these words; the actor waits for [`Command::RestartHandler`].
-    HandlerPanicked(String),
-    /// A new handler is in place.
-    HandlerReplaced {
-        /// How long no packet was looked at.
-        gap: Duration,
     },
     /// Tables that are no longer used, to be freed elsewhere.
     Retired(Box<Tables>),
@@ -88,13 +85,13 @@ pub enum Report {
 #[derive(Debug)]
 pub enum Exit {
     /// It was told to.
-    Stopped(Box<QueueSnapshot>),
+    Stopped,
     /// Ports or memory could not be opened.
     NotOpened(PortError),
     /// A port failed; everything is closed again.
-    PortFailed(PortError, Box<QueueSnapshot>),
+    PortFailed(PortError),
     /// The books do not balance: frames are lost. Everything is closed again.
-    Leaked(Box<QueueSnapshot>),
+    Leaked,
 }
 
 /// Makes a handler on the actor's own core.
@@ -118,24 +115,22 @@ pub struct ActorSpec<B, H> {
     pub batch_size: usize,
     /// How long to poll without packets before sleeping.
     pub spin: Duration,
+    /// SCHED_FIFO priority of the thread, if any.
+    pub realtime: Option<u8>,
     /// Seed for keyed hashes.
     pub seed: u64,
     /// Tables to begin with.
     pub tables: Box<Tables>,
 }
 
-/// Where reports go. `false` means that it was not taken, and never blocks.
-pub type ReportSink = Box<dyn Fn(Report) -> bool>;
-
 /// Runs an actor until it is told to stop or its ports fail. The root future of its executor.
 pub async fn run<B: Backend, H: Handler>(
     spec: ActorSpec<B, H>,
     runtime: Runtime,
     mailbox: Mailbox<Command>,
-    reports: ReportSink,
-    pulse: Pulse,
+    link: Link<Report>,
 ) -> Exit {
-    let mut actor = match Actor::open(spec, mailbox, reports, pulse) {
+    let mut actor = match Actor::open(spec, mailbox, link) {
         Ok(actor) => actor,
         Err(error) => return Exit::NotOpened(error),
     };
@@ -145,10 +140,11 @@ pub async fn run<B: Backend, H: Handler>(
         tracing::debug!(%error, "steering off while closing");
     }
     let last = Box::new(actor.snapshot());
+    actor.link.report(Report::Last(last));
     match ended {
-        Ok(()) => Exit::Stopped(last),
-        Err(Some(error)) => Exit::PortFailed(error, last),
-        Err(None) => Exit::Leaked(last),
+        Ok(()) => Exit::Stopped,
+        Err(Some(error)) => Exit::PortFailed(error),
+        Err(None) => Exit::Leaked,
     }
 }
 
@@ -157,24 +153,29 @@ struct Actor<P, H> {
     factory: HandlerFactory<H>,
     info: QueueInfo,
     mailbox: Mailbox<Command>,
-    reports: ReportSink,
-    pulse: Pulse,
+    link: Link<Report>,
     spin: Duration,
     started: Instant,
     next_snapshot: Instant,
-    snapshots_dropped: u64,
     stop_by: Option<Instant>,
-    parked_since: Option<Instant>,
+    /// The supervisor knows that the handler panicked.
+    parked_told: bool,
+    draining: bool,
+    drained_told: bool,
 }
 
 impl<P: Port, H: Handler> Actor<P, H> {
     fn open<B: Backend<Port = P>>(
         spec: ActorSpec<B, H>,
         mailbox: Mailbox<Command>,
-        reports: ReportSink,
-        pulse: Pulse,
+        link: Link<Report>,
     ) -> Result<Self, PortError> {
         let started = Instant::now();
+        if let Some(priority) = spec.realtime
+            && let Err(why) = realtime::set_fifo(priority)
+        {
+            tracing::warn!(queue = spec.queue, why, "realtime");
+        }
         let (umem, ports) = spec.backend.open()?;
         let info = QueueInfo {
             queue: spec.queue,
@@ -196,20 +197,21 @@ impl<P: Port, H: Handler> Actor<P, H> {
         let mut worker = Worker::new(parts, started);
         worker.set_tables(spec.tables);
         worker.steer(true)?;
-        reports(Report::Opened { ports: info.ports.clone(), pages });
+        link.report(Report::Opened { ports: info.ports.clone(), pages });
+        link.say(Word::Running);
         Ok(Self {
             worker,
             factory: spec.factory,
             info,
             mailbox,
-            reports,
-            pulse,
+            link,
             spin: spec.spin,
             started,
             next_snapshot: started,
-            snapshots_dropped: 0,
             stop_by: None,
-            parked_since: None,
+            parked_told: false,
+            draining: false,
+            drained_told: false,
         })
     }
 
@@ -225,7 +227,7 @@ impl<P: Port, H: Handler> Actor<P, H> {
                 last_packet = now;
             }
             let turn = self.worker.kick().map_err(Some)?;
-            self.pulse.beat();
+            self.link.beat();
             turns += 1;
             if packets > 0 && !turns.is_multiple_of(CONTROL_EVERY) {
                 self.worker.counters_mut().busy_ns += now.elapsed().as_nanos() as u64;
@@ -274,15 +276,14 @@ impl<P: Port, H: Handler> Actor<P, H> {
             }
         }
         if let Some(words) = self.worker.parked()
-            && self.parked_since.is_none()
+            && !self.parked_told
         {
-            self.parked_since = Some(now);
-            let words = words.to_owned();
-            (self.reports)(Report::HandlerPanicked(words));
+            self.parked_told = true;
+            self.link.say(Word::SoftFailed(words.to_owned()));
         }
         for (interface, next_hop) in self.worker.requests() {
             // Not taken: a later packet asks again.
-            (self.reports)(Report::Resolve { interface, next_hop });
+            self.link.telemetry(Report::Resolve { interface, next_hop });
         }
         if now >= self.next_snapshot {
             self.next_snapshot = now + SNAPSHOT;
@@ -290,8 +291,11 @@ impl<P: Port, H: Handler> Actor<P, H> {
                 return Err(None);
             }
             let snapshot = Box::new(self.snapshot());
-            if !(self.reports)(Report::Snapshot(snapshot)) {
-                self.snapshots_dropped += 1;
+            self.link.telemetry(Report::Snapshot(snapshot));
+            let empty = self.draining && self.worker.handler().sessions() == 0 && self.worker.quiescent();
+            if empty && !self.drained_told {
+                self.drained_told = true;
+                self.link.say(Word::Drained);
             }
         }
         let quiet = packets == 0 && self.stop_by.is_some() && self.worker.quiescent();
@@ -302,12 +306,15 @@ impl<P: Port, H: Handler> Actor<P, H> {
         match command {
             Command::Tables(tables) => {
                 let old = self.worker.set_tables(tables);
-                (self.reports)(Report::Retired(old));
+                self.link.telemetry(Report::Retired(old));
             }
             Command::Peer { queue, address } => self.worker.set_peer(queue, address),
             Command::Pause(paused) => self.worker.set_paused(paused),
-            Command::Drain => self.worker.set_draining(true),
-            Command::RestartHandler => self.restart_handler(now),
+            Command::Drain => {
+                self.draining = true;
+                self.worker.set_draining(true);
+            }
+            Command::RestartHandler => self.restart_handler(),
             Command::Stop(within) => {
                 self.worker.set_draining(true);
                 self.stop_by = Some(now + within);
@@ -318,22 +325,20 @@ impl<P: Port, H: Handler> Actor<P, H> {
         }
     }
 
-    fn restart_handler(&mut self, now: Instant) {
+    fn restart_handler(&mut self) {
         let (factory, info) = (&self.factory, &self.info);
-        match catch_unwind(AssertUnwindSafe(|| factory(info))) {
+        let word = match catch_unwind(AssertUnwindSafe(|| factory(info))) {
             Ok(handler) => {
                 self.worker.replace_handler(handler);
-                let gap = self.parked_since.take().map_or(Duration::ZERO, |since| now.duration_since(since));
-                (self.reports)(Report::HandlerReplaced { gap });
+                self.parked_told = false;
+                Word::Running
             }
-            // Reported as another panic: the supervisor counts it and goes deeper if it must.
-            Err(_) => {
-                (self.reports)(Report::HandlerPanicked("the new handler panicked while it was made".to_owned()));
-            }
-        }
+            Err(_) => Word::SoftFailed("the new handler panicked while it was made".to_owned()),
+        };
+        self.link.say(word);
     }
 
     fn snapshot(&mut self) -> QueueSnapshot {
-        QueueSnapshot::take(&mut self.worker, self.info.queue, self.started.elapsed(), self.snapshots_dropped)
+        QueueSnapshot::take(&mut self.worker, self.info.queue, self.started.elapsed())
     }
 }

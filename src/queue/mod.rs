@@ -14,10 +14,11 @@ mod handler;
 mod held;
 mod outgoing;
 mod peers;
+mod realtime;
 mod snapshot;
 mod worker;
 
-pub use actor::{ActorSpec, Command, Exit, HandlerFactory, Report, ReportSink, run};
+pub use actor::{ActorSpec, Command, Exit, HandlerFactory, Report, run};
 pub use batch::{Batch, Verdict};
 pub use counters::QueueCounters;
 pub use handler::{Context, Handler, QueueInfo};

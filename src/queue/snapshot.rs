@@ -46,17 +46,10 @@ pub struct QueueSnapshot {
     pub umem_bytes: u64,
     /// Bytes that the handler keeps.
     pub handler_bytes: u64,
-    /// Snapshots that the supervisor did not take in time.
-    pub snapshots_dropped: u64,
 }
 
 impl QueueSnapshot {
-    pub(super) fn take<P: Port, H: Handler>(
-        worker: &mut Worker<P, H>,
-        queue: u32,
-        uptime: Duration,
-        snapshots_dropped: u64,
-    ) -> Self {
+    pub(super) fn take<P: Port, H: Handler>(worker: &mut Worker<P, H>, queue: u32, uptime: Duration) -> Self {
         let ports = worker
             .ports_mut()
             .iter_mut()
@@ -78,7 +71,6 @@ impl QueueSnapshot {
             sessions: worker.handler().sessions(),
             umem_bytes: worker.umem().layout().bytes() as u64,
             handler_bytes: worker.handler().memory_bytes(),
-            snapshots_dropped,
         }
     }
 }

@@ -1,1 +1,3 @@
-//! The ready application: a UDP relay.
+//! The ready application: sessions, address translation, policies.
+
+pub mod policy;

@@ -133,7 +133,7 @@ impl Processor {
     }
 
     /// Parses the lanes in `live`: lane `i` is the frame that starts with `heads[i]` and is
-    /// `lengths[i]` bytes long, as [`packet::parse`] takes them.
+    /// `lengths[i]` bytes long, as [`packet::parse()`] takes them.
     ///
     /// Sets the masks of `columns` (no lane outside `live` is in them), and for each live lane either
     /// its facts or its fault; other lanes' columns stay as they were. Prefetches nothing: for heads
@@ -142,7 +142,7 @@ impl Processor {
         let mut lanes = Lanes::new(columns);
         for (lane, (head, length)) in heads.iter().zip(lengths).enumerate() {
             if live & 1 << lane != 0 {
-                lanes.set(lane, packet::parse(head, *length));
+                lanes.parse(lane, head, *length);
             }
         }
         lanes.finish();
@@ -164,7 +164,7 @@ impl Processor {
             if let Some(ahead) = frames.get(lane + PREFETCH_AHEAD) {
                 umem.prefetch(ahead);
             }
-            lanes.set(lane, packet::parse(umem.head(frame), frame.length()));
+            lanes.parse(lane, umem.head(frame), frame.length());
         }
         lanes.finish();
     }
@@ -200,20 +200,19 @@ impl<'a> Lanes<'a> {
         Self { columns, ipv4: 0, ipv6: 0 }
     }
 
-    /// `lane` is below [`LANES`].
+    /// Parses one frame; `lane` is below [`LANES`].
     #[inline(always)]
-    fn set(&mut self, lane: usize, parsed: Result<packet::Parsed, crate::telemetry::DropReason>) {
-        let columns = &mut *self.columns;
-        match parsed {
-            Ok(parsed) => {
-                self.ipv4 |= u64::from(parsed.ipv4) << lane;
-                self.ipv6 |= u64::from(!parsed.ipv4) << lane;
-                columns.l3[lane] = parsed.l3;
-                columns.l4[lane] = parsed.l4;
-                columns.length[lane] = parsed.length;
-                columns.flow[lane] = parsed.flow;
-            }
-            Err(reason) => columns.fault[lane] = reason,
+    fn parse(&mut self, lane: usize, head: &[u8; 64], length: u16) {
+        let Self { columns, ipv4, ipv6 } = self;
+        let accepted = packet::parse_with(head, length, |parsed| {
+            *(if parsed.ipv4 { ipv4 } else { ipv6 }) |= 1 << lane;
+            columns.l3[lane] = parsed.l3;
+            columns.l4[lane] = parsed.l4;
+            columns.length[lane] = parsed.length;
+            columns.flow[lane] = parsed.flow;
+        });
+        if let Err(reason) = accepted {
+            columns.fault[lane] = reason;
         }
     }
 
@@ -222,3 +221,6 @@ impl<'a> Lanes<'a> {
         self.columns.udp = self.ipv4 | self.ipv6;
     }
 }
+
+#[cfg(test)]
+mod tests;

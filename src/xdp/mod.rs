@@ -10,9 +10,11 @@ mod device;
 mod open;
 mod options;
 mod port;
+mod socket;
 pub mod steering;
 
 pub use device::Device;
 pub use open::{PortRequest, XdpBackend, XdpOptions, ZeroCopy};
 pub use options::BusyPoll;
 pub use port::XdpPort;
+pub use socket::{Socket, SocketConfig, SocketStats};

@@ -94,6 +94,13 @@ impl Lab {
         std::fs::write(format!("/proc/sys/{name}"), value).unwrap_or_else(|e| panic!("sysctl {name}={value}: {e}"));
     }
 
+    /// Interfaces made from here on get a link-local IPv6 address, as on a real host. Off at first because
+    /// the kernel announces it on the wire (MLD); needed where the kernel is to do neighbour discovery
+    /// without a packet of its own, which it sends from that address only (ndisc_send_ns).
+    pub(crate) fn link_local(&self) {
+        self.sysctl("net/ipv6/conf/default/addr_gen_mode", "0");
+    }
+
     /// A veth pair, `queues` receive and transmit queues at both ends, both up, all that would leave
     /// unfinished checksums or super-packets switched off.
     pub(crate) fn veth(&self, a: &str, b: &str, queues: u32, mac_a: &str, mac_b: &str) {

@@ -1,2 +1,75 @@
-//! xtask
-fn main() {}
+//! `cargo xtask`: set-up, the demo and the test tiers, on a machine with nothing but Debian and a Rust toolchain.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`setup`] | the table of Debian packages and their installation |
+//! | [`process`] | child processes, which die with us, and the stop flag |
+//! | [`demo`] | the lab of three namespaces and the traffic through `oxide relay` |
+//! | [`tiers`] | the test tiers and their tally |
+
+mod demo;
+mod process;
+mod setup;
+mod tiers;
+
+use process::{Cancel, Error, Result, failed};
+use setup::{For, Policy};
+use std::process::ExitCode;
+
+const HELP: &str = "\
+cargo xtask demo   [--queues N] [--seconds N] [--ipv4-only | --ipv6-only] [--keep-logs] [--no-install]
+    Real DNS, WireGuard and iperf3 through `oxide relay`, in three network namespaces. Needs root or sudo.
+        --queues N      queues of each veth end, 1 to 16 (default 2)
+        --seconds N     length of each timed step, 1 to 60 (default 5)
+        --ipv4-only, --ipv6-only
+                        one address family instead of both
+        --keep-logs     keep what every program said, and say where
+cargo xtask test   [--tier NAME]... [--no-install]
+    Every test tier this machine can run; the others are named with the reason.
+        --tier NAME     only this tier: lint, unit, doc, integration, namespaces
+cargo xtask setup  [--no-install]
+    Installs the Debian packages that build, tests and demo need.
+
+    --no-install        install nothing: list what is missing, with the command, and end with status 1
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Error::Cancelled) => {
+            eprintln!("xtask: {}", Error::Cancelled);
+            ExitCode::from(130)
+        }
+        Err(e) => {
+            eprintln!("xtask: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &[String]) -> Result<()> {
+    let Some((command, rest)) = arguments.split_first() else {
+        print!("{HELP}");
+        return failed("which command? demo, test or setup");
+    };
+    if rest.iter().any(|a| a == "--help" || a == "-h") || matches!(command.as_str(), "--help" | "-h" | "help") {
+        print!("{HELP}");
+        return Ok(());
+    }
+    match command.as_str() {
+        "demo" => demo::run(&Cancel::install()?, &demo::Options::parse(rest)?),
+        "test" => tiers::run(&Cancel::install()?, &tiers::Options::parse(rest)?),
+        "setup" => {
+            let policy = match rest {
+                [] => Policy::Install,
+                [only] if only == "--no-install" => Policy::Refuse,
+                _ => return failed(format!("setup knows only --no-install, not {}", rest.join(" "))),
+            };
+            setup::ensure(&Cancel::install()?, &[For::Build, For::Lab, For::Demo], policy)?;
+            setup::report_complete();
+            Ok(())
+        }
+        other => failed(format!("unknown command `{other}`: demo, test or setup (see --help)")),
+    }
+}

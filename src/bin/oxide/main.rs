@@ -1,2 +1,57 @@
 //! The `oxide` command.
-fn main() {}
+#![forbid(unsafe_code)]
+
+mod config;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// AF_XDP relay engine.
+#[derive(Parser)]
+#[command(name = "oxide", version, about, max_term_width = 100)]
+struct Arguments {
+    /// What is logged: error, warn, info, debug, trace, or a filter such as `oxide=debug`.
+    #[arg(long, global = true, default_value = "info", value_name = "FILTER")]
+    log: String,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Check a configuration, or print one to begin with.
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if let Err(error) = start_log(&arguments.log) {
+        eprintln!("oxide: --log {}: {error}", arguments.log);
+        return ExitCode::from(2);
+    }
+    let outcome = match arguments.command {
+        Command::Config(command) => config::config(&command),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(text) => {
+            eprintln!("oxide: {text}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Lines for people on a terminal, JSON for machines elsewhere; on standard error either way.
+fn start_log(filter: &str) -> Result<(), String> {
+    use std::io::IsTerminal;
+    let filter = tracing_subscriber::EnvFilter::try_new(filter).map_err(|e| e.to_string())?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if std::io::stderr().is_terminal() {
+        log.compact().init()
+    } else {
+        log.json().init()
+    }
+    Ok(())
+}

@@ -14,8 +14,6 @@ pub use refusal::{Reason, ReasonCode, Refusal};
 
 use serde::{Deserialize, Serialize};
 
-use crate::cpus::CpuList;
-
 /// Version of the plan's JSON form.
 pub const PLAN_SCHEMA: u32 = 1;
 

@@ -4,6 +4,7 @@
 //! namespace, `hwloc` from an hwloc topology. What could not be learned is `None`, never a guess.
 
 mod check;
+mod described;
 mod hwloc;
 mod live;
 mod netlink;
@@ -11,6 +12,7 @@ mod nics;
 mod system;
 
 pub use check::Problem;
+pub use described::NicSpecError;
 
 use serde::{Deserialize, Serialize};
 

@@ -4,7 +4,7 @@
 use rustix::process::{Resource, getpid, getrlimit};
 use rustix::thread::{CapabilitySet, capabilities, sched_getaffinity};
 
-use super::{Amount, CpuQuota, Limits, Machine, SnapshotError};
+use super::{Amount, CpuQuota, Limits, Machine, Node, SnapshotError};
 use crate::cpus::{CpuList, MAX_CPUS};
 
 /// Capabilities the engine has a use for.
@@ -137,6 +137,21 @@ pub(super) fn complete(machine: &mut Machine) {
             .and_then(|t| t.split_whitespace().map(|d| d.parse().ok()).collect::<Option<Vec<u32>>>())
             .filter(|d| d.len() == ids.len());
     }
+    correct_node_memory(&mut machine.nodes, kilobytes("/proc/meminfo", "MemTotal:"));
+}
+
+/// With deferred page initialisation a node's own file shows a part of its memory (10 of 24 GiB were
+/// seen in a virtual machine), so it is believed only if the nodes add up to the machine's total.
+fn correct_node_memory(nodes: &mut [Node], total: Option<u64>) {
+    let Some(total) = total else { return };
+    if let [node] = nodes {
+        node.memory_bytes = Some(total);
+        return;
+    }
+    let sum = nodes.iter().filter_map(|node| node.memory_bytes).fold(0, u64::saturating_add);
+    if sum.abs_diff(total) > total / 10 {
+        nodes.iter_mut().for_each(|node| node.memory_bytes = None);
+    }
 }
 
 #[cfg(test)]
@@ -151,6 +166,22 @@ mod tests {
         let path = file.path().to_str().unwrap();
         assert_eq!(kilobytes(path, "MemTotal:"), Some(1 << 20));
         assert_eq!(kilobytes(path, "MemAvailable:"), None);
+    }
+
+    #[test]
+    fn node_memory_that_does_not_add_up_is_unknown() {
+        let nodes = |sizes: &[u64]| -> Vec<Node> {
+            sizes.iter().map(|&s| Node { memory_bytes: Some(s), ..Node::default() }).collect()
+        };
+        let corrected = |sizes: &[u64]| {
+            let mut nodes = nodes(sizes);
+            correct_node_memory(&mut nodes, Some(1000));
+            nodes.iter().map(|n| n.memory_bytes).collect::<Vec<_>>()
+        };
+        assert_eq!(corrected(&[400]), [Some(1000)]);
+        assert_eq!(corrected(&[480, 510]), [Some(480), Some(510)]);
+        assert_eq!(corrected(&[1000, 0]), [Some(1000), Some(0)]);
+        assert_eq!(corrected(&[480, 100]), [None, None]);
     }
 
     #[test]

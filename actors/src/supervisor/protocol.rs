@@ -1,0 +1,259 @@
+//! What is said between worker, supervisor and engine.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use super::Link;
+use crate::executor::Outcome;
+use crate::mailbox::SendError;
+
+/// A worker's place in the list given to the supervisor, counted from zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WorkerId(pub usize);
+
+/// How much of a worker a restart rebuilds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Depth {
+    /// Inside the living actor: its handler. Sockets and memory stay.
+    Soft,
+    /// The actor itself: it ends, is joined, and starts again.
+    Hard,
+}
+
+/// Where a worker is in its life.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum State {
+    /// Known, not started.
+    Planned,
+    /// Started, not yet at work.
+    Opening,
+    /// At work.
+    Running,
+    /// Told to finish what it has, or to end for good.
+    Draining,
+    /// Failed, or told to restart.
+    Restarting {
+        /// What is rebuilt.
+        depth: Depth,
+        /// Pause before it; zero when a restart was asked for.
+        backoff: Duration,
+    },
+    /// Healthy, but without what it needs to work.
+    Waiting {
+        /// For what.
+        why: String,
+    },
+    /// Not started again without being told to.
+    Failed {
+        /// The last cause.
+        why: String,
+    },
+    /// Ended as told.
+    Stopped,
+}
+
+impl State {
+    /// The word used in logs, metrics and the API.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Planned => "planned",
+            Self::Opening => "opening",
+            Self::Running => "running",
+            Self::Draining => "draining",
+            Self::Restarting { .. } => "restarting",
+            Self::Waiting { .. } => "waiting",
+            Self::Failed { .. } => "failed",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Restarting { depth, backoff } => write!(f, "restarting ({depth:?}, in {backoff:?})"),
+            Self::Waiting { why } => write!(f, "waiting ({why})"),
+            Self::Failed { why } => write!(f, "failed ({why})"),
+            plain => f.write_str(plain.name()),
+        }
+    }
+}
+
+/// The engine as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Health {
+    /// No worker failed or stalled.
+    Healthy,
+    /// At least one has.
+    Degraded,
+}
+
+/// Something the observer is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A worker changed its state.
+    Changed {
+        /// Which.
+        worker: WorkerId,
+        /// Before.
+        from: State,
+        /// Now.
+        to: State,
+        /// Why, in words.
+        cause: String,
+        /// On coming back to [`State::Running`]: how long it was away.
+        gap: Option<Duration>,
+    },
+    /// A worker's heartbeat stands still; told once. Its thread cannot be killed.
+    Stalled {
+        /// Which.
+        worker: WorkerId,
+        /// How long its heartbeat has stood.
+        age: Duration,
+    },
+    /// A stalled worker's heart beats again, or it ended.
+    Recovered {
+        /// Which.
+        worker: WorkerId,
+    },
+    /// The whole became healthy or degraded.
+    Health(Health),
+}
+
+/// What the observer gets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice<R> {
+    /// From the supervisor.
+    Event(Event),
+    /// From a worker, unread by the supervisor.
+    Report {
+        /// Which.
+        worker: WorkerId,
+        /// Which life of it, counted from 1.
+        generation: u64,
+        /// What it said.
+        report: R,
+    },
+}
+
+/// What a worker says about itself through its [`Link`]. Never lost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Word {
+    /// At work: opened, handler rebuilt, or what it waited for is back.
+    Running,
+    /// Alive without what it needs to work; it will say `Running` by itself.
+    Waiting(String),
+    /// The handler failed and is gone; the actor is parked until [`Command::RestartHandler`] or [`Command::Stop`].
+    SoftFailed(String),
+    /// Nothing left to finish after [`Command::Drain`]; waits for [`Command::Stop`].
+    Drained,
+}
+
+/// What the supervisor tells a live worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Command {
+    /// End now.
+    Stop,
+    /// Take no new work, finish the old, say [`Word::Drained`].
+    Drain {
+        /// After this it will be stopped.
+        within: Duration,
+    },
+    /// Rebuild the handler, say [`Word::Running`] or [`Word::SoftFailed`].
+    RestartHandler,
+}
+
+/// How one life of a worker ended, or why it did not begin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// As told.
+    Done,
+    /// Not able to work yet (an absent interface): tried again now and then, and on
+    /// [`Input::Wake`](super::Input::Wake), at no cost to the restart budget.
+    Waiting(String),
+    /// An error that a restart may mend; spends the budget.
+    Failed(String),
+    /// A panic; spends the budget.
+    Panicked(String),
+    /// An error no restart mends (permission, configuration).
+    Refused(String),
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Done => f.write_str("ended"),
+            Self::Panicked(text) => write!(f, "panicked: {text}"),
+            Self::Waiting(text) | Self::Failed(text) | Self::Refused(text) => f.write_str(text),
+        }
+    }
+}
+
+/// For a worker whose executor's body returns its [`End`].
+impl From<Outcome<End>> for End {
+    fn from(outcome: Outcome<End>) -> Self {
+        match outcome {
+            Outcome::Finished(end) => end,
+            Outcome::Panicked(text) => Self::Panicked(text),
+            Outcome::Lost(text) => Self::Failed(text),
+        }
+    }
+}
+
+/// Why a command was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Undelivered {
+    /// No room in its mailbox: tried again soon.
+    Busy,
+    /// The actor is gone: its end will be seen.
+    Gone,
+}
+
+impl<T> From<SendError<T>> for Undelivered {
+    fn from(error: SendError<T>) -> Self {
+        match error {
+            SendError::Timeout(_) => Self::Busy,
+            SendError::Closed(_) => Self::Gone,
+        }
+    }
+}
+
+/// A worker as the engine supplies it: lives on the supervisor's thread and knows how to make, reach and join its
+/// actor. No method may block for longer than a thread takes to start.
+pub trait Worker: Send + 'static {
+    /// What the actor tells the observer.
+    type Report: Send + 'static;
+    /// What the engine tells the worker past the supervisor (new tables).
+    type Note: Send + 'static;
+
+    /// For logs and errors.
+    fn name(&self) -> &str;
+
+    /// Begins life `generation`, counted from 1. The actor keeps `link`: it beats through it, speaks through it, and its
+    /// drop tells the supervisor to look for the end.
+    ///
+    /// # Errors
+    /// An [`End`], as if the actor had ended so at once.
+    fn start(&mut self, generation: u64, link: Link<Self::Report>) -> Result<(), End>;
+
+    /// Passes a command to the live actor, without waiting.
+    ///
+    /// # Errors
+    /// [`Undelivered`].
+    fn command(&mut self, command: Command) -> Result<(), Undelivered>;
+
+    /// Takes a message of the engine's, also while no actor lives.
+    fn note(&mut self, note: Self::Note);
+
+    /// How the actor ended, once, if it has; never waits.
+    fn poll_end(&mut self) -> Option<End>;
+
+    /// The actor was told to end, did not in time, and keeps its thread: stop giving it work from outside.
+    fn abandon(&mut self) {}
+
+    /// Called a few times a second.
+    fn tick(&mut self, now: Instant) {
+        let _ = now;
+    }
+}

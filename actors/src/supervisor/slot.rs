@@ -1,0 +1,389 @@
+//! One worker in the roster: its phase, and what each input makes of it.
+//!
+//! [`State`] is what the world sees; [`Phase`] is what the supervisor waits for. Only here do they change.
+
+use std::time::{Duration, Instant};
+
+use super::roster::{Action, Refusal, Settings};
+use super::{Command, Depth, End, Event, State, Word, WorkerId};
+use crate::policy::{Decision, RestartBudget};
+
+/// What the supervisor waits for. Times are deadlines.
+#[derive(Debug, Clone)]
+enum Phase {
+    /// Nothing, and no actor lives.
+    Idle,
+    /// The actor's first word.
+    Opening,
+    /// Nothing: it is at work, or waits by itself.
+    Up,
+    /// The pause before a soft restart; the actor is parked.
+    Parked { due: Instant },
+    /// The handler's return.
+    Mending { by: Instant },
+    /// The word that nothing is left.
+    Draining { by: Instant },
+    /// The end of an actor told to stop.
+    Ending { by: Instant, next: Next },
+    /// The same, past the deadline.
+    Overdue { next: Next },
+    /// The pause before a hard restart; no actor lives.
+    Backoff { due: Instant },
+    /// The next try; no actor lives.
+    Waiting { retry: Instant },
+}
+
+/// What follows an awaited end.
+#[derive(Debug, Clone)]
+enum Next {
+    Start { due: Instant },
+    Rest(State),
+}
+
+/// What a slot needs to know and where it puts what is to be done.
+pub(super) struct Turn<'a> {
+    pub(super) now: Instant,
+    pub(super) worker: WorkerId,
+    pub(super) settings: &'a Settings,
+    pub(super) out: &'a mut Vec<Action>,
+}
+
+impl Turn<'_> {
+    /// Deadlines come from operators too: one beyond all time must not overflow.
+    fn after(&self, wait: Duration) -> Instant {
+        const TEN_YEARS: Duration = Duration::from_secs(10 * 366 * 86_400);
+        self.now + wait.min(TEN_YEARS)
+    }
+
+    fn send(&mut self, command: Command) {
+        self.out.push(Action::Send { worker: self.worker, command });
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Slot {
+    state: State,
+    phase: Phase,
+    generation: u64,
+    restarts: u64,
+    budget: RestartBudget,
+    /// When it last left `Running`.
+    down_since: Option<Instant>,
+    /// When the handler was last told to restart, or came back from it, in this life.
+    softened: Option<Instant>,
+    stalled: bool,
+}
+
+impl Slot {
+    pub(super) fn new(settings: &Settings, worker: WorkerId) -> Self {
+        // Another seed for each, or workers felled together would come back together.
+        let seed = settings.seed ^ (worker.0 as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        Self {
+            state: State::Planned,
+            phase: Phase::Idle,
+            generation: 0,
+            restarts: 0,
+            budget: RestartBudget::new(settings.policy, seed),
+            down_since: None,
+            softened: None,
+            stalled: false,
+        }
+    }
+
+    pub(super) fn state(&self) -> &State {
+        &self.state
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    pub(super) fn restarts(&self) -> u64 {
+        self.restarts
+    }
+
+    pub(super) fn is_stalled(&self) -> bool {
+        self.stalled
+    }
+
+    /// Whether an actor of this slot has a thread.
+    pub(super) fn is_live(&self) -> bool {
+        !matches!(self.phase, Phase::Idle | Phase::Backoff { .. } | Phase::Waiting { .. })
+    }
+
+    /// Whether nothing more will come without a new order or a late end.
+    pub(super) fn is_at_rest(&self) -> bool {
+        matches!(self.phase, Phase::Idle | Phase::Overdue { next: Next::Rest(_) })
+    }
+
+    pub(super) fn due(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Idle | Phase::Opening | Phase::Up | Phase::Overdue { .. } => None,
+            Phase::Parked { due: at }
+            | Phase::Mending { by: at }
+            | Phase::Draining { by: at }
+            | Phase::Ending { by: at, .. }
+            | Phase::Backoff { due: at }
+            | Phase::Waiting { retry: at } => Some(at),
+        }
+    }
+
+    /// The first start.
+    pub(super) fn begin(&mut self, turn: &mut Turn<'_>) {
+        if matches!(self.state, State::Planned) {
+            self.start(turn, "started");
+        }
+    }
+
+    pub(super) fn on_word(&mut self, turn: &mut Turn<'_>, word: Word) {
+        match (&self.phase, word) {
+            (Phase::Opening | Phase::Up | Phase::Mending { .. }, Word::Running) => {
+                let cause = match &self.phase {
+                    Phase::Opening => "opened",
+                    Phase::Mending { .. } => {
+                        self.softened = Some(turn.now);
+                        "handler restarted"
+                    }
+                    _ => "has what it waited for",
+                };
+                self.phase = Phase::Up;
+                self.go(turn, State::Running, cause);
+            }
+            (Phase::Opening | Phase::Up | Phase::Mending { .. }, Word::Waiting(why)) => {
+                self.phase = Phase::Up;
+                self.go(turn, State::Waiting { why: why.clone() }, why);
+            }
+            (Phase::Opening | Phase::Up | Phase::Mending { .. }, Word::SoftFailed(cause)) => {
+                let again = matches!(self.phase, Phase::Mending { .. })
+                    || self
+                        .softened
+                        .is_some_and(|at| turn.now.saturating_duration_since(at) <= turn.settings.soft_again_within);
+                self.fail(turn, if again { Depth::Hard } else { Depth::Soft }, cause);
+            }
+            (Phase::Draining { .. }, Word::Drained | Word::SoftFailed(_)) => {
+                self.end(turn, turn.settings.end_within, Next::Rest(State::Stopped));
+            }
+            // Overtaken: it speaks from before a command it has not read yet.
+            _ => {}
+        }
+    }
+
+    pub(super) fn on_end(&mut self, turn: &mut Turn<'_>, end: End) {
+        if !self.is_live() {
+            return;
+        }
+        self.recover(turn);
+        let cause = end.to_string();
+        match std::mem::replace(&mut self.phase, Phase::Idle) {
+            Phase::Ending { next, .. } | Phase::Overdue { next } => self.settle(turn, next, cause),
+            Phase::Draining { .. } => self.settle(turn, Next::Rest(State::Stopped), cause),
+            _ => match end {
+                End::Waiting(why) => {
+                    self.phase = Phase::Waiting { retry: turn.after(turn.settings.retry_every) };
+                    self.go(turn, State::Waiting { why }, cause);
+                }
+                End::Refused(why) => self.go(turn, State::Failed { why }, cause),
+                End::Done => self.fail(turn, Depth::Hard, "ended without being told to".to_owned()),
+                End::Failed(_) | End::Panicked(_) => self.fail(turn, Depth::Hard, cause),
+            },
+        }
+    }
+
+    /// What the passing of time brings.
+    pub(super) fn on_time(&mut self, turn: &mut Turn<'_>) {
+        if self.due().is_none_or(|due| turn.now < due) {
+            return;
+        }
+        match &self.phase {
+            Phase::Parked { .. } => self.mend(turn),
+            Phase::Mending { .. } => {
+                let cause = format!("handler not back within {:?} of its restart", turn.settings.end_within);
+                self.fail(turn, Depth::Hard, cause);
+            }
+            Phase::Draining { .. } => self.end(turn, turn.settings.end_within, Next::Rest(State::Stopped)),
+            Phase::Ending { next, .. } => {
+                self.phase = Phase::Overdue { next: next.clone() };
+                turn.out.push(Action::Abandon { worker: turn.worker });
+                let why = "told to end and still runs; its thread cannot be killed".to_owned();
+                self.go(turn, State::Failed { why: why.clone() }, why);
+            }
+            Phase::Backoff { .. } => self.start(turn, "starting again"),
+            Phase::Waiting { .. } => self.start(turn, "next try"),
+            Phase::Idle | Phase::Opening | Phase::Up | Phase::Overdue { .. } => {}
+        }
+    }
+
+    pub(super) fn on_pulse(&mut self, turn: &mut Turn<'_>, age: Duration) {
+        let limit = match self.phase {
+            Phase::Idle | Phase::Backoff { .. } | Phase::Waiting { .. } => return,
+            Phase::Opening => turn.settings.open_within,
+            _ => turn.settings.stall_after,
+        };
+        if age <= limit {
+            self.recover(turn);
+        } else if !self.stalled {
+            self.stalled = true;
+            turn.out.push(Action::Emit(Event::Stalled { worker: turn.worker, age }));
+        }
+    }
+
+    pub(super) fn restart(&mut self, turn: &mut Turn<'_>, depth: Depth) -> Result<(), Refusal> {
+        let worker = turn.worker;
+        let asked = |depth| State::Restarting { depth, backoff: Duration::ZERO };
+        if self.state == State::Draining {
+            return Err(Refusal::Draining { worker });
+        }
+        match (&mut self.phase, depth) {
+            (Phase::Overdue { .. }, _) => return Err(Refusal::StillRuns { worker }),
+            (Phase::Opening, Depth::Soft) => return Err(Refusal::Opening { worker }),
+            // Under way. (Draining was answered above.)
+            (Phase::Mending { .. }, Depth::Soft) | (Phase::Draining { .. }, _) => {}
+            (Phase::Idle, _) => {
+                self.budget.reset();
+                self.start(turn, "told to start");
+            }
+            (Phase::Backoff { .. } | Phase::Waiting { .. }, _) => self.start(turn, "told to start"),
+            (Phase::Ending { next, .. }, _) => {
+                *next = Next::Start { due: turn.now };
+                self.go(turn, asked(Depth::Hard), "told to restart");
+            }
+            (Phase::Up | Phase::Parked { .. }, Depth::Soft) => {
+                self.mend(turn);
+                self.go(turn, asked(Depth::Soft), "told to restart");
+            }
+            (Phase::Opening | Phase::Up | Phase::Parked { .. } | Phase::Mending { .. }, Depth::Hard) => {
+                self.go(turn, asked(Depth::Hard), "told to restart");
+                self.end(turn, turn.settings.end_within, Next::Start { due: turn.now });
+            }
+        }
+        Ok(())
+    }
+
+    /// Tries again at once what waits to be tried.
+    pub(super) fn wake(&mut self, turn: &mut Turn<'_>) {
+        if matches!(self.phase, Phase::Waiting { .. }) {
+            self.start(turn, "woken");
+        }
+    }
+
+    pub(super) fn drain(&mut self, turn: &mut Turn<'_>, within: Duration) {
+        match &mut self.phase {
+            Phase::Up => {
+                turn.send(Command::Drain { within });
+                self.phase = Phase::Draining { by: turn.after(within) };
+                self.go(turn, State::Draining, "told to drain");
+            }
+            Phase::Draining { by } => *by = (*by).min(turn.after(within)),
+            // Nothing in it to drain.
+            _ => self.stop(turn, turn.settings.end_within),
+        }
+    }
+
+    pub(super) fn stop(&mut self, turn: &mut Turn<'_>, within: Duration) {
+        const CAUSE: &str = "told to stop";
+        match &mut self.phase {
+            // A failure stays to be read.
+            Phase::Idle if matches!(self.state, State::Failed { .. }) => {}
+            Phase::Idle | Phase::Backoff { .. } | Phase::Waiting { .. } => {
+                self.phase = Phase::Idle;
+                self.go(turn, State::Stopped, CAUSE);
+            }
+            Phase::Overdue { next } => *next = Next::Rest(State::Stopped),
+            Phase::Ending { next, by } => {
+                *by = turn.after(within);
+                if matches!(next, Next::Start { .. }) {
+                    *next = Next::Rest(State::Stopped);
+                    self.go(turn, State::Draining, CAUSE);
+                }
+            }
+            _ => {
+                self.go(turn, State::Draining, CAUSE);
+                self.end(turn, within, Next::Rest(State::Stopped));
+            }
+        }
+    }
+
+    /// Answers a failure by the budget.
+    fn fail(&mut self, turn: &mut Turn<'_>, depth: Depth, cause: String) {
+        match self.budget.on_failure(turn.now) {
+            Decision::GiveUp { restarts, window } => {
+                let why = format!("{cause}; given up after {restarts} restarts within {window:?}");
+                self.go(turn, State::Failed { why: why.clone() }, cause);
+                self.end(turn, turn.settings.end_within, Next::Rest(State::Failed { why }));
+            }
+            Decision::RestartAfter(backoff) => {
+                let due = turn.after(backoff);
+                self.go(turn, State::Restarting { depth, backoff }, cause);
+                match depth {
+                    Depth::Soft => self.phase = Phase::Parked { due },
+                    Depth::Hard => self.end(turn, turn.settings.end_within, Next::Start { due }),
+                }
+            }
+        }
+    }
+
+    /// Has the actor end, if there is one; then `next`.
+    fn end(&mut self, turn: &mut Turn<'_>, within: Duration, next: Next) {
+        if self.is_live() {
+            turn.send(Command::Stop);
+            self.phase = Phase::Ending { by: turn.after(within), next };
+        } else {
+            self.settle(turn, next, String::new());
+        }
+    }
+
+    /// No actor lives: goes on to `next`.
+    fn settle(&mut self, turn: &mut Turn<'_>, next: Next, cause: String) {
+        match next {
+            // Even one that is due starts by the next tick: a start that is refused at once must not recurse.
+            Next::Start { due } => self.phase = Phase::Backoff { due },
+            Next::Rest(state) => {
+                self.phase = Phase::Idle;
+                self.go(turn, state, cause);
+            }
+        }
+    }
+
+    fn start(&mut self, turn: &mut Turn<'_>, cause: &str) {
+        self.restarts += u64::from(self.generation > 0);
+        self.generation += 1;
+        self.phase = Phase::Opening;
+        self.softened = None;
+        // Tries of one that waits are not news, until one succeeds.
+        if !matches!(self.state, State::Waiting { .. }) {
+            self.go(turn, State::Opening, cause);
+        }
+        turn.out.push(Action::Start { worker: turn.worker, generation: self.generation });
+    }
+
+    /// Tells the parked or running actor to rebuild its handler.
+    fn mend(&mut self, turn: &mut Turn<'_>) {
+        self.restarts += 1;
+        self.softened = Some(turn.now);
+        self.phase = Phase::Mending { by: turn.after(turn.settings.end_within) };
+        turn.send(Command::RestartHandler);
+    }
+
+    fn recover(&mut self, turn: &mut Turn<'_>) {
+        if std::mem::take(&mut self.stalled) {
+            turn.out.push(Action::Emit(Event::Recovered { worker: turn.worker }));
+        }
+    }
+
+    fn go(&mut self, turn: &mut Turn<'_>, to: State, cause: impl Into<String>) {
+        if self.state == to {
+            return;
+        }
+        if self.state == State::Running {
+            self.down_since = Some(turn.now);
+        }
+        let gap = match to {
+            State::Running => self.down_since.take().map(|since| turn.now.saturating_duration_since(since)),
+            // Ended on purpose: what follows is no gap.
+            State::Stopped => self.down_since.take().and(None),
+            _ => None,
+        };
+        let from = std::mem::replace(&mut self.state, to.clone());
+        turn.out.push(Action::Emit(Event::Changed { worker: turn.worker, from, to, cause: cause.into(), gap }));
+    }
+}

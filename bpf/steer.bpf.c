@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//
+// Steering: which received packets go to this queue's AF_XDP socket. A positive list of (destination
+// address, UDP destination port); everything else goes on to the kernel untouched. The table of
+// verdicts and the recipe of the object are in docs/steering.md; tests/steering.rs runs both.
+//
+// No includes: what is needed of the kernel's stable ABI (include/uapi/linux/bpf.h) is written here,
+// so that the object depends on this file and the compiler alone. Bounds checks are of the plainest
+// form, each just before the reads it covers, so that every verifier since 5.15 follows them.
+
+typedef unsigned char u8;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+
+#define SEC(name) __attribute__((section(name), used))
+#define INLINE static inline __attribute__((always_inline))
+
+enum { XDP_PASS = 2, XDP_REDIRECT = 4 };
+enum { BPF_MAP_TYPE_HASH = 1, BPF_MAP_TYPE_PERCPU_ARRAY = 6, BPF_MAP_TYPE_XSKMAP = 17 };
+enum { BPF_F_NO_PREALLOC = 1, BPF_F_RDONLY_PROG = 128 };
+
+struct xdp_md {
+	u32 data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex;
+};
+
+static void *(*const map_lookup)(void *map, const void *key) = (void *)1;
+static long (*const redirect_map)(void *map, u64 key, u64 flags) = (void *)51;
+static u64 (*const buff_len)(struct xdp_md *packet) = (void *)188;
+
+// The maps section of old: the loader reads it without BTF.
+struct map_def {
+	u32 type, key_size, value_size, max_entries, flags;
+};
+
+// In network order; IPv4's a.b.c.d as ::ffff:a.b.c.d.
+struct address {
+	u32 words[4];
+};
+
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+enum { MAPPED = 0xffff0000 };
+#else
+enum { MAPPED = 0x0000ffff };
+#endif
+
+struct ports {
+	u8 bits[8192]; // UDP port p: bit p % 8 of byte p / 8
+};
+
+// One look-up and one bit test, however many ports are listed.
+struct map_def SEC("maps") LISTED = {
+	BPF_MAP_TYPE_HASH, sizeof(struct address), sizeof(struct ports), 1024, BPF_F_NO_PREALLOC | BPF_F_RDONLY_PROG,
+};
+
+// RX queue index -> AF_XDP socket. The kernel empties a slot when its socket is closed.
+struct map_def SEC("maps") SOCKETS = { BPF_MAP_TYPE_XSKMAP, 4, 4, 256, 0 };
+
+// Packets by `enum verdict`.
+struct map_def SEC("maps") COUNTERS = { BPF_MAP_TYPE_PERCPU_ARRAY, 4, 8, 11, 0 };
+
+// What happens to a listed packet whose queue has no socket. Written by the loader, then frozen.
+volatile const u32 FALLBACK = XDP_PASS;
+
+// Whether the kernel has buff_len (5.18). Written by the loader, then frozen: the verifier sees a constant,
+// and never looks at the branch not taken.
+volatile const u32 HAS_BUFF_LEN = 1;
+
+// Same order as `Verdict` in src/xdp/steering/counters.rs.
+enum verdict {
+	REDIRECTED,
+	NO_SOCKET,
+	MALFORMED,
+	MULTICAST,
+	OTHER_ETHERTYPE,
+	VLAN,
+	IPV4_OPTIONS,
+	IPV6_EXTENSION,
+	FRAGMENT,
+	NOT_UDP,
+	NOT_LISTED,
+	LISTED_UDP, // decided, not counted: becomes REDIRECTED or NO_SOCKET
+};
+
+enum { PROTOCOL_UDP = 17, IPV6_FRAGMENT = 44 };
+
+// Numbers of more than a byte are read byte by byte: the result is in network order on every machine,
+// and the verifier knows its range, which it forgets at a byte swap.
+struct ethernet {
+	u8 destination[6], source[6], type[2];
+};
+
+struct ipv4 {
+	u8 version_ihl, tos, total_length[2], id[2], fragment[2], ttl, protocol, checksum[2];
+	u32 source, destination;
+};
+
+struct ipv6 {
+	u8 version_class, class_flow, flow[2], payload_length[2], next_header, hop_limit;
+	u32 source[4], destination[4];
+};
+
+struct udp {
+	u8 source[2], destination[2], length[2], checksum[2];
+};
+
+INLINE u32 be16(const u8 bytes[2])
+{
+	return (u32)bytes[0] << 8 | bytes[1];
+}
+
+// Bytes of the whole frame. Subtracting packet pointers, or adding a variable to one, asks for CAP_PERFMON
+// beside CAP_BPF; the helper does not.
+INLINE u32 frame_bytes(struct xdp_md *packet)
+{
+	return HAS_BUFF_LEN ? (u32)buff_len(packet) : packet->data_end - packet->data;
+}
+
+INLINE enum verdict look_up(const struct address *destination, const struct udp *udp)
+{
+	const struct ports *ports = map_lookup(&LISTED, destination);
+	if (!ports)
+		return NOT_LISTED;
+	u32 byte = (u32)udp->destination[0] << 5 | udp->destination[1] >> 3; // port / 8
+	u32 bit = udp->destination[1] & 7; // port % 8
+	return ports->bits[byte] >> bit & 1 ? LISTED_UDP : NOT_LISTED;
+}
+
+INLINE enum verdict ipv4(struct xdp_md *packet, const struct ipv4 *ip, const void *end)
+{
+	if ((const void *)(ip + 1) > end)
+		return MALFORMED;
+	u32 words = ip->version_ihl & 15;
+	if (ip->version_ihl >> 4 != 4 || words < 5)
+		return MALFORMED;
+	if (words > 5)
+		return IPV4_OPTIONS;
+	if (be16(ip->fragment) & 0x3fff) // more fragments, or an offset
+		return FRAGMENT;
+	if (ip->protocol != PROTOCOL_UDP)
+		return NOT_UDP;
+	const struct udp *udp = (const void *)(ip + 1);
+	if ((const void *)(udp + 1) > end)
+		return MALFORMED;
+	// A frame may be longer, padded to Ethernet's minimum. A shorter one has lost its end.
+	u32 length = be16(ip->total_length);
+	if (length < sizeof(*ip) + sizeof(*udp) || sizeof(struct ethernet) + length > frame_bytes(packet))
+		return MALFORMED;
+	struct address to = { { 0, 0, MAPPED, ip->destination } };
+	return look_up(&to, udp);
+}
+
+// Hop-by-hop, routing, ESP, AH, destination options, mobility, HIP, shim6 (IANA's list, RFC 7045).
+INLINE int is_extension(u8 header)
+{
+	return header == 0 || header == 43 || header == 50 || header == 51 || header == 60 || header == 135 ||
+	       header == 139 || header == 140;
+}
+
+INLINE enum verdict ipv6(struct xdp_md *packet, const struct ipv6 *ip, const void *end)
+{
+	if ((const void *)(ip + 1) > end)
+		return MALFORMED;
+	if (ip->version_class >> 4 != 6)
+		return MALFORMED;
+	if (ip->next_header == IPV6_FRAGMENT)
+		return FRAGMENT;
+	if (is_extension(ip->next_header))
+		return IPV6_EXTENSION;
+	if (ip->next_header != PROTOCOL_UDP)
+		return NOT_UDP;
+	const struct udp *udp = (const void *)(ip + 1);
+	if ((const void *)(udp + 1) > end)
+		return MALFORMED;
+	u32 length = be16(ip->payload_length);
+	if (length < sizeof(*udp) || sizeof(struct ethernet) + sizeof(*ip) + length > frame_bytes(packet))
+		return MALFORMED;
+	struct address to = { { ip->destination[0], ip->destination[1], ip->destination[2], ip->destination[3] } };
+	// No honest host sends to ::ffff:a.b.c.d; here it is the key of an IPv4 address.
+	if (to.words[0] == 0 && to.words[1] == 0 && to.words[2] == MAPPED)
+		return NOT_LISTED;
+	return look_up(&to, udp);
+}
+
+INLINE enum verdict judge(struct xdp_md *packet)
+{
+	const struct ethernet *frame = (const void *)(u64)packet->data;
+	const void *end = (const void *)(u64)packet->data_end;
+	if ((const void *)(frame + 1) > end)
+		return MALFORMED;
+	if (frame->destination[0] & 1) // group bit: multicast and broadcast
+		return MULTICAST;
+	switch (be16(frame->type)) {
+	case 0x0800:
+		return ipv4(packet, (const void *)(frame + 1), end);
+	case 0x86dd:
+		return ipv6(packet, (const void *)(frame + 1), end);
+	case 0x8100:
+	case 0x88a8:
+	case 0x9100:
+		return VLAN;
+	default:
+		return OTHER_ETHERTYPE;
+	}
+}
+
+SEC("xdp") int oxide_steer(struct xdp_md *packet)
+{
+	u32 verdict = judge(packet);
+	int action = XDP_PASS;
+	if (verdict == LISTED_UDP) {
+		// The low bits of the flags are the action for an empty slot.
+		action = redirect_map(&SOCKETS, packet->rx_queue_index, FALLBACK);
+		verdict = action == XDP_REDIRECT ? REDIRECTED : NO_SOCKET;
+	}
+	u64 *packets = map_lookup(&COUNTERS, &verdict);
+	if (packets)
+		*packets += 1; // per CPU, and not preempted by another packet on it
+	return action;
+}
+
+char SEC("license") LICENSE[] = "MIT OR Apache-2.0";

@@ -1,0 +1,151 @@
+//! Values that TOML has no type for.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+
+use serde::de::{DeserializeOwned, Error};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A value that the engine works out (`"auto"`), or that the operator fixed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Choice<T> {
+    /// `"auto"`.
+    #[default]
+    Auto,
+    /// As written.
+    Fixed(T),
+}
+
+impl<T> Choice<T> {
+    /// The fixed value, if there is one.
+    #[must_use]
+    pub fn fixed(&self) -> Option<&T> {
+        match self {
+            Choice::Auto => None,
+            Choice::Fixed(value) => Some(value),
+        }
+    }
+}
+
+impl<'de, T: DeserializeOwned> Deserialize<'de> for Choice<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = toml::Value::deserialize(deserializer)?;
+        if value.as_str() == Some("auto") {
+            return Ok(Choice::Auto);
+        }
+        T::deserialize(value).map(Choice::Fixed).map_err(D::Error::custom)
+    }
+}
+
+impl<T: Serialize> Serialize for Choice<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Choice::Auto => serializer.serialize_str("auto"),
+            Choice::Fixed(value) => value.serialize(serializer),
+        }
+    }
+}
+
+/// SCHED_FIFO priority of the queue threads; `None` is the ordinary scheduler, written `false`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Realtime(pub Option<u8>);
+
+impl<'de> Deserialize<'de> for Realtime {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match toml::Value::deserialize(deserializer)? {
+            toml::Value::Boolean(false) | toml::Value::Integer(0) => Ok(Self(None)),
+            toml::Value::Integer(priority) => u8::try_from(priority).map(|p| Self(Some(p))).map_err(D::Error::custom),
+            _ => Err(D::Error::custom("neither false nor a priority")),
+        }
+    }
+}
+
+impl Serialize for Realtime {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            None => serializer.serialize_bool(false),
+            Some(priority) => serializer.serialize_u8(priority),
+        }
+    }
+}
+
+/// UDP ports from `first` to `last`, both included; written `"first-last"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PortRange {
+    first: u16,
+    last: u16,
+}
+
+impl PortRange {
+    /// The range, if `first` is not above `last`.
+    #[must_use]
+    pub const fn new(first: u16, last: u16) -> Option<Self> {
+        if first <= last { Some(Self { first, last }) } else { None }
+    }
+
+    /// First port.
+    #[must_use]
+    pub const fn first(self) -> u16 {
+        self.first
+    }
+
+    /// Last port.
+    #[must_use]
+    pub const fn last(self) -> u16 {
+        self.last
+    }
+
+    /// How many ports; 1 to 65536.
+    #[must_use]
+    pub const fn count(self) -> u32 {
+        self.last as u32 - self.first as u32 + 1
+    }
+
+    /// Whether `port` is in it.
+    #[must_use]
+    pub const fn contains(self, port: u16) -> bool {
+        self.first <= port && port <= self.last
+    }
+
+    /// Whether the two share a port.
+    #[must_use]
+    pub const fn overlaps(self, other: Self) -> bool {
+        self.first <= other.last && other.first <= self.last
+    }
+}
+
+impl From<PortRange> for RangeInclusive<u16> {
+    fn from(range: PortRange) -> Self {
+        range.first..=range.last
+    }
+}
+
+impl fmt::Display for PortRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
+    }
+}
+
+impl FromStr for PortRange {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const WANTED: &str = "two ports joined by a hyphen, the lower first";
+        let (first, last) = text.split_once('-').ok_or(WANTED)?;
+        let port = |digits: &str| digits.trim().parse::<u16>().map_err(|_| WANTED);
+        Self::new(port(first)?, port(last)?).ok_or(WANTED)
+    }
+}
+
+impl<'de> Deserialize<'de> for PortRange {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+impl Serialize for PortRange {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}

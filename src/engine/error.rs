@@ -1,0 +1,76 @@
+//! Why an engine does not start, each with its mend.
+
+use std::io;
+
+/// An engine could not be started, or a command could not be carried out.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// The plan was refused.
+    #[error("{text}")]
+    Plan {
+        /// Every reason with its mend.
+        text: String,
+    },
+    /// The machine could not be read.
+    #[error("cannot read this machine: {text}")]
+    Snapshot {
+        /// What failed.
+        text: String,
+    },
+    /// An interface is not there.
+    #[error("interface {interface}: {source} (`ip link` lists what there is in this network namespace)")]
+    Interface {
+        /// Its name.
+        interface: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The XDP program of an interface.
+    #[error("{text}")]
+    Steering {
+        /// Its interface.
+        interface: String,
+        /// The steering room's words, mend included.
+        text: String,
+    },
+    /// A port.
+    #[error("{text}")]
+    Port {
+        /// The port's words, mend included.
+        text: String,
+    },
+    /// Routes, neighbours, links.
+    #[error("netlink: {text}")]
+    Net {
+        /// The net room's words.
+        text: String,
+    },
+    /// A vector level was asked for that this build or CPU does not have.
+    #[error("simd = \"{wanted}\" cannot be had: {why}; write simd = \"auto\"")]
+    Simd {
+        /// As configured.
+        wanted: String,
+        /// Why not.
+        why: String,
+    },
+    /// Threads or channels could not be made.
+    #[error("{step}: {text}")]
+    Actor {
+        /// What was tried.
+        step: &'static str,
+        /// What was said.
+        text: String,
+    },
+    /// The queue is not one of the engine's.
+    #[error("no queue {asked}; there are: {there}")]
+    NoSuchQueue {
+        /// As asked.
+        asked: String,
+        /// Those there are.
+        there: String,
+    },
+    /// The supervisor did not answer in time, or is gone.
+    #[error("the supervisor does not answer")]
+    NoAnswer,
+}

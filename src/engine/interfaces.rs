@@ -1,0 +1,134 @@
+//! The interfaces of an engine: program, list of destinations, device settings. One of each per
+//! interface, attached as long as the engine lives, and attached anew when the interface was made again.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+
+use super::EngineError;
+use super::status::SteeringStatus;
+use crate::port::{PortError, QueueId};
+use crate::xdp::steering::{AttachMode, Steering, SteeringOptions};
+use crate::xdp::{Device, PortRequest};
+
+/// UDP destinations that are the engine's: everything else stays the kernel's.
+pub type Destinations = Vec<(IpAddr, RangeInclusive<u16>)>;
+
+/// Programs by interface name.
+pub(super) struct Interfaces {
+    options: SteeringOptions,
+    attached: BTreeMap<String, Attached>,
+    destinations: Destinations,
+}
+
+struct Attached {
+    steering: Steering,
+    ifindex: u32,
+}
+
+impl Interfaces {
+    pub(super) fn new(options: SteeringOptions) -> Self {
+        Self { options, attached: BTreeMap::new(), destinations: Vec::new() }
+    }
+
+    /// The program of `name`, attached if it is not there, or not there any more.
+    fn ensure(&mut self, name: &str) -> Result<&Steering, EngineError> {
+        let gone = |source| EngineError::Interface { interface: name.to_owned(), source };
+        let device = Device::named(name).map_err(gone)?;
+        let good = self
+            .attached
+            .get(name)
+            .is_some_and(|a| a.ifindex == device.ifindex && a.steering.is_attached().unwrap_or(false));
+        if !good {
+            // The old link goes first: two programs do not fit.
+            self.attached.remove(name);
+            let mut steering = Steering::attach(name, &self.options)
+                .map_err(|e| EngineError::Steering { interface: name.to_owned(), text: e.to_string() })?;
+            list(&mut steering, name, &self.destinations)?;
+            self.attached.insert(name.to_owned(), Attached { steering, ifindex: device.ifindex });
+        }
+        match self.attached.get(name) {
+            Some(attached) => Ok(&attached.steering),
+            None => Err(gone(std::io::ErrorKind::NotFound.into())),
+        }
+    }
+
+    /// What a backend needs to open `id`.
+    pub(super) fn request(&mut self, id: &QueueId) -> Result<PortRequest, EngineError> {
+        let steering = self.ensure(&id.interface)?;
+        let slot = steering
+            .slot(id.queue)
+            .map_err(|e| EngineError::Steering { interface: id.interface.clone(), text: e.to_string() })?;
+        let generic =
+            (steering.mode() == AttachMode::Generic).then(|| steering.why().unwrap_or("as configured").to_owned());
+        Ok(PortRequest { id: id.clone(), slot: Some(slot), generic })
+    }
+
+    /// Takes the sockets of `ports` out of the maps: their packets go the fallback's way.
+    pub(super) fn steer_away(&self, ports: Vec<QueueId>) {
+        for id in ports {
+            let Some(attached) = self.attached.get(&id.interface) else { continue };
+            if let Err(error) = attached.steering.slot(id.queue).and_then(|slot| slot.remove()) {
+                tracing::warn!(port = %id, %error, "steering away");
+            }
+        }
+    }
+
+    /// Replaces the list of destinations on every interface. What stays on the list is served without
+    /// a gap.
+    pub(super) fn set_destinations(&mut self, wanted: Destinations) -> Result<(), EngineError> {
+        if wanted == self.destinations {
+            return Ok(());
+        }
+        let gone: Vec<IpAddr> =
+            self.destinations.iter().map(|d| d.0).filter(|a| wanted.iter().all(|w| w.0 != *a)).collect();
+        for (name, attached) in &mut self.attached {
+            list(&mut attached.steering, name, &wanted)?;
+            for address in &gone {
+                attached
+                    .steering
+                    .deny(*address)
+                    .map_err(|e| EngineError::Steering { interface: name.clone(), text: e.to_string() })?;
+            }
+        }
+        self.destinations = wanted;
+        Ok(())
+    }
+
+    /// Interfaces whose program is not attached any more: another process took it off, or the
+    /// interface is gone.
+    pub(super) fn detached(&self) -> Vec<String> {
+        let lost = |a: &Attached| !a.steering.is_attached().unwrap_or(false);
+        self.attached.iter().filter(|(_, a)| lost(a)).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// What each program counted.
+    pub(super) fn status(&self) -> Vec<SteeringStatus> {
+        let one = |(name, attached): (&String, &Attached)| {
+            let counters = attached.steering.counters().ok()?;
+            let verdicts = counters.nonzero().map(|(verdict, n)| (verdict.name().to_owned(), n)).collect();
+            Some(SteeringStatus { interface: name.clone(), verdicts })
+        };
+        self.attached.iter().filter_map(one).collect()
+    }
+}
+
+fn list(steering: &mut Steering, name: &str, destinations: &Destinations) -> Result<(), EngineError> {
+    let mut by_address: BTreeMap<IpAddr, Vec<RangeInclusive<u16>>> = BTreeMap::new();
+    for (address, ports) in destinations {
+        by_address.entry(*address).or_default().push(ports.clone());
+    }
+    for (address, ports) in by_address {
+        steering
+            .allow(address, ports)
+            .map_err(|e| EngineError::Steering { interface: name.to_owned(), text: e.to_string() })?;
+    }
+    Ok(())
+}
+
+/// An opened port's error, told as the engine's.
+impl From<PortError> for EngineError {
+    fn from(error: PortError) -> Self {
+        EngineError::Port { text: error.to_string() }
+    }
+}

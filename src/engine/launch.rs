@@ -1,0 +1,129 @@
+//! Starting one queue's actor, from its plan and from nothing else.
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use oxide_actors::executor::{self, ExecutorHandle, ExecutorKind, ExecutorSpec};
+use oxide_actors::mailbox::{Address, Inbox, mailbox};
+use oxide_actors::supervisor::Link;
+use oxide_topology::{ActorPlan, Page, Plan};
+
+use super::EngineError;
+use super::interfaces::Interfaces;
+use crate::config::EngineConfig;
+use crate::net::Tables;
+use crate::port::QueueId;
+use crate::queue::{self, ActorSpec, Command, Exit, Handler, HandlerFactory, Parcel, Peers, Report};
+use crate::simd::Processor;
+use crate::umem::{PageKind, RingSizes};
+use crate::xdp::{BusyPoll, XdpBackend, XdpOptions, ZeroCopy};
+
+/// Commands that may wait for one actor: tables, peers and an operator's word or two.
+const COMMANDS: usize = 64;
+/// Packets of other queues that may wait for one actor.
+const PARCELS: usize = 512;
+/// Bytes of one actor's inbox, allocated at start.
+pub(super) const INBOX_BYTES: u64 = (PARCELS * size_of::<Parcel>()) as u64;
+
+/// A running actor, as the supervisor holds it.
+pub(super) struct Launched {
+    pub(super) handle: ExecutorHandle<Exit>,
+    pub(super) commands: Address<Command>,
+    pub(super) parcels: Address<Parcel>,
+}
+
+/// All that actors are made from.
+pub(super) struct Launcher<H> {
+    pub(super) config: EngineConfig,
+    pub(super) plan: Plan,
+    pub(super) executor: ExecutorKind,
+    pub(super) processor: Processor,
+    pub(super) factory: HandlerFactory<H>,
+}
+
+impl<H: Handler + 'static> Launcher<H> {
+    /// Starts the actor of plan entry `index`. It opens its memory and ports by itself, on its own core.
+    pub(super) fn launch(
+        &self,
+        index: usize,
+        link: Link<Report>,
+        interfaces: &mut Interfaces,
+        tables: &Tables,
+        others: &[(u32, Address<Parcel>)],
+    ) -> Result<Launched, EngineError> {
+        let Some(plan) = self.plan.actors.get(index) else { return Err(EngineError::NoAnswer) };
+        let failed = |step| move |e: &dyn std::fmt::Display| EngineError::Actor { step, text: e.to_string() };
+        let requests = self.ports_of(index).iter().map(|id| interfaces.request(id)).collect::<Result<Vec<_>, _>>()?;
+        let (commands, mailbox) = mailbox::<Command>(COMMANDS).map_err(|e| failed("making a mailbox")(&e))?;
+        let (parcels, inbox) =
+            Inbox::with_doorbell(PARCELS, mailbox.doorbell()).map_err(|e| failed("making an inbox")(&e))?;
+        let queues = self.plan.actors.iter().map(|a| a.queue + 1).max().unwrap_or(1);
+        let mut peers = Peers::new(inbox, queues);
+        for (queue, address) in others {
+            peers.set(*queue, Some(address.clone()));
+        }
+        let spec = ActorSpec {
+            backend: XdpBackend::new(self.options(plan)?, requests),
+            factory: Arc::clone(&self.factory),
+            processor: self.processor,
+            queue: plan.queue,
+            queues,
+            peers,
+            batch_size: self.config.batch_size as usize,
+            spin: self.spin(plan),
+            realtime: self.config.realtime.0,
+            seed: seed(),
+            tables: Box::new(tables.clone()),
+        };
+        let executor =
+            ExecutorSpec { name: format!("oxide-q{}", plan.queue), cpu: Some(plan.cpu), kind: self.executor };
+        let handle = executor::spawn(executor, move |runtime| queue::run(spec, runtime, mailbox, link))
+            .map_err(|e| failed("starting an executor")(&e))?;
+        Ok(Launched { handle, commands, parcels })
+    }
+
+    /// The ports of plan entry `index`.
+    pub(super) fn ports_of(&self, index: usize) -> Vec<QueueId> {
+        let ports = self.plan.actors.get(index).map(|a| a.ports.as_slice()).unwrap_or_default();
+        ports.iter().map(|port| QueueId::new(port.interface.clone(), port.queue)).collect()
+    }
+
+    fn options(&self, plan: &ActorPlan) -> Result<XdpOptions, EngineError> {
+        let config = &self.config;
+        let rings =
+            RingSizes::from_ring_size(config.ring_size).map_err(|e| EngineError::Port { text: e.to_string() })?;
+        let budget = config.batch_size;
+        let busy_poll = config.busy_poll.then_some(BusyPoll { timeout_us: config.busy_poll_timeout_us, budget });
+        Ok(XdpOptions {
+            rings,
+            frame_size: config.frame_size,
+            frame_count: config.frame_count.fixed().copied(),
+            headroom: 0,
+            pages: if plan.page == Page::Huge { PageKind::Huge } else { PageKind::Base },
+            node: plan.numa_node,
+            zero_copy: match config.zero_copy {
+                crate::config::ZeroCopy::Auto => ZeroCopy::Auto,
+                crate::config::ZeroCopy::Require => ZeroCopy::Require,
+                crate::config::ZeroCopy::Off => ZeroCopy::Off,
+            },
+            busy_poll,
+            busy_deadline: Duration::from_secs(2),
+        })
+    }
+
+    /// An actor that has its core to itself may poll; one that shares it would take it from the others.
+    fn spin(&self, plan: &ActorPlan) -> Duration {
+        if self.config.busy_poll && !plan.shares_cpu {
+            Duration::from_micros(u64::from(self.config.busy_poll_timeout_us))
+        } else {
+            Duration::ZERO
+        }
+    }
+}
+
+/// Different for every handler, and not to be guessed: std seeds it from the kernel.
+fn seed() -> u64 {
+    RandomState::new().build_hasher().finish()
+}

@@ -1,0 +1,264 @@
+//! The engine: puts the rooms together.
+//!
+//! ```text
+//!  start: netlink tables -> snapshot -> plan -> programs attached, destinations listed -> actors
+//!  then:  supervisor thread (oxide-super)   restarts, status; the only one that starts actors
+//!         housekeeping thread (oxide-house) new tables and destinations to the actors, lost programs
+//! ```
+
+mod error;
+mod house;
+mod interfaces;
+mod launch;
+mod observe;
+mod settings;
+mod status;
+mod worker;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use oxide_actors::supervisor::{Depth, Settings, Supervisor, SupervisorHandle, WorkerId, supervise};
+use oxide_topology::Plan;
+
+pub use error::EngineError;
+pub use interfaces::Destinations;
+pub use settings::{make_plan, request};
+pub use status::{EngineState, EngineStatus, ModeStatus, ProcessUsage, QueueStatus, SteeringStatus, Totals};
+
+use house::House;
+use interfaces::Interfaces;
+use launch::Launcher;
+use observe::Observer;
+use worker::{Directory, Note, QueueWorker};
+
+use crate::config::EngineConfig;
+use crate::net::{NetOptions, NetService, Tables};
+use crate::port::QueueId;
+use crate::queue::{Handler, HandlerFactory, QueueInfo};
+
+/// How long start-up may take: opening memory and sockets, and a queue that is still busy.
+const START_WITHIN: Duration = Duration::from_secs(15);
+/// Wishes for a next hop that may wait; a packet that is not heard asks again.
+const ASKS: usize = 1024;
+/// Which destinations are the engine's, given the addresses of the moment.
+type DestinationsOf = Box<dyn Fn(&Tables) -> Destinations + Send>;
+
+/// A running engine. Dropping it stops it, without patience.
+pub struct Engine {
+    supervisor: Option<Supervisor<Note>>,
+    handle: SupervisorHandle<Note>,
+    house: Option<JoinHandle<()>>,
+    stop_house: flume::Sender<()>,
+    status: Arc<Mutex<EngineStatus>>,
+    interfaces: Arc<Mutex<Interfaces>>,
+    plan: Plan,
+    notes: Vec<String>,
+    started: Instant,
+}
+
+/// What an engine is made of.
+pub struct EngineBuilder<H> {
+    config: EngineConfig,
+    factory: HandlerFactory<H>,
+    destinations: DestinationsOf,
+}
+
+impl Engine {
+    /// An engine for `config`, whose queues get their handlers from `factory`: called once for each queue, on the queue's
+    /// own core, and again after a restart.
+    pub fn builder<H: Handler + 'static>(
+        config: EngineConfig,
+        factory: impl Fn(&QueueInfo) -> H + Send + Sync + 'static,
+    ) -> EngineBuilder<H> {
+        EngineBuilder { config, factory: Arc::new(factory), destinations: Box::new(|_| Vec::new()) }
+    }
+}
+
+impl<H: Handler + 'static> EngineBuilder<H> {
+    /// Which UDP destinations come to the engine; asked again whenever addresses or routes change.
+    /// Everything else stays the kernel's.
+    #[must_use]
+    pub fn destinations(mut self, of: impl Fn(&Tables) -> Destinations + Send + 'static) -> Self {
+        self.destinations = Box::new(of);
+        self
+    }
+
+    /// Plans, attaches, and starts every queue; returns when all of them take packets.
+    ///
+    /// # Errors
+    /// [`EngineError`]: what stands in the way, with its mend. Nothing is left behind then.
+    pub fn start(self) -> Result<Engine, EngineError> {
+        let started = Instant::now();
+        let Self { config, factory, destinations } = self;
+        let processor = settings::processor(&config)?;
+        let (executor, why_threads) = settings::executor(&config).resolve();
+        let net = NetService::start(NetOptions::default()).map_err(|e| EngineError::Net { text: e.to_string() })?;
+        let tables = Arc::new(house::first_tables(&net)?);
+        let plan = make_plan(&config)?;
+
+        let mut interfaces = Interfaces::new(settings::steering_options(&config));
+        interfaces.set_destinations(destinations(&tables))?;
+        let interfaces = Arc::new(Mutex::new(interfaces));
+
+        let status = Arc::new(Mutex::new(observe::initial(&plan, executor.name())));
+        let launcher = Arc::new(Launcher { config, plan: plan.clone(), executor, processor, factory });
+        let directory: Directory = Arc::new(Mutex::new(plan.actors.iter().map(|_| None).collect()));
+        let workers = plan.actors.iter().enumerate().map(|(index, actor)| QueueWorker {
+            name: format!("queue {}", actor.queue),
+            index,
+            queue: actor.queue,
+            launcher: Arc::clone(&launcher),
+            interfaces: Arc::clone(&interfaces),
+            directory: Arc::clone(&directory),
+            tables: Arc::clone(&tables),
+            running: None,
+        });
+        let (ask, asked) = flume::bounded(ASKS);
+        let observer = Observer::new(Arc::clone(&status), ask, started);
+        let supervisor = supervise(Settings::default(), workers.collect(), observer.into_fn())
+            .map_err(|e| EngineError::Actor { step: "starting the supervisor", text: e.to_string() })?;
+        let handle = supervisor.handle();
+        let (stop_house, stopped) = flume::bounded(1);
+        let house =
+            House { net, handle: handle.clone(), interfaces: Arc::clone(&interfaces), destinations, asked, stopped };
+        let workers = plan.actors.len();
+        let house = thread::Builder::new()
+            .name("oxide-house".to_owned())
+            .spawn(move || house.keep(workers))
+            .map_err(|e| EngineError::Actor { step: "starting the housekeeping thread", text: e.to_string() })?;
+
+        let mut notes = Vec::new();
+        notes.extend(why_threads.map(|why| format!("executor: plain threads, since {why}")));
+        notes.push(format!("simd: {}", processor.why()));
+        let (supervisor, house) = (Some(supervisor), Some(house));
+        let engine = Engine { supervisor, handle, house, stop_house, status, interfaces, plan, notes, started };
+        engine.wait_until_running()?;
+        Ok(engine)
+    }
+}
+
+impl Engine {
+    fn wait_until_running(&self) -> Result<(), EngineError> {
+        let until = self.started + START_WITHIN;
+        loop {
+            let status = self.status();
+            if status.state == EngineState::Running {
+                return Ok(());
+            }
+            // At start there is somebody to read it: what would be waited for, or tried again, is told.
+            let stuck = status.queues.iter().find(|q| q.is_stuck());
+            if let Some(queue) = stuck {
+                return Err(EngineError::Port { text: format!("queue {}: {}", queue.queue, queue.last_event) });
+            }
+            if Instant::now() >= until {
+                let states: Vec<_> = status.queues.iter().map(|q| format!("{}: {}", q.queue, q.state)).collect();
+                let text = format!("not every queue opened within {START_WITHIN:?} ({})", states.join("; "));
+                return Err(EngineError::Actor { step: "starting the queues", text });
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// How the engine and each queue is.
+    #[must_use]
+    pub fn status(&self) -> EngineStatus {
+        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        status.steering = self.interfaces.lock().unwrap_or_else(PoisonError::into_inner).status();
+        status.sum_up(self.started);
+        status
+    }
+
+    /// The plan it runs by.
+    #[must_use]
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// What was decided at start that a reader may want to know, a sentence each.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Rebuilds the actor that serves `queue`, memory, sockets and handler; the others go on. Returns
+    /// when it is under way.
+    ///
+    /// # Errors
+    /// [`EngineError::NoSuchQueue`], or the supervisor's refusal.
+    pub fn restart(&self, queue: &QueueId) -> Result<(), EngineError> {
+        self.restart_at(queue, Depth::Hard)
+    }
+
+    /// Makes a new handler for `queue`; memory and sockets stay as they are.
+    ///
+    /// # Errors
+    /// As [`restart`](Self::restart).
+    pub fn restart_handler(&self, queue: &QueueId) -> Result<(), EngineError> {
+        self.restart_at(queue, Depth::Soft)
+    }
+
+    fn restart_at(&self, queue: &QueueId, depth: Depth) -> Result<(), EngineError> {
+        let serves = |p: &oxide_topology::PortPlan| p.interface == queue.interface && p.queue == queue.queue;
+        let index = self.plan.actors.iter().position(|actor| actor.ports.iter().any(serves));
+        let Some(index) = index else {
+            let all = self.plan.actors.iter().flat_map(|a| &a.ports);
+            let there: Vec<_> = all.map(|p| format!("{}:{}", p.interface, p.queue)).collect();
+            return Err(EngineError::NoSuchQueue { asked: queue.to_string(), there: there.join(", ") });
+        };
+        self.handle
+            .restart(WorkerId(index), depth)
+            .map_err(|e| EngineError::Actor { step: "restarting a queue", text: e.to_string() })
+    }
+
+    /// Takes no new sessions, waits until the old ones have ended or `within` is over, then stops in
+    /// order. Returns the last status.
+    #[must_use]
+    pub fn drain(self, within: Duration) -> EngineStatus {
+        self.mark(EngineState::Draining);
+        match self.handle.drain(None, within) {
+            Ok(rested) if rested.not_ended.is_empty() => {}
+            Ok(rested) => tracing::error!(queues = ?rested.not_ended, "did not end when drained"),
+            Err(error) => tracing::error!(%error, "draining"),
+        }
+        self.stop(Duration::from_secs(2))
+    }
+
+    /// Steers packets away, lets each queue finish what it has in hand, and ends. Returns the last status.
+    #[must_use]
+    pub fn stop(mut self, within: Duration) -> EngineStatus {
+        self.mark(EngineState::Draining);
+        self.shut_down(within);
+        self.mark(EngineState::Stopped);
+        self.status()
+    }
+
+    fn mark(&self, state: EngineState) {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).state = state;
+    }
+
+    fn shut_down(&mut self, within: Duration) {
+        let Some(supervisor) = self.supervisor.take() else { return };
+        match self.handle.stop(within) {
+            Ok(rested) if rested.not_ended.is_empty() => {}
+            Ok(rested) => tracing::error!(queues = ?rested.not_ended, "did not end; the process will"),
+            Err(error) => tracing::error!(%error, "stopping"),
+        }
+        if let Err(panic) = supervisor.join() {
+            tracing::error!(panic, "the supervisor panicked");
+        }
+        let _ = self.stop_house.send(());
+        if let Some(house) = self.house.take()
+            && house.join().is_err()
+        {
+            tracing::error!("the housekeeping thread panicked");
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.shut_down(Duration::from_secs(2));
+    }
+}

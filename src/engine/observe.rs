@@ -1,0 +1,108 @@
+//! What the supervisor tells, written down as status. Runs on the supervisor's thread and never waits.
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use oxide_actors::supervisor::{Event, Notice, State, WorkerId};
+use oxide_topology::Plan;
+
+use super::status::{EngineState, EngineStatus, ModeStatus, QueueStatus, millis};
+use crate::queue::Report;
+
+/// The status before anything has started.
+pub(super) fn initial(plan: &Plan, executor: &str) -> EngineStatus {
+    let queue = |actor: &oxide_topology::ActorPlan| QueueStatus {
+        queue: actor.queue,
+        cpu: Some(actor.cpu),
+        state: State::Planned.name().to_owned(),
+        executor: executor.to_owned(),
+        balanced: true,
+        ..QueueStatus::default()
+    };
+    EngineStatus { queues: plan.actors.iter().map(queue).collect(), balanced: true, ..EngineStatus::default() }
+}
+
+pub(super) struct Observer {
+    status: Arc<Mutex<EngineStatus>>,
+    resolve: flume::Sender<(u32, IpAddr)>,
+    started: Instant,
+}
+
+impl Observer {
+    pub(super) fn new(
+        status: Arc<Mutex<EngineStatus>>,
+        resolve: flume::Sender<(u32, IpAddr)>,
+        started: Instant,
+    ) -> Self {
+        Self { status, resolve, started }
+    }
+
+    pub(super) fn into_fn(self) -> impl FnMut(Notice<Report>) + Send + 'static {
+        move |notice| self.take(notice)
+    }
+
+    fn take(&self, notice: Notice<Report>) {
+        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        match notice {
+            Notice::Event(event) => self.event(&mut status, event),
+            Notice::Report { worker, report, .. } => self.report(&mut status, worker, report),
+        }
+    }
+
+    fn event(&self, status: &mut EngineStatus, event: Event) {
+        match event {
+            Event::Changed { worker, to, cause, gap, .. } => {
+                let Some(queue) = status.queues.get_mut(worker.0) else { return };
+                queue.state = to.to_string();
+                queue.changed(&to, cause, gap);
+            }
+            Event::Stalled { worker, age } => {
+                let Some(queue) = status.queues.get_mut(worker.0) else { return };
+                queue.stalled = true;
+                queue.last_event = format!("stalled: no heartbeat for {:.1} s", age.as_secs_f64());
+            }
+            Event::Recovered { worker } => {
+                let Some(queue) = status.queues.get_mut(worker.0) else { return };
+                queue.stalled = false;
+                "its heart beats again".clone_into(&mut queue.last_event);
+            }
+            Event::Health(_) => {}
+        }
+        let running = status.queues.iter().all(|queue| queue.is_running());
+        status.state = match (status.state, running) {
+            (ended @ (EngineState::Draining | EngineState::Stopped), _) => ended,
+            (EngineState::Starting, true) => {
+                status.start_to_ready_ms = Some(millis(self.started.elapsed()));
+                EngineState::Running
+            }
+            (EngineState::Starting, false) => EngineState::Starting,
+            (_, true) => EngineState::Running,
+            (_, false) => EngineState::Degraded,
+        };
+    }
+
+    fn report(&self, status: &mut EngineStatus, WorkerId(worker): WorkerId, report: Report) {
+        let Some(queue) = status.queues.get_mut(worker) else { return };
+        match report {
+            Report::Opened { ports, pages } => {
+                queue.mode = ports.iter().map(ModeStatus::from).collect();
+                queue.pages = Some(pages);
+            }
+            Report::Snapshot(snapshot) => queue.update(&snapshot),
+            Report::Last(snapshot) => {
+                queue.update(&snapshot);
+                queue.retire();
+            }
+            Report::Resolve { interface, next_hop } => {
+                // Full: a later packet asks again.
+                let _ = self.resolve.try_send((interface, next_hop));
+            }
+            // Freed here, on the supervisor's thread.
+            Report::Retired(_) => {}
+        }
+        if status.first_packet_ms.is_none() && status.queues.iter().any(|q| q.totals.tx_packets > 0) {
+            status.first_packet_ms = Some(millis(self.started.elapsed()));
+        }
+    }
+}

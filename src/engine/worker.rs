@@ -1,0 +1,157 @@
+//! One queue as the supervisor knows it: how to start its actor, speak to it, and learn its end.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use oxide_actors::executor::{ExecutorHandle, Outcome};
+use oxide_actors::mailbox::{Address, SendError};
+use oxide_actors::supervisor::{self, End, Link, Undelivered};
+
+use super::EngineError;
+use super::interfaces::Interfaces;
+use super::launch::{Launched, Launcher};
+use crate::net::Tables;
+use crate::port::PortError;
+use crate::queue::{Command, Exit, Handler, Parcel, Report};
+
+/// How long an actor that is told to stop may finish what is under way.
+const STOP_WITHIN: Duration = Duration::from_millis(500);
+
+/// What the engine tells a worker past the supervisor.
+pub(super) enum Note {
+    /// New links, routes, neighbours.
+    Tables(Arc<Tables>),
+}
+
+/// The inboxes of all queues, by place in the plan: who is up, and where its packets go. Touched only
+/// when an actor starts or ends.
+pub(super) type Directory = Arc<Mutex<Vec<Option<Entry>>>>;
+
+/// One running actor, as its neighbours need it.
+pub(super) struct Entry {
+    queue: u32,
+    parcels: Address<Parcel>,
+    commands: Address<Command>,
+}
+
+pub(super) struct QueueWorker<H> {
+    pub(super) name: String,
+    pub(super) index: usize,
+    pub(super) queue: u32,
+    pub(super) launcher: Arc<Launcher<H>>,
+    pub(super) interfaces: Arc<Mutex<Interfaces>>,
+    pub(super) directory: Directory,
+    pub(super) tables: Arc<Tables>,
+    pub(super) running: Option<Running>,
+}
+
+pub(super) struct Running {
+    handle: ExecutorHandle<Exit>,
+    commands: Address<Command>,
+}
+
+impl<H: Handler + 'static> supervisor::Worker for QueueWorker<H> {
+    type Report = Report;
+    type Note = Note;
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn start(&mut self, _generation: u64, link: Link<Report>) -> Result<(), End> {
+        let others = self.others();
+        let launched = {
+            let mut interfaces = self.interfaces.lock().unwrap_or_else(PoisonError::into_inner);
+            self.launcher.launch(self.index, link, &mut interfaces, &self.tables, &others)
+        };
+        let Launched { handle, commands, parcels } = launched.map_err(|error| match error {
+            EngineError::Interface { .. } => End::Waiting(error.to_string()),
+            other => End::Refused(other.to_string()),
+        })?;
+        self.announce(Some(Entry { queue: self.queue, parcels, commands: commands.clone() }));
+        self.running = Some(Running { handle, commands });
+        Ok(())
+    }
+
+    fn command(&mut self, command: supervisor::Command) -> Result<(), Undelivered> {
+        let Some(running) = &self.running else { return Err(Undelivered::Gone) };
+        let command = match command {
+            supervisor::Command::Stop => Command::Stop(STOP_WITHIN),
+            supervisor::Command::Drain { .. } => Command::Drain,
+            supervisor::Command::RestartHandler => Command::RestartHandler,
+        };
+        running.commands.try_send(command).map_err(|error| match error {
+            SendError::Closed(_) => Undelivered::Gone,
+            SendError::Timeout(_) => Undelivered::Busy,
+        })
+    }
+
+    fn note(&mut self, note: Note) {
+        let Note::Tables(tables) = note;
+        self.tables = Arc::clone(&tables);
+        if let Some(running) = &self.running {
+            // A full mailbox: the next generation of tables follows at the latest with the next change.
+            let _ = running.commands.try_send(Command::Tables(Box::new((*tables).clone())));
+        }
+    }
+
+    fn poll_end(&mut self) -> Option<End> {
+        let outcome = self.running.as_mut()?.handle.join_timeout(Duration::ZERO)?;
+        self.running = None;
+        self.announce(None);
+        Some(match outcome {
+            Outcome::Finished(exit) => end(&exit),
+            Outcome::Panicked(words) => End::Panicked(words),
+            Outcome::Lost(words) => End::Failed(words),
+        })
+    }
+
+    fn abandon(&mut self) {
+        self.announce(None);
+        // Its packets take the program's fallback from now on.
+        let interfaces = self.interfaces.lock().unwrap_or_else(PoisonError::into_inner);
+        interfaces.steer_away(self.launcher.ports_of(self.index));
+    }
+
+    fn tick(&mut self, _now: Instant) {}
+}
+
+impl<H> QueueWorker<H> {
+    fn others(&self) -> Vec<(u32, Address<Parcel>)> {
+        let directory = self.directory.lock().unwrap_or_else(PoisonError::into_inner);
+        directory.iter().flatten().map(|entry| (entry.queue, entry.parcels.clone())).collect()
+    }
+
+    /// Tells every other running actor where this queue's packets go now.
+    fn announce(&self, entry: Option<Entry>) {
+        let mut directory = self.directory.lock().unwrap_or_else(PoisonError::into_inner);
+        let address = entry.as_ref().map(|e| e.parcels.clone());
+        for other in directory.iter().enumerate().filter(|(at, _)| *at != self.index).filter_map(|(_, e)| e.as_ref()) {
+            let message = Command::Peer { queue: self.queue, address: address.clone() };
+            if other.commands.try_send(message).is_err() {
+                tracing::warn!(
+                    queue = other.queue,
+                    about = self.queue,
+                    "mailbox full: packets for a peer will be dropped"
+                );
+            }
+        }
+        if let Some(place) = directory.get_mut(self.index) {
+            *place = entry;
+        }
+    }
+}
+
+/// What an actor's last words mean for its restart.
+fn end(exit: &Exit) -> End {
+    match exit {
+        Exit::Stopped => End::Done,
+        Exit::NotOpened(error @ PortError::Gone { .. }) => End::Waiting(error.to_string()),
+        Exit::NotOpened(error) if error.is_link_down() => End::Waiting(error.to_string()),
+        // Transient by nature: the kernel tears sockets down late, memory may come back.
+        Exit::NotOpened(error) if error.is_transient() => End::Failed(error.to_string()),
+        Exit::NotOpened(error) => End::Refused(error.to_string()),
+        Exit::PortFailed(error) => End::Failed(error.to_string()),
+        Exit::Leaked => End::Failed("frames are lost: the books do not balance".to_owned()),
+    }
+}

@@ -1,0 +1,135 @@
+#![allow(clippy::unwrap_used)]
+use super::*;
+use crate::packet::build::UdpFrame;
+use crate::packet::{Endpoint, Flow};
+use crate::telemetry::DropReason;
+use crate::umem::{PageKind, Region, RingSizes, UmemLayout};
+use proptest::prelude::*;
+
+fn flow(ipv4: bool, port: u16) -> Flow {
+    let end = |at: &str| Endpoint { port, ..at.parse::<std::net::SocketAddr>().unwrap().into() };
+    if ipv4 {
+        Flow { source: end("192.0.2.1:1"), destination: end("198.51.100.7:1") }
+    } else {
+        Flow { source: end("[2001:db8::1]:1"), destination: end("[2001:db8::7]:1") }
+    }
+}
+
+/// A head and a length of each kind: right ones of both families, cut ones, noise.
+fn packet() -> impl Strategy<Value = ([u8; 64], u16)> {
+    let right = (any::<bool>(), 1u16.., 0usize..200, any::<[u8; 32]>()).prop_map(|(ipv4, port, size, stale)| {
+        let frame = UdpFrame::new(flow(ipv4, port), &vec![7; size]).to_vec().unwrap();
+        let head = std::array::from_fn(|i| frame.get(i).copied().unwrap_or(stale[i % 32]));
+        (head, frame.len() as u16)
+    });
+    let cut = (right.clone(), any::<u16>()).prop_map(|((head, length), at)| (head, at % length));
+    let noise = (prop::array::uniform32(any::<[u8; 2]>()), any::<u16>());
+    let noise = noise.prop_map(|(bytes, length)| (std::array::from_fn(|i| bytes[i / 2][i % 2]), length));
+    prop_oneof![4 => right, 2 => cut, 1 => noise]
+}
+
+fn check(lane: usize, (head, length): &([u8; 64], u16), columns: &Columns) {
+    let bit = |mask: u64| mask >> lane & 1 == 1;
+    match packet::parse(head, *length) {
+        Ok(parsed) => {
+            assert!(bit(columns.udp) && bit(columns.ipv4) == parsed.ipv4 && bit(columns.ipv6) != parsed.ipv4);
+            assert_eq!((columns.l3[lane], columns.l4[lane]), (parsed.l3, parsed.l4));
+            assert_eq!((columns.length[lane], columns.flow[lane]), (parsed.length, parsed.flow));
+        }
+        Err(reason) => {
+            assert!(!bit(columns.udp) && !bit(columns.ipv4) && !bit(columns.ipv6));
+            assert_eq!(columns.fault[lane], reason);
+        }
+    }
+}
+
+/// Columns full of what an earlier batch left.
+fn stale() -> Columns {
+    Columns {
+        udp: u64::MAX,
+        ipv4: u64::MAX,
+        ipv6: u64::MAX,
+        fault: [DropReason::Handler; LANES],
+        l3: [1; LANES],
+        l4: [2; LANES],
+        length: [3; LANES],
+        flow: [flow(true, 9); LANES],
+    }
+}
+
+proptest! {
+    #[test]
+    fn lanes_equal_the_reference(packets in prop::collection::vec(packet(), LANES), live: u64) {
+        let heads: [&[u8; 64]; LANES] = std::array::from_fn(|i| &packets[i].0);
+        let lengths = std::array::from_fn(|i| packets[i].1);
+        let mut columns = stale();
+        Processor::detect().parse(&heads, &lengths, live, &mut columns);
+        prop_assert_eq!(columns.udp & !live, 0);
+        for (lane, packet) in packets.iter().enumerate() {
+            if live >> lane & 1 == 1 {
+                check(lane, packet, &columns);
+            } else {
+                prop_assert_eq!((columns.fault[lane], columns.l3[lane]), (DropReason::Handler, 1), "touched");
+                prop_assert_eq!((columns.length[lane], columns.flow[lane]), (3, flow(true, 9)), "touched");
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn frames_equal_the_reference(packets in prop::collection::vec(packet(), 0..=LANES)) {
+        let rings = RingSizes { fill: 128, rx: 64, tx: 64, completion: 64 };
+        let layout = UmemLayout::new(2048, UmemLayout::frames_for(&rings, 1), 0, &rings, 1, 1500).unwrap();
+        let mut umem = Umem::new(Region::map(layout.bytes(), PageKind::Base, None).unwrap(), layout).unwrap();
+        let mut packets = packets;
+        let frames: Vec<Frame> = packets.iter_mut().map(|(head, length)| {
+            let mut frame = umem.take().unwrap();
+            assert!(umem.set_length(&mut frame, 1792));
+            umem.bytes_mut(&mut frame)[..64].copy_from_slice(head);
+            *length = (*length).min(1792);
+            assert!(umem.set_length(&mut frame, *length));
+            frame
+        }).collect();
+        let mut columns = stale();
+        Processor::detect().parse_frames(&umem, &frames, &mut columns);
+        for (lane, packet) in packets.iter().enumerate() {
+            check(lane, packet, &columns);
+        }
+        let lanes = if frames.len() == LANES { u64::MAX } else { (1 << frames.len()) - 1 };
+        prop_assert_eq!(columns.udp & !lanes, 0);
+        prop_assert_eq!(columns.udp, columns.ipv4 ^ columns.ipv6);
+        frames.into_iter().for_each(|frame| umem.give(frame));
+    }
+}
+
+#[test]
+fn only_levels_with_kernels_can_be_had() {
+    for level in Level::ALL {
+        assert_eq!(Processor::with_level(level).map(|p| p.capability()), (level == Level::Scalar).then_some(level));
+        assert_eq!(serde_json::to_string(&level).unwrap(), format!("\"{level}\""));
+        assert_eq!(serde_json::from_str::<Level>(&format!("\"{level}\"")).unwrap(), level);
+    }
+    let best = Processor::detect();
+    assert_eq!(Processor::with_level(best.capability()), Some(best));
+    let faces = Level::ALL.map(|level| (level.vector_width_bytes(), level.parallel_packets()));
+    assert_eq!(faces, [(8, 1), (16, 4), (32, 8), (64, 16), (16, 4)]);
+}
+
+#[test]
+fn batch_checksums_keep_their_places() {
+    let frame = UdpFrame::new(flow(true, 7), b"").to_vec().unwrap();
+    let right = u16::from_be_bytes([frame[24], frame[25]]);
+    let mut out = [Some(1); 4];
+    let done = Processor::detect().batch_ipv4_checksum(&[&frame[14..34], &frame[14..33], &frame[14..]], &mut out);
+    assert_eq!((done, out), (3, [Some(right), None, Some(right), Some(1)]));
+    assert_eq!(Processor::detect().batch_ipv4_checksum(&[&[], &[]], &mut out[..1]), 1);
+}
+
+#[test]
+fn batch_copy_is_whole_or_not_at_all() {
+    let (mut a, mut b, mut c) = ([0; 4], [0; 2], [0; 4]);
+    let done = Processor::detect().batch_copy(&[b"abc", b"def", b"ghi"], &mut [&mut a, &mut b, &mut c]);
+    assert_eq!((done, &a, b, c), (1, b"abc\0", [0; 2], [0; 4]));
+}

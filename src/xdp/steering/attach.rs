@@ -1,0 +1,138 @@
+//! Attachment by bpf_link: what it takes, what stands in its way, and how to clear it if told to.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use super::interface::Interface;
+use super::{AttachMode, SteeringError, bpf};
+
+/// A program on an interface. Closing the link takes it off; the kernel does so when the process ends,
+/// however it ends.
+#[derive(Debug)]
+pub(super) struct Attachment {
+    pub(super) link: OwnedFd,
+    pub(super) ifindex: u32,
+    /// Native or Generic.
+    pub(super) mode: AttachMode,
+    /// Why it is not native, where that was tried.
+    pub(super) why: Option<String>,
+}
+
+impl Attachment {
+    /// Attaches `program`. With `replace`, takes another program off first.
+    pub(super) fn new(
+        program: BorrowedFd<'_>,
+        interface: &str,
+        mode: AttachMode,
+        replace: bool,
+    ) -> Result<Self, SteeringError> {
+        let attach = |mode, why| match Self::once(program, interface, mode) {
+            Err(SteeringError::Busy { .. }) if replace => {
+                clear(interface)?;
+                Self::once(program, interface, mode).map(|attached| Self { why, ..attached })
+            }
+            other => other.map(|attached| Self { why, ..attached }),
+        };
+        match mode {
+            AttachMode::Native | AttachMode::Generic => attach(mode, None),
+            AttachMode::Auto => match attach(AttachMode::Native, None) {
+                Err(refusal) if refusal.is_refusal_of_native() => {
+                    attach(AttachMode::Generic, Some(refusal.to_string()))
+                }
+                other => other,
+            },
+        }
+    }
+
+    fn once(program: BorrowedFd<'_>, name: &str, mode: AttachMode) -> Result<Self, SteeringError> {
+        let interface = find(name)?;
+        // Straight to bpf(2): the loader library turns an EINVAL into an attachment by netlink, which
+        // would outlive the process.
+        match bpf::link_create(program, interface.index, mode.flags()) {
+            Ok(link) => Ok(Self { link, ifindex: interface.index, mode, why: None }),
+            Err(error) => Err(refusal(name, &interface, mode, error)),
+        }
+    }
+
+    /// Whether the program still is on the interface. Another process with the privilege can take it
+    /// off, and deleting the interface does; neither is told by any event of the link.
+    pub(super) fn is_attached(&self) -> io::Result<bool> {
+        bpf::link_info(self.link.as_fd()).map(|info| info.ifindex == self.ifindex)
+    }
+}
+
+fn find(name: &str) -> Result<Interface, SteeringError> {
+    Interface::find(name).map_err(|e| SteeringError::kernel(name, "look the interface up", e))
+}
+
+/// net/core/dev.c `dev_xdp_attach`, and what drivers answer to `XDP_SETUP_PROG`.
+fn refusal(name: &str, interface: &Interface, mode: AttachMode, source: io::Error) -> SteeringError {
+    let code = source.raw_os_error().unwrap_or(0);
+    let mtu = interface.mtu;
+    let native = mode == AttachMode::Native;
+    let name_owned = name.to_owned();
+    match code {
+        // EBUSY: the same mode is taken. EEXIST: the other one is.
+        libc::EBUSY | libc::EEXIST => {
+            let (holder, linked) = holder(name);
+            SteeringError::Busy { interface: name_owned, wanted: mode, holder, linked }
+        }
+        libc::EPERM | libc::EACCES | libc::ENODEV => SteeringError::kernel(name, "attach the XDP program", source),
+        libc::ERANGE if native => SteeringError::Mtu { interface: name_owned, mtu, source },
+        // Several drivers say EINVAL for it; LRO and the like give EINVAL at any MTU.
+        libc::EINVAL if native && mtu > 1500 => SteeringError::Mtu { interface: name_owned, mtu, source },
+        libc::ENOSPC if native => SteeringError::Queues { interface: name_owned, source },
+        _ if native => SteeringError::NoNative { interface: name_owned, mtu, source },
+        _ => SteeringError::kernel(name, "attach the XDP program", source),
+    }
+}
+
+/// Who is attached, in words, and whether by a link.
+fn holder(name: &str) -> (String, bool) {
+    let Ok(interface) = Interface::find(name) else { return ("another XDP program".to_owned(), false) };
+    let mut linked = false;
+    let words: Vec<String> = interface
+        .programs()
+        .map(|(mode, id)| {
+            let link = links_of(&interface, id).next();
+            linked |= link.is_some();
+            let program = aya::programs::loaded_programs().flatten().find(|program| program.id() == id);
+            let program_name = program.as_ref().and_then(|p| p.name_as_str()).unwrap_or("no name").to_owned();
+            let by = link.map_or("without a link".to_owned(), |(link, _)| format!("by link {link}"));
+            format!("a {mode} XDP program, id {id} ({program_name}), {by},")
+        })
+        .collect();
+    // It may have gone in between.
+    let words = if words.is_empty() { "another XDP program".to_owned() } else { words.join(" and ") };
+    (words, linked)
+}
+
+/// Links by which program `id` is on the interface. Interface numbers repeat in other network
+/// namespaces, program ids do not.
+fn links_of(interface: &Interface, id: u32) -> impl Iterator<Item = (u32, OwnedFd)> {
+    let index = interface.index;
+    bpf::link_ids().filter_map(move |link_id| {
+        let link = bpf::link_by_id(link_id).ok()?;
+        let info = bpf::link_info(link.as_fd()).ok()?;
+        let is_it = info.kind == bpf::LINK_TYPE_XDP && info.ifindex == index && info.program == id;
+        is_it.then_some((link_id, link))
+    })
+}
+
+/// Takes every other program off the interface.
+fn clear(name: &str) -> Result<(), SteeringError> {
+    let interface = find(name)?;
+    let failed = |e| SteeringError::kernel(name, "detach the XDP program that is there", e);
+    for (mode, id) in interface.programs() {
+        tracing::warn!(interface = name, %mode, program = id, "replacing another XDP program, as configured");
+        let mut linked = false;
+        for (_, link) in links_of(&interface, id) {
+            bpf::link_detach(link.as_fd()).map_err(failed)?;
+            linked = true;
+        }
+        if !linked {
+            interface.detach_unlinked(mode).map_err(failed)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,9 @@
+//! Steering in the real kernel. Needs root; each test makes its own network namespace and says
+//! `SKIPPED` if it cannot. What is tested is described in docs/steering.md.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod lab;
+mod live;
+mod object;
+mod packets;
+mod table;

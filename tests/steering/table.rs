@@ -1,0 +1,239 @@
+//! The table of docs/steering.md, run in the kernel by BPF_PROG_TEST_RUN. The fallback is DROP here, so
+//! that a listed packet without a socket differs from one that passes.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::os::fd::AsFd;
+
+use oxide::xdp::steering::{AttachMode, Fallback, Steering, SteeringOptions, Verdict};
+use proptest::prelude::*;
+
+use crate::lab::{in_namespace, veth};
+use crate::packets::*;
+
+const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
+const XDP_REDIRECT: u32 = 4;
+
+fn steering() -> Steering {
+    veth();
+    let options = SteeringOptions { attach: AttachMode::Native, fallback: Fallback::Drop, replace: false };
+    let mut steering = Steering::attach("vb", &options).unwrap();
+    steering.allow(V4.into(), [PORT..=PORT]).unwrap();
+    steering.allow(V6.into(), [PORT..=PORT]).unwrap();
+    steering
+}
+
+/// The verdict on one packet without a socket: by the counters, with the action that belongs to it.
+#[track_caller]
+fn verdict(steering: &Steering, packet: &[u8]) -> Verdict {
+    let before = steering.counters().unwrap();
+    let action = steering.test_run(packet, 0).unwrap();
+    let after = steering.counters().unwrap();
+    assert_eq!(after.total(), before.total() + 1);
+    let counted = Verdict::ALL.iter().find(|&&v| after.of(v) > before.of(v)).unwrap();
+    assert_eq!(action, if *counted == Verdict::NoSocket { XDP_DROP } else { XDP_PASS }, "{counted:?}");
+    *counted
+}
+
+#[test]
+fn verdicts() {
+    in_namespace("verdicts", || {
+        let steering = steering();
+        let (a, b) = (v4(b"twelve bytes"), v6(b"twelve bytes"));
+        let number = |n: u16| n.to_be_bytes();
+        let four = |at, bytes: &[u8]| with(v4(b"twelve bytes"), at, bytes);
+        let six = |at, bytes: &[u8]| with(v6(b"twelve bytes"), at, bytes);
+        let mapped = V4.to_ipv6_mapped().octets();
+        let neighbour_solicitation = with(six(V6_NEXT_HEADER, &[58]), 54, [135, 0]);
+        use Verdict::*;
+        let table = [
+            ("listed, IPv4", a.clone(), NoSocket),
+            ("listed, IPv6", b.clone(), NoSocket),
+            ("no payload, IPv4", v4(b""), NoSocket),
+            ("no payload, IPv6", v6(b""), NoSocket),
+            ("padded, IPv4", padded(v4(b""), 60), NoSocket),
+            ("padded, IPv6", padded(v6(b""), 64), NoSocket),
+            ("full MTU, IPv4", v4(&[7; 1472]), NoSocket),
+            ("full MTU, IPv6", v6(&[7; 1452]), NoSocket),
+            ("do not fragment", four(V4_FRAGMENT, &number(0x4000)), NoSocket),
+            ("DSCP and ECN", four(15, &[0xb9]), NoSocket),
+            ("traffic class and flow label", six(14, &[0x6f, 0xff, 0xff, 0xff]), NoSocket),
+            ("wrong IP checksum is the engine's to count", four(24, &[0, 0]), NoSocket),
+            ("first fragment", four(V4_FRAGMENT, &number(0x2000)), Fragment),
+            ("middle fragment", four(V4_FRAGMENT, &number(0x20b9)), Fragment),
+            ("last fragment", four(V4_FRAGMENT, &number(0x00b9)), Fragment),
+            ("offset of one", four(V4_FRAGMENT, &number(1)), Fragment),
+            ("largest offset", four(V4_FRAGMENT, &number(0x1fff)), Fragment),
+            ("IPv6 fragment", six(V6_NEXT_HEADER, &[44]), Fragment),
+            ("one option word", four(V4_VERSION, &[0x46]), Ipv4Options),
+            ("all option words", four(V4_VERSION, &[0x4f]), Ipv4Options),
+            ("header length 4", four(V4_VERSION, &[0x44]), Malformed),
+            ("header length 0", four(V4_VERSION, &[0x40]), Malformed),
+            ("version 6 in an IPv4 frame", four(V4_VERSION, &[0x65]), Malformed),
+            ("version 4 in an IPv6 frame", six(14, &[0x45]), Malformed),
+            ("total length 0", four(V4_LENGTH, &number(0)), Malformed),
+            ("total length 27", four(V4_LENGTH, &number(27)), Malformed),
+            ("total length 28", four(V4_LENGTH, &number(28)), NoSocket),
+            ("total length one too large", four(V4_LENGTH, &number(41)), Malformed),
+            ("total length 65535", four(V4_LENGTH, &number(65535)), Malformed),
+            ("payload length 0", six(V6_LENGTH, &number(0)), Malformed),
+            ("payload length 7", six(V6_LENGTH, &number(7)), Malformed),
+            ("payload length 8", six(V6_LENGTH, &number(8)), NoSocket),
+            ("payload length one too large", six(V6_LENGTH, &number(21)), Malformed),
+            ("payload length 65535", six(V6_LENGTH, &number(65535)), Malformed),
+            ("TCP", four(V4_PROTOCOL, &[6]), NotUdp),
+            ("ICMP", four(V4_PROTOCOL, &[1]), NotUdp),
+            ("UDP-Lite", four(V4_PROTOCOL, &[136]), NotUdp),
+            ("TCP over IPv6", six(V6_NEXT_HEADER, &[6]), NotUdp),
+            ("neighbour solicitation, unicast", neighbour_solicitation, NotUdp),
+            ("no next header", six(V6_NEXT_HEADER, &[59]), NotUdp),
+            ("hop-by-hop", six(V6_NEXT_HEADER, &[0]), Ipv6Extension),
+            ("destination options", six(V6_NEXT_HEADER, &[60]), Ipv6Extension),
+            ("other port", four(V4_PORT, &number(PORT + 1)), NotListed),
+            ("other port, IPv6", six(V6_PORT, &number(PORT - 1)), NotListed),
+            ("the port as source", with(four(V4_PORT, &[0, 9]), 34, number(PORT)), NotListed),
+            ("other address", four(V4_DESTINATION, &[10, 77, 0, 3]), NotListed),
+            ("other address, IPv6", six(V6_DESTINATION, &Ipv6Addr::LOCALHOST.octets()), NotListed),
+            ("our IPv4 address mapped into IPv6", six(V6_DESTINATION, &mapped), NotListed),
+            ("multicast MAC", four(0, &[1, 0, 0x5e, 0, 0, 1]), Multicast),
+            ("multicast MAC, IPv6", six(0, &[0x33, 0x33, 0, 0, 0, 1]), Multicast),
+            ("broadcast MAC", four(0, &[0xff; 6]), Multicast),
+            ("VLAN", tagged(a.clone(), &[0x8100]), Vlan),
+            ("service VLAN", tagged(a.clone(), &[0x88a8]), Vlan),
+            ("QinQ", tagged(a.clone(), &[0x88a8, 0x8100]), Vlan),
+            ("QinQ of old", tagged(b.clone(), &[0x9100, 0x8100]), Vlan),
+            ("ARP to us", four(ETHERTYPE, &number(0x0806)), OtherEthertype),
+            ("802.3 length", four(ETHERTYPE, &number(46)), OtherEthertype),
+            ("swapped EtherType", four(ETHERTYPE, &number(0x0008)), OtherEthertype),
+            ("IPv6 header behind IPv4's EtherType", six(ETHERTYPE, &number(0x0800)), Malformed),
+        ];
+        for (name, packet, wanted) in table {
+            assert_eq!(verdict(&steering, &packet), wanted, "{name}");
+            assert_eq!(second_opinion(&packet, |to, port| steering.listed(to, port)), wanted, "{name}: second opinion");
+        }
+    });
+}
+
+#[test]
+fn every_truncation_is_malformed() {
+    in_namespace("every_truncation_is_malformed", || {
+        let steering = steering();
+        for packet in [v4(b"twelve bytes"), v6(b"twelve bytes")] {
+            // Below an Ethernet header the kernel runs no program, and the verifier has proved the bounds.
+            for length in 0..14 {
+                assert!(steering.test_run(&packet[..length], 0).is_err(), "{length} bytes");
+            }
+            for length in 14..packet.len() {
+                assert_eq!(verdict(&steering, &packet[..length]), Verdict::Malformed, "{length} bytes");
+            }
+            assert_eq!(verdict(&steering, &packet), Verdict::NoSocket);
+        }
+    });
+}
+
+#[test]
+fn every_port_ethertype_and_protocol() {
+    in_namespace("every_port_ethertype_and_protocol", || {
+        let mut steering = steering();
+        // Bits at the ends of bytes, and a range across several.
+        let listed = |port: u16| [0, 1, 7, 8, 65535].contains(&port) || (1000..=1100).contains(&port) || port == PORT;
+        for address in [IpAddr::from(V4), V6.into()] {
+            steering.allow(address, [0..=1, 7..=8, 65535..=65535, 1000..=1100]).unwrap();
+        }
+        for (packet, at) in [(v4(b"x"), V4_PORT), (v6(b"x"), V6_PORT)] {
+            for port in 0..=u16::MAX {
+                let action = steering.test_run(&with(packet.clone(), at, port.to_be_bytes()), 0).unwrap();
+                assert_eq!(action == XDP_DROP, listed(port), "port {port}");
+            }
+        }
+        let before = steering.counters().unwrap();
+        for ethertype in 0..=u16::MAX {
+            let action = steering.test_run(&with(v4(b"x"), ETHERTYPE, ethertype.to_be_bytes()), 0).unwrap();
+            assert_eq!(action == XDP_DROP, ethertype == 0x0800, "EtherType {ethertype:#06x}");
+        }
+        let after = steering.counters().unwrap();
+        let rise = |verdict| after.of(verdict) - before.of(verdict);
+        assert_eq!(rise(Verdict::OtherEthertype), 65536 - 5);
+        assert_eq!((rise(Verdict::Vlan), rise(Verdict::Malformed), rise(Verdict::NoSocket)), (3, 1, 1));
+
+        for protocol in 0..=u8::MAX {
+            let wanted = if protocol == 17 { Verdict::NoSocket } else { Verdict::NotUdp };
+            assert_eq!(verdict(&steering, &with(v4(b"x"), V4_PROTOCOL, [protocol])), wanted, "protocol {protocol}");
+            let wanted = match protocol {
+                17 => Verdict::NoSocket,
+                44 => Verdict::Fragment,
+                0 | 43 | 50 | 51 | 60 | 135 | 139 | 140 => Verdict::Ipv6Extension,
+                _ => Verdict::NotUdp,
+            };
+            assert_eq!(verdict(&steering, &with(v6(b"x"), V6_NEXT_HEADER, [protocol])), wanted, "header {protocol}");
+        }
+        for bit in 0..32 {
+            let other = (V4.to_bits() ^ 1 << bit).to_be_bytes();
+            assert_eq!(verdict(&steering, &with(v4(b"x"), V4_DESTINATION, other)), Verdict::NotListed);
+        }
+        for bit in 0..128 {
+            let other = (V6.to_bits() ^ 1 << bit).to_be_bytes();
+            assert_eq!(verdict(&steering, &with(v6(b"x"), V6_DESTINATION, other)), Verdict::NotListed);
+        }
+    });
+}
+
+#[test]
+fn damaged_packets_get_the_second_opinion() {
+    in_namespace("damaged_packets_get_the_second_opinion", || {
+        let steering = steering();
+        let damage = prop::collection::vec((0_usize..62, any::<u8>()), 0..4);
+        let packet = (any::<bool>(), 0_usize..80, damage, 0_usize..110);
+        proptest!(ProptestConfig { cases: 4000, failure_persistence: None, ..Default::default() }, |((six, payload, damage, length) in packet)| {
+            let mut packet = if six { v6(&vec![1; payload]) } else { v4(&vec![1; payload]) };
+            for (at, byte) in damage {
+                if let Some(place) = packet.get_mut(at) {
+                    *place = byte;
+                }
+            }
+            // Cut or padded in one case out of two.
+            if length < 55 {
+                packet.resize(14 + 2 * length, 0);
+            }
+            let wanted = second_opinion(&packet, |to, port| steering.listed(to, port));
+            prop_assert_eq!(verdict(&steering, &packet), wanted, "{:02x?}", packet);
+        });
+    });
+}
+
+#[test]
+fn a_socket_in_the_queues_slot_gets_the_packet() {
+    in_namespace("a_socket_in_the_queues_slot_gets_the_packet", || {
+        use rustix::net::{AddressFamily, SocketType, socket};
+        let steering = steering();
+        let packet = v4(b"x");
+        let other = with(v4(b"x"), V4_PORT, [0, 9]);
+        // Not bound: test_run only asks whether there is a socket.
+        let xsk = || socket(AddressFamily::XDP, SocketType::RAW, None).unwrap();
+        let first = xsk();
+        let slot = steering.slot(1).unwrap();
+        assert_eq!(steering.test_run(&packet, 1).unwrap(), XDP_DROP);
+        slot.insert(first.as_fd()).unwrap();
+        assert_eq!(steering.test_run(&packet, 1).unwrap(), XDP_REDIRECT);
+        assert_eq!(steering.test_run(&other, 1).unwrap(), XDP_PASS);
+        assert_eq!(steering.test_run(&packet, 0).unwrap(), XDP_DROP, "the slot of another queue");
+
+        slot.remove().unwrap();
+        assert_eq!(steering.test_run(&packet, 1).unwrap(), XDP_DROP);
+        slot.remove().unwrap();
+
+        // A new socket takes the place of the old; closing it leaves the slot empty.
+        let second = xsk();
+        slot.insert(first.as_fd()).unwrap();
+        slot.insert(second.as_fd()).unwrap();
+        drop(first);
+        assert_eq!(steering.test_run(&packet, 1).unwrap(), XDP_REDIRECT);
+        drop(second);
+        assert_eq!(steering.test_run(&packet, 1).unwrap(), XDP_DROP);
+
+        let counters = steering.counters().unwrap();
+        let of = |verdict| counters.of(verdict);
+        assert_eq!((of(Verdict::Redirected), of(Verdict::NoSocket), of(Verdict::NotListed)), (2, 4, 1));
+        assert_eq!(counters.total(), 7);
+    });
+}

@@ -1,0 +1,238 @@
+//! Machines that are not this one: synthetic, hwloc XML, saved snapshots, and NICs by description.
+
+use std::path::Path;
+
+use super::hwloc::{self, Described};
+use super::{Nic, SNAPSHOT_SCHEMA, Snapshot, SnapshotError};
+
+/// Largest file that is read, bytes. An hwloc file of 1,024 threads has about 2 MB.
+const MAX_FILE: u64 = 64 << 20;
+
+/// A NIC description that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NicSpecError {
+    /// The shape is wrong.
+    #[error(
+        "--nic {spec:?}: {what}; write NAME:node=N,queues=Q,speed=S,driver=D (also max=, mtu=), all but NAME optional"
+    )]
+    Shape {
+        /// The whole text.
+        spec: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// A value is wrong.
+    #[error("--nic {spec:?}: {key} cannot be {value:?}; it is {wanted}")]
+    Value {
+        /// The whole text.
+        spec: String,
+        /// Key in question.
+        key: String,
+        /// Its value.
+        value: String,
+        /// What it has to be.
+        wanted: &'static str,
+    },
+}
+
+impl Snapshot {
+    /// A machine from an hwloc synthetic description (`pack:2 [numa] core:32 pu:2`); without NICs, and
+    /// without limits.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Hwloc`] if hwloc cannot read it, or it has more than [`crate::MAX_CPUS`] threads.
+    pub fn synthetic(description: &str) -> Result<Self, SnapshotError> {
+        Ok(Self::of(hwloc::synthetic(description)?, format!("synthetic {description}")))
+    }
+
+    /// A machine from an hwloc 2 XML file, with the NICs it lists (their queues are unknown: describe
+    /// them with [`Snapshot::describe_nic`]).
+    ///
+    /// # Errors
+    /// [`SnapshotError::File`], or [`SnapshotError::Hwloc`] if hwloc cannot read it.
+    pub fn from_hwloc_file(path: &Path) -> Result<Self, SnapshotError> {
+        let name = path.display().to_string();
+        Ok(Self::of(hwloc::xml(&read(path)?, &name)?, format!("hwloc xml {name}")))
+    }
+
+    fn of(described: Described, source: String) -> Self {
+        let limits = super::Limits { allowed_cpus: described.allowed, ..super::Limits::default() };
+        Self { schema: SNAPSHOT_SCHEMA, source, machine: described.machine, nics: described.nics, limits }
+    }
+
+    /// A saved snapshot.
+    ///
+    /// # Errors
+    /// [`SnapshotError::File`], [`SnapshotError::Json`] with line and column, [`SnapshotError::Schema`].
+    pub fn load(path: &Path) -> Result<Self, SnapshotError> {
+        Self::from_json(&read(path)?, &path.display().to_string())
+    }
+
+    /// A snapshot from its JSON form; `path` is for the messages.
+    ///
+    /// # Errors
+    /// As [`Snapshot::load`].
+    pub fn from_json(text: &str, path: &str) -> Result<Self, SnapshotError> {
+        #[derive(serde::Deserialize)]
+        struct Version {
+            schema: u32,
+        }
+        let json = |e: serde_json::Error| SnapshotError::Json { path: path.into(), cause: e.to_string() };
+        // The version first: of another one, every field may be called unknown.
+        let Version { schema } = serde_json::from_str(text).map_err(json)?;
+        if schema != SNAPSHOT_SCHEMA {
+            return Err(SnapshotError::Schema { path: path.into(), found: schema });
+        }
+        serde_json::from_str(text).map_err(json)
+    }
+
+    /// The JSON form, stable within one [`SNAPSHOT_SCHEMA`].
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        // Writing to a String and maps with text keys cannot fail.
+        serde_json::to_string_pretty(self).unwrap_or_default()
+    }
+
+    /// Adds a NIC, or corrects one that is there: `NAME:node=N,queues=Q,speed=S,driver=D`, also
+    /// `max=` (most queues), `mtu=`; `speed` in Mbit/s, or with `M` or `G`.
+    ///
+    /// # Errors
+    /// [`NicSpecError`].
+    pub fn describe_nic(&mut self, spec: &str) -> Result<(), NicSpecError> {
+        let (name, settings) = spec.split_once(':').unwrap_or((spec, ""));
+        let shape = |what: &str| NicSpecError::Shape { spec: spec.into(), what: what.into() };
+        // IFNAMSIZ - 1; dev_valid_name in net/core/dev.c.
+        if name.is_empty()
+            || name.len() > 15
+            || name.contains(|c: char| c == '/' || c.is_whitespace() || c.is_control())
+        {
+            return Err(shape("the name is not an interface's (1 to 15 characters without / and spaces)"));
+        }
+        let known = self.nics.iter().position(|nic| nic.name == name);
+        let mut nic = match known.and_then(|index| self.nics.get(index)) {
+            Some(nic) => nic.clone(),
+            None => Nic { name: name.into(), ..Nic::default() },
+        };
+        let mut seen = Vec::new();
+        for setting in settings.split(',').map(str::trim).filter(|s| !s.is_empty()) {
+            let (key, value) =
+                setting.split_once('=').ok_or_else(|| shape(&format!("{setting:?} is not KEY=VALUE")))?;
+            if seen.contains(&key) {
+                return Err(shape(&format!("{key} is given twice")));
+            }
+            seen.push(key);
+            set(&mut nic, spec, key.trim(), value.trim())?;
+        }
+        match known.and_then(|index| self.nics.get_mut(index)) {
+            Some(place) => *place = nic,
+            None => self.nics.push(nic),
+        }
+        self.nics.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(())
+    }
+}
+
+fn set(nic: &mut Nic, spec: &str, key: &str, value: &str) -> Result<(), NicSpecError> {
+    let bad = |wanted| NicSpecError::Value { spec: spec.into(), key: key.into(), value: value.into(), wanted };
+    let number = || value.parse::<u32>().map_err(|_| bad("a number"));
+    match key {
+        "node" => nic.numa_node = Some(number()?),
+        "queues" => (nic.rx_queues, nic.tx_queues) = (Some(number()?), Some(number()?)),
+        "max" => nic.max_queues = Some(number()?),
+        "mtu" => nic.mtu = Some(number()?),
+        "driver" if !value.is_empty() => nic.driver = Some(value.into()),
+        "driver" => return Err(bad("a driver's name, as `ethtool -i` says it")),
+        "speed" => {
+            let (digits, factor) = match value.strip_suffix(['G', 'g']) {
+                Some(digits) => (digits, 1000),
+                None => (value.strip_suffix(['M', 'm']).unwrap_or(value), 1),
+            };
+            let speed = digits.parse::<u32>().ok().and_then(|n| n.checked_mul(factor));
+            nic.speed_mbps = Some(speed.ok_or_else(|| bad("Mbit/s, or like 25G"))?);
+        }
+        _ => {
+            let what = format!("{key:?} is not a key");
+            return Err(NicSpecError::Shape { spec: spec.into(), what });
+        }
+    }
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<String, SnapshotError> {
+    let error = |cause: String| SnapshotError::File { path: path.display().to_string(), cause };
+    let size = std::fs::metadata(path).map_err(|e| error(e.to_string()))?.len();
+    if size > MAX_FILE {
+        return Err(error(format!("{size} bytes, more than {MAX_FILE}")));
+    }
+    std::fs::read_to_string(path).map_err(|e| error(e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_synthetic_machine_has_what_its_text_says() {
+        let s = Snapshot::synthetic("pack:2 [numa] l3:4 core:8 pu:2").unwrap();
+        assert_eq!(s.problems(), []);
+        let m = &s.machine;
+        assert_eq!((m.packages, m.nodes.len(), m.cores.len(), m.cpus().len()), (Some(2), 2, 64, 128));
+        assert!(m.cores.iter().all(|c| c.cpus.len() == 2 && c.cache.is_some() && c.kind.is_none()));
+        assert_eq!((m.cores[0].node, m.cores[63].node, m.nodes[0].memory_bytes), (Some(0), Some(1), None));
+        let s = Snapshot::synthetic("pack:1 [numa(memory=8GiB)] core:2 pu:1").unwrap();
+        assert_eq!(s.machine.nodes[0].memory_bytes, Some(8 << 30));
+        for bad in
+            ["", "x", "pack:0 pu:1", "pack:2 core:0", "pack:99999999 pu:999999999", "pack:2 pu:-1", "pu:2 pack:2", "\0"]
+        {
+            let error = Snapshot::synthetic(bad).unwrap_err().to_string();
+            assert!(error.contains("pack:2"), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn nics_are_described_and_corrected() {
+        let mut s = Snapshot::synthetic("pack:2 [numa] core:2 pu:1").unwrap();
+        s.describe_nic("eth1:node=1,queues=8,speed=25G,driver=ice").unwrap();
+        s.describe_nic("eth0").unwrap();
+        s.describe_nic("eth1:queues=4,max=16,mtu=1500").unwrap();
+        let nic = s.nic("eth1").unwrap();
+        assert_eq!(
+            (nic.numa_node, nic.rx_queues, nic.tx_queues, nic.max_queues),
+            (Some(1), Some(4), Some(4), Some(16))
+        );
+        assert_eq!((nic.speed_mbps, nic.driver.as_deref(), s.nics.len()), (Some(25_000), Some("ice"), 2));
+        let bad = [
+            "",
+            ":",
+            "a b",
+            "eth0:node",
+            "eth0:node=x",
+            "eth0:queues=-1",
+            "eth0:speed=9999999G",
+            "eth0:x=1",
+            "eth0:node=1,node=2",
+            "eth0:driver=",
+            "a-name-that-is-too-long",
+            "eth0:queues=99999999999",
+        ];
+        for spec in bad {
+            assert!(s.describe_nic(spec).is_err(), "{spec}");
+        }
+        assert_eq!(s.nics.len(), 2);
+    }
+
+    #[test]
+    fn json_says_where_it_is_wrong() {
+        let good = Snapshot::synthetic("pack:1 core:2 pu:1").unwrap();
+        assert_eq!(Snapshot::from_json(&good.to_json(), "f").unwrap(), good);
+        let error = |text: &str| Snapshot::from_json(text, "f.json").unwrap_err().to_string();
+        assert!(error("{").contains("f.json"));
+        assert!(error(&good.to_json().replace("\"schema\": 1", "\"schema\": 2")).contains("schema 2"));
+        let unknown = good.to_json().replace("\"limits\": {", "\"limits\": {\"colour\": 1,");
+        assert!(error(&unknown).contains("unknown field `colour`"), "{}", error(&unknown));
+        assert!(error(&good.to_json().replace("\"cpus\": \"0\"", "\"cpus\": \"0-4294967295\"")).contains("last cpu"));
+        assert!(error(&"[".repeat(100_000)).contains("f.json"));
+    }
+}

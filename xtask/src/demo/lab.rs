@@ -1,0 +1,233 @@
+//! The lab: three network namespaces and two multi-queue veth pairs.
+//!
+//! ```text
+//!  clients                        relay                         servers
+//!  c0 10.1.0.2   ===veth===  r0 10.1.0.1   10.2.0.1 r1  ===veth===  s0 10.2.0.2
+//!     fd00:1::2   MTU 1600      fd00:1::1   fd00:2::1    MTU 1500      fd00:2::2
+//! ```
+//!
+//! Nothing but the relay carries UDP between the two sides: the clients have no route to the servers, nor
+//! the other way round. The namespaces have no names: each lives as long as one `sleep` that
+//! dies with us, so that nothing can be left behind, even by `kill -9`.
+
+use crate::process::{Result, Running, Session, failed, io_error};
+use std::fs;
+use std::time::{Duration, Instant};
+
+/// The clients' link: a full-sized inner packet and WireGuard's 80 bytes around it fit.
+const CLIENT_MTU: u32 = 1600;
+const SERVER_MTU: u32 = 1500;
+const SHORT: Duration = Duration::from_secs(20);
+
+/// An address family of the traffic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Family::V4 => "IPv4",
+            Family::V6 => "IPv6",
+        }
+    }
+
+    /// `4` or `6`, for names.
+    pub(super) const fn digit(self) -> u8 {
+        match self {
+            Family::V4 => 4,
+            Family::V6 => 6,
+        }
+    }
+
+    /// Where the clients find the relay.
+    pub(super) const fn relay(self) -> &'static str {
+        match self {
+            Family::V4 => "10.1.0.1",
+            Family::V6 => "fd00:1::1",
+        }
+    }
+
+    /// The servers' address.
+    pub(super) const fn server(self) -> &'static str {
+        match self {
+            Family::V4 => "10.2.0.2",
+            Family::V6 => "fd00:2::2",
+        }
+    }
+
+    /// `address:port`, with brackets where they belong.
+    pub(super) fn socket(self, address: &str, port: u16) -> String {
+        match self {
+            Family::V4 => format!("{address}:{port}"),
+            Family::V6 => format!("[{address}]:{port}"),
+        }
+    }
+}
+
+/// One network namespace, alive as long as this value.
+#[derive(Debug)]
+pub(super) struct Namespace {
+    holder: Running,
+    /// nsenter's option that names it.
+    net_option: String,
+}
+
+impl Namespace {
+    fn create(session: &Session, name: &str) -> Result<Self> {
+        let mut holder = session.spawn(name, &["unshare", "--net", "--", "sleep", "infinity"])?;
+        let path = format!("/proc/{}/ns/net", holder.pid());
+        let ours = fs::read_link("/proc/self/ns/net").map_err(io_error("/proc/self/ns/net (is /proc mounted?)"))?;
+        let end = Instant::now() + Duration::from_secs(5);
+        // The holder has its namespace once its link differs from ours.
+        while fs::read_link(&path).ok().is_none_or(|theirs| theirs == ours) {
+            holder.must_run().map_err(|e| {
+                crate::process::Error::Failed(format!("cannot make a network namespace (CAP_SYS_ADMIN is needed): {e}"))
+            })?;
+            if Instant::now() > end {
+                return failed(format!("no network namespace for {name} after 5 s"));
+            }
+            session.cancel.sleep(Duration::from_millis(2))?;
+        }
+        Ok(Self { holder, net_option: format!("--net={path}") })
+    }
+
+    /// The command line that runs `argv` inside.
+    pub(super) fn argv<'a>(&'a self, argv: &[&'a str]) -> Vec<&'a str> {
+        [&["nsenter", &self.net_option, "--"], argv].concat()
+    }
+
+    /// Runs `argv` inside, to its end.
+    pub(super) fn run(&self, session: &Session, name: &str, argv: &[&str]) -> Result<crate::process::Output> {
+        session.run(name, &self.argv(argv), SHORT)
+    }
+
+    /// Starts `argv` inside.
+    pub(super) fn spawn(&self, session: &Session, name: &str, argv: &[&str]) -> Result<Running> {
+        session.spawn(name, &self.argv(argv))
+    }
+
+    /// A file under /proc/<holder>/net: counters of this namespace.
+    fn proc_net(&self, file: &str) -> Result<String> {
+        let path = format!("/proc/{}/net/{file}", self.holder.pid());
+        fs::read_to_string(&path).map_err(io_error(path))
+    }
+
+    /// UDP datagrams this kernel refused for their checksum, both families.
+    pub(super) fn udp_checksum_errors(&self) -> Result<u64> {
+        let snmp = self.proc_net("snmp")?;
+        let mut udp = snmp.lines().filter_map(|l| l.strip_prefix("Udp: "));
+        let (names, values) = (udp.next().unwrap_or_default(), udp.next().unwrap_or_default());
+        let v4 = names.split(' ').zip(values.split(' ')).find(|(n, _)| *n == "InCsumErrors").map(|(_, v)| v);
+        let snmp6 = self.proc_net("snmp6")?;
+        let v6 = snmp6.lines().find_map(|l| l.strip_prefix("Udp6InCsumErrors")).map(str::trim);
+        Ok([v4, v6].into_iter().flatten().filter_map(|v| v.parse::<u64>().ok()).sum())
+    }
+}
+
+/// Frames and bytes an interface received.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Received {
+    pub(super) packets: u64,
+    pub(super) bytes: u64,
+}
+
+impl Received {
+    /// What came since an earlier look.
+    pub(super) fn since(self, earlier: Self) -> Self {
+        Self { packets: self.packets - earlier.packets, bytes: self.bytes - earlier.bytes }
+    }
+}
+
+/// The three namespaces with their links.
+#[derive(Debug)]
+pub(super) struct Lab {
+    pub(super) clients: Namespace,
+    pub(super) relay: Namespace,
+    pub(super) servers: Namespace,
+}
+
+impl Lab {
+    /// Makes namespaces, links, addresses; `queues` receive and transmit queues on each of the four ends.
+    pub(super) fn create(session: &Session, queues: u16) -> Result<Self> {
+        let lab = Self {
+            clients: Namespace::create(session, "clients")?,
+            relay: Namespace::create(session, "relay")?,
+            servers: Namespace::create(session, "servers")?,
+        };
+        for ns in [&lab.clients, &lab.relay, &lab.servers] {
+            quiet_ipv6(session, ns)?;
+        }
+        let pair = |ns: &Namespace, end: &str, mac: &str, peer_end: &str, peer_mac: &str, mtu: u32| {
+            let q = queues.to_string();
+            let (mtu, peer) = (mtu.to_string(), lab.relay.holder.pid().to_string());
+            let side = ["numrxqueues", &q, "numtxqueues", &q, "mtu", &mtu, "address"];
+            let first = [&["ip", "link", "add", end], &side[..], &[mac, "type", "veth"]].concat();
+            let second = [&["peer", "name", peer_end, "netns", &peer], &side[..], &[peer_mac]].concat();
+            ns.run(session, "veth", &[first, second].concat())
+        };
+        pair(&lab.clients, "c0", "02:00:00:00:01:02", "r0", "02:00:00:00:01:01", CLIENT_MTU)?;
+        pair(&lab.servers, "s0", "02:00:00:00:02:02", "r1", "02:00:00:00:02:01", SERVER_MTU)?;
+        let addresses = [
+            (&lab.clients, "c0", "10.1.0.2/24", "fd00:1::2/64"),
+            (&lab.relay, "r0", "10.1.0.1/24", "fd00:1::1/64"),
+            (&lab.relay, "r1", "10.2.0.1/24", "fd00:2::1/64"),
+            (&lab.servers, "s0", "10.2.0.2/24", "fd00:2::2/64"),
+        ];
+        for (ns, interface, v4, v6) in addresses {
+            let batch = format!(
+                "link set lo up\nlink set {interface} up\naddress add {v4} dev {interface}\naddress add {v6} dev {interface} nodad\n"
+            );
+            session.run_with_input("ip", &ns.argv(&["ip", "-batch", "-"]), &batch, SHORT)?;
+        }
+        for (ns, interface) in [(&lab.clients, "c0"), (&lab.servers, "s0")] {
+            // A local socket leaves the checksum to the NIC; on a veth nobody fills it in, and AF_XDP would see a
+            // partial sum. Segments larger than the MTU would reach a generic-mode program whole.
+            ns.run(session, "ethtool", &["ethtool", "-K", interface, "tx", "off", "gso", "off", "tso", "off"])?;
+        }
+        Ok(lab)
+    }
+
+    /// What arrived at the servers' end.
+    pub(super) fn to_servers(&self) -> Result<Received> {
+        received(&self.servers.proc_net("dev")?, "s0")
+    }
+
+    /// What arrived at the clients' end.
+    pub(super) fn to_clients(&self) -> Result<Received> {
+        received(&self.clients.proc_net("dev")?, "c0")
+    }
+}
+
+/// No duplicate address detection, autoconfiguration or router solicitation: the lab's packets are the programs' only.
+/// Set before any veth exists, or the first ones would already be out.
+fn quiet_ipv6(session: &Session, ns: &Namespace) -> Result<()> {
+    const SCRIPT: &str = "for scope in all default; do for setting in accept_dad=0 dad_transmits=0 autoconf=0 accept_ra=0; do \
+        echo ${setting#*=} > /proc/sys/net/ipv6/conf/$scope/${setting%=*} || exit 1; done; done";
+    ns.run(session, "sysctl", &["sh", "-c", SCRIPT]).map(|_| ())
+}
+
+/// One line of /proc/net/dev (net/core/net-procfs.c): eight receive columns, bytes and packets first.
+fn received(dev: &str, interface: &str) -> Result<Received> {
+    let line = dev.lines().find_map(|l| l.trim_start().strip_prefix(interface)?.strip_prefix(':'));
+    let mut columns = line.unwrap_or_default().split_whitespace().map(str::parse::<u64>);
+    match (columns.next(), columns.next()) {
+        (Some(Ok(bytes)), Some(Ok(packets))) => Ok(Received { packets, bytes }),
+        _ => failed(format!("no counters of {interface} in /proc/net/dev")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_are_read_from_the_right_columns() {
+        let dev = "Inter-| Receive | Transmit\n face |bytes packets\n    lo: 1 2 3\n    c0:  1234  56 0 0 0 0 0 0 78 9 0 0 0 0 0 0\n";
+        let got = received(dev, "c0").expect("c0 is there");
+        assert_eq!((got.bytes, got.packets), (1234, 56));
+        assert!(received(dev, "c1").is_err());
+    }
+}

@@ -1,0 +1,331 @@
+//! `cargo xtask demo`: real programs talk through `oxide relay`, and every answer and every frame is checked.
+
+mod lab;
+mod relay;
+mod table;
+mod traffic;
+
+use crate::process::{Cancel, Error, Result, Session, failed, has_program, io_error, is_root, run_visible};
+use crate::setup::{self, For, Policy};
+use lab::{Family, Lab, Received};
+use relay::{Relay, Report};
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+use traffic::Programs;
+
+/// How long the relay is watched doing nothing.
+const IDLE: Duration = Duration::from_secs(3);
+
+/// The command line of `demo`.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    queues: u16,
+    seconds: u32,
+    families: Vec<Family>,
+    keep_logs: bool,
+    policy: Policy,
+    /// The relay's binary; built first if absent. Set when a user's demo goes on as root.
+    binary: Option<PathBuf>,
+}
+
+impl Options {
+    pub(crate) fn parse(arguments: &[String]) -> Result<Self> {
+        let families = vec![Family::V4, Family::V6];
+        let mut options =
+            Self { queues: 2, seconds: 5, families, keep_logs: false, policy: Policy::Install, binary: None };
+        let mut rest = arguments.iter();
+        while let Some(argument) = rest.next() {
+            let mut value =
+                || rest.next().map(String::as_str).ok_or_else(|| Error::Failed(format!("{argument} needs a value")));
+            match argument.as_str() {
+                "--queues" => options.queues = within(argument, value()?, 1, 16)?,
+                "--seconds" => options.seconds = u32::from(within(argument, value()?, 1, 60)?),
+                "--ipv4-only" => options.families.retain(|f| *f == Family::V4),
+                "--ipv6-only" => options.families.retain(|f| *f == Family::V6),
+                "--keep-logs" => options.keep_logs = true,
+                "--no-install" => options.policy = Policy::Refuse,
+                "--binary" => options.binary = Some(PathBuf::from(value()?)),
+                other => return failed(format!("demo knows no `{other}` (see cargo xtask --help)")),
+            }
+        }
+        if options.families.is_empty() {
+            return failed("--ipv4-only and --ipv6-only together leave nothing to show");
+        }
+        Ok(options)
+    }
+}
+
+fn within(name: &str, value: &str, least: u16, most: u16) -> Result<u16> {
+    match value.parse() {
+        Ok(n) if (least..=most).contains(&n) => Ok(n),
+        _ => failed(format!("{name} takes a number from {least} to {most}, not `{value}`")),
+    }
+}
+
+/// Set-up, build, lab, traffic, verdict.
+pub(crate) fn run(cancel: &Cancel, options: &Options) -> Result<()> {
+    let binary = match &options.binary {
+        Some(binary) => binary.clone(),
+        None => {
+            setup::ensure(cancel, &[For::Build, For::Lab, For::Demo], options.policy)?;
+            build(cancel)?
+        }
+    };
+    if !is_root() {
+        return go_on_as_root(&binary);
+    }
+    remove_leftovers();
+    let _tun = TunDevice::ensure()?;
+    let dir = std::env::temp_dir().join(format!("{DIR_PREFIX}{}", std::process::id()));
+    fs::create_dir(&dir).map_err(io_error(dir.display()))?;
+    let session = Session::new(cancel.clone(), dir.clone());
+    let outcome = demonstrate(&session, options, &binary);
+    drop(session);
+    let keep = options.keep_logs || matches!(outcome, Err(Error::Failed(_)));
+    if keep {
+        let kept = std::env::temp_dir().join(format!("oxide-logs-{}", std::process::id()));
+        let _ = fs::remove_dir_all(dir.join("www"));
+        fs::rename(&dir, &kept).map_err(io_error(kept.display()))?;
+        println!("what every program said: {}", kept.display());
+    } else {
+        fs::remove_dir_all(&dir).map_err(io_error(dir.display()))?;
+    }
+    outcome
+}
+
+fn build(cancel: &Cancel) -> Result<PathBuf> {
+    println!("building oxide (release)");
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
+    let mut command = Command::new(cargo);
+    command.args(["build", "--release", "--package", "oxide-engine", "--bin", "oxide"]).current_dir(root);
+    let status = run_visible(cancel, &mut command)?;
+    if !status.success() {
+        return failed(format!("the build failed ({status})"));
+    }
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |t| root.join(t));
+    Ok(target.join("release/oxide"))
+}
+
+/// Becomes `sudo xtask demo --binary ...`: only the lab runs as root, not cargo.
+fn go_on_as_root(binary: &Path) -> Result<()> {
+    let me = std::env::current_exe().map_err(io_error("our own path"))?;
+    let options: Vec<String> = std::env::args().skip(2).collect();
+    if !has_program("sudo") {
+        return failed(format!(
+            "the lab's network namespaces and AF_XDP need root, and sudo is not here. As root run\n  {} demo --binary {} {}",
+            me.display(),
+            binary.display(),
+            options.join(" ")
+        ));
+    }
+    println!("the lab needs root: going on with sudo");
+    let error = Command::new("sudo").arg("--").arg(me).args(["demo", "--binary"]).arg(binary).args(options).exec();
+    failed(format!("cannot start sudo: {error}"))
+}
+
+const DIR_PREFIX: &str = "oxide-demo-";
+
+/// Removes what demos left that were killed with SIGKILL: a folder and WireGuard's control sockets. Their
+/// processes, namespaces and XDP programs died with them.
+fn remove_leftovers() {
+    let dead = |pid: &str| pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists();
+    let entries = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten().collect::<Vec<_>>();
+    for entry in entries(&std::env::temp_dir()) {
+        if entry.file_name().to_str().and_then(|n| n.strip_prefix(DIR_PREFIX)).is_some_and(dead) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+    for entry in entries(Path::new("/var/run/wireguard")) {
+        let name = entry.file_name().into_string().unwrap_or_default();
+        let pid = name.strip_suffix(".sock").and_then(|n| n.strip_prefix("oxc").or(n.strip_prefix("oxs")));
+        if pid.is_some_and(dead) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// /dev/net/tun, which wireguard-go opens; a bare root has none. Removed again if it was made here.
+struct TunDevice {
+    made: bool,
+}
+
+impl TunDevice {
+    const PATH: &str = "/dev/net/tun";
+
+    fn ensure() -> Result<Self> {
+        let made = !Path::new(Self::PATH).exists();
+        if made {
+            fs::create_dir_all("/dev/net").map_err(io_error("/dev/net"))?;
+            let status = Command::new("mknod").args([Self::PATH, "c", "10", "200"]).status();
+            if !status.is_ok_and(|s| s.success()) {
+                return failed(format!("{} is missing and cannot be made: mknod {0} c 10 200", Self::PATH));
+            }
+        }
+        let tun = Self { made };
+        match fs::OpenOptions::new().read(true).write(true).open(Self::PATH) {
+            Ok(_) => Ok(tun),
+            Err(e) => failed(format!("{}: {e}; the tunnel needs it (modprobe tun)", Self::PATH)),
+        }
+    }
+}
+
+impl Drop for TunDevice {
+    fn drop(&mut self) {
+        if self.made {
+            let _ = fs::remove_file(Self::PATH);
+        }
+    }
+}
+
+/// One step's figures.
+#[derive(Debug)]
+struct Row {
+    family: Family,
+    step: &'static str,
+    elapsed: Duration,
+    to_servers: Received,
+    to_clients: Received,
+    cpu: Duration,
+    outcome: Result<String>,
+}
+
+/// What was measured beside the steps.
+#[derive(Debug)]
+struct Summary {
+    rows: Vec<Row>,
+    report: Report,
+    /// Processor time of an idle relay over wall time.
+    idle_cpu: f64,
+    /// Frames that arrived at both ends while the relay ran, whoever sent them.
+    delivered: u64,
+    checksum_errors: u64,
+}
+
+fn demonstrate(session: &Session, options: &Options, binary: &Path) -> Result<()> {
+    println!("lab: clients <-> relay <-> servers, {} queues on each veth end", options.queues);
+    let lab = Lab::create(session, options.queues)?;
+    println!("servers: dnsmasq, nginx, iperf3; wireguard-go on both sides");
+    let mut programs = Programs::start(session, &lab)?;
+    println!("starting {} relay", binary.display());
+    let relay = Relay::start(session, &lab, binary, &options.families)?;
+    let mut run = Run { session, lab: &lab, relay, seconds: options.seconds, rows: vec![] };
+    let before = delivered(&lab)?;
+    for &family in &options.families {
+        run.family(&mut programs, family)?;
+    }
+    let idle_cpu = run.idle()?;
+    let Run { relay, rows, .. } = run;
+    println!("stopping the relay");
+    let report = relay.stop(session, &lab)?;
+    programs.must_run()?;
+    let checksum_errors = lab.clients.udp_checksum_errors()? + lab.servers.udp_checksum_errors()?;
+    let summary = Summary { rows, report, idle_cpu, delivered: delivered(&lab)? - before, checksum_errors };
+    table::print(&summary);
+    verdict(&summary)
+}
+
+fn delivered(lab: &Lab) -> Result<u64> {
+    Ok(lab.to_servers()?.packets + lab.to_clients()?.packets)
+}
+
+struct Run<'a> {
+    session: &'a Session,
+    lab: &'a Lab,
+    relay: Relay,
+    seconds: u32,
+    rows: Vec<Row>,
+}
+
+impl Run<'_> {
+    /// Every step over one address family.
+    fn family(&mut self, programs: &mut Programs, family: Family) -> Result<()> {
+        let (session, lab, seconds) = (self.session, self.lab, self.seconds);
+        self.step(family, "DNS: dig", || programs.dig(session, lab, family))?;
+        self.step(family, "DNS: dnsperf", || programs.query_load(session, lab, family, seconds))?;
+        programs.use_endpoint(session, lab, family)?;
+        self.step(family, "WireGuard: iperf3 TCP", || programs.tunnel_tcp(session, lab, family, seconds))?;
+        self.step(family, "WireGuard: curl 100 MB", || programs.fetch(session, lab, family))?;
+        self.step(family, "iperf3 UDP up", || programs.udp(session, lab, family, seconds, false))?;
+        self.step(family, "iperf3 UDP down", || programs.udp(session, lab, family, seconds, true))?;
+        programs.must_run()
+    }
+
+    /// Runs and measures one step. A failed step is kept for the verdict; a signal, or a dead relay, ends the demo.
+    fn step(&mut self, family: Family, step: &'static str, traffic: impl FnOnce() -> Result<String>) -> Result<()> {
+        use std::io::Write;
+        print!("  {} {step:<24}", family.name());
+        let _ = std::io::stdout().flush();
+        let (servers, clients, cpu) = (self.lab.to_servers()?, self.lab.to_clients()?, self.relay.cpu_time()?);
+        let start = Instant::now();
+        let outcome = traffic();
+        let elapsed = start.elapsed();
+        match &outcome {
+            Ok(said) => println!("ok      {said}"),
+            Err(Error::Cancelled) => {
+                println!();
+                return Err(Error::Cancelled);
+            }
+            Err(e) => println!("FAILED  {e}"),
+        }
+        self.relay.must_run()?;
+        self.rows.push(Row {
+            family,
+            step,
+            elapsed,
+            to_servers: self.lab.to_servers()?.since(servers),
+            to_clients: self.lab.to_clients()?.since(clients),
+            cpu: self.relay.cpu_time()?.saturating_sub(cpu),
+            outcome,
+        });
+        Ok(())
+    }
+
+    /// Processor time of the relay over wall time while nobody talks.
+    fn idle(&mut self) -> Result<f64> {
+        println!("  idle for {} s", IDLE.as_secs());
+        let (cpu, start) = (self.relay.cpu_time()?, Instant::now());
+        self.session.cancel.sleep(IDLE)?;
+        Ok(self.relay.cpu_time()?.saturating_sub(cpu).as_secs_f64() / start.elapsed().as_secs_f64())
+    }
+}
+
+/// Everything that must be true, each with what was seen.
+fn verdict(summary: &Summary) -> Result<()> {
+    let report = &summary.report;
+    let failed_steps = summary.rows.iter().filter(|r| r.outcome.is_err()).count();
+    let wrong_census: Vec<u32> = report
+        .queues
+        .iter()
+        .filter(|q| {
+            !q.balanced || q.census.free + q.census.app + q.census.receive + q.census.transmit != q.census.total
+        })
+        .map(|q| q.queue)
+        .collect();
+    let checks = [
+        (failed_steps == 0, format!("steps failed: {failed_steps}")),
+        (
+            report.balanced && report.unaccounted == 0 && wrong_census.is_empty() && !report.queues.is_empty(),
+            format!("frames unaccounted for: {}; queues out of balance: {wrong_census:?}", report.unaccounted),
+        ),
+        // The rest is ARP, neighbour discovery and iperf3's TCP, which are the kernel's: a few packets.
+        (
+            report.totals.tx_packets * 100 >= summary.delivered * 95,
+            format!("sent by AF_XDP: {} of {} frames delivered", report.totals.tx_packets, summary.delivered),
+        ),
+        (summary.checksum_errors == 0, format!("wrong UDP checksums seen by the kernels: {}", summary.checksum_errors)),
+        (true, "XDP programs left on r0 and r1: none".to_owned()),
+    ];
+    println!("\nchecks");
+    for (good, text) in &checks {
+        println!("  {:<6} {text}", if *good { "ok" } else { "FAILED" });
+    }
+    if checks.iter().all(|(good, _)| *good) {
+        println!("\nthe demo passed");
+        return Ok(());
+    }
+    failed("the demo failed: see the checks above")
+}

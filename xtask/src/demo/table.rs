@@ -1,0 +1,100 @@
+//! The demo's tables.
+
+use super::relay::{Mode, Queue};
+use super::{Row, Summary};
+
+/// Prints what the steps moved, what it cost, and how the queues stood at the end.
+pub(super) fn print(summary: &Summary) {
+    steps(&summary.rows);
+    queues(summary);
+    cost(summary);
+}
+
+fn steps(rows: &[Row]) {
+    println!("\n{:<29} {:>20} {:>20} {:>9}", "", "to servers", "to clients", "relay CPU");
+    println!(
+        "{:<29} {:>9} {:>10} {:>9} {:>10} {:>9}  result",
+        "step", "packets/s", "Mbit/s", "packets/s", "Mbit/s", "us/packet"
+    );
+    for row in rows {
+        let seconds = row.elapsed.as_secs_f64();
+        let packets = row.to_servers.packets + row.to_clients.packets;
+        let cpu = if packets == 0 { 0.0 } else { row.cpu.as_secs_f64() * 1e6 / packets as f64 };
+        let result = row.outcome.as_ref().map_or("FAILED", String::as_str);
+        println!(
+            "{:<29} {:>9.0} {:>10.1} {:>9.0} {:>10.1} {:>9.2}  {result}",
+            format!("{} {}", row.family.name(), row.step),
+            row.to_servers.packets as f64 / seconds,
+            row.to_servers.bytes as f64 * 8e-6 / seconds,
+            row.to_clients.packets as f64 / seconds,
+            row.to_clients.bytes as f64 * 8e-6 / seconds,
+            cpu,
+        );
+    }
+}
+
+fn queues(summary: &Summary) {
+    println!(
+        "\n{:<6} {:>4} {:>10} {:>10} {:>11} {:>9} {:>9}  {:<28} frames: total = free + app + receive + transmit",
+        "queue", "CPU", "received", "sent", "handed over", "sessions", "restarts", "state, executor"
+    );
+    for q in &summary.report.queues {
+        let c = q.census;
+        println!(
+            "{:<6} {:>4} {:>10} {:>10} {:>11} {:>9} {:>9}  {:<28} {} = {} + {} + {} + {}, {}",
+            q.queue,
+            q.cpu.map_or_else(|| "-".to_owned(), |cpu| cpu.to_string()),
+            q.rx_packets,
+            q.tx_packets,
+            q.handed_over,
+            q.sessions,
+            q.restarts,
+            format!("{}, {}", q.state, q.executor),
+            c.total,
+            c.free,
+            c.app,
+            c.receive,
+            c.transmit,
+            if q.balanced { "balanced" } else { "NOT BALANCED" },
+        );
+        q.mode.iter().for_each(|mode| println!("       {}", mode_text(mode)));
+    }
+}
+
+fn mode_text(mode: &Mode) -> String {
+    let reason = if mode.reason.is_empty() { String::new() } else { format!(": {}", mode.reason) };
+    format!("{} {} (program attached {}){reason}", mode.interface, mode.mode, mode.attach)
+}
+
+fn cost(summary: &Summary) {
+    let (report, queues) = (&summary.report, summary.report.queues.len().max(1));
+    let drops: Vec<String> = report.totals.drops.iter().map(|(reason, n)| format!("{reason} {n}")).collect();
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    let per_queue: Vec<String> = report.queues.iter().map(|q| format!("{:.1}", mib(q.memory_bytes))).collect();
+    let regimes: Vec<String> = report.queues.iter().map(regime_text).collect();
+    let first = report.first_packet_ms.map_or_else(|| "none".to_owned(), |ms| format!("{ms:.0} ms"));
+    println!("\ndrops by reason               {}", if drops.is_empty() { "none".to_owned() } else { drops.join(", ") });
+    println!("user-side time per packet     {:.0} ns", report.totals.work_ns_per_packet);
+    println!(
+        "memory by queue               {} MiB; all queues {:.1} MiB; resident {:.1} MiB",
+        per_queue.join(" + "),
+        mib(report.totals.memory_bytes),
+        mib(report.process.rss_bytes)
+    );
+    println!(
+        "start to ready, first packet  {:.0} ms, {first} (the first query is sent when the relay is ready)",
+        report.start_to_ready_ms
+    );
+    println!(
+        "idle CPU                      {:.1} % of a core, {:.1} % per queue",
+        summary.idle_cpu * 100.0,
+        summary.idle_cpu * 100.0 / queues as f64
+    );
+    println!("busy / spin / sleep by queue  {}", regimes.join("; "));
+}
+
+fn regime_text(q: &Queue) -> String {
+    let all = (q.busy_ns + q.spin_ns + q.sleep_ns).max(1) as f64;
+    let percent = |ns: u64| 100.0 * ns as f64 / all;
+    format!("{:.0} / {:.0} / {:.0} %", percent(q.busy_ns), percent(q.spin_ns), percent(q.sleep_ns))
+}

@@ -1,0 +1,400 @@
+//! The programs that talk through the relay, none of them ours: their set-up, their runs, and whether what they say is right.
+
+use super::lab::{Family, Lab};
+use super::relay::{DNS, IPERF, WIREGUARD};
+use crate::process::{Output, Result, Running, Session, failed, io_error};
+use serde_json::Value;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Host names the DNS server knows, each with an A and an AAAA record.
+const HOSTS: u32 = 200;
+/// DNS queries for each second asked for with `--seconds`: a bounded count, so that a slow machine takes longer.
+const QUERIES_PER_SECOND: u32 = 4000;
+/// What nginx serves inside the tunnel.
+const FILE_BYTES: u64 = 100_000_000;
+/// 1500 less IPv6, UDP and WireGuard headers (80 bytes): the servers' link carries it whole.
+const TUNNEL_MTU: u32 = 1420;
+/// iperf3's datagrams: in each direction two flows of this payload and rate.
+const UDP_BYTES: &str = "1200";
+const UDP_BITS_PER_SECOND: &str = "50M";
+/// More loss than this fails a UDP step. Some is UDP's right on a busy machine, and is shown.
+const TOLERATED_LOSS_PERCENT: f64 = 10.0;
+
+/// The inner addresses of the tunnel: the servers' end is .1, the clients' .2.
+const fn tunnel_server(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "10.9.0.1",
+        Family::V6 => "fd00:9::1",
+    }
+}
+
+/// The servers and both tunnel ends; dropping them ends them.
+#[derive(Debug)]
+pub(super) struct Programs {
+    servers: Vec<Running>,
+    client_tunnel: String,
+    server_key: String,
+    file_hash: String,
+    sockets: Vec<PathBuf>,
+}
+
+impl Drop for Programs {
+    fn drop(&mut self) {
+        self.servers.clear();
+        for socket in &self.sockets {
+            // wireguard-go removes it itself, unless it was killed.
+            let _ = fs::remove_file(socket);
+        }
+    }
+}
+
+impl Programs {
+    /// Starts the DNS, web and iperf3 servers and both ends of the tunnel.
+    pub(super) fn start(session: &Session, lab: &Lab) -> Result<Self> {
+        forward_iperf_control(session, lab)?;
+        let file_hash = write_file(session)?;
+        let mut programs = Self {
+            servers: vec![],
+            client_tunnel: String::new(),
+            server_key: String::new(),
+            file_hash,
+            sockets: vec![],
+        };
+        let dns = session.dir.join("dnsmasq.conf");
+        write(&dns, &dnsmasq_conf())?;
+        let web = session.dir.join("nginx.conf");
+        write(&web, &nginx_conf(&session.dir))?;
+        let (dns, web, dir) = (path(&dns), path(&web), path(&session.dir));
+        let start = |name, argv: &[&str]| lab.servers.spawn(session, name, argv);
+        programs.servers.push(start("dnsmasq", &["dnsmasq", "--no-daemon", "-C", &dns])?);
+        programs.servers.push(start("iperf3-server", &["iperf3", "-s", "-p", &IPERF.to_string()])?);
+        programs.servers.push(start("nginx", &["nginx", "-p", &dir, "-c", &web, "-e", "stderr"])?);
+        programs.tunnel(session, lab)?;
+        programs.must_run()?;
+        Ok(programs)
+    }
+
+    /// Fails, with its last words, if one of the servers has ended.
+    pub(super) fn must_run(&mut self) -> Result<()> {
+        self.servers.iter_mut().try_for_each(Running::must_run)
+    }
+
+    /// wireguard-go on both ends; each step then points the client at the relay's address of its family.
+    fn tunnel(&mut self, session: &Session, lab: &Lab) -> Result<()> {
+        let pid = std::process::id();
+        let key = |end: &str| -> Result<(String, String)> {
+            let private = session.run("wg", &["wg", "genkey"], Duration::from_secs(5))?.stdout;
+            let file = session.dir.join(format!("{end}.key"));
+            write(&file, &private)?;
+            let public = session.run_with_input("wg", &["wg", "pubkey"], &private, Duration::from_secs(5))?;
+            Ok((path(&file), public.stdout.trim().to_owned()))
+        };
+        let (client, server) = (key("client")?, key("server")?);
+        self.client_tunnel = format!("oxc{pid}");
+        let server_tunnel = format!("oxs{pid}");
+        let port = WIREGUARD.to_string();
+        for (ns, interface, private, peer, host) in [
+            (&lab.clients, &self.client_tunnel, &client.0, &server.1, 2),
+            (&lab.servers, &server_tunnel, &server.0, &client.1, 1),
+        ] {
+            let socket = Path::new("/var/run/wireguard").join(format!("{interface}.sock"));
+            self.sockets.push(socket.clone());
+            let mut tunnel = ns.spawn(session, "wireguard-go", &["wireguard-go", "-f", interface])?;
+            let end = Instant::now() + Duration::from_secs(10);
+            while !socket.exists() {
+                tunnel.must_run()?;
+                if Instant::now() > end {
+                    return failed(format!("wireguard-go has not opened {} after 10 s", socket.display()));
+                }
+                session.cancel.sleep(Duration::from_millis(5))?;
+            }
+            self.servers.push(tunnel);
+            let listen = if host == 1 { &["listen-port", &port][..] } else { &[] };
+            let peer = ["peer", peer, "allowed-ips", "10.9.0.0/24,fd00:9::/64"];
+            ns.run(session, "wg", &[&["wg", "set", interface, "private-key", private], listen, &peer].concat())?;
+            let batch = format!(
+                "link set {interface} mtu {TUNNEL_MTU}\naddress add 10.9.0.{host}/24 dev {interface}\n\
+                 address add fd00:9::{host}/64 dev {interface} nodad\nlink set {interface} up\n"
+            );
+            session.run_with_input("ip", &ns.argv(&["ip", "-batch", "-"]), &batch, Duration::from_secs(5))?;
+        }
+        self.server_key = server.1;
+        Ok(())
+    }
+
+    /// `dig`: every record, through the relay and straight to the server; the answers must be equal, and right.
+    pub(super) fn dig(&self, session: &Session, lab: &Lab, family: Family) -> Result<String> {
+        let questions = session.dir.join("questions");
+        write(&questions, &questions_text())?;
+        let questions = path(&questions);
+        let dig = |ns: &super::lab::Namespace, server: &str| -> Result<Vec<String>> {
+            let at = format!("@{server}");
+            let port = DNS.to_string();
+            let argv = ["dig", &at, "-p", &port, "+noall", "+answer", "+time=2", "+tries=3", "-f", &questions];
+            let output = session.run("dig", &ns.argv(&argv), Duration::from_secs(120))?;
+            Ok(answers(&output.stdout))
+        };
+        let relayed = dig(&lab.clients, family.relay())?;
+        let direct = dig(&lab.servers, family.server())?;
+        let expected = expected_answers();
+        if relayed != expected {
+            let wrong: Vec<&String> = relayed.iter().filter(|a| !expected.contains(a)).take(3).collect();
+            return failed(format!("{} answers, {} expected; not expected: {wrong:?}", relayed.len(), expected.len()));
+        }
+        if relayed != direct {
+            return failed("the answers through the relay differ from the server's own");
+        }
+        Ok(format!("{} answers, all right", relayed.len()))
+    }
+
+    /// `dnsperf`: a bounded count of queries from sixteen sockets.
+    pub(super) fn query_load(&self, session: &Session, lab: &Lab, family: Family, seconds: u32) -> Result<String> {
+        let questions = path(&session.dir.join("questions"));
+        let runs = (QUERIES_PER_SECOND * seconds / (2 * HOSTS)).to_string();
+        let port = DNS.to_string();
+        let argv =
+            ["dnsperf", "-s", family.relay(), "-p", &port, "-d", &questions, "-n", &runs, "-c", "16", "-q", "100"];
+        let output =
+            session.run("dnsperf", &lab.clients.argv(&argv), Duration::from_secs(u64::from(seconds) * 10 + 30))?;
+        let count = |label: &str| line_number(&output.stdout, label);
+        let (Some(sent), Some(completed)) = (count("Queries sent:"), count("Queries completed:")) else {
+            return failed(format!("dnsperf said something unknown:\n{}", output.stdout));
+        };
+        let lost = sent.saturating_sub(completed);
+        if sent == 0 || lost * 100 > sent {
+            return failed(format!("{lost} of {sent} queries were lost"));
+        }
+        let good = output.stdout.lines().find_map(|l| l.trim().strip_prefix("Response codes:"));
+        if good.is_none_or(|codes| line_number(codes, "NOERROR") != Some(completed)) {
+            return failed(format!("not every reply was NOERROR: {}", good.unwrap_or("no response codes")));
+        }
+        Ok(format!("{completed} replies, {lost} lost"))
+    }
+
+    /// Points the tunnel's client at the relay, by this family.
+    pub(super) fn use_endpoint(&self, session: &Session, lab: &Lab, family: Family) -> Result<()> {
+        let endpoint = family.socket(family.relay(), WIREGUARD);
+        let argv = ["wg", "set", &self.client_tunnel, "peer", &self.server_key, "endpoint", &endpoint];
+        lab.clients.run(session, "wg", &argv).map(|_| ())
+    }
+
+    /// iperf3 over TCP inside the tunnel.
+    pub(super) fn tunnel_tcp(&self, session: &Session, lab: &Lab, family: Family, seconds: u32) -> Result<String> {
+        let end = iperf3(session, lab, tunnel_server(family), seconds, &[])?;
+        let rate = end.pointer("/sum_received/bits_per_second").and_then(Value::as_f64).unwrap_or_default();
+        if rate <= 0.0 {
+            return failed("iperf3 moved nothing through the tunnel");
+        }
+        let retransmits = end.pointer("/sum_sent/retransmits").and_then(Value::as_u64).unwrap_or_default();
+        self.endpoint_is(session, lab, family)?;
+        Ok(format!("{:.0} Mbit/s inside, {retransmits} retransmits", rate / 1e6))
+    }
+
+    /// The file, by curl through the tunnel, compared by its SHA-256.
+    pub(super) fn fetch(&self, session: &Session, lab: &Lab, family: Family) -> Result<String> {
+        let got = session.dir.join("fetched");
+        let url = format!("http://{}/file", family.socket(tunnel_server(family), 80));
+        let got_text = path(&got);
+        let argv = ["curl", "--silent", "--show-error", "--fail", "--noproxy", "*", "--output", &got_text, &url];
+        session.run("curl", &lab.clients.argv(&argv), Duration::from_secs(90))?;
+        let hash = sha256(session, &got)?;
+        let _ = fs::remove_file(&got);
+        if hash != self.file_hash {
+            return failed(format!("SHA-256 of what curl fetched is {hash}, of the file {}", self.file_hash));
+        }
+        self.endpoint_is(session, lab, family)?;
+        Ok(format!("{} MB, SHA-256 equal", FILE_BYTES / 1_000_000))
+    }
+
+    /// iperf3 over UDP, straight through the relay.
+    pub(super) fn udp(
+        &self,
+        session: &Session,
+        lab: &Lab,
+        family: Family,
+        seconds: u32,
+        reverse: bool,
+    ) -> Result<String> {
+        let mut options = vec!["-u", "-b", UDP_BITS_PER_SECOND, "-l", UDP_BYTES, "-P", "2"];
+        if reverse {
+            options.push("-R");
+        }
+        let end = iperf3(session, lab, family.relay(), seconds, &options)?;
+        let number = |name: &str| end.get("sum").and_then(|s| s.get(name)).and_then(Value::as_f64);
+        let (Some(packets), Some(lost)) = (number("packets"), number("lost_packets")) else {
+            return failed(format!("iperf3 said something unknown: {end}"));
+        };
+        let percent = if packets > 0.0 { 100.0 * lost / packets } else { 100.0 };
+        if percent > TOLERATED_LOSS_PERCENT {
+            return failed(format!("{lost} of {packets} datagrams were lost ({percent:.1} %)"));
+        }
+        Ok(format!("{packets} datagrams, {lost} lost"))
+    }
+
+    /// The tunnel's peer must still be the relay: that the packets went another way would be found here.
+    fn endpoint_is(&self, session: &Session, lab: &Lab, family: Family) -> Result<()> {
+        let show = lab.clients.run(session, "wg", &["wg", "show", &self.client_tunnel, "endpoints"])?;
+        let wanted = family.socket(family.relay(), WIREGUARD);
+        if show.stdout.trim_end().ends_with(&wanted) {
+            return Ok(());
+        }
+        failed(format!("the tunnel's endpoint is not {wanted} any more: {}", show.stdout))
+    }
+}
+
+/// Runs the client; the `end` object of its JSON.
+fn iperf3(session: &Session, lab: &Lab, server: &str, seconds: u32, options: &[&str]) -> Result<Value> {
+    let (port, time) = (IPERF.to_string(), seconds.to_string());
+    let argv =
+        [&["iperf3", "-c", server, "-p", &port, "-t", &time, "--connect-timeout", "5000", "--json"], options].concat();
+    let Output { stdout, stderr, status } =
+        session.try_run("iperf3", &lab.clients.argv(&argv), Duration::from_secs(u64::from(seconds) + 30))?;
+    let json: Value = serde_json::from_str(&stdout).unwrap_or_default();
+    if let Some(error) = json.get("error").and_then(Value::as_str) {
+        return failed(format!("iperf3: {error}"));
+    }
+    match json.get("end") {
+        Some(end) if status.success() => Ok(end.clone()),
+        _ => failed(format!("iperf3 ended with {status}: {stderr}")),
+    }
+}
+
+/// iperf3 opens a TCP connection to the port it then sends UDP to. TCP is not the relay's: its XDP program leaves
+/// it to the kernel, and the kernel forwards it by this rule. UDP has no rule: if the relay did not carry it, nobody would.
+fn forward_iperf_control(session: &Session, lab: &Lab) -> Result<()> {
+    let (v4, v6) = (Family::V4.server(), Family::V6.server());
+    let rules = format!(
+        "table inet demo {{\n\
+         chain to_server {{ type nat hook prerouting priority dstnat;\n\
+         iifname \"r0\" tcp dport {IPERF} meta nfproto ipv4 dnat ip to {v4}\n\
+         iifname \"r0\" tcp dport {IPERF} meta nfproto ipv6 dnat ip6 to {v6}\n}}\n\
+         chain from_relay {{ type nat hook postrouting priority srcnat;\n oifname \"r1\" meta l4proto tcp masquerade\n}}\n}}\n"
+    );
+    let forwarding = "echo 1 > /proc/sys/net/ipv4/ip_forward && echo 1 > /proc/sys/net/ipv6/conf/all/forwarding";
+    lab.relay.run(session, "forwarding", &["sh", "-c", forwarding])?;
+    session.run_with_input("nft", &lab.relay.argv(&["nft", "-f", "-"]), &rules, Duration::from_secs(10)).map(|_| ())
+}
+
+fn dnsmasq_conf() -> String {
+    let mut text = String::from(
+        "no-resolv\nno-hosts\nno-poll\nbind-interfaces\nexcept-interface=lo\nlocal=/demo.test/\npid-file=\n",
+    );
+    let _ =
+        writeln!(text, "port={DNS}\nlisten-address={}\nlisten-address={}", Family::V4.server(), Family::V6.server());
+    for host in 0..HOSTS {
+        let _ = writeln!(text, "host-record=h{host}.demo.test,198.51.100.{host},2001:db8::{host:x}");
+    }
+    text
+}
+
+fn questions_text() -> String {
+    (0..HOSTS).fold(String::new(), |mut text, host| {
+        let _ = writeln!(text, "h{host}.demo.test A\nh{host}.demo.test AAAA");
+        text
+    })
+}
+
+fn expected_answers() -> Vec<String> {
+    let both = |h| [format!("h{h}.demo.test. A 198.51.100.{h}"), format!("h{h}.demo.test. AAAA 2001:db8::{}", hex(h))];
+    let mut all: Vec<String> = (0..HOSTS).flat_map(both).collect();
+    all.sort_unstable();
+    all
+}
+
+/// As inet_ntop prints the last group: `2001:db8::` for zero.
+fn hex(host: u32) -> String {
+    if host == 0 { String::new() } else { format!("{host:x}") }
+}
+
+/// `name type value` of each line `name ttl class type value`, sorted.
+fn answers(dig: &str) -> Vec<String> {
+    let mut all: Vec<String> = dig
+        .lines()
+        .filter_map(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            match fields[..] {
+                [name, _ttl, "IN", kind, value] => Some(format!("{name} {kind} {value}")),
+                [] => None,
+                _ => Some(line.to_owned()),
+            }
+        })
+        .collect();
+    all.sort_unstable();
+    all
+}
+
+/// The first whole number after `label`.
+fn line_number(text: &str, label: &str) -> Option<u64> {
+    text.split_once(label)?.1.split_whitespace().next()?.parse().ok()
+}
+
+/// One process, nothing outside the demo's folder.
+fn nginx_conf(dir: &Path) -> String {
+    let dir = dir.display();
+    let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .iter()
+        .fold(String::new(), |text, kind| text + &format!("{kind}_temp_path {dir}/nginx-{kind}; "));
+    format!(
+        "daemon off; master_process off; user root; pid {dir}/nginx.pid; error_log stderr;\n\
+         events {{ worker_connections 64; }}\n\
+         http {{ access_log off; sendfile on; {temporary}\n\
+         server {{ listen 80; listen [::]:80; root {dir}/www; }} }}\n"
+    )
+}
+
+/// Random bytes, so that no part can be mistaken for another; their hash.
+fn write_file(session: &Session) -> Result<String> {
+    let www = session.dir.join("www");
+    fs::create_dir(&www).map_err(io_error(www.display()))?;
+    let file = www.join("file");
+    let random = fs::File::open("/dev/urandom").map_err(io_error("/dev/urandom"))?;
+    let mut out = fs::File::create(&file).map_err(io_error(file.display()))?;
+    std::io::copy(&mut random.take(FILE_BYTES), &mut out).map_err(io_error(file.display()))?;
+    sha256(session, &file)
+}
+
+fn sha256(session: &Session, file: &Path) -> Result<String> {
+    let output = session.run("sha256sum", &["sha256sum", "--", &path(file)], Duration::from_secs(60))?;
+    match output.stdout.split_whitespace().next() {
+        Some(hash) if hash.len() == 64 => Ok(hash.to_owned()),
+        _ => failed(format!("sha256sum said {}", output.stdout)),
+    }
+}
+
+fn write(file: &Path, text: &str) -> Result<()> {
+    fs::write(file, text).map_err(io_error(file.display()))
+}
+
+fn path(path: &Path) -> String {
+    path.display().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_compare_without_ttl_and_order() {
+        let dig = "h1.demo.test.\t\t0\tIN\tAAAA\t2001:db8::1\n\nh0.demo.test.  7 IN A 198.51.100.0\n";
+        assert_eq!(answers(dig), ["h0.demo.test. A 198.51.100.0", "h1.demo.test. AAAA 2001:db8::1"]);
+        assert_eq!(answers(";; connection timed out"), [";; connection timed out"], "a complaint is not lost");
+    }
+
+    #[test]
+    fn expected_answers_are_two_per_host() {
+        let all = expected_answers();
+        assert_eq!(all.len() as u32, 2 * HOSTS);
+        assert!(all.contains(&"h199.demo.test. AAAA 2001:db8::c7".to_owned()));
+    }
+
+    #[test]
+    fn numbers_are_found_behind_their_label() {
+        assert_eq!(line_number("  Queries sent:         400\n", "Queries sent:"), Some(400));
+        assert_eq!(line_number("NOERROR 12 (100.00%)", "NOERROR"), Some(12));
+        assert_eq!(line_number("", "NOERROR"), None);
+    }
+}

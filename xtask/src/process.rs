@@ -1,0 +1,322 @@
+//! Child processes that cannot outlive us, and the one flag that says "stop".
+//!
+//! Every child of the lab is started from the main thread behind `setpriv --pdeathsig KILL`: the
+//! kernel kills it when we die, even by `kill -9`. (The death signal follows the *thread* that
+//! forked, so nothing here may spawn from another thread.) Each child leads its own process group,
+//! so that the terminal's Ctrl-C reaches only us and the teardown keeps its order.
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use std::fmt;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+/// Why a command of xtask ended early.
+#[derive(Debug)]
+pub(crate) enum Error {
+    /// SIGINT, SIGTERM or SIGHUP came in.
+    Cancelled,
+    /// Anything else, in words: what was tried, what was seen, what mends it.
+    Failed(String),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Cancelled => f.write_str("stopped by a signal"),
+            Error::Failed(text) => f.write_str(text),
+        }
+    }
+}
+
+pub(crate) type Result<T> = std::result::Result<T, Error>;
+
+/// Shorthand for [`Error::Failed`].
+pub(crate) fn failed<T>(text: impl Into<String>) -> Result<T> {
+    Err(Error::Failed(text.into()))
+}
+
+/// Names the step in an I/O error.
+pub(crate) fn io_error(what: impl fmt::Display) -> impl FnOnce(io::Error) -> Error {
+    move |e| Error::Failed(format!("{what}: {e}"))
+}
+
+/// Raised once by SIGINT, SIGTERM or SIGHUP; every wait looks at it.
+#[derive(Clone, Debug)]
+pub(crate) struct Cancel(Arc<AtomicBool>);
+
+impl Cancel {
+    /// Registers the signal handlers.
+    pub(crate) fn install() -> Result<Self> {
+        let flag = Arc::new(AtomicBool::new(false));
+        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
+            signal_hook::flag::register(signal, Arc::clone(&flag)).map_err(io_error("cannot handle signals"))?;
+        }
+        Ok(Self(flag))
+    }
+
+    /// `Err(Cancelled)` once a signal came in.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.0.load(Ordering::Relaxed) { Err(Error::Cancelled) } else { Ok(()) }
+    }
+
+    /// Sleeps, but not past a signal.
+    pub(crate) fn sleep(&self, time: Duration) -> Result<()> {
+        let end = Instant::now() + time;
+        loop {
+            self.check()?;
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            std::thread::sleep(left.min(Duration::from_millis(20)));
+        }
+    }
+}
+
+/// A running child, killed with its process group when dropped.
+#[derive(Debug)]
+pub(crate) struct Running {
+    name: String,
+    child: std::process::Child,
+    ended: Option<ExitStatus>,
+    stderr: Option<PathBuf>,
+}
+
+impl Running {
+    /// Its process id, which is also its group's.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its exit status, if it has ended.
+    pub(crate) fn poll(&mut self) -> Option<ExitStatus> {
+        if self.ended.is_none() {
+            self.ended = self.child.try_wait().ok().flatten();
+        }
+        self.ended
+    }
+
+    /// Sends `signal` to the whole group, unless the leader has ended (its number may be another's by then).
+    pub(crate) fn signal(&mut self, signal: Signal) {
+        if self.poll().is_none()
+            && let Some(pid) = Pid::from_raw(self.child.id() as i32)
+        {
+            // ESRCH between the look and the kill: it is gone, as wished.
+            let _ = kill_process_group(pid, signal);
+        }
+    }
+
+    /// Waits for the end, with a deadline.
+    pub(crate) fn wait(&mut self, cancel: &Cancel, limit: Duration) -> Result<ExitStatus> {
+        let end = Instant::now() + limit;
+        loop {
+            if let Some(status) = self.poll() {
+                return Ok(status);
+            }
+            if Instant::now() >= end {
+                return failed(format!("{} did not end within {} s{}", self.name, limit.as_secs(), self.last_words()));
+            }
+            cancel.sleep(Duration::from_millis(5))?;
+        }
+    }
+
+    /// Fails if a process that should still run has ended.
+    pub(crate) fn must_run(&mut self) -> Result<()> {
+        match self.poll() {
+            None => Ok(()),
+            Some(status) => failed(format!("{} ended ({status}){}", self.name, self.last_words())),
+        }
+    }
+
+    /// Does what a terminal's Ctrl-C does, and gives it time: cargo stops its compilers, apt-get ends between packages.
+    fn interrupt(&mut self) {
+        self.signal(Signal::INT);
+        let end = Instant::now() + Duration::from_secs(20);
+        while self.poll().is_none() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// The last lines of its standard error, for a message.
+    pub(crate) fn last_words(&self) -> String {
+        self.stderr.as_deref().map(tail).unwrap_or_default()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.signal(Signal::KILL);
+        let _ = self.child.wait();
+    }
+}
+
+/// What a finished command left.
+#[derive(Debug)]
+pub(crate) struct Output {
+    pub(crate) status: ExitStatus,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+/// Where commands run, and where their output is kept: `<dir>/<number>-<name>.{out,err}`.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) cancel: Cancel,
+    pub(crate) dir: PathBuf,
+    started: std::cell::Cell<u32>,
+}
+
+impl Session {
+    pub(crate) fn new(cancel: Cancel, dir: PathBuf) -> Self {
+        Self { cancel, dir, started: std::cell::Cell::new(0) }
+    }
+
+    /// Starts `argv` in the background, its output in files.
+    pub(crate) fn spawn(&self, name: &str, argv: &[&str]) -> Result<Running> {
+        self.spawn_with(name, argv, Stdio::null())
+    }
+
+    /// Runs `argv` to its end; a non-zero status is an error.
+    pub(crate) fn run(&self, name: &str, argv: &[&str], limit: Duration) -> Result<Output> {
+        let output = self.try_run(name, argv, limit)?;
+        if output.status.success() {
+            return Ok(output);
+        }
+        let said = if output.stderr.trim().is_empty() { &output.stdout } else { &output.stderr };
+        failed(format!("{name}: `{}` ended with {}\n{}", argv.join(" "), output.status, last_lines(said)))
+    }
+
+    /// Runs `argv` to its end and hands back whatever status it had.
+    pub(crate) fn try_run(&self, name: &str, argv: &[&str], limit: Duration) -> Result<Output> {
+        let mut child = self.spawn_with(name, argv, Stdio::null())?;
+        self.finish(&mut child, limit)
+    }
+
+    /// As [`Session::run`], with `input` as standard input.
+    pub(crate) fn run_with_input(&self, name: &str, argv: &[&str], input: &str, limit: Duration) -> Result<Output> {
+        let path = self.dir.join(format!("{name}.in"));
+        std::fs::write(&path, input).map_err(io_error(path.display()))?;
+        let stdin = File::open(&path).map_err(io_error(path.display()))?;
+        let mut child = self.spawn_with(name, argv, stdin.into())?;
+        let output = self.finish(&mut child, limit)?;
+        if output.status.success() {
+            return Ok(output);
+        }
+        failed(format!("{name}: `{}` ended with {}\n{}", argv.join(" "), output.status, last_lines(&output.stderr)))
+    }
+
+    fn finish(&self, child: &mut Running, limit: Duration) -> Result<Output> {
+        let status = child.wait(&self.cancel, limit)?;
+        let err = child.stderr.clone().unwrap_or_default();
+        let read = |p: &Path| {
+            std::fs::read(p).map(|b| String::from_utf8_lossy(&b).into_owned()).map_err(io_error(p.display()))
+        };
+        Ok(Output { status, stdout: read(&err.with_extension("out"))?, stderr: read(&err)? })
+    }
+
+    fn spawn_with(&self, name: &str, argv: &[&str], stdin: Stdio) -> Result<Running> {
+        self.cancel.check()?;
+        let number = self.started.get();
+        self.started.set(number + 1);
+        let err = self.dir.join(format!("{number:03}-{name}.err"));
+        let create = |p: &Path| File::create(p).map_err(io_error(p.display()));
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--"]).args(argv).env("PATH", path_with_sbin());
+        command.stdin(stdin).stdout(create(&err.with_extension("out"))?).stderr(create(&err)?).process_group(0);
+        let child =
+            command.spawn().map_err(io_error(format_args!("cannot start {name} (setpriv {})", argv.join(" "))))?;
+        Ok(Running { name: name.to_owned(), child, ended: None, stderr: Some(err) })
+    }
+}
+
+/// Runs a command on our own terminal (cargo, for instance) in its own group; its exit status.
+pub(crate) fn run_visible(cancel: &Cancel, command: &mut Command) -> Result<ExitStatus> {
+    let mut child = start_group(cancel, command)?;
+    let status = child.wait(cancel, LONGEST);
+    if status.is_err() {
+        child.interrupt();
+    }
+    status
+}
+
+/// As [`run_visible`], but each line it writes, to either output, goes to `each`.
+pub(crate) fn run_lines(cancel: &Cancel, command: &mut Command, mut each: impl FnMut(&str)) -> Result<ExitStatus> {
+    let mut child = start_group(cancel, command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()))?;
+    let (sender, lines) = mpsc::channel();
+    let outputs: [Option<Box<dyn Read + Send>>; 2] = [
+        child.child.stdout.take().map(|o| Box::new(o) as Box<dyn Read + Send>),
+        child.child.stderr.take().map(|o| Box::new(o) as Box<dyn Read + Send>),
+    ];
+    for output in outputs.into_iter().flatten() {
+        let sender = sender.clone();
+        // Ends with the pipe; spawns nothing, so the rule about the main thread holds.
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).split(b'\n').map_while(io::Result::ok) {
+                if sender.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
+                    return;
+                }
+            }
+        });
+    }
+    drop(sender);
+    loop {
+        match lines.recv_timeout(Duration::from_millis(50)) {
+            Ok(line) => each(&line),
+            Err(mpsc::RecvTimeoutError::Disconnected) => return child.wait(cancel, LONGEST),
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
+        }
+        if let Err(stop) = cancel.check() {
+            child.interrupt();
+            return Err(stop);
+        }
+    }
+}
+
+/// Longer than any build here takes.
+const LONGEST: Duration = Duration::from_secs(4 * 3600);
+
+fn start_group(cancel: &Cancel, command: &mut Command) -> Result<Running> {
+    cancel.check()?;
+    let name = command.get_program().to_string_lossy().into_owned();
+    let child = command.process_group(0).spawn().map_err(io_error(format_args!("cannot start {name}")))?;
+    Ok(Running { name, child, ended: None, stderr: None })
+}
+
+/// Our PATH, with the places where Debian keeps `ip`, `ethtool` and `nginx`.
+pub(crate) fn path_with_sbin() -> String {
+    let path = std::env::var("PATH").unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".to_owned());
+    format!("{path}:/usr/local/sbin:/usr/sbin:/sbin")
+}
+
+/// Whether a program is found on [`path_with_sbin`].
+pub(crate) fn has_program(name: &str) -> bool {
+    path_with_sbin().split(':').any(|dir| Path::new(dir).join(name).is_file())
+}
+
+/// Whether we are root.
+pub(crate) fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+fn tail(path: &Path) -> String {
+    match std::fs::read(path) {
+        Ok(bytes) if !bytes.is_empty() => {
+            format!("; its last words:\n{}", last_lines(&String::from_utf8_lossy(&bytes)))
+        }
+        _ => String::new(),
+    }
+}
+
+/// The last twelve lines, indented.
+fn last_lines(text: &str) -> String {
+    let lines: Vec<&str> = text.trim_end().lines().collect();
+    let from = lines.len().saturating_sub(12);
+    lines[from..].iter().map(|l| format!("    {l}")).collect::<Vec<_>>().join("\n")
+}

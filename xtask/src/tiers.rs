@@ -1,0 +1,339 @@
+//! `cargo xtask test`: the tiers, which of them this machine can run, and one tally at the end.
+//!
+//! A test that had to skip prints `SKIPPED <test>: <reason>` and is counted as skipped, not as passed. As root
+//! nothing may be skipped (a privileged test that was skipped must not look like a pass), unless the line
+//! begins with `SKIPPED-OK`: the reason is the machine's, not the user's.
+
+use crate::process::{Cancel, Result, failed, has_program, io_error, is_root, run_lines};
+use crate::setup::{self, For, Policy};
+use serde_json::Value;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tier {
+    Lint,
+    Unit,
+    Doc,
+    Integration,
+    Namespaces,
+    Miri,
+    Fuzz,
+}
+
+impl Tier {
+    const ALL: &[Tier] =
+        &[Tier::Lint, Tier::Unit, Tier::Doc, Tier::Integration, Tier::Namespaces, Tier::Miri, Tier::Fuzz];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Tier::Lint => "lint",
+            Tier::Unit => "unit",
+            Tier::Doc => "doc",
+            Tier::Integration => "integration",
+            Tier::Namespaces => "namespaces",
+            Tier::Miri => "miri",
+            Tier::Fuzz => "fuzz",
+        }
+    }
+
+    const fn about(self) -> &'static str {
+        match self {
+            Tier::Lint => "rustfmt, clippy, cargo-deny",
+            Tier::Unit => "unit and property tests",
+            Tier::Doc => "examples in the documentation",
+            Tier::Integration => "tests/ that need no root",
+            Tier::Namespaces => "tests/ on veth in network namespaces, as root",
+            Tier::Miri => "unsafe rooms under Miri",
+            Tier::Fuzz => "fuzz targets",
+        }
+    }
+}
+
+/// The command line of `test`.
+#[derive(Debug)]
+pub(crate) struct Options {
+    only: Vec<Tier>,
+    policy: Policy,
+}
+
+impl Options {
+    pub(crate) fn parse(arguments: &[String]) -> Result<Self> {
+        let mut options = Self { only: vec![], policy: Policy::Install };
+        let mut rest = arguments.iter();
+        while let Some(argument) = rest.next() {
+            match argument.as_str() {
+                "--no-install" => options.policy = Policy::Refuse,
+                "--tier" => {
+                    let name = rest.next().map(String::as_str).unwrap_or_default();
+                    match Tier::ALL.iter().find(|t| t.name() == name) {
+                        Some(tier) => options.only.push(*tier),
+                        None => {
+                            let names: Vec<&str> = Tier::ALL.iter().map(|t| t.name()).collect();
+                            return failed(format!("--tier takes one of {}, not `{name}`", names.join(", ")));
+                        }
+                    }
+                }
+                other => return failed(format!("test knows no `{other}` (see cargo xtask --help)")),
+            }
+        }
+        Ok(options)
+    }
+}
+
+/// What one tier came to.
+#[derive(Debug, Default)]
+struct Tally {
+    passed: u32,
+    failed: u32,
+    ignored: u32,
+    /// Skips that must not happen as root.
+    skipped: Vec<String>,
+    /// Skips that the machine excuses.
+    excused: Vec<String>,
+    failures: Vec<String>,
+}
+
+#[derive(Debug)]
+enum Outcome {
+    Ran(Tally),
+    NotRun(String),
+}
+
+/// Runs the tiers; fails if a test failed, or skipped although we are root.
+pub(crate) fn run(cancel: &Cancel, options: &Options) -> Result<()> {
+    setup::ensure(cancel, &[For::Build, For::Lab], options.policy)?;
+    let targets = test_targets()?;
+    let mut outcomes = vec![];
+    for &tier in Tier::ALL {
+        let outcome = if options.only.is_empty() || options.only.contains(&tier) {
+            println!("\n== {}: {}", tier.name(), tier.about());
+            run_tier(cancel, tier, &targets, options.only.contains(&tier))?
+        } else {
+            Outcome::NotRun("not asked for".to_owned())
+        };
+        outcomes.push((tier, outcome));
+    }
+    summary(&outcomes)
+}
+
+fn run_tier(cancel: &Cancel, tier: Tier, targets: &[Target], asked: bool) -> Result<Outcome> {
+    let tests_in = |root: bool| targets.iter().filter(move |t| t.needs_root == root);
+    match tier {
+        Tier::Lint if asked => lint(cancel),
+        Tier::Lint => Ok(Outcome::NotRun("only when asked for: --tier lint; .ci/run does".to_owned())),
+        Tier::Unit => cargo_test(cancel, &["--workspace", "--lib", "--bins"], false),
+        Tier::Doc => cargo_test(cancel, &["--workspace", "--doc"], false),
+        Tier::Integration => cargo_test_targets(cancel, tests_in(false), false),
+        Tier::Namespaces if is_root() => cargo_test_targets(cancel, tests_in(true), false),
+        Tier::Namespaces if sudo_works() => cargo_test_targets(cancel, tests_in(true), true),
+        Tier::Namespaces => Ok(Outcome::NotRun(
+            "needs root, and sudo wants a password: sudo true && cargo xtask test --tier namespaces".to_owned(),
+        )),
+        Tier::Miri => Ok(Outcome::NotRun("needs a nightly toolchain; not wired up yet".to_owned())),
+        Tier::Fuzz => {
+            Ok(Outcome::NotRun("needs a nightly toolchain and cargo-fuzz; there are no targets yet".to_owned()))
+        }
+    }
+}
+
+/// One file (or folder) under a `tests/`.
+#[derive(Debug)]
+struct Target {
+    package: String,
+    name: String,
+    /// Its source speaks of network namespaces.
+    needs_root: bool,
+}
+
+/// Every integration test of the workspace, from `cargo metadata`.
+fn test_targets() -> Result<Vec<Target>> {
+    let output = cargo()
+        .args(["metadata", "--no-deps", "--format-version", "1"])
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(io_error("cargo metadata"))?;
+    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    let list = |value: &Value, key: &str| value.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
+    let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let mut targets = vec![];
+    for package in list(&metadata, "packages") {
+        for target in list(&package, "targets") {
+            if list(&target, "kind").iter().any(|k| k == "test") {
+                let source = fs::read_to_string(text(&target, "src_path")).unwrap_or_default();
+                let (package, name) = (text(&package, "name"), text(&target, "name"));
+                targets.push(Target { package, name, needs_root: source.contains("netns") });
+            }
+        }
+    }
+    if output.status.success() { Ok(targets) } else { failed("cargo metadata failed") }
+}
+
+fn cargo_test_targets<'a>(cancel: &Cancel, targets: impl Iterator<Item = &'a Target>, sudo: bool) -> Result<Outcome> {
+    let mut arguments = vec![];
+    for target in targets {
+        arguments.extend(["--package", &target.package, "--test", &target.name]);
+    }
+    if arguments.is_empty() {
+        return Ok(Outcome::NotRun("there are no such tests".to_owned()));
+    }
+    cargo_test(cancel, &arguments, sudo)
+}
+
+/// `cargo test`; with `sudo`, cargo stays the user's and each test program runs as root.
+fn cargo_test(cancel: &Cancel, arguments: &[&str], sudo: bool) -> Result<Outcome> {
+    let mut command = cargo();
+    command.arg("test").args(arguments).arg("--no-fail-fast");
+    if sudo {
+        command.args(["--config", "target.'cfg(unix)'.runner = ['sudo', '-n', '--']"]);
+    }
+    // libtest keeps what a passed test printed to itself unless asked.
+    command.args(["--", "--show-output"]);
+    let mut tally = Tally::default();
+    let status = run_lines(cancel, &mut command, |line| {
+        println!("{line}");
+        tally.read(line);
+    })?;
+    if !status.success() && tally.failed == 0 {
+        tally.failed = 1;
+        tally.failures.push(format!("cargo test ended with {status} (see above)"));
+    }
+    Ok(Outcome::Ran(tally))
+}
+
+impl Tally {
+    fn read(&mut self, line: &str) {
+        if let Some(counts) = line.strip_prefix("test result: ") {
+            // "ok. 12 passed; 0 failed; 1 ignored; 0 measured; ..."
+            let counts = counts.split_once(". ").map_or("", |(_, c)| c);
+            for count in counts.split("; ") {
+                match count.split_once(' ').map(|(n, what)| (n.parse().unwrap_or(0), what)) {
+                    Some((n, "passed")) => self.passed += n,
+                    Some((n, "failed")) => self.failed += n,
+                    Some((n, "ignored")) => self.ignored += n,
+                    _ => {}
+                }
+            }
+        } else if let Some(at) = line.find("SKIPPED-OK ") {
+            self.excused.push(line[at..].to_owned());
+        } else if let Some(at) = line.find("SKIPPED ") {
+            self.skipped.push(line[at..].to_owned());
+        } else if line.starts_with("test ") && line.ends_with("... FAILED") {
+            self.failures.push(line.to_owned());
+        }
+    }
+
+    fn skips(&self) -> u32 {
+        u32::try_from(self.skipped.len() + self.excused.len()).unwrap_or(u32::MAX)
+    }
+
+    /// A test that skipped ended without a complaint, so libtest counts it as passed.
+    fn really_passed(&self) -> u32 {
+        self.passed.saturating_sub(self.skips())
+    }
+}
+
+fn lint(cancel: &Cancel) -> Result<Outcome> {
+    let mut tally = Tally::default();
+    let checks: &[(&str, &[&str])] = &[
+        ("fmt", &["--all", "--check"]),
+        ("clippy", &["--workspace", "--all-targets", "--", "-D", "warnings"]),
+        ("deny", &["check"]),
+    ];
+    for (tool, arguments) in checks {
+        if !cargo_has(tool) {
+            tally.passed += 1;
+            tally.excused.push(format!("SKIPPED-OK cargo {tool}: it is not installed"));
+            continue;
+        }
+        let status = run_lines(cancel, cargo().arg(tool).args(*arguments), |line| println!("{line}"))?;
+        if status.success() {
+            tally.passed += 1;
+        } else {
+            tally.failed += 1;
+            tally.failures.push(format!("cargo {tool} {}", arguments.join(" ")));
+        }
+    }
+    Ok(Outcome::Ran(tally))
+}
+
+fn cargo() -> Command {
+    let mut command = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()));
+    command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(".")));
+    command
+}
+
+fn quietly_succeeds(command: &mut Command) -> bool {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
+}
+
+/// Whether `cargo <tool>` is there; rustup puts a stub on the PATH even for a component that is not.
+fn cargo_has(tool: &str) -> bool {
+    quietly_succeeds(cargo().args([tool, "--version"]))
+}
+
+fn sudo_works() -> bool {
+    has_program("sudo") && quietly_succeeds(Command::new("sudo").args(["-n", "true"]))
+}
+
+fn summary(outcomes: &[(Tier, Outcome)]) -> Result<()> {
+    println!("\n{:<12} {:>7} {:>7} {:>8}", "tier", "passed", "failed", "skipped");
+    let (mut passed, mut failures, mut skips, mut forbidden) = (0, 0, 0, 0);
+    for (tier, outcome) in outcomes {
+        let tally = match outcome {
+            Outcome::NotRun(reason) => {
+                println!("{:<12} not run: {reason}", tier.name());
+                continue;
+            }
+            Outcome::Ran(tally) => tally,
+        };
+        let ignored = if tally.ignored == 0 { String::new() } else { format!("   ({} ignored)", tally.ignored) };
+        let (ok, bad, skip) = (tally.really_passed(), tally.failed, tally.skips());
+        println!("{:<12} {ok:>7} {bad:>7} {skip:>8}   {}{ignored}", tier.name(), tier.about());
+        tally.failures.iter().chain(&tally.skipped).chain(&tally.excused).for_each(|line| println!("    {line}"));
+        passed += ok;
+        failures += bad;
+        skips += skip;
+        forbidden += tally.skipped.len();
+    }
+    println!("\n{passed} passed, {failures} failed, {skips} skipped");
+    if failures > 0 {
+        return failed(format!("{failures} tests failed"));
+    }
+    if is_root() && forbidden > 0 {
+        return failed(format!("{forbidden} tests were skipped although we are root: nothing here should stop them"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_skipped_test_is_not_a_passed_one() {
+        let mut tally = Tally::default();
+        for line in [
+            "test a ... ok",
+            "test b ... FAILED",
+            "SKIPPED a: needs root",
+            "test c ... SKIPPED-OK c: io_uring is forbidden here",
+            "test result: FAILED. 3 passed; 1 failed; 2 ignored; 0 measured; 0 filtered out; finished in 0.01s",
+            "test result: ok. 10 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s",
+        ] {
+            tally.read(line);
+        }
+        assert_eq!((tally.passed, tally.failed, tally.ignored), (13, 1, 2));
+        assert_eq!((tally.really_passed(), tally.skips()), (11, 2));
+        assert_eq!((tally.skipped.len(), tally.excused.len(), tally.failures.len()), (1, 1, 1));
+    }
+
+    #[test]
+    fn unknown_tiers_are_refused() {
+        let parse = |words: &[&str]| Options::parse(&words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>());
+        assert!(parse(&["--tier", "doc", "--no-install"]).is_ok_and(|o| o.only == [Tier::Doc]));
+        assert!(parse(&["--tier", "docs"]).is_err());
+        assert!(parse(&["--tier"]).is_err());
+    }
+}
