@@ -6,6 +6,7 @@
 //! by the AF_XDP port ([`crate::xdp`]) and the simulated one.
 
 mod burst;
+pub mod sim;
 
 use std::io;
 use std::os::fd::BorrowedFd;
