@@ -194,7 +194,7 @@ fn demonstrate(session: &Session, options: &Options, binary: &Path) -> Result<()
     println!("stopping the relay");
     let report = relay.stop(session, &lab)?;
     programs.must_run()?;
-    let checksum_errors = lab.clients.udp_checksum_errors()? + lab.servers.udp_checksum_errors()?;
+    let checksum_errors = lab.clients.udp_counter("InCsumErrors")? + lab.servers.udp_counter("InCsumErrors")?;
     let summary = Summary { rows, report, idle_cpu, delivered: delivered(&lab)? - before, checksum_errors };
     table::print(&summary);
     verdict(&summary)
