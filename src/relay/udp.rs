@@ -389,14 +389,12 @@ impl UdpRelay {
 
     /// Ends idle sessions among the next `steps` slots.
     fn sweep(&mut self, mut steps: usize) {
-        let (now, entries) = (self.now, &self.entries);
-        let ended = |session: &Session| is_over(entries, session, now);
-        while let Some((slot, left)) = self.sessions.advance(steps, ended) {
-            if let Some(session) = self.sessions.remove(slot)
-                && let Some(ports) = self.sources.get_mut(usize::from(session.source))
-            {
-                ports.give(session.port);
-            }
+        let now = self.now;
+        while let Some((slot, left)) = {
+            let entries = &self.entries;
+            self.sessions.advance(steps, |session| is_over(entries, session, now))
+        } {
+            self.end(slot);
             self.counters.expired += 1;
             steps = left;
         }
