@@ -27,6 +27,8 @@ use crate::umem::{MAX_PORTS, PortIndex};
 
 /// The relay's clock: steps of [`Handler::tick`]. Wraps after 13 years.
 const TICK: Duration = Duration::from_millis(100);
+/// Next hops in use are asked for this often, in ticks, so that the kernel keeps them (half a minute).
+const ASK_EVERY: u32 = 300;
 /// Slots looked at in one tick: all of them within a second, but never more than 256 KiB of memory.
 const SWEEP: usize = 4096;
 const SWEEP_ROUND: usize = 10;
@@ -63,8 +65,12 @@ pub struct UdpRelay {
     /// When the clock stood at zero: the first batch or tick.
     epoch: Option<Instant>,
     now: u32,
-    /// Of the tables seen last, low half.
+    /// The tables seen last, and the period of [`ASK_EVERY`] it was in.
+    seen: (u64, u32),
+    /// Rises whenever `seen` changes: next hops copied before are looked up again.
     generation: u32,
+    /// Next hops asked for since.
+    asked: ArrayVec<(u32, IpAddr), 16>,
     /// Hardware addresses of the ports, by the tables seen last.
     macs: ArrayVec<MacAddr, { MAX_PORTS as usize }>,
     /// No room was found in this batch: further new sessions need not look again.
@@ -126,7 +132,9 @@ impl UdpRelay {
             counters: RelayCounters::default(),
             epoch: None,
             now: 0,
+            seen: (0, 0),
             generation: 0,
+            asked: ArrayVec::new(),
             macs: queue.ports.iter().take(usize::from(MAX_PORTS)).map(|port| port.mac).collect(),
             reclaimed: false,
         }
@@ -142,10 +150,11 @@ impl UdpRelay {
         let epoch = *self.epoch.get_or_insert(cx.now());
         self.now = ticks(cx.now().saturating_duration_since(epoch));
         self.reclaimed = false;
-        // The low half, as in `NextHop`.
-        let generation = cx.tables().generation as u32;
-        if generation != self.generation {
-            self.generation = generation;
+        let seen = (cx.tables().generation, self.now / ASK_EVERY);
+        if seen != self.seen {
+            self.seen = seen;
+            self.generation = self.generation.wrapping_add(1);
+            self.asked.clear();
             for (mac, port) in self.macs.iter_mut().zip(&cx.info().ports) {
                 *mac = cx.tables().link(port.ifindex).map_or(port.mac, |link| link.mac);
             }
@@ -413,12 +422,17 @@ impl UdpRelay {
         is_over(&self.entries, session, self.now)
     }
 
-    fn resolve(&self, destination: IpAddr, cx: &mut Context<'_>) -> Result<NextHop, Verdict> {
+    fn resolve(&mut self, destination: IpAddr, cx: &mut Context<'_>) -> Result<NextHop, Verdict> {
         const NO_ROUTE: Verdict = Verdict::Drop(DropReason::NoRoute);
         match cx.tables().resolve(destination) {
             Resolution::NoRoute => Err(NO_ROUTE),
             Resolution::Hop(hop) => {
                 let port = cx.port_of(hop.interface).ok_or(NO_ROUTE)?;
+                // The kernel does not see our traffic: what is not asked for, it forgets.
+                if !self.asked.contains(&(hop.interface, hop.next_hop)) {
+                    let _ = self.asked.try_push((hop.interface, hop.next_hop));
+                    cx.resolve(hop.interface, hop.next_hop);
+                }
                 Ok(NextHop { generation: self.generation, mtu: hop.mtu, mac: hop.destination, port })
             }
             Resolution::Unresolved { interface, next_hop } => {
