@@ -6,6 +6,7 @@ pub mod build;
 pub mod checksum;
 mod columns;
 pub mod parse;
+mod reflect;
 pub mod rewrite;
 
 pub use columns::{Columns, Endpoint, Flow, LANES, MacAddr};
