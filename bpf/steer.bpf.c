@@ -2,7 +2,7 @@
 //
 // Steering: which received packets go to this queue's AF_XDP socket. A positive list of (destination
 // address, UDP destination port); everything else goes on to the kernel untouched. The table of
-// verdicts and the recipe of the object are in docs/steering.md; tests/steering.rs runs both.
+// verdicts and the recipe of the object are in docs/steering.md; tests/steering runs both.
 //
 // No includes: what is needed of the kernel's stable ABI (include/uapi/linux/bpf.h) is written here,
 // so that the object depends on this file and the compiler alone. Bounds checks are of the plainest
@@ -83,8 +83,8 @@ enum verdict {
 
 enum { PROTOCOL_UDP = 17, IPV6_FRAGMENT = 44 };
 
-// Numbers of more than a byte are read byte by byte: the result is in network order on every machine,
-// and the verifier knows its range, which it forgets at a byte swap.
+// Numbers of two bytes are read byte by byte: so the verifier knows their range, which it forgets at a
+// byte swap.
 struct ethernet {
 	u8 destination[6], source[6], type[2];
 };

@@ -7,6 +7,7 @@ use std::ops::RangeInclusive;
 
 use super::EngineError;
 use super::status::SteeringStatus;
+use crate::net::{BusyPollSettings, SettingsGuard};
 use crate::port::{PortError, QueueId};
 use crate::xdp::steering::{AttachMode, Steering, SteeringOptions};
 use crate::xdp::{Device, PortRequest};
@@ -24,6 +25,8 @@ pub(super) struct Interfaces {
 struct Attached {
     steering: Steering,
     ifindex: u32,
+    /// Device settings for busy polling, put back when this is dropped; `Err` where they were refused.
+    settings: Option<Result<SettingsGuard, ()>>,
 }
 
 impl Interfaces {
@@ -45,7 +48,7 @@ impl Interfaces {
             let mut steering = Steering::attach(name, &self.options)
                 .map_err(|e| EngineError::Steering { interface: name.to_owned(), text: e.to_string() })?;
             list(&mut steering, name, &self.destinations)?;
-            self.attached.insert(name.to_owned(), Attached { steering, ifindex: device.ifindex });
+            self.attached.insert(name.to_owned(), Attached { steering, ifindex: device.ifindex, settings: None });
         }
         match self.attached.get(name) {
             Some(attached) => Ok(&attached.steering),
@@ -93,6 +96,17 @@ impl Interfaces {
         }
         self.destinations = wanted;
         Ok(())
+    }
+
+    /// Preferred busy polling is in force on `name`: the device defers its interrupts to it from now on.
+    /// Done once, and put back when the engine ends.
+    pub(super) fn busy_polls(&mut self, name: &str) {
+        let Some(attached) = self.attached.get_mut(name).filter(|a| a.settings.is_none()) else { return };
+        let wanted = BusyPollSettings::default();
+        tracing::info!(interface = name, ?wanted, "device settings for busy polling, put back at the end");
+        attached.settings = Some(wanted.apply(name, attached.ifindex).map_err(|error| {
+            tracing::warn!(interface = name, %error, "device settings for busy polling");
+        }));
     }
 
     /// Interfaces whose program is not attached any more: another process took it off, or the

@@ -23,6 +23,7 @@ use oxide_actors::supervisor::{Depth, Settings, Supervisor, SupervisorHandle, Wo
 use oxide_topology::Plan;
 
 pub use error::EngineError;
+pub use house::read_tables;
 pub use interfaces::Destinations;
 pub use settings::{make_plan, request};
 pub use status::{EngineState, EngineStatus, ModeStatus, ProcessUsage, QueueStatus, SteeringStatus, Totals};
@@ -121,8 +122,15 @@ impl<H: Handler + 'static> EngineBuilder<H> {
             .map_err(|e| EngineError::Actor { step: "starting the supervisor", text: e.to_string() })?;
         let handle = supervisor.handle();
         let (stop_house, stopped) = flume::bounded(1);
-        let house =
-            House { net, handle: handle.clone(), interfaces: Arc::clone(&interfaces), destinations, asked, stopped };
+        let house = House {
+            net,
+            handle: handle.clone(),
+            interfaces: Arc::clone(&interfaces),
+            status: Arc::clone(&status),
+            destinations,
+            asked,
+            stopped,
+        };
         let workers = plan.actors.len();
         let house = thread::Builder::new()
             .name("oxide-house".to_owned())

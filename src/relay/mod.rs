@@ -1,3 +1,19 @@
-//! The ready application: sessions, address translation, policies.
+//! The ready application: UDP relay entries, their sessions, address translation, target policy.
+//!
+//! ```text
+//!  client c:p  ->  listen address   ==[ session of (c:p, entry) ]==>  source:port  ->  upstream
+//!  client c:p  <-  listen address   <==[ session by source port ]===  source:port  <-  upstream
+//! ```
+//!
+//! [`RelayPlan`] is made once from the configuration; [`UdpRelay`] is one queue's handler, which alone
+//! touches that queue's sessions. A session lives on the queue where its client arrives, and has a
+//! source port from that queue's slice, so that any queue can tell whose an answer is.
 
+mod plan;
 pub mod policy;
+mod ports;
+mod session;
+mod udp;
+
+pub use plan::{Entry, PlanError, RelayPlan};
+pub use udp::{RelayCounters, UdpRelay};

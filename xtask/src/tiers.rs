@@ -108,7 +108,6 @@ pub(crate) fn run(cancel: &Cancel, options: &Options) -> Result<()> {
     let mut outcomes = vec![];
     for &tier in Tier::ALL {
         let outcome = if options.only.is_empty() || options.only.contains(&tier) {
-            println!("\n== {}: {}", tier.name(), tier.about());
             run_tier(cancel, tier, &targets, options.only.contains(&tier))?
         } else {
             Outcome::NotRun("not asked for".to_owned())
@@ -183,6 +182,7 @@ fn cargo_test_targets<'a>(cancel: &Cancel, targets: impl Iterator<Item = &'a Tar
 
 /// `cargo test`; with `sudo`, cargo stays the user's and each test program runs as root.
 fn cargo_test(cancel: &Cancel, arguments: &[&str], sudo: bool) -> Result<Outcome> {
+    println!("\n== cargo test {}", arguments.join(" "));
     let mut command = cargo();
     command.arg("test").args(arguments).arg("--no-fail-fast");
     if sudo {
@@ -247,6 +247,7 @@ fn lint(cancel: &Cancel) -> Result<Outcome> {
             tally.excused.push(format!("SKIPPED-OK cargo {tool}: it is not installed"));
             continue;
         }
+        println!("\n== cargo {tool} {}", arguments.join(" "));
         let status = run_lines(cancel, cargo().arg(tool).args(*arguments), |line| println!("{line}"))?;
         if status.success() {
             tally.passed += 1;

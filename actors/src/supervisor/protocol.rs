@@ -252,7 +252,7 @@ pub trait Worker: Send + 'static {
     /// The actor was told to end, did not in time, and keeps its thread: stop giving it work from outside.
     fn abandon(&mut self) {}
 
-    /// Called a few times a second.
+    /// Called about 20 times a second.
     fn tick(&mut self, now: Instant) {
         let _ = now;
     }

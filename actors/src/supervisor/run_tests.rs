@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 use std::sync::atomic::AtomicBool;
 
-use super::super::{Depth, Health, Refusal, SupervisorError, Word};
+use super::super::{Depth, Refusal, SupervisorError, Word};
 use super::*;
 use crate::executor::{ExecutorHandle, ExecutorKind, ExecutorSpec, spawn};
 use crate::mailbox::{Address, Mailbox, mailbox};
@@ -43,6 +43,9 @@ impl Worker for Scripted {
 
     fn start(&mut self, generation: u64, link: Link<u32>) -> Result<(), End> {
         assert_ne!((self.name.as_str(), generation), ("no start", 1), "defect in start");
+        if self.name == "refused" {
+            return Err(End::Refused("EPERM".into()));
+        }
         let (address, mailbox) = mailbox(4).map_err(|error| End::Failed(error.to_string()))?;
         let spec = ExecutorSpec { name: self.name.clone(), cpu: None, kind: ExecutorKind::Thread };
         let script = Arc::clone(&self.script);
@@ -208,6 +211,22 @@ fn a_storm_degrades_the_engine_and_leaves_the_others_running() {
     assert_eq!((status[0].generation, status[0].state.name()), (6, "failed"));
     // The other may not have been waited for.
     assert!(matches!(status[1].state, State::Opening | State::Running));
+    rig.finish();
+}
+
+#[test]
+fn what_follows_from_a_refused_start_is_told_after_what_led_to_it() {
+    let rig = Rig::new(vec![Scripted::new("refused", obedient)]);
+    let next_health = || {
+        rig.until(|notice| match notice {
+            Notice::Event(Event::Health(health)) => Some(*health),
+            _ => None,
+        })
+    };
+    assert_eq!(next_health(), Health::Degraded);
+    rig.handle().restart(A, Depth::Hard).unwrap();
+    assert_eq!((next_health(), next_health()), (Health::Healthy, Health::Degraded));
+    assert_eq!(rig.handle().status().unwrap().0, Health::Degraded);
     rig.finish();
 }
 

@@ -205,6 +205,8 @@ fn explain(status: &str, uid_map: &str, lockdown: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     const HOST: &str = "         0          0 4294967295\n";

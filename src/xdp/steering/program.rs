@@ -12,7 +12,7 @@ use aya::{EbpfError, EbpfLoader};
 use super::{Fallback, SteeringError};
 
 /// `bpf/steer.bpf.c`, compiled; docs/steering.md says how. In the repository, so that a clone builds
-/// without clang; tests/steering.rs checks that it is what its source says.
+/// without clang; tests/steering checks that it is what its source says.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/steer.bpf.o"));
 
 /// An address in network order, IPv4 as ::ffff:a.b.c.d.
@@ -105,6 +105,10 @@ fn load_error(interface: &str, error: &(dyn Error + 'static)) -> SteeringError {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::io::Write;
+
     use super::*;
     use crate::xdp::steering::bpf;
 
@@ -112,7 +116,7 @@ mod tests {
     #[test]
     fn old_and_new_kernels_agree() {
         if !rustix::process::geteuid().is_root() {
-            eprintln!("SKIPPED old_and_new_kernels_agree: needs root");
+            let _ = writeln!(io::stderr(), "SKIPPED old_and_new_kernels_agree: needs root");
             return;
         }
         let mut frame = vec![2; 12];

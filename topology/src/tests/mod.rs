@@ -2,5 +2,6 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod cases;
+mod files;
 mod machines;
 mod properties;

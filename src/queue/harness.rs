@@ -1,0 +1,214 @@
+//! Runs a handler over packets with no NIC, no root and no threads: for its author's tests.
+//!
+//! What the handler sees is what it sees in the engine: the real batch processor, frames of a real
+//! packet memory, batches of up to 64. Time stands still until it is moved.
+//!
+//! ```
+//! use oxide::queue::{Batch, Context, Handler, Harness, Outcome};
+//! use oxide::telemetry::DropReason;
+//!
+//! struct Refuse;
+//! impl Handler for Refuse {
+//!     fn handle(&mut self, batch: &mut Batch<'_>, _: &mut Context<'_>) {
+//!         (0..batch.len()).for_each(|lane| batch.drop(lane, DropReason::Handler));
+//!     }
+//! }
+//! let mut harness = Harness::new(Harness::info(2), Default::default(), |_| Refuse)?;
+//! assert_eq!(harness.feed(0, &[[0u8; 60]]), [Outcome::Drop(DropReason::Handler)]);
+//! # Ok::<(), oxide::queue::HarnessError>(())
+//! ```
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use super::batch::{Batch, Verdict};
+use super::handler::{Context, Handler, QueueInfo, Requests};
+use crate::net::Tables;
+use crate::packet::{Columns, LANES, MacAddr};
+use crate::port::{Burst, Mode, PortInfo, QueueId};
+use crate::simd::Processor;
+use crate::telemetry::DropReason;
+use crate::umem::{LayoutError, PageKind, PortIndex, Region, RegionError, RingSizes, Umem, UmemLayout};
+
+/// What a handler decided, and the packet as it left it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Sent by a port: the whole frame.
+    Transmit(PortIndex, Vec<u8>),
+    /// Dropped.
+    Drop(DropReason),
+    /// To be shown again: the whole frame.
+    Hold(Vec<u8>),
+    /// For another queue: its number and the whole frame.
+    HandOver(u32, Vec<u8>),
+}
+
+/// Packet memory could not be had.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+#[non_exhaustive]
+pub enum HarnessError {
+    /// Sizes.
+    Layout(#[from] LayoutError),
+    /// Pages.
+    Memory(#[from] RegionError),
+}
+
+/// A handler, and all it is given.
+pub struct Harness<H> {
+    handler: H,
+    info: QueueInfo,
+    tables: Tables,
+    now: Instant,
+    draining: bool,
+    requests: Requests,
+    umem: Umem,
+    processor: Processor,
+    columns: Box<Columns>,
+    verdicts: [Verdict; LANES],
+}
+
+impl Harness<()> {
+    /// Queue 0 of 1 with `ports` simulated ports `sim0`, `sim1`, ...: interface number 1 and up, MACs
+    /// `02:00:00:00:01:00` and up, MTU 1500, seed 1. Change what the test is about.
+    #[must_use]
+    pub fn info(ports: u8) -> QueueInfo {
+        let port = |n: u8| PortInfo {
+            id: QueueId::new(format!("sim{n}"), 0),
+            ifindex: u32::from(n) + 1,
+            mac: MacAddr([2, 0, 0, 0, 1, n]),
+            mtu: 1500,
+            mode: Mode::Simulated,
+            mode_reason: String::new(),
+            busy_poll: String::new(),
+        };
+        QueueInfo { queue: 0, queues: 1, ports: (0..ports).map(port).collect(), seed: 1 }
+    }
+}
+
+impl<H: Handler> Harness<H> {
+    /// The handler that `factory` makes for `info`.
+    ///
+    /// # Errors
+    /// [`HarnessError`] if there is no memory for 256 frames of 4 KiB.
+    pub fn new(info: QueueInfo, tables: Tables, factory: impl FnOnce(&QueueInfo) -> H) -> Result<Self, HarnessError> {
+        let rings = RingSizes::from_ring_size(64)?;
+        let layout = UmemLayout::new(4096, UmemLayout::frames_for(&rings, 1), 0, &rings, 1, 0)?;
+        let umem = Umem::new(Region::map(layout.bytes(), PageKind::Base, None)?, layout)?;
+        Ok(Self {
+            handler: factory(&info),
+            info,
+            tables,
+            now: Instant::now(),
+            draining: false,
+            requests: Requests::default(),
+            umem,
+            processor: Processor::detect(),
+            columns: Box::default(),
+            verdicts: [Verdict::None; LANES],
+        })
+    }
+
+    /// Lets packets (whole Ethernet frames, at most 3840 bytes each) come in by `port`, in batches of 64. One
+    /// outcome for each, in order; a packet that is too long is [`DropReason::Oversized`].
+    pub fn feed(&mut self, port: PortIndex, packets: &[impl AsRef<[u8]>]) -> Vec<Outcome> {
+        packets.chunks(LANES).flat_map(|chunk| self.batch(port, chunk, false)).collect()
+    }
+
+    /// As [`feed`](Self::feed), with packets that were held before.
+    pub fn feed_again(&mut self, port: PortIndex, packets: &[impl AsRef<[u8]>]) -> Vec<Outcome> {
+        packets.chunks(LANES).flat_map(|chunk| self.batch(port, chunk, true)).collect()
+    }
+
+    fn batch(&mut self, port: PortIndex, packets: &[impl AsRef<[u8]>], again: bool) -> Vec<Outcome> {
+        let mut burst = Burst::new();
+        let taken: Vec<bool> = packets.iter().map(|packet| self.load(packet.as_ref(), &mut burst)).collect();
+        self.processor.parse_frames(&self.umem, &burst, &mut self.columns);
+        self.verdicts.fill(Verdict::None);
+        let mut batch = Batch::new(&self.umem, &mut burst, &self.columns, &mut self.verdicts, port, again);
+        let mut cx = Context::new(self.now, &self.info, &self.tables, self.draining, &mut self.requests);
+        if !batch.is_empty() {
+            self.handler.handle(&mut batch, &mut cx);
+        }
+        let mut frames = burst.drain().zip(self.verdicts);
+        let mut outcomes = Vec::with_capacity(packets.len());
+        for taken in taken {
+            let Some((frame, verdict)) = taken.then(|| frames.next()).flatten() else {
+                outcomes.push(Outcome::Drop(DropReason::Oversized));
+                continue;
+            };
+            let bytes = self.umem.bytes(&frame).to_vec();
+            self.umem.give(frame);
+            outcomes.push(match verdict {
+                Verdict::Transmit(to) => Outcome::Transmit(to, bytes),
+                Verdict::Drop(reason) => Outcome::Drop(reason),
+                Verdict::None => Outcome::Drop(DropReason::NoVerdict),
+                Verdict::Hold => Outcome::Hold(bytes),
+                Verdict::HandOver(queue) => Outcome::HandOver(queue, bytes),
+            });
+        }
+        outcomes
+    }
+
+    /// Puts a packet into a frame at the end of `burst`; `false` if it does not fit.
+    fn load(&mut self, packet: &[u8], burst: &mut Burst) -> bool {
+        let Some(mut frame) = self.umem.take() else { return false };
+        let fits = u16::try_from(packet.len()).is_ok_and(|length| self.umem.set_length(&mut frame, length));
+        if !fits {
+            self.umem.give(frame);
+            return false;
+        }
+        self.umem.bytes_mut(&mut frame).copy_from_slice(packet);
+        match burst.push(frame) {
+            Ok(()) => true,
+            Err(frame) => {
+                self.umem.give(frame);
+                false
+            }
+        }
+    }
+
+    /// Calls [`Handler::tick`] once.
+    pub fn tick(&mut self) {
+        let mut cx = Context::new(self.now, &self.info, &self.tables, self.draining, &mut self.requests);
+        self.handler.tick(&mut cx);
+    }
+
+    /// Moves the clock, without ticking.
+    pub fn advance(&mut self, by: Duration) {
+        self.now += by;
+    }
+
+    /// What the clock shows.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// Shows other tables from now on; give them another generation.
+    pub fn set_tables(&mut self, tables: Tables) {
+        self.tables = tables;
+    }
+
+    /// The tables in force.
+    #[must_use]
+    pub fn tables(&self) -> &Tables {
+        &self.tables
+    }
+
+    /// Whether the handler is told that the engine drains.
+    pub fn set_draining(&mut self, draining: bool) {
+        self.draining = draining;
+    }
+
+    /// Next hops that the handler asked for since this was last called.
+    pub fn take_requests(&mut self) -> Vec<(u32, IpAddr)> {
+        self.requests.take().collect()
+    }
+
+    /// The handler.
+    #[must_use]
+    pub fn handler(&self) -> &H {
+        &self.handler
+    }
+}

@@ -1,0 +1,115 @@
+//! The source ports of one source address, as far as they are this queue's.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use super::plan::mix;
+
+/// No session.
+const NONE: u32 = u32::MAX;
+
+/// Which session has which port, and the free ones in the order they will be given out. Allocates only
+/// when made.
+#[derive(Debug)]
+pub(super) struct SourcePorts {
+    pub(super) address: [u8; 16],
+    first: u16,
+    /// By port: slot of the session, or [`NONE`].
+    slots: Vec<u32>,
+    /// A port that was given back rests until all others have been used: a late answer must not reach
+    /// the next client.
+    free: VecDeque<u16>,
+}
+
+impl SourcePorts {
+    /// All of `ports` free, in an order that depends on `seed` (RFC 6056: an outsider must not be able
+    /// to guess the next one).
+    pub(super) fn new(address: [u8; 16], ports: Range<u32>, seed: u64) -> Self {
+        let mut free: Vec<u16> = ports.clone().filter_map(|port| u16::try_from(port).ok()).collect();
+        let mut random = seed;
+        for last in (1..free.len()).rev() {
+            random = mix(random);
+            free.swap(last, (random % (last as u64 + 1)) as usize);
+        }
+        let slots = vec![NONE; free.len()];
+        // An empty range has no first port, and no port is looked up in it.
+        Self { address, first: u16::try_from(ports.start).unwrap_or(u16::MAX), slots, free: free.into() }
+    }
+
+    /// The next free port, from now on of the session in `slot`.
+    pub(super) fn take(&mut self, slot: u32) -> Option<u16> {
+        let port = self.free.pop_front()?;
+        if let Some(entry) = self.slots.get_mut(usize::from(port - self.first)) {
+            *entry = slot;
+        }
+        Some(port)
+    }
+
+    /// Gives back a port that [`take`](Self::take) gave.
+    pub(super) fn give(&mut self, port: u16) {
+        if let Some(entry) = self.slots.get_mut(usize::from(port.wrapping_sub(self.first)))
+            && std::mem::replace(entry, NONE) != NONE
+        {
+            self.free.push_back(port);
+        }
+    }
+
+    /// Whose port it is.
+    #[inline]
+    pub(super) fn slot(&self, port: u16) -> Option<u32> {
+        self.slots.get(usize::from(port.wrapping_sub(self.first))).copied().filter(|&slot| slot != NONE)
+    }
+
+    /// Whether no session has a port here.
+    pub(super) fn unused(&self) -> bool {
+        self.free.len() == self.slots.len()
+    }
+
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.slots.capacity() * size_of::<u32>() + self.free.capacity() * size_of::<u16>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_port_once_then_none_and_the_oldest_first_again() {
+        let mut ports = SourcePorts::new([0; 16], 65_530..65_536, 7);
+        let taken: Vec<u16> = (0..6).filter_map(|slot| ports.take(slot)).collect();
+        let mut sorted = taken.clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, (65_530..=65_535).collect::<Vec<u16>>());
+        assert_eq!(ports.take(9), None);
+        for (slot, &port) in taken.iter().enumerate() {
+            assert_eq!(ports.slot(port), Some(slot as u32));
+        }
+        ports.give(taken[3]);
+        ports.give(taken[1]);
+        ports.give(taken[1]);
+        assert_eq!(ports.slot(taken[3]), None);
+        assert_eq!((ports.take(10), ports.take(11), ports.take(12)), (Some(taken[3]), Some(taken[1]), None));
+    }
+
+    #[test]
+    fn foreign_ports_are_nobodys() {
+        let mut ports = SourcePorts::new([0; 16], 2000..2002, 7);
+        ports.give(1999);
+        ports.give(2002);
+        assert!(ports.unused());
+        assert_eq!((ports.slot(1999), ports.slot(2002), ports.slot(0)), (None, None, None));
+        let mut none = SourcePorts::new([0; 16], 65_536..65_536, 7);
+        assert_eq!((none.take(0), none.slot(65_535)), (None, None));
+    }
+
+    #[test]
+    fn the_order_depends_on_the_seed() {
+        let order = |seed| {
+            let mut ports = SourcePorts::new([0; 16], 1024..2024, seed);
+            (0..1000).filter_map(|slot| ports.take(slot)).collect::<Vec<_>>()
+        };
+        assert_eq!(order(1), order(1));
+        assert_ne!(order(1), order(2));
+    }
+}
