@@ -20,7 +20,7 @@ use super::plan::{RelayPlan, Slices};
 use super::ports::SourcePorts;
 use super::session::{NextHop, Session, Sessions};
 use crate::net::{Resolution, Tables};
-use crate::packet::{Endpoint, LANES, MacAddr, Rewrite, rewrite};
+use crate::packet::{AddressChange, Endpoint, Flow, LANES, MacAddr, Rewrite, Translation};
 use crate::queue::{Batch, Context, Handler, QueueInfo, Verdict, lanes};
 use crate::telemetry::DropReason;
 use crate::umem::{MAX_PORTS, PortIndex};
@@ -172,16 +172,26 @@ impl UdpRelay {
         for lane in lanes(live & !columns.udp) {
             batch.drop(lane, columns.fault[lane]);
         }
+        // Most packets of a batch are for the entry that the one before was for.
+        let mut last = (Endpoint::default(), None);
         for lane in lanes(live & columns.udp) {
             let flow = &columns.flow[lane];
-            ways[lane] = if let Some(&entry) = self.listens.get(&flow.destination) {
-                let hash = self.sessions.hash(&flow.source, entry);
-                Way::Client { entry, slot: self.sessions.find(hash, &flow.source, entry) }
-            } else {
-                match self.slices.owner(flow.destination.port) {
-                    Some(owner) if owner == self.queue => Way::Answer { slot: self.slot_of(&flow.destination) },
-                    other => {
-                        batch.decide(lane, other.map_or(STRAY, Verdict::HandOver));
+            // The configuration keeps listening ports and source ports apart.
+            ways[lane] = match self.slices.owner(flow.destination.port) {
+                Some(owner) if owner == self.queue => Way::Answer { slot: self.slot_of(&flow.destination) },
+                Some(other) => {
+                    batch.decide(lane, Verdict::HandOver(other));
+                    Way::Settled
+                }
+                None => {
+                    if last.0 != flow.destination {
+                        last = (flow.destination, self.listens.get(&flow.destination).copied());
+                    }
+                    if let Some(entry) = last.1 {
+                        let hash = self.sessions.hash(&flow.source, entry);
+                        Way::Client { entry, slot: self.sessions.find(hash, &flow.source, entry) }
+                    } else {
+                        batch.decide(lane, STRAY);
                         Way::Settled
                     }
                 }
@@ -203,32 +213,23 @@ impl UdpRelay {
         slot: Option<u32>,
         cx: &mut Context<'_>,
     ) -> Result<PortIndex, Verdict> {
-        let client = batch.columns().flow[lane].source;
-        let slot = match self.current(slot, &client, entry, cx) {
+        let old = &batch.columns().flow[lane];
+        let slot = match self.current(slot, &old.source, entry, cx) {
             Some(slot) => slot,
-            None => self.create(&client, entry, cx).map_err(Verdict::Drop)?,
+            None => self.create(&old.source, entry, cx).map_err(Verdict::Drop)?,
         };
         let now = self.now;
-        let Some(session) = self.sessions.get_mut(slot) else { return Err(Verdict::None) };
+        let session = self.sessions.get_mut(slot).ok_or(STRAY)?;
         session.last_seen = now;
-        let session = *session;
-        let (Some(&upstream), Some(source)) =
-            (self.upstreams.get(session.upstream as usize), self.sources.get(usize::from(session.source)))
-        else {
-            return Err(Verdict::None);
-        };
-        let from = Endpoint { address: source.address, port: session.port };
-        let hop = match session.to_upstream {
-            hop if hop.fresh(self.generation) => hop,
-            _ => {
-                let hop = self.resolve(upstream.ip(), cx)?;
-                if let Some(session) = self.sessions.get_mut(slot) {
-                    session.to_upstream = hop;
-                }
-                hop
-            }
-        };
-        self.send(batch, lane, hop, from, upstream)
+        let (port, mut hop) = (session.port, session.to_upstream);
+        let source = self.sources.get(usize::from(session.source)).ok_or(STRAY)?;
+        let upstream = *self.upstreams.get(session.upstream as usize).ok_or(STRAY)?;
+        let new = Flow { source: Endpoint { address: source.address, port }, destination: upstream };
+        if !hop.fresh(self.generation) {
+            hop = self.resolve(old, &new, cx)?;
+            self.sessions.get_mut(slot).ok_or(STRAY)?.to_upstream = hop;
+        }
+        self.send(batch, lane, &new, hop)
     }
 
     fn from_upstream(
@@ -238,55 +239,46 @@ impl UdpRelay {
         slot: Option<u32>,
         cx: &mut Context<'_>,
     ) -> Result<PortIndex, Verdict> {
-        let flow = &batch.columns().flow[lane];
+        let old = &batch.columns().flow[lane];
         // The session may have ended, or begun, earlier in this batch.
         let holds = |slot: u32| {
             self.sessions.get(slot).is_some_and(|s| {
                 let source = self.sources.get(usize::from(s.source));
-                s.port == flow.destination.port && source.is_some_and(|s| s.address == flow.destination.address)
+                s.port == old.destination.port && source.is_some_and(|s| s.address == old.destination.address)
             })
         };
-        let slot = slot.filter(|&slot| holds(slot)).or_else(|| self.slot_of(&flow.destination)).ok_or(STRAY)?;
-        let session = *self.sessions.get(slot).ok_or(STRAY)?;
-        if self.expired(&session) {
+        let slot = slot.filter(|&slot| holds(slot)).or_else(|| self.slot_of(&old.destination)).ok_or(STRAY)?;
+        let session = self.sessions.get(slot).ok_or(STRAY)?;
+        if self.expired(session) {
             return Err(STRAY);
         }
-        if self.upstreams.get(session.upstream as usize) != Some(&flow.source) {
+        if self.upstreams.get(session.upstream as usize) != Some(&old.source) {
             return Err(Verdict::Drop(DropReason::WrongPeer));
         }
-        let hop = match session.to_client {
-            hop if hop.fresh(self.generation) => hop,
-            _ => {
-                let hop = self.resolve(session.client.ip(), cx)?;
-                if let Some(session) = self.sessions.get_mut(slot) {
-                    session.to_client = hop;
-                }
-                hop
-            }
-        };
         let listen = self.entries.get(usize::from(session.entry)).ok_or(STRAY)?.listen;
-        self.send(batch, lane, hop, listen, session.client)
+        let new = Flow { source: listen, destination: session.client };
+        let mut hop = session.to_client;
+        if !hop.fresh(self.generation) {
+            hop = self.resolve(old, &new, cx)?;
+            self.sessions.get_mut(slot).ok_or(STRAY)?.to_client = hop;
+        }
+        self.send(batch, lane, &new, hop)
     }
 
     /// New addresses, and out.
     #[inline]
-    fn send(
-        &self,
-        batch: &mut Batch<'_>,
-        lane: usize,
-        hop: NextHop,
-        source: Endpoint,
-        destination: Endpoint,
-    ) -> Result<PortIndex, Verdict> {
+    fn send(&self, batch: &mut Batch<'_>, lane: usize, new: &Flow, hop: NextHop) -> Result<PortIndex, Verdict> {
         let columns = batch.columns();
         let (l3, l4, length) = (columns.l3[lane], columns.l4[lane], columns.length[lane]);
         if length.saturating_sub(u16::from(l3)) > hop.mtu {
             return Err(Verdict::Drop(DropReason::TooBig));
         }
+        let Flow { source, destination } = *new;
         let source_mac = *self.macs.get(usize::from(hop.port)).ok_or(NO_ROUTE)?;
         let new = Rewrite { source_mac, destination_mac: hop.mac, source, destination };
         let ipv4 = columns.ipv4 & 1 << lane != 0;
-        rewrite::apply(batch.packet_mut(lane), l3, l4, ipv4, &columns.flow[lane], &new).map_err(Verdict::Drop)?;
+        let translation = Translation::with(&columns.flow[lane], &new, hop.addresses, ipv4);
+        translation.apply(batch.packet_mut(lane), l3, l4, ipv4).map_err(Verdict::Drop)?;
         // Without Ethernet padding. Never longer than the frame, so it fits.
         let _ = batch.set_length(lane, length);
         Ok(hop.port)
@@ -423,17 +415,19 @@ impl UdpRelay {
         is_over(&self.entries, session, self.now)
     }
 
-    fn resolve(&mut self, destination: IpAddr, cx: &mut Context<'_>) -> Result<NextHop, Verdict> {
-        match cx.tables().resolve(destination) {
+    /// Where a session's packets leave that come as `old` and go as `new`.
+    fn resolve(&mut self, old: &Flow, new: &Flow, cx: &mut Context<'_>) -> Result<NextHop, Verdict> {
+        match cx.tables().resolve(new.destination.ip()) {
             Resolution::NoRoute => Err(NO_ROUTE),
             Resolution::Hop(hop) => {
                 let port = cx.port_of(hop.interface).ok_or(NO_ROUTE)?;
+                let addresses = AddressChange::new(old, new).map_err(Verdict::Drop)?;
                 // The kernel does not see our traffic: what is not asked for, it forgets.
                 if !self.asked.contains(&(hop.interface, hop.next_hop)) {
                     let _ = self.asked.try_push((hop.interface, hop.next_hop));
                     cx.resolve(hop.interface, hop.next_hop);
                 }
-                Ok(NextHop { generation: self.generation, mtu: hop.mtu, mac: hop.destination, port })
+                Ok(NextHop { generation: self.generation, mtu: hop.mtu, addresses, mac: hop.destination, port })
             }
             Resolution::Unresolved { interface, next_hop } => {
                 cx.port_of(interface).ok_or(NO_ROUTE)?;
