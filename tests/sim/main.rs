@@ -45,3 +45,17 @@ fn every_checker_holds_with_all_faults_at_once() {
         assert!(report.bad_descriptors > 0);
     }
 }
+
+/// Not a test of anything but endurance: `cargo test --release --test sim -- --ignored --nocapture long`.
+/// `SIM_PACKETS` and `SIM_SEED` choose how long and which.
+#[test]
+#[ignore = "a long run; the speed it prints means something only in release builds"]
+fn long() {
+    let number = |name: &str, or: u64| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(or);
+    let (packets, seed) = (number("SIM_PACKETS", 2_000_000), number("SIM_SEED", 1));
+    for (name, faults, chaos) in [("none", Faults::none(), Chaos::none()), ("all", Faults::all(), Chaos::all())] {
+        let report = pass(&SimOptions { queues: 4, packets, faults, chaos, seed });
+        eprintln!("faults {name}: {:.2} M packets/s on one core", report.packets_per_second / 1e6);
+        eprintln!("{report:?}");
+    }
+}
