@@ -59,3 +59,15 @@ fn long() {
         eprintln!("{report:?}");
     }
 }
+
+/// Many seeds, every fault far more often than anywhere: `SIM_SEEDS=first..last`.
+#[test]
+#[ignore = "as long as the seeds it is given"]
+fn seeds() {
+    let range = std::env::var("SIM_SEEDS").unwrap_or_else(|_| "0..20".to_owned());
+    let (first, last) = range.split_once("..").unwrap();
+    for seed in first.parse().unwrap()..last.parse().unwrap() {
+        let chaos = Chaos::all().times(1 + seed as u32 % 20);
+        pass(&SimOptions { queues: 1 + seed as u32 % 5, packets: 20_000, faults: Faults::all(), chaos, seed });
+    }
+}
