@@ -9,7 +9,7 @@ use super::EngineError;
 use super::status::SteeringStatus;
 use crate::net::{BusyPollSettings, SettingsGuard};
 use crate::port::{PortError, QueueId};
-use crate::xdp::steering::{AttachMode, Steering, SteeringOptions};
+use crate::xdp::steering::{AttachMode, Steering, SteeringError, SteeringOptions};
 use crate::xdp::{Device, PortRequest};
 
 /// UDP destinations that are the engine's: everything else stays the kernel's.
@@ -45,8 +45,7 @@ impl Interfaces {
         if !good {
             // The old link goes first: two programs do not fit.
             self.attached.remove(name);
-            let mut steering = Steering::attach(name, &self.options)
-                .map_err(|e| EngineError::Steering { interface: name.to_owned(), text: e.to_string() })?;
+            let mut steering = Steering::attach(name, &self.options).map_err(|e| refused(name, &e))?;
             list(&mut steering, name, &self.destinations)?;
             self.attached.insert(name.to_owned(), Attached { steering, ifindex: device.ifindex, settings: None });
         }
@@ -59,9 +58,7 @@ impl Interfaces {
     /// What a backend needs to open `id`.
     pub(super) fn request(&mut self, id: &QueueId) -> Result<PortRequest, EngineError> {
         let steering = self.ensure(&id.interface)?;
-        let slot = steering
-            .slot(id.queue)
-            .map_err(|e| EngineError::Steering { interface: id.interface.clone(), text: e.to_string() })?;
+        let slot = steering.slot(id.queue).map_err(|e| refused(&id.interface, &e))?;
         let generic =
             (steering.mode() == AttachMode::Generic).then(|| steering.why().unwrap_or("as configured").to_owned());
         Ok(PortRequest { id: id.clone(), slot: Some(slot), generic })
@@ -88,10 +85,7 @@ impl Interfaces {
         for (name, attached) in &mut self.attached {
             list(&mut attached.steering, name, &wanted)?;
             for address in &gone {
-                attached
-                    .steering
-                    .deny(*address)
-                    .map_err(|e| EngineError::Steering { interface: name.clone(), text: e.to_string() })?;
+                attached.steering.deny(*address).map_err(|e| refused(name, &e))?;
             }
         }
         self.destinations = wanted;
@@ -133,11 +127,16 @@ fn list(steering: &mut Steering, name: &str, destinations: &Destinations) -> Res
         by_address.entry(*address).or_default().push(ports.clone());
     }
     for (address, ports) in by_address {
-        steering
-            .allow(address, ports)
-            .map_err(|e| EngineError::Steering { interface: name.to_owned(), text: e.to_string() })?;
+        steering.allow(address, ports).map_err(|e| refused(name, &e))?;
     }
     Ok(())
+}
+
+/// Names the interface where the steering room has not.
+fn refused(interface: &str, error: &SteeringError) -> EngineError {
+    let text = error.to_string();
+    let text = if text.contains(interface) { text } else { format!("{interface}: {text}") };
+    EngineError::Steering { interface: interface.to_owned(), text }
 }
 
 /// An opened port's error, told as the engine's.

@@ -37,6 +37,9 @@ const RECLAIM: usize = 64;
 /// Source addresses in use at once; more than a host has toward its upstreams.
 const SOURCES: usize = 64;
 
+const STRAY: Verdict = Verdict::Drop(DropReason::NoSession);
+const NO_ROUTE: Verdict = Verdict::Drop(DropReason::NoRoute);
+
 /// What became of sessions. All monotonic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
 #[non_exhaustive]
@@ -94,8 +97,7 @@ enum Way {
         slot: Option<u32>,
     },
     Answer {
-        source: u8,
-        slot: u32,
+        slot: Option<u32>,
     },
     /// The verdict has been given.
     Settled,
@@ -176,10 +178,10 @@ impl UdpRelay {
                 let hash = self.sessions.hash(&flow.source, entry);
                 Way::Client { entry, slot: self.sessions.find(hash, &flow.source, entry) }
             } else {
-                match self.answer(&flow.destination) {
-                    Ok(way) => way,
-                    Err(verdict) => {
-                        batch.decide(lane, verdict);
+                match self.slices.owner(flow.destination.port) {
+                    Some(owner) if owner == self.queue => Way::Answer { slot: self.slot_of(&flow.destination) },
+                    other => {
+                        batch.decide(lane, other.map_or(STRAY, Verdict::HandOver));
                         Way::Settled
                     }
                 }
@@ -188,15 +190,9 @@ impl UdpRelay {
         ways
     }
 
-    fn answer(&self, destination: &Endpoint) -> Result<Way, Verdict> {
-        const STRAY: Verdict = Verdict::Drop(DropReason::NoSession);
-        let owner = self.slices.owner(destination.port).ok_or(STRAY)?;
-        if owner != self.queue {
-            return Err(Verdict::HandOver(owner));
-        }
-        let source = self.sources.iter().position(|s| s.address == destination.address).ok_or(STRAY)?;
-        let slot = self.sources.get(source).and_then(|s| s.slot(destination.port)).ok_or(STRAY)?;
-        Ok(Way::Answer { source: source as u8, slot })
+    /// The slot of the session that has this source address and port.
+    fn slot_of(&self, at: &Endpoint) -> Option<u32> {
+        self.sources.iter().find(|source| source.address == at.address)?.slot(at.port)
     }
 
     fn from_client(
@@ -239,15 +235,20 @@ impl UdpRelay {
         &mut self,
         batch: &mut Batch<'_>,
         lane: usize,
-        source: u8,
-        slot: u32,
+        slot: Option<u32>,
         cx: &mut Context<'_>,
     ) -> Result<PortIndex, Verdict> {
-        const STRAY: Verdict = Verdict::Drop(DropReason::NoSession);
         let flow = &batch.columns().flow[lane];
-        // Asked again: the slot may have ended, or changed hands, earlier in this batch.
+        // The session may have ended, or begun, earlier in this batch.
+        let holds = |slot: u32| {
+            self.sessions.get(slot).is_some_and(|s| {
+                let source = self.sources.get(usize::from(s.source));
+                s.port == flow.destination.port && source.is_some_and(|s| s.address == flow.destination.address)
+            })
+        };
+        let slot = slot.filter(|&slot| holds(slot)).or_else(|| self.slot_of(&flow.destination)).ok_or(STRAY)?;
         let session = *self.sessions.get(slot).ok_or(STRAY)?;
-        if session.source != source || session.port != flow.destination.port || self.expired(&session) {
+        if self.expired(&session) {
             return Err(STRAY);
         }
         if self.upstreams.get(session.upstream as usize) != Some(&flow.source) {
@@ -282,7 +283,7 @@ impl UdpRelay {
         if length.saturating_sub(u16::from(l3)) > hop.mtu {
             return Err(Verdict::Drop(DropReason::TooBig));
         }
-        let source_mac = *self.macs.get(usize::from(hop.port)).ok_or(Verdict::Drop(DropReason::NoRoute))?;
+        let source_mac = *self.macs.get(usize::from(hop.port)).ok_or(NO_ROUTE)?;
         let new = Rewrite { source_mac, destination_mac: hop.mac, source, destination };
         let ipv4 = columns.ipv4 & 1 << lane != 0;
         rewrite::apply(batch.packet_mut(lane), l3, l4, ipv4, &columns.flow[lane], &new).map_err(Verdict::Drop)?;
@@ -423,7 +424,6 @@ impl UdpRelay {
     }
 
     fn resolve(&mut self, destination: IpAddr, cx: &mut Context<'_>) -> Result<NextHop, Verdict> {
-        const NO_ROUTE: Verdict = Verdict::Drop(DropReason::NoRoute);
         match cx.tables().resolve(destination) {
             Resolution::NoRoute => Err(NO_ROUTE),
             Resolution::Hop(hop) => {
@@ -451,7 +451,7 @@ impl Handler for UdpRelay {
         for lane in lanes(batch.live() & batch.columns().udp) {
             let outcome = match ways[lane] {
                 Way::Client { entry, slot } => self.from_client(batch, lane, entry, slot, cx),
-                Way::Answer { source, slot } => self.from_upstream(batch, lane, source, slot, cx),
+                Way::Answer { slot } => self.from_upstream(batch, lane, slot, cx),
                 Way::Settled => continue,
             };
             batch.decide(lane, outcome.map_or_else(|verdict| verdict, Verdict::Transmit));

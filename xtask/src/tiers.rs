@@ -140,7 +140,6 @@ fn run_tier(cancel: &Cancel, tier: Tier, targets: &[Target], asked: bool) -> Res
 /// One file (or folder) under a `tests/`.
 #[derive(Debug)]
 struct Target {
-    package: String,
     name: String,
     /// Its source speaks of network namespaces.
     needs_root: bool,
@@ -161,8 +160,7 @@ fn test_targets() -> Result<Vec<Target>> {
         for target in list(&package, "targets") {
             if list(&target, "kind").iter().any(|k| k == "test") {
                 let source = fs::read_to_string(text(&target, "src_path")).unwrap_or_default();
-                let (package, name) = (text(&package, "name"), text(&target, "name"));
-                targets.push(Target { package, name, needs_root: source.contains("netns") });
+                targets.push(Target { name: text(&target, "name"), needs_root: source.contains("netns") });
             }
         }
     }
@@ -170,13 +168,12 @@ fn test_targets() -> Result<Vec<Target>> {
 }
 
 fn cargo_test_targets<'a>(cancel: &Cancel, targets: impl Iterator<Item = &'a Target>, sudo: bool) -> Result<Outcome> {
-    let mut arguments = vec![];
-    for target in targets {
-        arguments.extend(["--package", &target.package, "--test", &target.name]);
-    }
-    if arguments.is_empty() {
+    let names: Vec<&str> = targets.flat_map(|t| ["--test", &t.name]).collect();
+    if names.is_empty() {
         return Ok(Outcome::NotRun("there are no such tests".to_owned()));
     }
+    // The whole workspace each time: another choice of packages means other features, and compiling all again.
+    let arguments = [&["--workspace"], &names[..]].concat();
     cargo_test(cancel, &arguments, sudo)
 }
 

@@ -184,8 +184,8 @@ impl Programs {
         if packets == 0 || on_the_way * 100 > packets * TOLERATED_LOSS_PERCENT {
             return failed(format!("{on_the_way} of {packets} datagrams were lost on the way"));
         }
-        let late = if late == 0 { String::new() } else { format!(", {late} more in iperf3's full socket") };
-        Ok(format!("{packets} datagrams, {on_the_way} lost{late}"))
+        let late = if late == 0 { String::new() } else { format!(", in iperf3's full socket {late}") };
+        Ok(format!("{packets} datagrams, lost on the way {on_the_way}{late}"))
     }
 
     /// The tunnel's peer must still be the relay: that the packets went another way would be found here.
