@@ -188,8 +188,13 @@ fn cargo_test(cancel: &Cancel, arguments: &[&str], sudo: bool) -> Result<Outcome
     // libtest keeps what a passed test printed to itself unless asked.
     command.args(["--", "--show-output"]);
     let mut tally = Tally::default();
+    let mut in_list = false;
     let status = run_lines(cancel, &mut command, |line| {
-        println!("{line}");
+        // --show-output also lists every passed test a second time.
+        in_list = line == "successes:" || (in_list && (line.is_empty() || line.starts_with("    ")));
+        if !in_list {
+            println!("{line}");
+        }
         tally.read(line);
     })?;
     if !status.success() && tally.failed == 0 {
