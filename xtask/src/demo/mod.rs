@@ -1,15 +1,14 @@
 //! `cargo xtask demo`: real programs talk through `oxide relay`, and every answer and every frame is checked.
 
 mod dns;
-mod host;
 mod lab;
 mod relay;
 mod table;
 mod traffic;
 
+use crate::host::Host;
 use crate::process::{Cancel, Error, Result, Session, failed, has_program, io_error, is_root, run_visible};
 use crate::setup::{self, For, Policy};
-use host::Host;
 use lab::{Family, Lab, Received};
 use relay::{Relay, Stopped};
 use std::fs;
@@ -82,7 +81,7 @@ pub(crate) fn run(cancel: &Cancel, options: &Options) -> Result<()> {
         return go_on_as_root(&binary);
     }
     remove_leftovers();
-    let _host = Host::ensure()?;
+    let _host = Host::with_sys_and_tun()?;
     let dir = std::env::temp_dir().join(format!("{DIR_PREFIX}{}", std::process::id()));
     // Ours alone: it holds the tunnel's keys.
     fs::DirBuilder::new().mode(0o700).create(&dir).map_err(io_error(dir.display()))?;
