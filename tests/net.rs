@@ -355,7 +355,7 @@ fn lost_notices_are_made_good() {
         std::fs::write(file.path(), batch).unwrap();
         lab.ip(&format!("-batch {}", file.path().display()));
         // The smallest buffer the kernel gives, and 2000 notices in one system call.
-        let mut watch = Watch::start(NetOptions { receive_buffer: 1, ..NetOptions::default() });
+        let mut watch = Watch::start(NetOptions { receive_buffer: 1, audit: Duration::MAX, ..NetOptions::default() });
         let routes_v6 = |t: &Tables| t.routes.iter().filter(|r| r.prefix == 48).count();
         assert_eq!(routes_v6(&watch.tables), 2000);
         lab.ip("link set va down");

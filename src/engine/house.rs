@@ -1,5 +1,6 @@
 //! The housekeeping thread: between the kernel's tables and the actors.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -8,6 +9,7 @@ use oxide_actors::supervisor::{SupervisorHandle, WorkerId};
 
 use super::DestinationsOf;
 use super::EngineError;
+use super::EngineStatus;
 use super::interfaces::Interfaces;
 use super::worker::Note;
 use crate::net::{NetEvent, NetOptions, NetService, Tables};
@@ -22,6 +24,7 @@ pub(super) struct House {
     pub(super) net: NetService,
     pub(super) handle: SupervisorHandle<Note>,
     pub(super) interfaces: Arc<Mutex<Interfaces>>,
+    pub(super) status: Arc<Mutex<EngineStatus>>,
     pub(super) destinations: DestinationsOf,
     /// Next hops that actors want resolved.
     pub(super) asked: flume::Receiver<(u32, IpAddr)>,
@@ -78,9 +81,18 @@ impl House {
         }
     }
 
-    /// Programs that another process took off are told; the supervisor's next restart puts them back.
+    /// Programs that another process took off are told; the next restart puts them back. Devices that
+    /// are busy polled get the settings for it.
     fn look(&self) {
-        let interfaces = self.interfaces.lock().unwrap_or_else(PoisonError::into_inner);
+        let polled: BTreeSet<String> = {
+            let status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+            let modes = status.queues.iter().flat_map(|queue| &queue.mode);
+            modes.filter(|mode| mode.busy_polling).map(|mode| mode.interface.clone()).collect()
+        };
+        let mut interfaces = self.interfaces.lock().unwrap_or_else(PoisonError::into_inner);
+        for interface in &polled {
+            interfaces.busy_polls(interface);
+        }
         for interface in interfaces.detached() {
             tracing::error!(interface, "the XDP program is not attached any more: no packets come in");
         }

@@ -122,8 +122,15 @@ impl<H: Handler + 'static> EngineBuilder<H> {
             .map_err(|e| EngineError::Actor { step: "starting the supervisor", text: e.to_string() })?;
         let handle = supervisor.handle();
         let (stop_house, stopped) = flume::bounded(1);
-        let house =
-            House { net, handle: handle.clone(), interfaces: Arc::clone(&interfaces), destinations, asked, stopped };
+        let house = House {
+            net,
+            handle: handle.clone(),
+            interfaces: Arc::clone(&interfaces),
+            status: Arc::clone(&status),
+            destinations,
+            asked,
+            stopped,
+        };
         let workers = plan.actors.len();
         let house = thread::Builder::new()
             .name("oxide-house".to_owned())

@@ -23,6 +23,8 @@ pub use actor::{ActorSpec, Command, Exit, HandlerFactory, Report, run};
 pub(crate) use batch::lanes;
 pub use batch::{Batch, Verdict};
 pub use counters::QueueCounters;
+#[cfg(test)]
+pub(crate) use handler::Requests;
 pub use handler::{Context, Handler, QueueInfo};
 pub use harness::{Harness, HarnessError, Outcome};
 pub use peers::{Parcel, Peers};

@@ -12,7 +12,11 @@
 mod plan;
 pub mod policy;
 mod ports;
+#[doc(hidden)]
+pub mod reference;
 mod session;
+#[cfg(test)]
+mod tests;
 mod udp;
 
 pub use plan::{Entry, PlanError, RelayPlan};

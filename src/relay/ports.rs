@@ -25,7 +25,8 @@ impl SourcePorts {
     /// All of `ports` free, in an order that depends on `seed` (RFC 6056: an outsider must not be able
     /// to guess the next one).
     pub(super) fn new(address: [u8; 16], ports: Range<u32>, seed: u64) -> Self {
-        let mut free: Vec<u16> = ports.clone().filter_map(|port| u16::try_from(port).ok()).collect();
+        let mut free = Vec::with_capacity(ports.len());
+        free.extend(ports.clone().filter_map(|port| u16::try_from(port).ok()));
         let mut random = seed;
         for last in (1..free.len()).rev() {
             random = mix(random);

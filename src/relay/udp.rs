@@ -27,6 +27,8 @@ use crate::umem::{MAX_PORTS, PortIndex};
 
 /// The relay's clock: steps of [`Handler::tick`]. Wraps after 13 years.
 const TICK: Duration = Duration::from_millis(100);
+/// Next hops in use are asked for this often, in ticks, so that the kernel keeps them (half a minute).
+const ASK_EVERY: u32 = 300;
 /// Slots looked at in one tick: all of them within a second, but never more than 256 KiB of memory.
 const SWEEP: usize = 4096;
 const SWEEP_ROUND: usize = 10;
@@ -34,6 +36,9 @@ const SWEEP_ROUND: usize = 10;
 const RECLAIM: usize = 64;
 /// Source addresses in use at once; more than a host has toward its upstreams.
 const SOURCES: usize = 64;
+
+const STRAY: Verdict = Verdict::Drop(DropReason::NoSession);
+const NO_ROUTE: Verdict = Verdict::Drop(DropReason::NoRoute);
 
 /// What became of sessions. All monotonic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
@@ -63,8 +68,12 @@ pub struct UdpRelay {
     /// When the clock stood at zero: the first batch or tick.
     epoch: Option<Instant>,
     now: u32,
-    /// Of the tables seen last, low half.
+    /// The tables seen last, and the period of [`ASK_EVERY`] it was in.
+    seen: (u64, u32),
+    /// Rises whenever `seen` changes: next hops copied before are looked up again.
     generation: u32,
+    /// Next hops asked for since.
+    asked: ArrayVec<(u32, IpAddr), 16>,
     /// Hardware addresses of the ports, by the tables seen last.
     macs: ArrayVec<MacAddr, { MAX_PORTS as usize }>,
     /// No room was found in this batch: further new sessions need not look again.
@@ -88,8 +97,7 @@ enum Way {
         slot: Option<u32>,
     },
     Answer {
-        source: u8,
-        slot: u32,
+        slot: Option<u32>,
     },
     /// The verdict has been given.
     Settled,
@@ -126,7 +134,9 @@ impl UdpRelay {
             counters: RelayCounters::default(),
             epoch: None,
             now: 0,
+            seen: (0, 0),
             generation: 0,
+            asked: ArrayVec::new(),
             macs: queue.ports.iter().take(usize::from(MAX_PORTS)).map(|port| port.mac).collect(),
             reclaimed: false,
         }
@@ -142,10 +152,11 @@ impl UdpRelay {
         let epoch = *self.epoch.get_or_insert(cx.now());
         self.now = ticks(cx.now().saturating_duration_since(epoch));
         self.reclaimed = false;
-        // The low half, as in `NextHop`.
-        let generation = cx.tables().generation as u32;
-        if generation != self.generation {
-            self.generation = generation;
+        let seen = (cx.tables().generation, self.now / ASK_EVERY);
+        if seen != self.seen {
+            self.seen = seen;
+            self.generation = self.generation.wrapping_add(1);
+            self.asked.clear();
             for (mac, port) in self.macs.iter_mut().zip(&cx.info().ports) {
                 *mac = cx.tables().link(port.ifindex).map_or(port.mac, |link| link.mac);
             }
@@ -167,10 +178,10 @@ impl UdpRelay {
                 let hash = self.sessions.hash(&flow.source, entry);
                 Way::Client { entry, slot: self.sessions.find(hash, &flow.source, entry) }
             } else {
-                match self.answer(&flow.destination) {
-                    Ok(way) => way,
-                    Err(verdict) => {
-                        batch.decide(lane, verdict);
+                match self.slices.owner(flow.destination.port) {
+                    Some(owner) if owner == self.queue => Way::Answer { slot: self.slot_of(&flow.destination) },
+                    other => {
+                        batch.decide(lane, other.map_or(STRAY, Verdict::HandOver));
                         Way::Settled
                     }
                 }
@@ -179,15 +190,9 @@ impl UdpRelay {
         ways
     }
 
-    fn answer(&self, destination: &Endpoint) -> Result<Way, Verdict> {
-        const STRAY: Verdict = Verdict::Drop(DropReason::NoSession);
-        let owner = self.slices.owner(destination.port).ok_or(STRAY)?;
-        if owner != self.queue {
-            return Err(Verdict::HandOver(owner));
-        }
-        let source = self.sources.iter().position(|s| s.address == destination.address).ok_or(STRAY)?;
-        let slot = self.sources.get(source).and_then(|s| s.slot(destination.port)).ok_or(STRAY)?;
-        Ok(Way::Answer { source: source as u8, slot })
+    /// The slot of the session that has this source address and port.
+    fn slot_of(&self, at: &Endpoint) -> Option<u32> {
+        self.sources.iter().find(|source| source.address == at.address)?.slot(at.port)
     }
 
     fn from_client(
@@ -230,15 +235,20 @@ impl UdpRelay {
         &mut self,
         batch: &mut Batch<'_>,
         lane: usize,
-        source: u8,
-        slot: u32,
+        slot: Option<u32>,
         cx: &mut Context<'_>,
     ) -> Result<PortIndex, Verdict> {
-        const STRAY: Verdict = Verdict::Drop(DropReason::NoSession);
         let flow = &batch.columns().flow[lane];
-        // Asked again: the slot may have ended, or changed hands, earlier in this batch.
+        // The session may have ended, or begun, earlier in this batch.
+        let holds = |slot: u32| {
+            self.sessions.get(slot).is_some_and(|s| {
+                let source = self.sources.get(usize::from(s.source));
+                s.port == flow.destination.port && source.is_some_and(|s| s.address == flow.destination.address)
+            })
+        };
+        let slot = slot.filter(|&slot| holds(slot)).or_else(|| self.slot_of(&flow.destination)).ok_or(STRAY)?;
         let session = *self.sessions.get(slot).ok_or(STRAY)?;
-        if session.source != source || session.port != flow.destination.port || self.expired(&session) {
+        if self.expired(&session) {
             return Err(STRAY);
         }
         if self.upstreams.get(session.upstream as usize) != Some(&flow.source) {
@@ -273,7 +283,7 @@ impl UdpRelay {
         if length.saturating_sub(u16::from(l3)) > hop.mtu {
             return Err(Verdict::Drop(DropReason::TooBig));
         }
-        let source_mac = *self.macs.get(usize::from(hop.port)).ok_or(Verdict::Drop(DropReason::NoRoute))?;
+        let source_mac = *self.macs.get(usize::from(hop.port)).ok_or(NO_ROUTE)?;
         let new = Rewrite { source_mac, destination_mac: hop.mac, source, destination };
         let ipv4 = columns.ipv4 & 1 << lane != 0;
         rewrite::apply(batch.packet_mut(lane), l3, l4, ipv4, &columns.flow[lane], &new).map_err(Verdict::Drop)?;
@@ -389,14 +399,12 @@ impl UdpRelay {
 
     /// Ends idle sessions among the next `steps` slots.
     fn sweep(&mut self, mut steps: usize) {
-        let (now, entries) = (self.now, &self.entries);
-        let ended = |session: &Session| is_over(entries, session, now);
-        while let Some((slot, left)) = self.sessions.advance(steps, ended) {
-            if let Some(session) = self.sessions.remove(slot)
-                && let Some(ports) = self.sources.get_mut(usize::from(session.source))
-            {
-                ports.give(session.port);
-            }
+        let now = self.now;
+        while let Some((slot, left)) = {
+            let entries = &self.entries;
+            self.sessions.advance(steps, |session| is_over(entries, session, now))
+        } {
+            self.end(slot);
             self.counters.expired += 1;
             steps = left;
         }
@@ -415,12 +423,16 @@ impl UdpRelay {
         is_over(&self.entries, session, self.now)
     }
 
-    fn resolve(&self, destination: IpAddr, cx: &mut Context<'_>) -> Result<NextHop, Verdict> {
-        const NO_ROUTE: Verdict = Verdict::Drop(DropReason::NoRoute);
+    fn resolve(&mut self, destination: IpAddr, cx: &mut Context<'_>) -> Result<NextHop, Verdict> {
         match cx.tables().resolve(destination) {
             Resolution::NoRoute => Err(NO_ROUTE),
             Resolution::Hop(hop) => {
                 let port = cx.port_of(hop.interface).ok_or(NO_ROUTE)?;
+                // The kernel does not see our traffic: what is not asked for, it forgets.
+                if !self.asked.contains(&(hop.interface, hop.next_hop)) {
+                    let _ = self.asked.try_push((hop.interface, hop.next_hop));
+                    cx.resolve(hop.interface, hop.next_hop);
+                }
                 Ok(NextHop { generation: self.generation, mtu: hop.mtu, mac: hop.destination, port })
             }
             Resolution::Unresolved { interface, next_hop } => {
@@ -439,7 +451,7 @@ impl Handler for UdpRelay {
         for lane in lanes(batch.live() & batch.columns().udp) {
             let outcome = match ways[lane] {
                 Way::Client { entry, slot } => self.from_client(batch, lane, entry, slot, cx),
-                Way::Answer { source, slot } => self.from_upstream(batch, lane, source, slot, cx),
+                Way::Answer { slot } => self.from_upstream(batch, lane, slot, cx),
                 Way::Settled => continue,
             };
             batch.decide(lane, outcome.map_or_else(|verdict| verdict, Verdict::Transmit));

@@ -7,9 +7,14 @@ use std::process::ExitCode;
 
 use serde::{Deserialize, Serialize};
 
+use crate::doctor::{Probes, Status, doctor, worst};
 use crate::plan::{Plan, Refusal, plan};
 use crate::request::Request;
-use crate::snapshot::Snapshot;
+use crate::settings::{self, SettingKind};
+use crate::snapshot::{Snapshot, SnapshotError};
+
+/// Where applied settings are recorded unless told otherwise.
+pub const RECORD: &str = "/var/lib/oxide/applied.jsonl";
 
 /// Which machine to plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +59,23 @@ pub struct PlanArgs {
     pub save_snapshot: Option<PathBuf>,
     /// A plan saved with `--json` to compare with; the difference is shown instead of the plan.
     pub diff: Option<PathBuf>,
+    /// System settings to apply for the plan, on this machine only (`--apply huge-pages`). None by default.
+    pub apply: Vec<SettingKind>,
+    /// Where what they replaced is recorded, for [`undo_command`].
+    pub record: PathBuf,
+}
+
+/// What `oxide doctor` was asked.
+#[derive(Debug, Clone)]
+pub struct DoctorArgs {
+    /// Which machine; of another one than this, what only a look at it tells is unknown.
+    pub source: Source,
+    /// Descriptions of NICs, as in [`PlanArgs`].
+    pub nics: Vec<String>,
+    /// The wish to check.
+    pub request: Request,
+    /// JSON instead of lines.
+    pub json: bool,
 }
 
 impl PlanArgs {
@@ -69,6 +91,8 @@ impl PlanArgs {
             svg: None,
             save_snapshot: None,
             diff: None,
+            apply: Vec::new(),
+            record: PathBuf::from(RECORD),
         }
     }
 }
@@ -101,27 +125,76 @@ impl From<Exit> for ExitCode {
 }
 
 /// Runs `oxide plan`: the plan on `out`, everything else on `errors`. Changes nothing but the files that
-/// were named.
+/// were named, and the settings that were asked for.
 pub fn plan_command(args: &PlanArgs, out: &mut dyn Write, errors: &mut dyn Write) -> Exit {
-    match run(args, out, errors) {
-        Ok(exit) => exit,
-        Err(error) => {
-            let _ = writeln!(errors, "error: {error}");
-            Exit::Unusable
+    let result = run(args, out, errors);
+    end(result, errors)
+}
+
+/// Runs `oxide doctor`: one paragraph for each check, or JSON. Changes nothing.
+pub fn doctor_command(args: &DoctorArgs, out: &mut dyn Write, errors: &mut dyn Write) -> Exit {
+    let result = examine(args, out);
+    end(result, errors)
+}
+
+/// Runs `oxide plan --undo`: puts back what `--apply` recorded in `record`.
+pub fn undo_command(record: &Path, out: &mut dyn Write, errors: &mut dyn Write) -> Exit {
+    let result = settings::undo(Path::new("/"), record)
+        .map_err(|e| e.to_string())
+        .and_then(|count| write(out, &format!("{count} settings put back")))
+        .map(|()| Exit::Good);
+    end(result, errors)
+}
+
+fn end(result: Result<Exit, String>, errors: &mut dyn Write) -> Exit {
+    result.unwrap_or_else(|error| {
+        let _ = writeln!(errors, "error: {error}");
+        Exit::Unusable
+    })
+}
+
+fn examine(args: &DoctorArgs, out: &mut dyn Write) -> Result<Exit, String> {
+    let live = args.source == Source::Live;
+    let names = &args.request.interfaces;
+    let snapshot = match load(&args.source, &args.nics, names) {
+        // An interface that is not there is a finding, not an end.
+        Err(SnapshotError::NoInterface { .. }) => load(&args.source, &args.nics, &[]),
+        other => other,
+    };
+    let snapshot = described(snapshot.map_err(|e| e.to_string())?, &args.nics)?;
+    let mut request = args.request.clone();
+    fill_interfaces(&mut request, &snapshot, live);
+    let probes = if live { Probes::live() } else { Probes::default() };
+    let checks = doctor(&snapshot, &probes, &request);
+    if args.json {
+        print_json(out, &checks)?;
+    } else {
+        for check in &checks {
+            write(out, &check.to_string())?;
         }
+        let count = |status| checks.iter().filter(|check| check.status == status).count();
+        let (pass, unknown, warn, fail) =
+            (count(Status::Pass), count(Status::Unknown), count(Status::Warn), count(Status::Fail));
+        write(out, &format!("\n{pass} pass, {warn} warn, {fail} fail, {unknown} unknown"))?;
     }
+    Ok(match worst(&checks) {
+        Status::Pass | Status::Unknown => Exit::Good,
+        Status::Warn => Exit::Unusable,
+        Status::Fail => Exit::Refused,
+    })
 }
 
 fn run(args: &PlanArgs, out: &mut dyn Write, errors: &mut dyn Write) -> Result<Exit, String> {
-    let snapshot = snapshot(args)?;
+    if !args.apply.is_empty() && args.source != Source::Live {
+        return Err("--apply is for this machine only; leave --topology, --hwloc and --snapshot away".into());
+    }
+    let snapshot = load(&args.source, &args.nics, &args.request.interfaces).map_err(|e| e.to_string())?;
+    let snapshot = described(snapshot, &args.nics)?;
     if let Some(path) = &args.save_snapshot {
         write_file(path, &snapshot.to_json())?;
     }
     let mut request = args.request.clone();
-    if request.interfaces.is_empty() && args.source != Source::Live {
-        let known = snapshot.nics.iter().filter(|nic| nic.rx_queues.is_some());
-        request.interfaces = known.map(|nic| nic.name.clone()).collect();
-    }
+    fill_interfaces(&mut request, &snapshot, args.source == Source::Live);
     let answer = match plan(&snapshot, &request) {
         Ok(plan) => Answer::Plan(plan),
         Err(refusal) => Answer::Refusal(refusal),
@@ -168,26 +241,55 @@ fn show(args: &PlanArgs, snapshot: &Snapshot, plan: &Plan, out: &mut dyn Write) 
             write(out, &format!("  {}: {} [{}]", decision.subject, decision.text, code.unwrap_or_default()))?;
         }
     }
+    if !args.apply.is_empty() {
+        apply(args, snapshot, plan, out)?;
+    }
     Ok(Exit::Good)
 }
 
-fn snapshot(args: &PlanArgs) -> Result<Snapshot, String> {
-    // Of this machine, NICs that are only described need not be here.
-    let described = |name: &&String| args.nics.iter().any(|spec| spec.split(':').next() == Some(name.as_str()));
-    let mut snapshot = match &args.source {
+/// Without interfaces, on a described machine: all whose queues are known.
+fn fill_interfaces(request: &mut Request, snapshot: &Snapshot, live: bool) {
+    if request.interfaces.is_empty() && !live {
+        let known = snapshot.nics.iter().filter(|nic| nic.rx_queues.is_some());
+        request.interfaces = known.map(|nic| nic.name.clone()).collect();
+    }
+}
+
+fn load(source: &Source, nics: &[String], interfaces: &[String]) -> Result<Snapshot, SnapshotError> {
+    match source {
         Source::Live => {
-            let real: Vec<String> = args.request.interfaces.iter().filter(|name| !described(name)).cloned().collect();
+            // NICs that are described need not be here.
+            let described = |name: &String| nics.iter().any(|spec| spec.split(':').next() == Some(name.as_str()));
+            let real: Vec<String> = interfaces.iter().filter(|name| !described(name)).cloned().collect();
             Snapshot::live(&real)
         }
         Source::Synthetic(text) => Snapshot::synthetic(text),
         Source::Hwloc(path) => Snapshot::from_hwloc_file(path),
         Source::Snapshot(path) => Snapshot::load(path),
     }
-    .map_err(|e| e.to_string())?;
-    for spec in &args.nics {
-        snapshot.describe_nic(spec).map_err(|e| e.to_string())?;
-    }
+}
+
+fn described(mut snapshot: Snapshot, nics: &[String]) -> Result<Snapshot, String> {
+    nics.iter().try_for_each(|spec| snapshot.describe_nic(spec)).map_err(|e| e.to_string())?;
     Ok(snapshot)
+}
+
+/// Prints what will be done, then does that and nothing else.
+fn apply(args: &PlanArgs, snapshot: &Snapshot, plan: &Plan, out: &mut dyn Write) -> Result<(), String> {
+    let root = Path::new("/");
+    let wanted = settings::settings(plan, snapshot, &args.apply, root);
+    if wanted.is_empty() {
+        return write(out, "nothing to apply");
+    }
+    write(out, "applying:")?;
+    for setting in &wanted {
+        write(out, &format!("  {setting}"))?;
+    }
+    if let Some(folder) = args.record.parent() {
+        std::fs::create_dir_all(folder).map_err(|e| format!("making {}: {e}", folder.display()))?;
+    }
+    let count = settings::apply(&wanted, root, &args.record).map_err(|e| e.to_string())?;
+    write(out, &format!("{count} applied; what they replaced is in {}", args.record.display()))
 }
 
 fn load_plan(path: &Path) -> Result<Plan, String> {

@@ -8,10 +8,12 @@
 
 pub mod cli;
 mod cpus;
+pub mod doctor;
 mod drivers;
 mod face;
 mod plan;
 mod request;
+pub mod settings;
 mod snapshot;
 
 #[cfg(test)]

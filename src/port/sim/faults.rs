@@ -52,10 +52,21 @@ const NAMES: [&str; 12] = [
 
 /// No fault has this name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("no fault is named {name:?}: write none, all, or some of {}", NAMES.join(", "))]
+#[error("no fault is named {name:?}: write none, all, or some of {}", known.join(", "))]
 pub struct UnknownFault {
     /// As written.
     pub name: String,
+    /// What could be written.
+    known: Vec<&'static str>,
+}
+
+impl UnknownFault {
+    /// The same, where `more` names could have been written as well.
+    #[must_use]
+    pub(crate) fn besides(mut self, more: &[&'static str]) -> Self {
+        self.known.extend(more);
+        self
+    }
 }
 
 impl Faults {
@@ -115,7 +126,7 @@ impl Faults {
                 "duplicate" => faults.duplicate_ppm = all.duplicate_ppm,
                 "bogus" => faults.bogus_ppm = all.bogus_ppm,
                 "lost" => faults.lost_ppm = 100,
-                other => return Err(UnknownFault { name: other.to_owned() }),
+                other => return Err(UnknownFault { name: other.to_owned(), known: NAMES.to_vec() }),
             }
         }
         Ok(faults)

@@ -14,6 +14,7 @@ mod rules;
 
 pub use planner::plan;
 pub use refusal::{Reason, ReasonCode, Refusal};
+pub(crate) use rules::zero_copy;
 
 use serde::{Deserialize, Serialize};
 

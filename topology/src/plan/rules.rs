@@ -30,7 +30,7 @@ pub(super) fn apply(nic: &Nic, snapshot: &Snapshot, notes: &mut Notes) {
 }
 
 /// The driver's word first; then what is on record.
-pub(super) fn zero_copy(nic: &Nic, limits: &Limits) -> ZeroCopy {
+pub(crate) fn zero_copy(nic: &Nic, limits: &Limits) -> ZeroCopy {
     if nic.xdp_features.is_some_and(|features| !features.zero_copy) {
         return ZeroCopy::Absent;
     }
