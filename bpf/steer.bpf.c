@@ -2,7 +2,7 @@
 //
 // Steering: which received packets go to this queue's AF_XDP socket. A positive list of (destination
 // address, UDP destination port); everything else goes on to the kernel untouched. The table of
-// verdicts and the recipe of the object are in docs/steering.md; tests/steering.rs runs both.
+// verdicts and the recipe of the object are in docs/steering.md; tests/steering runs both.
 //
 // No includes: what is needed of the kernel's stable ABI (include/uapi/linux/bpf.h) is written here,
 // so that the object depends on this file and the compiler alone. Bounds checks are of the plainest
@@ -25,6 +25,7 @@ struct xdp_md {
 
 static void *(*const map_lookup)(void *map, const void *key) = (void *)1;
 static long (*const redirect_map)(void *map, u64 key, u64 flags) = (void *)51;
+static u64 (*const buff_len)(struct xdp_md *packet) = (void *)188;
 
 // The maps section of old: the loader reads it without BTF.
 struct map_def {
@@ -60,6 +61,10 @@ struct map_def SEC("maps") COUNTERS = { BPF_MAP_TYPE_PERCPU_ARRAY, 4, 8, 11, 0 }
 // What happens to a listed packet whose queue has no socket. Written by the loader, then frozen.
 volatile const u32 FALLBACK = XDP_PASS;
 
+// Whether the kernel has buff_len (5.18). Written by the loader, then frozen: the verifier sees a constant,
+// and never looks at the branch not taken.
+volatile const u32 HAS_BUFF_LEN = 1;
+
 // Same order as `Verdict` in src/xdp/steering/counters.rs.
 enum verdict {
 	REDIRECTED,
@@ -78,8 +83,8 @@ enum verdict {
 
 enum { PROTOCOL_UDP = 17, IPV6_FRAGMENT = 44 };
 
-// Numbers of more than a byte are read byte by byte: the result is in network order on every machine,
-// and the verifier knows its range, which it forgets at a byte swap.
+// Numbers of two bytes are read byte by byte: so the verifier knows their range, which it forgets at a
+// byte swap.
 struct ethernet {
 	u8 destination[6], source[6], type[2];
 };
@@ -103,6 +108,13 @@ INLINE u32 be16(const u8 bytes[2])
 	return (u32)bytes[0] << 8 | bytes[1];
 }
 
+// Bytes of the whole frame. Subtracting packet pointers, or adding a variable to one, asks for CAP_PERFMON
+// beside CAP_BPF; the helper does not.
+INLINE u32 frame_bytes(struct xdp_md *packet)
+{
+	return HAS_BUFF_LEN ? (u32)buff_len(packet) : packet->data_end - packet->data;
+}
+
 INLINE enum verdict look_up(const struct address *destination, const struct udp *udp)
 {
 	const struct ports *ports = map_lookup(&LISTED, destination);
@@ -113,7 +125,7 @@ INLINE enum verdict look_up(const struct address *destination, const struct udp 
 	return ports->bits[byte] >> bit & 1 ? LISTED_UDP : NOT_LISTED;
 }
 
-INLINE enum verdict ipv4(const struct ipv4 *ip, const void *end)
+INLINE enum verdict ipv4(struct xdp_md *packet, const struct ipv4 *ip, const void *end)
 {
 	if ((const void *)(ip + 1) > end)
 		return MALFORMED;
@@ -131,7 +143,7 @@ INLINE enum verdict ipv4(const struct ipv4 *ip, const void *end)
 		return MALFORMED;
 	// A frame may be longer, padded to Ethernet's minimum. A shorter one has lost its end.
 	u32 length = be16(ip->total_length);
-	if (length < sizeof(*ip) + sizeof(*udp) || (const void *)ip + length > end)
+	if (length < sizeof(*ip) + sizeof(*udp) || sizeof(struct ethernet) + length > frame_bytes(packet))
 		return MALFORMED;
 	struct address to = { { 0, 0, MAPPED, ip->destination } };
 	return look_up(&to, udp);
@@ -144,7 +156,7 @@ INLINE int is_extension(u8 header)
 	       header == 139 || header == 140;
 }
 
-INLINE enum verdict ipv6(const struct ipv6 *ip, const void *end)
+INLINE enum verdict ipv6(struct xdp_md *packet, const struct ipv6 *ip, const void *end)
 {
 	if ((const void *)(ip + 1) > end)
 		return MALFORMED;
@@ -160,7 +172,7 @@ INLINE enum verdict ipv6(const struct ipv6 *ip, const void *end)
 	if ((const void *)(udp + 1) > end)
 		return MALFORMED;
 	u32 length = be16(ip->payload_length);
-	if (length < sizeof(*udp) || (const void *)udp + length > end)
+	if (length < sizeof(*udp) || sizeof(struct ethernet) + sizeof(*ip) + length > frame_bytes(packet))
 		return MALFORMED;
 	struct address to = { { ip->destination[0], ip->destination[1], ip->destination[2], ip->destination[3] } };
 	// No honest host sends to ::ffff:a.b.c.d; here it is the key of an IPv4 address.
@@ -169,17 +181,19 @@ INLINE enum verdict ipv6(const struct ipv6 *ip, const void *end)
 	return look_up(&to, udp);
 }
 
-INLINE enum verdict judge(const struct ethernet *frame, const void *end)
+INLINE enum verdict judge(struct xdp_md *packet)
 {
+	const struct ethernet *frame = (const void *)(u64)packet->data;
+	const void *end = (const void *)(u64)packet->data_end;
 	if ((const void *)(frame + 1) > end)
 		return MALFORMED;
 	if (frame->destination[0] & 1) // group bit: multicast and broadcast
 		return MULTICAST;
 	switch (be16(frame->type)) {
 	case 0x0800:
-		return ipv4((const void *)(frame + 1), end);
+		return ipv4(packet, (const void *)(frame + 1), end);
 	case 0x86dd:
-		return ipv6((const void *)(frame + 1), end);
+		return ipv6(packet, (const void *)(frame + 1), end);
 	case 0x8100:
 	case 0x88a8:
 	case 0x9100:
@@ -191,7 +205,7 @@ INLINE enum verdict judge(const struct ethernet *frame, const void *end)
 
 SEC("xdp") int oxide_steer(struct xdp_md *packet)
 {
-	u32 verdict = judge((const void *)(u64)packet->data, (const void *)(u64)packet->data_end);
+	u32 verdict = judge(packet);
 	int action = XDP_PASS;
 	if (verdict == LISTED_UDP) {
 		// The low bits of the flags are the action for an empty slot.

@@ -18,6 +18,7 @@
 //! | [`net`] | routes, neighbours, links by netlink |
 //! | [`telemetry`] | counters and snapshots |
 //! | [`config`] | the one configuration |
+//! | [`sim`] | the whole engine against simulated NICs, one seed one run |
 #![deny(unsafe_code)]
 
 pub mod config;
@@ -29,6 +30,7 @@ pub mod queue;
 pub mod relay;
 #[allow(unsafe_code)]
 pub mod ring;
+pub mod sim;
 pub mod simd;
 pub mod telemetry;
 #[allow(unsafe_code)]

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use netns::{Far, Lab, in_namespace, skip_unless_root};
-use oxide::net::{NetEvent, NetOptions, NetService, Resolution, Tables};
+use oxide::net::{BusyPollSettings, NetEvent, NetOptions, NetService, Resolution, SettingsError, Tables};
 use oxide::packet::MacAddr;
 
 /// The service, and the newest tables it has sent.
@@ -90,6 +90,7 @@ fn two_sides(lab: &Lab) -> Far {
         lab.address("vb", "10.0.0.2/24");
         lab.address("vb", "fd00::2/64");
     });
+    lab.running("va");
     far
 }
 
@@ -349,16 +350,18 @@ fn lost_notices_are_made_good() {
     in_namespace(|lab| {
         lab.veth("va", "vb", 1, MAC_A, MAC_B);
         lab.address("va", "10.0.0.1/24");
-        // The smallest buffer the kernel gives: a burst of routes must overrun it.
-        let options = NetOptions { receive_buffer: 1, ..NetOptions::default() };
-        let mut watch = Watch::start(options);
-        let batch: String =
-            (0..5000).map(|i| format!("route add 172.{}.{}.0/24 via 10.0.0.2\n", 16 + i / 256, i % 256)).collect();
+        let batch: String = (0..2000).map(|i| format!("route add 2001:db8:{i}::/48 dev va\n")).collect();
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), batch).unwrap();
         lab.ip(&format!("-batch {}", file.path().display()));
+        // The smallest buffer the kernel gives, and 2000 notices in one system call.
+        let mut watch = Watch::start(NetOptions { receive_buffer: 1, audit: Duration::MAX, ..NetOptions::default() });
+        let routes_v6 = |t: &Tables| t.routes.iter().filter(|r| r.prefix == 48).count();
+        assert_eq!(routes_v6(&watch.tables), 2000);
+        lab.ip("link set va down");
+        lab.ip("link set va up");
         lab.address("va", "10.77.0.1/32");
-        watch.until("all routes", |t| routes_v4(t) == 5001 && t.local(ip("10.77.0.1")));
+        watch.until("the end of it", |t| routes_v6(t) == 0 && t.local(ip("10.77.0.1")));
         assert!(watch.resyncs.iter().any(|why| why.contains("ENOBUFS")), "{:?}", watch.resyncs);
     });
 }
@@ -413,11 +416,44 @@ fn the_service_stops() {
         let before = sockets();
         let service = NetService::start(NetOptions::default()).unwrap();
         assert_eq!(sockets(), before + 2);
+        // A child that another test forks holds them too, until it has become another program.
+        let closed = || {
+            let deadline = Instant::now() + Duration::from_secs(20);
+            while sockets() != before {
+                assert!(Instant::now() < deadline, "{} sockets, {before} before", sockets());
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        };
         let events = service.events.clone();
         service.stop(Duration::from_secs(10)).unwrap();
-        assert_eq!(sockets(), before);
         while events.recv().is_ok() {}
+        closed();
         drop(NetService::start(NetOptions::default()).unwrap());
-        assert_eq!(sockets(), before, "dropped is stopped");
+        closed();
+    });
+}
+
+#[test]
+fn device_settings_are_made_and_put_back() {
+    if skip_unless_root("device_settings_are_made_and_put_back") {
+        return;
+    }
+    in_namespace(|lab| {
+        lab.veth("va", "vb", 1, MAC_A, MAC_B);
+        let read = |name: &str| std::fs::read_to_string(format!("/sys/class/net/va/{name}")).unwrap();
+        let all = || (read("napi_defer_hard_irqs"), read("gro_flush_timeout"));
+        let before = all();
+        let guard = BusyPollSettings::default().apply("va", lab.index("va")).unwrap();
+        assert!(guard.unsupported.is_empty());
+        assert_eq!(all(), ("2\n".into(), "200000\n".into()));
+        drop(guard);
+        assert_eq!(all(), before);
+        // An interface of this name there, but another one than meant.
+        let error = BusyPollSettings::default().apply("va", lab.index("vb")).unwrap_err();
+        assert!(matches!(error, SettingsError::OtherNamespace { .. }), "{error}");
+        // One that goes while the guard is held.
+        let guard = BusyPollSettings::default().apply("va", lab.index("va")).unwrap();
+        lab.ip("link del va");
+        drop(guard);
     });
 }

@@ -37,6 +37,8 @@ fn net(lab: &Lab, queues: u32) -> Net {
     for (dev, v4, v6) in [("r0", "10.1.0.1/24", "fd01::1/64"), ("r1", "10.2.0.1/24", "fd02::1/64")] {
         lab.address(dev, v4);
         lab.address(dev, v6);
+        // Neighbour solicitations need a link-local source; the lab's devices have none of their own.
+        lab.address(dev, "fe80::1/64");
     }
     clients.run(|lab| {
         lab.address("c0", "10.1.0.2/24");
@@ -57,6 +59,11 @@ struct Relay {
 
 impl Drop for Relay {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            // At least one report after what went wrong.
+            std::thread::sleep(Duration::from_millis(1200));
+            eprintln!("{}", std::fs::read_to_string(&self.report).unwrap_or_default());
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

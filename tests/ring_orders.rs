@@ -10,8 +10,9 @@ mod ends;
 
 /// Stands in for `src/ring/sync.rs`.
 mod sync {
-    pub(super) use loom::cell::UnsafeCell as Slot;
     pub(super) use loom::sync::atomic::{AtomicU32, Ordering, fence};
+
+    pub(super) type Slot<T> = loom::cell::UnsafeCell<T>;
 }
 
 use loom::thread;

@@ -86,21 +86,43 @@ pub struct Doorbell(Arc<Bell>);
 #[derive(Debug)]
 struct Bell {
     fd: OwnedFd,
-    idle: AtomicBool,
+    idle: Idle,
+}
+
+/// The flag of an actor that is going to sleep. Each fence stands between a side's write and its look at the other's.
+#[derive(Debug, Default)]
+struct Idle(AtomicBool);
+
+impl Idle {
+    /// The actor's side, before its last look at what senders write.
+    fn announce(&self) {
+        self.0.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+
+    fn withdraw(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+
+    /// The sender's side, after its write.
+    #[inline]
+    fn is_announced(&self) -> bool {
+        fence(Ordering::SeqCst);
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 impl Doorbell {
     fn new() -> Result<Self, MailboxError> {
         let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|errno| MailboxError::Doorbell(errno.into()))?;
-        Ok(Self(Arc::new(Bell { fd, idle: AtomicBool::new(false) })))
+        Ok(Self(Arc::new(Bell { fd, idle: Idle::default() })))
     }
 
     /// Wakes the actor if it sleeps or is about to. Call it after the work is visible to the actor.
     #[inline]
     pub fn ring_if_idle(&self) {
-        fence(Ordering::SeqCst);
-        if self.0.idle.load(Ordering::Relaxed) {
+        if self.0.idle.is_announced() {
             self.ring();
         }
     }
@@ -281,8 +303,7 @@ impl<T> Mailbox<T> {
     /// (`ENOMEM`) counts as a timeout.
     pub fn wait(&self, fds: &[BorrowedFd<'_>], timeout: Duration, last_look: impl FnOnce() -> bool) -> Woken {
         let bell = &self.doorbell.0;
-        bell.idle.store(true, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
+        bell.idle.announce();
         let woken = if !self.is_empty() {
             Woken::Message
         } else if last_look() {
@@ -290,7 +311,7 @@ impl<T> Mailbox<T> {
         } else {
             self.sleep(fds, timeout)
         };
-        bell.idle.store(false, Ordering::Relaxed);
+        bell.idle.withdraw();
         woken
     }
 

@@ -7,8 +7,9 @@ use std::ops::RangeInclusive;
 
 use super::EngineError;
 use super::status::SteeringStatus;
+use crate::net::{BusyPollSettings, SettingsGuard};
 use crate::port::{PortError, QueueId};
-use crate::xdp::steering::{AttachMode, Steering, SteeringOptions};
+use crate::xdp::steering::{AttachMode, Steering, SteeringError, SteeringOptions};
 use crate::xdp::{Device, PortRequest};
 
 /// UDP destinations that are the engine's: everything else stays the kernel's.
@@ -24,6 +25,8 @@ pub(super) struct Interfaces {
 struct Attached {
     steering: Steering,
     ifindex: u32,
+    /// Device settings for busy polling, put back when this is dropped; `Err` where they were refused.
+    settings: Option<Result<SettingsGuard, ()>>,
 }
 
 impl Interfaces {
@@ -42,10 +45,9 @@ impl Interfaces {
         if !good {
             // The old link goes first: two programs do not fit.
             self.attached.remove(name);
-            let mut steering = Steering::attach(name, &self.options)
-                .map_err(|e| EngineError::Steering { interface: name.to_owned(), text: e.to_string() })?;
+            let mut steering = Steering::attach(name, &self.options).map_err(|e| refused(name, &e))?;
             list(&mut steering, name, &self.destinations)?;
-            self.attached.insert(name.to_owned(), Attached { steering, ifindex: device.ifindex });
+            self.attached.insert(name.to_owned(), Attached { steering, ifindex: device.ifindex, settings: None });
         }
         match self.attached.get(name) {
             Some(attached) => Ok(&attached.steering),
@@ -56,9 +58,7 @@ impl Interfaces {
     /// What a backend needs to open `id`.
     pub(super) fn request(&mut self, id: &QueueId) -> Result<PortRequest, EngineError> {
         let steering = self.ensure(&id.interface)?;
-        let slot = steering
-            .slot(id.queue)
-            .map_err(|e| EngineError::Steering { interface: id.interface.clone(), text: e.to_string() })?;
+        let slot = steering.slot(id.queue).map_err(|e| refused(&id.interface, &e))?;
         let generic =
             (steering.mode() == AttachMode::Generic).then(|| steering.why().unwrap_or("as configured").to_owned());
         Ok(PortRequest { id: id.clone(), slot: Some(slot), generic })
@@ -85,14 +85,22 @@ impl Interfaces {
         for (name, attached) in &mut self.attached {
             list(&mut attached.steering, name, &wanted)?;
             for address in &gone {
-                attached
-                    .steering
-                    .deny(*address)
-                    .map_err(|e| EngineError::Steering { interface: name.clone(), text: e.to_string() })?;
+                attached.steering.deny(*address).map_err(|e| refused(name, &e))?;
             }
         }
         self.destinations = wanted;
         Ok(())
+    }
+
+    /// Preferred busy polling is in force on `name`: the device defers its interrupts to it from now on.
+    /// Done once, and put back when the engine ends.
+    pub(super) fn busy_polls(&mut self, name: &str) {
+        let Some(attached) = self.attached.get_mut(name).filter(|a| a.settings.is_none()) else { return };
+        let wanted = BusyPollSettings::default();
+        tracing::info!(interface = name, ?wanted, "device settings for busy polling, put back at the end");
+        attached.settings = Some(wanted.apply(name, attached.ifindex).map_err(|error| {
+            tracing::warn!(interface = name, %error, "device settings for busy polling");
+        }));
     }
 
     /// Interfaces whose program is not attached any more: another process took it off, or the
@@ -119,11 +127,16 @@ fn list(steering: &mut Steering, name: &str, destinations: &Destinations) -> Res
         by_address.entry(*address).or_default().push(ports.clone());
     }
     for (address, ports) in by_address {
-        steering
-            .allow(address, ports)
-            .map_err(|e| EngineError::Steering { interface: name.to_owned(), text: e.to_string() })?;
+        steering.allow(address, ports).map_err(|e| refused(name, &e))?;
     }
     Ok(())
+}
+
+/// Names the interface where the steering room has not.
+fn refused(interface: &str, error: &SteeringError) -> EngineError {
+    let text = error.to_string();
+    let text = if text.contains(interface) { text } else { format!("{interface}: {text}") };
+    EngineError::Steering { interface: interface.to_owned(), text }
 }
 
 /// An opened port's error, told as the engine's.

@@ -7,47 +7,42 @@
 //! ```
 
 mod error;
+mod house;
 mod interfaces;
 mod launch;
 mod observe;
+mod settings;
 mod status;
 mod worker;
 
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use oxide_actors::executor::ExecutorChoice;
 use oxide_actors::supervisor::{Depth, Settings, Supervisor, SupervisorHandle, WorkerId, supervise};
-use oxide_topology::{Numa, Pin, Plan, Queues, Request, Snapshot};
+use oxide_topology::Plan;
 
 pub use error::EngineError;
+pub use house::read_tables;
 pub use interfaces::Destinations;
+pub use settings::{make_plan, request};
 pub use status::{EngineState, EngineStatus, ModeStatus, ProcessUsage, QueueStatus, SteeringStatus, Totals};
 
+use house::House;
 use interfaces::Interfaces;
 use launch::Launcher;
 use observe::Observer;
 use worker::{Directory, Note, QueueWorker};
 
-use crate::config::{self, Choice, EngineConfig};
-use crate::net::{NetEvent, NetOptions, NetService, Tables};
+use crate::config::EngineConfig;
+use crate::net::{NetOptions, NetService, Tables};
 use crate::port::QueueId;
 use crate::queue::{Handler, HandlerFactory, QueueInfo};
-use crate::simd::{Level, Processor};
-use crate::umem::{RingSizes, UmemLayout};
-use crate::xdp::steering::{AttachMode, Fallback, SteeringOptions};
 
 /// How long start-up may take: opening memory and sockets, and a queue that is still busy.
 const START_WITHIN: Duration = Duration::from_secs(15);
 /// Wishes for a next hop that may wait; a packet that is not heard asks again.
 const ASKS: usize = 1024;
-/// How long the kernel may take to tell its tables at first.
-const TABLES_WITHIN: Duration = Duration::from_secs(5);
-/// How often programs are looked after, and how late a change of tables is seen at most.
-const HOUSE_TICK: Duration = Duration::from_millis(500);
-
 /// Which destinations are the engine's, given the addresses of the moment.
 type DestinationsOf = Box<dyn Fn(&Tables) -> Destinations + Send>;
 
@@ -98,13 +93,13 @@ impl<H: Handler + 'static> EngineBuilder<H> {
     pub fn start(self) -> Result<Engine, EngineError> {
         let started = Instant::now();
         let Self { config, factory, destinations } = self;
-        let processor = processor(&config)?;
-        let (executor, why_threads) = executor(&config).resolve();
+        let processor = settings::processor(&config)?;
+        let (executor, why_threads) = settings::executor(&config).resolve();
         let net = NetService::start(NetOptions::default()).map_err(|e| EngineError::Net { text: e.to_string() })?;
-        let tables = Arc::new(first_tables(&net)?);
+        let tables = Arc::new(house::first_tables(&net)?);
         let plan = make_plan(&config)?;
 
-        let mut interfaces = Interfaces::new(steering_options(&config));
+        let mut interfaces = Interfaces::new(settings::steering_options(&config));
         interfaces.set_destinations(destinations(&tables))?;
         let interfaces = Arc::new(Mutex::new(interfaces));
 
@@ -127,8 +122,15 @@ impl<H: Handler + 'static> EngineBuilder<H> {
             .map_err(|e| EngineError::Actor { step: "starting the supervisor", text: e.to_string() })?;
         let handle = supervisor.handle();
         let (stop_house, stopped) = flume::bounded(1);
-        let house =
-            House { net, handle: handle.clone(), interfaces: Arc::clone(&interfaces), destinations, asked, stopped };
+        let house = House {
+            net,
+            handle: handle.clone(),
+            interfaces: Arc::clone(&interfaces),
+            status: Arc::clone(&status),
+            destinations,
+            asked,
+            stopped,
+        };
         let workers = plan.actors.len();
         let house = thread::Builder::new()
             .name("oxide-house".to_owned())
@@ -267,155 +269,4 @@ impl Drop for Engine {
     fn drop(&mut self) {
         self.shut_down(Duration::from_secs(2));
     }
-}
-
-/// The housekeeping thread: between the kernel's tables and the actors.
-struct House {
-    net: NetService,
-    handle: SupervisorHandle<Note>,
-    interfaces: Arc<Mutex<Interfaces>>,
-    destinations: DestinationsOf,
-    /// Next hops that actors want resolved.
-    asked: flume::Receiver<(u32, IpAddr)>,
-    stopped: flume::Receiver<()>,
-}
-
-enum Heard {
-    Net(Option<NetEvent>),
-    Asked(Option<(u32, IpAddr)>),
-    Stop,
-}
-
-impl House {
-    fn keep(self, workers: usize) {
-        let mut next_look = Instant::now() + HOUSE_TICK;
-        loop {
-            let heard = flume::Selector::new()
-                .recv(&self.net.events, |event| Heard::Net(event.ok()))
-                .recv(&self.asked, |ask| Heard::Asked(ask.ok()))
-                .recv(&self.stopped, |_| Heard::Stop)
-                .wait_deadline(next_look);
-            match heard {
-                Ok(Heard::Net(Some(NetEvent::Tables(tables)))) => self.publish(Arc::new(tables), workers),
-                Ok(Heard::Net(Some(event))) => tracing::warn!(?event, "netlink"),
-                Ok(Heard::Asked(Some((interface, next_hop)))) => {
-                    // Busy: the packet that waits for it asks again.
-                    let _ = self.net.resolve(interface, next_hop);
-                }
-                Ok(Heard::Net(None) | Heard::Asked(None) | Heard::Stop) => break,
-                Err(_) => {
-                    next_look = Instant::now() + HOUSE_TICK;
-                    self.look();
-                }
-            }
-        }
-        if let Err(error) = self.net.stop(Duration::from_secs(1)) {
-            tracing::warn!(%error, "netlink service");
-        }
-    }
-
-    fn publish(&self, tables: Arc<Tables>, workers: usize) {
-        let wanted = (self.destinations)(&tables);
-        let mut interfaces = self.interfaces.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = interfaces.set_destinations(wanted) {
-            tracing::error!(%error, "destinations not listed");
-        }
-        drop(interfaces);
-        for worker in (0..workers).map(WorkerId) {
-            if let Err(error) = self.handle.note(worker, Note::Tables(Arc::clone(&tables))) {
-                tracing::warn!(?worker, %error, "tables not passed on");
-            }
-            // An interface that somebody waits for may be among them.
-            let _ = self.handle.wake(worker);
-        }
-    }
-
-    /// Programs that another process took off are told; the supervisor's next restart puts them back.
-    fn look(&self) {
-        let interfaces = self.interfaces.lock().unwrap_or_else(PoisonError::into_inner);
-        for interface in interfaces.detached() {
-            tracing::error!(interface, "the XDP program is not attached any more: no packets come in");
-        }
-    }
-}
-
-fn first_tables(net: &NetService) -> Result<Tables, EngineError> {
-    let until = Instant::now() + TABLES_WITHIN;
-    loop {
-        match net.events.recv_deadline(until) {
-            Ok(NetEvent::Tables(tables)) => return Ok(tables),
-            Ok(_) => {}
-            Err(error) => {
-                let text = format!("no routes and links within {TABLES_WITHIN:?}: {error}");
-                return Err(EngineError::Net { text });
-            }
-        }
-    }
-}
-
-fn processor(config: &EngineConfig) -> Result<Processor, EngineError> {
-    let level = match config.simd {
-        config::SimdLevel::Auto => return Ok(Processor::detect()),
-        config::SimdLevel::Scalar => Level::Scalar,
-        config::SimdLevel::Sse42 => Level::Sse42,
-        config::SimdLevel::Avx2 => Level::Avx2,
-        config::SimdLevel::Avx512 => Level::Avx512,
-        config::SimdLevel::Neon => Level::Neon,
-    };
-    Processor::with_level(level).ok_or_else(|| EngineError::Simd {
-        wanted: format!("{level:?}").to_lowercase(),
-        why: Processor::detect().why().to_owned(),
-    })
-}
-
-fn executor(config: &EngineConfig) -> ExecutorChoice {
-    match config.executor {
-        config::ExecutorKind::Auto => ExecutorChoice::Auto,
-        config::ExecutorKind::Glommio => ExecutorChoice::Glommio,
-        config::ExecutorKind::Thread => ExecutorChoice::Thread,
-    }
-}
-
-fn steering_options(config: &EngineConfig) -> SteeringOptions {
-    SteeringOptions {
-        attach: match config.attach {
-            config::Attach::Auto => AttachMode::Auto,
-            config::Attach::Native => AttachMode::Native,
-            config::Attach::Generic => AttachMode::Generic,
-        },
-        fallback: match config.fallback {
-            config::Fallback::Drop => Fallback::Drop,
-            config::Fallback::Pass => Fallback::Pass,
-        },
-        replace: false,
-    }
-}
-
-/// Reads the machine and plans for it.
-///
-/// # Errors
-/// [`EngineError::Snapshot`]; [`EngineError::Plan`] with every reason and its mend.
-pub fn make_plan(config: &EngineConfig) -> Result<Plan, EngineError> {
-    let snapshot = Snapshot::live(&config.interfaces).map_err(|e| EngineError::Snapshot { text: e.to_string() })?;
-    oxide_topology::plan(&snapshot, &request(config)?).map_err(|e| EngineError::Plan { text: e.to_string() })
-}
-
-/// What the configuration asks of the planner.
-///
-/// # Errors
-/// [`EngineError::Port`] if the ring sizes cannot be.
-pub fn request(config: &EngineConfig) -> Result<Request, EngineError> {
-    let rings = RingSizes::from_ring_size(config.ring_size).map_err(|e| EngineError::Port { text: e.to_string() })?;
-    let frames = config.frame_count.fixed().copied();
-    let frames = frames.unwrap_or_else(|| UmemLayout::frames_for(&rings, config.interfaces.len() as u32));
-    Ok(Request {
-        interfaces: config.interfaces.clone(),
-        queues: config.queues.fixed().map_or(Queues::Auto, |list| Queues::List(list.clone())),
-        pin: config.pin.fixed().map_or(Pin::Auto, |list| Pin::List(list.clone())),
-        numa: config.numa.fixed().map_or(Numa::Auto, |node| Numa::Node(*node)),
-        huge_pages: config.huge_pages != Choice::Fixed(false),
-        frame_size: config.frame_size,
-        umem_bytes_per_queue: u64::from(frames) * u64::from(config.frame_size),
-        allow_housekeeping: false,
-    })
 }

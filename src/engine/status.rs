@@ -95,8 +95,10 @@ pub struct ModeStatus {
     pub zero_copy: bool,
     /// Why it is not better.
     pub reason: String,
-    /// Preferred busy polling.
+    /// What was asked for of preferred busy polling, or why not.
     pub busy_poll: String,
+    /// Preferred busy polling is in force.
+    pub busy_polling: bool,
 }
 
 impl From<&PortInfo> for ModeStatus {
@@ -108,6 +110,7 @@ impl From<&PortInfo> for ModeStatus {
             zero_copy: info.mode == Mode::ZeroCopy,
             reason: info.mode_reason.clone(),
             busy_poll: info.busy_poll.clone(),
+            busy_polling: false,
         }
     }
 }
@@ -260,6 +263,9 @@ impl QueueStatus {
         self.work_ns_per_packet = if packets == 0 { 0.0 } else { snapshot.counters.work_ns as f64 / packets as f64 };
         self.memory_bytes = snapshot.handler_bytes + super::launch::INBOX_BYTES;
         self.umem_bytes = snapshot.umem_bytes;
+        for (mode, port) in self.mode.iter_mut().zip(&snapshot.ports) {
+            mode.busy_polling = port.busy_polling;
+        }
     }
 
     /// Its state has changed.

@@ -248,3 +248,6 @@ fn neighbour(message: NeighbourMessage) -> Option<Fact> {
     };
     Some(Fact::Neighbour { key, standing })
 }
+
+#[cfg(test)]
+mod tests;

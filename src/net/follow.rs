@@ -1,12 +1,14 @@
 //! The service's loop: notices in, tables out, requests to the kernel. Everything here runs on the
 //! service's thread.
 
+use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
 use super::asks::{AGAIN, Asks};
+use super::decode::Fact;
 use super::service::{NetError, NetEvent, NetOptions};
 use super::state::{Key, State};
 use super::wire::{Notice, Wire};
@@ -19,6 +21,7 @@ const SETTLE: Duration = Duration::from_millis(50);
 const RESYNC: Duration = Duration::from_millis(100);
 /// The log is not told more often that the kernel cannot resolve a neighbour.
 const COMPLAINTS: Duration = Duration::from_secs(10);
+const DAY: Duration = Duration::from_secs(86_400);
 
 /// The service's ends of its channels.
 pub(super) struct Channels {
@@ -56,16 +59,20 @@ pub(super) struct Follower {
     complain_at: Instant,
 }
 
+/// Opens the sockets and reads everything. In this order: what changes meanwhile is noticed.
+async fn read(receive_buffer: usize) -> io::Result<(Wire, State)> {
+    let mut wire = Wire::open(receive_buffer)?;
+    let state = wire.state().await?;
+    Ok((wire, state))
+}
+
 impl Follower {
     /// Opens the sockets, reads everything, and sends the first tables.
-    pub(super) async fn begin(options: NetOptions, channels: Channels) -> Result<(Self, Wire), NetError> {
+    pub(super) async fn begin(mut options: NetOptions, channels: Channels) -> Result<(Self, Wire), NetError> {
+        // So that no sum of times overflows.
+        (options.audit, options.quiet) = (options.audit.min(DAY), options.quiet.min(DAY));
         let now = Instant::now();
-        let read = async {
-            let mut wire = Wire::open(options.receive_buffer)?;
-            let state = wire.state().await?;
-            Ok((wire, state))
-        };
-        let (wire, state) = read.await.map_err(|source| NetError::Read { source })?;
+        let (wire, state) = read(options.receive_buffer).await.map_err(|source| NetError::Read { source })?;
         let mut follower = Self {
             audit_at: now + options.audit,
             options,
@@ -133,7 +140,7 @@ impl Follower {
         }
     }
 
-    async fn take(&mut self, fact: super::decode::Fact, wire: &mut Wire) {
+    async fn take(&mut self, fact: Fact, wire: &mut Wire) {
         let effect = self.state.apply(fact);
         self.dirty |= effect.changed;
         if effect.reread_routes && self.reread_at.is_none() {
@@ -148,8 +155,9 @@ impl Follower {
     async fn lost(&mut self, key: Key, wire: &mut Wire) {
         if self.asks.lost(key, Instant::now().into_std()) {
             self.ask(key, wire).await;
+        } else if !self.asks.contains(key) {
+            self.dirty |= self.state.drop_neighbour(key);
         }
-        self.dirty |= self.state.forget(|key| self.asks.contains(key));
     }
 
     async fn want(&mut self, key: Key, wire: &mut Wire) {
@@ -259,12 +267,7 @@ impl Follower {
                 () = tokio::time::sleep(pause) => {}
             }
             let start = Instant::now();
-            let read = async {
-                let mut wire = Wire::open(self.options.receive_buffer)?;
-                let state = wire.state().await?;
-                std::io::Result::Ok((wire, state))
-            };
-            match read.await {
+            match read(self.options.receive_buffer).await {
                 Ok((mut wire, fresh)) => {
                     self.dump_took = start.elapsed();
                     self.resynced = Some(why);

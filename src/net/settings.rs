@@ -23,7 +23,7 @@ pub struct BusyPollSettings {
 }
 
 impl Default for BusyPollSettings {
-    /// What the kernel's af_xdp.rst recommends.
+    /// The values in common use with AF_XDP.
     fn default() -> Self {
         Self { defer_hard_irqs: 2, flush_timeout: Duration::from_micros(200) }
     }
@@ -118,7 +118,7 @@ impl BusyPollSettings {
             return Err(SettingsError::OtherNamespace { interface, found, wanted: index });
         }
         let mut guard = SettingsGuard { changed: Vec::new(), unsupported: Vec::new() };
-        // The timeout first: deferring without one would leave the device's interrupt off for good.
+        // The timeout first: deferring takes effect with one only.
         guard.set(&device, "gro_flush_timeout", self.flush_timeout.as_nanos().to_string())?;
         guard.set(&device, "napi_defer_hard_irqs", self.defer_hard_irqs.to_string())?;
         Ok(guard)

@@ -57,11 +57,13 @@ impl State {
                 Effect { changed, ..Effect::default() }
             }
             Fact::AddressGone { index, address, prefix } => {
-                let list = self.addresses.entry(index).or_default();
-                let before = list.len();
-                list.retain(|a| (a.address, a.prefix) != (address, prefix));
+                let changed = self.addresses.get_mut(&index).is_some_and(|list| {
+                    let before = list.len();
+                    list.retain(|a| (a.address, a.prefix) != (address, prefix));
+                    list.len() != before
+                });
                 // IPv4 routes that prefer this source go without a notice (fib_sync_down_addr).
-                Effect { changed: list.len() != before, reread_routes: address.is_ipv4(), lost: None }
+                Effect { changed, reread_routes: address.is_ipv4(), lost: None }
             }
             Fact::Routes { routes, replace } => self.routes(routes, replace),
             Fact::RoutesGone { routes } => {
@@ -190,6 +192,11 @@ impl State {
         } else {
             (macs(self) != macs(other)).then_some("neighbours")
         }
+    }
+
+    /// Drops a neighbour.
+    pub(super) fn drop_neighbour(&mut self, key: Key) -> bool {
+        self.neighbours.remove(&key).is_some()
     }
 
     /// Drops neighbours the kernel has forgotten and nobody is `wanted` for. Whether there were any.

@@ -95,6 +95,8 @@ pub struct Hop {
     pub source: MacAddr,
     /// Ethernet destination.
     pub destination: MacAddr,
+    /// Whose MAC that is.
+    pub next_hop: IpAddr,
 }
 
 /// What the tables say of a destination.
@@ -190,6 +192,7 @@ impl Tables {
                 mtu: u16::try_from(link.mtu).unwrap_or(u16::MAX),
                 source: link.mac,
                 destination: mac,
+                next_hop,
             }),
             (LinkKind::Ethernet, None) => Resolution::Unresolved { interface: link.index, next_hop },
             _ => Resolution::NoRoute,

@@ -93,7 +93,7 @@ pub fn ipv4_header(header: &[u8]) -> Option<u16> {
 pub fn ipv4_header_verifies(header: &[u8; 20]) -> bool {
     let (words, _) = header.as_chunks::<4>();
     let sum: u64 = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
-    sum % 0xffff == 0
+    sum.is_multiple_of(0xffff)
 }
 
 /// Checksum of a UDP datagram, its own field taken as zero; a result of zero is sent as 0xFFFF, since
@@ -175,5 +175,4 @@ impl Change {
 }
 
 #[cfg(test)]
-#[path = "checksum_tests.rs"]
 mod tests;

@@ -5,7 +5,7 @@
 pub mod build;
 pub mod checksum;
 mod columns;
-mod parse;
+pub mod parse;
 mod reflect;
 pub mod rewrite;
 

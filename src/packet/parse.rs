@@ -65,7 +65,7 @@ pub fn parse(head: &[u8; 64], length: u16) -> Result<Parsed, DropReason> {
     parse_with(head, length, |parsed| parsed)
 }
 
-/// [`parse`], with what is to be done with the result done once for each family: where that is a
+/// [`parse()`], with what is to be done with the result done once for each family: where that is a
 /// store to columns, offsets are constants then and nothing is moved twice.
 #[inline(always)]
 pub(crate) fn parse_with<T>(head: &[u8; 64], length: u16, accept: impl FnOnce(Parsed) -> T) -> Result<T, DropReason> {

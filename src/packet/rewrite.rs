@@ -169,5 +169,4 @@ fn headers<const IP: usize>(frame: &mut [u8], l3: u8, l4: u8) -> Option<Headers<
 }
 
 #[cfg(test)]
-#[path = "rewrite_tests.rs"]
 mod tests;

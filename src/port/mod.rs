@@ -6,6 +6,7 @@
 //! by the AF_XDP port ([`crate::xdp`]) and the simulated one.
 
 mod burst;
+pub mod sim;
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -82,7 +83,8 @@ pub struct PortInfo {
     pub mode: Mode,
     /// Why it is not a better one; empty where it is the best.
     pub mode_reason: String,
-    /// Whether preferred busy polling is in force, and why not.
+    /// What was asked for of preferred busy polling, or why not; whether it is in force says
+    /// [`Port::busy_polling`].
     pub busy_poll: String,
 }
 
@@ -280,6 +282,11 @@ pub trait Port {
     /// # Errors
     /// The kernel's.
     fn kernel_counters(&self) -> Result<KernelCounters, PortError>;
+
+    /// Whether our system calls drive the driver's receive work (preferred busy polling in force).
+    fn busy_polling(&self) -> bool {
+        false
+    }
 
     /// How full the rings are.
     fn occupancy(&mut self) -> Occupancy;

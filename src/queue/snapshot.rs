@@ -21,6 +21,8 @@ pub struct PortSnapshot {
     pub kernel: KernelCounters,
     /// How full its rings are.
     pub occupancy: Occupancy,
+    /// Preferred busy polling is in force.
+    pub busy_polling: bool,
 }
 
 /// One queue at one moment.
@@ -58,6 +60,7 @@ impl QueueSnapshot {
                 counters: port.counters(),
                 kernel: port.kernel_counters().unwrap_or_default(),
                 occupancy: port.occupancy(),
+                busy_polling: port.busy_polling(),
             })
             .collect();
         Self {

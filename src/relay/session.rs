@@ -12,8 +12,8 @@ use crate::umem::PortIndex;
 /// Where a direction of a session leaves, a copy from the tables; and what its addresses do to checksums.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct NextHop {
-    /// Of the tables it was copied from, low half: a change in between that is missed would have to be
-    /// 2^32 changes away.
+    /// When it was copied from the tables, by the relay's count: one that is missed would have to be 2^32
+    /// counts away.
     pub(super) generation: u32,
     /// Largest IP packet, bytes.
     pub(super) mtu: u16,
@@ -28,7 +28,7 @@ impl NextHop {
     pub(super) const UNKNOWN: Self =
         Self { generation: 0, mtu: 0, addresses: AddressChange::NONE, mac: MacAddr([0; 6]), port: PortIndex::MAX };
 
-    /// Whether it may be used with tables of this generation.
+    /// Whether it may be used at this count.
     #[inline]
     pub(super) fn fresh(&self, generation: u32) -> bool {
         self.generation == generation && self.port != PortIndex::MAX

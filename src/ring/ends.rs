@@ -209,11 +209,12 @@ impl<T: Copy> Peeked<'_, T> {
             return None;
         }
         let slot = &self.consumer.shared.slots[self.consumer.cursor.slot(at)];
-        // SAFETY: at < count, and `count` slots from the consumer's index on were written before the
-        // producer moved its index past them (release, and acquire in `Cursor::refresh`), so the value
-        // is initialised; the producer writes none of them before `release` moves the consumer's
-        // index. T is Copy: reading leaves the slot as it is.
-        Some(slot.with(|at| unsafe { at.read().assume_init() }))
+        // SAFETY: `at` points into a live slot. at < count, and the producer writes none of the `count`
+        // slots from the consumer's index on before `release` moves that index.
+        let entry = slot.with(|at| unsafe { at.read() });
+        // SAFETY: those slots were written before the producer moved its index past them (release, and
+        // acquire in `Cursor::refresh`). T is Copy: reading leaves the slot as it is.
+        Some(unsafe { entry.assume_init() })
     }
 
     /// All of them, oldest first.

@@ -133,7 +133,7 @@ impl Processor {
     }
 
     /// Parses the lanes in `live`: lane `i` is the frame that starts with `heads[i]` and is
-    /// `lengths[i]` bytes long, as [`packet::parse`] takes them.
+    /// `lengths[i]` bytes long, as [`packet::parse()`] takes them.
     ///
     /// Sets the masks of `columns` (no lane outside `live` is in them), and for each live lane either
     /// its facts or its fault; other lanes' columns stay as they were. Prefetches nothing: for heads

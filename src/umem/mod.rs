@@ -219,6 +219,46 @@ impl Umem {
         recalled
     }
 
+    /// Frames of `port` at the kernel: to receive into, and to be sent.
+    #[must_use]
+    pub fn at_port(&self, port: PortIndex) -> (u32, u32) {
+        self.ledger.at_port(port)
+    }
+
+    /// Writes what a simulated kernel received to a frame that was posted to the fill ring of `port`.
+    ///
+    /// # Errors
+    /// [`BadDescriptor`], and no change, if the frame is not there, or the packet would not fit.
+    pub(crate) fn kernel_write(&mut self, port: PortIndex, address: u64, packet: &[u8]) -> Result<(), BadDescriptor> {
+        let at = self.kernel_holds(Place::Receive(port), address, packet.len())?;
+        // SAFETY: the range is inside one frame, by `kernel_holds`. The frame is in Place::Receive, so
+        // no `Frame` for it exists, and a real kernel is not in this process; `self` is borrowed
+        // mutably, so no other reference to the region lives.
+        unsafe { self.region.slice_mut(at, packet.len()) }.copy_from_slice(packet);
+        Ok(())
+    }
+
+    /// What a simulated kernel sends: `length` bytes of a frame that was posted to the TX ring of `port`.
+    ///
+    /// # Errors
+    /// [`BadDescriptor`] if the frame is not there, or the packet reaches past it.
+    pub(crate) fn kernel_read(&self, port: PortIndex, address: u64, length: u32) -> Result<&[u8], BadDescriptor> {
+        let at = self.kernel_holds(Place::Transmit(port), address, length as usize)?;
+        // SAFETY: the range is inside one frame, by `kernel_holds`. The frame is in Place::Transmit, so
+        // no `Frame` for it exists and nobody writes to it while `self` is borrowed.
+        Ok(unsafe { self.region.slice(at, length as usize) })
+    }
+
+    /// Where `length` bytes at `address` lie within the region, if the frame is at `place`.
+    fn kernel_holds(&self, place: Place, address: u64, length: usize) -> Result<usize, BadDescriptor> {
+        let (index, offset) = self.locate(address)?;
+        self.ledger.expect(index, place, address)?;
+        if usize::from(offset) + length > self.layout.frame_size() as usize {
+            return Err(BadDescriptor::PastFrame { address, length: length as u32 });
+        }
+        Ok(self.layout.address(index) + usize::from(offset))
+    }
+
     /// Frame index and offset within the frame; `address` comes from the kernel and is not believed.
     #[inline]
     fn locate(&self, address: u64) -> Result<(u32, u16), BadDescriptor> {

@@ -20,7 +20,7 @@ use xsk_rs::config::{BindFlags, FrameSize, Interface, LibxdpFlags, QueueSize, So
 
 use super::Device;
 use super::options::{self, BusyPoll};
-use super::port::{Backing, Parts, XdpPort};
+use super::port::{Backing, BusyPolling, Parts, XdpPort};
 use super::steering::Slot;
 use crate::port::{Backend, Mode, Port, PortError, PortInfo, QueueId};
 use crate::umem::{self, PageKind, PageReport, PortIndex, Region, RingSizes, Umem, UmemLayout};
@@ -297,13 +297,16 @@ impl XdpBackend {
             .build())
     }
 
-    /// Whether it is in force, and the words for it.
-    fn busy_poll(&self, fd: RawFd) -> (bool, String) {
-        let Some(wish) = self.options.busy_poll else { return (false, "off in the configuration".to_owned()) };
+    /// How far it got, and the words for it.
+    fn busy_poll(&self, fd: RawFd) -> (BusyPolling, String) {
+        let Some(wish) = self.options.busy_poll else {
+            return (BusyPolling::Off, "off in the configuration".to_owned());
+        };
+        let words = format!("{} us, budget {}", wish.timeout_us, wish.budget);
         match wish.apply(fd) {
-            Ok(()) if options::has_napi(fd) => (true, format!("on, {} us, budget {}", wish.timeout_us, wish.budget)),
-            Ok(()) => (false, "no effect here: the device has no NAPI instance for this socket".to_owned()),
-            Err(error) => (false, format!("refused by the kernel: {error}")),
+            Ok(()) if options::has_napi(fd) => (BusyPolling::On, words),
+            Ok(()) => (BusyPolling::Accepted, format!("{words}, if the device has a NAPI instance for this queue")),
+            Err(error) => (BusyPolling::Off, format!("refused by the kernel: {error}")),
         }
     }
 }

@@ -87,8 +87,8 @@ fn classify(failed: bool) -> io::Result<Kick> {
     }
 }
 
-/// Whether the socket is tied to a NAPI instance that busy polling can drive (SO_INCOMING_NAPI_ID is
-/// set at bind in zero-copy mode; zero otherwise until a packet came in).
+/// Whether the socket is tied to a NAPI instance that busy polling can drive: SO_INCOMING_NAPI_ID, set
+/// at bind in zero-copy mode and with the first packet in copy mode; zero for ever on veth.
 pub(super) fn has_napi(fd: RawFd) -> bool {
     const SO_INCOMING_NAPI_ID: libc::c_int = 56;
     let mut id: u32 = 0;

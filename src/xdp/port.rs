@@ -35,11 +35,22 @@ pub struct XdpPort {
     info: PortInfo,
     index: PortIndex,
     rings: RingSizes,
-    busy_poll: bool,
+    busy_poll: BusyPolling,
     scratch: Box<[FrameDesc; LANES]>,
     counters: PortCounters,
     posted_fill: u32,
     posted_tx: u32,
+}
+
+/// Whether our system calls drive the driver's receive work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum BusyPolling {
+    /// Not wished, or refused.
+    Off,
+    /// Accepted by the kernel; whether there is a NAPI instance to drive shows with the first packet.
+    Accepted,
+    /// In force.
+    On,
 }
 
 /// The socket's entry in the XSKMAP, taken out on drop.
@@ -69,7 +80,7 @@ pub(super) struct Parts {
     pub(super) info: PortInfo,
     pub(super) index: PortIndex,
     pub(super) rings: RingSizes,
-    pub(super) busy_poll: bool,
+    pub(super) busy_poll: BusyPolling,
 }
 
 impl XdpPort {
@@ -145,6 +156,10 @@ impl Port for XdpPort {
         // SAFETY: the frames named by these descriptors were given to the kernel by `fill`; the RX
         // ring gives them back. The ledger checks each below before a token is made.
         let n = unsafe { self.rx.consume(&mut self.scratch[..room]) };
+        if n > 0 && self.busy_poll == BusyPolling::Accepted {
+            let driven = options::has_napi(self.raw_fd());
+            self.busy_poll = if driven { BusyPolling::On } else { BusyPolling::Off };
+        }
         let mut taken = 0;
         for desc in &self.scratch[..n] {
             let (address, length) = (desc.addr() as u64, desc.lengths().data() as u32);
@@ -237,7 +252,7 @@ impl Port for XdpPort {
             self.counters.kicks += 1;
             answer = options::wake_tx(fd).map_err(|e| self.refused("sendto to wake the TX ring", e))?;
         }
-        if self.busy_poll || self.fill.needs_wakeup() {
+        if self.busy_poll == BusyPolling::On || self.fill.needs_wakeup() {
             self.counters.kicks += 1;
             let rx = options::wake_rx(fd).map_err(|e| self.refused("recvfrom to wake the fill ring", e))?;
             // Nothing received is EAGAIN as well: only a dead link is news.
@@ -267,6 +282,10 @@ impl Port for XdpPort {
             fill_empty: stats.rx_fill_ring_empty_descs(),
             tx_empty: stats.tx_ring_empty_descs(),
         })
+    }
+
+    fn busy_polling(&self) -> bool {
+        self.busy_poll == BusyPolling::On
     }
 
     fn occupancy(&mut self) -> Occupancy {

@@ -13,21 +13,36 @@
 //! ```
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::mpsc;
 use std::thread;
+use std::time::{Duration, Instant};
 
-/// `true`, and a line that says so, if `test` cannot run because this is not root or a tool is missing.
+/// `true`, and a line that says so, if `test` cannot have a network namespace here, or a tool is missing.
 pub(crate) fn skip_unless_root(test: &str) -> bool {
-    let missing =
-        ["ip", "ethtool", "mount"].into_iter().find(|tool| Command::new(tool).arg("--version").output().is_err());
-    match missing {
-        _ if !rustix::process::geteuid().is_root() => eprintln!("SKIPPED {test}: needs root for its network namespace"),
-        Some(tool) => eprintln!("SKIPPED {test}: `{tool}` is missing (apt-get install iproute2 ethtool mount)"),
-        None => return false,
-    }
+    let missing = |tool: &&str| Command::new(tool).arg("--version").output().is_err();
+    let reason = if !rustix::process::geteuid().is_root() {
+        "needs root for its network namespace".to_owned()
+    } else if let Some(tool) = ["ip", "ethtool", "mount"].iter().find(|tool| missing(tool)) {
+        format!("`{tool}` is missing (apt-get install iproute2 ethtool mount)")
+    } else if let Err(error) = thread::spawn(leave).join().unwrap() {
+        format!("no namespace to be had: {error} (needs CAP_SYS_ADMIN)")
+    } else {
+        return false;
+    };
+    // Not eprintln: the test harness keeps to itself what that says in a test that passes.
+    let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {reason}");
     true
+}
+
+/// The calling thread gets namespaces of its own, for the network and for mounts.
+fn leave() -> rustix::io::Result<()> {
+    use rustix::thread::UnshareFlags;
+    // The safe one: it is deprecated only because of CLONE_FILES, which is not used here.
+    #[allow(deprecated)]
+    rustix::thread::unshare(UnshareFlags::NEWNET | UnshareFlags::NEWNS)
 }
 
 /// Runs `test` on a new thread in a new network namespace, and panics as it panics.
@@ -48,11 +63,8 @@ pub(crate) struct Lab {
 
 impl Lab {
     fn enter() -> Self {
-        use rustix::thread::{UnshareFlags, gettid};
-        // The safe one: it is deprecated only because of CLONE_FILES, which is not used here.
-        #[allow(deprecated)]
-        rustix::thread::unshare(UnshareFlags::NEWNET | UnshareFlags::NEWNS).expect("unshare");
-        let tid = gettid().as_raw_nonzero();
+        leave().expect("unshare");
+        let tid = rustix::thread::gettid().as_raw_nonzero();
         let lab = Self { path: format!("/proc/{}/task/{tid}/ns/net", std::process::id()).into() };
         // sysfs shows the namespace that mounted it: without this, the host's interfaces.
         lab.run("mount", "--make-rprivate /");
@@ -110,6 +122,16 @@ impl Lab {
             self.run("ethtool", &format!("-K {end} tx off gso off tso off"));
             self.up(end);
         }
+        self.running(a);
+    }
+
+    /// Waits until `dev` has its carrier: the kernel says so from a work queue, some time after both ends are up.
+    pub(crate) fn running(&self, dev: &str) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while self.attribute(dev, "operstate") != "up" {
+            assert!(Instant::now() < deadline, "{dev} has no carrier");
+            thread::sleep(Duration::from_millis(2));
+        }
     }
 
     /// `ip link set DEV up`.
@@ -119,7 +141,9 @@ impl Lab {
 
     /// Adds an address with its prefix length: `10.0.0.1/24`, `fd00::1/64`.
     pub(crate) fn address(&self, dev: &str, address: &str) {
-        self.ip(&format!("address add {address} dev {dev}"));
+        // Even with accept_dad 0 an IPv6 address is tentative for a moment, and cannot be bound then.
+        let nodad = if address.contains(':') { "nodad" } else { "" };
+        self.ip(&format!("address add {address} dev {dev} {nodad}"));
     }
 
     /// A permanent neighbour.
@@ -129,8 +153,13 @@ impl Lab {
 
     /// The kernel's number of an interface here.
     pub(crate) fn index(&self, dev: &str) -> u32 {
-        let line = self.ip(&format!("-o link show dev {dev}"));
-        line.split(':').next().and_then(|n| n.trim().parse().ok()).unwrap_or_else(|| panic!("no index in `{line}`"))
+        self.attribute(dev, "ifindex").parse().unwrap()
+    }
+
+    /// /sys/class/net/`dev`/`name`.
+    pub(crate) fn attribute(&self, dev: &str, name: &str) -> String {
+        let text = std::fs::read_to_string(format!("/sys/class/net/{dev}/{name}"));
+        text.unwrap_or_else(|e| panic!("{name} of {dev}: {e}")).trim().to_owned()
     }
 
     /// Another namespace, on its own thread, for the far side of a link.

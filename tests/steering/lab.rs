@@ -5,21 +5,18 @@
 //! ```
 
 use std::fs;
+use std::io::Write;
 use std::process::Command;
-
-use rustix::thread::{UnshareFlags, unshare};
 
 /// Runs `body` in a thread with a network namespace of its own. The namespace goes with its last
 /// descriptor. Says so and returns if this machine cannot.
 pub(crate) fn in_namespace(test: &str, body: impl FnOnce() + Send + 'static) {
     if let Some(reason) = cannot() {
-        eprintln!("SKIPPED {test}: {reason}");
+        skipped(test, reason);
         return;
     }
     let thread = std::thread::spawn(move || {
-        // A network namespace concerns only this thread, and no descriptor.
-        #[allow(deprecated)]
-        unshare(UnshareFlags::NEWNET).unwrap();
+        own_namespace().unwrap();
         // Before the veth exists, or router solicitations come in between.
         for which in ["all", "default"] {
             fs::write(format!("/proc/sys/net/ipv6/conf/{which}/disable_ipv6"), "1").unwrap();
@@ -32,6 +29,11 @@ pub(crate) fn in_namespace(test: &str, body: impl FnOnce() + Send + 'static) {
     }
 }
 
+/// Past the harness, which would keep to itself what a passing test prints.
+pub(crate) fn skipped(test: &str, reason: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {reason}");
+}
+
 fn cannot() -> Option<&'static str> {
     if !rustix::process::geteuid().is_root() {
         return Some("needs root");
@@ -40,12 +42,18 @@ fn cannot() -> Option<&'static str> {
         return Some("needs iproute2 (apt-get install iproute2)");
     }
     // Tried in a thread that ends at once.
-    #[allow(deprecated)]
     let veth = std::thread::spawn(|| {
-        unshare(UnshareFlags::NEWNET).is_ok()
+        own_namespace().is_ok()
             && Command::new("ip").args(["link", "add", "type", "veth"]).status().is_ok_and(|status| status.success())
     });
     (!veth.join().unwrap_or(false)).then_some("cannot make a network namespace with a veth")
+}
+
+/// A new network namespace concerns the calling thread alone and no descriptor. The call is deprecated for
+/// flags that do concern descriptors.
+#[allow(deprecated)]
+fn own_namespace() -> rustix::io::Result<()> {
+    rustix::thread::unshare(rustix::thread::UnshareFlags::NEWNET)
 }
 
 /// `va` and `vb`, up, MTU 1500, with that many queues each way at both ends.

@@ -2,7 +2,9 @@
 //! `SKIPPED` if it cannot. What is tested is described in docs/steering.md.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod delivery;
 mod lab;
+mod live;
 mod object;
 mod packets;
 mod table;

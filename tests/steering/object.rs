@@ -4,6 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use crate::lab::skipped;
+
 /// The compiler whose output is committed; others order instructions differently.
 const CLANG: &str = "clang version 14.";
 /// As in docs/steering.md, from the repository's root.
@@ -20,7 +22,7 @@ fn object_matches_its_source() {
     let version = version.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
     if !version.contains(CLANG) {
         let found = version.lines().next().unwrap_or("no clang");
-        eprintln!("SKIPPED object_matches_its_source: needs {CLANG}x (Debian 12's), found {found}");
+        skipped("object_matches_its_source", &format!("needs {CLANG}x (Debian 12's), found {found}"));
         return;
     }
     let folder = tempfile::tempdir().unwrap();

@@ -6,19 +6,24 @@
 //! host.
 #![forbid(unsafe_code)]
 
+pub mod cli;
 mod cpus;
+pub mod doctor;
+mod drivers;
 mod face;
 mod plan;
 mod request;
+pub mod settings;
 mod snapshot;
 
 #[cfg(test)]
 mod tests;
 
 pub use cpus::{CpuList, CpuListError, MAX_CPUS};
+pub use face::Change;
 pub use plan::{
     ActorPlan, Decision, DecisionCode, PLAN_SCHEMA, Page, Plan, PortPlan, Reason, ReasonCode, Refusal, Warning,
-    WarningCode, plan,
+    WarningCode, ZeroCopy, plan,
 };
 pub use request::{Numa, Pin, Queues, Request};
 pub use snapshot::{

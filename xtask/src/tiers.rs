@@ -108,7 +108,6 @@ pub(crate) fn run(cancel: &Cancel, options: &Options) -> Result<()> {
     let mut outcomes = vec![];
     for &tier in Tier::ALL {
         let outcome = if options.only.is_empty() || options.only.contains(&tier) {
-            println!("\n== {}: {}", tier.name(), tier.about());
             run_tier(cancel, tier, &targets, options.only.contains(&tier))?
         } else {
             Outcome::NotRun("not asked for".to_owned())
@@ -141,7 +140,6 @@ fn run_tier(cancel: &Cancel, tier: Tier, targets: &[Target], asked: bool) -> Res
 /// One file (or folder) under a `tests/`.
 #[derive(Debug)]
 struct Target {
-    package: String,
     name: String,
     /// Its source speaks of network namespaces.
     needs_root: bool,
@@ -162,8 +160,7 @@ fn test_targets() -> Result<Vec<Target>> {
         for target in list(&package, "targets") {
             if list(&target, "kind").iter().any(|k| k == "test") {
                 let source = fs::read_to_string(text(&target, "src_path")).unwrap_or_default();
-                let (package, name) = (text(&package, "name"), text(&target, "name"));
-                targets.push(Target { package, name, needs_root: source.contains("netns") });
+                targets.push(Target { name: text(&target, "name"), needs_root: source.contains("netns") });
             }
         }
     }
@@ -171,18 +168,18 @@ fn test_targets() -> Result<Vec<Target>> {
 }
 
 fn cargo_test_targets<'a>(cancel: &Cancel, targets: impl Iterator<Item = &'a Target>, sudo: bool) -> Result<Outcome> {
-    let mut arguments = vec![];
-    for target in targets {
-        arguments.extend(["--package", &target.package, "--test", &target.name]);
-    }
-    if arguments.is_empty() {
+    let names: Vec<&str> = targets.flat_map(|t| ["--test", &t.name]).collect();
+    if names.is_empty() {
         return Ok(Outcome::NotRun("there are no such tests".to_owned()));
     }
+    // The whole workspace each time: another choice of packages means other features, and compiling all again.
+    let arguments = [&["--workspace"], &names[..]].concat();
     cargo_test(cancel, &arguments, sudo)
 }
 
 /// `cargo test`; with `sudo`, cargo stays the user's and each test program runs as root.
 fn cargo_test(cancel: &Cancel, arguments: &[&str], sudo: bool) -> Result<Outcome> {
+    println!("\n== cargo test {}", arguments.join(" "));
     let mut command = cargo();
     command.arg("test").args(arguments).arg("--no-fail-fast");
     if sudo {
@@ -247,6 +244,7 @@ fn lint(cancel: &Cancel) -> Result<Outcome> {
             tally.excused.push(format!("SKIPPED-OK cargo {tool}: it is not installed"));
             continue;
         }
+        println!("\n== cargo {tool} {}", arguments.join(" "));
         let status = run_lines(cancel, cargo().arg(tool).args(*arguments), |line| println!("{line}"))?;
         if status.success() {
             tally.passed += 1;

@@ -16,7 +16,7 @@ pub(super) const REQUESTS: usize = 64;
 pub struct Status {
     /// Which.
     pub worker: WorkerId,
-    /// [`Worker::name`].
+    /// [`Worker::name`](super::Worker::name).
     pub name: String,
     /// Where it is.
     pub state: State,
@@ -89,7 +89,7 @@ impl<N> SupervisorHandle<N> {
     }
 
     /// Has a worker, or all, finish its work and stop; waits until it has, which may take longer than
-    /// `within` by [`Settings::end_within`].
+    /// `within` by [`Settings::end_within`](super::Settings::end_within).
     ///
     /// # Errors
     /// [`SupervisorError`].
@@ -120,7 +120,7 @@ impl<N> SupervisorHandle<N> {
         self.send(Request::Wake(worker))
     }
 
-    /// Passes `note` to [`Worker::note`].
+    /// Passes `note` to [`Worker::note`](super::Worker::note).
     ///
     /// # Errors
     /// [`SupervisorError`].
@@ -171,7 +171,7 @@ impl<N> Supervisor<N> {
     /// Waits for its thread to end, which it does after a stop; the text of its panic otherwise.
     ///
     /// # Errors
-    /// Text of a panic in the observer or in a [`Worker`].
+    /// Text of a panic in the observer or in a [`Worker`](super::Worker).
     pub fn join(self) -> Result<(), String> {
         drop(self.handle);
         self.thread.join().map_err(panic_text)

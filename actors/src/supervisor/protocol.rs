@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::Link;
 use crate::executor::Outcome;
+use crate::mailbox::SendError;
 
 /// A worker's place in the list given to the supervisor, counted from zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -209,6 +210,15 @@ pub enum Undelivered {
     Gone,
 }
 
+impl<T> From<SendError<T>> for Undelivered {
+    fn from(error: SendError<T>) -> Self {
+        match error {
+            SendError::Timeout(_) => Self::Busy,
+            SendError::Closed(_) => Self::Gone,
+        }
+    }
+}
+
 /// A worker as the engine supplies it: lives on the supervisor's thread and knows how to make, reach and join its
 /// actor. No method may block for longer than a thread takes to start.
 pub trait Worker: Send + 'static {
@@ -242,7 +252,7 @@ pub trait Worker: Send + 'static {
     /// The actor was told to end, did not in time, and keeps its thread: stop giving it work from outside.
     fn abandon(&mut self) {}
 
-    /// Called a few times a second.
+    /// Called about 20 times a second.
     fn tick(&mut self, now: Instant) {
         let _ = now;
     }

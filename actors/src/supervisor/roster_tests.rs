@@ -1,1 +1,343 @@
+#![allow(clippy::unwrap_used, clippy::panic)]
+use super::*;
 
+#[path = "roster_order_tests.rs"]
+mod orders;
+#[path = "roster_random_tests.rs"]
+mod random;
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const A: WorkerId = WorkerId(0);
+const B: WorkerId = WorkerId(1);
+
+/// A roster in virtual time.
+struct Play {
+    roster: Roster,
+    now: Instant,
+}
+
+impl Play {
+    fn new(workers: usize) -> Self {
+        Self { roster: Roster::new(Settings::default(), workers), now: Instant::now() }
+    }
+
+    /// With all workers at work in their first life.
+    fn running(workers: usize) -> Self {
+        let mut play = Self::new(workers);
+        play.tell(Input::Start);
+        for n in 0..workers {
+            play.say(WorkerId(n), Word::Running);
+        }
+        play
+    }
+
+    fn tell(&mut self, input: Input) -> Vec<Action> {
+        self.roster.handle(self.now, input)
+    }
+
+    fn say(&mut self, worker: WorkerId, word: Word) -> Vec<Action> {
+        self.tell(Input::Said { worker, generation: self.roster.generation(worker), word })
+    }
+
+    fn end(&mut self, worker: WorkerId, end: End) -> Vec<Action> {
+        self.tell(Input::Ended { worker, generation: self.roster.generation(worker), end })
+    }
+
+    fn panics(&mut self, worker: WorkerId) -> Vec<Action> {
+        self.end(worker, End::Panicked("boom".into()))
+    }
+
+    fn soft_fails(&mut self, worker: WorkerId) -> Vec<Action> {
+        self.say(worker, Word::SoftFailed("handler".into()))
+    }
+
+    fn restart(&mut self, worker: WorkerId, depth: Depth) -> Result<Vec<Action>, Refusal> {
+        self.roster.restart(self.now, worker, depth)
+    }
+
+    fn after(&mut self, wait: Duration) -> Vec<Action> {
+        self.now += wait;
+        self.tell(Input::Tick)
+    }
+
+    /// Goes on to the next deadline, which must exist, and checks that nothing is decided just before it.
+    fn next(&mut self) -> Vec<Action> {
+        let due = self.roster.next_due().unwrap();
+        if due > self.now {
+            self.now = due - Duration::from_nanos(1);
+            assert_eq!(self.tell(Input::Tick), []);
+        }
+        self.now = due;
+        self.tell(Input::Tick)
+    }
+
+    fn state(&self, worker: WorkerId) -> State {
+        self.roster.state(worker).unwrap().clone()
+    }
+
+    fn state_name(&self, worker: WorkerId) -> &'static str {
+        self.state(worker).name()
+    }
+}
+
+fn start(worker: WorkerId, generation: u64) -> Action {
+    Action::Start { worker, generation }
+}
+
+fn send(worker: WorkerId, command: Command) -> Action {
+    Action::Send { worker, command }
+}
+
+/// What is to be done, without what is to be told.
+fn deeds(actions: Vec<Action>) -> Vec<Action> {
+    actions.into_iter().filter(|action| !matches!(action, Action::Emit(_))).collect()
+}
+
+fn gap_of(actions: &[Action]) -> Option<Duration> {
+    actions.iter().find_map(|action| match action {
+        Action::Emit(Event::Changed { gap, .. }) => *gap,
+        _ => None,
+    })
+}
+
+fn health_of(actions: &[Action]) -> Option<Health> {
+    actions.iter().find_map(|action| match action {
+        Action::Emit(Event::Health(health)) => Some(*health),
+        _ => None,
+    })
+}
+
+#[test]
+fn all_are_started_once_and_run_when_they_say_so() {
+    let mut play = Play::new(2);
+    assert_eq!(play.state(A), State::Planned);
+    assert_eq!(deeds(play.tell(Input::Start)), [start(A, 1), start(B, 1)]);
+    assert_eq!(play.tell(Input::Start), []);
+    assert_eq!(play.state(A), State::Opening);
+    let (from, to) = (State::Opening, State::Running);
+    let opened = Event::Changed { worker: A, from, to, cause: "opened".into(), gap: None };
+    assert_eq!(play.say(A, Word::Running), [Action::Emit(opened)]);
+    assert_eq!(play.say(A, Word::Running), []);
+    assert_eq!((play.state(A), play.state(B)), (State::Running, State::Opening));
+    assert_eq!(play.roster.restarts(A), 0);
+}
+
+#[test]
+fn a_panic_leads_to_a_restart_after_the_pause_and_the_gap_is_told_while_others_go_on() {
+    let mut play = Play::running(2);
+    play.after(SECOND);
+    let told = play.panics(A);
+    let State::Restarting { depth: Depth::Hard, backoff } = play.state(A) else { panic!("{told:?}") };
+    assert!(backoff >= 37 * MS && backoff <= 50 * MS, "{backoff:?}");
+    assert!(matches!(&told[..], [Action::Emit(Event::Changed { cause, .. })] if cause == "panicked: boom"));
+    assert_eq!(deeds(play.next()), [start(A, 2)]);
+    play.after(20 * MS);
+    let back = play.say(A, Word::Running);
+    assert_eq!(gap_of(&back), Some(backoff + 20 * MS));
+    assert_eq!((play.roster.restarts(A), play.roster.restarts(B)), (1, 0));
+    assert_eq!(play.state(B), State::Running);
+    assert_eq!(play.roster.health(), Health::Healthy);
+}
+
+#[test]
+fn a_storm_ends_in_failed_and_degraded_until_an_operator_vouches_for_the_worker() {
+    let mut play = Play::running(2);
+    for life in 2..=6 {
+        play.panics(A);
+        assert_eq!(deeds(play.next()), [start(A, life)]);
+        play.say(A, Word::Running);
+    }
+    let told = play.panics(A);
+    let State::Failed { why } = play.state(A) else { panic!("{told:?}") };
+    assert!(why.contains("boom") && why.contains("5 restarts within 60s"), "{why}");
+    assert_eq!(health_of(&told), Some(Health::Degraded));
+    assert_eq!(play.roster.next_due(), None);
+    assert_eq!(play.after(1000 * SECOND), []);
+    assert_eq!(play.state(B), State::Running);
+
+    let told = play.restart(A, Depth::Soft).unwrap();
+    assert_eq!(health_of(&told), Some(Health::Healthy));
+    assert_eq!(deeds(told), [start(A, 7)]);
+    play.say(A, Word::Running);
+    play.panics(A);
+    assert_eq!(play.state_name(A), "restarting", "the budget begins anew");
+}
+
+#[test]
+fn a_start_that_is_refused_spends_the_budget_too_and_does_not_recurse() {
+    let mut play = Play::new(1);
+    play.tell(Input::Start);
+    for life in 2..=6 {
+        assert_eq!(deeds(play.end(A, End::Failed("EBUSY".into()))), []);
+        assert_eq!(deeds(play.next()), [start(A, life)]);
+    }
+    play.end(A, End::Failed("EBUSY".into()));
+    assert_eq!(play.state_name(A), "failed");
+}
+
+#[test]
+fn what_no_restart_mends_is_not_restarted() {
+    let mut play = Play::new(1);
+    play.tell(Input::Start);
+    let told = play.end(A, End::Refused("EPERM: give it CAP_NET_RAW".into()));
+    assert_eq!(play.state(A), State::Failed { why: "EPERM: give it CAP_NET_RAW".into() });
+    assert_eq!(health_of(&told), Some(Health::Degraded));
+    assert_eq!((deeds(told), play.roster.next_due()), (vec![], None));
+}
+
+#[test]
+fn an_end_nobody_asked_for_is_a_failure() {
+    let mut play = Play::running(1);
+    play.end(A, End::Done);
+    assert_eq!(play.state_name(A), "restarting");
+}
+
+#[test]
+fn a_soft_failure_restarts_the_handler_only() {
+    let mut play = Play::running(1);
+    assert_eq!(deeds(play.soft_fails(A)), []);
+    let State::Restarting { depth: Depth::Soft, backoff } = play.state(A) else { panic!("{:?}", play.state(A)) };
+    assert_eq!(play.soft_fails(A), [], "told once");
+    assert_eq!(deeds(play.next()), [send(A, Command::RestartHandler)]);
+    let back = play.say(A, Word::Running);
+    assert_eq!(gap_of(&back), Some(backoff));
+    assert_eq!((play.roster.generation(A), play.roster.restarts(A)), (1, 1));
+}
+
+#[test]
+fn a_handler_that_fails_again_within_a_second_takes_its_actor_with_it_and_later_does_not() {
+    for (quiet, hard) in [(SECOND, true), (SECOND + MS, false)] {
+        let mut play = Play::running(1);
+        play.soft_fails(A);
+        play.next();
+        play.say(A, Word::Running);
+        play.after(quiet);
+        let told = deeds(play.soft_fails(A));
+        if !hard {
+            assert!(matches!(play.state(A), State::Restarting { depth: Depth::Soft, .. }));
+            assert_eq!(told, []);
+            continue;
+        }
+        let State::Restarting { depth: Depth::Hard, backoff } = play.state(A) else { panic!("{:?}", play.state(A)) };
+        assert_eq!(told, [send(A, Command::Stop)]);
+        // It ends before the pause is over; the pause still holds.
+        play.after(MS);
+        assert_eq!(deeds(play.end(A, End::Done)), []);
+        assert_eq!(deeds(play.after(backoff - MS)), [start(A, 2)]);
+        // A new life has a clean handler: its first failure is soft again.
+        play.say(A, Word::Running);
+        play.soft_fails(A);
+        assert!(matches!(play.state(A), State::Restarting { depth: Depth::Soft, .. }));
+    }
+}
+
+#[test]
+fn a_handler_that_cannot_be_rebuilt_or_does_not_come_back_takes_its_actor_with_it() {
+    for answers in [true, false] {
+        let mut play = Play::running(1);
+        play.soft_fails(A);
+        play.next();
+        let told = if answers { play.soft_fails(A) } else { play.next() };
+        assert_eq!(deeds(told), [send(A, Command::Stop)], "answers: {answers}");
+        assert!(matches!(play.state(A), State::Restarting { depth: Depth::Hard, .. }));
+    }
+}
+
+#[test]
+fn a_slow_soft_storm_is_given_up_and_the_actor_is_ended() {
+    let mut play = Play::running(1);
+    for _ in 0..5 {
+        play.soft_fails(A);
+        assert_eq!(deeds(play.next()), [send(A, Command::RestartHandler)]);
+        play.say(A, Word::Running);
+        play.after(2 * SECOND);
+    }
+    assert_eq!(deeds(play.soft_fails(A)), [send(A, Command::Stop)]);
+    assert_eq!(play.state_name(A), "failed");
+    assert_eq!(deeds(play.end(A, End::Done)), []);
+    assert_eq!((play.state_name(A), play.roster.is_live(A)), ("failed", false));
+}
+
+#[test]
+fn a_parked_actor_that_dies_is_restarted_hard() {
+    let mut play = Play::running(1);
+    play.soft_fails(A);
+    play.panics(A);
+    assert!(matches!(play.state(A), State::Restarting { depth: Depth::Hard, .. }));
+    assert_eq!(deeds(play.next()), [start(A, 2)]);
+}
+
+#[test]
+fn a_worker_that_cannot_open_yet_is_tried_again_without_news_or_cost() {
+    let mut play = Play::running(1);
+    let gone = || End::Waiting("eth0 is gone".into());
+    play.end(A, gone());
+    assert_eq!(play.state(A), State::Waiting { why: "eth0 is gone".into() });
+    for life in 2..=100 {
+        assert_eq!(play.next(), [start(A, life)], "and no word of it");
+        assert_eq!(play.end(A, gone()), []);
+    }
+    assert_eq!(play.roster.health(), Health::Healthy);
+    assert_eq!(play.tell(Input::Wake { worker: A }), [start(A, 101)]);
+    assert_eq!(play.tell(Input::Wake { worker: A }), []);
+    assert_eq!(gap_of(&play.say(A, Word::Running)), Some(99 * SECOND));
+    // The budget is whole: five failures are still answered.
+    for _ in 0..5 {
+        play.panics(A);
+        play.next();
+    }
+    assert_eq!(play.state_name(A), "opening");
+}
+
+#[test]
+fn a_live_worker_that_waits_says_itself_when_it_runs_again() {
+    let mut play = Play::running(1);
+    play.say(A, Word::Waiting("link down".into()));
+    assert_eq!(play.state(A), State::Waiting { why: "link down".into() });
+    assert_eq!(play.tell(Input::Wake { worker: A }), []);
+    assert_eq!(play.after(5 * SECOND), []);
+    assert_eq!(gap_of(&play.say(A, Word::Running)), Some(5 * SECOND));
+    assert_eq!(play.roster.generation(A), 1);
+}
+
+#[test]
+fn a_stall_is_told_once_and_so_is_its_end() {
+    let mut play = Play::running(1);
+    let pulse = |age| Input::Pulse { worker: A, age };
+    assert_eq!(play.tell(pulse(SECOND)), []);
+    let age = SECOND + MS;
+    let stalled = Action::Emit(Event::Stalled { worker: A, age });
+    assert_eq!(play.tell(pulse(age)), [stalled, Action::Emit(Event::Health(Health::Degraded))]);
+    assert_eq!(play.tell(pulse(20 * SECOND)), []);
+    assert!(play.roster.is_stalled(A));
+    assert_eq!(play.state(A), State::Running, "a thread cannot be killed: told, not restarted");
+    let recovered = Action::Emit(Event::Recovered { worker: A });
+    assert_eq!(play.tell(pulse(MS)), [recovered.clone(), Action::Emit(Event::Health(Health::Healthy))]);
+    // One that ends is no longer stalled either.
+    play.tell(pulse(age));
+    assert_eq!(play.panics(A).first(), Some(&recovered));
+    assert_eq!(play.tell(pulse(age)), [], "the dead have no pulse");
+}
+
+#[test]
+fn opening_may_take_longer_without_a_beat() {
+    let mut play = Play::new(1);
+    play.tell(Input::Start);
+    assert_eq!(play.tell(Input::Pulse { worker: A, age: 10 * SECOND }), []);
+    assert_eq!(play.tell(Input::Pulse { worker: A, age: 10 * SECOND + MS }).len(), 2);
+}
+
+#[test]
+fn former_lives_and_unknown_workers_are_not_heard() {
+    let mut play = Play::running(1);
+    play.panics(A);
+    play.next();
+    let word = || Word::SoftFailed("late".into());
+    assert_eq!(play.tell(Input::Said { worker: A, generation: 1, word: word() }), []);
+    assert_eq!(play.tell(Input::Ended { worker: A, generation: 1, end: End::Done }), []);
+    assert_eq!(play.tell(Input::Said { worker: B, generation: 1, word: word() }), []);
+    assert_eq!(play.tell(Input::Pulse { worker: B, age: 9 * SECOND }), []);
+    assert_eq!(play.state(A), State::Opening);
+    assert!(play.roster.is_at_rest(B));
+}

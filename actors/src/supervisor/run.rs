@@ -3,6 +3,7 @@
 //! Everything of it, workers and observer too, lives on this one thread. It never waits for an actor: ends are looked
 //! for, commands that find a full mailbox are tried again.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +13,9 @@ use crossbeam_channel::{Receiver, Sender, bounded, never, select, tick};
 
 use super::handle::{REQUESTS, Request, Rested, Status, Supervisor, SupervisorHandle};
 use super::link::{Content, MAIL_CAPACITY, Mail};
-use super::{Action, Command, End, Event, Input, Link, Notice, Roster, Settings, State, Undelivered, Worker, WorkerId};
+use super::{
+    Action, Command, End, Event, Health, Input, Link, Notice, Roster, Settings, State, Undelivered, Worker, WorkerId,
+};
 use crate::executor::panic_text;
 use crate::pulse::{Pulse, PulseWatch};
 
@@ -66,6 +69,9 @@ struct Loop<W: Worker, O> {
     observer: O,
     mail_tx: Sender<Mail<W::Report>>,
     mail: Receiver<Mail<W::Report>>,
+    /// Decided, not yet done. A start that is refused at once decides more; in a queue, that comes after what was
+    /// decided before it, as the observer must hear it.
+    todo: VecDeque<Action>,
     /// Who waits until which workers are at rest.
     waiting: Vec<(Vec<WorkerId>, Sender<Rested>)>,
 }
@@ -80,6 +86,7 @@ impl<W: Worker, O: FnMut(Notice<W::Report>)> Loop<W, O> {
             observer,
             mail_tx,
             mail,
+            todo: VecDeque::new(),
             waiting: Vec::new(),
         }
     }
@@ -217,7 +224,8 @@ impl<W: Worker, O: FnMut(Notice<W::Report>)> Loop<W, O> {
     }
 
     fn act(&mut self, actions: Vec<Action>) {
-        for action in actions {
+        self.todo.extend(actions);
+        while let Some(action) = self.todo.pop_front() {
             match action {
                 Action::Start { worker, generation } => self.start(worker, generation),
                 Action::Send { worker, command } => self.send(worker, command),
@@ -244,7 +252,7 @@ impl<W: Worker, O: FnMut(Notice<W::Report>)> Loop<W, O> {
             .unwrap_or_else(|payload| Err(End::Panicked(panic_text(payload))));
         if let Err(end) = started {
             seat.at_end();
-            self.tell(Input::Ended { worker, generation, end });
+            self.todo.extend(self.roster.handle(Instant::now(), Input::Ended { worker, generation, end }));
         }
     }
 
@@ -300,7 +308,8 @@ impl<W: Worker, O: FnMut(Notice<W::Report>)> Loop<W, O> {
                 tracing::error!(worker = name(worker), age_ms = age.as_millis() as u64, "worker stalled");
             }
             Event::Recovered { worker } => tracing::warn!(worker = name(worker), "worker no longer stalled"),
-            Event::Health(health) => tracing::warn!(health = ?health, "engine"),
+            Event::Health(Health::Degraded) => tracing::error!("engine degraded"),
+            Event::Health(Health::Healthy) => tracing::info!("engine healthy again"),
         }
     }
 }

@@ -1,1 +1,440 @@
+#![allow(clippy::unwrap_used, clippy::panic)]
+use std::sync::atomic::AtomicBool;
 
+use super::super::{Depth, Refusal, SupervisorError, Word};
+use super::*;
+use crate::executor::{ExecutorHandle, ExecutorKind, ExecutorSpec, spawn};
+use crate::mailbox::{Address, Mailbox, mailbox};
+use crate::policy::RestartPolicy;
+
+const MS: Duration = Duration::from_millis(1);
+/// Longer than anything here takes; a test that waits for it has failed.
+const LONG: Duration = Duration::from_secs(60);
+const A: WorkerId = WorkerId(0);
+const B: WorkerId = WorkerId(1);
+
+type Script = Arc<dyn Fn(&Link<u32>, &Mailbox<Command>) -> End + Send + Sync>;
+
+/// A worker whose actor is a function on a plain thread.
+struct Scripted {
+    name: String,
+    script: Script,
+    actor: Option<(Address<Command>, ExecutorHandle<End>)>,
+    /// So many commands find no room first.
+    busy: usize,
+    abandoned: Arc<AtomicBool>,
+    notes: Sender<&'static str>,
+}
+
+impl Scripted {
+    fn new(name: &str, script: impl Fn(&Link<u32>, &Mailbox<Command>) -> End + Send + Sync + 'static) -> Self {
+        let (name, script) = (name.to_owned(), Arc::new(script));
+        Self { name, script, actor: None, busy: 0, abandoned: Arc::default(), notes: bounded(0).0 }
+    }
+}
+
+impl Worker for Scripted {
+    type Report = u32;
+    type Note = &'static str;
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn start(&mut self, generation: u64, link: Link<u32>) -> Result<(), End> {
+        assert_ne!((self.name.as_str(), generation), ("no start", 1), "defect in start");
+        if self.name == "refused" {
+            return Err(End::Refused("EPERM".into()));
+        }
+        let (address, mailbox) = mailbox(4).map_err(|error| End::Failed(error.to_string()))?;
+        let spec = ExecutorSpec { name: self.name.clone(), cpu: None, kind: ExecutorKind::Thread };
+        let script = Arc::clone(&self.script);
+        let handle = spawn(spec, move |_| async move { script(&link, &mailbox) });
+        self.actor = Some((address, handle.map_err(|error| End::Failed(error.to_string()))?));
+        Ok(())
+    }
+
+    fn command(&mut self, command: Command) -> Result<(), Undelivered> {
+        if self.busy > 0 {
+            self.busy -= 1;
+            return Err(Undelivered::Busy);
+        }
+        let Some((address, _)) = &self.actor else { return Err(Undelivered::Gone) };
+        Ok(address.try_send(command)?)
+    }
+
+    fn note(&mut self, note: &'static str) {
+        self.notes.send(note).unwrap();
+    }
+
+    fn poll_end(&mut self) -> Option<End> {
+        let (_, handle) = self.actor.as_mut()?;
+        let end = handle.join_timeout(Duration::ZERO)?;
+        self.actor = None;
+        Some(end.into())
+    }
+
+    fn abandon(&mut self) {
+        self.abandoned.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Beats until a command comes.
+fn command(link: &Link<u32>, mailbox: &Mailbox<Command>) -> Command {
+    loop {
+        link.beat();
+        if let Some(command) = mailbox.try_recv() {
+            return command;
+        }
+        mailbox.wait(&[], 5 * MS, || false);
+    }
+}
+
+/// Runs, and obeys.
+fn obedient(link: &Link<u32>, mailbox: &Mailbox<Command>) -> End {
+    link.say(Word::Running);
+    loop {
+        match command(link, mailbox) {
+            Command::Stop => return End::Done,
+            Command::Drain { .. } => link.say(Word::Drained),
+            Command::RestartHandler => link.say(Word::Running),
+        };
+    }
+}
+
+struct Rig {
+    supervisor: Supervisor<&'static str>,
+    notices: Receiver<Notice<u32>>,
+}
+
+impl Rig {
+    fn new(workers: Vec<Scripted>) -> Self {
+        Self::with(Settings::default(), workers)
+    }
+
+    fn with(settings: Settings, workers: Vec<Scripted>) -> Self {
+        let (sender, notices) = crossbeam_channel::unbounded();
+        let supervisor = supervise(settings, workers, move |notice| drop(sender.send(notice))).unwrap();
+        Self { supervisor, notices }
+    }
+
+    fn handle(&self) -> SupervisorHandle<&'static str> {
+        self.supervisor.handle()
+    }
+
+    /// Reads on to the first notice that `wanted` answers.
+    fn until<A>(&self, wanted: impl Fn(&Notice<u32>) -> Option<A>) -> A {
+        loop {
+            let notice = self.notices.recv_timeout(LONG).unwrap();
+            if let Some(answer) = wanted(&notice) {
+                return answer;
+            }
+        }
+    }
+
+    /// Reads on until `worker` gets into the state of that name.
+    fn until_state(&self, worker: WorkerId, name: &str) -> (String, Option<Duration>) {
+        self.until(|notice| match notice {
+            Notice::Event(Event::Changed { worker: w, to, cause, gap, .. }) if *w == worker && to.name() == name => {
+                Some((cause.clone(), *gap))
+            }
+            _ => None,
+        })
+    }
+
+    /// Stops, and checks that everybody ended.
+    fn finish(self) {
+        assert_eq!(self.handle().stop(LONG), Ok(Rested::default()));
+        self.supervisor.join().unwrap();
+    }
+}
+
+#[test]
+fn a_panic_restarts_its_worker_only_and_tells_cause_and_gap() {
+    let falls = |link: &Link<u32>, mailbox: &Mailbox<Command>| {
+        if link.generation() <= 2 {
+            link.say(Word::Running);
+            panic!("life {}", link.generation());
+        }
+        obedient(link, mailbox)
+    };
+    let rig = Rig::new(vec![Scripted::new("falls", falls), Scripted::new("stands", obedient)]);
+    for life in 1..=2 {
+        assert_eq!(rig.until_state(A, "restarting").0, format!("panicked: life {life}"));
+    }
+    let (cause, gap) = rig.until_state(A, "running");
+    assert_eq!((cause.as_str(), gap.is_some()), ("opened", true));
+    let (health, status) = rig.handle().status().unwrap();
+    assert_eq!(health, Health::Healthy);
+    assert_eq!((status[0].generation, status[0].restarts, status[0].state.name()), (3, 2, "running"));
+    assert_eq!((status[1].generation, status[1].restarts, status[1].name.as_str()), (1, 0, "stands"));
+    rig.finish();
+}
+
+#[test]
+fn a_soft_failure_is_answered_by_the_command_after_the_pause() {
+    let soft = |link: &Link<u32>, mailbox: &Mailbox<Command>| {
+        link.say(Word::Running);
+        link.say(Word::SoftFailed("handler: index 9".into()));
+        assert_eq!(command(link, mailbox), Command::RestartHandler);
+        obedient(link, mailbox)
+    };
+    let rig = Rig::new(vec![Scripted::new("soft", soft)]);
+    assert_eq!(rig.until_state(A, "restarting").0, "handler: index 9");
+    let (cause, gap) = rig.until_state(A, "running");
+    assert_eq!(cause, "handler restarted");
+    assert!(gap.is_some());
+    assert_eq!(rig.handle().status().unwrap().1[0].generation, 1);
+    // And both depths by command.
+    rig.handle().restart(A, Depth::Soft).unwrap();
+    assert_eq!(rig.until_state(A, "running").0, "handler restarted");
+    assert_eq!(rig.handle().restart(B, Depth::Soft), Err(Refusal::Unknown { worker: B, workers: 1 }.into()));
+    rig.finish();
+}
+
+#[test]
+fn a_start_that_panics_is_a_failure_like_any_other() {
+    let rig = Rig::new(vec![Scripted::new("no start", obedient)]);
+    assert!(rig.until_state(A, "restarting").0.contains("defect in start"));
+    rig.until_state(A, "running");
+    rig.finish();
+}
+
+#[test]
+fn a_storm_degrades_the_engine_and_leaves_the_others_running() {
+    let policy = RestartPolicy { backoff_min: Duration::ZERO, backoff_max: Duration::ZERO, ..RestartPolicy::default() };
+    let settings = Settings { policy, ..Settings::default() };
+    let storm = Scripted::new("storm", |_, _| End::Failed("no luck".into()));
+    let rig = Rig::with(settings, vec![storm, Scripted::new("stands", obedient)]);
+    rig.until(|notice| (*notice == Notice::Event(Event::Health(Health::Degraded))).then_some(()));
+    let (_, status) = rig.handle().status().unwrap();
+    assert_eq!((status[0].generation, status[0].state.name()), (6, "failed"));
+    // The other may not have been waited for.
+    assert!(matches!(status[1].state, State::Opening | State::Running));
+    rig.finish();
+}
+
+#[test]
+fn what_follows_from_a_refused_start_is_told_after_what_led_to_it() {
+    let rig = Rig::new(vec![Scripted::new("refused", obedient)]);
+    let next_health = || {
+        rig.until(|notice| match notice {
+            Notice::Event(Event::Health(health)) => Some(*health),
+            _ => None,
+        })
+    };
+    assert_eq!(next_health(), Health::Degraded);
+    rig.handle().restart(A, Depth::Hard).unwrap();
+    assert_eq!((next_health(), next_health()), (Health::Healthy, Health::Degraded));
+    assert_eq!(rig.handle().status().unwrap().0, Health::Degraded);
+    rig.finish();
+}
+
+#[test]
+fn commands_that_find_no_room_arrive_later_in_their_order() {
+    let mut worker = Scripted::new("busy", |link, mailbox| {
+        link.say(Word::Running);
+        assert!(matches!(command(link, mailbox), Command::Drain { .. }));
+        assert_eq!(command(link, mailbox), Command::Stop);
+        End::Done
+    });
+    worker.busy = 2;
+    let rig = Rig::new(vec![worker]);
+    rig.until_state(A, "running");
+    // The drain's deadline passes at once, so the stop follows before the drain was taken.
+    assert_eq!(rig.handle().drain(None, Duration::ZERO), Ok(Rested::default()));
+    assert_eq!(rig.until_state(A, "stopped").0, "ended");
+    rig.finish();
+}
+
+#[test]
+fn a_drained_worker_is_stopped_and_can_be_started_again() {
+    let rig = Rig::new(vec![Scripted::new("a", obedient), Scripted::new("b", obedient)]);
+    rig.until_state(A, "running");
+    assert_eq!(rig.handle().drain(Some(A), LONG), Ok(Rested::default()));
+    assert_eq!(rig.handle().status().unwrap().1[0].state, State::Stopped);
+    rig.until_state(A, "stopped");
+    rig.handle().restart(A, Depth::Soft).unwrap();
+    rig.until_state(A, "running");
+    assert_eq!(rig.handle().drain(None, LONG), Ok(Rested::default()));
+    assert!(rig.handle().status().unwrap().1.iter().all(|status| status.state == State::Stopped));
+    rig.finish();
+}
+
+#[test]
+fn who_does_not_obey_is_abandoned_and_named() {
+    let (go, gate) = bounded::<()>(0);
+    let deaf = Scripted::new("deaf", move |link, _| {
+        link.say(Word::Running);
+        let _ = gate.recv();
+        End::Done
+    });
+    let abandoned = Arc::clone(&deaf.abandoned);
+    let rig = Rig::new(vec![deaf, Scripted::new("b", obedient)]);
+    rig.until_state(A, "running");
+    assert_eq!(rig.handle().stop(20 * MS), Ok(Rested { not_ended: vec!["deaf".to_owned()] }));
+    assert!(abandoned.load(Ordering::SeqCst));
+    let handle = rig.handle();
+    rig.supervisor.join().unwrap();
+    assert_eq!(handle.restart(A, Depth::Hard), Err(SupervisorError::Gone));
+    assert_eq!(handle.status(), Err(SupervisorError::Gone));
+    drop(go);
+}
+
+#[test]
+fn a_heartbeat_that_stands_is_told_and_so_is_its_return() {
+    let (go, gate) = bounded::<()>(0);
+    let stalls = Scripted::new("stalls", move |link, mailbox| {
+        link.say(Word::Running);
+        let _ = gate.recv();
+        obedient(link, mailbox)
+    });
+    let rig = Rig::with(Settings { stall_after: 20 * MS, ..Settings::default() }, vec![stalls]);
+    let age = rig.until(|notice| match notice {
+        Notice::Event(Event::Stalled { worker: A, age }) => Some(*age),
+        _ => None,
+    });
+    assert!(age > 20 * MS);
+    assert!(rig.handle().status().unwrap().1[0].stalled);
+    drop(go);
+    rig.until(|notice| (*notice == Notice::Event(Event::Recovered { worker: A })).then_some(()));
+    rig.finish();
+}
+
+#[test]
+fn words_and_reports_are_never_lost_and_lost_telemetry_is_counted() {
+    const MANY: u32 = 3000;
+    const HOLD: u32 = 0;
+    const TELEMETRY: u32 = 1;
+    const REPORT: u32 = 2;
+    const LAST: u32 = 3;
+    let (go, gate) = bounded::<()>(1);
+    let talks = Scripted::new("talks", move |link, mailbox| {
+        link.say(Word::Running);
+        link.report(HOLD);
+        let sent = (0..MANY).filter(|_| link.telemetry(TELEMETRY)).count();
+        assert!(sent <= MAIL_CAPACITY / 2, "nobody reads, yet {sent} found room");
+        assert_eq!(sent as u64 + link.telemetry_dropped(), u64::from(MANY));
+        go.send(()).unwrap();
+        assert!((0..MANY).all(|_| link.report(REPORT)));
+        link.report(LAST);
+        obedient(link, mailbox)
+    });
+    let (sender, notices) = crossbeam_channel::unbounded();
+    // The supervisor is held in its observer while the telemetry is sent.
+    let supervisor = supervise(Settings::default(), vec![talks], move |notice| {
+        if matches!(notice, Notice::Report { report: HOLD, .. }) {
+            gate.recv_timeout(LONG).unwrap();
+        }
+        let _ = sender.send(notice);
+    })
+    .unwrap();
+    let mut counts = [0; 4];
+    while counts[LAST as usize] == 0 {
+        match notices.recv_timeout(LONG).unwrap() {
+            Notice::Report { report, .. } => counts[report as usize] += 1,
+            Notice::Event(event) => assert!(!matches!(event, Event::Changed { to: State::Restarting { .. }, .. })),
+        }
+    }
+    let dropped = supervisor.handle().status().unwrap().1[0].telemetry_dropped;
+    assert_eq!(counts[TELEMETRY as usize] + dropped, u64::from(MANY));
+    assert_eq!((counts[REPORT as usize], dropped > 0), (u64::from(MANY), true));
+    supervisor.handle().stop(LONG).unwrap();
+    supervisor.join().unwrap();
+}
+
+#[test]
+fn the_last_words_come_before_the_end() {
+    let last_words = Scripted::new("last", |link, _| {
+        link.say(Word::Running);
+        assert!((0..900).all(|n| link.report(n)));
+        End::Refused("that was all".into())
+    });
+    let rig = Rig::new(vec![last_words]);
+    let mut next = 0;
+    loop {
+        match rig.notices.recv_timeout(LONG).unwrap() {
+            Notice::Report { report, generation: 1, .. } => {
+                assert_eq!(report, next);
+                next += 1;
+            }
+            Notice::Event(Event::Changed { to: State::Failed { .. }, .. }) => break,
+            _ => {}
+        }
+    }
+    assert_eq!(next, 900);
+    rig.finish();
+}
+
+#[test]
+fn a_worker_that_waits_is_tried_again_when_woken_and_notes_reach_it_meanwhile() {
+    let (notes, noted) = bounded(4);
+    let mut worker = Scripted::new("waits", |link, mailbox| match link.generation() {
+        1 => End::Waiting("eth7 is absent".into()),
+        _ => obedient(link, mailbox),
+    });
+    worker.notes = notes;
+    // By itself it would not be tried again in the time of this test.
+    let rig = Rig::with(Settings { retry_every: 10 * LONG, ..Settings::default() }, vec![worker]);
+    assert_eq!(rig.until_state(A, "waiting").0, "eth7 is absent");
+    rig.handle().note(A, "new tables").unwrap();
+    assert_eq!(noted.recv_timeout(LONG), Ok("new tables"));
+    rig.handle().wake(A).unwrap();
+    rig.until_state(A, "running");
+    rig.finish();
+}
+
+#[test]
+fn without_a_handle_left_everything_is_stopped() {
+    let rig = Rig::new(vec![Scripted::new("a", obedient), Scripted::new("b", obedient)]);
+    rig.until_state(A, "running");
+    let Rig { supervisor, notices } = rig;
+    supervisor.join().unwrap();
+    let stopped =
+        notices.iter().filter(|notice| matches!(notice, Notice::Event(Event::Changed { to: State::Stopped, .. })));
+    assert_eq!(stopped.count(), 2);
+}
+
+#[test]
+fn a_hundred_restarts_under_load_of_two_workers_come_back_each_time() {
+    let policy = RestartPolicy { max_restarts: 1000, backoff_min: Duration::ZERO, ..RestartPolicy::default() };
+    let policy = RestartPolicy { backoff_max: Duration::ZERO, ..policy };
+    let falls = |link: &Link<u32>, mailbox: &Mailbox<Command>| {
+        link.say(Word::Running);
+        if link.generation() <= 100 {
+            return End::Failed("again".into());
+        }
+        obedient(link, mailbox)
+    };
+    let chatters = |link: &Link<u32>, mailbox: &Mailbox<Command>| {
+        link.say(Word::Running);
+        loop {
+            link.beat();
+            link.telemetry(7);
+            if let Some(Command::Stop) = mailbox.try_recv() {
+                return End::Done;
+            }
+        }
+    };
+    let settings = Settings { policy, ..Settings::default() };
+    let (sender, notices) = crossbeam_channel::unbounded();
+    let workers = vec![Scripted::new("falls", falls), Scripted::new("chatters", chatters)];
+    let supervisor = supervise(settings, workers, move |notice| {
+        if let Notice::Event(event) = notice {
+            let _ = sender.send(event);
+        }
+    })
+    .unwrap();
+    let mut runs = 0;
+    while runs < 101 {
+        match notices.recv_timeout(LONG).unwrap() {
+            Event::Changed { worker: A, to: State::Running, .. } => runs += 1,
+            Event::Changed { to, .. } => assert_ne!(to.name(), "failed"),
+            _ => {}
+        }
+    }
+    let status = supervisor.handle().status().unwrap().1;
+    assert_eq!((status[0].generation, status[1].generation), (101, 1));
+    assert_eq!(supervisor.handle().stop(LONG), Ok(Rested::default()));
+    supervisor.join().unwrap();
+}

@@ -2,7 +2,9 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod relay;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -20,6 +22,15 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Relay UDP between clients and upstreams.
+    Relay {
+        /// The configuration (see `oxide config example`).
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// Write the status as JSON to this file, once a second and at the end.
+        #[arg(long, value_name = "FILE")]
+        report: Option<PathBuf>,
+    },
     /// Check a configuration, or print one to begin with.
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -32,6 +43,7 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     }
     let outcome = match arguments.command {
+        Command::Relay { config, report } => relay::relay(&config, report.as_deref()),
         Command::Config(command) => config::config(&command),
     };
     match outcome {

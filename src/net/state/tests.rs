@@ -22,7 +22,7 @@ fn route(to: &str, prefix: u8, gateway: Option<&str>, metric: u32) -> Route {
     Route { destination, prefix, kind, gateway, interface: 7, preferred_source: None, metric }
 }
 
-fn routes(routes: &[Route], replace: bool) -> Fact {
+fn routes<const N: usize>(routes: [Route; N], replace: bool) -> Fact {
     Fact::Routes { routes: routes.to_vec(), replace }
 }
 
@@ -52,7 +52,7 @@ fn a_fact_that_says_nothing_new_changes_nothing() {
     for fact in [
         link(7, true),
         Fact::Address { index: 7, address },
-        routes(&[route("0.0.0.0", 0, Some("10.0.0.2"), 0)], false),
+        routes([route("0.0.0.0", 0, Some("10.0.0.2"), 0)], false),
         neighbour("10.0.0.2", Standing::Usable(MAC)),
     ] {
         assert_eq!(state.apply(fact.clone()), CHANGED, "{fact:?}");
@@ -113,12 +113,12 @@ fn whom_the_kernel_may_be_asked_for() {
 fn replaced_and_deleted_routes() {
     let (a, b) = (route("10.0.0.0", 8, Some("10.0.0.1"), 5), route("10.0.0.0", 8, Some("10.0.0.2"), 5));
     let other = route("10.0.0.0", 8, Some("10.0.0.1"), 6);
-    let mut s = state(vec![link(7, true), routes(&[a.clone()], false), routes(&[other.clone()], false)]);
-    assert_eq!(s.apply(routes(&[b.clone()], true)), CHANGED);
+    let mut s = state(vec![link(7, true), routes([a.clone()], false), routes([other.clone()], false)]);
+    assert_eq!(s.apply(routes([b.clone()], true)), CHANGED);
     assert_eq!(s.tables(1).routes, [b.clone(), other.clone()], "the other metric is another route");
     // Two next hops, one of them replaced: which, the kernel does not say.
-    s.apply(routes(&[a.clone()], false));
-    assert!(s.apply(routes(&[b.clone()], true)).reread_routes);
+    s.apply(routes([a.clone()], false));
+    assert!(s.apply(routes([b.clone()], true)).reread_routes);
     assert_eq!(s.apply(Fact::RoutesGone { routes: vec![other] }), CHANGED);
     // Deleting what is not known means that something was missed.
     assert_eq!(s.apply(Fact::RoutesGone { routes: vec![a.clone()] }), Effect { reread_routes: true, ..SAME });
@@ -131,7 +131,7 @@ fn a_link_takes_what_it_had_along() {
     let mut s = state(vec![
         link(7, true),
         Fact::Address { index: 7, address },
-        routes(&[route("0.0.0.0", 0, Some("10.0.0.2"), 0)], false),
+        routes([route("0.0.0.0", 0, Some("10.0.0.2"), 0)], false),
         neighbour("10.0.0.2", Standing::Usable(MAC)),
     ]);
     assert!(s.apply(link(7, false)).reread_routes);
@@ -174,7 +174,7 @@ fn differences_an_actor_would_see() {
     assert_eq!(a.difference(&b), None);
     a.apply(Fact::NeighbourGone { key: (7, ip("10.0.0.2")) });
     assert_eq!(a.difference(&b), Some("neighbours"));
-    a.apply(routes(&[route("10.0.0.0", 8, None, 0)], false));
+    a.apply(routes([route("10.0.0.0", 8, None, 0)], false));
     assert_eq!(a.difference(&b), Some("routes"));
     a.apply(link(8, true));
     assert_eq!(a.difference(&b), Some("links"));

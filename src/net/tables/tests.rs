@@ -68,14 +68,16 @@ fn two_links() -> Tables {
 #[test]
 fn longest_prefix_on_link_and_by_gateway() {
     let t = two_links();
-    let hop =
-        |interface, last| Resolution::Hop(Hop { interface, mtu: 1500, source: mac(0xf0), destination: mac(last) });
-    assert_eq!(t.resolve(ip("10.0.0.7")), hop(2, 2), "on the link");
-    assert_eq!(t.resolve(ip("::ffff:10.0.0.7")), hop(2, 2), "mapped is the same address");
+    let hop = |interface, last, next_hop| {
+        let next_hop = ip(next_hop);
+        Resolution::Hop(Hop { interface, mtu: 1500, source: mac(0xf0), destination: mac(last), next_hop })
+    };
+    assert_eq!(t.resolve(ip("10.0.0.7")), hop(2, 2, "10.0.0.7"), "on the link");
+    assert_eq!(t.resolve(ip("::ffff:10.0.0.7")), hop(2, 2, "10.0.0.7"), "mapped is the same address");
     assert_eq!(t.resolve(ip("10.0.0.8")), unresolved(2, "10.0.0.8"));
     assert_eq!(t.resolve(ip("10.9.0.8")), unresolved(2, "10.0.0.254"), "the gateway is asked for, not the target");
-    assert_eq!(t.resolve(ip("8.8.8.8")), hop(HUGE, 1), "default route, interface number near 2^31");
-    assert_eq!(t.resolve(ip("2001:db8:1::1")), hop(HUGE, 3), "IPv6 by a link-local gateway");
+    assert_eq!(t.resolve(ip("8.8.8.8")), hop(HUGE, 1, "192.0.2.254"), "default route, interface number near 2^31");
+    assert_eq!(t.resolve(ip("2001:db8:1::1")), hop(HUGE, 3, "fe80::ff"), "IPv6 by a link-local gateway");
     assert_eq!(t.resolve(ip("2001:db8::2")), unresolved(HUGE, "2001:db8::2"));
 }
 

@@ -26,21 +26,23 @@ impl Attachment {
         mode: AttachMode,
         replace: bool,
     ) -> Result<Self, SteeringError> {
-        let attach = |mode, why| match Self::once(program, interface, mode) {
+        let attach = |mode| match Self::once(program, interface, mode) {
             Err(SteeringError::Busy { .. }) if replace => {
                 clear(interface)?;
-                Self::once(program, interface, mode).map(|attached| Self { why, ..attached })
+                Self::once(program, interface, mode)
             }
-            other => other.map(|attached| Self { why, ..attached }),
+            other => other,
         };
-        match mode {
-            AttachMode::Native | AttachMode::Generic => attach(mode, None),
-            AttachMode::Auto => match attach(AttachMode::Native, None) {
-                Err(refusal) if refusal.is_refusal_of_native() => {
-                    attach(AttachMode::Generic, Some(refusal.to_string()))
-                }
-                other => other,
-            },
+        if mode != AttachMode::Auto {
+            return attach(mode);
+        }
+        match attach(AttachMode::Native) {
+            Err(refusal) if refusal.is_refusal_of_native() => {
+                let mut attached = attach(AttachMode::Generic)?;
+                attached.why = Some(refusal.to_string());
+                Ok(attached)
+            }
+            other => other,
         }
     }
 
@@ -58,6 +60,15 @@ impl Attachment {
     /// off, and deleting the interface does; neither is told by any event of the link.
     pub(super) fn is_attached(&self) -> io::Result<bool> {
         bpf::link_info(self.link.as_fd()).map(|info| info.ifindex == self.ifindex)
+    }
+}
+
+impl Drop for Attachment {
+    /// Closing the link would do, were it the only descriptor: a child that is being spawned by another
+    /// thread has a copy until its exec.
+    fn drop(&mut self) {
+        // Refused to a process that gave up CAP_BPF on kernels before 5.19; closing still does it then.
+        let _ = bpf::link_detach(self.link.as_fd());
     }
 }
 
@@ -135,4 +146,53 @@ fn clear(name: &str) -> Result<(), SteeringError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::io::Write;
+    use std::os::fd::AsRawFd;
+
+    use super::super::pass_all;
+    use super::*;
+
+    /// What `ip link set dev X xdp object ...` leaves behind: a program without a link.
+    fn unlinked_program_is_named_and_replaced_only_if_told() {
+        let program = pass_all::program().unwrap();
+        let lo = Interface::find("lo").unwrap();
+        lo.set_program(AttachMode::Generic, program.as_raw_fd()).unwrap();
+
+        for wanted in [AttachMode::Auto, AttachMode::Generic] {
+            let error = Attachment::new(program.as_fd(), "lo", wanted, false).unwrap_err();
+            let text = error.to_string();
+            assert!(text.contains("a generic XDP program, id "), "{text}");
+            assert!(text.contains("(oxide_pass_all), without a link,"), "{text}");
+            assert!(text.contains("`ip link set dev lo xdp off`"), "{text}");
+        }
+        assert_eq!(Interface::find("lo").unwrap().programs().count(), 1);
+
+        let attachment = Attachment::new(program.as_fd(), "lo", AttachMode::Auto, true).unwrap();
+        assert_eq!(attachment.mode, AttachMode::Generic);
+        assert!(attachment.is_attached().unwrap());
+        drop(attachment);
+        assert_eq!(Interface::find("lo").unwrap().programs().count(), 0);
+    }
+
+    #[test]
+    fn unlinked_program() {
+        if !rustix::process::geteuid().is_root() {
+            let _ = writeln!(io::stderr(), "SKIPPED unlinked_program: needs root");
+            return;
+        }
+        let thread = std::thread::spawn(|| {
+            // A network namespace of the thread's own, where `lo` is nobody's. The call is deprecated for
+            // flags that concern descriptors.
+            #[allow(deprecated)]
+            rustix::thread::unshare(rustix::thread::UnshareFlags::NEWNET).unwrap();
+            unlinked_program_is_named_and_replaced_only_if_told();
+        });
+        thread.join().unwrap();
+    }
 }

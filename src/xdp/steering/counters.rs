@@ -82,6 +82,8 @@ impl Serialize for SteeringCounters {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     #[test]

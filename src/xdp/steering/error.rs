@@ -89,7 +89,7 @@ pub enum SteeringError {
     },
     /// The kernel did not take the program or a map. The text holds the verifier's last words.
     #[error(
-        "cannot load the steering program: {reason}; kernel 5.15 or newer is needed (`uname -r`), else please report it"
+        "cannot load the steering program: {reason}; it needs kernel 5.15 (`uname -r`), and CAP_PERFMON before 5.18; else please report it"
     )]
     Load {
         /// The loader's and the verifier's text.
@@ -205,6 +205,8 @@ fn explain(status: &str, uid_map: &str, lockdown: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     const HOST: &str = "         0          0 4294967295\n";

@@ -60,8 +60,13 @@ impl Interface {
 
     /// Takes off a program that was attached without a link (`ip link set dev X xdp off`).
     pub(super) fn detach_unlinked(&self, mode: AttachMode) -> io::Result<()> {
+        self.set_program(mode, -1)
+    }
+
+    /// Attaches a program's descriptor without a link, or takes off the one that is there by -1.
+    pub(super) fn set_program(&self, mode: AttachMode, program: i32) -> io::Result<()> {
         let mut xdp = Vec::new();
-        push_attribute(&mut xdp, IFLA_XDP_FD, &(-1_i32).to_ne_bytes());
+        push_attribute(&mut xdp, IFLA_XDP_FD, &program.to_ne_bytes());
         push_attribute(&mut xdp, IFLA_XDP_FLAGS, &mode.flags().to_ne_bytes());
         let mut attributes = Vec::new();
         push_attribute(&mut attributes, IFLA_XDP | NLA_F_NESTED, &xdp);
@@ -157,6 +162,8 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     #[test]

@@ -4,6 +4,17 @@
 //! supervisor holds it; each queue's actor gets the [`Slot`] of its queue, and nothing else of it. All
 //! that is listed by [`Steering::allow`] goes to the sockets, everything else to the kernel untouched.
 //! The table of verdicts is in `docs/steering.md`.
+//!
+//! ```no_run
+//! use oxide::xdp::steering::{Steering, SteeringOptions};
+//!
+//! let mut steering = Steering::attach("eth0", &SteeringOptions::default())?;
+//! steering.allow("192.0.2.7".parse()?, [53..=53, 20_000..=29_999])?;
+//! let slot = steering.slot(0)?; // for the actor of RX queue 0: slot.insert(socket)
+//! assert!(steering.is_attached()?);
+//! # drop(slot);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod attach;
 mod bpf;
@@ -107,6 +118,14 @@ pub struct Steering {
     program: Program,
 }
 
+// The supervisor's thread and the actors' are not the one that attached.
+const _: () = {
+    const fn is_send<T: Send>() {}
+    is_send::<Steering>();
+    is_send::<Slot>();
+    is_send::<PassAll>();
+};
+
 impl fmt::Debug for Steering {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Steering")
@@ -121,7 +140,8 @@ impl Steering {
     /// Nothing is listed yet, so every packet goes on to the kernel.
     ///
     /// Needs `CAP_NET_ADMIN` and `CAP_BPF`. Takes tens of milliseconds: the kernel waits for its
-    /// readers.
+    /// readers, and aya parses the kernel's type information, which we have no use for (26 ms and
+    /// 20 MB for a moment, on an EPYC of 2024).
     ///
     /// # Errors
     /// [`SteeringError`], told apart by cause. Nothing stays attached or loaded then.

@@ -1,5 +1,6 @@
 //! The XDP program that does nothing, for the far end of a veth.
 
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::attach::Attachment;
@@ -22,10 +23,7 @@ impl PassAll {
     /// # Errors
     /// [`SteeringError`], as [`Steering::attach`](super::Steering::attach).
     pub fn attach(interface: &str) -> Result<Self, SteeringError> {
-        // r0 = XDP_PASS; exit. Encoding: Documentation/bpf/standardization/instruction-set.rst.
-        const INSTRUCTIONS: [u64; 2] = [0x0000_0002_0000_00b7, 0x0000_0000_0000_0095];
-        let program = bpf::load_xdp(&INSTRUCTIONS, b"oxide_pass_all")
-            .map_err(|e| SteeringError::kernel(interface, "load the pass-all program", e))?;
+        let program = program().map_err(|e| SteeringError::kernel(interface, "load the pass-all program", e))?;
         let attachment = Attachment::new(program.as_fd(), interface, AttachMode::Auto, false)?;
         Ok(Self { attachment, _program: program })
     }
@@ -35,4 +33,11 @@ impl PassAll {
     pub fn mode(&self) -> AttachMode {
         self.attachment.mode
     }
+}
+
+pub(super) fn program() -> io::Result<OwnedFd> {
+    // r0 = XDP_PASS; exit. Encoding: Documentation/bpf/standardization/instruction-set.rst, here for
+    // little-endian machines, as bpf/steer.bpf.o.
+    const INSTRUCTIONS: [u64; 2] = [0x0000_0002_0000_00b7, 0x0000_0000_0000_0095];
+    bpf::load_xdp(&INSTRUCTIONS, b"oxide_pass_all")
 }

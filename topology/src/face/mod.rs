@@ -1,3 +1,9 @@
-//! How a plan is shown to people. Owns no decision: everything shown is in the plan or the snapshot.
+//! How a plan is shown: table, tree, picture, difference. Owns no decision: everything shown is in the
+//! plan or the snapshot.
 
-mod table;
+mod diff;
+mod svg;
+pub(crate) mod table;
+mod tree;
+
+pub use diff::Change;

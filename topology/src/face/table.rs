@@ -20,14 +20,26 @@ pub(crate) fn columns(f: &mut impl fmt::Write, rows: &[Vec<String>]) -> fmt::Res
     Ok(())
 }
 
-/// `64 MiB`, `512 KiB` or bytes: exact, never rounded.
+/// `64 MiB`, `512 KiB` or bytes, exact; only what is past 64 GiB is cut to whole GiB.
 pub(crate) fn bytes(bytes: u64) -> String {
     const MIB: u64 = 1 << 20;
     match bytes {
         0 => "0".to_owned(),
+        b if b >= 64 << 30 || b % (1 << 30) == 0 => format!("{} GiB", b >> 30),
         b if b % MIB == 0 => format!("{} MiB", b / MIB),
         b if b % 1024 == 0 => format!("{} KiB", b / 1024),
         b => format!("{b} B"),
+    }
+}
+
+pub(crate) fn speed(mbps: u32) -> String {
+    if mbps.is_multiple_of(1000) { format!("{} Gbit/s", mbps / 1000) } else { format!("{mbps} Mbit/s") }
+}
+
+pub(crate) fn page(page: Page) -> &'static str {
+    match page {
+        Page::Huge => "2 MiB",
+        Page::Base => "base",
     }
 }
 
@@ -47,10 +59,7 @@ impl fmt::Display for Plan {
                 format!("{}{}", actor.cpu, if actor.shares_cpu { " (shared)" } else { "" }),
                 actor.numa_node.map_or_else(|| "-".to_owned(), |id| id.to_string()),
                 bytes(actor.umem_bytes),
-                match actor.page {
-                    Page::Huge => "2 MiB".to_owned(),
-                    Page::Base => "base".to_owned(),
-                },
+                page(actor.page).to_owned(),
                 ports.collect::<Vec<_>>().join(" "),
             ]);
         }

@@ -1,16 +1,20 @@
 //! The plan: which actor runs where, on whose memory, and why.
 //!
-//! Owns the result types, and [`plan`], the only way to make one. The work is in `place` (cores),
-//! `queues` (which queues, whose actors) and `memory` (pages and limits).
+//! Owns the result types, and [`plan`], the only way to make one. The work is in `queues` (which
+//! queues, whose actors), `rules` (drivers), `place` (cores), `crowding` (what that costs) and `memory`
+//! (pages and limits).
 
+mod crowding;
 mod memory;
 mod place;
 mod planner;
 mod queues;
 mod refusal;
+mod rules;
 
 pub use planner::plan;
 pub use refusal::{Reason, ReasonCode, Refusal};
+pub(crate) use rules::zero_copy;
 
 use serde::{Deserialize, Serialize};
 
@@ -65,6 +69,24 @@ pub struct PortPlan {
     pub queue: u32,
     /// NUMA node of the device.
     pub numa_node: Option<u32>,
+    /// Whether `auto` should try zero-copy here.
+    pub zero_copy: ZeroCopy,
+}
+
+/// What is known of zero-copy on a port, from the driver's own word and from what is on record about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ZeroCopy {
+    /// The driver has it and nothing is on record against it.
+    Good,
+    /// The driver may have it, and memory corruption, panics or stalls are on record: only by the
+    /// operator's explicit wish.
+    Avoid,
+    /// The driver does not have it.
+    Absent,
+    /// Nothing is known: only by the operator's explicit wish.
+    Unknown,
 }
 
 /// Kind of memory pages.

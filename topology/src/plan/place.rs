@@ -8,7 +8,7 @@ use std::cmp::Reverse;
 
 use super::planner::Notes;
 use super::queues::Duty;
-use super::{ActorPlan, DecisionCode, Page, ReasonCode, WarningCode};
+use super::{ActorPlan, DecisionCode, Page, ReasonCode, WarningCode, crowding};
 use crate::cpus::CpuList;
 use crate::request::{Numa, Pin, Request};
 use crate::snapshot::{Machine, Snapshot};
@@ -37,6 +37,7 @@ struct UsableCore {
     cpus: CpuList,
     node: Option<u32>,
     isolated: bool,
+    kind: u32,
 }
 
 impl Ground {
@@ -60,22 +61,21 @@ impl Ground {
                 cpus: core.cpus.and(&usable),
                 node: node_of(&snapshot.machine, core.node),
                 isolated: !core.cpus.and(&isolated).is_empty(),
+                kind: core.kind.unwrap_or(0),
             })
             .filter(|core| !core.cpus.is_empty())
             .collect();
         check_pins(snapshot, request, &usable, notes);
         check_node(request, &cores, snapshot, notes);
         let housekeeping = housekeeping(&cores, request, notes);
-        let machine = &snapshot.machine;
         let seats = cores.iter().flat_map(|core| {
-            let kind = machine.cores.get(core.index).and_then(|c| c.kind).unwrap_or(0);
             let (isolated, housekeeping) = (&isolated, &housekeeping);
             core.cpus.iter().map(move |cpu| Seat {
                 cpu,
                 core: core.index,
                 node: core.node,
                 isolated: isolated.contains(cpu),
-                kind,
+                kind: core.kind,
                 housekeeping: housekeeping.contains(cpu),
                 load: 0,
             })
@@ -144,8 +144,8 @@ fn check_node(request: &Request, cores: &[UsableCore], snapshot: &Snapshot, note
 }
 
 /// Chooses the CPUs for the supervisor and the kernel: of the cores that are not isolated, named by no
-/// pin, and not the last one on the node asked for, the lowest of those with the fewest threads (that
-/// also makes it an efficiency core where there are two kinds). A machine of one core gives one thread.
+/// pin, and not the last one on the node asked for, the lowest of the slowest kind. On most machines
+/// that is cpu 0, where the kernel keeps its own work anyway. A machine of one core gives one thread.
 fn housekeeping(cores: &[UsableCore], request: &Request, notes: &mut Notes) -> CpuList {
     let all: CpuList = cores.iter().flat_map(|core| core.cpus.iter()).collect();
     let pins: CpuList = match &request.pin {
@@ -164,7 +164,7 @@ fn housekeeping(cores: &[UsableCore], request: &Request, notes: &mut Notes) -> C
     let best = cores
         .iter()
         .filter(|core| cores.len() > 1 && core.cpus.and(&pins).is_empty() && !last_on_node(core))
-        .min_by_key(|core| (core.isolated, core.cpus.len(), core.cpus.first()));
+        .min_by_key(|core| (core.isolated, core.kind, core.cpus.first()));
     if let Some(core) = best {
         let text = "kept for the supervisor and the kernel";
         notes.decide(DecisionCode::HousekeepingCore, format!("cpu {}", core.cpus), text);
@@ -237,7 +237,7 @@ pub(super) fn place(
     for actor in &mut actors {
         actor.shares_cpu = loads.get(&actor.cpu).is_some_and(|&load| load > 1);
     }
-    warn_of_crowding(&actors, &seats, &core_load, snapshot, notes);
+    crowding::warn(&actors, seats.len(), &ground.housekeeping, snapshot, notes);
     actors
 }
 
@@ -311,57 +311,4 @@ fn tell(
         (DecisionCode::CoreFree, format!("cpu {cpu}, a core of its own"))
     };
     notes.decide(code, &subject, text);
-    if !several {
-        return;
-    }
-    let remote: Vec<&str> = duty
-        .ports
-        .iter()
-        .filter(|port| port.numa_node.is_some() && port.numa_node != seat.node)
-        .map(|port| port.interface.as_str())
-        .collect();
-    if !remote.is_empty() {
-        let text = format!("runs on {}, but {} is on another node: packets cross", on(seat.node), remote.join(", "));
-        let mend = "use interfaces of one node, fewer queues, or allow more cpus on the NIC's node";
-        notes.warn(WarningCode::RemoteNode, &subject, text, mend);
-    }
-    if duty.ports.iter().all(|port| port.numa_node.is_none()) {
-        let mend = "see /sys/class/net/NIC/device/numa_node; set numa = N if you know it";
-        notes.warn(WarningCode::NicNodeUnknown, &subject, "the node of its NIC is unknown", mend);
-    }
-}
-
-/// One line for each kind of crowding, not one for each actor.
-fn warn_of_crowding(actors: &[ActorPlan], seats: &[Seat], core_load: &[u32], snapshot: &Snapshot, notes: &mut Notes) {
-    let crowded: CpuList = seats.iter().filter(|seat| seat.load > 1).map(|seat| seat.cpu).collect();
-    if !crowded.is_empty() {
-        let text = format!("{} actors on {} cpus: several share cpu {crowded}", actors.len(), seats.len());
-        let mend = format!("fewer queues (ethtool -L NIC combined {}), or allow more cpus", seats.len());
-        notes.warn(WarningCode::CpuShared, "actors", text, mend);
-    }
-    let used = |seat: &&Seat| seat.load > 0;
-    let siblings: CpuList = seats
-        .iter()
-        .filter(used)
-        .filter(|seat| core_load.get(seat.core).is_some_and(|&load| load > seat.load))
-        .map(|seat| seat.cpu)
-        .collect();
-    if !siblings.is_empty() {
-        let text = format!("cpu {siblings}: threads of the same physical cores are used by several actors");
-        notes.warn(WarningCode::SmtShared, "actors", text, "fewer queues, or allow more physical cores");
-    }
-    let kept: CpuList = seats.iter().filter(used).filter(|seat| seat.housekeeping).map(|seat| seat.cpu).collect();
-    if !kept.is_empty() {
-        let text = format!("cpu {kept} serves actors and housekeeping: the supervisor may be late under load");
-        notes.warn(WarningCode::HousekeepingUsed, "actors", text, "allow one more cpu, or leave one out of pin");
-    }
-    let cpus: CpuList = actors.iter().map(|actor| actor.cpu).collect();
-    if let Some(crate::snapshot::CpuQuota::MilliCpus(granted)) = snapshot.limits.cpu_quota
-        && granted < 1000 * cpus.len() as u64
-    {
-        let (whole, part) = (granted / 1000, granted % 1000);
-        let text = format!("the cgroup grants {whole}.{part:03} cpus, the plan keeps {} busy under load", cpus.len());
-        let mend = "raise CPUQuota= (systemd) or resources.limits.cpu (Kubernetes), or serve fewer queues";
-        notes.warn(WarningCode::CpuQuota, "cgroup", text, mend);
-    }
 }

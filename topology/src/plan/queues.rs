@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::planner::Notes;
-use super::{DecisionCode, PortPlan, ReasonCode, WarningCode};
+use super::{DecisionCode, PortPlan, ReasonCode, WarningCode, rules};
 use crate::request::{Queues, Request};
 use crate::snapshot::{Nic, Snapshot};
 
@@ -26,6 +26,7 @@ pub(super) fn choose(snapshot: &Snapshot, request: &Request, notes: &mut Notes) 
     for nic in &nics {
         check_state(nic, notes);
         check_mtu(nic, request.frame_size, notes);
+        rules::apply(nic, snapshot, notes);
     }
     let numbers = match &request.queues {
         Queues::Auto => all_queues(&nics, notes),
@@ -48,6 +49,7 @@ pub(super) fn choose(snapshot: &Snapshot, request: &Request, notes: &mut Notes) 
         ifindex: nic.ifindex,
         queue,
         numa_node: nic.numa_node.or(only_node(snapshot)),
+        zero_copy: rules::zero_copy(nic, &snapshot.limits),
     };
     let ports = |queue: u32| nics.iter().filter(|nic| has(nic, queue)).map(|nic| port(nic, queue)).collect();
     numbers.iter().map(|&queue| Duty { queue, ports: ports(queue) }).collect()

@@ -2,8 +2,7 @@
 
 use std::path::Path;
 
-use super::hwloc::{self, Described};
-use super::{Nic, SNAPSHOT_SCHEMA, Snapshot, SnapshotError};
+use super::{Limits, Nic, SNAPSHOT_SCHEMA, Snapshot, SnapshotError, hwloc, hwloc_xml};
 
 /// Largest file that is read, bytes. An hwloc file of 1,024 threads has about 2 MB.
 const MAX_FILE: u64 = 64 << 20;
@@ -43,22 +42,29 @@ impl Snapshot {
     /// # Errors
     /// [`SnapshotError::Hwloc`] if hwloc cannot read it, or it has more than [`crate::MAX_CPUS`] threads.
     pub fn synthetic(description: &str) -> Result<Self, SnapshotError> {
-        Ok(Self::of(hwloc::synthetic(description)?, format!("synthetic {description}")))
+        let machine = hwloc::synthetic(description)?;
+        Ok(Self { schema: SNAPSHOT_SCHEMA, source: format!("synthetic {description}"), machine, ..Self::default() })
     }
 
-    /// A machine from an hwloc 2 XML file, with the NICs it lists (their queues are unknown: describe
-    /// them with [`Snapshot::describe_nic`]).
+    /// A machine from an hwloc XML file (`lstopo --of xml`, hwloc 1, 2 or 3), with the NICs it lists. Their
+    /// queues are unknown: describe them with [`Snapshot::describe_nic`].
     ///
     /// # Errors
-    /// [`SnapshotError::File`], or [`SnapshotError::Hwloc`] if hwloc cannot read it.
+    /// [`SnapshotError::File`], or [`SnapshotError::Xml`] with the line.
     pub fn from_hwloc_file(path: &Path) -> Result<Self, SnapshotError> {
-        let name = path.display().to_string();
-        Ok(Self::of(hwloc::xml(&read(path)?, &name)?, format!("hwloc xml {name}")))
+        Self::from_hwloc_xml(&read(path)?, &path.display().to_string())
     }
 
-    fn of(described: Described, source: String) -> Self {
-        let limits = super::Limits { allowed_cpus: described.allowed, ..super::Limits::default() };
-        Self { schema: SNAPSHOT_SCHEMA, source, machine: described.machine, nics: described.nics, limits }
+    /// As [`Snapshot::from_hwloc_file`], from the text; `path` is for the messages.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Xml`] with the line.
+    pub fn from_hwloc_xml(text: &str, path: &str) -> Result<Self, SnapshotError> {
+        let described = hwloc_xml::read(text)
+            .map_err(|cause| SnapshotError::Xml { path: path.into(), cause: cause.to_string() })?;
+        let limits = Limits { allowed_cpus: described.allowed, ..Limits::default() };
+        let source = format!("hwloc xml {path}");
+        Ok(Self { schema: SNAPSHOT_SCHEMA, source, machine: described.machine, nics: described.nics, limits })
     }
 
     /// A saved snapshot.

@@ -1,5 +1,5 @@
-//! From an hwloc topology to [`Machine`]. The only module that names hwlocality; none of its types
-//! leaves it.
+//! From an hwloc topology, live or synthetic, to [`Machine`]. The only module that names hwlocality;
+//! none of its types leaves it. XML files are not read by hwloc, but by `xml` and `hwloc_xml`.
 
 use std::collections::BTreeMap;
 
@@ -8,10 +8,9 @@ use hwlocality::object::TopologyObject;
 use hwlocality::object::attributes::ObjectAttributes;
 use hwlocality::object::types::ObjectType;
 
-use hwlocality::object::types::OSDeviceType;
-use hwlocality::topology::builder::{BuildFlags, TopologyBuilder, TypeFilter};
+use hwlocality::topology::builder::{BuildFlags, TopologyBuilder};
 
-use super::{Core, Machine, Nic, Node, SnapshotError};
+use super::{Core, Machine, Node, SnapshotError};
 use crate::cpus::{CpuList, MAX_CPUS};
 
 /// Variables by which a person or a batch system makes hwloc describe something else than what it sees
@@ -36,32 +35,18 @@ pub(super) fn live() -> Result<Machine, SnapshotError> {
     Ok(machine(&topology))
 }
 
-/// What a description that is not of this machine tells.
-pub(super) struct Described {
-    pub(super) machine: Machine,
-    pub(super) nics: Vec<Nic>,
-    /// CPUs the described process was allowed, where that is fewer than all.
-    pub(super) allowed: Option<CpuList>,
-}
-
 /// A machine from hwloc's synthetic description, such as `pack:2 [numa] core:32 pu:2`.
-pub(super) fn synthetic(description: &str) -> Result<Described, SnapshotError> {
+pub(super) fn synthetic(description: &str) -> Result<Machine, SnapshotError> {
     let mend = "write it like \"pack:2 [numa] core:32 pu:2\" (hwloc manual, Synthetic topologies)";
-    check_synthetic(description).map_err(|cause| failed("read the synthetic topology", &cause, mend))?;
-    let mut described = describe(|builder| builder.from_synthetic(description).map_err(|e| e.to_string()))
-        .map_err(|cause| failed("read the synthetic topology", &cause, mend))?;
+    let error = |cause: String| failed("read the synthetic topology", &cause, mend);
+    check_synthetic(description).map_err(error)?;
+    let topology = build(|builder| builder.from_synthetic(description).map_err(|e| e.to_string())).map_err(error)?;
+    let mut machine = machine(&topology);
     if !description.contains("memory=") {
         // hwloc makes up 1 GiB for each node.
-        described.machine.nodes.iter_mut().for_each(|node| node.memory_bytes = None);
+        machine.nodes.iter_mut().for_each(|node| node.memory_bytes = None);
     }
-    Ok(described)
-}
-
-/// A machine from the text of an hwloc XML file.
-pub(super) fn xml(text: &str, path: &str) -> Result<Described, SnapshotError> {
-    let mend = "export it with lstopo of hwloc 2: `lstopo --of xml machine.xml` (files of hwloc 3 cannot be read)";
-    let step = format!("read {path}");
-    describe(|builder| builder.from_xml(text).map_err(|e| e.to_string())).map_err(|cause| failed(&step, &cause, mend))
+    Ok(machine)
 }
 
 /// hwloc multiplies the counts without looking at the product; what it cannot hold ends the process.
@@ -85,84 +70,13 @@ fn check_synthetic(description: &str) -> Result<(), String> {
 fn build(source: impl FnOnce(TopologyBuilder) -> Result<TopologyBuilder, String>) -> Result<Topology, String> {
     // CPUs outside the cpuset are wanted too: the planner says why it does not use them.
     let builder = Topology::builder().with_flags(BuildFlags::INCLUDE_DISALLOWED).map_err(|e| e.to_string())?;
-    source(builder)?.build().map_err(|e| e.to_string())
-}
-
-/// hwlocality asserts what it expects of hwloc; a file can break that, and must not end the process.
-fn describe(
-    source: impl FnOnce(TopologyBuilder) -> Result<TopologyBuilder, String> + std::panic::UnwindSafe,
-) -> Result<Described, String> {
-    std::panic::catch_unwind(|| {
-        let topology = build(|builder| {
-            let builder = builder.with_io_type_filter(TypeFilter::KeepImportant).map_err(|e| e.to_string())?;
-            source(builder)
-        })?;
-        let mut machine = machine(&topology);
-        machine.architecture = info(topology.root_object(), "Architecture");
-        add_distances(&topology, &mut machine.nodes);
-        if machine.nodes.iter().all(|node| node.memory_bytes == Some(0)) {
-            machine.nodes.iter_mut().for_each(|node| node.memory_bytes = None);
-        }
-        let nics = nics(&topology, &machine);
-        let allowed = cpus(topology.allowed_cpuset().iter_set().map(usize::from)).and(&machine.cpus());
-        let allowed = (allowed != machine.cpus()).then_some(allowed);
-        Ok(Described { machine, nics, allowed })
-    })
-    .unwrap_or_else(|_| Err("hwloc's library contradicts itself about this description".into()))
+    source(builder)?.build().map_err(|e| e.errno.map_or_else(|| e.to_string(), |errno| errno.to_string()))
 }
 
 fn cpus(indexes: impl Iterator<Item = usize>) -> CpuList {
     // The set may be infinite; it is in rising order.
     let known = indexes.take_while(|&cpu| cpu < MAX_CPUS as usize);
     known.filter_map(|cpu| u32::try_from(cpu).ok()).collect()
-}
-
-fn info(object: &TopologyObject, key: &str) -> Option<String> {
-    Some(object.info(key)?.to_string_lossy().into_owned())
-}
-
-/// Network interfaces and the node they hang on; queues are not in hwloc's files.
-fn nics(topology: &Topology, machine: &Machine) -> Vec<Nic> {
-    let mut nics: Vec<Nic> = topology
-        .objects_with_type(ObjectType::OSDevice)
-        .filter(|device| {
-            matches!(device.attributes(), Some(ObjectAttributes::OSDevice(os)) if os.device_type() == OSDeviceType::Network)
-        })
-        .filter_map(|device| {
-            let nodes = device.first_non_io_ancestor().and_then(TopologyObject::nodeset);
-            let nodes: Vec<u32> = nodes.map(|set| cpus(set.iter_set().map(usize::from)).iter().collect()).unwrap_or_default();
-            let nodes: Vec<u32> = nodes.into_iter().filter(|id| machine.node(*id).is_some()).collect();
-            Some(Nic {
-                name: device.name()?.to_string_lossy().into_owned(),
-                mac: info(device, "Address"),
-                // Below several nodes (the whole machine, say) it is near none of them.
-                numa_node: if let [node] = nodes.as_slice() { Some(*node) } else { None },
-                is_virtual: Some(false),
-                ..Nic::default()
-            })
-        })
-        .collect();
-    nics.sort_by(|a, b| a.name.cmp(&b.name));
-    nics.dedup_by(|a, b| a.name == b.name);
-    nics
-}
-
-/// The ACPI distances, if the file has them for all nodes.
-fn add_distances(topology: &Topology, nodes: &mut [Node]) {
-    let Ok(matrices) = topology.distances_with_type(None, ObjectType::NUMANode) else { return };
-    let is_latency = |name: Option<&std::ffi::CStr>| name.is_none_or(|name| name.to_bytes() == b"NUMALatency");
-    let Some(matrix) = matrices.iter().find(|m| is_latency(m.name()) && m.num_objects() == nodes.len()) else { return };
-    let ids: Vec<Option<u32>> = matrix.objects().map(|o| o?.os_index().and_then(|i| u32::try_from(i).ok())).collect();
-    let mut rows: BTreeMap<(u32, u32), u32> = BTreeMap::new();
-    for ((from, to), value) in matrix.enumerate_distances() {
-        if let (Some(Some(from)), Some(Some(to)), Ok(value)) = (ids.get(from), ids.get(to), u32::try_from(value)) {
-            rows.insert((*from, *to), value);
-        }
-    }
-    let all: Vec<u32> = nodes.iter().map(|node| node.id).collect();
-    for node in nodes {
-        node.distances = all.iter().map(|to| rows.get(&(node.id, *to)).copied()).collect();
-    }
 }
 
 /// Cores and nodes of any topology.

@@ -6,10 +6,12 @@
 mod check;
 mod described;
 mod hwloc;
+mod hwloc_xml;
 mod live;
 mod netlink;
 mod nics;
 mod system;
+mod xml;
 
 pub use check::Problem;
 pub use described::NicSpecError;
@@ -265,6 +267,14 @@ pub enum SnapshotError {
         /// Its path.
         path: String,
         /// What went wrong.
+        cause: String,
+    },
+    /// A file that is not an hwloc topology.
+    #[error("{path} is not an hwloc topology: {cause}; export one with `lstopo --of xml machine.xml`")]
+    Xml {
+        /// Its path.
+        path: String,
+        /// Where and what.
         cause: String,
     },
     /// Text that is not a snapshot.

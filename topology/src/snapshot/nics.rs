@@ -90,6 +90,9 @@ pub(super) fn read(interfaces: &[String]) -> Result<Vec<Nic>, SnapshotError> {
             }
         }
         add_sysfs(&mut link);
+        if link.nic.irqs.is_empty() {
+            link.nic.irqs = irqs_by_name(&link);
+        }
         add_veth_queues(&mut link);
         nics.push(link.nic);
     }
@@ -204,6 +207,36 @@ fn irq_cpus(irq: u32) -> Option<crate::CpuList> {
     read("effective_affinity_list").filter(|t| !t.is_empty()).or_else(|| read("smp_affinity_list"))?.parse().ok()
 }
 
+/// Drivers that do not tell the kernel which interrupt is whose tell it in the interrupt's name:
+/// `eth0-TxRx-3`, `ice-eth0-TxRx-3`, `virtio2-input.3`, `mlx5_comp3@pci:0000:01:00.0`.
+fn irqs_by_name(link: &Link) -> Vec<QueueIrq> {
+    let device = link.device.as_ref().and_then(|d| d.file_name()).map(|d| d.to_string_lossy().into_owned());
+    let table = super::system::text("/proc/interrupts").unwrap_or_default();
+    let mut irqs: Vec<QueueIrq> = table
+        .lines()
+        .filter_map(|line| {
+            let irq: u32 = line.trim_start().split_once(':')?.0.parse().ok()?;
+            let queue = queue_of_interrupt(line.split_whitespace().next_back()?, &link.nic.name, device.as_deref())?;
+            Some(QueueIrq { queue, irq, cpus: irq_cpus(irq)? })
+        })
+        .collect();
+    irqs.sort_by_key(|irq| (irq.queue, irq.irq));
+    irqs.dedup_by_key(|irq| irq.queue);
+    irqs
+}
+
+fn queue_of_interrupt(interrupt: &str, nic: &str, device: Option<&str>) -> Option<u32> {
+    if let Some((name, of)) = interrupt.split_once("@pci:") {
+        return name.strip_prefix("mlx5_comp")?.parse().ok().filter(|_| Some(of) == device);
+    }
+    let (front, number) = interrupt.rsplit_once(['-', '.'])?;
+    let words: Vec<&str> = front.split('-').collect();
+    let ours = words.iter().any(|word| *word == nic || Some(*word) == device);
+    let last = words.last()?.to_ascii_lowercase();
+    let receives = matches!(last.as_str(), "txrx" | "rx" | "input");
+    number.parse().ok().filter(|_| ours && receives)
+}
+
 fn add_ethtool(link: &mut Link, generic: &mut Netlink, family: u16) {
     let mut header = Vec::new();
     put(&mut header, ETHTOOL_A_HEADER_DEV_INDEX, &link.index.to_ne_bytes());
@@ -281,4 +314,25 @@ fn numa_node(device: &Path) -> Option<u32> {
     let node = |path: &Path| super::system::text(path.join("numa_node").to_string_lossy().as_ref());
     // -1, "no node", does not parse and stays unknown.
     node(&real).or_else(|| node(real.parent()?))?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interrupts_name_their_queues() {
+        let queue = |name: &str| queue_of_interrupt(name, "eth0", Some("virtio2"));
+        assert_eq!(queue("eth0-TxRx-3"), Some(3));
+        assert_eq!(queue("ice-eth0-TxRx-12"), Some(12));
+        assert_eq!(queue("eth0-Tx-Rx-1"), Some(1));
+        assert_eq!(queue("virtio2-input.0"), Some(0));
+        for other in
+            ["virtio2-output.0", "eth0-tx-3", "eth1-TxRx-3", "eth0", "virtio22-input.0", "eth0-TxRx-x", "timer"]
+        {
+            assert_eq!(queue(other), None, "{other}");
+        }
+        let mlx = |name: &str| queue_of_interrupt(name, "eth0", Some("0000:01:00.0"));
+        assert_eq!((mlx("mlx5_comp7@pci:0000:01:00.0"), mlx("mlx5_comp7@pci:0000:02:00.0")), (Some(7), None));
+    }
 }

@@ -2,5 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod cases;
+mod doctor;
+mod files;
 mod machines;
 mod properties;

@@ -115,15 +115,18 @@ impl Namespace {
         fs::read_to_string(&path).map_err(io_error(path))
     }
 
-    /// UDP datagrams this kernel refused for their checksum, both families.
-    pub(super) fn udp_checksum_errors(&self) -> Result<u64> {
+    /// One of this kernel's UDP counters (`InCsumErrors`, `RcvbufErrors`), both families together.
+    pub(super) fn udp_counter(&self, name: &str) -> Result<u64> {
         let snmp = self.proc_net("snmp")?;
         let mut udp = snmp.lines().filter_map(|l| l.strip_prefix("Udp: "));
         let (names, values) = (udp.next().unwrap_or_default(), udp.next().unwrap_or_default());
-        let v4 = names.split(' ').zip(values.split(' ')).find(|(n, _)| *n == "InCsumErrors").map(|(_, v)| v);
+        let v4 = names.split(' ').zip(values.split(' ')).find(|(n, _)| *n == name).map(|(_, v)| v);
         let snmp6 = self.proc_net("snmp6")?;
-        let v6 = snmp6.lines().find_map(|l| l.strip_prefix("Udp6InCsumErrors")).map(str::trim);
-        Ok([v4, v6].into_iter().flatten().filter_map(|v| v.parse::<u64>().ok()).sum())
+        let v6 = snmp6.lines().find_map(|l| l.strip_prefix("Udp6")?.strip_prefix(name)).map(str::trim);
+        match [v4, v6].map(|v| v.and_then(|v| v.parse::<u64>().ok())) {
+            [Some(v4), Some(v6)] => Ok(v4 + v6),
+            _ => failed(format!("no UDP counter {name} in /proc/net/snmp and snmp6")),
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! `cargo xtask demo`: real programs talk through `oxide relay`, and every answer and every frame is checked.
 
+mod dns;
+mod host;
 mod lab;
 mod relay;
 mod table;
@@ -7,9 +9,11 @@ mod traffic;
 
 use crate::process::{Cancel, Error, Result, Session, failed, has_program, io_error, is_root, run_visible};
 use crate::setup::{self, For, Policy};
+use host::Host;
 use lab::{Family, Lab, Received};
 use relay::{Relay, Report};
 use std::fs;
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -78,9 +82,10 @@ pub(crate) fn run(cancel: &Cancel, options: &Options) -> Result<()> {
         return go_on_as_root(&binary);
     }
     remove_leftovers();
-    let _tun = TunDevice::ensure()?;
+    let _host = Host::ensure()?;
     let dir = std::env::temp_dir().join(format!("{DIR_PREFIX}{}", std::process::id()));
-    fs::create_dir(&dir).map_err(io_error(dir.display()))?;
+    // Ours alone: it holds the tunnel's keys.
+    fs::DirBuilder::new().mode(0o700).create(&dir).map_err(io_error(dir.display()))?;
     let session = Session::new(cancel.clone(), dir.clone());
     let outcome = demonstrate(&session, options, &binary);
     drop(session);
@@ -148,39 +153,6 @@ fn remove_leftovers() {
     }
 }
 
-/// /dev/net/tun, which wireguard-go opens; a bare root has none. Removed again if it was made here.
-struct TunDevice {
-    made: bool,
-}
-
-impl TunDevice {
-    const PATH: &str = "/dev/net/tun";
-
-    fn ensure() -> Result<Self> {
-        let made = !Path::new(Self::PATH).exists();
-        if made {
-            fs::create_dir_all("/dev/net").map_err(io_error("/dev/net"))?;
-            let status = Command::new("mknod").args([Self::PATH, "c", "10", "200"]).status();
-            if !status.is_ok_and(|s| s.success()) {
-                return failed(format!("{} is missing and cannot be made: mknod {0} c 10 200", Self::PATH));
-            }
-        }
-        let tun = Self { made };
-        match fs::OpenOptions::new().read(true).write(true).open(Self::PATH) {
-            Ok(_) => Ok(tun),
-            Err(e) => failed(format!("{}: {e}; the tunnel needs it (modprobe tun)", Self::PATH)),
-        }
-    }
-}
-
-impl Drop for TunDevice {
-    fn drop(&mut self) {
-        if self.made {
-            let _ = fs::remove_file(Self::PATH);
-        }
-    }
-}
-
 /// One step's figures.
 #[derive(Debug)]
 struct Row {
@@ -222,7 +194,7 @@ fn demonstrate(session: &Session, options: &Options, binary: &Path) -> Result<()
     println!("stopping the relay");
     let report = relay.stop(session, &lab)?;
     programs.must_run()?;
-    let checksum_errors = lab.clients.udp_checksum_errors()? + lab.servers.udp_checksum_errors()?;
+    let checksum_errors = lab.clients.udp_counter("InCsumErrors")? + lab.servers.udp_counter("InCsumErrors")?;
     let summary = Summary { rows, report, idle_cpu, delivered: delivered(&lab)? - before, checksum_errors };
     table::print(&summary);
     verdict(&summary)
@@ -244,8 +216,8 @@ impl Run<'_> {
     /// Every step over one address family.
     fn family(&mut self, programs: &mut Programs, family: Family) -> Result<()> {
         let (session, lab, seconds) = (self.session, self.lab, self.seconds);
-        self.step(family, "DNS: dig", || programs.dig(session, lab, family))?;
-        self.step(family, "DNS: dnsperf", || programs.query_load(session, lab, family, seconds))?;
+        self.step(family, "DNS: dig", || dns::dig(session, lab, family))?;
+        self.step(family, "DNS: dnsperf", || dns::query_load(session, lab, family, seconds))?;
         programs.use_endpoint(session, lab, family)?;
         self.step(family, "WireGuard: iperf3 TCP", || programs.tunnel_tcp(session, lab, family, seconds))?;
         self.step(family, "WireGuard: curl 100 MB", || programs.fetch(session, lab, family))?;

@@ -20,13 +20,13 @@ pub(super) const IPERF: u16 = 5201;
 #[serde(default)]
 pub(super) struct Report {
     pub(super) state: String,
-    pub(super) start_to_ready_ms: f64,
+    pub(super) start_to_ready_ms: Option<f64>,
     pub(super) first_packet_ms: Option<f64>,
     pub(super) process: Process,
     pub(super) queues: Vec<Queue>,
     pub(super) totals: Totals,
     pub(super) balanced: bool,
-    pub(super) unaccounted: i64,
+    pub(super) unaccounted: u64,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -46,7 +46,6 @@ pub(super) struct Queue {
     pub(super) rx_packets: u64,
     pub(super) tx_packets: u64,
     pub(super) handed_over: u64,
-    pub(super) taken_over: u64,
     pub(super) sessions: u64,
     pub(super) restarts: u64,
     pub(super) census: Census,
@@ -54,8 +53,9 @@ pub(super) struct Queue {
     pub(super) busy_ns: u64,
     pub(super) spin_ns: u64,
     pub(super) sleep_ns: u64,
-    pub(super) work_ns_per_packet: f64,
+    /// Beside the packet memory.
     pub(super) memory_bytes: u64,
+    pub(super) umem_bytes: u64,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -83,8 +83,9 @@ pub(super) struct Totals {
     pub(super) rx_packets: u64,
     pub(super) tx_packets: u64,
     pub(super) drops: BTreeMap<String, u64>,
-    pub(super) work_ns_per_packet: f64,
-    pub(super) memory_bytes: u64,
+    /// Dropped by the kernel before the relay had them: RX ring full, or no frame posted.
+    pub(super) rx_missed: u64,
+    pub(super) work_ns: u64,
 }
 
 /// The relay's configuration for the lab.

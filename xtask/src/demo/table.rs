@@ -67,30 +67,37 @@ fn mode_text(mode: &Mode) -> String {
 }
 
 fn cost(summary: &Summary) {
-    let (report, queues) = (&summary.report, summary.report.queues.len().max(1));
-    let drops: Vec<String> = report.totals.drops.iter().map(|(reason, n)| format!("{reason} {n}")).collect();
+    let (report, totals) = (&summary.report, &summary.report.totals);
+    let queues = report.queues.len().max(1) as f64;
+    let line = |name: &str, text: String| println!("{name:<29} {text}");
+    let join = |each: &dyn Fn(&Queue) -> String| report.queues.iter().map(each).collect::<Vec<_>>().join(", ");
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-    let per_queue: Vec<String> = report.queues.iter().map(|q| format!("{:.1}", mib(q.memory_bytes))).collect();
-    let regimes: Vec<String> = report.queues.iter().map(regime_text).collect();
-    let first = report.first_packet_ms.map_or_else(|| "none".to_owned(), |ms| format!("{ms:.0} ms"));
-    println!("\ndrops by reason               {}", if drops.is_empty() { "none".to_owned() } else { drops.join(", ") });
-    println!("user-side time per packet     {:.0} ns", report.totals.work_ns_per_packet);
-    println!(
-        "memory by queue               {} MiB; all queues {:.1} MiB; resident {:.1} MiB",
-        per_queue.join(" + "),
-        mib(report.totals.memory_bytes),
-        mib(report.process.rss_bytes)
+    let ms = |time: Option<f64>| time.map_or_else(|| "never".to_owned(), |ms| format!("{ms:.0} ms"));
+    let sum = |of: fn(&Queue) -> u64| mib(report.queues.iter().map(of).sum());
+
+    let drops: Vec<String> = totals.drops.iter().map(|(reason, n)| format!("{reason} {n}")).collect();
+    println!();
+    line("drops by reason", if drops.is_empty() { "none".to_owned() } else { drops.join(", ") });
+    line("missed (RX ring full)", totals.rx_missed.to_string());
+    line("user-side time per packet", format!("{:.0} ns", totals.work_ns as f64 / totals.rx_packets.max(1) as f64));
+    line("memory by queue", join(&|q| format!("{:.1} MiB frames + {:.1} MiB", mib(q.umem_bytes), mib(q.memory_bytes))));
+    line(
+        "memory in all",
+        format!(
+            "{:.1} MiB frames + {:.1} MiB; the process, resident, {:.1} MiB",
+            sum(|q| q.umem_bytes),
+            sum(|q| q.memory_bytes),
+            mib(report.process.rss_bytes)
+        ),
     );
-    println!(
-        "start to ready, first packet  {:.0} ms, {first} (the first query is sent when the relay is ready)",
-        report.start_to_ready_ms
+    let first = ms(report.first_packet_ms);
+    line(
+        "start to ready, first packet",
+        format!("{}, {first} (dig starts when it is ready)", ms(report.start_to_ready_ms)),
     );
-    println!(
-        "idle CPU                      {:.1} % of a core, {:.1} % per queue",
-        summary.idle_cpu * 100.0,
-        summary.idle_cpu * 100.0 / queues as f64
-    );
-    println!("busy / spin / sleep by queue  {}", regimes.join("; "));
+    let idle = summary.idle_cpu * 100.0;
+    line("idle CPU", format!("{idle:.1} % of a core, {:.1} % per queue", idle / queues));
+    line("busy / spin / sleep by queue", join(&regime_text));
 }
 
 fn regime_text(q: &Queue) -> String {

@@ -1,0 +1,201 @@
+//! What is asked for from outside: stop, drain, restart.
+use super::*;
+
+#[test]
+fn stop_during_the_pause_starts_nothing_any_more() {
+    let mut play = Play::running(1);
+    play.panics(A);
+    let told = play.tell(Input::Stop { within: SECOND });
+    assert_eq!((deeds(told), play.state(A)), (vec![], State::Stopped));
+    assert!(play.roster.is_stopped());
+    assert_eq!(play.after(1000 * SECOND), []);
+    assert_eq!(play.restart(A, Depth::Hard), Err(Refusal::Stopping));
+    assert_eq!(play.tell(Input::Start), []);
+}
+
+#[test]
+fn stop_reaches_every_live_phase_and_waits_for_the_ends() {
+    // opening, running, parked, mending, draining, ending for a restart, waiting by itself
+    let mut play = Play::new(7);
+    play.tell(Input::Start);
+    let of = |n| WorkerId(n);
+    for n in 1..7 {
+        play.say(of(n), Word::Running);
+    }
+    play.soft_fails(of(2));
+    play.restart(of(3), Depth::Soft).unwrap();
+    play.tell(Input::Drain { worker: of(4), within: SECOND });
+    play.restart(of(5), Depth::Hard).unwrap();
+    play.say(of(6), Word::Waiting("link".into()));
+    let told = deeds(play.tell(Input::Stop { within: SECOND }));
+    // The one that was ending has its command already.
+    let expected: Vec<Action> = [0, 1, 2, 3, 4, 6].map(|n| send(of(n), Command::Stop)).into();
+    assert_eq!(told, expected);
+    for n in 0..7 {
+        assert!(!play.roster.is_stopped());
+        assert_eq!(play.state(of(n)), State::Draining);
+        play.end(of(n), End::Done);
+        assert_eq!(play.state(of(n)), State::Stopped);
+    }
+    assert!(play.roster.is_stopped());
+}
+
+#[test]
+fn who_does_not_end_in_time_is_abandoned_and_named() {
+    let mut play = Play::running(2);
+    play.tell(Input::Stop { within: 3 * SECOND });
+    play.end(B, End::Done);
+    let told = play.next();
+    assert!(told.contains(&Action::Abandon { worker: A }));
+    assert_eq!(play.state_name(A), "failed");
+    assert!(play.roster.is_stopped() && play.roster.is_live(A) && !play.roster.is_live(B));
+    // It may end yet.
+    play.end(A, End::Done);
+    assert_eq!(play.state(A), State::Stopped);
+}
+
+#[test]
+fn a_worker_that_does_not_end_for_its_restart_is_failed_until_it_does() {
+    let mut play = Play::running(1);
+    assert_eq!(deeds(play.restart(A, Depth::Hard).unwrap()), [send(A, Command::Stop)]);
+    let told = play.next();
+    assert_eq!(health_of(&told), Some(Health::Degraded));
+    assert_eq!(deeds(told), [Action::Abandon { worker: A }]);
+    assert_eq!(play.restart(A, Depth::Hard), Err(Refusal::StillRuns { worker: A }));
+    play.after(100 * SECOND);
+    play.end(A, End::Done);
+    assert_eq!(deeds(play.next()), [start(A, 2)]);
+    assert_eq!(health_of(&play.say(A, Word::Running)), None);
+    assert_eq!((play.roster.health(), play.state(A)), (Health::Healthy, State::Running));
+}
+
+#[test]
+fn a_restart_asked_for_is_at_once_and_costs_no_budget() {
+    let mut play = Play::running(1);
+    for life in 1..50 {
+        let told = play.restart(A, Depth::Soft).unwrap();
+        assert_eq!(deeds(told), [send(A, Command::RestartHandler)]);
+        assert_eq!(play.state(A), State::Restarting { depth: Depth::Soft, backoff: Duration::ZERO });
+        assert_eq!(play.restart(A, Depth::Soft), Ok(vec![]), "it is under way");
+        play.say(A, Word::Running);
+        assert_eq!(deeds(play.restart(A, Depth::Hard).unwrap()), [send(A, Command::Stop)]);
+        assert_eq!(deeds(play.end(A, End::Done)), []);
+        assert_eq!(deeds(play.after(Duration::ZERO)), [start(A, life + 1)]);
+        play.say(A, Word::Running);
+    }
+    assert_eq!(play.roster.restarts(A), 2 * 49);
+}
+
+#[test]
+fn a_restart_asked_for_while_restarting_shortens_the_pause() {
+    // in the pause of a hard restart
+    let mut play = Play::running(1);
+    play.panics(A);
+    assert_eq!(deeds(play.restart(A, Depth::Soft).unwrap()), [start(A, 2)]);
+    assert_eq!(play.after(10 * SECOND), []);
+    // in the pause of a soft one
+    let mut play = Play::running(1);
+    play.soft_fails(A);
+    assert_eq!(deeds(play.restart(A, Depth::Soft).unwrap()), [send(A, Command::RestartHandler)]);
+    // hard, in the pause of a soft one; and again while it ends
+    let mut play = Play::running(1);
+    play.soft_fails(A);
+    assert_eq!(deeds(play.restart(A, Depth::Hard).unwrap()), [send(A, Command::Stop)]);
+    assert_eq!(deeds(play.restart(A, Depth::Hard).unwrap()), []);
+    play.end(A, End::Done);
+    assert_eq!(deeds(play.after(Duration::ZERO)), [start(A, 2)]);
+    // hard, while the handler is being rebuilt
+    let mut play = Play::running(1);
+    play.restart(A, Depth::Soft).unwrap();
+    assert_eq!(deeds(play.restart(A, Depth::Hard).unwrap()), [send(A, Command::Stop)]);
+    // while it ends for a failure that was given up
+    let mut play = Play::running(1);
+    for _ in 0..5 {
+        play.panics(A);
+        play.next();
+        play.say(A, Word::Running);
+    }
+    play.soft_fails(A);
+    assert_eq!(play.state_name(A), "failed");
+    assert_eq!(deeds(play.restart(A, Depth::Hard).unwrap()), []);
+    play.end(A, End::Done);
+    assert_eq!(deeds(play.after(Duration::ZERO)), [start(A, 7)]);
+}
+
+#[test]
+fn restarts_that_make_no_sense_are_refused() {
+    let mut play = Play::new(1);
+    play.tell(Input::Start);
+    assert_eq!(play.restart(A, Depth::Soft), Err(Refusal::Opening { worker: A }));
+    assert_eq!(deeds(play.restart(A, Depth::Hard).unwrap()), [send(A, Command::Stop)]);
+    assert_eq!(play.restart(B, Depth::Hard), Err(Refusal::Unknown { worker: B, workers: 1 }));
+    let mut play = Play::running(1);
+    play.tell(Input::Drain { worker: A, within: SECOND });
+    assert_eq!(play.restart(A, Depth::Hard), Err(Refusal::Draining { worker: A }));
+    play.say(A, Word::Drained);
+    assert_eq!(play.restart(A, Depth::Hard), Err(Refusal::Draining { worker: A }), "it still ends");
+    play.end(A, End::Done);
+    assert_eq!(deeds(play.restart(A, Depth::Hard).unwrap()), [start(A, 2)]);
+    assert_eq!(gap_of(&play.say(A, Word::Running)), None, "a stop on purpose is no gap");
+}
+
+#[test]
+fn a_drain_ends_when_the_worker_has_nothing_left_or_at_its_deadline() {
+    for drained in [true, false] {
+        let mut play = Play::running(1);
+        let told = deeds(play.tell(Input::Drain { worker: A, within: 30 * SECOND }));
+        assert_eq!(told, [send(A, Command::Drain { within: 30 * SECOND })]);
+        assert_eq!(play.state(A), State::Draining);
+        assert!(!play.roster.is_at_rest(A));
+        let told = if drained { play.say(A, Word::Drained) } else { play.after(30 * SECOND) };
+        assert_eq!(deeds(told), [send(A, Command::Stop)]);
+        assert_eq!(deeds(play.end(A, End::Done)), []);
+        assert_eq!(play.state(A), State::Stopped);
+        assert!(play.roster.is_at_rest(A) && !play.roster.is_stopped());
+        assert_eq!(play.after(1000 * SECOND), []);
+    }
+}
+
+#[test]
+fn a_failure_while_draining_stops_and_is_told_but_not_restarted() {
+    let mut play = Play::running(1);
+    play.tell(Input::Drain { worker: A, within: 30 * SECOND });
+    let told = play.panics(A);
+    assert!(matches!(&told[..], [Action::Emit(Event::Changed { cause, to: State::Stopped, .. })]
+        if cause == "panicked: boom"));
+    assert_eq!(play.after(1000 * SECOND), []);
+
+    let mut play = Play::running(1);
+    play.tell(Input::Drain { worker: A, within: 30 * SECOND });
+    assert_eq!(deeds(play.soft_fails(A)), [send(A, Command::Stop)]);
+    play.end(A, End::Failed("late".into()));
+    assert_eq!(play.state(A), State::Stopped);
+}
+
+#[test]
+fn a_drain_of_what_is_not_at_work_is_a_stop() {
+    let drain = Input::Drain { worker: A, within: 30 * SECOND };
+    let mut planned = Play::new(1);
+    assert_eq!((deeds(planned.tell(drain.clone())), planned.state(A)), (vec![], State::Stopped));
+    let mut opening = Play::new(1);
+    opening.tell(Input::Start);
+    assert_eq!(deeds(opening.tell(drain.clone())), [send(A, Command::Stop)]);
+    let mut pausing = Play::running(1);
+    pausing.panics(A);
+    assert_eq!((deeds(pausing.tell(drain.clone())), pausing.state(A)), (vec![], State::Stopped));
+    let mut failed = Play::running(1);
+    failed.end(A, End::Refused("no".into()));
+    failed.tell(drain);
+    assert_eq!(failed.state(A), State::Failed { why: "no".into() }, "a failure stays to be read");
+}
+
+#[test]
+fn a_second_drain_can_only_shorten_and_endless_ones_do_not_overflow() {
+    let mut play = Play::running(1);
+    play.tell(Input::Drain { worker: A, within: Duration::MAX });
+    assert_eq!(play.after(1000 * SECOND), []);
+    play.tell(Input::Drain { worker: A, within: SECOND });
+    play.tell(Input::Drain { worker: A, within: 50 * SECOND });
+    assert_eq!(deeds(play.after(SECOND)), [send(A, Command::Stop)]);
+    play.tell(Input::Stop { within: Duration::MAX });
+}

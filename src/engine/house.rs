@@ -1,0 +1,126 @@
+//! The housekeeping thread: between the kernel's tables and the actors.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use oxide_actors::supervisor::{SupervisorHandle, WorkerId};
+
+use super::DestinationsOf;
+use super::EngineError;
+use super::EngineStatus;
+use super::interfaces::Interfaces;
+use super::worker::Note;
+use crate::net::{NetEvent, NetOptions, NetService, Tables};
+
+/// How long the kernel may take to tell its tables at first.
+const TABLES_WITHIN: Duration = Duration::from_secs(5);
+/// How often programs are looked after.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// What the thread keeps.
+pub(super) struct House {
+    pub(super) net: NetService,
+    pub(super) handle: SupervisorHandle<Note>,
+    pub(super) interfaces: Arc<Mutex<Interfaces>>,
+    pub(super) status: Arc<Mutex<EngineStatus>>,
+    pub(super) destinations: DestinationsOf,
+    /// Next hops that actors want resolved.
+    pub(super) asked: flume::Receiver<(u32, IpAddr)>,
+    pub(super) stopped: flume::Receiver<()>,
+}
+
+enum Heard {
+    Net(Option<NetEvent>),
+    Asked(Option<(u32, IpAddr)>),
+    Stop,
+}
+
+impl House {
+    pub(super) fn keep(self, workers: usize) {
+        let mut next_look = Instant::now() + LOOK_EVERY;
+        loop {
+            let heard = flume::Selector::new()
+                .recv(&self.net.events, |event| Heard::Net(event.ok()))
+                .recv(&self.asked, |ask| Heard::Asked(ask.ok()))
+                .recv(&self.stopped, |_| Heard::Stop)
+                .wait_deadline(next_look);
+            match heard {
+                Ok(Heard::Net(Some(NetEvent::Tables(tables)))) => self.publish(Arc::new(tables), workers),
+                Ok(Heard::Net(Some(event))) => tracing::warn!(?event, "netlink"),
+                Ok(Heard::Asked(Some((interface, next_hop)))) => {
+                    // Busy: the packet that waits for it asks again.
+                    let _ = self.net.resolve(interface, next_hop);
+                }
+                Ok(Heard::Net(None) | Heard::Asked(None) | Heard::Stop) => break,
+                Err(_) => {
+                    next_look = Instant::now() + LOOK_EVERY;
+                    self.look();
+                }
+            }
+        }
+        if let Err(error) = self.net.stop(Duration::from_secs(1)) {
+            tracing::warn!(%error, "netlink service");
+        }
+    }
+
+    fn publish(&self, tables: Arc<Tables>, workers: usize) {
+        let wanted = (self.destinations)(&tables);
+        let mut interfaces = self.interfaces.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = interfaces.set_destinations(wanted) {
+            tracing::error!(%error, "destinations not listed");
+        }
+        drop(interfaces);
+        for worker in (0..workers).map(WorkerId) {
+            if let Err(error) = self.handle.note(worker, Note::Tables(Arc::clone(&tables))) {
+                tracing::warn!(?worker, %error, "tables not passed on");
+            }
+            // An interface that somebody waits for may be among them.
+            let _ = self.handle.wake(worker);
+        }
+    }
+
+    /// Programs that another process took off are told; the next restart puts them back. Devices that
+    /// are busy polled get the settings for it.
+    fn look(&self) {
+        let polled: BTreeSet<String> = {
+            let status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+            let modes = status.queues.iter().flat_map(|queue| &queue.mode);
+            modes.filter(|mode| mode.busy_polling).map(|mode| mode.interface.clone()).collect()
+        };
+        let mut interfaces = self.interfaces.lock().unwrap_or_else(PoisonError::into_inner);
+        for interface in &polled {
+            interfaces.busy_polls(interface);
+        }
+        for interface in interfaces.detached() {
+            tracing::error!(interface, "the XDP program is not attached any more: no packets come in");
+        }
+    }
+}
+
+pub(super) fn first_tables(net: &NetService) -> Result<Tables, EngineError> {
+    let until = Instant::now() + TABLES_WITHIN;
+    loop {
+        match net.events.recv_deadline(until) {
+            Ok(NetEvent::Tables(tables)) => return Ok(tables),
+            Ok(_) => {}
+            Err(error) => {
+                let text = format!("no routes and links within {TABLES_WITHIN:?}: {error}");
+                return Err(EngineError::Net { text });
+            }
+        }
+    }
+}
+
+/// Links, addresses, routes and neighbours of this network namespace, once.
+///
+/// # Errors
+/// [`EngineError::Net`].
+pub fn read_tables() -> Result<Tables, EngineError> {
+    let failed = |e: &dyn std::fmt::Display| EngineError::Net { text: e.to_string() };
+    let net = NetService::start(NetOptions::default()).map_err(|e| failed(&e))?;
+    let tables = first_tables(&net)?;
+    net.stop(Duration::from_secs(1)).map_err(|e| failed(&e))?;
+    Ok(tables)
+}

@@ -1,0 +1,77 @@
+//! From the words of the configuration to the values of the rooms, and to a plan.
+
+use oxide_actors::executor::ExecutorChoice;
+use oxide_topology::{Numa, Pin, Plan, Queues, Request, Snapshot};
+
+use super::EngineError;
+use crate::config::{self, Choice, EngineConfig};
+use crate::simd::{Level, Processor};
+use crate::umem::{RingSizes, UmemLayout};
+use crate::xdp::steering::{AttachMode, Fallback, SteeringOptions};
+
+pub(super) fn processor(config: &EngineConfig) -> Result<Processor, EngineError> {
+    let level = match config.simd {
+        config::SimdLevel::Auto => return Ok(Processor::detect()),
+        config::SimdLevel::Scalar => Level::Scalar,
+        config::SimdLevel::Sse42 => Level::Sse42,
+        config::SimdLevel::Avx2 => Level::Avx2,
+        config::SimdLevel::Avx512 => Level::Avx512,
+        config::SimdLevel::Neon => Level::Neon,
+    };
+    Processor::with_level(level).ok_or_else(|| EngineError::Simd {
+        wanted: format!("{level:?}").to_lowercase(),
+        why: Processor::detect().why().to_owned(),
+    })
+}
+
+pub(super) fn executor(config: &EngineConfig) -> ExecutorChoice {
+    match config.executor {
+        config::ExecutorKind::Auto => ExecutorChoice::Auto,
+        config::ExecutorKind::Glommio => ExecutorChoice::Glommio,
+        config::ExecutorKind::Thread => ExecutorChoice::Thread,
+    }
+}
+
+pub(super) fn steering_options(config: &EngineConfig) -> SteeringOptions {
+    SteeringOptions {
+        attach: match config.attach {
+            config::Attach::Auto => AttachMode::Auto,
+            config::Attach::Native => AttachMode::Native,
+            config::Attach::Generic => AttachMode::Generic,
+        },
+        fallback: match config.fallback {
+            config::Fallback::Drop => Fallback::Drop,
+            config::Fallback::Pass => Fallback::Pass,
+        },
+        replace: false,
+    }
+}
+
+/// Reads the machine and plans for it.
+///
+/// # Errors
+/// [`EngineError::Snapshot`]; [`EngineError::Plan`] with every reason and its mend.
+pub fn make_plan(config: &EngineConfig) -> Result<Plan, EngineError> {
+    let snapshot = Snapshot::live(&config.interfaces).map_err(|e| EngineError::Snapshot { text: e.to_string() })?;
+    oxide_topology::plan(&snapshot, &request(config)?).map_err(|e| EngineError::Plan { text: e.to_string() })
+}
+
+/// What the configuration asks of the planner.
+///
+/// # Errors
+/// [`EngineError::Port`] if the ring sizes cannot be.
+pub fn request(config: &EngineConfig) -> Result<Request, EngineError> {
+    let rings = RingSizes::from_ring_size(config.ring_size).map_err(|e| EngineError::Port { text: e.to_string() })?;
+    let frames = config.frame_count.fixed().copied();
+    let frames = frames.unwrap_or_else(|| UmemLayout::frames_for(&rings, config.interfaces.len() as u32));
+    Ok(Request {
+        interfaces: config.interfaces.clone(),
+        queues: config.queues.fixed().map_or(Queues::Auto, |list| Queues::List(list.clone())),
+        pin: config.pin.fixed().map_or(Pin::Auto, |list| Pin::List(list.clone())),
+        numa: config.numa.fixed().map_or(Numa::Auto, |node| Numa::Node(*node)),
+        huge_pages: config.huge_pages != Choice::Fixed(false),
+        frame_size: config.frame_size,
+        umem_bytes_per_queue: u64::from(frames) * u64::from(config.frame_size),
+        allow_housekeeping: false,
+    })
+}

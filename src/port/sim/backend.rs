@@ -1,0 +1,121 @@
+//! Opens memory and simulated ports for one actor.
+
+use std::io;
+
+use super::net::lock;
+use super::port::UserRings;
+use super::socket::KernelRings;
+use super::{SimNet, SimPort};
+use crate::port::{Backend, Mode, PortCounters, PortError, PortInfo, QueueId};
+use crate::ring;
+use crate::umem::{PageKind, PortIndex, Region, RingSizes, Umem, UmemLayout};
+
+/// Opens one UMEM and one port on it for each of the queues named.
+#[derive(Clone)]
+pub struct SimBackend {
+    net: SimNet,
+    ids: Vec<QueueId>,
+    /// Entries in each port's rings.
+    pub rings: RingSizes,
+    /// Bytes in a frame, 2048 or 4096.
+    pub frame_size: u32,
+    /// Frames; `None` for as many as the rings can hold.
+    pub frame_count: Option<u32>,
+    /// Bytes kept free before each packet, beyond XDP's own.
+    pub headroom: u32,
+}
+
+impl SimBackend {
+    /// Ports on `queues` of `net`, with rings of 256 entries (fill 512) and frames of 2 KiB.
+    #[must_use]
+    pub fn new(net: &SimNet, queues: &[QueueId]) -> Self {
+        Self {
+            net: net.clone(),
+            ids: queues.to_vec(),
+            rings: RingSizes { fill: 512, rx: 256, tx: 256, completion: 256 },
+            frame_size: 2048,
+            frame_count: None,
+            headroom: 0,
+        }
+    }
+
+    /// The same with other rings.
+    #[must_use]
+    pub fn with_rings(self, rings: RingSizes) -> Self {
+        Self { rings, ..self }
+    }
+
+    fn layout(&self) -> Result<UmemLayout, PortError> {
+        let mtu = self.ids.iter().filter_map(|id| self.net.find(id)).map(|(_, it, _)| it.mtu).max().unwrap_or(0);
+        let ports = self.ids.len() as u32;
+        let frames = self.frame_count.unwrap_or_else(|| UmemLayout::frames_for(&self.rings, ports));
+        UmemLayout::new(self.frame_size, frames, self.headroom, &self.rings, ports, mtu)
+            .map_err(|source| PortError::Layout { id: self.first(), source })
+    }
+
+    /// What errors of the memory are about: it is shared by all ports, the first stands for them.
+    fn first(&self) -> QueueId {
+        self.ids.first().cloned().unwrap_or_else(|| QueueId::new("sim", 0))
+    }
+
+    fn port(&self, id: &QueueId, index: PortIndex, layout: UmemLayout) -> Result<SimPort, PortError> {
+        let gone = |errno| PortError::Gone { id: id.clone(), source: io::Error::from_raw_os_error(errno) };
+        let (number, interface, nic) = self.net.find(id).ok_or_else(|| gone(libc::ENODEV))?;
+        let (user, kernel) = self.ring_ends(id, &mut lock(nic))?;
+        let socket = lock(nic).bind(kernel, index, layout, self.net.now_ns())?;
+        Ok(SimPort {
+            info: PortInfo {
+                id: id.clone(),
+                ifindex: number + 1,
+                mac: interface.mac,
+                mtu: interface.mtu,
+                mode: Mode::Simulated,
+                mode_reason: "no kernel is asked".to_owned(),
+                busy_poll: "not for a simulated port".to_owned(),
+            },
+            index,
+            rings: self.rings,
+            user,
+            net: self.net.clone(),
+            nic: nic.clone(),
+            socket,
+            counters: PortCounters::default(),
+            posted_fill: 0,
+            posted_tx: 0,
+        })
+    }
+
+    fn ring_ends(&self, id: &QueueId, nic: &mut super::nic::NicQueue) -> Result<(UserRings, KernelRings), PortError> {
+        let refused = |error: ring::RingSizeError| PortError::Refused {
+            id: id.clone(),
+            step: "making rings",
+            source: io::Error::new(io::ErrorKind::InvalidInput, error),
+            advice: String::new(),
+        };
+        let fill = ring::pair(self.rings.fill, nic.ring_start()).map_err(refused)?;
+        let completion = ring::pair(self.rings.completion, nic.ring_start()).map_err(refused)?;
+        let rx = ring::pair(self.rings.rx, nic.ring_start()).map_err(refused)?;
+        let tx = ring::pair(self.rings.tx, nic.ring_start()).map_err(refused)?;
+        Ok((
+            UserRings { fill: fill.0, completion: completion.1, rx: rx.1, tx: tx.0 },
+            KernelRings { fill: fill.1, completion: completion.0, rx: rx.0, tx: tx.1 },
+        ))
+    }
+}
+
+impl Backend for SimBackend {
+    type Port = SimPort;
+
+    /// Binds at once or not at all: a queue that is still being taken down is EBUSY until virtual time
+    /// has passed, as with a real one.
+    fn open(self) -> Result<(Umem, Vec<SimPort>), PortError> {
+        let layout = self.layout()?;
+        let memory = Region::map(layout.bytes(), PageKind::Base, None);
+        let region = memory.map_err(|source| PortError::Memory { id: self.first(), source })?;
+        let umem = Umem::new(region, layout).map_err(|source| PortError::Layout { id: self.first(), source })?;
+        let ports = self.ids.iter().enumerate();
+        // At most MAX_PORTS of them make sense; the layout's check bounds what they can hold.
+        let ports: Result<Vec<_>, _> = ports.map(|(i, id)| self.port(id, i as PortIndex, layout)).collect();
+        Ok((umem, ports?))
+    }
+}

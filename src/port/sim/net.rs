@@ -1,0 +1,180 @@
+//! The test's handle on all simulated NIC queues.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::nic::{NicCounters, NicQueue};
+use super::{Driver, Faults, Holdings, Rng, Violation};
+use crate::packet::MacAddr;
+use crate::port::QueueId;
+
+/// One simulated interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SimInterface {
+    /// Its name.
+    pub name: String,
+    /// How many queues it has.
+    pub queues: u32,
+    /// Its hardware address.
+    pub mac: MacAddr,
+    /// Largest IP packet, bytes.
+    pub mtu: u32,
+    /// How it sends.
+    pub driver: Driver,
+}
+
+impl SimInterface {
+    /// An interface of MTU 1500 in copy mode, its hardware address made from its name.
+    #[must_use]
+    pub fn new(name: &str, queues: u32) -> Self {
+        let bits = name.bytes().fold(0u32, |bits, byte| bits.wrapping_mul(31).wrapping_add(u32::from(byte)));
+        let [a, b, c, d] = bits.to_be_bytes();
+        // 02: locally administered, unicast.
+        let mac = MacAddr([0x02, 0, a, b, c, d]);
+        Self { name: name.to_owned(), queues, mac, mtu: 1500, driver: Driver::Copy }
+    }
+}
+
+/// A handle on simulated NIC queues; clones are handles on the same ones.
+///
+/// Calls that name a queue or an interface panic if it is not one of those the net was made with: a
+/// mistake in the test, which must not pass for "nothing was sent".
+#[derive(Clone)]
+pub struct SimNet(Arc<Shared>);
+
+struct Shared {
+    interfaces: Vec<SimInterface>,
+    queues: BTreeMap<QueueId, Arc<Mutex<NicQueue>>>,
+    clock_ns: AtomicU64,
+}
+
+impl SimNet {
+    /// Interfaces with all their queues, links up, no faults. Every choice that is ever made follows
+    /// from `seed`.
+    #[must_use]
+    pub fn new(interfaces: &[SimInterface], seed: u64) -> Self {
+        let mut queues = BTreeMap::new();
+        for (number, interface) in interfaces.iter().enumerate() {
+            for queue in 0..interface.queues {
+                let id = QueueId::new(&interface.name, queue);
+                let rng = Rng::part(seed, (number as u64) << 32 | u64::from(queue));
+                let nic = NicQueue::new(id.clone(), interface.driver, rng);
+                queues.insert(id, Arc::new(Mutex::new(nic)));
+            }
+        }
+        Self(Arc::new(Shared { interfaces: interfaces.to_vec(), queues, clock_ns: AtomicU64::new(0) }))
+    }
+
+    /// A packet arrives at `queue`, Ethernet header first, FCS not.
+    pub fn inject(&self, queue: &QueueId, packet: &[u8]) {
+        self.queue(queue).inject(packet);
+    }
+
+    /// The packets that left by `queue` since it was last asked, in order.
+    #[must_use]
+    pub fn sent(&self, queue: &QueueId) -> Vec<Vec<u8>> {
+        let mut nic = self.queue(queue);
+        std::iter::from_fn(|| nic.next_sent()).collect()
+    }
+
+    /// As [`sent`](Self::sent), but shown one by one and not kept: for runs of many packets.
+    pub fn drain_sent(&self, queue: &QueueId, mut look: impl FnMut(&[u8])) {
+        let mut nic = self.queue(queue);
+        while let Some(packet) = nic.next_sent() {
+            look(&packet);
+            nic.recycle(packet);
+        }
+    }
+
+    /// Faults of one queue from now on.
+    pub fn set_faults(&self, queue: &QueueId, faults: Faults) {
+        self.queue(queue).faults = faults;
+    }
+
+    /// Faults of all queues from now on.
+    pub fn set_all_faults(&self, faults: Faults) {
+        for nic in self.0.queues.values() {
+            lock(nic).faults = faults;
+        }
+    }
+
+    /// Takes the link of `interface` down or up. While it is down nothing arrives or leaves; what is on
+    /// the TX rings leaves when it is up again.
+    pub fn set_link(&self, interface: &str, up: bool) {
+        self.each_of(interface, |nic| nic.set_link(up));
+    }
+
+    /// Deletes `interface`: its sockets are dead for ever ([`PortError::Gone`](crate::port::PortError)).
+    pub fn delete(&self, interface: &str) {
+        self.each_of(interface, |nic| nic.set_present(false));
+    }
+
+    /// Makes a deleted `interface` anew: new sockets can be bound to its queues.
+    pub fn create(&self, interface: &str) {
+        self.each_of(interface, |nic| nic.set_present(true));
+    }
+
+    /// Virtual time passes.
+    pub fn advance(&self, by: Duration) {
+        self.0.clock_ns.fetch_add(by.as_nanos() as u64, Ordering::Relaxed);
+    }
+
+    /// Virtual time since the net was made.
+    #[must_use]
+    pub fn now(&self) -> Duration {
+        Duration::from_nanos(self.now_ns())
+    }
+
+    /// What `queue` counted.
+    #[must_use]
+    pub fn counters(&self, queue: &QueueId) -> NicCounters {
+        self.queue(queue).counters()
+    }
+
+    /// Frames that the kernel's side has of the socket at `queue`; all zero where there is none.
+    #[must_use]
+    pub fn holdings(&self, queue: &QueueId) -> Holdings {
+        self.queue(queue).holdings()
+    }
+
+    /// What the kernel's side of `queue` found that must never be. A test asserts that it is empty.
+    #[must_use]
+    pub fn violations(&self, queue: &QueueId) -> Vec<Violation> {
+        self.queue(queue).violations()
+    }
+
+    pub(super) fn now_ns(&self) -> u64 {
+        self.0.clock_ns.load(Ordering::Relaxed)
+    }
+
+    /// The interface of a queue with its number in the order of [`new`](Self::new), and the queue.
+    pub(super) fn find(&self, id: &QueueId) -> Option<(u32, &SimInterface, &Arc<Mutex<NicQueue>>)> {
+        let number = self.0.interfaces.iter().position(|interface| interface.name == id.interface)?;
+        Some((number as u32, &self.0.interfaces[number], self.0.queues.get(id)?))
+    }
+
+    #[allow(clippy::panic)] // see the type's documentation
+    fn queue(&self, id: &QueueId) -> MutexGuard<'_, NicQueue> {
+        match self.0.queues.get(id) {
+            Some(nic) => lock(nic),
+            None => panic!("the simulated net has no queue {id}"),
+        }
+    }
+
+    fn each_of(&self, interface: &str, act: impl Fn(&mut NicQueue)) {
+        let of_it = self.0.queues.iter().filter(|(id, _)| id.interface == interface);
+        let mut any = false;
+        for (_, nic) in of_it {
+            act(&mut lock(nic));
+            any = true;
+        }
+        assert!(any, "the simulated net has no interface {interface}");
+    }
+}
+
+/// A panic elsewhere leaves the state as it was between two packets: whole.
+pub(super) fn lock(nic: &Mutex<NicQueue>) -> MutexGuard<'_, NicQueue> {
+    nic.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,287 @@
+//! One NIC queue: what arrives at it, what left by it, and the socket bound to it, if there is one.
+
+use std::collections::VecDeque;
+use std::io;
+
+use super::socket::{Delivery, KernelRings, Socket};
+use super::{Driver, Faults, Holdings, Rng, Violation};
+use crate::port::{Kick, PortError, QueueId};
+use crate::umem::{PortIndex, Umem, UmemLayout};
+
+/// Buffers kept for packets to come, so that a long run allocates none.
+const SPARE_BUFFERS: usize = 4096;
+
+/// What a NIC queue counts, over all sockets that were bound to it. At any time
+/// `arrived = passed + dropped + refused + delivered + waiting`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct NicCounters {
+    /// Packets put on the wire towards this queue.
+    pub arrived: u64,
+    /// Of them: not for a socket, because none was steered to, or the link was down.
+    pub passed: u64,
+    /// Of them: lost by [`Faults::rx_drop_ppm`].
+    pub dropped: u64,
+    /// Of them: no frame, no room on the RX ring, or too long for a frame; see the kernel's counters.
+    pub refused: u64,
+    /// Of them: on the RX ring.
+    pub delivered: u64,
+    /// Of them: not looked at yet.
+    pub waiting: u64,
+    /// Packets that left by the wire.
+    pub sent: u64,
+    /// Packets that were completed and did not leave.
+    pub unsent: u64,
+}
+
+pub(super) struct NicQueue {
+    pub(super) id: QueueId,
+    pub(super) faults: Faults,
+    driver: Driver,
+    rng: Rng,
+    link_up: bool,
+    /// The interface exists.
+    present: bool,
+    /// How often the interface was made; a socket of an earlier one is dead.
+    generation: u64,
+    bound: Option<Bound>,
+    sockets: u64,
+    /// Until when the kernel takes the last socket down (xdp-tutorial#458), ns.
+    busy_until_ns: u64,
+    arrivals: VecDeque<Vec<u8>>,
+    sent: VecDeque<Vec<u8>>,
+    buffers: Vec<Vec<u8>>,
+    counters: NicCounters,
+    /// Of sockets that are closed.
+    violations: Vec<Violation>,
+}
+
+struct Bound {
+    number: u64,
+    generation: u64,
+    socket: Socket,
+}
+
+impl NicQueue {
+    pub(super) fn new(id: QueueId, driver: Driver, rng: Rng) -> Self {
+        Self {
+            id,
+            faults: Faults::none(),
+            driver,
+            rng,
+            link_up: true,
+            present: true,
+            generation: 0,
+            bound: None,
+            sockets: 0,
+            busy_until_ns: 0,
+            arrivals: VecDeque::new(),
+            sent: VecDeque::new(),
+            buffers: Vec::new(),
+            counters: NicCounters::default(),
+            violations: Vec::new(),
+        }
+    }
+
+    /// A value to start ring indices at: half of the time so near to 2^32 that they soon wrap.
+    pub(super) fn ring_start(&mut self) -> u32 {
+        let draw = self.rng.next();
+        if draw & 1 == 0 { (draw >> 32) as u32 } else { u32::MAX - ((draw >> 32) as u32 & 0xfff) }
+    }
+
+    /// Binds a socket; returns its number.
+    pub(super) fn bind(
+        &mut self,
+        rings: KernelRings,
+        port: PortIndex,
+        layout: UmemLayout,
+        now_ns: u64,
+    ) -> Result<u64, PortError> {
+        let errno = if !self.present {
+            return Err(self.gone(libc::ENODEV));
+        } else if self.bound.is_some() || now_ns < self.busy_until_ns {
+            Some(libc::EBUSY)
+        } else if !self.link_up {
+            Some(libc::ENETDOWN)
+        } else {
+            None
+        };
+        if let Some(errno) = errno {
+            let source = io::Error::from_raw_os_error(errno);
+            return Err(PortError::Refused { id: self.id.clone(), step: "bind", source, advice: String::new() });
+        }
+        self.sockets += 1;
+        let socket = Socket::new(rings, port, layout, self.driver);
+        self.bound = Some(Bound { number: self.sockets, generation: self.generation, socket });
+        Ok(self.sockets)
+    }
+
+    /// Closes socket `number`: from now on nobody writes to its memory. The queue is busy for as long as
+    /// the kernel was seen to need.
+    pub(super) fn close(&mut self, number: u64, now_ns: u64) {
+        if self.bound.as_ref().is_none_or(|bound| bound.number != number) {
+            return;
+        }
+        if let Some(bound) = self.bound.take() {
+            self.violations.extend(bound.socket.violations);
+        }
+        self.busy_until_ns = now_ns + 15_000_000 + self.rng.below(35_000_000);
+        // Packets that had arrived go the way of packets that arrive now.
+        self.counters.passed += self.arrivals.len() as u64;
+        while let Some(packet) = self.arrivals.pop_front() {
+            self.recycle(packet);
+        }
+    }
+
+    /// Socket `number`, if its interface is still the one it was bound to.
+    fn live(&mut self, number: u64) -> Result<&mut Socket, PortError> {
+        let generation = self.generation;
+        let id = &self.id;
+        match &mut self.bound {
+            Some(bound) if bound.number == number && bound.generation == generation && self.present => {
+                Ok(&mut bound.socket)
+            }
+            _ => Err(PortError::Gone { id: id.clone(), source: io::Error::from_raw_os_error(libc::ENXIO) }),
+        }
+    }
+
+    fn gone(&self, errno: i32) -> PortError {
+        PortError::Gone { id: self.id.clone(), source: io::Error::from_raw_os_error(errno) }
+    }
+
+    /// sendto or recvfrom on socket `number`.
+    pub(super) fn kick(&mut self, number: u64) -> Result<Kick, PortError> {
+        let (link_up, faults) = (self.link_up, self.faults);
+        let again = self.rng.chance(faults.again_ppm);
+        let socket = self.live(number)?;
+        if !link_up {
+            return Ok(Kick::LinkDown);
+        }
+        if again || socket.kicked(&faults) {
+            return Ok(Kick::Again);
+        }
+        Ok(Kick::Done)
+    }
+
+    pub(super) fn steer(&mut self, number: u64, on: bool) -> Result<(), PortError> {
+        match self.live(number) {
+            Ok(socket) => socket.steered = on,
+            // Gone takes the program with it: off is what it is.
+            Err(_) if !on => {}
+            Err(gone) => return Err(gone),
+        }
+        Ok(())
+    }
+
+    pub(super) fn kernel_counters(&mut self, number: u64) -> Result<crate::port::KernelCounters, PortError> {
+        self.live(number).map(|socket| socket.counters)
+    }
+
+    pub(super) fn holdings(&mut self) -> Holdings {
+        self.bound.as_mut().map(|bound| bound.socket.holdings()).unwrap_or_default()
+    }
+
+    /// One step of the kernel for socket `number`, whose memory is `umem`.
+    pub(super) fn run(&mut self, number: u64, umem: &mut Umem, now_ns: u64) {
+        let (faults, link_up) = (self.faults, self.link_up);
+        let Self { rng, bound, arrivals, sent, buffers, counters, present, generation, .. } = self;
+        let Some(bound) = bound.as_mut().filter(|b| b.number == number && b.generation == *generation && *present)
+        else {
+            return;
+        };
+        if rng.chance(faults.idle_ppm) {
+            return;
+        }
+        let socket = &mut bound.socket;
+        let mut limit = || if faults.batch == 0 { u32::MAX } else { 1 + rng.below(u64::from(faults.batch)) as u32 };
+        let (send, complete, receive) = (limit(), limit(), limit());
+        if link_up {
+            socket.poll_tx();
+            socket.send(umem, send, now_ns, &faults, rng, |packet| match packet {
+                Some(packet) => {
+                    counters.sent += 1;
+                    sent.push_back(copy(buffers, packet));
+                }
+                None => counters.unsent += 1,
+            });
+        }
+        socket.complete(umem, complete, now_ns, &faults, rng);
+        for _ in 0..receive {
+            if socket.asleep() {
+                break;
+            }
+            let Some(packet) = arrivals.pop_front() else { break };
+            if rng.chance(faults.rx_drop_ppm) {
+                counters.dropped += 1;
+            } else {
+                match socket.receive(umem, &packet, &faults, rng) {
+                    Delivery::Delivered => counters.delivered += 1,
+                    Delivery::Refused => counters.refused += 1,
+                }
+            }
+            recycle(buffers, packet);
+        }
+        if rng.chance(faults.doze_ppm) {
+            socket.doze();
+        }
+    }
+
+    /// A packet comes by the wire.
+    pub(super) fn inject(&mut self, packet: &[u8]) {
+        self.counters.arrived += 1;
+        let steered = self.bound.as_ref().is_some_and(|b| b.socket.steered && b.generation == self.generation);
+        if steered && self.link_up && self.present {
+            let packet = copy(&mut self.buffers, packet);
+            self.arrivals.push_back(packet);
+        } else {
+            self.counters.passed += 1;
+        }
+    }
+
+    /// The next packet that left by the wire.
+    pub(super) fn next_sent(&mut self) -> Option<Vec<u8>> {
+        self.sent.pop_front()
+    }
+
+    /// Takes a buffer back, for a later packet.
+    pub(super) fn recycle(&mut self, buffer: Vec<u8>) {
+        recycle(&mut self.buffers, buffer);
+    }
+
+    pub(super) fn set_link(&mut self, up: bool) {
+        self.link_up = up;
+    }
+
+    pub(super) fn set_present(&mut self, present: bool) {
+        if self.present && !present {
+            // What was under way is lost with the device.
+            self.counters.passed += self.arrivals.len() as u64;
+            self.arrivals.clear();
+        } else if present && !self.present {
+            self.generation += 1;
+        }
+        self.present = present;
+    }
+
+    pub(super) fn counters(&self) -> NicCounters {
+        NicCounters { waiting: self.arrivals.len() as u64, ..self.counters }
+    }
+
+    pub(super) fn violations(&self) -> Vec<Violation> {
+        let bound = self.bound.iter().flat_map(|bound| &bound.socket.violations);
+        self.violations.iter().chain(bound).copied().collect()
+    }
+}
+
+fn copy(buffers: &mut Vec<Vec<u8>>, packet: &[u8]) -> Vec<u8> {
+    let mut buffer = buffers.pop().unwrap_or_default();
+    buffer.clear();
+    buffer.extend_from_slice(packet);
+    buffer
+}
+
+fn recycle(buffers: &mut Vec<Vec<u8>>, buffer: Vec<u8>) {
+    if buffers.len() < SPARE_BUFFERS {
+        buffers.push(buffer);
+    }
+}

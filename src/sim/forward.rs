@@ -1,0 +1,93 @@
+//! The application that is simulated where no other is asked for: packets that come in by one port
+//! leave by the other, their MAC addresses swapped. A flow belongs to one queue, by its client's port,
+//! so that what comes in elsewhere has to be handed over, as with the relay.
+
+use crate::packet::{Columns, MacAddr};
+use crate::queue::{Batch, Context, Handler, Verdict};
+use crate::telemetry::DropReason;
+
+/// Ports of an actor: towards the clients, and towards the servers.
+pub(super) const CLIENTS: u8 = 0;
+pub(super) const SERVERS: u8 = 1;
+
+/// The queue that a client with this UDP port belongs to.
+pub(super) fn owner(client_port: u16, queues: u32) -> u32 {
+    u32::from(client_port) % queues.max(1)
+}
+
+/// See the module's documentation.
+#[derive(Debug, Default)]
+pub(super) struct Forwarder;
+
+impl Handler for Forwarder {
+    fn handle(&mut self, batch: &mut Batch<'_>, cx: &mut Context<'_>) {
+        let columns: &Columns = batch.columns();
+        let from = batch.from();
+        for lane in 0..batch.len() {
+            if columns.udp & 1 << lane == 0 {
+                batch.drop(lane, columns.fault[lane]);
+                continue;
+            }
+            let flow = columns.flow[lane];
+            let client = if from == CLIENTS { flow.source.port } else { flow.destination.port };
+            let owner = owner(client, cx.info().queues);
+            if owner != cx.info().queue {
+                batch.decide(lane, Verdict::HandOver(owner));
+                continue;
+            }
+            if cx.draining() && from == CLIENTS {
+                batch.drop(lane, DropReason::Draining);
+                continue;
+            }
+            forward(batch.packet_mut(lane));
+            batch.transmit(lane, if from == CLIENTS { SERVERS } else { CLIENTS });
+        }
+    }
+}
+
+/// What the forwarder does to a frame, for the handler and for the judge.
+pub(super) fn forward(frame: &mut [u8]) {
+    if let Some(macs) = frame.first_chunk_mut::<12>() {
+        let (to, from) = macs.split_at_mut(6);
+        to.swap_with_slice(from);
+    }
+}
+
+/// A handler that panics when the fuse is lit, and is another one otherwise.
+pub(super) struct Fused<H> {
+    inner: H,
+    fuse: std::rc::Rc<std::cell::Cell<bool>>,
+}
+
+impl<H> Fused<H> {
+    pub(super) fn new(inner: H, fuse: std::rc::Rc<std::cell::Cell<bool>>) -> Self {
+        Self { inner, fuse }
+    }
+}
+
+impl<H: Handler> Handler for Fused<H> {
+    fn handle(&mut self, batch: &mut Batch<'_>, cx: &mut Context<'_>) {
+        if self.fuse.replace(false) {
+            // Half of the batch is decided, as it would be in the middle of a loop.
+            for lane in 0..batch.len() / 2 {
+                batch.transmit(lane, SERVERS);
+            }
+            // Without the panic hook: a long run would print thousands of them.
+            std::panic::resume_unwind(Box::new("the simulation lit the handler's fuse"));
+        }
+        self.inner.handle(batch, cx);
+    }
+
+    fn tick(&mut self, cx: &mut Context<'_>) {
+        self.inner.tick(cx);
+    }
+
+    fn sessions(&self) -> u64 {
+        self.inner.sessions()
+    }
+}
+
+/// MAC addresses of the host on the wire of an interface.
+pub(super) fn host_mac(port: u8) -> MacAddr {
+    MacAddr([0x02, 0, 0, 0, 0x10, port])
+}

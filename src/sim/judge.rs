@@ -1,0 +1,224 @@
+//! What must hold, and what did.
+
+use serde::Serialize;
+
+use super::forward::{CLIENTS, forward};
+use super::traffic::{Label, Traffic, Way, read};
+
+/// What is checked. Each has a name by which reports and failures call it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Checker {
+    /// Every packet that leaves is, byte for byte, what the application has to make of one that came.
+    Content,
+    /// Packets of one flow leave in the order they came, and none twice.
+    Order,
+    /// Free, with the application, at the kernel: every frame is in one place, and at rest none is in
+    /// hand or being sent.
+    Ledger,
+    /// The kernel's side counts the same frames as the ledger, and never finds one where it must not be.
+    Kernel,
+    /// Packets that came are packets that left, or were dropped with a reason, at every queue.
+    Packets,
+    /// Without faults nothing is lost.
+    Lossless,
+    /// When faults end, every queue is at work again, and everything under way is done, in bounded time.
+    Recovery,
+    /// No queue is restarted more often than its budget allows, or sooner than its backoff.
+    Budget,
+}
+
+impl Checker {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Content,
+        Self::Order,
+        Self::Ledger,
+        Self::Kernel,
+        Self::Packets,
+        Self::Lossless,
+        Self::Recovery,
+        Self::Budget,
+    ];
+
+    /// The name in reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Content => "content",
+            Self::Order => "order",
+            Self::Ledger => "ledger",
+            Self::Kernel => "kernel",
+            Self::Packets => "packets",
+            Self::Lossless => "lossless",
+            Self::Recovery => "recovery",
+            Self::Budget => "budget",
+        }
+    }
+}
+
+/// What did not hold, and where.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Failure {
+    /// Which checker found it.
+    pub checker: Checker,
+    /// At which step.
+    pub step: u64,
+    /// What was seen, and what was wanted.
+    pub text: String,
+}
+
+pub(super) struct Judge {
+    pub(super) step: u64,
+    /// Packets that left towards servers, and towards clients.
+    pub(super) there: u64,
+    pub(super) back: u64,
+    /// The first failure.
+    pub(super) failure: Option<Failure>,
+    /// Over everything that left, with its step and place.
+    pub(super) fingerprint: u64,
+    checks: [u64; Checker::ALL.len()],
+    /// The next sequence number of each flow that is not too old, there and back.
+    next: Vec<[u64; 2]>,
+    expected: Vec<u8>,
+}
+
+impl Judge {
+    pub(super) fn new(flows: usize) -> Self {
+        Self {
+            step: 0,
+            there: 0,
+            back: 0,
+            failure: None,
+            fingerprint: 0xcbf2_9ce4_8422_2325,
+            checks: [0; Checker::ALL.len()],
+            next: vec![[0; 2]; flows],
+            expected: Vec::new(),
+        }
+    }
+
+    /// Counts a check; the first that does not hold is kept.
+    pub(super) fn check(&mut self, checker: Checker, holds: bool, text: impl FnOnce() -> String) {
+        self.checks[checker as usize] += 1;
+        if !holds && self.failure.is_none() {
+            self.failure = Some(Failure { checker, step: self.step, text: text() });
+        }
+    }
+
+    /// How often each checker looked.
+    pub(super) fn checks(&self) -> impl Iterator<Item = (Checker, u64)> + '_ {
+        Checker::ALL.into_iter().zip(self.checks)
+    }
+
+    /// A frame left by `port`. What it says of itself, if it is right.
+    pub(super) fn left(&mut self, port: u8, frame: &[u8], traffic: &mut Traffic) -> Option<Label> {
+        let label = read(frame).filter(|label| (label.flow as usize) < self.next.len());
+        let right_way = |label: &Label| (label.way == Way::Back) == (port == CLIENTS);
+        let Some(label) = label.filter(right_way) else {
+            self.check(Checker::Content, false, || format!("port {port}: not a packet of this way: {frame:02x?}"));
+            return None;
+        };
+        let mut expected = std::mem::take(&mut self.expected);
+        traffic.write(label, &mut expected);
+        forward(&mut expected);
+        self.check(Checker::Content, expected == frame, || {
+            format!("{label:?} left by port {port} as\n{frame:02x?}, wanted\n{expected:02x?}")
+        });
+        self.expected = expected;
+        self.in_order(label);
+        match label.way {
+            Way::There => self.there += 1,
+            Way::Back => self.back += 1,
+        }
+        self.mark(self.step ^ u64::from(label.flow) << 40 ^ label.sequence << 8 ^ u64::from(port));
+        Some(label)
+    }
+
+    fn in_order(&mut self, label: Label) {
+        let next = &mut self.next[label.flow as usize][usize::from(label.way == Way::Back)];
+        let wanted = *next;
+        *next = label.sequence + 1;
+        self.check(Checker::Order, label.sequence >= wanted, || format!("{label:?} after number {}", wanted - 1));
+    }
+
+    /// Goes into the fingerprint.
+    pub(super) fn mark(&mut self, value: u64) {
+        self.fingerprint = (self.fingerprint.rotate_left(5) ^ value).wrapping_mul(0x0000_0100_0000_01b3);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::port::sim::Rng;
+    use crate::sim::forward::SERVERS;
+
+    /// A judge that has seen the frames that `spoil` makes of packets 0 to 3 of one flow.
+    fn judged(spoil: impl Fn(u64, &mut Vec<u8>)) -> Option<Checker> {
+        let mut traffic = Traffic::new(1);
+        let mut judge = Judge::new(traffic.flows());
+        let first = traffic.pick(0, &mut Rng::new(1));
+        for sequence in 0..4 {
+            let mut frame = Vec::new();
+            traffic.write(Label { sequence, ..first }, &mut frame);
+            forward(&mut frame);
+            spoil(sequence, &mut frame);
+            judge.left(SERVERS, &frame, &mut traffic);
+        }
+        judge.failure.map(|failure| failure.checker)
+    }
+
+    #[test]
+    fn what_is_wrong_is_found() {
+        assert_eq!(judged(|_, _| {}), None);
+        let flip = |at: usize| {
+            judged(move |n, frame| {
+                if n == 2 {
+                    frame[at] ^= 1
+                }
+            })
+        };
+        for at in [0, 11, 12, 16, 22, 30, 36, 40, 59] {
+            assert_eq!(flip(at), Some(Checker::Content), "byte {at}");
+        }
+        assert_eq!(
+            judged(|n, frame| if n == 2 {
+                frame.truncate(50)
+            }),
+            Some(Checker::Content)
+        );
+        assert_eq!(
+            judged(|n, frame| if n == 2 {
+                frame.push(0)
+            }),
+            Some(Checker::Content)
+        );
+        assert_eq!(
+            judged(|n, frame| if n == 2 {
+                forward(frame)
+            }),
+            Some(Checker::Content)
+        );
+    }
+
+    #[test]
+    fn order_and_repetition_are_found() {
+        let run = |order: &[u64]| {
+            let mut traffic = Traffic::new(1);
+            let mut judge = Judge::new(traffic.flows());
+            let first = traffic.pick(0, &mut Rng::new(1));
+            for &sequence in order {
+                let mut frame = Vec::new();
+                traffic.write(Label { sequence, ..first }, &mut frame);
+                forward(&mut frame);
+                judge.left(SERVERS, &frame, &mut traffic);
+            }
+            judge.failure.map(|failure| failure.checker)
+        };
+        assert_eq!(run(&[0, 1, 5, 6]), None, "losses are no disorder");
+        assert_eq!(run(&[0, 2, 1]), Some(Checker::Order));
+        assert_eq!(run(&[0, 1, 1]), Some(Checker::Order));
+    }
+}

@@ -1,0 +1,125 @@
+//! The whole engine against simulated NICs: n queues, the supervisor's decisions, traffic and faults,
+//! on one thread, with one seed for one run.
+//!
+//! ```text
+//!   clients --> clients:q --> Worker q (the engine's own) --> servers:q --> servers, who answer
+//!                  |              Roster (the supervisor's own)    |
+//!               SimNet: kernel's side, faults          Judge: every packet, every frame
+//! ```
+//!
+//! What is real: [`queue::Worker`](crate::queue::Worker) with everything under it but the NIC, and the
+//! supervisor's [`Roster`](oxide_actors::supervisor::Roster). What is not: threads, clocks, channels
+//! for commands, and the kernel.
+//!
+//! ```
+//! let report = oxide::sim::run(&oxide::sim::SimOptions { packets: 2_000, ..Default::default() });
+//! assert!(report.passed(), "{:?}", report.failure);
+//! ```
+
+mod actor;
+mod chaos;
+mod checks;
+mod forward;
+mod judge;
+mod traffic;
+mod world;
+
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+pub use chaos::{Chaos, named};
+pub use judge::{Checker, Failure};
+
+use crate::port::sim::Faults;
+use crate::telemetry::DropCounters;
+
+/// What to simulate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SimOptions {
+    /// Queues, each with an actor, a port towards clients and a port towards servers; 1 to 64.
+    pub queues: u32,
+    /// Packets that clients send. Servers answer each one they get.
+    pub packets: u64,
+    /// Faults of the kernel and the NICs.
+    pub faults: Faults,
+    /// Faults of actors, links and devices.
+    pub chaos: Chaos,
+    /// One seed, one run.
+    pub seed: u64,
+}
+
+impl Default for SimOptions {
+    fn default() -> Self {
+        Self { queues: 2, packets: 100_000, faults: Faults::none(), chaos: Chaos::none(), seed: 1 }
+    }
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Serialize)]
+pub struct SimReport {
+    /// As asked for.
+    pub seed: u64,
+    /// As asked for.
+    pub queues: u32,
+    /// Packets that clients sent.
+    pub sent: u64,
+    /// Of them, those that came to a server.
+    pub there: u64,
+    /// Answers that servers sent.
+    pub answers: u64,
+    /// Of them, those that came to a client.
+    pub back: u64,
+    /// Packets that the engine dropped, by reason.
+    pub drops: DropCounters,
+    /// Packets that were lost before the engine saw them: the wire, no frame, no room on the RX ring,
+    /// no socket, a socket closed under them.
+    pub lost_before: u64,
+    /// Packets that were lost after the engine had sent them.
+    pub lost_after: u64,
+    /// Descriptors of the kernel that the ledger refused.
+    pub bad_descriptors: u64,
+    /// Handlers made anew.
+    pub soft_restarts: u64,
+    /// Actors made anew.
+    pub hard_restarts: u64,
+    /// Times at which everything was at rest and checked.
+    pub quiescent_points: u64,
+    /// Steps of the simulation.
+    pub steps: u64,
+    /// Virtual time.
+    pub virtual_time: Duration,
+    /// Real time.
+    pub real_time: Duration,
+    /// Packets through the engine, there and back, for each second of real time.
+    pub packets_per_second: f64,
+    /// Over every packet that left, when and where: two runs are the same if these are.
+    pub fingerprint: u64,
+    /// How often each checker looked.
+    pub checks: Vec<(Checker, u64)>,
+    /// The first thing that did not hold.
+    pub failure: Option<Failure>,
+}
+
+impl SimReport {
+    /// Whether every checker held.
+    #[must_use]
+    pub fn passed(&self) -> bool {
+        self.failure.is_none()
+    }
+}
+
+/// Runs a simulation to its end, or to the first thing that does not hold.
+#[must_use]
+pub fn run(options: &SimOptions) -> SimReport {
+    run_with(options, |_| {})
+}
+
+/// As [`run`]; `progress` is called now and then with the packets sent so far.
+#[must_use]
+pub fn run_with(options: &SimOptions, mut progress: impl FnMut(u64)) -> SimReport {
+    let started = Instant::now();
+    let mut world = world::World::new(options);
+    world.run(&mut progress);
+    world.report(started.elapsed())
+}

@@ -1,0 +1,171 @@
+//! What clients and servers send. Every packet says which it is, so that the judge knows what it was
+//! made of when it comes out again.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use super::forward::{CLIENTS, SERVERS, host_mac, owner};
+use crate::packet::build::UdpFrame;
+use crate::packet::{Endpoint, Flow};
+use crate::port::sim::Rng;
+
+/// Which way a packet goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// From a client to its server.
+    There,
+    /// The server's answer.
+    Back,
+}
+
+/// What a packet says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Label {
+    pub(super) flow: u32,
+    pub(super) sequence: u64,
+    pub(super) way: Way,
+}
+
+/// Starts every payload.
+const MAGIC: [u8; 4] = *b"OXSM";
+/// Magic, flow, sequence, way.
+const LABEL: usize = 4 + 4 + 8 + 1;
+/// Flows of each queue.
+const FLOWS_PER_QUEUE: u32 = 64;
+/// One flow in this many always comes in at a queue that is not its owner's.
+const ASTRAY: u32 = 16;
+/// The longest payload: an Ethernet MTU less IPv6 and UDP headers.
+const LONGEST: usize = 1500 - 48;
+
+pub(super) struct Traffic {
+    queues: u32,
+    /// The next sequence number of each flow.
+    next: Vec<u64>,
+    payload: Vec<u8>,
+}
+
+impl Traffic {
+    pub(super) fn new(queues: u32) -> Self {
+        Self { queues, next: vec![0; (FLOWS_PER_QUEUE * queues) as usize], payload: Vec::with_capacity(2048) }
+    }
+
+    pub(super) fn flows(&self) -> usize {
+        self.next.len()
+    }
+
+    /// A flow that comes in at `queue`, drawn at random.
+    pub(super) fn pick(&mut self, queue: u32, rng: &mut Rng) -> Label {
+        let flow = queue + self.queues * rng.below(u64::from(FLOWS_PER_QUEUE)) as u32;
+        let next = &mut self.next[flow as usize];
+        let label = Label { flow, sequence: *next, way: Way::There };
+        *next += 1;
+        label
+    }
+
+    /// Its two ends. Flow numbers are dealt to queues in turn; astray flows have the client port of
+    /// another queue.
+    fn ends(&self, flow: u32) -> Flow {
+        let arrives_at = flow % self.queues;
+        let astray = flow / self.queues % ASTRAY == ASTRAY - 1;
+        let belongs_to = if astray { (arrives_at + 1) % self.queues } else { arrives_at };
+        // Ports above 1024 that are congruent to the owner.
+        let base = 1024u32.next_multiple_of(self.queues);
+        let port = (base + belongs_to + self.queues * (flow / self.queues % 512)) as u16;
+        debug_assert_eq!(owner(port, self.queues), belongs_to);
+        let (low, high) = (flow as u8, (flow >> 8) as u8);
+        let (client, server): (SocketAddr, SocketAddr) = if flow % 3 == 2 {
+            let client = Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, flow as u16, 1);
+            ((client, port).into(), (Ipv6Addr::new(0xfd00, 2, 0, 0, 0, 0, 0, 1), 7000).into())
+        } else {
+            ((Ipv4Addr::new(10, 1, high, low.max(1)), port).into(), (Ipv4Addr::new(10, 2, 0, 1), 7000).into())
+        };
+        Flow { source: Endpoint::from(client), destination: Endpoint::from(server) }
+    }
+
+    /// Writes the packet as it arrives at the engine to `out`, replacing what is there.
+    pub(super) fn write(&mut self, label: Label, out: &mut Vec<u8>) {
+        let Label { flow, sequence, way } = label;
+        let ends = self.ends(flow);
+        let ends = match way {
+            Way::There => ends,
+            Way::Back => Flow { source: ends.destination, destination: ends.source },
+        };
+        let mut payload = std::mem::take(&mut self.payload);
+        payload.clear();
+        payload.extend_from_slice(&MAGIC);
+        payload.extend_from_slice(&flow.to_be_bytes());
+        payload.extend_from_slice(&sequence.to_be_bytes());
+        payload.push(u8::from(way == Way::Back));
+        payload.resize(length(flow, sequence), flow as u8 ^ sequence as u8);
+        let from = if way == Way::There { CLIENTS } else { SERVERS };
+        let frame = UdpFrame {
+            source_mac: host_mac(from),
+            destination_mac: host_mac(0x80 | from),
+            ..UdpFrame::new(ends, &payload)
+        };
+        out.resize(frame.len(), 0);
+        let written = frame.write(out);
+        debug_assert_eq!(written, Some(out.len()));
+        self.payload = payload;
+    }
+}
+
+/// Mostly short, as the packets that relays see most; now and then up to the MTU.
+fn length(flow: u32, sequence: u64) -> usize {
+    let draw = (u64::from(flow) << 20 ^ sequence).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    match draw % 32 {
+        0 => LABEL + (draw as usize >> 8) % (LONGEST - LABEL + 1),
+        1 => LONGEST,
+        _ => LABEL + (draw as usize >> 8) % 64,
+    }
+}
+
+/// What a frame that left says of itself; `None` if it is none of ours.
+pub(super) fn read(frame: &[u8]) -> Option<Label> {
+    let l4 = match frame.get(12..15)? {
+        [0x08, 0x00, 0x45] => 34,
+        [0x86, 0xdd, _] => 54,
+        _ => return None,
+    };
+    let label = frame.get(l4 + 8..)?.first_chunk::<LABEL>()?;
+    let (magic, rest) = label.split_first_chunk::<4>()?;
+    let (flow, rest) = rest.split_first_chunk::<4>()?;
+    let (sequence, way) = rest.split_first_chunk::<8>()?;
+    let way = if way == [0] { Way::There } else { Way::Back };
+    let label = Label { flow: u32::from_be_bytes(*flow), sequence: u64::from_be_bytes(*sequence), way };
+    (*magic == MAGIC).then_some(label)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::packet::{parse, verify_udp};
+
+    #[test]
+    fn packets_are_right_and_say_which_they_are() {
+        let mut traffic = Traffic::new(3);
+        let mut rng = Rng::new(1);
+        let mut frame = Vec::new();
+        let mut longest = 0;
+        for i in 0..3000 {
+            let label = Label { way: if i % 2 == 0 { Way::There } else { Way::Back }, ..traffic.pick(i % 3, &mut rng) };
+            traffic.write(label, &mut frame);
+            assert_eq!(read(&frame), Some(label));
+            let head = std::array::from_fn(|at| frame.get(at).copied().unwrap_or(0));
+            let parsed = parse(&head, frame.len() as u16).unwrap();
+            assert_eq!(verify_udp(&frame, &parsed), Ok(()));
+            longest = longest.max(frame.len());
+        }
+        assert_eq!(longest, 1514);
+    }
+
+    #[test]
+    fn flows_go_to_their_queue_but_for_those_astray() {
+        let traffic = Traffic::new(4);
+        let owners = |flow: u32| owner(traffic.ends(flow).source.port, 4);
+        let at_home = (0..256).filter(|&flow| owners(flow) == flow % 4).count();
+        assert_eq!(at_home, 256 - 16);
+        let all: std::collections::HashSet<_> = (0..256).map(|flow| traffic.ends(flow)).collect();
+        assert_eq!(all.len(), 256, "two flows have the same ends");
+    }
+}

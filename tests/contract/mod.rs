@@ -1,0 +1,295 @@
+//! What every port keeps, whatever is under it. A port's tests hand a [`Rig`] to [`all`].
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, dead_code, missing_docs, unreachable_pub)]
+
+use oxide::port::{Burst, Kick, Port};
+use oxide::umem::{Frame, Umem};
+
+/// A port with someone at the other end of its wire.
+pub trait Rig {
+    type Port: Port;
+
+    /// The memory and the port, which is opened as port 0 of it; steering is off.
+    fn port(&mut self) -> (&mut Umem, &mut Self::Port);
+
+    /// Puts a packet on the wire towards the port.
+    fn inject(&mut self, packet: &[u8]);
+
+    /// Lets the kernel work for a while.
+    fn kernel(&mut self);
+
+    /// The packets that came out of the wire since last asked, in order.
+    fn sent(&mut self) -> Vec<Vec<u8>>;
+
+    /// Closes the port, so that nothing writes to the memory any more, and returns the memory.
+    fn close(self) -> Umem;
+}
+
+/// Bound on every loop that waits for the kernel.
+const PATIENCE: usize = 10_000;
+
+/// Runs every part of the contract, each on a rig of its own.
+pub fn all<R: Rig>(mut make: impl FnMut() -> R) {
+    packets_arrive_whole_and_in_order(make());
+    receive_stops_at_the_limit_and_at_a_full_burst(make());
+    transmit_takes_a_prefix_and_leaves_the_rest_in_order(make());
+    what_is_sent_is_what_was_written_and_every_frame_comes_back(make());
+    an_idle_port_does_nothing(make());
+    an_empty_pool_is_no_error(make());
+    steering_off_lets_nothing_new_in_and_keeps_what_is_there(make());
+    a_closed_port_gives_every_frame_back(make());
+}
+
+/// A packet of `length` bytes that says its number everywhere.
+pub fn packet(number: u32, length: usize) -> Vec<u8> {
+    let mut bytes = vec![number as u8; length];
+    // A broadcast of a local experiment's EtherType (IEEE 802, 88b5): no kernel answers it.
+    bytes[..6].fill(0xff);
+    bytes[6..12].copy_from_slice(&[2, 0, 0, 0, 0, 1]);
+    bytes[12..14].copy_from_slice(&[0x88, 0xb5]);
+    bytes[14..18].copy_from_slice(&number.to_be_bytes());
+    bytes
+}
+
+pub fn number(packet: &[u8]) -> u32 {
+    u32::from_be_bytes(packet[14..18].try_into().unwrap())
+}
+
+fn books<R: Rig>(rig: &mut R, in_hand: usize) {
+    let (umem, _) = rig.port();
+    let census = umem.census();
+    assert!(census.balanced(), "{census:?}");
+    assert_eq!(census.app as usize, in_hand, "{census:?}");
+}
+
+fn open<R: Rig>(rig: &mut R) {
+    let (umem, port) = rig.port();
+    assert!(port.fill(umem) > 0, "a new port wants frames");
+    port.steer(true).unwrap();
+    port.kick().unwrap();
+    books(rig, 0);
+}
+
+/// Receives until `count` packets are there.
+fn gather<R: Rig>(rig: &mut R, count: usize) -> Vec<Frame> {
+    let mut frames = Vec::new();
+    for _ in 0..PATIENCE {
+        rig.kernel();
+        let (umem, port) = rig.port();
+        let mut burst = Burst::new();
+        let received = port.receive(umem, &mut burst, usize::MAX);
+        assert_eq!(received, burst.len());
+        frames.extend(burst.drain());
+        port.fill(umem);
+        port.kick().unwrap();
+        books(rig, frames.len());
+        if frames.len() >= count {
+            return frames;
+        }
+    }
+    panic!("{} of {count} packets came", frames.len());
+}
+
+/// Kicks and reclaims until nothing is being sent.
+fn finish<R: Rig>(rig: &mut R) {
+    for _ in 0..PATIENCE {
+        assert_ne!(rig.port().1.kick().unwrap(), Kick::LinkDown);
+        rig.kernel();
+        let (umem, port) = rig.port();
+        port.reclaim(umem);
+        if umem.census().transmit == 0 {
+            return;
+        }
+    }
+    panic!("frames are still being sent");
+}
+
+fn take<R: Rig>(rig: &mut R, bytes: &[u8]) -> Frame {
+    let (umem, _) = rig.port();
+    let mut frame = umem.take().expect("a free frame");
+    assert!(umem.set_length(&mut frame, bytes.len() as u16));
+    umem.bytes_mut(&mut frame).copy_from_slice(bytes);
+    frame
+}
+
+fn give<R: Rig>(rig: &mut R, frames: impl IntoIterator<Item = Frame>) {
+    let (umem, _) = rig.port();
+    frames.into_iter().for_each(|frame| umem.give(frame));
+}
+
+fn packets_arrive_whole_and_in_order<R: Rig>(mut rig: R) {
+    open(&mut rig);
+    // More than any ring here holds, in groups that fit; from the shortest Ethernet packet to the MTU.
+    for group in 0..20 {
+        let packets: Vec<_> = (0..50).map(|i| packet(group * 50 + i, 60 + (i as usize * 29) % 1455)).collect();
+        packets.iter().for_each(|packet| rig.inject(packet));
+        let frames = gather(&mut rig, packets.len());
+        let (umem, port) = rig.port();
+        for (frame, packet) in frames.iter().zip(&packets) {
+            assert_eq!(umem.bytes(frame), packet);
+        }
+        assert_eq!(frames.len(), packets.len());
+        assert_eq!(port.counters().rx_packets, u64::from(group + 1) * 50);
+        give(&mut rig, frames);
+    }
+    books(&mut rig, 0);
+}
+
+fn receive_stops_at_the_limit_and_at_a_full_burst<R: Rig>(mut rig: R) {
+    open(&mut rig);
+    (0..100).for_each(|i| rig.inject(&packet(i, 60)));
+    for _ in 0..PATIENCE {
+        rig.kernel();
+        let (_, port) = rig.port();
+        port.kick().unwrap();
+        if port.occupancy().rx >= 100 {
+            break;
+        }
+    }
+    let (umem, port) = rig.port();
+    let mut burst = Burst::new();
+    assert_eq!(port.receive(umem, &mut burst, 0), 0);
+    assert_eq!(port.receive(umem, &mut burst, 5), 5);
+    assert_eq!(port.receive(umem, &mut burst, 64), 59, "only as many as the burst has room for");
+    assert_eq!(port.receive(umem, &mut burst, 64), 0);
+    let mut frames: Vec<_> = burst.drain().collect();
+    assert_eq!(port.receive(umem, &mut burst, 64), 36, "the rest stayed on the ring");
+    frames.extend(burst.drain());
+    let numbers: Vec<_> = frames.iter().map(|frame| number(umem.bytes(frame))).collect();
+    assert_eq!(numbers, (0..100).collect::<Vec<_>>());
+    give(&mut rig, frames);
+    books(&mut rig, 0);
+}
+
+fn transmit_takes_a_prefix_and_leaves_the_rest_in_order<R: Rig>(mut rig: R) {
+    open(&mut rig);
+    // Nothing is kicked, so the TX ring fills up.
+    let mut next = 0;
+    for _ in 0..PATIENCE {
+        let mut burst = Burst::new();
+        while burst.room() > 0 {
+            let frame = take(&mut rig, &packet(next, 60));
+            next += 1;
+            burst.push(frame).unwrap();
+        }
+        let (umem, port) = rig.port();
+        let taken = port.transmit(umem, &mut burst);
+        assert_eq!(taken + burst.len(), 64);
+        let left: Vec<_> = burst.iter().map(|frame| number(umem.bytes(frame))).collect();
+        let first = next - left.len() as u32;
+        assert_eq!(left, (first..next).collect::<Vec<_>>());
+        next = first;
+        let full = !burst.is_empty();
+        let frames: Vec<_> = burst.drain().collect();
+        give(&mut rig, frames);
+        if full {
+            break;
+        }
+    }
+    let (_, port) = rig.port();
+    assert_eq!(port.counters().tx_packets, u64::from(next));
+    assert!(next >= 64);
+    finish(&mut rig);
+    let numbers: Vec<_> = rig.sent().iter().map(|packet| number(packet)).collect();
+    assert_eq!(numbers, (0..next).collect::<Vec<_>>());
+    books(&mut rig, 0);
+}
+
+fn what_is_sent_is_what_was_written_and_every_frame_comes_back<R: Rig>(mut rig: R) {
+    open(&mut rig);
+    let mut sent = Vec::new();
+    let packets: Vec<_> = (0..1000).map(|i| packet(i, 60 + (i as usize * 31) % 1455)).collect();
+    for group in packets.chunks(40) {
+        let mut burst = Burst::new();
+        for bytes in group {
+            let frame = take(&mut rig, bytes);
+            burst.push(frame).unwrap();
+        }
+        while !burst.is_empty() {
+            let (umem, port) = rig.port();
+            port.transmit(umem, &mut burst);
+            finish(&mut rig);
+        }
+        sent.extend(rig.sent());
+        books(&mut rig, 0);
+    }
+    assert!(sent == packets, "{} packets left of {}", sent.len(), packets.len());
+    let counters = rig.port().1.counters();
+    assert_eq!((counters.tx_packets, counters.completions, counters.bad_descriptors), (1000, 1000, 0));
+    assert_eq!(counters.tx_bytes, packets.iter().map(|p| p.len() as u64).sum::<u64>());
+}
+
+fn an_idle_port_does_nothing<R: Rig>(mut rig: R) {
+    open(&mut rig);
+    for _ in 0..10 {
+        rig.kernel();
+        let (umem, port) = rig.port();
+        let before = umem.census();
+        let mut burst = Burst::new();
+        assert_eq!(port.receive(umem, &mut burst, 64), 0);
+        assert_eq!(port.transmit(umem, &mut burst), 0);
+        assert_eq!(port.reclaim(umem), 0);
+        assert_eq!(port.kick().unwrap(), Kick::Done);
+        assert_eq!(umem.census(), before);
+    }
+    let (_, port) = rig.port();
+    let occupancy = port.occupancy();
+    assert_eq!((occupancy.rx, occupancy.tx, occupancy.completion), (0, 0, 0));
+}
+
+fn an_empty_pool_is_no_error<R: Rig>(mut rig: R) {
+    let (umem, port) = rig.port();
+    let mut all = Vec::new();
+    while let Some(frame) = umem.take() {
+        all.push(frame);
+    }
+    assert_eq!(port.fill(umem), 0);
+    let half = all.len() / 2;
+    all.drain(..half).for_each(|frame| umem.give(frame));
+    let posted = port.fill(umem);
+    assert!(posted > 0 && posted <= half);
+    assert_eq!(umem.census().receive as usize, posted);
+    give(&mut rig, all);
+    books(&mut rig, 0);
+}
+
+fn steering_off_lets_nothing_new_in_and_keeps_what_is_there<R: Rig>(mut rig: R) {
+    open(&mut rig);
+    (0..10).for_each(|i| rig.inject(&packet(i, 60)));
+    for _ in 0..PATIENCE {
+        rig.kernel();
+        if rig.port().1.occupancy().rx == 10 {
+            break;
+        }
+    }
+    let (_, port) = rig.port();
+    port.steer(false).unwrap();
+    port.steer(false).unwrap();
+    (10..20).for_each(|i| rig.inject(&packet(i, 60)));
+    rig.kernel();
+    let frames = gather(&mut rig, 10);
+    assert_eq!(frames.len(), 10);
+    give(&mut rig, frames);
+    let (_, port) = rig.port();
+    port.steer(true).unwrap();
+    rig.inject(&packet(20, 60));
+    let frames = gather(&mut rig, 1);
+    let (umem, _) = rig.port();
+    assert_eq!(number(umem.bytes(&frames[0])), 20);
+    give(&mut rig, frames);
+}
+
+fn a_closed_port_gives_every_frame_back<R: Rig>(mut rig: R) {
+    open(&mut rig);
+    (0..30).for_each(|i| rig.inject(&packet(i, 60)));
+    let frames = gather(&mut rig, 30);
+    let mut burst = Burst::new();
+    frames.into_iter().for_each(|frame| burst.push(frame).unwrap());
+    let (umem, port) = rig.port();
+    assert_eq!(port.transmit(umem, &mut burst), 30);
+    let at_kernel = umem.census();
+    assert!(at_kernel.receive > 0 && at_kernel.transmit > 0, "{at_kernel:?}");
+    let mut umem = rig.close();
+    assert_eq!(umem.recall(0), (at_kernel.receive, at_kernel.transmit));
+    assert_eq!(umem.census().free, umem.census().total);
+    assert_eq!(umem.recall(0), (0, 0));
+}

@@ -1,0 +1,47 @@
+//! The whole engine against simulated NICs. Every failure prints the options that replay it.
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+
+mod faults;
+
+use oxide::port::sim::Faults;
+use oxide::sim::{Chaos, Checker, SimOptions, SimReport, run};
+
+/// Runs, and panics with what replays the run if a checker does not hold.
+fn pass(options: &SimOptions) -> SimReport {
+    let report = run(options);
+    if let Some(failure) = &report.failure {
+        panic!("{} at step {}: {}\nreplay: {options:?}", failure.checker.name(), failure.step, failure.text);
+    }
+    report
+}
+
+#[test]
+fn without_faults_nothing_is_lost() {
+    for queues in [1, 2, 5] {
+        let report = pass(&SimOptions { queues, packets: 30_000, seed: u64::from(queues), ..Default::default() });
+        assert_eq!((report.sent, report.there, report.answers, report.back), (30_000, 30_000, 30_000, 30_000));
+        assert_eq!((report.drops.total(), report.lost_before, report.lost_after), (0, 0, 0));
+        let looked: Vec<_> = report.checks.iter().filter(|(_, n)| *n > 0).map(|(checker, _)| *checker).collect();
+        assert!(Checker::ALL.iter().all(|c| *c == Checker::Budget || looked.contains(c)), "{looked:?}");
+    }
+}
+
+#[test]
+fn one_seed_is_one_run() {
+    let options = SimOptions { packets: 20_000, faults: Faults::all(), chaos: Chaos::all(), ..Default::default() };
+    let (a, b) = (pass(&options), pass(&options));
+    assert_eq!((a.fingerprint, a.there, a.back, a.steps), (b.fingerprint, b.there, b.back, b.steps));
+    let other = pass(&SimOptions { seed: 2, ..options });
+    assert_ne!(a.fingerprint, other.fingerprint);
+}
+
+#[test]
+fn every_checker_holds_with_all_faults_at_once() {
+    for seed in 0..12 {
+        let queues = 1 + seed as u32 % 4;
+        let options = SimOptions { queues, packets: 20_000, faults: Faults::all(), chaos: Chaos::all(), seed };
+        let report = pass(&options);
+        assert!(report.there > 5_000 && report.back > 1_000, "hardly anything got through: {report:?}");
+        assert!(report.bad_descriptors > 0);
+    }
+}

@@ -1,0 +1,376 @@
+//! The simulated port: the contract of every port, and the faults it stands for.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod contract;
+
+use std::time::Duration;
+
+use contract::{Rig, number, packet};
+use oxide::port::sim::{Driver, Faults, SimBackend, SimInterface, SimNet, SimPort, Violation};
+use oxide::port::{Backend, Burst, Kick, Port, PortError, QueueId};
+use oxide::umem::{RingSizes, Umem};
+
+struct SimRig {
+    net: SimNet,
+    id: QueueId,
+    umem: Umem,
+    port: SimPort,
+}
+
+impl SimRig {
+    fn new(driver: Driver, faults: Faults, seed: u64) -> Self {
+        let interface = SimInterface { driver, ..SimInterface::new("sim0", 1) };
+        let net = SimNet::new(&[interface], seed);
+        let id = QueueId::new("sim0", 0);
+        net.set_faults(&id, faults);
+        let (umem, mut ports) = SimBackend::new(&net, std::slice::from_ref(&id)).open().unwrap();
+        Self { net, id, umem, port: ports.remove(0) }
+    }
+
+    fn opened(driver: Driver, faults: Faults, seed: u64) -> Self {
+        let mut rig = Self::new(driver, faults, seed);
+        rig.port.steer(true).unwrap();
+        rig.port.fill(&mut rig.umem);
+        rig
+    }
+
+    /// Posts `count` packets with numbers from `first` on.
+    fn post(&mut self, first: u32, count: u32) {
+        let mut burst = Burst::new();
+        for i in first..first + count {
+            let mut frame = self.umem.take().unwrap();
+            assert!(self.umem.set_length(&mut frame, 60));
+            self.umem.bytes_mut(&mut frame).copy_from_slice(&packet(i, 60));
+            burst.push(frame).unwrap();
+        }
+        assert_eq!(self.port.transmit(&mut self.umem, &mut burst), count as usize);
+    }
+
+    /// The kernel's own count of its frames is the ledger's.
+    fn books(&mut self) {
+        let held = self.net.holdings(&self.id);
+        assert_eq!((held.receive, held.transmit), self.umem.at_port(0));
+        assert_eq!(self.net.violations(&self.id), []);
+        let nic = self.net.counters(&self.id);
+        assert_eq!(nic.arrived, nic.passed + nic.dropped + nic.refused + nic.delivered + nic.waiting, "{nic:?}");
+    }
+}
+
+impl Rig for SimRig {
+    type Port = SimPort;
+
+    fn port(&mut self) -> (&mut Umem, &mut SimPort) {
+        (&mut self.umem, &mut self.port)
+    }
+
+    fn inject(&mut self, packet: &[u8]) {
+        self.net.inject(&self.id, packet);
+    }
+
+    fn kernel(&mut self) {
+        self.port.run_kernel(&mut self.umem);
+        self.net.advance(Duration::from_micros(10));
+    }
+
+    fn sent(&mut self) -> Vec<Vec<u8>> {
+        self.net.sent(&self.id)
+    }
+
+    fn close(self) -> Umem {
+        self.umem
+    }
+}
+
+#[test]
+fn the_contract_holds_with_both_drivers() {
+    for seed in 0..10 {
+        contract::all(|| SimRig::new(Driver::Copy, Faults::none(), seed));
+        contract::all(|| SimRig::new(Driver::ZeroCopy, Faults::none(), seed));
+    }
+}
+
+/// Everything a kernel may do on a good day but lose packets: the contract is the same.
+#[test]
+fn the_contract_holds_with_a_slow_and_moody_kernel() {
+    let faults = Faults { starve_ppm: 0, rx_drop_ppm: 0, tx_drop_ppm: 0, doze_ppm: 0, again_ppm: 0, ..Faults::legal() };
+    for seed in 0..40 {
+        let driver = if seed % 2 == 0 { Driver::Copy } else { Driver::ZeroCopy };
+        contract::all(|| SimRig::new(driver, faults, seed));
+    }
+}
+
+/// All faults at once, traffic both ways: what is believed is true, and everything comes back when
+/// the faults end.
+#[test]
+fn no_fault_loses_a_frame() {
+    for seed in 0..100 {
+        let driver = if seed % 2 == 0 { Driver::Copy } else { Driver::ZeroCopy };
+        let mut rig = SimRig::opened(driver, Faults::all(), seed);
+        let (mut received, mut last) = (0, None);
+        for turn in 0..400 {
+            (0..turn % 90).for_each(|i| rig.inject(&packet(turn * 100 + i, 60 + i as usize)));
+            let mut burst = Burst::new();
+            rig.port.reclaim(&mut rig.umem);
+            rig.port.fill(&mut rig.umem);
+            received += rig.port.receive(&mut rig.umem, &mut burst, 64);
+            for frame in burst.iter() {
+                let n = number(rig.umem.bytes(frame));
+                assert!(last < Some(n), "seed {seed}: packet {n} after {last:?}");
+                assert_eq!(rig.umem.bytes(frame), packet(n, 60 + n as usize % 100));
+                last = Some(n);
+            }
+            rig.port.transmit(&mut rig.umem, &mut burst);
+            burst.drain().for_each(|frame| rig.umem.give(frame));
+            assert_ne!(rig.port.kick().unwrap(), Kick::LinkDown);
+            rig.kernel();
+            assert_eq!(rig.net.violations(&rig.id), [], "seed {seed}");
+        }
+        rig.net.set_faults(&rig.id, Faults::none());
+        for _ in 0..200 {
+            let mut burst = Burst::new();
+            rig.port.reclaim(&mut rig.umem);
+            received += rig.port.receive(&mut rig.umem, &mut burst, 64);
+            burst.drain().for_each(|frame| rig.umem.give(frame));
+            rig.port.fill(&mut rig.umem);
+            rig.port.kick().unwrap();
+            rig.kernel();
+        }
+        rig.books();
+        let census = rig.umem.census();
+        assert_eq!((census.app, census.transmit), (0, 0), "seed {seed}");
+        let nic = rig.net.counters(&rig.id);
+        assert_eq!((nic.delivered, nic.waiting), (received as u64, 0), "seed {seed}");
+        assert!(nic.dropped > 0 && nic.refused > 0 && nic.unsent > 0, "seed {seed}: {nic:?}");
+        assert!(rig.port.counters().bad_descriptors > 0, "seed {seed}");
+        assert_eq!(nic.sent + nic.unsent, rig.port.counters().tx_packets);
+    }
+}
+
+#[test]
+fn one_kick_takes_32_and_asks_for_another() {
+    let mut rig = SimRig::opened(Driver::Copy, Faults::none(), 1);
+    rig.post(0, 64);
+    rig.post(64, 6);
+    rig.kernel();
+    assert!(rig.sent().is_empty(), "nothing leaves before a kick");
+    for (taken, answer) in [(32, Kick::Again), (64, Kick::Again), (70, Kick::Done), (70, Kick::Done)] {
+        assert_eq!(rig.port.kick().unwrap(), answer);
+        rig.kernel();
+        assert_eq!(rig.net.counters(&rig.id).sent, taken);
+    }
+    assert_eq!(rig.port.counters().kicks, 3, "nothing was waiting the fourth time");
+    assert_eq!(rig.port.reclaim(&mut rig.umem), 70);
+    rig.books();
+}
+
+#[test]
+fn a_kernel_that_asks_for_wakeups_does_nothing_without() {
+    let asleep_after_each_step = Faults { doze_ppm: 1_000_000, ..Faults::none() };
+    let mut rig = SimRig::opened(Driver::ZeroCopy, asleep_after_each_step, 2);
+    rig.kernel();
+    rig.post(0, 10);
+    rig.inject(&packet(99, 60));
+    for _ in 0..10 {
+        rig.kernel();
+    }
+    assert!(rig.sent().is_empty());
+    assert_eq!(rig.port.occupancy().rx, 0);
+    assert_eq!(rig.port.kick().unwrap(), Kick::Done);
+    rig.kernel();
+    assert_eq!(rig.sent().len(), 10);
+    assert_eq!(rig.port.occupancy().rx, 1);
+    rig.books();
+}
+
+#[test]
+fn without_frames_packets_are_dropped_and_counted_and_a_refill_helps() {
+    let mut rig = SimRig::opened(Driver::Copy, Faults::none(), 3);
+    // The fill ring's 512, of which the RX ring shows 256 at a time.
+    (0..600).for_each(|i| rig.inject(&packet(i, 60)));
+    rig.kernel();
+    let kernel = rig.port.kernel_counters().unwrap();
+    assert_eq!((kernel.rx_ring_full, kernel.fill_empty), (344, 0), "a frame is kept for the next packet");
+    let mut frames = Vec::new();
+    for round in 0..2 {
+        let mut burst = Burst::new();
+        while rig.port.receive(&mut rig.umem, &mut burst, 64) > 0 {
+            frames.extend(burst.drain());
+        }
+        assert_eq!(frames.len(), 256 * (round + 1));
+        (0..300).for_each(|i| rig.inject(&packet(i, 60)));
+        rig.kernel();
+    }
+    let kernel = rig.port.kernel_counters().unwrap();
+    assert_eq!((kernel.fill_empty, kernel.rx_dropped), (344, 344), "512 frames were there for 856 packets");
+    frames.into_iter().for_each(|frame| rig.umem.give(frame));
+    rig.port.fill(&mut rig.umem);
+    rig.inject(&packet(7, 60));
+    rig.kernel();
+    assert_eq!(rig.port.occupancy().rx, 1);
+    rig.books();
+}
+
+#[test]
+fn what_waits_while_the_link_is_down_leaves_when_it_is_up() {
+    let mut rig = SimRig::opened(Driver::Copy, Faults::none(), 4);
+    rig.post(0, 20);
+    rig.net.set_link("sim0", false);
+    rig.inject(&packet(1, 60));
+    for _ in 0..5 {
+        assert_eq!(rig.port.kick().unwrap(), Kick::LinkDown);
+        rig.kernel();
+    }
+    assert_eq!(rig.port.reclaim(&mut rig.umem), 0);
+    assert_eq!(rig.net.counters(&rig.id).passed, 1);
+    rig.net.set_link("sim0", true);
+    assert_eq!(rig.port.kick().unwrap(), Kick::Done);
+    rig.kernel();
+    assert_eq!(rig.sent().len(), 20);
+    assert_eq!(rig.port.reclaim(&mut rig.umem), 20);
+    rig.books();
+}
+
+#[test]
+fn a_deleted_interface_is_gone_for_this_socket_for_ever() {
+    let mut rig = SimRig::opened(Driver::Copy, Faults::none(), 5);
+    rig.post(0, 5);
+    rig.net.delete("sim0");
+    assert!(matches!(rig.port.kick(), Err(PortError::Gone { .. })));
+    let backend = SimBackend::new(&rig.net, std::slice::from_ref(&rig.id));
+    assert!(matches!(backend.clone().open(), Err(PortError::Gone { .. })));
+    rig.net.create("sim0");
+    rig.kernel();
+    assert!(matches!(rig.port.kick(), Err(PortError::Gone { .. })), "the old socket stays dead");
+    assert!(rig.sent().is_empty());
+    assert!(rig.port.steer(true).is_err() && rig.port.steer(false).is_ok());
+    drop(rig.port);
+    let (receive, transmit) = rig.umem.at_port(0);
+    assert_eq!(rig.umem.recall(0), (receive, transmit));
+    assert_eq!(transmit, 5);
+    rig.net.advance(Duration::from_millis(50));
+    let (mut umem, mut ports) = backend.open().unwrap();
+    ports[0].fill(&mut umem);
+    ports[0].steer(true).unwrap();
+    rig.net.inject(&rig.id, &packet(1, 60));
+    ports[0].run_kernel(&mut umem);
+    assert_eq!(ports[0].occupancy().rx, 1);
+}
+
+#[test]
+fn a_closed_queue_is_busy_for_a_while() {
+    let rig = SimRig::new(Driver::Copy, Faults::none(), 6);
+    let backend = SimBackend::new(&rig.net, std::slice::from_ref(&rig.id));
+    let busy = |result: Result<(Umem, Vec<SimPort>), PortError>| match result {
+        Err(PortError::Refused { step, source, .. }) => step == "bind" && source.raw_os_error() == Some(libc::EBUSY),
+        _ => false,
+    };
+    assert!(busy(backend.clone().open()), "bound by somebody else");
+    drop(rig.port);
+    assert!(busy(backend.clone().open()), "not taken down yet");
+    rig.net.advance(Duration::from_millis(14));
+    assert!(busy(backend.clone().open()));
+    rig.net.advance(Duration::from_millis(36));
+    assert!(backend.open().is_ok());
+}
+
+#[test]
+fn completions_that_never_come_are_frames_at_the_kernel_until_the_port_is_closed() {
+    let mut rig = SimRig::opened(Driver::Copy, Faults { lost_ppm: 1_000_000, ..Faults::none() }, 7);
+    let mut sent = 0;
+    loop {
+        let mut burst = Burst::new();
+        let mut frame = rig.umem.take().unwrap();
+        assert!(rig.umem.set_length(&mut frame, 60));
+        burst.push(frame).unwrap();
+        if rig.port.transmit(&mut rig.umem, &mut burst) == 0 {
+            burst.drain().for_each(|frame| rig.umem.give(frame));
+            break;
+        }
+        sent += 1;
+        rig.port.kick().unwrap();
+        rig.kernel();
+        assert_eq!(rig.port.reclaim(&mut rig.umem), 0);
+    }
+    assert_eq!(sent, 256, "no more under way than the completion ring holds");
+    assert_eq!(rig.net.holdings(&rig.id).lost, 256);
+    rig.books();
+    drop(rig.port);
+    assert_eq!(rig.umem.recall(0).1, 256);
+}
+
+/// The simulated kernel sees it when a port gives away what is not its own.
+#[test]
+fn a_frame_taken_back_too_early_is_seen() {
+    let mut rig = SimRig::opened(Driver::Copy, Faults::none(), 8);
+    rig.post(0, 1);
+    rig.port.kick().unwrap();
+    // As a port would that recalls before its socket is closed.
+    rig.umem.recall(0);
+    rig.inject(&packet(0, 60));
+    rig.kernel();
+    let violations = rig.net.violations(&rig.id);
+    assert!(matches!(violations[..], [Violation::Read(_), Violation::Write(_)]), "{violations:?}");
+}
+
+#[test]
+fn two_ports_share_one_memory_and_a_packet_crosses_without_a_copy() {
+    let net = SimNet::new(&[SimInterface::new("in", 2), SimInterface::new("out", 2)], 9);
+    let ids = [QueueId::new("in", 1), QueueId::new("out", 1)];
+    let rings = RingSizes::from_ring_size(64).unwrap();
+    let (mut umem, mut ports) = SimBackend::new(&net, &ids).with_rings(rings).open().unwrap();
+    for port in &mut ports {
+        port.fill(&mut umem);
+        port.steer(true).unwrap();
+    }
+    net.inject(&ids[0], &packet(1, 1400));
+    ports[0].run_kernel(&mut umem);
+    let mut burst = Burst::new();
+    ports[0].receive(&mut umem, &mut burst, 64);
+    let at = umem.bytes(&burst[0]).as_ptr();
+    assert_eq!(ports[1].transmit(&mut umem, &mut burst), 1);
+    ports[1].kick().unwrap();
+    ports[1].run_kernel(&mut umem);
+    assert_eq!(net.sent(&ids[1]), [packet(1, 1400)]);
+    assert_eq!(ports[1].reclaim(&mut umem), 1);
+    let frame = umem.take().unwrap();
+    assert_eq!(umem.bytes(&frame).as_ptr(), at, "the same frame, free again");
+    umem.give(frame);
+    assert_eq!(net.counters(&ids[1]).sent, 1);
+    assert_eq!(net.counters(&QueueId::new("out", 0)).sent, 0);
+}
+
+/// The same seed is the same run; another queue's faults move nothing here.
+#[test]
+fn one_seed_is_one_run() {
+    let run = |seed: u64, others: Faults| {
+        let net = SimNet::new(&[SimInterface::new("sim0", 2)], seed);
+        let ids = [QueueId::new("sim0", 0), QueueId::new("sim0", 1)];
+        net.set_faults(&ids[0], Faults::all());
+        net.set_faults(&ids[1], others);
+        let mut actors: Vec<_> =
+            ids.iter().map(|id| SimBackend::new(&net, std::slice::from_ref(id)).open().unwrap()).collect();
+        let mut log = Vec::new();
+        for turn in 0..300 {
+            for (id, (umem, ports)) in ids.iter().zip(&mut actors) {
+                let port = &mut ports[0];
+                port.steer(true).unwrap();
+                port.reclaim(umem);
+                port.fill(umem);
+                (0..40).for_each(|i| net.inject(id, &packet(turn * 40 + i, 60)));
+                let mut burst = Burst::new();
+                port.receive(umem, &mut burst, 64);
+                port.transmit(umem, &mut burst);
+                burst.drain().for_each(|frame| umem.give(frame));
+                port.kick().unwrap();
+                port.run_kernel(umem);
+            }
+            net.advance(Duration::from_micros(7));
+            log.push((net.counters(&ids[0]), net.sent(&ids[0])));
+        }
+        log
+    };
+    let calm = run(1, Faults::none());
+    assert!(calm == run(1, Faults::none()), "not the same run again");
+    assert!(calm == run(1, Faults::all()), "another queue's faults are felt here");
+    assert!(calm != run(2, Faults::none()), "the seed has no effect");
+}

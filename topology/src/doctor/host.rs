@@ -1,0 +1,331 @@
+//! Checks of kernel, permissions, limits and CPUs.
+
+use super::Status::{Fail, Pass, Unknown, Warn};
+use super::{Attempt, Check, Patient};
+use crate::face::table::bytes;
+use crate::plan::{Page, WarningCode};
+use crate::request::Queues;
+use crate::snapshot::{Amount, CpuQuota};
+
+const MACHINE: &str = "machine";
+/// need_wakeup, bpf_link for XDP and shared UMEM over several devices are all there from 5.15 on.
+const KERNEL_FLOOR: (u32, u32) = (5, 15);
+
+pub(super) fn checks(patient: &Patient<'_>) -> Vec<Check> {
+    let all = [
+        kernel,
+        af_xdp,
+        capabilities,
+        confinement,
+        bpf,
+        io_uring,
+        memlock,
+        huge_pages,
+        cpus,
+        cpu_quota,
+        isolation,
+        clock,
+        governor,
+        irqbalance,
+    ];
+    all.iter().map(|check| check(patient)).collect()
+}
+
+fn check(id: &str, status: super::Status, observed: impl Into<String>, wanted: &str) -> Check {
+    Check::new(id, MACHINE, status, observed, wanted)
+}
+
+fn kernel(p: &Patient<'_>) -> Check {
+    let wanted = "Linux 5.15 or later, and not 6.17";
+    let release = p.snapshot.limits.kernel.clone().unwrap_or_default();
+    match p.snapshot.limits.kernel_version() {
+        None => check("kernel", Unknown, "version unknown", wanted).mend("uname -r"),
+        Some(version) if version < KERNEL_FLOOR => check("kernel", Fail, release, wanted)
+            .mend("install a newer kernel (Debian: linux-image-amd64 of backports)"),
+        // On record at quilkin as broken for AF_XDP.
+        Some((6, 17)) => check("kernel", Warn, release, wanted).mend("use 6.12 LTS, or 6.18 and later"),
+        Some(_) => check("kernel", Pass, release, wanted),
+    }
+}
+
+fn af_xdp(p: &Patient<'_>) -> Check {
+    let wanted = "an AF_XDP socket can be opened";
+    match &p.probes.af_xdp {
+        None => check("af-xdp", Unknown, "not tried: this is another machine", wanted),
+        Some(Attempt::Done) => check("af-xdp", Pass, "a socket was opened and closed", wanted),
+        Some(Attempt::Refused(errno)) if errno == "EAFNOSUPPORT" => {
+            let mend = "a kernel with CONFIG_XDP_SOCKETS=y: grep XDP_SOCKETS /boot/config-$(uname -r)";
+            check("af-xdp", Fail, "EAFNOSUPPORT: this kernel has no AF_XDP", wanted).mend(mend)
+        }
+        Some(Attempt::Refused(errno)) => {
+            let (who, mend) = who_refuses(p, "CAP_NET_RAW");
+            check("af-xdp", Fail, format!("{errno}: {who}"), wanted).mend(mend)
+        }
+    }
+}
+
+/// Takes an EPERM apart: capability, seccomp, security module, lockdown.
+fn who_refuses(p: &Patient<'_>, capability: &str) -> (String, String) {
+    match p.snapshot.limits.has_capability(capability) {
+        Some(false) => return (format!("{capability} is missing"), grant(&[capability])),
+        None => {
+            return (
+                "capabilities are unknown".into(),
+                format!("grep CapEff /proc/self/status; {}", grant(&[capability])),
+            );
+        }
+        Some(true) => {}
+    }
+    if p.snapshot.limits.initial_user_namespace == Some(false) {
+        let mend = "run in the initial user namespace (podman: --userns=host, as root)";
+        return (format!("{capability} counts only in this user namespace"), mend.into());
+    }
+    if p.probes.seccomp == Some(2) {
+        let mend = "allow socket(AF_XDP) and bpf in the profile (docker: --security-opt seccomp=PROFILE.json)";
+        return (format!("{capability} is there; a seccomp filter is active"), mend.into());
+    }
+    let label = p.probes.label.as_deref().filter(|label| !label.starts_with("unconfined") && *label != "kernel");
+    if let Some(label) = label {
+        return (
+            format!("{capability} is there; the security module confines us as {label}"),
+            "extend its profile: see journalctl -k | grep -i denied".into(),
+        );
+    }
+    (format!("{capability} is there; no seccomp filter and no profile was seen"), "see journalctl -k".into())
+}
+
+fn grant(capabilities: &[&str]) -> String {
+    let lower = capabilities.join(",").to_lowercase();
+    format!("unit file: AmbientCapabilities={}; or: setcap {lower}+ep BINARY; or run as root", capabilities.join(" "))
+}
+
+fn capabilities(p: &Patient<'_>) -> Check {
+    let wanted = "CAP_NET_RAW, CAP_NET_ADMIN, and CAP_BPF (or CAP_SYS_ADMIN)";
+    let limits = &p.snapshot.limits;
+    let Some(held) = &limits.capabilities else {
+        return check("capabilities", Unknown, "unknown", wanted).mend("grep CapEff /proc/self/status");
+    };
+    let has = |name: &str| limits.has_capability(name) == Some(true);
+    let mut missing: Vec<&str> = ["CAP_NET_RAW", "CAP_NET_ADMIN"].into_iter().filter(|name| !has(name)).collect();
+    if !has("CAP_BPF") && !has("CAP_SYS_ADMIN") {
+        missing.push("CAP_BPF");
+    }
+    if missing.is_empty() && limits.initial_user_namespace == Some(false) {
+        // bpf(2) asks the initial namespace (bpf_capable, include/linux/bpf.h).
+        let mend = "run in the initial user namespace (podman: as root, --userns=host)";
+        return check("capabilities", Fail, "held in this user namespace only, where CAP_BPF does not count", wanted)
+            .mend(mend);
+    }
+    if missing.is_empty() {
+        return check("capabilities", Pass, held.join(" "), wanted);
+    }
+    check("capabilities", Fail, format!("missing: {}", missing.join(" ")), wanted).mend(grant(&missing))
+}
+
+fn confinement(p: &Patient<'_>) -> Check {
+    let wanted = "no seccomp filter, profile or lockdown that could refuse bpf and AF_XDP";
+    let probes = p.probes;
+    let mut found = Vec::new();
+    if probes.seccomp == Some(2) {
+        found.push("a seccomp filter".to_owned());
+    }
+    if let Some(label) = probes.label.as_deref().filter(|l| !l.starts_with("unconfined") && *l != "kernel") {
+        found.push(format!("profile {label}"));
+    }
+    if let Some(mode) = probes.lockdown.as_deref().filter(|mode| *mode != "none") {
+        found.push(format!("lockdown {mode}"));
+    }
+    if p.snapshot.limits.initial_user_namespace == Some(false) {
+        found.push("a user namespace of its own: capabilities do not lift memlock".to_owned());
+    }
+    match (probes.seccomp, found.is_empty()) {
+        (_, false) => {
+            check("confinement", Warn, found.join(", "), wanted).mend("if af-xdp or self-test fails, look here first")
+        }
+        (None, true) => check("confinement", Unknown, "unknown", wanted).mend("grep Seccomp /proc/self/status"),
+        (Some(_), true) => check("confinement", Pass, "none seen", wanted),
+    }
+}
+
+fn bpf(p: &Patient<'_>) -> Check {
+    let wanted = "net.core.bpf_jit_enable = 1";
+    match p.probes.bpf_jit {
+        Some(0) => {
+            check("bpf", Warn, "the XDP program is interpreted", wanted).mend("sysctl net.core.bpf_jit_enable=1")
+        }
+        Some(_) => check("bpf", Pass, "the XDP program is compiled", wanted),
+        None => check("bpf", Unknown, "only root can see it", wanted).mend("sysctl net.core.bpf_jit_enable"),
+    }
+}
+
+fn io_uring(p: &Patient<'_>) -> Check {
+    let wanted = "kernel.io_uring_disabled = 0, or plain threads are used instead";
+    match p.snapshot.limits.io_uring_disabled {
+        Some(0) => check("io-uring", Pass, "allowed by the kernel", wanted),
+        Some(1) if p.snapshot.limits.has_capability("CAP_SYS_ADMIN") == Some(true) => {
+            check("io-uring", Pass, "allowed for the privileged, which this is", wanted)
+        }
+        Some(value) => {
+            let seen = format!("kernel.io_uring_disabled = {value}: plain threads are used");
+            check("io-uring", Warn, seen, wanted).mend("sysctl kernel.io_uring_disabled=0")
+        }
+        // The knob is there since Linux 6.6; before, nothing but seccomp forbids it.
+        None if p.snapshot.limits.kernel_version().is_some_and(|v| v < (6, 6)) => {
+            check("io-uring", Pass, "this kernel has no switch for it", wanted)
+        }
+        None => check("io-uring", Unknown, "unknown", wanted).mend("sysctl kernel.io_uring_disabled"),
+    }
+}
+
+/// Of the plan; without one, of as many actors as it would have.
+fn packet_memory(p: &Patient<'_>) -> u64 {
+    let actors = match (&p.plan, &p.request.queues) {
+        (Ok(plan), _) => plan.actors.len() as u64,
+        (Err(_), Queues::List(list)) => list.len() as u64,
+        (Err(_), Queues::Auto) => {
+            let queues = p.request.interfaces.iter().filter_map(|name| p.snapshot.nic(name)?.rx_queues);
+            queues.max().unwrap_or(1).into()
+        }
+    };
+    actors.max(1).saturating_mul(p.request.umem_bytes_per_queue)
+}
+
+fn memlock(p: &Patient<'_>) -> Check {
+    let limits = &p.snapshot.limits;
+    let needed = packet_memory(p);
+    let wanted = format!("{} for the packet memory, or CAP_IPC_LOCK", bytes(needed));
+    let new = |status, observed: String| Check::new("memlock", MACHINE, status, observed, &wanted);
+    let mend = format!("unit file: LimitMEMLOCK={needed}; shell: ulimit -l {}", needed.div_ceil(1024));
+    let initial = limits.initial_user_namespace != Some(false);
+    if initial && limits.has_capability("CAP_IPC_LOCK") == Some(true) {
+        return new(Pass, "CAP_IPC_LOCK lifts the limit".into());
+    }
+    let raise = initial && limits.has_capability("CAP_SYS_RESOURCE") == Some(true);
+    match (limits.memlock, limits.memlock_max) {
+        (None, _) => new(Unknown, "unknown".into()).mend("ulimit -l"),
+        (Some(Amount::Unlimited), _) => new(Pass, "unlimited".into()),
+        (Some(Amount::Bytes(soft)), _) if soft >= needed => new(Pass, bytes(soft)),
+        (Some(Amount::Bytes(soft)), Some(Amount::Unlimited)) => {
+            new(Warn, format!("{} (raisable)", bytes(soft))).mend(mend)
+        }
+        (Some(Amount::Bytes(soft)), Some(Amount::Bytes(hard))) if hard >= needed || raise => {
+            new(Warn, format!("{} (raisable)", bytes(soft))).mend(mend)
+        }
+        (Some(Amount::Bytes(soft)), _) => new(Fail, bytes(soft)).mend(mend),
+    }
+}
+
+fn huge_pages(p: &Patient<'_>) -> Check {
+    let wanted = "free 2 MiB pages for all packet memory on its nodes";
+    if !p.request.huge_pages {
+        return check("huge-pages", Pass, "not asked for", wanted);
+    }
+    let Ok(plan) = &p.plan else { return check("huge-pages", Unknown, "there is no plan", wanted) };
+    let short =
+        plan.warnings.iter().find(|w| matches!(w.code, WarningCode::HugePagesShort | WarningCode::HugePagesUnknown));
+    match short {
+        Some(w) if w.code == WarningCode::HugePagesShort => {
+            check("huge-pages", Warn, format!("{}: {}", w.subject, w.text), wanted).mend(w.mend.clone())
+        }
+        Some(w) => check("huge-pages", Unknown, format!("{}: {}", w.subject, w.text), wanted).mend(w.mend.clone()),
+        None => {
+            let huge = plan.actors.iter().filter(|actor| actor.page == Page::Huge).count();
+            check("huge-pages", Pass, format!("enough for {huge} actors"), wanted)
+        }
+    }
+}
+
+fn cpus(p: &Patient<'_>) -> Check {
+    let wanted = "one cpu for housekeeping and one for each queue";
+    let usable = p.snapshot.usable_cpus();
+    let queues = p.plan.as_ref().map_or(1, |plan| plan.actors.len());
+    let observed = format!("cpu {usable} for {queues} queues");
+    let mend = format!("allow {} cpus (AllowedCPUs=, taskset -c), or serve fewer queues", queues + 1);
+    match usable.len() {
+        0 => check("cpus", Fail, "none", wanted).mend(mend),
+        n if n <= queues => check("cpus", Warn, observed, wanted).mend(mend),
+        _ => check("cpus", Pass, observed, wanted),
+    }
+}
+
+fn cpu_quota(p: &Patient<'_>) -> Check {
+    let wanted = "no quota, or at least one cpu for each actor";
+    match p.snapshot.limits.cpu_quota {
+        None => check("cpu-quota", Unknown, "unknown", wanted).mend("cat /sys/fs/cgroup/cpu.max"),
+        Some(CpuQuota::Unlimited) => check("cpu-quota", Pass, "none", wanted),
+        Some(CpuQuota::MilliCpus(milli)) => {
+            let actors = p.plan.as_ref().map_or(1, |plan| plan.actors.len()) as u64;
+            let observed = format!("{}.{:03} cpus for {actors} actors", milli / 1000, milli % 1000);
+            if milli >= 1000 * actors {
+                return check("cpu-quota", Pass, observed, wanted);
+            }
+            check("cpu-quota", Warn, observed, wanted).mend("raise CPUQuota= or resources.limits.cpu")
+        }
+    }
+}
+
+/// Never worse than a pass: most hosts do well without.
+fn isolation(p: &Patient<'_>) -> Check {
+    let wanted = "isolated cores for the lowest latency; not needed";
+    match &p.snapshot.limits.isolated_cpus {
+        None => check("isolation", Unknown, "unknown", wanted),
+        Some(cpus) if cpus.is_empty() => check("isolation", Pass, "no cpu is isolated", wanted),
+        Some(cpus) => check("isolation", Pass, format!("cpu {cpus} is isolated"), wanted),
+    }
+}
+
+fn clock(p: &Patient<'_>) -> Check {
+    let wanted = "a clock read without a system call: tsc, kvm-clock, arch_sys_counter";
+    match p.snapshot.limits.clock_source.as_deref() {
+        None => check("clock", Unknown, "unknown", wanted),
+        Some(slow @ ("hpet" | "acpi_pm" | "jiffies" | "refined-jiffies")) => {
+            let mend = "echo tsc > /sys/devices/system/clocksource/clocksource0/current_clocksource; why not: dmesg | grep -i tsc";
+            check("clock", Warn, slow, wanted).mend(mend)
+        }
+        Some(source) => check("clock", Pass, source, wanted),
+    }
+}
+
+fn governor(p: &Patient<'_>) -> Check {
+    let wanted = "performance (or schedutil), not powersave";
+    match p.probes.governor.as_deref() {
+        None => check("governor", Unknown, "no frequency control is seen, as in most virtual machines", wanted),
+        Some("powersave") => check("governor", Warn, "powersave", wanted).mend("cpupower frequency-set -g performance"),
+        Some(governor) => check("governor", Pass, governor, wanted),
+    }
+}
+
+fn irqbalance(p: &Patient<'_>) -> Check {
+    let wanted = "nobody moves the NIC's interrupts away from their actors";
+    match p.probes.irqbalance {
+        None => check("irqbalance", Unknown, "other processes cannot be seen", wanted).mend("pgrep -x irqbalance"),
+        Some(false) => check("irqbalance", Pass, "irqbalance is not running", wanted),
+        Some(true) => check("irqbalance", Warn, "irqbalance is running", wanted)
+            .mend("systemctl stop irqbalance, or ban our cpus: IRQBALANCE_BANNED_CPULIST in /etc/default/irqbalance"),
+    }
+}
+
+/// Checks of the whole: after those of the interfaces.
+pub(super) fn plan_checks(p: &Patient<'_>) -> Vec<Check> {
+    let wanted = "every queue on a core of its own, on its NIC's node";
+    match &p.plan {
+        Err(refusal) => {
+            let one = |r: &crate::plan::Reason| {
+                check("plan", Fail, format!("{}: {}", r.subject, r.text), "a plan").mend(r.mend.clone())
+            };
+            refusal.reasons.iter().map(one).collect()
+        }
+        Ok(plan) => {
+            let find = |code| plan.warnings.iter().find(|w| w.code == code);
+            let smt = match find(WarningCode::SmtShared) {
+                Some(w) => check("smt", Warn, w.text.clone(), "one actor on a physical core").mend(w.mend.clone()),
+                None => check("smt", Pass, "no two actors on one physical core", "one actor on a physical core"),
+            };
+            let whole = match find(WarningCode::CpuShared) {
+                Some(w) => check("plan", Warn, w.text.clone(), wanted).mend(w.mend.clone()),
+                None => check("plan", Pass, format!("{} actors", plan.actors.len()), wanted),
+            };
+            vec![smt, whole]
+        }
+    }
+}

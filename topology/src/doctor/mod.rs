@@ -1,0 +1,145 @@
+//! What stands in the way, and the command that mends it. Changes nothing, needs no privilege.
+//!
+//! Owns the checks. [`doctor`] is pure over [`Snapshot`] and [`Probes`]; each check is a few lines in
+//! `host` or `nic`. Their anchors are in docs/planning.md.
+
+mod host;
+mod nic;
+mod probes;
+
+pub use probes::{Attempt, Probes};
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::plan::{Plan, Refusal, plan};
+use crate::request::Request;
+use crate::snapshot::Snapshot;
+
+/// How a check ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Status {
+    /// As wanted.
+    Pass,
+    /// Could not be seen from here; why is in `observed`.
+    Unknown,
+    /// Works, and could be better.
+    Warn,
+    /// Stands in the way.
+    Fail,
+}
+
+/// One check.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Check {
+    /// Its name, stable: `kernel`, `memlock`.
+    pub id: String,
+    /// What it looked at: `machine`, an interface.
+    pub subject: String,
+    /// How it ended.
+    pub status: Status,
+    /// What was seen.
+    pub observed: String,
+    /// What is wanted.
+    pub wanted: String,
+    /// What to do, a command where there is one; `None` if it passed.
+    pub mend: Option<String>,
+    /// Where to read on.
+    pub doc: String,
+}
+
+/// Every id, in the order of the report.
+pub const CHECKS: &[&str] = &[
+    "kernel",
+    "af-xdp",
+    "capabilities",
+    "confinement",
+    "bpf",
+    "io-uring",
+    "memlock",
+    "huge-pages",
+    "cpus",
+    "cpu-quota",
+    "isolation",
+    "clock",
+    "governor",
+    "irqbalance",
+    "nic-exists",
+    "link",
+    "driver",
+    "queues",
+    "rings",
+    "mtu",
+    "xdp-attached",
+    "numa",
+    "irq-affinity",
+    "smt",
+    "plan",
+];
+
+/// What the checks look at.
+pub(crate) struct Patient<'a> {
+    snapshot: &'a Snapshot,
+    probes: &'a Probes,
+    request: &'a Request,
+    plan: Result<Plan, Refusal>,
+}
+
+/// Runs every check for `request` on the machine of `snapshot`.
+#[must_use]
+pub fn doctor(snapshot: &Snapshot, probes: &Probes, request: &Request) -> Vec<Check> {
+    let patient = Patient { snapshot, probes, request, plan: plan(snapshot, request) };
+    let mut checks = host::checks(&patient);
+    for name in &request.interfaces {
+        checks.extend(nic::checks(&patient, name));
+    }
+    checks.extend(host::plan_checks(&patient));
+    checks
+}
+
+/// The worst status: what the command's exit code says (0 pass or unknown, 1 warn, 2 fail).
+#[must_use]
+pub fn worst(checks: &[Check]) -> Status {
+    checks.iter().map(|check| check.status).max().unwrap_or(Status::Pass)
+}
+
+impl Check {
+    fn new(id: &str, subject: &str, status: Status, observed: impl Into<String>, wanted: impl Into<String>) -> Self {
+        Self {
+            id: id.into(),
+            subject: subject.into(),
+            status,
+            observed: observed.into(),
+            wanted: wanted.into(),
+            mend: None,
+            doc: format!("docs/planning.md#doctor-{id}"),
+        }
+    }
+
+    fn mend(mut self, mend: impl Into<String>) -> Self {
+        self.mend = Some(mend.into());
+        self
+    }
+}
+
+impl fmt::Display for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let status = match self.status {
+            Status::Pass => "PASS   ",
+            Status::Warn => "WARN   ",
+            Status::Fail => "FAIL   ",
+            Status::Unknown => "UNKNOWN",
+        };
+        write!(f, "{status}  {:<13} {}: {}", self.id, self.subject, self.observed)?;
+        if self.status != Status::Pass {
+            write!(f, "\n           wanted: {}", self.wanted)?;
+        }
+        if let Some(mend) = &self.mend {
+            write!(f, "\n           mend:   {mend}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,80 @@
+//! What a placement costs: one warning for each kind of crowding, not one for each actor.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::planner::Notes;
+use super::{ActorPlan, WarningCode};
+use crate::cpus::CpuList;
+use crate::snapshot::{CpuQuota, Snapshot};
+
+pub(super) fn warn(actors: &[ActorPlan], seats: usize, housekeeping: &CpuList, snapshot: &Snapshot, notes: &mut Notes) {
+    if snapshot.machine.nodes.len() > 1 {
+        distance(actors, snapshot, notes);
+    }
+    let mut load: BTreeMap<u32, u32> = BTreeMap::new();
+    for actor in actors {
+        *load.entry(actor.cpu).or_default() += 1;
+    }
+    let crowded: CpuList = load.iter().filter(|(_, load)| **load > 1).map(|(cpu, _)| *cpu).collect();
+    if !crowded.is_empty() {
+        let text = format!("{} actors for {seats} cpus: several share cpu {}", actors.len(), brief(&crowded));
+        let mend = format!("fewer queues (ethtool -L NIC combined {seats}), or allow more cpus");
+        notes.warn(WarningCode::CpuShared, "actors", text, mend);
+    }
+    let used: CpuList = load.keys().copied().collect();
+    let twice = snapshot.machine.cores.iter().map(|core| core.cpus.and(&used)).filter(|cpus| cpus.len() > 1);
+    let siblings = twice.fold(CpuList::new(), |all, cpus| all.or(&cpus));
+    if !siblings.is_empty() {
+        let text = format!("threads of the same physical cores are used by several actors: cpu {}", brief(&siblings));
+        notes.warn(WarningCode::SmtShared, "actors", text, "fewer queues, or allow more physical cores");
+    }
+    let kept = used.and(housekeeping);
+    if !kept.is_empty() {
+        let text = format!("cpu {kept} serves actors and housekeeping: the supervisor may be late under load");
+        notes.warn(WarningCode::HousekeepingUsed, "actors", text, "allow one more cpu, or leave one out of pin");
+    }
+    if let Some(CpuQuota::MilliCpus(granted)) = snapshot.limits.cpu_quota
+        && granted < 1000 * used.len() as u64
+    {
+        let (whole, part) = (granted / 1000, granted % 1000);
+        let text = format!("the cgroup grants {whole}.{part:03} cpus, the plan keeps {} busy under load", used.len());
+        let mend = "raise CPUQuota= (systemd) or resources.limits.cpu (Kubernetes), or serve fewer queues";
+        notes.warn(WarningCode::CpuQuota, "cgroup", text, mend);
+    }
+}
+
+/// The list, or only its size where it would fill the screen.
+fn brief(cpus: &CpuList) -> String {
+    let list = cpus.to_string();
+    if list.len() > 60 { format!("{} of them, from {}", cpus.len(), cpus.first().unwrap_or(0)) } else { list }
+}
+
+/// Actors that are not where their NICs are.
+fn distance(actors: &[ActorPlan], snapshot: &Snapshot, notes: &mut Notes) {
+    let mut far: BTreeMap<Option<u32>, (CpuList, BTreeSet<&str>)> = BTreeMap::new();
+    let mut lost: BTreeMap<&str, CpuList> = BTreeMap::new();
+    for actor in actors {
+        let own = snapshot.machine.core_of(actor.cpu).and_then(|core| core.node);
+        let elsewhere = |port: &&super::PortPlan| port.numa_node.is_some() && port.numa_node != own;
+        let remote: Vec<&str> = actor.ports.iter().filter(elsewhere).map(|port| port.interface.as_str()).collect();
+        if !remote.is_empty() {
+            let (queues, nics) = far.entry(own).or_default();
+            queues.insert(actor.queue);
+            nics.extend(remote);
+        }
+        for port in actor.ports.iter().filter(|port| port.numa_node.is_none()) {
+            lost.entry(&port.interface).or_default().insert(actor.queue);
+        }
+    }
+    for (node, (queues, nics)) in far {
+        let node = node.map_or_else(|| "an unknown node".to_owned(), |id| format!("node {id}"));
+        let nics = nics.into_iter().collect::<Vec<_>>().join(", ");
+        let text = format!("served from {node}; packets of {nics}, which is on another node, cross");
+        let mend = "use interfaces of one node, fewer queues, or allow more cpus on the NIC's node";
+        notes.warn(WarningCode::RemoteNode, format!("queues {}", brief(&queues)), text, mend);
+    }
+    for nic in lost.into_keys() {
+        let mend = format!("see /sys/class/net/{nic}/device/numa_node; set numa = N if you know it");
+        notes.warn(WarningCode::NicNodeUnknown, nic, "its node is unknown: cores are taken from the lowest", mend);
+    }
+}

@@ -1,0 +1,56 @@
+//! What the lab needs of the host and a bare root may lack: made where it is missing, undone at the end.
+
+use crate::process::{Result, failed, io_error};
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// Undoes what was made, when dropped.
+#[derive(Debug)]
+pub(super) struct Host {
+    made_tun: bool,
+    mounted_sys: bool,
+}
+
+const TUN: &str = "/dev/net/tun";
+
+impl Host {
+    /// /dev/net/tun, which wireguard-go opens, and /sys, where the relay finds its queues.
+    pub(super) fn ensure() -> Result<Self> {
+        let mut host = Self { made_tun: false, mounted_sys: false };
+        if !Path::new("/sys/class/net").exists() {
+            host.mounted_sys = quietly(&["mount", "-t", "sysfs", "sysfs", "/sys"]);
+            if !host.mounted_sys {
+                return failed("/sys is not mounted, and cannot be: mount -t sysfs sysfs /sys");
+            }
+        }
+        if !Path::new(TUN).exists() {
+            fs::create_dir_all("/dev/net").map_err(io_error("/dev/net"))?;
+            host.made_tun = quietly(&["mknod", TUN, "c", "10", "200"]);
+            if !host.made_tun {
+                return failed(format!("{TUN} is missing and cannot be made: mknod {TUN} c 10 200"));
+            }
+        }
+        match fs::OpenOptions::new().read(true).write(true).open(TUN) {
+            Ok(_) => Ok(host),
+            Err(e) => failed(format!("{TUN}: {e}; the tunnel needs it (modprobe tun)")),
+        }
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if self.made_tun {
+            let _ = fs::remove_file(TUN);
+        }
+        if self.mounted_sys {
+            quietly(&["umount", "/sys"]);
+        }
+    }
+}
+
+fn quietly(argv: &[&str]) -> bool {
+    let mut command = Command::new(argv[0]);
+    command.args(&argv[1..]).env("PATH", crate::process::path_with_sbin());
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
+}
