@@ -48,6 +48,8 @@ impl Drop for Host {
     fn drop(&mut self) {
         if self.made_tun {
             let _ = fs::remove_file(TUN);
+            // Only if it is empty, as a bare root's was.
+            let _ = fs::remove_dir("/dev/net");
         }
         if self.mounted_sys {
             quietly(&["umount", "/sys"]);
