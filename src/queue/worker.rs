@@ -2,6 +2,7 @@
 //! ([`super::actor`]) turns it on a real core; tests and the simulator turn it by hand.
 
 use std::any::Any;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,7 @@ use oxide_actors::mailbox::Address;
 
 use crate::net::Tables;
 use crate::packet::{Columns, LANES};
-use crate::port::{Burst, Kick, Port, PortError};
+use crate::port::{Burst, Kick, Port, PortError, PortInfo, QueueId};
 use crate::simd::Processor;
 use crate::telemetry::DropReason;
 use crate::umem::{Frame, PortIndex, Umem};
@@ -75,6 +76,8 @@ pub struct Worker<P, H> {
     paused: bool,
     /// The handler panicked and has not been replaced yet: its words.
     parked: Option<String>,
+    /// The interface of this port has left the tables.
+    gone: Option<QueueId>,
 }
 
 impl<P: Port, H: Handler> Worker<P, H> {
@@ -102,6 +105,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
             draining: false,
             paused: false,
             parked: None,
+            gone: None,
         }
     }
 
@@ -149,6 +153,9 @@ impl<P: Port, H: Handler> Worker<P, H> {
     /// [`PortError::Gone`] or the kernel's refusal: the ports are of no more use then, while every
     /// frame is still in the ledger.
     pub fn kick(&mut self) -> Result<Turn, PortError> {
+        if let Some(id) = self.gone.take() {
+            return Err(PortError::Gone { id, source: io::Error::from_raw_os_error(libc::ENODEV) });
+        }
         let mut turn = Turn::default();
         for (port, out) in self.ports.iter_mut().zip(&self.out) {
             match port.kick()? {
@@ -315,7 +322,14 @@ impl<P: Port, H: Handler> Worker<P, H> {
     }
 
     /// New tables; the old ones are returned, so that they need not be freed on this core.
+    ///
+    /// A port whose interface is not among them any more is dead, and need not notice by itself: an
+    /// idle socket is never told. The next [`kick`](Self::kick) fails for it.
     pub fn set_tables(&mut self, tables: Box<Tables>) -> Box<Tables> {
+        let has = |tables: &Tables, index: u32| tables.links.iter().any(|link| link.index == index);
+        let left = |info: &PortInfo| has(&self.tables, info.ifindex) && !has(&tables, info.ifindex);
+        let gone = self.ports.iter().map(Port::info).find(|info| left(info)).map(|info| info.id.clone());
+        self.gone = gone.or(self.gone.take());
         // Whoever waits for a next hop is looked at in the next turn.
         self.next_tick = self.next_tick.checked_sub(TICK).unwrap_or(self.next_tick);
         std::mem::replace(&mut self.tables, tables)

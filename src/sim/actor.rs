@@ -2,6 +2,7 @@
 //! stepped by hand, what `queue/actor.rs` and `engine/worker.rs` do with threads and clocks.
 
 use std::cell::Cell;
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,7 @@ use oxide_actors::mailbox::{Address, Inbox, mailbox};
 use oxide_actors::supervisor::{Command, End, Input, Word, WorkerId};
 
 use super::forward::{Forwarder, Fused};
+use crate::net::Tables;
 use crate::port::sim::{SimBackend, SimNet, SimPort};
 use crate::port::{Backend, Port, PortError, QueueId};
 use crate::queue::{Parcel, Parts, Peers, QueueCounters, QueueInfo, Worker};
@@ -195,6 +197,7 @@ impl SimActor {
             batch_size: 64,
         };
         let mut worker = Worker::new(parts, now);
+        worker.set_tables(Box::new(Tables::new(0, self.net.links(), Vec::new(), HashMap::new())));
         worker.steer(true)?;
         let life = Life {
             worker,

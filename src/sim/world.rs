@@ -1,6 +1,6 @@
 //! The loop of the simulation: time, faults, traffic, actors, kernel, wire, supervisor.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use oxide_actors::mailbox::Address;
@@ -11,6 +11,7 @@ use super::forward::{CLIENTS, SERVERS};
 use super::judge::{Checker, Judge};
 use super::traffic::{Label, Traffic, Way};
 use super::{SimOptions, SimReport};
+use crate::net::Tables;
 use crate::port::sim::{Driver, Faults, Rng, SimInterface, SimNet};
 use crate::port::{Port, QueueId};
 use crate::queue::Parcel;
@@ -47,6 +48,7 @@ pub(super) struct World {
     addresses: Vec<Option<Address<Parcel>>>,
     /// When an interface comes back that is down or deleted.
     back_at: [Option<Instant>; 2],
+    tables_generation: u64,
     frame: Vec<u8>,
 }
 
@@ -83,6 +85,7 @@ impl World {
             traffic,
             addresses: vec![None; options.queues as usize],
             back_at: [None; 2],
+            tables_generation: 0,
             frame: Vec::new(),
             net,
             options,
@@ -219,8 +222,8 @@ impl World {
         {
             for _ in 0..50 {
                 life.worker.set_paused(true);
-                let tables = life.worker.set_tables(Box::default());
-                life.worker.set_tables(tables);
+                let tables = Tables::new(0, self.net.links(), Vec::new(), HashMap::new());
+                life.worker.set_tables(Box::new(tables));
                 life.worker.set_paused(false);
             }
         }
@@ -232,6 +235,7 @@ impl World {
             if self.back_at[at].is_none() && (link || device) {
                 if device {
                     self.net.delete(INTERFACES[at]);
+                    self.publish();
                 } else {
                     self.net.set_link(INTERFACES[at], false);
                 }
@@ -244,8 +248,17 @@ impl World {
         self.back_at[interface] = None;
         self.net.set_link(INTERFACES[interface], true);
         self.net.create(INTERFACES[interface]);
-        // As netlink's news of the interface would.
+        self.publish();
+    }
+
+    /// As the engine does with netlink's news.
+    fn publish(&mut self) {
+        self.tables_generation += 1;
         for worker in 0..self.actors.len() {
+            let tables = Tables::new(self.tables_generation, self.net.links(), Vec::new(), HashMap::new());
+            if let Some(life) = self.actors[worker].life() {
+                life.worker.set_tables(Box::new(tables));
+            }
             self.decide(Input::Wake { worker: WorkerId(worker) });
         }
     }

@@ -45,3 +45,29 @@ fn every_checker_holds_with_all_faults_at_once() {
         assert!(report.bad_descriptors > 0);
     }
 }
+
+/// Not a test of anything but endurance: `cargo test --release --test sim -- --ignored --nocapture long`.
+/// `SIM_PACKETS` and `SIM_SEED` choose how long and which.
+#[test]
+#[ignore = "a long run; the speed it prints means something only in release builds"]
+fn long() {
+    let number = |name: &str, or: u64| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(or);
+    let (packets, seed) = (number("SIM_PACKETS", 2_000_000), number("SIM_SEED", 1));
+    for (name, faults, chaos) in [("none", Faults::none(), Chaos::none()), ("all", Faults::all(), Chaos::all())] {
+        let report = pass(&SimOptions { queues: 4, packets, faults, chaos, seed });
+        eprintln!("faults {name}: {:.2} M packets/s on one core", report.packets_per_second / 1e6);
+        eprintln!("{report:?}");
+    }
+}
+
+/// Many seeds, every fault far more often than anywhere: `SIM_SEEDS=first..last`.
+#[test]
+#[ignore = "as long as the seeds it is given"]
+fn seeds() {
+    let range = std::env::var("SIM_SEEDS").unwrap_or_else(|_| "0..20".to_owned());
+    let (first, last) = range.split_once("..").unwrap();
+    for seed in first.parse().unwrap()..last.parse().unwrap() {
+        let chaos = Chaos::all().times(1 + seed as u32 % 20);
+        pass(&SimOptions { queues: 1 + seed as u32 % 5, packets: 20_000, faults: Faults::all(), chaos, seed });
+    }
+}

@@ -46,7 +46,7 @@ impl SimBackend {
     }
 
     fn layout(&self) -> Result<UmemLayout, PortError> {
-        let mtu = self.ids.iter().filter_map(|id| self.net.find(id)).map(|(_, it, _)| it.mtu).max().unwrap_or(0);
+        let mtu = self.ids.iter().filter_map(|id| self.net.find(id)).map(|(it, _)| it.mtu).max().unwrap_or(0);
         let ports = self.ids.len() as u32;
         let frames = self.frame_count.unwrap_or_else(|| UmemLayout::frames_for(&self.rings, ports));
         UmemLayout::new(self.frame_size, frames, self.headroom, &self.rings, ports, mtu)
@@ -60,13 +60,13 @@ impl SimBackend {
 
     fn port(&self, id: &QueueId, index: PortIndex, layout: UmemLayout) -> Result<SimPort, PortError> {
         let gone = |errno| PortError::Gone { id: id.clone(), source: io::Error::from_raw_os_error(errno) };
-        let (number, interface, nic) = self.net.find(id).ok_or_else(|| gone(libc::ENODEV))?;
+        let (interface, nic) = self.net.find(id).ok_or_else(|| gone(libc::ENODEV))?;
         let (user, kernel) = self.ring_ends(id, &mut lock(nic))?;
         let socket = lock(nic).bind(kernel, index, layout, self.net.now_ns())?;
         Ok(SimPort {
             info: PortInfo {
                 id: id.clone(),
-                ifindex: number + 1,
+                ifindex: self.net.ifindex(&id.interface).ok_or_else(|| gone(libc::ENODEV))?,
                 mac: interface.mac,
                 mtu: interface.mtu,
                 mode: Mode::Simulated,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::nic::{NicCounters, NicQueue};
 use super::{Driver, Faults, Holdings, Rng, Violation};
+use crate::net::{Link, LinkKind};
 use crate::packet::MacAddr;
 use crate::port::QueueId;
 
@@ -149,10 +150,36 @@ impl SimNet {
         self.0.clock_ns.load(Ordering::Relaxed)
     }
 
-    /// The interface of a queue with its number in the order of [`new`](Self::new), and the queue.
-    pub(super) fn find(&self, id: &QueueId) -> Option<(u32, &SimInterface, &Arc<Mutex<NicQueue>>)> {
-        let number = self.0.interfaces.iter().position(|interface| interface.name == id.interface)?;
-        Some((number as u32, &self.0.interfaces[number], self.0.queues.get(id)?))
+    /// The kernel's number of `interface`: another one each time it is made. `None` while it is deleted.
+    #[must_use]
+    pub fn ifindex(&self, interface: &str) -> Option<u32> {
+        let place = self.0.interfaces.iter().position(|it| it.name == interface)?;
+        let nic = lock(self.0.queues.get(&QueueId::new(interface, 0))?);
+        let made = nic.generation().checked_mul(self.0.interfaces.len() as u64)?;
+        nic.is_present().then_some(1 + place as u32 + made as u32)
+    }
+
+    /// The interfaces there are, as netlink has them: numbers, names, hardware addresses; no routes and
+    /// no neighbours.
+    #[must_use]
+    pub fn links(&self) -> Vec<Link> {
+        let there = self.0.interfaces.iter().filter_map(|it| Some((it, self.ifindex(&it.name)?)));
+        let link = |(it, index): (&SimInterface, u32)| Link {
+            index,
+            name: it.name.clone(),
+            mac: it.mac,
+            mtu: it.mtu,
+            up: true,
+            kind: LinkKind::Ethernet,
+            addresses: Vec::new(),
+        };
+        there.map(link).collect()
+    }
+
+    /// The interface of a queue, and the queue.
+    pub(super) fn find(&self, id: &QueueId) -> Option<(&SimInterface, &Arc<Mutex<NicQueue>>)> {
+        let interface = self.0.interfaces.iter().find(|interface| interface.name == id.interface)?;
+        Some((interface, self.0.queues.get(id)?))
     }
 
     #[allow(clippy::panic)] // see the type's documentation

@@ -133,6 +133,15 @@ impl NicQueue {
         }
     }
 
+    pub(super) fn is_present(&self) -> bool {
+        self.present
+    }
+
+    /// How often the interface was made anew.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
+    }
+
     /// Socket `number`, if its interface is still the one it was bound to.
     fn live(&mut self, number: u64) -> Result<&mut Socket, PortError> {
         let generation = self.generation;
