@@ -144,6 +144,42 @@ fn a_restarted_queue_comes_back_and_its_counters_go_on() {
 }
 
 #[test]
+fn an_interface_that_was_deleted_and_made_again_is_served_again() {
+    each_executor("an_interface_that_was_deleted_and_made_again_is_served_again", |lab, executor| {
+        let far = link(lab, 1);
+        let engine = start(config(executor));
+        assert!(echo(&far, "hello", LONG));
+        lab.ip("link del near");
+        wait(&engine, "noticed", |e| e.status().state == EngineState::Degraded);
+        let far = link(lab, 1);
+        wait(&engine, "served again", |e| e.status().state == EngineState::Running);
+        assert!(echo(&far, "hello", LONG));
+        let status = engine.stop(LONG);
+        assert_eq!((status.totals.rx_packets, status.totals.tx_packets), (2, 2), "{status:#?}");
+        assert!(status.balanced && status.unaccounted == 0);
+    });
+}
+
+#[test]
+fn a_link_that_goes_down_and_up_needs_no_restart() {
+    each_executor("a_link_that_goes_down_and_up_needs_no_restart", |lab, executor| {
+        let far = link(lab, 1);
+        let engine = start(config(executor));
+        assert!(echo(&far, "hello", LONG));
+        for _ in 0..3 {
+            lab.ip("link set near down");
+            lab.ip("link set near up");
+            lab.running("near");
+            assert!(echo(&far, "hello", LONG));
+        }
+        let status = engine.stop(LONG);
+        assert_eq!(status.totals.tx_packets, 4, "{status:#?}");
+        assert_eq!(status.queues[0].restarts, 0);
+        assert!(status.balanced && status.unaccounted == 0);
+    });
+}
+
+#[test]
 fn what_stands_in_the_way_is_told_and_nothing_is_left() {
     each_executor("what_stands_in_the_way_is_told_and_nothing_is_left", |lab, executor| {
         let _far = link(lab, 1);

@@ -82,7 +82,7 @@ pub(super) const ENGINE: Section = Section {
             "frame_size",
             "2048",
             "2048 or 4096, bytes",
-            "Memory of one packet; 256 bytes of it are the kernel's, so 2048 is enough for an MTU of 1770.",
+            "Memory of one packet; 256 bytes of it are the kernel's, so 2048 is enough for an MTU of 1774.",
         ),
         optional::<Choice<u32>>(
             "frame_count",

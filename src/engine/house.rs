@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use oxide_actors::supervisor::{SupervisorHandle, WorkerId};
+use oxide_actors::supervisor::{Depth, SupervisorHandle, WorkerId};
 
 use super::DestinationsOf;
 use super::EngineError;
@@ -71,10 +71,20 @@ impl House {
         if let Err(error) = interfaces.set_destinations(wanted) {
             tracing::error!(%error, "destinations not listed");
         }
+        let lost = interfaces.forget_lost(&tables);
         drop(interfaces);
+        for name in &lost {
+            tracing::warn!(interface = name, "gone, or made again: its queues are opened anew");
+        }
         for worker in (0..workers).map(WorkerId) {
             if let Err(error) = self.handle.note(worker, Note::Tables(Arc::clone(&tables))) {
                 tracing::warn!(?worker, %error, "tables not passed on");
+            }
+            // A deleted interface tells its sockets nothing as long as they only receive.
+            if !lost.is_empty()
+                && let Err(error) = self.handle.restart(worker, Depth::Hard)
+            {
+                tracing::warn!(?worker, %error, "restart for a lost interface");
             }
             // An interface that somebody waits for may be among them.
             let _ = self.handle.wake(worker);

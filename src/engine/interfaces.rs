@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 
 use super::EngineError;
 use super::status::SteeringStatus;
-use crate::net::{BusyPollSettings, SettingsGuard};
+use crate::net::{BusyPollSettings, SettingsGuard, Tables};
 use crate::port::{PortError, QueueId};
 use crate::xdp::steering::{AttachMode, Steering, SteeringError, SteeringOptions};
 use crate::xdp::{Device, PortRequest};
@@ -108,6 +108,19 @@ impl Interfaces {
     pub(super) fn detached(&self) -> Vec<String> {
         let lost = |a: &Attached| !a.steering.is_attached().unwrap_or(false);
         self.attached.iter().filter(|(_, a)| lost(a)).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Drops the programs of interfaces that are not there any more, or were made again under the same
+    /// name, and returns their names: whoever serves them must open them anew.
+    pub(super) fn forget_lost(&mut self, tables: &Tables) -> Vec<String> {
+        let lost = |(name, attached): &(&String, &Attached)| {
+            tables.link_named(name).is_none_or(|link| link.index != attached.ifindex)
+        };
+        let lost: Vec<String> = self.attached.iter().filter(lost).map(|(name, _)| name.clone()).collect();
+        for name in &lost {
+            self.attached.remove(name);
+        }
+        lost
     }
 
     /// What each program counted.

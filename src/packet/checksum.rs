@@ -149,6 +149,16 @@ impl Change {
         Self(Sum(fold(self.0.0) as u64))
     }
 
+    /// The folded change, to be kept in two bytes.
+    pub(super) const fn to_bits(self) -> u16 {
+        fold(self.0.0)
+    }
+
+    /// What [`to_bits`](Self::to_bits) kept.
+    pub(super) const fn from_bits(bits: u16) -> Self {
+        Self(Sum(bits as u64))
+    }
+
     /// The checksum after the change: `HC' = ~(~HC + ~m + m')` (RFC 1624, equation 3).
     #[must_use]
     #[inline]

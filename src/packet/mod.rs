@@ -13,7 +13,7 @@ pub use columns::{Columns, Endpoint, Flow, LANES, MacAddr};
 pub(crate) use parse::parse_with;
 pub use parse::{Parsed, parse, verify_udp};
 pub use reflect::reflect;
-pub use rewrite::{Rewrite, Translation};
+pub use rewrite::{AddressChange, Rewrite, Translation};
 
 /// UDP's protocol number, and IPv6 next header.
 const UDP: u8 = 17;

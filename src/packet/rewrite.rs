@@ -33,6 +33,33 @@ pub struct Translation {
     l4: Change,
 }
 
+/// What new addresses do to checksums: the costly part of a [`Translation`], in two bytes, to be kept
+/// for each direction of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AddressChange(u16);
+
+impl AddressChange {
+    /// No change.
+    pub const NONE: Self = Self(0);
+
+    /// From the addresses of `old` to those of `new`; ports do not matter.
+    ///
+    /// # Errors
+    /// [`DropReason::IpVersion`] unless all four ends are of one family.
+    #[inline]
+    pub fn new(old: &Flow, new: &Flow) -> Result<Self, DropReason> {
+        let ipv4 = old.source.is_ipv4();
+        if [old.destination, new.source, new.destination].iter().any(|end| end.is_ipv4() != ipv4) {
+            return Err(DropReason::IpVersion);
+        }
+        // An unchanged word adds all ones, which is nothing: the mapped prefix needs no exception.
+        let change = Change::default()
+            .bytes(&old.source.address, &new.source.address)
+            .bytes(&old.destination.address, &new.destination.address);
+        Ok(Self(change.to_bits()))
+    }
+}
+
 impl Translation {
     /// Works out what `new` does to datagrams of the flow `old`.
     ///
@@ -41,18 +68,19 @@ impl Translation {
     /// the configuration is read.
     #[inline]
     pub fn new(old: &Flow, new: &Rewrite) -> Result<Self, DropReason> {
-        let ipv4 = old.source.is_ipv4();
-        if [old.destination, new.source, new.destination].iter().any(|end| end.is_ipv4() != ipv4) {
-            return Err(DropReason::IpVersion);
-        }
-        // An unchanged word adds all ones, which is nothing: the mapped prefix needs no exception.
-        let addresses = Change::default()
-            .bytes(&old.source.address, &new.source.address)
-            .bytes(&old.destination.address, &new.destination.address);
+        let addresses = AddressChange::new(old, &Flow { source: new.source, destination: new.destination })?;
+        Ok(Self::with(old, new, addresses, old.source.is_ipv4()))
+    }
+
+    /// As [`new`](Self::new), with the addresses' part of the work done before, for the same addresses.
+    #[must_use]
+    #[inline]
+    pub fn with(old: &Flow, new: &Rewrite, addresses: AddressChange, ipv4: bool) -> Self {
+        let addresses = Change::from_bits(addresses.0);
         let l4 = addresses.word(old.source.port, new.source.port).word(old.destination.port, new.destination.port);
         // TTL is the high byte of its word, so that one hop less is the same change for every TTL.
         let l3 = addresses.word(0x0100, 0);
-        Ok(Self { new: *new, ipv4, l3: l3.folded(), l4: l4.folded() })
+        Self { new: *new, ipv4, l3: l3.folded(), l4: l4.folded() }
     }
 
     /// What the datagrams get.

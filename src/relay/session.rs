@@ -6,10 +6,10 @@ use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 
 use super::plan::halves;
-use crate::packet::{Endpoint, MacAddr};
+use crate::packet::{AddressChange, Endpoint, MacAddr};
 use crate::umem::PortIndex;
 
-/// Where a direction of a session leaves; a copy from the tables.
+/// Where a direction of a session leaves, a copy from the tables; and what its addresses do to checksums.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct NextHop {
     /// When it was copied from the tables, by the relay's count: one that is missed would have to be 2^32
@@ -17,6 +17,7 @@ pub(super) struct NextHop {
     pub(super) generation: u32,
     /// Largest IP packet, bytes.
     pub(super) mtu: u16,
+    pub(super) addresses: AddressChange,
     /// Next hop's MAC.
     pub(super) mac: MacAddr,
     /// Outgoing port; [`NextHop::UNKNOWN`] has none.
@@ -24,7 +25,8 @@ pub(super) struct NextHop {
 }
 
 impl NextHop {
-    pub(super) const UNKNOWN: Self = Self { generation: 0, mtu: 0, mac: MacAddr([0; 6]), port: PortIndex::MAX };
+    pub(super) const UNKNOWN: Self =
+        Self { generation: 0, mtu: 0, addresses: AddressChange::NONE, mac: MacAddr([0; 6]), port: PortIndex::MAX };
 
     /// Whether it may be used at this count.
     #[inline]

@@ -140,8 +140,8 @@ impl UmemLayout {
     }
 }
 
-/// Ethernet header with up to two VLAN tags, bytes.
-const ETHERNET: u32 = 14 + 2 * 4;
+/// Ethernet header with one VLAN tag, bytes.
+const ETHERNET: u32 = 14 + 4;
 
 /// Sizes that do not go together.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -67,7 +67,10 @@ impl Lab {
         let tid = rustix::thread::gettid().as_raw_nonzero();
         let lab = Self { path: format!("/proc/{}/task/{tid}/ns/net", std::process::id()).into() };
         // sysfs shows the namespace that mounted it: without this, the host's interfaces.
-        lab.run("mount", "--make-rprivate /");
+        // Private first, or the host would see the mount. In a plain chroot / is no mount point, but /sys is one.
+        if !Command::new("mount").args(["--make-rprivate", "/"]).output().expect("mount").status.success() {
+            lab.run("mount", "--make-rprivate /sys");
+        }
         lab.run("mount", "-t sysfs sysfs /sys");
         // /proc/sys/net is that of the thread that opens it. "all" does not reach later devices, "default" does.
         for conf in ["all", "default"] {

@@ -1,5 +1,5 @@
-//! `oxide plan` without its argument parser: what it reads, prints and answers. The program only has
-//! to fill [`PlanArgs`].
+//! `oxide plan` and `oxide doctor` without their argument parser: what they read, print and answer. The
+//! program only has to fill [`PlanArgs`] or [`DoctorArgs`].
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,9 @@ use crate::snapshot::{Snapshot, SnapshotError};
 
 /// Where applied settings are recorded unless told otherwise.
 pub const RECORD: &str = "/var/lib/oxide/applied.jsonl";
+
+/// JSON Schema (2020-12) of [`Answer`]: what `oxide plan --json` prints.
+pub const PLAN_JSON_SCHEMA: &str = include_str!("../schema/plan.json");
 
 /// Which machine to plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -185,8 +188,8 @@ fn examine(args: &DoctorArgs, out: &mut dyn Write) -> Result<Exit, String> {
 }
 
 fn run(args: &PlanArgs, out: &mut dyn Write, errors: &mut dyn Write) -> Result<Exit, String> {
-    if !args.apply.is_empty() && args.source != Source::Live {
-        return Err("--apply is for this machine only; leave --topology, --hwloc and --snapshot away".into());
+    if !args.apply.is_empty() && (args.source != Source::Live || !args.nics.is_empty()) {
+        return Err("--apply is for this machine only; leave --topology, --hwloc, --snapshot and --nic away".into());
     }
     let snapshot = load(&args.source, &args.nics, &args.request.interfaces).map_err(|e| e.to_string())?;
     let snapshot = described(snapshot, &args.nics)?;
@@ -209,11 +212,18 @@ fn run(args: &PlanArgs, out: &mut dyn Write, errors: &mut dyn Write) -> Result<E
             }
             Ok(Exit::Refused)
         }
-        Answer::Plan(plan) => show(args, &snapshot, &plan, out),
+        Answer::Plan(plan) => {
+            show(args, &snapshot, &plan, out)?;
+            if !args.apply.is_empty() {
+                // The output may be JSON: what is done is told beside it.
+                apply(args, &snapshot, &plan, errors)?;
+            }
+            Ok(Exit::Good)
+        }
     }
 }
 
-fn show(args: &PlanArgs, snapshot: &Snapshot, plan: &Plan, out: &mut dyn Write) -> Result<Exit, String> {
+fn show(args: &PlanArgs, snapshot: &Snapshot, plan: &Plan, out: &mut dyn Write) -> Result<(), String> {
     if let Some(path) = &args.svg {
         write_file(path, &plan.svg(snapshot))?;
     }
@@ -227,7 +237,7 @@ fn show(args: &PlanArgs, snapshot: &Snapshot, plan: &Plan, out: &mut dyn Write) 
         for change in changes.iter().filter(|_| args.format != Format::Json) {
             write(out, &change.to_string())?;
         }
-        return Ok(Exit::Good);
+        return Ok(());
     }
     match args.format {
         Format::Json => {}
@@ -241,10 +251,7 @@ fn show(args: &PlanArgs, snapshot: &Snapshot, plan: &Plan, out: &mut dyn Write) 
             write(out, &format!("  {}: {} [{}]", decision.subject, decision.text, code.unwrap_or_default()))?;
         }
     }
-    if !args.apply.is_empty() {
-        apply(args, snapshot, plan, out)?;
-    }
-    Ok(Exit::Good)
+    Ok(())
 }
 
 /// Without interfaces, on a described machine: all whose queues are known.
@@ -275,21 +282,21 @@ fn described(mut snapshot: Snapshot, nics: &[String]) -> Result<Snapshot, String
 }
 
 /// Prints what will be done, then does that and nothing else.
-fn apply(args: &PlanArgs, snapshot: &Snapshot, plan: &Plan, out: &mut dyn Write) -> Result<(), String> {
+fn apply(args: &PlanArgs, snapshot: &Snapshot, plan: &Plan, told: &mut dyn Write) -> Result<(), String> {
     let root = Path::new("/");
     let wanted = settings::settings(plan, snapshot, &args.apply, root);
     if wanted.is_empty() {
-        return write(out, "nothing to apply");
+        return write(told, "nothing to apply");
     }
-    write(out, "applying:")?;
+    write(told, "applying:")?;
     for setting in &wanted {
-        write(out, &format!("  {setting}"))?;
+        write(told, &format!("  {setting}"))?;
     }
     if let Some(folder) = args.record.parent() {
         std::fs::create_dir_all(folder).map_err(|e| format!("making {}: {e}", folder.display()))?;
     }
     let count = settings::apply(&wanted, root, &args.record).map_err(|e| e.to_string())?;
-    write(out, &format!("{count} applied; what they replaced is in {}", args.record.display()))
+    write(told, &format!("{count} applied; what they replaced is in {}", args.record.display()))
 }
 
 fn load_plan(path: &Path) -> Result<Plan, String> {

@@ -4,10 +4,12 @@
 //! |---|---|
 //! | [`setup`] | the table of Debian packages and their installation |
 //! | [`process`] | child processes, which die with us, and the stop flag |
+//! | [`host`] | what a bare root lacks, made and undone |
 //! | [`demo`] | the lab of three namespaces and the traffic through `oxide relay` |
 //! | [`tiers`] | the test tiers and their tally |
 
 mod demo;
+mod host;
 mod process;
 mod setup;
 mod tiers;

@@ -4,6 +4,7 @@
 //! nothing may be skipped (a privileged test that was skipped must not look like a pass), unless the line
 //! begins with `SKIPPED-OK`: the reason is the machine's, not the user's.
 
+use crate::host::Host;
 use crate::process::{Cancel, Result, failed, has_program, io_error, is_root, run_lines};
 use crate::setup::{self, For, Policy};
 use serde_json::Value;
@@ -125,7 +126,10 @@ fn run_tier(cancel: &Cancel, tier: Tier, targets: &[Target], asked: bool) -> Res
         Tier::Unit => cargo_test(cancel, &["--workspace", "--lib", "--bins"], false),
         Tier::Doc => cargo_test(cancel, &["--workspace", "--doc"], false),
         Tier::Integration => cargo_test_targets(cancel, tests_in(false), false),
-        Tier::Namespaces if is_root() => cargo_test_targets(cancel, tests_in(true), false),
+        Tier::Namespaces if is_root() => {
+            let _host = Host::with_sys()?;
+            cargo_test_targets(cancel, tests_in(true), false)
+        }
         Tier::Namespaces if sudo_works() => cargo_test_targets(cancel, tests_in(true), true),
         Tier::Namespaces => Ok(Outcome::NotRun(
             "needs root, and sudo wants a password: sudo true && cargo xtask test --tier namespaces".to_owned(),
@@ -188,8 +192,13 @@ fn cargo_test(cancel: &Cancel, arguments: &[&str], sudo: bool) -> Result<Outcome
     // libtest keeps what a passed test printed to itself unless asked.
     command.args(["--", "--show-output"]);
     let mut tally = Tally::default();
+    let mut in_list = false;
     let status = run_lines(cancel, &mut command, |line| {
-        println!("{line}");
+        // --show-output also lists every passed test a second time.
+        in_list = line == "successes:" || (in_list && (line.is_empty() || line.starts_with("    ")));
+        if !in_list {
+            println!("{line}");
+        }
         tally.read(line);
     })?;
     if !status.success() && tally.failed == 0 {

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod plan;
 mod relay;
 
 use std::path::PathBuf;
@@ -31,6 +32,12 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         report: Option<PathBuf>,
     },
+    /// Which queue will run on which core with which memory, and why: a dry run, for this machine or any
+    /// described one. Exit code 0 with a plan, 2 with a refusal, 1 for unusable input.
+    Plan(plan::PlanCommand),
+    /// What stands in the way of the relay here, and the command that mends it. Changes nothing. Exit
+    /// code 0 if all is well, 1 with warnings, 2 with failures.
+    Doctor(plan::DoctorCommand),
     /// Check a configuration, or print one to begin with.
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -44,6 +51,8 @@ fn main() -> ExitCode {
     }
     let outcome = match arguments.command {
         Command::Relay { config, report } => relay::relay(&config, report.as_deref()),
+        Command::Plan(command) => plan::plan(&command),
+        Command::Doctor(command) => plan::doctor(&command),
         Command::Config(command) => config::config(&command),
     };
     match outcome {

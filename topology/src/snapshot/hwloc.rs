@@ -54,8 +54,19 @@ fn check_synthetic(description: &str) -> Result<(), String> {
     if description.len() > 4096 || !description.is_ascii() {
         return Err("more than 4096 characters, or not ASCII".into());
     }
+    // Attributes and memory children stand in brackets, and may contain spaces.
+    let mut depth = 0_u32;
+    let mut levels = String::new();
+    for c in description.chars() {
+        match c {
+            '(' | '[' => depth += 1,
+            ')' | ']' => depth = depth.saturating_sub(1),
+            _ if depth == 0 => levels.push(c),
+            _ => {}
+        }
+    }
     let mut product = 1_u64;
-    for word in description.split_whitespace().filter(|word| !word.starts_with('[')) {
+    for word in levels.split_whitespace() {
         let (_, count) = word.split_once(':').unwrap_or(("", word));
         let digits: String = count.chars().take_while(char::is_ascii_digit).collect();
         let count: u64 = digits.parse().map_err(|_| format!("{word:?} has no count"))?;

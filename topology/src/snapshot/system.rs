@@ -2,7 +2,7 @@
 //! privilege. hwloc's memory sizes are not used: they are wrong in virtual machines.
 
 use rustix::process::{Resource, getpid, getrlimit};
-use rustix::thread::{CapabilitySet, capabilities, sched_getaffinity};
+use rustix::thread::{CapabilitySet, CpuSet, capabilities, sched_getaffinity};
 
 use super::{Amount, CpuQuota, Limits, Machine, Node, SnapshotError};
 use crate::cpus::{CpuList, MAX_CPUS};
@@ -60,10 +60,7 @@ fn effective_capabilities() -> Option<Vec<String>> {
 /// Isolated CPUs are not in the mask a process starts with, though it may ask for them: they are added
 /// if the mask is exactly what it would be without anybody's `taskset`.
 fn allowed_cpus(isolated: Option<&CpuList>) -> Result<CpuList, SnapshotError> {
-    let mask = sched_getaffinity(Some(getpid())).map_err(|e| SnapshotError::Affinity(e.to_string()))?;
-    // rustix's set holds 1024 CPUs; more than that comes back as an error above.
-    let limit = MAX_CPUS.min(u32::try_from(rustix::thread::CpuSet::MAX_CPU).unwrap_or(u32::MAX));
-    let mask: CpuList = (0..limit).filter(|&cpu| mask.is_set(cpu as usize)).collect();
+    let mask = process_mask()?;
     let Some(isolated) = isolated.filter(|i| !i.is_empty()) else { return Ok(mask) };
     let granted = cgroup_file("cpuset", "cpuset.cpus.effective")
         .or_else(|| cgroup_file("cpuset", "cpuset.effective_cpus"))
@@ -72,6 +69,21 @@ fn allowed_cpus(isolated: Option<&CpuList>) -> Result<CpuList, SnapshotError> {
     match granted {
         Some(granted) if mask == granted.without(isolated) => Ok(granted),
         _ => Ok(mask),
+    }
+}
+
+fn process_mask() -> Result<CpuList, SnapshotError> {
+    match sched_getaffinity(Some(getpid())) {
+        Ok(mask) => {
+            let limit = MAX_CPUS.min(u32::try_from(CpuSet::MAX_CPU).unwrap_or(u32::MAX));
+            Ok((0..limit).filter(|&cpu| mask.is_set(cpu as usize)).collect())
+        }
+        // rustix's set holds 1024 CPUs; a larger machine tells its list in text.
+        Err(errno) => {
+            let status = text("/proc/self/status").unwrap_or_default();
+            let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+            list.and_then(|list| list.parse().ok()).ok_or_else(|| SnapshotError::Affinity(errno.to_string()))
+        }
     }
 }
 

@@ -6,3 +6,4 @@ mod doctor;
 mod files;
 mod machines;
 mod properties;
+mod schema;

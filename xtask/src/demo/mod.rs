@@ -1,17 +1,16 @@
 //! `cargo xtask demo`: real programs talk through `oxide relay`, and every answer and every frame is checked.
 
 mod dns;
-mod host;
 mod lab;
 mod relay;
 mod table;
 mod traffic;
 
+use crate::host::Host;
 use crate::process::{Cancel, Error, Result, Session, failed, has_program, io_error, is_root, run_visible};
 use crate::setup::{self, For, Policy};
-use host::Host;
 use lab::{Family, Lab, Received};
-use relay::{Relay, Report};
+use relay::{Relay, Stopped};
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
@@ -82,7 +81,7 @@ pub(crate) fn run(cancel: &Cancel, options: &Options) -> Result<()> {
         return go_on_as_root(&binary);
     }
     remove_leftovers();
-    let _host = Host::ensure()?;
+    let _host = Host::with_sys_and_tun()?;
     let dir = std::env::temp_dir().join(format!("{DIR_PREFIX}{}", std::process::id()));
     // Ours alone: it holds the tunnel's keys.
     fs::DirBuilder::new().mode(0o700).create(&dir).map_err(io_error(dir.display()))?;
@@ -169,7 +168,7 @@ struct Row {
 #[derive(Debug)]
 struct Summary {
     rows: Vec<Row>,
-    report: Report,
+    relay: Stopped,
     /// Processor time of an idle relay over wall time.
     idle_cpu: f64,
     /// Frames that arrived at both ends while the relay ran, whoever sent them.
@@ -178,7 +177,7 @@ struct Summary {
 }
 
 fn demonstrate(session: &Session, options: &Options, binary: &Path) -> Result<()> {
-    println!("lab: clients <-> relay <-> servers, {} queues on each veth end", options.queues);
+    println!("lab: clients <-> relay <-> servers, queues on each veth end: {}", options.queues);
     let lab = Lab::create(session, options.queues)?;
     println!("servers: dnsmasq, nginx, iperf3; wireguard-go on both sides");
     let mut programs = Programs::start(session, &lab)?;
@@ -192,10 +191,10 @@ fn demonstrate(session: &Session, options: &Options, binary: &Path) -> Result<()
     let idle_cpu = run.idle()?;
     let Run { relay, rows, .. } = run;
     println!("stopping the relay");
-    let report = relay.stop(session, &lab)?;
+    let relay = relay.stop(session, &lab)?;
     programs.must_run()?;
     let checksum_errors = lab.clients.udp_counter("InCsumErrors")? + lab.servers.udp_counter("InCsumErrors")?;
-    let summary = Summary { rows, report, idle_cpu, delivered: delivered(&lab)? - before, checksum_errors };
+    let summary = Summary { rows, relay, idle_cpu, delivered: delivered(&lab)? - before, checksum_errors };
     table::print(&summary);
     verdict(&summary)
 }
@@ -267,7 +266,7 @@ impl Run<'_> {
 
 /// Everything that must be true, each with what was seen.
 fn verdict(summary: &Summary) -> Result<()> {
-    let report = &summary.report;
+    let (relay, report) = (&summary.relay, &summary.relay.report);
     let failed_steps = summary.rows.iter().filter(|r| r.outcome.is_err()).count();
     let wrong_census: Vec<u32> = report
         .queues
@@ -289,7 +288,11 @@ fn verdict(summary: &Summary) -> Result<()> {
             format!("sent by AF_XDP: {} of {} frames delivered", report.totals.tx_packets, summary.delivered),
         ),
         (summary.checksum_errors == 0, format!("wrong UDP checksums seen by the kernels: {}", summary.checksum_errors)),
-        (true, "XDP programs left on r0 and r1: none".to_owned()),
+        (relay.status.success() && report.state == "stopped", format!("relay: {}, {}", report.state, relay.status)),
+        (
+            !relay.program_left,
+            format!("XDP program left on r0 or r1: {}", if relay.program_left { "yes" } else { "no" }),
+        ),
     ];
     println!("\nchecks");
     for (good, text) in &checks {

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 /// UDP ports the relay listens on, and the server behind each listens on too.
@@ -165,24 +166,27 @@ impl Relay {
         }
     }
 
-    /// Asks for an orderly stop; the last report. Leaves the interfaces without an XDP program, or says so.
-    pub(super) fn stop(mut self, session: &Session, lab: &Lab) -> Result<Report> {
+    /// Asks for an orderly stop and looks at what is left.
+    pub(super) fn stop(mut self, session: &Session, lab: &Lab) -> Result<Stopped> {
         self.process.must_run()?;
         self.process.signal(Signal::TERM);
         let status = self.process.wait(&session.cancel, Duration::from_secs(20))?;
         if !status.success() {
-            return failed(format!("oxide relay ended with {status} after SIGTERM{}", self.process.last_words()));
+            println!("oxide relay ended with {status}{}", self.process.last_words());
         }
         let links = lab.relay.run(session, "link", &["ip", "link", "show"])?;
-        if links.stdout.contains("xdp") {
-            return failed(format!("an XDP program is left behind:\n{}", links.stdout));
-        }
-        let report = self.report()?;
-        if report.state != "stopped" {
-            return failed(format!("the last report says `{}`, not `stopped`", report.state));
-        }
-        Ok(report)
+        Ok(Stopped { report: self.report()?, status, program_left: links.stdout.contains("xdp") })
     }
+}
+
+/// What a stopped relay left.
+#[derive(Debug)]
+pub(super) struct Stopped {
+    /// The last report.
+    pub(super) report: Report,
+    pub(super) status: ExitStatus,
+    /// An XDP program is still attached in the relay's namespace.
+    pub(super) program_left: bool,
 }
 
 fn ticks(stat: &str) -> Option<u64> {

@@ -38,7 +38,7 @@ fn queues(summary: &Summary) {
         "\n{:<6} {:>4} {:>10} {:>10} {:>11} {:>9} {:>9}  {:<28} frames: total = free + app + receive + transmit",
         "queue", "CPU", "received", "sent", "handed over", "sessions", "restarts", "state, executor"
     );
-    for q in &summary.report.queues {
+    for q in &summary.relay.report.queues {
         let c = q.census;
         println!(
             "{:<6} {:>4} {:>10} {:>10} {:>11} {:>9} {:>9}  {:<28} {} = {} + {} + {} + {}, {}",
@@ -67,7 +67,7 @@ fn mode_text(mode: &Mode) -> String {
 }
 
 fn cost(summary: &Summary) {
-    let (report, totals) = (&summary.report, &summary.report.totals);
+    let (report, totals) = (&summary.relay.report, &summary.relay.report.totals);
     let queues = report.queues.len().max(1) as f64;
     let line = |name: &str, text: String| println!("{name:<29} {text}");
     let join = |each: &dyn Fn(&Queue) -> String| report.queues.iter().map(each).collect::<Vec<_>>().join(", ");

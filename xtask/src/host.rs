@@ -1,4 +1,4 @@
-//! What the lab needs of the host and a bare root may lack: made where it is missing, undone at the end.
+//! What the lab and the tests need of the host and a bare root may lack: made where it is missing, undone at the end.
 
 use crate::process::{Result, failed, io_error};
 use std::fs;
@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 /// Undoes what was made, when dropped.
 #[derive(Debug)]
-pub(super) struct Host {
+pub(crate) struct Host {
     made_tun: bool,
     mounted_sys: bool,
 }
@@ -15,8 +15,8 @@ pub(super) struct Host {
 const TUN: &str = "/dev/net/tun";
 
 impl Host {
-    /// /dev/net/tun, which wireguard-go opens, and /sys, where the relay finds its queues.
-    pub(super) fn ensure() -> Result<Self> {
+    /// /sys, where interfaces and their queues are found.
+    pub(crate) fn with_sys() -> Result<Self> {
         let mut host = Self { made_tun: false, mounted_sys: false };
         if !Path::new("/sys/class/net").exists() {
             host.mounted_sys = quietly(&["mount", "-t", "sysfs", "sysfs", "/sys"]);
@@ -24,6 +24,12 @@ impl Host {
                 return failed("/sys is not mounted, and cannot be: mount -t sysfs sysfs /sys");
             }
         }
+        Ok(host)
+    }
+
+    /// /sys, and /dev/net/tun, which wireguard-go opens.
+    pub(crate) fn with_sys_and_tun() -> Result<Self> {
+        let mut host = Self::with_sys()?;
         if !Path::new(TUN).exists() {
             fs::create_dir_all("/dev/net").map_err(io_error("/dev/net"))?;
             host.made_tun = quietly(&["mknod", TUN, "c", "10", "200"]);
@@ -42,6 +48,8 @@ impl Drop for Host {
     fn drop(&mut self) {
         if self.made_tun {
             let _ = fs::remove_file(TUN);
+            // Only if it is empty, as a bare root's was.
+            let _ = fs::remove_dir("/dev/net");
         }
         if self.mounted_sys {
             quietly(&["umount", "/sys"]);

@@ -1,0 +1,55 @@
+//! Plans a machine that is not here: two sockets of 32 cores, a NIC on each. Nothing is opened, nothing
+//! is changed, no privilege is needed.
+//!
+//! `cargo run --example dry_run [PICTURE.svg]`; docs/planning.md explains what it prints.
+
+use oxide_topology::{Request, Snapshot, plan};
+
+/// Where clients arrive, and where servers are.
+const NICS: [&str; 2] = [
+    "eth0:node=0,queues=16,max=64,speed=100G,driver=mlx5_core,mtu=1500",
+    "eth1:node=1,queues=16,max=64,speed=100G,driver=mlx5_core,mtu=1500",
+];
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut machine = Snapshot::synthetic("pack:2 [numa(memory=128GiB)] l3:4 core:8 pu:2")?;
+    for nic in NICS {
+        machine.describe_nic(nic)?;
+    }
+
+    println!("-- a node each: nothing crosses\n");
+    let apart = [one(&machine, "eth0")?, one(&machine, "eth1")?];
+    for plan in &apart {
+        println!("{}", summary(plan));
+    }
+
+    println!("\n-- one relay over both: eth1's packets cross, and the plan says so\n");
+    let both = plan(&machine, &request(&["eth0", "eth1"]))?;
+    println!("{both}");
+    println!("{}", both.tree(&machine));
+
+    println!("-- what differs from eth0 alone\n");
+    for change in apart[0].diff(&both).iter().take(4) {
+        println!("{change}");
+    }
+    if let Some(path) = std::env::args().nth(1) {
+        std::fs::write(&path, both.svg(&machine))?;
+        println!("\npicture: {path}");
+    }
+    Ok(())
+}
+
+/// 8192 frames of 2 KiB for each queue.
+fn request(interfaces: &[&str]) -> Request {
+    Request::new(interfaces.iter().map(|name| (*name).to_owned()).collect(), 8192 * 2048)
+}
+
+fn one(machine: &Snapshot, interface: &str) -> Result<oxide_topology::Plan, oxide_topology::Refusal> {
+    plan(machine, &request(&[interface]))
+}
+
+fn summary(plan: &oxide_topology::Plan) -> String {
+    let cpus: oxide_topology::CpuList = plan.actors.iter().map(|actor| actor.cpu).collect();
+    let nic = plan.actors.first().and_then(|actor| actor.ports.first()).map_or("", |port| &port.interface);
+    format!("{nic}: {} actors on cpu {cpus}, {} warnings", plan.actors.len(), plan.warnings.len())
+}

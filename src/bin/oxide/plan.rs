@@ -1,0 +1,152 @@
+//! `oxide plan` and `oxide doctor`: the words of the command line, handed to the topology room.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+use oxide::config::{Config, EngineConfig};
+use oxide_topology::Request;
+use oxide_topology::cli::{self, DoctorArgs, Format, PlanArgs, RECORD, Source};
+use oxide_topology::settings::SettingKind;
+
+/// Which machine, and what is wanted of it.
+#[derive(Args)]
+pub(crate) struct Subject {
+    /// Take interfaces and wishes from this configuration.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// An interface to serve (repeatable); instead of the configuration's.
+    #[arg(long = "interface", value_name = "NAME")]
+    interfaces: Vec<String>,
+    /// Another machine, as hwloc describes one: "pack:2 numa:1 core:16 pu:2".
+    #[arg(long, value_name = "STRING", group = "machine")]
+    topology: Option<String>,
+    /// Another machine, from hwloc's XML (lstopo file.xml).
+    #[arg(long, value_name = "FILE", group = "machine")]
+    hwloc: Option<PathBuf>,
+    /// Another machine, from a saved snapshot.
+    #[arg(long, value_name = "FILE", group = "machine")]
+    snapshot: Option<PathBuf>,
+    /// Describe a NIC: NAME:node=N,queues=Q,speed=S,driver=D (repeatable).
+    #[arg(long = "nic", value_name = "NIC")]
+    nics: Vec<String>,
+    /// JSON instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Subject {
+    fn source(&self) -> Source {
+        match (&self.topology, &self.hwloc, &self.snapshot) {
+            (Some(text), ..) => Source::Synthetic(text.clone()),
+            (_, Some(file), _) => Source::Hwloc(file.clone()),
+            (.., Some(file)) => Source::Snapshot(file.clone()),
+            _ => Source::Live,
+        }
+    }
+
+    fn request(&self) -> Result<Request, String> {
+        let mut engine = match &self.config {
+            Some(path) => Config::load(path).map_err(|e| e.to_string())?.engine,
+            None => EngineConfig::default(),
+        };
+        if !self.interfaces.is_empty() {
+            engine.interfaces.clone_from(&self.interfaces);
+        }
+        // Rings and frames are counted for each interface; a described machine may name none.
+        let interfaces = engine.interfaces.clone();
+        if engine.interfaces.is_empty() {
+            engine.interfaces = self.nics.iter().map(|nic| nic.split(':').next().unwrap_or(nic).to_owned()).collect();
+        }
+        let request = oxide::engine::request(&engine).map_err(|e| e.to_string())?;
+        Ok(Request { interfaces, ..request })
+    }
+}
+
+#[derive(Args)]
+pub(crate) struct PlanCommand {
+    #[command(flatten)]
+    subject: Subject,
+    /// The machine as a tree instead of a table of actors.
+    #[arg(long)]
+    tree: bool,
+    /// Every decision with its reason.
+    #[arg(long)]
+    explain: bool,
+    /// Write a picture of machine, queues, cores and memory.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    /// Write the snapshot that was planned, to plan it elsewhere.
+    #[arg(long, value_name = "FILE")]
+    save_snapshot: Option<PathBuf>,
+    /// Show what differs from a plan saved with --json.
+    #[arg(long, value_name = "FILE")]
+    diff: Option<PathBuf>,
+    /// Print, then make, the system settings the plan wants (repeatable). None by default.
+    #[arg(long, value_name = "SETTING")]
+    apply: Vec<Setting>,
+    /// Put back what --apply changed.
+    #[arg(long, conflicts_with = "apply")]
+    undo: bool,
+    /// Where --apply records what it replaced.
+    #[arg(long, value_name = "FILE", default_value = RECORD)]
+    record: PathBuf,
+}
+
+/// The system settings that can be applied.
+#[derive(Clone, Copy, ValueEnum)]
+enum Setting {
+    HugePages,
+    IrqAffinity,
+}
+
+impl From<Setting> for SettingKind {
+    fn from(setting: Setting) -> Self {
+        match setting {
+            Setting::HugePages => SettingKind::HugePages,
+            Setting::IrqAffinity => SettingKind::IrqAffinity,
+        }
+    }
+}
+
+#[derive(Args)]
+pub(crate) struct DoctorCommand {
+    #[command(flatten)]
+    subject: Subject,
+}
+
+pub(crate) fn plan(command: &PlanCommand) -> Result<ExitCode, String> {
+    let (mut out, mut errors) = (std::io::stdout(), std::io::stderr());
+    if command.undo {
+        return Ok(cli::undo_command(&command.record, &mut out, &mut errors).into());
+    }
+    let subject = &command.subject;
+    let args = PlanArgs {
+        source: subject.source(),
+        nics: subject.nics.clone(),
+        format: match (subject.json, command.tree) {
+            (true, _) => Format::Json,
+            (false, true) => Format::Tree,
+            (false, false) => Format::Table,
+        },
+        explain: command.explain,
+        svg: command.svg.clone(),
+        save_snapshot: command.save_snapshot.clone(),
+        diff: command.diff.clone(),
+        apply: command.apply.iter().copied().map(SettingKind::from).collect(),
+        record: command.record.clone(),
+        ..PlanArgs::new(subject.request()?)
+    };
+    Ok(cli::plan_command(&args, &mut out, &mut errors).into())
+}
+
+pub(crate) fn doctor(command: &DoctorCommand) -> Result<ExitCode, String> {
+    let subject = &command.subject;
+    let args = DoctorArgs {
+        source: subject.source(),
+        nics: subject.nics.clone(),
+        request: subject.request()?,
+        json: subject.json,
+    };
+    Ok(cli::doctor_command(&args, &mut std::io::stdout(), &mut std::io::stderr()).into())
+}

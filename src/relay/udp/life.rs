@@ -1,0 +1,179 @@
+//! How sessions of a queue begin and end. The only place that takes and gives back slots and ports.
+
+use std::net::IpAddr;
+
+use super::super::ports::SourcePorts;
+use super::super::session::{NextHop, Session};
+use super::{Served, UdpRelay};
+use crate::net::{Resolution, Tables};
+use crate::packet::Endpoint;
+use crate::queue::Context;
+use crate::telemetry::DropReason;
+
+/// Slots looked at, once a batch, when there is no room for a new session.
+const RECLAIM: usize = 64;
+/// Source addresses in use at once; more than a host has toward its upstreams.
+const SOURCES: usize = 64;
+
+impl UdpRelay {
+    /// The client's session, if it has one that still holds; ends one that does not.
+    pub(super) fn current(
+        &mut self,
+        slot: Option<u32>,
+        client: &Endpoint,
+        entry: u16,
+        cx: &Context<'_>,
+    ) -> Option<u32> {
+        let holds = |slot: u32| self.sessions.get(slot).is_some_and(|s| s.client == *client && s.entry == entry);
+        // It may have ended, or begun, earlier in this batch.
+        let slot = match slot.filter(|&slot| holds(slot)) {
+            Some(slot) => slot,
+            None => self.sessions.find(self.sessions.hash(client, entry), client, entry)?,
+        };
+        let session = self.sessions.get(slot)?;
+        if self.expired(session) {
+            self.end(slot);
+            self.counters.expired += 1;
+            return None;
+        }
+        if !session.to_upstream.fresh(self.generation) && !self.source_holds(session, cx.tables()) {
+            self.end(slot);
+            self.counters.moved += 1;
+            return None;
+        }
+        Some(slot)
+    }
+
+    fn source_holds(&self, session: &Session, tables: &Tables) -> bool {
+        let Some(upstream) = self.upstreams.get(session.upstream as usize) else { return false };
+        let Some(source) = self.sources.get(usize::from(session.source)) else { return false };
+        // Without a route the answer is "none": the packet is dropped, and the session waits for the route.
+        tables.source_for(upstream.ip()).is_none_or(|address| self::address(address) == source.address)
+    }
+
+    pub(super) fn create(&mut self, client: &Endpoint, entry: u16, cx: &mut Context<'_>) -> Result<u32, DropReason> {
+        if cx.draining() {
+            return Err(DropReason::Draining);
+        }
+        let (Some(served), Some(planned)) =
+            (self.entries.get(usize::from(entry)), self.plan.entries().get(usize::from(entry)))
+        else {
+            return Err(DropReason::NoSession);
+        };
+        // Forged: an answer to it would come back to us, or go round for ever.
+        if cx.tables().local(client.ip()) || planned.upstreams.contains(client) {
+            return Err(DropReason::BadSource);
+        }
+        let choice = planned.upstream_for(client);
+        let upstream = planned.upstreams.get(choice).ok_or(DropReason::NoRoute)?.ip();
+        // At most 2^18 upstreams in all.
+        let place = served.first_upstream + choice as u32;
+        if !reachable(upstream, cx) {
+            return Err(DropReason::NoRoute);
+        }
+        let address = cx.tables().source_for(upstream).filter(|source| source.is_ipv4() == upstream.is_ipv4());
+        let source = self.source(address.ok_or(DropReason::NoRoute)?).ok_or(DropReason::PortsExhausted)?;
+
+        self.room(|relay| relay.sessions.next_slot()).ok_or(DropReason::SessionsFull)?;
+        // Making room for a port may change which slot is next.
+        let (slot, port) = self
+            .room(|relay| {
+                let slot = relay.sessions.next_slot()?;
+                relay.sources.get_mut(source)?.take(slot).map(|port| (slot, port))
+            })
+            .ok_or(DropReason::PortsExhausted)?;
+        self.sessions.insert(Session {
+            client: *client,
+            entry,
+            port,
+            source: source as u8,
+            live: true,
+            upstream: place,
+            last_seen: self.now,
+            to_upstream: NextHop::UNKNOWN,
+            to_client: NextHop::UNKNOWN,
+        });
+        self.counters.created += 1;
+        Ok(slot)
+    }
+
+    /// The place of a source address in `self.sources`, which gets its ports when it is first used, or
+    /// takes the place of one that is not used any more.
+    fn source(&mut self, address: IpAddr) -> Option<usize> {
+        let address = self::address(address);
+        if let Some(at) = self.sources.iter().position(|source| source.address == address) {
+            return Some(at);
+        }
+        let at = match self.sources.len() {
+            full if full >= SOURCES => self.sources.iter().position(SourcePorts::unused)?,
+            next => next,
+        };
+        let ports = SourcePorts::new(address, self.slices.of(self.queue), self.seed ^ at as u64);
+        match self.sources.get_mut(at) {
+            Some(unused) => *unused = ports,
+            None => self.sources.push(ports),
+        }
+        Some(at)
+    }
+
+    /// What `find` finds; if that is nothing, once more after idle sessions were looked for.
+    fn room<T>(&mut self, mut find: impl FnMut(&mut Self) -> Option<T>) -> Option<T> {
+        if let Some(found) = find(self) {
+            return Some(found);
+        }
+        if std::mem::replace(&mut self.reclaimed, true) {
+            return None;
+        }
+        self.sweep(RECLAIM);
+        find(self)
+    }
+
+    /// Ends idle sessions among the next `steps` slots.
+    pub(super) fn sweep(&mut self, mut steps: usize) {
+        let now = self.now;
+        while let Some((slot, left)) = {
+            let entries = &self.entries;
+            self.sessions.advance(steps, |session| is_over(entries, session, now))
+        } {
+            self.end(slot);
+            self.counters.expired += 1;
+            steps = left;
+        }
+    }
+
+    fn end(&mut self, slot: u32) {
+        if let Some(session) = self.sessions.remove(slot)
+            && let Some(ports) = self.sources.get_mut(usize::from(session.source))
+        {
+            ports.give(session.port);
+        }
+    }
+
+    #[inline]
+    pub(super) fn expired(&self, session: &Session) -> bool {
+        is_over(&self.entries, session, self.now)
+    }
+}
+
+/// Whether packets to `upstream` leave by a port of ours, now or as soon as its MAC is known.
+fn reachable(upstream: IpAddr, cx: &Context<'_>) -> bool {
+    match cx.tables().resolve(upstream) {
+        Resolution::Hop(hop) => cx.port_of(hop.interface).is_some(),
+        Resolution::Unresolved { interface, .. } => cx.port_of(interface).is_some(),
+        Resolution::NoRoute => false,
+    }
+}
+
+/// Strictly longer: the stamp was rounded down, so a session never ends early.
+#[inline]
+fn is_over(entries: &[Served], session: &Session, now: u32) -> bool {
+    let timeout = entries.get(usize::from(session.entry)).map_or(0, |entry| entry.idle_timeout);
+    now.wrapping_sub(session.last_seen) > timeout
+}
+
+fn address(ip: IpAddr) -> [u8; 16] {
+    match ip {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
