@@ -110,6 +110,12 @@ impl<'a> Batch<'a> {
         }
     }
 
+    /// What was said last; [`Verdict::None`] for a lane beyond the batch.
+    #[must_use]
+    pub fn verdict(&self, lane: usize) -> Verdict {
+        if lane < self.frames.len() { self.verdicts[lane] } else { Verdict::None }
+    }
+
     /// Sends `lane` by `port`.
     pub fn transmit(&mut self, lane: usize, port: PortIndex) {
         self.decide(lane, Verdict::Transmit(port));

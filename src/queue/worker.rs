@@ -132,18 +132,19 @@ impl<P: Port, H: Handler> Worker<P, H> {
         if self.parked.is_some() || self.paused {
             return packets;
         }
-        for from in 0..self.ports.len() {
-            // A full TX ring pushes back to the RX rings, where the kernel counts what it drops.
-            if self.out.iter().all(Outgoing::ready) {
-                packets += self.serve_port(from, now);
-            }
-        }
-        packets += self.serve_inbox(now);
+        // Before the ports: what waited for a next hop is older than what comes now.
         if now >= self.next_tick {
             self.next_tick = now + TICK;
             self.tick(now);
             packets += self.serve_held(now);
         }
+        for from in 0..self.ports.len() {
+            // A full TX ring pushes back to the RX rings, where the kernel counts what it drops.
+            if self.parked.is_none() && self.out.iter().all(Outgoing::ready) {
+                packets += self.serve_port(from, now);
+            }
+        }
+        packets += self.serve_inbox(now);
         packets
     }
 
@@ -244,9 +245,14 @@ impl<P: Port, H: Handler> Worker<P, H> {
             Batch::new(&self.umem, &mut self.burst, &self.columns, &mut self.verdicts, from, held_until.is_some());
         let mut cx = Context::new(now, &self.info, &self.tables, self.draining, &mut self.requests);
         // The handler is the one part that may be wrong: batch and memory stay whole, it is not used again.
-        let outcome = catch_unwind(AssertUnwindSafe(|| handler.handle(&mut batch, &mut cx)));
+        let outcome = match self.parked {
+            None => catch_unwind(AssertUnwindSafe(|| handler.handle(&mut batch, &mut cx))),
+            Some(_) => Ok(()),
+        };
         if let Err(panic) = outcome {
             self.park(panic.as_ref());
+        }
+        if self.parked.is_some() {
             self.verdicts.fill(Verdict::Drop(DropReason::HandlerPanic));
         }
         self.settle(from, held_until, now);

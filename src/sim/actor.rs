@@ -2,15 +2,14 @@
 //! stepped by hand, what `queue/actor.rs` and `engine/worker.rs` do with threads and clocks.
 
 use std::cell::Cell;
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use oxide_actors::mailbox::{Address, Inbox, mailbox};
 use oxide_actors::supervisor::{Command, End, Input, Word, WorkerId};
 
-use super::forward::{Forwarder, Fused};
-use crate::net::Tables;
+use super::app::{App, AppHandler};
+use super::forward::Fused;
 use crate::port::sim::{SimBackend, SimNet, SimPort};
 use crate::port::{Backend, Port, PortError, QueueId};
 use crate::queue::{Parcel, Parts, Peers, QueueCounters, QueueInfo, Worker};
@@ -38,10 +37,11 @@ pub(super) struct Ended {
 }
 
 /// The handler of every simulated actor.
-type H = Fused<Forwarder>;
+type H = Fused<AppHandler>;
 
 pub(super) struct Life {
     pub(super) worker: Worker<SimPort, H>,
+    info: QueueInfo,
     parked_told: bool,
     draining: bool,
     drained_told: bool,
@@ -68,11 +68,12 @@ pub(super) struct SimActor {
     generation: u64,
     queues: u32,
     net: SimNet,
+    app: Rc<App>,
     phase: Phase,
 }
 
 impl SimActor {
-    pub(super) fn new(queue: u32, queues: u32, ids: Vec<QueueId>, net: &SimNet, now: Instant) -> Self {
+    pub(super) fn new(queue: u32, queues: u32, ids: Vec<QueueId>, net: &SimNet, app: &Rc<App>, now: Instant) -> Self {
         Self {
             id: WorkerId(queue as usize),
             queue,
@@ -84,6 +85,7 @@ impl SimActor {
             generation: 0,
             queues,
             net: net.clone(),
+            app: app.clone(),
             phase: Phase::Down,
         }
     }
@@ -128,7 +130,8 @@ impl SimActor {
                 life.draining = true;
             }
             Command::RestartHandler => {
-                life.worker.replace_handler(Fused::new(Forwarder, fuse));
+                let handler = self.app.handler(&life.info);
+                life.worker.replace_handler(Fused::new(handler, fuse));
                 life.parked_told = false;
                 return Some(Input::Said { worker: id, generation, word: Word::Running });
             }
@@ -190,17 +193,18 @@ impl SimActor {
         let parts = Parts {
             umem,
             ports,
-            handler: Fused::new(Forwarder, self.fuse.clone()),
+            handler: Fused::new(self.app.handler(&info), self.fuse.clone()),
             processor: Processor::detect(),
-            info,
+            info: info.clone(),
             peers: Peers::new(inbox, self.queues),
             batch_size: 64,
         };
         let mut worker = Worker::new(parts, now);
-        worker.set_tables(Box::new(Tables::new(0, self.net.links(), Vec::new(), HashMap::new())));
+        worker.set_tables(Box::new(self.app.tables(&self.net)));
         worker.steer(true)?;
         let life = Life {
             worker,
+            info,
             parked_told: false,
             draining: false,
             drained_told: false,

@@ -20,10 +20,12 @@ pub struct Chaos {
     pub flood_ppm: u32,
     /// Clients send more than the rings of a queue hold.
     pub overload_ppm: u32,
+    /// All next hops' addresses are forgotten, until they are asked for. Of effect with the relay.
+    pub neighbour_ppm: u32,
 }
 
 /// The names that [`named`] knows beside those of the kernel's faults.
-const NAMES: [&str; 7] = ["panic", "stall", "link", "device", "restart", "flood", "overload"];
+const NAMES: [&str; 8] = ["panic", "stall", "link", "device", "restart", "flood", "overload", "neighbour"];
 
 impl Chaos {
     /// Nothing happens.
@@ -43,6 +45,7 @@ impl Chaos {
             restart_ppm: 150,
             flood_ppm: 500,
             overload_ppm: 2_000,
+            neighbour_ppm: 500,
         }
     }
 }
@@ -59,12 +62,13 @@ impl Chaos {
             restart_ppm: self.restart_ppm.saturating_mul(factor),
             flood_ppm: self.flood_ppm.saturating_mul(factor),
             overload_ppm: self.overload_ppm.saturating_mul(factor),
+            neighbour_ppm: self.neighbour_ppm.saturating_mul(factor),
         }
     }
 }
 
 /// Faults of either kind by their names, separated by commas: those of [`Faults::named`], and panic,
-/// stall, link, device, restart, flood, overload. `all` is all of both kinds.
+/// stall, link, device, restart, flood, overload, neighbour. `all` is all of both kinds.
 ///
 /// # Errors
 /// [`UnknownFault`] for a name that is none of these.
@@ -81,6 +85,7 @@ pub fn named(names: &str) -> Result<(Faults, Chaos), UnknownFault> {
             "restart" => chaos.restart_ppm = all.restart_ppm,
             "flood" => chaos.flood_ppm = all.flood_ppm,
             "overload" => chaos.overload_ppm = all.overload_ppm,
+            "neighbour" => chaos.neighbour_ppm = all.neighbour_ppm,
             other => {
                 if other == "all" {
                     chaos = all;

@@ -2,8 +2,11 @@
 
 use serde::Serialize;
 
-use super::forward::{CLIENTS, forward};
-use super::traffic::{Label, Traffic, Way, read};
+use super::app::{Rule, relayed};
+use super::forward::{CLIENTS, SERVERS, forward, host_mac};
+use super::traffic::{HOPS, Label, Traffic, Way, read};
+use crate::packet::parse;
+use crate::port::sim::SimInterface;
 
 /// What is checked. Each has a name by which reports and failures call it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -12,6 +15,8 @@ use super::traffic::{Label, Traffic, Way, read};
 pub enum Checker {
     /// Every packet that leaves is, byte for byte, what the application has to make of one that came.
     Content,
+    /// The relay decides about every packet as the slow reference relay does.
+    Reference,
     /// Packets of one flow leave in the order they came, and none twice.
     Order,
     /// Free, with the application, at the kernel: every frame is in one place, and at rest none is in
@@ -31,8 +36,9 @@ pub enum Checker {
 
 impl Checker {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Content,
+        Self::Reference,
         Self::Order,
         Self::Ledger,
         Self::Kernel,
@@ -47,6 +53,7 @@ impl Checker {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Content => "content",
+            Self::Reference => "reference",
             Self::Order => "order",
             Self::Ledger => "ledger",
             Self::Kernel => "kernel",
@@ -82,10 +89,11 @@ pub(super) struct Judge {
     /// The next sequence number of each flow that is not too old, there and back.
     next: Vec<[u64; 2]>,
     expected: Vec<u8>,
+    rule: Rule,
 }
 
 impl Judge {
-    pub(super) fn new(flows: usize) -> Self {
+    pub(super) fn new(flows: usize, rule: Rule) -> Self {
         Self {
             step: 0,
             there: 0,
@@ -95,6 +103,7 @@ impl Judge {
             checks: [0; Checker::ALL.len()],
             next: vec![[0; 2]; flows],
             expected: Vec::new(),
+            rule,
         }
     }
 
@@ -120,8 +129,14 @@ impl Judge {
             return None;
         };
         let mut expected = std::mem::take(&mut self.expected);
-        traffic.write(label, &mut expected);
-        forward(&mut expected);
+        match &self.rule {
+            Rule::Forwarded => {
+                traffic.write(label, &mut expected);
+                forward(&mut expected);
+            }
+            Rule::Relayed => rewritten(traffic, label, frame, &mut expected),
+            Rule::Made(made) => expected = made.borrow_mut().remove(&label).unwrap_or_default(),
+        }
         self.check(Checker::Content, expected == frame, || {
             format!("{label:?} left by port {port} as\n{frame:02x?}, wanted\n{expected:02x?}")
         });
@@ -148,17 +163,35 @@ impl Judge {
     }
 }
 
+/// What a relayed packet has to be, given the ends that it has: the one freedom is the source port
+/// towards the upstream. Nothing is right if the ends are not.
+fn rewritten(traffic: &mut Traffic, label: Label, frame: &[u8], expected: &mut Vec<u8>) {
+    expected.clear();
+    let head = std::array::from_fn(|at| frame.get(at).copied().unwrap_or(0));
+    let Ok(parsed) = parse(&head, frame.len() as u16) else { return };
+    let client = traffic.ends(label.flow).source;
+    if relayed(label.way == Way::There, client, &parsed.flow) {
+        traffic.write_between(parsed.flow, label, HOPS - 1, expected);
+        let (to, from) = match label.way {
+            Way::There => (SERVERS, "servers"),
+            Way::Back => (CLIENTS, "clients"),
+        };
+        expected[..6].copy_from_slice(&host_mac(to).0);
+        expected[6..12].copy_from_slice(&SimInterface::new(from, 1).mac.0);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::port::sim::Rng;
-    use crate::sim::forward::SERVERS;
+    use crate::sim::app::FORWARDED;
 
     /// A judge that has seen the frames that `spoil` makes of packets 0 to 3 of one flow.
     fn judged(spoil: impl Fn(u64, &mut Vec<u8>)) -> Option<Checker> {
-        let mut traffic = Traffic::new(1);
-        let mut judge = Judge::new(traffic.flows());
+        let mut traffic = Traffic::new(1, FORWARDED);
+        let mut judge = Judge::new(traffic.flows(), Rule::Forwarded);
         let first = traffic.pick(0, &mut Rng::new(1));
         for sequence in 0..4 {
             let mut frame = Vec::new();
@@ -206,8 +239,8 @@ mod tests {
     #[test]
     fn order_and_repetition_are_found() {
         let run = |order: &[u64]| {
-            let mut traffic = Traffic::new(1);
-            let mut judge = Judge::new(traffic.flows());
+            let mut traffic = Traffic::new(1, FORWARDED);
+            let mut judge = Judge::new(traffic.flows(), Rule::Forwarded);
             let first = traffic.pick(0, &mut Rng::new(1));
             for &sequence in order {
                 let mut frame = Vec::new();

@@ -17,6 +17,7 @@
 //! ```
 
 mod actor;
+mod app;
 mod chaos;
 mod checks;
 mod forward;
@@ -28,6 +29,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+pub use app::Application;
 pub use chaos::{Chaos, named};
 pub use judge::{Checker, Failure};
 
@@ -45,13 +47,22 @@ pub struct SimOptions {
     pub faults: Faults,
     /// Faults of actors, links and devices.
     pub chaos: Chaos,
+    /// What handles the packets.
+    pub application: Application,
     /// One seed, one run.
     pub seed: u64,
 }
 
 impl Default for SimOptions {
     fn default() -> Self {
-        Self { queues: 2, packets: 100_000, faults: Faults::none(), chaos: Chaos::none(), seed: 1 }
+        Self {
+            queues: 2,
+            packets: 100_000,
+            faults: Faults::none(),
+            chaos: Chaos::none(),
+            application: Application::Forward,
+            seed: 1,
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What clients and servers send. Every packet says which it is, so that the judge knows what it was
 //! made of when it comes out again.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::forward::{CLIENTS, SERVERS, host_mac, owner};
 use crate::packet::build::UdpFrame;
@@ -9,7 +9,7 @@ use crate::packet::{Endpoint, Flow};
 use crate::port::sim::Rng;
 
 /// Which way a packet goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Way {
     /// From a client to its server.
     There,
@@ -18,7 +18,7 @@ pub(super) enum Way {
 }
 
 /// What a packet says of itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Label {
     pub(super) flow: u32,
     pub(super) sequence: u64,
@@ -29,6 +29,8 @@ pub(super) struct Label {
 const MAGIC: [u8; 4] = *b"OXSM";
 /// Magic, flow, sequence, way.
 const LABEL: usize = 4 + 4 + 8 + 1;
+/// Hops that a packet has left when it arrives.
+pub(super) const HOPS: u8 = 64;
 /// Flows of each queue.
 const FLOWS_PER_QUEUE: u32 = 64;
 /// One flow in this many always comes in at a queue that is not its owner's.
@@ -38,14 +40,16 @@ const LONGEST: usize = 1500 - 48;
 
 pub(super) struct Traffic {
     queues: u32,
+    /// Where clients send to, by IPv4 and by IPv6.
+    service: [SocketAddr; 2],
     /// The next sequence number of each flow.
     next: Vec<u64>,
     payload: Vec<u8>,
 }
 
 impl Traffic {
-    pub(super) fn new(queues: u32) -> Self {
-        Self { queues, next: vec![0; (FLOWS_PER_QUEUE * queues) as usize], payload: Vec::with_capacity(2048) }
+    pub(super) fn new(queues: u32, service: [SocketAddr; 2]) -> Self {
+        Self { queues, service, next: vec![0; (FLOWS_PER_QUEUE * queues) as usize], payload: Vec::with_capacity(2048) }
     }
 
     pub(super) fn flows(&self) -> usize {
@@ -61,9 +65,16 @@ impl Traffic {
         label
     }
 
+    /// Where the answer to a packet of this flow arrives, which was sent by `queue`: RSS knows nothing of
+    /// sessions, so that some flows' answers always come to another queue.
+    pub(super) fn answered_at(&self, flow: u32, queue: u32) -> u32 {
+        let astray = flow / self.queues % ASTRAY == ASTRAY / 2;
+        if astray { (queue + 1) % self.queues } else { queue }
+    }
+
     /// Its two ends. Flow numbers are dealt to queues in turn; astray flows have the client port of
     /// another queue.
-    fn ends(&self, flow: u32) -> Flow {
+    pub(super) fn ends(&self, flow: u32) -> Flow {
         let arrives_at = flow % self.queues;
         let astray = flow / self.queues % ASTRAY == ASTRAY - 1;
         let belongs_to = if astray { (arrives_at + 1) % self.queues } else { arrives_at };
@@ -72,23 +83,29 @@ impl Traffic {
         let port = (base + belongs_to + self.queues * (flow / self.queues % 512)) as u16;
         debug_assert_eq!(owner(port, self.queues), belongs_to);
         let (low, high) = (flow as u8, (flow >> 8) as u8);
-        let (client, server): (SocketAddr, SocketAddr) = if flow % 3 == 2 {
-            let client = Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, flow as u16, 1);
-            ((client, port).into(), (Ipv6Addr::new(0xfd00, 2, 0, 0, 0, 0, 0, 1), 7000).into())
+        let [ipv4, ipv6] = self.service;
+        let (client, service): (IpAddr, _) = if flow % 3 == 2 {
+            (Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, flow as u16, 1).into(), ipv6)
         } else {
-            ((Ipv4Addr::new(10, 1, high, low.max(1)), port).into(), (Ipv4Addr::new(10, 2, 0, 1), 7000).into())
+            (Ipv4Addr::new(10, 1, high, low.max(1)).into(), ipv4)
         };
-        Flow { source: Endpoint::from(client), destination: Endpoint::from(server) }
+        Flow { source: SocketAddr::new(client, port).into(), destination: Endpoint::from(service) }
     }
 
-    /// Writes the packet as it arrives at the engine to `out`, replacing what is there.
+    /// Writes the packet as it arrives at the engine to `out`, replacing what is there. An answer has the
+    /// ends of the request turned round.
     pub(super) fn write(&mut self, label: Label, out: &mut Vec<u8>) {
-        let Label { flow, sequence, way } = label;
-        let ends = self.ends(flow);
-        let ends = match way {
+        let ends = self.ends(label.flow);
+        let ends = match label.way {
             Way::There => ends,
             Way::Back => Flow { source: ends.destination, destination: ends.source },
         };
+        self.write_between(ends, label, HOPS, out);
+    }
+
+    /// The same between other ends, with so many hops left.
+    pub(super) fn write_between(&mut self, ends: Flow, label: Label, hop_limit: u8, out: &mut Vec<u8>) {
+        let Label { flow, sequence, way } = label;
         let mut payload = std::mem::take(&mut self.payload);
         payload.clear();
         payload.extend_from_slice(&MAGIC);
@@ -100,6 +117,7 @@ impl Traffic {
         let frame = UdpFrame {
             source_mac: host_mac(from),
             destination_mac: host_mac(0x80 | from),
+            hop_limit,
             ..UdpFrame::new(ends, &payload)
         };
         out.resize(frame.len(), 0);
@@ -140,10 +158,11 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::packet::{parse, verify_udp};
+    use crate::sim::app::FORWARDED;
 
     #[test]
     fn packets_are_right_and_say_which_they_are() {
-        let mut traffic = Traffic::new(3);
+        let mut traffic = Traffic::new(3, FORWARDED);
         let mut rng = Rng::new(1);
         let mut frame = Vec::new();
         let mut longest = 0;
@@ -161,7 +180,7 @@ mod tests {
 
     #[test]
     fn flows_go_to_their_queue_but_for_those_astray() {
-        let traffic = Traffic::new(4);
+        let traffic = Traffic::new(4, FORWARDED);
         let owners = |flow: u32| owner(traffic.ends(flow).source.port, 4);
         let at_home = (0..256).filter(|&flow| owners(flow) == flow % 4).count();
         assert_eq!(at_home, 256 - 16);

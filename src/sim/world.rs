@@ -1,17 +1,19 @@
 //! The loop of the simulation: time, faults, traffic, actors, kernel, wire, supervisor.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use oxide_actors::mailbox::Address;
 use oxide_actors::supervisor::{Action, Depth, Event, Input, Roster, Settings, State, WorkerId};
 
 use super::actor::SimActor;
+use super::app::App;
 use super::forward::{CLIENTS, SERVERS};
 use super::judge::{Checker, Judge};
-use super::traffic::{Label, Traffic, Way};
-use super::{SimOptions, SimReport};
-use crate::net::Tables;
+use super::traffic::{HOPS, Label, Traffic, Way};
+use super::{Application, SimOptions, SimReport};
+use crate::packet::{Flow, parse};
 use crate::port::sim::{Driver, Faults, Rng, SimInterface, SimNet};
 use crate::port::{Port, QueueId};
 use crate::queue::Parcel;
@@ -48,7 +50,9 @@ pub(super) struct World {
     addresses: Vec<Option<Address<Parcel>>>,
     /// When an interface comes back that is down or deleted.
     back_at: [Option<Instant>; 2],
-    tables_generation: u64,
+    app: Rc<App>,
+    /// The step at which next hops that were asked for are known.
+    known_at: Option<u64>,
     frame: Vec<u8>,
 }
 
@@ -64,16 +68,17 @@ impl World {
         net.set_all_faults(options.faults);
         // Where time begins makes no difference to anything: only differences are looked at.
         let now = Instant::now();
+        let app = Rc::new(App::new(&options));
         let actor = |queue| {
             let ids = INTERFACES.map(|name| QueueId::new(name, queue)).to_vec();
-            SimActor::new(queue, options.queues, ids, &net, now)
+            SimActor::new(queue, options.queues, ids, &net, &app, now)
         };
-        let traffic = Traffic::new(options.queues);
+        let traffic = Traffic::new(options.queues, app.service());
         let settings = Settings { seed: options.seed, ..Settings::default() };
         Self {
             actors: (0..options.queues).map(actor).collect(),
             roster: Roster::new(settings, options.queues as usize),
-            judge: Judge::new(traffic.flows()),
+            judge: Judge::new(traffic.flows(), app.rule()),
             now,
             sent: 0,
             answers: 0,
@@ -85,7 +90,8 @@ impl World {
             traffic,
             addresses: vec![None; options.queues as usize],
             back_at: [None; 2],
-            tables_generation: 0,
+            app,
+            known_at: None,
             frame: Vec::new(),
             net,
             options,
@@ -132,6 +138,7 @@ impl World {
             self.wire(queue);
         }
         said.into_iter().for_each(|input| self.decide(input));
+        self.ask();
         self.supervise();
     }
 
@@ -143,7 +150,10 @@ impl World {
     fn clients_send(&mut self, queue: usize) {
         let count = self.rng.below(64);
         let overload = self.faulty && self.rng.chance(self.options.chaos.overload_ppm);
+        // Clients of a queue that is down try now and then.
+        let down = self.actors[queue].life().is_none() && !self.rng.chance(20_000);
         let count = match self.backlog(queue) {
+            _ if down => 0,
             _ if overload => 400,
             backlog if backlog < BACKLOG => count,
             _ => 0,
@@ -171,11 +181,16 @@ impl World {
         let Self { actors, net, judge, traffic, frame, answers, .. } = self;
         let ids = &actors[queue].ids;
         net.drain_sent(&ids[usize::from(CLIENTS)], |packet| _ = judge.left(CLIENTS, packet, traffic));
-        let mut asked: Vec<Label> = Vec::new();
-        net.drain_sent(&ids[usize::from(SERVERS)], |packet| asked.extend(judge.left(SERVERS, packet, traffic)));
-        for label in asked {
-            traffic.write(Label { way: Way::Back, ..label }, frame);
-            net.inject(&ids[usize::from(SERVERS)], frame);
+        let mut asked: Vec<(Label, Flow)> = Vec::new();
+        net.drain_sent(&ids[usize::from(SERVERS)], |packet| {
+            let label = judge.left(SERVERS, packet, traffic);
+            asked.extend(label.zip(ends(packet)));
+        });
+        for (label, Flow { source, destination }) in asked {
+            let back = Flow { source: destination, destination: source };
+            traffic.write_between(back, Label { way: Way::Back, ..label }, HOPS, frame);
+            let at = traffic.answered_at(label.flow, queue as u32);
+            net.inject(&actors[at as usize].ids[usize::from(SERVERS)], frame);
             *answers += 1;
         }
     }
@@ -212,20 +227,21 @@ impl World {
         }
         if self.rng.chance(chaos.restart_ppm) {
             let depth = if self.rng.chance(500_000) { Depth::Soft } else { Depth::Hard };
-            // A refusal is a right answer: the queue is opening, or about to end.
-            if let Ok(actions) = self.roster.restart(self.now, WorkerId(queue), depth) {
-                self.apply(actions);
-            }
+            self.restart(WorkerId(queue), depth);
         }
         if self.rng.chance(chaos.flood_ppm)
             && let Some(life) = self.actors[queue].life()
         {
             for _ in 0..50 {
                 life.worker.set_paused(true);
-                let tables = Tables::new(0, self.net.links(), Vec::new(), HashMap::new());
+                let tables = self.app.tables(&self.net);
                 life.worker.set_tables(Box::new(tables));
                 life.worker.set_paused(false);
             }
+        }
+        if self.rng.chance(chaos.neighbour_ppm) {
+            self.app.set_known(false);
+            self.publish();
         }
         for at in 0..INTERFACES.len() {
             if self.back_at[at].is_some_and(|due| self.now >= due) {
@@ -253,9 +269,8 @@ impl World {
 
     /// As the engine does with netlink's news.
     fn publish(&mut self) {
-        self.tables_generation += 1;
         for worker in 0..self.actors.len() {
-            let tables = Tables::new(self.tables_generation, self.net.links(), Vec::new(), HashMap::new());
+            let tables = self.app.tables(&self.net);
             if let Some(life) = self.actors[worker].life() {
                 life.worker.set_tables(Box::new(tables));
             }
@@ -284,6 +299,28 @@ impl World {
         }
         let actions = self.roster.handle(self.now, input);
         self.apply(actions);
+    }
+
+    /// Handlers asked for next hops: known some steps later. What the reference found is reported.
+    fn ask(&mut self) {
+        let mut asked = false;
+        for actor in &mut self.actors {
+            if let Some(life) = actor.life() {
+                asked |= life.worker.requests().count() > 0;
+            }
+        }
+        if asked && self.known_at.is_none() {
+            self.known_at = Some(self.judge.step + 1 + self.rng.below(20));
+        }
+        if self.known_at.is_some_and(|step| self.judge.step >= step) {
+            self.known_at = None;
+            self.app.set_known(true);
+            self.publish();
+        }
+        if self.options.application == Application::CheckedRelay {
+            let complaint = self.app.complaint();
+            self.judge.check(Checker::Reference, complaint.is_none(), || complaint.unwrap_or_default());
+        }
     }
 
     pub(super) fn apply(&mut self, actions: Vec<Action>) {
@@ -317,6 +354,7 @@ impl World {
         self.restore();
         self.come_to_rest();
         self.check_everything();
+        self.app.forget();
         self.quiescent_points += 1;
         self.advance(Duration::from_secs(61));
         self.decide(Input::Tick);
@@ -328,6 +366,7 @@ impl World {
     }
 
     fn restore(&mut self) {
+        self.app.set_known(true);
         for interface in 0..INTERFACES.len() {
             self.bring_back(interface);
         }
@@ -337,12 +376,20 @@ impl World {
         }
         for worker in (0..self.actors.len()).map(WorkerId) {
             if matches!(self.roster.state(worker), Some(State::Failed { .. })) {
-                // The operator vouches for it.
-                self.restarts[worker.0].clear();
-                if let Ok(actions) = self.roster.restart(self.now, worker, Depth::Hard) {
-                    self.apply(actions);
-                }
+                self.restart(worker, Depth::Hard);
             }
+        }
+    }
+
+    /// As an operator would.
+    fn restart(&mut self, worker: WorkerId, depth: Depth) {
+        if matches!(self.roster.state(worker), Some(State::Failed { .. })) {
+            // Its budget begins anew.
+            self.restarts[worker.0].clear();
+        }
+        // A refusal is a right answer: the queue is opening, or about to end.
+        if let Ok(actions) = self.roster.restart(self.now, worker, depth) {
+            self.apply(actions);
         }
     }
 
@@ -431,4 +478,10 @@ impl World {
             failure: judge.failure,
         }
     }
+}
+
+/// The ends of a frame that is right.
+fn ends(frame: &[u8]) -> Option<Flow> {
+    let head = std::array::from_fn(|at| frame.get(at).copied().unwrap_or(0));
+    parse(&head, u16::try_from(frame.len()).ok()?).ok().map(|parsed| parsed.flow)
 }

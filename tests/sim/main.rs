@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 mod faults;
+mod relay;
 
 use oxide::port::sim::Faults;
 use oxide::sim::{Chaos, Checker, SimOptions, SimReport, run};
@@ -22,7 +23,8 @@ fn without_faults_nothing_is_lost() {
         assert_eq!((report.sent, report.there, report.answers, report.back), (30_000, 30_000, 30_000, 30_000));
         assert_eq!((report.drops.total(), report.lost_before, report.lost_after), (0, 0, 0));
         let looked: Vec<_> = report.checks.iter().filter(|(_, n)| *n > 0).map(|(checker, _)| *checker).collect();
-        assert!(Checker::ALL.iter().all(|c| *c == Checker::Budget || looked.contains(c)), "{looked:?}");
+        let elsewhere = [Checker::Budget, Checker::Reference];
+        assert!(Checker::ALL.iter().all(|c| elsewhere.contains(c) || looked.contains(c)), "{looked:?}");
     }
 }
 
@@ -39,7 +41,14 @@ fn one_seed_is_one_run() {
 fn every_checker_holds_with_all_faults_at_once() {
     for seed in 0..12 {
         let queues = 1 + seed as u32 % 4;
-        let options = SimOptions { queues, packets: 20_000, faults: Faults::all(), chaos: Chaos::all(), seed };
+        let options = SimOptions {
+            queues,
+            packets: 20_000,
+            faults: Faults::all(),
+            chaos: Chaos::all(),
+            seed,
+            ..Default::default()
+        };
         let report = pass(&options);
         assert!(report.there > 5_000 && report.back > 1_000, "hardly anything got through: {report:?}");
         assert!(report.bad_descriptors > 0);
@@ -54,7 +63,7 @@ fn long() {
     let number = |name: &str, or: u64| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(or);
     let (packets, seed) = (number("SIM_PACKETS", 2_000_000), number("SIM_SEED", 1));
     for (name, faults, chaos) in [("none", Faults::none(), Chaos::none()), ("all", Faults::all(), Chaos::all())] {
-        let report = pass(&SimOptions { queues: 4, packets, faults, chaos, seed });
+        let report = pass(&SimOptions { queues: 4, packets, faults, chaos, seed, ..Default::default() });
         eprintln!("faults {name}: {:.2} M packets/s on one core", report.packets_per_second / 1e6);
         eprintln!("{report:?}");
     }
@@ -68,6 +77,13 @@ fn seeds() {
     let (first, last) = range.split_once("..").unwrap();
     for seed in first.parse().unwrap()..last.parse().unwrap() {
         let chaos = Chaos::all().times(1 + seed as u32 % 20);
-        pass(&SimOptions { queues: 1 + seed as u32 % 5, packets: 20_000, faults: Faults::all(), chaos, seed });
+        pass(&SimOptions {
+            queues: 1 + seed as u32 % 5,
+            packets: 20_000,
+            faults: Faults::all(),
+            chaos,
+            seed,
+            ..Default::default()
+        });
     }
 }

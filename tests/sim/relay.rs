@@ -1,0 +1,46 @@
+//! The relay in the simulated engine, each decision held against the slow reference relay.
+
+use oxide::port::sim::Faults;
+use oxide::sim::{Application, Chaos, Checker, SimOptions, named};
+
+use super::pass;
+
+#[test]
+fn without_faults_every_client_gets_every_answer() {
+    for application in [Application::Relay, Application::CheckedRelay] {
+        for queues in [1, 3] {
+            let report = pass(&SimOptions { queues, packets: 10_000, application, ..Default::default() });
+            assert_eq!((report.there, report.back), (10_000, 10_000), "{report:?}");
+            assert_eq!(report.drops.total(), 0);
+        }
+    }
+}
+
+#[test]
+fn with_all_faults_it_does_what_the_reference_does() {
+    let mut back = 0;
+    for seed in 0..6 {
+        let options = SimOptions {
+            queues: 1 + seed as u32 % 3,
+            packets: 15_000,
+            faults: Faults::all(),
+            chaos: Chaos::all().times(5),
+            application: if seed % 2 == 0 { Application::CheckedRelay } else { Application::Relay },
+            seed,
+        };
+        back += pass(&options).back;
+    }
+    assert!(back > 10_000, "hardly anything got through: {back}");
+}
+
+#[test]
+fn packets_wait_for_a_next_hop_and_keep_their_order() {
+    let (faults, chaos) = named("neighbour").unwrap();
+    for seed in 0..4 {
+        let chaos = chaos.times(40);
+        let application = Application::CheckedRelay;
+        let report = pass(&SimOptions { queues: 2, packets: 20_000, faults, chaos, application, seed });
+        let order = report.checks.iter().find(|(checker, _)| *checker == Checker::Order).unwrap();
+        assert!(order.1 > 10_000);
+    }
+}
