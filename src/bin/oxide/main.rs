@@ -4,6 +4,7 @@
 mod config;
 mod plan;
 mod relay;
+mod sim;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -38,6 +39,9 @@ enum Command {
     /// What stands in the way of the relay here, and the command that mends it. Changes nothing. Exit
     /// code 0 if all is well, 1 with warnings, 2 with failures.
     Doctor(plan::DoctorCommand),
+    /// The relay against simulated NICs, with every packet and frame checked: no NIC, no root. Exit code
+    /// 0 only if every checker held.
+    Sim(sim::SimCommand),
     /// Check a configuration, or print one to begin with.
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -53,6 +57,7 @@ fn main() -> ExitCode {
         Command::Relay { config, report } => relay::relay(&config, report.as_deref()),
         Command::Plan(command) => plan::plan(&command),
         Command::Doctor(command) => plan::doctor(&command),
+        Command::Sim(command) => sim::sim(&command),
         Command::Config(command) => config::config(&command),
     };
     match outcome {
