@@ -264,6 +264,25 @@ fn a_file_that_is_not_there() {
     assert!(text.contains("/nonexistent/relay.toml") && text.contains("oxide config example"), "{text}");
 }
 
+proptest::proptest! {
+    /// Whatever is written, there is an answer; and what is accepted is accepted again when written out.
+    #[test]
+    fn damaged_files_get_an_answer(edits in proptest::collection::vec((0usize..4000, " -~"), 1..8)) {
+        // Without comments, so that most edits hit a field.
+        let lines = Config::example();
+        let lines: Vec<_> = lines.lines().filter(|line| !line.starts_with('#') && !line.is_empty()).collect();
+        let mut text = lines.join("\n");
+        for (at, letter) in edits {
+            let at = at % text.len();
+            text.replace_range(at..=at, &letter);
+        }
+        match Config::from_toml(&text) {
+            Ok(config) => assert_eq!(Config::from_toml(&toml::to_string(&config).unwrap()).unwrap(), config),
+            Err(error) => assert!(!error.to_string().is_empty()),
+        }
+    }
+}
+
 /// `docs/configuration.md` holds the table that the list of fields makes.
 #[test]
 fn the_document_is_true() {

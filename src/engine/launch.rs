@@ -8,7 +8,7 @@ use std::time::Duration;
 use oxide_actors::executor::{self, ExecutorHandle, ExecutorKind, ExecutorSpec};
 use oxide_actors::mailbox::{Address, Inbox, mailbox};
 use oxide_actors::supervisor::Link;
-use oxide_topology::{ActorPlan, Page, Plan};
+use oxide_topology::{ActorPlan, Page, Plan, PortPlan};
 
 use super::EngineError;
 use super::interfaces::Interfaces;
@@ -108,6 +108,7 @@ impl<H: Handler + 'static> Launcher<H> {
                 crate::config::ZeroCopy::Require => ZeroCopy::Require,
                 crate::config::ZeroCopy::Off => ZeroCopy::Off,
             },
+            avoid_zero_copy: plan.ports.iter().find_map(avoid_zero_copy),
             busy_poll,
             busy_deadline: Duration::from_secs(2),
         })
@@ -120,6 +121,20 @@ impl<H: Handler + 'static> Launcher<H> {
         } else {
             Duration::ZERO
         }
+    }
+}
+
+/// Why zero-copy is not to be tried on this port without the operator's explicit wish.
+fn avoid_zero_copy(port: &PortPlan) -> Option<String> {
+    let interface = &port.interface;
+    match port.zero_copy {
+        oxide_topology::ZeroCopy::Good => None,
+        oxide_topology::ZeroCopy::Absent => Some(format!("the driver of {interface} has no zero-copy")),
+        oxide_topology::ZeroCopy::Avoid => Some(format!(
+            "zero-copy of {interface}'s driver is on record for corrupting memory, stalls or panics; `oxide plan \
+             --explain` says which; zero_copy = \"require\" tries it all the same"
+        )),
+        _ => Some(format!("nothing is known of zero-copy of {interface}'s driver; zero_copy = \"require\" tries it")),
     }
 }
 

@@ -6,6 +6,7 @@
 //!         housekeeping thread (oxide-house) new tables and destinations to the actors, lost programs
 //! ```
 
+mod compare;
 mod error;
 mod house;
 mod interfaces;
@@ -117,7 +118,7 @@ impl<H: Handler + 'static> EngineBuilder<H> {
             running: None,
         });
         let (ask, asked) = flume::bounded(ASKS);
-        let observer = Observer::new(Arc::clone(&status), ask, started);
+        let observer = Observer::new(Arc::clone(&status), plan.clone(), ask, started);
         let supervisor = supervise(Settings::default(), workers.collect(), observer.into_fn())
             .map_err(|e| EngineError::Actor { step: "starting the supervisor", text: e.to_string() })?;
         let handle = supervisor.handle();

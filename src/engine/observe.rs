@@ -7,6 +7,7 @@ use std::time::Instant;
 use oxide_actors::supervisor::{Event, Notice, State, WorkerId};
 use oxide_topology::Plan;
 
+use super::compare;
 use super::status::{EngineState, EngineStatus, ModeStatus, QueueStatus, millis};
 use crate::queue::Report;
 
@@ -25,6 +26,7 @@ pub(super) fn initial(plan: &Plan, executor: &str) -> EngineStatus {
 
 pub(super) struct Observer {
     status: Arc<Mutex<EngineStatus>>,
+    plan: Plan,
     resolve: flume::Sender<(u32, IpAddr)>,
     started: Instant,
 }
@@ -32,10 +34,11 @@ pub(super) struct Observer {
 impl Observer {
     pub(super) fn new(
         status: Arc<Mutex<EngineStatus>>,
+        plan: Plan,
         resolve: flume::Sender<(u32, IpAddr)>,
         started: Instant,
     ) -> Self {
-        Self { status, resolve, started }
+        Self { status, plan, resolve, started }
     }
 
     pub(super) fn into_fn(self) -> impl FnMut(Notice<Report>) + Send + 'static {
@@ -85,8 +88,14 @@ impl Observer {
     fn report(&self, status: &mut EngineStatus, WorkerId(worker): WorkerId, report: Report) {
         let Some(queue) = status.queues.get_mut(worker) else { return };
         match report {
-            Report::Opened { ports, pages } => {
+            Report::Opened { ports, pages, seen, cpus } => {
                 queue.mode = ports.iter().map(ModeStatus::from).collect();
+                if let Some(plan) = self.plan.actors.get(worker) {
+                    queue.differences = compare::differences(plan, &pages, &seen, &cpus);
+                    for difference in &queue.differences {
+                        tracing::warn!(queue = queue.queue, difference, "not as planned");
+                    }
+                }
                 queue.pages = Some(pages);
             }
             Report::Snapshot(snapshot) => queue.update(&snapshot),

@@ -139,6 +139,8 @@ pub struct QueueStatus {
     pub mode: Vec<ModeStatus>,
     /// Pages of the packet memory.
     pub pages: Option<PageReport>,
+    /// How it runs otherwise than planned, a sentence each, by what the kernel says.
+    pub differences: Vec<String>,
     /// Sums of this queue.
     #[serde(flatten)]
     pub totals: Totals,

@@ -26,7 +26,7 @@ use super::worker::{Parts, Worker};
 use crate::net::Tables;
 use crate::port::{Backend, Port, PortError, PortInfo};
 use crate::simd::Processor;
-use crate::umem::{MAX_PORTS, PageReport};
+use crate::umem::{MAX_PORTS, PageReport, PagesSeen};
 
 /// Turns between two looks into the mailbox while packets flow: a look costs 2 ns, a turn 100 or more.
 const CONTROL_EVERY: u64 = 16;
@@ -65,6 +65,10 @@ pub enum Report {
         ports: Vec<PortInfo>,
         /// What the memory got.
         pages: PageReport,
+        /// What the kernel says of it.
+        seen: PagesSeen,
+        /// CPUs the actor's thread may run on.
+        cpus: Vec<u32>,
     },
     /// Counters; dropped when the supervisor is behind.
     Snapshot(Box<QueueSnapshot>),
@@ -184,7 +188,7 @@ impl<P: Port, H: Handler> Actor<P, H> {
             seed: spec.seed,
         };
         let handler = (spec.factory)(&info);
-        let pages = umem.pages().clone();
+        let (pages, seen) = (umem.pages().clone(), umem.pages_seen());
         let parts = Parts {
             umem,
             ports,
@@ -197,7 +201,7 @@ impl<P: Port, H: Handler> Actor<P, H> {
         let mut worker = Worker::new(parts, started);
         worker.set_tables(spec.tables);
         worker.steer(true)?;
-        link.report(Report::Opened { ports: info.ports.clone(), pages });
+        link.report(Report::Opened { ports: info.ports.clone(), pages, seen, cpus: own_cpus() });
         link.say(Word::Running);
         Ok(Self {
             worker,
@@ -342,4 +346,10 @@ impl<P: Port, H: Handler> Actor<P, H> {
     fn snapshot(&mut self) -> QueueSnapshot {
         QueueSnapshot::take(&mut self.worker, self.info.queue, self.started.elapsed())
     }
+}
+
+/// CPUs that the calling thread may run on (sched_getaffinity(2)); none where the kernel does not tell.
+fn own_cpus() -> Vec<u32> {
+    let Ok(set) = rustix::thread::sched_getaffinity(None) else { return Vec::new() };
+    (0..rustix::thread::CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).map(|cpu| cpu as u32).collect()
 }

@@ -8,11 +8,13 @@
 mod frame;
 mod layout;
 mod ledger;
+mod observe;
 mod region;
 
 pub use frame::Frame;
 pub use layout::{LayoutError, RingSizes, UmemLayout, XDP_HEADROOM};
 pub use ledger::{BadDescriptor, Census, Ledger, MAX_PORTS, Place};
+pub use observe::PagesSeen;
 pub use region::{HUGE_PAGE, PageKind, PageReport, Region, RegionError, choose_pages, dont_fork, with_node};
 
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -60,6 +62,12 @@ impl Umem {
     #[must_use]
     pub fn pages(&self) -> &PageReport {
         self.region.pages()
+    }
+
+    /// What pages the kernel says are there.
+    #[must_use]
+    pub fn pages_seen(&self) -> PagesSeen {
+        self.region.seen()
     }
 
     /// Where all frames are now.

@@ -59,8 +59,8 @@ pub enum RegionError {
 /// It may be owned by this type ([`Region::map`]) or by another library that registered it with the
 /// kernel ([`Region::adopt`]); either way it is unmapped exactly once, when the region is dropped.
 pub struct Region {
-    start: NonNull<u8>,
-    length: usize,
+    pub(super) start: NonNull<u8>,
+    pub(super) length: usize,
     pages: PageReport,
     _owner: Box<dyn Any + Send>,
 }

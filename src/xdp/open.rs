@@ -55,6 +55,8 @@ pub struct XdpOptions {
     pub node: Option<u32>,
     /// Wish for zero-copy.
     pub zero_copy: ZeroCopy,
+    /// Why [`ZeroCopy::Auto`] should not even try: what is on record of the driver.
+    pub avoid_zero_copy: Option<String>,
     /// Preferred busy polling.
     pub busy_poll: Option<BusyPoll>,
     /// How long a queue may answer EBUSY before that is an error: the kernel tears sockets down
@@ -72,6 +74,7 @@ impl Default for XdpOptions {
             pages: PageKind::Huge,
             node: None,
             zero_copy: ZeroCopy::Auto,
+            avoid_zero_copy: None,
             busy_poll: Some(BusyPoll { timeout_us: 20, budget: 64 }),
             busy_deadline: Duration::from_secs(2),
         }
@@ -153,6 +156,10 @@ impl XdpBackend {
             return Ok(vec![Mode::Generic]);
         }
         Ok(match self.options.zero_copy {
+            ZeroCopy::Auto if self.options.avoid_zero_copy.is_some() => {
+                reasons.extend(self.options.avoid_zero_copy.clone());
+                vec![Mode::Copy]
+            }
             ZeroCopy::Auto => vec![Mode::ZeroCopy, Mode::Copy],
             ZeroCopy::Require => vec![Mode::ZeroCopy],
             ZeroCopy::Off => {

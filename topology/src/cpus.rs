@@ -120,8 +120,8 @@ impl fmt::Display for CpuList {
         let mut separator = "";
         while let Some(first) = cpus.next() {
             let mut last = first;
-            while cpus.next_if(|&next| next == last + 1).is_some() {
-                last += 1;
+            while let Some(next) = cpus.next_if(|&next| last.checked_add(1) == Some(next)) {
+                last = next;
             }
             if first == last {
                 write!(f, "{separator}{first}")?;

@@ -245,7 +245,8 @@ fn lint(cancel: &Cancel) -> Result<Outcome> {
     let checks: &[(&str, &[&str])] = &[
         ("fmt", &["--all", "--check"]),
         ("clippy", &["--workspace", "--all-targets", "--", "-D", "warnings"]),
-        ("deny", &["check"]),
+        // The advisories need a database from the network: .ci/run looks.
+        ("deny", &["check", "licenses", "bans", "sources"]),
     ];
     for (tool, arguments) in checks {
         if !cargo_has(tool) {

@@ -87,7 +87,7 @@ fn print_summary(config: &Config, engine: &Engine) {
     let status = engine.status();
     let ready = status.start_to_ready_ms.unwrap_or_default();
     eprintln!("oxide {} ready in {ready:.0} ms", env!("CARGO_PKG_VERSION"));
-    for queue in status.queues.iter().take(4) {
+    for queue in status.queues.iter().take(3) {
         let cpu = queue.cpu.map_or_else(|| "any".to_owned(), |cpu| cpu.to_string());
         for mode in &queue.mode {
             let why = if mode.reason.is_empty() { String::new() } else { format!(": {}", mode.reason) };
@@ -97,12 +97,15 @@ fn print_summary(config: &Config, engine: &Engine) {
             );
         }
     }
-    if status.queues.len() > 4 {
-        eprintln!("  and {} more queues", status.queues.len() - 4);
+    if status.queues.len() > 3 {
+        eprintln!("  and {} more queues", status.queues.len() - 3);
     }
     if let Some(pages) = status.queues.first().and_then(|queue| queue.pages.as_ref()) {
         let why = pages.fallback.as_deref().map(|why| format!(" ({why})")).unwrap_or_default();
         eprintln!("  packet memory: {:?} pages{why}", pages.kind);
+    }
+    for (queue, difference) in status.queues.iter().flat_map(|q| q.differences.iter().map(|d| (q.queue, d))).take(2) {
+        eprintln!("  not as planned: queue {queue}: {difference}");
     }
     for note in engine.notes().iter().take(2) {
         eprintln!("  {note}");

@@ -40,8 +40,13 @@ struct Frame<'a> {
     threads: u32,
 }
 
+/// XML cannot hold control characters, and a file's names can.
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+    text.replace(char::is_control, "?")
+        .replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
 }
 
 fn text(out: &mut String, x: u32, y: u32, class: &str, content: &str) {

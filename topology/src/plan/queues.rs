@@ -157,12 +157,16 @@ fn listed_queues(list: &[u32], nics: &[&Nic], notes: &mut Notes) -> Vec<u32> {
         let text = format!("{} are listed; a plan handles {MAX_QUEUES}", list.len());
         notes.refuse(ReasonCode::TooManyQueues, "queues", text, "list fewer");
     }
+    if let Some(queue) = numbers.last().filter(|&&queue| queue >= MAX_QUEUES) {
+        let text = format!("no NIC has that many; a plan handles queues below {MAX_QUEUES}");
+        notes.refuse(ReasonCode::QueueAbsent, format!("queue {queue}"), text, "name queues that exist");
+        return Vec::new();
+    }
     for &queue in &numbers {
         if !nics.is_empty() && nics.iter().all(|nic| nic.rx_queues.is_some_and(|rx| queue >= rx)) {
             let have = nics.iter().map(|n| format!("{} {}", n.name, n.rx_queues.unwrap_or(0))).collect::<Vec<_>>();
             let text = format!("no interface has it (queues: {})", have.join(", "));
-            let mend =
-                format!("name one that exists, or add queues: ethtool -L NIC combined {}", queue.saturating_add(1));
+            let mend = format!("name one that exists, or add queues: ethtool -L NIC combined {}", queue + 1);
             notes.refuse(ReasonCode::QueueAbsent, format!("queue {queue}"), text, mend);
         }
     }

@@ -17,17 +17,23 @@ fn problem(subject: impl Into<String>, text: impl Into<String>) -> Problem {
     Problem { subject: subject.into(), text: text.into() }
 }
 
-/// Most cores and interfaces a snapshot may list, so that a generated file cannot take hours.
+/// Most interfaces and nodes a snapshot may list, so that a generated file cannot take hours.
 const MAX_NICS: usize = 1024;
+const MAX_NODES: usize = 1024;
+/// Problems beyond these are counted, not told.
+const MAX_PROBLEMS: usize = 20;
 
 impl Snapshot {
     /// Every contradiction in it; empty if there is none. The planner refuses a snapshot that has any.
     #[must_use]
     pub fn problems(&self) -> Vec<Problem> {
-        let mut found = self.machine.problems();
-        if self.nics.len() > MAX_NICS {
-            found.push(problem("nics", format!("{} interfaces are listed, more than {MAX_NICS}", self.nics.len())));
+        for (what, count, most) in [("nics", self.nics.len(), MAX_NICS), ("nodes", self.machine.nodes.len(), MAX_NODES)]
+        {
+            if count > most {
+                return vec![problem(what, format!("{count} are listed, more than {most}"))];
+            }
         }
+        let mut found = self.machine.problems();
         let mut names = BTreeSet::new();
         for nic in &self.nics {
             let subject = || format!("nic {}", nic.name);
@@ -47,6 +53,10 @@ impl Snapshot {
             {
                 found.push(problem(subject(), format!("has {now} receive queues of at most {max}")));
             }
+        }
+        if let Some(more) = found.len().checked_sub(MAX_PROBLEMS).filter(|&more| more > 0) {
+            found.truncate(MAX_PROBLEMS);
+            found.push(problem("snapshot", format!("{more} more problems")));
         }
         found
     }

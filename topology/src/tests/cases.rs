@@ -156,6 +156,36 @@ fn bad_wishes_are_refused_together() {
 }
 
 #[test]
+fn the_largest_numbers_are_refused_without_overflow() {
+    let mut s = snapshot(machine(1, 4, 1), vec![nic("eth0", None, 2), nic("eth1", None, 2)]);
+    for queue in [4096, u32::MAX] {
+        let far = Request { queues: Queues::List(vec![0, queue]), ..request(&["eth0", "eth1"]) };
+        assert_eq!(refused(&s, &far), [ReasonCode::QueueAbsent]);
+    }
+    let pin = Request { pin: Pin::List(vec![u32::MAX]), ..request(&["eth0"]) };
+    assert_eq!(refused(&s, &pin), [ReasonCode::CpuUnusable]);
+    let huge = Request { umem_bytes_per_queue: u64::MAX, ..request(&["eth0"]) };
+    assert!(refused(&s, &huge).contains(&ReasonCode::Memory));
+    s.nics[0].rx_queues = Some(u32::MAX);
+    assert_eq!(refused(&s, &request(&["eth0"])), [ReasonCode::TooManyQueues]);
+    assert_eq!([u32::MAX - 1, u32::MAX].into_iter().collect::<CpuList>().to_string(), "4294967294-4294967295");
+    s.machine.cores = vec![Core::default(); 100_000];
+    assert_eq!(s.problems().len(), 21);
+}
+
+#[test]
+fn faces_can_be_made_of_any_plan() {
+    let mut s = snapshot(machine(2, 3, 2), vec![nic("a<b\u{1}&\"", None, 30)]);
+    s.machine.cores[5].node = None;
+    s.machine.cores[5].cpus = CpuList::from_iter([70]);
+    let p = plan(&s, &request(&["a<b\u{1}&\""])).unwrap();
+    let svg = p.svg(&s);
+    assert!(svg.contains("a&lt;b?&amp;&quot;") && !svg.contains("a<b") && svg.ends_with("</svg>\n"), "{svg}");
+    assert!(p.tree(&s).contains("node unknown"));
+    assert_eq!(p.diff(&p), []);
+}
+
+#[test]
 fn contradictions_in_a_snapshot_are_refused() {
     let good = snapshot(machine(2, 2, 1), vec![nic("eth0", Some(1), 1)]);
     let broken: [fn(&mut Snapshot); 7] = [

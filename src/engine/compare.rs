@@ -1,0 +1,58 @@
+//! What was done, held against the plan: after start, by what the kernel says.
+
+use oxide_topology::{ActorPlan, Page};
+
+use crate::umem::{PageReport, PagesSeen};
+
+/// Each way in which an actor runs otherwise than planned, a sentence each; none if all is as planned.
+pub(super) fn differences(plan: &ActorPlan, pages: &PageReport, seen: &PagesSeen, cpus: &[u32]) -> Vec<String> {
+    let mut found = Vec::new();
+    if cpus != [plan.cpu] {
+        found.push(format!("planned on CPU {}, but its thread may run on {cpus:?}", plan.cpu));
+    }
+    let huge = seen.page_kib.is_some_and(|kib| kib >= 2048);
+    if plan.page == Page::Huge && seen.page_kib.is_some() && !huge {
+        let why = pages.fallback.as_deref().unwrap_or("the kernel does not say why");
+        found.push(format!("2 MiB pages planned, {} KiB pages are there: {why}", seen.page_kib.unwrap_or(0)));
+    }
+    if let Some(node) = plan.numa_node {
+        let elsewhere: u64 = seen.nodes.iter().filter(|(at, _)| **at != node).map(|(_, pages)| pages).sum();
+        let all: u64 = seen.nodes.values().sum();
+        if elsewhere > 0 {
+            found
+                .push(format!("memory planned on node {node}, but {elsewhere} of {all} pages looked at are elsewhere"));
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::umem::PageKind;
+
+    #[test]
+    fn what_differs_is_named_and_what_does_not_is_not() {
+        let plan = ActorPlan {
+            queue: 0,
+            ports: Vec::new(),
+            cpu: 3,
+            shares_cpu: false,
+            numa_node: Some(1),
+            umem_bytes: 4 << 20,
+            page: Page::Huge,
+        };
+        let why = Some("none were free".to_owned());
+        let pages = PageReport { kind: PageKind::Base, node: Some(1), fallback: why };
+        let good = PagesSeen { page_kib: Some(2048), nodes: [(1, 512)].into() };
+        assert_eq!(differences(&plan, &pages, &good, &[3]), Vec::<String>::new());
+        let bad = PagesSeen { page_kib: Some(4), nodes: [(0, 12), (1, 500)].into() };
+        let found = differences(&plan, &pages, &bad, &[2, 3]).join("; ");
+        for word in ["CPU 3", "[2, 3]", "4 KiB", "none were free", "node 1", "12 of 512"] {
+            assert!(found.contains(word), "{word}: {found}");
+        }
+        // The kernel does not say: nothing is claimed.
+        let silent = PagesSeen { page_kib: None, nodes: [].into() };
+        assert_eq!(differences(&plan, &pages, &silent, &[3]), Vec::<String>::new());
+    }
+}

@@ -1,0 +1,89 @@
+//! What the kernel says of a region after it was mapped: page size and nodes, not as wished but as they are.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+
+use serde::{Deserialize, Serialize};
+
+use super::Region;
+
+/// The pages under a region.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PagesSeen {
+    /// Size of the kernel's pages there (`KernelPageSize` of /proc/self/smaps), KiB; `None` where /proc does not tell.
+    pub page_kib: Option<u64>,
+    /// Base-page addresses looked at, by NUMA node (move_pages(2)); empty where the kernel does not tell.
+    pub nodes: BTreeMap<u32, u64>,
+}
+
+/// At most this many addresses are asked for, spread evenly over the region.
+const SAMPLE: usize = 512;
+
+impl Region {
+    /// Asks the kernel what is there. Reads /proc and makes one system call: for start-up, not for the loop.
+    #[must_use]
+    pub fn seen(&self) -> PagesSeen {
+        PagesSeen { page_kib: page_kib(self.start.as_ptr() as usize), nodes: self.nodes().unwrap_or_default() }
+    }
+
+    fn nodes(&self) -> io::Result<BTreeMap<u32, u64>> {
+        let step = (self.length / SAMPLE).next_multiple_of(4096).max(4096);
+        let pages: Vec<*mut libc::c_void> =
+            (0..self.length).step_by(step).map(|at| self.start.as_ptr().wrapping_add(at).cast()).collect();
+        let mut status = vec![-1i32; pages.len()];
+        // SAFETY: with a null node list move_pages(2) moves nothing: it reads `pages.len()` addresses and
+        // writes as many ints to `status`, which is that long. The addresses need not even be mapped.
+        let failed = unsafe {
+            libc::syscall(
+                libc::SYS_move_pages,
+                0,
+                pages.len(),
+                pages.as_ptr(),
+                std::ptr::null::<i32>(),
+                status.as_mut_ptr(),
+                0,
+            )
+        } != 0;
+        if failed {
+            return Err(io::Error::last_os_error());
+        }
+        let mut nodes = BTreeMap::new();
+        // Negative: an errno, for a page that is not there.
+        for node in status.into_iter().filter_map(|node| u32::try_from(node).ok()) {
+            *nodes.entry(node).or_default() += 1;
+        }
+        Ok(nodes)
+    }
+}
+
+/// `KernelPageSize` of the mapping that `address` is in (proc_pid_smaps(5)).
+fn page_kib(address: usize) -> Option<u64> {
+    let smaps = fs::read_to_string("/proc/self/smaps").ok()?;
+    let mut inside = false;
+    for line in smaps.lines() {
+        let first = line.split_whitespace().next()?;
+        if let Some((start, end)) = first.split_once('-') {
+            let hex = |text| usize::from_str_radix(text, 16).ok();
+            inside = hex(start)? <= address && address < hex(end)?;
+        } else if inside && first == "KernelPageSize:" {
+            return line.split_whitespace().nth(1)?.parse().ok();
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use crate::umem::{PageKind, Region};
+
+    #[test]
+    fn the_kernel_tells_what_was_mapped() {
+        let region = Region::map(1 << 20, PageKind::Base, Some(0)).unwrap();
+        let seen = region.seen();
+        assert_eq!(seen.page_kib, Some(rustix::param::page_size() as u64 / 1024));
+        assert_eq!(seen.nodes.keys().copied().collect::<Vec<_>>(), [0], "bound to node 0");
+        assert_eq!(seen.nodes[&0], 256, "one address in every page of the MiB");
+    }
+}
