@@ -330,6 +330,7 @@ impl<P: Port, H: Handler> Actor<P, H> {
     }
 
     fn restart_handler(&mut self) {
+        self.info = self.info.for_next_handler();
         let (factory, info) = (&self.factory, &self.info);
         let word = match catch_unwind(AssertUnwindSafe(|| factory(info))) {
             Ok(handler) => {

@@ -48,6 +48,19 @@ pub struct QueueInfo {
     pub seed: u64,
 }
 
+impl QueueInfo {
+    /// The same queue for the handler that follows: its seed is another one. With the same, a relay
+    /// would give out the same source ports in the same order again, and answers to the old handler's
+    /// clients would go to the new one's.
+    #[must_use]
+    pub(crate) fn for_next_handler(&self) -> Self {
+        // One step of SplitMix64: unpredictable where the first seed was.
+        let z = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        Self { seed: z ^ (z >> 31), ..self.clone() }
+    }
+}
+
 /// Requests to resolve a next hop that one batch can make; the rest is asked for by a later packet.
 const REQUESTS: usize = 16;
 

@@ -130,6 +130,7 @@ impl SimActor {
                 life.draining = true;
             }
             Command::RestartHandler => {
+                life.info = life.info.for_next_handler();
                 let handler = self.app.handler(&life.info);
                 life.worker.replace_handler(Fused::new(handler, fuse));
                 life.parked_told = false;
@@ -188,7 +189,8 @@ impl SimActor {
             queue: self.queue,
             queues: self.queues,
             ports: ports.iter().map(|port| port.info().clone()).collect(),
-            seed: u64::from(self.queue),
+            // Another one for each life, as the engine has it.
+            seed: u64::from(self.queue) << 32 ^ self.generation,
         };
         let parts = Parts {
             umem,

@@ -90,6 +90,11 @@ pub(super) struct Judge {
     next: Vec<[u64; 2]>,
     expected: Vec<u8>,
     rule: Rule,
+    /// A handler was made anew and its sessions are gone: answers that were under way may meet a new
+    /// session with the same source port, which nobody can tell from theirs.
+    pub(super) sessions_lost: bool,
+    /// Packets that were excused by that.
+    pub(super) misdelivered: u64,
 }
 
 impl Judge {
@@ -104,6 +109,8 @@ impl Judge {
             next: vec![[0; 2]; flows],
             expected: Vec::new(),
             rule,
+            sessions_lost: false,
+            misdelivered: 0,
         }
     }
 
@@ -134,7 +141,10 @@ impl Judge {
                 traffic.write(label, &mut expected);
                 forward(&mut expected);
             }
-            Rule::Relayed => rewritten(traffic, label, frame, &mut expected),
+            Rule::Relayed => {
+                let home = rewritten(traffic, label, self.sessions_lost, frame, &mut expected);
+                self.misdelivered += u64::from(!home);
+            }
             Rule::Made(made) => expected = made.borrow_mut().remove(&label).unwrap_or_default(),
         }
         self.check(Checker::Content, expected == frame, || {
@@ -164,21 +174,22 @@ impl Judge {
 }
 
 /// What a relayed packet has to be, given the ends that it has: the one freedom is the source port
-/// towards the upstream. Nothing is right if the ends are not.
-fn rewritten(traffic: &mut Traffic, label: Label, frame: &[u8], expected: &mut Vec<u8>) {
+/// towards the upstream, and, where sessions were lost, which client gets an answer. Nothing is right
+/// if the ends are not. Whether it went to its own client or server.
+fn rewritten(traffic: &mut Traffic, label: Label, sessions_lost: bool, frame: &[u8], expected: &mut Vec<u8>) -> bool {
     expected.clear();
     let head = std::array::from_fn(|at| frame.get(at).copied().unwrap_or(0));
-    let Ok(parsed) = parse(&head, frame.len() as u16) else { return };
+    let Ok(parsed) = parse(&head, frame.len() as u16) else { return true };
+    let there = label.way == Way::There;
     let client = traffic.ends(label.flow).source;
-    if relayed(label.way == Way::There, client, &parsed.flow) {
+    let home = relayed(there, client, &parsed.flow);
+    if home || (sessions_lost && relayed(there, parsed.flow.destination, &parsed.flow)) {
         traffic.write_between(parsed.flow, label, HOPS - 1, expected);
-        let (to, from) = match label.way {
-            Way::There => (SERVERS, "servers"),
-            Way::Back => (CLIENTS, "clients"),
-        };
+        let (to, from) = if there { (SERVERS, "servers") } else { (CLIENTS, "clients") };
         expected[..6].copy_from_slice(&host_mac(to).0);
         expected[6..12].copy_from_slice(&SimInterface::new(from, 1).mac.0);
     }
+    home
 }
 
 #[cfg(test)]

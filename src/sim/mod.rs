@@ -90,6 +90,9 @@ pub struct SimReport {
     pub lost_after: u64,
     /// Descriptors of the kernel that the ledger refused.
     pub bad_descriptors: u64,
+    /// Answers that came to another client, because a handler was made anew while they were under way
+    /// and gave their source port to a new session.
+    pub misdelivered: u64,
     /// Handlers made anew.
     pub soft_restarts: u64,
     /// Actors made anew.

@@ -243,17 +243,17 @@ impl World {
             self.app.set_known(false);
             self.publish();
         }
-        for at in 0..INTERFACES.len() {
+        for (at, interface) in INTERFACES.into_iter().enumerate() {
             if self.back_at[at].is_some_and(|due| self.now >= due) {
                 self.bring_back(at);
             }
             let (link, device) = (self.rng.chance(chaos.link_ppm), self.rng.chance(chaos.device_ppm));
             if self.back_at[at].is_none() && (link || device) {
                 if device {
-                    self.net.delete(INTERFACES[at]);
+                    self.net.delete(interface);
                     self.publish();
                 } else {
-                    self.net.set_link(INTERFACES[at], false);
+                    self.net.set_link(interface, false);
                 }
                 self.back_at[at] = Some(self.now + Duration::from_nanos(self.rng.below(30_000_000)));
             }
@@ -334,6 +334,7 @@ impl World {
                 }
                 Action::Emit(Event::Changed { worker, to: State::Restarting { depth, backoff }, .. }) => {
                     self.soft_restarts += u64::from(depth == Depth::Soft);
+                    self.judge.sessions_lost = true;
                     self.judge.mark(worker.0 as u64 ^ backoff.as_nanos() as u64);
                     self.restarted(worker, backoff);
                 }
@@ -355,6 +356,7 @@ impl World {
         self.come_to_rest();
         self.check_everything();
         self.app.forget();
+        self.judge.sessions_lost = false;
         self.quiescent_points += 1;
         self.advance(Duration::from_secs(61));
         self.decide(Input::Tick);
@@ -466,6 +468,7 @@ impl World {
             lost_before: arrived - received,
             lost_after: forwarded - left,
             bad_descriptors,
+            misdelivered: judge.misdelivered,
             soft_restarts: self.soft_restarts,
             hard_restarts,
             quiescent_points: self.quiescent_points,

@@ -3,6 +3,49 @@
 /// The right to one frame's bytes. Neither `Copy` nor `Clone`: sending it, freeing it or keeping it
 /// are the only things that can be done, and each only once. A `Frame` that is forgotten stays in
 /// [`Place::App`](super::Place::App) for ever, which the actor finds by its census.
+///
+/// A frame is used once:
+///
+/// ```compile_fail,E0382
+/// fn twice(umem: &mut oxide::umem::Umem, frame: oxide::umem::Frame) {
+///     umem.give(frame);
+///     umem.give(frame);
+/// }
+/// ```
+///
+/// It is not copied:
+///
+/// ```compile_fail,E0599
+/// fn copy(frame: &oxide::umem::Frame) -> oxide::umem::Frame {
+///     frame.clone()
+/// }
+/// ```
+///
+/// Nobody else makes one:
+///
+/// ```compile_fail,E0624
+/// let frame = oxide::umem::Frame::new(0, 0, 256, 60);
+/// ```
+///
+/// Its bytes are not read while they are written:
+///
+/// ```compile_fail,E0502
+/// fn alias(umem: &oxide::umem::Umem, frame: &mut oxide::umem::Frame) {
+///     let old = umem.bytes(frame);
+///     let new = umem.bytes_mut(frame);
+///     new[0] = old[1];
+/// }
+/// ```
+///
+/// Nor after it is gone:
+///
+/// ```compile_fail,E0505
+/// fn late(umem: &mut oxide::umem::Umem, frame: oxide::umem::Frame) -> u8 {
+///     let bytes = umem.bytes(&frame);
+///     drop(frame);
+///     bytes[0]
+/// }
+/// ```
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a frame that is dropped on the floor is a leak: give it back or transmit it"]
 pub struct Frame {

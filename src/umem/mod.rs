@@ -97,7 +97,7 @@ impl Umem {
     /// The packet in `frame`.
     #[must_use]
     #[inline]
-    pub fn bytes(&self, frame: &Frame) -> &[u8] {
+    pub fn bytes<'a>(&'a self, frame: &'a Frame) -> &'a [u8] {
         self.own(frame);
         let at = self.layout.address(frame.index()) + usize::from(frame.offset());
         // SAFETY: `Frame`s are made only by `take` and `received`, for a frame in Place::App, with

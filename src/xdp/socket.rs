@@ -178,7 +178,7 @@ impl Socket {
 
     /// The packet in `frame`.
     #[must_use]
-    pub fn packet(&self, frame: &Frame) -> &[u8] {
+    pub fn packet<'a>(&'a self, frame: &'a Frame) -> &'a [u8] {
         self.umem.bytes(frame)
     }
 
