@@ -67,7 +67,7 @@ impl Ground {
             .collect();
         check_pins(snapshot, request, &usable, notes);
         check_node(request, &cores, snapshot, notes);
-        let housekeeping = housekeeping(&cores, request, notes);
+        let housekeeping = housekeeping(&cores, snapshot, request, notes);
         let seats = cores.iter().flat_map(|core| {
             let (isolated, housekeeping) = (&isolated, &housekeeping);
             core.cpus.iter().map(move |cpu| Seat {
@@ -143,10 +143,10 @@ fn check_node(request: &Request, cores: &[UsableCore], snapshot: &Snapshot, note
     }
 }
 
-/// Chooses the CPUs for the supervisor and the kernel: of the cores that are not isolated, named by no
-/// pin, and not the last one on the node asked for, the lowest of the slowest kind. On most machines
+/// Chooses the CPUs for the supervisor and the kernel: a core named by no pin; rather not the only one on
+/// a NIC's node, rather not isolated, rather of the slowest kind; the lowest of those. On most machines
 /// that is cpu 0, where the kernel keeps its own work anyway. A machine of one core gives one thread.
-fn housekeeping(cores: &[UsableCore], request: &Request, notes: &mut Notes) -> CpuList {
+fn housekeeping(cores: &[UsableCore], snapshot: &Snapshot, request: &Request, notes: &mut Notes) -> CpuList {
     let all: CpuList = cores.iter().flat_map(|core| core.cpus.iter()).collect();
     let pins: CpuList = match &request.pin {
         Pin::List(pins) => pins.iter().copied().collect(),
@@ -157,14 +157,19 @@ fn housekeeping(cores: &[UsableCore], request: &Request, notes: &mut Notes) -> C
         notes.decide(DecisionCode::HousekeepingShared, format!("cpu {cpu}"), text);
         return all;
     }
-    let last_on_node = |core: &UsableCore| match request.numa {
-        Numa::Node(wanted) => core.node == Some(wanted) && cores.iter().filter(|c| c.node == core.node).count() == 1,
-        Numa::Auto => false,
+    let near: Vec<Option<u32>> = match request.numa {
+        Numa::Node(wanted) => vec![Some(wanted)],
+        Numa::Auto => {
+            request.interfaces.iter().filter_map(|name| snapshot.nic(name)).map(|nic| nic.numa_node).collect()
+        }
+    };
+    let last_on_node = |core: &UsableCore| {
+        core.node.is_some() && near.contains(&core.node) && cores.iter().filter(|c| c.node == core.node).count() == 1
     };
     let best = cores
         .iter()
-        .filter(|core| cores.len() > 1 && core.cpus.and(&pins).is_empty() && !last_on_node(core))
-        .min_by_key(|core| (core.isolated, core.kind, core.cpus.first()));
+        .filter(|core| cores.len() > 1 && core.cpus.and(&pins).is_empty())
+        .min_by_key(|core| (last_on_node(core), core.isolated, core.kind, core.cpus.first()));
     if let Some(core) = best {
         let text = "kept for the supervisor and the kernel";
         notes.decide(DecisionCode::HousekeepingCore, format!("cpu {}", core.cpus), text);

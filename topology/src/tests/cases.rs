@@ -57,6 +57,13 @@ fn two_cpus_leave_one_for_housekeeping_unless_allowed() {
 }
 
 #[test]
+fn the_only_core_near_the_nic_is_not_kept_for_housekeeping() {
+    let s = snapshot(machine(2, 1, 1), vec![nic("eth0", Some(0), 1)]);
+    let p = plan(&s, &request(&["eth0"])).unwrap();
+    assert_eq!((cpus(&p), p.housekeeping), (vec![0], vec![1]));
+}
+
+#[test]
 fn one_cpu_serves_everything() {
     let mut s = snapshot(machine(1, 4, 1), vec![nic("eth0", None, 2)]);
     s.limits.allowed_cpus = Some([3].into_iter().collect());
