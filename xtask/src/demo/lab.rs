@@ -80,14 +80,14 @@ impl Namespace {
         let mut holder = session.spawn(name, &["unshare", "--net", "--", "sleep", "infinity"])?;
         let path = format!("/proc/{}/ns/net", holder.pid());
         let ours = fs::read_link("/proc/self/ns/net").map_err(io_error("/proc/self/ns/net (is /proc mounted?)"))?;
-        let end = Instant::now() + Duration::from_secs(5);
+        let end = Instant::now() + Duration::from_secs(20);
         // The holder has its namespace once its link differs from ours.
         while fs::read_link(&path).ok().is_none_or(|theirs| theirs == ours) {
             holder.must_run().map_err(|e| {
                 crate::process::Error::Failed(format!("cannot make a network namespace (CAP_SYS_ADMIN is needed): {e}"))
             })?;
             if Instant::now() > end {
-                return failed(format!("no network namespace for {name} after 5 s"));
+                return failed(format!("no network namespace for {name} after 20 s"));
             }
             session.cancel.sleep(Duration::from_millis(2))?;
         }

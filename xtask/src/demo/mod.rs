@@ -127,7 +127,10 @@ fn go_on_as_root(binary: &Path) -> Result<()> {
         ));
     }
     println!("the lab needs root: going on with sudo");
-    let error = Command::new("sudo").arg("--").arg(me).args(["demo", "--binary"]).arg(binary).args(options).exec();
+    // If sudo is killed, the lab ends as well.
+    let mut sudo = Command::new("sudo");
+    sudo.args(["--", "setpriv", "--pdeathsig", "TERM", "--"]).arg(me).args(["demo", "--binary"]).arg(binary);
+    let error = sudo.args(options).exec();
     failed(format!("cannot start sudo: {error}"))
 }
 

@@ -131,14 +131,14 @@ impl Relay {
         let oxide = [&binary, "relay", "--config", &config, "--report", &report_text];
         let process = lab.relay.spawn(session, "oxide-relay", &[&argv[..], &oxide].concat())?;
         let mut relay = Self { process, report };
-        let end = Instant::now() + Duration::from_secs(20);
+        let end = Instant::now() + Duration::from_secs(60);
         loop {
             relay.process.must_run()?;
             if relay.report().is_ok_and(|r| r.state == "running") {
                 return Ok(relay);
             }
             if Instant::now() > end {
-                return failed(format!("oxide relay was not ready after 20 s{}", relay.process.last_words()));
+                return failed(format!("oxide relay was not ready after 60 s{}", relay.process.last_words()));
             }
             session.cancel.sleep(Duration::from_millis(5))?;
         }

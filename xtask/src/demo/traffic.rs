@@ -85,10 +85,10 @@ impl Programs {
     fn tunnel(&mut self, session: &Session, lab: &Lab) -> Result<()> {
         let pid = std::process::id();
         let key = |end: &str| -> Result<(String, String)> {
-            let private = session.run("wg", &["wg", "genkey"], Duration::from_secs(5))?.stdout;
+            let private = session.run("wg", &["wg", "genkey"], Duration::from_secs(20))?.stdout;
             let file = session.dir.join(format!("{end}.key"));
             write(&file, &private)?;
-            let public = session.run_with_input("wg", &["wg", "pubkey"], &private, Duration::from_secs(5))?;
+            let public = session.run_with_input("wg", &["wg", "pubkey"], &private, Duration::from_secs(20))?;
             Ok((path(&file), public.stdout.trim().to_owned()))
         };
         let (client, server) = (key("client")?, key("server")?);
@@ -118,7 +118,7 @@ impl Programs {
                 "link set {interface} mtu {TUNNEL_MTU}\naddress add 10.9.0.{host}/24 dev {interface}\n\
                  address add fd00:9::{host}/64 dev {interface} nodad\nlink set {interface} up\n"
             );
-            session.run_with_input("ip", &ns.argv(&["ip", "-batch", "-"]), &batch, Duration::from_secs(5))?;
+            session.run_with_input("ip", &ns.argv(&["ip", "-batch", "-"]), &batch, Duration::from_secs(20))?;
         }
         self.server_key = server.1;
         Ok(())
