@@ -105,6 +105,8 @@ enum Outcome {
 /// Runs the tiers; fails if a test failed, or skipped although we are root.
 pub(crate) fn run(cancel: &Cancel, options: &Options) -> Result<()> {
     setup::ensure(cancel, &[For::Build, For::Lab], options.policy)?;
+    // Tests look at CPUs, huge pages and interfaces there.
+    let _host = if is_root() { Some(Host::with_sys()?) } else { None };
     let targets = test_targets()?;
     let mut outcomes = vec![];
     for &tier in Tier::ALL {
@@ -126,10 +128,7 @@ fn run_tier(cancel: &Cancel, tier: Tier, targets: &[Target], asked: bool) -> Res
         Tier::Unit => cargo_test(cancel, &["--workspace", "--lib", "--bins"], false),
         Tier::Doc => cargo_test(cancel, &["--workspace", "--doc"], false),
         Tier::Integration => cargo_test_targets(cancel, tests_in(false), false),
-        Tier::Namespaces if is_root() => {
-            let _host = Host::with_sys()?;
-            cargo_test_targets(cancel, tests_in(true), false)
-        }
+        Tier::Namespaces if is_root() => cargo_test_targets(cancel, tests_in(true), false),
         Tier::Namespaces if sudo_works() => cargo_test_targets(cancel, tests_in(true), true),
         Tier::Namespaces => Ok(Outcome::NotRun(
             "needs root, and sudo wants a password: sudo true && cargo xtask test --tier namespaces".to_owned(),
@@ -163,12 +162,22 @@ fn test_targets() -> Result<Vec<Target>> {
     for package in list(&metadata, "packages") {
         for target in list(&package, "targets") {
             if list(&target, "kind").iter().any(|k| k == "test") {
-                let source = fs::read_to_string(text(&target, "src_path")).unwrap_or_default();
-                targets.push(Target { name: text(&target, "name"), needs_root: source.contains("netns") });
+                let needs_root = speaks_of_namespaces(Path::new(&text(&target, "src_path")));
+                targets.push(Target { name: text(&target, "name"), needs_root });
             }
         }
     }
     if output.status.success() { Ok(targets) } else { failed("cargo metadata failed") }
+}
+
+/// Whether a test's file, or for `tests/<name>/main.rs` any file of its folder, uses `netns`.
+fn speaks_of_namespaces(source: &Path) -> bool {
+    let mut files = vec![source.to_owned()];
+    if source.ends_with("main.rs") {
+        let folder = source.parent().and_then(|folder| fs::read_dir(folder).ok());
+        files.extend(folder.into_iter().flatten().flatten().map(|entry| entry.path()));
+    }
+    files.iter().any(|file| fs::read_to_string(file).is_ok_and(|text| text.contains("netns")))
 }
 
 fn cargo_test_targets<'a>(cancel: &Cancel, targets: impl Iterator<Item = &'a Target>, sudo: bool) -> Result<Outcome> {
