@@ -170,14 +170,16 @@ fn test_targets() -> Result<Vec<Target>> {
     if output.status.success() { Ok(targets) } else { failed("cargo metadata failed") }
 }
 
-/// Whether a test's file, or for `tests/<name>/main.rs` any file of its folder, uses `netns`.
+/// Whether a test's file, or for `tests/<name>/main.rs` any file of its folder, makes a network namespace.
 fn speaks_of_namespaces(source: &Path) -> bool {
     let mut files = vec![source.to_owned()];
     if source.ends_with("main.rs") {
         let folder = source.parent().and_then(|folder| fs::read_dir(folder).ok());
         files.extend(folder.into_iter().flatten().flatten().map(|entry| entry.path()));
     }
-    files.iter().any(|file| fs::read_to_string(file).is_ok_and(|text| text.contains("netns")))
+    files
+        .iter()
+        .any(|file| fs::read_to_string(file).is_ok_and(|text| text.contains("netns") || text.contains("NEWNET")))
 }
 
 fn cargo_test_targets<'a>(cancel: &Cancel, targets: impl Iterator<Item = &'a Target>, sudo: bool) -> Result<Outcome> {
