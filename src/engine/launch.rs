@@ -108,7 +108,7 @@ impl<H: Handler + 'static> Launcher<H> {
                 crate::config::ZeroCopy::Require => ZeroCopy::Require,
                 crate::config::ZeroCopy::Off => ZeroCopy::Off,
             },
-            avoid_zero_copy: plan.ports.iter().find_map(avoid_zero_copy),
+            avoid_zero_copy: avoid_zero_copy(&plan.ports),
             busy_poll,
             busy_deadline: Duration::from_secs(2),
         })
@@ -124,18 +124,25 @@ impl<H: Handler + 'static> Launcher<H> {
     }
 }
 
-/// Why zero-copy is not to be tried on this port without the operator's explicit wish.
-fn avoid_zero_copy(port: &PortPlan) -> Option<String> {
-    let interface = &port.interface;
-    match port.zero_copy {
-        oxide_topology::ZeroCopy::Good => None,
-        oxide_topology::ZeroCopy::Absent => Some(format!("the driver of {interface} has no zero-copy")),
-        oxide_topology::ZeroCopy::Avoid => Some(format!(
-            "zero-copy of {interface}'s driver is on record for corrupting memory, stalls or panics; `oxide plan \
-             --explain` says which; zero_copy = \"require\" tries it all the same"
-        )),
-        _ => Some(format!("nothing is known of zero-copy of {interface}'s driver; zero_copy = \"require\" tries it")),
-    }
+/// Why zero-copy is not to be tried for these ports without the operator's explicit wish: they share one
+/// memory, so one of them decides for all.
+fn avoid_zero_copy(ports: &[PortPlan]) -> Option<String> {
+    let reason = |port: &PortPlan| {
+        let interface = &port.interface;
+        match port.zero_copy {
+            oxide_topology::ZeroCopy::Good => None,
+            oxide_topology::ZeroCopy::Absent => Some(format!("the driver of {interface} has no zero-copy")),
+            oxide_topology::ZeroCopy::Avoid => Some(format!(
+                "zero-copy of {interface}'s driver is on record for corrupting memory, stalls or panics; `oxide plan \
+                 --explain` says which; zero_copy = \"require\" tries it all the same"
+            )),
+            _ => {
+                Some(format!("nothing is known of zero-copy of {interface}'s driver; zero_copy = \"require\" tries it"))
+            }
+        }
+    };
+    let reasons: Vec<String> = ports.iter().filter_map(reason).collect();
+    (!reasons.is_empty()).then(|| reasons.join("; "))
 }
 
 /// Different for every handler, and not to be guessed: std seeds it from the kernel.
