@@ -101,7 +101,8 @@ impl<P: Port, H: Handler> Worker<P, H> {
             held: Held::default(),
             requests: Requests::default(),
             counters: QueueCounters::default(),
-            next_tick: now + TICK,
+            // The first one at once: a handler may want to ask for something before packets come.
+            next_tick: now,
             draining: false,
             paused: false,
             parked: None,

@@ -325,6 +325,20 @@ fn a_next_hop_is_asked_for_and_waited_for() {
 }
 
 #[test]
+fn the_next_hop_of_an_upstream_is_asked_for_before_a_client_comes() {
+    let mut harness = relay("");
+    harness.set_tables(World { known: false, ..World::default() }.tables(2));
+    let all = ["198.51.100.2", "2001:db8:2::2", "2001:db8:2::3"].map(|upstream| (2, ip(upstream)));
+    harness.tick();
+    assert_eq!(harness.take_requests(), all);
+    harness.tick();
+    assert_eq!(harness.take_requests(), [], "once is enough for half a minute");
+    harness.advance(std::time::Duration::from_secs(31));
+    harness.tick();
+    assert_eq!(harness.take_requests(), all, "and kept fresh");
+}
+
+#[test]
 fn what_cannot_leave() {
     let mut harness = relay("");
     harness.set_tables(World { mtu: 100, ..World::default() }.tables(2));

@@ -31,6 +31,8 @@ use crate::umem::{MAX_PORTS, PortIndex};
 const TICK: Duration = Duration::from_millis(100);
 /// Next hops in use are asked for this often, in ticks, so that the kernel keeps them (half a minute).
 const ASK_EVERY: u32 = 300;
+/// Upstreams whose next hop is asked for in one tick.
+const WARM: usize = 16;
 /// Slots looked at in one tick: all of them within a second, but never more than 256 KiB of memory.
 const SWEEP: usize = 4096;
 const SWEEP_ROUND: usize = 10;
@@ -72,6 +74,8 @@ pub struct UdpRelay {
     generation: u32,
     /// Next hops asked for since.
     asked: ArrayVec<(u32, IpAddr), 16>,
+    /// Upstreams whose next hop was asked for since, in the order of the list.
+    warmed: usize,
     /// Hardware addresses of the ports, by `seen`.
     macs: ArrayVec<MacAddr, { MAX_PORTS as usize }>,
     /// No room was found in this batch: further new sessions need not look again.
@@ -132,6 +136,7 @@ impl UdpRelay {
             seen: (0, 0),
             generation: 0,
             asked: ArrayVec::new(),
+            warmed: 0,
             macs: queue.ports.iter().take(usize::from(MAX_PORTS)).map(|port| port.mac).collect(),
             reclaimed: false,
         }
@@ -152,6 +157,7 @@ impl UdpRelay {
             self.seen = seen;
             self.generation = self.generation.wrapping_add(1);
             self.asked.clear();
+            self.warmed = 0;
             for (mac, port) in self.macs.iter_mut().zip(&cx.info().ports) {
                 *mac = cx.tables().link(port.ifindex).map_or(port.mac, |link| link.mac);
             }
@@ -279,6 +285,22 @@ impl UdpRelay {
         Ok(hop.port)
     }
 
+    /// Asks for the next hops of upstreams before a client does, some in each tick: a first packet
+    /// should not have to wait for them.
+    fn warm(&mut self, cx: &mut Context<'_>) {
+        for upstream in self.upstreams.iter().skip(self.warmed).take(WARM) {
+            let (interface, next_hop) = match cx.tables().resolve(upstream.ip()) {
+                Resolution::Hop(hop) => (hop.interface, hop.next_hop),
+                Resolution::Unresolved { interface, next_hop } => (interface, next_hop),
+                Resolution::NoRoute => continue,
+            };
+            if cx.port_of(interface).is_some() {
+                cx.resolve(interface, next_hop);
+            }
+        }
+        self.warmed = self.upstreams.len().min(self.warmed + WARM);
+    }
+
     /// Where a session's packets leave that come as `old` and go as `new`.
     fn resolve(&mut self, old: &Flow, new: &Flow, cx: &mut Context<'_>) -> Result<NextHop, Verdict> {
         match cx.tables().resolve(new.destination.ip()) {
@@ -319,6 +341,7 @@ impl Handler for UdpRelay {
     fn tick(&mut self, cx: &mut Context<'_>) {
         self.refresh(cx);
         self.sweep(self.sessions.capacity().div_ceil(SWEEP_ROUND).min(SWEEP));
+        self.warm(cx);
     }
 
     fn sessions(&self) -> u64 {
