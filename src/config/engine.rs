@@ -10,6 +10,7 @@ use super::fields::ENGINE;
 use super::value::{Choice, Realtime};
 use crate::packet::LANES;
 use crate::umem::{MAX_PORTS, RingSizes, UmemLayout};
+use crate::xdp::ZeroCopy;
 
 /// How the queues are opened and served. Every field has a default but [`interfaces`](Self::interfaces).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,19 +75,6 @@ impl Default for EngineConfig {
             attach: Attach::Auto,
         }
     }
-}
-
-/// `zero_copy`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ZeroCopy {
-    /// Zero-copy where the driver can, else the next rung, told.
-    #[default]
-    Auto,
-    /// Zero-copy or no start.
-    Require,
-    /// Copy mode.
-    Off,
 }
 
 /// `simd`.

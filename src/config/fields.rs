@@ -7,10 +7,11 @@ use std::net::SocketAddr;
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
-use super::engine::{Attach, ExecutorKind, Fallback, SimdLevel, ZeroCopy};
+use super::engine::{Attach, ExecutorKind, Fallback, SimdLevel};
 use super::error::Problem;
 use super::relay::RelayConfig;
 use super::value::{Choice, PortRange, Realtime};
+use crate::xdp::ZeroCopy;
 
 /// One field.
 pub(super) struct Field {

@@ -18,7 +18,7 @@ use crate::port::QueueId;
 use crate::queue::{self, ActorSpec, Command, Exit, Handler, HandlerFactory, Parcel, Peers, Report};
 use crate::simd::Processor;
 use crate::umem::{PageKind, RingSizes};
-use crate::xdp::{BusyPoll, XdpBackend, XdpOptions, ZeroCopy};
+use crate::xdp::{BusyPoll, XdpBackend, XdpOptions};
 
 /// Commands that may wait for one actor: tables, peers and an operator's word or two.
 const COMMANDS: usize = 64;
@@ -103,11 +103,7 @@ impl<H: Handler + 'static> Launcher<H> {
             headroom: 0,
             pages: if plan.page == Page::Huge { PageKind::Huge } else { PageKind::Base },
             node: plan.numa_node,
-            zero_copy: match config.zero_copy {
-                crate::config::ZeroCopy::Auto => ZeroCopy::Auto,
-                crate::config::ZeroCopy::Require => ZeroCopy::Require,
-                crate::config::ZeroCopy::Off => ZeroCopy::Off,
-            },
+            zero_copy: config.zero_copy,
             avoid_zero_copy: avoid_zero_copy(&plan.ports),
             busy_poll,
             busy_deadline: Duration::from_secs(2),

@@ -1,0 +1,144 @@
+//! What the actor does with its worker between turns, and what it reads of it.
+
+use oxide_actors::mailbox::Address;
+
+use super::{Outgoing, QueueCounters, TICK, Worker};
+use crate::net::Tables;
+use crate::port::{Port, PortError, PortInfo};
+use crate::queue::Handler;
+use crate::queue::peers::Parcel;
+use crate::umem::Umem;
+
+/// What the actor does between turns.
+impl<P: Port, H: Handler> Worker<P, H> {
+    /// The handler's last words, if it panicked and was not replaced.
+    #[must_use]
+    pub fn parked(&self) -> Option<&str> {
+        self.parked.as_deref()
+    }
+
+    /// Puts a new handler in the place of the one that panicked. Ports and frames are untouched.
+    pub fn replace_handler(&mut self, handler: H) {
+        self.handler = handler;
+        self.parked = None;
+    }
+
+    /// New tables; the old ones are returned, so that they need not be freed on this core.
+    ///
+    /// A port whose interface is not among them any more is dead, and need not notice by itself: an
+    /// idle socket is never told. The next [`kick`](Self::kick) fails for it.
+    pub fn set_tables(&mut self, tables: Box<Tables>) -> Box<Tables> {
+        let has = |tables: &Tables, index: u32| tables.links.iter().any(|link| link.index == index);
+        let left = |info: &PortInfo| has(&self.tables, info.ifindex) && !has(&tables, info.ifindex);
+        let gone = self.ports.iter().map(Port::info).find(|info| left(info)).map(|info| info.id.clone());
+        self.gone = gone.or(self.gone.take());
+        // Whoever waits for a next hop is looked at in the next turn.
+        self.next_tick = self.next_tick.checked_sub(TICK).unwrap_or(self.next_tick);
+        std::mem::replace(&mut self.tables, tables)
+    }
+
+    /// Takes no new packets while `true`; what is under way goes on.
+    pub fn set_paused(&mut self, paused: bool) {
+        self.paused = paused;
+    }
+
+    /// Tells the handler to start nothing new.
+    pub fn set_draining(&mut self, draining: bool) {
+        self.draining = draining;
+    }
+
+    /// Opens or closes the way of new packets to all ports.
+    ///
+    /// # Errors
+    /// The first port's refusal; the others were tried.
+    pub fn steer(&mut self, on: bool) -> Result<(), PortError> {
+        let mut first = Ok(());
+        for port in &mut self.ports {
+            let done = port.steer(on);
+            if first.is_ok() {
+                first = done;
+            }
+        }
+        first
+    }
+
+    /// What the handler asked to have resolved.
+    pub(crate) fn requests(&mut self) -> impl Iterator<Item = (u32, std::net::IpAddr)> + '_ {
+        self.requests.take()
+    }
+
+    /// Whether everything that was received is gone again: nothing in hand, nothing being sent.
+    #[must_use]
+    pub fn quiescent(&self) -> bool {
+        let census = self.umem.census();
+        census.app == 0 && census.transmit == 0 && self.peers.is_empty()
+    }
+
+    /// Frames with the application: waiting for a TX ring, or for a next hop.
+    #[must_use]
+    pub fn in_hand(&self) -> usize {
+        self.held.len() + self.out.iter().map(Outgoing::len).sum::<usize>() + self.burst.len()
+    }
+
+    /// Whether each frame is where the books say, and each packet became exactly one thing.
+    #[must_use]
+    pub fn balanced(&self) -> bool {
+        let census = self.umem.census();
+        let counters = &self.counters;
+        census.balanced()
+            && census.app as usize == self.in_hand()
+            && counters.received + counters.taken_over
+                == counters.forwarded + counters.handed_over + counters.drops.total() + self.in_hand() as u64
+    }
+
+    /// The ports.
+    #[must_use]
+    pub fn ports(&self) -> &[P] {
+        &self.ports
+    }
+
+    /// The ports, to read rings that are shared with the kernel.
+    pub fn ports_mut(&mut self) -> &mut [P] {
+        &mut self.ports
+    }
+
+    /// The packet memory.
+    #[must_use]
+    pub fn umem(&self) -> &Umem {
+        &self.umem
+    }
+
+    /// The packet memory, for a simulated kernel to work in.
+    pub(crate) fn kernel_side(&mut self) -> (&mut Umem, &mut [P]) {
+        (&mut self.umem, &mut self.ports)
+    }
+
+    /// The handler.
+    #[must_use]
+    pub fn handler(&self) -> &H {
+        &self.handler
+    }
+
+    /// What was counted.
+    #[must_use]
+    pub fn counters(&self) -> &QueueCounters {
+        &self.counters
+    }
+
+    /// What was counted, for the actor to add its times to.
+    pub(crate) fn counters_mut(&mut self) -> &mut QueueCounters {
+        &mut self.counters
+    }
+
+    /// Whether packets of other queues wait: the look before sleeping. What waits on RX rings wakes by
+    /// itself.
+    #[must_use]
+    pub fn has_parcels(&self) -> bool {
+        !self.peers.is_empty()
+    }
+
+    /// Where packets for another queue go from now on.
+    pub fn set_peer(&mut self, queue: u32, address: Option<Address<Parcel>>) {
+        self.peers.set(queue, address);
+    }
+}
