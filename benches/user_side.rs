@@ -1,0 +1,119 @@
+//! What one packet costs in our own code, beside a well-kept crate that does the same where there is one.
+//! Everything in one run, in turns; medians of eleven rounds with the least and the most.
+//!
+//! `cargo bench --bench user_side`
+
+use std::hint::black_box;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use oxide::packet::build::UdpFrame;
+use oxide::packet::{Columns, Endpoint, Flow, LANES, MacAddr, Rewrite, Translation, rewrite};
+use oxide::sim::{Application, SimOptions, run};
+use oxide::simd::Processor;
+
+const ROUNDS: usize = 11;
+/// Batches in a round: some milliseconds.
+const BATCHES: usize = 4000;
+
+fn main() {
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let cpu =
+        cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map_or("?", |(_, name)| name);
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    println!(
+        "machine: {cpu}; kernel {}; mode: no NIC, headers in L1; frames of 64 bytes, {LANES} flows",
+        kernel.trim()
+    );
+    println!("command: cargo bench --bench user_side\n");
+    println!("{:<44} {:>8} {:>8} {:>8}", "nanoseconds per packet", "median", "least", "most");
+
+    let frames: Vec<Vec<u8>> = (0..LANES as u16).map(frame).collect();
+    parse(&frames);
+    translate(&frames);
+    simulated();
+}
+
+fn end(text: &str) -> Endpoint {
+    text.parse::<SocketAddr>().map(Endpoint::from).unwrap_or_default()
+}
+
+fn flow(n: u16) -> Flow {
+    Flow { source: Endpoint { port: 20_000 + n, ..end("192.0.2.7:0") }, destination: end("198.51.100.1:5000") }
+}
+
+fn frame(n: u16) -> Vec<u8> {
+    UdpFrame::new(flow(n), &[7; 22]).to_vec().unwrap_or_default()
+}
+
+/// Runs the contestants in turns, and prints a line for each.
+fn compare(contestants: &mut [(&str, &mut dyn FnMut())]) {
+    let mut times = vec![Vec::new(); contestants.len()];
+    for _ in 0..ROUNDS {
+        for ((_, batch), times) in contestants.iter_mut().zip(&mut times) {
+            let start = Instant::now();
+            (0..BATCHES).for_each(|_| batch());
+            times.push(start.elapsed().as_nanos() as f64 / (BATCHES * LANES) as f64);
+        }
+    }
+    for ((name, _), times) in contestants.iter().zip(&mut times) {
+        times.sort_by(f64::total_cmp);
+        println!("{name:<44} {:>8.1} {:>8.1} {:>8.1}", times[ROUNDS / 2], times[0], times[ROUNDS - 1]);
+    }
+}
+
+fn parse(frames: &[Vec<u8>]) {
+    let heads: [[u8; 64]; LANES] =
+        std::array::from_fn(|lane| std::array::from_fn(|at| frames[lane].get(at).copied().unwrap_or(0)));
+    let heads: [&[u8; 64]; LANES] = std::array::from_fn(|lane| &heads[lane]);
+    let lengths: [u16; LANES] = std::array::from_fn(|lane| frames[lane].len() as u16);
+    let (processor, mut columns) = (Processor::detect(), Columns::default());
+    let mut ours = || processor.parse(black_box(&heads), &lengths, u64::MAX, black_box(&mut columns));
+    let mut theirs = || {
+        for frame in frames {
+            let _ = black_box(etherparse::SlicedPacket::from_ethernet(black_box(frame)));
+        }
+    };
+    compare(&mut [("parse, verify, columns", &mut ours), ("etherparse, headers only", &mut theirs)]);
+}
+
+fn translate(frames: &[Vec<u8>]) {
+    let to = Rewrite {
+        source_mac: MacAddr([2, 0, 0, 0, 0, 3]),
+        destination_mac: MacAddr([2, 0, 0, 0, 0, 4]),
+        source: end("203.0.113.1:61000"),
+        destination: end("203.0.113.9:6000"),
+    };
+    let translations: Vec<_> = (0..LANES as u16).filter_map(|n| Translation::new(&flow(n), &to).ok()).collect();
+    // TTL 64 goes down by one each time, so each packet is made new by a copy, in both.
+    let mut packet = frames[0].clone();
+    let mut once = || {
+        for (frame, translation) in frames.iter().zip(&translations) {
+            packet.copy_from_slice(frame);
+            let _ = black_box(translation.apply(&mut packet, 14, 34, true));
+        }
+    };
+    let mut other = frames[0].clone();
+    let mut each = || {
+        for (n, frame) in frames.iter().enumerate() {
+            other.copy_from_slice(frame);
+            let _ = black_box(rewrite::apply(&mut other, 14, 34, true, &flow(n as u16), &to));
+        }
+    };
+    compare(&mut [
+        ("rewrite, sums prepared once per session", &mut once),
+        ("rewrite, sums made for each packet", &mut each),
+    ]);
+}
+
+/// The whole way of a packet through worker, handler and the simulated kernel, whose cost is in it.
+fn simulated() {
+    for (name, application) in
+        [("simulated NIC: forward", Application::Forward), ("simulated NIC: relay", Application::Relay)]
+    {
+        let options = SimOptions { packets: 200_000, application, ..SimOptions::default() };
+        let mut times: Vec<f64> = (0..3).map(|_| 1e9 / run(&options).packets_per_second).collect();
+        times.sort_by(f64::total_cmp);
+        println!("{name:<44} {:>8.1} {:>8.1} {:>8.1}", times[1], times[0], times[2]);
+    }
+}
