@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 use super::EngineError;
 use super::status::SteeringStatus;
 use crate::net::{BusyPollSettings, SettingsGuard, Tables};
-use crate::port::{PortError, QueueId};
+use crate::port::QueueId;
 use crate::xdp::steering::{AttachMode, Steering, SteeringError, SteeringOptions};
 use crate::xdp::{Device, PortRequest};
 
@@ -150,11 +150,4 @@ fn refused(interface: &str, error: &SteeringError) -> EngineError {
     let text = error.to_string();
     let text = if text.contains(interface) { text } else { format!("{interface}: {text}") };
     EngineError::Steering { interface: interface.to_owned(), text }
-}
-
-/// An opened port's error, told as the engine's.
-impl From<PortError> for EngineError {
-    fn from(error: PortError) -> Self {
-        EngineError::Port { text: error.to_string() }
-    }
 }

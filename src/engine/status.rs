@@ -307,10 +307,9 @@ impl QueueStatus {
 }
 
 impl EngineStatus {
-    /// Sums up, and notes when what first happened.
+    /// Sums up, for a reader.
     pub(super) fn sum_up(&mut self, started: Instant) {
-        let elapsed = started.elapsed();
-        self.uptime_s = elapsed.as_secs_f64();
+        self.uptime_s = started.elapsed().as_secs_f64();
         self.process = ProcessUsage::now();
         self.totals = Totals::default();
         for queue in &self.queues {
@@ -318,9 +317,6 @@ impl EngineStatus {
         }
         self.balanced = self.queues.iter().all(|q| q.balanced && q.census.balanced());
         self.unaccounted = self.queues.iter().map(|q| q.frames_lost).sum();
-        if self.first_packet_ms.is_none() && self.totals.tx_packets > 0 {
-            self.first_packet_ms = Some(millis(elapsed));
-        }
     }
 }
 
