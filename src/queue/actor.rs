@@ -18,6 +18,7 @@ use oxide_actors::executor::Runtime;
 use oxide_actors::mailbox::{Address, Mailbox};
 use oxide_actors::supervisor::{Link, Word};
 
+use super::counters::Regime;
 use super::handler::{Handler, QueueInfo};
 use super::peers::{Parcel, Peers};
 use super::realtime;
@@ -143,6 +144,7 @@ pub async fn run<B: Backend, H: Handler>(
     if let Err(error) = actor.worker.steer(false) {
         tracing::debug!(%error, "steering off while closing");
     }
+    actor.enter(Regime::Control);
     let last = Box::new(actor.snapshot());
     actor.link.report(Report::Last(last));
     match ended {
@@ -159,7 +161,9 @@ struct Actor<P, H> {
     mailbox: Mailbox<Command>,
     link: Link<Report>,
     spin: Duration,
-    started: Instant,
+    /// Where time goes now, and since when: each moment is booked once.
+    regime: Regime,
+    since: Instant,
     next_snapshot: Instant,
     stop_by: Option<Instant>,
     /// The supervisor knows that the handler panicked.
@@ -210,7 +214,8 @@ impl<P: Port, H: Handler> Actor<P, H> {
             mailbox,
             link,
             spin: spec.spin,
-            started,
+            regime: Regime::Control,
+            since: started,
             next_snapshot: started,
             stop_by: None,
             parked_told: false,
@@ -224,17 +229,21 @@ impl<P: Port, H: Handler> Actor<P, H> {
         let mut last_packet = Instant::now();
         let mut turns: u64 = 0;
         loop {
-            let now = Instant::now();
+            let now = self.book();
             let packets = self.worker.work(now);
             if packets > 0 {
                 self.worker.counters_mut().work_ns += now.elapsed().as_nanos() as u64;
                 last_packet = now;
             }
             let turn = self.worker.kick().map_err(Some)?;
+            self.regime = match packets {
+                1.. => Regime::Busy,
+                0 if turn.again => Regime::Backpressure,
+                0 => Regime::Spin,
+            };
             self.link.beat();
             turns += 1;
             if packets > 0 && !turns.is_multiple_of(CONTROL_EVERY) {
-                self.worker.counters_mut().busy_ns += now.elapsed().as_nanos() as u64;
                 continue;
             }
             let done = self.control(now, packets)?;
@@ -243,21 +252,35 @@ impl<P: Port, H: Handler> Actor<P, H> {
             }
             runtime.checkpoint().await;
             let idle = now.duration_since(last_packet);
-            let counters = self.worker.counters_mut();
             if packets > 0 {
-                counters.busy_ns += now.elapsed().as_nanos() as u64;
-            } else if idle < self.spin || (turn.again && idle < KICK_PATIENCE) {
+                continue;
+            }
+            if idle < self.spin || (turn.again && idle < KICK_PATIENCE) {
                 std::hint::spin_loop();
-                counters.spin_ns += now.elapsed().as_nanos() as u64;
             } else {
-                counters.spin_ns += now.elapsed().as_nanos() as u64;
                 self.sleep(if turn.again { KICK_PATIENCE } else { SNAPSHOT });
             }
         }
     }
 
+    /// Books the time since the last booking to the regime that it was spent in. Returns now.
+    fn book(&mut self) -> Instant {
+        let now = Instant::now();
+        let ns = now.duration_since(self.since).as_nanos() as u64;
+        self.worker.counters_mut().spend(self.regime, ns);
+        self.since = now;
+        now
+    }
+
+    /// From now on time goes to `regime`.
+    fn enter(&mut self, regime: Regime) -> Instant {
+        let now = self.book();
+        self.regime = regime;
+        now
+    }
+
     fn sleep(&mut self, at_most: Duration) {
-        let before = Instant::now();
+        let before = self.enter(Regime::Sleep);
         let timeout = at_most.min(self.next_snapshot.saturating_duration_since(before));
         let woken = {
             // A parked actor must not be woken by packets that it will not take.
@@ -267,14 +290,13 @@ impl<P: Port, H: Handler> Actor<P, H> {
             self.mailbox.wait(&fds, timeout, || self.worker.has_parcels())
         };
         tracing::trace!(?woken, "woke");
-        let counters = self.worker.counters_mut();
-        counters.sleep_ns += before.elapsed().as_nanos() as u64;
-        counters.sleeps += 1;
+        self.worker.counters_mut().sleeps += 1;
     }
 
     /// Messages, reports, and whether it is time to end.
     fn control(&mut self, now: Instant, packets: usize) -> Result<bool, Option<PortError>> {
         if !self.mailbox.is_empty() {
+            self.enter(Regime::Control);
             while let Some(command) = self.mailbox.try_recv() {
                 self.obey(command, now);
             }
@@ -290,6 +312,7 @@ impl<P: Port, H: Handler> Actor<P, H> {
             self.link.telemetry(Report::Resolve { interface, next_hop });
         }
         if now >= self.next_snapshot {
+            self.enter(Regime::Control);
             self.next_snapshot = now + SNAPSHOT;
             if !self.worker.balanced() {
                 return Err(None);
@@ -344,7 +367,7 @@ impl<P: Port, H: Handler> Actor<P, H> {
     }
 
     fn snapshot(&mut self) -> QueueSnapshot {
-        QueueSnapshot::take(&mut self.worker, self.info.queue, self.started.elapsed())
+        QueueSnapshot::take(&mut self.worker, self.info.queue)
     }
 }
 

@@ -22,7 +22,7 @@ mod worker;
 pub use actor::{ActorSpec, Command, Exit, HandlerFactory, Report, run};
 pub(crate) use batch::lanes;
 pub use batch::{Batch, Verdict};
-pub use counters::QueueCounters;
+pub use counters::{BatchSizes, QueueCounters, TurnTimes};
 #[cfg(test)]
 pub(crate) use handler::Requests;
 pub use handler::{Context, Handler, QueueInfo};

@@ -238,7 +238,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
         if self.burst.is_empty() {
             return;
         }
-        self.counters.batches += 1;
+        self.counters.batches.record(self.burst.len() as u64);
         self.processor.parse_frames(&self.umem, &self.burst, &mut self.columns);
         self.verdicts[..self.burst.len()].fill(Verdict::None);
         let handler = &mut self.handler;

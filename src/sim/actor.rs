@@ -294,6 +294,6 @@ fn add(sum: &mut QueueCounters, more: &QueueCounters) {
     sum.forwarded += more.forwarded;
     sum.handed_over += more.handed_over;
     sum.drops.merge(&more.drops);
-    sum.batches += more.batches;
+    sum.batches.merge(&more.batches);
     sum.turns += more.turns;
 }
