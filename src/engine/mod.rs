@@ -12,6 +12,9 @@ mod house;
 mod interfaces;
 mod launch;
 mod observe;
+mod ports;
+#[cfg(test)]
+pub(crate) mod sample;
 mod settings;
 mod status;
 mod worker;
@@ -26,6 +29,7 @@ use oxide_topology::Plan;
 pub use error::EngineError;
 pub use house::read_tables;
 pub use interfaces::Destinations;
+pub use ports::PortStatus;
 pub use settings::{make_plan, request};
 pub use status::{EngineState, EngineStatus, ModeStatus, ProcessUsage, QueueStatus, SteeringStatus, Totals};
 
@@ -104,7 +108,8 @@ impl<H: Handler + 'static> EngineBuilder<H> {
         interfaces.set_destinations(destinations(&tables))?;
         let interfaces = Arc::new(Mutex::new(interfaces));
 
-        let status = Arc::new(Mutex::new(observe::initial(&plan, executor.name())));
+        let rings = settings::rings(&config)?;
+        let status = Arc::new(Mutex::new(observe::initial(&plan, executor.name(), rings)));
         let launcher = Arc::new(Launcher { config, plan: plan.clone(), executor, processor, factory });
         let directory: Directory = Arc::new(Mutex::new(plan.actors.iter().map(|_| None).collect()));
         let workers = plan.actors.iter().enumerate().map(|(index, actor)| QueueWorker {
