@@ -25,6 +25,7 @@
 pub mod admin;
 pub mod config;
 pub mod engine;
+pub mod flow;
 pub mod net;
 pub mod packet;
 pub mod port;
