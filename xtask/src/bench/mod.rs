@@ -7,9 +7,11 @@
 //! | [`subject`] | the forwarders, ours and others' |
 //! | [`sample`] | one run of one of them under load |
 //! | [`duel`] | two of them in turns |
+//! | [`latency`] | round trips, idleness, given loads, restarts |
 
 mod duel;
 mod lab;
+mod latency;
 pub(crate) mod record;
 mod sample;
 mod subject;
@@ -160,7 +162,13 @@ impl Bench<'_> {
     fn measure(&mut self) -> Result<()> {
         let lab = Lab::create(self.session, 1)?;
         self.ceiling(&lab)?;
-        self.duels(&lab)
+        self.duels(&lab)?;
+        self.round_trips(&lab)?;
+        self.idleness(&lab)?;
+        self.under_load(&lab)?;
+        self.restarts(&lab)?;
+        drop(lab);
+        self.other_queues()
     }
 }
 
