@@ -209,10 +209,8 @@ fn rewrite(all: &mut Pieces) -> Result<()> {
     let frames = frames()?;
     let translations: Vec<Translation> = (0..LANES as u16)
         .filter_map(|n| {
-            let flow = Flow {
-                source: end(frame::CLIENT, frame::CLIENT_PORT + n),
-                destination: end(frame::LISTEN, 5000),
-            };
+            let flow =
+                Flow { source: end(frame::CLIENT, frame::CLIENT_PORT + n), destination: end(frame::LISTEN, 5000) };
             Translation::new(&flow, &to).ok()
         })
         .collect();

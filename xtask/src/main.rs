@@ -39,7 +39,10 @@ cargo xtask bench  [--quick] [--json FILE] [--peers all|installed] [--keep-logs]
         --json FILE     where the records go (default target/bench/bench.json)
         --peers all     install the peers that Debian has first
         --keep-logs     keep what every program said, and say where
-        NAME            only what has NAME in its name
+        --docs FILE     measure nothing: put FILE's figures into docs/performance.md
+        NAME            only what has NAME in its name: a forwarder, or growth, round trip, idle, loss, restart, hours, micro
+    cargo xtask bench instructions [--accept]
+        instructions of the user side's pieces beside the stored ones; --accept stores those of now
 cargo xtask setup  [--no-install]
     Installs the Debian packages that build, tests and demo need.
 

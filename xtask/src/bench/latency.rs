@@ -53,6 +53,7 @@ const UNDER_LOAD: [Measure; 3] = [
     Measure::lower("latency at half of peak p99", "us"),
     Measure::lower("latency at half of peak p99.9", "us"),
 ];
+const OVERLOAD: Measure = Measure::lower("dropped by the engine at overload", "packets");
 const VARIATION: Measure = Measure::lower("delay variation at half of peak", "us");
 
 /// Echo, client, and whether it spins.
@@ -189,6 +190,11 @@ impl Bench<'_> {
             Some(peak) => peak.mpps() * 1e6,
             None => return Ok(()),
         };
+        let dropped = self.relay_drops();
+        if let Some((drops, missed)) = self.unless_failed("the relay's report", dropped)? {
+            let note = format!("and {missed} by the kernel, RX ring full");
+            self.records.push(Record::alone(OVERLOAD, "relay", &[drops as f64], &shape(load)).note(note));
+        }
         let ms = if self.options.quick { 1500 } else { 5000 };
         let (mut lost, mut missed, mut sent, mut half) = (vec![], 0, 0, vec![]);
         for _ in 0..self.pace.pairs {
@@ -229,6 +235,29 @@ impl Bench<'_> {
             self.say(format_args!("{disorder} packets overtook others of their flow"));
         }
         Ok(())
+    }
+}
+
+/// `oxide relay --report`, as far as we look.
+#[derive(Debug, Default, Deserialize)]
+struct RelayReport {
+    totals: RelayTotals,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct RelayTotals {
+    drops: std::collections::BTreeMap<String, u64>,
+    rx_missed: u64,
+}
+
+impl Bench<'_> {
+    /// What the last relay dropped itself, and what the kernel had dropped for it.
+    fn relay_drops(&self) -> Result<(u64, u64)> {
+        let path = self.session.dir.join(subject::REPORT);
+        let text = std::fs::read_to_string(&path).map_err(crate::process::io_error(path.display()))?;
+        let report: RelayReport =
+            serde_json::from_str(&text).or_else(|e| failed(format!("{}: {e}", path.display())))?;
+        Ok((report.totals.drops.values().sum(), report.totals.rx_missed))
     }
 }
 

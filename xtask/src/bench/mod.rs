@@ -8,10 +8,19 @@
 //! | [`sample`] | one run of one of them under load |
 //! | [`duel`] | two of them in turns |
 //! | [`latency`] | round trips, idleness, given loads, restarts |
+//! | [`growth`] | cost as flows, frames, entries, queues and time grow |
+//! | [`micro`] | the user side in pieces: time, and instructions beside the stored ones |
+//! | [`goals`] | what is aimed at, held against the figures |
+//! | [`charts`], [`docs`] | pictures, and the page of figures |
 
+mod charts;
+mod docs;
 mod duel;
+mod goals;
+mod growth;
 mod lab;
 mod latency;
+pub(crate) mod micro;
 pub(crate) mod record;
 mod sample;
 mod subject;
@@ -39,6 +48,10 @@ pub(crate) struct Options {
     names: Vec<String>,
     keep_logs: bool,
     policy: Policy,
+    /// Make the page of figures from this JSON, and measure nothing.
+    docs: Option<PathBuf>,
+    /// Store the instruction counts of now.
+    accept: bool,
 }
 
 impl Options {
@@ -50,6 +63,8 @@ impl Options {
             names: vec![],
             keep_logs: false,
             policy: Policy::Install,
+            docs: None,
+            accept: false,
         };
         let mut rest = arguments.iter();
         while let Some(argument) = rest.next() {
@@ -59,6 +74,8 @@ impl Options {
                 "--quick" => options.quick = true,
                 "--keep-logs" => options.keep_logs = true,
                 "--no-install" => options.policy = Policy::Refuse,
+                "--accept" => options.accept = true,
+                "--docs" => options.docs = Some(PathBuf::from(value()?)),
                 "--json" => options.json = Some(PathBuf::from(value()?)),
                 "--peers" => match value()? {
                     "all" => options.all_peers = true,
@@ -123,15 +140,20 @@ impl Bench<'_> {
 
 /// Set-up, build, lab, measures, table.
 pub(crate) fn run(cancel: &Cancel, options: &Options) -> Result<()> {
+    if let Some(json) = &options.docs {
+        return docs::write(&record::read_json(json)?);
+    }
     let groups: &[For] = if options.all_peers { &[For::Build, For::Lab, For::Peers] } else { &[For::Build, For::Lab] };
     setup::ensure(cancel, groups, options.policy)?;
-    if !is_root() {
+    let only = |name: &str| options.names.len() == 1 && options.names[0] == name;
+    let in_memory = only("micro") || only("instructions");
+    if !in_memory && !is_root() {
         return failed("the bench needs root for its network namespaces: sudo -E cargo xtask bench");
     }
     let tools = build(cancel)?;
     subject::check_built(&tools)?;
     let _alone = lock()?;
-    let _host = Host::with_sys()?;
+    let _host = if is_root() { Some(Host::with_sys()?) } else { None };
     let dir = std::env::temp_dir().join(format!("oxide-bench-{}", std::process::id()));
     fs::DirBuilder::new().mode(0o755).create(&dir).map_err(io_error(dir.display()))?;
     let session = Session::new(cancel.clone(), dir.clone());
@@ -144,7 +166,13 @@ pub(crate) fn run(cancel: &Cancel, options: &Options) -> Result<()> {
         records: vec![],
         not_run: vec![],
     };
-    let outcome = bench.measure();
+    let outcome = if only("instructions") {
+        bench.instructions()
+    } else if in_memory {
+        bench.pieces()
+    } else {
+        bench.measure()
+    };
     let (mut records, not_run) = (bench.records, bench.not_run);
     if options.keep_logs {
         println!("what every program said: {}", dir.display());
@@ -163,12 +191,40 @@ impl Bench<'_> {
         let lab = Lab::create(self.session, 1)?;
         self.ceiling(&lab)?;
         self.duels(&lab)?;
+        self.growth(&lab)?;
         self.round_trips(&lab)?;
         self.idleness(&lab)?;
         self.under_load(&lab)?;
         self.restarts(&lab)?;
         drop(lab);
-        self.other_queues()
+        self.other_queues()?;
+        self.queues()?;
+        self.hours()?;
+        if self.wanted("micro") && (!self.options.quick || !self.options.names.is_empty()) {
+            self.pieces()?;
+        }
+        Ok(())
+    }
+
+    /// The user side in pieces.
+    fn pieces(&mut self) -> Result<()> {
+        let answer = micro::times(self.session, &self.tools.lab);
+        if let Some(records) = self.unless_failed("the user side in pieces", answer)? {
+            self.records.extend(records);
+        }
+        Ok(())
+    }
+
+    /// Instruction counts: compared, or stored with `--accept`.
+    fn instructions(&mut self) -> Result<()> {
+        if self.options.accept {
+            return micro::accept(self.session, &self.tools.lab);
+        }
+        match micro::compare(self.session, &self.tools.lab)? {
+            micro::Compared::Held(lines) => lines.iter().for_each(|line| println!("{line}")),
+            micro::Compared::NotHere(why) => println!("not compared: {why}"),
+        }
+        Ok(())
     }
 }
 
@@ -181,11 +237,19 @@ fn report(options: &Options, records: &[Record], not_run: &[String]) -> Result<(
     for line in not_run {
         println!("NOT MEASURED  {line}");
     }
+    if records.is_empty() {
+        return Ok(());
+    }
+    println!("\ngoals");
+    for verdict in goals::verdicts(records) {
+        println!("  {:<12} {:<92} {}", verdict.word(), verdict.goal, verdict.figure);
+    }
     let folder = target().join("bench");
     fs::create_dir_all(&folder).map_err(io_error(folder.display()))?;
+    let charts = charts::write(&folder, records)?;
     let json = options.json.clone().unwrap_or_else(|| folder.join("bench.json"));
     record::write_json(&json, records)?;
-    println!("\nrecords: {}", json.display());
+    println!("\nrecords: {}; {} charts in {}", json.display(), charts.len(), folder.display());
     Ok(())
 }
 
@@ -199,7 +263,8 @@ pub(crate) fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |t| root().join(t))
 }
 
-fn build(cancel: &Cancel) -> Result<Tools> {
+/// Builds what the bench runs.
+pub(crate) fn build(cancel: &Cancel) -> Result<Tools> {
     eprintln!("building oxide, its examples and oxide-lab (release)");
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let mut command = Command::new(cargo);

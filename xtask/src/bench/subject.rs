@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 /// Programs built here.
 #[derive(Debug)]
-pub(super) struct Tools {
+pub(crate) struct Tools {
     pub(super) oxide: PathBuf,
-    pub(super) lab: PathBuf,
+    pub(crate) lab: PathBuf,
     pub(super) l2fwd: PathBuf,
 }
 
@@ -31,7 +31,7 @@ impl Load {
     }
 
     /// Sessions share 32 Ki source ports of an address; beyond, the relay gets more entries with upstreams of their own.
-    fn upstreams(self) -> u32 {
+    pub(super) fn upstreams(self) -> u32 {
         self.flows.div_ceil(32768)
     }
 
@@ -63,7 +63,7 @@ impl Subject {
 
     /// Starts it in the lab.
     pub(super) fn start(&self, session: &Session, lab: &Lab, tools: &Tools, load: Load) -> Result<Forwarder> {
-        lab.restore(session, self.gro)?;
+        lab.restore(session, self.gro, load.upstreams())?;
         let argv = (self.argv)(tools, session, load)?;
         let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
         // A /sys that shows the namespace's own interfaces, as `ip netns exec` gives.
@@ -97,6 +97,9 @@ impl Forwarder {
         lab.inner.run(session, "clean", &["sh", "-c", CLEAN]).map(drop)
     }
 }
+
+/// The relay's report, in the session's folder.
+pub(super) const REPORT: &str = "report.json";
 
 fn words(text: &str) -> Vec<String> {
     text.split_whitespace().map(str::to_owned).collect()
@@ -172,7 +175,9 @@ pub(super) const SUBJECTS: &[Subject] = &[
         gro: false,
         argv: |tools, session, load| {
             let config = write(session, "relay.toml", &relay_config(load))?;
-            Ok(vec![tools.oxide.display().to_string(), "relay".into(), "--config".into(), config])
+            let mut argv = vec![tools.oxide.display().to_string()];
+            argv.extend(words(&format!("relay --config {config} --report {}/{REPORT}", session.dir.display())));
+            Ok(argv)
         },
         note: "",
     },
