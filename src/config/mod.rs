@@ -16,7 +16,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-pub use engine::{Attach, EngineConfig, ExecutorKind, Fallback, SimdLevel};
+pub use engine::{Attach, EngineConfig, ExecutorKind, Fallback};
 pub use error::{ConfigError, Problem};
 pub use relay::{RelayConfig, SessionsConfig};
 pub use value::{Choice, PortRange, Realtime};
