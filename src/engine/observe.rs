@@ -107,6 +107,12 @@ impl Observer {
                 // Full: a later packet asks again.
                 let _ = self.resolve.try_send((interface, next_hop));
             }
+            Report::Replaced(Ok(sessions)) => {
+                queue.last_event = format!("handler restarted, {sessions} sessions taken over");
+            }
+            Report::Replaced(Err(why)) => {
+                queue.last_event = format!("handler restarted, no session taken over: {why}");
+            }
             // Freed here, on the supervisor's thread.
             Report::Retired(_) => {}
         }

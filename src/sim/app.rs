@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::net::{Route, RouteKind, Tables};
 use crate::packet::{Endpoint, Flow};
 use crate::port::sim::SimNet;
-use crate::queue::{Batch, Context, Handler, Outcome, QueueInfo, Verdict};
+use crate::queue::{Batch, Context, Handler, Outcome, QueueInfo, Replaced, Verdict};
 use crate::relay::reference::{Reference, Seen};
 use crate::relay::{RelayPlan, UdpRelay};
 
@@ -287,6 +287,19 @@ impl Handler for AppHandler {
             Self::Forward(it) => it.tick(cx),
             Self::Relay(it) => it.tick(cx),
             Self::Checked(it) => it.tick(cx),
+        }
+    }
+
+    fn inherit(&mut self, former: &mut Self, why: Replaced) -> Result<u64, String> {
+        match (self, former) {
+            (Self::Relay(it), Self::Relay(former)) => it.inherit(former, why),
+            (Self::Checked(it), Self::Checked(former)) => {
+                let kept = it.inner.inherit(&mut former.inner, why)?;
+                // The reference never panics: what it knows is what the relay must have kept.
+                std::mem::swap(&mut it.reference, &mut former.reference);
+                Ok(kept)
+            }
+            _ => Err("the forwarder has nothing to hand over".to_owned()),
         }
     }
 }
