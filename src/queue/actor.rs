@@ -224,7 +224,7 @@ impl<P: Port, H: Handler> Actor<P, H> {
             link,
             spin: spec.spin,
             regime: Regime::Control,
-            since: started,
+            since: Instant::now(),
             next_snapshot: started,
             stop_by: None,
             parked_told: false,
