@@ -83,7 +83,7 @@ fn rings(all: &mut Pieces) -> Result<()> {
     all.push(ours("ring, 64 in and out", move || {
         let mut room = producer.reserve(LANES as u32);
         for n in 0..LANES as u64 {
-            room.push(n);
+            black_box(room.push(n));
         }
         room.commit();
         let peeked = consumer.peek(LANES as u32);

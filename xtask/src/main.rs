@@ -32,14 +32,14 @@ cargo xtask demo   [--queues N] [--seconds N] [--ipv4-only | --ipv6-only] [--kee
         --keep-logs     keep what every program said, and say where
 cargo xtask test   [--tier NAME]... [--no-install]
     Every test tier this machine can run; the others are named with the reason.
-        --tier NAME     only this tier: lint, unit, doc, integration, namespaces
+        --tier NAME     only this tier: lint, unit, doc, integration, namespaces, instructions
 cargo xtask bench  [--quick] [--json FILE] [--peers all|installed] [--keep-logs] [--no-install] [NAME]...
     Forwarders side by side on a veth lab: ours, and the peers that are installed. Needs root.
         --quick         three short pairs of the most telling ones instead of five long ones of all: under four minutes
         --json FILE     where the records go (default target/bench/bench.json)
         --peers all     install the peers that Debian has first
         --keep-logs     keep what every program said, and say where
-        --docs FILE     measure nothing: put FILE's figures into docs/performance.md
+        --docs FILE     measure nothing: put FILE's figures into docs/performance.md (may be given again)
         NAME            only what has NAME in its name: a forwarder, or growth, round trip, idle, loss, restart, hours, micro
     cargo xtask bench instructions [--accept]
         instructions of the user side's pieces beside the stored ones; --accept stores those of now

@@ -4,8 +4,9 @@
 //! nothing may be skipped (a privileged test that was skipped must not look like a pass), unless the line
 //! begins with `SKIPPED-OK`: the reason is the machine's, not the user's.
 
+use crate::bench::micro::Compared;
 use crate::host::Host;
-use crate::process::{Cancel, Result, failed, has_program, io_error, is_root, run_lines};
+use crate::process::{Cancel, Error, Result, failed, has_program, io_error, is_root, run_lines};
 use crate::setup::{self, For, Policy};
 use serde_json::Value;
 use std::fs;
@@ -19,13 +20,22 @@ enum Tier {
     Doc,
     Integration,
     Namespaces,
+    Instructions,
     Miri,
     Fuzz,
 }
 
 impl Tier {
-    const ALL: &[Tier] =
-        &[Tier::Lint, Tier::Unit, Tier::Doc, Tier::Integration, Tier::Namespaces, Tier::Miri, Tier::Fuzz];
+    const ALL: &[Tier] = &[
+        Tier::Lint,
+        Tier::Unit,
+        Tier::Doc,
+        Tier::Integration,
+        Tier::Namespaces,
+        Tier::Instructions,
+        Tier::Miri,
+        Tier::Fuzz,
+    ];
 
     const fn name(self) -> &'static str {
         match self {
@@ -34,6 +44,7 @@ impl Tier {
             Tier::Doc => "doc",
             Tier::Integration => "integration",
             Tier::Namespaces => "namespaces",
+            Tier::Instructions => "instructions",
             Tier::Miri => "miri",
             Tier::Fuzz => "fuzz",
         }
@@ -46,6 +57,7 @@ impl Tier {
             Tier::Doc => "examples in the documentation",
             Tier::Integration => "tests/ that need no root",
             Tier::Namespaces => "tests/ on veth in network namespaces, as root",
+            Tier::Instructions => "instructions of the packet path, beside the stored counts",
             Tier::Miri => "unsafe rooms under Miri",
             Tier::Fuzz => "fuzz targets",
         }
@@ -133,10 +145,24 @@ fn run_tier(cancel: &Cancel, tier: Tier, targets: &[Target], asked: bool) -> Res
         Tier::Namespaces => Ok(Outcome::NotRun(
             "needs root, and sudo wants a password: sudo true && cargo xtask test --tier namespaces".to_owned(),
         )),
+        Tier::Instructions => instructions(cancel),
         Tier::Miri => Ok(Outcome::NotRun("needs a nightly toolchain; not wired up yet".to_owned())),
         Tier::Fuzz => {
             Ok(Outcome::NotRun("needs a nightly toolchain and cargo-fuzz; there are no targets yet".to_owned()))
         }
+    }
+}
+
+/// One check: did any piece of the user side grow by more than three per cent?
+fn instructions(cancel: &Cancel) -> Result<Outcome> {
+    match crate::bench::compare_instructions(cancel) {
+        Ok(Compared::Held(lines)) => {
+            lines.iter().for_each(|line| println!("{line}"));
+            Ok(Outcome::Ran(Tally { passed: 1, ..Tally::default() }))
+        }
+        Ok(Compared::NotHere(why)) => Ok(Outcome::NotRun(why)),
+        Err(Error::Cancelled) => Err(Error::Cancelled),
+        Err(Error::Failed(text)) => Ok(Outcome::Ran(Tally { failed: 1, failures: vec![text], ..Tally::default() })),
     }
 }
 
@@ -297,19 +323,19 @@ fn sudo_works() -> bool {
 }
 
 fn summary(outcomes: &[(Tier, Outcome)]) -> Result<()> {
-    println!("\n{:<12} {:>7} {:>7} {:>8}", "tier", "passed", "failed", "skipped");
+    println!("\n{:<13} {:>7} {:>7} {:>8}", "tier", "passed", "failed", "skipped");
     let (mut passed, mut failures, mut skips, mut forbidden) = (0, 0, 0, 0);
     for (tier, outcome) in outcomes {
         let tally = match outcome {
             Outcome::NotRun(reason) => {
-                println!("{:<12} not run: {reason}", tier.name());
+                println!("{:<13} not run: {reason}", tier.name());
                 continue;
             }
             Outcome::Ran(tally) => tally,
         };
         let ignored = if tally.ignored == 0 { String::new() } else { format!("   ({} ignored)", tally.ignored) };
         let (ok, bad, skip) = (tally.really_passed(), tally.failed, tally.skips());
-        println!("{:<12} {ok:>7} {bad:>7} {skip:>8}   {}{ignored}", tier.name(), tier.about());
+        println!("{:<13} {ok:>7} {bad:>7} {skip:>8}   {}{ignored}", tier.name(), tier.about());
         tally.failures.iter().chain(&tally.skipped).chain(&tally.excused).for_each(|line| println!("    {line}"));
         passed += ok;
         failures += bad;

@@ -48,8 +48,8 @@ pub(crate) struct Options {
     names: Vec<String>,
     keep_logs: bool,
     policy: Policy,
-    /// Make the page of figures from this JSON, and measure nothing.
-    docs: Option<PathBuf>,
+    /// Make the page of figures from these JSON files, and measure nothing.
+    docs: Vec<PathBuf>,
     /// Store the instruction counts of now.
     accept: bool,
 }
@@ -63,7 +63,7 @@ impl Options {
             names: vec![],
             keep_logs: false,
             policy: Policy::Install,
-            docs: None,
+            docs: vec![],
             accept: false,
         };
         let mut rest = arguments.iter();
@@ -75,7 +75,7 @@ impl Options {
                 "--keep-logs" => options.keep_logs = true,
                 "--no-install" => options.policy = Policy::Refuse,
                 "--accept" => options.accept = true,
-                "--docs" => options.docs = Some(PathBuf::from(value()?)),
+                "--docs" => options.docs.push(PathBuf::from(value()?)),
                 "--json" => options.json = Some(PathBuf::from(value()?)),
                 "--peers" => match value()? {
                     "all" => options.all_peers = true,
@@ -140,8 +140,9 @@ impl Bench<'_> {
 
 /// Set-up, build, lab, measures, table.
 pub(crate) fn run(cancel: &Cancel, options: &Options) -> Result<()> {
-    if let Some(json) = &options.docs {
-        return docs::write(&record::read_json(json)?);
+    if !options.docs.is_empty() {
+        let runs = options.docs.iter().map(|json| record::read_json(json)).collect::<Result<Vec<_>>>()?;
+        return docs::write(&runs.concat());
     }
     let groups: &[For] = if options.all_peers { &[For::Build, For::Lab, For::Peers] } else { &[For::Build, For::Lab] };
     setup::ensure(cancel, groups, options.policy)?;
@@ -220,9 +221,10 @@ impl Bench<'_> {
         if self.options.accept {
             return micro::accept(self.session, &self.tools.lab);
         }
-        match micro::compare(self.session, &self.tools.lab)? {
-            micro::Compared::Held(lines) => lines.iter().for_each(|line| println!("{line}")),
-            micro::Compared::NotHere(why) => println!("not compared: {why}"),
+        if let Some(why) = micro::not_here()? {
+            println!("not compared: {why}");
+        } else if let micro::Compared::Held(lines) = micro::compare(self.session, &self.tools.lab)? {
+            lines.iter().for_each(|line| println!("{line}"));
         }
         Ok(())
     }
@@ -251,6 +253,19 @@ fn report(options: &Options, records: &[Record], not_run: &[String]) -> Result<(
     record::write_json(&json, records)?;
     println!("\nrecords: {}; {} charts in {}", json.display(), charts.len(), folder.display());
     Ok(())
+}
+
+/// For the test tier: the counts of now beside the stored ones, in a folder of its own.
+pub(crate) fn compare_instructions(cancel: &Cancel) -> Result<micro::Compared> {
+    if let Some(why) = micro::not_here()? {
+        return Ok(micro::Compared::NotHere(why));
+    }
+    let tools = build(cancel)?;
+    let dir = std::env::temp_dir().join(format!("oxide-counts-{}", std::process::id()));
+    fs::create_dir(&dir).map_err(io_error(dir.display()))?;
+    let answer = micro::compare(&Session::new(cancel.clone(), dir.clone()), &tools.lab);
+    let _ = fs::remove_dir_all(&dir);
+    answer
 }
 
 /// The workspace's folder.
