@@ -196,6 +196,8 @@ impl Bench<'_> {
             self.records.push(Record::alone(OVERLOAD, "relay", &[drops as f64], &shape(load)).note(note));
         }
         let ms = if self.options.quick { 1500 } else { 5000 };
+        // The same rate through a bare loop: what is lost there is the machine's (a core taken away for some milliseconds).
+        let raw = subject::named("raw-echo")?;
         let (mut lost, mut missed, mut sent, mut half) = (vec![], 0, 0, vec![]);
         for _ in 0..self.pace.pairs {
             for part in [0.6, 0.5] {
@@ -205,7 +207,12 @@ impl Bench<'_> {
                     self.beside(lab, relay, load, || self.tool::<Paced>(lab, &arguments, Duration::from_secs(60)));
                 let Some(paced) = self.unless_failed("relay under a given load", answer)? else { continue };
                 if part == 0.6 {
-                    lost.push(paced.lost.saturating_sub(paced.client_missed) as f64);
+                    let arguments = format!("{arguments} --echo");
+                    let answer =
+                        self.beside(lab, raw, load, || self.tool::<Paced>(lab, &arguments, Duration::from_secs(60)));
+                    let Some(bare) = self.unless_failed("raw-echo under a given load", answer)? else { continue };
+                    let own = |p: &Paced| p.lost.saturating_sub(p.client_missed) as f64;
+                    lost.push((own(&paced), own(&bare)));
                     missed += paced.client_missed;
                     sent += paced.sent;
                 } else {
@@ -220,7 +227,7 @@ impl Bench<'_> {
             (peak * 0.6) as u64
         );
         self.say(format_args!("loss at 60 % of peak: {lost:?} {note}"));
-        self.records.push(Record::alone(LOSS, "relay", &lost, &shape).note(note));
+        self.records.push(Record::pairs(LOSS, "relay", "raw-echo", &lost, &shape).note(note));
         let values: [fn(&Paced) -> f64; 3] = [|p| p.p50_ns, |p| p.p99_ns, |p| p.p999_ns];
         for (measure, value) in UNDER_LOAD.iter().zip(values) {
             let values: Vec<f64> = half.iter().map(|p| value(p) / 1e3).collect();

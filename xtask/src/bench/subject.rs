@@ -157,7 +157,7 @@ fn nginx(session: &Session) -> Result<Vec<String>> {
 
 /// Kernel forwarding with address translation, moved to core 1 by receive packet steering.
 const NFT: &str = "nft 'table ip lab { chain pre { type nat hook prerouting priority dstnat; udp dport 5000 dnat to 10.78.0.2:6000; }; \
-    chain post { type nat hook postrouting priority srcnat; oifname \"vc\" masquerade; } }' && \
+    chain post { type nat hook postrouting priority srcnat; oifname \"vc\" masquerade; }; }' && \
     for q in /sys/class/net/vb/queues/rx-*/rps_cpus; do echo 2 > $q; done; exec sleep infinity";
 
 /// Every forwarder.
