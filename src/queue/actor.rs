@@ -9,16 +9,17 @@
 //! ```
 
 use std::net::IpAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
+use crossbeam_channel::Sender;
 use oxide_actors::executor::Runtime;
 use oxide_actors::mailbox::{Address, Mailbox};
 use oxide_actors::supervisor::{Link, Word};
 
-use super::handler::{Handler, QueueInfo};
+use super::counters::Regime;
+use super::handler::{Handler, QueueInfo, SessionInfo};
 use super::peers::{Parcel, Peers};
 use super::realtime;
 use super::snapshot::QueueSnapshot;
@@ -26,7 +27,7 @@ use super::worker::{Parts, Worker};
 use crate::net::Tables;
 use crate::port::{Backend, Port, PortError, PortInfo};
 use crate::simd::Processor;
-use crate::umem::{MAX_PORTS, PageReport, PagesSeen};
+use crate::umem::{MAX_PORTS, PageReport, PagesSeen, PortIndex};
 
 /// Turns between two looks into the mailbox while packets flow: a look costs 2 ns, a turn 100 or more.
 const CONTROL_EVERY: u64 = 16;
@@ -46,12 +47,19 @@ pub enum Command {
         /// Its inbox; `None` while it is down.
         address: Option<Address<Parcel>>,
     },
-    /// Take no new packets, or take them again.
-    Pause(bool),
+    /// Take no new packets of a port, or take them again.
+    Pause(PortIndex, bool),
     /// Start nothing new; go on serving what there is.
     Drain,
-    /// Make a new handler: the old one panicked, or an operator asks for it.
+    /// Make a new handler, which takes over from the old one: that panicked, or an operator asks for it.
     RestartHandler,
+    /// Describe sessions in `into`, at most as many as it has room for, and send it back.
+    Sessions {
+        /// Allocated by whoever asks, so that it is not here.
+        into: Vec<SessionInfo>,
+        /// Where to; no answer if nobody listens any more.
+        reply: Sender<Vec<SessionInfo>>,
+    },
     /// Steer packets away, finish what is under way within this time, and end.
     Stop(Duration),
 }
@@ -83,6 +91,8 @@ pub enum Report {
     },
     /// Tables that are no longer used, to be freed elsewhere.
     Retired(Box<Tables>),
+    /// A new handler is at work: how many sessions it took over, or why none.
+    Replaced(Result<u64, String>),
 }
 
 /// How an actor ended.
@@ -143,6 +153,7 @@ pub async fn run<B: Backend, H: Handler>(
     if let Err(error) = actor.worker.steer(false) {
         tracing::debug!(%error, "steering off while closing");
     }
+    actor.enter(Regime::Control);
     let last = Box::new(actor.snapshot());
     actor.link.report(Report::Last(last));
     match ended {
@@ -159,7 +170,9 @@ struct Actor<P, H> {
     mailbox: Mailbox<Command>,
     link: Link<Report>,
     spin: Duration,
-    started: Instant,
+    /// Where time goes now, and since when: each moment is booked once.
+    regime: Regime,
+    since: Instant,
     next_snapshot: Instant,
     stop_by: Option<Instant>,
     /// The supervisor knows that the handler panicked.
@@ -210,7 +223,8 @@ impl<P: Port, H: Handler> Actor<P, H> {
             mailbox,
             link,
             spin: spec.spin,
-            started,
+            regime: Regime::Control,
+            since: Instant::now(),
             next_snapshot: started,
             stop_by: None,
             parked_told: false,
@@ -224,17 +238,21 @@ impl<P: Port, H: Handler> Actor<P, H> {
         let mut last_packet = Instant::now();
         let mut turns: u64 = 0;
         loop {
-            let now = Instant::now();
+            let now = self.book();
             let packets = self.worker.work(now);
             if packets > 0 {
                 self.worker.counters_mut().work_ns += now.elapsed().as_nanos() as u64;
                 last_packet = now;
             }
             let turn = self.worker.kick().map_err(Some)?;
+            self.regime = match packets {
+                1.. => Regime::Busy,
+                0 if turn.again => Regime::Backpressure,
+                0 => Regime::Spin,
+            };
             self.link.beat();
             turns += 1;
             if packets > 0 && !turns.is_multiple_of(CONTROL_EVERY) {
-                self.worker.counters_mut().busy_ns += now.elapsed().as_nanos() as u64;
                 continue;
             }
             let done = self.control(now, packets)?;
@@ -243,38 +261,53 @@ impl<P: Port, H: Handler> Actor<P, H> {
             }
             runtime.checkpoint().await;
             let idle = now.duration_since(last_packet);
-            let counters = self.worker.counters_mut();
             if packets > 0 {
-                counters.busy_ns += now.elapsed().as_nanos() as u64;
-            } else if idle < self.spin || (turn.again && idle < KICK_PATIENCE) {
+                continue;
+            }
+            if idle < self.spin || (turn.again && idle < KICK_PATIENCE) {
                 std::hint::spin_loop();
-                counters.spin_ns += now.elapsed().as_nanos() as u64;
             } else {
-                counters.spin_ns += now.elapsed().as_nanos() as u64;
                 self.sleep(if turn.again { KICK_PATIENCE } else { SNAPSHOT });
             }
         }
     }
 
+    /// Books the time since the last booking to the regime that it was spent in. Returns now.
+    fn book(&mut self) -> Instant {
+        let now = Instant::now();
+        let ns = now.duration_since(self.since).as_nanos() as u64;
+        self.worker.counters_mut().spend(self.regime, ns);
+        self.since = now;
+        now
+    }
+
+    /// From now on time goes to `regime`.
+    fn enter(&mut self, regime: Regime) -> Instant {
+        let now = self.book();
+        self.regime = regime;
+        now
+    }
+
     fn sleep(&mut self, at_most: Duration) {
-        let before = Instant::now();
+        let before = self.enter(Regime::Sleep);
         let timeout = at_most.min(self.next_snapshot.saturating_duration_since(before));
         let woken = {
             // A parked actor must not be woken by packets that it will not take.
             let ports = if self.worker.parked().is_some() { &[] } else { self.worker.ports() };
+            let paused = self.worker.paused();
+            let taking = ports.iter().enumerate().filter(|(at, _)| paused >> at & 1 == 0).map(|(_, port)| port);
             let fds: ArrayVec<_, { MAX_PORTS as usize }> =
-                ports.iter().filter_map(Port::fd).take(usize::from(MAX_PORTS)).collect();
+                taking.filter_map(Port::fd).take(usize::from(MAX_PORTS)).collect();
             self.mailbox.wait(&fds, timeout, || self.worker.has_parcels())
         };
         tracing::trace!(?woken, "woke");
-        let counters = self.worker.counters_mut();
-        counters.sleep_ns += before.elapsed().as_nanos() as u64;
-        counters.sleeps += 1;
+        self.worker.counters_mut().sleeps += 1;
     }
 
     /// Messages, reports, and whether it is time to end.
     fn control(&mut self, now: Instant, packets: usize) -> Result<bool, Option<PortError>> {
         if !self.mailbox.is_empty() {
+            self.enter(Regime::Control);
             while let Some(command) = self.mailbox.try_recv() {
                 self.obey(command, now);
             }
@@ -290,6 +323,7 @@ impl<P: Port, H: Handler> Actor<P, H> {
             self.link.telemetry(Report::Resolve { interface, next_hop });
         }
         if now >= self.next_snapshot {
+            self.enter(Regime::Control);
             self.next_snapshot = now + SNAPSHOT;
             if !self.worker.balanced() {
                 return Err(None);
@@ -313,12 +347,16 @@ impl<P: Port, H: Handler> Actor<P, H> {
                 self.link.telemetry(Report::Retired(old));
             }
             Command::Peer { queue, address } => self.worker.set_peer(queue, address),
-            Command::Pause(paused) => self.worker.set_paused(paused),
+            Command::Pause(port, paused) => self.worker.set_paused(port, paused),
             Command::Drain => {
                 self.draining = true;
                 self.worker.set_draining(true);
             }
             Command::RestartHandler => self.restart_handler(),
+            Command::Sessions { mut into, reply } => {
+                self.worker.handler().describe_sessions(into.capacity(), &mut into);
+                let _ = reply.try_send(into);
+            }
             Command::Stop(within) => {
                 self.worker.set_draining(true);
                 self.stop_by = Some(now + within);
@@ -332,19 +370,20 @@ impl<P: Port, H: Handler> Actor<P, H> {
     fn restart_handler(&mut self) {
         self.info = self.info.for_next_handler();
         let (factory, info) = (&self.factory, &self.info);
-        let word = match catch_unwind(AssertUnwindSafe(|| factory(info))) {
-            Ok(handler) => {
-                self.worker.replace_handler(handler);
+        match self.worker.replace_handler(|| factory(info), true) {
+            Ok(kept) => {
                 self.parked_told = false;
-                Word::Running
+                self.link.say(Word::Running);
+                self.link.report(Report::Replaced(kept));
             }
-            Err(_) => Word::SoftFailed("the new handler panicked while it was made".to_owned()),
-        };
-        self.link.say(word);
+            Err(words) => {
+                self.link.say(Word::SoftFailed(format!("the new handler panicked while it was made: {words}")));
+            }
+        }
     }
 
     fn snapshot(&mut self) -> QueueSnapshot {
-        QueueSnapshot::take(&mut self.worker, self.info.queue, self.started.elapsed())
+        QueueSnapshot::take(&mut self.worker, self.info.queue)
     }
 }
 

@@ -22,10 +22,10 @@ mod worker;
 pub use actor::{ActorSpec, Command, Exit, HandlerFactory, Report, run};
 pub(crate) use batch::lanes;
 pub use batch::{Batch, Verdict};
-pub use counters::QueueCounters;
+pub use counters::{BatchSizes, QueueCounters, TurnTimes};
 #[cfg(test)]
 pub(crate) use handler::Requests;
-pub use handler::{Context, Handler, QueueInfo};
+pub use handler::{Context, Handler, QueueInfo, Replaced, SessionInfo};
 pub use harness::{Harness, HarnessError, Outcome};
 pub use peers::{Parcel, Peers};
 pub use snapshot::{PortSnapshot, QueueSnapshot};

@@ -30,7 +30,7 @@ pub struct PortSnapshot {
 pub struct QueueSnapshot {
     /// Queue number.
     pub queue: u32,
-    /// How long this actor has been running.
+    /// How long this actor has been running: the sum of its regimes.
     pub uptime: Duration,
     /// What it counted since it was started.
     pub counters: QueueCounters,
@@ -51,7 +51,7 @@ pub struct QueueSnapshot {
 }
 
 impl QueueSnapshot {
-    pub(super) fn take<P: Port, H: Handler>(worker: &mut Worker<P, H>, queue: u32, uptime: Duration) -> Self {
+    pub(super) fn take<P: Port, H: Handler>(worker: &mut Worker<P, H>, queue: u32) -> Self {
         let ports = worker
             .ports_mut()
             .iter_mut()
@@ -65,7 +65,7 @@ impl QueueSnapshot {
             .collect();
         Self {
             queue,
-            uptime,
+            uptime: Duration::from_nanos(worker.counters().wall_ns()),
             counters: worker.counters().clone(),
             ports,
             census: worker.umem().census(),

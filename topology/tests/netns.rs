@@ -59,5 +59,16 @@ fn queues_of_a_veth_come_from_the_namespace_of_the_caller() {
     assert_eq!(p.actors.len(), 3);
     let usable: CpuList = s.usable_cpus();
     assert!(p.actors.iter().all(|a| usable.contains(a.cpu) && a.ports[0].ifindex == nic.ifindex));
+    // Both ends are here, so each knows the other's offloads: a veth leaves checksums to its peer.
+    let facts = |nic: &oxide_topology::Nic| (nic.offloads, nic.peer.clone());
+    let ((Some(own), Some(other)), (Some(theirs), Some(_))) = (facts(nic), facts(peer)) else {
+        panic!("{:?} {:?}", facts(nic), facts(peer))
+    };
+    assert_eq!((other.name.as_str(), other.has_program), ("peer0", false));
+    assert_eq!(other.offloads, Some(theirs));
+    assert!(own.tx_checksum && own.gso && !own.lro, "{own:?}");
+    // A veth has no hash: the sender's queue decides. Nothing is made up.
+    assert!(nic.rss.as_ref().is_none_or(|rss| rss.key.is_none() && rss.table.is_none()), "{:?}", nic.rss);
+    assert!(nic.xsk_queues.as_ref().is_none_or(Vec::is_empty));
     assert!(matches!(Snapshot::live(&["ifb0".into()]), Err(SnapshotError::NoInterface { .. })));
 }

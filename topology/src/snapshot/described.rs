@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Limits, Nic, SNAPSHOT_SCHEMA, Snapshot, SnapshotError, hwloc, hwloc_xml};
+use super::{Limits, Nic, RssView, SNAPSHOT_SCHEMA, Snapshot, SnapshotError, hwloc, hwloc_xml};
 
 /// Largest file that is read, bytes. An hwloc file of 1,024 threads has about 2 MB.
 const MAX_FILE: u64 = 64 << 20;
@@ -144,7 +144,11 @@ fn set(nic: &mut Nic, spec: &str, key: &str, value: &str) -> Result<(), NicSpecE
     let number = || value.parse::<u32>().map_err(|_| bad("a number"));
     match key {
         "node" => nic.numa_node = Some(number()?),
-        "queues" => (nic.rx_queues, nic.tx_queues) = (Some(number()?), Some(number()?)),
+        "queues" => {
+            (nic.rx_queues, nic.tx_queues) = (Some(number()?), Some(number()?));
+            // The table is that of the other number; nothing is known of this one's.
+            nic.rss = nic.rss.take().map(|rss| RssView { table: None, ..rss });
+        }
         "max" => nic.max_queues = Some(number()?),
         "mtu" => nic.mtu = Some(number()?),
         "driver" if !value.is_empty() => nic.driver = Some(value.into()),
@@ -227,6 +231,18 @@ mod tests {
             assert!(s.describe_nic(spec).is_err(), "{spec}");
         }
         assert_eq!(s.nics.len(), 2);
+    }
+
+    #[test]
+    fn a_snapshot_from_before_a_fact_was_known_loads_without_it() {
+        let mut s = Snapshot::synthetic("pack:1 core:2 pu:1").unwrap();
+        s.describe_nic("eth0:queues=2").unwrap();
+        let mut value: serde_json::Value = serde_json::from_str(&s.to_json()).unwrap();
+        let nic = value["nics"][0].as_object_mut().unwrap();
+        for later in ["rss", "offloads", "peer", "master", "xsk_queues", "napi"] {
+            assert!(nic.remove(later).is_some(), "{later}");
+        }
+        assert_eq!(Snapshot::from_json(&value.to_string(), "old.json").unwrap(), s);
     }
 
     #[test]

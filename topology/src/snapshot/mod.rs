@@ -5,6 +5,8 @@
 
 mod check;
 mod described;
+mod ethtool;
+mod facts;
 mod hwloc;
 mod hwloc_xml;
 mod live;
@@ -15,6 +17,7 @@ mod xml;
 
 pub use check::Problem;
 pub use described::NicSpecError;
+pub use facts::{HashFields, Offloads, Peer, RssView};
 
 use serde::{Deserialize, Serialize};
 
@@ -124,8 +127,32 @@ pub struct Nic {
     pub xdp_features: Option<XdpFeatures>,
     /// XDP program attached now.
     pub xdp_program: Option<XdpProgram>,
+    /// Receive queues that an AF_XDP socket has now, of whatever process (Linux 6.15, or the kernel's
+    /// `xsk_diag` module).
+    pub xsk_queues: Option<Vec<u32>>,
+    /// How received packets are spread over the queues.
+    pub rss: Option<RssView>,
+    /// Offloads in force.
+    pub offloads: Option<Offloads>,
+    /// The other end of a veth, if it is in this network namespace.
+    pub peer: Option<Peer>,
+    /// The bridge, bond or team it is a member of.
+    pub master: Option<String>,
+    /// How interrupts are put off in favour of busy polling.
+    pub napi: Option<NapiDefer>,
     /// Interrupts of the receive queues.
     pub irqs: Vec<QueueIrq>,
+}
+
+/// Settings that keep the kernel from serving a queue by interrupt while an actor polls it
+/// (`/sys/class/net/NIC/`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NapiDefer {
+    /// `gro_flush_timeout`, nanoseconds.
+    pub gro_flush_timeout_ns: u64,
+    /// `napi_defer_hard_irqs`, empty polls before interrupts are on again.
+    pub defer_hard_irqs: u32,
 }
 
 /// XDP abilities a driver tells (`enum netdev_xdp_act`, include/uapi/linux/netdev.h).

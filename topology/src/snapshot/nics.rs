@@ -6,39 +6,29 @@
 
 use std::path::{Path, PathBuf};
 
+use super::ethtool::Ethtool;
 use super::netlink::{Netlink, find, put, text_of, u32_of, u64_of};
-use super::{Nic, QueueIrq, SnapshotError, XdpFeatures, XdpProgram};
+use super::{NapiDefer, Nic, Peer, QueueIrq, SnapshotError, XdpFeatures, XdpProgram};
 
 const RTM_GETLINK: u16 = 18;
 // include/uapi/linux/if_link.h
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
+const IFLA_LINK: u16 = 5;
+const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_NUM_TX_QUEUES: u16 = 31;
 const IFLA_NUM_RX_QUEUES: u16 = 32;
 const IFLA_CARRIER: u16 = 33;
+const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_XDP: u16 = 43;
 const IFLA_XDP_ATTACHED: u16 = 2;
 const IFLA_XDP_PROG_ID: u16 = 4;
 const IFLA_PARENT_DEV_NAME: u16 = 56;
 const IFLA_PARENT_DEV_BUS_NAME: u16 = 57;
 const IFF_UP: u32 = 1;
-// include/uapi/linux/ethtool_netlink.h
-const ETHTOOL_MSG_LINKMODES_GET: u8 = 4;
-const ETHTOOL_A_LINKMODES_SPEED: u16 = 5;
-const ETHTOOL_MSG_RINGS_GET: u8 = 15;
-const ETHTOOL_A_RINGS_RX: u16 = 6;
-const ETHTOOL_A_RINGS_TX: u16 = 9;
-const ETHTOOL_MSG_CHANNELS_GET: u8 = 17;
-const ETHTOOL_A_CHANNELS_RX_MAX: u16 = 2;
-const ETHTOOL_A_CHANNELS_COMBINED_MAX: u16 = 5;
-const ETHTOOL_A_CHANNELS_RX_COUNT: u16 = 6;
-const ETHTOOL_A_CHANNELS_TX_COUNT: u16 = 7;
-const ETHTOOL_A_CHANNELS_COMBINED_COUNT: u16 = 9;
-const ETHTOOL_A_HEADER: u16 = 1;
-const ETHTOOL_A_HEADER_DEV_INDEX: u16 = 1;
 // include/uapi/linux/netdev.h
 const NETDEV_CMD_DEV_GET: u8 = 1;
 const NETDEV_A_DEV_IFINDEX: u16 = 1;
@@ -48,6 +38,9 @@ const NETDEV_A_QUEUE_ID: u16 = 1;
 const NETDEV_A_QUEUE_IFINDEX: u16 = 2;
 const NETDEV_A_QUEUE_TYPE: u16 = 3;
 const NETDEV_A_QUEUE_NAPI_ID: u16 = 4;
+const NETDEV_A_QUEUE_XSK: u16 = 7;
+/// From here on the kernel says which queues have an AF_XDP socket (netdev_nl_queue_fill_one, net/core/netdev-genl.c).
+const TELLS_XSK: (u32, u32) = (6, 15);
 const NETDEV_QUEUE_TYPE_RX: u32 = 0;
 const NETDEV_CMD_NAPI_GET: u8 = 11;
 const NETDEV_A_NAPI_IFINDEX: u16 = 1;
@@ -60,6 +53,10 @@ struct Link {
     index: u32,
     allocated: (Option<u32>, Option<u32>),
     device: Option<PathBuf>,
+    /// Index of a veth's other end, if it is in this namespace.
+    peer: Option<u32>,
+    /// Index of the bridge or bond it is in.
+    master: Option<u32>,
 }
 
 /// The interfaces named, or all but loopback if none is named.
@@ -79,14 +76,28 @@ pub(super) fn read(interfaces: &[String]) -> Result<Vec<Nic>, SnapshotError> {
         [] => link.nic.name != "lo",
         names => names.contains(&link.nic.name),
     };
+    let sockets = xsk_diag();
+    let names: Vec<(u32, String, bool)> =
+        links.iter().map(|l| (l.index, l.nic.name.clone(), l.nic.xdp_program.is_some())).collect();
+    let by_index = |index: u32| names.iter().find(|(i, ..)| *i == index);
     let mut nics = Vec::new();
     for mut link in links.into_iter().filter(wanted) {
+        link.nic.master = link.master.and_then(by_index).map(|(_, name, _)| name.clone());
+        link.nic.peer = link.peer.and_then(by_index).map(|(_, name, has_program)| Peer {
+            name: name.clone(),
+            offloads: None,
+            has_program: *has_program,
+        });
+        link.nic.xsk_queues = sockets.as_ref().map(|all| queues_of(all, link.index));
         if let Some(generic) = generic.as_mut() {
             if let Some(family) = netdev {
                 add_netdev(&mut link, generic, family);
             }
             if let Some(family) = ethtool {
-                add_ethtool(&mut link, generic, family);
+                Ethtool { generic: &mut *generic, family, ifindex: link.index }.add_to(&mut link.nic);
+                if let (Some(peer), Some(ifindex)) = (link.nic.peer.as_mut(), link.peer) {
+                    peer.offloads = Ethtool { generic, family, ifindex }.offloads();
+                }
             }
         }
         add_sysfs(&mut link);
@@ -133,7 +144,38 @@ fn link(answer: &[u8]) -> Option<Link> {
         xdp_program: find(rest, IFLA_XDP).and_then(xdp_program),
         ..Nic::default()
     };
-    Some(Link { nic, index, allocated: (number(IFLA_NUM_RX_QUEUES), number(IFLA_NUM_TX_QUEUES)), device })
+    let is_veth = nic.driver.as_deref() == Some("veth");
+    // With a namespace id beside it, the index is one of that other namespace.
+    let peer = number(IFLA_LINK).filter(|_| is_veth && find(rest, IFLA_LINK_NETNSID).is_none());
+    let allocated = (number(IFLA_NUM_RX_QUEUES), number(IFLA_NUM_TX_QUEUES));
+    Some(Link { nic, index, allocated, device, peer, master: number(IFLA_MASTER) })
+}
+
+/// Interface and queue of every AF_XDP socket of this namespace (net/xdp/xsk_diag.c), if the kernel has
+/// that module.
+fn xsk_diag() -> Option<Vec<(u32, u32)>> {
+    const SOCK_DIAG_BY_FAMILY: u16 = 20;
+    const AF_XDP: u8 = 44;
+    const XDP_SHOW_INFO: u32 = 1;
+    const XDP_DIAG_INFO: u16 = 1;
+    // struct xdp_diag_req: family, protocol, padding, inode, show, cookie.
+    let mut request = vec![AF_XDP, 0, 0, 0, 0, 0, 0, 0];
+    request.extend_from_slice(&XDP_SHOW_INFO.to_ne_bytes());
+    request.extend_from_slice(&[0xff; 8]);
+    let mut diag = Netlink::open(Some(rustix::net::netlink::SOCK_DIAG)).ok()?;
+    let answers = diag.dump(SOCK_DIAG_BY_FAMILY, &request).ok()?;
+    let bound = |answer: &Vec<u8>| {
+        let info = find(answer.get(16..)?, XDP_DIAG_INFO)?;
+        Some((u32_of(info)?, u32_of(info.get(4..)?)?))
+    };
+    Some(answers.iter().filter_map(bound).collect())
+}
+
+fn queues_of(sockets: &[(u32, u32)], ifindex: u32) -> Vec<u32> {
+    let mut queues: Vec<u32> = sockets.iter().filter(|(index, _)| *index == ifindex).map(|(_, queue)| *queue).collect();
+    queues.sort_unstable();
+    queues.dedup();
+    queues
 }
 
 fn mac(bytes: &[u8]) -> String {
@@ -176,7 +218,7 @@ fn add_netdev(link: &mut Link, generic: &mut Netlink, family: u16) {
         let answer = napis.iter().find(|a| number(a, NETDEV_A_NAPI_ID) == Some(napi))?;
         number(answer, NETDEV_A_NAPI_IRQ)
     };
-    let (mut rx, mut tx) = (0, 0);
+    let (mut rx, mut tx, mut taken) = (0, 0, Vec::new());
     for answer in &queues {
         let Some(queue) = number(answer, NETDEV_A_QUEUE_ID) else { continue };
         if number(answer, NETDEV_A_QUEUE_TYPE) != Some(NETDEV_QUEUE_TYPE_RX) {
@@ -184,6 +226,9 @@ fn add_netdev(link: &mut Link, generic: &mut Netlink, family: u16) {
             continue;
         }
         rx += 1;
+        if answer.get(4..).and_then(|a| find(a, NETDEV_A_QUEUE_XSK)).is_some() {
+            taken.push(queue);
+        }
         if let Some(irq) = number(answer, NETDEV_A_QUEUE_NAPI_ID).and_then(irq_of)
             && let Some(cpus) = irq_cpus(irq)
         {
@@ -194,6 +239,9 @@ fn add_netdev(link: &mut Link, generic: &mut Netlink, family: u16) {
     if rx > 0 && tx > 0 {
         link.nic.rx_queues = Some(rx);
         link.nic.tx_queues = Some(tx);
+        if super::system::kernel_version().is_some_and(|version| version >= TELLS_XSK) {
+            link.nic.xsk_queues = Some(taken);
+        }
     }
 }
 
@@ -237,32 +285,6 @@ fn queue_of_interrupt(interrupt: &str, nic: &str, device: Option<&str>) -> Optio
     number.parse().ok().filter(|_| ours && receives)
 }
 
-fn add_ethtool(link: &mut Link, generic: &mut Netlink, family: u16) {
-    let mut header = Vec::new();
-    put(&mut header, ETHTOOL_A_HEADER_DEV_INDEX, &link.index.to_ne_bytes());
-    let mut ask = |command| {
-        let answers = generic.get(family, &request(command, |p| put(p, 0x8000 | ETHTOOL_A_HEADER, &header))).ok()?;
-        answers.into_iter().next()
-    };
-    if let Some(answer) = ask(ETHTOOL_MSG_CHANNELS_GET) {
-        let get = |kind| number(&answer, kind).unwrap_or(0);
-        let combined = get(ETHTOOL_A_CHANNELS_COMBINED_COUNT);
-        let (rx, tx) = (get(ETHTOOL_A_CHANNELS_RX_COUNT), get(ETHTOOL_A_CHANNELS_TX_COUNT));
-        let max = get(ETHTOOL_A_CHANNELS_RX_MAX) + get(ETHTOOL_A_CHANNELS_COMBINED_MAX);
-        link.nic.max_queues = (max > 0).then_some(max);
-        link.nic.rx_queues = link.nic.rx_queues.or((combined + rx > 0).then_some(combined + rx));
-        link.nic.tx_queues = link.nic.tx_queues.or((combined + tx > 0).then_some(combined + tx));
-    }
-    if let Some(answer) = ask(ETHTOOL_MSG_RINGS_GET) {
-        link.nic.rx_ring = number(&answer, ETHTOOL_A_RINGS_RX);
-        link.nic.tx_ring = number(&answer, ETHTOOL_A_RINGS_TX);
-    }
-    if let Some(answer) = ask(ETHTOOL_MSG_LINKMODES_GET) {
-        // u32::MAX is SPEED_UNKNOWN; veth's 10000 is a constant, not a measurement, but it is what it says.
-        link.nic.speed_mbps = number(&answer, ETHTOOL_A_LINKMODES_SPEED).filter(|&s| s != u32::MAX && s != 0);
-    }
-}
-
 fn add_sysfs(link: &mut Link) {
     if let Some(device) = &link.device {
         if link.nic.driver.is_none() {
@@ -276,6 +298,11 @@ fn add_sysfs(link: &mut Link) {
     if !same {
         return;
     }
+    let timeout = read("gro_flush_timeout").and_then(|t| t.parse().ok());
+    let defer = read("napi_defer_hard_irqs").and_then(|t| t.parse().ok());
+    link.nic.napi = timeout
+        .zip(defer)
+        .map(|(gro_flush_timeout_ns, defer_hard_irqs)| NapiDefer { gro_flush_timeout_ns, defer_hard_irqs });
     if link.nic.rx_queues.is_none() || link.nic.tx_queues.is_none() {
         (link.nic.rx_queues, link.nic.tx_queues) = queue_folders(&class);
     }

@@ -50,6 +50,12 @@ pub(super) fn limits() -> Result<Limits, SnapshotError> {
     })
 }
 
+/// Major and minor version of the running kernel.
+pub(super) fn kernel_version() -> Option<(u32, u32)> {
+    let kernel = Some(rustix::system::uname().release().to_string_lossy().into_owned());
+    Limits { kernel, ..Limits::default() }.kernel_version()
+}
+
 fn effective_capabilities() -> Option<Vec<String>> {
     let effective = capabilities(None).ok()?.effective;
     Some(CAPABILITIES.iter().filter(|(_, c)| effective.contains(*c)).map(|(name, _)| (*name).to_owned()).collect())
