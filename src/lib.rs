@@ -18,6 +18,7 @@
 //! | [`net`] | routes, neighbours, links by netlink |
 //! | [`telemetry`] | counters and snapshots |
 //! | [`config`] | the one configuration |
+//! | [`self_test`] | packets through the real backend, in a namespace of its own |
 //! | [`sim`] | the whole engine against simulated NICs, one seed one run |
 #![deny(unsafe_code)]
 
@@ -30,6 +31,7 @@ pub mod queue;
 pub mod relay;
 #[allow(unsafe_code)]
 pub mod ring;
+pub mod self_test;
 pub mod sim;
 pub mod simd;
 pub mod telemetry;

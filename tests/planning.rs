@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use oxide_topology::cli::{Answer, DoctorArgs, Exit, Format, PlanArgs, Source, doctor_command, plan_command};
+use oxide_topology::doctor::Traffic;
 use oxide_topology::{Change, Request, Snapshot};
 
 const DOC: &str = include_str!("../docs/planning.md");
@@ -93,6 +94,8 @@ fn the_doctor_looks_at_this_machine_and_at_others() {
         source,
         nics: Vec::new(),
         request: Request::new(vec![name.into()], 1 << 20),
+        traffic: Traffic::default(),
+        self_test: None,
         json: true,
     };
     let mut out = Vec::new();

@@ -323,7 +323,7 @@ fn size(entries: u32) -> io::Result<QueueSize> {
 }
 
 /// Registers memory of `layout`'s size with the kernel, by way of xsk-rs.
-fn register(
+pub(super) fn register(
     layout: &UmemLayout,
     rings: &RingSizes,
     kind: PageKind,
