@@ -70,7 +70,33 @@ pub enum EngineError {
         /// Those there are.
         there: String,
     },
-    /// The supervisor did not answer in time, or is gone.
-    #[error("the supervisor does not answer")]
-    NoAnswer,
+    /// Not in the queue's present state.
+    #[error("cannot {what} {queue}: {text}")]
+    NotNow {
+        /// What was asked for.
+        what: &'static str,
+        /// Of which queue.
+        queue: String,
+        /// Why not, and what helps.
+        text: String,
+    },
+    /// It took longer than it may.
+    #[error("{step}: not within {within:?} ({text})")]
+    Late {
+        /// What was waited for.
+        step: &'static str,
+        /// How long.
+        within: std::time::Duration,
+        /// How things stand.
+        text: String,
+    },
+    /// A reload brought handlers of another type than the engine was built with.
+    #[error("the engine was not built with handlers of type {given}: reload with the same type, or start a new engine")]
+    OtherHandler {
+        /// The type that was given.
+        given: &'static str,
+    },
+    /// The engine has stopped, or is about to.
+    #[error("the engine has stopped: start a new one")]
+    Ended,
 }

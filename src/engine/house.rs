@@ -28,23 +28,33 @@ pub(super) struct House {
     pub(super) destinations: DestinationsOf,
     /// Next hops that actors want resolved.
     pub(super) asked: flume::Receiver<(u32, IpAddr)>,
-    pub(super) stopped: flume::Receiver<()>,
+    pub(super) orders: flume::Receiver<Order>,
+    /// As they were told last.
+    pub(super) tables: Arc<Tables>,
+}
+
+/// What the engine tells the thread.
+pub(super) enum Order {
+    /// Other destinations are the engine's from now on.
+    Destinations(DestinationsOf),
+    /// End.
+    Stop,
 }
 
 enum Heard {
     Net(Option<NetEvent>),
     Asked(Option<(u32, IpAddr)>),
-    Stop,
+    Order(Option<Order>),
 }
 
 impl House {
-    pub(super) fn keep(self, workers: usize) {
+    pub(super) fn keep(mut self, workers: usize) {
         let mut next_look = Instant::now() + LOOK_EVERY;
         loop {
             let heard = flume::Selector::new()
                 .recv(&self.net.events, |event| Heard::Net(event.ok()))
                 .recv(&self.asked, |ask| Heard::Asked(ask.ok()))
-                .recv(&self.stopped, |_| Heard::Stop)
+                .recv(&self.orders, |order| Heard::Order(order.ok()))
                 .wait_deadline(next_look);
             match heard {
                 Ok(Heard::Net(Some(NetEvent::Tables(tables)))) => self.publish(Arc::new(tables), workers),
@@ -53,7 +63,11 @@ impl House {
                     // Busy: the packet that waits for it asks again.
                     let _ = self.net.resolve(interface, next_hop);
                 }
-                Ok(Heard::Net(None) | Heard::Asked(None) | Heard::Stop) => break,
+                Ok(Heard::Order(Some(Order::Destinations(destinations)))) => {
+                    self.destinations = destinations;
+                    self.list();
+                }
+                Ok(Heard::Net(None) | Heard::Asked(None) | Heard::Order(None | Some(Order::Stop))) => break,
                 Err(_) => {
                     next_look = Instant::now() + LOOK_EVERY;
                     self.look();
@@ -65,14 +79,19 @@ impl House {
         }
     }
 
-    fn publish(&self, tables: Arc<Tables>, workers: usize) {
-        let wanted = (self.destinations)(&tables);
+    /// Lists the destinations that are wanted by the tables of the moment.
+    fn list(&self) {
+        let wanted = (self.destinations)(&self.tables);
         let mut interfaces = self.interfaces.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = interfaces.set_destinations(wanted) {
             tracing::error!(%error, "destinations not listed");
         }
-        let lost = interfaces.forget_lost(&tables);
-        drop(interfaces);
+    }
+
+    fn publish(&mut self, tables: Arc<Tables>, workers: usize) {
+        self.tables = Arc::clone(&tables);
+        self.list();
+        let lost = self.interfaces.lock().unwrap_or_else(PoisonError::into_inner).forget_lost(&tables);
         for name in &lost {
             tracing::warn!(interface = name, "gone, or made again: its queues are opened anew");
         }

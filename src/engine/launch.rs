@@ -40,6 +40,7 @@ pub(super) struct Launcher<H> {
     pub(super) plan: Plan,
     pub(super) executor: ExecutorKind,
     pub(super) processor: Processor,
+    /// Makes the handlers, by the newest factory.
     pub(super) factory: HandlerFactory<H>,
 }
 
@@ -53,7 +54,7 @@ impl<H: Handler + 'static> Launcher<H> {
         tables: &Tables,
         others: &[(u32, Address<Parcel>)],
     ) -> Result<Launched, EngineError> {
-        let Some(plan) = self.plan.actors.get(index) else { return Err(EngineError::NoAnswer) };
+        let Some(plan) = self.plan.actors.get(index) else { return Err(EngineError::Ended) };
         let failed = |step| move |e: &dyn std::fmt::Display| EngineError::Actor { step, text: e.to_string() };
         let requests = self.ports_of(index).iter().map(|id| interfaces.request(id)).collect::<Result<Vec<_>, _>>()?;
         let (commands, mailbox) = mailbox::<Command>(COMMANDS).map_err(|e| failed("making a mailbox")(&e))?;

@@ -8,10 +8,14 @@
 
 mod compare;
 mod error;
+mod handle;
 mod house;
 mod interfaces;
 mod launch;
 mod observe;
+mod ports;
+#[cfg(test)]
+pub(crate) mod sample;
 mod settings;
 mod status;
 mod worker;
@@ -20,16 +24,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use oxide_actors::supervisor::{Depth, Settings, Supervisor, SupervisorHandle, WorkerId, supervise};
+use oxide_actors::supervisor::{Settings, Supervisor, supervise};
 use oxide_topology::Plan;
 
 pub use error::EngineError;
+pub use handle::{Depth, EngineHandle};
 pub use house::read_tables;
 pub use interfaces::Destinations;
+pub use ports::PortStatus;
 pub use settings::{make_plan, request};
 pub use status::{EngineState, EngineStatus, ModeStatus, ProcessUsage, QueueStatus, SteeringStatus, Totals};
 
-use house::House;
+use handle::{Factory, Shared};
+use house::{House, Order};
 use interfaces::Interfaces;
 use launch::Launcher;
 use observe::Observer;
@@ -44,20 +51,16 @@ use crate::queue::{Handler, HandlerFactory, QueueInfo};
 const START_WITHIN: Duration = Duration::from_secs(15);
 /// Wishes for a next hop that may wait; a packet that is not heard asks again.
 const ASKS: usize = 1024;
+/// Orders for the housekeeping thread that may wait.
+const ORDERS: usize = 16;
 /// Which destinations are the engine's, given the addresses of the moment.
 type DestinationsOf = Box<dyn Fn(&Tables) -> Destinations + Send>;
 
 /// A running engine. Dropping it stops it, without patience.
 pub struct Engine {
     supervisor: Option<Supervisor<Note>>,
-    handle: SupervisorHandle<Note>,
     house: Option<JoinHandle<()>>,
-    stop_house: flume::Sender<()>,
-    status: Arc<Mutex<EngineStatus>>,
-    interfaces: Arc<Mutex<Interfaces>>,
-    plan: Plan,
-    notes: Vec<String>,
-    started: Instant,
+    handle: EngineHandle,
 }
 
 /// What an engine is made of.
@@ -104,8 +107,11 @@ impl<H: Handler + 'static> EngineBuilder<H> {
         interfaces.set_destinations(destinations(&tables))?;
         let interfaces = Arc::new(Mutex::new(interfaces));
 
-        let status = Arc::new(Mutex::new(observe::initial(&plan, executor.name())));
-        let launcher = Arc::new(Launcher { config, plan: plan.clone(), executor, processor, factory });
+        let rings = settings::rings(&config)?;
+        let status = Arc::new(Mutex::new(observe::initial(&plan, executor.name(), rings)));
+        let factory = Factory::new(factory);
+        let newest = factory.newest();
+        let launcher = Arc::new(Launcher { config, plan: plan.clone(), executor, processor, factory: newest });
         let directory: Directory = Arc::new(Mutex::new(plan.actors.iter().map(|_| None).collect()));
         let workers = plan.actors.iter().enumerate().map(|(index, actor)| QueueWorker {
             name: format!("queue {}", actor.queue),
@@ -115,22 +121,23 @@ impl<H: Handler + 'static> EngineBuilder<H> {
             interfaces: Arc::clone(&interfaces),
             directory: Arc::clone(&directory),
             tables: Arc::clone(&tables),
+            paused: 0,
             running: None,
         });
         let (ask, asked) = flume::bounded(ASKS);
         let observer = Observer::new(Arc::clone(&status), plan.clone(), ask, started);
         let supervisor = supervise(Settings::default(), workers.collect(), observer.into_fn())
             .map_err(|e| EngineError::Actor { step: "starting the supervisor", text: e.to_string() })?;
-        let handle = supervisor.handle();
-        let (stop_house, stopped) = flume::bounded(1);
+        let (order, orders) = flume::bounded(ORDERS);
         let house = House {
             net,
-            handle: handle.clone(),
+            handle: supervisor.handle(),
             interfaces: Arc::clone(&interfaces),
             status: Arc::clone(&status),
             destinations,
             asked,
-            stopped,
+            orders,
+            tables,
         };
         let workers = plan.actors.len();
         let house = thread::Builder::new()
@@ -141,16 +148,26 @@ impl<H: Handler + 'static> EngineBuilder<H> {
         let mut notes = Vec::new();
         notes.extend(why_threads.map(|why| format!("executor: plain threads, since {why}")));
         notes.push(format!("simd: {}", processor.why()));
-        let (supervisor, house) = (Some(supervisor), Some(house));
-        let engine = Engine { supervisor, handle, house, stop_house, status, interfaces, plan, notes, started };
-        engine.wait_until_running()?;
+        let handle = EngineHandle::new(Shared {
+            supervisor: supervisor.handle(),
+            house: order,
+            status,
+            interfaces,
+            directory,
+            factory,
+            plan,
+            notes,
+            started,
+        });
+        let engine = Engine { supervisor: Some(supervisor), house: Some(house), handle };
+        engine.wait_until_running(started)?;
         Ok(engine)
     }
 }
 
 impl Engine {
-    fn wait_until_running(&self) -> Result<(), EngineError> {
-        let until = self.started + START_WITHIN;
+    fn wait_until_running(&self, started: Instant) -> Result<(), EngineError> {
+        let until = started + START_WITHIN;
         loop {
             let status = self.status();
             if status.state == EngineState::Running {
@@ -170,55 +187,36 @@ impl Engine {
         }
     }
 
+    /// Asks and tells this engine from other threads.
+    #[must_use]
+    pub fn handle(&self) -> EngineHandle {
+        self.handle.clone()
+    }
+
     /// How the engine and each queue is.
     #[must_use]
     pub fn status(&self) -> EngineStatus {
-        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        status.steering = self.interfaces.lock().unwrap_or_else(PoisonError::into_inner).status();
-        status.sum_up(self.started);
-        status
+        self.handle.status()
     }
 
     /// The plan it runs by.
     #[must_use]
     pub fn plan(&self) -> &Plan {
-        &self.plan
+        self.handle.plan()
     }
 
     /// What was decided at start that a reader may want to know, a sentence each.
     #[must_use]
     pub fn notes(&self) -> &[String] {
-        &self.notes
+        self.handle.notes()
     }
 
-    /// Rebuilds the actor that serves `queue`, memory, sockets and handler; the others go on. Returns
-    /// when it is under way.
+    /// Rebuilds the actor that serves `queue`: [`EngineHandle::restart`] at [`Depth::Queue`].
     ///
     /// # Errors
-    /// [`EngineError::NoSuchQueue`], or the supervisor's refusal.
+    /// As there.
     pub fn restart(&self, queue: &QueueId) -> Result<(), EngineError> {
-        self.restart_at(queue, Depth::Hard)
-    }
-
-    /// Makes a new handler for `queue`; memory and sockets stay as they are.
-    ///
-    /// # Errors
-    /// As [`restart`](Self::restart).
-    pub fn restart_handler(&self, queue: &QueueId) -> Result<(), EngineError> {
-        self.restart_at(queue, Depth::Soft)
-    }
-
-    fn restart_at(&self, queue: &QueueId, depth: Depth) -> Result<(), EngineError> {
-        let serves = |p: &oxide_topology::PortPlan| p.interface == queue.interface && p.queue == queue.queue;
-        let index = self.plan.actors.iter().position(|actor| actor.ports.iter().any(serves));
-        let Some(index) = index else {
-            let all = self.plan.actors.iter().flat_map(|a| &a.ports);
-            let there: Vec<_> = all.map(|p| format!("{}:{}", p.interface, p.queue)).collect();
-            return Err(EngineError::NoSuchQueue { asked: queue.to_string(), there: there.join(", ") });
-        };
-        self.handle
-            .restart(WorkerId(index), depth)
-            .map_err(|e| EngineError::Actor { step: "restarting a queue", text: e.to_string() })
+        self.handle.restart(queue, Depth::Queue)
     }
 
     /// Takes no new sessions, waits until the old ones have ended or `within` is over, then stops in
@@ -226,7 +224,7 @@ impl Engine {
     #[must_use]
     pub fn drain(self, within: Duration) -> EngineStatus {
         self.mark(EngineState::Draining);
-        match self.handle.drain(None, within) {
+        match self.handle.shared().supervisor.drain(None, within) {
             Ok(rested) if rested.not_ended.is_empty() => {}
             Ok(rested) => tracing::error!(queues = ?rested.not_ended, "did not end when drained"),
             Err(error) => tracing::error!(%error, "draining"),
@@ -244,12 +242,12 @@ impl Engine {
     }
 
     fn mark(&self, state: EngineState) {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner).state = state;
+        self.handle.shared().status.lock().unwrap_or_else(PoisonError::into_inner).state = state;
     }
 
     fn shut_down(&mut self, within: Duration) {
         let Some(supervisor) = self.supervisor.take() else { return };
-        match self.handle.stop(within) {
+        match self.handle.shared().supervisor.stop(within) {
             Ok(rested) if rested.not_ended.is_empty() => {}
             Ok(rested) => tracing::error!(queues = ?rested.not_ended, "did not end; the process will"),
             Err(error) => tracing::error!(%error, "stopping"),
@@ -257,7 +255,7 @@ impl Engine {
         if let Err(panic) = supervisor.join() {
             tracing::error!(panic, "the supervisor panicked");
         }
-        let _ = self.stop_house.send(());
+        let _ = self.handle.shared().house.send(Order::Stop);
         if let Some(house) = self.house.take()
             && house.join().is_err()
         {

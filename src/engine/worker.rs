@@ -13,6 +13,7 @@ use super::launch::{Launched, Launcher};
 use crate::net::Tables;
 use crate::port::PortError;
 use crate::queue::{Command, Exit, Handler, Parcel, Report};
+use crate::umem::{MAX_PORTS, PortIndex};
 
 /// How long an actor that is told to stop may finish what is under way.
 const STOP_WITHIN: Duration = Duration::from_millis(500);
@@ -21,6 +22,8 @@ const STOP_WITHIN: Duration = Duration::from_millis(500);
 pub(super) enum Note {
     /// New links, routes, neighbours.
     Tables(Arc<Tables>),
+    /// A port is to take no new packets, or to take them again.
+    Pause(PortIndex, bool),
 }
 
 /// The inboxes of all queues, by place in the plan: who is up, and where its packets go. Touched only
@@ -31,7 +34,7 @@ pub(super) type Directory = Arc<Mutex<Vec<Option<Entry>>>>;
 pub(super) struct Entry {
     queue: u32,
     parcels: Address<Parcel>,
-    commands: Address<Command>,
+    pub(super) commands: Address<Command>,
 }
 
 pub(super) struct QueueWorker<H> {
@@ -42,6 +45,8 @@ pub(super) struct QueueWorker<H> {
     pub(super) interfaces: Arc<Mutex<Interfaces>>,
     pub(super) directory: Directory,
     pub(super) tables: Arc<Tables>,
+    /// Ports that were paused, a bit each: a new actor is told.
+    pub(super) paused: u8,
     pub(super) running: Option<Running>,
 }
 
@@ -69,6 +74,10 @@ impl<H: Handler + 'static> supervisor::Worker for QueueWorker<H> {
             other => End::Refused(other.to_string()),
         })?;
         self.announce(Some(Entry { queue: self.queue, parcels, commands: commands.clone() }));
+        for port in (0..MAX_PORTS).filter(|port| self.paused >> port & 1 == 1) {
+            // A new mailbox has room for them.
+            let _ = commands.try_send(Command::Pause(port, true));
+        }
         self.running = Some(Running { handle, commands });
         Ok(())
     }
@@ -87,11 +96,22 @@ impl<H: Handler + 'static> supervisor::Worker for QueueWorker<H> {
     }
 
     fn note(&mut self, note: Note) {
-        let Note::Tables(tables) = note;
-        self.tables = Arc::clone(&tables);
-        if let Some(running) = &self.running {
-            // A full mailbox: the next generation of tables follows at the latest with the next change.
-            let _ = running.commands.try_send(Command::Tables(Box::new((*tables).clone())));
+        let command = match note {
+            Note::Tables(tables) => {
+                self.tables = Arc::clone(&tables);
+                Command::Tables(Box::new((*tables).clone()))
+            }
+            Note::Pause(port, paused) => {
+                let bit = 1_u8.checked_shl(port.into()).unwrap_or(0);
+                self.paused = if paused { self.paused | bit } else { self.paused & !bit };
+                Command::Pause(port, paused)
+            }
+        };
+        if let Some(running) = &self.running
+            && running.commands.try_send(command).is_err()
+        {
+            // The next tables follow at the latest with the next change.
+            tracing::warn!(queue = self.queue, "mailbox full: a message of the engine's is lost");
         }
     }
 

@@ -9,17 +9,17 @@
 //! ```
 
 use std::net::IpAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
+use crossbeam_channel::Sender;
 use oxide_actors::executor::Runtime;
 use oxide_actors::mailbox::{Address, Mailbox};
 use oxide_actors::supervisor::{Link, Word};
 
 use super::counters::Regime;
-use super::handler::{Handler, QueueInfo};
+use super::handler::{Handler, QueueInfo, SessionInfo};
 use super::peers::{Parcel, Peers};
 use super::realtime;
 use super::snapshot::QueueSnapshot;
@@ -27,7 +27,7 @@ use super::worker::{Parts, Worker};
 use crate::net::Tables;
 use crate::port::{Backend, Port, PortError, PortInfo};
 use crate::simd::Processor;
-use crate::umem::{MAX_PORTS, PageReport, PagesSeen};
+use crate::umem::{MAX_PORTS, PageReport, PagesSeen, PortIndex};
 
 /// Turns between two looks into the mailbox while packets flow: a look costs 2 ns, a turn 100 or more.
 const CONTROL_EVERY: u64 = 16;
@@ -47,12 +47,19 @@ pub enum Command {
         /// Its inbox; `None` while it is down.
         address: Option<Address<Parcel>>,
     },
-    /// Take no new packets, or take them again.
-    Pause(bool),
+    /// Take no new packets of a port, or take them again.
+    Pause(PortIndex, bool),
     /// Start nothing new; go on serving what there is.
     Drain,
-    /// Make a new handler: the old one panicked, or an operator asks for it.
+    /// Make a new handler, which takes over from the old one: that panicked, or an operator asks for it.
     RestartHandler,
+    /// Describe sessions in `into`, at most as many as it has room for, and send it back.
+    Sessions {
+        /// Allocated by whoever asks, so that it is not here.
+        into: Vec<SessionInfo>,
+        /// Where to; no answer if nobody listens any more.
+        reply: Sender<Vec<SessionInfo>>,
+    },
     /// Steer packets away, finish what is under way within this time, and end.
     Stop(Duration),
 }
@@ -84,6 +91,8 @@ pub enum Report {
     },
     /// Tables that are no longer used, to be freed elsewhere.
     Retired(Box<Tables>),
+    /// A new handler is at work: how many sessions it took over, or why none.
+    Replaced(Result<u64, String>),
 }
 
 /// How an actor ended.
@@ -215,7 +224,7 @@ impl<P: Port, H: Handler> Actor<P, H> {
             link,
             spin: spec.spin,
             regime: Regime::Control,
-            since: started,
+            since: Instant::now(),
             next_snapshot: started,
             stop_by: None,
             parked_told: false,
@@ -285,8 +294,10 @@ impl<P: Port, H: Handler> Actor<P, H> {
         let woken = {
             // A parked actor must not be woken by packets that it will not take.
             let ports = if self.worker.parked().is_some() { &[] } else { self.worker.ports() };
+            let paused = self.worker.paused();
+            let taking = ports.iter().enumerate().filter(|(at, _)| paused >> at & 1 == 0).map(|(_, port)| port);
             let fds: ArrayVec<_, { MAX_PORTS as usize }> =
-                ports.iter().filter_map(Port::fd).take(usize::from(MAX_PORTS)).collect();
+                taking.filter_map(Port::fd).take(usize::from(MAX_PORTS)).collect();
             self.mailbox.wait(&fds, timeout, || self.worker.has_parcels())
         };
         tracing::trace!(?woken, "woke");
@@ -336,12 +347,16 @@ impl<P: Port, H: Handler> Actor<P, H> {
                 self.link.telemetry(Report::Retired(old));
             }
             Command::Peer { queue, address } => self.worker.set_peer(queue, address),
-            Command::Pause(paused) => self.worker.set_paused(paused),
+            Command::Pause(port, paused) => self.worker.set_paused(port, paused),
             Command::Drain => {
                 self.draining = true;
                 self.worker.set_draining(true);
             }
             Command::RestartHandler => self.restart_handler(),
+            Command::Sessions { mut into, reply } => {
+                self.worker.handler().describe_sessions(into.capacity(), &mut into);
+                let _ = reply.try_send(into);
+            }
             Command::Stop(within) => {
                 self.worker.set_draining(true);
                 self.stop_by = Some(now + within);
@@ -355,15 +370,16 @@ impl<P: Port, H: Handler> Actor<P, H> {
     fn restart_handler(&mut self) {
         self.info = self.info.for_next_handler();
         let (factory, info) = (&self.factory, &self.info);
-        let word = match catch_unwind(AssertUnwindSafe(|| factory(info))) {
-            Ok(handler) => {
-                self.worker.replace_handler(handler);
+        match self.worker.replace_handler(|| factory(info), true) {
+            Ok(kept) => {
                 self.parked_told = false;
-                Word::Running
+                self.link.say(Word::Running);
+                self.link.report(Report::Replaced(kept));
             }
-            Err(_) => Word::SoftFailed("the new handler panicked while it was made".to_owned()),
-        };
-        self.link.say(word);
+            Err(words) => {
+                self.link.say(Word::SoftFailed(format!("the new handler panicked while it was made: {words}")));
+            }
+        }
     }
 
     fn snapshot(&mut self) -> QueueSnapshot {

@@ -1,7 +1,7 @@
 //! What an application implements, and what it is given.
 
-use std::net::IpAddr;
-use std::time::Instant;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
 
@@ -33,6 +33,55 @@ pub trait Handler {
     fn memory_bytes(&self) -> u64 {
         0
     }
+
+    /// Describes at most `limit` sessions at the end of `into`, for an operator who asks. Called between two
+    /// batches, so it must not take longer than one: look at a bounded part of what there is.
+    fn describe_sessions(&self, limit: usize, into: &mut Vec<SessionInfo>) {
+        let _ = (limit, into);
+    }
+
+    /// Takes over what is worth keeping of the handler that this one replaces, before its first batch. Returns
+    /// how many sessions that were, or why none.
+    ///
+    /// After [`Replaced::Panicked`] `former` is as the panic left it, perhaps in the middle of a change: take
+    /// nothing that was not checked. If this panics, the next handler takes nothing over.
+    ///
+    /// # Errors
+    /// Why nothing was taken over, in words for the operator.
+    fn inherit(&mut self, former: &mut Self, why: Replaced) -> Result<u64, String>
+    where
+        Self: Sized,
+    {
+        let _ = (former, why);
+        Err("this handler has nothing to hand over".to_owned())
+    }
+}
+
+/// Why a handler is replaced by the next one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Replaced {
+    /// It panicked.
+    Panicked,
+    /// Somebody asked for it: a restart, or another configuration.
+    Asked,
+}
+
+/// One session of a handler, as an operator sees it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct SessionInfo {
+    /// Queue that serves it.
+    pub queue: u32,
+    /// Who began it.
+    pub client: SocketAddr,
+    /// Where the client sends to.
+    pub listen: SocketAddr,
+    /// Source address and port toward the upstream.
+    pub source: SocketAddr,
+    /// Where its packets go.
+    pub upstream: SocketAddr,
+    /// Since the client was last heard.
+    pub idle: Duration,
 }
 
 /// Which queue a handler is made for.

@@ -25,7 +25,7 @@ pub use batch::{Batch, Verdict};
 pub use counters::{BatchSizes, QueueCounters, TurnTimes};
 #[cfg(test)]
 pub(crate) use handler::Requests;
-pub use handler::{Context, Handler, QueueInfo};
+pub use handler::{Context, Handler, QueueInfo, Replaced, SessionInfo};
 pub use harness::{Harness, HarnessError, Outcome};
 pub use peers::{Parcel, Peers};
 pub use snapshot::{PortSnapshot, QueueSnapshot};

@@ -73,7 +73,8 @@ pub struct Worker<P, H> {
     counters: QueueCounters,
     next_tick: Instant,
     draining: bool,
-    paused: bool,
+    /// Ports that take no new packets, a bit each.
+    paused: u8,
     /// The handler panicked and has not been replaced yet: its words.
     parked: Option<String>,
     /// The interface of this port has left the tables.
@@ -104,7 +105,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
             // The first one at once: a handler may want to ask for something before packets come.
             next_tick: now,
             draining: false,
-            paused: false,
+            paused: 0,
             parked: None,
             gone: None,
         }
@@ -130,7 +131,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
         }
         self.counters.turns += 1;
         let mut packets = 0;
-        if self.parked.is_some() || self.paused {
+        if self.parked.is_some() {
             return packets;
         }
         // Before the ports: what waited for a next hop is older than what comes now.
@@ -141,7 +142,8 @@ impl<P: Port, H: Handler> Worker<P, H> {
         }
         for from in 0..self.ports.len() {
             // A full TX ring pushes back to the RX rings, where the kernel counts what it drops.
-            if self.parked.is_none() && self.out.iter().all(Outgoing::ready) {
+            let open = self.parked.is_none() && self.paused >> from & 1 == 0;
+            if open && self.out.iter().all(Outgoing::ready) {
                 packets += self.serve_port(from, now);
             }
         }
@@ -302,12 +304,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
     }
 
     fn park(&mut self, panic: &(dyn Any + Send)) {
-        let words = panic
-            .downcast_ref::<&str>()
-            .map(|s| (*s).to_owned())
-            .or_else(|| panic.downcast_ref::<String>().cloned())
-            .unwrap_or_else(|| "a panic without words".to_owned());
-        self.parked = Some(words);
+        self.parked = Some(face::words(panic));
     }
 }
 

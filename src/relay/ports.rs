@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use super::plan::mix;
+use crate::umem::prefetch;
 
 /// No session.
 const NONE: u32 = u32::MAX;
@@ -52,6 +53,14 @@ impl SourcePorts {
             && std::mem::replace(entry, NONE) != NONE
         {
             self.free.push_back(port);
+        }
+    }
+
+    /// Asks the cache for what [`slot`](Self::slot) will read.
+    #[inline]
+    pub(super) fn prefetch(&self, port: u16) {
+        if let Some(entry) = self.slots.get(usize::from(port.wrapping_sub(self.first))) {
+            prefetch(entry);
         }
     }
 

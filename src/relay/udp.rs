@@ -9,6 +9,7 @@
 //! upstream is reached from another source address since the tables changed is gone as well: its
 //! answers would not come to us any more.
 
+mod knock;
 mod life;
 
 use std::collections::HashMap;
@@ -18,9 +19,12 @@ use std::time::{Duration, Instant};
 use arrayvec::ArrayVec;
 use foldhash::fast::FixedState;
 
+use super::gate::Gate;
+use super::limit::Limits;
 use super::plan::{RelayPlan, Slices};
 use super::ports::SourcePorts;
 use super::session::{NextHop, Sessions};
+use crate::flow::{FlowHash, FlowKey};
 use crate::net::Resolution;
 use crate::packet::{AddressChange, Endpoint, Flow, LANES, MacAddr, Rewrite, Translation};
 use crate::queue::{Batch, Context, Handler, QueueInfo, Verdict, lanes};
@@ -38,6 +42,7 @@ const SWEEP: usize = 4096;
 const SWEEP_ROUND: usize = 10;
 
 const STRAY: Verdict = Verdict::Drop(DropReason::NoSession);
+const LIMITED: Verdict = Verdict::Drop(DropReason::RateLimited);
 const NO_ROUTE: Verdict = Verdict::Drop(DropReason::NoRoute);
 
 /// What became of sessions. All monotonic.
@@ -50,6 +55,12 @@ pub struct RelayCounters {
     pub expired: u64,
     /// Sessions that ended because their source address was no longer the right one.
     pub moved: u64,
+    /// Packets judged by a rate that their source shares with strangers: the table of sources
+    /// ([`LimitsConfig::sources`](crate::config::LimitsConfig::sources)) is too small, or a flood comes
+    /// from forged addresses.
+    pub crowded: u64,
+    /// Challenges sent to clients without a session.
+    pub challenged: u64,
 }
 
 /// The relay of one queue.
@@ -78,6 +89,12 @@ pub struct UdpRelay {
     warmed: usize,
     /// Hardware addresses of the ports, by `seen`.
     macs: ArrayVec<MacAddr, { MAX_PORTS as usize }>,
+    /// What clients may send and be sent; `None` where nothing is limited.
+    limits: Option<Box<Limits>>,
+    /// Asked before a session is made.
+    gate: Option<Box<dyn Gate>>,
+    /// Since the epoch, for the limits.
+    now_ns: u64,
     /// No room was found in this batch: further new sessions need not look again.
     reclaimed: bool,
 }
@@ -91,15 +108,17 @@ struct Served {
     idle_timeout: u32,
 }
 
-/// What is known of a lane after the look-ups.
-#[derive(Clone, Copy)]
-enum Way {
-    /// A packet for an entry, and the client's session if it has one.
-    Client { entry: u16, slot: Option<u32> },
-    /// A packet for one of our source ports, and its session if there is one.
-    Answer { slot: Option<u32> },
-    /// The verdict has been given.
-    Settled,
+/// What is known of a batch after the look-ups: masks of lanes, and columns.
+struct Ways {
+    /// Packets for an entry, with their keys.
+    clients: u64,
+    keys: [FlowKey; LANES],
+    /// Packets for one of our source ports, with the place of the source address.
+    answers: u64,
+    sources: [u8; LANES],
+    /// Of both: those with a session, and where it is.
+    found: u64,
+    slots: [u32; LANES],
 }
 
 impl UdpRelay {
@@ -128,7 +147,7 @@ impl UdpRelay {
             slices: plan.slices(queue.queues),
             queue: queue.queue,
             seed: queue.seed,
-            sessions: Sessions::new(plan.capacity_per_queue(queue.queues), queue.seed),
+            sessions: Sessions::new(plan.capacity_per_queue(queue.queues), FlowHash::new(queue.seed)),
             sources: Vec::new(),
             counters: RelayCounters::default(),
             epoch: None,
@@ -137,6 +156,9 @@ impl UdpRelay {
             generation: 0,
             asked: ArrayVec::new(),
             warmed: 0,
+            limits: plan.limits(queue.queue, queue.queues, queue.seed),
+            gate: None,
+            now_ns: 0,
             macs: queue.ports.iter().take(usize::from(MAX_PORTS)).map(|port| port.mac).collect(),
             reclaimed: false,
         }
@@ -145,12 +167,16 @@ impl UdpRelay {
     /// What became of sessions so far.
     #[must_use]
     pub fn counters(&self) -> RelayCounters {
-        self.counters
+        let crowded = self.limits.as_ref().map_or(0, |limits| limits.crowded());
+        RelayCounters { crowded, ..self.counters }
     }
 
     fn refresh(&mut self, cx: &Context<'_>) {
         let epoch = *self.epoch.get_or_insert(cx.now());
-        self.now = ticks(cx.now().saturating_duration_since(epoch));
+        let since = cx.now().saturating_duration_since(epoch);
+        self.now = ticks(since);
+        // Wraps after 584 years.
+        self.now_ns = since.as_nanos() as u64;
         self.reclaimed = false;
         let seen = (cx.tables().generation, self.now / ASK_EVERY);
         if seen != self.seen {
@@ -164,10 +190,11 @@ impl UdpRelay {
         }
     }
 
-    /// First stage: what each lane is, and where its session lies. Nothing here depends on the lane
-    /// before, so the processor waits for several of these look-ups at once.
-    fn look_up(&self, batch: &mut Batch<'_>) -> [Way; LANES] {
-        let mut ways = [Way::Settled; LANES];
+    /// First stage: what each lane is. Packets that are neither a client's nor an answer get their verdict.
+    fn classify(&self, batch: &mut Batch<'_>) -> Ways {
+        let (clients, answers, found) = (0, 0, 0);
+        let (keys, sources, slots) = ([FlowKey::default(); LANES], [u8::MAX; LANES], [0; LANES]);
+        let mut ways = Ways { clients, keys, answers, sources, found, slots };
         let columns = batch.columns();
         let live = batch.live();
         for lane in lanes(live & !columns.udp) {
@@ -176,53 +203,87 @@ impl UdpRelay {
         // Most packets of a batch are for the entry that the one before was for.
         let mut last = (Endpoint::default(), None);
         for lane in lanes(live & columns.udp) {
-            let flow = &columns.flow[lane];
+            let Flow { source, destination } = &columns.flow[lane];
             // The configuration keeps listening ports and source ports apart.
-            ways[lane] = match self.slices.owner(flow.destination.port) {
-                Some(owner) if owner == self.queue => Way::Answer { slot: self.slot_of(&flow.destination) },
-                Some(other) => {
-                    batch.decide(lane, Verdict::HandOver(other));
-                    Way::Settled
+            match self.slices.owner(destination.port) {
+                Some(owner) if owner == self.queue => {
+                    if let Some((at, ports)) = self.source_of(destination) {
+                        ports.prefetch(destination.port);
+                        // At most `SOURCES`.
+                        ways.sources[lane] = at as u8;
+                    }
+                    ways.answers |= 1 << lane;
                 }
+                Some(other) => batch.decide(lane, Verdict::HandOver(other)),
                 None => {
-                    if last.0 != flow.destination {
-                        last = (flow.destination, self.listens.get(&flow.destination).copied());
+                    if last.0 != *destination {
+                        last = (*destination, self.listens.get(destination).copied());
                     }
                     if let Some(entry) = last.1 {
-                        let hash = self.sessions.hash(&flow.source, entry);
-                        Way::Client { entry, slot: self.sessions.find(hash, &flow.source, entry) }
+                        ways.keys[lane] = FlowKey { remote: *source, local: entry };
+                        ways.clients |= 1 << lane;
                     } else {
                         batch.decide(lane, STRAY);
-                        Way::Settled
                     }
                 }
-            };
+            }
         }
         ways
     }
 
+    /// Second stage: where the sessions are. All of them are on their way to the cache afterwards.
+    fn look_up(&self, batch: &Batch<'_>, ways: &mut Ways) {
+        ways.found = self.sessions.look_up(&ways.keys, ways.clients, &mut ways.slots);
+        for lane in lanes(ways.answers) {
+            let port = batch.columns().flow[lane].destination.port;
+            let ports = self.sources.get(usize::from(ways.sources[lane]));
+            if let Some(slot) = ports.and_then(|ports| ports.slot(port)) {
+                self.sessions.prefetch(slot);
+                ways.slots[lane] = slot;
+                ways.found |= 1 << lane;
+            }
+        }
+    }
+
+    /// The source address of ours that this is, and its place.
+    #[inline]
+    fn source_of(&self, at: &Endpoint) -> Option<(usize, &SourcePorts)> {
+        self.sources.iter().enumerate().find(|(_, source)| source.address == at.address)
+    }
+
     /// The slot of the session that has this source address and port.
     fn slot_of(&self, at: &Endpoint) -> Option<u32> {
-        self.sources.iter().find(|source| source.address == at.address)?.slot(at.port)
+        self.source_of(at)?.1.slot(at.port)
     }
 
     fn serve_client(
         &mut self,
         batch: &mut Batch<'_>,
         lane: usize,
-        entry: u16,
+        key: &FlowKey,
         slot: Option<u32>,
         cx: &mut Context<'_>,
     ) -> Result<PortIndex, Verdict> {
         let old = &batch.columns().flow[lane];
-        let slot = match self.current(slot, &old.source, entry, cx) {
+        // A packet that was held has paid.
+        if let Some(limits) = self.limits.as_mut().filter(|_| !batch.again())
+            && !limits.admit(&key.remote, key.local, self.now_ns, ip_bytes(batch, lane))
+        {
+            return Err(LIMITED);
+        }
+        let mut length = batch.columns().length[lane];
+        let slot = match self.current(slot, key, cx) {
             Some(slot) => slot,
-            None => self.create(&old.source, entry, cx).map_err(Verdict::Drop)?,
+            None => {
+                self.may_begin(key, cx).map_err(Verdict::Drop)?;
+                length = self.knock(batch, lane, key.local, cx)?;
+                self.create(key, cx).map_err(Verdict::Drop)?
+            }
         };
         let now = self.now;
         let session = self.sessions.get_mut(slot).ok_or(STRAY)?;
         session.last_seen = now;
-        let (port, mut hop) = (session.port, session.to_upstream);
+        let (port, mut hop) = (session.port.get(), session.to_upstream);
         let source = self.sources.get(usize::from(session.source)).ok_or(STRAY)?;
         let upstream = *self.upstreams.get(session.upstream as usize).ok_or(STRAY)?;
         let new = Flow { source: Endpoint { address: source.address, port }, destination: upstream };
@@ -230,7 +291,7 @@ impl UdpRelay {
             hop = self.resolve(old, &new, cx)?;
             self.sessions.get_mut(slot).ok_or(STRAY)?.to_upstream = hop;
         }
-        self.send(batch, lane, &new, hop)
+        self.send(batch, lane, length, &new, hop)
     }
 
     fn serve_answer(
@@ -245,7 +306,7 @@ impl UdpRelay {
         let holds = |slot: u32| {
             self.sessions.get(slot).is_some_and(|s| {
                 let source = self.sources.get(usize::from(s.source));
-                s.port == old.destination.port && source.is_some_and(|s| s.address == old.destination.address)
+                s.port.get() == old.destination.port && source.is_some_and(|s| s.address == old.destination.address)
             })
         };
         let slot = slot.filter(|&slot| holds(slot)).or_else(|| self.slot_of(&old.destination)).ok_or(STRAY)?;
@@ -256,21 +317,33 @@ impl UdpRelay {
         if self.upstreams.get(session.upstream as usize) != Some(&old.source) {
             return Err(Verdict::Drop(DropReason::WrongPeer));
         }
-        let listen = self.entries.get(usize::from(session.entry)).ok_or(STRAY)?.listen;
-        let new = Flow { source: listen, destination: session.client };
+        if let Some(limits) = self.limits.as_mut().filter(|_| !batch.again())
+            && !limits.admit_reply(&session.key.remote, self.now_ns, ip_bytes(batch, lane))
+        {
+            return Err(LIMITED);
+        }
+        let listen = self.entries.get(usize::from(session.key.local)).ok_or(STRAY)?.listen;
+        let new = Flow { source: listen, destination: session.key.remote };
         let mut hop = session.to_client;
         if !hop.fresh(self.generation) {
             hop = self.resolve(old, &new, cx)?;
             self.sessions.get_mut(slot).ok_or(STRAY)?.to_client = hop;
         }
-        self.send(batch, lane, &new, hop)
+        self.send(batch, lane, batch.columns().length[lane], &new, hop)
     }
 
-    /// New addresses, and out.
+    /// New addresses, and out. `length` is the packet's without Ethernet padding.
     #[inline]
-    fn send(&self, batch: &mut Batch<'_>, lane: usize, new: &Flow, hop: NextHop) -> Result<PortIndex, Verdict> {
+    fn send(
+        &self,
+        batch: &mut Batch<'_>,
+        lane: usize,
+        length: u16,
+        new: &Flow,
+        hop: NextHop,
+    ) -> Result<PortIndex, Verdict> {
         let columns = batch.columns();
-        let (l3, l4, length) = (columns.l3[lane], columns.l4[lane], columns.length[lane]);
+        let (l3, l4) = (columns.l3[lane], columns.l4[lane]);
         if length.saturating_sub(u16::from(l3)) > hop.mtu {
             return Err(Verdict::Drop(DropReason::TooBig));
         }
@@ -327,12 +400,15 @@ impl UdpRelay {
 impl Handler for UdpRelay {
     fn handle(&mut self, batch: &mut Batch<'_>, cx: &mut Context<'_>) {
         self.refresh(cx);
-        let ways = self.look_up(batch);
-        for lane in lanes(batch.live() & batch.columns().udp) {
-            let outcome = match ways[lane] {
-                Way::Client { entry, slot } => self.serve_client(batch, lane, entry, slot, cx),
-                Way::Answer { slot } => self.serve_answer(batch, lane, slot, cx),
-                Way::Settled => continue,
+        let mut ways = self.classify(batch);
+        self.look_up(batch, &mut ways);
+        let Ways { clients, keys, answers, found, slots, .. } = &ways;
+        for lane in lanes(clients | answers) {
+            let slot = (found & 1 << lane != 0).then_some(slots[lane]);
+            let outcome = if clients & 1 << lane != 0 {
+                self.serve_client(batch, lane, &keys[lane], slot, cx)
+            } else {
+                self.serve_answer(batch, lane, slot, cx)
             };
             batch.decide(lane, outcome.map_or_else(|verdict| verdict, Verdict::Transmit));
         }
@@ -350,8 +426,16 @@ impl Handler for UdpRelay {
 
     fn memory_bytes(&self) -> u64 {
         let ports: usize = self.sources.iter().map(SourcePorts::memory_bytes).sum();
-        (size_of::<Self>() + self.sessions.memory_bytes() + ports) as u64
+        let limits = self.limits.as_ref().map_or(0, |limits| limits.memory_bytes());
+        (size_of::<Self>() + self.sessions.memory_bytes() + ports + limits) as u64
     }
+}
+
+/// Length of a parsed packet without its Ethernet header.
+#[inline]
+fn ip_bytes(batch: &Batch<'_>, lane: usize) -> u16 {
+    let columns = batch.columns();
+    columns.length[lane].saturating_sub(u16::from(columns.l3[lane]))
 }
 
 fn ticks(time: Duration) -> u32 {

@@ -131,10 +131,13 @@ impl SimActor {
             }
             Command::RestartHandler => {
                 life.info = life.info.for_next_handler();
-                let handler = self.app.handler(&life.info);
-                life.worker.replace_handler(Fused::new(handler, fuse));
+                let make = || Fused::new(self.app.handler(&life.info), fuse.clone());
+                let word = match life.worker.replace_handler(make, true) {
+                    Ok(_) => Word::Running,
+                    Err(words) => Word::SoftFailed(words),
+                };
                 life.parked_told = false;
-                return Some(Input::Said { worker: id, generation, word: Word::Running });
+                return Some(Input::Said { worker: id, generation, word });
             }
         }
         None

@@ -233,10 +233,10 @@ impl World {
             && let Some(life) = self.actors[queue].life()
         {
             for _ in 0..50 {
-                life.worker.set_paused(true);
+                life.worker.set_paused(0, true);
                 let tables = self.app.tables(&self.net);
                 life.worker.set_tables(Box::new(tables));
-                life.worker.set_paused(false);
+                life.worker.set_paused(0, false);
             }
         }
         if self.rng.chance(chaos.neighbour_ppm) {

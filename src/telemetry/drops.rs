@@ -64,6 +64,10 @@ reasons! {
     WrongPeer = "wrong_peer",
     /// The session table is full.
     SessionsFull = "sessions_full",
+    /// More than a client prefix or an entry may send, or a prefix may be sent.
+    RateLimited = "rate_limited",
+    /// The gate in front of new sessions refused the client.
+    Refused = "refused",
     /// No source port left for this upstream.
     PortsExhausted = "ports_exhausted",
     /// No route to the next hop, or it leaves by an interface that is not served.
@@ -74,6 +78,8 @@ reasons! {
     HoldFull = "hold_full",
     /// Longer than the outgoing interface's MTU.
     TooBig = "too_big",
+    /// No room in front of the packet for a longer header.
+    NoHeadroom = "no_headroom",
     /// The handler said neither forward nor drop.
     NoVerdict = "no_verdict",
     /// The handler dropped it.
@@ -92,6 +98,24 @@ reasons! {
     NoFrame = "no_frame",
     /// The engine is draining and takes no new sessions.
     Draining = "draining",
+    /// In the actor's hands when it ended.
+    Restart = "restart",
+}
+
+impl DropReason {
+    /// Who dropped it: `packet` (it is malformed), `handler` (the application's decision), `engine` (the
+    /// machinery could not send it on).
+    #[must_use]
+    pub const fn stage(self) -> &'static str {
+        // The list above is in this order.
+        if self as u8 <= Self::BadSource as u8 {
+            "packet"
+        } else if self as u8 <= Self::HandlerPanic as u8 {
+            "handler"
+        } else {
+            "engine"
+        }
+    }
 }
 
 /// One counter for each [`DropReason`].

@@ -1,13 +1,34 @@
 //! What the actor does with its worker between turns, and what it reads of it.
 
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use oxide_actors::mailbox::Address;
 
 use super::{Outgoing, QueueCounters, TICK, Worker};
 use crate::net::Tables;
 use crate::port::{Port, PortError, PortInfo};
-use crate::queue::Handler;
 use crate::queue::peers::Parcel;
-use crate::umem::Umem;
+use crate::queue::{Handler, Replaced};
+use crate::umem::{PortIndex, Umem};
+
+/// What a call said when it panicked.
+fn caught<T>(call: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(call)).map_err(|panic| words(panic.as_ref()))
+}
+
+/// Drops a handler that may be broken.
+fn discard<H>(handler: H) {
+    if let Err(words) = caught(|| drop(handler)) {
+        tracing::warn!(words, "a handler panicked while it was dropped");
+    }
+}
+
+pub(super) fn words(panic: &(dyn Any + Send)) -> String {
+    let owned = || panic.downcast_ref::<String>().cloned();
+    let words = panic.downcast_ref::<&str>().map(|s| (*s).to_owned()).or_else(owned);
+    words.unwrap_or_else(|| "a panic without words".to_owned())
+}
 
 /// What the actor does between turns.
 impl<P: Port, H: Handler> Worker<P, H> {
@@ -17,10 +38,27 @@ impl<P: Port, H: Handler> Worker<P, H> {
         self.parked.as_deref()
     }
 
-    /// Puts a new handler in the place of the one that panicked. Ports and frames are untouched.
-    pub fn replace_handler(&mut self, handler: H) {
-        self.handler = handler;
+    /// Puts a handler that `make` makes in the place of the one there is, which may have panicked. Ports and
+    /// frames are untouched. Returns what the new one took over ([`Handler::inherit`]), if it was to.
+    ///
+    /// # Errors
+    /// The words of a panic while it was made; everything is as before then.
+    pub fn replace_handler(&mut self, make: impl Fn() -> H, inherit: bool) -> Result<Result<u64, String>, String> {
+        let made = || caught(&make);
+        let mut next = made()?;
+        let why = if self.parked.is_some() { Replaced::Panicked } else { Replaced::Asked };
+        let kept = match inherit.then(|| caught(|| next.inherit(&mut self.handler, why))) {
+            Some(Ok(kept)) => kept,
+            Some(Err(words)) => {
+                // Half of it is taken over, perhaps.
+                discard(std::mem::replace(&mut next, made()?));
+                Err(format!("taking over panicked: {words}"))
+            }
+            None => Err("it failed again right after it had taken over".to_owned()),
+        };
+        discard(std::mem::replace(&mut self.handler, next));
         self.parked = None;
+        Ok(kept)
     }
 
     /// New tables; the old ones are returned, so that they need not be freed on this core.
@@ -37,9 +75,16 @@ impl<P: Port, H: Handler> Worker<P, H> {
         std::mem::replace(&mut self.tables, tables)
     }
 
-    /// Takes no new packets while `true`; what is under way goes on.
-    pub fn set_paused(&mut self, paused: bool) {
-        self.paused = paused;
+    /// Takes no new packets of `port` while `true`: they stay on its RX ring, and when that is full the kernel
+    /// drops and counts them. What is under way goes on.
+    pub fn set_paused(&mut self, port: PortIndex, paused: bool) {
+        let bit = 1_u8.checked_shl(u32::from(port)).unwrap_or(0);
+        self.paused = if paused { self.paused | bit } else { self.paused & !bit };
+    }
+
+    /// Ports that take no new packets, a bit each.
+    pub(crate) fn paused(&self) -> u8 {
+        self.paused
     }
 
     /// Tells the handler to start nothing new.

@@ -1,0 +1,273 @@
+//! The engine as its operators have it: a handle to ask and to tell it, from any thread.
+
+use std::any::Any;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::bounded;
+use oxide_actors::mailbox::SendError;
+use oxide_actors::supervisor::{self, Refusal, SupervisorError, SupervisorHandle, WorkerId};
+use oxide_topology::Plan;
+
+use super::house::Order;
+use super::interfaces::Interfaces;
+use super::worker::{Directory, Note};
+use super::{Destinations, EngineError, EngineStatus};
+use crate::net::Tables;
+use crate::port::QueueId;
+use crate::queue::{Command, Handler, HandlerFactory, QueueInfo, SessionInfo};
+use crate::umem::PortIndex;
+
+/// For an actor to answer a question. It answers between two batches; a stuck handler never does.
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
+/// Sessions described at once.
+const SESSIONS_MAX: usize = 10_000;
+
+/// How much a restart rebuilds. What is not rebuilt goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Depth {
+    /// The handler: memory, sockets and packets on the rings stay, and the next handler takes its sessions over.
+    Handler,
+    /// The socket of one interface.
+    Port,
+    /// The actor with its memory, its sockets and its handler.
+    Queue,
+}
+
+/// The handlers to come are made by what stands here.
+pub(super) struct Factory<H>(Mutex<HandlerFactory<H>>);
+
+impl<H> Factory<H> {
+    pub(super) fn new(factory: HandlerFactory<H>) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(factory)))
+    }
+
+    /// A factory that asks, for each handler, what the newest one is.
+    pub(super) fn newest(self: &Arc<Self>) -> HandlerFactory<H>
+    where
+        H: 'static,
+    {
+        let this = Arc::clone(self);
+        Arc::new(move |info| {
+            let factory = Arc::clone(&this.0.lock().unwrap_or_else(PoisonError::into_inner));
+            factory(info)
+        })
+    }
+
+    fn set(&self, factory: HandlerFactory<H>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = factory;
+    }
+}
+
+/// Asks and tells a running engine, from any thread; as many of them as wanted. It does not keep the engine alive:
+/// once that has stopped, `status` shows the last state and the rest is [`EngineError::Ended`].
+#[derive(Clone)]
+pub struct EngineHandle(Arc<Shared>);
+
+pub(super) struct Shared {
+    pub(super) supervisor: SupervisorHandle<Note>,
+    pub(super) house: flume::Sender<Order>,
+    pub(super) status: Arc<Mutex<EngineStatus>>,
+    pub(super) interfaces: Arc<Mutex<Interfaces>>,
+    pub(super) directory: Directory,
+    /// A [`Factory`] of the engine's own kind of handler.
+    pub(super) factory: Arc<dyn Any + Send + Sync>,
+    pub(super) plan: Plan,
+    pub(super) notes: Vec<String>,
+    pub(super) started: Instant,
+}
+
+impl EngineHandle {
+    pub(super) fn new(shared: Shared) -> Self {
+        Self(Arc::new(shared))
+    }
+
+    pub(super) fn shared(&self) -> &Shared {
+        &self.0
+    }
+
+    /// How the engine and each queue is.
+    #[must_use]
+    pub fn status(&self) -> EngineStatus {
+        let mut status = self.0.status.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        status.steering = self.0.interfaces.lock().unwrap_or_else(PoisonError::into_inner).status();
+        status.sum_up(self.0.started);
+        status
+    }
+
+    /// The plan it runs by.
+    #[must_use]
+    pub fn plan(&self) -> &Plan {
+        &self.0.plan
+    }
+
+    /// What was decided at start that a reader may want to know, a sentence each.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        &self.0.notes
+    }
+
+    /// Waits until `done` says that the status is as wanted, and returns that status.
+    ///
+    /// # Errors
+    /// [`EngineError::Late`] if it is not within this time.
+    pub fn wait(
+        &self,
+        within: Duration,
+        mut done: impl FnMut(&EngineStatus) -> bool,
+    ) -> Result<EngineStatus, EngineError> {
+        let until = Instant::now() + within;
+        loop {
+            let status = self.status();
+            if done(&status) {
+                return Ok(status);
+            }
+            if Instant::now() >= until {
+                let states: Vec<_> = status.queues.iter().map(|q| format!("{}: {}", q.queue, q.state)).collect();
+                return Err(EngineError::Late { step: "waiting for a status", within, text: states.join("; ") });
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Restarts what serves `queue`, as deep as told; everything else goes on. Spends nothing of the restart
+    /// budget, and gives a failed queue a new one. Returns when it is under way.
+    ///
+    /// # Errors
+    /// [`EngineError::NoSuchQueue`]; [`EngineError::NotNow`] while it is being drained or does not end.
+    pub fn restart(&self, queue: &QueueId, depth: Depth) -> Result<(), EngineError> {
+        let (worker, _port) = self.find(queue)?;
+        let depth = match depth {
+            Depth::Handler => supervisor::Depth::Soft,
+            Depth::Port | Depth::Queue => supervisor::Depth::Hard,
+        };
+        self.0.supervisor.restart(worker, depth).map_err(|error| self.refused("restart", queue, error))
+    }
+
+    /// Lets `queue` take no new packets, or lets it take them again. Its packets wait on the RX ring meanwhile;
+    /// what does not fit is dropped and counted by the kernel. Lasts over restarts.
+    ///
+    /// # Errors
+    /// [`EngineError::NoSuchQueue`].
+    pub fn pause(&self, queue: &QueueId, paused: bool) -> Result<(), EngineError> {
+        let (worker, port) = self.find(queue)?;
+        let told = self.0.supervisor.note(worker, Note::Pause(port, paused));
+        told.map_err(|error| self.refused("pause", queue, error))
+    }
+
+    /// Lets the actor that serves `queue`, on each of its interfaces, start no new sessions, waits until the old
+    /// ones have ended or `within` is over, and stops it. A restart starts it again.
+    ///
+    /// # Errors
+    /// [`EngineError::NoSuchQueue`]; [`EngineError::NotNow`] if it was told to end and still runs.
+    pub fn drain_queue(&self, queue: &QueueId, within: Duration) -> Result<(), EngineError> {
+        let (worker, _) = self.find(queue)?;
+        let drained = self.0.supervisor.drain(Some(worker), within);
+        let rested = drained.map_err(|error| self.refused("drain", queue, error))?;
+        if rested.not_ended.is_empty() {
+            return Ok(());
+        }
+        Err(self.refused("drain", queue, Refusal::StillRuns { worker }.into()))
+    }
+
+    /// Replaces what makes handlers and what says which destinations are the engine's, then makes a new handler on
+    /// each queue, which takes over from the old one ([`Handler::inherit`]). No socket is touched. Returns when
+    /// every queue has been told.
+    ///
+    /// # Errors
+    /// [`EngineError::OtherHandler`] if `H` is not the type that the engine was built with: nothing has changed
+    /// then. [`EngineError::NotNow`] names the queues that could not be told; they get the new handler with their
+    /// next start.
+    pub fn reload<H: Handler + 'static>(
+        &self,
+        factory: impl Fn(&QueueInfo) -> H + Send + Sync + 'static,
+        destinations: impl Fn(&Tables) -> Destinations + Send + 'static,
+    ) -> Result<(), EngineError> {
+        let kept = Arc::clone(&self.0.factory).downcast::<Factory<H>>();
+        let kept = kept.map_err(|_| EngineError::OtherHandler { given: std::any::type_name::<H>() })?;
+        kept.set(Arc::new(factory));
+        let mut refused = Vec::new();
+        for (index, actor) in self.0.plan.actors.iter().enumerate() {
+            match self.0.supervisor.restart(WorkerId(index), supervisor::Depth::Soft) {
+                Ok(()) => {}
+                // It makes its handler with the newest factory anyway.
+                Err(SupervisorError::Refused(Refusal::Opening { .. })) => {}
+                Err(SupervisorError::Gone) => return Err(EngineError::Ended),
+                Err(error) => refused.push(format!("queue {}: {error}", actor.queue)),
+            }
+        }
+        // After the handlers: a destination that is new to the list is known to them by now.
+        let order = Order::Destinations(Box::new(destinations));
+        self.0.house.send_timeout(order, ANSWER_WITHIN).map_err(|_| EngineError::Ended)?;
+        if refused.is_empty() {
+            return Ok(());
+        }
+        Err(EngineError::NotNow { what: "reload", queue: "some queues".to_owned(), text: refused.join("; ") })
+    }
+
+    /// Describes at most `limit` sessions (and at most 10,000) of the actor that serves `queue`. Asks the actor
+    /// itself, between two of its batches, and waits at most a second.
+    ///
+    /// # Errors
+    /// [`EngineError::NoSuchQueue`]; [`EngineError::NotNow`] if it does not run or is busy; [`EngineError::Late`].
+    pub fn sessions(&self, queue: &QueueId, limit: usize) -> Result<Vec<SessionInfo>, EngineError> {
+        let (WorkerId(index), _) = self.find(queue)?;
+        let not_now = |text: &str| EngineError::NotNow {
+            what: "list the sessions of",
+            queue: queue.to_string(),
+            text: text.to_owned(),
+        };
+        let address = {
+            let directory = self.0.directory.lock().unwrap_or_else(PoisonError::into_inner);
+            directory.get(index).and_then(Option::as_ref).map(|entry| entry.commands.clone())
+        };
+        let address = address.ok_or_else(|| not_now("it does not run; `status` says why"))?;
+        let (reply, answer) = bounded(1);
+        let into = Vec::with_capacity(limit.min(SESSIONS_MAX));
+        address.try_send(Command::Sessions { into, reply }).map_err(|error| match error {
+            SendError::Timeout(_) => not_now("its mailbox is full: try again"),
+            SendError::Closed(_) => not_now("it is ending: try again"),
+        })?;
+        answer.recv_timeout(ANSWER_WITHIN).map_err(|_| EngineError::Late {
+            step: "asking a queue for its sessions",
+            within: ANSWER_WITHIN,
+            text: format!("{queue} does not answer; `status` says whether it is stalled"),
+        })
+    }
+
+    /// Who serves `queue`, and as which of its ports.
+    fn find(&self, queue: &QueueId) -> Result<(WorkerId, PortIndex), EngineError> {
+        let serves = |p: &oxide_topology::PortPlan| p.interface == queue.interface && p.queue == queue.queue;
+        let actors = self.0.plan.actors.iter().enumerate();
+        let found = actors.filter_map(|(at, actor)| Some((WorkerId(at), actor.ports.iter().position(serves)?))).next();
+        let Some((worker, port)) = found else {
+            let all = self.0.plan.actors.iter().flat_map(|a| &a.ports);
+            let there: Vec<_> = all.map(|p| format!("{}:{}", p.interface, p.queue)).collect();
+            return Err(EngineError::NoSuchQueue { asked: queue.to_string(), there: there.join(", ") });
+        };
+        // An actor has at most 8 ports.
+        Ok((worker, port as PortIndex))
+    }
+
+    fn refused(&self, what: &'static str, queue: &QueueId, error: SupervisorError) -> EngineError {
+        let text = match error {
+            SupervisorError::Gone | SupervisorError::Refused(Refusal::Stopping) => return EngineError::Ended,
+            SupervisorError::Busy => "too many requests wait: try again".to_owned(),
+            SupervisorError::Refused(Refusal::Draining { .. }) => {
+                "it is draining: restart it when it has stopped".to_owned()
+            }
+            SupervisorError::Refused(Refusal::Opening { .. }) => {
+                "it is opening and has no handler yet: wait, or restart the whole queue".to_owned()
+            }
+            SupervisorError::Refused(Refusal::StillRuns { .. }) => {
+                "it was told to end and still runs: its handler is stuck, and only a restart of the process frees \
+                 its thread"
+                    .to_owned()
+            }
+            other => other.to_string(),
+        };
+        EngineError::NotNow { what, queue: queue.to_string(), text }
+    }
+}
