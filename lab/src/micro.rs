@@ -73,7 +73,7 @@ fn pieces() -> Result<Pieces> {
     rewrite(&mut all)?;
     checksums(&mut all);
     publish(&mut all)?;
-    all.push(ours("relay step", relay_steps(1)));
+    all.push(ours("relay in the simulation", relay_steps(1)));
     Ok(all)
 }
 
@@ -273,13 +273,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     cpu::pin(options.cpu)?;
     // What a simulation costs to set up is not the relay's: so many packets that it does not show.
     let mut all = pieces()?;
-    if let Some(relay) = all.iter_mut().find(|w| w.piece == "relay step") {
+    if let Some(relay) = all.iter_mut().find(|w| w.piece == "relay in the simulation") {
         relay.batch = Box::new(relay_steps(RELAY_BATCHES));
     }
     let mut reports: Vec<Report> = all.iter().map(|w| Report { piece: w.piece, by: w.by, ns: vec![] }).collect();
     for _ in 0..options.rounds {
         for (work, report) in all.iter_mut().zip(&mut reports) {
-            let (calls, batches) = if work.piece == "relay step" { (1, RELAY_BATCHES) } else { (2000, 2000) };
+            let (calls, batches) =
+                if work.piece == "relay in the simulation" { (1, RELAY_BATCHES) } else { (2000, 2000) };
             let start = Instant::now();
             (0..calls).for_each(|_| (work.batch)());
             report.ns.push(start.elapsed().as_nanos() as f64 / f64::from(batches) / LANES as f64);
@@ -298,7 +299,7 @@ pub(crate) fn work(options: &WorkOptions) -> Result<()> {
         all.iter().filter(|w| w.by == "oxide").for_each(|w| println!("{}", w.piece));
         return Ok(());
     };
-    if name == "relay step" {
+    if name == "relay in the simulation" {
         relay_steps(options.batches)();
         return Ok(());
     }

@@ -231,17 +231,13 @@ impl Bench<'_> {
 }
 
 fn report(options: &Options, records: &[Record], not_run: &[String]) -> Result<()> {
-    if let Some(first) = records.first() {
-        let About { machine, kernel, build, date, command } = &first.about;
-        println!("machine: {machine}; kernel {kernel}\nbuild: {build}\ndate: {date} UTC\ncommand: {command}\n");
-    }
-    print!("{}", record::table(records));
     for line in not_run {
         println!("NOT MEASURED  {line}");
     }
-    if records.is_empty() {
-        return Ok(());
-    }
+    let Some(first) = records.first() else { return Ok(()) };
+    let About { machine, kernel, build, date, command } = &first.about;
+    println!("machine: {machine}; kernel {kernel}\nbuild: {build}\ndate: {date} UTC\ncommand: {command}\n");
+    print!("{}", record::table(records));
     println!("\ngoals");
     for verdict in goals::verdicts(records) {
         println!("  {:<12} {:<92} {}", verdict.word(), verdict.goal, verdict.figure);
