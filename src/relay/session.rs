@@ -125,6 +125,12 @@ impl Sessions {
         self.slots.get_mut(slot as usize).filter(|session| session.live)
     }
 
+    /// The live sessions from slot `from` on, each with its slot.
+    pub(super) fn iter_from(&self, from: u32) -> impl Iterator<Item = (u32, &Session)> {
+        let slots = self.slots.iter().zip(0_u32..).skip(from as usize);
+        slots.filter(|(session, _)| session.live).map(|(session, slot)| (slot, session))
+    }
+
     /// The slot that [`insert`](Self::insert) will use; `None` if all are taken.
     pub(super) fn next_slot(&self) -> Option<u32> {
         self.free.last().copied()

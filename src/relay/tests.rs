@@ -2,6 +2,7 @@
 //! The relay through the harness: what goes in, what comes out.
 
 mod cost;
+mod inherit;
 mod model;
 mod plan;
 

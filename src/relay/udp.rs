@@ -9,6 +9,7 @@
 //! upstream is reached from another source address since the tables changed is gone as well: its
 //! answers would not come to us any more.
 
+mod inherit;
 mod life;
 
 use std::collections::HashMap;
@@ -23,7 +24,7 @@ use super::ports::SourcePorts;
 use super::session::{NextHop, Sessions};
 use crate::net::Resolution;
 use crate::packet::{AddressChange, Endpoint, Flow, LANES, MacAddr, Rewrite, Translation};
-use crate::queue::{Batch, Context, Handler, QueueInfo, Verdict, lanes};
+use crate::queue::{Batch, Context, Handler, QueueInfo, Replaced, SessionInfo, Verdict, lanes};
 use crate::telemetry::DropReason;
 use crate::umem::{MAX_PORTS, PortIndex};
 
@@ -346,6 +347,14 @@ impl Handler for UdpRelay {
 
     fn sessions(&self) -> u64 {
         self.sessions.len() as u64
+    }
+
+    fn describe_sessions(&self, limit: usize, into: &mut Vec<SessionInfo>) {
+        self.describe(limit, into);
+    }
+
+    fn inherit(&mut self, former: &mut Self, _why: Replaced) -> Result<u64, String> {
+        Ok(self.take_over(former))
     }
 
     fn memory_bytes(&self) -> u64 {
