@@ -23,6 +23,7 @@
 
 pub mod config;
 pub mod engine;
+pub mod flow;
 pub mod net;
 pub mod packet;
 pub mod port;

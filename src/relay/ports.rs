@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use super::plan::mix;
+use crate::umem::prefetch;
 
 /// No session.
 const NONE: u32 = u32::MAX;
@@ -53,6 +54,13 @@ impl SourcePorts {
         entry.filter(|entry| **entry == NONE).map(|entry| *entry = slot).is_some()
     }
 
+    /// Takes [`claim`](Self::claim) back.
+    pub(super) fn disclaim(&mut self, port: u16) {
+        if let Some(entry) = self.slots.get_mut(usize::from(port.wrapping_sub(self.first))) {
+            *entry = NONE;
+        }
+    }
+
     /// Ports that were claimed are not free any more.
     pub(super) fn settle(&mut self) {
         let Self { slots, free, first, .. } = self;
@@ -65,6 +73,14 @@ impl SourcePorts {
             && std::mem::replace(entry, NONE) != NONE
         {
             self.free.push_back(port);
+        }
+    }
+
+    /// Asks the cache for what [`slot`](Self::slot) will read.
+    #[inline]
+    pub(super) fn prefetch(&self, port: u16) {
+        if let Some(entry) = self.slots.get(usize::from(port.wrapping_sub(self.first))) {
+            prefetch(entry);
         }
     }
 

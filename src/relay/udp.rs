@@ -22,6 +22,7 @@ use foldhash::fast::FixedState;
 use super::plan::{RelayPlan, Slices};
 use super::ports::SourcePorts;
 use super::session::{NextHop, Sessions};
+use crate::flow::{FlowHash, FlowKey};
 use crate::net::Resolution;
 use crate::packet::{AddressChange, Endpoint, Flow, LANES, MacAddr, Rewrite, Translation};
 use crate::queue::{Batch, Context, Handler, QueueInfo, Replaced, SessionInfo, Verdict, lanes};
@@ -92,15 +93,17 @@ struct Served {
     idle_timeout: u32,
 }
 
-/// What is known of a lane after the look-ups.
-#[derive(Clone, Copy)]
-enum Way {
-    /// A packet for an entry, and the client's session if it has one.
-    Client { entry: u16, slot: Option<u32> },
-    /// A packet for one of our source ports, and its session if there is one.
-    Answer { slot: Option<u32> },
-    /// The verdict has been given.
-    Settled,
+/// What is known of a batch after the look-ups: masks of lanes, and columns.
+struct Ways {
+    /// Packets for an entry, with their keys.
+    clients: u64,
+    keys: [FlowKey; LANES],
+    /// Packets for one of our source ports, with the place of the source address.
+    answers: u64,
+    sources: [u8; LANES],
+    /// Of both: those with a session, and where it is.
+    found: u64,
+    slots: [u32; LANES],
 }
 
 impl UdpRelay {
@@ -129,7 +132,7 @@ impl UdpRelay {
             slices: plan.slices(queue.queues),
             queue: queue.queue,
             seed: queue.seed,
-            sessions: Sessions::new(plan.capacity_per_queue(queue.queues), queue.seed),
+            sessions: Sessions::new(plan.capacity_per_queue(queue.queues), FlowHash::new(queue.seed)),
             sources: Vec::new(),
             counters: RelayCounters::default(),
             epoch: None,
@@ -165,10 +168,11 @@ impl UdpRelay {
         }
     }
 
-    /// First stage: what each lane is, and where its session lies. Nothing here depends on the lane
-    /// before, so the processor waits for several of these look-ups at once.
-    fn look_up(&self, batch: &mut Batch<'_>) -> [Way; LANES] {
-        let mut ways = [Way::Settled; LANES];
+    /// First stage: what each lane is. Packets that are neither a client's nor an answer get their verdict.
+    fn classify(&self, batch: &mut Batch<'_>) -> Ways {
+        let (clients, answers, found) = (0, 0, 0);
+        let (keys, sources, slots) = ([FlowKey::default(); LANES], [u8::MAX; LANES], [0; LANES]);
+        let mut ways = Ways { clients, keys, answers, sources, found, slots };
         let columns = batch.columns();
         let live = batch.live();
         for lane in lanes(live & !columns.udp) {
@@ -177,53 +181,76 @@ impl UdpRelay {
         // Most packets of a batch are for the entry that the one before was for.
         let mut last = (Endpoint::default(), None);
         for lane in lanes(live & columns.udp) {
-            let flow = &columns.flow[lane];
+            let Flow { source, destination } = &columns.flow[lane];
             // The configuration keeps listening ports and source ports apart.
-            ways[lane] = match self.slices.owner(flow.destination.port) {
-                Some(owner) if owner == self.queue => Way::Answer { slot: self.slot_of(&flow.destination) },
-                Some(other) => {
-                    batch.decide(lane, Verdict::HandOver(other));
-                    Way::Settled
+            match self.slices.owner(destination.port) {
+                Some(owner) if owner == self.queue => {
+                    if let Some((at, ports)) = self.source_of(destination) {
+                        ports.prefetch(destination.port);
+                        // At most `SOURCES`.
+                        ways.sources[lane] = at as u8;
+                    }
+                    ways.answers |= 1 << lane;
                 }
+                Some(other) => batch.decide(lane, Verdict::HandOver(other)),
                 None => {
-                    if last.0 != flow.destination {
-                        last = (flow.destination, self.listens.get(&flow.destination).copied());
+                    if last.0 != *destination {
+                        last = (*destination, self.listens.get(destination).copied());
                     }
                     if let Some(entry) = last.1 {
-                        let hash = self.sessions.hash(&flow.source, entry);
-                        Way::Client { entry, slot: self.sessions.find(hash, &flow.source, entry) }
+                        ways.keys[lane] = FlowKey { remote: *source, local: entry };
+                        ways.clients |= 1 << lane;
                     } else {
                         batch.decide(lane, STRAY);
-                        Way::Settled
                     }
                 }
-            };
+            }
         }
         ways
     }
 
+    /// Second stage: where the sessions are. All of them are on their way to the cache afterwards.
+    fn look_up(&self, batch: &Batch<'_>, ways: &mut Ways) {
+        ways.found = self.sessions.look_up(&ways.keys, ways.clients, &mut ways.slots);
+        for lane in lanes(ways.answers) {
+            let port = batch.columns().flow[lane].destination.port;
+            let ports = self.sources.get(usize::from(ways.sources[lane]));
+            if let Some(slot) = ports.and_then(|ports| ports.slot(port)) {
+                self.sessions.prefetch(slot);
+                ways.slots[lane] = slot;
+                ways.found |= 1 << lane;
+            }
+        }
+    }
+
+    /// The source address of ours that this is, and its place.
+    #[inline]
+    fn source_of(&self, at: &Endpoint) -> Option<(usize, &SourcePorts)> {
+        self.sources.iter().enumerate().find(|(_, source)| source.address == at.address)
+    }
+
     /// The slot of the session that has this source address and port.
     fn slot_of(&self, at: &Endpoint) -> Option<u32> {
-        self.sources.iter().find(|source| source.address == at.address)?.slot(at.port)
+        self.source_of(at)?.1.slot(at.port)
     }
 
     fn serve_client(
         &mut self,
         batch: &mut Batch<'_>,
         lane: usize,
-        entry: u16,
+        key: &FlowKey,
         slot: Option<u32>,
         cx: &mut Context<'_>,
     ) -> Result<PortIndex, Verdict> {
         let old = &batch.columns().flow[lane];
-        let slot = match self.current(slot, &old.source, entry, cx) {
+        let slot = match self.current(slot, key, cx) {
             Some(slot) => slot,
-            None => self.create(&old.source, entry, cx).map_err(Verdict::Drop)?,
+            None => self.create(key, cx).map_err(Verdict::Drop)?,
         };
         let now = self.now;
         let session = self.sessions.get_mut(slot).ok_or(STRAY)?;
         session.last_seen = now;
-        let (port, mut hop) = (session.port, session.to_upstream);
+        let (port, mut hop) = (session.port.get(), session.to_upstream);
         let source = self.sources.get(usize::from(session.source)).ok_or(STRAY)?;
         let upstream = *self.upstreams.get(session.upstream as usize).ok_or(STRAY)?;
         let new = Flow { source: Endpoint { address: source.address, port }, destination: upstream };
@@ -246,7 +273,7 @@ impl UdpRelay {
         let holds = |slot: u32| {
             self.sessions.get(slot).is_some_and(|s| {
                 let source = self.sources.get(usize::from(s.source));
-                s.port == old.destination.port && source.is_some_and(|s| s.address == old.destination.address)
+                s.port.get() == old.destination.port && source.is_some_and(|s| s.address == old.destination.address)
             })
         };
         let slot = slot.filter(|&slot| holds(slot)).or_else(|| self.slot_of(&old.destination)).ok_or(STRAY)?;
@@ -257,8 +284,8 @@ impl UdpRelay {
         if self.upstreams.get(session.upstream as usize) != Some(&old.source) {
             return Err(Verdict::Drop(DropReason::WrongPeer));
         }
-        let listen = self.entries.get(usize::from(session.entry)).ok_or(STRAY)?.listen;
-        let new = Flow { source: listen, destination: session.client };
+        let listen = self.entries.get(usize::from(session.key.local)).ok_or(STRAY)?.listen;
+        let new = Flow { source: listen, destination: session.key.remote };
         let mut hop = session.to_client;
         if !hop.fresh(self.generation) {
             hop = self.resolve(old, &new, cx)?;
@@ -328,12 +355,15 @@ impl UdpRelay {
 impl Handler for UdpRelay {
     fn handle(&mut self, batch: &mut Batch<'_>, cx: &mut Context<'_>) {
         self.refresh(cx);
-        let ways = self.look_up(batch);
-        for lane in lanes(batch.live() & batch.columns().udp) {
-            let outcome = match ways[lane] {
-                Way::Client { entry, slot } => self.serve_client(batch, lane, entry, slot, cx),
-                Way::Answer { slot } => self.serve_answer(batch, lane, slot, cx),
-                Way::Settled => continue,
+        let mut ways = self.classify(batch);
+        self.look_up(batch, &mut ways);
+        let Ways { clients, keys, answers, found, slots, .. } = &ways;
+        for lane in lanes(clients | answers) {
+            let slot = (found & 1 << lane != 0).then_some(slots[lane]);
+            let outcome = if clients & 1 << lane != 0 {
+                self.serve_client(batch, lane, &keys[lane], slot, cx)
+            } else {
+                self.serve_answer(batch, lane, slot, cx)
             };
             batch.decide(lane, outcome.map_or_else(|verdict| verdict, Verdict::Transmit));
         }

@@ -6,12 +6,15 @@
 
 #![forbid(unsafe_code)]
 
+mod hash;
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::packet::{self, Columns, LANES, checksum};
 use crate::umem::{Frame, Umem};
+pub use hash::{FlowHash, FlowKey};
 
 /// How far ahead the head of a frame is asked for. Measured on Zen 5: 8 ahead hides DRAM as well as
 /// 32 does; 16 or more is slower while frames are in L2, because heads at 2 KiB stride share few

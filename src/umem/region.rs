@@ -145,16 +145,21 @@ impl Region {
 
     #[inline]
     pub(super) fn prefetch(&self, at: usize) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            let address = self.start.as_ptr().wrapping_add(at);
-            // SAFETY: a prefetch of any address is a hint and faults never; SSE is part of x86-64.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = at;
+        prefetch(self.start.as_ptr().wrapping_add(at));
     }
+}
+
+/// Asks the cache for the line at `address`. No effect but time, whatever the address is.
+#[inline]
+pub(crate) fn prefetch<T>(address: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch of any address is a hint and faults never; SSE is part of x86-64.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
 }
 
 /// An anonymous mapping that is unmapped with the length it was mapped with.

@@ -6,6 +6,7 @@
 
 use super::super::session::{NextHop, Session};
 use super::{TICK, UdpRelay};
+use crate::flow::FlowKey;
 use crate::packet::Endpoint;
 use crate::queue::SessionInfo;
 
@@ -66,20 +67,25 @@ impl UdpRelay {
         entries: &[Option<u16>],
         upstreams: &[Option<u32>],
     ) -> Option<()> {
-        let entry = (*entries.get(usize::from(session.entry))?)?;
+        let entry = (*entries.get(usize::from(session.key.local))?)?;
         let upstream = (*upstreams.get(session.upstream as usize)?)?;
         let address = former.sources.get(usize::from(session.source))?.address;
-        let hash = self.sessions.hash(&session.client, entry);
-        let fits = self.slices.owner(session.port) == Some(self.queue)
+        let key = FlowKey { local: entry, ..session.key };
+        let fits = self.slices.owner(session.port.get()) == Some(self.queue)
             && self.belongs(upstream, entry)
-            && self.sessions.find(hash, &session.client, entry).is_none();
+            && self.sessions.find(&key).is_none();
         let slot = self.sessions.next_slot().filter(|_| fits)?;
         let source = self.source(address)?;
-        if !self.sources.get_mut(source)?.claim(session.port, slot) {
+        let ports = self.sources.get_mut(source)?;
+        if !ports.claim(session.port.get(), slot) {
             return None;
         }
         let (to_upstream, to_client) = (NextHop::UNKNOWN, NextHop::UNKNOWN);
-        self.sessions.insert(Session { entry, upstream, source: source as u8, to_upstream, to_client, ..*session });
+        let copy = Session { key, upstream, source: source as u8, to_upstream, to_client, ..*session };
+        if self.sessions.insert(copy).is_err() {
+            ports.disclaim(session.port.get());
+            return None;
+        }
         Some(())
     }
 
@@ -96,11 +102,11 @@ impl UdpRelay {
     }
 
     fn describe_one(&self, session: &Session) -> Option<SessionInfo> {
-        let source = Endpoint { address: self.sources.get(usize::from(session.source))?.address, port: session.port };
+        let source = Endpoint { address: self.sources.get(usize::from(session.source))?.address, port: session.port.get() };
         Some(SessionInfo {
             queue: self.queue,
-            client: session.client.into(),
-            listen: self.entries.get(usize::from(session.entry))?.listen.into(),
+            client: session.key.remote.into(),
+            listen: self.entries.get(usize::from(session.key.local))?.listen.into(),
             source: source.into(),
             upstream: (*self.upstreams.get(session.upstream as usize)?).into(),
             idle: TICK * self.now.wrapping_sub(session.last_seen),

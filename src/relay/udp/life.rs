@@ -1,12 +1,13 @@
 //! How sessions of a queue begin and end. The only place that takes and gives back slots and ports.
 
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 
 use super::super::ports::SourcePorts;
 use super::super::session::{NextHop, Session};
 use super::{Served, UdpRelay};
+use crate::flow::FlowKey;
 use crate::net::{Resolution, Tables};
-use crate::packet::Endpoint;
 use crate::queue::Context;
 use crate::telemetry::DropReason;
 
@@ -17,18 +18,12 @@ const SOURCES: usize = 64;
 
 impl UdpRelay {
     /// The client's session, if it has one that still holds; ends one that does not.
-    pub(super) fn current(
-        &mut self,
-        slot: Option<u32>,
-        client: &Endpoint,
-        entry: u16,
-        cx: &Context<'_>,
-    ) -> Option<u32> {
-        let holds = |slot: u32| self.sessions.get(slot).is_some_and(|s| s.client == *client && s.entry == entry);
+    pub(super) fn current(&mut self, slot: Option<u32>, key: &FlowKey, cx: &Context<'_>) -> Option<u32> {
+        let holds = |slot: u32| self.sessions.get(slot).is_some_and(|session| session.key == *key);
         // It may have ended, or begun, earlier in this batch.
         let slot = match slot.filter(|&slot| holds(slot)) {
             Some(slot) => slot,
-            None => self.sessions.find(self.sessions.hash(client, entry), client, entry)?,
+            None => self.sessions.find(key)?,
         };
         let session = self.sessions.get(slot)?;
         if self.expired(session) {
@@ -51,12 +46,13 @@ impl UdpRelay {
         tables.source_for(upstream.ip()).is_none_or(|address| self::address(address) == source.address)
     }
 
-    pub(super) fn create(&mut self, client: &Endpoint, entry: u16, cx: &mut Context<'_>) -> Result<u32, DropReason> {
+    pub(super) fn create(&mut self, key: &FlowKey, cx: &mut Context<'_>) -> Result<u32, DropReason> {
+        let FlowKey { remote: client, local: entry } = key;
         if cx.draining() {
             return Err(DropReason::Draining);
         }
         let (Some(served), Some(planned)) =
-            (self.entries.get(usize::from(entry)), self.plan.entries().get(usize::from(entry)))
+            (self.entries.get(usize::from(*entry)), self.plan.entries().get(usize::from(*entry)))
         else {
             return Err(DropReason::NoSession);
         };
@@ -77,25 +73,31 @@ impl UdpRelay {
 
         self.room(|relay| relay.sessions.next_slot()).ok_or(DropReason::SessionsFull)?;
         // Making room for a port may change which slot is next.
-        let (slot, port) = self
+        let port = self
             .room(|relay| {
                 let slot = relay.sessions.next_slot()?;
-                relay.sources.get_mut(source)?.take(slot).map(|port| (slot, port))
+                relay.sources.get_mut(source)?.take(slot).and_then(NonZeroU16::new)
             })
             .ok_or(DropReason::PortsExhausted)?;
-        self.sessions.insert(Session {
-            client: *client,
-            entry,
+        let session = Session {
+            key: *key,
             port,
             source: source as u8,
-            live: true,
             upstream: place,
             last_seen: self.now,
             to_upstream: NextHop::UNKNOWN,
             to_client: NextHop::UNKNOWN,
-        });
-        self.counters.created += 1;
-        Ok(slot)
+        };
+        match self.sessions.insert(session) {
+            Ok(slot) => {
+                self.counters.created += 1;
+                Ok(slot)
+            }
+            Err(_) => {
+                self.sources.get_mut(source).ok_or(DropReason::SessionsFull)?.give(port.get());
+                Err(DropReason::SessionsFull)
+            }
+        }
     }
 
     /// The place of a source address in `self.sources`, which gets its ports when it is first used, or
@@ -145,7 +147,7 @@ impl UdpRelay {
         if let Some(session) = self.sessions.remove(slot)
             && let Some(ports) = self.sources.get_mut(usize::from(session.source))
         {
-            ports.give(session.port);
+            ports.give(session.port.get());
         }
     }
 
@@ -167,7 +169,7 @@ fn reachable(upstream: IpAddr, cx: &Context<'_>) -> bool {
 /// Strictly longer: the stamp was rounded down, so a session never ends early.
 #[inline]
 fn is_over(entries: &[Served], session: &Session, now: u32) -> bool {
-    let timeout = entries.get(usize::from(session.entry)).map_or(0, |entry| entry.idle_timeout);
+    let timeout = entries.get(usize::from(session.key.local)).map_or(0, |entry| entry.idle_timeout);
     now.wrapping_sub(session.last_seen) > timeout
 }
 

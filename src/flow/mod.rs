@@ -1,0 +1,316 @@
+//! A table of flows: fixed memory, keyed hash, look-up of a whole batch at once.
+//!
+//! ```text
+//!  key --hash--> first bucket   [tag slot | tag slot | ... 10 entries ... | spilled]   one cache line each
+//!           \--> second bucket  (looked at only if the first has spilled)
+//!                     |
+//!                     v slot
+//!  slots  [flow][flow][    ][flow] ...      free: slots that hold nothing, last in, first out
+//!              ^ the hand: goes round, some slots in each tick, and ends what is idle
+//! ```
+//!
+//! A [`FlowTable`] is owned by one queue's handler. All memory is taken by [`FlowTable::new`]; it is a
+//! value that can be handed to the handler that follows. It knows no clock: a flow that wants to end
+//! when it is idle keeps a stamp, which costs one store to a line that is in hand anyway, and
+//! [`FlowTable::advance`] is told which flows are over.
+//!
+//! A look-up of 64 keys goes in stages, each over all lanes: hash and ask for the buckets; compare
+//! tags and ask for the flows; compare keys. So the misses of all lanes are under way at once, and
+//! the flows are in the cache when they are worked on.
+//!
+//! Bounds: an insertion reads and writes two buckets, and if both are full (about three in a thousand
+//! when the table is) tries to move each of their twenty entries to its other bucket, once.
+
+#![forbid(unsafe_code)]
+
+mod bucket;
+mod verify;
+
+use std::iter;
+
+use bucket::Bucket;
+pub use verify::Inconsistent;
+
+use crate::packet::LANES;
+pub use crate::simd::{FlowHash, FlowKey};
+use crate::umem::prefetch;
+
+/// Flows for which there is a bucket, when the table is full: six of ten entries are taken, and one flow
+/// in twenty-five is in its second bucket.
+const LOAD: usize = 6;
+
+/// Something that is found by a key of its own.
+pub trait Keyed {
+    /// What it is found by. Must not change while it is in a table.
+    fn key(&self) -> &FlowKey;
+}
+
+/// Flows of type `T`, at most a fixed number. See the [module](self).
+///
+/// A flow lives in a slot, a number below [`capacity`](Self::capacity) that stays its own until it is
+/// [removed](Self::remove). With `size_of::<Option<T>>()` at 64 bytes a flow is one cache line.
+pub struct FlowTable<T> {
+    hash: FlowHash,
+    buckets: Box<[Bucket]>,
+    slots: Box<[Option<T>]>,
+    free: Vec<u32>,
+    /// Where the next look for idle flows begins.
+    hand: u32,
+    /// A change has begun and not ended: after a panic, the table is not to be trusted.
+    changing: bool,
+}
+
+/// Where a key may be found.
+#[derive(Clone, Copy)]
+struct Place {
+    tag: u16,
+    first: usize,
+    second: usize,
+}
+
+impl<T: Keyed> FlowTable<T> {
+    /// An empty table for `capacity` flows, all of whose memory is taken now. `hash` must have a seed
+    /// of its own.
+    #[must_use]
+    pub fn new(capacity: u32, hash: FlowHash) -> Self {
+        let buckets = (capacity as usize).div_ceil(LOAD).max(1);
+        Self {
+            hash,
+            buckets: vec![Bucket::EMPTY; buckets].into(),
+            slots: iter::repeat_with(|| None).take(capacity as usize).collect(),
+            free: (0..capacity).rev().collect(),
+            hand: 0,
+            changing: false,
+        }
+    }
+
+    /// Flows in the table.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Slots, taken or not.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Bytes of memory; does not change.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        size_of_val(&*self.buckets) + size_of_val(&*self.slots) + self.free.capacity() * size_of::<u32>()
+    }
+
+    /// The flow in `slot`.
+    #[must_use]
+    #[inline]
+    pub fn get(&self, slot: u32) -> Option<&T> {
+        self.slots.get(slot as usize)?.as_ref()
+    }
+
+    /// The flow in `slot`, to change anything but its key.
+    #[inline]
+    pub fn get_mut(&mut self, slot: u32) -> Option<&mut T> {
+        self.slots.get_mut(slot as usize)?.as_mut()
+    }
+
+    /// Asks the cache for a slot that will be looked at soon.
+    #[inline]
+    pub fn prefetch(&self, slot: u32) {
+        if let Some(slot) = self.slots.get(slot as usize) {
+            prefetch(slot);
+        }
+    }
+
+    /// The slot of the flow with this key.
+    #[must_use]
+    #[inline]
+    pub fn find(&self, key: &FlowKey) -> Option<u32> {
+        self.find_at(self.place(self.hash.one(key)), key)
+    }
+
+    /// Looks up `keys[lane]` for each lane in `live`. Returns the lanes that were found, and their slots
+    /// in `found`; the other lanes of `found` are unspecified. Flows that were found are in the cache.
+    pub fn look_up(&self, keys: &[FlowKey; LANES], live: u64, found: &mut [u32; LANES]) -> u64 {
+        let mut hashes = [0; LANES];
+        self.hash.lanes(keys, live, &mut hashes);
+        for lane in lanes(live) {
+            prefetch(&self.buckets[self.place(hashes[lane]).first]);
+        }
+        // Lanes with a candidate, and lanes whose second bucket was asked for.
+        let (mut hit, mut spilled) = (0, 0);
+        for lane in lanes(live) {
+            let Place { tag, first, second } = self.place(hashes[lane]);
+            let bucket = &self.buckets[first];
+            if let Some(slot) = bucket.candidates(tag).next() {
+                self.prefetch(slot);
+                found[lane] = slot;
+                hit |= 1 << lane;
+            } else if bucket.spilled > 0 {
+                prefetch(&self.buckets[second]);
+                spilled |= 1 << lane;
+            }
+        }
+        for lane in lanes(spilled) {
+            let Place { tag, second, .. } = self.place(hashes[lane]);
+            if let Some(slot) = self.buckets[second].candidates(tag).next() {
+                self.prefetch(slot);
+                found[lane] = slot;
+                hit |= 1 << lane;
+            }
+        }
+        for lane in lanes(hit) {
+            if self.holds(found[lane], &keys[lane]) {
+                continue;
+            }
+            // Another flow with the same tag came first.
+            match self.find_at(self.place(hashes[lane]), &keys[lane]) {
+                Some(slot) => found[lane] = slot,
+                None => hit &= !(1 << lane),
+            }
+        }
+        hit
+    }
+
+    /// The slot that [`insert`](Self::insert) will use; `None` if the table is full.
+    #[must_use]
+    pub fn next_slot(&self) -> Option<u32> {
+        self.free.last().copied()
+    }
+
+    /// Puts in a flow whose key is not in the table, and returns its slot.
+    ///
+    /// # Errors
+    /// The flow itself, if all slots are taken, or there is no room in the buckets that its key may be
+    /// in: that does not happen by chance.
+    pub fn insert(&mut self, flow: T) -> Result<u32, T> {
+        debug_assert!(self.find(flow.key()).is_none(), "{:?} is there already", flow.key());
+        let Some(&slot) = self.free.last() else { return Err(flow) };
+        self.changing = true;
+        let place = self.place(self.hash.one(flow.key()));
+        let entered = self.enter(place, slot)
+            || self.make_room(place.first) && self.enter(place, slot)
+            || self.make_room(place.second) && self.enter(place, slot);
+        let outcome = if entered {
+            self.free.pop();
+            self.slots[slot as usize] = Some(flow);
+            Ok(slot)
+        } else {
+            Err(flow)
+        };
+        self.changing = false;
+        outcome
+    }
+
+    /// Takes out the flow in `slot`.
+    pub fn remove(&mut self, slot: u32) -> Option<T> {
+        let place = self.place(self.hash.one(self.get(slot)?.key()));
+        self.changing = true;
+        self.leave(place, slot);
+        let flow = self.slots.get_mut(slot as usize)?.take();
+        self.free.push(slot);
+        self.changing = false;
+        flow
+    }
+
+    /// Moves the hand on by at most `steps` slots, stopping behind the first flow that `ended` picks.
+    /// Returns its slot and the steps that are left. The hand comes to every slot once in
+    /// [`capacity`](Self::capacity) steps.
+    pub fn advance(&mut self, steps: usize, ended: impl Fn(&T) -> bool) -> Option<(u32, usize)> {
+        let mut steps = steps.min(self.slots.len());
+        while steps > 0 {
+            steps -= 1;
+            let at = self.hand;
+            self.hand = if (at as usize) + 1 < self.slots.len() { at + 1 } else { 0 };
+            if self.get(at).is_some_and(&ended) {
+                return Some((at, steps));
+            }
+        }
+        None
+    }
+
+    /// Every flow and its slot, by slot, from slot `from` on: a reader that shows some at a time goes on
+    /// behind the last slot it saw.
+    pub fn iter_from(&self, from: u32) -> impl Iterator<Item = (u32, &T)> {
+        let slots = self.slots.iter().enumerate().skip(from as usize);
+        slots.filter_map(|(slot, flow)| Some((slot as u32, flow.as_ref()?)))
+    }
+
+    /// Two buckets, spread over all by multiplication (the upper and the lower half of the hash), and a
+    /// tag that is never zero.
+    #[inline]
+    fn place(&self, hash: u64) -> Place {
+        let count = self.buckets.len() as u64;
+        let spread = |half: u64| ((half * count) >> 32) as usize;
+        let (first, second) = (spread(hash >> 32), spread(hash & 0xffff_ffff));
+        let next = if first + 1 < self.buckets.len() { first + 1 } else { 0 };
+        Place { tag: (hash as u16).max(1), first, second: if second == first { next } else { second } }
+    }
+
+    fn find_at(&self, Place { tag, first, second }: Place, key: &FlowKey) -> Option<u32> {
+        let bucket = &self.buckets[first];
+        let here = bucket.candidates(tag).find(|&slot| self.holds(slot, key));
+        let there = || self.buckets[second].candidates(tag).find(|&slot| self.holds(slot, key));
+        here.or_else(|| if bucket.spilled > 0 { there() } else { None })
+    }
+
+    #[inline]
+    fn holds(&self, slot: u32, key: &FlowKey) -> bool {
+        self.get(slot).is_some_and(|flow| flow.key() == key)
+    }
+
+    /// Adds an entry to the first bucket, or else to the second.
+    fn enter(&mut self, Place { tag, first, second }: Place, slot: u32) -> bool {
+        if self.buckets[first].add(tag, slot) {
+            return true;
+        }
+        let entered = second != first && self.buckets[second].add(tag, slot);
+        self.buckets[first].spilled += u32::from(entered);
+        entered
+    }
+
+    fn leave(&mut self, Place { tag, first, second }: Place, slot: u32) {
+        if !self.buckets[first].take(tag, slot) && self.buckets[second].take(tag, slot) {
+            self.buckets[first].spilled -= 1;
+        }
+    }
+
+    /// Moves one entry of a full bucket to its other bucket; `false` if none has room there.
+    fn make_room(&mut self, full: usize) -> bool {
+        let bucket = self.buckets[full];
+        for (tag, slot) in bucket.entries() {
+            let Some(flow) = self.get(slot) else { continue };
+            let place = self.place(self.hash.one(flow.key()));
+            let spills = place.first == full;
+            let other = if spills { place.second } else { place.first };
+            if other == full || !self.buckets[other].add(tag, slot) {
+                continue;
+            }
+            self.buckets[full].take(tag, slot);
+            let first = &mut self.buckets[place.first];
+            first.spilled = if spills { first.spilled + 1 } else { first.spilled - 1 };
+            return true;
+        }
+        false
+    }
+}
+
+/// The lanes of a mask, lowest first.
+#[inline]
+fn lanes(mut mask: u64) -> impl Iterator<Item = usize> {
+    iter::from_fn(move || {
+        let lane = mask.trailing_zeros();
+        mask &= mask.wrapping_sub(1);
+        (lane < 64).then_some(lane as usize)
+    })
+}
+
+#[cfg(test)]
+mod tests;

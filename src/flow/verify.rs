@@ -1,0 +1,95 @@
+//! Whether a table is what it should be.
+
+use std::collections::HashSet;
+
+use super::{FlowTable, Keyed};
+
+/// What is wrong with a table.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Inconsistent {
+    /// A panic came in the middle of a change.
+    #[error("a change of the flow table was begun and not ended")]
+    Broken,
+    /// Slots are neither free nor taken, or both.
+    #[error("{taken} slots of the flow table are taken and {free} are free, of {capacity}")]
+    Slots {
+        /// With a flow.
+        taken: usize,
+        /// Free.
+        free: usize,
+        /// In all.
+        capacity: usize,
+    },
+    /// A flow cannot be found by its key, or by more than one entry.
+    #[error("the flow in slot {slot} has {entries} entries in the flow table's index")]
+    Entries {
+        /// Where it is.
+        slot: u32,
+        /// Entries that lead to it.
+        entries: usize,
+    },
+    /// The index has entries without a flow.
+    #[error("the flow table's index has {entries} entries for {flows} flows")]
+    Index {
+        /// Entries in all.
+        entries: usize,
+        /// Flows in all.
+        flows: usize,
+    },
+    /// A bucket's count of spilled entries is wrong.
+    #[error("bucket {bucket} of the flow table counts {counted} spilled entries, and has {spilled}")]
+    Spilled {
+        /// Which.
+        bucket: usize,
+        /// By its count.
+        counted: u32,
+        /// In truth.
+        spilled: u32,
+    },
+}
+
+impl<T: Keyed> FlowTable<T> {
+    /// Whether the last change was ended: enough to know before a table is taken over from a handler
+    /// that panicked. Costs nothing.
+    ///
+    /// # Errors
+    /// [`Inconsistent::Broken`].
+    pub fn verify(&self) -> Result<(), Inconsistent> {
+        if self.changing { Err(Inconsistent::Broken) } else { Ok(()) }
+    }
+
+    /// Looks at everything: [`verify`](Self::verify), each slot, each entry, each count. For tests and
+    /// simulations; reads all memory and allocates.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn audit(&self) -> Result<(), Inconsistent> {
+        self.verify()?;
+        let taken = self.slots.iter().flatten().count();
+        let free: HashSet<u32> = self.free.iter().copied().filter(|slot| self.get(*slot).is_none()).collect();
+        if taken + free.len() != self.capacity() || free.len() != self.free.len() {
+            return Err(Inconsistent::Slots { taken, free: free.len(), capacity: self.capacity() });
+        }
+        let mut spilled = vec![0; self.buckets.len()];
+        for (slot, flow) in self.iter_from(0) {
+            let place = self.place(self.hash.one(flow.key()));
+            let in_bucket = |at: usize| self.buckets[at].entries().filter(|&entry| entry == (place.tag, slot)).count();
+            let (first, second) = (in_bucket(place.first), in_bucket(place.second));
+            let entries = if place.first == place.second { first } else { first + second };
+            if entries != 1 || self.find(flow.key()) != Some(slot) {
+                return Err(Inconsistent::Entries { slot, entries });
+            }
+            spilled[place.first] += u32::from(first == 0);
+        }
+        let entries = self.buckets.iter().map(|bucket| bucket.entries().count()).sum();
+        if entries != taken {
+            return Err(Inconsistent::Index { entries, flows: taken });
+        }
+        let counts = self.buckets.iter().map(|bucket| bucket.spilled).zip(spilled);
+        match counts.enumerate().find(|(_, (counted, spilled))| counted != spilled) {
+            None => Ok(()),
+            Some((bucket, (counted, spilled))) => Err(Inconsistent::Spilled { bucket, counted, spilled }),
+        }
+    }
+}
