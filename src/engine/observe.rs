@@ -98,6 +98,7 @@ impl Observer {
                 }
                 queue.pages = Some(pages);
             }
+            Report::Ports(ports) => queue.mode = ports.iter().map(ModeStatus::from).collect(),
             Report::Snapshot(snapshot) => queue.update(&snapshot),
             Report::Last(snapshot) => {
                 queue.update(&snapshot);

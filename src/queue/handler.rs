@@ -93,6 +93,8 @@ pub struct QueueInfo {
     pub queues: u32,
     /// The ports of this queue's actor, in the order of the configuration's interfaces.
     pub ports: Vec<PortInfo>,
+    /// Rises when a port was opened again: its interface number and MAC may be others.
+    pub changes: u32,
     /// Seed for keyed hashes, different for every handler made.
     pub seed: u64,
 }

@@ -82,7 +82,7 @@ impl Harness<()> {
             mode_reason: String::new(),
             busy_poll: String::new(),
         };
-        QueueInfo { queue: 0, queues: 1, ports: (0..ports).map(port).collect(), seed: 1 }
+        QueueInfo { queue: 0, queues: 1, ports: (0..ports).map(port).collect(), changes: 0, seed: 1 }
     }
 }
 

@@ -34,6 +34,12 @@ impl Outgoing {
         self.waiting.is_empty() || self.stalled
     }
 
+    /// All that waits, in order: the port is closed.
+    pub(super) fn take_all(&mut self) -> impl Iterator<Item = Frame> + '_ {
+        (self.stuck_since, self.stalled) = (None, false);
+        self.waiting.drain()
+    }
+
     /// Queues `frame`, making room if need be.
     pub(super) fn push<P: Port>(
         &mut self,

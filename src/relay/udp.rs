@@ -70,8 +70,8 @@ pub struct UdpRelay {
     /// When the clock stood at zero: the first batch or tick.
     epoch: Option<Instant>,
     now: u32,
-    /// The tables seen last, and the period of [`ASK_EVERY`] it was in.
-    seen: (u64, u32),
+    /// The tables and ports seen last, and the period of [`ASK_EVERY`] it was in.
+    seen: (u64, u32, u32),
     /// Rises whenever `seen` changes: next hops copied before are looked up again.
     generation: u32,
     /// Next hops asked for since.
@@ -137,7 +137,7 @@ impl UdpRelay {
             counters: RelayCounters::default(),
             epoch: None,
             now: 0,
-            seen: (0, 0),
+            seen: (0, 0, 0),
             generation: 0,
             asked: ArrayVec::new(),
             warmed: 0,
@@ -156,7 +156,7 @@ impl UdpRelay {
         let epoch = *self.epoch.get_or_insert(cx.now());
         self.now = ticks(cx.now().saturating_duration_since(epoch));
         self.reclaimed = false;
-        let seen = (cx.tables().generation, self.now / ASK_EVERY);
+        let seen = (cx.tables().generation, cx.info().changes, self.now / ASK_EVERY);
         if seen != self.seen {
             self.seen = seen;
             self.generation = self.generation.wrapping_add(1);

@@ -172,7 +172,7 @@ impl World {
         let actor = &mut actors[queue];
         let waiting = actor.ids.iter().map(|id| net.counters(id).waiting).max().unwrap_or(0);
         let Some(life) = actor.life() else { return waiting };
-        let rings = life.worker.ports_mut().iter_mut().map(|port| port.occupancy());
+        let rings = life.worker.kernel_side().1.map(|port| port.occupancy());
         waiting + rings.map(|at| u64::from(at.rx.max(at.tx))).max().unwrap_or(0)
     }
 
@@ -422,7 +422,7 @@ impl World {
             let actor = &mut self.actors[at];
             let waiting = actor.ids.iter().any(|id| self.net.counters(id).waiting > 0);
             let rings_empty = actor.life().is_some_and(|life| {
-                let received = life.worker.ports_mut().iter_mut().any(|port| port.occupancy().rx > 0);
+                let received = life.worker.kernel_side().1.any(|port| port.occupancy().rx > 0);
                 life.worker.quiescent() && life.worker.parked().is_none() && !received
             });
             running && !waiting && rings_empty
