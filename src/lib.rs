@@ -16,11 +16,13 @@
 //! | [`relay`] | the ready application |
 //! | [`engine`] | puts the rooms together: plan, interfaces, supervisor, status |
 //! | [`net`] | routes, neighbours, links by netlink |
-//! | [`telemetry`] | counters and snapshots |
+//! | [`telemetry`] | counters, the metric registry, and what is made from it |
+//! | [`admin`] | HTTP, the control socket, signals, privileges |
 //! | [`config`] | the one configuration |
 //! | [`sim`] | the whole engine against simulated NICs, one seed one run |
 #![deny(unsafe_code)]
 
+pub mod admin;
 pub mod config;
 pub mod engine;
 pub mod flow;

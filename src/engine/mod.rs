@@ -13,6 +13,9 @@ mod house;
 mod interfaces;
 mod launch;
 mod observe;
+mod ports;
+#[cfg(test)]
+pub(crate) mod sample;
 mod settings;
 mod status;
 mod worker;
@@ -28,6 +31,7 @@ pub use error::EngineError;
 pub use handle::{Depth, EngineHandle};
 pub use house::read_tables;
 pub use interfaces::Destinations;
+pub use ports::PortStatus;
 pub use settings::{make_plan, request};
 pub use status::{EngineState, EngineStatus, ModeStatus, ProcessUsage, QueueStatus, SteeringStatus, Totals};
 
@@ -103,7 +107,8 @@ impl<H: Handler + 'static> EngineBuilder<H> {
         interfaces.set_destinations(destinations(&tables))?;
         let interfaces = Arc::new(Mutex::new(interfaces));
 
-        let status = Arc::new(Mutex::new(observe::initial(&plan, executor.name())));
+        let rings = settings::rings(&config)?;
+        let status = Arc::new(Mutex::new(observe::initial(&plan, executor.name(), rings)));
         let factory = Factory::new(factory);
         let newest = factory.newest();
         let launcher = Arc::new(Launcher { config, plan: plan.clone(), executor, processor, factory: newest });

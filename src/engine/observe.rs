@@ -10,9 +10,10 @@ use oxide_topology::Plan;
 use super::compare;
 use super::status::{EngineState, EngineStatus, ModeStatus, QueueStatus, millis};
 use crate::queue::Report;
+use crate::umem::RingSizes;
 
 /// The status before anything has started.
-pub(super) fn initial(plan: &Plan, executor: &str) -> EngineStatus {
+pub(super) fn initial(plan: &Plan, executor: &str, rings: RingSizes) -> EngineStatus {
     let queue = |actor: &oxide_topology::ActorPlan| QueueStatus {
         queue: actor.queue,
         cpu: Some(actor.cpu),
@@ -21,7 +22,8 @@ pub(super) fn initial(plan: &Plan, executor: &str) -> EngineStatus {
         balanced: true,
         ..QueueStatus::default()
     };
-    EngineStatus { queues: plan.actors.iter().map(queue).collect(), balanced: true, ..EngineStatus::default() }
+    let queues = plan.actors.iter().map(queue).collect();
+    EngineStatus { queues, rings, balanced: true, ..EngineStatus::default() }
 }
 
 pub(super) struct Observer {
@@ -89,6 +91,7 @@ impl Observer {
         let Some(queue) = status.queues.get_mut(worker) else { return };
         match report {
             Report::Opened { ports, pages, seen, cpus } => {
+                queue.begin(self.started.elapsed());
                 queue.mode = ports.iter().map(ModeStatus::from).collect();
                 if let Some(plan) = self.plan.actors.get(worker) {
                     queue.differences = compare::differences(plan, &pages, &seen, &cpus);
@@ -99,9 +102,9 @@ impl Observer {
                 queue.pages = Some(pages);
             }
             Report::Ports(ports) => queue.mode = ports.iter().map(ModeStatus::from).collect(),
-            Report::Snapshot(snapshot) => queue.update(&snapshot),
+            Report::Snapshot(snapshot) => queue.update(&snapshot, self.started.elapsed()),
             Report::Last(snapshot) => {
-                queue.update(&snapshot);
+                queue.update(&snapshot, self.started.elapsed());
                 queue.retire();
             }
             Report::Resolve { interface, next_hop } => {

@@ -47,6 +47,10 @@ pub(super) fn steering_options(config: &EngineConfig) -> SteeringOptions {
     }
 }
 
+pub(super) fn rings(config: &EngineConfig) -> Result<RingSizes, EngineError> {
+    RingSizes::from_ring_size(config.ring_size).map_err(|e| EngineError::Port { text: e.to_string() })
+}
+
 /// Reads the machine and plans for it.
 ///
 /// # Errors
@@ -61,7 +65,7 @@ pub fn make_plan(config: &EngineConfig) -> Result<Plan, EngineError> {
 /// # Errors
 /// [`EngineError::Port`] if the ring sizes cannot be.
 pub fn request(config: &EngineConfig) -> Result<Request, EngineError> {
-    let rings = RingSizes::from_ring_size(config.ring_size).map_err(|e| EngineError::Port { text: e.to_string() })?;
+    let rings = rings(config)?;
     let frames = config.frame_count.fixed().copied();
     let frames = frames.unwrap_or_else(|| UmemLayout::frames_for(&rings, config.interfaces.len() as u32));
     Ok(Request {

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 use oxide_actors::supervisor::State;
 use serde::Serialize;
 
+use super::ports::PortStatus;
 use crate::port::{Mode, PortInfo};
-use crate::queue::{QueueCounters, QueueSnapshot};
-use crate::telemetry::DropCounters;
-use crate::umem::{Census, PageReport};
+use crate::queue::{BatchSizes, QueueCounters, QueueSnapshot, TurnTimes};
+use crate::telemetry::{DropCounters, DropReason};
+use crate::umem::{Census, PageReport, RingSizes};
 
 /// How the engine as a whole is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Default)]
@@ -28,6 +29,20 @@ pub enum EngineState {
     Stopped,
 }
 
+impl EngineState {
+    /// The word of the API and the metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Degraded => "degraded",
+            Self::Draining => "draining",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
 /// The engine at one moment.
 #[derive(Debug, Clone, Serialize, Default)]
 pub struct EngineStatus {
@@ -42,6 +57,8 @@ pub struct EngineStatus {
     pub first_packet_ms: Option<f64>,
     /// The process: all threads, the kernel's work for them included, softirq not.
     pub process: ProcessUsage,
+    /// Sizes of each port's rings.
+    pub rings: RingSizes,
     /// Each queue.
     pub queues: Vec<QueueStatus>,
     /// Sums over the queues.
@@ -144,8 +161,20 @@ pub struct QueueStatus {
     /// Sums of this queue.
     #[serde(flatten)]
     pub totals: Totals,
+    /// Each port: counters, and how full its rings are.
+    pub ports: Vec<PortStatus>,
+    /// Packets in the actor's hands: waiting for a next hop, or for a TX ring.
+    pub in_hand: u64,
+    /// Batches shown to the handler, by their number of packets.
+    pub batch_sizes: BatchSizes,
+    /// Turns that had packets, by their time, ns.
+    pub turn_ns: TurnTimes,
+    /// Since the actor was last heard, seconds: it reports every 100 ms. `None` while there is no actor.
+    pub heartbeat_age_s: Option<f64>,
     /// Restarts, soft and hard.
     pub restarts: u32,
+    /// Packets that the last end of an actor cost: in its hands, or left on its rings.
+    pub last_lost: u64,
     /// The last change of state, and why.
     pub last_event: String,
     /// Time from the last failure to running again, milliseconds.
@@ -162,13 +191,24 @@ pub struct QueueStatus {
     pub memory_bytes: u64,
     /// Bytes of packet memory.
     pub umem_bytes: u64,
-    /// What earlier actors of this queue counted.
     #[serde(skip)]
-    pub retired: Totals,
+    pub(super) retired: Retired,
+    /// When the actor was last heard; `None` while there is none.
+    #[serde(skip)]
+    pub(super) heard: Option<Instant>,
     #[serde(skip)]
     pub(super) frames_lost: u64,
     #[serde(skip)]
     pub(super) life: Life,
+}
+
+/// What earlier actors of a queue counted.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Retired {
+    totals: Totals,
+    ports: Vec<PortStatus>,
+    batch_sizes: BatchSizes,
+    turn_ns: TurnTimes,
 }
 
 /// What a queue's state means for the engine as a whole.
@@ -205,12 +245,22 @@ pub struct Totals {
     pub sessions: u64,
     /// Time with packets, ns.
     pub busy_ns: u64,
+    /// Time without packets while something waited for the kernel, ns.
+    pub backpressure_ns: u64,
     /// Time polling without packets, ns.
     pub spin_ns: u64,
     /// Time asleep, ns.
     pub sleep_ns: u64,
+    /// Time for messages and reports, ns.
+    pub control_ns: u64,
+    /// Time without an actor at work: opening, restarting, waiting, ns.
+    pub down_ns: u64,
     /// Our own work, ns.
     pub work_ns: u64,
+    /// System calls that made the kernel look at a ring.
+    pub kicks: u64,
+    /// System calls that waited for packets.
+    pub sleeps: u64,
 }
 
 impl Totals {
@@ -226,9 +276,34 @@ impl Totals {
         self.rx_missed += other.rx_missed;
         self.sessions += other.sessions;
         self.busy_ns += other.busy_ns;
+        self.backpressure_ns += other.backpressure_ns;
         self.spin_ns += other.spin_ns;
         self.sleep_ns += other.sleep_ns;
+        self.control_ns += other.control_ns;
+        self.down_ns += other.down_ns;
         self.work_ns += other.work_ns;
+        self.kicks += other.kicks;
+        self.sleeps += other.sleeps;
+    }
+
+    /// Every regime with its time, ns. At each moment a queue is in exactly one, so that their sum is the
+    /// time since the engine was started.
+    #[must_use]
+    pub fn regimes(&self) -> [(&'static str, u64); 6] {
+        [
+            ("busy", self.busy_ns),
+            ("backpressure", self.backpressure_ns),
+            ("spin", self.spin_ns),
+            ("sleep", self.sleep_ns),
+            ("control", self.control_ns),
+            ("down", self.down_ns),
+        ]
+    }
+
+    /// Time in all regimes, ns.
+    #[must_use]
+    pub fn wall_ns(&self) -> u64 {
+        self.regimes().iter().map(|(_, ns)| ns).sum()
     }
 }
 
@@ -246,18 +321,41 @@ impl From<&QueueSnapshot> for Totals {
             rx_missed: snapshot.ports.iter().map(|p| p.kernel.rx_dropped + p.kernel.rx_ring_full).sum(),
             sessions: snapshot.sessions,
             busy_ns: snapshot.counters.busy_ns,
+            backpressure_ns: snapshot.counters.backpressure_ns,
             spin_ns: snapshot.counters.spin_ns,
             sleep_ns: snapshot.counters.sleep_ns,
+            control_ns: snapshot.counters.control_ns,
+            // Only the engine knows.
+            down_ns: 0,
             work_ns: snapshot.counters.work_ns,
+            kicks: snapshot.ports.iter().map(|p| p.counters.kicks).sum(),
+            sleeps: snapshot.counters.sleeps,
         }
     }
 }
 
 impl QueueStatus {
-    /// Takes in what the actor says now.
-    pub(super) fn update(&mut self, snapshot: &QueueSnapshot) {
-        self.totals = self.retired.clone();
+    /// A new actor is at work: what the former one counted stays, and the new one counts from zero.
+    pub(super) fn begin(&mut self, wall: Duration) {
+        self.retire();
+        self.heard = Some(Instant::now());
+        self.book_down(wall);
+    }
+
+    /// Takes in what the actor says now; `wall` is the engine's age.
+    pub(super) fn update(&mut self, snapshot: &QueueSnapshot, wall: Duration) {
+        self.heard = Some(Instant::now());
+        let down_ns = self.totals.down_ns;
+        self.totals = self.retired.totals.clone();
         self.totals.merge(&Totals::from(snapshot));
+        self.totals.down_ns = down_ns;
+        self.book_down(wall);
+        self.batch_sizes = self.retired.batch_sizes.clone();
+        self.batch_sizes.merge(&snapshot.counters.batches);
+        self.turn_ns = self.retired.turn_ns.clone();
+        self.turn_ns.merge(&snapshot.counters.turn_ns);
+        self.ports = PortStatus::list(&self.retired.ports, &snapshot.ports);
+        self.in_hand = u64::from(snapshot.in_hand);
         self.census = snapshot.census;
         self.balanced = snapshot.balanced;
         self.frames_lost = u64::from(snapshot.census.app.abs_diff(snapshot.in_hand));
@@ -268,6 +366,21 @@ impl QueueStatus {
         for (mode, port) in self.mode.iter_mut().zip(&snapshot.ports) {
             mode.busy_polling = port.busy_polling;
         }
+    }
+
+    /// Whether each packet that came became exactly one thing.
+    #[must_use]
+    pub fn adds_up(&self) -> bool {
+        let Totals { rx_packets, taken_over, tx_packets, handed_over, ref drops, .. } = self.totals;
+        rx_packets + taken_over == tx_packets + handed_over + drops.total() + self.in_hand
+    }
+
+    /// Books the time that no actor was there for, so that the regimes add up to `wall`, the engine's age. It
+    /// never gets less: a counter that does is a restart to those who read it.
+    fn book_down(&mut self, wall: Duration) {
+        let heard_ago = self.heard.map_or(Duration::ZERO, |at| at.elapsed());
+        let known = wall.saturating_sub(heard_ago).as_nanos() as u64;
+        self.totals.down_ns += known.saturating_sub(self.totals.wall_ns());
     }
 
     /// Its state has changed.
@@ -287,6 +400,13 @@ impl QueueStatus {
         self.last_event = cause;
     }
 
+    /// The word for its state, without the reason: one of `planned`, `opening`, `running`, `draining`,
+    /// `restarting`, `waiting`, `failed`, `stopped`.
+    #[must_use]
+    pub fn state_name(&self) -> &str {
+        self.state.split(' ').next().unwrap_or_default()
+    }
+
     /// Whether it takes packets.
     #[must_use]
     pub fn is_running(&self) -> bool {
@@ -299,10 +419,24 @@ impl QueueStatus {
         self.life == Life::Stuck
     }
 
-    /// The actor has ended: what it counted stays, and the next one counts from zero.
+    /// The actor has ended: what it counted stays, and what it had in its hands is lost. Told twice, or for
+    /// an actor that ended without last words, it is the same.
     pub(super) fn retire(&mut self) {
-        self.retired = self.totals.clone();
-        self.retired.sessions = 0;
+        if self.heard.take().is_none() {
+            return;
+        }
+        let on_rings = self.ports.iter().map(PortStatus::waiting).sum::<u64>();
+        self.last_lost = self.in_hand + on_rings;
+        self.totals.drops.add(DropReason::Restart, self.in_hand);
+        self.in_hand = 0;
+        self.totals.sessions = 0;
+        self.ports.iter_mut().for_each(PortStatus::close);
+        self.retired = Retired {
+            totals: self.totals.clone(),
+            ports: self.ports.clone(),
+            batch_sizes: self.batch_sizes.clone(),
+            turn_ns: self.turn_ns.clone(),
+        };
     }
 }
 
@@ -312,10 +446,12 @@ impl EngineStatus {
         self.uptime_s = started.elapsed().as_secs_f64();
         self.process = ProcessUsage::now();
         self.totals = Totals::default();
-        for queue in &self.queues {
+        for queue in &mut self.queues {
+            queue.book_down(started.elapsed());
+            queue.heartbeat_age_s = queue.heard.map(|at| at.elapsed().as_secs_f64());
             self.totals.merge(&queue.totals);
         }
-        self.balanced = self.queues.iter().all(|q| q.balanced && q.census.balanced());
+        self.balanced = self.queues.iter().all(|q| q.balanced && q.census.balanced() && q.adds_up());
         self.unaccounted = self.queues.iter().map(|q| q.frames_lost).sum();
     }
 }

@@ -156,7 +156,7 @@ impl<B: Backend, H: Handler> Actor<B, H> {
             link,
             spin: spec.spin,
             regime: Regime::Control,
-            since: started,
+            since: Instant::now(),
             next_snapshot: started,
             stop_by: None,
             parked_told: false,

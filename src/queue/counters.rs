@@ -11,7 +11,7 @@ pub type TurnTimes = Histogram<32>;
 
 /// Counters of one queue. At every quiescent point
 /// `received + taken_over = forwarded + handed_over + sum of drops + in hand`, and
-/// `busy + backpressure + spin + sleep + control` is the time since the actor was started.
+/// `busy + backpressure + spin + sleep + control` is the time since the actor has had its ports open.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct QueueCounters {
     /// Packets taken from the RX rings.
@@ -40,7 +40,7 @@ pub struct QueueCounters {
     pub spin_ns: u64,
     /// Time in the regime `sleep`: blocked on the sockets and the doorbell, ns.
     pub sleep_ns: u64,
-    /// Time in the regime `control`: opening ports, messages, snapshots, ns.
+    /// Time in the regime `control`: messages and snapshots, ns.
     pub control_ns: u64,
     /// Times the actor went to sleep.
     pub sleeps: u64,
@@ -72,7 +72,7 @@ impl QueueCounters {
         }
     }
 
-    /// Time in all regimes, ns: how long the actor has been running.
+    /// Time in all regimes, ns: how long the actor has been at work.
     #[must_use]
     pub fn wall_ns(&self) -> u64 {
         self.busy_ns + self.backpressure_ns + self.spin_ns + self.sleep_ns + self.control_ns

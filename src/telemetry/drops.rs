@@ -92,6 +92,24 @@ reasons! {
     NoFrame = "no_frame",
     /// The engine is draining and takes no new sessions.
     Draining = "draining",
+    /// In the actor's hands when it ended.
+    Restart = "restart",
+}
+
+impl DropReason {
+    /// Who dropped it: `packet` (it is malformed), `handler` (the application's decision), `engine` (the
+    /// machinery could not send it on).
+    #[must_use]
+    pub const fn stage(self) -> &'static str {
+        // The list above is in this order.
+        if self as u8 <= Self::BadSource as u8 {
+            "packet"
+        } else if self as u8 <= Self::HandlerPanic as u8 {
+            "handler"
+        } else {
+            "engine"
+        }
+    }
 }
 
 /// One counter for each [`DropReason`].

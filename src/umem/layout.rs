@@ -4,7 +4,7 @@
 pub const XDP_HEADROOM: u32 = 256;
 
 /// Entries in each of the four rings of a port; all powers of two.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct RingSizes {
     /// Frames offered to the kernel for receiving.
     pub fill: u32,

@@ -5,11 +5,15 @@
 //! | [`setup`] | the table of Debian packages and their installation |
 //! | [`process`] | child processes, which die with us, and the stop flag |
 //! | [`host`] | what a bare root lacks, made and undone |
+//! | [`namespace`] | network namespaces that go with us |
 //! | [`demo`] | the lab of three namespaces and the traffic through `oxide relay` |
+//! | [`bench`] | the forwarding bench: lab, forwarders, records |
 //! | [`tiers`] | the test tiers and their tally |
 
+mod bench;
 mod demo;
 mod host;
+mod namespace;
 mod process;
 mod setup;
 mod tiers;
@@ -29,6 +33,13 @@ cargo xtask demo   [--queues N] [--seconds N] [--ipv4-only | --ipv6-only] [--kee
 cargo xtask test   [--tier NAME]... [--no-install]
     Every test tier this machine can run; the others are named with the reason.
         --tier NAME     only this tier: lint, unit, doc, integration, namespaces
+cargo xtask bench  [--quick] [--json FILE] [--peers all|installed] [--keep-logs] [--no-install] [NAME]...
+    Forwarders side by side on a veth lab: ours, and the peers that are installed. Needs root.
+        --quick         three short pairs of the most telling ones instead of five long ones of all: under four minutes
+        --json FILE     where the records go (default target/bench/bench.json)
+        --peers all     install the peers that Debian has first
+        --keep-logs     keep what every program said, and say where
+        NAME            only what has NAME in its name
 cargo xtask setup  [--no-install]
     Installs the Debian packages that build, tests and demo need.
 
@@ -53,7 +64,7 @@ fn main() -> ExitCode {
 fn run(arguments: &[String]) -> Result<()> {
     let Some((command, rest)) = arguments.split_first() else {
         print!("{HELP}");
-        return failed("which command? demo, test or setup");
+        return failed("which command? demo, test, bench or setup");
     };
     if rest.iter().any(|a| a == "--help" || a == "-h") || matches!(command.as_str(), "--help" | "-h" | "help") {
         print!("{HELP}");
@@ -62,6 +73,7 @@ fn run(arguments: &[String]) -> Result<()> {
     match command.as_str() {
         "demo" => demo::run(&Cancel::install()?, &demo::Options::parse(rest)?),
         "test" => tiers::run(&Cancel::install()?, &tiers::Options::parse(rest)?),
+        "bench" => bench::run(&Cancel::install()?, &bench::Options::parse(rest)?),
         "setup" => {
             let policy = match rest {
                 [] => Policy::Install,
@@ -72,6 +84,6 @@ fn run(arguments: &[String]) -> Result<()> {
             setup::report_complete();
             Ok(())
         }
-        other => failed(format!("unknown command `{other}`: demo, test or setup (see --help)")),
+        other => failed(format!("unknown command `{other}`: demo, test, bench or setup (see --help)")),
     }
 }

@@ -13,14 +13,17 @@ pub(crate) enum For {
     Lab,
     /// The demo's traffic.
     Demo,
+    /// The forwarders that the bench measures beside ours.
+    Peers,
 }
 
 impl For {
     const fn name(self) -> &'static str {
         match self {
             For::Build => "build",
-            For::Lab => "test, demo",
+            For::Lab => "test, demo, bench",
             For::Demo => "demo",
+            For::Peers => "bench",
         }
     }
 }
@@ -61,6 +64,12 @@ const PACKAGES: &[Package] = &[
     package("nginx", For::Demo, "serves the 100 MB file inside the tunnel"),
     package("curl", For::Demo, "fetches it"),
     package("nftables", For::Demo, "forwards iperf3's TCP control connection in the kernel"),
+    package("dpdk-dev", For::Peers, "dpdk-testpmd"),
+    package("librte-net-af-xdp23", For::Peers, "its AF_XDP driver"),
+    package("librte-net-af-packet23", For::Peers, "its AF_PACKET driver"),
+    package("libnginx-mod-stream", For::Peers, "nginx as a UDP proxy"),
+    package("socat", For::Peers, "a UDP relay of one flow"),
+    package("xdp-tools", For::Peers, "xdp-bench: XDP_TX, the bound of the lab"),
 ];
 
 /// What may be done about missing packages.

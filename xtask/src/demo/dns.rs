@@ -1,8 +1,9 @@
 //! DNS: what dnsmasq answers, what `dig` and `dnsperf` ask, and whether the answers are right.
 
-use super::lab::{Family, Lab, Namespace};
+use super::lab::{Family, Lab};
 use super::relay::DNS;
 use super::traffic::{path, write};
+use crate::namespace::Namespace;
 use crate::process::{Result, Session, failed};
 use std::fmt::Write as _;
 use std::time::Duration;

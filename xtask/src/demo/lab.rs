@@ -10,9 +10,9 @@
 //! the other way round. The namespaces have no names: each lives as long as one `sleep` that
 //! dies with us, so that nothing can be left behind, even by `kill -9`.
 
-use crate::process::{Result, Running, Session, failed, io_error};
-use std::fs;
-use std::time::{Duration, Instant};
+use crate::namespace::Namespace;
+use crate::process::{Result, Session, failed};
+use std::time::Duration;
 
 /// The clients' link: a full-sized inner packet and WireGuard's 80 bytes around it fit.
 const CLIENT_MTU: u32 = 1600;
@@ -67,69 +67,6 @@ impl Family {
     }
 }
 
-/// One network namespace, alive as long as this value.
-#[derive(Debug)]
-pub(super) struct Namespace {
-    holder: Running,
-    /// nsenter's option that names it.
-    net_option: String,
-}
-
-impl Namespace {
-    fn create(session: &Session, name: &str) -> Result<Self> {
-        let mut holder = session.spawn(name, &["unshare", "--net", "--", "sleep", "infinity"])?;
-        let path = format!("/proc/{}/ns/net", holder.pid());
-        let ours = fs::read_link("/proc/self/ns/net").map_err(io_error("/proc/self/ns/net (is /proc mounted?)"))?;
-        let end = Instant::now() + Duration::from_secs(20);
-        // The holder has its namespace once its link differs from ours.
-        while fs::read_link(&path).ok().is_none_or(|theirs| theirs == ours) {
-            holder.must_run().map_err(|e| {
-                crate::process::Error::Failed(format!("cannot make a network namespace (CAP_SYS_ADMIN is needed): {e}"))
-            })?;
-            if Instant::now() > end {
-                return failed(format!("no network namespace for {name} after 20 s"));
-            }
-            session.cancel.sleep(Duration::from_millis(2))?;
-        }
-        Ok(Self { holder, net_option: format!("--net={path}") })
-    }
-
-    /// The command line that runs `argv` inside.
-    pub(super) fn argv<'a>(&'a self, argv: &[&'a str]) -> Vec<&'a str> {
-        [&["nsenter", &self.net_option, "--"], argv].concat()
-    }
-
-    /// Runs `argv` inside, to its end.
-    pub(super) fn run(&self, session: &Session, name: &str, argv: &[&str]) -> Result<crate::process::Output> {
-        session.run(name, &self.argv(argv), SHORT)
-    }
-
-    /// Starts `argv` inside.
-    pub(super) fn spawn(&self, session: &Session, name: &str, argv: &[&str]) -> Result<Running> {
-        session.spawn(name, &self.argv(argv))
-    }
-
-    /// A file under /proc/<holder>/net: counters of this namespace.
-    fn proc_net(&self, file: &str) -> Result<String> {
-        let path = format!("/proc/{}/net/{file}", self.holder.pid());
-        fs::read_to_string(&path).map_err(io_error(path))
-    }
-
-    /// One of this kernel's UDP counters (`InCsumErrors`, `RcvbufErrors`), both families together.
-    pub(super) fn udp_counter(&self, name: &str) -> Result<u64> {
-        let snmp = self.proc_net("snmp")?;
-        let mut udp = snmp.lines().filter_map(|l| l.strip_prefix("Udp: "));
-        let (names, values) = (udp.next().unwrap_or_default(), udp.next().unwrap_or_default());
-        let v4 = names.split(' ').zip(values.split(' ')).find(|(n, _)| *n == name).map(|(_, v)| v);
-        let snmp6 = self.proc_net("snmp6")?;
-        let v6 = snmp6.lines().find_map(|l| l.strip_prefix("Udp6")?.strip_prefix(name)).map(str::trim);
-        match [v4, v6].map(|v| v.and_then(|v| v.parse::<u64>().ok())) {
-            [Some(v4), Some(v6)] => Ok(v4 + v6),
-            _ => failed(format!("no UDP counter {name} in /proc/net/snmp and snmp6")),
-        }
-    }
-}
-
 /// Frames and bytes an interface received.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Received {
@@ -165,7 +102,7 @@ impl Lab {
         }
         let pair = |ns: &Namespace, end: &str, mac: &str, peer_end: &str, peer_mac: &str, mtu: u32| {
             let q = queues.to_string();
-            let (mtu, peer) = (mtu.to_string(), lab.relay.holder.pid().to_string());
+            let (mtu, peer) = (mtu.to_string(), lab.relay.pid().to_string());
             let side = ["numrxqueues", &q, "numtxqueues", &q, "mtu", &mtu, "address"];
             let first = [&["ip", "link", "add", end], &side[..], &[mac, "type", "veth"]].concat();
             let second = [&["peer", "name", peer_end, "netns", &peer], &side[..], &[peer_mac]].concat();

@@ -1,0 +1,73 @@
+//! `oxide-lab`: the measuring tools of `cargo xtask bench`. Each command does one measurement, or is one forwarder, in
+//! the network namespace it is started in, and prints one JSON object when it is done.
+//!
+//! | module | is |
+//! |---|---|
+//! | [`frame`] | the lab's addresses and frames |
+//! | [`programs`] | the BPF generator and the far-side counter |
+//! | [`cpu`] | pinning, and where a core's time goes |
+//! | [`blast`] | saturating load, and what comes through |
+
+mod blast;
+mod cpu;
+mod fixtures;
+mod frame;
+mod programs;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Why a command ended: what was tried, and what was seen.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// In words.
+    #[error("{0}")]
+    Text(String),
+    /// A system call.
+    #[error("{0}: {1}")]
+    Io(String, std::io::Error),
+    /// The engine's socket.
+    #[error(transparent)]
+    Port(#[from] oxide::port::PortError),
+    /// The engine.
+    #[error(transparent)]
+    Engine(#[from] oxide::engine::EngineError),
+}
+
+pub(crate) type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// For an I/O error.
+    pub(crate) fn io<E: Into<std::io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> Self {
+        move |e| Error::Io(what.into(), e.into())
+    }
+}
+
+#[derive(Parser)]
+#[command(about = "Measuring tools of `cargo xtask bench`", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Saturates a forwarder with live frames and counts what comes through.
+    Blast(blast::Options),
+    /// A reference forwarder, until it is killed.
+    Forward(fixtures::Options),
+}
+
+fn main() -> ExitCode {
+    let answer = match Arguments::parse().command {
+        Command::Blast(options) => blast::run(&options),
+        Command::Forward(options) => fixtures::run(&options),
+    };
+    match answer {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("oxide-lab: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

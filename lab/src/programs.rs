@@ -1,0 +1,169 @@
+//! The BPF programs that make and count frames, `bpf/generate.bpf.c` and `bpf/count.bpf.c`, compiled and kept in the repository so that building
+//! needs no clang for BPF. docs/performance.md has the recipe; a test compares.
+
+use crate::frame::{self, CLIENT, CLIENT_PORT};
+use crate::{Error, Result};
+use aya::maps::{MapData, PerCpuArray};
+use aya::programs::{Xdp, XdpMode};
+use aya::{Ebpf, EbpfLoader, TestRun, TestRunAttrs, TestRunOptions};
+
+static GENERATE: &[u8] = aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/generate.bpf.o"));
+static COUNT: &[u8] = aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/count.bpf.o"));
+
+/// Frames the kernel makes between two looks for signals and rescheduling; more than 256 it refuses
+/// (net/bpf/test_run.c, `TEST_XDP_MAX_BATCH`), and a veth's ring holds 256.
+const BATCH: u32 = 64;
+
+pub(crate) fn failed<E: std::error::Error>(what: &str) -> impl FnOnce(E) -> Error {
+    move |error| {
+        let mut text = format!("{what}: {error}");
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            text = format!("{text}: {error}");
+            cause = error.source();
+        }
+        Error::Text(text)
+    }
+}
+
+/// What the generator sends.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shape {
+    /// Bytes of a frame, without FCS.
+    pub(crate) frame: usize,
+    /// Flows: a power of two.
+    pub(crate) flows: u32,
+    /// First UDP port of the forwarder.
+    pub(crate) port: u16,
+    /// Ports used in turn.
+    pub(crate) ports: u16,
+}
+
+/// The generator, ready to run.
+pub(crate) struct Generator {
+    object: Ebpf,
+    packet: Vec<u8>,
+}
+
+impl Generator {
+    /// Loads it for `shape`, to send by interface `ifindex`.
+    pub(crate) fn load(shape: Shape, ifindex: u32) -> Result<Self> {
+        if !shape.flows.is_power_of_two() || shape.flows > 1 << 22 || shape.ports == 0 {
+            return Err(Error::Text("flows must be a power of two up to 4 Mi, ports at least one".to_owned()));
+        }
+        let packet = frame::request(shape.frame, shape.port)?;
+        let word = |at: usize| u32::from(u16::from_be_bytes([packet[at], packet[at + 1]]));
+        let mut head: [u16; 21] = std::array::from_fn(|n| u16::from_ne_bytes([packet[2 * n], packet[2 * n + 1]]));
+        // What the program fills in: IP checksum, source address, both ports, UDP checksum.
+        for n in [12, 13, 14, 17, 18, 20] {
+            head[n] = 0;
+        }
+        let ip_sum: u32 = (14..34).step_by(2).filter(|at| ![24, 26, 28].contains(at)).map(word).sum();
+        let length = packet.len() - 34;
+        let destination = word(30) + word(32);
+        let payload: u32 =
+            packet[42..].chunks(2).map(|c| u32::from(c[0]) << 8 | u32::from(*c.get(1).unwrap_or(&0))).sum();
+        // The length stands in the pseudo-header and in the header. 1400 bytes sum up to less than 2^26.
+        let udp_sum = destination + 17 + 2 * length as u32 + payload;
+        let mask = shape.flows - 1;
+        let (source, source_port) = (u32::from(CLIENT), u32::from(CLIENT_PORT));
+        let (port, ports) = (u32::from(shape.port), u32::from(shape.ports));
+        let mut object = EbpfLoader::new()
+            .btf(None)
+            .override_global("HEAD", &head, true)
+            .override_global("IP_SUM", &ip_sum, true)
+            .override_global("UDP_SUM", &udp_sum, true)
+            .override_global("SOURCE", &source, true)
+            .override_global("SOURCE_PORT", &source_port, true)
+            .override_global("FLOW_MASK", &mask, true)
+            .override_global("PORT", &port, true)
+            .override_global("PORTS", &ports, true)
+            .override_global("IFINDEX", &ifindex, true)
+            .load(GENERATE)
+            .map_err(failed("loading the generator"))?;
+        program(&mut object, "oxide_generate")?.load().map_err(failed("loading the generator"))?;
+        Ok(Self { object, packet })
+    }
+
+    /// Sends `frames` from the calling thread's CPU; returns early, with an error, when a signal comes.
+    pub(crate) fn send(&mut self, frames: u32) -> Result<()> {
+        let attrs = TestRunAttrs::new().xdp_live_frames(BATCH.min(frames));
+        let options = TestRunOptions { data_in: Some(&self.packet), repeat: frames, attrs, ..TestRunOptions::new() };
+        let program: &Xdp = self
+            .object
+            .program("oxide_generate")
+            .ok_or_else(|| Error::Text("no program oxide_generate".to_owned()))?
+            .try_into()
+            .map_err(failed("generator"))?;
+        program.test_run(options).map_err(failed("live frames (Linux 5.18 has them)"))?;
+        Ok(())
+    }
+
+    /// The counter of frames made.
+    pub(crate) fn made(&mut self) -> Result<Counters> {
+        Counters::take(&mut self.object, "MADE")
+    }
+}
+
+/// A map of counters, one set per CPU.
+pub(crate) struct Counters(PerCpuArray<MapData, u64>);
+
+impl Counters {
+    pub(crate) fn take(object: &mut Ebpf, name: &str) -> Result<Self> {
+        let map = object.take_map(name).ok_or_else(|| Error::Text(format!("no map {name}")))?;
+        Ok(Self(map.try_into().map_err(failed(name))?))
+    }
+
+    /// Counter `index`, all CPUs together.
+    pub(crate) fn get(&self, index: u32) -> Result<u64> {
+        let values = self.0.get(&index, 0).map_err(failed("reading a counter"))?;
+        Ok(values.iter().copied().fold(0, u64::wrapping_add))
+    }
+}
+
+/// The far-side counter on one interface, attached as long as it lives.
+pub(crate) struct Counter {
+    _object: Ebpf,
+    counters: Counters,
+}
+
+/// What a [`Counter`] has seen.
+#[derive(Debug, Clone, Copy, Default, serde::Serialize)]
+pub(crate) struct Seen {
+    pub(crate) packets: u64,
+    pub(crate) bytes: u64,
+    pub(crate) others: u64,
+}
+
+impl Seen {
+    /// What came since `earlier`.
+    pub(crate) fn since(self, earlier: Self) -> Self {
+        Self {
+            packets: self.packets - earlier.packets,
+            bytes: self.bytes - earlier.bytes,
+            others: self.others - earlier.others,
+        }
+    }
+}
+
+impl Counter {
+    /// Attaches to `interface`, natively.
+    pub(crate) fn attach(interface: &str) -> Result<Self> {
+        let mut object = EbpfLoader::new().btf(None).load(COUNT).map_err(failed("loading the counter"))?;
+        let program = program(&mut object, "oxide_count")?;
+        program.load().map_err(failed("loading the counter"))?;
+        program.attach(interface, XdpMode::Driver).map_err(failed(&format!("attaching the counter to {interface}")))?;
+        let counters = Counters::take(&mut object, "COUNTERS")?;
+        Ok(Self { _object: object, counters })
+    }
+
+    /// What came so far.
+    pub(crate) fn seen(&self) -> Result<Seen> {
+        Ok(Seen { packets: self.counters.get(0)?, bytes: self.counters.get(1)?, others: self.counters.get(2)? })
+    }
+}
+
+fn program<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
+    let program = object.program_mut(name).ok_or_else(|| Error::Text(format!("no program {name}")))?;
+    program.try_into().map_err(failed(name))
+}

@@ -1,0 +1,82 @@
+//! One port of a queue as the status shows it: counters over all its lives, and its rings now.
+
+use serde::Serialize;
+
+use crate::port::{KernelCounters, Occupancy, PortCounters, QueueId};
+use crate::queue::PortSnapshot;
+use crate::umem::RingSizes;
+
+/// One port.
+#[derive(Debug, Clone, Serialize)]
+pub struct PortStatus {
+    /// Interface and queue.
+    pub id: QueueId,
+    /// What the port counted, over all its lives.
+    pub counters: PortCounters,
+    /// What the kernel counted, over all its lives.
+    pub kernel: KernelCounters,
+    /// Entries on its rings now.
+    pub occupancy: Occupancy,
+}
+
+impl PortStatus {
+    /// The ports of `now`, with what `former` ones of the same name counted.
+    pub(super) fn list(former: &[Self], now: &[PortSnapshot]) -> Vec<Self> {
+        let one = |port: &PortSnapshot| {
+            let before = former.iter().find(|f| f.id == port.id);
+            Self {
+                id: port.id.clone(),
+                counters: before.map_or(port.counters, |b| sum(&b.counters, &port.counters)),
+                kernel: before.map_or(port.kernel, |b| sum_kernel(&b.kernel, &port.kernel)),
+                occupancy: port.occupancy,
+            }
+        };
+        now.iter().map(one).collect()
+    }
+
+    /// How full each ring is, 0 to 1.
+    #[must_use]
+    pub fn fullness(&self, sizes: &RingSizes) -> [(&'static str, f64); 4] {
+        let Occupancy { fill, rx, tx, completion } = self.occupancy;
+        let ratio = |entries: u32, size: u32| f64::from(entries) / f64::from(size.max(1));
+        [
+            ("fill", ratio(fill, sizes.fill)),
+            ("rx", ratio(rx, sizes.rx)),
+            ("tx", ratio(tx, sizes.tx)),
+            ("completion", ratio(completion, sizes.completion)),
+        ]
+    }
+
+    /// Packets on its rings that nobody will take any more when it is closed.
+    pub(super) fn waiting(&self) -> u64 {
+        u64::from(self.occupancy.rx) + u64::from(self.occupancy.tx)
+    }
+
+    /// Its rings are gone.
+    pub(super) fn close(&mut self) {
+        self.occupancy = Occupancy::default();
+    }
+}
+
+fn sum(a: &PortCounters, b: &PortCounters) -> PortCounters {
+    PortCounters {
+        rx_packets: a.rx_packets + b.rx_packets,
+        rx_bytes: a.rx_bytes + b.rx_bytes,
+        tx_packets: a.tx_packets + b.tx_packets,
+        tx_bytes: a.tx_bytes + b.tx_bytes,
+        completions: a.completions + b.completions,
+        bad_descriptors: a.bad_descriptors + b.bad_descriptors,
+        kicks: a.kicks + b.kicks,
+    }
+}
+
+fn sum_kernel(a: &KernelCounters, b: &KernelCounters) -> KernelCounters {
+    KernelCounters {
+        rx_dropped: a.rx_dropped + b.rx_dropped,
+        rx_invalid: a.rx_invalid + b.rx_invalid,
+        tx_invalid: a.tx_invalid + b.tx_invalid,
+        rx_ring_full: a.rx_ring_full + b.rx_ring_full,
+        fill_empty: a.fill_empty + b.fill_empty,
+        tx_empty: a.tx_empty + b.tx_empty,
+    }
+}

@@ -1,0 +1,185 @@
+//! The one registry of metrics: every name, its type, unit, labels and meaning. The exposition
+//! ([`Exposition`](super::Exposition)), `docs/metrics.md` and `packaging/grafana/oxide.json` are made from it,
+//! so that none of them can name what is not there.
+
+/// What kind of number a metric is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows; begins at zero with the process, or, where the help says so, with an interface's program.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Cumulative buckets, sum and count.
+    Histogram,
+}
+
+impl Kind {
+    /// The word of the exposition format.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+/// One metric.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Metric {
+    /// Its section in documents and dashboard.
+    pub section: &'static str,
+    /// Its name.
+    pub name: &'static str,
+    /// What kind of number it is.
+    pub kind: Kind,
+    /// Its unit, in words.
+    pub unit: &'static str,
+    /// Its labels, in order.
+    pub labels: &'static [&'static str],
+    /// What it says.
+    pub help: &'static str,
+}
+
+macro_rules! metrics {
+    ($($section:literal { $($constant:ident = $kind:ident $name:literal, $unit:literal, [$($label:literal),*], $help:literal;)+ })+) => {
+        $($(
+            #[doc = $help]
+            pub const $constant: Metric = Metric {
+                section: $section,
+                name: $name,
+                kind: Kind::$kind,
+                unit: $unit,
+                labels: &[$($label),*],
+                help: $help,
+            };
+        )+)+
+
+        /// Every metric, in the order of the exposition.
+        pub const ALL: &[&Metric] = &[$($(&$constant,)+)+];
+    };
+}
+
+metrics! {
+    "Traffic" {
+        RX_PACKETS = Counter "oxide_rx_packets_total", "packets", ["queue"],
+            "Packets taken from RX rings.";
+        RX_BYTES = Counter "oxide_rx_bytes_total", "bytes", ["queue"],
+            "Bytes of packets taken from RX rings, Ethernet header included, FCS not.";
+        TX_PACKETS = Counter "oxide_tx_packets_total", "packets", ["queue"],
+            "Packets forwarded: put on a TX ring.";
+        TX_BYTES = Counter "oxide_tx_bytes_total", "bytes", ["queue"],
+            "Bytes of packets put on TX rings.";
+        HANDED_OVER = Counter "oxide_handed_over_packets_total", "packets", ["queue"],
+            "Packets copied to the queue that owns their flow.";
+        TAKEN_OVER = Counter "oxide_taken_over_packets_total", "packets", ["queue"],
+            "Packets that other queues copied to this one.";
+        IN_HAND = Gauge "oxide_in_hand_packets", "packets", ["queue"],
+            "Packets that wait for a next hop or for a TX ring. At any scrape, for each queue: rx + taken over = tx + handed over + sum of drops + in hand.";
+        SESSIONS = Gauge "oxide_sessions", "sessions", ["queue"],
+            "Sessions of the handler.";
+        STEERED = Counter "oxide_steered_packets_total", "packets", ["interface", "verdict"],
+            "Packets that the XDP program of an interface has seen, by verdict: redirected to a queue, no_socket (the configured fallback), or why they were passed to the kernel. The sum is what the interface received; begins anew when the program is attached anew.";
+    }
+    "Loss" {
+        DROPS = Counter "oxide_drops_total", "packets", ["queue", "stage", "reason"],
+            "Packets dropped, by reason; the list of reasons is complete. Stage: packet (malformed), handler (the application decided), engine (could not be sent on).";
+        XSK_RX_DROPPED = Counter "oxide_xsk_rx_dropped_total", "packets", ["interface", "queue"],
+            "rx_dropped of the socket: packets that the kernel dropped for other reasons than a full RX ring.";
+        XSK_RX_RING_FULL = Counter "oxide_xsk_rx_ring_full_total", "packets", ["interface", "queue"],
+            "rx_ring_full of the socket: packets that the kernel dropped because we did not take them in time.";
+        XSK_RX_INVALID = Counter "oxide_xsk_rx_invalid_descs_total", "descriptors", ["interface", "queue"],
+            "rx_invalid_descs of the socket: fill descriptors that the kernel refused. More than none is a defect of ours.";
+        XSK_TX_INVALID = Counter "oxide_xsk_tx_invalid_descs_total", "descriptors", ["interface", "queue"],
+            "tx_invalid_descs of the socket: TX descriptors that the kernel refused. More than none is a defect of ours.";
+        XSK_FILL_EMPTY = Counter "oxide_xsk_rx_fill_ring_empty_descs_total", "events", ["interface", "queue"],
+            "rx_fill_ring_empty_descs of the socket: times the kernel wanted a frame and found none.";
+        XSK_TX_EMPTY = Counter "oxide_xsk_tx_ring_empty_descs_total", "events", ["interface", "queue"],
+            "tx_ring_empty_descs of the socket: times the kernel looked for a packet to send and found none.";
+        BAD_DESCRIPTORS = Counter "oxide_bad_descriptors_total", "descriptors", ["interface", "queue"],
+            "Descriptors from the kernel that the ledger refused.";
+    }
+    "Memory" {
+        FRAMES = Gauge "oxide_frames", "frames", ["queue", "state"],
+            "Frames of packet memory by where they are: free, receive (fill and RX ring), app (in our hands), transmit (TX and completion ring). Their sum never changes while an actor lives.";
+        UNACCOUNTED = Gauge "oxide_unaccounted_frames", "frames", [],
+            "Frames that no queue can account for. Anything but 0 is a defect of ours.";
+        UMEM_BYTES = Gauge "oxide_umem_bytes", "bytes", ["queue"],
+            "Packet memory.";
+        HANDLER_BYTES = Gauge "oxide_queue_memory_bytes", "bytes", ["queue"],
+            "What a queue keeps beside its packet memory: handler and inbox.";
+        RESIDENT_BYTES = Gauge "oxide_process_resident_memory_bytes", "bytes", [],
+            "Resident memory of the process.";
+    }
+    "Loop" {
+        RING_OCCUPANCY = Gauge "oxide_ring_occupancy_ratio", "ratio", ["interface", "queue", "ring"],
+            "How full a ring is, 0 to 1: fill (frames the kernel may take; low is starvation), rx (packets that wait for us), tx (packets that wait for the kernel), completion (sent, not reclaimed).";
+        BATCH_SIZE = Histogram "oxide_batch_size", "packets", ["queue"],
+            "Packets in the batches shown to the handler.";
+        TURN_SECONDS = Histogram "oxide_turn_seconds", "seconds", ["queue"],
+            "Time of loop turns that had packets, the kernel's share included.";
+        LOOP_SECONDS = Counter "oxide_loop_seconds_total", "seconds", ["queue", "regime"],
+            "Where a queue's time goes: busy (the turn had packets), backpressure (none taken while something waited for the kernel), spin (polling), sleep (blocked), control (messages, reports), down (no actor at work). Exactly one at each moment: their sum is the age of the engine.";
+        WORK_SECONDS = Counter "oxide_work_seconds_total", "seconds", ["queue"],
+            "Our own work on packets; divided by the packets it is the cost of one.";
+        SYSCALLS = Counter "oxide_syscalls_total", "calls", ["queue", "kind"],
+            "System calls of the loop: kick (makes the kernel look at a ring), sleep (waits for packets).";
+        CPU_SECONDS = Counter "oxide_process_cpu_seconds_total", "seconds", ["mode"],
+            "CPU time of the process, user and system; softirq is not in it.";
+    }
+    "Supervision" {
+        STATE = Gauge "oxide_engine_state", "1 for the state in force", ["state"],
+            "How the engine is: starting, running, degraded (a queue does not run), draining, stopped.";
+        QUEUE_STATE = Gauge "oxide_queue_state", "1 for the state in force", ["queue", "state"],
+            "How a queue is: planned, opening, running, draining, restarting, waiting (for an interface), failed, stopped.";
+        QUEUE_RESTARTS = Counter "oxide_queue_restarts_total", "restarts", ["queue"],
+            "Restarts of a queue, of its handler or its actor.";
+        QUEUE_GAP = Gauge "oxide_queue_last_gap_seconds", "seconds", ["queue"],
+            "From the last failure or restart to running again; absent before the first.";
+        QUEUE_LOST = Gauge "oxide_queue_last_lost_packets", "packets", ["queue"],
+            "Packets that the last end of an actor cost: in its hands, or left on its rings.";
+        QUEUE_STALLED = Gauge "oxide_queue_stalled", "0 or 1", ["queue"],
+            "Whether a queue's heartbeat stands still: its handler does not return.";
+        HEARTBEAT_AGE = Gauge "oxide_heartbeat_age_seconds", "seconds", ["queue"],
+            "Since a queue's actor was last heard: it reports every 0.1 s. Absent while it has no actor.";
+        UPTIME = Gauge "oxide_uptime_seconds", "seconds", [],
+            "Since the engine was started.";
+        READY_SECONDS = Gauge "oxide_start_to_ready_seconds", "seconds", [],
+            "From start to the last queue taking packets.";
+        DATAPATH_INFO = Gauge "oxide_datapath_info", "1", ["interface", "queue", "mode", "attach", "zero_copy", "busy_polling", "reason"],
+            "The rung each port is on, as the kernel says, and why it is not a better one.";
+        BUILD_INFO = Gauge "oxide_build_info", "1", ["version"],
+            "Which version runs.";
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The conventions that Prometheus' own linter checks (promtool check metrics).
+    #[test]
+    fn names_follow_the_conventions() {
+        let mut names = std::collections::HashSet::new();
+        for metric in ALL {
+            let name = metric.name;
+            assert!(names.insert(name), "{name} twice");
+            let lawful = |text: &str| text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+            assert!(name.starts_with("oxide_") && lawful(name), "{name}");
+            assert_eq!(
+                name.ends_with("_total"),
+                metric.kind == Kind::Counter,
+                "{name}: counters, and only they, end in _total"
+            );
+            for unit in ["seconds", "bytes", "ratio"] {
+                let stem = name.trim_end_matches("_total");
+                assert_eq!(metric.unit == unit, stem.ends_with(&format!("_{unit}")), "{name}: base unit in the name");
+            }
+            assert!(metric.labels.iter().all(|label| lawful(label) && *label != "le"), "{name}");
+            assert!(metric.help.ends_with('.') && !metric.help.contains('\n'), "{name}");
+            // A client is not a label: their number has no bound.
+            assert!(metric.labels.iter().all(|label| !["client", "address", "session"].contains(label)), "{name}");
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Two forwarders in turns, A B A B: the machine's mood is the same for both within a pair.
+
+use super::Bench;
+use super::lab::Lab;
+use super::record::{Measure, Record, Shape, short};
+use super::sample::Blast;
+use super::subject::{self, Load};
+use crate::process::Result;
+use std::time::Duration;
+
+const THROUGHPUT: Measure = Measure::higher("throughput", "Mpps");
+const USER: Measure = Measure::lower("user side", "ns/pkt");
+const KERNEL: Measure = Measure::lower("kernel side", "ns/pkt");
+const CEILING: Measure = Measure::higher("generator ceiling", "Mpps");
+
+/// Subject, peer, load, and whether `--quick` runs it.
+type Duel = (&'static str, &'static str, Load, bool);
+
+const SMALL: Load = Load::new(64, 256);
+const LARGE: Load = Load::new(1400, 256);
+const BULK: Load = Load::new(64, 1);
+const BULK_LARGE: Load = Load::new(1400, 1);
+
+const DUELS: &[Duel] = &[
+    ("slow-echo", "raw-echo", SMALL, true),
+    ("l2fwd", "testpmd-af_xdp", SMALL, true),
+    ("relay", "testpmd-af_xdp", SMALL, true),
+    ("relay", "testpmd-af_xdp", LARGE, true),
+    ("relay", "gro-gso", SMALL, true),
+    ("relay", "gro-gso", BULK_LARGE, true),
+    ("relay", "nginx", SMALL, true),
+    ("relay", "quilkin", SMALL, true),
+    ("relay", "nft-dnat", SMALL, true),
+    ("relay", "mmsg", SMALL, true),
+    ("relay", "tokio", SMALL, false),
+    ("relay", "testpmd-af_packet", SMALL, false),
+    ("relay", "socat", BULK, false),
+    ("relay", "xdp-tx", SMALL, false),
+    ("relay", "quilkin", LARGE, false),
+    ("relay", "gro-gso", BULK, false),
+    ("relay", "gro-gso", LARGE, false),
+    ("relay", "l2fwd", SMALL, false),
+    ("engine-echo", "raw-echo", SMALL, true),
+];
+
+/// The shape of a load in a record.
+pub(super) fn shape(load: Load) -> Shape {
+    Shape { mode: "veth, copy mode".to_owned(), frame: load.frame, flows: load.flows, queues: load.queues }
+}
+
+impl Bench<'_> {
+    /// What the generator alone makes, counted at an XDP drop on its own far side.
+    pub(super) fn ceiling(&mut self, lab: &Lab) -> Result<()> {
+        let subject = subject::named("sink")?;
+        for load in [SMALL, LARGE] {
+            let sink = subject.start(self.session, lab, self.tools, load)?;
+            // Nothing comes back: what vb received is read from the far namespace.
+            let far = format!("/proc/{}/net/dev", lab.inner.pid());
+            self.session.cancel.sleep(Duration::from_millis(300))?;
+            let sample = self.blast_running(lab, load, &["--ready-ms", "0", "--far", &far]);
+            sink.stop(self.session, lab)?;
+            if let Some(sample) = self.unless_failed("generator ceiling", sample)? {
+                self.say(format_args!("generator's ceiling at {} B: {} Mpps", load.frame, short(sample.mpps())));
+                self.records.push(Record::alone(CEILING, "generator", &[sample.mpps()], &shape(load)));
+            }
+        }
+        Ok(())
+    }
+
+    /// All duels that the command line asks for and this machine can run.
+    pub(super) fn duels(&mut self, lab: &Lab) -> Result<()> {
+        for &(ours, theirs, load, quick) in DUELS {
+            let asked = !self.options.names.is_empty();
+            if !(self.wanted(ours) || self.wanted(theirs)) || (self.options.quick && !quick && !asked) {
+                continue;
+            }
+            let what = format!("{ours} beside {theirs}, {} B, {} flows", load.frame, load.flows);
+            let (Some(a), Some(b)) = (self.available(ours)?, self.available(theirs)?) else { continue };
+            let answer = self.duel(lab, a, b, load, &what);
+            if let Some(records) = self.unless_failed(&what, answer)? {
+                self.records.extend(records);
+            }
+        }
+        Ok(())
+    }
+
+    fn available(&mut self, name: &str) -> Result<Option<&'static subject::Subject>> {
+        let subject = subject::named(name)?;
+        if subject.present() {
+            return Ok(Some(subject));
+        }
+        let line = format!("{name}: not installed ({})", subject.needs.map_or("", |(_, package)| package));
+        if !self.not_run.contains(&line) {
+            self.not_run.push(line);
+        }
+        Ok(None)
+    }
+
+    fn duel(
+        &self,
+        lab: &Lab,
+        a: &subject::Subject,
+        b: &subject::Subject,
+        load: Load,
+        what: &str,
+    ) -> Result<Vec<Record>> {
+        let mut pairs = vec![];
+        for _ in 0..self.pace.pairs {
+            pairs.push((self.blast(lab, a, load)?, self.blast(lab, b, load)?));
+        }
+        let shape = shape(load);
+        let of = |value: fn(&Blast) -> f64| pairs.iter().map(|(a, b)| (value(a), value(b))).collect::<Vec<_>>();
+        let note = [a.note, b.note].iter().filter(|n| !n.is_empty()).copied().collect::<Vec<_>>().join("; ");
+        let records = vec![
+            Record::pairs(THROUGHPUT, a.name, b.name, &of(Blast::mpps), &shape).note(note),
+            Record::pairs(USER, a.name, b.name, &of(Blast::user_ns), &shape),
+            Record::pairs(KERNEL, a.name, b.name, &of(Blast::kernel_ns), &shape),
+        ];
+        let ratio = records[0].ratio_median.map(short).unwrap_or_default();
+        self.say(format_args!("{what}: {} Mpps, {ratio} x", short(records[0].value_median)));
+        Ok(records)
+    }
+}

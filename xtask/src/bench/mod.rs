@@ -1,0 +1,218 @@
+//! `cargo xtask bench`: forwarders side by side, on one veth lab, in one run.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`record`] | one line of the result; statistics, table, JSON |
+//! | [`lab`] | the two namespaces and their links |
+//! | [`subject`] | the forwarders, ours and others' |
+//! | [`sample`] | one run of one of them under load |
+//! | [`duel`] | two of them in turns |
+
+mod duel;
+mod lab;
+pub(crate) mod record;
+mod sample;
+mod subject;
+
+use crate::host::Host;
+use crate::process::{Cancel, Error, Result, Session, failed, io_error, is_root, run_visible};
+use crate::setup::{self, For, Policy};
+use lab::Lab;
+use record::{About, Record};
+use std::fs::{self, File};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+use subject::Tools;
+
+/// The command line of `bench`.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    quick: bool,
+    json: Option<PathBuf>,
+    /// Install the Debian ones among the peers first.
+    all_peers: bool,
+    /// Only measures or subjects with one of these in their names.
+    names: Vec<String>,
+    keep_logs: bool,
+    policy: Policy,
+}
+
+impl Options {
+    pub(crate) fn parse(arguments: &[String]) -> Result<Self> {
+        let mut options = Self {
+            quick: false,
+            json: None,
+            all_peers: false,
+            names: vec![],
+            keep_logs: false,
+            policy: Policy::Install,
+        };
+        let mut rest = arguments.iter();
+        while let Some(argument) = rest.next() {
+            let mut value =
+                || rest.next().map(String::as_str).ok_or_else(|| Error::Failed(format!("{argument} needs a value")));
+            match argument.as_str() {
+                "--quick" => options.quick = true,
+                "--keep-logs" => options.keep_logs = true,
+                "--no-install" => options.policy = Policy::Refuse,
+                "--json" => options.json = Some(PathBuf::from(value()?)),
+                "--peers" => match value()? {
+                    "all" => options.all_peers = true,
+                    "installed" => options.all_peers = false,
+                    other => return failed(format!("--peers takes all or installed, not `{other}`")),
+                },
+                name if !name.starts_with('-') => options.names.push(name.to_owned()),
+                other => return failed(format!("bench knows no `{other}` (see cargo xtask --help)")),
+            }
+        }
+        Ok(options)
+    }
+}
+
+/// How long and how often.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    pairs: usize,
+    warm_ms: u32,
+    window_ms: u32,
+}
+
+const QUICK: Pace = Pace { pairs: 3, warm_ms: 250, window_ms: 500 };
+const FULL: Pace = Pace { pairs: 5, warm_ms: 400, window_ms: 1500 };
+
+/// A bench under way.
+struct Bench<'a> {
+    session: &'a Session,
+    tools: &'a Tools,
+    options: &'a Options,
+    pace: Pace,
+    started: Instant,
+    records: Vec<Record>,
+    /// What could not be measured, and why.
+    not_run: Vec<String>,
+}
+
+impl Bench<'_> {
+    /// Whether the command line asks for something of this name.
+    fn wanted(&self, name: &str) -> bool {
+        self.options.names.is_empty() || self.options.names.iter().any(|n| name.contains(n.as_str()))
+    }
+
+    /// A line of progress.
+    fn say(&self, text: impl std::fmt::Display) {
+        eprintln!("[{:4} s] {text}", self.started.elapsed().as_secs());
+    }
+
+    /// Notes what failed and goes on, except after a signal.
+    fn unless_failed<T>(&mut self, what: &str, answer: Result<T>) -> Result<Option<T>> {
+        match answer {
+            Ok(value) => Ok(Some(value)),
+            Err(Error::Cancelled) => Err(Error::Cancelled),
+            Err(Error::Failed(text)) => {
+                self.say(format!("{what} NOT MEASURED: {text}"));
+                self.not_run.push(format!("{what}: {}", text.lines().next().unwrap_or_default()));
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// Set-up, build, lab, measures, table.
+pub(crate) fn run(cancel: &Cancel, options: &Options) -> Result<()> {
+    let groups: &[For] = if options.all_peers { &[For::Build, For::Lab, For::Peers] } else { &[For::Build, For::Lab] };
+    setup::ensure(cancel, groups, options.policy)?;
+    if !is_root() {
+        return failed("the bench needs root for its network namespaces: sudo -E cargo xtask bench");
+    }
+    let tools = build(cancel)?;
+    subject::check_built(&tools)?;
+    let _alone = lock()?;
+    let _host = Host::with_sys()?;
+    let dir = std::env::temp_dir().join(format!("oxide-bench-{}", std::process::id()));
+    fs::DirBuilder::new().mode(0o755).create(&dir).map_err(io_error(dir.display()))?;
+    let session = Session::new(cancel.clone(), dir.clone());
+    let mut bench = Bench {
+        session: &session,
+        tools: &tools,
+        options,
+        pace: if options.quick { QUICK } else { FULL },
+        started: Instant::now(),
+        records: vec![],
+        not_run: vec![],
+    };
+    let outcome = bench.measure();
+    let (mut records, not_run) = (bench.records, bench.not_run);
+    if options.keep_logs {
+        println!("what every program said: {}", dir.display());
+    } else {
+        let _ = fs::remove_dir_all(&dir);
+    }
+    // What was measured before a failure or a Ctrl-C is still true.
+    let about = About::here();
+    records.iter_mut().for_each(|record| record.about = about.clone());
+    report(options, &records, &not_run)?;
+    outcome
+}
+
+impl Bench<'_> {
+    fn measure(&mut self) -> Result<()> {
+        let lab = Lab::create(self.session, 1)?;
+        self.ceiling(&lab)?;
+        self.duels(&lab)
+    }
+}
+
+fn report(options: &Options, records: &[Record], not_run: &[String]) -> Result<()> {
+    if let Some(first) = records.first() {
+        let About { machine, kernel, build, date, command } = &first.about;
+        println!("machine: {machine}; kernel {kernel}\nbuild: {build}\ndate: {date} UTC\ncommand: {command}\n");
+    }
+    print!("{}", record::table(records));
+    for line in not_run {
+        println!("NOT MEASURED  {line}");
+    }
+    let folder = target().join("bench");
+    fs::create_dir_all(&folder).map_err(io_error(folder.display()))?;
+    let json = options.json.clone().unwrap_or_else(|| folder.join("bench.json"));
+    record::write_json(&json, records)?;
+    println!("\nrecords: {}", json.display());
+    Ok(())
+}
+
+/// The workspace's folder.
+pub(crate) fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
+}
+
+/// Cargo's target folder.
+pub(crate) fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |t| root().join(t))
+}
+
+fn build(cancel: &Cancel) -> Result<Tools> {
+    eprintln!("building oxide, its examples and oxide-lab (release)");
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let mut command = Command::new(cargo);
+    command.args(["build", "--release", "--package", "oxide-engine", "--package", "oxide-lab"]);
+    command.args(["--bin", "oxide", "--bin", "oxide-lab", "--example", "l2fwd"]).current_dir(root());
+    let status = run_visible(cancel, &mut command)?;
+    if !status.success() {
+        return failed(format!("the build failed ({status})"));
+    }
+    let release = target().join("release");
+    Ok(Tools { oxide: release.join("oxide"), lab: release.join("oxide-lab"), l2fwd: release.join("examples/l2fwd") })
+}
+
+/// Two benches at once would measure each other. Close-on-exec, so that no child keeps it.
+fn lock() -> Result<File> {
+    let path = std::env::temp_dir().join("oxide-bench.lock");
+    let file =
+        File::options().create(true).truncate(false).write(true).open(&path).map_err(io_error(path.display()))?;
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => failed("another bench is running on this machine"),
+        Err(e) => failed(format!("{}: {e}", path.display())),
+    }
+}

@@ -1,0 +1,301 @@
+//! The forwarders: how each is started, and what it needs. Adding a peer is adding one entry.
+
+use super::lab::Lab;
+use crate::process::{Error, Result, Running, Session, failed, has_program, io_error};
+use rustix::process::Signal;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Programs built here.
+#[derive(Debug)]
+pub(super) struct Tools {
+    pub(super) oxide: PathBuf,
+    pub(super) lab: PathBuf,
+    pub(super) l2fwd: PathBuf,
+}
+
+/// What a forwarder has to cope with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Load {
+    pub(super) frame: u32,
+    pub(super) flows: u32,
+    pub(super) queues: u32,
+    /// Relay entries, on ports 5000 and up.
+    pub(super) entries: u32,
+}
+
+impl Load {
+    pub(super) const fn new(frame: u32, flows: u32) -> Self {
+        Self { frame, flows, queues: 1, entries: 1 }
+    }
+
+    /// Sessions share 32 Ki source ports of an address; beyond, the relay gets more entries with upstreams of their own.
+    fn upstreams(self) -> u32 {
+        self.flows.div_ceil(32768)
+    }
+
+    /// UDP ports the generator uses in turn.
+    pub(super) fn ports(self) -> u32 {
+        self.entries.max(self.upstreams())
+    }
+}
+
+/// A forwarder.
+pub(super) struct Subject {
+    pub(super) name: &'static str,
+    /// Program that must be on the PATH (or a file that must be there), and its Debian package; `None` for our own.
+    pub(super) needs: Option<(&'static str, &'static str)>,
+    /// Whether kernel sockets take the packets: live frames then need GRO on vb.
+    gro: bool,
+    /// The command line.
+    argv: fn(&Tools, &Session, Load) -> Result<Vec<String>>,
+    /// What a reader must know beside its name.
+    pub(super) note: &'static str,
+}
+
+impl Subject {
+    /// Whether it can run here.
+    pub(super) fn present(&self) -> bool {
+        self.needs
+            .is_none_or(|(what, _)| if what.starts_with('/') { Path::new(what).exists() } else { has_program(what) })
+    }
+
+    /// Starts it in the lab.
+    pub(super) fn start(&self, session: &Session, lab: &Lab, tools: &Tools, load: Load) -> Result<Forwarder> {
+        lab.restore(session, self.gro)?;
+        let argv = (self.argv)(tools, session, load)?;
+        let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
+        // A /sys that shows the namespace's own interfaces, as `ip netns exec` gives.
+        const WITH_SYSFS: &str = "(mount --make-rprivate / || mount --make-rprivate /sys) 2>/dev/null && \
+            mount -t sysfs sysfs /sys; mount -t bpf bpf /sys/fs/bpf 2>/dev/null; exec \"$@\"";
+        let wrapper = ["unshare", "--mount", "--propagation", "unchanged", "--", "sh", "-c", WITH_SYSFS, "sh"];
+        let process = lab.inner.spawn(session, self.name, &[&wrapper[..], &argv].concat())?;
+        Ok(Forwarder { process })
+    }
+}
+
+/// A running forwarder.
+#[derive(Debug)]
+pub(super) struct Forwarder {
+    pub(super) process: Running,
+}
+
+impl Forwarder {
+    /// Stops it, and cleans up what it leaves on the interfaces.
+    pub(super) fn stop(mut self, session: &Session, lab: &Lab) -> Result<()> {
+        self.process.signal(Signal::INT);
+        let end = Instant::now() + Duration::from_secs(2);
+        while self.process.poll().is_none() && Instant::now() < end {
+            session.cancel.sleep(Duration::from_millis(5))?;
+        }
+        drop(self.process);
+        // libxdp's programs stay attached after their process (xdp-tools#347), nft's tables too.
+        const CLEAN: &str = "for d in vb vc; do for m in xdpdrv xdpgeneric; do ip link set dev $d $m off 2>/dev/null; done; \
+            for q in /sys/class/net/$d/queues/rx-*/rps_cpus; do echo 0 > $q 2>/dev/null; done; done; \
+            command -v nft > /dev/null && nft flush ruleset; true";
+        lab.inner.run(session, "clean", &["sh", "-c", CLEAN]).map(drop)
+    }
+}
+
+fn words(text: &str) -> Vec<String> {
+    text.split_whitespace().map(str::to_owned).collect()
+}
+
+fn write(session: &Session, name: &str, text: &str) -> Result<String> {
+    let path = session.dir.join(name);
+    std::fs::write(&path, text).map_err(io_error(path.display()))?;
+    Ok(path.display().to_string())
+}
+
+/// `oxide relay`'s configuration. Its actors are pinned to core 1.
+pub(super) fn relay_config(load: Load) -> String {
+    let pins: Vec<&str> = (0..load.queues).map(|_| "1").take(1).collect();
+    let mut text = format!("[engine]\ninterfaces = [\"vb\", \"vc\"]\npin = [{}]\n", pins.join(", "));
+    let capacity = (load.flows * 2).clamp(65_536, 16_777_216);
+    let _ = write!(text, "\n[sessions]\ncapacity = {capacity}\nsource_ports = \"30000-65535\"\n");
+    for n in 0..load.ports() {
+        let upstream = if load.upstreams() > 1 { format!("10.100.{n}.2") } else { "10.78.0.2".to_owned() };
+        let _ = write!(
+            text,
+            "\n[[relay]]\nname = \"r{n}\"\nlisten = \"10.77.0.2:{}\"\nupstreams = [\"{upstream}:6000\"]\nallow_private = true\n",
+            5000 + n
+        );
+    }
+    text
+}
+
+fn lab_fixture(tools: &Tools, arguments: &str) -> Vec<String> {
+    let mut argv = vec![tools.lab.display().to_string(), "forward".to_owned()];
+    argv.extend(words(arguments));
+    argv
+}
+
+fn testpmd(vdevs: &str) -> Vec<String> {
+    // Two threads on core 1, of which the main one sleeps. Memory files are of no use with --no-shconf.
+    words(&format!(
+        "dpdk-testpmd --no-huge -m 256 --no-pci --no-shconf --no-telemetry --lcores 0@1,1@1 {vdevs} -- \
+         --forward-mode=macswap --auto-start --total-num-mbufs=8192 --stats-period=60"
+    ))
+}
+
+fn nginx(session: &Session) -> Result<Vec<String>> {
+    let dir = session.dir.join("nginx");
+    std::fs::create_dir_all(&dir).map_err(io_error(dir.display()))?;
+    let dir = dir.display();
+    let text = format!(
+        "load_module /usr/lib/nginx/modules/ngx_stream_module.so;\nworker_processes 1;\ndaemon off;\nmaster_process off;\n\
+         pid {dir}/pid;\nerror_log {dir}/error.log crit;\nevents {{ worker_connections 4096; }}\n\
+         stream {{\n  server {{ listen 10.77.0.2:5000 udp; proxy_pass 10.78.0.2:6000; proxy_timeout 60s; }}\n}}\n"
+    );
+    let config = write(session, "nginx.conf", &text)?;
+    Ok(words(&format!("taskset -c 1 nginx -p {dir} -c {config}")))
+}
+
+/// Kernel forwarding with address translation, moved to core 1 by receive packet steering.
+const NFT: &str = "nft 'table ip lab { chain pre { type nat hook prerouting priority dstnat; udp dport 5000 dnat to 10.78.0.2:6000; }; \
+    chain post { type nat hook postrouting priority srcnat; oifname \"vc\" masquerade; } }' && \
+    for q in /sys/class/net/vb/queues/rx-*/rps_cpus; do echo 2 > $q; done; exec sleep infinity";
+
+/// Every forwarder.
+pub(super) const SUBJECTS: &[Subject] = &[
+    Subject {
+        name: "sink",
+        needs: None,
+        gro: false,
+        argv: |tools, _, _| Ok(lab_fixture(tools, "sink")),
+        note: "no forwarder: packets end at an XDP drop",
+    },
+    Subject {
+        name: "relay",
+        needs: None,
+        gro: false,
+        argv: |tools, session, load| {
+            let config = write(session, "relay.toml", &relay_config(load))?;
+            Ok(vec![tools.oxide.display().to_string(), "relay".into(), "--config".into(), config])
+        },
+        note: "",
+    },
+    Subject {
+        name: "l2fwd",
+        needs: None,
+        gro: false,
+        argv: |tools, _, _| {
+            let mut argv = vec![tools.l2fwd.display().to_string()];
+            argv.extend(words("vb vc 10.77.0.2 5000 02:00:00:00:00:0d"));
+            Ok(argv)
+        },
+        note: "",
+    },
+    Subject {
+        name: "engine-echo",
+        needs: None,
+        gro: false,
+        argv: |tools, _, _| Ok(lab_fixture(tools, "engine")),
+        note: "engine, handler that turns packets round",
+    },
+    Subject {
+        name: "raw-echo",
+        needs: None,
+        gro: false,
+        argv: |tools, _, _| Ok(lab_fixture(tools, "raw")),
+        note: "the engine's socket in a bare loop",
+    },
+    Subject {
+        name: "slow-echo",
+        needs: None,
+        gro: false,
+        argv: |tools, _, _| Ok(lab_fixture(tools, "raw --slow-ns 200")),
+        note: "raw-echo, 200 ns slower per packet on purpose",
+    },
+    Subject {
+        name: "mmsg",
+        needs: None,
+        gro: true,
+        argv: |tools, _, _| Ok(lab_fixture(tools, "mmsg")),
+        note: "recvmmsg+sendmmsg forward, no sessions",
+    },
+    Subject {
+        name: "gro-gso",
+        needs: None,
+        gro: true,
+        argv: |tools, _, _| Ok(lab_fixture(tools, "gro")),
+        note: "recvmmsg+UDP_GRO/GSO forward, no sessions",
+    },
+    Subject {
+        name: "tokio",
+        needs: None,
+        gro: true,
+        argv: |tools, _, _| Ok(lab_fixture(tools, "tokio")),
+        note: "tokio recv_from+send_to forward, no sessions",
+    },
+    Subject {
+        name: "testpmd-af_xdp",
+        needs: Some(("dpdk-testpmd", "dpdk-dev")),
+        gro: false,
+        argv: |_, _, _| Ok(testpmd("--vdev net_af_xdp0,iface=vb,start_queue=0,queue_count=1,busy_budget=0")),
+        note: "DPDK macswap, same port",
+    },
+    Subject {
+        name: "testpmd-af_packet",
+        needs: Some(("dpdk-testpmd", "dpdk-dev")),
+        gro: true,
+        argv: |_, _, _| Ok(testpmd("--vdev net_af_packet0,iface=vb,blocksz=4096,framesz=2048,framecnt=2048")),
+        note: "DPDK macswap, same port",
+    },
+    Subject {
+        name: "nginx",
+        needs: Some(("/usr/lib/nginx/modules/ngx_stream_module.so", "libnginx-mod-stream")),
+        gro: true,
+        argv: |_, session, _| nginx(session),
+        note: "stream, UDP",
+    },
+    Subject {
+        name: "socat",
+        needs: Some(("socat", "socat")),
+        gro: true,
+        argv: |_, _, _| Ok(words("taskset -c 1 socat -b 2048 UDP4-LISTEN:5000,bind=10.77.0.2 UDP4:10.78.0.2:6000")),
+        note: "one flow only",
+    },
+    Subject {
+        name: "nft-dnat",
+        needs: Some(("nft", "nftables")),
+        gro: true,
+        argv: |_, _, _| Ok(vec!["sh".into(), "-c".into(), NFT.into()]),
+        note: "kernel DNAT, on core 1 by RPS",
+    },
+    Subject {
+        name: "xdp-tx",
+        needs: Some(("xdp-bench", "xdp-tools")),
+        gro: false,
+        argv: |_, _, _| Ok(words("taskset -c 1 xdp-bench tx vb -m native -p swap-macs -i 3600")),
+        note: "in the kernel, on the generator's core: the lab's bound",
+    },
+    Subject {
+        name: "quilkin",
+        needs: Some(("quilkin", "cargo install quilkin")),
+        gro: false,
+        argv: |_, _, _| {
+            Ok(words(
+                "taskset -c 1 quilkin --service.udp --service.udp.port 5000 --provider.static.endpoints 10.77.0.1:6000 \
+                 --service.udp.xdp --service.udp.xdp.network-interface vb",
+            ))
+        },
+        note: "XDP, same port",
+    },
+];
+
+/// The forwarder of that name.
+pub(super) fn named(name: &str) -> Result<&'static Subject> {
+    SUBJECTS.iter().find(|s| s.name == name).ok_or_else(|| Error::Failed(format!("no forwarder called {name}")))
+}
+
+/// Fails where a subject of ours was not built.
+pub(super) fn check_built(tools: &Tools) -> Result<()> {
+    for path in [&tools.oxide, &tools.lab, &tools.l2fwd] {
+        if !path.is_file() {
+            return failed(format!("{} was not built", path.display()));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,76 @@
+//! One network namespace without a name: it lives as long as one `sleep` that dies with us, so that nothing can be
+//! left behind, even by `kill -9`.
+
+use crate::process::{Result, Running, Session, failed, io_error};
+use std::fs;
+use std::time::{Duration, Instant};
+
+const SHORT: Duration = Duration::from_secs(20);
+
+/// One network namespace, alive as long as this value.
+#[derive(Debug)]
+pub(crate) struct Namespace {
+    holder: Running,
+    /// nsenter's option that names it.
+    net_option: String,
+}
+
+impl Namespace {
+    pub(crate) fn create(session: &Session, name: &str) -> Result<Self> {
+        let mut holder = session.spawn(name, &["unshare", "--net", "--", "sleep", "infinity"])?;
+        let path = format!("/proc/{}/ns/net", holder.pid());
+        let ours = fs::read_link("/proc/self/ns/net").map_err(io_error("/proc/self/ns/net (is /proc mounted?)"))?;
+        let end = Instant::now() + Duration::from_secs(20);
+        // The holder has its namespace once its link differs from ours.
+        while fs::read_link(&path).ok().is_none_or(|theirs| theirs == ours) {
+            holder.must_run().map_err(|e| {
+                crate::process::Error::Failed(format!("cannot make a network namespace (CAP_SYS_ADMIN is needed): {e}"))
+            })?;
+            if Instant::now() > end {
+                return failed(format!("no network namespace for {name} after 20 s"));
+            }
+            session.cancel.sleep(Duration::from_millis(2))?;
+        }
+        Ok(Self { holder, net_option: format!("--net={path}") })
+    }
+
+    /// The process that keeps it alive: `ip link ... netns PID` takes it for a name.
+    pub(crate) fn pid(&self) -> u32 {
+        self.holder.pid()
+    }
+
+    /// The command line that runs `argv` inside.
+    pub(crate) fn argv<'a>(&'a self, argv: &[&'a str]) -> Vec<&'a str> {
+        [&["nsenter", &self.net_option, "--"], argv].concat()
+    }
+
+    /// Runs `argv` inside, to its end.
+    pub(crate) fn run(&self, session: &Session, name: &str, argv: &[&str]) -> Result<crate::process::Output> {
+        session.run(name, &self.argv(argv), SHORT)
+    }
+
+    /// Starts `argv` inside.
+    pub(crate) fn spawn(&self, session: &Session, name: &str, argv: &[&str]) -> Result<Running> {
+        session.spawn(name, &self.argv(argv))
+    }
+
+    /// A file under /proc/<holder>/net: counters of this namespace.
+    pub(crate) fn proc_net(&self, file: &str) -> Result<String> {
+        let path = format!("/proc/{}/net/{file}", self.holder.pid());
+        fs::read_to_string(&path).map_err(io_error(path))
+    }
+
+    /// One of this kernel's UDP counters (`InCsumErrors`, `RcvbufErrors`), both families together.
+    pub(crate) fn udp_counter(&self, name: &str) -> Result<u64> {
+        let snmp = self.proc_net("snmp")?;
+        let mut udp = snmp.lines().filter_map(|l| l.strip_prefix("Udp: "));
+        let (names, values) = (udp.next().unwrap_or_default(), udp.next().unwrap_or_default());
+        let v4 = names.split(' ').zip(values.split(' ')).find(|(n, _)| *n == name).map(|(_, v)| v);
+        let snmp6 = self.proc_net("snmp6")?;
+        let v6 = snmp6.lines().find_map(|l| l.strip_prefix("Udp6")?.strip_prefix(name)).map(str::trim);
+        match [v4, v6].map(|v| v.and_then(|v| v.parse::<u64>().ok())) {
+            [Some(v4), Some(v6)] => Ok(v4 + v6),
+            _ => failed(format!("no UDP counter {name} in /proc/net/snmp and snmp6")),
+        }
+    }
+}
