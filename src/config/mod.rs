@@ -7,6 +7,7 @@
 mod engine;
 mod error;
 mod fields;
+mod limits;
 mod relay;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 pub use engine::{Attach, EngineConfig, ExecutorKind, Fallback, SimdLevel};
 pub use error::{ConfigError, Problem};
+pub use limits::LimitsConfig;
 pub use relay::{RelayConfig, SessionsConfig};
 pub use value::{Choice, PortRange, Realtime};
 
@@ -31,6 +33,9 @@ pub struct Config {
     /// What sessions may cost.
     #[serde(default)]
     pub sessions: SessionsConfig,
+    /// How much each client network may send and be sent.
+    #[serde(default)]
+    pub limits: LimitsConfig,
     /// What is relayed where; empty for an engine with a handler of its own.
     #[serde(default, rename = "relay", skip_serializing_if = "Vec::is_empty")]
     pub relays: Vec<RelayConfig>,
@@ -80,7 +85,8 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Invalid`], as for a file.
     pub fn from_engine(engine: EngineConfig) -> Result<Self, ConfigError> {
-        let config = Self { engine, sessions: SessionsConfig::default(), relays: Vec::new() };
+        let config =
+            Self { engine, sessions: SessionsConfig::default(), limits: LimitsConfig::default(), relays: Vec::new() };
         config.check()?;
         Ok(config)
     }
@@ -93,6 +99,7 @@ impl Config {
         let mut problems = Vec::new();
         self.engine.check(&mut problems);
         self.sessions.check(&mut problems);
+        self.limits.check(&mut problems);
         relay::check_entries(&self.relays, &self.sessions, &mut problems);
         if problems.is_empty() { Ok(()) } else { Err(ConfigError::Invalid(problems)) }
     }

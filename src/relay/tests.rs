@@ -2,7 +2,9 @@
 //! The relay through the harness: what goes in, what comes out.
 
 mod cost;
+mod gate;
 mod inherit;
+mod limits;
 mod model;
 mod plan;
 

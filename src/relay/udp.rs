@@ -10,6 +10,7 @@
 //! answers would not come to us any more.
 
 mod inherit;
+mod knock;
 mod life;
 
 use std::collections::HashMap;
@@ -19,6 +20,8 @@ use std::time::{Duration, Instant};
 use arrayvec::ArrayVec;
 use foldhash::fast::FixedState;
 
+use super::gate::Gate;
+use super::limit::Limits;
 use super::plan::{RelayPlan, Slices};
 use super::ports::SourcePorts;
 use super::session::{NextHop, Sessions};
@@ -40,6 +43,7 @@ const SWEEP: usize = 4096;
 const SWEEP_ROUND: usize = 10;
 
 const STRAY: Verdict = Verdict::Drop(DropReason::NoSession);
+const LIMITED: Verdict = Verdict::Drop(DropReason::RateLimited);
 const NO_ROUTE: Verdict = Verdict::Drop(DropReason::NoRoute);
 
 /// What became of sessions. All monotonic.
@@ -52,6 +56,12 @@ pub struct RelayCounters {
     pub expired: u64,
     /// Sessions that ended because their source address was no longer the right one.
     pub moved: u64,
+    /// Packets judged by a rate that their source shares with strangers: the table of sources
+    /// ([`LimitsConfig::sources`](crate::config::LimitsConfig::sources)) is too small, or a flood comes
+    /// from forged addresses.
+    pub crowded: u64,
+    /// Challenges sent to clients without a session.
+    pub challenged: u64,
 }
 
 /// The relay of one queue.
@@ -80,6 +90,12 @@ pub struct UdpRelay {
     warmed: usize,
     /// Hardware addresses of the ports, by `seen`.
     macs: ArrayVec<MacAddr, { MAX_PORTS as usize }>,
+    /// What clients may send and be sent; `None` where nothing is limited.
+    limits: Option<Box<Limits>>,
+    /// Asked before a session is made.
+    gate: Option<Box<dyn Gate>>,
+    /// Since the epoch, for the limits.
+    now_ns: u64,
     /// No room was found in this batch: further new sessions need not look again.
     reclaimed: bool,
 }
@@ -141,6 +157,9 @@ impl UdpRelay {
             generation: 0,
             asked: ArrayVec::new(),
             warmed: 0,
+            limits: plan.limits(queue.queue, queue.queues, queue.seed),
+            gate: None,
+            now_ns: 0,
             macs: queue.ports.iter().take(usize::from(MAX_PORTS)).map(|port| port.mac).collect(),
             reclaimed: false,
         }
@@ -149,12 +168,16 @@ impl UdpRelay {
     /// What became of sessions so far.
     #[must_use]
     pub fn counters(&self) -> RelayCounters {
-        self.counters
+        let crowded = self.limits.as_ref().map_or(0, |limits| limits.crowded());
+        RelayCounters { crowded, ..self.counters }
     }
 
     fn refresh(&mut self, cx: &Context<'_>) {
         let epoch = *self.epoch.get_or_insert(cx.now());
-        self.now = ticks(cx.now().saturating_duration_since(epoch));
+        let since = cx.now().saturating_duration_since(epoch);
+        self.now = ticks(since);
+        // Wraps after 584 years.
+        self.now_ns = since.as_nanos() as u64;
         self.reclaimed = false;
         let seen = (cx.tables().generation, cx.info().changes, self.now / ASK_EVERY);
         if seen != self.seen {
@@ -243,9 +266,20 @@ impl UdpRelay {
         cx: &mut Context<'_>,
     ) -> Result<PortIndex, Verdict> {
         let old = &batch.columns().flow[lane];
+        // A packet that was held has paid.
+        if let Some(limits) = self.limits.as_mut().filter(|_| !batch.again())
+            && !limits.admit(&key.remote, key.local, self.now_ns, ip_bytes(batch, lane))
+        {
+            return Err(LIMITED);
+        }
+        let mut length = batch.columns().length[lane];
         let slot = match self.current(slot, key, cx) {
             Some(slot) => slot,
-            None => self.create(key, cx).map_err(Verdict::Drop)?,
+            None => {
+                self.may_begin(key, cx).map_err(Verdict::Drop)?;
+                length = self.knock(batch, lane, key.local, cx)?;
+                self.create(key, cx).map_err(Verdict::Drop)?
+            }
         };
         let now = self.now;
         let session = self.sessions.get_mut(slot).ok_or(STRAY)?;
@@ -258,7 +292,7 @@ impl UdpRelay {
             hop = self.resolve(old, &new, cx)?;
             self.sessions.get_mut(slot).ok_or(STRAY)?.to_upstream = hop;
         }
-        self.send(batch, lane, &new, hop)
+        self.send(batch, lane, length, &new, hop)
     }
 
     fn serve_answer(
@@ -284,6 +318,11 @@ impl UdpRelay {
         if self.upstreams.get(session.upstream as usize) != Some(&old.source) {
             return Err(Verdict::Drop(DropReason::WrongPeer));
         }
+        if let Some(limits) = self.limits.as_mut().filter(|_| !batch.again())
+            && !limits.admit_reply(&session.key.remote, self.now_ns, ip_bytes(batch, lane))
+        {
+            return Err(LIMITED);
+        }
         let listen = self.entries.get(usize::from(session.key.local)).ok_or(STRAY)?.listen;
         let new = Flow { source: listen, destination: session.key.remote };
         let mut hop = session.to_client;
@@ -291,14 +330,21 @@ impl UdpRelay {
             hop = self.resolve(old, &new, cx)?;
             self.sessions.get_mut(slot).ok_or(STRAY)?.to_client = hop;
         }
-        self.send(batch, lane, &new, hop)
+        self.send(batch, lane, batch.columns().length[lane], &new, hop)
     }
 
-    /// New addresses, and out.
+    /// New addresses, and out. `length` is the packet's without Ethernet padding.
     #[inline]
-    fn send(&self, batch: &mut Batch<'_>, lane: usize, new: &Flow, hop: NextHop) -> Result<PortIndex, Verdict> {
+    fn send(
+        &self,
+        batch: &mut Batch<'_>,
+        lane: usize,
+        length: u16,
+        new: &Flow,
+        hop: NextHop,
+    ) -> Result<PortIndex, Verdict> {
         let columns = batch.columns();
-        let (l3, l4, length) = (columns.l3[lane], columns.l4[lane], columns.length[lane]);
+        let (l3, l4) = (columns.l3[lane], columns.l4[lane]);
         if length.saturating_sub(u16::from(l3)) > hop.mtu {
             return Err(Verdict::Drop(DropReason::TooBig));
         }
@@ -389,8 +435,16 @@ impl Handler for UdpRelay {
 
     fn memory_bytes(&self) -> u64 {
         let ports: usize = self.sources.iter().map(SourcePorts::memory_bytes).sum();
-        (size_of::<Self>() + self.sessions.memory_bytes() + ports) as u64
+        let limits = self.limits.as_ref().map_or(0, |limits| limits.memory_bytes());
+        (size_of::<Self>() + self.sessions.memory_bytes() + ports + limits) as u64
     }
+}
+
+/// Length of a parsed packet without its Ethernet header.
+#[inline]
+fn ip_bytes(batch: &Batch<'_>, lane: usize) -> u16 {
+    let columns = batch.columns();
+    columns.length[lane].saturating_sub(u16::from(columns.l3[lane]))
 }
 
 fn ticks(time: Duration) -> u32 {
