@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 
-use super::open::{PortRequest, XdpBackend, XdpOptions};
+use super::backend::{PortRequest, XdpBackend, XdpOptions};
 use super::port::XdpPort;
 use super::steering::{AttachMode, Steering, SteeringOptions};
 use crate::port::{Backend, Burst, KernelCounters, Kick, Port, PortCounters, PortError, PortInfo, QueueId};

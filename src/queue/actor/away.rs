@@ -102,13 +102,16 @@ impl<B: Backend, H: Handler> Actor<B, H> {
         }
         let closed: Vec<PortIndex> = self.worker.closed().collect();
         for (port, request) in requests.into_iter().filter(|(port, _)| closed.contains(port)) {
-            self.away.set(port, Some(match request {
-                Ok(request) => {
-                    self.backend.renew(port, request);
-                    Fate::Opening
-                }
-                Err(why) => Fate::Waits(why),
-            }));
+            self.away.set(
+                port,
+                Some(match request {
+                    Ok(request) => {
+                        self.backend.renew(port, request);
+                        Fate::Opening
+                    }
+                    Err(why) => Fate::Waits(why),
+                }),
+            );
         }
         self.away.tries = Some((now, now + OPEN_WITHIN));
         self.reopen(now);

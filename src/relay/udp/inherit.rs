@@ -102,7 +102,8 @@ impl UdpRelay {
     }
 
     fn describe_one(&self, session: &Session) -> Option<SessionInfo> {
-        let source = Endpoint { address: self.sources.get(usize::from(session.source))?.address, port: session.port.get() };
+        let source =
+            Endpoint { address: self.sources.get(usize::from(session.source))?.address, port: session.port.get() };
         Some(SessionInfo {
             queue: self.queue,
             client: session.key.remote.into(),
