@@ -195,6 +195,7 @@ impl SimActor {
             queues: self.queues,
             ports: ports.iter().map(|port| port.info().clone()).collect(),
             changes: 0,
+            processor: Processor::detect(),
             // Another one for each life, as the engine has it.
             seed: u64::from(self.queue) << 32 ^ self.generation,
         };
@@ -202,7 +203,7 @@ impl SimActor {
             umem,
             ports,
             handler: Fused::new(self.app.handler(&info), self.fuse.clone()),
-            processor: Processor::detect(),
+            processor: info.processor,
             info: info.clone(),
             peers: Peers::new(inbox, self.queues),
             batch_size: 64,

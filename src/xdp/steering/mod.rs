@@ -305,6 +305,15 @@ impl Steering {
     }
 }
 
+/// Takes every XDP program off an interface, whoever put it there. For tests of what happens then.
+///
+/// # Errors
+/// [`SteeringError`] if the kernel refuses.
+#[doc(hidden)]
+pub fn detach_all(interface: &str) -> Result<(), SteeringError> {
+    attach::clear(interface)
+}
+
 fn key(address: IpAddr) -> Key {
     match address {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
