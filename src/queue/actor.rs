@@ -127,11 +127,8 @@ impl<B: Backend, H: Handler> Actor<B, H> {
             queue: spec.queue,
             queues: spec.queues,
             ports: ports.iter().map(|port| port.info().clone()).collect(),
-<<<<<<< HEAD
             changes: 0,
-=======
             processor: spec.processor,
->>>>>>> main
             seed: spec.seed,
         };
         let handler = (spec.factory)(&info);

@@ -82,17 +82,14 @@ impl Harness<()> {
             mode_reason: String::new(),
             busy_poll: String::new(),
         };
-<<<<<<< HEAD
-        QueueInfo { queue: 0, queues: 1, ports: (0..ports).map(port).collect(), changes: 0, seed: 1 }
-=======
         QueueInfo {
             queue: 0,
             queues: 1,
             ports: (0..ports).map(port).collect(),
+            changes: 0,
             processor: Processor::detect(),
             seed: 1,
         }
->>>>>>> main
     }
 }
 
