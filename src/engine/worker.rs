@@ -1,7 +1,7 @@
 //! One queue as the supervisor knows it: how to start its actor, speak to it, and learn its end.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use oxide_actors::executor::{ExecutorHandle, Outcome};
 use oxide_actors::mailbox::{Address, SendError};
@@ -149,7 +149,15 @@ impl<H: Handler + 'static> supervisor::Worker for QueueWorker<H> {
         interfaces.steer_away(self.launcher.ports_of(self.index));
     }
 
-    fn tick(&mut self, _now: Instant) {}
+    fn stalled(&mut self, stands: bool) {
+        if stands {
+            // Its packets take the program's fallback, instead of waiting for nobody.
+            let interfaces = self.interfaces.lock().unwrap_or_else(PoisonError::into_inner);
+            interfaces.steer_away(self.launcher.ports_of(self.index));
+        } else if let Some(running) = &self.running {
+            let _ = running.commands.try_send(Command::Steer);
+        }
+    }
 }
 
 impl<H: Handler + 'static> QueueWorker<H> {

@@ -291,6 +291,13 @@ impl<B: Backend, H: Handler> Actor<B, H> {
             }
             Command::Peer { queue, address } => self.worker.set_peer(queue, address),
             Command::Pause(port, paused) => self.worker.set_paused(port, paused),
+            Command::Steer if self.stop_by.is_some() => {}
+            Command::Steer => {
+                // Off first: the ports do not know that somebody else took them out of the map.
+                if let Err(error) = self.worker.steer(false).and_then(|()| self.worker.steer(true)) {
+                    tracing::warn!(%error, "steering on again");
+                }
+            }
             Command::Drain => {
                 self.draining = true;
                 self.worker.set_draining(true);

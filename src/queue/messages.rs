@@ -29,6 +29,8 @@ pub enum Command<R> {
     },
     /// Take no new packets of a port, or take them again.
     Pause(PortIndex, bool),
+    /// Packets were steered away while this actor stood still; have them steered here again.
+    Steer,
     /// Start nothing new; go on serving what there is.
     Drain,
     /// Make a new handler: the old one panicked, or an operator asks for it.

@@ -268,6 +268,11 @@ pub trait Worker: Send + 'static {
     /// The actor was told to end, did not in time, and keeps its thread: stop giving it work from outside.
     fn abandon(&mut self) {}
 
+    /// The actor's heart stands still (`true`): give it no work from outside until it beats again (`false`), or ends.
+    fn stalled(&mut self, stands: bool) {
+        let _ = stands;
+    }
+
     /// Called about 20 times a second.
     fn tick(&mut self, now: Instant) {
         let _ = now;
