@@ -179,7 +179,7 @@ fn the_cached_index_is_read_again_when_it_is_too_near() {
 
 #[test]
 fn the_flag_is_the_consumers_to_set() {
-    let (producer, mut consumer) = pair::<u64>(8, 0).unwrap();
+    let (mut producer, mut consumer) = pair::<u64>(8, 0).unwrap();
     assert!(!producer.needs_wakeup());
     consumer.set_need_wakeup(true);
     assert!(producer.needs_wakeup());

@@ -35,6 +35,19 @@ pub unsafe trait RingMemory<T> {
     /// # Safety
     /// `at` must be below the ring's capacity.
     unsafe fn slot(&self, at: usize) -> &Slot<MaybeUninit<T>>;
+    /// Asks the cache for the line of slot `at`, to be written or only to be read. No effect but time,
+    /// whatever `at` is; nothing at all unless the other end is on another core.
+    #[inline]
+    fn prefetch(&self, _at: usize, _to_write: bool) {}
+}
+
+/// Bytes in a cache line.
+const LINE: u32 = 64;
+
+/// How many entries of type `T` share a cache line.
+const fn per_line<T>() -> u32 {
+    let size = size_of::<T>() as u32;
+    if size == 0 || size > LINE { 1 } else { LINE / size }
 }
 
 #[derive(Debug)]
@@ -94,6 +107,8 @@ pub fn pair<T: Copy>(capacity: u32, start: u32) -> Result<(Producer<T>, Consumer
 pub struct Producer<T, M = InMemory<T>> {
     memory: M,
     cursor: Cursor,
+    /// Something was committed since the last look at the consumer's flag.
+    committed: bool,
     entries: PhantomData<*const T>,
 }
 
@@ -117,7 +132,7 @@ unsafe impl<T: Send, M: RingMemory<T>> Send for Consumer<T, M> {}
 impl<T, M> Producer<T, M> {
     /// The cursor must be the ring's only producer's, and its capacity that of the memory.
     pub(super) fn over(memory: M, cursor: Cursor) -> Self {
-        Self { memory, cursor, entries: PhantomData }
+        Self { memory, cursor, committed: false, entries: PhantomData }
     }
 }
 
@@ -155,13 +170,24 @@ impl<T: Copy, M: RingMemory<T>> Producer<T, M> {
         slot.push(entry) && slot.commit() == 1
     }
 
+    /// Asks the cache for the lines of the next `count` slots, which are with the consumer's core.
+    #[inline]
+    pub fn prefetch(&self, count: u32) {
+        for ahead in (0..count).step_by(per_line::<T>() as usize) {
+            self.memory.prefetch(self.cursor.slot(ahead), true);
+        }
+    }
+
     /// Whether the consumer sleeps until it is woken. Ask after a commit.
     #[must_use]
     #[inline]
-    pub fn needs_wakeup(&self) -> bool {
+    pub fn needs_wakeup(&mut self) -> bool {
         // Orders the commit before the look, as `Consumer::set_need_wakeup` orders its flag before
-        // its next look at the ring: one of the two sees the other, so no entry lies unnoticed.
-        fence(Ordering::SeqCst);
+        // its next look at the ring: one of the two sees the other, so no entry lies unnoticed. One
+        // fence does for all looks until the next commit.
+        if std::mem::take(&mut self.committed) {
+            fence(Ordering::SeqCst);
+        }
         self.memory.flags().load(Ordering::Relaxed) & NEED_WAKEUP != 0
     }
 }
@@ -203,7 +229,10 @@ impl<T: Copy, M: RingMemory<T>> Reservation<'_, T, M> {
 
     /// Shows what was written to the consumer, gives the rest back. Returns how many were written.
     pub fn commit(self) -> u32 {
-        self.producer.cursor.advance(self.written, self.producer.memory.producer());
+        if self.written > 0 {
+            self.producer.cursor.advance(self.written, self.producer.memory.producer());
+            self.producer.committed = true;
+        }
         self.written
     }
 }
@@ -267,6 +296,14 @@ impl<T: Copy, M: RingMemory<T>> Peeked<'_, T, M> {
         self.count == 0
     }
 
+    /// Asks the cache for the lines of all of them at once, which are with the producer's core.
+    #[inline]
+    pub fn prefetch(&self) {
+        for at in (0..self.count).step_by(per_line::<T>() as usize) {
+            self.consumer.memory.prefetch(self.consumer.cursor.slot(at), false);
+        }
+    }
+
     /// Entry `at`, the oldest being 0; `None` past the last.
     #[must_use]
     #[inline]
@@ -291,6 +328,9 @@ impl<T: Copy, M: RingMemory<T>> Peeked<'_, T, M> {
 
     /// Gives the slots of the oldest `count` entries back to the producer; the rest stays on the ring.
     pub fn release(self, count: u32) {
-        self.consumer.cursor.advance(count.min(self.count), self.consumer.memory.consumer());
+        let count = count.min(self.count);
+        if count > 0 {
+            self.consumer.cursor.advance(count, self.consumer.memory.consumer());
+        }
     }
 }

@@ -63,6 +63,25 @@ unsafe impl<T> RingMemory<T> for Mapped<T> {
         // SAFETY: as above; a slot is a cell, so that a reference to it says nothing of who writes it.
         unsafe { slot.as_ref() }
     }
+
+    #[inline]
+    fn prefetch(&self, at: usize, to_write: bool) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch};
+            let slot = self.slots.as_ptr().wrapping_add(at);
+            if to_write {
+                // SAFETY: a prefetch of any address is a hint and faults never; CPUs without PREFETCHW
+                // take it for no operation.
+                unsafe { _mm_prefetch::<_MM_HINT_ET0>(slot.cast()) };
+            } else {
+                // SAFETY: as above; SSE is part of x86-64.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(slot.cast()) };
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (at, to_write);
+    }
 }
 
 impl<T: Copy> Mapped<T> {

@@ -121,14 +121,29 @@ impl Ledger {
     /// Books a move.
     ///
     /// # Panics
+    /// As [`put`](Self::put).
+    #[inline]
+    pub fn moved(&mut self, index: u32, from: Place, to: Place) {
+        self.put(index, from, to);
+        self.count(1, from, to);
+    }
+
+    /// Books a move without its counters: [`count`](Self::count) follows for the whole batch.
+    ///
+    /// # Panics
     /// In debug builds, if the frame is not at `from`: a defect in this crate, since what the kernel
     /// says goes through [`expect`](Self::expect) first.
     #[inline]
-    pub fn moved(&mut self, index: u32, from: Place, to: Place) {
+    pub(super) fn put(&mut self, index: u32, from: Place, to: Place) {
         debug_assert_eq!(self.place(index), from, "frame {index} moved from where it is not");
         self.places[index as usize] = to.code();
-        self.counts[usize::from(from.code())] -= 1;
-        self.counts[usize::from(to.code())] += 1;
+    }
+
+    /// The counters of `frames` moves.
+    #[inline]
+    pub(super) fn count(&mut self, frames: u32, from: Place, to: Place) {
+        self.counts[usize::from(from.code())] -= frames;
+        self.counts[usize::from(to.code())] += frames;
     }
 
     /// All counters at once.

@@ -5,6 +5,7 @@
 //! owns a frame there is no `Frame` value for it, only its [`Place`] in the ledger. The life of a
 //! frame is drawn in `docs/frame-life.md`.
 
+mod batch;
 mod frame;
 mod layout;
 mod ledger;
@@ -196,15 +197,9 @@ impl Umem {
     /// or the packet would reach past its frame. The ledger is unchanged then.
     #[inline]
     pub fn received(&mut self, port: PortIndex, address: u64, length: u32) -> Result<Frame, BadDescriptor> {
-        let (index, offset) = self.locate(address)?;
-        let frame_size = self.layout.frame_size();
-        if u32::from(offset) + length.max(64) > frame_size {
-            return Err(BadDescriptor::PastFrame { address, length });
-        }
-        self.ledger.expect(index, Place::Receive(port), address)?;
-        self.ledger.moved(index, Place::Receive(port), Place::App);
-        // length <= frame_size <= 4096 by the check above.
-        Ok(Frame::new(self.id, index, offset, length as u16))
+        let frame = self.accept(port, address, length)?;
+        self.ledger.count(1, Place::Receive(port), Place::App);
+        Ok(frame)
     }
 
     /// Application -> the TX ring of `port`. Address and length for the descriptor.
@@ -222,10 +217,8 @@ impl Umem {
     /// [`BadDescriptor`] if no frame of that address is with this port for sending; unchanged then.
     #[inline]
     pub fn completed(&mut self, port: PortIndex, address: u64) -> Result<(), BadDescriptor> {
-        let (index, _) = self.locate(address)?;
-        self.ledger.expect(index, Place::Transmit(port), address)?;
-        self.ledger.moved(index, Place::Transmit(port), Place::Free);
-        self.free.push(index);
+        self.release(port, address)?;
+        self.ledger.count(1, Place::Transmit(port), Place::Free);
         Ok(())
     }
 
@@ -308,13 +301,12 @@ impl Umem {
     /// Frame index and offset within the frame; `address` comes from the kernel and is not believed.
     #[inline]
     fn locate(&self, address: u64) -> Result<(u32, u16), BadDescriptor> {
-        let size = u64::from(self.layout.frame_size());
-        let index = address / size;
+        let (index, offset) = self.layout.locate(address);
         if index >= u64::from(self.layout.frame_count()) {
             return Err(BadDescriptor::OutOfRegion { address });
         }
-        // index < frame_count (u32) and the remainder < frame_size <= 4096.
-        Ok((index as u32, (address % size) as u16))
+        // index < frame_count, a u32.
+        Ok((index as u32, offset))
     }
 }
 

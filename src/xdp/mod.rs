@@ -6,7 +6,7 @@
 //!   rings.rs    the four rings, mapped               refusal.rs  errno -> what it means and what helps
 //!   xsk.rs      socket, registration, bind           port.rs     XdpPort: the Port contract over one socket
 //!   options.rs  busy polling, budgets, wake-ups      socket.rs   the small API: one queue, no actor
-//!   steering/   program, maps, link
+//!   steering/   program, maps, link                  trial.rs    steps of opening that touch no interface
 //! ```
 
 mod backend;
@@ -17,6 +17,7 @@ mod refusal;
 mod rings;
 mod socket;
 pub mod steering;
+mod trial;
 mod xsk;
 
 pub use backend::{PortRequest, XdpBackend, XdpOptions, ZeroCopy};
@@ -24,3 +25,4 @@ pub use device::Device;
 pub use options::BusyPoll;
 pub use port::XdpPort;
 pub use socket::{Socket, SocketConfig, SocketStats};
+pub use trial::{try_memory, try_program};

@@ -115,48 +115,55 @@ impl Port for XdpPort {
     }
 
     fn receive(&mut self, umem: &mut Umem, into: &mut Burst, limit: usize) -> usize {
-        let entries = self.xsk.rings.rx.peek(into.room().min(limit) as u32);
+        let Self { xsk, counters, info, .. } = self;
+        let entries = xsk.rings.rx.peek(into.room().min(limit) as u32);
         let seen = entries.len();
-        let mut taken = 0;
-        for Descriptor { address, length, .. } in entries.iter() {
-            match umem.received(self.index, address, length) {
-                // A multi-buffer chain is never asked for (no XDP_USE_SG), so a descriptor is a packet.
-                Ok(frame) => {
-                    self.counters.rx_bytes += u64::from(length);
-                    taken += 1;
-                    // No more than the room was asked for, so this fits; the frame is given back if not.
-                    if let Err(frame) = into.push(frame) {
-                        umem.give(frame);
-                    }
-                }
-                Err(error) => {
-                    self.counters.bad_descriptors += 1;
-                    tracing::error!(port = %self.info.id, %error, "RX descriptor refused");
-                }
-            }
+        if seen == 0 {
+            return 0;
         }
+        entries.prefetch();
+        let mut bytes = 0;
+        let taken = umem.received_batch(
+            self.index,
+            // A multi-buffer chain is never asked for (no XDP_USE_SG), so a descriptor is a packet.
+            entries.iter().map(|Descriptor { address, length, .. }| (address, length)),
+            |frame| {
+                bytes += u64::from(frame.length());
+                // No more than the room was asked for, so this fits.
+                into.push(frame)
+            },
+            |error| {
+                counters.bad_descriptors += 1;
+                tracing::error!(port = %info.id, %error, "RX descriptor refused");
+            },
+        );
         entries.release(seen);
+        counters.rx_bytes += bytes;
+        counters.rx_packets += u64::from(taken);
         self.posted_fill = self.posted_fill.saturating_sub(seen);
-        self.counters.rx_packets += taken as u64;
+        // The next batch is posted there in a moment.
+        xsk.rings.fill.prefetch(LANES as u32);
         if taken > 0 && self.busy_poll == BusyPolling::Accepted {
             let driven = options::has_napi(self.xsk.fd().as_raw_fd());
             self.busy_poll = if driven { BusyPolling::On } else { BusyPolling::Off };
         }
-        taken
+        taken as usize
     }
 
     fn transmit(&mut self, umem: &mut Umem, from: &mut Burst) -> usize {
         // The completion ring must have room for whatever is under way.
         let under_way = self.rings.completion.saturating_sub(self.posted_tx);
         let mut slots = self.xsk.rings.tx.reserve((from.len() as u32).min(under_way));
-        for frame in from.drain_front(slots.room() as usize) {
-            let (address, length) = umem.post_transmit(self.index, frame);
-            self.counters.tx_bytes += u64::from(length);
+        let frames = from.drain_front(slots.room() as usize);
+        let mut bytes = 0;
+        umem.post_transmit_batch(self.index, frames, |address, length| {
+            bytes += u64::from(length);
             let pushed = slots.push(Descriptor { address, length, options: 0 });
             debug_assert!(pushed, "no more frames than room were drained");
-        }
+        });
         let sent = slots.commit();
         self.posted_tx += sent;
+        self.counters.tx_bytes += bytes;
         self.counters.tx_packets += u64::from(sent);
         sent as usize
     }
@@ -165,21 +172,16 @@ impl Port for XdpPort {
         if self.posted_tx == 0 {
             return 0;
         }
-        let entries = self.xsk.rings.completion.peek(u32::MAX);
+        let Self { xsk, counters, info, .. } = self;
+        let entries = xsk.rings.completion.peek(u32::MAX);
         let seen = entries.len();
-        let mut reclaimed = 0;
-        for address in entries.iter() {
-            match umem.completed(self.index, address) {
-                Ok(()) => reclaimed += 1,
-                Err(error) => {
-                    self.counters.bad_descriptors += 1;
-                    tracing::error!(port = %self.info.id, %error, "completion refused");
-                }
-            }
-        }
+        let reclaimed = umem.completed_batch(self.index, entries.iter(), |error| {
+            counters.bad_descriptors += 1;
+            tracing::error!(port = %info.id, %error, "completion refused");
+        });
         entries.release(seen);
+        counters.completions += u64::from(reclaimed);
         self.posted_tx = self.posted_tx.saturating_sub(reclaimed);
-        self.counters.completions += u64::from(reclaimed);
         reclaimed as usize
     }
 

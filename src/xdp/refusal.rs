@@ -37,7 +37,7 @@ pub(super) fn refused(id: &QueueId, step: &'static str, source: io::Error, bytes
         ),
         Some(libc::EPERM) => "AF_XDP sockets need CAP_NET_RAW, the XDP program CAP_NET_ADMIN and CAP_BPF".to_owned(),
         Some(libc::EBUSY) => format!(
-            "another socket has queue {} of {interface}; find its process with `ss --xdp` or `grep -l AF_XDP /proc/*/net/*`",
+            "another socket has queue {} of {interface}; find its process with `ss --xdp -p` or `grep -ls 'socket:\\[' /proc/[0-9]*/maps`",
             id.queue
         ),
         Some(libc::EINVAL) => {

@@ -54,11 +54,11 @@ impl Xsk {
     /// Posts up to `wanted` free frames of `umem` to the fill ring, as those of `port`. Returns how many.
     pub(super) fn post(&mut self, umem: &mut Umem, port: PortIndex, wanted: u32) -> u32 {
         let mut slots = self.rings.fill.reserve(wanted);
-        while slots.room() > 0 {
-            let Some(index) = umem.post_fill(port) else { break };
-            let pushed = slots.push(umem.layout().address(index) as u64);
-            debug_assert!(pushed, "room was there");
-        }
+        let room = slots.room();
+        umem.post_fill_batch(port, room, |address| {
+            let pushed = slots.push(address);
+            debug_assert!(pushed, "no more than the room was asked for");
+        });
         slots.commit()
     }
 }
