@@ -6,10 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use oxide_actors::supervisor::{SupervisorHandle, WorkerId};
+use oxide_topology::Nic;
 
 use super::DestinationsOf;
 use super::EngineError;
 use super::EngineStatus;
+use super::drift;
 use super::interfaces::{Interfaces, Tended};
 use super::worker::Note;
 use crate::net::{NetEvent, NetOptions, NetService, Tables};
@@ -18,8 +20,9 @@ use crate::net::{NetEvent, NetOptions, NetService, Tables};
 const TABLES_WITHIN: Duration = Duration::from_secs(5);
 /// How often programs are looked after: no event tells that one was taken off. A system call for each interface.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// How often devices that are busy polled are looked for.
+/// Devices that are busy polled are looked for at each so many looks, and the settings of all at each so many.
 const SETTINGS_EVERY: u32 = 10;
+const DRIFT_EVERY: u32 = 40;
 
 /// What the thread keeps.
 pub(super) struct House {
@@ -33,6 +36,8 @@ pub(super) struct House {
     pub(super) orders: flume::Receiver<Order>,
     /// As they were told last.
     pub(super) tables: Arc<Tables>,
+    /// The interfaces as they were at start.
+    pub(super) planned: Vec<Nic>,
 }
 
 /// What the engine tells the thread.
@@ -77,6 +82,9 @@ impl House {
                     self.tend(workers);
                     if looks.is_multiple_of(SETTINGS_EVERY) {
                         self.look();
+                    }
+                    if looks.is_multiple_of(DRIFT_EVERY) {
+                        self.compare();
                     }
                 }
             }
@@ -136,6 +144,19 @@ impl House {
                 }
             }
         }
+    }
+
+    /// Tells what was changed on the interfaces since they were planned for, once for each change.
+    fn compare(&self) {
+        let names: Vec<String> = self.planned.iter().map(|nic| nic.name.clone()).collect();
+        // One that is not there is netlink's to tell; the next look comes soon.
+        let Ok(now) = oxide_topology::live_nics(&names) else { return };
+        let drift = drift::differences(&self.planned, &now);
+        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        for news in drift.iter().filter(|sentence| !status.drift.contains(sentence)) {
+            tracing::warn!(news, "not as planned any more");
+        }
+        status.drift = drift;
     }
 
     /// Devices that are busy polled get the settings for it.
