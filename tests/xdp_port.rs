@@ -177,7 +177,9 @@ fn one_port_is_bound_again_while_the_other_goes_on() {
 
             let other = 1 - victim;
             let mut keep = ports.remove(other);
+            let closing = Instant::now();
             drop(ports.remove(0));
+            let closed = closing.elapsed();
             let (mut busy, deadline) = (0, Instant::now() + Duration::from_secs(10));
             let again = loop {
                 match backend.reopen(victim as u8, &mut umem) {
@@ -200,7 +202,7 @@ fn one_port_is_bound_again_while_the_other_goes_on() {
                 let back = neighbour.receive();
                 assert_eq!(back, [packet(sent, 200)]);
             };
-            eprintln!("port {victim}: bound again after {busy} tries");
+            eprintln!("port {victim}: closed in {closed:?}, bound again after {:?} ({busy} tries)", closing.elapsed());
             let census = umem.census();
             assert!(census.balanced() && census.written_off == 0 && census.app == 0, "{census:?}");
             ports.push(keep);

@@ -28,7 +28,7 @@ use super::port::{BusyPolling, Parts, XdpPort};
 use super::refusal::{device, is_gone, refused};
 use super::steering::Slot;
 use super::xsk::{REGISTERING, Xsk};
-use crate::port::{Backend, Mode, PortError, PortInfo, QueueId};
+use crate::port::{Backend, Mode, Port, PortError, PortInfo, QueueId};
 use crate::umem::{PageKind, PortIndex, Region, RingSizes, Umem, UmemLayout};
 
 /// Wish for zero-copy.
@@ -114,8 +114,10 @@ struct Place {
     generic: Option<String>,
     /// A socket with rings and frames that waits for its queue to become free.
     prepared: Option<Prepared>,
-    /// The interface that the last socket was bound to.
-    bound_to: Option<u32>,
+    /// It is to be made anew: what it is opened from has changed.
+    renewed: bool,
+    /// Interfaces that sockets of this port were bound to and may not have left yet.
+    bound_to: Vec<u32>,
 }
 
 struct Prepared {
@@ -131,7 +133,7 @@ struct Prepared {
 impl Place {
     fn new(request: PortRequest) -> Self {
         let PortRequest { id, slot, generic } = request;
-        Self { id, slot: slot.map(Arc::new), generic, prepared: None, bound_to: None }
+        Self { id, slot: slot.map(Arc::new), generic, prepared: None, renewed: false, bound_to: Vec::new() }
     }
 }
 
@@ -151,12 +153,14 @@ impl XdpBackend {
         if place.prepared.is_none() {
             umem.write_off(port);
         }
-        let before = place.bound_to;
         let opened = place.attempt(port, &self.options, umem)?;
         // The same name may be another interface now, whose bind proves nothing of the old one's.
-        if place.bound_to == before || before.is_none_or(is_gone) {
+        let now = opened.info().ifindex;
+        place.bound_to.retain(|&earlier| earlier != now && !is_gone(earlier));
+        if place.bound_to.is_empty() {
             umem.take_back(port);
         }
+        place.bound_to.push(now);
         Ok(opened)
     }
 }
@@ -186,7 +190,7 @@ impl Backend for XdpBackend {
     fn renew(&mut self, port: PortIndex, request: PortRequest) {
         if let Some(place) = self.places.get_mut(usize::from(port)) {
             let Place { prepared, bound_to, .. } = std::mem::replace(place, Place::new(request));
-            (place.prepared, place.bound_to) = (prepared, bound_to);
+            (place.prepared, place.renewed, place.bound_to) = (prepared, true, bound_to);
         }
     }
 }
@@ -204,6 +208,7 @@ impl XdpBackend {
                     other => break other?,
                 }
             };
+            place.bound_to = vec![port.info().ifindex];
             ports.push(port);
         }
         Ok((umem, ports))
@@ -253,6 +258,9 @@ impl Place {
     /// One try: down the ladder until a rung holds. After EBUSY the socket is kept for the next one.
     fn attempt(&mut self, index: PortIndex, options: &XdpOptions, umem: &mut Umem) -> Result<XdpPort, PortError> {
         let device = device(&self.id)?;
+        if std::mem::take(&mut self.renewed) && self.prepared.take().is_some() {
+            umem.recall(index);
+        }
         let mut prepared = match self.prepared.take() {
             Some(prepared) => prepared,
             None => {
@@ -267,7 +275,6 @@ impl Place {
                 _ => SocketAddrXdpFlags::XDP_COPY,
             };
             let Err(source) = prepared.xsk.bind(device.ifindex, self.id.queue, flag) else {
-                self.bound_to = Some(device.ifindex);
                 return self.bound(index, options, umem, prepared, device);
             };
             if source.raw_os_error() == Some(libc::EBUSY) {
