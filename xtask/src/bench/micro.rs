@@ -138,7 +138,7 @@ fn count(session: &Session, lab: &Path) -> Result<Counts> {
     for piece in names.stdout.lines() {
         // The difference of two lengths: what start-up costs is in both.
         const FEW: u32 = 50;
-        const MANY: u32 = 150;
+        const MANY: u32 = 450;
         let [few, many] = [FEW, MANY].map(|batches| collected(session, &lab, piece, batches));
         let each = many?.saturating_sub(few?) / u64::from(MANY - FEW);
         instructions.insert(piece.to_owned(), each);
