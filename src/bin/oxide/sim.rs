@@ -194,45 +194,71 @@ impl Watch for &mut Progress {
     }
 }
 
+/// As `cargo xtask demo` prints its report: what moved, the queues, the drops, the checks.
 fn print(report: &SimReport) {
+    let SimReport { seed, queues, links, virtual_time, .. } = report;
+    println!("seed {seed}, {queues} queues, {:.1} s of virtual time", virtual_time.as_secs_f64());
     println!(
-        "seed {}, {} queues, {:.1} s of virtual time",
-        report.seed,
-        report.queues,
-        report.virtual_time.as_secs_f64()
-    );
-    println!(
-        "  clients sent {}, to servers left {}, answered {}, to clients left {}",
+        "clients sent {}, to servers left {}, answered {}, to clients left {}",
         report.sent, report.there, report.answers, report.back
     );
-    let links = report.links;
-    if links.offered > 0 {
+    println!(
+        "\n{:<6} {:>10} {:>10} {:>11} {:>9} {:>9}  {:<10} frames: total = free + app + receive + transmit",
+        "queue", "received", "sent", "handed over", "sessions", "restarts", "state"
+    );
+    for q in &report.queue_reports {
+        let c = q.census;
         println!(
-            "  links carried {}, lost {}, had no room for {}; {} were overtaken",
-            links.delivered, links.lost, links.overflowed, links.overtaken
+            "{:<6} {:>10} {:>10} {:>11} {:>9} {:>9}  {:<10} {} = {} + {} + {} + {}, {}",
+            q.queue,
+            q.rx_packets,
+            q.tx_packets,
+            q.handed_over,
+            q.sessions,
+            q.restarts,
+            q.state,
+            c.total,
+            c.free,
+            c.app,
+            c.receive,
+            c.transmit,
+            if q.balanced { "balanced" } else { "NOT BALANCED" },
         );
     }
-    println!("  lost before the engine saw them {}, after it sent them {}", report.lost_before, report.lost_after);
-    for (reason, packets) in report.drops.nonzero() {
-        println!("  dropped, {}: {packets}", reason.name());
+    let drops: Vec<String> = report.drops.nonzero().map(|(reason, n)| format!("{} {n}", reason.name())).collect();
+    let line = |name: &str, text: String| println!("{name:<29} {text}");
+    println!();
+    line("drops by reason", if drops.is_empty() { "none".to_owned() } else { drops.join(", ") });
+    line("lost outside the engine", format!("{} before, {} after it", report.lost_before, report.lost_after));
+    if links.offered > 0 {
+        let (lost, full) = (links.lost, links.overflowed);
+        line(
+            "links",
+            format!(
+                "carried {}, lost {lost}, had no room for {full}; {} were overtaken",
+                links.delivered, links.overtaken
+            ),
+        );
     }
-    println!(
-        "  handlers made anew {}, actors {}, queues given up {}; descriptors refused {}, completions lost {}",
-        report.soft_restarts, report.hard_restarts, report.given_up, report.bad_descriptors, report.lost_completions
+    line(
+        "made anew",
+        format!(
+            "handlers {}, actors {}; queues given up {}",
+            report.soft_restarts, report.hard_restarts, report.given_up
+        ),
     );
-    println!("  {:<12} {:>12}", "checker", "looked");
+    line(
+        "the kernel's lies",
+        format!("descriptors refused {}, completions lost {}", report.bad_descriptors, report.lost_completions),
+    );
+    line("speed", format!("{:.2} million packets a second of real time, on one core", report.packets_per_second / 1e6));
+    line("fingerprint", format!("{:016x}", report.fingerprint));
+    println!("\nchecks");
     for (checker, looks) in &report.checks {
         let failed = report.failure.as_ref().is_some_and(|failure| failure.checker == *checker);
-        println!("  {:<12} {looks:>12} {}", checker.name(), if failed { "FAILED" } else { "" });
+        let word = if failed { "FAILED" } else { "ok" };
+        println!("  {word:<6} {:<10} looked {looks} times", checker.name());
     }
-    println!(
-        "  {} times at rest; {}",
-        report.quiescent_points,
-        if report.passed() { "every checker held" } else { "one did not hold" }
-    );
-    println!(
-        "  {:.2} million packets per second of real time; fingerprint {:016x}",
-        report.packets_per_second / 1e6,
-        report.fingerprint
-    );
+    let verdict = if report.passed() { "every checker held" } else { "one did not hold" };
+    println!("\n{} times at rest: {verdict}", report.quiescent_points);
 }

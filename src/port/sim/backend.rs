@@ -62,7 +62,7 @@ impl SimBackend {
         let gone = |errno| PortError::Gone { id: id.clone(), source: io::Error::from_raw_os_error(errno) };
         let (interface, nic) = self.net.find(id).ok_or_else(|| gone(libc::ENODEV))?;
         let (user, kernel) = self.ring_ends(id, &mut lock(nic))?;
-        let socket = lock(nic).bind(kernel, index, layout, self.net.now_ns())?;
+        let socket = lock(nic).bind(kernel, index, layout)?;
         Ok(SimPort {
             info: PortInfo {
                 id: id.clone(),
@@ -110,6 +110,12 @@ impl Backend for SimBackend {
     /// has passed, as with a real one.
     fn open(self) -> Result<(Umem, Vec<SimPort>), PortError> {
         let layout = self.layout()?;
+        // Before the memory: a queue may be busy for a thousand tries, and pages are what a simulation waits for.
+        for id in &self.ids {
+            let gone = || PortError::Gone { id: id.clone(), source: io::Error::from_raw_os_error(libc::ENODEV) };
+            let (_, nic) = self.net.find(id).ok_or_else(gone)?;
+            lock(nic).may_bind(&layout, self.net.now_ns())?;
+        }
         let memory = Region::map(layout.bytes(), PageKind::Base, None);
         let region = memory.map_err(|source| PortError::Memory { id: self.first(), source })?;
         let umem = Umem::new(region, layout).map_err(|source| PortError::Layout { id: self.first(), source })?;
