@@ -1,5 +1,5 @@
 //! The ledger over many random operations, against a model that keeps lists: takes, gives, fills, receptions,
-//! sends, completions, lies of the kernel, and sockets that are closed. A million here; `LEDGER_OPERATIONS` and
+//! sends, completions, lies of the kernel, and sockets that are closed. Ten million here; `LEDGER_OPERATIONS` and
 //! `LEDGER_SEED` choose more and others (`cargo xtask test --tier long`: 10^8).
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -144,7 +144,7 @@ impl Model {
 #[test]
 fn no_operation_loses_or_doubles_a_frame() {
     let number = |name: &str, or: u64| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(or);
-    let operations = number("LEDGER_OPERATIONS", if cfg!(miri) { 3_000 } else { 1_000_000 });
+    let operations = number("LEDGER_OPERATIONS", if cfg!(miri) { 3_000 } else { 10_000_000 });
     let seed = number("LEDGER_SEED", 1);
     let (mut model, started) = (Model::new(seed), Instant::now());
     for n in 1..=operations {

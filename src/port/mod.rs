@@ -160,6 +160,14 @@ pub enum PortError {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// The TX ring stands still though the link is up: what the kernel took never comes back.
+    #[error(
+        "{id}: packets were handed to the TX ring and none was completed for 2 s, with the link up: a new socket is opened"
+    )]
+    Stalled {
+        /// Which port.
+        id: QueueId,
+    },
     /// A step of opening or using the port was refused.
     #[error("{id}: {step}: {source}{}", mend(.advice))]
     Refused {

@@ -16,7 +16,7 @@ use arrayvec::ArrayVec;
 use crossbeam_channel::Sender;
 use oxide_actors::executor::Runtime;
 use oxide_actors::mailbox::{Address, Mailbox};
-use oxide_actors::supervisor::{Link, Word};
+use oxide_actors::supervisor::{End, Link, Word};
 
 use super::counters::Regime;
 use super::handler::{Handler, QueueInfo, SessionInfo};
@@ -106,6 +106,23 @@ pub enum Exit {
     PortFailed(PortError),
     /// The books do not balance: frames are lost. Everything is closed again.
     Leaked,
+}
+
+impl Exit {
+    /// What it means to the supervisor.
+    #[must_use]
+    pub fn end(&self) -> End {
+        match self {
+            Exit::Stopped => End::Done,
+            Exit::NotOpened(error @ PortError::Gone { .. }) => End::Waiting(error.to_string()),
+            Exit::NotOpened(error) if error.is_link_down() => End::Waiting(error.to_string()),
+            // Transient by nature: the kernel tears sockets down late, memory may come back.
+            Exit::NotOpened(error) if error.is_transient() => End::Failed(error.to_string()),
+            Exit::NotOpened(error) => End::Refused(error.to_string()),
+            Exit::PortFailed(error) => End::Failed(error.to_string()),
+            Exit::Leaked => End::Failed("frames are lost: the books do not balance".to_owned()),
+        }
+    }
 }
 
 /// Makes a handler on the actor's own core.

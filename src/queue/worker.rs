@@ -154,18 +154,24 @@ impl<P: Port, H: Handler> Worker<P, H> {
     /// The kernel's share: makes it look at the rings it asked to be told about.
     ///
     /// # Errors
-    /// [`PortError::Gone`] or the kernel's refusal: the ports are of no more use then, while every
-    /// frame is still in the ledger.
+    /// [`PortError::Gone`], [`PortError::Stalled`] or the kernel's refusal: the ports are of no more use
+    /// then, while every frame is still in the ledger.
     pub fn kick(&mut self) -> Result<Turn, PortError> {
         if let Some(id) = self.gone.take() {
             return Err(PortError::Gone { id, source: io::Error::from_raw_os_error(libc::ENODEV) });
         }
         let mut turn = Turn::default();
-        for (port, out) in self.ports.iter_mut().zip(&self.out) {
+        for (port, out) in self.ports.iter_mut().zip(&mut self.out) {
             match port.kick()? {
+                Kick::LinkDown => {
+                    turn.link_down = true;
+                    out.excuse();
+                }
+                Kick::Done | Kick::Again if out.lost() => {
+                    return Err(PortError::Stalled { id: port.info().id.clone() });
+                }
                 Kick::Done => {}
                 Kick::Again => turn.again = true,
-                Kick::LinkDown => turn.link_down = true,
             }
             turn.again |= !out.is_empty();
         }

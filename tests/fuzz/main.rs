@@ -18,10 +18,10 @@ fn packets_are_parsed_as_an_independent_parser_does() {
 
 #[test]
 fn no_history_leaves_a_frame_outstanding_on_the_relays_path() {
-    mutate::run("relay", 400, relay::body);
+    mutate::run("relay", 2_000, relay::body);
 }
 
 #[test]
 fn configurations_are_refused_or_good() {
-    mutate::run("config", 4_000, config::body);
+    mutate::run("config", 10_000, config::body);
 }

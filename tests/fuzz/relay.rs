@@ -89,14 +89,15 @@ impl Path {
         let net = SimNet::new(&["in", "out"].map(|name| SimInterface::new(name, 1)), 1);
         let ids = ["in", "out"].map(|name| QueueId::new(name, 0));
         let (umem, ports) = LiveBackend(SimBackend::new(&net, &ids)).open().unwrap();
-        let info =
-            QueueInfo { queue: 0, queues: 1, ports: ports.iter().map(|port| port.info().clone()).collect(), seed: 1 };
+        let ports_info = ports.iter().map(|port| port.info().clone()).collect();
+        let processor = Processor::detect();
+        let info = QueueInfo { queue: 0, queues: 1, ports: ports_info, seed: 1, processor };
         let now = Instant::now();
         let parts = Parts {
             umem,
             ports,
             handler: UdpRelay::new(&PLAN, &info),
-            processor: Processor::detect(),
+            processor,
             info: info.clone(),
             peers: Peers::none(),
             batch_size: 64,

@@ -9,9 +9,7 @@ use oxide::packet::Flow;
 use oxide::packet::build::UdpFrame;
 use oxide::port::QueueId;
 use oxide::port::sim::{SimBackend, SimInterface, SimNet};
-use oxide::queue::{
-    ActorSpec, Batch, Command, Context, Exit, Handler, Peers, QueueInfo, QueueSnapshot, Report, run,
-};
+use oxide::queue::{ActorSpec, Batch, Command, Context, Exit, Handler, Peers, QueueInfo, QueueSnapshot, Report, run};
 use oxide::simd::Processor;
 use oxide_actors::executor::{ExecutorHandle, ExecutorKind, ExecutorSpec, Outcome, spawn};
 use oxide_actors::mailbox::{Address, mailbox};
