@@ -4,8 +4,8 @@
 use std::os::fd::BorrowedFd;
 
 use oxide::port::sim::{SimBackend, SimPort};
-use oxide::port::{Backend, Burst, KernelCounters, Kick, Occupancy, Port, PortCounters, PortError, PortInfo};
-use oxide::umem::Umem;
+use oxide::port::{Backend, Burst, KernelCounters, Kick, Occupancy, Port, PortCounters, PortError, PortInfo, QueueId};
+use oxide::umem::{PortIndex, Umem};
 
 pub(crate) struct LivePort(SimPort);
 
@@ -61,9 +61,18 @@ pub(crate) struct LiveBackend(pub(crate) SimBackend);
 
 impl Backend for LiveBackend {
     type Port = LivePort;
+    type Request = QueueId;
 
-    fn open(self) -> Result<(Umem, Vec<LivePort>), PortError> {
+    fn open(&mut self) -> Result<(Umem, Vec<LivePort>), PortError> {
         let (umem, ports) = self.0.open()?;
         Ok((umem, ports.into_iter().map(LivePort).collect()))
+    }
+
+    fn reopen(&mut self, port: PortIndex, umem: &mut Umem) -> Result<LivePort, PortError> {
+        self.0.reopen(port, umem).map(LivePort)
+    }
+
+    fn renew(&mut self, port: PortIndex, request: QueueId) {
+        self.0.renew(port, request);
     }
 }

@@ -58,6 +58,12 @@ impl SimBackend {
         self.ids.first().cloned().unwrap_or_else(|| QueueId::new("sim", 0))
     }
 
+    fn may_bind(&self, id: &QueueId, layout: &UmemLayout) -> Result<(), PortError> {
+        let gone = || PortError::Gone { id: id.clone(), source: io::Error::from_raw_os_error(libc::ENODEV) };
+        let (_, nic) = self.net.find(id).ok_or_else(gone)?;
+        lock(nic).may_bind(layout, self.net.now_ns())
+    }
+
     fn port(&self, id: &QueueId, index: PortIndex, layout: UmemLayout) -> Result<SimPort, PortError> {
         let gone = |errno| PortError::Gone { id: id.clone(), source: io::Error::from_raw_os_error(errno) };
         let (interface, nic) = self.net.find(id).ok_or_else(|| gone(libc::ENODEV))?;
@@ -105,17 +111,14 @@ impl SimBackend {
 
 impl Backend for SimBackend {
     type Port = SimPort;
+    type Request = QueueId;
 
     /// Binds at once or not at all: a queue that is still being taken down is EBUSY until virtual time
     /// has passed, as with a real one.
-    fn open(self) -> Result<(Umem, Vec<SimPort>), PortError> {
+    fn open(&mut self) -> Result<(Umem, Vec<SimPort>), PortError> {
         let layout = self.layout()?;
         // Before the memory: a queue may be busy for a thousand tries, and pages are what a simulation waits for.
-        for id in &self.ids {
-            let gone = || PortError::Gone { id: id.clone(), source: io::Error::from_raw_os_error(libc::ENODEV) };
-            let (_, nic) = self.net.find(id).ok_or_else(gone)?;
-            lock(nic).may_bind(&layout, self.net.now_ns())?;
-        }
+        self.ids.iter().try_for_each(|id| self.may_bind(id, &layout))?;
         let memory = Region::map(layout.bytes(), PageKind::Base, None);
         let region = memory.map_err(|source| PortError::Memory { id: self.first(), source })?;
         let umem = Umem::new(region, layout).map_err(|source| PortError::Layout { id: self.first(), source })?;
@@ -123,5 +126,20 @@ impl Backend for SimBackend {
         // At most MAX_PORTS of them make sense; the layout's check bounds what they can hold.
         let ports: Result<Vec<_>, _> = ports.map(|(i, id)| self.port(id, i as PortIndex, layout)).collect();
         Ok((umem, ports?))
+    }
+
+    fn reopen(&mut self, port: PortIndex, umem: &mut Umem) -> Result<SimPort, PortError> {
+        umem.write_off(port);
+        let id = self.ids.get(usize::from(port)).cloned().unwrap_or_else(|| QueueId::new("none", 0));
+        self.may_bind(&id, umem.layout())?;
+        let opened = self.port(&id, port, *umem.layout())?;
+        umem.take_back(port);
+        Ok(opened)
+    }
+
+    fn renew(&mut self, port: PortIndex, request: QueueId) {
+        if let Some(id) = self.ids.get_mut(usize::from(port)) {
+            *id = request;
+        }
     }
 }
