@@ -78,8 +78,9 @@ impl Model {
                 None => return,
             },
             61..=62 => return self.lie(port),
+            63 if rng.below(4) > 0 => return self.batch(port),
             // A socket is closed, now and then.
-            _ if rng.below(256) == 0 => {
+            _ if rng.below(64) == 0 => {
                 let recalled = umem.recall(index);
                 assert_eq!(recalled, (receive[port].len() as u32, transmit[port].len() as u32));
                 receive[port].clear();
@@ -88,6 +89,54 @@ impl Model {
             _ => return,
         }
         done[(kind / 8) as usize] += 1;
+    }
+
+    /// The same moves, several at once, as ports make them.
+    fn batch(&mut self, port: usize) {
+        let index = port as PortIndex;
+        let Self { umem, rng, app, receive, transmit, done } = self;
+        let count = 1 + rng.below(16) as usize;
+        let believed = |error: BadDescriptor| panic!("refused: {error}");
+        match rng.below(4) {
+            0 => {
+                let posted = umem.post_fill_batch(index, count as u32, |address| receive[port].push(address));
+                assert!(posted <= count as u32);
+            }
+            1 => {
+                let held = &mut receive[port];
+                let addresses = held.split_off(held.len().saturating_sub(count));
+                let (wanted, mut kept) = (addresses.len(), 0);
+                let taken = umem.received_batch(
+                    index,
+                    addresses.into_iter().map(|address| (address + 256, 60)),
+                    |frame| {
+                        // Every third finds no room, and is free again.
+                        if kept % 3 == 2 {
+                            kept += 1;
+                            return Err(frame);
+                        }
+                        kept += 1;
+                        app.push(frame);
+                        Ok(())
+                    },
+                    believed,
+                );
+                assert_eq!(taken as usize, wanted - wanted / 3);
+            }
+            2 => {
+                let frames = app.split_off(app.len().saturating_sub(count));
+                let wanted = frames.len();
+                let posted = umem.post_transmit_batch(index, frames.into_iter(), |at, _| transmit[port].push(at));
+                assert_eq!(posted as usize, wanted);
+            }
+            _ => {
+                let held = &mut transmit[port];
+                let addresses = held.split_off(held.len().saturating_sub(count));
+                let wanted = addresses.len();
+                assert_eq!(umem.completed_batch(index, addresses.into_iter(), believed) as usize, wanted);
+            }
+        }
+        done[7] += 1;
     }
 
     /// The kernel says something that is not so: it is believed only where nobody could know better.
