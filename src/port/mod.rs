@@ -160,14 +160,6 @@ pub enum PortError {
         /// The kernel's answer.
         source: io::Error,
     },
-    /// The TX ring stands still though the link is up: what the kernel took never comes back.
-    #[error(
-        "{id}: packets were handed to the TX ring and none was completed for 2 s, with the link up: a new socket is opened"
-    )]
-    Stalled {
-        /// Which port.
-        id: QueueId,
-    },
     /// A step of opening or using the port was refused.
     #[error("{id}: {step}: {source}{}", mend(.advice))]
     Refused {
@@ -191,6 +183,16 @@ pub enum PortError {
         got: String,
         /// Why.
         reason: String,
+    },
+    /// Packets that were given to the kernel do not come back.
+    #[error("{id}: {sent} packets were given to the kernel, and none came back for {after:?} though the link is up")]
+    NoCompletions {
+        /// Which port.
+        id: QueueId,
+        /// Packets.
+        sent: u32,
+        /// How long.
+        after: std::time::Duration,
     },
     /// The kernel returned something that is not ours.
     #[error("{id}: {source}")]

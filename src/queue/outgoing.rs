@@ -11,12 +11,6 @@ use crate::umem::{Frame, Umem};
 /// stops pushing back. A NIC that is alive drains a full ring in a few milliseconds.
 const PATIENCE: Duration = Duration::from_millis(50);
 
-/// How long a TX ring whose link is up may stand still before its port is given up. A kernel or a driver that
-/// never completes what it took leaves the ring full for ever; only a new socket helps.
-const LOST_AFTER: Duration = Duration::from_secs(2);
-/// How often it must have been tried in that time: a machine that was stopped has tried once.
-const LOST_TRIES: u32 = 64;
-
 #[derive(Default)]
 pub(super) struct Outgoing {
     waiting: Burst,
@@ -24,10 +18,6 @@ pub(super) struct Outgoing {
     stuck_since: Option<Instant>,
     /// The ring did not move in time: packets are dropped at once, so that traffic to other ports goes on.
     stalled: bool,
-    /// How often it was tried since nothing moves.
-    tries: u32,
-    /// The ring stands still for good, for all that can be seen from here.
-    lost: bool,
 }
 
 impl Outgoing {
@@ -44,14 +34,10 @@ impl Outgoing {
         self.waiting.is_empty() || self.stalled
     }
 
-    /// Whether only a new socket helps.
-    pub(super) fn lost(&self) -> bool {
-        self.lost
-    }
-
-    /// The link is down: it is no wonder that nothing moves. The count begins anew.
-    pub(super) fn excuse(&mut self) {
-        (self.stuck_since, self.tries, self.lost) = (None, 0, false);
+    /// All that waits, in order: the port is closed.
+    pub(super) fn take_all(&mut self) -> impl Iterator<Item = Frame> + '_ {
+        (self.stuck_since, self.stalled) = (None, false);
+        self.waiting.drain()
     }
 
     /// Moves as much of `burst` as fits straight to the TX ring, if nothing waits for it; the rest stays.
@@ -66,7 +52,7 @@ impl Outgoing {
             let sent = port.transmit(umem, burst);
             counters.forwarded += sent as u64;
             if sent > 0 {
-                (self.stuck_since, self.stalled, self.tries, self.lost) = (None, false, 0, false);
+                (self.stuck_since, self.stalled) = (None, false);
             }
         }
     }
@@ -97,15 +83,13 @@ impl Outgoing {
         let sent = port.transmit(umem, &mut self.waiting);
         counters.forwarded += sent as u64;
         if sent > 0 {
-            (self.stuck_since, self.stalled, self.tries, self.lost) = (None, false, 0, false);
+            (self.stuck_since, self.stalled) = (None, false);
         }
         if self.waiting.is_empty() {
             return;
         }
-        let stuck = now.duration_since(*self.stuck_since.get_or_insert(now));
-        self.tries += 1;
-        self.lost = stuck >= LOST_AFTER && self.tries >= LOST_TRIES;
-        if self.stalled || stuck >= PATIENCE {
+        let since = *self.stuck_since.get_or_insert(now);
+        if self.stalled || now.duration_since(since) >= PATIENCE {
             self.stalled = true;
             for frame in self.waiting.drain() {
                 counters.drops.count(DropReason::TxFull);

@@ -36,7 +36,7 @@ impl Handler for Mirror {
 struct QueueWorker {
     net: SimNet,
     id: QueueId,
-    running: Option<(ExecutorHandle<Exit>, Address<Command>)>,
+    running: Option<(ExecutorHandle<Exit>, Address<Command<QueueId>>)>,
 }
 
 impl supervisor::Worker for QueueWorker {
@@ -48,7 +48,7 @@ impl supervisor::Worker for QueueWorker {
     }
 
     fn start(&mut self, _generation: u64, link: Link<Report>) -> Result<(), End> {
-        let (commands, mailbox) = mailbox::<Command>(64).unwrap();
+        let (commands, mailbox) = mailbox::<Command<QueueId>>(64).unwrap();
         let spec = ActorSpec {
             backend: LiveBackend(SimBackend::new(&self.net, std::slice::from_ref(&self.id))),
             factory: Arc::new(|_: &QueueInfo| Mirror),
@@ -73,9 +73,11 @@ impl supervisor::Worker for QueueWorker {
         let command = match command {
             supervisor::Command::Stop => Command::Stop(Duration::from_millis(500)),
             supervisor::Command::Drain { .. } => Command::Drain,
-            supervisor::Command::RestartHandler => Command::RestartHandler,
+            supervisor::Command::RestartHandler { inherit } => Command::RestartHandler { inherit },
+            supervisor::Command::RestartPart(port) => Command::Open { restart: Some(port), requests: self.requests() },
+            supervisor::Command::MendParts => Command::Open { restart: None, requests: self.requests() },
         };
-        Ok(commands.try_send(command).map_err(|_| Undelivered::Busy)?)
+        commands.try_send(command).map_err(|_| Undelivered::Busy)
     }
 
     fn note(&mut self, (): ()) {}
@@ -88,6 +90,12 @@ impl supervisor::Worker for QueueWorker {
             Outcome::Panicked(words) => End::Panicked(words),
             Outcome::Lost(words) => End::Failed(words),
         })
+    }
+}
+
+impl QueueWorker {
+    fn requests(&self) -> Vec<(u8, Result<QueueId, String>)> {
+        vec![(0, Ok(self.id.clone()))]
     }
 }
 

@@ -7,6 +7,7 @@
 //! | [`host`] | what a bare root lacks, made and undone |
 //! | [`namespace`] | network namespaces that go with us |
 //! | [`demo`] | the lab of three namespaces and the traffic through `oxide relay` |
+//! | [`drill`] | the fault table against the real relay |
 //! | [`bench`] | the forwarding bench: lab, forwarders, records |
 //! | [`deep`] | the tiers that need another toolchain or much time |
 //! | [`tiers`] | the test tiers and their tally |
@@ -14,6 +15,7 @@
 mod bench;
 mod deep;
 mod demo;
+mod drill;
 mod host;
 mod namespace;
 mod process;
@@ -45,6 +47,11 @@ cargo xtask bench  [--quick] [--json FILE] [--peers all|installed] [--keep-logs]
         --peers all     install the peers that Debian has first
         --keep-logs     keep what every program said, and say where
         NAME            only what has NAME in its name
+cargo xtask drill  [--json] [--no-install] [--binary FILE] [NAME]...
+    The fault table against the real relay: two interfaces with four queues each, under traffic that is counted at the
+    far end. A row for each fault: gap, packets lost where it reaches and elsewhere, ledger, verdict. Needs root.
+        --binary FILE   this relay instead of the one that is built first
+        NAME            only this fault
 cargo xtask setup  [--no-install]
     Installs the Debian packages that build, tests and demo need.
 
@@ -69,7 +76,7 @@ fn main() -> ExitCode {
 fn run(arguments: &[String]) -> Result<()> {
     let Some((command, rest)) = arguments.split_first() else {
         print!("{HELP}");
-        return failed("which command? demo, test, bench or setup");
+        return failed("which command? demo, test, bench, drill or setup");
     };
     if rest.iter().any(|a| a == "--help" || a == "-h") || matches!(command.as_str(), "--help" | "-h" | "help") {
         print!("{HELP}");
@@ -79,6 +86,7 @@ fn run(arguments: &[String]) -> Result<()> {
         "demo" => demo::run(&Cancel::install()?, &demo::Options::parse(rest)?),
         "test" => tiers::run(&Cancel::install()?, &tiers::Options::parse(rest)?),
         "bench" => bench::run(&Cancel::install()?, &bench::Options::parse(rest)?),
+        "drill" => drill::run(&Cancel::install()?, &drill::Options::parse(rest)?),
         "setup" => {
             let policy = match rest {
                 [] => Policy::Install,
@@ -89,6 +97,6 @@ fn run(arguments: &[String]) -> Result<()> {
             setup::report_complete();
             Ok(())
         }
-        other => failed(format!("unknown command `{other}`: demo, test, bench or setup (see --help)")),
+        other => failed(format!("unknown command `{other}`: demo, test, bench, drill or setup (see --help)")),
     }
 }
