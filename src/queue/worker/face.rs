@@ -154,7 +154,8 @@ impl<P: Port, H: Handler> Worker<P, H> {
     }
 
     /// The packet memory, for a simulated kernel to work in.
-    pub(crate) fn kernel_side(&mut self) -> (&mut Umem, &mut [P]) {
+    #[doc(hidden)]
+    pub fn kernel_side(&mut self) -> (&mut Umem, &mut [P]) {
         (&mut self.umem, &mut self.ports)
     }
 
