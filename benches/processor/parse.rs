@@ -1,4 +1,4 @@
-//! Headers to columns, and the check of IPv4 headers alone.
+//! Headers to columns.
 
 use std::hint::black_box;
 
@@ -14,7 +14,6 @@ pub(crate) fn run(bench: &mut Bench) {
     l1(bench);
     mixed(bench);
     dram(bench);
-    verify(bench);
 }
 
 /// Every field a relay needs, each checked, as smoltcp offers it.
@@ -158,39 +157,4 @@ fn dram(bench: &mut Bench) {
     });
     contestants.push(smoltcp.at_most(0.25));
     bench.compare(MEASURE, "128 MiB of frames in random order", 64 * LANES, contestants);
-    frames.into_iter().for_each(|frame| umem_give(frame));
-}
-
-/// The memory ends with the process.
-fn umem_give(frame: Frame) {
-    std::mem::forget(frame);
-}
-
-fn verify(bench: &mut Bench) {
-    // Packed, and at 2 KiB stride.
-    for (measure, stride, bound) in [("header verify, L1", 64, 0.25), ("header verify, L2", 2048, 0.70)] {
-        let mut memory = vec![0; LANES * stride + 64];
-        let shift = memory.as_ptr().align_offset(64);
-        for (n, frame) in memory[shift..].chunks_exact_mut(stride).enumerate() {
-            frame[..64].copy_from_slice(&frames::udp(n as u32, true));
-        }
-        let head = |lane: usize| memory[shift + lane * stride..].first_chunk::<64>().unwrap_or(&[0; 64]);
-        let heads: [&[u8; 64]; LANES] = std::array::from_fn(head);
-        let heads = &heads;
-        let mut contestants: Vec<_> = levels()
-            .into_iter()
-            .map(|processor| {
-                contestant(name(processor), move || {
-                    black_box(processor.verify_ipv4(black_box(heads), u64::MAX));
-                })
-            })
-            .collect();
-        let smoltcp = contestant("smoltcp, sum of the header's bytes", move || {
-            for head in black_box(heads) {
-                black_box(smoltcp::wire::checksum::data(&head[14..34]));
-            }
-        });
-        contestants.push(smoltcp.at_most(bound));
-        bench.compare(measure, "64 IPv4 headers", LANES, contestants);
-    }
 }

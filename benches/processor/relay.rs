@@ -158,6 +158,8 @@ impl Relay {
         let mut worker = Worker::new(parts, now);
         worker.set_tables(Box::new(tables(&net)));
         worker.steer(true)?;
+        // Its first turn fills the rings.
+        worker.work(now);
         let mut relay = Self { net, ids, worker, sessions, dice: Box::new(random(4)), now };
         for first in (0..sessions).step_by(LANES) {
             relay.batch(first..first + LANES as u32, |worker, now| worker.work(now))?;
