@@ -183,7 +183,7 @@ struct Actor<P, H> {
 
 impl<P: Port, H: Handler> Actor<P, H> {
     fn open<B: Backend<Port = P>>(
-        spec: ActorSpec<B, H>,
+        mut spec: ActorSpec<B, H>,
         mailbox: Mailbox<Command>,
         link: Link<Report>,
     ) -> Result<Self, PortError> {

@@ -263,6 +263,13 @@ impl<P: Port, H: Handler> Worker<P, H> {
 
     fn settle(&mut self, from: PortIndex, held_until: Option<Instant>, now: Instant) {
         let Self { burst, verdicts, umem, ports, out, counters, held, peers, .. } = self;
+        // The common case: the whole batch leaves by one port.
+        if let Verdict::Transmit(to) = verdicts[0]
+            && verdicts[..burst.len()].iter().all(|verdict| *verdict == Verdict::Transmit(to))
+            && let (Some(port), Some(out)) = (ports.get_mut(usize::from(to)), out.get_mut(usize::from(to)))
+        {
+            out.pass(burst, port, umem, counters);
+        }
         for (frame, verdict) in burst.drain().zip(verdicts.iter()) {
             let reason = match *verdict {
                 Verdict::Transmit(to) => match (ports.get_mut(usize::from(to)), out.get_mut(usize::from(to))) {

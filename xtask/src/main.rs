@@ -82,7 +82,7 @@ fn run(arguments: &[String]) -> Result<()> {
                 [only] if only == "--no-install" => Policy::Refuse,
                 _ => return failed(format!("setup knows only --no-install, not {}", rest.join(" "))),
             };
-            setup::ensure(&Cancel::install()?, &[For::Build, For::Lab, For::Demo], policy)?;
+            setup::ensure(&Cancel::install()?, &[For::Build, For::Lab, For::Test, For::Demo], policy)?;
             setup::report_complete();
             Ok(())
         }
