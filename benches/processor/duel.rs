@@ -34,6 +34,9 @@ struct Row {
     pairs: Vec<(f64, f64)>,
 }
 
+/// A contestant's name and bound, and nanoseconds per item in each turn.
+pub(crate) type Times = ((String, Option<f64>), Vec<f64>);
+
 pub(crate) struct Bench {
     turns: usize,
     wanted: Vec<String>,
@@ -81,7 +84,7 @@ impl Bench {
     }
 
     /// Adds a measure whose times were taken elsewhere: name, bound and nanoseconds of each contestant.
-    pub(crate) fn add(&mut self, measure: &str, note: &str, times: Vec<((String, Option<f64>), Vec<f64>)>) {
+    pub(crate) fn add(&mut self, measure: &str, note: &str, times: Vec<Times>) {
         println!("\n{measure}{}{note}", if note.is_empty() { "" } else { ": " });
         let Some((((subject, _), first), _)) = times.split_first() else { return };
         for ((name, at_most), times) in &times {
