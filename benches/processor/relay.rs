@@ -202,7 +202,9 @@ impl Relay {
     fn kernel(&mut self) -> Result<(), Error> {
         self.worker.kick()?;
         let (umem, ports) = self.worker.kernel_side();
-        ports.iter_mut().for_each(|port| port.run_kernel(umem));
+        for port in ports {
+            port.run_kernel(umem);
+        }
         Ok(())
     }
 }

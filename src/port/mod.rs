@@ -184,6 +184,16 @@ pub enum PortError {
         /// Why.
         reason: String,
     },
+    /// Packets that were given to the kernel do not come back.
+    #[error("{id}: {sent} packets were given to the kernel, and none came back for {after:?} though the link is up")]
+    NoCompletions {
+        /// Which port.
+        id: QueueId,
+        /// Packets.
+        sent: u32,
+        /// How long.
+        after: std::time::Duration,
+    },
     /// The kernel returned something that is not ours.
     #[error("{id}: {source}")]
     BadDescriptor {

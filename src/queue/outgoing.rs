@@ -34,6 +34,12 @@ impl Outgoing {
         self.waiting.is_empty() || self.stalled
     }
 
+    /// All that waits, in order: the port is closed.
+    pub(super) fn take_all(&mut self) -> impl Iterator<Item = Frame> + '_ {
+        (self.stuck_since, self.stalled) = (None, false);
+        self.waiting.drain()
+    }
+
     /// Moves as much of `burst` as fits straight to the TX ring, if nothing waits for it; the rest stays.
     pub(super) fn pass<P: Port>(
         &mut self,

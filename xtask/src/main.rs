@@ -7,11 +7,13 @@
 //! | [`host`] | what a bare root lacks, made and undone |
 //! | [`namespace`] | network namespaces that go with us |
 //! | [`demo`] | the lab of three namespaces and the traffic through `oxide relay` |
+//! | [`drill`] | the fault table against the real relay |
 //! | [`bench`] | the forwarding bench: lab, forwarders, records |
 //! | [`tiers`] | the test tiers and their tally |
 
 mod bench;
 mod demo;
+mod drill;
 mod host;
 mod namespace;
 mod process;
@@ -42,6 +44,11 @@ cargo xtask bench  [--quick] [--json FILE] [--peers all|installed] [--keep-logs]
         NAME            only what has NAME in its name
 cargo xtask bench processor [--quick] [--json FILE] [MEASURE]...
     Headers, hashes, look-ups, sums and the whole relay step, beside other crates; no lab, no root.
+cargo xtask drill  [--json] [--no-install] [--binary FILE] [NAME]...
+    The fault table against the real relay: two interfaces with four queues each, under traffic that is counted at the
+    far end. A row for each fault: gap, packets lost where it reaches and elsewhere, ledger, verdict. Needs root.
+        --binary FILE   this relay instead of the one that is built first
+        NAME            only this fault
 cargo xtask setup  [--no-install]
     Installs the Debian packages that build, tests and demo need.
 
@@ -66,7 +73,7 @@ fn main() -> ExitCode {
 fn run(arguments: &[String]) -> Result<()> {
     let Some((command, rest)) = arguments.split_first() else {
         print!("{HELP}");
-        return failed("which command? demo, test, bench or setup");
+        return failed("which command? demo, test, bench, drill or setup");
     };
     if rest.iter().any(|a| a == "--help" || a == "-h") || matches!(command.as_str(), "--help" | "-h" | "help") {
         print!("{HELP}");
@@ -76,6 +83,7 @@ fn run(arguments: &[String]) -> Result<()> {
         "demo" => demo::run(&Cancel::install()?, &demo::Options::parse(rest)?),
         "test" => tiers::run(&Cancel::install()?, &tiers::Options::parse(rest)?),
         "bench" => bench::run(&Cancel::install()?, &bench::Options::parse(rest)?),
+        "drill" => drill::run(&Cancel::install()?, &drill::Options::parse(rest)?),
         "setup" => {
             let policy = match rest {
                 [] => Policy::Install,
@@ -86,6 +94,6 @@ fn run(arguments: &[String]) -> Result<()> {
             setup::report_complete();
             Ok(())
         }
-        other => failed(format!("unknown command `{other}`: demo, test, bench or setup (see --help)")),
+        other => failed(format!("unknown command `{other}`: demo, test, bench, drill or setup (see --help)")),
     }
 }
