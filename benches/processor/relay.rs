@@ -11,7 +11,7 @@ use oxide::packet::build::UdpFrame;
 use oxide::packet::{Endpoint, Flow, LANES, MacAddr};
 use oxide::port::sim::{SimBackend, SimInterface, SimNet, SimPort};
 use oxide::port::{Backend, Burst, Port, QueueId};
-use oxide::queue::{Parts, Peers, QueueInfo, Worker};
+use oxide::queue::{Harness, Parts, Peers, QueueInfo, Worker};
 use oxide::relay::{RelayPlan, UdpRelay};
 use oxide::simd::Processor;
 use oxide::umem::Umem;
@@ -144,7 +144,7 @@ impl Relay {
         let (umem, ports) = SimBackend::new(&net, &ids).open()?;
         let processor = Processor::detect();
         let infos = ports.iter().map(|port| port.info().clone()).collect();
-        let info = QueueInfo { queue: 0, queues: 1, ports: infos, processor, seed: 7 };
+        let info = QueueInfo { ports: infos, processor, ..Harness::info(2) };
         let upstreams: Vec<String> = (0..UPSTREAMS).map(|n| format!("\"{}:53\"", upstream(n))).collect();
         let config = Config::from_toml(&format!(
             "engine.interfaces = [\"sim0\", \"sim1\"]\n[sessions]\ncapacity = {sessions}\nsource_ports = \
@@ -200,7 +200,7 @@ impl Relay {
     }
 
     fn kernel(&mut self) -> Result<(), Error> {
-        self.worker.kick()?;
+        self.worker.kick().map_err(|error| format!("{error:?}"))?;
         let (umem, ports) = self.worker.kernel_side();
         for port in ports {
             port.run_kernel(umem);
