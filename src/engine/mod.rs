@@ -111,6 +111,8 @@ impl<H: Handler + 'static> EngineBuilder<H> {
         let status = Arc::new(Mutex::new(observe::initial(&plan, executor.name(), rings)));
         let factory = Factory::new(factory);
         let newest = factory.newest();
+        let config = Arc::new(Mutex::new(config));
+        let shared_config = Arc::clone(&config);
         let launcher = Arc::new(Launcher { config, plan: plan.clone(), executor, processor, factory: newest });
         let directory: Directory = Arc::new(Mutex::new(plan.actors.iter().map(|_| None).collect()));
         let workers = plan.actors.iter().enumerate().map(|(index, actor)| QueueWorker {
@@ -155,6 +157,7 @@ impl<H: Handler + 'static> EngineBuilder<H> {
             interfaces,
             directory,
             factory,
+            config: shared_config,
             plan,
             notes,
             started,
