@@ -9,6 +9,7 @@
 //! | file | owns |
 //! |---|---|
 //! | `doors` | listeners: where they are, who may reach them |
+//! | [`sandbox`] | privileges given up at start |
 //! | `serve` | the thread behind them; bounds on number, size and time |
 //! | `http` | what is there to read |
 //! | `line` | the socket's lines, bounded |
@@ -30,6 +31,7 @@ mod http;
 mod line;
 pub mod notify;
 pub mod protocol;
+pub mod sandbox;
 mod scrape;
 mod serve;
 mod view;

@@ -216,7 +216,7 @@ pub(super) const ADMIN: Section = Section {
             "sandbox",
             "\"auto\"",
             "\"auto\" (each layer the kernel has, told), \"require\" (or no start), or \"off\"",
-            "Privileges given up before anything is opened: capabilities, no_new_privs, Landlock, seccomp.",
+            "Privileges given up before anything is opened: capabilities that no restart needs, and any new ones (no_new_privs).",
         ),
     ],
 };

@@ -7,6 +7,7 @@ mod log;
 mod plan;
 mod relay;
 mod sim;
+mod top;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -40,6 +41,8 @@ enum Command {
     /// Ask and tell a running relay. Exit code 0 if it did, 1 if it refused, 2 if the request makes no sense, 3 if there
     /// is no relay, 4 if it is busy or does not answer.
     Ctl(ctl::CtlCommand),
+    /// Watch a running relay: each queue's state, rates, drops, rings, time and restarts. Exit codes as for ctl.
+    Top(top::TopCommand),
     /// Which queue will run on which core with which memory, and why: a dry run, for this machine or any
     /// described one. Exit code 0 with a plan, 2 with a refusal, 1 for unusable input.
     Plan(plan::PlanCommand),
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
     let outcome = match arguments.command {
         Command::Relay { config, report } => relay::relay(&config, report.as_deref(), log),
         Command::Ctl(command) => return ctl::ctl(&command),
+        Command::Top(command) => top::top(&command),
         Command::Plan(command) => plan::plan(&command),
         Command::Doctor(command) => plan::doctor(&command),
         Command::Sim(command) => sim::sim(&command),

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oxide::admin::notify::{self, Notifier};
-use oxide::admin::{Admin, Control, Doors, Limits};
+use oxide::admin::{Admin, Control, Doors, Limits, sandbox};
 use oxide::config::Config;
 use oxide::engine::{Engine, EngineStatus, read_tables};
 use oxide::relay::UdpRelay;
@@ -40,6 +40,8 @@ pub(crate) fn relay(path: &Path, report: Option<&Path>, log: LogControl) -> Resu
     if config.relays.is_empty() {
         return Err(format!("{}: no [[relay]] entry: nothing to relay (see `oxide config example`)", path.display()));
     }
+    // Before there is another thread: each has the privileges of the one that started it.
+    let mut notes = sandbox::enter(config.admin.sandbox).map_err(|e| e.to_string())?;
     // Before anything is opened, so that a Ctrl-C at any moment ends in order.
     let (tell, events) = flume::bounded(4);
     listen(tell.clone()).map_err(|e| format!("cannot listen for signals: {e}"))?;
@@ -54,7 +56,8 @@ pub(crate) fn relay(path: &Path, report: Option<&Path>, log: LogControl) -> Resu
     plan.check_queues(queues).map_err(|e| e.to_string())?;
 
     let places = places(&doors);
-    summary::print(&config, &engine, &places, doors.notes());
+    notes.splice(0..0, doors.notes().iter().cloned());
+    summary::print(&config, &engine, &places, &notes);
     let handle = engine.handle();
     let control = Arc::new(RelayControl {
         handle: handle.clone(),
