@@ -9,10 +9,11 @@ use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
 use super::admin::{Door, SandboxLevel};
-use super::engine::{Attach, ExecutorKind, Fallback, SimdLevel};
+use super::engine::{Attach, ExecutorKind, Fallback};
 use super::error::Problem;
 use super::relay::RelayConfig;
 use super::value::{Choice, PortRange, Realtime};
+use crate::simd::Level;
 use crate::xdp::ZeroCopy;
 
 /// One field.
@@ -107,7 +108,7 @@ pub(super) const ENGINE: Section = Section {
             "\"auto\" (where the driver can, else copy mode, told), \"require\" (or no start), or \"off\"",
             "Whether the NIC writes into our memory.",
         ),
-        optional::<SimdLevel>(
+        optional::<Choice<Level>>(
             "simd",
             "\"auto\"",
             "\"auto\" (the best this CPU has), \"scalar\", \"sse4.2\", \"avx2\", \"avx512\", or \"neon\"",
@@ -240,7 +241,7 @@ pub(super) const RELAY: Section = Section {
         required::<Vec<SocketAddr>>(
             "upstreams",
             "[\"198.51.100.7:53\", \"198.51.100.8:53\"]",
-            "a list of 1 to 256 addresses with port, of the same IP version as listen; names are not resolved",
+            "a list of 1 to 256 addresses with port, of either IP version; names are not resolved",
             "Servers. A client keeps to one of them, chosen by rendezvous hashing of its address and port.",
         ),
         optional::<bool>(
@@ -257,10 +258,85 @@ pub(super) const RELAY: Section = Section {
             about: "Idle time of this entry's sessions; below 120 only where the protocol is known to bear it.",
             fits: fits::<u32>,
         },
+        optional::<u64>(
+            "packets_per_s",
+            "0",
+            "0 (no limit), or up to 1000000000",
+            "Packets a second from all clients of this entry together, in equal shares of the queues.",
+        ),
+        optional::<u64>(
+            "bytes_per_s",
+            "0",
+            "0 (no limit), or up to 12500000000",
+            "Bytes a second of them, IP headers included.",
+        ),
+        optional::<u32>(
+            "down_after_sessions",
+            "0",
+            "0 (never), or 1 to 64 sessions",
+            "An upstream is down when so many sessions sent to it and none was answered; new ones pass it over.",
+        ),
+        optional::<u32>(
+            "down_after_ms",
+            "3000",
+            "100 to 600000, milliseconds",
+            "How long all of them must have been silent for that.",
+        ),
+        optional::<bool>(
+            "failover",
+            "false",
+            "true or false",
+            "Whether sessions that exist leave an upstream that is down, too.",
+        ),
     ],
 };
 
-pub(super) const SECTIONS: [&Section; 4] = [&ENGINE, &SESSIONS, &ADMIN, &RELAY];
+pub(super) const LIMITS: Section = Section {
+    name: "limits",
+    about: "How much each client network may send and be sent; nothing is limited unless a rate is written.",
+    fields: &[
+        optional::<u64>(
+            "source_packets_per_s",
+            "0",
+            "0 (no limit), or up to 1000000000",
+            "Packets a second from one client prefix, on each queue.",
+        ),
+        optional::<u64>(
+            "source_bytes_per_s",
+            "0",
+            "0 (no limit), or up to 12500000000",
+            "Bytes a second of them, IP headers included.",
+        ),
+        optional::<u64>(
+            "reply_packets_per_s",
+            "0",
+            "0 (no limit), or up to 1000000000",
+            "Packets a second to one client prefix, on each queue: bounds what a forged source address can bring upon it.",
+        ),
+        optional::<u64>(
+            "reply_bytes_per_s",
+            "0",
+            "0 (no limit), or up to 12500000000",
+            "Bytes a second of them, IP headers included.",
+        ),
+        optional::<u32>(
+            "burst_ms",
+            "1000",
+            "1 to 1000, milliseconds",
+            "What may come at once: the amount of so much time, but at least one packet and 4096 bytes.",
+        ),
+        optional::<u8>("ipv4_prefix", "32", "8 to 32, bits", "IPv4 clients that share so many bits share a limit."),
+        optional::<u8>("ipv6_prefix", "64", "16 to 128, bits", "IPv6 clients that share so many bits share a limit."),
+        optional::<u32>(
+            "sources",
+            "65536",
+            "1024 to 16777216, prefixes",
+            "Prefixes told apart at once, all queues together; 37 bytes each, taken at start.",
+        ),
+    ],
+};
+
+pub(super) const SECTIONS: [&Section; 5] = [&ENGINE, &SESSIONS, &LIMITS, &ADMIN, &RELAY];
 
 impl Section {
     /// Reports a value of the right type that is not in the field's range.
@@ -319,6 +395,7 @@ pub(super) fn check_shape(file: &Table, problems: &mut Vec<Problem>) {
             ("engine", Value::Table(table)) => ENGINE.check_shape("engine", table, problems),
             ("sessions", Value::Table(table)) => SESSIONS.check_shape("sessions", table, problems),
             ("admin", Value::Table(table)) => ADMIN.check_shape("admin", table, problems),
+            ("limits", Value::Table(table)) => LIMITS.check_shape("limits", table, problems),
             ("relay", Value::Array(entries)) if entries.iter().all(Value::is_table) => {
                 for (at, table) in entries.iter().filter_map(Value::as_table).enumerate() {
                     let name = table.get("name").and_then(Value::as_str).unwrap_or_default();
@@ -326,7 +403,7 @@ pub(super) fn check_shape(file: &Table, problems: &mut Vec<Problem>) {
                 }
             }
             ("relay", _) => problems.push(Problem::new("relay", "", "a list of entries", "write [[relay]] above each")),
-            ("engine" | "sessions" | "admin", _) => {
+            ("engine" | "sessions" | "limits" | "admin", _) => {
                 problems.push(Problem::new(name, value, "a section", format!("write [{name}] and its fields below")));
             }
             _ => {

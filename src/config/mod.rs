@@ -9,6 +9,7 @@ mod changes;
 mod engine;
 mod error;
 mod fields;
+mod limits;
 mod relay;
 #[cfg(test)]
 mod tests;
@@ -20,8 +21,9 @@ use serde::{Deserialize, Serialize};
 
 pub use admin::{AdminConfig, Door, Place, SandboxLevel};
 pub use changes::{Change, Effect};
-pub use engine::{Attach, EngineConfig, ExecutorKind, Fallback, SimdLevel};
+pub use engine::{Attach, EngineConfig, ExecutorKind, Fallback};
 pub use error::{ConfigError, Problem};
+pub use limits::LimitsConfig;
 pub use relay::{RelayConfig, SessionsConfig};
 pub use value::{Choice, PortRange, Realtime};
 
@@ -38,6 +40,9 @@ pub struct Config {
     /// How operators reach it.
     #[serde(default)]
     pub admin: AdminConfig,
+    /// How much each client network may send and be sent.
+    #[serde(default)]
+    pub limits: LimitsConfig,
     /// What is relayed where; empty for an engine with a handler of its own.
     #[serde(default, rename = "relay", skip_serializing_if = "Vec::is_empty")]
     pub relays: Vec<RelayConfig>,
@@ -87,8 +92,13 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Invalid`], as for a file.
     pub fn from_engine(engine: EngineConfig) -> Result<Self, ConfigError> {
-        let config =
-            Self { engine, sessions: SessionsConfig::default(), admin: AdminConfig::default(), relays: Vec::new() };
+        let config = Self {
+            engine,
+            sessions: SessionsConfig::default(),
+            limits: LimitsConfig::default(),
+            admin: AdminConfig::default(),
+            relays: Vec::new(),
+        };
         config.check()?;
         Ok(config)
     }
@@ -102,6 +112,7 @@ impl Config {
         self.engine.check(&mut problems);
         self.sessions.check(&mut problems);
         self.admin.check(&mut problems);
+        self.limits.check(&mut problems);
         relay::check_entries(&self.relays, &self.sessions, &mut problems);
         if problems.is_empty() { Ok(()) } else { Err(ConfigError::Invalid(problems)) }
     }

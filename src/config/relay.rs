@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::Problem;
 use super::fields::SESSIONS;
+use super::limits::{MAX_BYTES_PER_S, MAX_PACKETS_PER_S};
 use super::value::PortRange;
 use crate::relay::policy::{self, Class};
 
@@ -57,6 +58,25 @@ pub struct RelayConfig {
     /// minutes, which its REQ-5a allows where the protocol is known (DNS).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle_timeout_s: Option<u32>,
+    /// Packets a second from all clients together; 0 is no limit, up to 10^9.
+    #[serde(default)]
+    pub packets_per_s: u64,
+    /// Bytes a second of them, IP headers included; 0 is no limit, up to 12.5 * 10^9.
+    #[serde(default)]
+    pub bytes_per_s: u64,
+    /// An upstream is down when so many sessions, 1 to 64, sent to it and none was answered; 0 is never.
+    #[serde(default)]
+    pub down_after_sessions: u32,
+    /// How long all of them must have been silent, milliseconds, 100 to 600000.
+    #[serde(default = "down_after_ms")]
+    pub down_after_ms: u32,
+    /// Whether sessions that exist leave an upstream that is down.
+    #[serde(default)]
+    pub failover: bool,
+}
+
+const fn down_after_ms() -> u32 {
+    3000
 }
 
 const MAX_ENTRIES: usize = 1024;
@@ -125,8 +145,30 @@ impl RelayConfig {
                 "leave it out to use the one of [sessions]",
             ));
         }
+        self.check_numbers(path, problems);
         self.check_listen(&format!("{path}.listen"), sessions, problems);
         self.check_upstreams(&format!("{path}.upstreams"), listens, problems);
+    }
+
+    fn check_numbers(&self, path: &str, problems: &mut Vec<Problem>) {
+        let mut bounds = |name: &str, value: u64, least: u64, most: u64, mend: &str| {
+            if !(least..=most).contains(&value) {
+                let wanted = format!("allowed: {least} to {most}");
+                problems.push(Problem::new(format!("{path}.{name}"), value, wanted, mend));
+            }
+        };
+        bounds("packets_per_s", self.packets_per_s, 0, MAX_PACKETS_PER_S, "leave it out for no limit");
+        bounds("bytes_per_s", self.bytes_per_s, 0, MAX_BYTES_PER_S, "leave it out for no limit");
+        bounds("down_after_sessions", self.down_after_sessions.into(), 0, 64, "write 8, or leave it out");
+        bounds("down_after_ms", self.down_after_ms.into(), 100, 600_000, "write 3000 (the unit is milliseconds)");
+        if self.failover && self.down_after_sessions == 0 {
+            problems.push(Problem::new(
+                format!("{path}.failover"),
+                "true",
+                "an upstream is never down without down_after_sessions",
+                "write down_after_sessions = 8 as well, if the protocol answers every client",
+            ));
+        }
     }
 
     fn check_listen(&self, field: &str, sessions: &SessionsConfig, problems: &mut Vec<Problem>) {
@@ -190,13 +232,6 @@ impl RelayConfig {
             } else if ip.to_canonical() != ip {
                 let v4 = SocketAddr::new(ip.to_canonical(), upstream.port());
                 say(value, "an IPv4 address in IPv6 form".into(), format!("write \"{v4}\""));
-            } else if ip.is_ipv4() != self.listen.ip().to_canonical().is_ipv4() {
-                let (wanted, got) = if ip.is_ipv4() { ("IPv6", "IPv4") } else { ("IPv4", "IPv6") };
-                say(
-                    value,
-                    format!("{got}, but the entry listens on {wanted}: translation between them is not there yet"),
-                    format!("write the server's {wanted} address, or a second entry that listens on {got}"),
-                );
             }
         }
     }

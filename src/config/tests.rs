@@ -33,6 +33,7 @@ fn example_parses_and_its_defaults_are_the_defaults() {
     let config = Config::from_toml(&Config::example()).unwrap();
     assert_eq!(config.engine, EngineConfig::new(["eth0"]));
     assert_eq!(config.sessions, SessionsConfig::default());
+    assert_eq!(config.limits, LimitsConfig::default());
     let [relay] = config.relays.as_slice() else { panic!("one entry") };
     assert_eq!((relay.name.as_str(), relay.allow_private, relay.idle_timeout_s), ("dns", false, None));
     for section in SECTIONS {
@@ -70,7 +71,7 @@ fn what_is_written_out_reads_back() {
     let config = Config::from_toml(&text).unwrap();
     assert_eq!(config.engine.queues, Choice::Fixed(vec![0, 2]));
     assert_eq!(config.engine.realtime, Realtime(Some(7)));
-    assert_eq!(config.engine.simd, SimdLevel::Sse42);
+    assert_eq!(config.engine.simd, Choice::Fixed(crate::simd::Level::Sse42));
     let again = Config::from_toml(&toml::to_string(&config).unwrap()).unwrap();
     assert_eq!(again, config);
     assert_eq!(config.sessions.idle_timeout(&config.relays[0]).as_secs(), 10);
@@ -202,6 +203,25 @@ fn admin_doors() {
 }
 
 #[test]
+fn limits_out_of_range() {
+    for (line, wanted) in [
+        (
+            "source_packets_per_s = 1000000001",
+            "limits.source_packets_per_s = 1000000001: allowed: 0 (no limit), or up to",
+        ),
+        ("reply_bytes_per_s = 12500000001", "limits.reply_bytes_per_s"),
+        ("source_bytes_per_s = \"10M\"", "limits.source_bytes_per_s"),
+        ("burst_ms = 0", "write burst_ms = 1000"),
+        ("ipv4_prefix = 33", "write ipv4_prefix = 32"),
+        ("ipv6_prefix = 8", "write ipv6_prefix = 64"),
+        ("sources = 10", "write sources = 65536"),
+    ] {
+        let text = wrong(&format!("{MINIMAL}[limits]\n{line}\n"));
+        assert!(text.contains(wanted), "{line}: {text}");
+    }
+}
+
+#[test]
 fn relay_entries_that_cannot_be() {
     for (name, listen, upstreams, more, wanted) in [
         ("dns", "0.0.0.0:53", "192.0.2.9:53", "", "relay[dns].listen = \"0.0.0.0:53\": a wildcard"),
@@ -220,11 +240,14 @@ fn relay_entries_that_cannot_be() {
         ("dns", "192.0.2.1:53", "169.254.169.254:80", "allow_private = true", "cloud metadata"),
         ("dns", "192.0.2.1:53", "10.0.0.1:53", "", "write allow_private = true"),
         ("dns", "192.0.2.1:53", "[::ffff:192.0.2.9]:53", "", "write \"192.0.2.9:53\""),
-        ("dns", "192.0.2.1:53", "[2001:db8::9]:53", "", "IPv6, but the entry listens on IPv4"),
-        ("dns", "[2001:db8::1]:53", "192.0.2.9:53", "", "IPv4, but the entry listens on IPv6"),
         ("", "192.0.2.1:53", "192.0.2.9:53", "", "relay[#1].name = \"\""),
         ("d n s", "192.0.2.1:53", "192.0.2.9:53", "", "1 to 32 letters"),
         ("dns", "192.0.2.1:53", "192.0.2.9:53", "idle_timeout_s = 0", "1 to 86400 seconds"),
+        ("dns", "192.0.2.1:53", "192.0.2.9:53", "packets_per_s = 1000000001", "leave it out for no limit"),
+        ("dns", "192.0.2.1:53", "192.0.2.9:53", "bytes_per_s = -1", "relay[dns].bytes_per_s = -1: allowed"),
+        ("dns", "192.0.2.1:53", "192.0.2.9:53", "down_after_sessions = 65", "allowed: 0 to 64"),
+        ("dns", "192.0.2.1:53", "192.0.2.9:53", "down_after_ms = 3", "the unit is milliseconds"),
+        ("dns", "192.0.2.1:53", "192.0.2.9:53", "failover = true", "write down_after_sessions = 8 as well"),
     ] {
         let entry = format!("name = {name:?}\nlisten = \"{listen}\"\nupstreams = [\"{upstreams}\"]\n{more}");
         let text = wrong(&relay(&entry));
@@ -240,6 +263,8 @@ fn relay_entries_that_can_be() {
         ("10.0.0.1:53", "10.0.0.2:53", "allow_private = true"),
         ("[fd00::1]:53", "[fd00::2]:53", "allow_private = true"),
         ("192.0.2.1:60999", "198.51.100.1:61000", "idle_timeout_s = 1"),
+        ("192.0.2.1:53", "[2001:db8::9]:53", "packets_per_s = 5\nbytes_per_s = 12500000000"),
+        ("[2001:db8::1]:53", "192.0.2.9:53", "down_after_sessions = 8\nfailover = true"),
     ] {
         let entry = format!("name = \"a\"\nlisten = \"{listen}\"\nupstreams = [\"{upstreams}\"]\n{more}");
         Config::from_toml(&relay(&entry)).unwrap();

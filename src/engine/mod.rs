@@ -18,6 +18,7 @@ mod ports;
 pub(crate) mod sample;
 mod settings;
 mod status;
+mod totals;
 mod worker;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,7 +34,8 @@ pub use house::read_tables;
 pub use interfaces::Destinations;
 pub use ports::PortStatus;
 pub use settings::{make_plan, request};
-pub use status::{EngineState, EngineStatus, ModeStatus, ProcessUsage, QueueStatus, SteeringStatus, Totals};
+pub use status::{EngineState, EngineStatus, ModeStatus, ProcessUsage, QueueStatus, SteeringStatus};
+pub use totals::Totals;
 
 use handle::{Factory, Shared};
 use house::{House, Order};

@@ -9,6 +9,8 @@
 //! touches that queue's sessions. A session lives on the queue where its client arrives, and has a
 //! source port from that queue's slice, so that any queue can tell whose an answer is.
 
+pub mod gate;
+mod limit;
 mod plan;
 pub mod policy;
 mod ports;
@@ -19,5 +21,6 @@ mod session;
 mod tests;
 mod udp;
 
+pub use limit::{Bucket, Limit, Prefixes, Rate, Sources};
 pub use plan::{Entry, PlanError, RelayPlan};
 pub use udp::{RelayCounters, UdpRelay};

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
 
+use super::limit::{Limits, LimitsPlan};
 use super::policy::{self, Denied};
 use crate::config::{Config, PortRange};
 use crate::net::{Resolution, Tables};
@@ -93,6 +94,7 @@ pub struct RelayPlan {
     entries: Vec<Entry>,
     capacity: u32,
     ports: PortRange,
+    limits: LimitsPlan,
 }
 
 impl RelayPlan {
@@ -120,7 +122,8 @@ impl RelayPlan {
                     .map_err(|denied| PlanError::Denied { entry: relay.name.clone(), denied })?;
             }
         }
-        Ok(Self { entries, capacity: config.sessions.capacity, ports: config.sessions.source_ports })
+        let limits = LimitsPlan::new(&config.limits, &config.relays);
+        Ok(Self { entries, capacity: config.sessions.capacity, ports: config.sessions.source_ports, limits })
     }
 
     /// The entries, in the order of the file.
@@ -187,6 +190,11 @@ impl RelayPlan {
     /// Sessions that each of `queues` queues holds at most.
     pub(super) fn capacity_per_queue(&self, queues: u32) -> u32 {
         (self.capacity / queues.max(1)).max(1)
+    }
+
+    /// What may pass on `queue` of `queues`; `None` where nothing is limited.
+    pub(super) fn limits(&self, queue: u32, queues: u32, seed: u64) -> Option<Box<Limits>> {
+        self.limits.of(queue, queues, seed)
     }
 
     pub(super) fn slices(&self, queues: u32) -> Slices {

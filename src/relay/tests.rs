@@ -2,6 +2,8 @@
 //! The relay through the harness: what goes in, what comes out.
 
 mod cost;
+mod gate;
+mod limits;
 mod model;
 mod plan;
 

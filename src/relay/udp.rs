@@ -9,6 +9,7 @@
 //! upstream is reached from another source address since the tables changed is gone as well: its
 //! answers would not come to us any more.
 
+mod knock;
 mod life;
 
 use std::collections::HashMap;
@@ -18,10 +19,12 @@ use std::time::{Duration, Instant};
 use arrayvec::ArrayVec;
 use foldhash::fast::FixedState;
 
+use super::gate::Gate;
+use super::limit::Limits;
 use super::plan::{RelayPlan, Slices};
 use super::ports::SourcePorts;
 use super::session::{NextHop, Sessions};
-use crate::flow::{FlowHash, FlowKey};
+use crate::flow::{FlowHash, FlowKey, FlowKeys};
 use crate::net::Resolution;
 use crate::packet::{AddressChange, Endpoint, Flow, LANES, MacAddr, Rewrite, Translation};
 use crate::queue::{Batch, Context, Handler, QueueInfo, Verdict, lanes};
@@ -39,6 +42,7 @@ const SWEEP: usize = 4096;
 const SWEEP_ROUND: usize = 10;
 
 const STRAY: Verdict = Verdict::Drop(DropReason::NoSession);
+const LIMITED: Verdict = Verdict::Drop(DropReason::RateLimited);
 const NO_ROUTE: Verdict = Verdict::Drop(DropReason::NoRoute);
 
 /// What became of sessions. All monotonic.
@@ -51,6 +55,12 @@ pub struct RelayCounters {
     pub expired: u64,
     /// Sessions that ended because their source address was no longer the right one.
     pub moved: u64,
+    /// Packets judged by a rate that their source shares with strangers: the table of sources
+    /// ([`LimitsConfig::sources`](crate::config::LimitsConfig::sources)) is too small, or a flood comes
+    /// from forged addresses.
+    pub crowded: u64,
+    /// Challenges sent to clients without a session.
+    pub challenged: u64,
 }
 
 /// The relay of one queue.
@@ -79,6 +89,12 @@ pub struct UdpRelay {
     warmed: usize,
     /// Hardware addresses of the ports, by `seen`.
     macs: ArrayVec<MacAddr, { MAX_PORTS as usize }>,
+    /// What clients may send and be sent; `None` where nothing is limited.
+    limits: Option<Box<Limits>>,
+    /// Asked before a session is made.
+    gate: Option<Box<dyn Gate>>,
+    /// Since the epoch, for the limits.
+    now_ns: u64,
     /// No room was found in this batch: further new sessions need not look again.
     reclaimed: bool,
 }
@@ -96,7 +112,7 @@ struct Served {
 struct Ways {
     /// Packets for an entry, with their keys.
     clients: u64,
-    keys: [FlowKey; LANES],
+    keys: FlowKeys,
     /// Packets for one of our source ports, with the place of the source address.
     answers: u64,
     sources: [u8; LANES],
@@ -131,7 +147,7 @@ impl UdpRelay {
             slices: plan.slices(queue.queues),
             queue: queue.queue,
             seed: queue.seed,
-            sessions: Sessions::new(plan.capacity_per_queue(queue.queues), FlowHash::new(queue.seed)),
+            sessions: Sessions::new(plan.capacity_per_queue(queue.queues), FlowHash::new(queue.processor, queue.seed)),
             sources: Vec::new(),
             counters: RelayCounters::default(),
             epoch: None,
@@ -140,6 +156,9 @@ impl UdpRelay {
             generation: 0,
             asked: ArrayVec::new(),
             warmed: 0,
+            limits: plan.limits(queue.queue, queue.queues, queue.seed),
+            gate: None,
+            now_ns: 0,
             macs: queue.ports.iter().take(usize::from(MAX_PORTS)).map(|port| port.mac).collect(),
             reclaimed: false,
         }
@@ -148,12 +167,16 @@ impl UdpRelay {
     /// What became of sessions so far.
     #[must_use]
     pub fn counters(&self) -> RelayCounters {
-        self.counters
+        let crowded = self.limits.as_ref().map_or(0, |limits| limits.crowded());
+        RelayCounters { crowded, ..self.counters }
     }
 
     fn refresh(&mut self, cx: &Context<'_>) {
         let epoch = *self.epoch.get_or_insert(cx.now());
-        self.now = ticks(cx.now().saturating_duration_since(epoch));
+        let since = cx.now().saturating_duration_since(epoch);
+        self.now = ticks(since);
+        // Wraps after 584 years.
+        self.now_ns = since.as_nanos() as u64;
         self.reclaimed = false;
         let seen = (cx.tables().generation, self.now / ASK_EVERY);
         if seen != self.seen {
@@ -170,7 +193,7 @@ impl UdpRelay {
     /// First stage: what each lane is. Packets that are neither a client's nor an answer get their verdict.
     fn classify(&self, batch: &mut Batch<'_>) -> Ways {
         let (clients, answers, found) = (0, 0, 0);
-        let (keys, sources, slots) = ([FlowKey::default(); LANES], [u8::MAX; LANES], [0; LANES]);
+        let (keys, sources, slots) = (FlowKeys::default(), [u8::MAX; LANES], [0; LANES]);
         let mut ways = Ways { clients, keys, answers, sources, found, slots };
         let columns = batch.columns();
         let live = batch.live();
@@ -197,7 +220,7 @@ impl UdpRelay {
                         last = (*destination, self.listens.get(destination).copied());
                     }
                     if let Some(entry) = last.1 {
-                        ways.keys[lane] = FlowKey { remote: *source, local: entry };
+                        ways.keys.set(lane, &FlowKey { remote: *source, local: entry });
                         ways.clients |= 1 << lane;
                     } else {
                         batch.decide(lane, STRAY);
@@ -242,9 +265,20 @@ impl UdpRelay {
         cx: &mut Context<'_>,
     ) -> Result<PortIndex, Verdict> {
         let old = &batch.columns().flow[lane];
+        // A packet that was held has paid.
+        if let Some(limits) = self.limits.as_mut().filter(|_| !batch.again())
+            && !limits.admit(&key.remote, key.local, self.now_ns, ip_bytes(batch, lane))
+        {
+            return Err(LIMITED);
+        }
+        let mut length = batch.columns().length[lane];
         let slot = match self.current(slot, key, cx) {
             Some(slot) => slot,
-            None => self.create(key, cx).map_err(Verdict::Drop)?,
+            None => {
+                self.may_begin(key, cx).map_err(Verdict::Drop)?;
+                length = self.knock(batch, lane, key.local, cx)?;
+                self.create(key, cx).map_err(Verdict::Drop)?
+            }
         };
         let now = self.now;
         let session = self.sessions.get_mut(slot).ok_or(STRAY)?;
@@ -257,7 +291,7 @@ impl UdpRelay {
             hop = self.resolve(old, &new, cx)?;
             self.sessions.get_mut(slot).ok_or(STRAY)?.to_upstream = hop;
         }
-        self.send(batch, lane, &new, hop)
+        self.send(batch, lane, length, &new, hop)
     }
 
     fn serve_answer(
@@ -283,6 +317,11 @@ impl UdpRelay {
         if self.upstreams.get(session.upstream as usize) != Some(&old.source) {
             return Err(Verdict::Drop(DropReason::WrongPeer));
         }
+        if let Some(limits) = self.limits.as_mut().filter(|_| !batch.again())
+            && !limits.admit_reply(&session.key.remote, self.now_ns, ip_bytes(batch, lane))
+        {
+            return Err(LIMITED);
+        }
         let listen = self.entries.get(usize::from(session.key.local)).ok_or(STRAY)?.listen;
         let new = Flow { source: listen, destination: session.key.remote };
         let mut hop = session.to_client;
@@ -290,14 +329,21 @@ impl UdpRelay {
             hop = self.resolve(old, &new, cx)?;
             self.sessions.get_mut(slot).ok_or(STRAY)?.to_client = hop;
         }
-        self.send(batch, lane, &new, hop)
+        self.send(batch, lane, batch.columns().length[lane], &new, hop)
     }
 
-    /// New addresses, and out.
+    /// New addresses, and out. `length` is the packet's without Ethernet padding.
     #[inline]
-    fn send(&self, batch: &mut Batch<'_>, lane: usize, new: &Flow, hop: NextHop) -> Result<PortIndex, Verdict> {
+    fn send(
+        &self,
+        batch: &mut Batch<'_>,
+        lane: usize,
+        length: u16,
+        new: &Flow,
+        hop: NextHop,
+    ) -> Result<PortIndex, Verdict> {
         let columns = batch.columns();
-        let (l3, l4, length) = (columns.l3[lane], columns.l4[lane], columns.length[lane]);
+        let (l3, l4) = (columns.l3[lane], columns.l4[lane]);
         if length.saturating_sub(u16::from(l3)) > hop.mtu {
             return Err(Verdict::Drop(DropReason::TooBig));
         }
@@ -360,7 +406,7 @@ impl Handler for UdpRelay {
         for lane in lanes(clients | answers) {
             let slot = (found & 1 << lane != 0).then_some(slots[lane]);
             let outcome = if clients & 1 << lane != 0 {
-                self.serve_client(batch, lane, &keys[lane], slot, cx)
+                self.serve_client(batch, lane, &keys.get(lane), slot, cx)
             } else {
                 self.serve_answer(batch, lane, slot, cx)
             };
@@ -380,8 +426,16 @@ impl Handler for UdpRelay {
 
     fn memory_bytes(&self) -> u64 {
         let ports: usize = self.sources.iter().map(SourcePorts::memory_bytes).sum();
-        (size_of::<Self>() + self.sessions.memory_bytes() + ports) as u64
+        let limits = self.limits.as_ref().map_or(0, |limits| limits.memory_bytes());
+        (size_of::<Self>() + self.sessions.memory_bytes() + ports + limits) as u64
     }
+}
+
+/// Length of a parsed packet without its Ethernet header.
+#[inline]
+fn ip_bytes(batch: &Batch<'_>, lane: usize) -> u16 {
+    let columns = batch.columns();
+    columns.length[lane].saturating_sub(u16::from(columns.l3[lane]))
 }
 
 fn ticks(time: Duration) -> u32 {

@@ -64,6 +64,10 @@ reasons! {
     WrongPeer = "wrong_peer",
     /// The session table is full.
     SessionsFull = "sessions_full",
+    /// More than a client prefix or an entry may send, or a prefix may be sent.
+    RateLimited = "rate_limited",
+    /// The gate in front of new sessions refused the client.
+    Refused = "refused",
     /// No source port left for this upstream.
     PortsExhausted = "ports_exhausted",
     /// No route to the next hop, or it leaves by an interface that is not served.
@@ -74,6 +78,8 @@ reasons! {
     HoldFull = "hold_full",
     /// Longer than the outgoing interface's MTU.
     TooBig = "too_big",
+    /// No room in front of the packet for a longer header.
+    NoHeadroom = "no_headroom",
     /// The handler said neither forward nor drop.
     NoVerdict = "no_verdict",
     /// The handler dropped it.

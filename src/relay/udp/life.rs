@@ -46,20 +46,28 @@ impl UdpRelay {
         tables.source_for(upstream.ip()).is_none_or(|address| self::address(address) == source.address)
     }
 
-    pub(super) fn create(&mut self, key: &FlowKey, cx: &mut Context<'_>) -> Result<u32, DropReason> {
+    /// Whether anybody may have a session, and this client be answered.
+    pub(super) fn may_begin(&self, key: &FlowKey, cx: &Context<'_>) -> Result<(), DropReason> {
         let FlowKey { remote: client, local: entry } = key;
         if cx.draining() {
             return Err(DropReason::Draining);
         }
+        let planned = self.plan.entries().get(usize::from(*entry)).ok_or(DropReason::NoSession)?;
+        // Forged: an answer to it would come back to us, or go round for ever.
+        if cx.tables().local(client.ip()) || planned.upstreams.contains(client) {
+            return Err(DropReason::BadSource);
+        }
+        Ok(())
+    }
+
+    /// A session for a client that [may have one](Self::may_begin).
+    pub(super) fn create(&mut self, key: &FlowKey, cx: &mut Context<'_>) -> Result<u32, DropReason> {
+        let FlowKey { remote: client, local: entry } = key;
         let (Some(served), Some(planned)) =
             (self.entries.get(usize::from(*entry)), self.plan.entries().get(usize::from(*entry)))
         else {
             return Err(DropReason::NoSession);
         };
-        // Forged: an answer to it would come back to us, or go round for ever.
-        if cx.tables().local(client.ip()) || planned.upstreams.contains(client) {
-            return Err(DropReason::BadSource);
-        }
         let choice = planned.upstream_for(client);
         let upstream = planned.upstreams.get(choice).ok_or(DropReason::NoRoute)?.ip();
         // At most 2^18 upstreams in all.
