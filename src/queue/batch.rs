@@ -103,6 +103,14 @@ impl<'a> Batch<'a> {
         self.frames.get_mut(lane).is_some_and(|frame| self.umem.set_length(frame, length))
     }
 
+    /// Moves the start of the frame of `lane` by `by` bytes, its end staying where it is: towards the front
+    /// to make room for a header, towards the end to take one off. `false`, and no change, if it would
+    /// leave the frame or the packet ([`Umem::move_start`]).
+    #[must_use]
+    pub fn move_start(&mut self, lane: usize, by: i16) -> bool {
+        self.frames.get_mut(lane).is_some_and(|frame| self.umem.move_start(frame, by))
+    }
+
     /// Decides for one packet; the last word counts.
     pub fn decide(&mut self, lane: usize, verdict: Verdict) {
         if lane < self.frames.len() {

@@ -94,6 +94,8 @@ pub struct QueueInfo {
     pub queues: u32,
     /// The ports of this queue's actor, in the order of the configuration's interfaces.
     pub ports: Vec<PortInfo>,
+    /// Rises when a port was opened again: its interface number and MAC may be others.
+    pub changes: u32,
     /// The batch processor in force, for a handler's own batches and tables.
     pub processor: Processor,
     /// Seed for keyed hashes, different for every handler made.

@@ -13,13 +13,14 @@ mod counters;
 mod handler;
 mod harness;
 mod held;
+mod messages;
 mod outgoing;
 mod peers;
 mod realtime;
 mod snapshot;
 mod worker;
 
-pub use actor::{ActorSpec, Command, Exit, HandlerFactory, Report, run};
+pub use actor::{ActorSpec, HandlerFactory, run};
 pub(crate) use batch::lanes;
 pub use batch::{Batch, Verdict};
 pub use counters::{BatchSizes, QueueCounters, TurnTimes};
@@ -27,6 +28,9 @@ pub use counters::{BatchSizes, QueueCounters, TurnTimes};
 pub(crate) use handler::Requests;
 pub use handler::{Context, Handler, QueueInfo, Replaced, SessionInfo};
 pub use harness::{Harness, HarnessError, Outcome};
+pub use messages::{Command, Exit, Report};
 pub use peers::{Parcel, Peers};
 pub use snapshot::{PortSnapshot, QueueSnapshot};
+#[doc(hidden)]
+pub use worker::Fault;
 pub use worker::{Parts, Turn, Worker};

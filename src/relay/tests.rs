@@ -3,6 +3,7 @@
 
 mod cost;
 mod gate;
+mod inherit;
 mod limits;
 mod model;
 mod plan;

@@ -3,6 +3,7 @@
 
 mod config;
 mod ctl;
+mod faults;
 mod log;
 mod plan;
 mod relay;

@@ -55,6 +55,7 @@ pub(crate) fn relay(path: &Path, report: Option<&Path>, log: LogControl) -> Resu
     let queues = engine.plan().actors.iter().map(|actor| actor.queue + 1).max().unwrap_or(1);
     plan.check_queues(queues).map_err(|e| e.to_string())?;
 
+    crate::faults::listen(engine.handle());
     let places = places(&doors);
     notes.splice(0..0, doors.notes().iter().cloned());
     summary::print(&config, &engine, &places, &notes);
