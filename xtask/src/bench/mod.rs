@@ -12,6 +12,7 @@
 //! | [`micro`] | the user side in pieces: time, and instructions beside the stored ones |
 //! | [`goals`] | what is aimed at, held against the figures |
 //! | [`charts`], [`docs`] | pictures, and the page of figures |
+//! | [`processor`] | the batch processor beside other crates: no lab |
 
 mod charts;
 mod docs;
@@ -21,6 +22,7 @@ mod growth;
 mod lab;
 mod latency;
 pub(crate) mod micro;
+mod processor;
 pub(crate) mod record;
 mod sample;
 mod subject;
@@ -143,6 +145,9 @@ pub(crate) fn run(cancel: &Cancel, options: &Options) -> Result<()> {
     if !options.docs.is_empty() {
         let runs = options.docs.iter().map(|json| record::read_json(json)).collect::<Result<Vec<_>>>()?;
         return docs::write(&runs.concat());
+    }
+    if options.names.first().is_some_and(|name| name == "processor") {
+        return processor::run(cancel, options);
     }
     let groups: &[For] = if options.all_peers { &[For::Build, For::Lab, For::Peers] } else { &[For::Build, For::Lab] };
     setup::ensure(cancel, groups, options.policy)?;
