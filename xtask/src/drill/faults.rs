@@ -124,21 +124,18 @@ pub(super) const FAULTS: &[Fault] = &[
         reach: Reach::Interface,
         act: |scene| {
             for _ in 0..5 {
+                scene.rest()?;
                 scene.near("ip link set near0 down")?;
                 scene.near("ip link set near0 up")?;
-                scene.rest()?;
             }
-            Ok(())
+            scene.lab.running(scene.session, 0)
         },
     },
     Fault {
         name: "detach",
         what: "XDP program taken off",
         reach: Reach::Interface,
-        act: |scene| {
-            scene.relay.inject("detach near0:0")?;
-            scene.rest()
-        },
+        act: |scene| scene.relay.inject("detach near0:0"),
     },
     Fault {
         name: "channels",
@@ -148,7 +145,7 @@ pub(super) const FAULTS: &[Fault] = &[
             // The kernel refuses the first while sockets are bound to the others; both are tried.
             let _ = scene.near("ethtool -L near0 rx 2 tx 2");
             let _ = scene.near("ethtool -L near0 rx 4 tx 4");
-            scene.rest()
+            Ok(())
         },
     },
     Fault {
@@ -170,7 +167,8 @@ pub(super) const FAULTS: &[Fault] = &[
             scene.near("ip link set near0 name other")?;
             scene.waiting()?;
             scene.near("ip link set other name near0")?;
-            scene.near("ip link set near0 up")
+            scene.near("ip link set near0 up")?;
+            scene.lab.running(scene.session, 0)
         },
     },
 ];
