@@ -79,10 +79,10 @@ pub(super) const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "stall",
-        what: "handler does not return for 1.8 s",
+        what: "handler does not return for 2.5 s",
         reach: Reach::Actor,
         act: |scene| {
-            scene.relay.inject("stall near0:1 1800")?;
+            scene.relay.inject("stall near0:1 2500")?;
             let stalled = |r: &Report| r.queues.get(1).is_some_and(|queue| queue.stalled);
             scene.relay.until(scene.session, "noticed", stalled).map(drop)
         },

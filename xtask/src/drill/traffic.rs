@@ -2,6 +2,7 @@
 
 use super::lab::{FIRST_PORT, PORTS_PER_QUEUE, QUEUES};
 use crate::process::{Error, Result, failed, io_error};
+use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -16,6 +17,8 @@ use std::time::{Duration, Instant};
 const PACE: Duration = Duration::from_millis(4);
 /// For packets under way when a count ends.
 const GRACE: Duration = Duration::from_millis(500);
+/// Bytes that may wait at the sink.
+const SINK_BYTES: usize = 8 << 20;
 /// Sockets tried for each interface until each queue has a flow.
 const TRIES: usize = 400;
 
@@ -50,6 +53,8 @@ impl FarEnd {
 
     fn search() -> std::io::Result<Self> {
         let sink = UdpSocket::bind("0.0.0.0:9000")?;
+        // A queue that stood still sends all that waited at once: it must not push out what others send.
+        set_socket_recv_buffer_size_force(&sink, SINK_BYTES)?;
         sink.set_read_timeout(Some(Duration::from_millis(500)))?;
         let mut flows = BTreeMap::new();
         let mut token = 0_u16;
