@@ -233,7 +233,7 @@ pub(super) const RELAY: Section = Section {
         optional::<u32>(
             "down_after_sessions",
             "0",
-            "0 (never), or 1 to 64 sessions",
+            "0 (never), or 1 to 32 sessions",
             "An upstream is down when so many sessions sent to it and none was answered; new ones pass it over.",
         ),
         optional::<u32>(

@@ -103,6 +103,25 @@ impl<'a> Batch<'a> {
         self.frames.get_mut(lane).is_some_and(|frame| self.umem.set_length(frame, length))
     }
 
+    /// Moves the start of the packet of `lane` `n` bytes to the front, for a longer header, whose bytes are
+    /// stale until they are written; `false`, and no change, if the frame has no room there. A frame has at
+    /// least [`XDP_HEADROOM`](crate::umem::XDP_HEADROOM) bytes in front of a packet that came in.
+    #[must_use]
+    pub fn grow_front(&mut self, lane: usize, n: u16) -> bool {
+        self.move_start(lane, i16::try_from(n).ok().map(|n| -n))
+    }
+
+    /// Takes `n` bytes off the start of the packet of `lane`; `false`, and no change, if it has fewer.
+    #[must_use]
+    pub fn shrink_front(&mut self, lane: usize, n: u16) -> bool {
+        self.move_start(lane, i16::try_from(n).ok())
+    }
+
+    fn move_start(&mut self, lane: usize, by: Option<i16>) -> bool {
+        let Some((frame, by)) = self.frames.get_mut(lane).zip(by) else { return false };
+        self.umem.move_start(frame, by)
+    }
+
     /// Decides for one packet; the last word counts.
     pub fn decide(&mut self, lane: usize, verdict: Verdict) {
         if lane < self.frames.len() {

@@ -10,6 +10,7 @@
 //! source port from that queue's slice, so that any queue can tell whose an answer is.
 
 pub mod gate;
+mod health;
 mod limit;
 mod plan;
 pub mod policy;

@@ -5,10 +5,14 @@
 //! | client to upstream | (client, entry), made if new | yes (RFC 4787 REQ-6) | source address and port -> upstream |
 //! | upstream to client | source address and port; the sender must be the session's upstream | no | listen address -> client |
 //!
+//! Where client and upstream are of different families, the IP header is replaced as well
+//! ([`translate`](crate::packet::translate)).
+//!
 //! A session whose idle time is over is gone, whether its slot was swept yet or not. A session whose
 //! upstream is reached from another source address since the tables changed is gone as well: its
 //! answers would not come to us any more.
 
+mod cross;
 mod knock;
 mod life;
 
@@ -20,13 +24,14 @@ use arrayvec::ArrayVec;
 use foldhash::fast::FixedState;
 
 use super::gate::Gate;
+use super::health::{Health, Policy};
 use super::limit::Limits;
-use super::plan::{RelayPlan, Slices};
+use super::plan::{Entry, RelayPlan, Slices};
 use super::ports::SourcePorts;
 use super::session::{NextHop, Sessions};
 use crate::flow::{FlowHash, FlowKey};
 use crate::net::Resolution;
-use crate::packet::{AddressChange, Endpoint, Flow, LANES, MacAddr, Rewrite, Translation};
+use crate::packet::{AddressChange, Endpoint, Flow, LANES, MacAddr, Rewrite, Translation, translate};
 use crate::queue::{Batch, Context, Handler, QueueInfo, Verdict, lanes};
 use crate::telemetry::DropReason;
 use crate::umem::{MAX_PORTS, PortIndex};
@@ -61,6 +66,12 @@ pub struct RelayCounters {
     pub crowded: u64,
     /// Challenges sent to clients without a session.
     pub challenged: u64,
+    /// Times an upstream was found to be down.
+    pub upstreams_fell: u64,
+    /// Times an upstream that was down answered.
+    pub upstreams_rose: u64,
+    /// Sessions that ended because their upstream was down, and were made anew.
+    pub failed_over: u64,
 }
 
 /// The relay of one queue.
@@ -91,6 +102,8 @@ pub struct UdpRelay {
     macs: ArrayVec<MacAddr, { MAX_PORTS as usize }>,
     /// What clients may send and be sent; `None` where nothing is limited.
     limits: Option<Box<Limits>>,
+    /// Which upstreams answer; `None` where nobody wants to know.
+    health: Option<Box<Health>>,
     /// Asked before a session is made.
     gate: Option<Box<dyn Gate>>,
     /// Since the epoch, for the limits.
@@ -139,6 +152,7 @@ impl UdpRelay {
             });
             upstreams.extend_from_slice(&entry.upstreams);
         }
+        let health = Health::new(plan.entries().iter().map(policy).collect(), upstreams.len());
         Self {
             listens,
             entries,
@@ -157,6 +171,7 @@ impl UdpRelay {
             asked: ArrayVec::new(),
             warmed: 0,
             limits: plan.limits(queue.queue, queue.queues, queue.seed),
+            health,
             gate: None,
             now_ns: 0,
             macs: queue.ports.iter().take(usize::from(MAX_PORTS)).map(|port| port.mac).collect(),
@@ -168,7 +183,8 @@ impl UdpRelay {
     #[must_use]
     pub fn counters(&self) -> RelayCounters {
         let crowded = self.limits.as_ref().map_or(0, |limits| limits.crowded());
-        RelayCounters { crowded, ..self.counters }
+        let (upstreams_fell, upstreams_rose) = self.health.as_ref().map_or((0, 0), |health| (health.fell, health.rose));
+        RelayCounters { crowded, upstreams_fell, upstreams_rose, ..self.counters }
     }
 
     fn refresh(&mut self, cx: &Context<'_>) {
@@ -291,7 +307,11 @@ impl UdpRelay {
             hop = self.resolve(old, &new, cx)?;
             self.sessions.get_mut(slot).ok_or(STRAY)?.to_upstream = hop;
         }
-        self.send(batch, lane, length, &new, hop)
+        let sent = self.send(batch, lane, length, &new, hop);
+        if let (Some(health), Ok(_), Some(session)) = (&mut self.health, sent, self.sessions.get(slot)) {
+            health.sent(key.local, session.upstream, slot, now);
+        }
+        sent
     }
 
     fn serve_answer(
@@ -316,6 +336,9 @@ impl UdpRelay {
         }
         if self.upstreams.get(session.upstream as usize) != Some(&old.source) {
             return Err(Verdict::Drop(DropReason::WrongPeer));
+        }
+        if let Some(health) = &mut self.health {
+            health.answered(session.upstream);
         }
         if let Some(limits) = self.limits.as_mut().filter(|_| !batch.again())
             && !limits.admit_reply(&session.key.remote, self.now_ns, ip_bytes(batch, lane))
@@ -344,13 +367,20 @@ impl UdpRelay {
     ) -> Result<PortIndex, Verdict> {
         let columns = batch.columns();
         let (l3, l4) = (columns.l3[lane], columns.l4[lane]);
-        if length.saturating_sub(u16::from(l3)) > hop.mtu {
+        let ipv4 = columns.ipv4 & 1 << lane != 0;
+        let Flow { source, destination } = *new;
+        let crosses = destination.is_ipv4() != ipv4;
+        let longer = if crosses && ipv4 { translate::GROWTH } else { 0 };
+        let shorter = if crosses && !ipv4 { translate::GROWTH } else { 0 };
+        if length.saturating_sub(u16::from(l3) + shorter) > hop.mtu.saturating_sub(longer) {
             return Err(Verdict::Drop(DropReason::TooBig));
         }
-        let Flow { source, destination } = *new;
         let source_mac = *self.macs.get(usize::from(hop.port)).ok_or(NO_ROUTE)?;
         let new = Rewrite { source_mac, destination_mac: hop.mac, source, destination };
-        let ipv4 = columns.ipv4 & 1 << lane != 0;
+        if crosses {
+            cross::cross(batch, lane, length, &new, hop.addresses).map_err(Verdict::Drop)?;
+            return Ok(hop.port);
+        }
         let translation = Translation::with(&columns.flow[lane], &new, hop.addresses, ipv4);
         translation.apply(batch.packet_mut(lane), l3, l4, ipv4).map_err(Verdict::Drop)?;
         // Without Ethernet padding. Never longer than the frame, so it fits.
@@ -429,6 +459,11 @@ impl Handler for UdpRelay {
         let limits = self.limits.as_ref().map_or(0, |limits| limits.memory_bytes());
         (size_of::<Self>() + self.sessions.memory_bytes() + ports + limits) as u64
     }
+}
+
+fn policy(entry: &Entry) -> Policy {
+    let (sessions, silence) = entry.down_after;
+    Policy { sessions, silence: ticks(silence), failover: entry.failover }
 }
 
 /// Length of a parsed packet without its Ethernet header.

@@ -89,6 +89,11 @@ impl Frame {
     }
 
     #[inline]
+    pub(super) fn set_start(&mut self, offset: u16, length: u16) {
+        (self.offset, self.length) = (offset, length);
+    }
+
+    #[inline]
     pub(super) fn set_length(&mut self, length: u16) {
         self.length = length;
     }

@@ -139,6 +139,22 @@ impl Umem {
         self.region.prefetch(self.layout.address(frame.index()) + usize::from(frame.offset()));
     }
 
+    /// Moves the start of the packet by `by` bytes, its end staying where it is: towards the front to make
+    /// room for a header, whose bytes are stale until they are written; towards the end to take one off.
+    /// `false`, and no change, if it would leave the frame or the packet.
+    #[must_use]
+    #[inline]
+    pub fn move_start(&self, frame: &mut Frame, by: i16) -> bool {
+        let offset = i32::from(frame.offset()) + i32::from(by);
+        let length = i32::from(frame.length()) - i32::from(by);
+        // 64: what `head` reads, whatever the packet's length. A frame has at most 4096 bytes.
+        let fits = offset >= 0 && length >= 0 && offset + 64 <= self.layout.frame_size() as i32;
+        if fits {
+            frame.set_start(offset as u16, length as u16);
+        }
+        fits
+    }
+
     /// Sets the packet's length, bytes from its start; `false`, and no change, if it would not fit.
     #[must_use]
     #[inline]

@@ -36,7 +36,22 @@ impl UdpRelay {
             self.counters.moved += 1;
             return None;
         }
+        if self.health.is_some() && self.should_leave(key.local, session.upstream) {
+            self.end(slot);
+            self.counters.failed_over += 1;
+            return None;
+        }
         Some(slot)
+    }
+
+    fn should_leave(&mut self, entry: u16, upstream: u32) -> bool {
+        let at = usize::from(entry);
+        match (&mut self.health, self.plan.entries().get(at), self.entries.get(at)) {
+            (Some(health), Some(planned), Some(served)) => {
+                health.should_leave(planned, entry, served.first_upstream, upstream, self.now)
+            }
+            _ => false,
+        }
     }
 
     fn source_holds(&self, session: &Session, tables: &Tables) -> bool {
@@ -68,7 +83,10 @@ impl UdpRelay {
         else {
             return Err(DropReason::NoSession);
         };
-        let choice = planned.upstream_for(client);
+        let choice = match &mut self.health {
+            None => planned.upstream_for(client),
+            Some(health) => health.choose(planned, *entry, served.first_upstream, client, self.now),
+        };
         let upstream = planned.upstreams.get(choice).ok_or(DropReason::NoRoute)?.ip();
         // At most 2^18 upstreams in all.
         let place = served.first_upstream + choice as u32;
