@@ -9,6 +9,7 @@ use super::error::Problem;
 use super::fields::ENGINE;
 use super::value::{Choice, Realtime};
 use crate::packet::LANES;
+use crate::simd::Level;
 use crate::umem::{MAX_PORTS, RingSizes, UmemLayout};
 use crate::xdp::ZeroCopy;
 
@@ -36,7 +37,7 @@ pub struct EngineConfig {
     /// Whether the NIC writes into our memory.
     pub zero_copy: ZeroCopy,
     /// Vector instructions used.
-    pub simd: SimdLevel,
+    pub simd: Choice<Level>,
     /// 2 MiB pages; `Fixed(true)` asks for them and reports where there are none.
     pub huge_pages: Choice<bool>,
     /// Cores of the actors, in the order of the queues; several queues share one where there are more.
@@ -65,7 +66,7 @@ impl Default for EngineConfig {
             busy_poll: true,
             busy_poll_timeout_us: 20,
             zero_copy: ZeroCopy::Auto,
-            simd: SimdLevel::Auto,
+            simd: Choice::Auto,
             huge_pages: Choice::Auto,
             pin: Choice::Auto,
             numa: Choice::Auto,
@@ -75,30 +76,6 @@ impl Default for EngineConfig {
             attach: Attach::Auto,
         }
     }
-}
-
-/// `simd`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub enum SimdLevel {
-    /// The best this CPU has.
-    #[default]
-    #[serde(rename = "auto")]
-    Auto,
-    /// None.
-    #[serde(rename = "scalar")]
-    Scalar,
-    /// x86-64-v2.
-    #[serde(rename = "sse4.2")]
-    Sse42,
-    /// x86-64-v3.
-    #[serde(rename = "avx2")]
-    Avx2,
-    /// x86-64-v4 with the Ice Lake extensions.
-    #[serde(rename = "avx512")]
-    Avx512,
-    /// AArch64.
-    #[serde(rename = "neon")]
-    Neon,
 }
 
 /// `executor`.

@@ -7,10 +7,11 @@ use std::net::SocketAddr;
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
-use super::engine::{Attach, ExecutorKind, Fallback, SimdLevel};
+use super::engine::{Attach, ExecutorKind, Fallback};
 use super::error::Problem;
 use super::relay::RelayConfig;
 use super::value::{Choice, PortRange, Realtime};
+use crate::simd::Level;
 use crate::xdp::ZeroCopy;
 
 /// One field.
@@ -105,7 +106,7 @@ pub(super) const ENGINE: Section = Section {
             "\"auto\" (where the driver can, else copy mode, told), \"require\" (or no start), or \"off\"",
             "Whether the NIC writes into our memory.",
         ),
-        optional::<SimdLevel>(
+        optional::<Choice<Level>>(
             "simd",
             "\"auto\"",
             "\"auto\" (the best this CPU has), \"scalar\", \"sse4.2\", \"avx2\", \"avx512\", or \"neon\"",

@@ -17,7 +17,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-pub use engine::{Attach, EngineConfig, ExecutorKind, Fallback, SimdLevel};
+pub use engine::{Attach, EngineConfig, ExecutorKind, Fallback};
 pub use error::{ConfigError, Problem};
 pub use limits::LimitsConfig;
 pub use relay::{RelayConfig, SessionsConfig};

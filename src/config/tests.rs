@@ -71,7 +71,7 @@ fn what_is_written_out_reads_back() {
     let config = Config::from_toml(&text).unwrap();
     assert_eq!(config.engine.queues, Choice::Fixed(vec![0, 2]));
     assert_eq!(config.engine.realtime, Realtime(Some(7)));
-    assert_eq!(config.engine.simd, SimdLevel::Sse42);
+    assert_eq!(config.engine.simd, Choice::Fixed(crate::simd::Level::Sse42));
     let again = Config::from_toml(&toml::to_string(&config).unwrap()).unwrap();
     assert_eq!(again, config);
     assert_eq!(config.sessions.idle_timeout(&config.relays[0]).as_secs(), 10);

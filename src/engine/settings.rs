@@ -10,17 +10,10 @@ use crate::umem::{RingSizes, UmemLayout};
 use crate::xdp::steering::{AttachMode, Fallback, SteeringOptions};
 
 pub(super) fn processor(config: &EngineConfig) -> Result<Processor, EngineError> {
-    let level = match config.simd {
-        config::SimdLevel::Auto => return Ok(Processor::detect()),
-        config::SimdLevel::Scalar => Level::Scalar,
-        config::SimdLevel::Sse42 => Level::Sse42,
-        config::SimdLevel::Avx2 => Level::Avx2,
-        config::SimdLevel::Avx512 => Level::Avx512,
-        config::SimdLevel::Neon => Level::Neon,
-    };
+    let Some(&level) = config.simd.fixed() else { return Ok(Processor::detect()) };
     Processor::with_level(level).ok_or_else(|| EngineError::Simd {
-        wanted: format!("{level:?}").to_lowercase(),
-        why: Processor::detect().why().to_owned(),
+        wanted: level.to_string(),
+        why: format!("this CPU has {}", Processor::levels().map(Level::name).collect::<Vec<_>>().join(", ")),
     })
 }
 

@@ -32,7 +32,7 @@ use bucket::Bucket;
 pub use verify::Inconsistent;
 
 use crate::packet::LANES;
-pub use crate::simd::{FlowHash, FlowKey};
+pub use crate::simd::{FlowHash, FlowKey, FlowKeys};
 use crate::umem::prefetch;
 
 /// Flows for which there is a bucket, when the table is full: six of ten entries are taken, and one flow
@@ -136,9 +136,9 @@ impl<T: Keyed> FlowTable<T> {
         self.find_at(self.place(self.hash.one(key)), key)
     }
 
-    /// Looks up `keys[lane]` for each lane in `live`. Returns the lanes that were found, and their slots
+    /// Looks up the keys of the lanes in `live`. Returns the lanes that were found, and their slots
     /// in `found`; the other lanes of `found` are unspecified. Flows that were found are in the cache.
-    pub fn look_up(&self, keys: &[FlowKey; LANES], live: u64, found: &mut [u32; LANES]) -> u64 {
+    pub fn look_up(&self, keys: &FlowKeys, live: u64, found: &mut [u32; LANES]) -> u64 {
         let mut hashes = [0; LANES];
         self.hash.lanes(keys, live, &mut hashes);
         for lane in lanes(live) {
@@ -167,11 +167,12 @@ impl<T: Keyed> FlowTable<T> {
             }
         }
         for lane in lanes(hit) {
-            if self.holds(found[lane], &keys[lane]) {
+            let key = keys.get(lane);
+            if self.holds(found[lane], &key) {
                 continue;
             }
             // Another flow with the same tag came first.
-            match self.find_at(self.place(hashes[lane]), &keys[lane]) {
+            match self.find_at(self.place(hashes[lane]), &key) {
                 Some(slot) => found[lane] = slot,
                 None => hit &= !(1 << lane),
             }

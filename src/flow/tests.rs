@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use super::bucket::ENTRIES;
 use super::*;
 use crate::packet::Endpoint;
+use crate::simd::Processor;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Flow {
@@ -25,6 +26,10 @@ fn key(n: u32) -> FlowKey {
     let mut address = [0; 16];
     address[10..].copy_from_slice(&[0xff, 0xff, a, b, c, d]);
     FlowKey { remote: Endpoint { address, port: (n % 1000) as u16 }, local: 7 }
+}
+
+fn hash(seed: u64) -> FlowHash {
+    FlowHash::new(Processor::detect(), seed)
 }
 
 fn flow(n: u32, value: u32) -> Flow {
@@ -79,7 +84,9 @@ impl Pair {
             Step::LookUp(keys, live) => {
                 let keys: [FlowKey; LANES] = std::array::from_fn(|lane| key(keys[lane]));
                 let mut found = [u32::MAX; LANES];
-                let hit = table.look_up(&keys, live, &mut found);
+                let mut columns = FlowKeys::default();
+                keys.iter().enumerate().for_each(|(lane, key)| columns.set(lane, key));
+                let hit = table.look_up(&columns, live, &mut found);
                 for lane in 0..LANES {
                     let wanted = model.get(&keys[lane]).filter(|_| live >> lane & 1 == 1);
                     let got = (hit >> lane & 1 == 1).then(|| table.get(found[lane])).flatten();
@@ -110,7 +117,7 @@ impl Pair {
                 prop_assert!(!all || !model.values().any(old));
             }
             Step::HandOver => {
-                let moved = std::mem::replace(table, FlowTable::new(1, FlowHash::new(1)));
+                let moved = std::mem::replace(table, FlowTable::new(1, hash(1)));
                 prop_assert_eq!(moved.verify(), Ok(()));
                 *table = moved;
             }
@@ -126,7 +133,7 @@ proptest! {
     #[test]
     fn equals_a_map(capacity in 1u32..40, seed: u64, steps in prop::collection::vec(step(60), 1..200)) {
         let mut pair =
-            Pair { table: FlowTable::new(capacity, FlowHash::new(seed)), model: HashMap::new(), now: 0 };
+            Pair { table: FlowTable::new(capacity, hash(seed)), model: HashMap::new(), now: 0 };
         let bytes = pair.table.memory_bytes();
         for step in steps {
             pair = pair.step(step)?;
@@ -138,7 +145,7 @@ proptest! {
 }
 
 fn filled(keys: impl Iterator<Item = FlowKey>, capacity: u32, seed: u64) -> FlowTable<Flow> {
-    let mut table = FlowTable::new(capacity, FlowHash::new(seed));
+    let mut table = FlowTable::new(capacity, hash(seed));
     for key in keys {
         table.insert(Flow { key, value: 0, stamp: 0 }).unwrap();
     }
@@ -159,14 +166,14 @@ fn the_last_slot_is_as_good_as_the_first() {
 /// Keys that an attacker found for one seed collide there, and are ordinary ones for another.
 #[test]
 fn collisions_chosen_for_one_seed_are_none_for_another() {
-    let victim = FlowTable::<Flow>::new(600, FlowHash::new(1));
+    let victim = FlowTable::<Flow>::new(600, hash(1));
     let bad = |n: &u32| {
         let place = victim.place(victim.hash.one(&key(*n)));
         place.first < 2 && place.second < 2
     };
     let chosen: Vec<FlowKey> = (0..2_000_000).filter(bad).take(100).map(key).collect();
     assert!(chosen.len() == 100, "{}", chosen.len());
-    let mut table = FlowTable::new(600, FlowHash::new(1));
+    let mut table = FlowTable::new(600, hash(1));
     let entered = chosen.iter().filter(|key| table.insert(Flow { key: **key, value: 0, stamp: 0 }).is_ok()).count();
     assert_eq!(entered, 2 * ENTRIES, "the table refuses what has no room, and goes on");
     table.audit().unwrap();

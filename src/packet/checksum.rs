@@ -28,7 +28,7 @@ impl Sum {
     /// Adds `data` as 16-bit words, an odd last byte padded with zero. Each call starts a new word, so
     /// only the last one may have an odd length.
     #[must_use]
-    #[inline]
+    #[inline(always)]
     pub fn bytes(self, data: &[u8]) -> Self {
         // Four bytes at a time into eight: the compiler makes vectors of this without carries.
         let (words, tail) = data.as_chunks::<4>();
@@ -38,6 +38,14 @@ impl Sum {
             *to = *from;
         }
         Self(sum + u64::from(u32::from_ne_bytes(last)))
+    }
+
+    /// The sum of bytes at even and at odd offsets: first and second bytes of words.
+    #[inline]
+    pub(crate) const fn of_bytes(first: u32, second: u32) -> Self {
+        let (first, second) = (first as u64, second as u64);
+        // Words as they are in memory: the first byte is the low one on a little-endian CPU.
+        Self(if cfg!(target_endian = "little") { first + (second << 8) } else { (first << 8) + second })
     }
 
     /// Adds one word, host byte order.

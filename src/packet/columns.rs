@@ -95,7 +95,7 @@ pub struct Flow {
 }
 
 /// The columns of a batch. Lane `i` of every column and bit `i` of every mask speak of packet `i`;
-/// lanes at or above the batch's length hold stale values.
+/// what is not said of a lane is unspecified.
 pub struct Columns {
     /// Whole, well-formed, unfragmented, option-free IP/UDP datagrams: only these have a flow.
     pub udp: u64,

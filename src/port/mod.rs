@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 pub use burst::Burst;
 
 use crate::packet::MacAddr;
-use crate::umem::{BadDescriptor, Umem};
+use crate::umem::{BadDescriptor, RegionError, Umem};
 
 /// Which queue of which interface.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -206,7 +206,7 @@ pub enum PortError {
         /// Which port.
         id: QueueId,
         /// Why.
-        source: crate::umem::RegionError,
+        source: RegionError,
     },
     /// The interface's XDP program or its maps.
     #[error("{id}: {text}")]
@@ -234,6 +234,7 @@ impl PortError {
     fn errno(&self) -> Option<i32> {
         match self {
             Self::Gone { source, .. } | Self::Refused { source, .. } => source.raw_os_error(),
+            Self::Memory { source: RegionError::Map { source, .. }, .. } => source.raw_os_error(),
             _ => None,
         }
     }

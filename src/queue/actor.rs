@@ -198,6 +198,7 @@ impl<P: Port, H: Handler> Actor<P, H> {
             queue: spec.queue,
             queues: spec.queues,
             ports: ports.iter().map(|port| port.info().clone()).collect(),
+            processor: spec.processor,
             seed: spec.seed,
         };
         let handler = (spec.factory)(&info);

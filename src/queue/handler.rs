@@ -8,6 +8,7 @@ use arrayvec::ArrayVec;
 use super::Batch;
 use crate::net::Tables;
 use crate::port::PortInfo;
+use crate::simd::Processor;
 use crate::umem::PortIndex;
 
 /// An application's packet handler. One instance for each queue, made on the queue's own core; it is
@@ -93,6 +94,8 @@ pub struct QueueInfo {
     pub queues: u32,
     /// The ports of this queue's actor, in the order of the configuration's interfaces.
     pub ports: Vec<PortInfo>,
+    /// The batch processor in force, for a handler's own batches and tables.
+    pub processor: Processor,
     /// Seed for keyed hashes, different for every handler made.
     pub seed: u64,
 }

@@ -82,7 +82,13 @@ impl Harness<()> {
             mode_reason: String::new(),
             busy_poll: String::new(),
         };
-        QueueInfo { queue: 0, queues: 1, ports: (0..ports).map(port).collect(), seed: 1 }
+        QueueInfo {
+            queue: 0,
+            queues: 1,
+            ports: (0..ports).map(port).collect(),
+            processor: Processor::detect(),
+            seed: 1,
+        }
     }
 }
 
@@ -97,13 +103,13 @@ impl<H: Handler> Harness<H> {
         let umem = Umem::new(Region::map(layout.bytes(), PageKind::Base, None)?, layout)?;
         Ok(Self {
             handler: factory(&info),
+            processor: info.processor,
             info,
             tables,
             now: Instant::now(),
             draining: false,
             requests: Requests::default(),
             umem,
-            processor: Processor::detect(),
             columns: Box::default(),
             verdicts: [Verdict::None; LANES],
         })

@@ -29,7 +29,7 @@ use super::limit::Limits;
 use super::plan::{Entry, RelayPlan, Slices};
 use super::ports::SourcePorts;
 use super::session::{NextHop, Sessions};
-use crate::flow::{FlowHash, FlowKey};
+use crate::flow::{FlowHash, FlowKey, FlowKeys};
 use crate::net::Resolution;
 use crate::packet::{AddressChange, Endpoint, Flow, LANES, MacAddr, Rewrite, Translation, translate};
 use crate::queue::{Batch, Context, Handler, QueueInfo, Verdict, lanes};
@@ -125,7 +125,7 @@ struct Served {
 struct Ways {
     /// Packets for an entry, with their keys.
     clients: u64,
-    keys: [FlowKey; LANES],
+    keys: FlowKeys,
     /// Packets for one of our source ports, with the place of the source address.
     answers: u64,
     sources: [u8; LANES],
@@ -161,7 +161,7 @@ impl UdpRelay {
             slices: plan.slices(queue.queues),
             queue: queue.queue,
             seed: queue.seed,
-            sessions: Sessions::new(plan.capacity_per_queue(queue.queues), FlowHash::new(queue.seed)),
+            sessions: Sessions::new(plan.capacity_per_queue(queue.queues), FlowHash::new(queue.processor, queue.seed)),
             sources: Vec::new(),
             counters: RelayCounters::default(),
             epoch: None,
@@ -209,7 +209,7 @@ impl UdpRelay {
     /// First stage: what each lane is. Packets that are neither a client's nor an answer get their verdict.
     fn classify(&self, batch: &mut Batch<'_>) -> Ways {
         let (clients, answers, found) = (0, 0, 0);
-        let (keys, sources, slots) = ([FlowKey::default(); LANES], [u8::MAX; LANES], [0; LANES]);
+        let (keys, sources, slots) = (FlowKeys::default(), [u8::MAX; LANES], [0; LANES]);
         let mut ways = Ways { clients, keys, answers, sources, found, slots };
         let columns = batch.columns();
         let live = batch.live();
@@ -236,7 +236,7 @@ impl UdpRelay {
                         last = (*destination, self.listens.get(destination).copied());
                     }
                     if let Some(entry) = last.1 {
-                        ways.keys[lane] = FlowKey { remote: *source, local: entry };
+                        ways.keys.set(lane, &FlowKey { remote: *source, local: entry });
                         ways.clients |= 1 << lane;
                     } else {
                         batch.decide(lane, STRAY);
@@ -436,7 +436,7 @@ impl Handler for UdpRelay {
         for lane in lanes(clients | answers) {
             let slot = (found & 1 << lane != 0).then_some(slots[lane]);
             let outcome = if clients & 1 << lane != 0 {
-                self.serve_client(batch, lane, &keys[lane], slot, cx)
+                self.serve_client(batch, lane, &keys.get(lane), slot, cx)
             } else {
                 self.serve_answer(batch, lane, slot, cx)
             };

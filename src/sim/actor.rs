@@ -192,6 +192,7 @@ impl SimActor {
             queue: self.queue,
             queues: self.queues,
             ports: ports.iter().map(|port| port.info().clone()).collect(),
+            processor: Processor::detect(),
             // Another one for each life, as the engine has it.
             seed: u64::from(self.queue) << 32 ^ self.generation,
         };
@@ -199,7 +200,7 @@ impl SimActor {
             umem,
             ports,
             handler: Fused::new(self.app.handler(&info), self.fuse.clone()),
-            processor: Processor::detect(),
+            processor: info.processor,
             info: info.clone(),
             peers: Peers::new(inbox, self.queues),
             batch_size: 64,

@@ -1,7 +1,7 @@
 //! What handles packets in the simulation, and the little it needs of a host around it.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 
@@ -9,12 +9,12 @@ use serde::Serialize;
 
 use super::SimOptions;
 use super::forward::{CLIENTS, Forwarder, SERVERS, host_mac};
-use super::traffic::{Label, read};
+use super::replay::{Replay, ends};
 use crate::config::Config;
 use crate::net::{Route, RouteKind, Tables};
 use crate::packet::{Endpoint, Flow};
 use crate::port::sim::SimNet;
-use crate::queue::{Batch, Context, Handler, Outcome, QueueInfo, Verdict};
+use crate::queue::{Batch, Context, Handler, Outcome, QueueInfo, Replaced, Verdict};
 use crate::relay::reference::{Reference, Seen};
 use crate::relay::{RelayPlan, UdpRelay};
 
@@ -31,8 +31,27 @@ pub enum Application {
     CheckedRelay,
 }
 
-/// Frames by what they say of themselves, as the handlers made them.
-pub(super) type Made = Rc<RefCell<HashMap<Label, Vec<u8>>>>;
+/// Frames as the handlers made them and the reference approved, by port and flow, in the order they were
+/// made. What leaves takes those before it with it: they were lost.
+#[derive(Clone, Default)]
+pub(super) struct Made(Rc<RefCell<HashMap<(u8, Flow), Frames>>>);
+
+type Frames = VecDeque<Vec<u8>>;
+
+impl Made {
+    fn add(&self, port: u8, frame: &[u8]) {
+        if let Some(flow) = ends(frame) {
+            self.0.borrow_mut().entry((port, flow)).or_default().push_back(frame.to_vec());
+        }
+    }
+
+    /// Whether `frame` was made for `port`, and neither it nor one made after it has left.
+    pub(super) fn take(&self, port: u8, frame: &[u8]) -> bool {
+        let mut made = self.0.borrow_mut();
+        let of_flow = ends(frame).and_then(|flow| made.get_mut(&(port, flow)));
+        of_flow.is_some_and(|frames| std::iter::from_fn(|| frames.pop_front()).any(|made| made == frame))
+    }
+}
 
 /// How the judge knows what has to leave for a packet that came.
 pub(super) enum Rule {
@@ -55,19 +74,57 @@ pub(super) fn relayed(there: bool, client: Endpoint, ends: &Flow) -> bool {
     }
 }
 
-/// Where clients send to when packets are only forwarded.
-pub(super) const FORWARDED: [SocketAddr; 2] = [
-    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 2)), 7000),
-    SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 2)), 7000),
-];
+/// Where clients send to when packets are only forwarded; the relay's upstreams.
+pub(super) const FORWARDED: [SocketAddr; 2] = upstreams(SERVER_NETS[0]);
 /// The relay's listen addresses, on the clients' interface.
 const LISTENS: [SocketAddr; 2] = [
     SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 1, 255, 254)), 7000),
     SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 1)), 7000),
 ];
 /// Its addresses on the servers' interface.
-const SOURCES: [IpAddr; 2] =
-    [IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 1))];
+const SOURCES: [IpAddr; 2] = hosts(SERVER_NETS[0], 1);
+
+/// Networks that the servers may be in: 24 bits of IPv4, and the third word of 2001:db8::/32. A capture that
+/// is replayed may have addresses in the first ones.
+type ServerNet = ([u8; 3], u16);
+const SERVER_NETS: [ServerNet; 3] = [([198, 51, 100], 2), ([203, 0, 113], 3), ([192, 0, 2], 4)];
+
+const fn hosts(([a, b, c], third): ServerNet, host: u8) -> [IpAddr; 2] {
+    let six = Ipv6Addr::new(0x2001, 0xdb8, third, 0, 0, 0, 0, host as u16);
+    [IpAddr::V4(Ipv4Addr::new(a, b, c, host)), IpAddr::V6(six)]
+}
+
+const fn upstreams(net: ServerNet) -> [SocketAddr; 2] {
+    let [four, six] = hosts(net, 2);
+    [SocketAddr::new(four, 7000), SocketAddr::new(six, 7000)]
+}
+
+/// Who is where.
+struct Addresses {
+    listens: [SocketAddr; 2],
+    servers: ServerNet,
+    /// Clients may be anywhere.
+    anywhere: bool,
+}
+
+impl Addresses {
+    fn new(replay: Option<&Replay>) -> Self {
+        let Some(replay) = replay else {
+            return Self { listens: LISTENS, servers: SERVER_NETS[0], anywhere: false };
+        };
+        let [four, six] = replay.listens();
+        let taken = |net: &ServerNet| {
+            (0..replay.len() as u64).filter_map(|n| ends(replay.frame(n))).any(|flow| {
+                [flow.source.ip(), flow.destination.ip()].into_iter().any(|ip| match ip {
+                    IpAddr::V4(four) => four.octets()[..3] == net.0,
+                    IpAddr::V6(six) => six.segments()[..3] == [0x2001, 0xdb8, net.1],
+                })
+            })
+        };
+        let servers = SERVER_NETS.into_iter().find(|net| !taken(net)).unwrap_or(SERVER_NETS[0]);
+        Self { listens: [four.unwrap_or(LISTENS[0]), six.unwrap_or(LISTENS[1])], servers, anywhere: true }
+    }
+}
 
 pub(super) struct App {
     plan: Option<RelayPlan>,
@@ -77,13 +134,16 @@ pub(super) struct App {
     /// Next hops' addresses are known.
     known: Cell<bool>,
     generation: Cell<u64>,
+    addresses: Addresses,
 }
 
 impl App {
     pub(super) fn new(options: &SimOptions) -> Self {
         let application = options.application;
+        let addresses = Addresses::new(options.replay.as_ref());
         Self {
-            plan: (application != Application::Forward).then(|| plan(options.queues)),
+            plan: (application != Application::Forward).then(|| plan(options.queues, &addresses)),
+            addresses,
             made: (application == Application::CheckedRelay).then(Made::default),
             complaint: Rc::default(),
             known: Cell::new(true),
@@ -93,7 +153,7 @@ impl App {
 
     /// Where clients send to, by IPv4 and by IPv6.
     pub(super) fn service(&self) -> [SocketAddr; 2] {
-        if self.plan.is_some() { LISTENS } else { FORWARDED }
+        if self.plan.is_some() { self.addresses.listens } else { FORWARDED }
     }
 
     /// How the judge knows what has to leave.
@@ -117,7 +177,7 @@ impl App {
     /// Packets that were made and have not left by now never will.
     pub(super) fn forget(&self) {
         if let Some(made) = &self.made {
-            made.borrow_mut().clear();
+            made.0.borrow_mut().clear();
         }
     }
 
@@ -138,17 +198,23 @@ impl App {
     /// Links as they are, routes to both sides' networks, and one neighbour for all hosts of a side.
     pub(super) fn tables(&self, net: &SimNet) -> Tables {
         self.generation.set(self.generation.get() + 1);
+        let Addresses { listens, servers, anywhere } = &self.addresses;
+        let ([a, b, c], third) = servers;
+        let clients = if *anywhere { ["0.0.0.0/0", "::/0"] } else { ["10.1.0.0/16", "fd00:1::/32"] };
+        let clients = clients.map(str::to_owned);
+        let servers_nets = [format!("{a}.{b}.{c}.0/24"), format!("2001:db8:{third:x}::/64")];
         let mut links = net.links();
         let mut routes = Vec::new();
         let mut neighbours = HashMap::new();
         for link in &mut links {
             let (port, own, nets) = if link.name == "clients" {
-                (CLIENTS, LISTENS.map(|at| at.ip()), [("10.1.0.0", 16), ("fd00:1::", 32)])
+                (CLIENTS, listens.map(|at| at.ip()), &clients)
             } else {
-                (SERVERS, SOURCES, [("198.51.100.0", 24), ("2001:db8:2::", 64)])
+                (SERVERS, hosts(*servers, 1), &servers_nets)
             };
-            for ((text, prefix), own) in nets.into_iter().zip(own) {
-                let Ok(destination) = text.parse() else { continue };
+            for (text, own) in nets.iter().zip(own) {
+                let parts = text.split_once('/').and_then(|(at, prefix)| at.parse().ok().zip(prefix.parse().ok()));
+                let Some((destination, prefix)) = parts else { continue };
                 link.addresses.push((own, prefix));
                 let gateway = Some(gateway(port, own.is_ipv4()));
                 let (kind, interface) = (RouteKind::Unicast, link.index);
@@ -167,20 +233,27 @@ fn gateway(port: u8, ipv4: bool) -> IpAddr {
     match (port, ipv4) {
         (CLIENTS, true) => Ipv4Addr::new(10, 1, 255, 253).into(),
         (CLIENTS, false) => Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 2).into(),
-        (_, true) => Ipv4Addr::new(198, 51, 100, 254).into(),
-        (_, false) => Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 0xfe).into(),
+        (_, true) => hosts(SERVER_NETS[0], 254)[0],
+        (_, false) => hosts(SERVER_NETS[0], 254)[1],
     }
 }
 
 #[allow(clippy::panic)] // written here, and read by every test of the simulation
-fn plan(queues: u32) -> RelayPlan {
+fn plan(queues: u32, addresses: &Addresses) -> RelayPlan {
+    let (listens, upstreams) = (addresses.listens, upstreams(addresses.servers));
     let entry = |name: &str, at: usize| {
-        format!("[[relay]]\nname = \"{name}\"\nlisten = \"{}\"\nupstreams = [\"{}\"]\n", LISTENS[at], FORWARDED[at])
+        format!("[[relay]]\nname = \"{name}\"\nlisten = \"{}\"\nupstreams = [\"{}\"]\n", listens[at], upstreams[at])
     };
+    // One of the three has neither of the two ports.
+    let ranges = [(20_000, 59_999), (1024, 19_999), (60_000, 65_535)];
+    let free = |&(first, last): &(u16, u16)| !listens.iter().any(|at| (first..=last).contains(&at.port()));
+    let (first, last) = ranges.into_iter().find(free).unwrap_or(ranges[0]);
+    // Made clients fill a table of 64 to the last place, and the reference is exact for as many. Clients of a
+    // capture may be more.
+    let capacity = if addresses.anywhere { 16_384 * queues } else { 64 * queues };
     let text = format!(
-        "engine.interfaces = [\"clients\", \"servers\"]\n[sessions]\ncapacity = {}\nidle_timeout_s = 120\n\
-         source_ports = \"20000-59999\"\n{}{}",
-        1024 * queues,
+        "engine.interfaces = [\"clients\", \"servers\"]\n[sessions]\ncapacity = {capacity}\nidle_timeout_s = 120\n\
+         source_ports = \"{first}-{last}\"\n{}{}",
         entry("four", 0),
         entry("six", 1)
     );
@@ -216,6 +289,19 @@ impl Handler for AppHandler {
             Self::Checked(it) => it.tick(cx),
         }
     }
+
+    fn inherit(&mut self, former: &mut Self, why: Replaced) -> Result<u64, String> {
+        match (self, former) {
+            (Self::Relay(it), Self::Relay(former)) => it.inherit(former, why),
+            (Self::Checked(it), Self::Checked(former)) => {
+                let kept = it.inner.inherit(&mut former.inner, why)?;
+                // The reference never panics: what it knows is what the relay must have kept.
+                std::mem::swap(&mut it.reference, &mut former.reference);
+                Ok(kept)
+            }
+            _ => Err("the forwarder has nothing to hand over".to_owned()),
+        }
+    }
 }
 
 /// The relay, with the reference beside it: each packet is shown to both.
@@ -240,9 +326,7 @@ impl CheckedRelay {
             let did = match batch.verdict(lane) {
                 Verdict::None => Outcome::Drop(crate::telemetry::DropReason::NoVerdict),
                 Verdict::Transmit(port) => {
-                    if let Some(label) = read(frame) {
-                        self.made.borrow_mut().insert(label, frame.to_vec());
-                    }
+                    self.made.add(port, frame);
                     Outcome::Transmit(port, frame.to_vec())
                 }
                 Verdict::Drop(reason) => Outcome::Drop(reason),

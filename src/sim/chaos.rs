@@ -1,31 +1,65 @@
-//! Faults above the kernel's: what happens to actors, links and devices.
+//! Faults above the kernel's rings: what happens to actors, sockets, links, devices and the world around.
 
 use crate::port::sim::{Faults, UnknownFault};
 
-/// How often, in parts per million of the simulation's steps, something happens to a queue or an
-/// interface drawn at random.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Chaos {
+/// Something that happens to a queue, an interface or the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Upset {
     /// The handler panics in the middle of a batch.
-    pub panic_ppm: u32,
+    Panic,
+    /// A handler panics again and again, until its queue's budget of restarts is used up.
+    Storm,
     /// An actor gets no time on its core: for some steps, or for longer than its heartbeat may stand.
-    pub stall_ppm: u32,
-    /// A link goes down, and up again some milliseconds later.
-    pub link_ppm: u32,
-    /// An interface is deleted, and made again some milliseconds later.
-    pub device_ppm: u32,
+    Stall,
     /// An operator restarts a queue, its handler or all of it.
-    pub restart_ppm: u32,
-    /// An actor gets a hundred control messages at once.
-    pub flood_ppm: u32,
+    Restart,
+    /// A link goes down, and up again some milliseconds later.
+    Link,
+    /// An interface is deleted, and made again some milliseconds later.
+    Device,
+    /// A socket dies while its interface stays (a driver's reset).
+    Socket,
+    /// A system call answers with an error that no second try mends; opening again meets others first.
+    Errno,
+    /// Opening a queue anew finds no memory, for a while.
+    Memory,
+    /// An actor gets a hundred and fifty control messages at once.
+    Flood,
     /// Clients send more than the rings of a queue hold.
-    pub overload_ppm: u32,
+    Overload,
     /// All next hops' addresses are forgotten, until they are asked for. Of effect with the relay.
-    pub neighbour_ppm: u32,
+    Neighbour,
+    /// Packets arrive that are wrong in one of the ways of `docs/malformed.md`.
+    Malformed,
+    /// Ever new clients arrive, more than a queue's table of sessions holds. Of effect with the relay.
+    Strangers,
+    /// Time jumps by up to two minutes, as for a virtual machine that was stopped.
+    Clock,
 }
 
-/// The names that [`named`] knows beside those of the kernel's faults.
-const NAMES: [&str; 8] = ["panic", "stall", "link", "device", "restart", "flood", "overload", "neighbour"];
+/// Each with its name, and how often it happens by default, in parts per million of steps.
+const UPSETS: [(Upset, &str, u32); 15] = [
+    (Upset::Panic, "panic", 600),
+    (Upset::Storm, "storm", 200),
+    (Upset::Stall, "stall", 1_000),
+    (Upset::Restart, "restart", 150),
+    (Upset::Link, "link", 300),
+    (Upset::Device, "device", 150),
+    (Upset::Socket, "socket", 100),
+    (Upset::Errno, "errno", 150),
+    (Upset::Memory, "memory", 100),
+    (Upset::Flood, "flood", 500),
+    (Upset::Overload, "overload", 2_000),
+    (Upset::Neighbour, "neighbour", 500),
+    (Upset::Malformed, "malformed", 10_000),
+    (Upset::Strangers, "strangers", 1_000),
+    (Upset::Clock, "clock", 100),
+];
+
+/// How often each [`Upset`] happens, to a queue or an interface drawn at random.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Chaos([u32; UPSETS.len()]);
 
 impl Chaos {
     /// Nothing happens.
@@ -37,66 +71,58 @@ impl Chaos {
     /// All of it, now and then.
     #[must_use]
     pub fn all() -> Self {
-        Self {
-            panic_ppm: 600,
-            stall_ppm: 1_000,
-            link_ppm: 300,
-            device_ppm: 150,
-            restart_ppm: 150,
-            flood_ppm: 500,
-            overload_ppm: 2_000,
-            neighbour_ppm: 500,
-        }
+        Self(UPSETS.map(|(_, _, ppm)| ppm))
     }
-}
 
-impl Chaos {
     /// The same, `factor` times as often.
     #[must_use]
     pub fn times(self, factor: u32) -> Self {
-        Self {
-            panic_ppm: self.panic_ppm.saturating_mul(factor),
-            stall_ppm: self.stall_ppm.saturating_mul(factor),
-            link_ppm: self.link_ppm.saturating_mul(factor),
-            device_ppm: self.device_ppm.saturating_mul(factor),
-            restart_ppm: self.restart_ppm.saturating_mul(factor),
-            flood_ppm: self.flood_ppm.saturating_mul(factor),
-            overload_ppm: self.overload_ppm.saturating_mul(factor),
-            neighbour_ppm: self.neighbour_ppm.saturating_mul(factor),
-        }
+        Self(self.0.map(|ppm| ppm.saturating_mul(factor)))
+    }
+
+    /// The same with `upset` in so many parts per million of the simulation's steps.
+    #[must_use]
+    pub fn with(mut self, upset: Upset, ppm: u32) -> Self {
+        self.0[upset as usize] = ppm;
+        self
+    }
+
+    /// How often `upset` happens, in parts per million of the simulation's steps.
+    #[must_use]
+    pub fn ppm(&self, upset: Upset) -> u32 {
+        self.0[upset as usize]
+    }
+
+    /// Without what strikes more than one queue at once: links, devices, next hops, the clock.
+    pub(super) fn of_one_queue(self) -> Self {
+        [Upset::Link, Upset::Device, Upset::Neighbour, Upset::Clock]
+            .into_iter()
+            .fold(self, |chaos, it| chaos.with(it, 0))
     }
 }
 
 /// Faults of either kind by their names, separated by commas: those of [`Faults::named`], and panic,
-/// stall, link, device, restart, flood, overload, neighbour. `all` is all of both kinds.
+/// storm, stall, restart, link, device, socket, errno, memory, flood, overload, neighbour, malformed,
+/// strangers, clock. `all` is all of both kinds.
 ///
 /// # Errors
 /// [`UnknownFault`] for a name that is none of these.
 pub fn named(names: &str) -> Result<(Faults, Chaos), UnknownFault> {
-    let all = Chaos::all();
     let mut chaos = Chaos::none();
     let mut others = Vec::new();
     for name in names.split(',').map(str::trim) {
-        match name {
-            "panic" => chaos.panic_ppm = all.panic_ppm,
-            "stall" => chaos.stall_ppm = all.stall_ppm,
-            "link" => chaos.link_ppm = all.link_ppm,
-            "device" => chaos.device_ppm = all.device_ppm,
-            "restart" => chaos.restart_ppm = all.restart_ppm,
-            "flood" => chaos.flood_ppm = all.flood_ppm,
-            "overload" => chaos.overload_ppm = all.overload_ppm,
-            "neighbour" => chaos.neighbour_ppm = all.neighbour_ppm,
-            other => {
-                if other == "all" {
-                    chaos = all;
-                }
-                others.push(other);
-            }
+        if let Some(&(upset, _, ppm)) = UPSETS.iter().find(|(_, known, _)| *known == name) {
+            chaos = chaos.with(upset, ppm);
+            continue;
         }
+        if name == "all" {
+            chaos = Chaos::all();
+        }
+        others.push(name);
     }
     match Faults::named(&others.join(",")) {
         Ok(faults) => Ok((faults, chaos)),
-        Err(unknown) => Err(unknown.besides(&NAMES)),
+        Err(unknown) => Err(unknown.besides(&UPSETS.map(|(_, name, _)| name))),
     }
 }
 
@@ -110,9 +136,10 @@ mod tests {
         assert_eq!(named("none").unwrap(), (Faults::none(), Chaos::none()));
         assert_eq!(named("all").unwrap(), (Faults::all(), Chaos::all()));
         let (faults, chaos) = named("panic, reorder").unwrap();
-        assert!(faults.reorder_ppm > 0 && chaos.panic_ppm > 0 && chaos.link_ppm == 0);
-        for name in NAMES {
-            assert_ne!(named(name).unwrap().1, Chaos::none(), "{name}");
+        assert!(faults.reorder_ppm > 0 && chaos.ppm(Upset::Panic) > 0 && chaos.ppm(Upset::Link) == 0);
+        for (at, (upset, name, ppm)) in UPSETS.into_iter().enumerate() {
+            assert_eq!(upset as usize, at, "the table is in the order of the variants");
+            assert_eq!(named(name).unwrap().1, Chaos::none().with(upset, ppm), "{name}");
         }
         let text = named("panik").unwrap_err().to_string();
         assert!(text.contains("\"panik\"") && text.contains("reorder") && text.contains("panic"), "{text}");

@@ -3,7 +3,7 @@
 //! so that what comes in elsewhere has to be handed over, as with the relay.
 
 use crate::packet::{Columns, MacAddr};
-use crate::queue::{Batch, Context, Handler, Verdict};
+use crate::queue::{Batch, Context, Handler, Replaced, Verdict};
 use crate::telemetry::DropReason;
 
 /// Ports of an actor: towards the clients, and towards the servers.
@@ -84,6 +84,10 @@ impl<H: Handler> Handler for Fused<H> {
 
     fn sessions(&self) -> u64 {
         self.inner.sessions()
+    }
+
+    fn inherit(&mut self, former: &mut Self, why: Replaced) -> Result<u64, String> {
+        self.inner.inherit(&mut former.inner, why)
     }
 }
 

@@ -1,5 +1,7 @@
 //! What must hold, and what did.
 
+use std::collections::VecDeque;
+
 use serde::Serialize;
 
 use super::app::{Rule, relayed};
@@ -17,8 +19,12 @@ pub enum Checker {
     Content,
     /// The relay decides about every packet as the slow reference relay does.
     Reference,
-    /// Packets of one flow leave in the order they came, and none twice.
+    /// Packets of one flow leave in the order in which they came off their link, and none twice.
     Order,
+    /// A fault at one queue costs no other queue a packet.
+    Isolation,
+    /// What is put on a link arrives, or is lost by the link.
+    Links,
     /// Free, with the application, at the kernel: every frame is in one place, and at rest none is in
     /// hand or being sent.
     Ledger,
@@ -36,10 +42,12 @@ pub enum Checker {
 
 impl Checker {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Content,
         Self::Reference,
         Self::Order,
+        Self::Isolation,
+        Self::Links,
         Self::Ledger,
         Self::Kernel,
         Self::Packets,
@@ -55,6 +63,8 @@ impl Checker {
             Self::Content => "content",
             Self::Reference => "reference",
             Self::Order => "order",
+            Self::Isolation => "isolation",
+            Self::Links => "links",
             Self::Ledger => "ledger",
             Self::Kernel => "kernel",
             Self::Packets => "packets",
@@ -86,8 +96,10 @@ pub(super) struct Judge {
     /// Over everything that left, with its step and place.
     pub(super) fingerprint: u64,
     checks: [u64; Checker::ALL.len()],
-    /// The next sequence number of each flow that is not too old, there and back.
-    next: Vec<[u64; 2]>,
+    /// Packets of each flow that came and have not left, there and back, in the order they came.
+    came: Vec<[VecDeque<u64>; 2]>,
+    /// Flows that no fault may cost a packet.
+    calm: Vec<bool>,
     expected: Vec<u8>,
     rule: Rule,
     /// A handler was made anew and its sessions are gone: answers that were under way may meet a new
@@ -98,7 +110,7 @@ pub(super) struct Judge {
 }
 
 impl Judge {
-    pub(super) fn new(flows: usize, rule: Rule) -> Self {
+    pub(super) fn new(calm: Vec<bool>, rule: Rule) -> Self {
         Self {
             step: 0,
             there: 0,
@@ -106,7 +118,8 @@ impl Judge {
             failure: None,
             fingerprint: 0xcbf2_9ce4_8422_2325,
             checks: [0; Checker::ALL.len()],
-            next: vec![[0; 2]; flows],
+            came: vec![[VecDeque::new(), VecDeque::new()]; calm.len()],
+            calm,
             expected: Vec::new(),
             rule,
             sessions_lost: false,
@@ -127,9 +140,44 @@ impl Judge {
         Checker::ALL.into_iter().zip(self.checks)
     }
 
+    /// A packet came off its link.
+    #[inline]
+    pub(super) fn came(&mut self, label: Label) {
+        if let Some(ways) = self.came.get_mut(label.flow as usize) {
+            ways[usize::from(label.way == Way::Back)].push_back(label.sequence);
+        }
+    }
+
+    /// Packets that came and have not left by now never will: everything is at rest. A flow that is out of the
+    /// reach of faults has none.
+    pub(super) fn at_rest(&mut self) {
+        let late = self
+            .came
+            .iter()
+            .zip(&self.calm)
+            .position(|(ways, &calm)| calm && !(ways[0].is_empty() && ways[1].is_empty()));
+        if self.calm.contains(&true) {
+            self.check(Checker::Isolation, late.is_none(), || {
+                format!("flow {late:?} is of a queue without faults, and lost its last packets")
+            });
+        }
+        self.came.iter_mut().flatten().for_each(VecDeque::clear);
+    }
+
+    /// A frame of a replayed capture left by `port`: it must have been made, and be the next of its flow.
+    pub(super) fn left_replayed(&mut self, port: u8, frame: &[u8]) {
+        let right = matches!(&self.rule, Rule::Made(made) if made.take(port, frame));
+        self.check(Checker::Content, right, || {
+            format!("port {port}: left, and was not made, or left before, or was overtaken: {frame:02x?}")
+        });
+        *(if port == CLIENTS { &mut self.back } else { &mut self.there }) += 1;
+        let sum = frame.iter().fold(u64::from(port), |sum, byte| sum.rotate_left(7) ^ u64::from(*byte));
+        self.mark(self.step ^ sum);
+    }
+
     /// A frame left by `port`. What it says of itself, if it is right.
     pub(super) fn left(&mut self, port: u8, frame: &[u8], traffic: &mut Traffic) -> Option<Label> {
-        let label = read(frame).filter(|label| (label.flow as usize) < self.next.len());
+        let label = read(frame).filter(|label| (label.flow as usize) < self.came.len());
         let right_way = |label: &Label| (label.way == Way::Back) == (port == CLIENTS);
         let Some(label) = label.filter(right_way) else {
             self.check(Checker::Content, false, || format!("port {port}: not a packet of this way: {frame:02x?}"));
@@ -145,7 +193,12 @@ impl Judge {
                 let home = rewritten(traffic, label, self.sessions_lost, frame, &mut expected);
                 self.misdelivered += u64::from(!home);
             }
-            Rule::Made(made) => expected = made.borrow_mut().remove(&label).unwrap_or_default(),
+            Rule::Made(made) => {
+                expected.clear();
+                if made.take(port, frame) {
+                    expected.extend_from_slice(frame);
+                }
+            }
         }
         self.check(Checker::Content, expected == frame, || {
             format!("{label:?} left by port {port} as\n{frame:02x?}, wanted\n{expected:02x?}")
@@ -161,10 +214,23 @@ impl Judge {
     }
 
     fn in_order(&mut self, label: Label) {
-        let next = &mut self.next[label.flow as usize][usize::from(label.way == Way::Back)];
-        let wanted = *next;
-        *next = label.sequence + 1;
-        self.check(Checker::Order, label.sequence >= wanted, || format!("{label:?} after number {}", wanted - 1));
+        let came = &mut self.came[label.flow as usize][usize::from(label.way == Way::Back)];
+        let mut lost = 0u64;
+        let found = loop {
+            match came.pop_front() {
+                Some(sequence) if sequence == label.sequence => break true,
+                Some(_) => lost += 1,
+                None => break false,
+            }
+        };
+        self.check(Checker::Order, found, || {
+            format!("{label:?}: never came, or left before, or one that came after it left before it")
+        });
+        if self.calm[label.flow as usize] {
+            self.check(Checker::Isolation, lost == 0, || {
+                format!("{lost} packets before {label:?} are lost, though its queue has no faults")
+            });
+        }
     }
 
     /// Goes into the fingerprint.
@@ -202,10 +268,11 @@ mod tests {
     /// A judge that has seen the frames that `spoil` makes of packets 0 to 3 of one flow.
     fn judged(spoil: impl Fn(u64, &mut Vec<u8>)) -> Option<Checker> {
         let mut traffic = Traffic::new(1, FORWARDED);
-        let mut judge = Judge::new(traffic.flows(), Rule::Forwarded);
+        let mut judge = Judge::new(vec![false; traffic.flows()], Rule::Forwarded);
         let first = traffic.pick(0, &mut Rng::new(1));
         for sequence in 0..4 {
             let mut frame = Vec::new();
+            judge.came(Label { sequence, ..first });
             traffic.write(Label { sequence, ..first }, &mut frame);
             forward(&mut frame);
             spoil(sequence, &mut frame);
@@ -249,20 +316,36 @@ mod tests {
 
     #[test]
     fn order_and_repetition_are_found() {
-        let run = |order: &[u64]| {
-            let mut traffic = Traffic::new(1, FORWARDED);
-            let mut judge = Judge::new(traffic.flows(), Rule::Forwarded);
-            let first = traffic.pick(0, &mut Rng::new(1));
-            for &sequence in order {
-                let mut frame = Vec::new();
-                traffic.write(Label { sequence, ..first }, &mut frame);
-                forward(&mut frame);
-                judge.left(SERVERS, &frame, &mut traffic);
-            }
-            judge.failure.map(|failure| failure.checker)
-        };
+        let run = |order: &[u64]| in_order(&[0, 1, 2, 3, 4, 5, 6], order, false);
         assert_eq!(run(&[0, 1, 5, 6]), None, "losses are no disorder");
         assert_eq!(run(&[0, 2, 1]), Some(Checker::Order));
         assert_eq!(run(&[0, 1, 1]), Some(Checker::Order));
+        assert_eq!(run(&[7]), Some(Checker::Order), "it never came");
+        // What a link has put out of order must leave as it came.
+        assert_eq!(in_order(&[1, 0, 2], &[1, 0, 2], true), None);
+        assert_eq!(in_order(&[1, 0, 2], &[0, 1, 2], false), Some(Checker::Order));
+    }
+
+    #[test]
+    fn a_loss_without_faults_is_found() {
+        assert_eq!(in_order(&[0, 1, 2], &[0, 2], true), Some(Checker::Isolation));
+        assert_eq!(in_order(&[0, 1, 2], &[0, 1], true), Some(Checker::Isolation), "the last one is missed at rest");
+        assert_eq!(in_order(&[0, 1, 2], &[0, 1, 2], true), None);
+    }
+
+    /// Packets of one flow come, and leave; what is found.
+    fn in_order(came: &[u64], left: &[u64], calm: bool) -> Option<Checker> {
+        let mut traffic = Traffic::new(1, FORWARDED);
+        let mut judge = Judge::new(vec![calm; traffic.flows()], Rule::Forwarded);
+        let first = traffic.pick(0, &mut Rng::new(1));
+        came.iter().for_each(|&sequence| judge.came(Label { sequence, ..first }));
+        for &sequence in left {
+            let mut frame = Vec::new();
+            traffic.write(Label { sequence, ..first }, &mut frame);
+            forward(&mut frame);
+            judge.left(SERVERS, &frame, &mut traffic);
+        }
+        judge.at_rest();
+        judge.failure.map(|failure| failure.checker)
     }
 }

@@ -22,6 +22,9 @@ mod chaos;
 mod checks;
 mod forward;
 mod judge;
+mod malformed;
+pub mod pcap;
+mod replay;
 mod traffic;
 mod world;
 
@@ -30,10 +33,11 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 pub use app::Application;
-pub use chaos::{Chaos, named};
+pub use chaos::{Chaos, Upset, named};
 pub use judge::{Checker, Failure};
+pub use replay::{Replay, ReplayError};
 
-use crate::port::sim::Faults;
+use crate::port::sim::{Faults, LinkCounters, LinkSpec};
 use crate::telemetry::DropCounters;
 
 /// What to simulate.
@@ -49,6 +53,13 @@ pub struct SimOptions {
     pub chaos: Chaos,
     /// What handles the packets.
     pub application: Application,
+    /// Links between the engine and its clients, and between it and servers; both ways of each.
+    pub links: [LinkSpec; 2],
+    /// Faults strike this queue alone, and only those that strike one queue; the others may lose nothing.
+    pub only: Option<u32>,
+    /// Clients' packets from a capture instead of made ones. The relay handles them, held against the
+    /// reference.
+    pub replay: Option<Replay>,
     /// One seed, one run.
     pub seed: u64,
 }
@@ -61,6 +72,9 @@ impl Default for SimOptions {
             faults: Faults::none(),
             chaos: Chaos::none(),
             application: Application::Forward,
+            links: [LinkSpec::default(); 2],
+            only: None,
+            replay: None,
             seed: 1,
         }
     }
@@ -75,12 +89,18 @@ pub struct SimReport {
     pub queues: u32,
     /// Packets that clients sent.
     pub sent: u64,
-    /// Of them, those that came to a server.
+    /// Of them, those that left the engine towards a server.
     pub there: u64,
     /// Answers that servers sent.
     pub answers: u64,
-    /// Of them, those that came to a client.
+    /// Of them, those that left the engine towards a client.
     pub back: u64,
+    /// What the links did, all together.
+    pub links: LinkCounters,
+    /// Packets besides that were malformed.
+    pub malformed: u64,
+    /// Of the clients' packets: those of clients that come once.
+    pub strangers: u64,
     /// Packets that the engine dropped, by reason.
     pub drops: DropCounters,
     /// Packets that were lost before the engine saw them: the wire, no frame, no room on the RX ring,
@@ -97,6 +117,10 @@ pub struct SimReport {
     pub soft_restarts: u64,
     /// Actors made anew.
     pub hard_restarts: u64,
+    /// Times at which a queue was given up, until an operator restarted it.
+    pub given_up: u64,
+    /// Completions that never came; their frames came back by a restart.
+    pub lost_completions: u64,
     /// Times at which everything was at rest and checked.
     pub quiescent_points: u64,
     /// Steps of the simulation.
@@ -126,14 +150,33 @@ impl SimReport {
 /// Runs a simulation to its end, or to the first thing that does not hold.
 #[must_use]
 pub fn run(options: &SimOptions) -> SimReport {
-    run_with(options, |_| {})
+    run_with(options, |_: u64| {})
 }
 
-/// As [`run`]; `progress` is called now and then with the packets sent so far.
+/// Who looks on while a simulation runs. A closure over the packets sent so far is one.
+pub trait Watch {
+    /// Now and then: so many packets were sent.
+    fn progress(&mut self, sent: u64) {
+        let _ = sent;
+    }
+
+    /// A frame left the engine, `at` virtual time.
+    fn left(&mut self, at: Duration, frame: &[u8]) {
+        let _ = (at, frame);
+    }
+}
+
+impl<F: FnMut(u64)> Watch for F {
+    fn progress(&mut self, sent: u64) {
+        self(sent);
+    }
+}
+
+/// As [`run`]; `watch` looks on.
 #[must_use]
-pub fn run_with(options: &SimOptions, mut progress: impl FnMut(u64)) -> SimReport {
+pub fn run_with(options: &SimOptions, mut watch: impl Watch) -> SimReport {
     let started = Instant::now();
     let mut world = world::World::new(options);
-    world.run(&mut progress);
+    world.run(&mut watch);
     world.report(started.elapsed())
 }

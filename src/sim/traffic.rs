@@ -33,6 +33,8 @@ const LABEL: usize = 4 + 4 + 8 + 1;
 pub(super) const HOPS: u8 = 64;
 /// Flows of each queue.
 const FLOWS_PER_QUEUE: u32 = 64;
+/// Clients besides, of whom each comes now and then: far more than a queue's table of sessions holds.
+const STRANGERS_PER_QUEUE: u32 = 512;
 /// One flow in this many always comes in at a queue that is not its owner's.
 const ASTRAY: u32 = 16;
 /// The longest payload: an Ethernet MTU less IPv6 and UDP headers.
@@ -42,14 +44,17 @@ pub(super) struct Traffic {
     queues: u32,
     /// Where clients send to, by IPv4 and by IPv6.
     service: [SocketAddr; 2],
-    /// The next sequence number of each flow.
+    /// The next sequence number of each flow: those of each queue first, then strangers'.
     next: Vec<u64>,
+    /// How many strangers have come.
+    strangers: u32,
     payload: Vec<u8>,
 }
 
 impl Traffic {
     pub(super) fn new(queues: u32, service: [SocketAddr; 2]) -> Self {
-        Self { queues, service, next: vec![0; (FLOWS_PER_QUEUE * queues) as usize], payload: Vec::with_capacity(2048) }
+        let flows = (FLOWS_PER_QUEUE + STRANGERS_PER_QUEUE) * queues;
+        Self { queues, service, next: vec![0; flows as usize], strangers: 0, payload: Vec::with_capacity(2048) }
     }
 
     pub(super) fn flows(&self) -> usize {
@@ -58,7 +63,24 @@ impl Traffic {
 
     /// A flow that comes in at `queue`, drawn at random.
     pub(super) fn pick(&mut self, queue: u32, rng: &mut Rng) -> Label {
-        let flow = queue + self.queues * rng.below(u64::from(FLOWS_PER_QUEUE)) as u32;
+        self.label(queue + self.queues * rng.below(u64::from(FLOWS_PER_QUEUE)) as u32)
+    }
+
+    /// The next of the strangers that come in at `queue`.
+    pub(super) fn stranger(&mut self, queue: u32) -> Label {
+        self.strangers = (self.strangers + 1) % STRANGERS_PER_QUEUE;
+        self.label(queue + self.queues * (FLOWS_PER_QUEUE + self.strangers))
+    }
+
+    /// Whether no queue but its own, and none but those that `calm` names, has to do with a flow.
+    pub(super) fn stays_within(&self, flow: u32, calm: impl Fn(u32) -> bool) -> bool {
+        let owner = owner(self.ends(flow).source.port, self.queues);
+        let at = flow % self.queues;
+        // By the forwarder a flow leaves from its owner's port, by the relay from where it arrived.
+        [at, owner, self.answered_at(flow, at), self.answered_at(flow, owner)].into_iter().all(calm)
+    }
+
+    fn label(&mut self, flow: u32) -> Label {
         let next = &mut self.next[flow as usize];
         let label = Label { flow, sequence: *next, way: Way::There };
         *next += 1;
@@ -82,12 +104,13 @@ impl Traffic {
         let base = 1024u32.next_multiple_of(self.queues);
         let port = (base + belongs_to + self.queues * (flow / self.queues % 512)) as u16;
         debug_assert_eq!(owner(port, self.queues), belongs_to);
-        let (low, high) = (flow as u8, (flow >> 8) as u8);
+        // At most 64 queues: 36,864 flows.
+        let (low, high) = ((flow + 1) as u8, ((flow + 1) >> 8) as u8);
         let [ipv4, ipv6] = self.service;
         let (client, service): (IpAddr, _) = if flow % 3 == 2 {
             (Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, flow as u16, 1).into(), ipv6)
         } else {
-            (Ipv4Addr::new(10, 1, high, low.max(1)).into(), ipv4)
+            (Ipv4Addr::new(10, 1, high, low).into(), ipv4)
         };
         Flow { source: SocketAddr::new(client, port).into(), destination: Endpoint::from(service) }
     }
@@ -184,7 +207,11 @@ mod tests {
         let owners = |flow: u32| owner(traffic.ends(flow).source.port, 4);
         let at_home = (0..256).filter(|&flow| owners(flow) == flow % 4).count();
         assert_eq!(at_home, 256 - 16);
-        let all: std::collections::HashSet<_> = (0..256).map(|flow| traffic.ends(flow)).collect();
-        assert_eq!(all.len(), 256, "two flows have the same ends");
+        for queues in [1, 3, 4, 64] {
+            let traffic = Traffic::new(queues, FORWARDED);
+            let all: std::collections::HashSet<_> =
+                (0..traffic.flows() as u32).map(|flow| traffic.ends(flow)).collect();
+            assert_eq!(all.len(), traffic.flows(), "two flows have the same ends");
+        }
     }
 }

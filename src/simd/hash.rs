@@ -1,5 +1,10 @@
 //! The keyed hash of a flow table.
+//!
+//! Whoever sends chooses addresses and ports, and must not choose collisions with them. At AVX-512 the
+//! hash is five rounds of AES over four keys at once; elsewhere two multiplications. Which one it is
+//! shows in the values only, and those stay inside.
 
+use super::Processor;
 use crate::packet::{Endpoint, LANES};
 
 /// What a flow is found by: the far end, and a number of the owner's choice for the near one.
@@ -12,47 +17,83 @@ pub struct FlowKey {
 }
 
 impl FlowKey {
-    /// The same bits in words: two of the address, one of port and near end.
+    /// Port and near end in one word.
     #[inline]
-    fn words(&self) -> [u64; 3] {
-        let address = u128::from_be_bytes(self.remote.address);
-        [(address >> 64) as u64, address as u64, u64::from(self.remote.port) << 16 | u64::from(self.local)]
+    fn ends(&self) -> u32 {
+        u32::from(self.remote.port) << 16 | u32::from(self.local)
     }
 }
 
-/// A hash of [`FlowKey`]s that cannot be predicted without its seed: whoever chooses addresses and
-/// ports must not choose collisions.
-///
-/// Two multiplications of 64 by 64 bits, each folded to 64, with a secret on either side (the form of
-/// wyhash and foldhash). Not a cryptographic hash: who sees its values can learn the secrets, so they
-/// stay inside.
+/// The keys of a batch, in columns.
+#[derive(Debug, Clone)]
+#[repr(align(64))]
+pub struct FlowKeys {
+    addresses: [[u8; 16]; LANES],
+    ends: [u32; LANES],
+}
+
+impl Default for FlowKeys {
+    fn default() -> Self {
+        Self { addresses: [[0; 16]; LANES], ends: [0; LANES] }
+    }
+}
+
+impl FlowKeys {
+    /// Sets the key of `lane`, below [`LANES`].
+    #[inline]
+    pub fn set(&mut self, lane: usize, key: &FlowKey) {
+        self.addresses[lane] = key.remote.address;
+        self.ends[lane] = key.ends();
+    }
+
+    /// The key of `lane`, below [`LANES`].
+    #[must_use]
+    #[inline]
+    pub fn get(&self, lane: usize) -> FlowKey {
+        let (address, ends) = (self.addresses[lane], self.ends[lane]);
+        FlowKey { remote: Endpoint { address, port: (ends >> 16) as u16 }, local: ends as u16 }
+    }
+}
+
+/// A hash of [`FlowKey`]s that cannot be predicted without its seed. Not a cryptographic hash: who sees
+/// its values can learn the secrets.
 #[derive(Clone, Copy)]
 pub struct FlowHash {
-    secrets: [u64; 4],
+    secrets: [u128; 6],
+    processor: Processor,
 }
 
 impl FlowHash {
-    /// The hash of `seed`, which must be random and kept to oneself.
+    /// The hash of `seed`, which must be random and kept to oneself. Two hashes are the same if seed and
+    /// level are.
     #[must_use]
-    pub fn new(seed: u64) -> Self {
+    pub fn new(processor: Processor, seed: u64) -> Self {
         let mut state = seed;
-        Self { secrets: std::array::from_fn(|_| splitmix(&mut state)) }
+        let mut word = || u128::from(splitmix(&mut state));
+        Self { secrets: std::array::from_fn(|_| word() << 64 | word()), processor }
     }
 
     /// The hash of one key.
     #[must_use]
     #[inline]
     pub fn one(&self, key: &FlowKey) -> u64 {
-        let ([a, b, c], [p, q, r, s]) = (key.words(), self.secrets);
-        fold(fold(a ^ p, b ^ q) ^ r, c ^ s)
+        #[cfg(target_arch = "x86_64")]
+        if let Some(token) = self.processor.avx512() {
+            return x86::one(token, &self.secrets, &key.remote.address, key.ends());
+        }
+        folded(&self.secrets, &key.remote.address, key.ends())
     }
 
     /// The hashes of the lanes in `live`; those of other lanes are unspecified.
     #[inline]
-    pub fn lanes(&self, keys: &[FlowKey; LANES], live: u64, hashes: &mut [u64; LANES]) {
-        for (lane, (key, hash)) in keys.iter().zip(hashes).enumerate() {
+    pub fn lanes(&self, keys: &FlowKeys, live: u64, hashes: &mut [u64; LANES]) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(token) = self.processor.avx512() {
+            return x86::lanes(token, &self.secrets, &keys.addresses, &keys.ends, live, hashes);
+        }
+        for (lane, hash) in hashes.iter_mut().enumerate() {
             if live & 1 << lane != 0 {
-                *hash = self.one(key);
+                *hash = folded(&self.secrets, &keys.addresses[lane], keys.ends[lane]);
             }
         }
     }
@@ -65,10 +106,17 @@ impl std::fmt::Debug for FlowHash {
     }
 }
 
+/// Two multiplications of 64 by 64 bits, each folded to 64, with a secret on either side: the form of
+/// wyhash and foldhash.
 #[inline]
-fn fold(a: u64, b: u64) -> u64 {
-    let product = u128::from(a) * u128::from(b);
-    product as u64 ^ (product >> 64) as u64
+fn folded(secrets: &[u128; 6], address: &[u8; 16], ends: u32) -> u64 {
+    let fold = |a: u64, b: u64| {
+        let product = u128::from(a) * u128::from(b);
+        product as u64 ^ (product >> 64) as u64
+    };
+    let first = u128::from_ne_bytes(*address) ^ secrets[0];
+    let second = u128::from(ends) ^ secrets[1];
+    fold(fold(first as u64, (first >> 64) as u64) ^ (second >> 64) as u64, second as u64)
 }
 
 /// One step of splitmix64 (Steele, Lea, Flood, OOPSLA 2014).
@@ -78,3 +126,70 @@ fn splitmix(state: &mut u64) -> u64 {
     let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
 }
+
+/// Five rounds of AES (FIPS 197), each `r(state) ^ secret`: two over port and near end, so that every
+/// bit of the state depends on them; then the address comes in, and three more. With one round between
+/// them a change of the port could be undone by a change of the address once in a hundred tries; with
+/// two it is once in 2^30 at best. The hash is the lower half of the state.
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+    use std::iter::zip;
+
+    use safe_unaligned_simd::x86_64::{_mm_loadu_si128, _mm512_loadu_si512, _mm512_storeu_si512};
+
+    use crate::packet::LANES;
+
+    fearless_simd::kernel!(
+        pub(super) fn one(avx512: Avx512, secrets: &[u128; 6], address: &[u8; 16], ends: u32) -> u64 {
+            let secrets = secrets.map(|secret| secret.to_ne_bytes());
+            let [a, b, c, d, e, f] = secrets.each_ref().map(|secret| _mm_loadu_si128(secret));
+            let state = _mm_xor_si128(_mm_cvtsi32_si128(ends as i32), a);
+            let state = _mm_aesenc_si128(state, b);
+            let state = _mm_aesenc_si128(state, _mm_xor_si128(c, _mm_loadu_si128(address)));
+            let state = _mm_aesenc_si128(_mm_aesenc_si128(_mm_aesenc_si128(state, d), e), f);
+            _mm_cvtsi128_si64(state) as u64
+        }
+    );
+
+    fearless_simd::kernel!(
+        pub(super) fn lanes(
+            avx512: Avx512,
+            secrets: &[u128; 6],
+            addresses: &[[u8; 16]; LANES],
+            ends: &[u32; LANES],
+            live: u64,
+            hashes: &mut [u64; LANES],
+        ) {
+            let secrets = secrets.map(|secret| secret.to_ne_bytes());
+            let secrets = secrets.each_ref().map(|secret| _mm512_broadcast_i32x4(_mm_loadu_si128(secret)));
+            let addresses = addresses.as_flattened().as_chunks::<64>().0.as_chunks::<2>().0;
+            let groups = zip(zip(addresses, ends.as_chunks::<8>().0), hashes.as_chunks_mut::<8>().0);
+            let lower = _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14);
+            for (group, (([first, second], ends), hashes)) in groups.enumerate() {
+                if live >> (group * 8) == 0 {
+                    break;
+                }
+                let [low, high] = [[ends[0], ends[1], ends[2], ends[3]], [ends[4], ends[5], ends[6], ends[7]]];
+                let first = four(&secrets, first, &low);
+                let second = four(&secrets, second, &high);
+                _mm512_storeu_si512(hashes, _mm512_permutex2var_epi64(first, lower, second));
+            }
+        }
+    );
+
+    #[inline]
+    #[target_feature(enable = "avx512f,vaes")]
+    fn four(&[a, b, c, d, e, f]: &[__m512i; 6], addresses: &[u8; 64], ends: &[u32; 4]) -> __m512i {
+        // The first word of each quarter.
+        let spread = _mm512_setr_epi32(0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0);
+        let ends = _mm512_castsi128_si512(_mm_loadu_si128(ends));
+        let state = _mm512_xor_si512(_mm512_maskz_permutexvar_epi32(0x1111, spread, ends), a);
+        let state = _mm512_aesenc_epi128(state, b);
+        let state = _mm512_aesenc_epi128(state, _mm512_xor_si512(c, _mm512_loadu_si512(addresses)));
+        _mm512_aesenc_epi128(_mm512_aesenc_epi128(_mm512_aesenc_epi128(state, d), e), f)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,94 +1,41 @@
 //! Batch kernels behind one dispatch.
 //!
 //! A [`Processor`] is a small value that each queue actor makes once. It owns no state, allocates
-//! nothing and counts nothing: 64 lanes go in, [`Columns`] and `u64` masks come out. Today it has one
-//! level, scalar with a prefetch schedule; vector kernels will stand behind the same face.
+//! nothing and counts nothing: 64 lanes go in, [`Columns`] and `u64` masks come out. Which kernel runs
+//! is decided once for a batch, by the level.
+//!
+//! | file | operation | scalar reference |
+//! |---|---|---|
+//! | `parse.rs` | headers, 8 frames at a time, the next 8 on their way | [`packet::parse()`] |
+//! | `hash.rs` | keyed hash of a flow table's keys | AES in the tests; below AVX-512 another, plain hash |
+//! | `toeplitz.rs` | the hash a NIC chooses queues by | [`Toeplitz::one`] |
+//! | `sum.rs` | Internet checksum of a payload | [`checksum::Sum`] |
+//!
+//! A kernel stands here only while it beats plain code that prefetches; `docs/simd.md` has the figures,
+//! and what was thrown out. Intrinsics are safe inside a function that has their target features, and a
+//! token of `fearless_simd` proves that the CPU has them: there is no `unsafe` in this room.
 
 #![forbid(unsafe_code)]
 
 mod hash;
+mod level;
+mod parse;
+mod sum;
+mod toeplitz;
 
-use std::fmt;
+pub use hash::{FlowHash, FlowKey, FlowKeys};
+pub use level::Level;
+pub use toeplitz::{Toeplitz, Tuples};
 
-use serde::{Deserialize, Serialize};
-
-use crate::packet::{self, Columns, LANES, checksum};
+use crate::packet::{Columns, LANES, checksum};
 use crate::umem::{Frame, Umem};
-pub use hash::{FlowHash, FlowKey};
-
-/// How far ahead the head of a frame is asked for. Measured on Zen 5: 8 ahead hides DRAM as well as
-/// 32 does; 16 or more is slower while frames are in L2, because heads at 2 KiB stride share few
-/// sets of L1, which holds 24 of them.
-const PREFETCH_AHEAD: usize = 8;
-
-/// A set of kernels, named for the instructions they need.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[non_exhaustive]
-pub enum Level {
-    /// Plain code, one packet at a time.
-    #[serde(rename = "scalar")]
-    Scalar,
-    /// x86-64 with SSE4.2.
-    #[serde(rename = "sse4.2")]
-    Sse42,
-    /// x86-64 with AVX2.
-    #[serde(rename = "avx2")]
-    Avx2,
-    /// x86-64 with the AVX-512 of Ice Lake and later (F, BW, DQ, VL, VBMI, VNNI, GFNI, VAES).
-    #[serde(rename = "avx512")]
-    Avx512,
-    /// AArch64.
-    #[serde(rename = "neon")]
-    Neon,
-}
-
-impl Level {
-    /// Every level.
-    pub const ALL: [Level; 5] = [Level::Scalar, Level::Sse42, Level::Avx2, Level::Avx512, Level::Neon];
-
-    /// The name in configuration and reports.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Level::Scalar => "scalar",
-            Level::Sse42 => "sse4.2",
-            Level::Avx2 => "avx2",
-            Level::Avx512 => "avx512",
-            Level::Neon => "neon",
-        }
-    }
-
-    /// Bytes in one register of this level.
-    #[must_use]
-    pub const fn vector_width_bytes(self) -> usize {
-        match self {
-            Level::Scalar => 8,
-            Level::Sse42 | Level::Neon => 16,
-            Level::Avx2 => 32,
-            Level::Avx512 => 64,
-        }
-    }
-
-    /// Packets whose headers one step of a kernel works on: 32-bit lanes in a register.
-    #[must_use]
-    pub const fn parallel_packets(self) -> usize {
-        match self {
-            Level::Scalar => 1,
-            _ => self.vector_width_bytes() / 4,
-        }
-    }
-}
-
-impl fmt::Display for Level {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
 
 /// The batch processor of one queue actor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub struct Processor {
     level: Level,
+    /// What the CPU can, and proof of it.
+    cpu: fearless_simd::Level,
 }
 
 impl Default for Processor {
@@ -97,18 +44,34 @@ impl Default for Processor {
     }
 }
 
+impl PartialEq for Processor {
+    fn eq(&self, other: &Self) -> bool {
+        self.level == other.level
+    }
+}
+
+impl Eq for Processor {}
+
 impl Processor {
-    /// The best level that this build has kernels for and this CPU can run.
+    /// The best level that this CPU can run.
     #[must_use]
     pub fn detect() -> Self {
-        Self { level: Level::Scalar }
+        let cpu = fearless_simd::Level::new();
+        let level = Level::ALL.into_iter().rfind(|level| level.runs_on(cpu)).unwrap_or(Level::Scalar);
+        Self { level, cpu }
     }
 
-    /// A level of the caller's choice; `None` if this build has no kernels for it, or this CPU cannot
-    /// run them.
+    /// A level of the caller's choice; `None` if this CPU cannot run it.
     #[must_use]
     pub fn with_level(level: Level) -> Option<Self> {
-        (level == Level::Scalar).then_some(Self { level })
+        let cpu = fearless_simd::Level::new();
+        level.runs_on(cpu).then_some(Self { level, cpu })
+    }
+
+    /// Every level that this CPU can run, plainest first.
+    pub fn levels() -> impl Iterator<Item = Level> {
+        let cpu = fearless_simd::Level::new();
+        Level::ALL.into_iter().filter(move |level| level.runs_on(cpu))
     }
 
     /// The level in force.
@@ -129,47 +92,63 @@ impl Processor {
         self.level.parallel_packets()
     }
 
-    /// Why this level, for the start-up summary.
+    /// Which level, and which there are, for the start-up summary.
     #[must_use]
-    pub fn why(&self) -> &'static str {
-        "this version has no vector kernels: headers are parsed one by one, prefetched 8 ahead"
+    pub fn why(&self) -> String {
+        let levels: Vec<&str> = Self::levels().map(Level::name).collect();
+        format!("{} (this CPU has {})", self.level, levels.join(", "))
+    }
+
+    /// Proof of AVX2, if the level in force has it.
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    fn avx2(self) -> Option<fearless_simd::Avx2> {
+        if matches!(self.level, Level::Avx2 | Level::Avx512) { self.cpu.as_avx2() } else { None }
+    }
+
+    /// Proof of AVX-512, if it is the level in force.
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    fn avx512(self) -> Option<fearless_simd::Avx512> {
+        if self.level == Level::Avx512 { self.cpu.as_avx512() } else { None }
     }
 
     /// Parses the lanes in `live`: lane `i` is the frame that starts with `heads[i]` and is
-    /// `lengths[i]` bytes long, as [`packet::parse()`] takes them.
+    /// `lengths[i]` bytes long, as [`packet::parse()`](crate::packet::parse()) takes them.
     ///
     /// Sets the masks of `columns` (no lane outside `live` is in them), and for each live lane either
-    /// its facts or its fault; other lanes' columns stay as they were. Prefetches nothing: for heads
-    /// that are in the cache. Lanes without a frame may point at any head.
+    /// its facts or its fault; all else in the columns is unspecified. Lanes without a frame may point
+    /// at any head. Heads are asked for 8 lanes before they are read, so this one pass over 64 frames
+    /// does not push them out of L1 before they are read; stages that read the heads again should work
+    /// on groups of at most 16.
     pub fn parse(&self, heads: &[&[u8; 64]; LANES], lengths: &[u16; LANES], live: u64, columns: &mut Columns) {
-        let mut lanes = Lanes::new(columns);
-        for (lane, (head, length)) in heads.iter().zip(lengths).enumerate() {
-            if live & 1 << lane != 0 {
-                lanes.parse(lane, head, *length);
-            }
-        }
-        lanes.finish();
+        parse::lanes(*self, heads, lengths, live, columns);
     }
 
-    /// Parses `frames`, lane `i` being `frames[i]`, asking for each head 8 frames before it is read.
-    /// Frames beyond [`LANES`] have no lane and are not looked at.
-    ///
-    /// The window keeps at most nine heads on their way, so this one pass over 64 frames does not push
-    /// them out of L1 before they are read; stages that read the heads again should work on groups of
-    /// at most 16.
+    /// Parses `frames`, lane `i` being `frames[i]`. Frames beyond [`LANES`] have no lane and are not
+    /// looked at.
     pub fn parse_frames(&self, umem: &Umem, frames: &[Frame], columns: &mut Columns) {
         debug_assert!(frames.len() <= LANES, "{} frames in {LANES} lanes", frames.len());
-        for frame in frames.iter().take(PREFETCH_AHEAD) {
-            umem.prefetch(frame);
+        let (mut heads, mut lengths) = ([&[0; 64]; LANES], [0; LANES]);
+        for ((frame, head), length) in frames.iter().zip(&mut heads).zip(&mut lengths) {
+            (*head, *length) = (umem.head(frame), frame.length());
         }
-        let mut lanes = Lanes::new(columns);
-        for (lane, frame) in frames.iter().take(LANES).enumerate() {
-            if let Some(ahead) = frames.get(lane + PREFETCH_AHEAD) {
-                umem.prefetch(ahead);
-            }
-            lanes.parse(lane, umem.head(frame), frame.length());
-        }
-        lanes.finish();
+        // A shift by 64 would overflow: 64 lanes are all ones.
+        let live = u64::MAX.checked_shr((LANES - frames.len().min(LANES)) as u32).unwrap_or(0);
+        self.parse(&heads, &lengths, live, columns);
+    }
+
+    /// Which lanes of `live` are option-free IPv4 packets without a VLAN tag whose header checksum is
+    /// right; `heads` as in [`parse`](Self::parse), each of at least 34 bytes.
+    #[must_use]
+    pub fn verify_ipv4(&self, heads: &[&[u8; 64]; LANES], live: u64) -> u64 {
+        parse::verify_ipv4(*self, heads, live)
+    }
+
+    /// The sum of `data` for an Internet checksum, as [`checksum::Sum::bytes`] makes it: for payloads.
+    #[must_use]
+    pub fn sum(&self, data: &[u8]) -> checksum::Sum {
+        sum::sum(*self, data)
     }
 
     /// Header checksums of IPv4 headers, options included: `checksums[i]` is that of `headers[i]` with
@@ -188,40 +167,6 @@ impl Processor {
     pub fn batch_copy(&self, sources: &[&[u8]], destinations: &mut [&mut [u8]]) -> usize {
         let pairs = sources.iter().zip(destinations);
         pairs.map_while(|(from, to)| to.get_mut(..from.len()).map(|to| to.copy_from_slice(from))).count()
-    }
-}
-
-/// Columns being filled, with the masks in registers.
-struct Lanes<'a> {
-    columns: &'a mut Columns,
-    ipv4: u64,
-    ipv6: u64,
-}
-
-impl<'a> Lanes<'a> {
-    fn new(columns: &'a mut Columns) -> Self {
-        Self { columns, ipv4: 0, ipv6: 0 }
-    }
-
-    /// Parses one frame; `lane` is below [`LANES`].
-    #[inline(always)]
-    fn parse(&mut self, lane: usize, head: &[u8; 64], length: u16) {
-        let Self { columns, ipv4, ipv6 } = self;
-        let accepted = packet::parse_with(head, length, |parsed| {
-            *(if parsed.ipv4 { ipv4 } else { ipv6 }) |= 1 << lane;
-            columns.l3[lane] = parsed.l3;
-            columns.l4[lane] = parsed.l4;
-            columns.length[lane] = parsed.length;
-            columns.flow[lane] = parsed.flow;
-        });
-        if let Err(reason) = accepted {
-            columns.fault[lane] = reason;
-        }
-    }
-
-    fn finish(self) {
-        (self.columns.ipv4, self.columns.ipv6) = (self.ipv4, self.ipv6);
-        self.columns.udp = self.ipv4 | self.ipv6;
     }
 }
 

@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
 use crate::packet::build::UdpFrame;
-use crate::packet::{Endpoint, Flow};
+use crate::packet::{self, Endpoint, Flow};
 use crate::telemetry::DropReason;
 use crate::umem::{PageKind, Region, RingSizes, UmemLayout};
 use proptest::prelude::*;
@@ -23,9 +23,32 @@ fn packet() -> impl Strategy<Value = ([u8; 64], u16)> {
         (head, frame.len() as u16)
     });
     let cut = (right.clone(), any::<u16>()).prop_map(|((head, length), at)| (head, at % length));
+    // One field at a time, to the values next to its limits.
+    let near = (right.clone(), 12usize..44, prop_oneof![Just(0u8), Just(0xff), any::<u8>()]);
+    let near = near.prop_map(|((mut head, length), at, byte)| {
+        head[at] = byte;
+        mend(&mut head);
+        (head, length)
+    });
+    let lengths = (right.clone(), 0u16..80).prop_map(|((mut head, length), total)| {
+        head[16..18].copy_from_slice(&total.to_be_bytes());
+        mend(&mut head);
+        (head, length)
+    });
+    let udp = (right.clone(), 0u16..80).prop_map(|((mut head, length), udp)| {
+        head[38..40].copy_from_slice(&udp.to_be_bytes());
+        (head, length)
+    });
     let noise = (prop::array::uniform32(any::<[u8; 2]>()), any::<u16>());
     let noise = noise.prop_map(|(bytes, length)| (std::array::from_fn(|i| bytes[i / 2][i % 2]), length));
-    prop_oneof![4 => right, 2 => cut, 1 => noise]
+    prop_oneof![4 => right, 2 => cut, 3 => near, 2 => lengths, 2 => udp, 1 => noise]
+}
+
+/// A right IPv4 header checksum, whatever else is wrong.
+fn mend(head: &mut [u8; 64]) {
+    head[24..26].fill(0);
+    let sum = crate::packet::checksum::Sum::default().bytes(&head[14..34]).checksum();
+    head[24..26].copy_from_slice(&sum.to_be_bytes());
 }
 
 fn check(lane: usize, (head, length): &([u8; 64], u16), columns: &Columns) {
@@ -62,15 +85,14 @@ proptest! {
     fn lanes_equal_the_reference(packets in prop::collection::vec(packet(), LANES), live: u64) {
         let heads: [&[u8; 64]; LANES] = std::array::from_fn(|i| &packets[i].0);
         let lengths = std::array::from_fn(|i| packets[i].1);
-        let mut columns = stale();
-        Processor::detect().parse(&heads, &lengths, live, &mut columns);
-        prop_assert_eq!(columns.udp & !live, 0);
-        for (lane, packet) in packets.iter().enumerate() {
-            if live >> lane & 1 == 1 {
-                check(lane, packet, &columns);
-            } else {
-                prop_assert_eq!((columns.fault[lane], columns.l3[lane]), (DropReason::Handler, 1), "touched");
-                prop_assert_eq!((columns.length[lane], columns.flow[lane]), (3, flow(true, 9)), "touched");
+        for level in Processor::levels() {
+            let mut columns = stale();
+            Processor::with_level(level).unwrap().parse(&heads, &lengths, live, &mut columns);
+            prop_assert_eq!((columns.udp & !live, columns.ipv4 & columns.ipv6), (0, 0));
+            for (lane, packet) in packets.iter().enumerate() {
+                if live >> lane & 1 == 1 {
+                    check(lane, packet, &columns);
+                }
             }
         }
     }
@@ -104,17 +126,64 @@ proptest! {
     }
 }
 
+proptest! {
+    #[test]
+    fn headers_verify_alike(packets in prop::collection::vec(packet(), LANES), live: u64) {
+        let heads: [&[u8; 64]; LANES] = std::array::from_fn(|i| &packets[i].0);
+        let right = |lane: &usize| {
+            let head = heads[*lane];
+            head[12..15] == [8, 0, 0x45] && crate::packet::checksum::ipv4_header_verifies(head[14..34].try_into().unwrap())
+        };
+        let wanted = (0..LANES).filter(right).fold(0, |mask, lane| mask | 1 << lane) & live;
+        for level in Processor::levels() {
+            prop_assert_eq!(Processor::with_level(level).unwrap().verify_ipv4(&heads, live), wanted);
+        }
+    }
+
+    /// Every length and alignment, and nothing beyond the end.
+    #[test]
+    fn sums_are_alike(data in prop::collection::vec(any::<u8>(), 0..1600), start in 0usize..70, ones: bool) {
+        let data = if ones { vec![0xff; data.len()] } else { data };
+        let data = &data[start.min(data.len())..];
+        let wanted = data.chunks(2).fold(0u64, |sum, word| {
+            sum + u64::from(u16::from_be_bytes([word[0], word.get(1).copied().unwrap_or(0)]))
+        });
+        let wanted = (0..4).fold(wanted, |sum, _| (sum >> 16) + (sum & 0xffff)) as u16;
+        for level in Processor::levels() {
+            prop_assert_eq!(Processor::with_level(level).unwrap().sum(data).fold(), wanted, "{}", level);
+        }
+    }
+}
+
+/// RFC 1071 section 3: its example, and the same many times over.
 #[test]
-fn only_levels_with_kernels_can_be_had() {
+fn rfc_1071() {
+    let example = [0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7];
+    for level in Processor::levels() {
+        let processor = Processor::with_level(level).unwrap();
+        assert_eq!(processor.sum(&example).fold(), 0xddf2);
+        let long = example.repeat(100);
+        let wanted = (0..4).fold(100 * 0xddf2_u64, |sum, _| (sum >> 16) + (sum & 0xffff)) as u16;
+        assert_eq!(processor.sum(&long).fold(), wanted);
+        assert_eq!((processor.sum(&[0; 100]).fold(), processor.sum(&[0xff; 100]).fold()), (0, 0xffff));
+    }
+}
+
+#[test]
+fn levels_are_what_this_cpu_has() {
+    let levels: Vec<Level> = Processor::levels().collect();
+    println!("levels here: {levels:?}");
     for level in Level::ALL {
-        assert_eq!(Processor::with_level(level).map(|p| p.capability()), (level == Level::Scalar).then_some(level));
+        let wanted = levels.contains(&level).then_some(level);
+        assert_eq!(Processor::with_level(level).map(|p| p.capability()), wanted);
         assert_eq!(serde_json::to_string(&level).unwrap(), format!("\"{level}\""));
         assert_eq!(serde_json::from_str::<Level>(&format!("\"{level}\"")).unwrap(), level);
     }
-    let best = Processor::detect();
-    assert_eq!(Processor::with_level(best.capability()), Some(best));
+    assert_eq!(levels.first(), Some(&Level::Scalar));
+    assert_eq!(levels.last(), Some(&Processor::detect().capability()));
     let faces = Level::ALL.map(|level| (level.vector_width_bytes(), level.parallel_packets()));
     assert_eq!(faces, [(8, 1), (16, 4), (32, 8), (64, 16), (16, 4)]);
+    assert!(Processor::detect().why().contains("this CPU has scalar"));
 }
 
 #[test]

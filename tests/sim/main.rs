@@ -2,10 +2,12 @@
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 mod faults;
+mod links;
 mod relay;
+mod replay;
 
-use oxide::port::sim::Faults;
-use oxide::sim::{Chaos, Checker, SimOptions, SimReport, run};
+use oxide::port::sim::{Faults, LinkSpec};
+use oxide::sim::{Application, Chaos, Checker, SimOptions, SimReport, run};
 
 /// Runs, and panics with what replays the run if a checker does not hold.
 fn pass(options: &SimOptions) -> SimReport {
@@ -23,18 +25,42 @@ fn without_faults_nothing_is_lost() {
         assert_eq!((report.sent, report.there, report.answers, report.back), (30_000, 30_000, 30_000, 30_000));
         assert_eq!((report.drops.total(), report.lost_before, report.lost_after), (0, 0, 0));
         let looked: Vec<_> = report.checks.iter().filter(|(_, n)| *n > 0).map(|(checker, _)| *checker).collect();
-        let elsewhere = [Checker::Budget, Checker::Reference];
+        let elsewhere = [Checker::Budget, Checker::Reference, Checker::Isolation];
         assert!(Checker::ALL.iter().all(|c| elsewhere.contains(c) || looked.contains(c)), "{looked:?}");
     }
 }
 
+/// A report without what a second run cannot have in common: real time.
+fn comparable(report: &SimReport) -> serde_json::Value {
+    let mut report = serde_json::to_value(report).unwrap();
+    for field in ["real_time", "packets_per_second"] {
+        assert!(report.as_object_mut().unwrap().remove(field).is_some());
+    }
+    report
+}
+
+/// Every number of the report, and every byte that left, with its time.
 #[test]
-fn one_seed_is_one_run() {
-    let options = SimOptions { packets: 20_000, faults: Faults::all(), chaos: Chaos::all(), ..Default::default() };
-    let (a, b) = (pass(&options), pass(&options));
-    assert_eq!((a.fingerprint, a.there, a.back, a.steps), (b.fingerprint, b.there, b.back, b.steps));
-    let other = pass(&SimOptions { seed: 2, ..options });
-    assert_ne!(a.fingerprint, other.fingerprint);
+fn one_seed_is_one_run_bit_for_bit() {
+    for application in [Application::Forward, Application::Relay, Application::CheckedRelay] {
+        let mut seen = std::collections::HashSet::new();
+        for (queues, seed) in [(1, 1), (2, 1), (2, 2), (5, 1)] {
+            let options = SimOptions {
+                packets: 8_000,
+                queues,
+                seed,
+                application,
+                faults: Faults::all(),
+                chaos: Chaos::all().times(10),
+                links: ["delay=1ms,loss=ge:0.01/0.3,reorder=0.02,rate=1G".parse().unwrap(), LinkSpec::default()],
+                ..Default::default()
+            };
+            let (a, b) = (replay::tapped(&options), replay::tapped(&options));
+            assert_eq!(comparable(&a.0), comparable(&b.0), "{options:?}");
+            assert!(a.1 == b.1, "other bytes left: {options:?}");
+            assert!(seen.insert(a.0.fingerprint), "two seeds, or two counts of queues, are one run: {options:?}");
+        }
+    }
 }
 
 #[test]

@@ -27,6 +27,7 @@ fn with_all_faults_it_does_what_the_reference_does() {
             chaos: Chaos::all().times(5),
             application: if seed % 2 == 0 { Application::CheckedRelay } else { Application::Relay },
             seed,
+            ..Default::default()
         };
         back += pass(&options).back;
     }
@@ -39,7 +40,8 @@ fn packets_wait_for_a_next_hop_and_keep_their_order() {
     for seed in 0..4 {
         let chaos = chaos.times(40);
         let application = Application::CheckedRelay;
-        let report = pass(&SimOptions { queues: 2, packets: 20_000, faults, chaos, application, seed });
+        let report =
+            pass(&SimOptions { queues: 2, packets: 20_000, faults, chaos, application, seed, ..Default::default() });
         let order = report.checks.iter().find(|(checker, _)| *checker == Checker::Order).unwrap();
         assert!(order.1 > 10_000);
     }

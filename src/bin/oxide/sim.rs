@@ -1,27 +1,47 @@
 //! `oxide sim`: the relay against simulated NICs.
 
+use std::fs::File;
+use std::io::{BufWriter, IsTerminal};
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
-use oxide::sim::{Application, SimOptions, SimReport, named, run_with};
+use oxide::port::sim::LinkSpec;
+use oxide::sim::pcap::PcapWriter;
+use oxide::sim::{Application, Replay, SimOptions, SimReport, Watch, named, run_with};
 
 #[derive(Args)]
 pub(crate) struct SimCommand {
     /// Queues, each with a port towards clients and one towards servers: 1 to 64.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
     queues: u32,
-    /// Packets that clients send.
-    #[arg(long, default_value_t = 100_000)]
-    packets: u64,
-    /// `none`, `all`, or names separated by commas.
+    /// Packets that clients send [default: 100000, or those of --pcap-in, once].
+    #[arg(long)]
+    packets: Option<u64>,
+    /// `none`, `all`, or names separated by commas; a wrong one lists them.
     #[arg(long, default_value = "none")]
     faults: String,
+    /// Faults strike this queue alone; the others may lose nothing.
+    #[arg(long, value_name = "QUEUE")]
+    only: Option<u32>,
+    /// Links to clients and servers: delay=2ms,loss=ge:0.01/0.3,reorder=0.02,rate=1G; with `clients:` or
+    /// `servers:` before it, of that side. May be given twice.
+    #[arg(long, value_name = "[SIDE:]LINK")]
+    link: Vec<String>,
     /// One seed, one run.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// What handles the packets.
     #[arg(long, default_value = "checked-relay")]
     handler: Kind,
+    /// Clients send what this capture (pcap, Ethernet) has, in its order, as fast as the queues take it. The
+    /// relay listens where most of its UDP packets go.
+    #[arg(long, value_name = "FILE")]
+    pcap_in: Option<PathBuf>,
+    /// Writes every packet that leaves to this file (pcap, virtual time).
+    #[arg(long, value_name = "FILE")]
+    pcap_out: Option<PathBuf>,
     /// The report as JSON.
     #[arg(long)]
     json: bool,
@@ -48,10 +68,40 @@ impl Kind {
 }
 
 pub(crate) fn sim(command: &SimCommand) -> Result<ExitCode, String> {
-    let (faults, chaos) = named(&command.faults).map_err(|e| e.to_string())?;
-    let options = SimOptions {
+    let options = options(command)?;
+    if let Some(replay) = &options.replay {
+        let listens: Vec<_> = replay.listens().iter().flatten().map(ToString::to_string).collect();
+        eprintln!("  {} packets to replay; the relay listens on {}", replay.len(), listens.join(" and "));
+    }
+    let mut watch = Progress::new(command, options.packets)?;
+    let report = run_with(&options, &mut watch);
+    watch.finish()?;
+    if command.json {
+        println!("{}", serde_json::to_string_pretty(&report).map_err(|e| e.to_string())?);
+    } else {
+        print(&report);
+    }
+    let Some(failure) = &report.failure else { return Ok(ExitCode::SUCCESS) };
+    eprintln!("checker {} does not hold: seed {}, step {}", failure.checker.name(), report.seed, failure.step);
+    eprintln!("  {}", failure.text);
+    eprintln!("again: {}", again(command, &options));
+    Ok(ExitCode::FAILURE)
+}
+
+fn options(command: &SimCommand) -> Result<SimOptions, String> {
+    let (faults, chaos) = named(&command.faults).map_err(|e| format!("--faults: {e}"))?;
+    if let Some(only) = command.only
+        && only >= command.queues
+    {
+        return Err(format!("--only {only}: there are queues 0 to {}", command.queues - 1));
+    }
+    let replay = command.pcap_in.as_ref().map(Replay::load).transpose().map_err(|e| format!("--pcap-in: {e}"))?;
+    if replay.is_some() && command.handler == Kind::Forward {
+        return Err("--pcap-in: a capture goes through the relay: leave --handler forward out".to_owned());
+    }
+    Ok(SimOptions {
         queues: command.queues,
-        packets: command.packets,
+        packets: command.packets.unwrap_or_else(|| replay.as_ref().map_or(100_000, |replay| replay.len() as u64)),
         faults,
         chaos,
         application: match command.handler {
@@ -59,34 +109,89 @@ pub(crate) fn sim(command: &SimCommand) -> Result<ExitCode, String> {
             Kind::Relay => Application::Relay,
             Kind::CheckedRelay => Application::CheckedRelay,
         },
+        links: links(&command.link)?,
+        only: command.only,
+        replay,
         seed: command.seed,
-    };
-    let every = (command.packets / 10).max(1);
-    let mut next = every;
-    let report = run_with(&options, |sent| {
-        if sent >= next && !command.json {
-            eprintln!("  {sent} of {} packets sent", command.packets);
-            next = sent - sent % every + every;
+    })
+}
+
+fn links(texts: &[String]) -> Result<[LinkSpec; 2], String> {
+    let mut links = [LinkSpec::default(); 2];
+    for text in texts {
+        let (sides, spec) = match text.split_once(':') {
+            Some(("clients", spec)) => (0..1, spec),
+            Some(("servers", spec)) => (1..2, spec),
+            _ => (0..2, text.as_str()),
+        };
+        let spec = spec.parse().map_err(|e| format!("--link: {e}"))?;
+        links[sides].fill(spec);
+    }
+    Ok(links)
+}
+
+/// The command that runs the same again.
+fn again(command: &SimCommand, options: &SimOptions) -> String {
+    let mut words = vec![
+        format!("oxide sim --queues {} --packets {}", options.queues, options.packets),
+        format!("--faults {} --handler {} --seed {}", command.faults, command.handler.name(), options.seed),
+    ];
+    words.extend(command.only.map(|only| format!("--only {only}")));
+    words.extend(command.link.iter().map(|link| format!("--link {link}")));
+    words.extend(command.pcap_in.iter().map(|path| format!("--pcap-in {}", path.display())));
+    words.join(" ")
+}
+
+/// Tells how far a run is, and writes what leaves.
+struct Progress {
+    packets: u64,
+    quiet: bool,
+    started: Instant,
+    next: u64,
+    out: Option<(PathBuf, PcapWriter<BufWriter<File>>)>,
+    failed: Option<String>,
+}
+
+impl Progress {
+    fn new(command: &SimCommand, packets: u64) -> Result<Self, String> {
+        let open = |path: &PathBuf| {
+            let writer = File::create(path).and_then(|file| PcapWriter::new(BufWriter::new(file)));
+            writer.map(|writer| (path.clone(), writer)).map_err(|e| format!("--pcap-out: {}: {e}", path.display()))
+        };
+        let out = command.pcap_out.as_ref().map(open).transpose()?;
+        let quiet = command.json && !std::io::stderr().is_terminal();
+        Ok(Self { packets, quiet, started: Instant::now(), next: (packets / 10).max(1), out, failed: None })
+    }
+
+    fn finish(self) -> Result<(), String> {
+        if let Some(failed) = self.failed {
+            return Err(failed);
         }
-    });
-    if command.json {
-        println!("{}", serde_json::to_string_pretty(&report).map_err(|e| e.to_string())?);
-    } else {
-        print(&report);
+        let Some((path, writer)) = self.out else { return Ok(()) };
+        writer.finish().map(drop).map_err(|e| format!("--pcap-out: {}: {e}", path.display()))
     }
-    if let Some(failure) = &report.failure {
-        eprintln!("{:?}, step {}: {}", failure.checker, failure.step, failure.text);
-        eprintln!(
-            "again: oxide sim --queues {} --packets {} --faults {} --handler {} --seed {}",
-            command.queues,
-            command.packets,
-            command.faults,
-            command.handler.name(),
-            command.seed
-        );
-        return Ok(ExitCode::FAILURE);
+}
+
+impl Watch for &mut Progress {
+    fn progress(&mut self, sent: u64) {
+        if sent < self.next || self.quiet {
+            return;
+        }
+        let every = (self.packets / 10).max(1);
+        self.next = sent - sent % every + every;
+        let elapsed = self.started.elapsed().as_secs_f64();
+        let left = elapsed / sent as f64 * (self.packets - sent) as f64;
+        eprintln!("  {sent} of {} packets sent, {elapsed:.0} s, {left:.0} s to go", self.packets);
     }
-    Ok(ExitCode::SUCCESS)
+
+    fn left(&mut self, at: Duration, frame: &[u8]) {
+        if let Some((path, writer)) = &mut self.out
+            && let Err(error) = writer.write(at, frame)
+        {
+            self.failed = Some(format!("--pcap-out: {}: {error}", path.display()));
+            self.out = None;
+        }
+    }
 }
 
 fn print(report: &SimReport) {
@@ -97,23 +202,33 @@ fn print(report: &SimReport) {
         report.virtual_time.as_secs_f64()
     );
     println!(
-        "  clients sent {}, servers got {}, answered {}, clients got {}",
+        "  clients sent {}, to servers left {}, answered {}, to clients left {}",
         report.sent, report.there, report.answers, report.back
     );
+    let links = report.links;
+    if links.offered > 0 {
+        println!(
+            "  links carried {}, lost {}, had no room for {}; {} were overtaken",
+            links.delivered, links.lost, links.overflowed, links.overtaken
+        );
+    }
     println!("  lost before the engine saw them {}, after it sent them {}", report.lost_before, report.lost_after);
     for (reason, packets) in report.drops.nonzero() {
         println!("  dropped, {}: {packets}", reason.name());
     }
     println!(
-        "  handlers made anew {}, actors {}; descriptors refused {}",
-        report.soft_restarts, report.hard_restarts, report.bad_descriptors
+        "  handlers made anew {}, actors {}, queues given up {}; descriptors refused {}, completions lost {}",
+        report.soft_restarts, report.hard_restarts, report.given_up, report.bad_descriptors, report.lost_completions
     );
-    let looks: u64 = report.checks.iter().map(|(_, looks)| looks).sum();
+    println!("  {:<12} {:>12}", "checker", "looked");
+    for (checker, looks) in &report.checks {
+        let failed = report.failure.as_ref().is_some_and(|failure| failure.checker == *checker);
+        println!("  {:<12} {looks:>12} {}", checker.name(), if failed { "FAILED" } else { "" });
+    }
     println!(
-        "  {} checkers looked {looks} times, {} times at rest; {}",
-        report.checks.len(),
+        "  {} times at rest; {}",
         report.quiescent_points,
-        if report.passed() { "all held" } else { "one did not hold" }
+        if report.passed() { "every checker held" } else { "one did not hold" }
     );
     println!(
         "  {:.2} million packets per second of real time; fingerprint {:016x}",

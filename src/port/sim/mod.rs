@@ -4,6 +4,7 @@
 //!   SimNet  a handle on all NIC queues: put packets on the wire, take what was sent, pull the plug
 //!     nic.rs     one NIC queue: packets that arrive, packets that left, link, faults
 //!     socket.rs  the kernel's ends of one socket's four rings, and the frames it holds
+//!     link.rs    delay, loss, reordering and rate of a wire between two queues
 //!   SimPort  the user's ends of the rings, by the same `Port` contract as AF_XDP
 //! ```
 //!
@@ -38,6 +39,7 @@
 
 mod backend;
 mod faults;
+mod link;
 mod net;
 mod nic;
 mod port;
@@ -46,6 +48,7 @@ mod socket;
 
 pub use backend::SimBackend;
 pub use faults::{Faults, UnknownFault};
+pub use link::{Link, LinkCounters, LinkError, LinkSpec, Loss};
 pub use net::{SimInterface, SimNet};
 pub use nic::NicCounters;
 pub use port::SimPort;

@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::link::{Link, LinkCounters, LinkSpec};
 use super::nic::{NicCounters, NicQueue};
 use super::{Driver, Faults, Holdings, Rng, Violation};
-use crate::net::{Link, LinkKind};
+use crate::net::{self, LinkKind};
 use crate::packet::MacAddr;
 use crate::port::QueueId;
 
@@ -49,6 +50,15 @@ struct Shared {
     interfaces: Vec<SimInterface>,
     queues: BTreeMap<QueueId, Arc<Mutex<NicQueue>>>,
     clock_ns: AtomicU64,
+    seed: u64,
+    cables: Mutex<Vec<Cable>>,
+}
+
+/// One way of a wire between two queues.
+struct Cable {
+    from: QueueId,
+    to: QueueId,
+    link: Link<Vec<u8>>,
 }
 
 impl SimNet {
@@ -65,7 +75,8 @@ impl SimNet {
                 queues.insert(id, Arc::new(Mutex::new(nic)));
             }
         }
-        Self(Arc::new(Shared { interfaces: interfaces.to_vec(), queues, clock_ns: AtomicU64::new(0) }))
+        let (clock_ns, cables) = (AtomicU64::new(0), Mutex::default());
+        Self(Arc::new(Shared { interfaces: interfaces.to_vec(), queues, clock_ns, seed, cables }))
     }
 
     /// A packet arrives at `queue`, Ethernet header first, FCS not.
@@ -117,6 +128,70 @@ impl SimNet {
         self.each_of(interface, |nic| nic.set_present(true));
     }
 
+    /// Opening `queue` is refused with `errno` the next `times` times (EBUSY, ENOMEM, EPERM, ...).
+    pub fn refuse_open(&self, queue: &QueueId, errno: i32, times: usize) {
+        self.queue(queue).refuse(errno, times);
+    }
+
+    /// The next kick of the socket at `queue` fails with `errno`, as a system call does whose port is of
+    /// no more use.
+    pub fn fail_next_kick(&self, queue: &QueueId, errno: i32) {
+        self.queue(queue).fail_kick(errno);
+    }
+
+    /// Takes back what [`refuse_open`](Self::refuse_open) and [`fail_next_kick`](Self::fail_next_kick) have
+    /// in store.
+    pub fn mend(&self, queue: &QueueId) {
+        self.queue(queue).mend();
+    }
+
+    /// The socket at `queue` dies, while its interface stays: [`PortError::Gone`](crate::port::PortError)
+    /// at the next kick, packets pass it by. A new one can be bound.
+    pub fn kill_socket(&self, queue: &QueueId) {
+        self.queue(queue).kill_socket();
+    }
+
+    /// Joins two queues by a wire that is `spec` both ways: from now on what one sends goes to the other,
+    /// each time [`carry`](Self::carry) is called.
+    pub fn connect(&self, a: &QueueId, b: &QueueId, spec: LinkSpec) {
+        for end in [a, b] {
+            // A name that is none panics here, where the mistake is.
+            let _ = self.waiting(end);
+        }
+        let mut cables = self.cables();
+        for (from, to) in [(a, b), (b, a)] {
+            let rng = Rng::part(self.0.seed, u64::MAX - 1 - cables.len() as u64);
+            cables.push(Cable { from: from.clone(), to: to.clone(), link: Link::new(spec, rng) });
+        }
+    }
+
+    /// Moves packets along the wires of [`connect`](Self::connect), as far as they have come by now.
+    pub fn carry(&self) {
+        let now_ns = self.now_ns();
+        for Cable { from, to, link } in self.cables().iter_mut() {
+            while let Some(packet) = self.queue(from).next_sent() {
+                if let Err(lost) = link.offer(now_ns, packet.len(), packet) {
+                    self.queue(from).recycle(lost);
+                }
+            }
+            while let Some(packet) = link.next(now_ns) {
+                let mut nic = self.queue(to);
+                nic.inject(&packet);
+                nic.recycle(packet);
+            }
+        }
+    }
+
+    /// What the wire from one queue to the other counted, this way; `None` if there is none.
+    #[must_use]
+    pub fn carried(&self, from: &QueueId, to: &QueueId) -> Option<LinkCounters> {
+        self.cables().iter().find(|it| it.from == *from && it.to == *to).map(|it| it.link.counters())
+    }
+
+    fn cables(&self) -> MutexGuard<'_, Vec<Cable>> {
+        self.0.cables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Virtual time passes.
     pub fn advance(&self, by: Duration) {
         self.0.clock_ns.fetch_add(by.as_nanos() as u64, Ordering::Relaxed);
@@ -132,6 +207,12 @@ impl SimNet {
     #[must_use]
     pub fn counters(&self, queue: &QueueId) -> NicCounters {
         self.queue(queue).counters()
+    }
+
+    /// Packets that arrived at `queue` and were not looked at yet.
+    #[must_use]
+    pub fn waiting(&self, queue: &QueueId) -> u64 {
+        self.queue(queue).waiting()
     }
 
     /// Frames that the kernel's side has of the socket at `queue`; all zero where there is none.
@@ -162,9 +243,9 @@ impl SimNet {
     /// The interfaces there are, as netlink has them: numbers, names, hardware addresses; no routes and
     /// no neighbours.
     #[must_use]
-    pub fn links(&self) -> Vec<Link> {
+    pub fn links(&self) -> Vec<net::Link> {
         let there = self.0.interfaces.iter().filter_map(|it| Some((it, self.ifindex(&it.name)?)));
-        let link = |(it, index): (&SimInterface, u32)| Link {
+        let link = |(it, index): (&SimInterface, u32)| net::Link {
             index,
             name: it.name.clone(),
             mac: it.mac,

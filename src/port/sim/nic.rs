@@ -6,7 +6,7 @@ use std::io;
 use super::socket::{Delivery, KernelRings, Socket};
 use super::{Driver, Faults, Holdings, Rng, Violation};
 use crate::port::{Kick, PortError, QueueId};
-use crate::umem::{PortIndex, Umem, UmemLayout};
+use crate::umem::{PortIndex, RegionError, Umem, UmemLayout};
 
 /// Buffers kept for packets to come, so that a long run allocates none.
 const SPARE_BUFFERS: usize = 4096;
@@ -54,12 +54,24 @@ pub(super) struct NicQueue {
     counters: NicCounters,
     /// Of sockets that are closed.
     violations: Vec<Violation>,
+    /// Answers to the next binds.
+    refusals: VecDeque<i32>,
+    /// Answer to the next kick.
+    kick_error: Option<i32>,
 }
 
 struct Bound {
     number: u64,
     generation: u64,
+    dead: bool,
     socket: Socket,
+}
+
+impl Bound {
+    /// Whether this is a socket of the interface as it is now.
+    fn lives(&self, generation: u64) -> bool {
+        !self.dead && self.generation == generation
+    }
 }
 
 impl NicQueue {
@@ -80,6 +92,8 @@ impl NicQueue {
             buffers: Vec::new(),
             counters: NicCounters::default(),
             violations: Vec::new(),
+            refusals: VecDeque::new(),
+            kick_error: None,
         }
     }
 
@@ -99,6 +113,8 @@ impl NicQueue {
     ) -> Result<u64, PortError> {
         let errno = if !self.present {
             return Err(self.gone(libc::ENODEV));
+        } else if let Some(errno) = self.refusals.pop_front() {
+            Some(errno)
         } else if self.bound.is_some() || now_ns < self.busy_until_ns {
             Some(libc::EBUSY)
         } else if !self.link_up {
@@ -107,12 +123,16 @@ impl NicQueue {
             None
         };
         if let Some(errno) = errno {
-            let source = io::Error::from_raw_os_error(errno);
-            return Err(PortError::Refused { id: self.id.clone(), step: "bind", source, advice: String::new() });
+            let (id, source) = (self.id.clone(), io::Error::from_raw_os_error(errno));
+            if errno == libc::ENOMEM {
+                let source = RegionError::Map { bytes: layout.bytes(), source };
+                return Err(PortError::Memory { id, source });
+            }
+            return Err(PortError::Refused { id, step: "bind", source, advice: String::new() });
         }
         self.sockets += 1;
         let socket = Socket::new(rings, port, layout, self.driver);
-        self.bound = Some(Bound { number: self.sockets, generation: self.generation, socket });
+        self.bound = Some(Bound { number: self.sockets, generation: self.generation, dead: false, socket });
         Ok(self.sockets)
     }
 
@@ -133,6 +153,33 @@ impl NicQueue {
         }
     }
 
+    /// The next binds are answered with `errno`, so many of them.
+    pub(super) fn refuse(&mut self, errno: i32, binds: usize) {
+        self.refusals = VecDeque::from(vec![errno; binds]);
+    }
+
+    /// The next kick of the socket that is bound is answered with `errno`.
+    pub(super) fn fail_kick(&mut self, errno: i32) {
+        self.kick_error = Some(errno);
+    }
+
+    /// Takes back what the next binds and kicks would be answered with.
+    pub(super) fn mend(&mut self) {
+        self.refusals.clear();
+        self.kick_error = None;
+    }
+
+    /// The socket dies, while its interface stays. It wants to be woken, so that the next kick finds out.
+    pub(super) fn kill_socket(&mut self) {
+        if let Some(bound) = &mut self.bound {
+            bound.dead = true;
+            bound.socket.doze();
+            // What had arrived is the kernel's again.
+            self.counters.passed += self.arrivals.len() as u64;
+            self.arrivals.clear();
+        }
+    }
+
     pub(super) fn is_present(&self) -> bool {
         self.present
     }
@@ -147,9 +194,7 @@ impl NicQueue {
         let generation = self.generation;
         let id = &self.id;
         match &mut self.bound {
-            Some(bound) if bound.number == number && bound.generation == generation && self.present => {
-                Ok(&mut bound.socket)
-            }
+            Some(bound) if bound.number == number && bound.lives(generation) && self.present => Ok(&mut bound.socket),
             _ => Err(PortError::Gone { id: id.clone(), source: io::Error::from_raw_os_error(libc::ENXIO) }),
         }
     }
@@ -162,6 +207,10 @@ impl NicQueue {
     pub(super) fn kick(&mut self, number: u64) -> Result<Kick, PortError> {
         let (link_up, faults) = (self.link_up, self.faults);
         let again = self.rng.chance(faults.again_ppm);
+        if let Some(errno) = self.kick_error.take() {
+            let (id, source) = (self.id.clone(), io::Error::from_raw_os_error(errno));
+            return Err(PortError::Refused { id, step: "kick", source, advice: String::new() });
+        }
         let socket = self.live(number)?;
         if !link_up {
             return Ok(Kick::LinkDown);
@@ -194,8 +243,7 @@ impl NicQueue {
     pub(super) fn run(&mut self, number: u64, umem: &mut Umem, now_ns: u64) {
         let (faults, link_up) = (self.faults, self.link_up);
         let Self { rng, bound, arrivals, sent, buffers, counters, present, generation, .. } = self;
-        let Some(bound) = bound.as_mut().filter(|b| b.number == number && b.generation == *generation && *present)
-        else {
+        let Some(bound) = bound.as_mut().filter(|b| b.number == number && b.lives(*generation) && *present) else {
             return;
         };
         if rng.chance(faults.idle_ppm) {
@@ -238,7 +286,7 @@ impl NicQueue {
     /// A packet comes by the wire.
     pub(super) fn inject(&mut self, packet: &[u8]) {
         self.counters.arrived += 1;
-        let steered = self.bound.as_ref().is_some_and(|b| b.socket.steered && b.generation == self.generation);
+        let steered = self.bound.as_ref().is_some_and(|b| b.socket.steered && b.lives(self.generation));
         if steered && self.link_up && self.present {
             let packet = copy(&mut self.buffers, packet);
             self.arrivals.push_back(packet);
@@ -273,7 +321,11 @@ impl NicQueue {
     }
 
     pub(super) fn counters(&self) -> NicCounters {
-        NicCounters { waiting: self.arrivals.len() as u64, ..self.counters }
+        NicCounters { waiting: self.waiting(), ..self.counters }
+    }
+
+    pub(super) fn waiting(&self) -> u64 {
+        self.arrivals.len() as u64
     }
 
     pub(super) fn violations(&self) -> Vec<Violation> {
