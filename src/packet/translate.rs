@@ -145,7 +145,7 @@ mod tests {
     fn end(ipv4: bool) -> impl Strategy<Value = Endpoint> {
         (any::<u128>(), 1u16..).prop_map(move |(bits, port)| {
             let address =
-                if ipv4 { 0xffff << 32 | (bits & 0x3fff_ffff | 0x4000_0000) } else { bits >> 8 | 0x20 << 120 };
+                if ipv4 { 0xffff << 32 | (bits & 0x1fff_ffff | 0x4000_0000) } else { bits >> 8 | 0x20 << 120 };
             Endpoint { address: address.to_be_bytes(), port }
         })
     }

@@ -25,7 +25,7 @@ use super::realtime;
 use super::snapshot::QueueSnapshot;
 use super::worker::{Parts, Worker};
 use crate::net::Tables;
-use crate::port::{Backend, Port, PortError, PortInfo};
+use crate::port::{Backend, Port, PortError, PortInfo, Rss};
 use crate::simd::Processor;
 use crate::umem::{MAX_PORTS, PageReport, PagesSeen, PortIndex};
 
@@ -133,6 +133,8 @@ pub struct ActorSpec<B, H> {
     pub realtime: Option<u8>,
     /// Seed for keyed hashes.
     pub seed: u64,
+    /// How the NIC of each port spreads flows, where that is known.
+    pub rss: Vec<Option<Arc<Rss>>>,
     /// Tables to begin with.
     pub tables: Box<Tables>,
 }
@@ -198,6 +200,7 @@ impl<P: Port, H: Handler> Actor<P, H> {
             queue: spec.queue,
             queues: spec.queues,
             ports: ports.iter().map(|port| port.info().clone()).collect(),
+            rss: spec.rss,
             processor: spec.processor,
             seed: spec.seed,
         };

@@ -16,7 +16,9 @@ mod held;
 mod outgoing;
 mod peers;
 mod realtime;
+mod reframe;
 mod snapshot;
+mod way;
 mod worker;
 
 pub use actor::{ActorSpec, Command, Exit, HandlerFactory, Report, run};
@@ -29,4 +31,5 @@ pub use handler::{Context, Handler, QueueInfo, Replaced, SessionInfo};
 pub use harness::{Harness, HarnessError, Outcome};
 pub use peers::{Parcel, Peers};
 pub use snapshot::{PortSnapshot, QueueSnapshot};
+pub use way::Way;
 pub use worker::{Parts, Turn, Worker};

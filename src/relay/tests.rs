@@ -4,6 +4,7 @@
 mod cost;
 mod gate;
 mod health;
+mod home;
 mod limits;
 mod model;
 mod plan;

@@ -15,6 +15,7 @@
 mod cross;
 mod knock;
 mod life;
+mod out;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -23,15 +24,15 @@ use std::time::{Duration, Instant};
 use arrayvec::ArrayVec;
 use foldhash::fast::FixedState;
 
+use super::counters::RelayCounters;
 use super::gate::Gate;
 use super::health::{Health, Policy};
 use super::limit::Limits;
 use super::plan::{Entry, RelayPlan, Slices};
 use super::ports::SourcePorts;
-use super::session::{NextHop, Sessions};
+use super::session::Sessions;
 use crate::flow::{FlowHash, FlowKey, FlowKeys};
-use crate::net::Resolution;
-use crate::packet::{AddressChange, Endpoint, Flow, LANES, MacAddr, Rewrite, Translation, translate};
+use crate::packet::{Endpoint, Flow, LANES, MacAddr};
 use crate::queue::{Batch, Context, Handler, QueueInfo, Verdict, lanes};
 use crate::telemetry::DropReason;
 use crate::umem::{MAX_PORTS, PortIndex};
@@ -49,30 +50,6 @@ const SWEEP_ROUND: usize = 10;
 const STRAY: Verdict = Verdict::Drop(DropReason::NoSession);
 const LIMITED: Verdict = Verdict::Drop(DropReason::RateLimited);
 const NO_ROUTE: Verdict = Verdict::Drop(DropReason::NoRoute);
-
-/// What became of sessions. All monotonic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
-#[non_exhaustive]
-pub struct RelayCounters {
-    /// Sessions made.
-    pub created: u64,
-    /// Sessions that ended because their client was silent.
-    pub expired: u64,
-    /// Sessions that ended because their source address was no longer the right one.
-    pub moved: u64,
-    /// Packets judged by a rate that their source shares with strangers: the table of sources
-    /// ([`LimitsConfig::sources`](crate::config::LimitsConfig::sources)) is too small, or a flood comes
-    /// from forged addresses.
-    pub crowded: u64,
-    /// Challenges sent to clients without a session.
-    pub challenged: u64,
-    /// Times an upstream was found to be down.
-    pub upstreams_fell: u64,
-    /// Times an upstream that was down answered.
-    pub upstreams_rose: u64,
-    /// Sessions that ended because their upstream was down, and were made anew.
-    pub failed_over: u64,
-}
 
 /// The relay of one queue.
 pub struct UdpRelay {
@@ -354,77 +331,6 @@ impl UdpRelay {
         }
         self.send(batch, lane, batch.columns().length[lane], &new, hop)
     }
-
-    /// New addresses, and out. `length` is the packet's without Ethernet padding.
-    #[inline]
-    fn send(
-        &self,
-        batch: &mut Batch<'_>,
-        lane: usize,
-        length: u16,
-        new: &Flow,
-        hop: NextHop,
-    ) -> Result<PortIndex, Verdict> {
-        let columns = batch.columns();
-        let (l3, l4) = (columns.l3[lane], columns.l4[lane]);
-        let ipv4 = columns.ipv4 & 1 << lane != 0;
-        let Flow { source, destination } = *new;
-        let crosses = destination.is_ipv4() != ipv4;
-        let longer = if crosses && ipv4 { translate::GROWTH } else { 0 };
-        let shorter = if crosses && !ipv4 { translate::GROWTH } else { 0 };
-        if length.saturating_sub(u16::from(l3) + shorter) > hop.mtu.saturating_sub(longer) {
-            return Err(Verdict::Drop(DropReason::TooBig));
-        }
-        let source_mac = *self.macs.get(usize::from(hop.port)).ok_or(NO_ROUTE)?;
-        let new = Rewrite { source_mac, destination_mac: hop.mac, source, destination };
-        if crosses {
-            cross::cross(batch, lane, length, &new, hop.addresses).map_err(Verdict::Drop)?;
-            return Ok(hop.port);
-        }
-        let translation = Translation::with(&columns.flow[lane], &new, hop.addresses, ipv4);
-        translation.apply(batch.packet_mut(lane), l3, l4, ipv4).map_err(Verdict::Drop)?;
-        // Without Ethernet padding. Never longer than the frame, so it fits.
-        let _ = batch.set_length(lane, length);
-        Ok(hop.port)
-    }
-
-    /// Asks for the next hops of upstreams before a client does, some in each tick: a first packet
-    /// should not have to wait for them.
-    fn warm(&mut self, cx: &mut Context<'_>) {
-        for upstream in self.upstreams.iter().skip(self.warmed).take(WARM) {
-            let (interface, next_hop) = match cx.tables().resolve(upstream.ip()) {
-                Resolution::Hop(hop) => (hop.interface, hop.next_hop),
-                Resolution::Unresolved { interface, next_hop } => (interface, next_hop),
-                Resolution::NoRoute => continue,
-            };
-            if cx.port_of(interface).is_some() {
-                cx.resolve(interface, next_hop);
-            }
-        }
-        self.warmed = self.upstreams.len().min(self.warmed + WARM);
-    }
-
-    /// Where a session's packets leave that come as `old` and go as `new`.
-    fn resolve(&mut self, old: &Flow, new: &Flow, cx: &mut Context<'_>) -> Result<NextHop, Verdict> {
-        match cx.tables().resolve(new.destination.ip()) {
-            Resolution::NoRoute => Err(NO_ROUTE),
-            Resolution::Hop(hop) => {
-                let port = cx.port_of(hop.interface).ok_or(NO_ROUTE)?;
-                // The kernel does not see our traffic: what is not asked for, it forgets.
-                if !self.asked.contains(&(hop.interface, hop.next_hop)) {
-                    let _ = self.asked.try_push((hop.interface, hop.next_hop));
-                    cx.resolve(hop.interface, hop.next_hop);
-                }
-                let addresses = AddressChange::new(old, new).map_err(Verdict::Drop)?;
-                Ok(NextHop { generation: self.generation, mtu: hop.mtu, addresses, mac: hop.destination, port })
-            }
-            Resolution::Unresolved { interface, next_hop } => {
-                cx.port_of(interface).ok_or(NO_ROUTE)?;
-                cx.resolve(interface, next_hop);
-                Err(Verdict::Hold)
-            }
-        }
-    }
 }
 
 impl Handler for UdpRelay {
@@ -452,6 +358,10 @@ impl Handler for UdpRelay {
 
     fn sessions(&self) -> u64 {
         self.sessions.len() as u64
+    }
+
+    fn counts(&self, count: &mut dyn FnMut(&'static str, u64)) {
+        self.counters().tell(count);
     }
 
     fn memory_bytes(&self) -> u64 {

@@ -192,6 +192,7 @@ impl SimActor {
             queue: self.queue,
             queues: self.queues,
             ports: ports.iter().map(|port| port.info().clone()).collect(),
+            rss: vec![None; ports.len()],
             processor: Processor::detect(),
             // Another one for each life, as the engine has it.
             seed: u64::from(self.queue) << 32 ^ self.generation,
