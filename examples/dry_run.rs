@@ -3,6 +3,8 @@
 //!
 //! `cargo run --example dry_run [PICTURE.svg]`; docs/planning.md explains what it prints.
 
+use oxide::config::EngineConfig;
+use oxide::engine::EngineError;
 use oxide_topology::{Request, Snapshot, plan};
 
 /// Where clients arrive, and where servers are.
@@ -24,7 +26,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
 
     println!("\n-- one relay over both: eth1's packets cross, and the plan says so\n");
-    let both = plan(&machine, &request(&["eth0", "eth1"]))?;
+    let both = plan(&machine, &request(&["eth0", "eth1"])?)?;
     println!("{both}");
     println!("{}", both.tree(&machine));
 
@@ -39,13 +41,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// 8192 frames of 2 KiB for each queue.
-fn request(interfaces: &[&str]) -> Request {
-    Request::new(interfaces.iter().map(|name| (*name).to_owned()).collect(), 8192 * 2048)
+/// As the engine itself asks by its defaults: as many frames for each queue as its rings hold.
+fn request(interfaces: &[&str]) -> Result<Request, EngineError> {
+    oxide::engine::request(&EngineConfig::new(interfaces.iter().copied()))
 }
 
-fn one(machine: &Snapshot, interface: &str) -> Result<oxide_topology::Plan, oxide_topology::Refusal> {
-    plan(machine, &request(&[interface]))
+fn one(machine: &Snapshot, interface: &str) -> Result<oxide_topology::Plan, Box<dyn std::error::Error>> {
+    Ok(plan(machine, &request(&[interface])?)?)
 }
 
 fn summary(plan: &oxide_topology::Plan) -> String {

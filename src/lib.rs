@@ -19,6 +19,7 @@
 //! | [`telemetry`] | counters, the metric registry, and what is made from it |
 //! | [`admin`] | HTTP, the control socket, signals, privileges |
 //! | [`config`] | the one configuration |
+//! | [`self_test`] | packets through the real backend, in a namespace of its own |
 //! | [`sim`] | the whole engine against simulated NICs, one seed one run |
 #![deny(unsafe_code)]
 
@@ -33,6 +34,7 @@ pub mod queue;
 pub mod relay;
 #[allow(unsafe_code)]
 pub mod ring;
+pub mod self_test;
 pub mod sim;
 pub mod simd;
 pub mod telemetry;

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use oxide_topology::cli::{Answer, DoctorArgs, Exit, Format, PlanArgs, Source, doctor_command, plan_command};
+use oxide_topology::doctor::Traffic;
 use oxide_topology::{Change, Request, Snapshot};
 
 const DOC: &str = include_str!("../docs/planning.md");
@@ -10,7 +11,9 @@ const PICTURE: &str = include_str!("../docs/planning.svg");
 /// The arguments of the command in the worked case.
 fn worked_case() -> PlanArgs {
     let word = |option: &str| DOC.split(option).nth(1).and_then(|rest| rest.split('"').nth(1)).unwrap().to_owned();
-    let mut args = PlanArgs::new(Request::new(Vec::new(), 8192 * 2048));
+    // As the command asks without a configuration: by the engine's defaults.
+    let engine = oxide::config::EngineConfig::new(["eth0", "eth1"]);
+    let mut args = PlanArgs::new(oxide::engine::request(&engine).unwrap());
     args.source = Source::Synthetic(word("oxide plan --topology"));
     let command = DOC.split("oxide plan --topology").nth(1).unwrap().split("```").next().unwrap();
     args.nics = command.split("--nic ").skip(1).map(|nic| nic.split_whitespace().next().unwrap().to_owned()).collect();
@@ -93,6 +96,8 @@ fn the_doctor_looks_at_this_machine_and_at_others() {
         source,
         nics: Vec::new(),
         request: Request::new(vec![name.into()], 1 << 20),
+        traffic: Traffic::default(),
+        self_test: None,
         json: true,
     };
     let mut out = Vec::new();

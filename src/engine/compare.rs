@@ -1,12 +1,19 @@
 //! What was done, held against the plan: after start, by what the kernel says.
 
-use oxide_topology::{ActorPlan, Page};
+use oxide_topology::{ActorPlan, Page, ZeroCopy};
 
+use crate::port::{Mode, PortInfo};
 use crate::umem::{PageReport, PagesSeen};
 
 /// Each way in which an actor runs otherwise than planned, a sentence each; none if all is as planned.
-pub(super) fn differences(plan: &ActorPlan, pages: &PageReport, seen: &PagesSeen, cpus: &[u32]) -> Vec<String> {
-    let mut found = Vec::new();
+pub(super) fn differences(
+    plan: &ActorPlan,
+    ports: &[PortInfo],
+    pages: &PageReport,
+    seen: &PagesSeen,
+    cpus: &[u32],
+) -> Vec<String> {
+    let mut found: Vec<String> = ports.iter().filter_map(|port| mode(plan, port)).collect();
     if cpus != [plan.cpu] {
         found.push(format!("planned on CPU {}, but its thread may run on {cpus:?}", plan.cpu));
     }
@@ -24,6 +31,18 @@ pub(super) fn differences(plan: &ActorPlan, pages: &PageReport, seen: &PagesSeen
         }
     }
     found
+}
+
+/// A port on a lower rung than its driver should give. A higher one is had by explicit wish only.
+fn mode(plan: &ActorPlan, port: &PortInfo) -> Option<String> {
+    let planned = plan.ports.iter().find(|planned| planned.interface == port.id.interface)?;
+    let wanted = match (planned.zero_copy, port.mode) {
+        (ZeroCopy::Good, Mode::Copy | Mode::Generic) => "zero-copy",
+        (_, Mode::Generic) => "the driver's own XDP hook",
+        _ => return None,
+    };
+    let why = if port.mode_reason.is_empty() { "the kernel does not say why" } else { &port.mode_reason };
+    Some(format!("{wanted} planned for {}, {} mode is in force: {why}", port.id, port.mode))
 }
 
 #[cfg(test)]
@@ -45,14 +64,52 @@ mod tests {
         let why = Some("none were free".to_owned());
         let pages = PageReport { kind: PageKind::Base, node: Some(1), fallback: why };
         let good = PagesSeen { page_kib: Some(2048), nodes: [(1, 512)].into() };
-        assert_eq!(differences(&plan, &pages, &good, &[3]), Vec::<String>::new());
+        assert_eq!(differences(&plan, &[], &pages, &good, &[3]), Vec::<String>::new());
         let bad = PagesSeen { page_kib: Some(4), nodes: [(0, 12), (1, 500)].into() };
-        let found = differences(&plan, &pages, &bad, &[2, 3]).join("; ");
+        let found = differences(&plan, &[], &pages, &bad, &[2, 3]).join("; ");
         for word in ["CPU 3", "[2, 3]", "4 KiB", "none were free", "node 1", "12 of 512"] {
             assert!(found.contains(word), "{word}: {found}");
         }
         // The kernel does not say: nothing is claimed.
         let silent = PagesSeen { page_kib: None, nodes: [].into() };
-        assert_eq!(differences(&plan, &pages, &silent, &[3]), Vec::<String>::new());
+        assert_eq!(differences(&plan, &[], &pages, &silent, &[3]), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_lower_rung_than_planned_is_named() {
+        let port = |zero_copy| oxide_topology::PortPlan {
+            interface: "eth0".to_owned(),
+            ifindex: Some(2),
+            queue: 0,
+            numa_node: None,
+            zero_copy,
+        };
+        let seen = |zero_copy, mode| {
+            let plan = ActorPlan {
+                queue: 0,
+                ports: vec![port(zero_copy)],
+                cpu: 0,
+                shares_cpu: false,
+                numa_node: None,
+                umem_bytes: 1 << 20,
+                page: Page::Base,
+            };
+            let info = PortInfo {
+                id: crate::port::QueueId::new("eth0", 0),
+                ifindex: 2,
+                mac: crate::packet::MacAddr::default(),
+                mtu: 1500,
+                mode,
+                mode_reason: "the driver said no".to_owned(),
+                busy_poll: String::new(),
+            };
+            let pages = PageReport { kind: PageKind::Base, node: None, fallback: None };
+            differences(&plan, &[info], &pages, &PagesSeen { page_kib: None, nodes: [].into() }, &[0]).join("; ")
+        };
+        let text = "zero-copy planned for eth0:0, copy mode is in force: the driver said no";
+        assert_eq!(seen(ZeroCopy::Good, Mode::Copy), text);
+        assert!(seen(ZeroCopy::Absent, Mode::Generic).contains("own XDP hook planned"));
+        assert_eq!(seen(ZeroCopy::Absent, Mode::Copy), "");
+        assert_eq!(seen(ZeroCopy::Good, Mode::ZeroCopy), "");
     }
 }

@@ -94,7 +94,7 @@ impl Observer {
                 queue.begin(self.started.elapsed());
                 queue.mode = ports.iter().map(ModeStatus::from).collect();
                 if let Some(plan) = self.plan.actors.get(worker) {
-                    queue.differences = compare::differences(plan, &pages, &seen, &cpus);
+                    queue.differences = compare::differences(plan, &ports, &pages, &seen, &cpus);
                     for difference in &queue.differences {
                         tracing::warn!(queue = queue.queue, difference, "not as planned");
                     }

@@ -323,7 +323,7 @@ fn size(entries: u32) -> io::Result<QueueSize> {
 }
 
 /// Registers memory of `layout`'s size with the kernel, by way of xsk-rs.
-fn register(
+pub(super) fn register(
     layout: &UmemLayout,
     rings: &RingSizes,
     kind: PageKind,
@@ -385,7 +385,7 @@ fn refused(id: &QueueId, step: &'static str, source: io::Error, bytes: usize) ->
         ),
         Some(libc::EPERM) => "AF_XDP sockets need CAP_NET_RAW, the XDP program CAP_NET_ADMIN and CAP_BPF".to_owned(),
         Some(libc::EBUSY) => format!(
-            "another socket has queue {} of {interface}; find its process with `ss --xdp` or `grep -l AF_XDP /proc/*/net/*`",
+            "another socket has queue {} of {interface}; find its process with `ss --xdp -p` or `grep -ls 'socket:\\[' /proc/[0-9]*/maps`",
             id.queue
         ),
         Some(libc::EINVAL) => {

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use serde::{Deserialize, Serialize};
 
-use crate::doctor::{Probes, Status, doctor, worst};
+use crate::doctor::{Probes, Status, Traffic, Trial, doctor, self_test_checks, worst};
 use crate::plan::{Plan, Refusal, plan};
 use crate::request::Request;
 use crate::settings::{self, SettingKind};
@@ -77,6 +77,10 @@ pub struct DoctorArgs {
     pub nics: Vec<String>,
     /// The wish to check.
     pub request: Request,
+    /// The relay's ports and upstreams; empty without a configuration.
+    pub traffic: Traffic,
+    /// Sends packets through the real backend and says how each step went (`--self-test`).
+    pub self_test: Option<fn() -> Vec<Trial>>,
     /// JSON instead of lines.
     pub json: bool,
 }
@@ -158,6 +162,9 @@ fn end(result: Result<Exit, String>, errors: &mut dyn Write) -> Exit {
 
 fn examine(args: &DoctorArgs, out: &mut dyn Write) -> Result<Exit, String> {
     let live = args.source == Source::Live;
+    if args.self_test.is_some() && !live {
+        return Err("--self-test is for this machine only; leave --topology, --hwloc and --snapshot away".into());
+    }
     let names = &args.request.interfaces;
     let snapshot = match load(&args.source, &args.nics, names) {
         // An interface that is not there is a finding, not an end.
@@ -167,8 +174,11 @@ fn examine(args: &DoctorArgs, out: &mut dyn Write) -> Result<Exit, String> {
     let snapshot = described(snapshot.map_err(|e| e.to_string())?, &args.nics)?;
     let mut request = args.request.clone();
     fill_interfaces(&mut request, &snapshot, live);
-    let probes = if live { Probes::live() } else { Probes::default() };
-    let checks = doctor(&snapshot, &probes, &request);
+    let probes = if live { Probes::live(&args.traffic) } else { Probes::default() };
+    let mut checks = doctor(&snapshot, &probes, &request, &args.traffic);
+    if let Some(run) = args.self_test {
+        checks.extend(self_test_checks(&snapshot.limits, &probes, &run()));
+    }
     if args.json {
         print_json(out, &checks)?;
     } else {

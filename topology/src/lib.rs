@@ -27,6 +27,6 @@ pub use plan::{
 };
 pub use request::{Numa, Pin, Queues, Request};
 pub use snapshot::{
-    Amount, Core, CpuQuota, HashFields, Limits, Machine, NapiDefer, Nic, NicSpecError, Node, Offloads, Peer, Problem,
-    QueueIrq, RssView, SNAPSHOT_SCHEMA, Snapshot, SnapshotError, XdpFeatures, XdpProgram,
+    Amount, Core, CpuQuota, HashFields, Hop, Limits, Machine, NapiDefer, Nic, NicSpecError, Node, Offloads, Peer,
+    Problem, QueueIrq, RssView, SNAPSHOT_SCHEMA, Snapshot, SnapshotError, XdpFeatures, XdpProgram,
 };

@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use oxide::config::{Config, EngineConfig};
 use oxide_topology::Request;
 use oxide_topology::cli::{self, DoctorArgs, Format, PlanArgs, RECORD, Source};
+use oxide_topology::doctor::Traffic;
 use oxide_topology::settings::SettingKind;
 
 /// Which machine, and what is wanted of it.
@@ -43,6 +44,19 @@ impl Subject {
             (.., Some(file)) => Source::Snapshot(file.clone()),
             _ => Source::Live,
         }
+    }
+
+    /// The relay's ports and upstreams, for the doctor.
+    fn traffic(&self) -> Result<Traffic, String> {
+        let Some(path) = &self.config else { return Ok(Traffic::default()) };
+        let config = Config::load(path).map_err(|e| e.to_string())?;
+        let ports = config.sessions.source_ports;
+        let mut traffic = Traffic { source_ports: Some(ports.first()..=ports.last()), ..Traffic::default() };
+        for relay in &config.relays {
+            traffic.listens.push((relay.listen.ip(), relay.listen.port()));
+            traffic.upstreams.extend(relay.upstreams.iter().map(|upstream| upstream.ip()));
+        }
+        Ok(traffic)
     }
 
     fn request(&self) -> Result<Request, String> {
@@ -113,6 +127,9 @@ impl From<Setting> for SettingKind {
 pub(crate) struct DoctorCommand {
     #[command(flatten)]
     subject: Subject,
+    /// Also send packets through the real backend, on a veth pair in a network namespace of its own (root).
+    #[arg(long)]
+    self_test: bool,
 }
 
 pub(crate) fn plan(command: &PlanCommand) -> Result<ExitCode, String> {
@@ -146,6 +163,8 @@ pub(crate) fn doctor(command: &DoctorCommand) -> Result<ExitCode, String> {
         source: subject.source(),
         nics: subject.nics.clone(),
         request: subject.request()?,
+        traffic: subject.traffic()?,
+        self_test: command.self_test.then_some(oxide::self_test::run as fn() -> _),
         json: subject.json,
     };
     Ok(cli::doctor_command(&args, &mut std::io::stdout(), &mut std::io::stderr()).into())

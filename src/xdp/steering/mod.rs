@@ -151,6 +151,11 @@ impl Steering {
         Ok(Self { interface: interface.to_owned(), attachment, program })
     }
 
+    /// Loads the program and its maps without an interface, and lets them go.
+    pub(super) fn try_load() -> Result<(), SteeringError> {
+        Program::load("no interface", Fallback::Pass).map(drop)
+    }
+
     /// The mode in force: [`AttachMode::Native`] or [`AttachMode::Generic`].
     #[must_use]
     pub fn mode(&self) -> AttachMode {

@@ -1,11 +1,11 @@
 //! Checks of kernel, permissions, limits and CPUs.
 
 use super::Status::{Fail, Pass, Unknown, Warn};
-use super::{Attempt, Check, Patient};
+use super::{Attempt, Check, Patient, Probes};
 use crate::face::table::bytes;
 use crate::plan::{Page, WarningCode};
 use crate::request::Queues;
-use crate::snapshot::{Amount, CpuQuota};
+use crate::snapshot::{Amount, CpuQuota, Limits};
 
 const MACHINE: &str = "machine";
 /// need_wakeup, bpf_link for XDP and shared UMEM over several devices are all there from 5.15 on.
@@ -58,38 +58,46 @@ fn af_xdp(p: &Patient<'_>) -> Check {
             check("af-xdp", Fail, "EAFNOSUPPORT: this kernel has no AF_XDP", wanted).mend(mend)
         }
         Some(Attempt::Refused(errno)) => {
-            let (who, mend) = who_refuses(p, "CAP_NET_RAW");
+            let (who, mend) = explain_refusal(&p.snapshot.limits, p.probes, &[&["CAP_NET_RAW"]]);
             check("af-xdp", Fail, format!("{errno}: {who}"), wanted).mend(mend)
         }
     }
 }
 
-/// Takes an EPERM apart: capability, seccomp, security module, lockdown.
-fn who_refuses(p: &Patient<'_>, capability: &str) -> (String, String) {
-    match p.snapshot.limits.has_capability(capability) {
-        Some(false) => return (format!("{capability} is missing"), grant(&[capability])),
-        None => {
-            return (
-                "capabilities are unknown".into(),
-                format!("grep CapEff /proc/self/status; {}", grant(&[capability])),
-            );
-        }
-        Some(true) => {}
+/// Takes an EPERM apart, in this order: capability, user namespace, seccomp filter, security module,
+/// kernel lockdown, what is left. Of each group in `needs` any one capability would do, the least first.
+/// Returns who refuses, and the mend.
+pub(super) fn explain_refusal(limits: &Limits, probes: &Probes, needs: &[&[&str]]) -> (String, String) {
+    let least: Vec<&str> = needs.iter().filter_map(|group| group.first().copied()).collect();
+    if limits.capabilities.is_none() {
+        return ("capabilities are unknown".into(), format!("grep CapEff /proc/self/status; {}", grant(&least)));
     }
-    if p.snapshot.limits.initial_user_namespace == Some(false) {
+    let held = |group: &&&[&str]| group.iter().any(|c| limits.has_capability(c) == Some(true));
+    let missing: Vec<&&[&str]> = needs.iter().filter(|group| !held(group)).collect();
+    if !missing.is_empty() {
+        let names: Vec<String> = missing.iter().map(|group| group.join(" or ")).collect();
+        let least: Vec<&str> = missing.iter().filter_map(|group| group.first().copied()).collect();
+        return (format!("{} is missing", names.join(", and ")), grant(&least));
+    }
+    let capability = least.join(", ");
+    if limits.initial_user_namespace == Some(false) {
         let mend = "run in the initial user namespace (podman: --userns=host, as root)";
         return (format!("{capability} counts only in this user namespace"), mend.into());
     }
-    if p.probes.seccomp == Some(2) {
+    if probes.seccomp == Some(2) {
         let mend = "allow socket(AF_XDP) and bpf in the profile (docker: --security-opt seccomp=PROFILE.json)";
         return (format!("{capability} is there; a seccomp filter is active"), mend.into());
     }
-    let label = p.probes.label.as_deref().filter(|label| !label.starts_with("unconfined") && *label != "kernel");
+    let label = probes.label.as_deref().filter(|label| !label.starts_with("unconfined") && *label != "kernel");
     if let Some(label) = label {
         return (
             format!("{capability} is there; the security module confines us as {label}"),
             "extend its profile: see journalctl -k | grep -i denied".into(),
         );
+    }
+    if let Some(mode) = probes.lockdown.as_deref().filter(|mode| *mode != "none") {
+        let mend = "boot without lockdown= (secure boot sets it), or sign what it refuses";
+        return (format!("{capability} is there; the kernel is locked down ({mode})"), mend.into());
     }
     (format!("{capability} is there; no seccomp filter and no profile was seen"), "see journalctl -k".into())
 }
@@ -100,21 +108,32 @@ fn grant(capabilities: &[&str]) -> String {
 }
 
 fn capabilities(p: &Patient<'_>) -> Check {
-    let wanted = "CAP_NET_RAW, CAP_NET_ADMIN, and CAP_BPF (or CAP_SYS_ADMIN)";
+    let wanted = "CAP_NET_RAW, CAP_NET_ADMIN, and CAP_BPF (or CAP_SYS_ADMIN); before Linux 5.18 also CAP_PERFMON";
     let limits = &p.snapshot.limits;
     let Some(held) = &limits.capabilities else {
         return check("capabilities", Unknown, "unknown", wanted).mend("grep CapEff /proc/self/status");
     };
     let has = |name: &str| limits.has_capability(name) == Some(true);
-    let mut missing: Vec<&str> = ["CAP_NET_RAW", "CAP_NET_ADMIN"].into_iter().filter(|name| !has(name)).collect();
-    if !has("CAP_BPF") && !has("CAP_SYS_ADMIN") {
-        missing.push("CAP_BPF");
-    }
+    let admin = has("CAP_SYS_ADMIN");
+    // bpf_xdp_get_buff_len, which spares us CAP_PERFMON, came with 5.18.
+    let old = limits.kernel_version().is_some_and(|version| version < (5, 18));
+    let wants = [
+        ("CAP_NET_RAW", !has("CAP_NET_RAW")),
+        ("CAP_NET_ADMIN", !has("CAP_NET_ADMIN") && !admin),
+        ("CAP_BPF", !has("CAP_BPF") && !admin),
+        ("CAP_PERFMON", old && !has("CAP_PERFMON") && !admin),
+    ];
+    let missing: Vec<&str> = wants.into_iter().filter(|(_, lacks)| *lacks).map(|(name, _)| name).collect();
     if missing.is_empty() && limits.initial_user_namespace == Some(false) {
         // bpf(2) asks the initial namespace (bpf_capable, include/linux/bpf.h).
         let mend = "run in the initial user namespace (podman: as root, --userns=host)";
         return check("capabilities", Fail, "held in this user namespace only, where CAP_BPF does not count", wanted)
             .mend(mend);
+    }
+    if missing.is_empty() && !has("CAP_NET_ADMIN") {
+        let observed = "CAP_SYS_ADMIN loads the program, but without CAP_NET_ADMIN no next hop is asked for and busy \
+                        polling is not preferred";
+        return check("capabilities", Warn, observed, wanted).mend(grant(&["CAP_NET_ADMIN"]));
     }
     if missing.is_empty() {
         return check("capabilities", Pass, held.join(" "), wanted);

@@ -6,8 +6,13 @@
 mod host;
 mod nic;
 mod probes;
+mod self_test;
+mod spread;
+mod traffic;
 
 pub use probes::{Attempt, Probes};
+pub use self_test::{Outcome, Trial, self_test_checks};
+pub use traffic::Traffic;
 
 use std::fmt;
 
@@ -74,10 +79,17 @@ pub const CHECKS: &[&str] = &[
     "rings",
     "mtu",
     "xdp-attached",
+    "xsk-owned",
+    "rss",
+    "offloads",
+    "napi",
     "numa",
     "irq-affinity",
+    "ports",
+    "route",
     "smt",
     "plan",
+    "self-test",
 ];
 
 /// What the checks look at.
@@ -85,17 +97,19 @@ pub(crate) struct Patient<'a> {
     snapshot: &'a Snapshot,
     probes: &'a Probes,
     request: &'a Request,
+    traffic: &'a Traffic,
     plan: Result<Plan, Refusal>,
 }
 
-/// Runs every check for `request` on the machine of `snapshot`.
+/// Runs every check but the self-test for `request` and `traffic` on the machine of `snapshot`.
 #[must_use]
-pub fn doctor(snapshot: &Snapshot, probes: &Probes, request: &Request) -> Vec<Check> {
-    let patient = Patient { snapshot, probes, request, plan: plan(snapshot, request) };
+pub fn doctor(snapshot: &Snapshot, probes: &Probes, request: &Request, traffic: &Traffic) -> Vec<Check> {
+    let patient = Patient { snapshot, probes, request, traffic, plan: plan(snapshot, request) };
     let mut checks = host::checks(&patient);
     for name in &request.interfaces {
         checks.extend(nic::checks(&patient, name));
     }
+    checks.extend(traffic::checks(&patient));
     checks.extend(host::plan_checks(&patient));
     checks
 }

@@ -1,6 +1,7 @@
 //! Checks of one interface.
 
 use super::Status::{Fail, Pass, Unknown, Warn};
+use super::spread::{napi, offloads, rss, xsk_owned};
 use super::{Check, Patient, Status};
 use crate::plan::{Plan, ReasonCode, WarningCode, ZeroCopy};
 use crate::snapshot::Nic;
@@ -15,21 +16,27 @@ pub(super) fn checks(p: &Patient<'_>, name: &str) -> Vec<Check> {
         Some(index) => Check::new("nic-exists", name, Pass, format!("interface {index}"), "present"),
         None => Check::new("nic-exists", name, Unknown, "only described", "present"),
     };
-    let all = [link, driver, queues, rings, mtu, xdp_attached, numa, irq_affinity];
+    let all = [link, driver, queues, rings, mtu, xdp_attached, xsk_owned, rss, offloads, napi, numa, irq_affinity];
     std::iter::once(exists).chain(all.iter().map(|check| check(p, nic))).collect()
 }
 
-fn check(id: &str, nic: &Nic, status: Status, observed: impl Into<String>, wanted: &str) -> Check {
+pub(super) fn check(id: &str, nic: &Nic, status: Status, observed: impl Into<String>, wanted: &str) -> Check {
     Check::new(id, &nic.name, status, observed, wanted)
 }
 
 fn link(_: &Patient<'_>, nic: &Nic) -> Check {
-    let wanted = "up, with carrier";
+    let wanted = "up, with carrier, member of nothing";
     match (nic.up, nic.carrier) {
         // Binding to a queue of an interface that is down has ended kernels (onload#177).
         (Some(false), _) => check("link", nic, Fail, "down", wanted).mend(format!("ip link set dev {} up", nic.name)),
         (_, Some(false)) => {
             check("link", nic, Fail, "no carrier", wanted).mend(format!("check cable or peer: ethtool {}", nic.name))
+        }
+        (Some(true), Some(true)) if nic.master.is_some() => {
+            let master = nic.master.as_deref().unwrap_or_default();
+            let mend = format!("serve a NIC of its own, or take it out: ip link set dev {} nomaster", nic.name);
+            check("link", nic, Warn, format!("a member of {master}: what the relay takes never gets there"), wanted)
+                .mend(mend)
         }
         (Some(true), Some(true)) => check("link", nic, Pass, "up, with carrier", wanted),
         _ => check("link", nic, Unknown, "unknown", wanted).mend(format!("ip link show dev {}", nic.name)),

@@ -1,7 +1,13 @@
 //! What the doctor sees of this machine beyond the snapshot: only looks, and one socket that is closed
 //! again at once.
 
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
+
+use super::Traffic;
+use crate::snapshot::{Hop, route_to};
 
 /// How an attempt went.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,12 +35,20 @@ pub struct Probes {
     pub irqbalance: Option<bool>,
     /// Frequency governor of the first CPU.
     pub governor: Option<String>,
+    /// `net.ipv4.ip_local_port_range`: the ports kernel sockets get by themselves.
+    pub ephemeral_ports: Option<(u16, u16)>,
+    /// `net.ipv4.ip_local_reserved_ports`: those of them they do not get.
+    pub reserved_ports: Vec<RangeInclusive<u16>>,
+    /// Local ends of the UDP sockets of this network namespace.
+    pub udp_bound: Option<Vec<(IpAddr, u16)>>,
+    /// The kernel's route to each upstream, or its refusal.
+    pub routes: Vec<(IpAddr, Result<Hop, String>)>,
 }
 
 impl Probes {
-    /// Of this machine and process.
+    /// Of this machine and process, and for `traffic`.
     #[must_use]
-    pub fn live() -> Self {
+    pub fn live(traffic: &Traffic) -> Self {
         let text = |path: &str| Some(std::fs::read_to_string(path).ok()?.trim().to_owned());
         let status = text("/proc/self/status");
         let seccomp = status.as_deref().and_then(|s| s.lines().find_map(|line| line.strip_prefix("Seccomp:")));
@@ -49,6 +63,13 @@ impl Probes {
             bpf_jit: text("/proc/sys/net/core/bpf_jit_enable").and_then(|t| t.parse().ok()),
             irqbalance: irqbalance(),
             governor: text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+            ephemeral_ports: text("/proc/sys/net/ipv4/ip_local_port_range").and_then(|t| {
+                let (low, high) = t.split_once(char::is_whitespace)?;
+                Some((low.parse().ok()?, high.trim().parse().ok()?))
+            }),
+            reserved_ports: text("/proc/sys/net/ipv4/ip_local_reserved_ports").map(|t| ranges(&t)).unwrap_or_default(),
+            udp_bound: udp_bound(),
+            routes: traffic.upstreams.iter().filter_map(|to| Some((*to, route_to(*to)?))).collect(),
         }
     }
 }
@@ -74,4 +95,70 @@ fn irqbalance() -> Option<bool> {
     let processes = std::fs::read_dir("/proc").ok()?;
     let names = processes.flatten().filter_map(|entry| std::fs::read_to_string(entry.path().join("comm")).ok());
     Some(names.into_iter().any(|name| name.trim() == "irqbalance"))
+}
+
+/// `8080,9000-9010`.
+fn ranges(text: &str) -> Vec<RangeInclusive<u16>> {
+    let range = |word: &str| {
+        let (first, last) = word.split_once('-').unwrap_or((word, word));
+        Some(first.trim().parse().ok()?..=last.trim().parse().ok()?)
+    };
+    text.split(',').filter_map(range).collect()
+}
+
+/// Of the calling thread's network namespace: /proc/net is that of the process's first thread.
+fn udp_bound() -> Option<Vec<(IpAddr, u16)>> {
+    let v4 = std::fs::read_to_string("/proc/thread-self/net/udp").ok()?;
+    // Absent without IPv6.
+    let v6 = std::fs::read_to_string("/proc/thread-self/net/udp6").unwrap_or_default();
+    Some(v4.lines().chain(v6.lines()).filter_map(local_end).collect())
+}
+
+/// Second field of a line of /proc/net/udp: words of the address as the CPU reads them, port, all in hex.
+fn local_end(line: &str) -> Option<(IpAddr, u16)> {
+    let (address, port) = line.split_whitespace().nth(1)?.split_once(':')?;
+    let word = |at: usize| u32::from_str_radix(address.get(at..at + 8)?, 16).ok().map(u32::to_ne_bytes);
+    let address = match address.len() {
+        8 => IpAddr::from(word(0)?),
+        32 => {
+            let words = [word(0)?, word(8)?, word(16)?, word(24)?];
+            IpAddr::from(<[u8; 16]>::try_from(words.concat()).ok()?).to_canonical()
+        }
+        _ => return None,
+    };
+    Some((address, u16::from_str_radix(port, 16).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn lines_of_proc_net_udp() {
+        let line =
+            " 1234: 0100007F:0035 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 1 2 0 0";
+        if cfg!(target_endian = "little") {
+            assert_eq!(local_end(line), Some(([127, 0, 0, 1].into(), 53)));
+            let line = " 1: 00000000000000000000000001000000:1F90 x";
+            assert_eq!(local_end(line), Some(("::1".parse().unwrap(), 8080)));
+        }
+        for bad in ["", "x", "  sl  local_address rem_address", "1: 0:1", "1: zzzzzzzz:0035", "1: 010000\u{20ac}:0035"]
+        {
+            assert_eq!(local_end(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn reserved_ports_are_ranges() {
+        assert_eq!(ranges("8080,9000-9010"), [8080..=8080, 9000..=9010]);
+        assert_eq!(ranges(""), []);
+    }
+
+    #[test]
+    fn a_socket_of_ours_is_seen() {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let end = socket.local_addr().unwrap();
+        assert!(udp_bound().unwrap().contains(&(end.ip(), end.port())));
+    }
 }

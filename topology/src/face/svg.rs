@@ -17,10 +17,12 @@ const CELL: u32 = 38;
 const THREAD: u32 = 18;
 const COLUMNS: u32 = 16;
 const QUEUES_IN_ROW: u32 = 20;
+/// Width of the words above an arrow's start.
+const LABEL: u32 = 104;
 /// Distance between the starts of two arrows.
 const ARROW: u32 = 15;
 
-const STYLE: &str = "text{font:12px sans-serif;fill:#1f2933}.b{font-weight:bold}.s{font-size:10px}.w{fill:#fff}.h{paint-order:stroke;\
+const STYLE: &str = "text{font:12px sans-serif;fill:#1f2933}.b{font-weight:bold}.s{font-size:10px}.t{font-size:8px}.w{fill:#fff}.h{paint-order:stroke;\
 stroke:#fff;stroke-width:3px}\
 .box{fill:#f7f9fb;stroke:#9aa5b1}.core{fill:#fff;stroke:#9aa5b1}.free{fill:#e4e7eb}.actor{fill:#1f6fb2}\
 .shared{fill:#d98e04}.house{fill:#52606d}.out{fill:#fff;stroke:#cbd2d9;stroke-dasharray:2 2}.queue{fill:#1f6fb2}\
@@ -147,6 +149,8 @@ impl Plan {
                     [] if kept.contains(cpu) => ("house", "s w", "hk".to_owned()),
                     [] if !usable.contains(cpu) => ("out", "s", cpu.to_string()),
                     [] => ("free", "s", cpu.to_string()),
+                    // Four digits fill the box.
+                    [queue] if *queue > 999 => ("actor", "t w", format!("q{queue}")),
                     [queue] => ("actor", "s w", format!("q{queue}")),
                     [queue, ..] => ("shared", "s w", format!("q{queue}+")),
                 };
@@ -203,10 +207,12 @@ fn draw_arrows(out: &mut String, arrows: &Arrows<'_>, frames: &[Frame<'_>], nics
             let (line, marker, ink) = if crosses { ("far", "f", "s h ft") } else { ("near", "n", "s h nt") };
             let (x1, y1) = (NIC_X + NIC_WIDTH, y + 18 + ARROW * turn);
             let (x2, y2) = (NODE_X, frame.y + 14 + (14 * from) % frame.height.saturating_sub(20).max(1));
-            let middle = u32::midpoint(x1, x2);
+            // Straight as far as the words above it go, so that no line runs through them.
+            let bend = x1 + LABEL;
+            let middle = u32::midpoint(bend, x2);
             let _ = write!(
                 out,
-                "<path d=\"M{x1} {y1}C{middle} {y1} {middle} {y2} {x2} {y2}\" class=\"{line}\" \
+                "<path d=\"M{x1} {y1}H{bend}C{middle} {y1} {middle} {y2} {x2} {y2}\" class=\"{line}\" \
                  marker-end=\"url(#{marker})\"/>"
             );
             let list = queues.to_string();

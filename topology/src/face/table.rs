@@ -20,13 +20,13 @@ pub(crate) fn columns(f: &mut impl fmt::Write, rows: &[Vec<String>]) -> fmt::Res
     Ok(())
 }
 
-/// `64 MiB`, `512 KiB` or bytes, exact; only what is past 64 GiB is cut to whole GiB.
+/// `64 MiB`, `512 KiB` or bytes, exact; only what is past 1 GiB is cut to whole MiB, past 64 GiB to whole GiB.
 pub(crate) fn bytes(bytes: u64) -> String {
     const MIB: u64 = 1 << 20;
     match bytes {
         0 => "0".to_owned(),
         b if b >= 64 << 30 || b % (1 << 30) == 0 => format!("{} GiB", b >> 30),
-        b if b % MIB == 0 => format!("{} MiB", b / MIB),
+        b if b % MIB == 0 || b >= 1 << 30 => format!("{} MiB", b / MIB),
         b if b % 1024 == 0 => format!("{} KiB", b / 1024),
         b => format!("{b} B"),
     }

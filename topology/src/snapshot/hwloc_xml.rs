@@ -45,6 +45,32 @@ struct Place<'a> {
     processor: Option<&'a Element>,
 }
 
+/// The sets of an object say again what its place in the tree says. Where the two disagree the file was
+/// damaged or edited, and to believe either would be a guess.
+fn contradiction(object: &Element, kind: &str, version: u32, above: &Place<'_>) -> Result<(), String> {
+    let Some(own) = object.attribute("cpuset").map(bitmap).transpose()? else { return Ok(()) };
+    let name = || format!("{kind} {}", object.attribute("os_index").unwrap_or("without os_index"));
+    if kind == "PU"
+        && let Some(cpu) = object.number::<u32>("os_index")
+        // An offline one has an empty set in version 1.
+        && own.iter().any(|other| other != cpu)
+    {
+        return Err(format!("{} has the cpuset of cpu {own}", name()));
+    }
+    let Some(around) = above.processor.and_then(|p| p.attribute("cpuset")).map(bitmap).transpose()? else {
+        return Ok(());
+    };
+    if !own.without(&around).is_empty() {
+        let parent = above.processor.and_then(|p| p.attribute("type")).unwrap_or("object");
+        return Err(format!("{} has cpu {}, which the {parent} around it has not", name(), own.without(&around)));
+    }
+    // From version 2 on, memory hangs on the object whose cpus it is local to.
+    if version >= 2 && kind == "NUMANode" && own != around {
+        return Err(format!("{} is local to cpu {own}, but hangs on an object of cpu {around}", name()));
+    }
+    Ok(())
+}
+
 #[derive(Default)]
 struct Survey<'a> {
     version: u32,
@@ -63,6 +89,7 @@ impl<'a> Survey<'a> {
         let mut place = above.clone();
         let kind = object.attribute("type").unwrap_or_default();
         let index = object.number::<u32>("os_index");
+        contradiction(object, kind, self.version, above)?;
         match kind {
             "Package" | "Socket" => {
                 place.package = Some(self.packages);

@@ -12,12 +12,15 @@ mod hwloc_xml;
 mod live;
 mod netlink;
 mod nics;
+mod routes;
 mod system;
 mod xml;
 
 pub use check::Problem;
 pub use described::NicSpecError;
 pub use facts::{HashFields, Offloads, Peer, RssView};
+pub use routes::Hop;
+pub(crate) use routes::route_to;
 
 use serde::{Deserialize, Serialize};
 

@@ -111,6 +111,11 @@ pub(super) fn read(interfaces: &[String]) -> Result<Vec<Nic>, SnapshotError> {
     Ok(nics)
 }
 
+/// Number and name of every interface.
+pub(super) fn names() -> Vec<(u32, String)> {
+    links().map(|links| links.into_iter().map(|link| (link.index, link.nic.name)).collect()).unwrap_or_default()
+}
+
 fn links() -> Result<Vec<Link>, super::netlink::NetlinkError> {
     let answers = Netlink::open(None)?.dump(RTM_GETLINK, &[0; 16])?;
     Ok(answers.iter().filter_map(|answer| link(answer)).collect())

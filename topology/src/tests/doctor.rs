@@ -1,7 +1,7 @@
 //! The doctor on described patients.
 
 use super::machines::{machine, nic, snapshot};
-use crate::doctor::{Attempt, CHECKS, Check, Probes, Status, doctor, worst};
+use crate::doctor::{Attempt, CHECKS, Check, Outcome, Probes, Status, Traffic, Trial, doctor, self_test_checks, worst};
 use crate::*;
 
 fn patient() -> (Snapshot, Probes, Request) {
@@ -21,6 +21,17 @@ fn patient() -> (Snapshot, Probes, Request) {
     let nic = &mut s.nics[0];
     nic.xdp_features = Some(XdpFeatures { basic: true, redirect: true, zero_copy: true, multi_buffer: false });
     (nic.rx_ring, nic.tx_ring) = (Some(512), Some(512));
+    nic.xsk_queues = Some(Vec::new());
+    nic.napi = Some(NapiDefer::default());
+    nic.offloads = Some(Offloads { gro: true, rx_checksum: true, tx_checksum: true, ..Offloads::default() });
+    nic.rss = Some(RssView {
+        key: Some(vec![0x6d; 52]),
+        table: Some(vec![0, 1, 0, 1]),
+        function: Some("toeplitz".into()),
+        transform: None,
+        fields_udp4: Some(HashFields::from_bits(0xf0)),
+        fields_udp6: Some(HashFields::from_bits(0xf0)),
+    });
     nic.irqs = (0..2).map(|q| QueueIrq { queue: q, irq: 30 + q, cpus: [1 + q].into_iter().collect() }).collect();
     let probes = Probes {
         af_xdp: Some(Attempt::Done),
@@ -30,8 +41,24 @@ fn patient() -> (Snapshot, Probes, Request) {
         bpf_jit: Some(1),
         irqbalance: Some(false),
         governor: Some("performance".into()),
+        ephemeral_ports: Some((32_768, 60_999)),
+        reserved_ports: Vec::new(),
+        udp_bound: Some(vec![([127, 0, 0, 1].into(), 61_000), ([0, 0, 0, 0].into(), 68)]),
+        routes: vec![([198, 51, 100, 7].into(), Ok(hop("eth0", Some(true))))],
     };
     (s, probes, Request::new(vec!["eth0".into()], 8 << 20))
+}
+
+fn hop(interface: &str, resolved: Option<bool>) -> Hop {
+    Hop { interface: interface.into(), gateway: Some([192, 0, 2, 254].into()), resolved }
+}
+
+fn traffic() -> Traffic {
+    Traffic {
+        listens: vec![([192, 0, 2, 1].into(), 53)],
+        source_ports: Some(61_000..=65_535),
+        upstreams: vec![[198, 51, 100, 7].into()],
+    }
 }
 
 fn find<'a>(checks: &'a [Check], id: &str) -> &'a Check {
@@ -41,7 +68,9 @@ fn find<'a>(checks: &'a [Check], id: &str) -> &'a Check {
 #[test]
 fn a_healthy_host_passes_every_check() {
     let (s, probes, request) = patient();
-    let checks = doctor(&s, &probes, &request);
+    let mut checks = doctor(&s, &probes, &request, &traffic());
+    let done = Trial { step: "packets", wanted: "they come back", outcome: Outcome::Done("512 of 512".into()) };
+    checks.extend(self_test_checks(&s.limits, &probes, &[done]));
     let bad: Vec<String> = checks.iter().filter(|c| c.status != Status::Pass).map(ToString::to_string).collect();
     assert_eq!(bad, Vec::<String>::new());
     let ids: Vec<&str> = checks.iter().map(|c| c.id.as_str()).collect();
@@ -51,7 +80,7 @@ fn a_healthy_host_passes_every_check() {
 #[test]
 fn each_trouble_is_found_by_its_check_with_a_mend() {
     type Trouble = (&'static str, Status, fn(&mut Snapshot, &mut Probes, &mut Request));
-    let troubles: [Trouble; 28] = [
+    let troubles: [Trouble; 50] = [
         ("kernel", Status::Fail, |s, _, _| s.limits.kernel = Some("5.10.0".into())),
         ("kernel", Status::Warn, |s, _, _| s.limits.kernel = Some("6.17.1".into())),
         ("kernel", Status::Unknown, |s, _, _| s.limits.kernel = None),
@@ -80,18 +109,107 @@ fn each_trouble_is_found_by_its_check_with_a_mend() {
         ("xdp-attached", Status::Fail, |s, _, _| {
             s.nics[0].xdp_program = Some(XdpProgram { mode: "native".into(), id: Some(7) })
         }),
+        ("link", Status::Warn, |s, _, _| s.nics[0].master = Some("br0".into())),
+        ("capabilities", Status::Warn, |s, _, _| {
+            s.limits.capabilities = Some(vec!["CAP_NET_RAW".into(), "CAP_SYS_ADMIN".into()])
+        }),
+        ("capabilities", Status::Fail, |s, _, _| s.limits.kernel = Some("5.15.0".into())),
+        ("xsk-owned", Status::Fail, |s, _, _| s.nics[0].xsk_queues = Some(vec![1])),
+        ("xsk-owned", Status::Unknown, |s, _, _| s.nics[0].xsk_queues = None),
+        ("rss", Status::Unknown, |s, _, _| s.nics[0].rss = None),
+        ("rss", Status::Warn, |s, _, _| rss(s).table = Some(vec![0, 1, 2, 3])),
+        ("rss", Status::Warn, |s, _, _| rss(s).table = Some(vec![1, 1])),
+        ("rss", Status::Warn, |s, _, _| rss(s).fields_udp6 = Some(HashFields::from_bits(0x30))),
+        ("rss", Status::Unknown, |s, _, _| rss(s).fields_udp4 = None),
+        ("rss", Status::Unknown, |s, _, _| rss(s).table = None),
+        ("offloads", Status::Unknown, |s, _, _| s.nics[0].offloads = None),
+        ("offloads", Status::Warn, |s, _, _| offloads(s).lro = true),
+        ("offloads", Status::Warn, |s, _, _| offloads(s).hw_gro = true),
+        ("offloads", Status::Warn, |s, _, _| s.nics[0].xdp_features = Some(XdpFeatures::default())),
+        ("offloads", Status::Unknown, |s, _, _| s.nics[0].driver = Some("veth".into())),
+        ("offloads", Status::Warn, |s, _, _| {
+            let on = Offloads { tx_checksum: true, gro: true, ..Offloads::default() };
+            s.nics[0].driver = Some("veth".into());
+            s.nics[0].peer = Some(Peer { name: "peer0".into(), offloads: Some(on), has_program: false });
+        }),
+        ("ports", Status::Warn, |_, p, _| p.ephemeral_ports = Some((1024, 65_535))),
+        ("ports", Status::Warn, |_, p, _| p.udp_bound = Some(vec![([0, 0, 0, 0].into(), 53)])),
+        ("route", Status::Fail, |_, p, _| p.routes[0].1 = Err("Network is unreachable".into())),
+        ("route", Status::Fail, |_, p, _| p.routes[0].1 = Ok(hop("eth1", None))),
+        ("route", Status::Warn, |_, p, _| p.routes[0].1 = Ok(hop("eth0", Some(false)))),
         ("numa", Status::Warn, |_, _, r| r.numa = Numa::Node(1)),
         ("irq-affinity", Status::Warn, |s, _, _| s.nics[0].irqs[1].cpus = [7].into_iter().collect()),
     ];
     for (index, (id, status, trouble)) in troubles.into_iter().enumerate() {
         let (mut s, mut probes, mut request) = patient();
         trouble(&mut s, &mut probes, &mut request);
-        let checks = doctor(&s, &probes, &request);
+        let checks = doctor(&s, &probes, &request, &traffic());
         let check = find(&checks, id);
         assert_eq!(check.status, status, "case {index}: {check}");
         assert!(check.mend.as_ref().is_some_and(|m| !m.is_empty()), "case {index}: {check}");
         assert!(worst(&checks) >= status);
     }
+}
+
+fn rss(s: &mut Snapshot) -> &mut RssView {
+    s.nics[0].rss.as_mut().unwrap()
+}
+
+fn offloads(s: &mut Snapshot) -> &mut Offloads {
+    s.nics[0].offloads.as_mut().unwrap()
+}
+
+#[test]
+fn reserved_ports_and_ports_of_others_are_no_trouble() {
+    let seen = |change: fn(&mut Probes)| {
+        let (s, mut probes, request) = patient();
+        change(&mut probes);
+        find(&doctor(&s, &probes, &request, &traffic()), "ports").status
+    };
+    let all = |p: &mut Probes| p.ephemeral_ports = Some((1024, 65_535));
+    assert_eq!(seen(all), Status::Warn);
+    let reserved =
+        |p: &mut Probes| (p.ephemeral_ports, p.reserved_ports) = (Some((1024, 65_535)), vec![60_000..=65_535]);
+    assert_eq!(seen(reserved), Status::Pass);
+    // Port 53 of another address is not ours.
+    assert_eq!(seen(|p| p.udp_bound = Some(vec![([192, 0, 2, 9].into(), 53)])), Status::Pass);
+    assert_eq!(seen(|p| p.udp_bound = Some(vec![([192, 0, 2, 1].into(), 53)])), Status::Warn);
+    let (s, probes, request) = patient();
+    let unasked = doctor(&s, &probes, &request, &Traffic::default());
+    for id in ["ports", "route"] {
+        assert_eq!(find(&unasked, id).status, Status::Unknown);
+    }
+}
+
+#[test]
+fn the_self_test_says_what_is_missing() {
+    let (s, probes, _) = patient();
+    let check = |outcome, limits: &Limits| {
+        let trial = Trial { step: "program", wanted: "loaded", outcome };
+        self_test_checks(limits, &probes, &[trial]).remove(0)
+    };
+    let needs: &[&[&str]] = &[&["CAP_BPF", "CAP_SYS_ADMIN"], &["CAP_NET_ADMIN", "CAP_SYS_ADMIN"]];
+    let refused = |relay_needs_it| Outcome::Refused { text: "EPERM".into(), needs, relay_needs_it };
+    let with = |names: &[&str]| Limits {
+        capabilities: Some(names.iter().map(|name| (*name).to_owned()).collect()),
+        ..s.limits.clone()
+    };
+    let none = check(refused(true), &with(&[]));
+    assert_eq!(none.status, Status::Fail);
+    assert!(
+        none.observed.contains("CAP_BPF or CAP_SYS_ADMIN, and CAP_NET_ADMIN or CAP_SYS_ADMIN is missing"),
+        "{none}"
+    );
+    assert!(check(refused(true), &with(&["CAP_BPF"])).observed.contains("EPERM: CAP_NET_ADMIN or"));
+    let admin = check(refused(true), &with(&["CAP_SYS_ADMIN"]));
+    assert!(admin.observed.contains("no seccomp filter"), "{admin}");
+    let only_the_test = check(refused(false), &with(&[]));
+    assert_eq!(only_the_test.status, Status::Unknown);
+    assert!(only_the_test.observed.contains("the relay itself does not need it"), "{only_the_test}");
+    let untried = Outcome::Untried { why: "no veth".into(), mend: "modprobe veth".into() };
+    assert_eq!(check(untried, &s.limits).status, Status::Unknown);
+    let failed = Outcome::Failed { text: "511 of 512".into(), mend: "report it".into() };
+    assert_eq!(check(failed, &s.limits).status, Status::Fail);
 }
 
 #[test]
@@ -100,11 +218,12 @@ fn eperm_is_taken_apart() {
         let (mut s, mut probes, request) = patient();
         probes.af_xdp = Some(Attempt::Refused("EPERM".into()));
         change(&mut s, &mut probes);
-        find(&doctor(&s, &probes, &request), "af-xdp").observed.clone()
+        find(&doctor(&s, &probes, &request, &traffic()), "af-xdp").observed.clone()
     };
     assert!(seen(|s, _| s.limits.capabilities = Some(vec![])).contains("CAP_NET_RAW is missing"));
     assert!(seen(|s, _| s.limits.initial_user_namespace = Some(false)).contains("user namespace"));
     assert!(seen(|_, p| p.seccomp = Some(2)).contains("seccomp"));
     assert!(seen(|_, p| p.label = Some("docker-default (enforce)".into())).contains("docker-default"));
+    assert!(seen(|_, p| p.lockdown = Some("integrity".into())).contains("locked down"));
     assert!(seen(|_, _| {}).contains("no seccomp filter"));
 }

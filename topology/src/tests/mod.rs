@@ -5,5 +5,6 @@ mod cases;
 mod doctor;
 mod files;
 mod machines;
+mod odd;
 mod properties;
 mod schema;

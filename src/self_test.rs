@@ -1,0 +1,330 @@
+//! `oxide doctor --self-test`: packets through the real backend, on a veth pair in a network namespace
+//! of its own. Touches no interface that is there, leaves nothing behind, and always ends.
+//!
+//! ```text
+//!   namespace of one thread
+//!   +-----------------------------------------------------------------+
+//!   |  xdp::Socket, asks   oxide-a ====== oxide-b   xdp::Socket, echo  |
+//!   +-----------------------------------------------------------------+
+//! ```
+//!
+//! The namespace and all that is in it goes with the thread and its descriptors, so also when the process
+//! is killed. Steps that need no namespace come first, so that one who may not have one learns all else.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use oxide_topology::doctor::{Outcome, Trial};
+use rtnetlink::{LinkUnspec, LinkVeth};
+
+use crate::packet::build::UdpFrame;
+use crate::packet::{Flow, reflect};
+use crate::port::{Burst, PortError};
+use crate::umem::{PageKind, RingSizes};
+use crate::xdp::steering::{AttachMode, Steering, SteeringError, SteeringOptions};
+use crate::xdp::{Device, Socket, SocketConfig, XdpOptions, try_memory, try_program};
+
+/// The whole test is over by then, whatever hangs.
+const ALL_WITHIN: Duration = Duration::from_secs(15);
+/// The packets are back by then: they take a few milliseconds.
+const PACKETS_WITHIN: Duration = Duration::from_secs(5);
+const ROUNDS: usize = 16;
+/// Fewer than the smallest ring and than the 190 frames that copy mode keeps in flight.
+const PER_ROUND: usize = 32;
+
+/// What bpf(2) asks for to load an XDP program (bpf_prog_load, kernel/bpf/syscall.c).
+const LOADING: &[&[&str]] = &[&["CAP_BPF", "CAP_SYS_ADMIN"], &["CAP_NET_ADMIN", "CAP_SYS_ADMIN"]];
+
+const ASKER: &str = "oxide-a";
+const ECHO: &str = "oxide-b";
+/// TEST-NET-1 (RFC 5737).
+const ASKER_AT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 4000);
+const ECHO_AT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2)), 7);
+
+/// Every step in order, the last of which is `packets`.
+#[must_use]
+pub fn run() -> Vec<Trial> {
+    let mut trials = vec![program(), memory()];
+    let (tell, told) = mpsc::channel();
+    let until = Instant::now() + ALL_WITHIN;
+    let lab = thread::Builder::new().name("oxide-self-test".to_owned()).spawn(move || in_namespace(&tell));
+    if let Err(error) = lab {
+        let mend = "see ulimit -u and the cgroup's pids.max".to_owned();
+        trials.push(trial("namespace", failed(format!("no thread: {error}"), mend)));
+        return trials;
+    }
+    // The thread hangs up when it is done. One that hangs is left behind: it ends with the process.
+    loop {
+        match told.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok(trial) => trials.push(trial),
+            Err(mpsc::RecvTimeoutError::Disconnected) => return trials,
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                let after = trials.last().map_or("nothing", |trial| trial.step);
+                let text = format!("no answer within {ALL_WITHIN:?}, after {after}");
+                trials.push(trial(
+                    "packets",
+                    failed(text, "please report it, with the kernel's version and dmesg".into()),
+                ));
+                return trials;
+            }
+        }
+    }
+}
+
+fn trial(step: &'static str, outcome: Outcome) -> Trial {
+    let wanted = match step {
+        "program" => "the kernel takes the steering program and its maps",
+        "memory" => "the kernel takes an AF_XDP socket and its packet memory",
+        "namespace" => "a network namespace for the test alone",
+        "veth" => "a veth pair in it",
+        "attach" => "the program goes onto an interface",
+        _ => "every packet comes back with its bytes",
+    };
+    Trial { step, wanted, outcome }
+}
+
+fn failed(text: String, mend: String) -> Outcome {
+    Outcome::Failed { text, mend }
+}
+
+fn refused(text: impl Into<String>, needs: &'static [&'static [&'static str]], relay_needs_it: bool) -> Outcome {
+    Outcome::Refused { text: text.into(), needs, relay_needs_it }
+}
+
+fn program() -> Trial {
+    trial(
+        "program",
+        match try_program() {
+            Ok(()) => Outcome::Done("loaded".to_owned()),
+            Err(SteeringError::NotPermitted { .. }) => refused("EPERM", LOADING, true),
+            Err(error) => failed(error.to_string(), "uname -r; it needs 5.15".to_owned()),
+        },
+    )
+}
+
+fn memory() -> Trial {
+    use rustix::io::Errno;
+    trial(
+        "memory",
+        match try_memory(&options()) {
+            Ok(bytes) => Outcome::Done(format!("{} KiB registered", bytes / 1024)),
+            Err(error) => match Errno::from_io_error(&error) {
+                Some(Errno::PERM | Errno::ACCESS) => refused("EPERM", &[&["CAP_NET_RAW"]], true),
+                Some(Errno::NOBUFS | Errno::NOMEM) => failed(
+                    format!("{error}: memlock is too low for even this little"),
+                    "ulimit -l unlimited; unit file: LimitMEMLOCK=infinity; or CAP_IPC_LOCK".to_owned(),
+                ),
+                Some(Errno::AFNOSUPPORT) => failed(
+                    "EAFNOSUPPORT: this kernel has no AF_XDP".to_owned(),
+                    "a kernel with CONFIG_XDP_SOCKETS=y".to_owned(),
+                ),
+                _ => failed(error.to_string(), "see dmesg".to_owned()),
+            },
+        },
+    )
+}
+
+/// Small: the test is of the way, not of its width.
+fn options() -> XdpOptions {
+    let rings = RingSizes { fill: 256, rx: 128, tx: 128, completion: 128 };
+    XdpOptions { rings, pages: PageKind::Base, busy_poll: None, ..XdpOptions::default() }
+}
+
+type Step = (&'static str, fn() -> Outcome);
+
+/// The steps that need a namespace, on a thread of their own: unshare(2) concerns the calling thread.
+fn in_namespace(tell: &mpsc::Sender<Trial>) {
+    let steps: [Step; 4] = [("namespace", namespace), ("veth", veth), ("attach", attach), ("packets", packets)];
+    let mut stopped: Option<&str> = None;
+    for (step, try_it) in steps {
+        let outcome = match stopped {
+            Some(at) => Outcome::Untried { why: format!("{at} did not work"), mend: format!("see {at} above") },
+            None => try_it(),
+        };
+        if stopped.is_none() && !matches!(outcome, Outcome::Done(_)) {
+            stopped = Some(step);
+        }
+        let _ = tell.send(trial(step, outcome));
+    }
+}
+
+fn namespace() -> Outcome {
+    use rustix::io::Errno;
+    use rustix::thread::UnshareFlags;
+    // The safe one: it is deprecated only because of CLONE_FILES, which is not used here.
+    #[allow(deprecated)]
+    let left = rustix::thread::unshare(UnshareFlags::NEWNET);
+    match left {
+        Ok(()) => {
+            // IPv6 would speak on the new link by itself. Not there, or read-only: the test stands some noise.
+            let _ = std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
+            Outcome::Done("made; it ends with the test".to_owned())
+        }
+        Err(Errno::PERM) => refused("EPERM", &[&["CAP_SYS_ADMIN"]], false),
+        Err(error) => Outcome::Untried {
+            why: format!("no network namespace: {error}"),
+            mend: "a kernel with CONFIG_NET_NS=y; sysctl user.max_net_namespaces".to_owned(),
+        },
+    }
+}
+
+fn veth() -> Outcome {
+    let made = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| failed(error.to_string(), "see ulimit -n".to_owned()))
+        .and_then(|runtime| runtime.block_on(make_veth()));
+    made.err().unwrap_or_else(|| Outcome::Done(format!("{ASKER} and {ECHO}, up")))
+}
+
+async fn make_veth() -> Result<(), Outcome> {
+    let broken = |error: std::io::Error| failed(error.to_string(), "see dmesg".to_owned());
+    let (connection, handle, _) = rtnetlink::new_connection().map_err(broken)?;
+    let connection = tokio::spawn(connection);
+    handle.link().add(LinkVeth::new(ASKER, ECHO).build()).execute().await.map_err(netlink)?;
+    for name in [ASKER, ECHO] {
+        let index = Device::named(name).map_err(broken)?.ifindex;
+        handle.link().set(LinkUnspec::new_with_index(index).up().build()).execute().await.map_err(netlink)?;
+    }
+    connection.abort();
+    Ok(())
+}
+
+fn netlink(error: rtnetlink::Error) -> Outcome {
+    let text = error.to_string();
+    let rtnetlink::Error::NetlinkError(message) = error else { return failed(text, "see dmesg".to_owned()) };
+    let error = message.to_io();
+    match rustix::io::Errno::from_io_error(&error) {
+        Some(rustix::io::Errno::PERM) => refused("EPERM", &[&["CAP_NET_ADMIN"]], false),
+        Some(rustix::io::Errno::OPNOTSUPP) => {
+            Outcome::Untried { why: "this kernel has no veth".to_owned(), mend: "modprobe veth".to_owned() }
+        }
+        _ => failed(error.to_string(), "see dmesg".to_owned()),
+    }
+}
+
+fn attach() -> Outcome {
+    match Steering::attach(ASKER, &SteeringOptions::default()) {
+        Ok(steering) if steering.mode() == AttachMode::Native => Outcome::Done("in native mode".to_owned()),
+        Ok(steering) => Outcome::Done(format!("in generic mode: {}", steering.why().unwrap_or("not told why"))),
+        Err(SteeringError::NotPermitted { .. }) => refused("EPERM", LOADING, true),
+        Err(error) => failed(error.to_string(), "see dmesg".to_owned()),
+    }
+}
+
+fn packets() -> Outcome {
+    match exchange() {
+        Ok(seen) => Outcome::Done(seen),
+        Err(Trouble::Port(PortError::Refused { source, step, .. }))
+            if source.raw_os_error() == Some(rustix::io::Errno::PERM.raw_os_error()) =>
+        {
+            refused(format!("EPERM at {step}"), &[&["CAP_NET_RAW"]], true)
+        }
+        Err(Trouble::Port(error)) => failed(error.to_string(), "see dmesg".to_owned()),
+        Err(Trouble::Text(text)) => failed(text, "please report it, with the kernel's version".to_owned()),
+    }
+}
+
+enum Trouble {
+    Port(PortError),
+    Text(String),
+}
+
+impl From<PortError> for Trouble {
+    fn from(error: PortError) -> Self {
+        Self::Port(error)
+    }
+}
+
+/// Sends every frame from one end to the other and back, and compares it.
+fn exchange() -> Result<String, Trouble> {
+    let open = |interface: &str, at: SocketAddr| {
+        let config = SocketConfig::new(interface, 0, at.ip(), at.port()..=at.port());
+        Socket::open(SocketConfig { options: options(), ..config })
+    };
+    let mut asker = open(ASKER, ASKER_AT)?;
+    let mut echo = open(ECHO, ECHO_AT)?;
+    let started = Instant::now();
+    let until = started + PACKETS_WITHIN;
+    let mut back = 0;
+    for round in 0..ROUNDS {
+        let numbers = round * PER_ROUND..(round + 1) * PER_ROUND;
+        let mut waiting: Vec<Vec<u8>> = numbers.filter_map(|number| question(number, &asker, &echo)).collect();
+        ask(&mut asker, &waiting)?;
+        while !waiting.is_empty() {
+            if Instant::now() >= until {
+                let all = ROUNDS * PER_ROUND;
+                return Err(Trouble::Text(format!("{back} of {all} packets came back within {PACKETS_WITHIN:?}")));
+            }
+            answer(&mut echo)?;
+            back += compare(&mut asker, &mut waiting)?;
+        }
+    }
+    let (info, took) = (asker.info(), started.elapsed());
+    let why = if info.mode_reason.is_empty() { String::new() } else { format!(" ({})", info.mode_reason) };
+    Ok(format!("{back} of {back} there and back in {} ms, {} mode{why}", took.as_millis(), info.mode))
+}
+
+/// Frame `number`: of another length and other bytes than its neighbours.
+fn question(number: usize, asker: &Socket, echo: &Socket) -> Option<Vec<u8>> {
+    let length = 2 + number * 37 % 1400;
+    let mut payload: Vec<u8> = (0..length).map(|at| (at * 31 + number * 7) as u8).collect();
+    payload.splice(..2, (number as u16).to_be_bytes());
+    let flow = Flow { source: ASKER_AT.into(), destination: ECHO_AT.into() };
+    let (source_mac, destination_mac) = (asker.info().mac, echo.info().mac);
+    UdpFrame { source_mac, destination_mac, ..UdpFrame::new(flow, &payload) }.to_vec()
+}
+
+fn ask(socket: &mut Socket, frames: &[Vec<u8>]) -> Result<(), Trouble> {
+    let mut burst = Burst::new();
+    for bytes in frames {
+        let mut frame = socket.take().ok_or_else(|| Trouble::Text("no free frame".to_owned()))?;
+        if !socket.set_length(&mut frame, bytes.len() as u16) {
+            return Err(Trouble::Text(format!("{} bytes do not fit a frame", bytes.len())));
+        }
+        socket.packet_mut(&mut frame).copy_from_slice(bytes);
+        if let Err(full) = burst.push(frame) {
+            socket.give(full);
+        }
+    }
+    send(socket, &mut burst)
+}
+
+/// What did not fit the ring is dropped; the round ends by its deadline then.
+fn send(socket: &mut Socket, burst: &mut Burst) -> Result<(), Trouble> {
+    socket.send_batch(burst)?;
+    for frame in burst.drain() {
+        socket.give(frame);
+    }
+    Ok(())
+}
+
+fn answer(socket: &mut Socket) -> Result<(), Trouble> {
+    let mut burst = Burst::new();
+    socket.poll(Duration::from_millis(5))?;
+    socket.recv_batch(&mut burst)?;
+    for frame in burst.iter_mut() {
+        reflect(socket.packet_mut(frame));
+    }
+    send(socket, &mut burst)
+}
+
+/// Takes what came back off `waiting`; a frame that is none of them ends the test.
+fn compare(socket: &mut Socket, waiting: &mut Vec<Vec<u8>>) -> Result<usize, Trouble> {
+    let mut burst = Burst::new();
+    socket.poll(Duration::from_millis(5))?;
+    let came = socket.recv_batch(&mut burst)?;
+    for frame in burst.drain() {
+        // Reflected once more it is the frame that was sent, if nothing else happened to it.
+        let mut bytes = socket.packet(&frame).to_vec();
+        reflect(&mut bytes);
+        socket.give(frame);
+        let Some(at) = waiting.iter().position(|sent| *sent == bytes) else {
+            return Err(Trouble::Text(format!("a packet of {} bytes came back that was never sent so", bytes.len())));
+        };
+        waiting.swap_remove(at);
+    }
+    Ok(came)
+}

@@ -1,0 +1,71 @@
+//! What the self-test found, in the words of a check. The test itself is not here: it needs the backend.
+
+use super::Status::{Fail, Pass, Unknown};
+use super::host::explain_refusal;
+use super::{Check, Probes};
+use crate::snapshot::Limits;
+
+/// One step of the self-test.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trial {
+    /// What was tried: `program`, `memory`, `namespace`, `packets`.
+    pub step: &'static str,
+    /// What is wanted of it.
+    pub wanted: &'static str,
+    /// How it went.
+    pub outcome: Outcome,
+}
+
+/// How a step went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// As wanted; what was seen.
+    Done(String),
+    /// The kernel refused for want of privilege.
+    Refused {
+        /// What it said: `EPERM`, or a sentence.
+        text: String,
+        /// What it takes: of each group any one capability would do, the least first.
+        needs: &'static [&'static [&'static str]],
+        /// Whether the relay needs it too; else only the self-test does.
+        relay_needs_it: bool,
+    },
+    /// It failed otherwise.
+    Failed {
+        /// How.
+        text: String,
+        /// What to do.
+        mend: String,
+    },
+    /// It could not be tried, for a reason that is not the relay's concern.
+    Untried {
+        /// Why.
+        why: String,
+        /// What to do.
+        mend: String,
+    },
+}
+
+/// A check for each step, all called `self-test`. An EPERM is taken apart.
+#[must_use]
+pub fn self_test_checks(limits: &Limits, probes: &Probes, trials: &[Trial]) -> Vec<Check> {
+    trials.iter().map(|trial| one(limits, probes, trial)).collect()
+}
+
+fn one(limits: &Limits, probes: &Probes, trial: &Trial) -> Check {
+    let check = |status, observed: String| Check::new("self-test", trial.step, status, observed, trial.wanted);
+    match &trial.outcome {
+        Outcome::Done(seen) => check(Pass, seen.clone()),
+        Outcome::Failed { text, mend } => check(Fail, text.clone()).mend(mend.clone()),
+        Outcome::Untried { why, mend } => check(Unknown, format!("not tried: {why}")).mend(mend.clone()),
+        Outcome::Refused { text, needs, relay_needs_it } => {
+            let (who, mend) = explain_refusal(limits, probes, needs);
+            let observed = format!("{text}: {who}");
+            if *relay_needs_it {
+                return check(Fail, observed).mend(mend);
+            }
+            check(Unknown, format!("{observed}; the relay itself does not need it"))
+                .mend(format!("for this test: {mend}"))
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! How the kernel would send to an address: its route, and whether the next hop's hardware address is
+//! known (rtnetlink(7)). Asks only; of the calling thread's network namespace.
+
+use std::net::IpAddr;
+
+use super::netlink::{Netlink, find, u16_of, u32_of};
+use super::nics;
+
+const RTM_GETROUTE: u16 = 26;
+const RTM_GETNEIGH: u16 = 30;
+const RTA_DST: u16 = 1;
+const RTA_OIF: u16 = 4;
+const RTA_GATEWAY: u16 = 5;
+const NDA_DST: u16 = 1;
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+/// `NUD_INCOMPLETE | NUD_FAILED`.
+const NUD_BAD: u16 = 0x21;
+
+/// Where packets to an address go.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Hop {
+    /// Interface they leave by.
+    pub interface: String,
+    /// Gateway; `None` where the address is on the link itself.
+    pub gateway: Option<IpAddr>,
+    /// Whether the next hop's hardware address was found; `None` if nobody has asked for it yet.
+    pub resolved: Option<bool>,
+}
+
+/// The route to `target`. The outer `None` says that the kernel could not be asked, the error is its refusal.
+pub(crate) fn route_to(target: IpAddr) -> Option<Result<Hop, String>> {
+    let (family, address) = match target {
+        IpAddr::V4(v4) => (AF_INET, v4.octets().to_vec()),
+        IpAddr::V6(v6) => (AF_INET6, v6.octets().to_vec()),
+    };
+    // struct rtmsg: family, dst_len, and ten bytes of nothing.
+    let mut request = vec![0; 12];
+    request[0] = family;
+    request[1] = if family == AF_INET { 32 } else { 128 };
+    super::netlink::put(&mut request, RTA_DST, &address);
+    let mut netlink = Netlink::open(None).ok()?;
+    let answers = match netlink.get(RTM_GETROUTE, &request) {
+        Ok(answers) => answers,
+        Err(refused) => return Some(Err(refused.cause)),
+    };
+    let route = answers.first()?.get(12..)?;
+    let index = find(route, RTA_OIF).and_then(u32_of)?;
+    let gateway = find(route, RTA_GATEWAY).and_then(address_of);
+    let interface = nics::names().into_iter().find(|(i, _)| *i == index)?.1;
+    let resolved = resolved(&mut netlink, family, index, gateway.unwrap_or(target));
+    Some(Ok(Hop { interface, gateway, resolved }))
+}
+
+fn address_of(bytes: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
+}
+
+fn resolved(netlink: &mut Netlink, family: u8, index: u32, next_hop: IpAddr) -> Option<bool> {
+    let mut request = vec![0; 12];
+    request[0] = family;
+    let answers = netlink.dump(RTM_GETNEIGH, &request).ok()?;
+    answers.iter().find_map(|answer| {
+        // struct ndmsg: family, 3 of padding, ifindex, state.
+        let same =
+            u32_of(answer.get(4..8)?)? == index && find(answer.get(12..)?, NDA_DST).and_then(address_of)? == next_hop;
+        same.then(|| u16_of(answer.get(8..10)?).map(|state| state & NUD_BAD == 0)).flatten()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_loopback_has_a_route() {
+        // In a namespace whose loopback is down there is none, and that is an answer too.
+        match route_to(IpAddr::from([127, 0, 0, 1])) {
+            Some(Ok(hop)) => assert_eq!((hop.interface.as_str(), hop.gateway), ("lo", None)),
+            other => assert!(other.is_none_or(|answer| answer.is_err())),
+        }
+    }
+}
