@@ -107,13 +107,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let [server, client, relayed, peer] = [server, client, relayed, peer].map(|at| at.parse::<SocketAddr>());
     let (server, client, relayed, peer) = (server?, client?, relayed?, peer?);
     let number = u16::from_str_radix(number.trim_start_matches("0x"), 16)?;
-    let channel = Channel {
-        server: server.into(),
-        client: client.into(),
-        number,
-        relayed: relayed.into(),
-        peer: peer.into(),
-    };
+    let channel =
+        Channel { server: server.into(), client: client.into(), number, relayed: relayed.into(), peer: peer.into() };
     let engine = Engine::builder(EngineConfig::new([interface.as_str()]), move |_| channel)
         .destinations(move |_| [server, relayed].map(|own| (own.ip(), own.port()..=own.port())).to_vec())
         .start()?;

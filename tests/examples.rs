@@ -63,7 +63,8 @@ fn harness<H: Handler>(make: impl FnOnce(&QueueInfo) -> H) -> Harness<H> {
 }
 
 fn datagram(from: &str, to: &str, payload: &[u8]) -> Vec<u8> {
-    let mut frame = UdpFrame::new(Flow { source: at(from).into(), destination: at(to).into() }, payload).to_vec().unwrap();
+    let mut frame =
+        UdpFrame::new(Flow { source: at(from).into(), destination: at(to).into() }, payload).to_vec().unwrap();
     frame.extend([0xee; 3]); // Ethernet padding
     frame
 }
@@ -83,8 +84,7 @@ fn sent(outcome: &Outcome) -> (u8, SocketAddr, SocketAddr, Vec<u8>) {
 #[test]
 fn a_blind_forwarder_forwards_both_ways_and_knows_only_the_last() {
     let (listen, target) = ("192.0.2.1:51820", "198.51.100.7:51820");
-    let mut harness =
-        harness(|queue| blind_forwarder::BlindForwarder::new(at(listen), at(target), queue));
+    let mut harness = harness(|queue| blind_forwarder::BlindForwarder::new(at(listen), at(target), queue));
     let mut clients = HashMap::new();
     for n in 0..200 {
         let client = format!("192.0.2.7:{}", 4000 + n);

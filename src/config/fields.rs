@@ -292,7 +292,7 @@ pub(super) const LIMITS: Section = Section {
             "sources",
             "65536",
             "1024 to 16777216, prefixes",
-            "Prefixes told apart at once, all queues together; 37 bytes each, taken at start.",
+            "Prefixes told apart at once, all queues together; 37 bytes each for either direction that is limited, taken at start.",
         ),
     ],
 };

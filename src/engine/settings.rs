@@ -61,7 +61,8 @@ pub(super) fn plan_and_rss(config: &EngineConfig) -> Result<(Plan, HashMap<Strin
     let snapshot = Snapshot::live(&config.interfaces).map_err(|e| EngineError::Snapshot { text: e.to_string() })?;
     let plan = oxide_topology::plan(&snapshot, &request(config)?);
     let processor = processor(config)?;
-    let nics = snapshot.nics.iter().filter_map(|nic| Some((nic.name.clone(), Arc::new(rss(nic.rss.as_ref()?, processor)?))));
+    let nics =
+        snapshot.nics.iter().filter_map(|nic| Some((nic.name.clone(), Arc::new(rss(nic.rss.as_ref()?, processor)?))));
     Ok((plan.map_err(|e| EngineError::Plan { text: e.to_string() })?, nics.collect()))
 }
 

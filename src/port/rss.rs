@@ -25,12 +25,17 @@ impl Rss {
         Some(Self { toeplitz, table: table.to_vec(), udp4, udp6 })
     }
 
+    /// Whether the queue of UDP flows over IPv4, or else IPv6, can be said.
+    #[must_use]
+    pub fn covers(&self, ipv4: bool) -> bool {
+        if ipv4 { self.udp4 } else { self.udp6 }
+    }
+
     /// The queue that packets of `flow` come to; `None` if the device hashes something else of its family.
     #[must_use]
     pub fn queue_of(&self, flow: &Flow) -> Option<u32> {
-        let known = if flow.source.is_ipv4() { self.udp4 } else { self.udp6 };
         let at = self.toeplitz.one(flow) as usize % self.table.len();
-        self.table.get(at).copied().filter(|_| known)
+        self.table.get(at).copied().filter(|_| self.covers(flow.source.is_ipv4()))
     }
 }
 

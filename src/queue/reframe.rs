@@ -70,3 +70,59 @@ impl Batch<'_> {
         headers.write_around(frame).ok_or(DropReason::UdpLength)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+    use crate::packet::Flow;
+    use crate::queue::{Context, Handler, Harness, Outcome};
+    use std::net::SocketAddr;
+
+    /// Asks for a prefix and data of any size; drops where it is told so, else shows the packet.
+    struct Wrap(usize, Range<usize>);
+
+    impl Handler for Wrap {
+        fn handle(&mut self, batch: &mut Batch<'_>, _: &mut Context<'_>) {
+            let before = batch.packet(0).to_vec();
+            let flow = batch.columns().flow[0];
+            let result = batch.reframe(0, &UdpFrame::new(flow, &[]), &vec![7; self.0], self.1.clone());
+            match result {
+                Ok(()) => batch.transmit(0, 0),
+                Err(reason) => {
+                    assert_eq!(batch.packet(0), before, "unchanged");
+                    batch.drop(0, reason);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_has_no_room_is_refused_and_unchanged() {
+        let (a, b): (SocketAddr, SocketAddr) = ("192.0.2.1:9".parse().unwrap(), "192.0.2.2:7".parse().unwrap());
+        let flow = Flow { source: a.into(), destination: b.into() };
+        let packet = UdpFrame::new(flow, b"0123456789").to_vec().unwrap();
+        for (prefix, data, wanted) in [
+            (0, 42..52, None),
+            (0, 44..50, None),
+            (256 + 42 - 42, 42..52, None),
+            (256 + 42 - 42 + 1, 42..52, Some(DropReason::NoHeadroom)),
+            (256 - 42, 0..52, None),
+            (256 - 42 + 1, 0..52, Some(DropReason::NoHeadroom)),
+            (4000, 0..52, Some(DropReason::NoHeadroom)),
+            (0, 42..53, Some(DropReason::Truncated)),
+            (0, 52..52, None),
+            (0, 53..53, Some(DropReason::Truncated)),
+        ] {
+            let mut harness =
+                Harness::new(Harness::info(1), Default::default(), |_| Wrap(prefix, data.clone())).unwrap();
+            match (harness.feed(0, &[&packet]).remove(0), wanted) {
+                (Outcome::Transmit(0, out), None) => {
+                    let payload = [&vec![7; prefix][..], &packet[data]].concat();
+                    assert_eq!(out, UdpFrame::new(flow, &payload).to_vec().unwrap());
+                }
+                (outcome, wanted) => assert_eq!(Some(outcome), wanted.map(Outcome::Drop), "{prefix} {data:?}"),
+            }
+        }
+    }
+}

@@ -230,10 +230,6 @@ impl Slices {
         start..start + size
     }
 
-    pub(super) fn queues(self) -> u32 {
-        self.queues
-    }
-
     /// Whose port it is; `None` if no one's.
     #[inline]
     pub(super) fn owner(self, port: u16) -> Option<u32> {

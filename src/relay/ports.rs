@@ -17,7 +17,7 @@ pub(super) struct SourcePorts {
     first: u16,
     /// By port: slot of the session, or [`NONE`].
     slots: Vec<u32>,
-    /// A port that was given back rests until all others have been used: a late answer must not reach
+    /// A port that was given back rests until all others have been used or passed over: a late answer must not reach
     /// the next client.
     free: VecDeque<u16>,
 }
@@ -41,9 +41,12 @@ impl SourcePorts {
     /// The next free port, from now on of the session in `slot`: the first of the next `tries` that `home`
     /// likes, or the very next if it likes none of them.
     pub(super) fn take(&mut self, slot: u32, tries: usize, home: impl Fn(u16) -> bool) -> Option<u16> {
-        if let Some(at) = self.free.iter().take(tries).position(|&port| home(port)).filter(|&at| at > 0) {
-            // The ones passed over stay the next ones, in another order.
-            self.free.swap(0, at);
+        // What is passed over goes to the end: left in front, it would be all that is seen after a while.
+        for _ in 0..tries.min(self.free.len()) {
+            if self.free.front().is_some_and(|&port| home(port)) {
+                break;
+            }
+            self.free.rotate_left(1);
         }
         let port = self.free.pop_front()?;
         if let Some(entry) = self.slots.get_mut(usize::from(port - self.first)) {
@@ -119,7 +122,10 @@ mod tests {
         ports.give(taken[1]);
         ports.give(taken[1]);
         assert_eq!(ports.slot(taken[3]), None);
-        assert_eq!((next(&mut ports, 10), next(&mut ports, 11), next(&mut ports, 12)), (Some(taken[3]), Some(taken[1]), None));
+        assert_eq!(
+            (next(&mut ports, 10), next(&mut ports, 11), next(&mut ports, 12)),
+            (Some(taken[3]), Some(taken[1]), None)
+        );
     }
 
     #[test]

@@ -9,7 +9,8 @@ use super::{Served, UdpRelay};
 use crate::flow::FlowKey;
 use crate::net::{Resolution, Tables};
 use crate::packet::{Endpoint, Flow};
-use crate::queue::Context;
+use crate::port::Rss;
+use crate::queue::{Context, QueueInfo};
 use crate::telemetry::DropReason;
 use crate::umem::PortIndex;
 
@@ -92,31 +93,28 @@ impl UdpRelay {
             None => planned.upstream_for(client),
             Some(health) => health.choose(planned, *entry, served.first_upstream, client, self.now),
         };
-        let upstream = planned.upstreams.get(choice).ok_or(DropReason::NoRoute)?.ip();
+        let server = *planned.upstreams.get(choice).ok_or(DropReason::NoRoute)?;
+        let upstream = server.ip();
         // At most 2^18 upstreams in all.
         let place = served.first_upstream + choice as u32;
         let leaves_by = leaves_by(upstream, cx).ok_or(DropReason::NoRoute)?;
         let address = cx.tables().source_for(upstream).filter(|source| source.is_ipv4() == upstream.is_ipv4());
         let source = self.source(address.ok_or(DropReason::NoRoute)?).ok_or(DropReason::PortsExhausted)?;
 
-        let out = usize::from(leaves_by);
-        let rss = cx.info().rss.get(out).and_then(|rss| rss.as_deref());
-        let our_queue = cx.info().ports.get(out).map(|port| port.id.queue);
-        // Whether answers to a source port would come to this queue.
-        let from = *planned.upstreams.get(choice).ok_or(DropReason::NoRoute)?;
         let own = self.sources.get(source).ok_or(DropReason::PortsExhausted)?.address;
-        let home = |port| {
-            let answer = Flow { source: from, destination: Endpoint { address: own, port } };
-            rss.is_some_and(|rss| rss.queue_of(&answer) == our_queue)
-        };
-        let tries = if rss.is_some() { TRIES_PER_QUEUE * (self.slices.queues() as usize).min(32) } else { 0 };
+        let home = Home::new(cx.info(), leaves_by, server, own);
+        let tries = if home.is_some() { TRIES_PER_QUEUE * cx.info().queues.min(32) as usize } else { 0 };
 
         self.room(|relay| relay.sessions.next_slot()).ok_or(DropReason::SessionsFull)?;
         // Making room for a port may change which slot is next.
         let port = self
             .room(|relay| {
                 let slot = relay.sessions.next_slot()?;
-                relay.sources.get_mut(source)?.take(slot, tries, home).and_then(NonZeroU16::new)
+                relay
+                    .sources
+                    .get_mut(source)?
+                    .take(slot, tries, |port| home.is_some_and(|home| home.is(port)))
+                    .and_then(NonZeroU16::new)
             })
             .ok_or(DropReason::PortsExhausted)?;
         let session = Session {
@@ -131,7 +129,7 @@ impl UdpRelay {
         match self.sessions.insert(session) {
             Ok(slot) => {
                 self.counters.created += 1;
-                self.counters.away += u64::from(rss.is_some() && !home(port.get()));
+                self.counters.away += u64::from(home.is_some_and(|home| !home.is(port.get())));
                 Ok(slot)
             }
             Err(_) => {
@@ -196,6 +194,29 @@ impl UdpRelay {
     #[inline]
     pub(super) fn expired(&self, session: &Session) -> bool {
         is_over(&self.entries, session, self.now)
+    }
+}
+
+/// Which source ports bring a server's answers to our own queue.
+#[derive(Clone, Copy)]
+struct Home<'a> {
+    rss: &'a Rss,
+    queue: u32,
+    server: Endpoint,
+    own: [u8; 16],
+}
+
+impl<'a> Home<'a> {
+    /// For answers that come in by `port`; `None` where its NIC does not tell.
+    fn new(info: &'a QueueInfo, port: PortIndex, server: Endpoint, own: [u8; 16]) -> Option<Self> {
+        let at = usize::from(port);
+        let rss = info.rss.get(at)?.as_deref().filter(|rss| rss.covers(server.is_ipv4()))?;
+        Some(Self { rss, queue: info.ports.get(at)?.id.queue, server, own })
+    }
+
+    fn is(&self, port: u16) -> bool {
+        let answer = Flow { source: self.server, destination: Endpoint { address: self.own, port } };
+        self.rss.queue_of(&answer) == Some(self.queue)
     }
 }
 
