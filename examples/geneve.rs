@@ -105,7 +105,7 @@ impl TunnelEnd {
         let skip = start + HEADER + 4 * usize::from(first & 0x3f);
         // At least an Ethernet header must be left.
         let fits = usize::from(columns.length[lane]) >= skip + 14 && batch.set_length(lane, columns.length[lane]);
-        match fits && batch.shrink_front(lane, skip as u16) {
+        match fits && batch.move_start(lane, skip as i16) {
             true => Ok(Verdict::Transmit(self.inside)),
             false => drop(DropReason::Truncated),
         }

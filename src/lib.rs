@@ -42,3 +42,8 @@ pub mod telemetry;
 pub mod umem;
 #[allow(unsafe_code)]
 pub mod xdp;
+
+/// The examples of `docs/embedding.md`, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/embedding.md")]
+struct Embedding;

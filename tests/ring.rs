@@ -2,8 +2,11 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::VecDeque;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
-use oxide::ring::{Consumer, Producer, pair};
+use oxide::ring::{Consumer, Mapped, Producer, RingMemory, RingOffsets, pair};
 use proptest::prelude::*;
 
 #[derive(Debug, Clone, Copy)]
@@ -62,7 +65,7 @@ impl Model {
         self.capacity - self.entries.len() as u32
     }
 
-    fn write(&mut self, producer: &mut Producer<u64>, wanted: u32, write: u32, commit: bool) {
+    fn write(&mut self, producer: &mut Producer<u64, impl RingMemory<u64>>, wanted: u32, write: u32, commit: bool) {
         let granted = wanted.min(self.room());
         let mut slots = producer.reserve(wanted);
         assert_eq!(slots.room(), granted);
@@ -81,7 +84,7 @@ impl Model {
         }
     }
 
-    fn read(&mut self, consumer: &mut Consumer<u64>, wanted: u32, release: u32) {
+    fn read(&mut self, consumer: &mut Consumer<u64, impl RingMemory<u64>>, wanted: u32, release: u32) {
         let entries = consumer.peek(wanted);
         let want: Vec<u64> = self.entries.iter().take(wanted as usize).copied().collect();
         assert_eq!(entries.iter().collect::<Vec<_>>(), want);
@@ -92,33 +95,60 @@ impl Model {
     }
 }
 
+/// Both ends of a ring of 2^`log` entries in memory laid out as the kernel lays it out: each word on a
+/// line of its own, the slots behind them (`struct xdp_umem_ring`, net/xdp/xsk_queue.h).
+#[allow(unsafe_code)]
+fn mapped_pair(log: u32, start: u32) -> (Producer<u64, Mapped<u64>>, Consumer<u64, Mapped<u64>>) {
+    const AT: RingOffsets = RingOffsets { producer: 0, consumer: 64, flags: 128, slots: 192 };
+    let capacity = 1 << log;
+    // Words of eight bytes, so that the slots are aligned.
+    let memory: Arc<[[AtomicU32; 2]]> = (0..AT.slots / 8 + capacity as usize).map(|_| Default::default()).collect();
+    for word in [AT.producer, AT.consumer] {
+        memory[word / 8][0].store(start, Ordering::Relaxed);
+    }
+    let base = NonNull::new(memory.as_ptr().cast_mut().cast::<u8>()).unwrap();
+    // SAFETY: words and slots lie in `memory`, all of whose bytes may be written through a shared
+    // reference; it is kept by both ends, of which one of each kind is made.
+    let ring = || unsafe { Mapped::new(base, &AT, Arc::new(Arc::clone(&memory))) };
+    (ring().producer(capacity).unwrap(), ring().consumer(capacity).unwrap())
+}
+
+fn follow(
+    mut producer: Producer<u64, impl RingMemory<u64>>,
+    mut consumer: Consumer<u64, impl RingMemory<u64>>,
+    steps: &[Step],
+) {
+    let mut model = Model { entries: VecDeque::new(), next: 0, capacity: producer.capacity() };
+    for &step in steps {
+        match step {
+            Step::Produce { wanted, write } => model.write(&mut producer, wanted, write, true),
+            Step::Abandon { wanted, write } => model.write(&mut producer, wanted, write, false),
+            Step::Consume { wanted, release } => model.read(&mut consumer, wanted, release),
+            Step::Look { wanted } => model.read(&mut consumer, wanted, 0),
+            Step::Push => {
+                let room = model.room() > 0;
+                assert_eq!(producer.push(model.next), room);
+                if room {
+                    model.entries.push_back(model.next);
+                    model.next += 1;
+                }
+            }
+            Step::Pop => assert_eq!(consumer.pop(), model.entries.pop_front()),
+        }
+        assert_eq!(producer.waiting() as usize, model.entries.len());
+        assert_eq!(consumer.waiting() as usize, model.entries.len());
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_ring_is_a_bounded_queue(start in starts(), log in 0u32..=6, steps in steps()) {
-        let capacity = 1 << log;
-        let (mut producer, mut consumer) = pair::<u64>(capacity, start).unwrap();
-        let mut model = Model { entries: VecDeque::new(), next: 0, capacity };
-        for step in steps {
-            match step {
-                Step::Produce { wanted, write } => model.write(&mut producer, wanted, write, true),
-                Step::Abandon { wanted, write } => model.write(&mut producer, wanted, write, false),
-                Step::Consume { wanted, release } => model.read(&mut consumer, wanted, release),
-                Step::Look { wanted } => model.read(&mut consumer, wanted, 0),
-                Step::Push => {
-                    let room = model.room() > 0;
-                    prop_assert_eq!(producer.push(model.next), room);
-                    if room {
-                        model.entries.push_back(model.next);
-                        model.next += 1;
-                    }
-                }
-                Step::Pop => prop_assert_eq!(consumer.pop(), model.entries.pop_front()),
-            }
-            prop_assert_eq!(producer.waiting() as usize, model.entries.len());
-            prop_assert_eq!(consumer.waiting() as usize, model.entries.len());
-        }
+    fn a_ring_is_a_bounded_queue_in_either_memory(start in starts(), log in 0u32..=6, steps in steps()) {
+        let (producer, consumer) = pair::<u64>(1 << log, start).unwrap();
+        follow(producer, consumer, &steps);
+        let (producer, consumer) = mapped_pair(log, start);
+        follow(producer, consumer, &steps);
     }
 }
 
@@ -149,7 +179,7 @@ fn the_cached_index_is_read_again_when_it_is_too_near() {
 
 #[test]
 fn the_flag_is_the_consumers_to_set() {
-    let (producer, mut consumer) = pair::<u64>(8, 0).unwrap();
+    let (mut producer, mut consumer) = pair::<u64>(8, 0).unwrap();
     assert!(!producer.needs_wakeup());
     consumer.set_need_wakeup(true);
     assert!(producer.needs_wakeup());

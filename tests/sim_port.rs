@@ -236,7 +236,7 @@ fn a_deleted_interface_is_gone_for_this_socket_for_ever() {
     rig.post(0, 5);
     rig.net.delete("sim0");
     assert!(matches!(rig.port.kick(), Err(PortError::Gone { .. })));
-    let backend = SimBackend::new(&rig.net, std::slice::from_ref(&rig.id));
+    let mut backend = SimBackend::new(&rig.net, std::slice::from_ref(&rig.id));
     assert!(matches!(backend.clone().open(), Err(PortError::Gone { .. })));
     rig.net.create("sim0");
     rig.kernel();
@@ -259,7 +259,7 @@ fn a_deleted_interface_is_gone_for_this_socket_for_ever() {
 #[test]
 fn a_closed_queue_is_busy_for_a_while() {
     let rig = SimRig::new(Driver::Copy, Faults::none(), 6);
-    let backend = SimBackend::new(&rig.net, std::slice::from_ref(&rig.id));
+    let mut backend = SimBackend::new(&rig.net, std::slice::from_ref(&rig.id));
     let busy = |result: Result<(Umem, Vec<SimPort>), PortError>| match result {
         Err(PortError::Refused { step, source, .. }) => step == "bind" && source.raw_os_error() == Some(libc::EBUSY),
         _ => false,
@@ -271,6 +271,54 @@ fn a_closed_queue_is_busy_for_a_while() {
     assert!(busy(backend.clone().open()));
     rig.net.advance(Duration::from_millis(36));
     assert!(backend.open().is_ok());
+}
+
+/// One port again, while its neighbour goes on: its frames are nobody's until its queue could be bound.
+#[test]
+fn one_port_is_opened_again_while_the_other_goes_on() {
+    let net = SimNet::new(&[SimInterface::new("sim0", 1), SimInterface::new("sim1", 1)], 8);
+    let ids = [QueueId::new("sim0", 0), QueueId::new("sim1", 0)];
+    let mut backend = SimBackend::new(&net, &ids);
+    let (mut umem, mut ports) = backend.open().unwrap();
+    for port in &mut ports {
+        port.fill(&mut umem);
+        port.steer(true).unwrap();
+    }
+    let (receive, _) = umem.at_port(1);
+    drop(ports.pop());
+    let mut echoed = 0;
+    let port = loop {
+        match backend.reopen(1, &mut umem) {
+            Ok(port) => break port,
+            Err(error) => assert!(error.is_busy(), "{error}"),
+        }
+        let census = umem.census();
+        assert!(census.balanced() && census.written_off == receive, "{census:?}");
+        assert_eq!(umem.at_port(1), (0, 0));
+        net.inject(&ids[0], &packet(echoed, 60));
+        ports[0].run_kernel(&mut umem);
+        let mut burst = Burst::new();
+        assert_eq!(ports[0].receive(&mut umem, &mut burst, 64), 1);
+        assert_eq!(ports[0].transmit(&mut umem, &mut burst), 1);
+        ports[0].kick().unwrap();
+        ports[0].run_kernel(&mut umem);
+        assert_eq!(net.sent(&ids[0]).iter().map(|p| number(p)).collect::<Vec<_>>(), [echoed]);
+        ports[0].reclaim(&mut umem);
+        ports[0].fill(&mut umem);
+        echoed += 1;
+        net.advance(Duration::from_millis(1));
+    };
+    assert!(echoed >= 15, "free after {echoed} ms");
+    ports.push(port);
+    let census = umem.census();
+    assert!(census.balanced() && census.written_off == 0, "{census:?}");
+    ports[1].fill(&mut umem);
+    ports[1].steer(true).unwrap();
+    net.inject(&ids[1], &packet(7, 60));
+    ports[1].run_kernel(&mut umem);
+    assert_eq!(ports[1].receive(&mut umem, &mut Burst::new(), 0), 0);
+    assert_eq!(ports[1].occupancy().rx, 1);
+    assert!(net.violations(&ids[1]).is_empty());
 }
 
 #[test]

@@ -77,9 +77,13 @@ fn traffic(out: &mut Exposition, name: &str, queue: &QueueStatus) {
 
 fn memory_and_loop(out: &mut Exposition, name: &str, queue: &QueueStatus) {
     let census = &queue.census;
-    for (state, frames) in
-        [("free", census.free), ("receive", census.receive), ("app", census.app), ("transmit", census.transmit)]
-    {
+    for (state, frames) in [
+        ("free", census.free),
+        ("receive", census.receive),
+        ("app", census.app),
+        ("transmit", census.transmit),
+        ("written_off", census.written_off),
+    ] {
         out.set(&m::FRAMES, &[name, state], f64::from(frames));
     }
     out.set(&m::UMEM_BYTES, &[name], queue.umem_bytes as f64);

@@ -11,11 +11,11 @@ use oxide_topology::Plan;
 
 use super::house::Order;
 use super::interfaces::Interfaces;
-use super::worker::{Directory, Note};
+use super::worker::{Command, Directory, Note};
 use super::{Destinations, EngineError, EngineStatus};
 use crate::net::Tables;
 use crate::port::QueueId;
-use crate::queue::{Command, Handler, HandlerFactory, QueueInfo, SessionInfo};
+use crate::queue::{Fault, Handler, HandlerFactory, QueueInfo, SessionInfo};
 use crate::umem::PortIndex;
 
 /// For an actor to answer a question. It answers between two batches; a stuck handler never does.
@@ -138,10 +138,11 @@ impl EngineHandle {
     /// # Errors
     /// [`EngineError::NoSuchQueue`]; [`EngineError::NotNow`] while it is being drained or does not end.
     pub fn restart(&self, queue: &QueueId, depth: Depth) -> Result<(), EngineError> {
-        let (worker, _port) = self.find(queue)?;
+        let (worker, port) = self.find(queue)?;
         let depth = match depth {
             Depth::Handler => supervisor::Depth::Soft,
-            Depth::Port | Depth::Queue => supervisor::Depth::Hard,
+            Depth::Port => supervisor::Depth::Part(port),
+            Depth::Queue => supervisor::Depth::Hard,
         };
         self.0.supervisor.restart(worker, depth).map_err(|error| self.refused("restart", queue, error))
     }
@@ -237,6 +238,14 @@ impl EngineHandle {
         })
     }
 
+    /// Lets something go wrong in the actor that serves `queue`: `fault` is given the number of its port there.
+    #[doc(hidden)]
+    pub fn inject(&self, queue: &QueueId, fault: impl FnOnce(PortIndex) -> Fault) -> Result<(), EngineError> {
+        let (worker, port) = self.find(queue)?;
+        let told = self.0.supervisor.note(worker, Note::Inject(fault(port)));
+        told.map_err(|error| self.refused("break", queue, error))
+    }
+
     /// Who serves `queue`, and as which of its ports.
     fn find(&self, queue: &QueueId) -> Result<(WorkerId, PortIndex), EngineError> {
         let serves = |p: &oxide_topology::PortPlan| p.interface == queue.interface && p.queue == queue.queue;
@@ -261,6 +270,7 @@ impl EngineHandle {
             SupervisorError::Refused(Refusal::Opening { .. }) => {
                 "it is opening and has no handler yet: wait, or restart the whole queue".to_owned()
             }
+            SupervisorError::Refused(Refusal::Mending { .. }) => "it is being restarted: wait until it runs".to_owned(),
             SupervisorError::Refused(Refusal::StillRuns { .. }) => {
                 "it was told to end and still runs: its handler is stuck, and only a restart of the process frees \
                  its thread"

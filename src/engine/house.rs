@@ -5,19 +5,24 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use oxide_actors::supervisor::{Depth, SupervisorHandle, WorkerId};
+use oxide_actors::supervisor::{SupervisorHandle, WorkerId};
+use oxide_topology::Nic;
 
 use super::DestinationsOf;
 use super::EngineError;
 use super::EngineStatus;
-use super::interfaces::Interfaces;
+use super::drift;
+use super::interfaces::{Interfaces, Tended};
 use super::worker::Note;
 use crate::net::{NetEvent, NetOptions, NetService, Tables};
 
 /// How long the kernel may take to tell its tables at first.
 const TABLES_WITHIN: Duration = Duration::from_secs(5);
-/// How often programs are looked after.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How often programs are looked after: no event tells that one was taken off. A system call for each interface.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Devices that are busy polled are looked for at each so many looks, and the settings of all at each so many.
+const SETTINGS_EVERY: u32 = 10;
+const DRIFT_EVERY: u32 = 40;
 
 /// What the thread keeps.
 pub(super) struct House {
@@ -31,6 +36,8 @@ pub(super) struct House {
     pub(super) orders: flume::Receiver<Order>,
     /// As they were told last.
     pub(super) tables: Arc<Tables>,
+    /// The interfaces as they were at start.
+    pub(super) planned: Vec<Nic>,
 }
 
 /// What the engine tells the thread.
@@ -50,6 +57,7 @@ enum Heard {
 impl House {
     pub(super) fn keep(mut self, workers: usize) {
         let mut next_look = Instant::now() + LOOK_EVERY;
+        let mut looks = 0_u32;
         loop {
             let heard = flume::Selector::new()
                 .recv(&self.net.events, |event| Heard::Net(event.ok()))
@@ -70,7 +78,14 @@ impl House {
                 Ok(Heard::Net(None) | Heard::Asked(None) | Heard::Order(None | Some(Order::Stop))) => break,
                 Err(_) => {
                     next_look = Instant::now() + LOOK_EVERY;
-                    self.look();
+                    looks = looks.wrapping_add(1);
+                    self.tend(workers);
+                    if looks.is_multiple_of(SETTINGS_EVERY) {
+                        self.look();
+                    }
+                    if looks.is_multiple_of(DRIFT_EVERY) {
+                        self.compare();
+                    }
                 }
             }
         }
@@ -99,19 +114,52 @@ impl House {
             if let Err(error) = self.handle.note(worker, Note::Tables(Arc::clone(&tables))) {
                 tracing::warn!(?worker, %error, "tables not passed on");
             }
-            // A deleted interface tells its sockets nothing as long as they only receive.
-            if !lost.is_empty()
-                && let Err(error) = self.handle.restart(worker, Depth::Hard)
-            {
-                tracing::warn!(?worker, %error, "restart for a lost interface");
-            }
             // An interface that somebody waits for may be among them.
             let _ = self.handle.wake(worker);
         }
     }
 
-    /// Programs that another process took off are told; the next restart puts them back. Devices that
-    /// are busy polled get the settings for it.
+    /// Programs that another process took off are put back. Where that cannot be, the interface's ports are closed and
+    /// wait.
+    fn tend(&self, workers: usize) {
+        let tended = self.interfaces.lock().unwrap_or_else(PoisonError::into_inner).tend();
+        for what in tended {
+            let close = match what {
+                Tended::Back { interface } => {
+                    tracing::warn!(interface, "the XDP program was taken off; it is back");
+                    None
+                }
+                Tended::Trouble { interface, why } => {
+                    tracing::error!(interface, why, "the XDP program is not attached any more: no packets come in");
+                    Some((interface, why))
+                }
+            };
+            for worker in (0..workers).map(WorkerId) {
+                let told = match &close {
+                    Some((interface, why)) => self.handle.note(worker, Note::Close(interface.clone(), why.clone())),
+                    None => self.handle.wake(worker),
+                };
+                if let Err(error) = told {
+                    tracing::warn!(?worker, %error, "not told of its interface's program");
+                }
+            }
+        }
+    }
+
+    /// Tells what was changed on the interfaces since they were planned for, once for each change.
+    fn compare(&self) {
+        let names: Vec<String> = self.planned.iter().map(|nic| nic.name.clone()).collect();
+        // One that is not there is netlink's to tell; the next look comes soon.
+        let Ok(now) = oxide_topology::live_nics(&names) else { return };
+        let drift = drift::differences(&self.planned, &now);
+        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        for news in drift.iter().filter(|sentence| !status.drift.contains(sentence)) {
+            tracing::warn!(news, "not as planned any more");
+        }
+        status.drift = drift;
+    }
+
+    /// Devices that are busy polled get the settings for it.
     fn look(&self) {
         let polled: BTreeSet<String> = {
             let status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
@@ -121,9 +169,6 @@ impl House {
         let mut interfaces = self.interfaces.lock().unwrap_or_else(PoisonError::into_inner);
         for interface in &polled {
             interfaces.busy_polls(interface);
-        }
-        for interface in interfaces.detached() {
-            tracing::error!(interface, "the XDP program is not attached any more: no packets come in");
         }
     }
 }

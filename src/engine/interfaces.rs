@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
+use std::time::{Duration, Instant};
 
 use super::EngineError;
 use super::status::SteeringStatus;
@@ -27,6 +28,31 @@ struct Attached {
     ifindex: u32,
     /// Device settings for busy polling, put back when this is dropped; `Err` where they were refused.
     settings: Option<Result<SettingsGuard, ()>>,
+    /// Why the program is not on the interface though that is there, and when that was last looked at.
+    trouble: Option<(String, Instant)>,
+}
+
+/// Between two tries of a program that cannot be put back: each names who is in its place, which takes a while.
+const TRY_EVERY: Duration = Duration::from_millis(500);
+
+/// What became of a program that somebody took off.
+pub(super) enum Tended {
+    /// It is on its interface again; the sockets in its map never left it.
+    Back { interface: String },
+    /// It is not: another one is there, or the kernel refuses.
+    Trouble { interface: String, why: String },
+}
+
+impl Attached {
+    /// Puts the program back if it was taken off; whether it was.
+    fn put_back(&mut self, options: &SteeringOptions) -> Result<bool, SteeringError> {
+        if self.steering.is_attached()? {
+            return Ok(false);
+        }
+        self.steering.reattach(options)?;
+        self.trouble = None;
+        Ok(true)
+    }
 }
 
 impl Interfaces {
@@ -38,16 +64,16 @@ impl Interfaces {
     fn ensure(&mut self, name: &str) -> Result<&Steering, EngineError> {
         let gone = |source| EngineError::Interface { interface: name.to_owned(), source };
         let device = Device::named(name).map_err(gone)?;
-        let good = self
-            .attached
-            .get(name)
-            .is_some_and(|a| a.ifindex == device.ifindex && a.steering.is_attached().unwrap_or(false));
-        if !good {
+        let same = self.attached.get_mut(name).filter(|attached| attached.ifindex == device.ifindex);
+        if let Some(attached) = same {
+            attached.put_back(&self.options).map_err(|e| refused(name, &e))?;
+        } else {
             // The old link goes first: two programs do not fit.
             self.attached.remove(name);
             let mut steering = Steering::attach(name, &self.options).map_err(|e| refused(name, &e))?;
             list(&mut steering, name, &self.destinations)?;
-            self.attached.insert(name.to_owned(), Attached { steering, ifindex: device.ifindex, settings: None });
+            let attached = Attached { steering, ifindex: device.ifindex, settings: None, trouble: None };
+            self.attached.insert(name.to_owned(), attached);
         }
         match self.attached.get(name) {
             Some(attached) => Ok(&attached.steering),
@@ -103,11 +129,28 @@ impl Interfaces {
         }));
     }
 
-    /// Interfaces whose program is not attached any more: another process took it off, or the
-    /// interface is gone.
-    pub(super) fn detached(&self) -> Vec<String> {
-        let lost = |a: &Attached| !a.steering.is_attached().unwrap_or(false);
-        self.attached.iter().filter(|(_, a)| lost(a)).map(|(name, _)| name.clone()).collect()
+    /// Puts programs back that another process took off. Tells each change once.
+    pub(super) fn tend(&mut self) -> Vec<Tended> {
+        let Self { attached, options, .. } = self;
+        let tend = |(name, attached): (&String, &mut Attached)| {
+            let interface = name.clone();
+            if attached.trouble.as_ref().is_some_and(|(_, at)| at.elapsed() < TRY_EVERY) {
+                return None;
+            }
+            match attached.put_back(options) {
+                Ok(false) => None,
+                Ok(true) => Some(Tended::Back { interface }),
+                // Deleted, or another one of that name: netlink says so.
+                Err(_) if Device::named(name).map_or(0, |device| device.ifindex) != attached.ifindex => None,
+                Err(error) => {
+                    let why = error.to_string();
+                    let news = attached.trouble.as_ref().is_none_or(|(before, _)| *before != why);
+                    attached.trouble = Some((why.clone(), Instant::now()));
+                    news.then_some(Tended::Trouble { interface, why })
+                }
+            }
+        };
+        attached.iter_mut().filter_map(tend).collect()
     }
 
     /// Drops the programs of interfaces that are not there any more, or were made again under the same
@@ -140,7 +183,7 @@ fn list(steering: &mut Steering, name: &str, destinations: &Destinations) -> Res
         by_address.entry(*address).or_default().push(ports.clone());
     }
     for (address, ports) in by_address {
-        steering.allow(address, ports).map_err(|e| refused(name, &e))?;
+        steering.set(address, ports).map_err(|e| refused(name, &e))?;
     }
     Ok(())
 }

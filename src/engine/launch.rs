@@ -13,10 +13,11 @@ use oxide_topology::{ActorPlan, Page, Plan, PortPlan};
 
 use super::EngineError;
 use super::interfaces::Interfaces;
+use super::worker::Command;
 use crate::config::EngineConfig;
 use crate::net::Tables;
 use crate::port::{QueueId, Rss};
-use crate::queue::{self, ActorSpec, Command, Exit, Handler, HandlerFactory, Parcel, Peers, Report};
+use crate::queue::{self, ActorSpec, Exit, Handler, HandlerFactory, Parcel, Peers, Report};
 use crate::simd::Processor;
 use crate::umem::{PageKind, RingSizes};
 use crate::xdp::{BusyPoll, XdpBackend, XdpOptions};

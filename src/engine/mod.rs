@@ -7,6 +7,7 @@
 //! ```
 
 mod compare;
+mod drift;
 mod error;
 mod handle;
 mod house;
@@ -109,6 +110,7 @@ impl<H: Handler + 'static> EngineBuilder<H> {
 
         let rings = settings::rings(&config)?;
         let status = Arc::new(Mutex::new(observe::initial(&plan, executor.name(), rings)));
+        let watched = config.interfaces.clone();
         let factory = Factory::new(factory);
         let newest = factory.newest();
         let launcher = Arc::new(Launcher { config, plan: plan.clone(), executor, processor, rss, factory: newest });
@@ -129,6 +131,7 @@ impl<H: Handler + 'static> EngineBuilder<H> {
         let supervisor = supervise(Settings::default(), workers.collect(), observer.into_fn())
             .map_err(|e| EngineError::Actor { step: "starting the supervisor", text: e.to_string() })?;
         let (order, orders) = flume::bounded(ORDERS);
+        let planned = oxide_topology::live_nics(&watched).unwrap_or_default();
         let house = House {
             net,
             handle: supervisor.handle(),
@@ -138,6 +141,7 @@ impl<H: Handler + 'static> EngineBuilder<H> {
             asked,
             orders,
             tables,
+            planned,
         };
         let workers = plan.actors.len();
         let house = thread::Builder::new()

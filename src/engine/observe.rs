@@ -101,6 +101,7 @@ impl Observer {
                 }
                 queue.pages = Some(pages);
             }
+            Report::Ports(ports) => queue.mode = ports.iter().map(ModeStatus::from).collect(),
             Report::Snapshot(snapshot) => queue.update(&snapshot, self.started.elapsed()),
             Report::Last(snapshot) => {
                 queue.update(&snapshot, self.started.elapsed());

@@ -87,7 +87,7 @@ fn queue(number: u32) -> QueueStatus {
         last_lost: 4,
         last_event: "opened".to_owned(),
         last_gap_ms: Some(31.5),
-        census: Census { total: 2048, free: 1000, app: 3, receive: 900, transmit: 145 },
+        census: Census { total: 2048, free: 1000, app: 3, receive: 900, transmit: 145, written_off: 0 },
         balanced: true,
         work_ns_per_packet: 285.0,
         memory_bytes: 1 << 20,

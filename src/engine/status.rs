@@ -65,6 +65,8 @@ pub struct EngineStatus {
     pub totals: Totals,
     /// Packets that the XDP programs passed to the kernel or redirected, by reason.
     pub steering: Vec<SteeringStatus>,
+    /// What was changed on the interfaces since they were planned for, a sentence each with its mend.
+    pub drift: Vec<String>,
     /// Every queue's books balance.
     pub balanced: bool,
     /// Frames that no queue can account for.

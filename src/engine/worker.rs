@@ -1,7 +1,7 @@
 //! One queue as the supervisor knows it: how to start its actor, speak to it, and learn its end.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use oxide_actors::executor::{ExecutorHandle, Outcome};
 use oxide_actors::mailbox::{Address, SendError};
@@ -12,11 +12,15 @@ use super::interfaces::Interfaces;
 use super::launch::{Launched, Launcher};
 use crate::net::Tables;
 use crate::port::PortError;
-use crate::queue::{Command, Exit, Handler, Parcel, Report};
+use crate::queue::{self, Exit, Fault, Handler, Parcel, Report};
 use crate::umem::{MAX_PORTS, PortIndex};
+use crate::xdp::PortRequest;
 
 /// How long an actor that is told to stop may finish what is under way.
 const STOP_WITHIN: Duration = Duration::from_millis(500);
+
+/// What is told to an actor over AF_XDP ports.
+pub(super) type Command = queue::Command<PortRequest>;
 
 /// What the engine tells a worker past the supervisor.
 pub(super) enum Note {
@@ -24,6 +28,10 @@ pub(super) enum Note {
     Tables(Arc<Tables>),
     /// A port is to take no new packets, or to take them again.
     Pause(PortIndex, bool),
+    /// This interface is of no use now, for this reason: its port is to be closed until the worker is woken.
+    Close(String, String),
+    /// Let something go wrong.
+    Inject(Fault),
 }
 
 /// The inboxes of all queues, by place in the plan: who is up, and where its packets go. Touched only
@@ -87,7 +95,9 @@ impl<H: Handler + 'static> supervisor::Worker for QueueWorker<H> {
         let command = match command {
             supervisor::Command::Stop => Command::Stop(STOP_WITHIN),
             supervisor::Command::Drain { .. } => Command::Drain,
-            supervisor::Command::RestartHandler => Command::RestartHandler,
+            supervisor::Command::RestartHandler { inherit } => Command::RestartHandler { inherit },
+            supervisor::Command::RestartPart(port) => Command::Open { restart: Some(port), requests: self.requests() },
+            supervisor::Command::MendParts => Command::Open { restart: None, requests: self.requests() },
         };
         running.commands.try_send(command).map_err(|error| match error {
             SendError::Closed(_) => Undelivered::Gone,
@@ -106,6 +116,12 @@ impl<H: Handler + 'static> supervisor::Worker for QueueWorker<H> {
                 self.paused = if paused { self.paused | bit } else { self.paused & !bit };
                 Command::Pause(port, paused)
             }
+            Note::Close(interface, why) => {
+                let ports = self.launcher.ports_of(self.index).into_iter().zip(0..);
+                let closed = ports.filter(|(id, _)| id.interface == interface).fold(0, |all, (_, at)| all | 1_u8 << at);
+                Command::Close(closed, why)
+            }
+            Note::Inject(fault) => Command::Inject(fault),
         };
         if let Some(running) = &self.running
             && running.commands.try_send(command).is_err()
@@ -133,10 +149,24 @@ impl<H: Handler + 'static> supervisor::Worker for QueueWorker<H> {
         interfaces.steer_away(self.launcher.ports_of(self.index));
     }
 
-    fn tick(&mut self, _now: Instant) {}
+    fn stalled(&mut self, stands: bool) {
+        if stands {
+            // Its packets take the program's fallback, instead of waiting for nobody.
+            let interfaces = self.interfaces.lock().unwrap_or_else(PoisonError::into_inner);
+            interfaces.steer_away(self.launcher.ports_of(self.index));
+        } else if let Some(running) = &self.running {
+            let _ = running.commands.try_send(Command::Steer);
+        }
+    }
 }
 
-impl<H> QueueWorker<H> {
+impl<H: Handler + 'static> QueueWorker<H> {
+    /// What each port can be opened from, or why it cannot be opened now.
+    fn requests(&self) -> Vec<(PortIndex, Result<PortRequest, String>)> {
+        let mut interfaces = self.interfaces.lock().unwrap_or_else(PoisonError::into_inner);
+        let ports = (0..).zip(self.launcher.ports_of(self.index));
+        ports.map(|(port, id)| (port, interfaces.request(&id).map_err(|error| error.to_string()))).collect()
+    }
     fn others(&self) -> Vec<(u32, Address<Parcel>)> {
         let directory = self.directory.lock().unwrap_or_else(PoisonError::into_inner);
         directory.iter().flatten().map(|entry| (entry.queue, entry.parcels.clone())).collect()
@@ -171,7 +201,6 @@ fn end(exit: &Exit) -> End {
         // Transient by nature: the kernel tears sockets down late, memory may come back.
         Exit::NotOpened(error) if error.is_transient() => End::Failed(error.to_string()),
         Exit::NotOpened(error) => End::Refused(error.to_string()),
-        Exit::PortFailed(error) => End::Failed(error.to_string()),
         Exit::Leaked => End::Failed("frames are lost: the books do not balance".to_owned()),
     }
 }

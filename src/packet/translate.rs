@@ -22,7 +22,7 @@ use super::{Flow, Rewrite, UDP, rewrite};
 use crate::telemetry::DropReason;
 
 /// By how much an IPv6 header is longer than one of IPv4 without options, bytes.
-pub const GROWTH: u16 = 20;
+pub const GROWTH: i16 = 20;
 
 /// Gives an IPv4 datagram an IPv6 header and the ends of `new`. `frame` starts [`GROWTH`] bytes before
 /// the packet, whose offsets `l3` and `l4`, as parsed, count from its own start; the new packet starts where
@@ -38,7 +38,7 @@ pub fn to_ipv6(
     new: &Rewrite,
     addresses: rewrite::AddressChange,
 ) -> Result<(), DropReason> {
-    let (l3, l4, growth) = (usize::from(l3), usize::from(l4), usize::from(GROWTH));
+    let (l3, l4, growth) = (usize::from(l3), usize::from(l4), GROWTH as usize);
     let header = frame.get(growth + l3..growth + l4).and_then(|ip| ip.first_chunk::<20>());
     let ip = *header.filter(|_| l4 == l3 + 20 && l3 >= 14).ok_or(DropReason::Truncated)?;
     let payload = u16::from_be_bytes([ip[2], ip[3]]).checked_sub(20).ok_or(DropReason::Truncated)?;
@@ -80,7 +80,7 @@ pub fn to_ipv4(
     new: &Rewrite,
     addresses: rewrite::AddressChange,
 ) -> Result<(), DropReason> {
-    let (l3, l4, growth) = (usize::from(l3), usize::from(l4), usize::from(GROWTH));
+    let (l3, l4, growth) = (usize::from(l3), usize::from(l4), GROWTH as usize);
     let header = frame.get(l3..l4).and_then(|ip| ip.first_chunk::<40>());
     let ip = *header.filter(|_| l4 == l3 + 40 && l3 >= 14).ok_or(DropReason::Truncated)?;
     datagram(frame, l4).ok_or(DropReason::Truncated)?;

@@ -18,7 +18,7 @@ pub use burst::Burst;
 pub use rss::Rss;
 
 use crate::packet::MacAddr;
-use crate::umem::{BadDescriptor, RegionError, Umem};
+use crate::umem::{BadDescriptor, PortIndex, RegionError, Umem};
 
 /// Which queue of which interface.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -186,6 +186,16 @@ pub enum PortError {
         /// Why.
         reason: String,
     },
+    /// Packets that were given to the kernel do not come back.
+    #[error("{id}: {sent} packets were given to the kernel, and none came back for {after:?} though the link is up")]
+    NoCompletions {
+        /// Which port.
+        id: QueueId,
+        /// Packets.
+        sent: u32,
+        /// How long.
+        after: std::time::Duration,
+    },
     /// The kernel returned something that is not ours.
     #[error("{id}: {source}")]
     BadDescriptor {
@@ -225,6 +235,13 @@ impl PortError {
     #[must_use]
     pub fn is_link_down(&self) -> bool {
         self.errno() == Some(libc::ENETDOWN)
+    }
+
+    /// Whether the queue has another socket, or one that the kernel has not finished with: free in some
+    /// tens of milliseconds if nobody holds it.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.errno() == Some(libc::EBUSY)
     }
 
     /// Whether trying again may help without anybody doing anything.
@@ -301,15 +318,33 @@ pub trait Port {
     fn steer(&mut self, on: bool) -> Result<(), PortError>;
 }
 
-/// How an actor gets its ports: run on the actor's own core, so that memory is touched there first.
+/// How an actor gets its ports: used on the actor's own core, so that memory is touched there first.
 pub trait Backend: Send + 'static {
     /// The kind of port it opens.
     type Port: Port + 'static;
+    /// What one port is opened from.
+    type Request: Send + 'static;
 
     /// Opens the memory and all ports of one actor; the order of the ports is the order asked for.
-    /// Steering is still off.
+    /// Steering is still off. May wait for queues that are busy.
     ///
     /// # Errors
     /// [`PortError`]; whatever was opened before is closed again.
-    fn open(self) -> Result<(Umem, Vec<Self::Port>), PortError>;
+    fn open(&mut self) -> Result<(Umem, Vec<Self::Port>), PortError>;
+
+    /// Opens port `port` of `umem` again, whose earlier [`Port`] has been dropped, while the others go on:
+    /// one try, which does not wait. Steering is off.
+    ///
+    /// The earlier socket's frames are written off with the first try
+    /// ([`Census::written_off`](crate::umem::Census)), because the kernel may work on them until it has
+    /// taken that socket down; they are free again when this one is bound.
+    ///
+    /// # Errors
+    /// [`PortError::is_busy`] while the kernel has not finished with the earlier socket, usually 15 to
+    /// 60 ms: try again. For other errors as well, when their cause is mended.
+    fn reopen(&mut self, port: PortIndex, umem: &mut Umem) -> Result<Self::Port, PortError>;
+
+    /// Replaces what port `port` is opened from by the next [`reopen`](Self::reopen): its interface was
+    /// made again, and has another program.
+    fn renew(&mut self, port: PortIndex, request: Self::Request);
 }

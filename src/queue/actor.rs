@@ -8,26 +8,28 @@
 //!     +------------------- packet or message ----------------+
 //! ```
 
-use std::net::IpAddr;
+mod away;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
-use crossbeam_channel::Sender;
 use oxide_actors::executor::Runtime;
-use oxide_actors::mailbox::{Address, Mailbox};
+use oxide_actors::mailbox::Mailbox;
 use oxide_actors::supervisor::{Link, Word};
 
 use super::counters::Regime;
-use super::handler::{Handler, QueueInfo, SessionInfo};
-use super::peers::{Parcel, Peers};
+use super::handler::{Handler, QueueInfo};
+use super::messages::{Command, Exit, Report};
+use super::peers::Peers;
 use super::realtime;
 use super::snapshot::QueueSnapshot;
-use super::worker::{Parts, Worker};
+use super::worker::{Parts, Turn, Worker};
 use crate::net::Tables;
-use crate::port::{Backend, Port, PortError, PortInfo, Rss};
+use crate::port::{Backend, Port, PortError, Rss};
 use crate::simd::Processor;
-use crate::umem::{MAX_PORTS, PageReport, PagesSeen, PortIndex};
+use crate::umem::MAX_PORTS;
+use away::Away;
 
 /// Turns between two looks into the mailbox while packets flow: a look costs 2 ns, a turn 100 or more.
 const CONTROL_EVERY: u64 = 16;
@@ -35,78 +37,6 @@ const CONTROL_EVERY: u64 = 16;
 const SNAPSHOT: Duration = Duration::from_millis(100);
 /// How long a kernel that has not taken everything yet is asked again without a pause.
 const KICK_PATIENCE: Duration = Duration::from_millis(1);
-
-/// What the supervisor tells an actor.
-pub enum Command {
-    /// New links, routes and neighbours.
-    Tables(Box<Tables>),
-    /// Where packets of another queue go from now on.
-    Peer {
-        /// Its number.
-        queue: u32,
-        /// Its inbox; `None` while it is down.
-        address: Option<Address<Parcel>>,
-    },
-    /// Take no new packets of a port, or take them again.
-    Pause(PortIndex, bool),
-    /// Start nothing new; go on serving what there is.
-    Drain,
-    /// Make a new handler, which takes over from the old one: that panicked, or an operator asks for it.
-    RestartHandler,
-    /// Describe sessions in `into`, at most as many as it has room for, and send it back.
-    Sessions {
-        /// Allocated by whoever asks, so that it is not here.
-        into: Vec<SessionInfo>,
-        /// Where to; no answer if nobody listens any more.
-        reply: Sender<Vec<SessionInfo>>,
-    },
-    /// Steer packets away, finish what is under way within this time, and end.
-    Stop(Duration),
-}
-
-/// What an actor tells the engine. Changes of state are told to the supervisor as
-/// [`Word`]s.
-pub enum Report {
-    /// Memory and ports are open; packets are being steered here.
-    Opened {
-        /// As read back from the kernel.
-        ports: Vec<PortInfo>,
-        /// What the memory got.
-        pages: PageReport,
-        /// What the kernel says of it.
-        seen: PagesSeen,
-        /// CPUs the actor's thread may run on.
-        cpus: Vec<u32>,
-    },
-    /// Counters; dropped when the supervisor is behind.
-    Snapshot(Box<QueueSnapshot>),
-    /// Counters at the end of this actor, after its last packet.
-    Last(Box<QueueSnapshot>),
-    /// A next hop is wanted.
-    Resolve {
-        /// Interface it is on.
-        interface: u32,
-        /// Its address.
-        next_hop: IpAddr,
-    },
-    /// Tables that are no longer used, to be freed elsewhere.
-    Retired(Box<Tables>),
-    /// A new handler is at work: how many sessions it took over, or why none.
-    Replaced(Result<u64, String>),
-}
-
-/// How an actor ended.
-#[derive(Debug)]
-pub enum Exit {
-    /// It was told to.
-    Stopped,
-    /// Ports or memory could not be opened.
-    NotOpened(PortError),
-    /// A port failed; everything is closed again.
-    PortFailed(PortError),
-    /// The books do not balance: frames are lost. Everything is closed again.
-    Leaked,
-}
 
 /// Makes a handler on the actor's own core.
 pub type HandlerFactory<H> = Arc<dyn Fn(&QueueInfo) -> H + Send + Sync>;
@@ -143,7 +73,7 @@ pub struct ActorSpec<B, H> {
 pub async fn run<B: Backend, H: Handler>(
     spec: ActorSpec<B, H>,
     runtime: Runtime,
-    mailbox: Mailbox<Command>,
+    mailbox: Mailbox<Command<B::Request>>,
     link: Link<Report>,
 ) -> Exit {
     let mut actor = match Actor::open(spec, mailbox, link) {
@@ -158,18 +88,17 @@ pub async fn run<B: Backend, H: Handler>(
     actor.enter(Regime::Control);
     let last = Box::new(actor.snapshot());
     actor.link.report(Report::Last(last));
-    match ended {
-        Ok(()) => Exit::Stopped,
-        Err(Some(error)) => Exit::PortFailed(error),
-        Err(None) => Exit::Leaked,
-    }
+    ended
 }
 
-struct Actor<P, H> {
-    worker: Worker<P, H>,
+struct Actor<B: Backend, H> {
+    worker: Worker<B::Port, H>,
+    backend: B,
+    /// Ports that are closed, and what becomes of them.
+    away: Away,
     factory: HandlerFactory<H>,
     info: QueueInfo,
-    mailbox: Mailbox<Command>,
+    mailbox: Mailbox<Command<B::Request>>,
     link: Link<Report>,
     spin: Duration,
     /// Where time goes now, and since when: each moment is booked once.
@@ -183,10 +112,10 @@ struct Actor<P, H> {
     drained_told: bool,
 }
 
-impl<P: Port, H: Handler> Actor<P, H> {
-    fn open<B: Backend<Port = P>>(
-        spec: ActorSpec<B, H>,
-        mailbox: Mailbox<Command>,
+impl<B: Backend, H: Handler> Actor<B, H> {
+    fn open(
+        mut spec: ActorSpec<B, H>,
+        mailbox: Mailbox<Command<B::Request>>,
         link: Link<Report>,
     ) -> Result<Self, PortError> {
         let started = Instant::now();
@@ -201,6 +130,7 @@ impl<P: Port, H: Handler> Actor<P, H> {
             queues: spec.queues,
             ports: ports.iter().map(|port| port.info().clone()).collect(),
             rss: spec.rss,
+            changes: 0,
             processor: spec.processor,
             seed: spec.seed,
         };
@@ -222,6 +152,8 @@ impl<P: Port, H: Handler> Actor<P, H> {
         link.say(Word::Running);
         Ok(Self {
             worker,
+            backend: spec.backend,
+            away: Away::default(),
             factory: spec.factory,
             info,
             mailbox,
@@ -237,8 +169,7 @@ impl<P: Port, H: Handler> Actor<P, H> {
         })
     }
 
-    /// `Err(None)`: frames are lost.
-    async fn turns(&mut self, runtime: &Runtime) -> Result<(), Option<PortError>> {
+    async fn turns(&mut self, runtime: &Runtime) -> Exit {
         let mut last_packet = Instant::now();
         let mut turns: u64 = 0;
         loop {
@@ -248,7 +179,10 @@ impl<P: Port, H: Handler> Actor<P, H> {
                 self.worker.counters_mut().work_ns += now.elapsed().as_nanos() as u64;
                 last_packet = now;
             }
-            let turn = self.worker.kick().map_err(Some)?;
+            let turn = self.worker.kick().unwrap_or_else(|(port, error)| {
+                self.lose(port, &error);
+                Turn::default()
+            });
             self.regime = match packets {
                 1.. => Regime::Busy,
                 0 if turn.again => Regime::Backpressure,
@@ -259,9 +193,8 @@ impl<P: Port, H: Handler> Actor<P, H> {
             if packets > 0 && !turns.is_multiple_of(CONTROL_EVERY) {
                 continue;
             }
-            let done = self.control(now, packets)?;
-            if done {
-                return Ok(());
+            if let Some(exit) = self.control(now, packets) {
+                return exit;
             }
             runtime.checkpoint().await;
             let idle = now.duration_since(last_packet);
@@ -271,7 +204,8 @@ impl<P: Port, H: Handler> Actor<P, H> {
             if idle < self.spin || (turn.again && idle < KICK_PATIENCE) {
                 std::hint::spin_loop();
             } else {
-                self.sleep(if turn.again { KICK_PATIENCE } else { SNAPSHOT });
+                let patience = if turn.again { KICK_PATIENCE } else { SNAPSHOT };
+                self.sleep(patience.min(self.away.patience()));
             }
         }
     }
@@ -297,9 +231,7 @@ impl<P: Port, H: Handler> Actor<P, H> {
         let timeout = at_most.min(self.next_snapshot.saturating_duration_since(before));
         let woken = {
             // A parked actor must not be woken by packets that it will not take.
-            let ports = if self.worker.parked().is_some() { &[] } else { self.worker.ports() };
-            let paused = self.worker.paused();
-            let taking = ports.iter().enumerate().filter(|(at, _)| paused >> at & 1 == 0).map(|(_, port)| port);
+            let taking = self.worker.taking();
             let fds: ArrayVec<_, { MAX_PORTS as usize }> =
                 taking.filter_map(Port::fd).take(usize::from(MAX_PORTS)).collect();
             self.mailbox.wait(&fds, timeout, || self.worker.has_parcels())
@@ -309,7 +241,7 @@ impl<P: Port, H: Handler> Actor<P, H> {
     }
 
     /// Messages, reports, and whether it is time to end.
-    fn control(&mut self, now: Instant, packets: usize) -> Result<bool, Option<PortError>> {
+    fn control(&mut self, now: Instant, packets: usize) -> Option<Exit> {
         if !self.mailbox.is_empty() {
             self.enter(Regime::Control);
             while let Some(command) = self.mailbox.try_recv() {
@@ -322,6 +254,7 @@ impl<P: Port, H: Handler> Actor<P, H> {
             self.parked_told = true;
             self.link.say(Word::SoftFailed(words.to_owned()));
         }
+        self.reopen(now);
         for (interface, next_hop) in self.worker.requests() {
             // Not taken: a later packet asks again.
             self.link.telemetry(Report::Resolve { interface, next_hop });
@@ -330,8 +263,9 @@ impl<P: Port, H: Handler> Actor<P, H> {
             self.enter(Regime::Control);
             self.next_snapshot = now + SNAPSHOT;
             if !self.worker.balanced() {
-                return Err(None);
+                return Some(Exit::Leaked);
             }
+            self.look(now);
             let snapshot = Box::new(self.snapshot());
             self.link.telemetry(Report::Snapshot(snapshot));
             let empty = self.draining && self.worker.handler().sessions() == 0 && self.worker.quiescent();
@@ -341,22 +275,40 @@ impl<P: Port, H: Handler> Actor<P, H> {
             }
         }
         let quiet = packets == 0 && self.stop_by.is_some() && self.worker.quiescent();
-        Ok(quiet || self.stop_by.is_some_and(|by| now >= by))
+        (quiet || self.stop_by.is_some_and(|by| now >= by)).then_some(Exit::Stopped)
     }
 
-    fn obey(&mut self, command: Command, now: Instant) {
+    /// Closes ports that are of no more use and cannot say so themselves.
+    fn look(&mut self, now: Instant) {
+        while let Some((port, error)) = self.worker.lame(now) {
+            self.lose(port, &error);
+        }
+    }
+
+    fn obey(&mut self, command: Command<B::Request>, now: Instant) {
         match command {
             Command::Tables(tables) => {
                 let old = self.worker.set_tables(tables);
                 self.link.telemetry(Report::Retired(old));
+                self.look(now);
             }
             Command::Peer { queue, address } => self.worker.set_peer(queue, address),
             Command::Pause(port, paused) => self.worker.set_paused(port, paused),
+            Command::Steer if self.stop_by.is_some() => {}
+            Command::Steer => {
+                // Off first: the ports do not know that somebody else took them out of the map.
+                if let Err(error) = self.worker.steer(false).and_then(|()| self.worker.steer(true)) {
+                    tracing::warn!(%error, "steering on again");
+                }
+            }
             Command::Drain => {
                 self.draining = true;
                 self.worker.set_draining(true);
             }
-            Command::RestartHandler => self.restart_handler(),
+            Command::RestartHandler { inherit } => self.restart_handler(inherit),
+            Command::Open { restart, requests } => self.open_ports(restart, requests, now),
+            Command::Close(ports, why) => self.close(ports, &why),
+            Command::Inject(fault) => self.worker.inject(fault),
             Command::Sessions { mut into, reply } => {
                 self.worker.handler().describe_sessions(into.capacity(), &mut into);
                 let _ = reply.try_send(into);
@@ -371,13 +323,13 @@ impl<P: Port, H: Handler> Actor<P, H> {
         }
     }
 
-    fn restart_handler(&mut self) {
+    fn restart_handler(&mut self, inherit: bool) {
         self.info = self.info.for_next_handler();
         let (factory, info) = (&self.factory, &self.info);
-        match self.worker.replace_handler(|| factory(info), true) {
+        match self.worker.replace_handler(|| factory(info), inherit) {
             Ok(kept) => {
                 self.parked_told = false;
-                self.link.say(Word::Running);
+                self.tell();
                 self.link.report(Report::Replaced(kept));
             }
             Err(words) => {

@@ -103,23 +103,12 @@ impl<'a> Batch<'a> {
         self.frames.get_mut(lane).is_some_and(|frame| self.umem.set_length(frame, length))
     }
 
-    /// Moves the start of the packet of `lane` `n` bytes to the front, for a longer header, whose bytes are
-    /// stale until they are written; `false`, and no change, if the frame has no room there. A frame has at
-    /// least [`XDP_HEADROOM`](crate::umem::XDP_HEADROOM) bytes in front of a packet that came in.
+    /// Moves the start of the frame of `lane` by `by` bytes, its end staying where it is: towards the front
+    /// to make room for a header, towards the end to take one off. `false`, and no change, if it would
+    /// leave the frame or the packet ([`Umem::move_start`]).
     #[must_use]
-    pub fn grow_front(&mut self, lane: usize, n: u16) -> bool {
-        self.move_start(lane, i16::try_from(n).ok().map(|n| -n))
-    }
-
-    /// Takes `n` bytes off the start of the packet of `lane`; `false`, and no change, if it has fewer.
-    #[must_use]
-    pub fn shrink_front(&mut self, lane: usize, n: u16) -> bool {
-        self.move_start(lane, i16::try_from(n).ok())
-    }
-
-    fn move_start(&mut self, lane: usize, by: Option<i16>) -> bool {
-        let Some((frame, by)) = self.frames.get_mut(lane).zip(by) else { return false };
-        self.umem.move_start(frame, by)
+    pub fn move_start(&mut self, lane: usize, by: i16) -> bool {
+        self.frames.get_mut(lane).is_some_and(|frame| self.umem.move_start(frame, by))
     }
 
     /// Decides for one packet; the last word counts.

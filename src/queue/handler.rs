@@ -102,6 +102,8 @@ pub struct QueueInfo {
     pub ports: Vec<PortInfo>,
     /// How the NIC of each port spreads flows over its queues, where that is known.
     pub rss: Vec<Option<Arc<Rss>>>,
+    /// Rises when a port was opened again: its interface number and MAC may be others.
+    pub changes: u32,
     /// The batch processor in force, for a handler's own batches and tables.
     pub processor: Processor,
     /// Seed for keyed hashes, different for every handler made.

@@ -22,7 +22,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::batch::{Batch, Verdict};
-use super::handler::{Context, Handler, QueueInfo, Requests};
+use super::handler::{Context, Handler, QueueInfo, Replaced, Requests};
 use crate::net::Tables;
 use crate::packet::{Columns, LANES, MacAddr};
 use crate::port::{Burst, Mode, PortInfo, QueueId};
@@ -87,6 +87,7 @@ impl Harness<()> {
             queues: 1,
             ports: (0..ports).map(port).collect(),
             rss: vec![None; usize::from(ports)],
+            changes: 0,
             processor: Processor::detect(),
             seed: 1,
         }
@@ -173,6 +174,19 @@ impl<H: Handler> Harness<H> {
                 false
             }
         }
+    }
+
+    /// Puts the handler that `factory` makes in the place of the one there is, as a restart does: it may take over
+    /// ([`Handler::inherit`]), and says what.
+    ///
+    /// # Errors
+    /// What `inherit` said.
+    pub fn restart_handler(&mut self, why: Replaced, factory: impl FnOnce(&QueueInfo) -> H) -> Result<u64, String> {
+        self.info = self.info.for_next_handler();
+        let mut next = factory(&self.info);
+        let kept = next.inherit(&mut self.handler, why);
+        self.handler = next;
+        kept
     }
 
     /// Calls [`Handler::tick`] once.

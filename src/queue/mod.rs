@@ -13,6 +13,7 @@ mod counters;
 mod handler;
 mod harness;
 mod held;
+mod messages;
 mod outgoing;
 mod peers;
 mod realtime;
@@ -21,7 +22,7 @@ mod snapshot;
 mod way;
 mod worker;
 
-pub use actor::{ActorSpec, Command, Exit, HandlerFactory, Report, run};
+pub use actor::{ActorSpec, HandlerFactory, run};
 pub(crate) use batch::lanes;
 pub use batch::{Batch, Verdict};
 pub use counters::{BatchSizes, QueueCounters, TurnTimes};
@@ -29,7 +30,10 @@ pub use counters::{BatchSizes, QueueCounters, TurnTimes};
 pub(crate) use handler::Requests;
 pub use handler::{Context, Handler, QueueInfo, Replaced, SessionInfo};
 pub use harness::{Harness, HarnessError, Outcome};
+pub use messages::{Command, Exit, Report};
 pub use peers::{Parcel, Peers};
 pub use snapshot::{PortSnapshot, QueueSnapshot};
 pub use way::Way;
+#[doc(hidden)]
+pub use worker::Fault;
 pub use worker::{Parts, Turn, Worker};

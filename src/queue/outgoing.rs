@@ -34,6 +34,29 @@ impl Outgoing {
         self.waiting.is_empty() || self.stalled
     }
 
+    /// All that waits, in order: the port is closed.
+    pub(super) fn take_all(&mut self) -> impl Iterator<Item = Frame> + '_ {
+        (self.stuck_since, self.stalled) = (None, false);
+        self.waiting.drain()
+    }
+
+    /// Moves as much of `burst` as fits straight to the TX ring, if nothing waits for it; the rest stays.
+    pub(super) fn pass<P: Port>(
+        &mut self,
+        burst: &mut Burst,
+        port: &mut P,
+        umem: &mut Umem,
+        counters: &mut QueueCounters,
+    ) {
+        if self.waiting.is_empty() {
+            let sent = port.transmit(umem, burst);
+            counters.forwarded += sent as u64;
+            if sent > 0 {
+                (self.stuck_since, self.stalled) = (None, false);
+            }
+        }
+    }
+
     /// Queues `frame`, making room if need be.
     pub(super) fn push<P: Port>(
         &mut self,

@@ -57,16 +57,16 @@ impl Batch<'_> {
         }
         let bare = headers.len() - headers.payload.len();
         let front = bare + prefix.len();
-        // A frame has at most 4096 bytes, so whatever does not fit 16 bits does not fit at all.
-        let [to, end, old] = [front.abs_diff(data.start), data.end, old].map(|n| u16::try_from(n).unwrap_or(u16::MAX));
-        let moved = self.set_length(lane, end)
-            && if data.start >= front { self.shrink_front(lane, to) } else { self.grow_front(lane, to) };
+        // A frame has at most 4096 bytes, so whatever does not fit 15 bits does not fit at all.
+        let [front, start, end, old] = [front, data.start, data.end, old].map(|n| n.min(0x7fff) as i16);
+        let [end, old] = [end, old].map(i16::unsigned_abs);
+        let moved = self.set_length(lane, end) && self.move_start(lane, start - front);
         if !moved {
             let _ = self.set_length(lane, old);
             return Err(DropReason::NoHeadroom);
         }
         let frame = self.packet_mut(lane);
-        frame.get_mut(bare..front).ok_or(DropReason::UdpLength)?.copy_from_slice(prefix);
+        frame.get_mut(bare..bare + prefix.len()).ok_or(DropReason::UdpLength)?.copy_from_slice(prefix);
         headers.write_around(frame).ok_or(DropReason::UdpLength)
     }
 }

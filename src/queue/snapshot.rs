@@ -9,14 +9,16 @@ use super::counters::QueueCounters;
 use super::handler::Handler;
 use super::worker::Worker;
 use crate::port::{KernelCounters, Occupancy, Port, PortCounters, QueueId};
-use crate::umem::Census;
+use crate::umem::{Census, PortIndex};
 
 /// One port at one moment.
 #[derive(Debug, Clone, Serialize)]
 pub struct PortSnapshot {
     /// Which port.
     pub id: QueueId,
-    /// Its own counters.
+    /// Whether it has a socket now.
+    pub open: bool,
+    /// Its own counters, over all its sockets.
     pub counters: PortCounters,
     /// The kernel's; zero where it did not answer.
     pub kernel: KernelCounters,
@@ -55,17 +57,20 @@ pub struct QueueSnapshot {
 
 impl QueueSnapshot {
     pub(super) fn take<P: Port, H: Handler>(worker: &mut Worker<P, H>, queue: u32) -> Self {
-        let ports = worker
-            .ports_mut()
-            .iter_mut()
-            .map(|port| PortSnapshot {
-                id: port.info().id.clone(),
-                counters: port.counters(),
-                kernel: port.kernel_counters().unwrap_or_default(),
-                occupancy: port.occupancy(),
-                busy_polling: port.busy_polling(),
-            })
-            .collect();
+        let ids: Vec<QueueId> = worker.infos().iter().map(|info| info.id.clone()).collect();
+        let one = |(id, at): (QueueId, PortIndex)| {
+            let (counters, kernel) = worker.port_counters(at);
+            let port = worker.port_mut(at);
+            PortSnapshot {
+                id,
+                counters,
+                kernel,
+                open: port.is_some(),
+                busy_polling: port.as_ref().is_some_and(|port| port.busy_polling()),
+                occupancy: port.map(|port| port.occupancy()).unwrap_or_default(),
+            }
+        };
+        let ports = ids.into_iter().zip(0..).map(one).collect();
         Self {
             queue,
             uptime: Duration::from_nanos(worker.counters().wall_ns()),

@@ -2,11 +2,15 @@
 //! ([`super::actor`]) turns it on a real core; tests and the simulator turn it by hand.
 
 mod face;
+mod faults;
+mod ports;
 
 use std::any::Any;
-use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
+
+use faults::Faults;
+use ports::Seat;
 
 use super::batch::{Batch, Verdict};
 use super::counters::QueueCounters;
@@ -16,10 +20,12 @@ use super::outgoing::Outgoing;
 use super::peers::{Parcel, Peers};
 use crate::net::Tables;
 use crate::packet::{Columns, LANES};
-use crate::port::{Burst, Kick, Port, PortError, QueueId};
+use crate::port::{Burst, Kick, Port, PortError};
 use crate::simd::Processor;
 use crate::telemetry::DropReason;
 use crate::umem::{Frame, PortIndex, Umem};
+
+pub use faults::Fault;
 
 /// How often [`Handler::tick`] is called, and held packets are shown again.
 pub(super) const TICK: Duration = Duration::from_millis(100);
@@ -55,7 +61,9 @@ pub struct Turn {
 
 /// Ports, memory, handler and tables of one queue.
 pub struct Worker<P, H> {
-    ports: Vec<P>,
+    /// `None`: closed, and to be opened again.
+    ports: Vec<Option<P>>,
+    seats: Vec<Seat>,
     /// What waits for each port's TX ring.
     out: Vec<Outgoing>,
     umem: Umem,
@@ -77,8 +85,7 @@ pub struct Worker<P, H> {
     paused: u8,
     /// The handler panicked and has not been replaced yet: its words.
     parked: Option<String>,
-    /// The interface of this port has left the tables.
-    gone: Option<QueueId>,
+    faults: Faults,
 }
 
 impl<P: Port, H: Handler> Worker<P, H> {
@@ -88,7 +95,8 @@ impl<P: Port, H: Handler> Worker<P, H> {
         let Parts { umem, ports, handler, processor, info, peers, batch_size } = parts;
         Self {
             out: ports.iter().map(|_| Outgoing::default()).collect(),
-            ports,
+            seats: ports.iter().map(|_| Seat::default()).collect(),
+            ports: ports.into_iter().map(Some).collect(),
             umem,
             handler,
             processor,
@@ -107,7 +115,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
             draining: false,
             paused: 0,
             parked: None,
-            gone: None,
+            faults: Faults::default(),
         }
     }
 
@@ -115,7 +123,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
     ///
     /// # Errors
     /// As [`kick`](Self::kick).
-    pub fn turn(&mut self, now: Instant) -> Result<Turn, PortError> {
+    pub fn turn(&mut self, now: Instant) -> Result<Turn, (PortIndex, PortError)> {
         let packets = self.work(now);
         let again = self.kick()?;
         Ok(Turn { packets, ..again })
@@ -124,8 +132,11 @@ impl<P: Port, H: Handler> Worker<P, H> {
     /// Our own share of a turn: reclaim, fill, receive, process, transmit; inbox and timeouts. No
     /// system call. Returns how many packets were looked at.
     pub fn work(&mut self, now: Instant) -> usize {
-        for (port, out) in self.ports.iter_mut().zip(&mut self.out) {
-            port.reclaim(&mut self.umem);
+        for (at, (port, out)) in self.ports.iter_mut().zip(&mut self.out).enumerate() {
+            let Some(port) = port else { continue };
+            if self.faults.silent >> at & 1 == 0 {
+                port.reclaim(&mut self.umem);
+            }
             out.flush(port, &mut self.umem, now, &mut self.counters);
             port.fill(&mut self.umem);
         }
@@ -154,15 +165,13 @@ impl<P: Port, H: Handler> Worker<P, H> {
     /// The kernel's share: makes it look at the rings it asked to be told about.
     ///
     /// # Errors
-    /// [`PortError::Gone`] or the kernel's refusal: the ports are of no more use then, while every
-    /// frame is still in the ledger.
-    pub fn kick(&mut self) -> Result<Turn, PortError> {
-        if let Some(id) = self.gone.take() {
-            return Err(PortError::Gone { id, source: io::Error::from_raw_os_error(libc::ENODEV) });
-        }
+    /// [`PortError::Gone`] or the kernel's refusal, and of which port: that one is of no more use
+    /// ([`close_port`](Self::close_port)), while every frame is still in the ledger.
+    pub fn kick(&mut self) -> Result<Turn, (PortIndex, PortError)> {
         let mut turn = Turn::default();
-        for (port, out) in self.ports.iter_mut().zip(&self.out) {
-            match port.kick()? {
+        for ((port, out), at) in self.ports.iter_mut().zip(&self.out).zip(0..) {
+            let Some(port) = port else { continue };
+            match port.kick().map_err(|error| (at, error))? {
                 Kick::Done => {}
                 Kick::Again => turn.again = true,
                 Kick::LinkDown => turn.link_down = true,
@@ -174,7 +183,8 @@ impl<P: Port, H: Handler> Worker<P, H> {
 
     fn serve_port(&mut self, from: usize, now: Instant) -> usize {
         debug_assert!(self.burst.is_empty());
-        let received = self.ports[from].receive(&mut self.umem, &mut self.burst, self.batch_size);
+        let Some(port) = &mut self.ports[from] else { return 0 };
+        let received = port.receive(&mut self.umem, &mut self.burst, self.batch_size);
         self.counters.received += received as u64;
         self.process(from as PortIndex, None, now);
         received
@@ -249,7 +259,10 @@ impl<P: Port, H: Handler> Worker<P, H> {
         let mut cx = Context::new(now, &self.info, &self.tables, self.draining, &mut self.requests);
         // The handler is the one part that may be wrong: batch and memory stay whole, it is not used again.
         let outcome = match self.parked {
-            None => catch_unwind(AssertUnwindSafe(|| handler.handle(&mut batch, &mut cx))),
+            None => catch_unwind(AssertUnwindSafe(|| {
+                self.faults.strike(batch.len());
+                handler.handle(&mut batch, &mut cx);
+            })),
             Some(_) => Ok(()),
         };
         if let Err(panic) = outcome {
@@ -263,10 +276,17 @@ impl<P: Port, H: Handler> Worker<P, H> {
 
     fn settle(&mut self, from: PortIndex, held_until: Option<Instant>, now: Instant) {
         let Self { burst, verdicts, umem, ports, out, counters, held, peers, .. } = self;
+        // The common case: the whole batch leaves by one port.
+        if let Verdict::Transmit(to) = verdicts[0]
+            && verdicts[..burst.len()].iter().all(|verdict| *verdict == Verdict::Transmit(to))
+            && let (Some(Some(port)), Some(out)) = (ports.get_mut(usize::from(to)), out.get_mut(usize::from(to)))
+        {
+            out.pass(burst, port, umem, counters);
+        }
         for (frame, verdict) in burst.drain().zip(verdicts.iter()) {
             let reason = match *verdict {
                 Verdict::Transmit(to) => match (ports.get_mut(usize::from(to)), out.get_mut(usize::from(to))) {
-                    (Some(port), Some(out)) => {
+                    (Some(Some(port)), Some(out)) => {
                         out.push(frame, port, umem, now, counters);
                         continue;
                     }
@@ -291,7 +311,9 @@ impl<P: Port, H: Handler> Worker<P, H> {
             umem.give(reason.0);
         }
         for (port, out) in ports.iter_mut().zip(out) {
-            out.flush(port, umem, now, counters);
+            if let Some(port) = port {
+                out.flush(port, umem, now, counters);
+            }
         }
     }
 

@@ -55,6 +55,26 @@ impl SourcePorts {
         Some(port)
     }
 
+    /// Takes this very port, for a session that is taken over; `false` if it is another's or not here. Call
+    /// [`settle`](Self::settle) before the next [`take`](Self::take).
+    pub(super) fn claim(&mut self, port: u16, slot: u32) -> bool {
+        let entry = self.slots.get_mut(usize::from(port.wrapping_sub(self.first)));
+        entry.filter(|entry| **entry == NONE).map(|entry| *entry = slot).is_some()
+    }
+
+    /// Takes [`claim`](Self::claim) back.
+    pub(super) fn disclaim(&mut self, port: u16) {
+        if let Some(entry) = self.slots.get_mut(usize::from(port.wrapping_sub(self.first))) {
+            *entry = NONE;
+        }
+    }
+
+    /// Ports that were claimed are not free any more.
+    pub(super) fn settle(&mut self) {
+        let Self { slots, free, first, .. } = self;
+        free.retain(|&port| slots.get(usize::from(port.wrapping_sub(*first))).is_some_and(|&slot| slot == NONE));
+    }
+
     /// Gives back a port that [`take`](Self::take) gave.
     pub(super) fn give(&mut self, port: u16) {
         if let Some(entry) = self.slots.get_mut(usize::from(port.wrapping_sub(self.first)))

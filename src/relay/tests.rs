@@ -5,6 +5,7 @@ mod cost;
 mod gate;
 mod health;
 mod home;
+mod inherit;
 mod limits;
 mod model;
 mod plan;

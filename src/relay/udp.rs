@@ -13,6 +13,7 @@
 //! answers would not come to us any more.
 
 mod cross;
+mod inherit;
 mod knock;
 mod life;
 mod out;
@@ -33,7 +34,7 @@ use super::ports::SourcePorts;
 use super::session::Sessions;
 use crate::flow::{FlowHash, FlowKey, FlowKeys};
 use crate::packet::{Endpoint, Flow, LANES, MacAddr};
-use crate::queue::{Batch, Context, Handler, QueueInfo, Verdict, lanes};
+use crate::queue::{Batch, Context, Handler, QueueInfo, Replaced, SessionInfo, Verdict, lanes};
 use crate::telemetry::DropReason;
 use crate::umem::{MAX_PORTS, PortIndex};
 
@@ -67,8 +68,8 @@ pub struct UdpRelay {
     /// When the clock stood at zero: the first batch or tick.
     epoch: Option<Instant>,
     now: u32,
-    /// The tables seen last, and the period of [`ASK_EVERY`] it was in.
-    seen: (u64, u32),
+    /// The tables and ports seen last, and the period of [`ASK_EVERY`] it was in.
+    seen: (u64, u32, u32),
     /// Rises whenever `seen` changes: next hops copied before are looked up again.
     generation: u32,
     /// Next hops asked for since.
@@ -143,7 +144,7 @@ impl UdpRelay {
             counters: RelayCounters::default(),
             epoch: None,
             now: 0,
-            seen: (0, 0),
+            seen: (0, 0, 0),
             generation: 0,
             asked: ArrayVec::new(),
             warmed: 0,
@@ -171,7 +172,7 @@ impl UdpRelay {
         // Wraps after 584 years.
         self.now_ns = since.as_nanos() as u64;
         self.reclaimed = false;
-        let seen = (cx.tables().generation, self.now / ASK_EVERY);
+        let seen = (cx.tables().generation, cx.info().changes, self.now / ASK_EVERY);
         if seen != self.seen {
             self.seen = seen;
             self.generation = self.generation.wrapping_add(1);
@@ -362,6 +363,14 @@ impl Handler for UdpRelay {
 
     fn counts(&self, count: &mut dyn FnMut(&'static str, u64)) {
         self.counters().tell(count);
+    }
+
+    fn describe_sessions(&self, limit: usize, into: &mut Vec<SessionInfo>) {
+        self.describe(limit, into);
+    }
+
+    fn inherit(&mut self, former: &mut Self, _why: Replaced) -> Result<u64, String> {
+        Ok(self.take_over(former))
     }
 
     fn memory_bytes(&self) -> u64 {

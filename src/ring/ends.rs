@@ -1,5 +1,6 @@
-//! The two ends of an in-memory ring.
+//! The two ends of a ring, over any memory that holds one.
 
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::sync::Arc;
 
@@ -16,12 +17,72 @@ const NEED_WAKEUP: u32 = 1;
 #[repr(align(128))]
 struct Padded(AtomicU32);
 
+/// Where the three words and the slots of one ring are.
+///
+/// # Safety
+/// The words and the slots are disjoint, stay where they are, and are valid as long as the value lives,
+/// on whichever thread it is used. `slot` is valid for every place below the capacity that the ends on
+/// this memory were made with.
+pub unsafe trait RingMemory<T> {
+    /// The producer's index.
+    fn producer(&self) -> &AtomicU32;
+    /// The consumer's index.
+    fn consumer(&self) -> &AtomicU32;
+    /// The consumer's wish to be woken.
+    fn flags(&self) -> &AtomicU32;
+    /// Slot `at`.
+    ///
+    /// # Safety
+    /// `at` must be below the ring's capacity.
+    unsafe fn slot(&self, at: usize) -> &Slot<MaybeUninit<T>>;
+    /// Asks the cache for the line of slot `at`, to be written or only to be read. No effect but time,
+    /// whatever `at` is; nothing at all unless the other end is on another core.
+    #[inline]
+    fn prefetch(&self, _at: usize, _to_write: bool) {}
+}
+
+/// Bytes in a cache line.
+const LINE: u32 = 64;
+
+/// How many entries of type `T` share a cache line.
+const fn per_line<T>() -> u32 {
+    let size = size_of::<T>() as u32;
+    if size == 0 || size > LINE { 1 } else { LINE / size }
+}
+
 #[derive(Debug)]
 struct Shared<T> {
     producer: Padded,
     consumer: Padded,
     flags: Padded,
     slots: Box<[Slot<MaybeUninit<T>>]>,
+}
+
+/// Ordinary memory, shared by the two ends.
+#[derive(Debug)]
+pub struct InMemory<T>(Arc<Shared<T>>);
+
+// SAFETY: fields of one allocation that the two ends keep alive by counting; a slice checks its bounds.
+unsafe impl<T> RingMemory<T> for InMemory<T> {
+    #[inline]
+    fn producer(&self) -> &AtomicU32 {
+        &self.0.producer.0
+    }
+
+    #[inline]
+    fn consumer(&self) -> &AtomicU32 {
+        &self.0.consumer.0
+    }
+
+    #[inline]
+    fn flags(&self) -> &AtomicU32 {
+        &self.0.flags.0
+    }
+
+    #[inline]
+    unsafe fn slot(&self, at: usize) -> &Slot<MaybeUninit<T>> {
+        &self.0.slots[at]
+    }
 }
 
 /// An empty ring of `capacity` entries, both indices at `start`. The kernel starts at zero; tests
@@ -37,33 +98,52 @@ pub fn pair<T: Copy>(capacity: u32, start: u32) -> Result<(Producer<T>, Consumer
         flags: Padded(AtomicU32::new(0)),
         slots: (0..capacity).map(|_| Slot::new(MaybeUninit::uninit())).collect(),
     });
-    Ok((Producer { shared: shared.clone(), cursor: producer }, Consumer { shared, cursor: consumer }))
+    let memory = InMemory(Arc::clone(&shared));
+    Ok((Producer::over(memory, producer), Consumer::over(InMemory(shared), consumer)))
 }
 
 /// The writing end. There is one for each ring: neither `Clone` nor `Sync`.
 #[derive(Debug)]
-pub struct Producer<T> {
-    shared: Arc<Shared<T>>,
+pub struct Producer<T, M = InMemory<T>> {
+    memory: M,
     cursor: Cursor,
+    /// Something was committed since the last look at the consumer's flag.
+    committed: bool,
+    entries: PhantomData<*const T>,
 }
 
 // SAFETY: a producer touches only slots between the producer's index and consumer + capacity, and the
 // ring's one consumer only those between consumer and producer (cursor.rs); the indices are handed
 // over by release and acquire. So the thread that holds the producer is the only one at its slots,
-// whichever thread it is. The values themselves are `Send`.
-unsafe impl<T: Send> Send for Producer<T> {}
+// whichever thread it is; the memory may be used on any (`RingMemory`). The values themselves are `Send`.
+unsafe impl<T: Send, M: RingMemory<T>> Send for Producer<T, M> {}
 
 /// The reading end. There is one for each ring: neither `Clone` nor `Sync`.
 #[derive(Debug)]
-pub struct Consumer<T> {
-    shared: Arc<Shared<T>>,
+pub struct Consumer<T, M = InMemory<T>> {
+    memory: M,
     cursor: Cursor,
+    entries: PhantomData<*const T>,
 }
 
 // SAFETY: as for `Producer`, with the two ends exchanged.
-unsafe impl<T: Send> Send for Consumer<T> {}
+unsafe impl<T: Send, M: RingMemory<T>> Send for Consumer<T, M> {}
 
-impl<T: Copy> Producer<T> {
+impl<T, M> Producer<T, M> {
+    /// The cursor must be the ring's only producer's, and its capacity that of the memory.
+    pub(super) fn over(memory: M, cursor: Cursor) -> Self {
+        Self { memory, cursor, committed: false, entries: PhantomData }
+    }
+}
+
+impl<T, M> Consumer<T, M> {
+    /// The cursor must be the ring's only consumer's, and its capacity that of the memory.
+    pub(super) fn over(memory: M, cursor: Cursor) -> Self {
+        Self { memory, cursor, entries: PhantomData }
+    }
+}
+
+impl<T: Copy, M: RingMemory<T>> Producer<T, M> {
     /// Entries the ring holds when full.
     #[must_use]
     pub fn capacity(&self) -> u32 {
@@ -73,13 +153,13 @@ impl<T: Copy> Producer<T> {
     /// Entries that the consumer has not released yet.
     #[must_use]
     pub fn waiting(&mut self) -> u32 {
-        self.cursor.capacity() - self.cursor.refresh(&self.shared.consumer.0)
+        self.cursor.capacity() - self.cursor.refresh(self.memory.consumer())
     }
 
     /// Up to `wanted` slots, fewer where the ring is fuller than that. Nothing is visible to the
     /// consumer before [`Reservation::commit`]; a reservation that is dropped has not happened.
-    pub fn reserve(&mut self, wanted: u32) -> Reservation<'_, T> {
-        let room = self.cursor.available(wanted, &self.shared.consumer.0);
+    pub fn reserve(&mut self, wanted: u32) -> Reservation<'_, T, M> {
+        let room = self.cursor.available(wanted, self.memory.consumer());
         Reservation { producer: self, room, written: 0 }
     }
 
@@ -90,27 +170,38 @@ impl<T: Copy> Producer<T> {
         slot.push(entry) && slot.commit() == 1
     }
 
+    /// Asks the cache for the lines of the next `count` slots, which are with the consumer's core.
+    #[inline]
+    pub fn prefetch(&self, count: u32) {
+        for ahead in (0..count).step_by(per_line::<T>() as usize) {
+            self.memory.prefetch(self.cursor.slot(ahead), true);
+        }
+    }
+
     /// Whether the consumer sleeps until it is woken. Ask after a commit.
     #[must_use]
     #[inline]
-    pub fn needs_wakeup(&self) -> bool {
+    pub fn needs_wakeup(&mut self) -> bool {
         // Orders the commit before the look, as `Consumer::set_need_wakeup` orders its flag before
-        // its next look at the ring: one of the two sees the other, so no entry lies unnoticed.
-        fence(Ordering::SeqCst);
-        self.shared.flags.0.load(Ordering::Relaxed) & NEED_WAKEUP != 0
+        // its next look at the ring: one of the two sees the other, so no entry lies unnoticed. One
+        // fence does for all looks until the next commit.
+        if std::mem::take(&mut self.committed) {
+            fence(Ordering::SeqCst);
+        }
+        self.memory.flags().load(Ordering::Relaxed) & NEED_WAKEUP != 0
     }
 }
 
 /// Slots of a ring that are being written.
 #[derive(Debug)]
 #[must_use = "nothing is sent without commit"]
-pub struct Reservation<'a, T: Copy> {
-    producer: &'a mut Producer<T>,
+pub struct Reservation<'a, T, M = InMemory<T>> {
+    producer: &'a mut Producer<T, M>,
     room: u32,
     written: u32,
 }
 
-impl<T: Copy> Reservation<'_, T> {
+impl<T: Copy, M: RingMemory<T>> Reservation<'_, T, M> {
     /// Slots still to be written, at most.
     #[must_use]
     pub fn room(&self) -> u32 {
@@ -124,7 +215,8 @@ impl<T: Copy> Reservation<'_, T> {
         if self.written == self.room {
             return false;
         }
-        let slot = &self.producer.shared.slots[self.producer.cursor.slot(self.written)];
+        // SAFETY: a cursor's places are below its capacity, which is that of the memory.
+        let slot = unsafe { self.producer.memory.slot(self.producer.cursor.slot(self.written)) };
         slot.with_mut(|at| {
             // SAFETY: `at` points into a live slot. written < room, and `room` slots from the producer's
             // index on are ours by `Cursor::available`: the consumer has released them (acquire) and
@@ -137,12 +229,15 @@ impl<T: Copy> Reservation<'_, T> {
 
     /// Shows what was written to the consumer, gives the rest back. Returns how many were written.
     pub fn commit(self) -> u32 {
-        self.producer.cursor.advance(self.written, &self.producer.shared.producer.0);
+        if self.written > 0 {
+            self.producer.cursor.advance(self.written, self.producer.memory.producer());
+            self.producer.committed = true;
+        }
         self.written
     }
 }
 
-impl<T: Copy> Consumer<T> {
+impl<T: Copy, M: RingMemory<T>> Consumer<T, M> {
     /// Entries the ring holds when full.
     #[must_use]
     pub fn capacity(&self) -> u32 {
@@ -152,13 +247,13 @@ impl<T: Copy> Consumer<T> {
     /// Entries that are there to be read.
     #[must_use]
     pub fn waiting(&mut self) -> u32 {
-        self.cursor.refresh(&self.shared.producer.0)
+        self.cursor.refresh(self.memory.producer())
     }
 
     /// Up to `wanted` entries, fewer where there are fewer. They stay on the ring until they are
     /// released.
-    pub fn peek(&mut self, wanted: u32) -> Peeked<'_, T> {
-        let count = self.cursor.available(wanted, &self.shared.producer.0);
+    pub fn peek(&mut self, wanted: u32) -> Peeked<'_, T, M> {
+        let count = self.cursor.available(wanted, self.memory.producer());
         Peeked { consumer: self, count }
     }
 
@@ -175,7 +270,7 @@ impl<T: Copy> Consumer<T> {
     /// After raising it, look at the ring once more before sleeping: what was appended before the
     /// producer could see the flag comes without a wake.
     pub fn set_need_wakeup(&mut self, wanted: bool) {
-        self.shared.flags.0.store(if wanted { NEED_WAKEUP } else { 0 }, Ordering::Relaxed);
+        self.memory.flags().store(if wanted { NEED_WAKEUP } else { 0 }, Ordering::Relaxed);
         // Orders the flag before the next look at the ring; see `Producer::needs_wakeup`.
         fence(Ordering::SeqCst);
     }
@@ -183,12 +278,12 @@ impl<T: Copy> Consumer<T> {
 
 /// Entries of a ring that are being read, oldest first.
 #[derive(Debug)]
-pub struct Peeked<'a, T: Copy> {
-    consumer: &'a mut Consumer<T>,
+pub struct Peeked<'a, T, M = InMemory<T>> {
+    consumer: &'a mut Consumer<T, M>,
     count: u32,
 }
 
-impl<T: Copy> Peeked<'_, T> {
+impl<T: Copy, M: RingMemory<T>> Peeked<'_, T, M> {
     /// How many.
     #[must_use]
     pub fn len(&self) -> u32 {
@@ -201,6 +296,14 @@ impl<T: Copy> Peeked<'_, T> {
         self.count == 0
     }
 
+    /// Asks the cache for the lines of all of them at once, which are with the producer's core.
+    #[inline]
+    pub fn prefetch(&self) {
+        for at in (0..self.count).step_by(per_line::<T>() as usize) {
+            self.consumer.memory.prefetch(self.consumer.cursor.slot(at), false);
+        }
+    }
+
     /// Entry `at`, the oldest being 0; `None` past the last.
     #[must_use]
     #[inline]
@@ -208,7 +311,8 @@ impl<T: Copy> Peeked<'_, T> {
         if at >= self.count {
             return None;
         }
-        let slot = &self.consumer.shared.slots[self.consumer.cursor.slot(at)];
+        // SAFETY: a cursor's places are below its capacity, which is that of the memory.
+        let slot = unsafe { self.consumer.memory.slot(self.consumer.cursor.slot(at)) };
         // SAFETY: `at` points into a live slot. at < count, and the producer writes none of the `count`
         // slots from the consumer's index on before `release` moves that index.
         let entry = slot.with(|at| unsafe { at.read() });
@@ -224,6 +328,9 @@ impl<T: Copy> Peeked<'_, T> {
 
     /// Gives the slots of the oldest `count` entries back to the producer; the rest stays on the ring.
     pub fn release(self, count: u32) {
-        self.consumer.cursor.advance(count.min(self.count), &self.consumer.shared.consumer.0);
+        let count = count.min(self.count);
+        if count > 0 {
+            self.consumer.cursor.advance(count, self.consumer.memory.consumer());
+        }
     }
 }

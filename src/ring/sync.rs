@@ -2,9 +2,11 @@
 
 pub(super) use std::sync::atomic::{AtomicU32, Ordering, fence};
 
-/// A slot: `std`'s cell, with the access closed in so that a checker can watch it.
+/// A slot: `std`'s cell, with the access closed in so that a checker can watch it. Transparent, so that
+/// one can be laid over memory that the kernel mapped.
 #[derive(Debug)]
-pub(super) struct Slot<T>(std::cell::UnsafeCell<T>);
+#[repr(transparent)]
+pub struct Slot<T>(std::cell::UnsafeCell<T>);
 
 impl<T> Slot<T> {
     pub(super) fn new(value: T) -> Self {

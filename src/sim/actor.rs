@@ -129,10 +129,12 @@ impl SimActor {
                 life.worker.set_draining(true);
                 life.draining = true;
             }
-            Command::RestartHandler => {
+            // The simulated engine restarts whole actors.
+            Command::RestartPart(_) | Command::MendParts => {}
+            Command::RestartHandler { inherit } => {
                 life.info = life.info.for_next_handler();
                 let make = || Fused::new(self.app.handler(&life.info), fuse.clone());
-                let word = match life.worker.replace_handler(make, true) {
+                let word = match life.worker.replace_handler(make, inherit) {
                     Ok(_) => Word::Running,
                     Err(words) => Word::SoftFailed(words),
                 };
@@ -193,6 +195,7 @@ impl SimActor {
             queues: self.queues,
             ports: ports.iter().map(|port| port.info().clone()).collect(),
             rss: vec![None; ports.len()],
+            changes: 0,
             processor: Processor::detect(),
             // Another one for each life, as the engine has it.
             seed: u64::from(self.queue) << 32 ^ self.generation,
@@ -256,7 +259,7 @@ impl Life {
     fn turn(&mut self, now: Instant, say: &mut impl FnMut(Word)) -> Option<End> {
         let turn = match self.worker.turn(now) {
             Ok(turn) => turn,
-            Err(error) => return Some(End::Failed(error.to_string())),
+            Err((_, error)) => return Some(End::Failed(error.to_string())),
         };
         if let Some(words) = self.worker.parked()
             && !self.parked_told
@@ -266,6 +269,9 @@ impl Life {
         }
         if now >= self.next_snapshot {
             self.next_snapshot = now + SNAPSHOT;
+            if let Some((_, error)) = self.worker.lame(now) {
+                return Some(End::Failed(error.to_string()));
+            }
             if !self.worker.balanced() {
                 return Some(End::Failed("frames are lost: the books do not balance".to_owned()));
             }
@@ -279,7 +285,7 @@ impl Life {
     }
 
     pub(super) fn bad_descriptors(&self) -> u64 {
-        self.worker.ports().iter().map(|port| port.counters().bad_descriptors).sum()
+        self.worker.ports().map(|port| port.counters().bad_descriptors).sum()
     }
 }
 

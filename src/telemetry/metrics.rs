@@ -102,7 +102,7 @@ metrics! {
     }
     "Memory" {
         FRAMES = Gauge "oxide_frames", "frames", ["queue", "state"],
-            "Frames of packet memory by where they are: free, receive (fill and RX ring), app (in our hands), transmit (TX and completion ring). Their sum never changes while an actor lives.";
+            "Frames of packet memory by where they are: free, receive (fill and RX ring), app (in our hands), transmit (TX and completion ring), written_off (of a closed port, until its queue could be bound again). Their sum never changes while an actor lives.";
         UNACCOUNTED = Gauge "oxide_unaccounted_frames", "frames", [],
             "Frames that no queue can account for. Anything but 0 is a defect of ours.";
         UMEM_BYTES = Gauge "oxide_umem_bytes", "bytes", ["queue"],

@@ -136,7 +136,22 @@ impl UmemLayout {
     #[must_use]
     #[inline]
     pub fn address(&self, index: u32) -> usize {
-        index as usize * self.frame_size as usize
+        (index as usize) << self.shift()
+    }
+
+    /// Index of the frame that `address` lies in, and how far from its start. The frame may be beyond the
+    /// last one.
+    #[must_use]
+    #[inline]
+    pub fn locate(&self, address: u64) -> (u64, u16) {
+        // The offset is below the frame size, at most 4096.
+        (address >> self.shift(), (address & u64::from(self.frame_size - 1)) as u16)
+    }
+
+    /// The frame size is one of two powers of two (`new`).
+    #[inline]
+    fn shift(&self) -> u32 {
+        self.frame_size.trailing_zeros()
     }
 }
 

@@ -21,7 +21,15 @@ pub enum Place {
     Receive(PortIndex),
     /// Posted to the TX ring of a port, and not seen on its completion ring yet.
     Transmit(PortIndex),
+    /// With a socket of this port that is closed, but perhaps still being taken down: the kernel may
+    /// write to it, or read it, until the queue can be bound again.
+    WrittenOff(PortIndex),
 }
+
+/// First code of [`Place::WrittenOff`], behind those of the ports' other places.
+const WRITTEN_OFF: u8 = 2 + 2 * MAX_PORTS;
+/// Number of codes.
+const PLACES: usize = (WRITTEN_OFF + MAX_PORTS) as usize;
 
 impl Place {
     const fn code(self) -> u8 {
@@ -30,6 +38,7 @@ impl Place {
             Place::App => 1,
             Place::Receive(port) => 2 + 2 * (port % MAX_PORTS),
             Place::Transmit(port) => 3 + 2 * (port % MAX_PORTS),
+            Place::WrittenOff(port) => WRITTEN_OFF + port % MAX_PORTS,
         }
     }
 
@@ -37,6 +46,7 @@ impl Place {
         match code {
             0 => Place::Free,
             1 => Place::App,
+            off if off >= WRITTEN_OFF => Place::WrittenOff(off - WRITTEN_OFF),
             even if even % 2 == 0 => Place::Receive((even - 2) / 2),
             odd => Place::Transmit((odd - 3) / 2),
         }
@@ -77,14 +87,14 @@ pub enum BadDescriptor {
 #[derive(Debug)]
 pub struct Ledger {
     places: Box<[u8]>,
-    counts: [u32; 2 + 2 * MAX_PORTS as usize],
+    counts: [u32; PLACES],
 }
 
 impl Ledger {
     /// All frames free.
     #[must_use]
     pub fn new(frames: u32) -> Self {
-        let mut counts = [0; 2 + 2 * MAX_PORTS as usize];
+        let mut counts = [0; PLACES];
         counts[0] = frames;
         Self { places: vec![Place::Free.code(); frames as usize].into_boxed_slice(), counts }
     }
@@ -111,26 +121,43 @@ impl Ledger {
     /// Books a move.
     ///
     /// # Panics
+    /// As [`put`](Self::put).
+    #[inline]
+    pub fn moved(&mut self, index: u32, from: Place, to: Place) {
+        self.put(index, from, to);
+        self.count(1, from, to);
+    }
+
+    /// Books a move without its counters: [`count`](Self::count) follows for the whole batch.
+    ///
+    /// # Panics
     /// In debug builds, if the frame is not at `from`: a defect in this crate, since what the kernel
     /// says goes through [`expect`](Self::expect) first.
     #[inline]
-    pub fn moved(&mut self, index: u32, from: Place, to: Place) {
+    pub(super) fn put(&mut self, index: u32, from: Place, to: Place) {
         debug_assert_eq!(self.place(index), from, "frame {index} moved from where it is not");
         self.places[index as usize] = to.code();
-        self.counts[usize::from(from.code())] -= 1;
-        self.counts[usize::from(to.code())] += 1;
+    }
+
+    /// The counters of `frames` moves.
+    #[inline]
+    pub(super) fn count(&mut self, frames: u32, from: Place, to: Place) {
+        self.counts[usize::from(from.code())] -= frames;
+        self.counts[usize::from(to.code())] += frames;
     }
 
     /// All counters at once.
     #[must_use]
     pub fn census(&self) -> Census {
-        let sum = |first: usize| self.counts[first..].iter().step_by(2).sum();
+        let (live, written_off) = self.counts.split_at(usize::from(WRITTEN_OFF));
+        let sum = |first: usize| live[first..].iter().step_by(2).sum();
         Census {
             total: self.places.len() as u32,
-            free: self.counts[0],
-            app: self.counts[1],
+            free: live[0],
+            app: live[1],
             receive: sum(2),
             transmit: sum(3),
+            written_off: written_off.iter().sum(),
         }
     }
 
@@ -156,13 +183,16 @@ pub struct Census {
     pub receive: u32,
     /// TX + completion rings.
     pub transmit: u32,
+    /// With closed sockets whose queue has not been bound again yet.
+    #[serde(default)]
+    pub written_off: u32,
 }
 
 impl Census {
-    /// free + app + receive + transmit = total.
+    /// free + app + receive + transmit + written_off = total.
     #[must_use]
     pub fn balanced(&self) -> bool {
-        u64::from(self.free) + u64::from(self.app) + u64::from(self.receive) + u64::from(self.transmit)
+        [self.free, self.app, self.receive, self.transmit, self.written_off].into_iter().map(u64::from).sum::<u64>()
             == u64::from(self.total)
     }
 }

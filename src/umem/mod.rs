@@ -5,6 +5,7 @@
 //! owns a frame there is no `Frame` value for it, only its [`Place`] in the ledger. The life of a
 //! frame is drawn in `docs/frame-life.md`.
 
+mod batch;
 mod frame;
 mod layout;
 mod ledger;
@@ -71,6 +72,11 @@ impl Umem {
         self.region.seen()
     }
 
+    /// Where the frames lie, for XDP_UMEM_REG: address and bytes.
+    pub(crate) fn span(&self) -> (u64, u64) {
+        (self.region.address(), self.layout.bytes() as u64)
+    }
+
     /// Where all frames are now.
     #[must_use]
     pub fn census(&self) -> Census {
@@ -102,8 +108,8 @@ impl Umem {
         self.own(frame);
         let at = self.layout.address(frame.index()) + usize::from(frame.offset());
         // SAFETY: `Frame`s are made only by `take` and `received`, for a frame in Place::App, with
-        // offset + length checked against the frame size there and in `set_length`; so the range is
-        // inside the region. The kernel does not write frames in Place::App, and no other `Frame`
+        // offset + length checked against the frame size there, in `set_length` and in `move_start`; so
+        // the range is inside the region. The kernel does not write frames in Place::App, and no other `Frame`
         // value exists for this index, so nobody writes while `frame` is borrowed.
         unsafe { self.region.slice(at, usize::from(frame.length())) }
     }
@@ -125,8 +131,8 @@ impl Umem {
     pub fn head<'a>(&'a self, frame: &'a Frame) -> &'a [u8; 64] {
         self.own(frame);
         let at = self.layout.address(frame.index()) + usize::from(frame.offset());
-        // SAFETY: `Frame::new` is called only with offset + 64 within the frame (data_offset by the
-        // layout's check, `received` by its own), so 64 bytes lie inside the region; aliasing as in
+        // SAFETY: a frame's offset + 64 is always within the frame (data_offset by the layout's check,
+        // `received` and `move_start` by their own), so 64 bytes lie inside the region; aliasing as in
         // `bytes`.
         let head = unsafe { self.region.slice(at, 64) };
         // The slice is 64 long by the call above; the static stands in for an impossible mismatch.
@@ -191,15 +197,9 @@ impl Umem {
     /// or the packet would reach past its frame. The ledger is unchanged then.
     #[inline]
     pub fn received(&mut self, port: PortIndex, address: u64, length: u32) -> Result<Frame, BadDescriptor> {
-        let (index, offset) = self.locate(address)?;
-        let frame_size = self.layout.frame_size();
-        if u32::from(offset) + length.max(64) > frame_size {
-            return Err(BadDescriptor::PastFrame { address, length });
-        }
-        self.ledger.expect(index, Place::Receive(port), address)?;
-        self.ledger.moved(index, Place::Receive(port), Place::App);
-        // length <= frame_size <= 4096 by the check above.
-        Ok(Frame::new(self.id, index, offset, length as u16))
+        let frame = self.accept(port, address, length)?;
+        self.ledger.count(1, Place::Receive(port), Place::App);
+        Ok(frame)
     }
 
     /// Application -> the TX ring of `port`. Address and length for the descriptor.
@@ -217,31 +217,45 @@ impl Umem {
     /// [`BadDescriptor`] if no frame of that address is with this port for sending; unchanged then.
     #[inline]
     pub fn completed(&mut self, port: PortIndex, address: u64) -> Result<(), BadDescriptor> {
-        let (index, _) = self.locate(address)?;
-        self.ledger.expect(index, Place::Transmit(port), address)?;
-        self.ledger.moved(index, Place::Transmit(port), Place::Free);
-        self.free.push(index);
+        self.release(port, address)?;
+        self.ledger.count(1, Place::Transmit(port), Place::Free);
         Ok(())
     }
 
-    /// Every frame that `port` had at the kernel is free again. Only for a port whose socket is closed
-    /// and unmapped, so that the kernel can no longer write. Returns how many were to be received
-    /// into, and how many were to be sent.
+    /// Every frame that `port` has at the kernel is free again. Only for a socket that the kernel cannot
+    /// use any more, or never could: it was not bound. Returns how many were to be received into, and how
+    /// many were to be sent.
     pub fn recall(&mut self, port: PortIndex) -> (u32, u32) {
-        let mut recalled = (0, 0);
+        (self.move_all(Place::Receive(port), Place::Free), self.move_all(Place::Transmit(port), Place::Free))
+    }
+
+    /// The socket of `port` is closed: what it had is neither ours nor anybody's, because the kernel takes
+    /// a socket down late, some tens of milliseconds after it was closed, and works on its frames until
+    /// then. Returns how many frames that are.
+    pub fn write_off(&mut self, port: PortIndex) -> u32 {
+        let off = Place::WrittenOff(port);
+        self.move_all(Place::Receive(port), off) + self.move_all(Place::Transmit(port), off)
+    }
+
+    /// What was written off with an earlier socket of `port` is free again. Only when the queue could be
+    /// bound anew, which proves that the earlier socket is gone (xp_assign_dev, net/xdp/xsk_buff_pool.c:
+    /// EBUSY while the queue still has its pool). Returns how many frames that are.
+    pub fn take_back(&mut self, port: PortIndex) -> u32 {
+        self.move_all(Place::WrittenOff(port), Place::Free)
+    }
+
+    fn move_all(&mut self, from: Place, to: Place) -> u32 {
+        let mut moved = 0;
         for index in 0..self.layout.frame_count() {
-            let place = self.ledger.place(index);
-            if place == Place::Receive(port) {
-                recalled.0 += 1;
-            } else if place == Place::Transmit(port) {
-                recalled.1 += 1;
-            } else {
-                continue;
+            if self.ledger.place(index) == from {
+                self.ledger.moved(index, from, to);
+                moved += 1;
+                if to == Place::Free {
+                    self.free.push(index);
+                }
             }
-            self.ledger.moved(index, place, Place::Free);
-            self.free.push(index);
         }
-        recalled
+        moved
     }
 
     /// Frames of `port` at the kernel: to receive into, and to be sent.
@@ -287,13 +301,12 @@ impl Umem {
     /// Frame index and offset within the frame; `address` comes from the kernel and is not believed.
     #[inline]
     fn locate(&self, address: u64) -> Result<(u32, u16), BadDescriptor> {
-        let size = u64::from(self.layout.frame_size());
-        let index = address / size;
+        let (index, offset) = self.layout.locate(address);
         if index >= u64::from(self.layout.frame_count()) {
             return Err(BadDescriptor::OutOfRegion { address });
         }
-        // index < frame_count (u32) and the remainder < frame_size <= 4096.
-        Ok((index as u32, (address % size) as u16))
+        // index < frame_count, a u32.
+        Ok((index as u32, offset))
     }
 }
 

@@ -1,6 +1,5 @@
 //! Pages under the frames: mapped, faulted in, on the wanted NUMA node, freed exactly.
 
-use std::any::Any;
 use std::fs;
 use std::io;
 use std::ptr::NonNull;
@@ -54,19 +53,18 @@ pub enum RegionError {
     },
 }
 
-/// A mapping of whole pages.
-///
-/// It may be owned by this type ([`Region::map`]) or by another library that registered it with the
-/// kernel ([`Region::adopt`]); either way it is unmapped exactly once, when the region is dropped.
+/// A mapping of whole pages, unmapped when it is dropped. The kernel pins the pages it was told of, so a
+/// socket that lives on harms nobody.
 pub struct Region {
     pub(super) start: NonNull<u8>,
     pub(super) length: usize,
     pages: PageReport,
-    _owner: Box<dyn Any + Send>,
+    /// Unmaps it.
+    _mapping: Mapping,
 }
 
 // SAFETY: the region is memory, reached only through `&self`/`&mut self` of the one `Umem` that owns
-// it; moving that owner to another thread moves all access with it. The owner box is `Send`.
+// it; moving that owner to another thread moves all access with it.
 unsafe impl Send for Region {}
 
 impl std::fmt::Debug for Region {
@@ -94,18 +92,20 @@ impl Region {
             start: mapping.start,
             length: mapping.length,
             pages: PageReport { kind, node, fallback },
-            _owner: Box::new(mapping),
+            _mapping: mapping,
         })
     }
 
-    /// Takes over memory that `owner` keeps mapped.
-    ///
-    /// # Safety
-    /// `start` must point to `length` readable and writable bytes that stay mapped until `owner` is
-    /// dropped, and that nothing else in this process reads or writes.
+    /// Adds why huge pages were not used, which somebody else found out.
     #[must_use]
-    pub unsafe fn adopt(start: NonNull<u8>, length: usize, pages: PageReport, owner: Box<dyn Any + Send>) -> Self {
-        Self { start, length, pages, _owner: owner }
+    pub(crate) fn because(mut self, why: Option<String>) -> Self {
+        self.pages.fallback = why.or(self.pages.fallback);
+        self
+    }
+
+    /// Its first byte, as the kernel is told.
+    pub(super) fn address(&self) -> u64 {
+        self.start.as_ptr().expose_provenance() as u64
     }
 
     /// Bytes in the region.

@@ -36,6 +36,30 @@ fn length_past_the_frame_is_refused() {
 }
 
 #[test]
+fn the_start_moves_within_the_frame_and_the_end_stays() {
+    let mut umem = umem(0);
+    let mut frame = umem.take().unwrap();
+    assert!(umem.set_length(&mut frame, 100));
+    umem.bytes_mut(&mut frame).copy_from_slice(&std::array::from_fn::<u8, 100, _>(|i| i as u8));
+    assert!(umem.move_start(&mut frame, 14));
+    assert_eq!((frame.offset(), frame.length(), umem.bytes(&frame)[0]), (270, 86, 14));
+    assert!(umem.move_start(&mut frame, -70));
+    assert_eq!((frame.offset(), frame.length(), umem.bytes(&frame)[70]), (200, 156, 14));
+    assert!(!umem.move_start(&mut frame, -201) && !umem.move_start(&mut frame, 157));
+    assert!(umem.move_start(&mut frame, -200) && frame.offset() == 0);
+    let index = u64::from(frame.index());
+    let (address, length) = umem.post_transmit(0, frame);
+    assert_eq!((address, length), (index * 2048, 356));
+    umem.completed(0, address).unwrap();
+    // `head` reads 64 bytes from the start.
+    let mut frame = umem.take().unwrap();
+    assert!(umem.set_length(&mut frame, 1792));
+    assert!(umem.move_start(&mut frame, 1728) && !umem.move_start(&mut frame, 1));
+    assert_eq!(umem.head(&frame).len(), 64);
+    umem.give(frame);
+}
+
+#[test]
 fn what_the_kernel_returns_is_not_believed() {
     let mut umem = umem(0);
     let posted = u64::from(umem.post_fill(0).unwrap()) * 2048;
@@ -84,9 +108,10 @@ proptest! {
     /// Whatever the order of takes, gives, fills, receives, sends, completions, lies and recalls:
     /// the books balance and every frame is in exactly one place.
     #[test]
-    fn frames_are_conserved(steps in prop::collection::vec((0u8..8, any::<u16>()), 1..400)) {
+    fn frames_are_conserved(steps in prop::collection::vec((0u8..10, any::<u16>()), 1..400)) {
         let mut umem = umem(0);
         let total = umem.census().total;
+        let mut off = [0, 0];
         let (mut app, mut at_rx, mut at_tx) = (Vec::new(), [Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
         for (step, pick) in steps {
             let port = u8::from(pick & 1 == 1);
@@ -113,6 +138,16 @@ proptest! {
                     prop_assert_eq!((rx as usize, tx as usize), (at_rx[p].len(), at_tx[p].len()));
                     at_rx[p].clear(); at_tx[p].clear();
                 }
+                8 => {
+                    let gone = umem.write_off(port) as usize;
+                    prop_assert_eq!(gone, at_rx[p].len() + at_tx[p].len());
+                    off[p] += gone;
+                    for late in at_rx[p].iter().chain(&at_tx[p]) {
+                        prop_assert!(umem.received(port, *late, 60).is_err() && umem.completed(port, *late).is_err());
+                    }
+                    at_rx[p].clear(); at_tx[p].clear();
+                }
+                9 => { prop_assert_eq!(umem.take_back(port) as usize, off[p]); off[p] = 0; }
                 _ => {}
             }
             let census = umem.census();
@@ -121,6 +156,7 @@ proptest! {
             prop_assert_eq!(census.app as usize, app.len());
             prop_assert_eq!(census.receive as usize, at_rx[0].len() + at_rx[1].len());
             prop_assert_eq!(census.transmit as usize, at_tx[0].len() + at_tx[1].len());
+            prop_assert_eq!(census.written_off as usize, off[0] + off[1]);
         }
         let mut seen = std::collections::HashSet::new();
         prop_assert!(app.iter().all(|f| seen.insert(f.index())), "two tokens for one frame");

@@ -1,5 +1,5 @@
-//! Socket options that xsk-rs has no call for, and the two system calls that make the kernel look at
-//! a ring. Each follows net/xdp/xsk.c or net/core/sock.c.
+//! Socket options that rustix has no call for, and the two system calls that make the kernel look at a
+//! ring. Each follows net/xdp/xsk.c or net/core/sock.c.
 
 use std::io;
 use std::os::fd::RawFd;
@@ -36,17 +36,6 @@ impl BusyPoll {
 pub(super) fn raise_tx_budget(fd: RawFd, packets: u32) {
     // ENOPROTOOPT before 6.18: the loop kicks again, nothing is lost but a system call.
     let _ = set(fd, libc::SOL_XDP, XDP_MAX_TX_SKB_BUDGET, packets);
-}
-
-/// Whether the kernel gave zero-copy (getsockopt XDP_OPTIONS).
-pub(super) fn is_zero_copy(fd: RawFd) -> io::Result<bool> {
-    let mut flags: u32 = 0;
-    let mut length = size_of::<u32>() as libc::socklen_t;
-    // SAFETY: the kernel writes at most `length` bytes to `flags`, a u32 as struct xdp_options is.
-    let failed =
-        unsafe { libc::getsockopt(fd, libc::SOL_XDP, libc::XDP_OPTIONS, (&raw mut flags).cast(), &raw mut length) }
-            != 0;
-    if failed { Err(io::Error::last_os_error()) } else { Ok(flags & libc::XDP_OPTIONS_ZEROCOPY != 0) }
 }
 
 fn set(fd: RawFd, level: libc::c_int, name: libc::c_int, value: u32) -> io::Result<()> {

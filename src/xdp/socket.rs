@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 
-use super::open::{PortRequest, XdpBackend, XdpOptions};
+use super::backend::{PortRequest, XdpBackend, XdpOptions};
 use super::port::XdpPort;
 use super::steering::{AttachMode, Steering, SteeringOptions};
 use crate::port::{Backend, Burst, KernelCounters, Kick, Port, PortCounters, PortError, PortInfo, QueueId};
@@ -192,5 +192,13 @@ impl Socket {
     #[must_use]
     pub fn set_length(&self, frame: &mut Frame, length: u16) -> bool {
         self.umem.set_length(frame, length)
+    }
+
+    /// Moves the start of a packet by `by` bytes, its end staying where it is: towards the front for a
+    /// header more, towards the end for one less; `false`, and no change, if it would leave the frame or the
+    /// packet.
+    #[must_use]
+    pub fn move_start(&self, frame: &mut Frame, by: i16) -> bool {
+        self.umem.move_start(frame, by)
     }
 }

@@ -2,9 +2,10 @@
 
 use std::io;
 
-use super::open::{XdpOptions, register};
+use super::backend::XdpOptions;
 use super::steering::{Steering, SteeringError};
-use crate::umem::{PageKind, UmemLayout};
+use super::xsk::Xsk;
+use crate::umem::{PageKind, Region, RegionError, Umem, UmemLayout};
 
 /// Loads the steering program and its maps, and lets them go again.
 ///
@@ -22,7 +23,12 @@ pub fn try_program() -> Result<(), SteeringError> {
 /// without AF_XDP; EINVAL for sizes that do not go together.
 pub fn try_memory(options: &XdpOptions) -> io::Result<usize> {
     let frames = options.frame_count.unwrap_or_else(|| UmemLayout::frames_for(&options.rings, 1));
+    let invalid = |e: &dyn std::fmt::Display| io::Error::new(io::ErrorKind::InvalidInput, e.to_string());
     let layout = UmemLayout::new(options.frame_size, frames, options.headroom, &options.rings, 1, 1500)
-        .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e.to_string()))?;
-    register(&layout, &options.rings, PageKind::Base).map(|_| layout.bytes())
+        .map_err(|e| invalid(&e))?;
+    let region = Region::map(layout.bytes(), PageKind::Base, None).map_err(|e| match e {
+        RegionError::Map { source, .. } | RegionError::Node { source, .. } => source,
+    })?;
+    let umem = Umem::new(region, layout).map_err(|e| invalid(&e))?;
+    Xsk::new(&umem, &options.rings).map(|_| layout.bytes()).map_err(|(_, source)| source)
 }

@@ -1,12 +1,12 @@
 //! Real packets into real AF_XDP sockets, one per queue.
 
 use std::net::UdpSocket;
-use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use oxide::port::{Backend, Burst, Port, QueueId};
+use oxide::umem::{PageKind, RingSizes, Umem};
 use oxide::xdp::steering::{AttachMode, PassAll, Slot, Steering, SteeringOptions, Verdict};
-use xsk_rs::config::{LibxdpFlags, SocketConfig, UmemConfig};
-use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue, Umem};
+use oxide::xdp::{PortRequest, XdpBackend, XdpOptions, XdpPort};
 
 use crate::lab::{in_namespace, ip, veth};
 use crate::packets::{PORT, V4, V4_PORT};
@@ -15,41 +15,32 @@ const FLOWS: u16 = 64;
 
 /// One queue's socket with its own memory. Rings before memory: fields drop in this order.
 struct Queue {
-    rx: RxQueue,
-    _others: (TxQueue, FillQueue, CompQueue),
+    port: XdpPort,
     umem: Umem,
 }
 
 impl Queue {
-    fn open(index: u32) -> Option<Self> {
-        let (umem, frames) = Umem::new(UmemConfig::default(), 128.try_into().unwrap(), false).unwrap();
-        let config = SocketConfig::builder().libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD).build();
-        // SAFETY: this memory is bound once, and no program is loaded by the library.
-        let socket = unsafe { Socket::new(config, &umem, &"vb".parse().unwrap(), index) };
-        let (tx, rx, rings) = socket.ok()?;
-        let (mut fill, completion) = rings.unwrap();
-        // SAFETY: these frames are of this memory, and are given to the kernel here and nowhere else.
-        let filled = unsafe { fill.produce(&frames) };
-        assert_eq!(filled, frames.len());
-        Some(Self { rx, _others: (tx, fill, completion), umem })
-    }
-
-    fn fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the descriptor is open as long as `self.rx`, which the result borrows.
-        unsafe { BorrowedFd::borrow_raw(self.rx.fd().as_raw_fd()) }
+    fn open(slot: Slot) -> Self {
+        let rings = RingSizes { fill: 256, rx: 128, tx: 64, completion: 64 };
+        let options = XdpOptions { rings, pages: PageKind::Base, ..XdpOptions::default() };
+        let id = QueueId::new("vb", slot.queue());
+        let (umem, mut ports) =
+            XdpBackend::new(options, vec![PortRequest { id, slot: Some(slot), generic: None }]).open().unwrap();
+        let mut port = ports.remove(0);
+        port.steer(true).unwrap();
+        Self { port, umem }
     }
 
     /// Destination port and payload of everything received so far.
     fn receive(&mut self) -> Vec<(u16, Vec<u8>)> {
-        let mut descriptors = [FrameDesc::default(); 128];
-        // SAFETY: the descriptors take what the kernel returns, frames of this queue's memory.
-        let count = unsafe { self.rx.consume(&mut descriptors) };
-        let packet = |descriptor| {
-            // SAFETY: the frame was just consumed and is not given back to the kernel in this test.
-            let bytes = unsafe { self.umem.data(descriptor) }.contents().to_vec();
+        let mut burst = Burst::new();
+        self.port.receive(&mut self.umem, &mut burst, usize::MAX);
+        let packets = burst.drain().map(|frame| {
+            let bytes = self.umem.bytes(&frame).to_vec();
+            self.umem.give(frame);
             (u16::from_be_bytes([bytes[V4_PORT], bytes[V4_PORT + 1]]), bytes[42..].to_vec())
-        };
-        descriptors[..count].iter().map(packet).collect()
+        });
+        packets.collect()
     }
 }
 
@@ -63,11 +54,7 @@ fn listed_packets_reach_their_queues_socket() {
         for attach in [AttachMode::Native, AttachMode::Generic] {
             let mut steering = Steering::attach("vb", &SteeringOptions { attach, ..Default::default() }).unwrap();
             steering.allow(V4.into(), [PORT..=PORT]).unwrap();
-            let mut queues: Vec<Queue> = (0..4).map(open_when_free).collect();
-            let slots: Vec<Slot> = (0..4).map(|queue| steering.slot(queue).unwrap()).collect();
-            for (slot, queue) in slots.iter().zip(&queues) {
-                slot.insert(queue.fd()).unwrap();
-            }
+            let mut queues: Vec<Queue> = (0..4).map(|queue| Queue::open(steering.slot(queue).unwrap())).collect();
 
             for flow in 0..FLOWS {
                 let sender = UdpSocket::bind("10.77.0.1:0").unwrap();
@@ -92,16 +79,4 @@ fn listed_packets_reach_their_queues_socket() {
             assert_eq!(counters.of(Verdict::NotListed), u64::from(FLOWS), "{attach}");
         }
     });
-}
-
-/// The kernel gives a queue free some milliseconds after its socket is closed.
-fn open_when_free(index: u32) -> Queue {
-    let deadline = Instant::now() + Duration::from_secs(2);
-    loop {
-        match Queue::open(index) {
-            Some(queue) => return queue,
-            None => assert!(Instant::now() < deadline, "queue {index} stays busy"),
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }

@@ -1,10 +1,9 @@
 //! The committed object is what its source says.
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 use std::process::Command;
-
-use crate::lab::skipped;
 
 /// The compiler whose output is committed; others order instructions differently.
 const CLANG: &str = "clang version 14.";
@@ -22,7 +21,10 @@ fn object_matches_its_source() {
     let version = version.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
     if !version.contains(CLANG) {
         let found = version.lines().next().unwrap_or("no clang");
-        skipped("object_matches_its_source", &format!("needs {CLANG}x (Debian 12's), found {found}"));
+        let _ = writeln!(
+            std::io::stderr(),
+            "SKIPPED-OK object_matches_its_source: another compiler makes another object: needs {CLANG}x (Debian 12's), found {found}"
+        );
         return;
     }
     let folder = tempfile::tempdir().unwrap();

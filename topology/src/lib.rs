@@ -28,5 +28,5 @@ pub use plan::{
 pub use request::{Numa, Pin, Queues, Request};
 pub use snapshot::{
     Amount, Core, CpuQuota, HashFields, Hop, Limits, Machine, NapiDefer, Nic, NicSpecError, Node, Offloads, Peer,
-    Problem, QueueIrq, RssView, SNAPSHOT_SCHEMA, Snapshot, SnapshotError, XdpFeatures, XdpProgram,
+    Problem, QueueIrq, RssView, SNAPSHOT_SCHEMA, Snapshot, SnapshotError, XdpFeatures, XdpProgram, live_nics,
 };

@@ -7,11 +7,13 @@
 //! | [`host`] | what a bare root lacks, made and undone |
 //! | [`namespace`] | network namespaces that go with us |
 //! | [`demo`] | the lab of three namespaces and the traffic through `oxide relay` |
+//! | [`drill`] | the fault table against the real relay |
 //! | [`bench`] | the forwarding bench: lab, forwarders, records |
 //! | [`tiers`] | the test tiers and their tally |
 
 mod bench;
 mod demo;
+mod drill;
 mod host;
 mod namespace;
 mod process;
@@ -40,6 +42,11 @@ cargo xtask bench  [--quick] [--json FILE] [--peers all|installed] [--keep-logs]
         --peers all     install the peers that Debian has first
         --keep-logs     keep what every program said, and say where
         NAME            only what has NAME in its name
+cargo xtask drill  [--json] [--no-install] [--binary FILE] [NAME]...
+    The fault table against the real relay: two interfaces with four queues each, under traffic that is counted at the
+    far end. A row for each fault: gap, packets lost where it reaches and elsewhere, ledger, verdict. Needs root.
+        --binary FILE   this relay instead of the one that is built first
+        NAME            only this fault
 cargo xtask setup  [--no-install]
     Installs the Debian packages that build, tests and demo need.
 
@@ -64,7 +71,7 @@ fn main() -> ExitCode {
 fn run(arguments: &[String]) -> Result<()> {
     let Some((command, rest)) = arguments.split_first() else {
         print!("{HELP}");
-        return failed("which command? demo, test, bench or setup");
+        return failed("which command? demo, test, bench, drill or setup");
     };
     if rest.iter().any(|a| a == "--help" || a == "-h") || matches!(command.as_str(), "--help" | "-h" | "help") {
         print!("{HELP}");
@@ -74,16 +81,17 @@ fn run(arguments: &[String]) -> Result<()> {
         "demo" => demo::run(&Cancel::install()?, &demo::Options::parse(rest)?),
         "test" => tiers::run(&Cancel::install()?, &tiers::Options::parse(rest)?),
         "bench" => bench::run(&Cancel::install()?, &bench::Options::parse(rest)?),
+        "drill" => drill::run(&Cancel::install()?, &drill::Options::parse(rest)?),
         "setup" => {
             let policy = match rest {
                 [] => Policy::Install,
                 [only] if only == "--no-install" => Policy::Refuse,
                 _ => return failed(format!("setup knows only --no-install, not {}", rest.join(" "))),
             };
-            setup::ensure(&Cancel::install()?, &[For::Build, For::Lab, For::Demo], policy)?;
+            setup::ensure(&Cancel::install()?, &[For::Build, For::Lab, For::Test, For::Demo], policy)?;
             setup::report_complete();
             Ok(())
         }
-        other => failed(format!("unknown command `{other}`: demo, test, bench or setup (see --help)")),
+        other => failed(format!("unknown command `{other}`: demo, test, bench, drill or setup (see --help)")),
     }
 }

@@ -7,6 +7,11 @@ use std::time::{Duration, Instant};
 
 const SHORT: Duration = Duration::from_secs(20);
 
+/// Gives a program a /sys that shows its own namespace's interfaces, as `ip netns exec` does, and becomes it.
+/// Where / is no mount point (a plain chroot), making /sys private is enough to keep the mount from the host.
+pub(crate) const WITH_SYSFS: &str =
+    "(mount --make-rprivate / || mount --make-rprivate /sys) 2>/dev/null && mount -t sysfs sysfs /sys; exec \"$@\"";
+
 /// One network namespace, alive as long as this value.
 #[derive(Debug)]
 pub(crate) struct Namespace {

@@ -11,6 +11,8 @@ pub(crate) enum For {
     Build,
     /// Tests and the demo: namespaces and veth.
     Lab,
+    /// Tests alone.
+    Test,
     /// The demo's traffic.
     Demo,
     /// The forwarders that the bench measures beside ours.
@@ -22,6 +24,7 @@ impl For {
         match self {
             For::Build => "build",
             For::Lab => "test, demo, bench",
+            For::Test => "test",
             For::Demo => "demo",
             For::Peers => "bench",
         }
@@ -40,21 +43,16 @@ const fn package(name: &'static str, needed: For, reason: &'static str) -> Packa
 
 /// Every package, once. Names are those of Debian 12.
 const PACKAGES: &[Package] = &[
-    package("gcc", For::Build, "C compiler and linker: libbpf and libxdp inside xsk-rs"),
-    package("libc6-dev", For::Build, "C headers for the same"),
-    package("make", For::Build, "libxdp-sys' build script"),
-    package("clang", For::Build, "compiles libxdp's BPF objects"),
-    package("m4", For::Build, "libxdp's program templates"),
-    package("pkg-config", For::Build, "finds hwloc, libelf, zlib"),
-    package("libelf-dev", For::Build, "libbpf reads ELF objects"),
-    package("zlib1g-dev", For::Build, "libelf's compression"),
-    package("linux-libc-dev", For::Build, "kernel headers (linux/if_xdp.h, linux/bpf.h)"),
+    package("gcc", For::Build, "linker"),
+    package("libc6-dev", For::Build, "what it links with"),
+    package("pkg-config", For::Build, "finds hwloc"),
     package("libhwloc-dev", For::Build, "hwlocality: the machine's topology"),
     package("libudev-dev", For::Build, "hwloc's device discovery links it"),
     package("iproute2", For::Lab, "ip: veth, addresses"),
     package("ethtool", For::Lab, "checksum and segmentation offload of the veth ends"),
     package("util-linux", For::Lab, "unshare, nsenter, setpriv: network namespaces that die with us"),
     package("mount", For::Lab, "a /sys that shows the namespace's own interfaces"),
+    package("clang", For::Test, "compiles the XDP program anew: is the committed object what its source says?"),
     package("bind9-dnsutils", For::Demo, "dig"),
     package("dnsperf", For::Demo, "DNS query load"),
     package("dnsmasq-base", For::Demo, "the DNS server behind the relay"),
@@ -123,8 +121,6 @@ fn apt_line(names: &[&str]) -> String {
 fn without_apt(needed: &[&Package]) -> Result<()> {
     const PROGRAMS: &[(&str, For)] = &[
         ("cc", For::Build),
-        ("clang", For::Build),
-        ("m4", For::Build),
         ("ip", For::Lab),
         ("ethtool", For::Lab),
         ("nsenter", For::Lab),

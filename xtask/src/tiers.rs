@@ -104,7 +104,7 @@ enum Outcome {
 
 /// Runs the tiers; fails if a test failed, or skipped although we are root.
 pub(crate) fn run(cancel: &Cancel, options: &Options) -> Result<()> {
-    setup::ensure(cancel, &[For::Build, For::Lab], options.policy)?;
+    setup::ensure(cancel, &[For::Build, For::Lab, For::Test], options.policy)?;
     // Tests look at CPUs, huge pages and interfaces there.
     let _host = if is_root() { Some(Host::with_sys()?) } else { None };
     let targets = test_targets()?;

@@ -13,6 +13,7 @@
 //!                 ^  ^      |  |  ^
 //!                 |  |      |  |  +--- Waiting (says so itself, e.g. link down; comes back by itself)
 //!                 |  |      |  +-----> Restarting(soft): handler only, the actor stays parked meanwhile
+//!                 |  |      |  +-----> Restarting(part): one of its parts; it goes on with the others
 //!                 |  +------+--------> Restarting(hard): join, pause, start again
 //!                 +-- Waiting (could not open yet) <--- the worker ended as `End::Waiting`
 //!                                      past the budget, or no use in trying: Failed, and the engine is Degraded
@@ -33,7 +34,7 @@
 //!         match mailbox.try_recv() {
 //!             Some(Command::Stop) => return End::Done,
 //!             Some(Command::Drain { .. }) => _ = link.say(Word::Drained),
-//!             Some(Command::RestartHandler) => _ = link.say(Word::Running),
+//!             Some(_) => _ = link.say(Word::Running),
 //!             None => _ = mailbox.wait(&[], Duration::from_millis(10), || false),
 //!         }
 //!     }
@@ -72,6 +73,7 @@
 
 mod handle;
 mod link;
+mod phase;
 mod protocol;
 mod roster;
 mod run;

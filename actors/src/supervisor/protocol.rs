@@ -16,6 +16,8 @@ pub struct WorkerId(pub usize);
 pub enum Depth {
     /// Inside the living actor: its handler. Sockets and memory stay.
     Soft,
+    /// Inside the living actor: one of its parts, counted from zero. The others go on.
+    Part(u8),
     /// The actor itself: it ends, is joined, and starts again.
     Hard,
 }
@@ -146,6 +148,13 @@ pub enum Word {
     Waiting(String),
     /// The handler failed and is gone; the actor is parked until [`Command::RestartHandler`] or [`Command::Stop`].
     SoftFailed(String),
+    /// A part failed and is closed; the actor goes on without it until [`Command::MendParts`].
+    PartFailed {
+        /// Which.
+        part: u8,
+        /// Why.
+        cause: String,
+    },
     /// Nothing left to finish after [`Command::Drain`]; waits for [`Command::Stop`].
     Drained,
 }
@@ -160,8 +169,15 @@ pub enum Command {
         /// After this it will be stopped.
         within: Duration,
     },
-    /// Rebuild the handler, say [`Word::Running`] or [`Word::SoftFailed`].
-    RestartHandler,
+    /// Rebuild the handler, then say how it is, as after each of these.
+    RestartHandler {
+        /// Whether the new one takes over from the old one.
+        inherit: bool,
+    },
+    /// Close this part and open it again.
+    RestartPart(u8),
+    /// Open again each part that is closed.
+    MendParts,
 }
 
 /// How one life of a worker ended, or why it did not begin.
@@ -251,6 +267,11 @@ pub trait Worker: Send + 'static {
 
     /// The actor was told to end, did not in time, and keeps its thread: stop giving it work from outside.
     fn abandon(&mut self) {}
+
+    /// The actor's heart stands still (`true`): give it no work from outside until it beats again (`false`), or ends.
+    fn stalled(&mut self, stands: bool) {
+        let _ = stands;
+    }
 
     /// Called about 20 times a second.
     fn tick(&mut self, now: Instant) {

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::slot::{Slot, Turn};
+use super::phase::Turn;
+use super::slot::Slot;
 use super::{Command, Depth, End, Event, Health, State, Word, WorkerId};
 use crate::policy::RestartPolicy;
 
@@ -17,12 +18,16 @@ pub struct Settings {
     pub stall_after: Duration,
     /// The same while opening: memory is populated and a busy queue is tried again there.
     pub open_within: Duration,
-    /// A handler that fails again within this time of its restart takes its actor with it.
+    /// A handler that fails again within this time of its restart inherits nothing the next time, and the time after
+    /// that takes its actor with it.
     pub soft_again_within: Duration,
     /// For an actor to end when told to, and for a handler to come back.
     pub end_within: Duration,
     /// Between two tries of a worker that could not open yet.
     pub retry_every: Duration,
+    /// Between two tries of a part whose restarts are more than the budget. It is never given up: its actor goes on
+    /// without it.
+    pub part_every: Duration,
 }
 
 impl Default for Settings {
@@ -32,9 +37,10 @@ impl Default for Settings {
             seed: 0,
             stall_after: Duration::from_secs(1),
             open_within: Duration::from_secs(10),
-            soft_again_within: Duration::from_secs(1),
+            soft_again_within: Duration::from_millis(100),
             end_within: Duration::from_secs(2),
             retry_every: Duration::from_secs(1),
+            part_every: Duration::from_secs(5),
         }
     }
 }
@@ -137,6 +143,12 @@ pub enum Refusal {
     /// It has no handler yet.
     #[error("worker {worker:?} is opening and has no handler to restart yet: restart it hard, or wait")]
     Opening {
+        /// Which.
+        worker: WorkerId,
+    },
+    /// Something inside it is being rebuilt.
+    #[error("worker {worker:?} is being restarted already: wait until it runs")]
+    Mending {
         /// Which.
         worker: WorkerId,
     },

@@ -74,7 +74,7 @@ fn a_restart_asked_for_is_at_once_and_costs_no_budget() {
     let mut play = Play::running(1);
     for life in 1..50 {
         let told = play.restart(A, Depth::Soft).unwrap();
-        assert_eq!(deeds(told), [send(A, Command::RestartHandler)]);
+        assert_eq!(deeds(told), [send(A, MEND)]);
         assert_eq!(play.state(A), State::Restarting { depth: Depth::Soft, backoff: Duration::ZERO });
         assert_eq!(play.restart(A, Depth::Soft), Ok(vec![]), "it is under way");
         play.say(A, Word::Running);
@@ -96,7 +96,7 @@ fn a_restart_asked_for_while_restarting_shortens_the_pause() {
     // in the pause of a soft one
     let mut play = Play::running(1);
     play.soft_fails(A);
-    assert_eq!(deeds(play.restart(A, Depth::Soft).unwrap()), [send(A, Command::RestartHandler)]);
+    assert_eq!(deeds(play.restart(A, Depth::Soft).unwrap()), [send(A, MEND)]);
     // hard, in the pause of a soft one; and again while it ends
     let mut play = Play::running(1);
     play.soft_fails(A);

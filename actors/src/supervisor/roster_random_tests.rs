@@ -22,6 +22,7 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
         4 => Just(Word::Running),
         1 => Just(Word::Waiting("w".into())),
         2 => Just(Word::SoftFailed("s".into())),
+        1 => Just(Word::PartFailed { part: 1, cause: "p".into() }),
         1 => Just(Word::Drained),
     ];
     let end = prop_oneof![
@@ -31,7 +32,7 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
         1 => Just(End::Panicked("p".into())),
         1 => Just(End::Refused("r".into())),
     ];
-    let depth = prop_oneof![Just(Depth::Soft), Just(Depth::Hard)];
+    let depth = prop_oneof![Just(Depth::Soft), Just(Depth::Part(0)), Just(Depth::Hard)];
     prop::collection::vec(
         prop_oneof![
             6 => (0u64..4000).prop_map(Move::Wait),

@@ -1,6 +1,8 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 use super::*;
 
+#[path = "roster_inside_tests.rs"]
+mod inside;
 #[path = "roster_order_tests.rs"]
 mod orders;
 #[path = "roster_random_tests.rs"]
@@ -10,6 +12,8 @@ const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const A: WorkerId = WorkerId(0);
 const B: WorkerId = WorkerId(1);
+
+const MEND: Command = Command::RestartHandler { inherit: true };
 
 /// A roster in virtual time.
 struct Play {
@@ -199,37 +203,10 @@ fn a_soft_failure_restarts_the_handler_only() {
     assert_eq!(deeds(play.soft_fails(A)), []);
     let State::Restarting { depth: Depth::Soft, backoff } = play.state(A) else { panic!("{:?}", play.state(A)) };
     assert_eq!(play.soft_fails(A), [], "told once");
-    assert_eq!(deeds(play.next()), [send(A, Command::RestartHandler)]);
+    assert_eq!(deeds(play.next()), [send(A, MEND)]);
     let back = play.say(A, Word::Running);
     assert_eq!(gap_of(&back), Some(backoff));
     assert_eq!((play.roster.generation(A), play.roster.restarts(A)), (1, 1));
-}
-
-#[test]
-fn a_handler_that_fails_again_within_a_second_takes_its_actor_with_it_and_later_does_not() {
-    for (quiet, hard) in [(SECOND, true), (SECOND + MS, false)] {
-        let mut play = Play::running(1);
-        play.soft_fails(A);
-        play.next();
-        play.say(A, Word::Running);
-        play.after(quiet);
-        let told = deeds(play.soft_fails(A));
-        if !hard {
-            assert!(matches!(play.state(A), State::Restarting { depth: Depth::Soft, .. }));
-            assert_eq!(told, []);
-            continue;
-        }
-        let State::Restarting { depth: Depth::Hard, backoff } = play.state(A) else { panic!("{:?}", play.state(A)) };
-        assert_eq!(told, [send(A, Command::Stop)]);
-        // It ends before the pause is over; the pause still holds.
-        play.after(MS);
-        assert_eq!(deeds(play.end(A, End::Done)), []);
-        assert_eq!(deeds(play.after(backoff - MS)), [start(A, 2)]);
-        // A new life has a clean handler: its first failure is soft again.
-        play.say(A, Word::Running);
-        play.soft_fails(A);
-        assert!(matches!(play.state(A), State::Restarting { depth: Depth::Soft, .. }));
-    }
 }
 
 #[test]
@@ -249,7 +226,7 @@ fn a_slow_soft_storm_is_given_up_and_the_actor_is_ended() {
     let mut play = Play::running(1);
     for _ in 0..5 {
         play.soft_fails(A);
-        assert_eq!(deeds(play.next()), [send(A, Command::RestartHandler)]);
+        assert_eq!(deeds(play.next()), [send(A, MEND)]);
         play.say(A, Word::Running);
         play.after(2 * SECOND);
     }
@@ -295,7 +272,6 @@ fn a_live_worker_that_waits_says_itself_when_it_runs_again() {
     let mut play = Play::running(1);
     play.say(A, Word::Waiting("link down".into()));
     assert_eq!(play.state(A), State::Waiting { why: "link down".into() });
-    assert_eq!(play.tell(Input::Wake { worker: A }), []);
     assert_eq!(play.after(5 * SECOND), []);
     assert_eq!(gap_of(&play.say(A, Word::Running)), Some(5 * SECOND));
     assert_eq!(play.roster.generation(A), 1);

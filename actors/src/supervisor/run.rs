@@ -236,6 +236,16 @@ impl<W: Worker, O: FnMut(Notice<W::Report>)> Loop<W, O> {
                 }
                 Action::Emit(event) => {
                     self.log(&event);
+                    let stands = match event {
+                        Event::Stalled { worker, .. } => Some((worker, true)),
+                        Event::Recovered { worker } => Some((worker, false)),
+                        _ => None,
+                    };
+                    if let Some((WorkerId(n), stands)) = stands
+                        && let Some(seat) = self.seats.get_mut(n)
+                    {
+                        seat.worker.stalled(stands);
+                    }
                     (self.observer)(Notice::Event(event));
                 }
             }

@@ -97,7 +97,7 @@ fn obedient(link: &Link<u32>, mailbox: &Mailbox<Command>) -> End {
         match command(link, mailbox) {
             Command::Stop => return End::Done,
             Command::Drain { .. } => link.say(Word::Drained),
-            Command::RestartHandler => link.say(Word::Running),
+            _ => link.say(Word::Running),
         };
     }
 }
@@ -176,7 +176,7 @@ fn a_soft_failure_is_answered_by_the_command_after_the_pause() {
     let soft = |link: &Link<u32>, mailbox: &Mailbox<Command>| {
         link.say(Word::Running);
         link.say(Word::SoftFailed("handler: index 9".into()));
-        assert_eq!(command(link, mailbox), Command::RestartHandler);
+        assert_eq!(command(link, mailbox), Command::RestartHandler { inherit: true });
         obedient(link, mailbox)
     };
     let rig = Rig::new(vec![Scripted::new("soft", soft)]);

@@ -4,62 +4,10 @@
 
 use std::time::{Duration, Instant};
 
+use super::phase::{Inside, Next, Phase, Turn};
 use super::roster::{Action, Refusal, Settings};
 use super::{Command, Depth, End, Event, State, Word, WorkerId};
 use crate::policy::{Decision, RestartBudget};
-
-/// What the supervisor waits for. Times are deadlines.
-#[derive(Debug, Clone)]
-enum Phase {
-    /// Nothing, and no actor lives.
-    Idle,
-    /// The actor's first word.
-    Opening,
-    /// Nothing: it is at work, or waits by itself.
-    Up,
-    /// The pause before a soft restart; the actor is parked.
-    Parked { due: Instant },
-    /// The handler's return.
-    Mending { by: Instant },
-    /// The word that nothing is left.
-    Draining { by: Instant },
-    /// The end of an actor told to stop.
-    Ending { by: Instant, next: Next },
-    /// The same, past the deadline.
-    Overdue { next: Next },
-    /// The pause before a hard restart; no actor lives.
-    Backoff { due: Instant },
-    /// The next try; no actor lives.
-    Waiting { retry: Instant },
-}
-
-/// What follows an awaited end.
-#[derive(Debug, Clone)]
-enum Next {
-    Start { due: Instant },
-    Rest(State),
-}
-
-/// What a slot needs to know and where it puts what is to be done.
-pub(super) struct Turn<'a> {
-    pub(super) now: Instant,
-    pub(super) worker: WorkerId,
-    pub(super) settings: &'a Settings,
-    pub(super) out: &'a mut Vec<Action>,
-}
-
-impl Turn<'_> {
-    /// Deadlines come from operators too: one beyond all time must not overflow.
-    fn after(&self, wait: Duration) -> Instant {
-        const TEN_YEARS: Duration = Duration::from_secs(10 * 366 * 86_400);
-        self.now + wait.min(TEN_YEARS)
-    }
-
-    fn send(&mut self, command: Command) {
-        self.out.push(Action::Send { worker: self.worker, command });
-    }
-}
-
 #[derive(Debug)]
 pub(super) struct Slot {
     state: State,
@@ -71,6 +19,8 @@ pub(super) struct Slot {
     down_since: Option<Instant>,
     /// When the handler was last told to restart, or came back from it, in this life.
     softened: Option<Instant>,
+    /// Failures of the handler, each soon after the restart before it.
+    quick: u8,
     stalled: bool,
 }
 
@@ -86,6 +36,7 @@ impl Slot {
             budget: RestartBudget::new(settings.policy, seed),
             down_since: None,
             softened: None,
+            quick: 0,
             stalled: false,
         }
     }
@@ -119,8 +70,8 @@ impl Slot {
     pub(super) fn due(&self) -> Option<Instant> {
         match self.phase {
             Phase::Idle | Phase::Opening | Phase::Up | Phase::Overdue { .. } => None,
-            Phase::Parked { due: at }
-            | Phase::Mending { by: at }
+            Phase::Parked { due: at, .. }
+            | Phase::Mending { by: at, .. }
             | Phase::Draining { by: at }
             | Phase::Ending { by: at, .. }
             | Phase::Backoff { due: at }
@@ -140,10 +91,11 @@ impl Slot {
             (Phase::Opening | Phase::Up | Phase::Mending { .. }, Word::Running) => {
                 let cause = match &self.phase {
                     Phase::Opening => "opened",
-                    Phase::Mending { .. } => {
+                    Phase::Mending { what: Inside::Handler { .. }, .. } => {
                         self.softened = Some(turn.now);
                         "handler restarted"
                     }
+                    Phase::Mending { .. } => "opened again",
                     _ => "has what it waited for",
                 };
                 self.phase = Phase::Up;
@@ -153,18 +105,51 @@ impl Slot {
                 self.phase = Phase::Up;
                 self.go(turn, State::Waiting { why: why.clone() }, why);
             }
-            (Phase::Opening | Phase::Up | Phase::Mending { .. }, Word::SoftFailed(cause)) => {
-                let again = matches!(self.phase, Phase::Mending { .. })
-                    || self
-                        .softened
-                        .is_some_and(|at| turn.now.saturating_duration_since(at) <= turn.settings.soft_again_within);
-                self.fail(turn, if again { Depth::Hard } else { Depth::Soft }, cause);
+            (Phase::Mending { what: Inside::Handler { .. }, .. }, Word::SoftFailed(cause)) => {
+                self.fail(turn, Depth::Hard, cause);
+            }
+            // Where a part was waited for, the handler comes first: the actor tells of the part again.
+            (Phase::Opening | Phase::Up | Phase::Mending { .. }, Word::SoftFailed(cause))
+            | (Phase::Parked { what: Inside::Part(_) | Inside::Parts, .. }, Word::SoftFailed(cause)) => {
+                self.soft_failed(turn, cause);
+            }
+            (Phase::Opening | Phase::Up, Word::PartFailed { part, cause })
+            | (Phase::Mending { what: Inside::Part(_) | Inside::Parts, .. }, Word::PartFailed { part, cause }) => {
+                self.part_failed(turn, part, cause);
+            }
+            // The handler is back, but not all parts are.
+            (Phase::Mending { .. }, Word::PartFailed { part, cause }) => {
+                self.softened = Some(turn.now);
+                self.part_failed(turn, part, cause);
             }
             (Phase::Draining { .. }, Word::Drained | Word::SoftFailed(_)) => {
                 self.end(turn, turn.settings.end_within, Next::Rest(State::Stopped));
             }
             // Overtaken: it speaks from before a command it has not read yet.
             _ => {}
+        }
+    }
+
+    fn soft_failed(&mut self, turn: &mut Turn<'_>, cause: String) {
+        let since = self.softened.map(|at| turn.now.saturating_duration_since(at));
+        let quick = since.is_some_and(|since| since <= turn.settings.soft_again_within);
+        self.quick = if quick { self.quick.saturating_add(1) } else { 0 };
+        self.fail(turn, if self.quick >= 2 { Depth::Hard } else { Depth::Soft }, cause);
+    }
+
+    /// The actor goes on without the part, so this never ends it.
+    fn part_failed(&mut self, turn: &mut Turn<'_>, part: u8, cause: String) {
+        let (what, wait) = (Inside::Parts, turn.settings.part_every);
+        match self.budget.on_failure(turn.now) {
+            Decision::RestartAfter(backoff) => {
+                self.phase = Phase::Parked { due: turn.after(backoff), what };
+                self.go(turn, State::Restarting { depth: Depth::Part(part), backoff }, cause);
+            }
+            Decision::GiveUp { restarts, window } => {
+                self.phase = Phase::Parked { due: turn.after(wait), what };
+                let why = format!("{cause}; {restarts} restarts within {window:?}, now one every {wait:?}");
+                self.go(turn, State::Waiting { why }, cause);
+            }
         }
     }
 
@@ -195,9 +180,10 @@ impl Slot {
             return;
         }
         match &self.phase {
-            Phase::Parked { .. } => self.mend(turn),
-            Phase::Mending { .. } => {
-                let cause = format!("handler not back within {:?} of its restart", turn.settings.end_within);
+            Phase::Parked { what, .. } => self.mend(turn, *what),
+            Phase::Mending { what, .. } => {
+                let what = if matches!(what, Inside::Handler { .. }) { "handler" } else { "part" };
+                let cause = format!("{what} not back within {:?} of its restart", turn.settings.end_within);
                 self.fail(turn, Depth::Hard, cause);
             }
             Phase::Draining { .. } => self.end(turn, turn.settings.end_within, Next::Rest(State::Stopped)),
@@ -235,9 +221,9 @@ impl Slot {
         }
         match (&mut self.phase, depth) {
             (Phase::Overdue { .. }, _) => return Err(Refusal::StillRuns { worker }),
-            (Phase::Opening, Depth::Soft) => return Err(Refusal::Opening { worker }),
+            (Phase::Opening, Depth::Soft | Depth::Part(_)) => return Err(Refusal::Opening { worker }),
             // Under way. (Draining was answered above.)
-            (Phase::Mending { .. }, Depth::Soft) | (Phase::Draining { .. }, _) => {}
+            (Phase::Mending { what: Inside::Handler { .. }, .. }, Depth::Soft) | (Phase::Draining { .. }, _) => {}
             (Phase::Idle, _) => {
                 self.budget.reset();
                 self.start(turn, "told to start");
@@ -247,9 +233,18 @@ impl Slot {
                 *next = Next::Start { due: turn.now };
                 self.go(turn, asked(Depth::Hard), "told to restart");
             }
-            (Phase::Up | Phase::Parked { .. }, Depth::Soft) => {
-                self.mend(turn);
+            // The handler of a parked actor comes first: only the actor knows that a part is closed, and tells again.
+            (Phase::Parked { what: Inside::Handler { .. }, .. }, Depth::Part(_)) => {
+                return Err(Refusal::Mending { worker });
+            }
+            (Phase::Mending { .. }, Depth::Part(_)) => return Err(Refusal::Mending { worker }),
+            (Phase::Up | Phase::Parked { .. } | Phase::Mending { .. }, Depth::Soft) => {
+                self.mend(turn, Inside::Handler { inherit: true });
                 self.go(turn, asked(Depth::Soft), "told to restart");
+            }
+            (Phase::Up | Phase::Parked { .. }, Depth::Part(part)) => {
+                self.mend(turn, Inside::Part(part));
+                self.go(turn, asked(depth), "told to restart");
             }
             (Phase::Opening | Phase::Up | Phase::Parked { .. } | Phase::Mending { .. }, Depth::Hard) => {
                 self.go(turn, asked(Depth::Hard), "told to restart");
@@ -261,8 +256,11 @@ impl Slot {
 
     /// Tries again at once what waits to be tried.
     pub(super) fn wake(&mut self, turn: &mut Turn<'_>) {
-        if matches!(self.phase, Phase::Waiting { .. }) {
-            self.start(turn, "woken");
+        let waits = matches!(self.state, State::Waiting { .. });
+        match self.phase {
+            Phase::Waiting { .. } => self.start(turn, "woken"),
+            Phase::Up | Phase::Parked { what: Inside::Parts, .. } if waits => self.mend(turn, Inside::Parts),
+            _ => {}
         }
     }
 
@@ -315,8 +313,12 @@ impl Slot {
                 let due = turn.after(backoff);
                 self.go(turn, State::Restarting { depth, backoff }, cause);
                 match depth {
-                    Depth::Soft => self.phase = Phase::Parked { due },
-                    Depth::Hard => self.end(turn, turn.settings.end_within, Next::Start { due }),
+                    Depth::Soft => {
+                        // What it took over may be what fells it.
+                        let what = Inside::Handler { inherit: self.quick == 0 };
+                        self.phase = Phase::Parked { due, what };
+                    }
+                    Depth::Part(_) | Depth::Hard => self.end(turn, turn.settings.end_within, Next::Start { due }),
                 }
             }
         }
@@ -356,12 +358,19 @@ impl Slot {
         turn.out.push(Action::Start { worker: turn.worker, generation: self.generation });
     }
 
-    /// Tells the parked or running actor to rebuild its handler.
-    fn mend(&mut self, turn: &mut Turn<'_>) {
-        self.restarts += 1;
-        self.softened = Some(turn.now);
-        self.phase = Phase::Mending { by: turn.after(turn.settings.end_within) };
-        turn.send(Command::RestartHandler);
+    /// Tells the parked or running actor to rebuild something inside it.
+    fn mend(&mut self, turn: &mut Turn<'_>, what: Inside) {
+        // Tries of one that waits are not news.
+        self.restarts += u64::from(!matches!(self.state, State::Waiting { .. }));
+        self.phase = Phase::Mending { by: turn.after(turn.settings.end_within), what };
+        turn.send(match what {
+            Inside::Handler { inherit } => {
+                self.softened = Some(turn.now);
+                Command::RestartHandler { inherit }
+            }
+            Inside::Part(part) => Command::RestartPart(part),
+            Inside::Parts => Command::MendParts,
+        });
     }
 
     fn recover(&mut self, turn: &mut Turn<'_>) {

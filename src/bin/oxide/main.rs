@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod faults;
 mod plan;
 mod relay;
 mod sim;

@@ -42,6 +42,7 @@ pub(crate) fn relay(path: &Path, report: Option<&Path>) -> Result<ExitCode, Stri
         .map_err(|e| e.to_string())?;
     let queues = engine.plan().actors.iter().map(|actor| actor.queue + 1).max().unwrap_or(1);
     plan.check_queues(queues).map_err(|e| e.to_string())?;
+    crate::faults::listen(engine.handle());
     print_summary(&config, &engine);
 
     let code = loop {

@@ -105,10 +105,11 @@ impl SimBackend {
 
 impl Backend for SimBackend {
     type Port = SimPort;
+    type Request = QueueId;
 
     /// Binds at once or not at all: a queue that is still being taken down is EBUSY until virtual time
     /// has passed, as with a real one.
-    fn open(self) -> Result<(Umem, Vec<SimPort>), PortError> {
+    fn open(&mut self) -> Result<(Umem, Vec<SimPort>), PortError> {
         let layout = self.layout()?;
         let memory = Region::map(layout.bytes(), PageKind::Base, None);
         let region = memory.map_err(|source| PortError::Memory { id: self.first(), source })?;
@@ -117,5 +118,19 @@ impl Backend for SimBackend {
         // At most MAX_PORTS of them make sense; the layout's check bounds what they can hold.
         let ports: Result<Vec<_>, _> = ports.map(|(i, id)| self.port(id, i as PortIndex, layout)).collect();
         Ok((umem, ports?))
+    }
+
+    fn reopen(&mut self, port: PortIndex, umem: &mut Umem) -> Result<SimPort, PortError> {
+        umem.write_off(port);
+        let id = self.ids.get(usize::from(port)).cloned().unwrap_or_else(|| QueueId::new("none", 0));
+        let opened = self.port(&id, port, *umem.layout())?;
+        umem.take_back(port);
+        Ok(opened)
+    }
+
+    fn renew(&mut self, port: PortIndex, request: QueueId) {
+        if let Some(id) = self.ids.get_mut(usize::from(port)) {
+            *id = request;
+        }
     }
 }

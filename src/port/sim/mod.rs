@@ -55,16 +55,7 @@ pub use port::SimPort;
 pub use rng::Rng;
 pub use socket::{Holdings, Violation};
 
-/// One entry of an RX or TX ring (`struct xdp_desc`, include/uapi/linux/if_xdp.h).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Descriptor {
-    /// Where the packet starts, bytes from the start of the UMEM.
-    pub(crate) address: u64,
-    /// Its length, bytes.
-    pub(crate) length: u32,
-    /// Zero: chains of descriptors (`XDP_PKT_CONTD`) are not asked for.
-    pub(crate) options: u32,
-}
+pub(crate) use crate::ring::Descriptor;
 
 /// How the simulated driver sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -63,13 +63,14 @@ impl<P: Port, H: Handler> Worker<P, H> {
 
     /// New tables; the old ones are returned, so that they need not be freed on this core.
     ///
-    /// A port whose interface is not among them any more is dead, and need not notice by itself: an
-    /// idle socket is never told. The next [`kick`](Self::kick) fails for it.
+    /// A port whose interface is not among them any more under its name is dead, and need not notice by itself: an
+    /// idle socket is never told. [`lame`](Self::lame) names it.
     pub fn set_tables(&mut self, tables: Box<Tables>) -> Box<Tables> {
-        let has = |tables: &Tables, index: u32| tables.links.iter().any(|link| link.index == index);
-        let left = |info: &PortInfo| has(&self.tables, info.ifindex) && !has(&tables, info.ifindex);
-        let gone = self.ports.iter().map(Port::info).find(|info| left(info)).map(|info| info.id.clone());
-        self.gone = gone.or(self.gone.take());
+        let has = |tables: &Tables, port: &PortInfo| {
+            tables.link(port.ifindex).is_some_and(|link| link.name == port.id.interface)
+        };
+        let left = |info: &PortInfo| has(&self.tables, info) && !has(&tables, info);
+        super::ports::mark_gone(&mut self.seats, self.info.ports.iter().map(left));
         // Whoever waits for a next hop is looked at in the next turn.
         self.next_tick = self.next_tick.checked_sub(TICK).unwrap_or(self.next_tick);
         std::mem::replace(&mut self.tables, tables)
@@ -82,9 +83,10 @@ impl<P: Port, H: Handler> Worker<P, H> {
         self.paused = if paused { self.paused | bit } else { self.paused & !bit };
     }
 
-    /// Ports that take no new packets, a bit each.
-    pub(crate) fn paused(&self) -> u8 {
-        self.paused
+    /// The ports whose packets would be taken now: none while the handler is parked.
+    pub(crate) fn taking(&self) -> impl Iterator<Item = &P> {
+        let taking = if self.parked.is_some() { &[] } else { self.ports.as_slice() };
+        taking.iter().enumerate().filter(|(at, _)| self.paused >> at & 1 == 0).filter_map(|(_, port)| port.as_ref())
     }
 
     /// Tells the handler to start nothing new.
@@ -98,7 +100,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
     /// The first port's refusal; the others were tried.
     pub fn steer(&mut self, on: bool) -> Result<(), PortError> {
         let mut first = Ok(());
-        for port in &mut self.ports {
+        for port in self.ports.iter_mut().flatten() {
             let done = port.steer(on);
             if first.is_ok() {
                 first = done;
@@ -136,15 +138,14 @@ impl<P: Port, H: Handler> Worker<P, H> {
                 == counters.forwarded + counters.handed_over + counters.drops.total() + self.in_hand() as u64
     }
 
-    /// The ports.
-    #[must_use]
-    pub fn ports(&self) -> &[P] {
-        &self.ports
+    /// The ports that are open.
+    pub fn ports(&self) -> impl Iterator<Item = &P> {
+        self.ports.iter().flatten()
     }
 
-    /// The ports, to read rings that are shared with the kernel.
-    pub fn ports_mut(&mut self) -> &mut [P] {
-        &mut self.ports
+    /// The port with this number, to read rings that are shared with the kernel; `None` while it is closed.
+    pub fn port_mut(&mut self, port: PortIndex) -> Option<&mut P> {
+        self.ports.get_mut(usize::from(port))?.as_mut()
     }
 
     /// The packet memory.
@@ -154,8 +155,13 @@ impl<P: Port, H: Handler> Worker<P, H> {
     }
 
     /// The packet memory, for a simulated kernel to work in.
-    pub(crate) fn kernel_side(&mut self) -> (&mut Umem, &mut [P]) {
-        (&mut self.umem, &mut self.ports)
+    pub(crate) fn kernel_side(&mut self) -> (&mut Umem, impl Iterator<Item = &mut P>) {
+        (&mut self.umem, self.ports.iter_mut().flatten())
+    }
+
+    /// The packet memory, to open a port on.
+    pub(crate) fn umem_mut(&mut self) -> &mut Umem {
+        &mut self.umem
     }
 
     /// The handler.

@@ -42,6 +42,7 @@ impl Nics {
                     queue,
                     queues: QUEUES,
                     ports: ports.iter().map(|port| port.info().clone()).collect(),
+                    changes: 0,
                     rss: vec![told.then(|| Arc::new(rss.clone())); 2],
                     processor: Processor::detect(),
                     seed: u64::from(queue) + 1,

@@ -19,13 +19,13 @@ pub(super) fn cross(
     // Without padding first: the new lengths fit then, the longer one by the room in front.
     let mut fits = batch.set_length(lane, length);
     if columns.ipv4 & 1 << lane != 0 {
-        if !batch.grow_front(lane, translate::GROWTH) {
+        if !batch.move_start(lane, -translate::GROWTH) {
             return Err(DropReason::NoHeadroom);
         }
         translate::to_ipv6(batch.packet_mut(lane), at, old, new, addresses)?;
     } else {
         translate::to_ipv4(batch.packet_mut(lane), at, old, new, addresses)?;
-        fits &= batch.shrink_front(lane, translate::GROWTH);
+        fits &= batch.move_start(lane, translate::GROWTH);
     }
     if fits { Ok(()) } else { Err(DropReason::NoHeadroom) }
 }

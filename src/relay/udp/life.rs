@@ -99,7 +99,8 @@ impl UdpRelay {
         let place = served.first_upstream + choice as u32;
         let leaves_by = leaves_by(upstream, cx).ok_or(DropReason::NoRoute)?;
         let address = cx.tables().source_for(upstream).filter(|source| source.is_ipv4() == upstream.is_ipv4());
-        let source = self.source(address.ok_or(DropReason::NoRoute)?).ok_or(DropReason::PortsExhausted)?;
+        let source =
+            self.source(self::address(address.ok_or(DropReason::NoRoute)?)).ok_or(DropReason::PortsExhausted)?;
 
         let own = self.sources.get(source).ok_or(DropReason::PortsExhausted)?.address;
         let home = Home::new(cx.info(), leaves_by, server, own);
@@ -141,8 +142,7 @@ impl UdpRelay {
 
     /// The place of a source address in `self.sources`, which gets its ports when it is first used, or
     /// takes the place of one that is not used any more.
-    fn source(&mut self, address: IpAddr) -> Option<usize> {
-        let address = self::address(address);
+    pub(super) fn source(&mut self, address: [u8; 16]) -> Option<usize> {
         if let Some(at) = self.sources.iter().position(|source| source.address == address) {
             return Some(at);
         }

@@ -25,9 +25,12 @@ impl UdpRelay {
         let ipv4 = columns.ipv4 & 1 << lane != 0;
         let Flow { source, destination } = *new;
         let crosses = destination.is_ipv4() != ipv4;
-        let longer = if crosses && ipv4 { translate::GROWTH } else { 0 };
-        let shorter = if crosses && !ipv4 { translate::GROWTH } else { 0 };
-        if length.saturating_sub(u16::from(l3) + shorter) > hop.mtu.saturating_sub(longer) {
+        let growth = match (crosses, ipv4) {
+            (false, _) => 0,
+            (true, true) => translate::GROWTH,
+            (true, false) => -translate::GROWTH,
+        };
+        if length.saturating_sub(u16::from(l3)).saturating_add_signed(growth) > hop.mtu {
             return Err(Verdict::Drop(DropReason::TooBig));
         }
         let source_mac = *self.macs.get(usize::from(hop.port)).ok_or(NO_ROUTE)?;

@@ -82,7 +82,7 @@ impl World {
             let actor = &mut self.actors[at];
             let waiting = actor.ids.iter().any(|id| self.net.waiting(id) > 0);
             let done = actor.life().is_some_and(|life| {
-                let received = life.worker.ports_mut().iter_mut().any(|port| port.occupancy().rx > 0);
+                let received = life.worker.kernel_side().1.any(|port| port.occupancy().rx > 0);
                 let census = life.worker.umem().census();
                 let nothing = census.app == 0 && census.transmit == lost && !life.worker.has_parcels();
                 nothing && life.worker.parked().is_none() && !received

@@ -131,7 +131,7 @@ fn links_of(interface: &Interface, id: u32) -> impl Iterator<Item = (u32, OwnedF
 }
 
 /// Takes every other program off the interface.
-fn clear(name: &str) -> Result<(), SteeringError> {
+pub(super) fn clear(name: &str) -> Result<(), SteeringError> {
     let interface = find(name)?;
     let failed = |e| SteeringError::kernel(name, "detach the XDP program that is there", e);
     for (mode, id) in interface.programs() {

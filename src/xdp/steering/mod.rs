@@ -181,12 +181,34 @@ impl Steering {
         address: IpAddr,
         ports: impl IntoIterator<Item = RangeInclusive<u16>>,
     ) -> Result<(), SteeringError> {
+        let listed = self.ports(address)?.unwrap_or([0; 8192]);
+        self.write(address, listed, ports)
+    }
+
+    /// Lists `ports` of `address` and no others: what was listed and is not among them goes to the kernel from now
+    /// on. One step for the packets, as with [`allow`](Self::allow).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn set(
+        &mut self,
+        address: IpAddr,
+        ports: impl IntoIterator<Item = RangeInclusive<u16>>,
+    ) -> Result<(), SteeringError> {
+        self.write(address, [0; 8192], ports)
+    }
+
+    fn write(
+        &mut self,
+        address: IpAddr,
+        mut bits: PortBits,
+        ports: impl IntoIterator<Item = RangeInclusive<u16>>,
+    ) -> Result<(), SteeringError> {
         let canonical = address.to_canonical();
         let broadcast = matches!(canonical, IpAddr::V4(v4) if v4.is_broadcast());
         if canonical.is_unspecified() || canonical.is_multicast() || broadcast {
             return Err(SteeringError::Address { address });
         }
-        let mut bits = self.ports(address)?.unwrap_or([0; 8192]);
         for port in ports.into_iter().flatten() {
             // port / 8 <= 8191.
             bits[usize::from(port / 8)] |= 1 << (port % 8);
@@ -253,6 +275,17 @@ impl Steering {
         attached.map_err(|e| SteeringError::kernel(&self.interface, "look at the XDP link", e))
     }
 
+    /// Puts the program back on its interface after somebody took it off. Lists, sockets and counters are as they
+    /// were.
+    ///
+    /// # Errors
+    /// As [`attach`](Self::attach); [`SteeringError::Busy`] if another program is there now.
+    pub fn reattach(&mut self, options: &SteeringOptions) -> Result<(), SteeringError> {
+        let program = self.program.fd.as_fd();
+        self.attachment = Attachment::new(program, &self.interface, options.attach, options.replace)?;
+        Ok(())
+    }
+
     /// Runs the program over `packet` as if RX queue `queue` had received it, and returns its
     /// `enum xdp_action`. Counts like a real packet; delivers nothing. For tests.
     ///
@@ -275,6 +308,15 @@ impl Steering {
         let source = source.unwrap_or_else(|| io::Error::other("the map is not of the expected shape"));
         SteeringError::kernel(&self.interface, step, source)
     }
+}
+
+/// Takes every XDP program off an interface, whoever put it there. For tests of what happens then.
+///
+/// # Errors
+/// [`SteeringError`] if the kernel refuses.
+#[doc(hidden)]
+pub fn detach_all(interface: &str) -> Result<(), SteeringError> {
+    attach::clear(interface)
 }
 
 fn key(address: IpAddr) -> Key {

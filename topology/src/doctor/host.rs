@@ -211,7 +211,8 @@ fn packet_memory(p: &Patient<'_>) -> u64 {
 
 fn memlock(p: &Patient<'_>) -> Check {
     let limits = &p.snapshot.limits;
-    let needed = packet_memory(p);
+    // Each port of an actor registers the memory for itself, and the kernel counts it each time.
+    let needed = packet_memory(p).saturating_mul(p.request.interfaces.len().max(1) as u64);
     let wanted = format!("{} for the packet memory, or CAP_IPC_LOCK", bytes(needed));
     let new = |status, observed: String| Check::new("memlock", MACHINE, status, observed, &wanted);
     let mend = format!("unit file: LimitMEMLOCK={needed}; shell: ulimit -l {}", needed.div_ceil(1024));

@@ -139,14 +139,15 @@ fn check_totals(actors: &[ActorPlan], snapshot: &Snapshot, notes: &mut Notes) {
 }
 
 /// The kernel counts UMEM against RLIMIT_MEMLOCK of the user unless CAP_IPC_LOCK is held in the initial
-/// user namespace (xdp_umem_account_pages, net/xdp/xdp_umem.c).
+/// user namespace (xdp_umem_account_pages, net/xdp/xdp_umem.c): once for each port of an actor, since
+/// every socket registers the memory for itself.
 fn check_memlock(actors: &[ActorPlan], snapshot: &Snapshot, notes: &mut Notes) {
     let limits = &snapshot.limits;
     let initial = limits.initial_user_namespace;
     if limits.has_capability("CAP_IPC_LOCK") == Some(true) && initial != Some(false) {
         return;
     }
-    let needed: u128 = actors.iter().map(|actor| u128::from(actor.umem_bytes)).sum();
+    let needed: u128 = actors.iter().map(|actor| u128::from(actor.umem_bytes) * actor.ports.len() as u128).sum();
     let short = |limit: Option<Amount>| match limit {
         Some(Amount::Bytes(bytes)) if needed > u128::from(bytes) => Some(mib(bytes.into())),
         _ => None,

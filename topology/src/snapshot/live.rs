@@ -1,6 +1,6 @@
 //! This machine, now.
 
-use super::{SNAPSHOT_SCHEMA, Snapshot, SnapshotError, hwloc, nics, system};
+use super::{Nic, SNAPSHOT_SCHEMA, Snapshot, SnapshotError, hwloc, nics, system};
 
 impl Snapshot {
     /// This machine and the calling thread's network namespace. Needs no privilege; what would need it
@@ -22,6 +22,14 @@ impl Snapshot {
             limits: system::limits()?,
         })
     }
+}
+
+/// The interfaces of a live [`Snapshot`] alone: a few netlink questions, cheap enough for once a second.
+///
+/// # Errors
+/// As [`Snapshot::live`], of the interfaces.
+pub fn live_nics(interfaces: &[String]) -> Result<Vec<Nic>, SnapshotError> {
+    nics::read(interfaces)
 }
 
 #[cfg(test)]

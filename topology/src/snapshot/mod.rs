@@ -19,6 +19,7 @@ mod xml;
 pub use check::Problem;
 pub use described::NicSpecError;
 pub use facts::{HashFields, Offloads, Peer, RssView};
+pub use live::live_nics;
 pub use routes::Hop;
 pub(crate) use routes::route_to;
 

@@ -1,6 +1,7 @@
 //! `oxide relay` as the demo sees it: its configuration, its process, its report.
 
 use super::lab::{Family, Lab};
+use crate::namespace::WITH_SYSFS;
 use crate::process::{Result, Running, Session, failed, io_error};
 use rustix::process::Signal;
 use serde::Deserialize;
@@ -113,11 +114,6 @@ pub(super) struct Relay {
     process: Running,
     report: PathBuf,
 }
-
-/// Gives the relay a /sys that shows its own namespace's interfaces, as `ip netns exec` does, and becomes it.
-/// Where / is no mount point (a plain chroot), making /sys private is enough to keep the mount from the host.
-const WITH_SYSFS: &str =
-    "(mount --make-rprivate / || mount --make-rprivate /sys) 2>/dev/null && mount -t sysfs sysfs /sys; exec \"$@\"";
 
 impl Relay {
     /// Starts `oxide relay` in the relay's namespace and waits until its queues run.

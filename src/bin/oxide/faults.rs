@@ -1,0 +1,53 @@
+//! Faults on purpose, for `cargo xtask drill`: a relay that is started with OXIDE_FAULTS=PIPE does to itself what the
+//! lines of that pipe say. Without the variable nothing of this exists.
+//!
+//! `panic IF:QUEUE EVERY`, `stall IF:QUEUE MS`, `completions IF:QUEUE`, `socket IF:QUEUE`, `leak IF:QUEUE FRAMES`,
+//! `restart-handler|restart-port|restart-queue IF:QUEUE`, `detach IF:0`.
+
+use std::fs::OpenOptions;
+use std::io::{BufRead, BufReader};
+use std::time::Duration;
+
+use oxide::engine::{Depth, EngineHandle};
+use oxide::port::QueueId;
+use oxide::queue::Fault;
+
+/// Starts to listen, if told to.
+pub(crate) fn listen(engine: EngineHandle) {
+    let Some(path) = std::env::var_os("OXIDE_FAULTS") else { return };
+    tracing::warn!(?path, "this relay breaks itself when told to: OXIDE_FAULTS is set");
+    let lines = move || {
+        // Read and write: a pipe whose last writer has gone does not end.
+        let Ok(pipe) = OpenOptions::new().read(true).write(true).open(&path) else { return };
+        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+            match obey(&engine, &line) {
+                Ok(()) => tracing::warn!(line, "a fault on purpose"),
+                Err(error) => tracing::error!(line, error, "not a fault"),
+            }
+        }
+    };
+    if let Err(error) = std::thread::Builder::new().name("oxide-faults".to_owned()).spawn(lines) {
+        tracing::error!(%error, "no thread for faults");
+    }
+}
+
+fn obey(engine: &EngineHandle, line: &str) -> Result<(), String> {
+    let mut words = line.split_whitespace();
+    let (Some(what), Some(whom)) = (words.next(), words.next()) else { return Err("two words at least".to_owned()) };
+    let (interface, queue) = whom.split_once(':').ok_or("INTERFACE:QUEUE")?;
+    let id = QueueId::new(interface, queue.parse().map_err(|_| "no queue number")?);
+    let number: u64 = words.next().unwrap_or("0").parse().map_err(|_| "no number")?;
+    let done = match what {
+        "panic" => engine.inject(&id, |_| Fault::PanicEvery(number)),
+        "stall" => engine.inject(&id, |_| Fault::Stall(Duration::from_millis(number))),
+        "completions" => engine.inject(&id, Fault::Completions),
+        "socket" => engine.inject(&id, Fault::SocketLost),
+        "leak" => engine.inject(&id, |_| Fault::Leak(u32::try_from(number).unwrap_or(u32::MAX))),
+        "restart-handler" => engine.restart(&id, Depth::Handler),
+        "restart-port" => engine.restart(&id, Depth::Port),
+        "restart-queue" => engine.restart(&id, Depth::Queue),
+        "detach" => return oxide::xdp::steering::detach_all(interface).map_err(|error| error.to_string()),
+        _ => return Err("no such fault".to_owned()),
+    };
+    done.map_err(|error| error.to_string())
+}

@@ -1,0 +1,160 @@
+//! Ports of a living actor that are closed: why, until when, and how they are opened again while the others go on.
+
+use std::time::{Duration, Instant};
+
+use oxide_actors::supervisor::Word;
+
+use super::{Actor, Report};
+use crate::port::{Backend, PortError};
+use crate::queue::Handler;
+use crate::umem::{MAX_PORTS, PortIndex};
+
+/// How long a queue may answer EBUSY: the kernel takes a socket down 15 to 60 ms after it was closed. Less than the
+/// supervisor waits for the port.
+const OPEN_WITHIN: Duration = Duration::from_millis(1500);
+/// Between two tries.
+const TRY_EVERY: Duration = Duration::from_millis(2);
+
+/// What becomes of one closed port.
+#[derive(Debug, Clone)]
+enum Fate {
+    /// The supervisor decides when it is opened again.
+    Failed(String),
+    /// There is nothing to open it on now; the engine says when there is.
+    Waits(String),
+    /// Opened as soon as its queue is free.
+    Opening,
+}
+
+/// The closed ports.
+#[derive(Default)]
+pub(super) struct Away {
+    fates: [Option<Fate>; MAX_PORTS as usize],
+    /// While some are being opened: the next try, and when to give up.
+    tries: Option<(Instant, Instant)>,
+}
+
+impl Away {
+    /// How long the actor may sleep.
+    pub(super) fn patience(&self) -> Duration {
+        if self.tries.is_some() { TRY_EVERY } else { Duration::MAX }
+    }
+
+    fn set(&mut self, port: PortIndex, fate: Option<Fate>) {
+        if let Some(place) = self.fates.get_mut(usize::from(port)) {
+            *place = fate;
+        }
+    }
+
+    fn opening(&self) -> impl Iterator<Item = PortIndex> + use<> {
+        let fates = self.fates.clone();
+        (0..).zip(fates).filter(|(_, fate)| matches!(fate, Some(Fate::Opening))).map(|(port, _)| port)
+    }
+
+    /// How an actor with these ports is, its handler aside. A failure goes before a wait: it can be mended now.
+    fn word(&self) -> Word {
+        let fates = || (0_u8..).zip(&self.fates);
+        let failed = fates().find_map(|(part, fate)| match fate {
+            Some(Fate::Failed(cause)) => Some(Word::PartFailed { part, cause: cause.clone() }),
+            Some(Fate::Opening) => Some(Word::PartFailed { part, cause: "it is being opened".to_owned() }),
+            _ => None,
+        });
+        let waits = || {
+            fates().find_map(|(_, fate)| match fate {
+                Some(Fate::Waits(why)) => Some(Word::Waiting(why.clone())),
+                _ => None,
+            })
+        };
+        failed.or_else(waits).unwrap_or(Word::Running)
+    }
+}
+
+impl<B: Backend, H: Handler> Actor<B, H> {
+    /// A port is of no more use: closes it and tells.
+    pub(super) fn lose(&mut self, port: PortIndex, error: &PortError) {
+        tracing::warn!(queue = self.info.queue, port, %error, "port closed");
+        self.worker.close_port(port);
+        self.away.set(port, Some(Fate::Failed(error.to_string())));
+        self.tell();
+    }
+
+    /// Closes ports that are of no use now, for a reason that somebody else knows.
+    pub(super) fn close(&mut self, ports: u8, why: &str) {
+        for port in (0..MAX_PORTS).filter(|port| ports >> port & 1 == 1) {
+            self.worker.close_port(port);
+            self.away.set(port, Some(Fate::Waits(why.to_owned())));
+        }
+        self.tell();
+    }
+
+    /// Opens what is closed, and `restart` anew; goes on in [`reopen`](Self::reopen).
+    pub(super) fn open_ports(
+        &mut self,
+        restart: Option<PortIndex>,
+        requests: Vec<(PortIndex, Result<B::Request, String>)>,
+        now: Instant,
+    ) {
+        if self.stop_by.is_some() {
+            return;
+        }
+        if let Some(port) = restart {
+            self.worker.close_port(port);
+        }
+        let closed: Vec<PortIndex> = self.worker.closed().collect();
+        for (port, request) in requests.into_iter().filter(|(port, _)| closed.contains(port)) {
+            self.away.set(
+                port,
+                Some(match request {
+                    Ok(request) => {
+                        self.backend.renew(port, request);
+                        Fate::Opening
+                    }
+                    Err(why) => Fate::Waits(why),
+                }),
+            );
+        }
+        self.away.tries = Some((now, now + OPEN_WITHIN));
+        self.reopen(now);
+    }
+
+    /// Tries the ports that are being opened; when none is left, tells how it went.
+    pub(super) fn reopen(&mut self, now: Instant) {
+        let Some((next, until)) = self.away.tries.filter(|_| self.stop_by.is_none()) else { return };
+        if now < next {
+            return;
+        }
+        self.away.tries = Some((now + TRY_EVERY, until));
+        let mut opened = false;
+        for port in self.away.opening() {
+            let outcome = self.backend.reopen(port, self.worker.umem_mut());
+            let fate = match outcome.and_then(|open| self.worker.put_port(port, open)) {
+                Ok(()) => {
+                    opened = true;
+                    None
+                }
+                Err(error) if error.is_busy() && now < until => continue,
+                Err(error @ PortError::Gone { .. }) => Some(Fate::Waits(error.to_string())),
+                Err(error) if error.is_link_down() => Some(Fate::Waits(error.to_string())),
+                Err(error) => Some(Fate::Failed(error.to_string())),
+            };
+            self.away.set(port, fate);
+        }
+        if opened {
+            self.info.ports = self.worker.infos().to_vec();
+            self.link.report(Report::Ports(self.info.ports.clone()));
+        }
+        if self.away.opening().next().is_none() {
+            self.away.tries = None;
+            self.tell();
+        }
+    }
+
+    /// Tells the supervisor how this actor is, all in all.
+    pub(super) fn tell(&mut self) {
+        let word = match self.worker.parked() {
+            Some(words) => Word::SoftFailed(words.to_owned()),
+            None => self.away.word(),
+        };
+        self.link.say(word);
+    }
+}

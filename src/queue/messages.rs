@@ -1,0 +1,105 @@
+//! What is said between an actor and the engine.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crossbeam_channel::Sender;
+use oxide_actors::mailbox::Address;
+#[cfg(doc)]
+use oxide_actors::supervisor::Word;
+
+use super::handler::SessionInfo;
+use super::peers::Parcel;
+use super::snapshot::QueueSnapshot;
+use super::worker::Fault;
+use crate::net::Tables;
+use crate::port::{PortError, PortInfo};
+use crate::umem::{PageReport, PagesSeen, PortIndex};
+
+/// What the supervisor tells an actor.
+pub enum Command<R> {
+    /// New links, routes and neighbours.
+    Tables(Box<Tables>),
+    /// Where packets of another queue go from now on.
+    Peer {
+        /// Its number.
+        queue: u32,
+        /// Its inbox; `None` while it is down.
+        address: Option<Address<Parcel>>,
+    },
+    /// Take no new packets of a port, or take them again.
+    Pause(PortIndex, bool),
+    /// Packets were steered away while this actor stood still; have them steered here again.
+    Steer,
+    /// Start nothing new; go on serving what there is.
+    Drain,
+    /// Make a new handler: the old one panicked, or an operator asks for it.
+    RestartHandler {
+        /// Whether it takes over from the old one.
+        inherit: bool,
+    },
+    /// Open again each port that is closed, and close and open `restart`.
+    Open {
+        /// One that is to be opened anew though it is open.
+        restart: Option<PortIndex>,
+        /// What each port is opened from; or why it cannot be opened now, and then it waits.
+        requests: Vec<(PortIndex, Result<R, String>)>,
+    },
+    /// Close these ports, a bit each, until [`Command::Open`]: for this reason they are of no use now.
+    Close(u8, String),
+    /// Let something go wrong.
+    Inject(Fault),
+    /// Describe sessions in `into`, at most as many as it has room for, and send it back.
+    Sessions {
+        /// Allocated by whoever asks, so that it is not here.
+        into: Vec<SessionInfo>,
+        /// Where to; no answer if nobody listens any more.
+        reply: Sender<Vec<SessionInfo>>,
+    },
+    /// Steer packets away, finish what is under way within this time, and end.
+    Stop(Duration),
+}
+
+/// What an actor tells the engine. Changes of state are told to the supervisor as
+/// [`Word`]s.
+pub enum Report {
+    /// Memory and ports are open; packets are being steered here.
+    Opened {
+        /// As read back from the kernel.
+        ports: Vec<PortInfo>,
+        /// What the memory got.
+        pages: PageReport,
+        /// What the kernel says of it.
+        seen: PagesSeen,
+        /// CPUs the actor's thread may run on.
+        cpus: Vec<u32>,
+    },
+    /// A port was opened again; all of them, as read back from the kernel.
+    Ports(Vec<PortInfo>),
+    /// Counters; dropped when the supervisor is behind.
+    Snapshot(Box<QueueSnapshot>),
+    /// Counters at the end of this actor, after its last packet.
+    Last(Box<QueueSnapshot>),
+    /// A next hop is wanted.
+    Resolve {
+        /// Interface it is on.
+        interface: u32,
+        /// Its address.
+        next_hop: IpAddr,
+    },
+    /// Tables that are no longer used, to be freed elsewhere.
+    Retired(Box<Tables>),
+    /// A new handler is at work: how many sessions it took over, or why none.
+    Replaced(Result<u64, String>),
+}
+
+/// How an actor ended.
+#[derive(Debug)]
+pub enum Exit {
+    /// It was told to.
+    Stopped,
+    /// Ports or memory could not be opened.
+    NotOpened(PortError),
+    /// The books do not balance: frames are lost. Everything is closed again.
+    Leaked,
+}

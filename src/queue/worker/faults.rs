@@ -1,0 +1,71 @@
+//! Faults on purpose, for the drill and for tests: what real ones look like from where they are noticed.
+
+use std::time::Duration;
+
+use super::Worker;
+use crate::port::Port;
+use crate::queue::Handler;
+use crate::umem::PortIndex;
+
+/// Something that goes wrong in one queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Fault {
+    /// The handler panics at each packet whose number is a multiple of this; 0: no more.
+    PanicEvery(u64),
+    /// The handler does not return for this long, once.
+    Stall(Duration),
+    /// The completion ring of a port stays silent until its socket is opened anew.
+    Completions(PortIndex),
+    /// The socket of a port is of no more use.
+    SocketLost(PortIndex),
+    /// This many frames are lost.
+    Leak(u32),
+}
+
+/// The faults in force.
+#[derive(Default)]
+pub(super) struct Faults {
+    panic_every: u64,
+    handled: u64,
+    stall: Duration,
+    /// Ports, a bit each.
+    pub(super) silent: u8,
+    pub(super) socket_lost: u8,
+}
+
+impl Faults {
+    /// Where the handler is called, with the number of packets it is about to get.
+    #[inline]
+    pub(super) fn strike(&mut self, packets: usize) {
+        if self.panic_every == 0 && self.stall.is_zero() {
+            return;
+        }
+        self.struck(packets as u64);
+    }
+
+    #[cold]
+    #[allow(clippy::panic)] // that is what was asked for
+    fn struck(&mut self, packets: u64) {
+        std::thread::sleep(std::mem::take(&mut self.stall));
+        let Some(before) = self.handled.checked_div(self.panic_every) else { return };
+        self.handled += packets;
+        if self.handled / self.panic_every > before {
+            panic!("a fault on purpose");
+        }
+    }
+}
+
+impl<P: Port, H: Handler> Worker<P, H> {
+    /// Lets something go wrong.
+    pub fn inject(&mut self, fault: Fault) {
+        let bit = |port: PortIndex| 1_u8.checked_shl(port.into()).unwrap_or(0);
+        match fault {
+            Fault::PanicEvery(packets) => (self.faults.panic_every, self.faults.handled) = (packets, 0),
+            Fault::Stall(time) => self.faults.stall = time,
+            Fault::Completions(port) => self.faults.silent |= bit(port),
+            Fault::SocketLost(port) => self.faults.socket_lost |= bit(port),
+            Fault::Leak(frames) => (0..frames).for_each(|_| _ = self.umem.take()),
+        }
+    }
+}

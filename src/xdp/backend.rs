@@ -1,0 +1,367 @@
+//! Opening: the memory and the ports of one actor, each port on the best rung of the ladder that the
+//! kernel gives it, with the reason for each rung that it does not; and opening one port again.
+//!
+//! ```text
+//!   memory -> for each port: socket, registration, rings, fill, bind -> read back what was given
+//!                                                        |
+//!                          EBUSY: the same socket again, until the deadline
+//!                          EOPNOTSUPP, EINVAL in zero-copy: a new socket on the next rung
+//! ```
+//!
+//! Frames are posted before bind, because some drivers (igb on kernel 6.18) look at the fill ring only
+//! then. The XDP program is attached before (gVNIC and ice need it so: quilkin 6e878b34a, agave#6836); the
+//! socket is put into the XSKMAP last, by [`Port::steer`](crate::port::Port::steer).
+
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::net::sockopt;
+use rustix::net::xdp::{SocketAddrXdpFlags, XdpOptionsFlags};
+use serde::{Deserialize, Serialize};
+
+use super::Device;
+use super::options::{self, BusyPoll};
+use super::port::{BusyPolling, Parts, XdpPort};
+use super::refusal::{device, is_gone, refused};
+use super::steering::Slot;
+use super::xsk::{REGISTERING, Xsk};
+use crate::port::{Backend, Mode, Port, PortError, PortInfo, QueueId};
+use crate::umem::{PageKind, PortIndex, Region, RingSizes, Umem, UmemLayout};
+
+/// Wish for zero-copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ZeroCopy {
+    /// Zero-copy where the driver has it, else copy, and the reason is told.
+    #[default]
+    Auto,
+    /// Zero-copy, or the queue does not start.
+    Require,
+    /// Copy.
+    Off,
+}
+
+/// Sizes and wishes of one actor's memory and sockets.
+#[derive(Debug, Clone)]
+pub struct XdpOptions {
+    /// Ring sizes of each port.
+    pub rings: RingSizes,
+    /// Bytes in a frame: 2048 or 4096.
+    pub frame_size: u32,
+    /// Frames in the UMEM; `None` for as many as the rings need.
+    pub frame_count: Option<u32>,
+    /// Bytes kept free before each packet.
+    pub headroom: u32,
+    /// Page size wished for.
+    pub pages: PageKind,
+    /// NUMA node for the memory.
+    pub node: Option<u32>,
+    /// Wish for zero-copy.
+    pub zero_copy: ZeroCopy,
+    /// Why [`ZeroCopy::Auto`] should not even try: what is on record of the driver.
+    pub avoid_zero_copy: Option<String>,
+    /// Preferred busy polling.
+    pub busy_poll: Option<BusyPoll>,
+    /// How long a queue may answer EBUSY before that is an error: the kernel tears sockets down
+    /// late, 15 to 60 ms after they were closed.
+    pub busy_deadline: Duration,
+}
+
+impl Default for XdpOptions {
+    fn default() -> Self {
+        Self {
+            rings: RingSizes { fill: 2048, rx: 1024, tx: 1024, completion: 1024 },
+            frame_size: 2048,
+            frame_count: None,
+            headroom: 0,
+            pages: PageKind::Huge,
+            node: None,
+            zero_copy: ZeroCopy::Auto,
+            avoid_zero_copy: None,
+            busy_poll: Some(BusyPoll { timeout_us: 20, budget: 64 }),
+            busy_deadline: Duration::from_secs(2),
+        }
+    }
+}
+
+/// One port to open.
+#[derive(Debug)]
+pub struct PortRequest {
+    /// Interface and queue.
+    pub id: QueueId,
+    /// The queue's entry in the interface's XSKMAP; `None` for a socket that only sends.
+    pub slot: Option<Slot>,
+    /// Why the interface's program is attached in generic mode; `None` where it is native.
+    pub generic: Option<String>,
+}
+
+/// Opens one actor's memory and ports.
+pub struct XdpBackend {
+    options: XdpOptions,
+    places: Vec<Place>,
+}
+
+/// The name of the step that finds a queue busy.
+const BINDING: &str = "binding the AF_XDP socket";
+
+/// One port's place in the actor.
+struct Place {
+    id: QueueId,
+    slot: Option<Arc<Slot>>,
+    generic: Option<String>,
+    /// A socket with rings and frames that waits for its queue to become free.
+    prepared: Option<Prepared>,
+    /// It is to be made anew: what it is opened from has changed.
+    renewed: bool,
+    /// Interfaces that sockets of this port were bound to and may not have left yet.
+    bound_to: Vec<u32>,
+}
+
+struct Prepared {
+    xsk: Xsk,
+    /// On its fill ring.
+    posted: u32,
+    /// The modes to try: the first one with this socket, each later one with a new one.
+    rungs: &'static [Mode],
+    /// Why better ones are not among them.
+    reasons: Vec<String>,
+}
+
+impl Place {
+    fn new(request: PortRequest) -> Self {
+        let PortRequest { id, slot, generic } = request;
+        Self { id, slot: slot.map(Arc::new), generic, prepared: None, renewed: false, bound_to: Vec::new() }
+    }
+}
+
+impl XdpBackend {
+    /// Ports are numbered in the order of `requests`.
+    #[must_use]
+    pub fn new(options: XdpOptions, requests: Vec<PortRequest>) -> Self {
+        Self { options, places: requests.into_iter().map(Place::new).collect() }
+    }
+
+    /// Opens port `port` anew, as [`Backend::reopen`] does.
+    fn try_again(&mut self, port: PortIndex, umem: &mut Umem) -> Result<XdpPort, PortError> {
+        let Some(place) = self.places.get_mut(usize::from(port)) else {
+            let source = io::Error::from_raw_os_error(libc::EINVAL);
+            return Err(refused(&QueueId::new("none", 0), "no such port", source, 0));
+        };
+        if place.prepared.is_none() {
+            umem.write_off(port);
+        }
+        let opened = place.attempt(port, &self.options, umem)?;
+        // The same name may be another interface now, whose bind proves nothing of the old one's.
+        let now = opened.info().ifindex;
+        place.bound_to.retain(|&earlier| earlier != now && !is_gone(earlier));
+        if place.bound_to.is_empty() {
+            umem.take_back(port);
+        }
+        place.bound_to.push(now);
+        Ok(opened)
+    }
+}
+
+impl Backend for XdpBackend {
+    type Port = XdpPort;
+    type Request = PortRequest;
+
+    fn open(&mut self) -> Result<(Umem, Vec<XdpPort>), PortError> {
+        let opened = match self.open_on(self.options.pages, None) {
+            Err(PortError::Refused { step: REGISTERING, source, .. }) if self.options.pages == PageKind::Huge => {
+                self.open_on(PageKind::Base, Some(format!("huge pages could not be registered: {source}")))
+            }
+            other => other,
+        };
+        if opened.is_err() {
+            // Their memory is gone.
+            self.places.iter_mut().for_each(|place| place.prepared = None);
+        }
+        opened
+    }
+
+    fn reopen(&mut self, port: PortIndex, umem: &mut Umem) -> Result<XdpPort, PortError> {
+        self.try_again(port, umem)
+    }
+
+    fn renew(&mut self, port: PortIndex, request: PortRequest) {
+        if let Some(place) = self.places.get_mut(usize::from(port)) {
+            let Place { prepared, bound_to, .. } = std::mem::replace(place, Place::new(request));
+            (place.prepared, place.renewed, place.bound_to) = (prepared, true, bound_to);
+        }
+    }
+}
+
+impl XdpBackend {
+    fn open_on(&mut self, pages: PageKind, fallback: Option<String>) -> Result<(Umem, Vec<XdpPort>), PortError> {
+        let mut umem = self.memory(pages, fallback)?;
+        let mut ports = Vec::with_capacity(self.places.len());
+        for (index, place) in self.places.iter_mut().enumerate() {
+            let index = PortIndex::try_from(index).unwrap_or(PortIndex::MAX);
+            let until = Instant::now() + self.options.busy_deadline;
+            let port = loop {
+                match place.attempt(index, &self.options, &mut umem) {
+                    Err(error) if error.is_busy() && Instant::now() < until => thread::sleep(Duration::from_millis(1)),
+                    other => break other?,
+                }
+            };
+            place.bound_to = vec![port.info().ifindex];
+            ports.push(port);
+        }
+        Ok((umem, ports))
+    }
+
+    fn memory(&self, pages: PageKind, fallback: Option<String>) -> Result<Umem, PortError> {
+        let options = &self.options;
+        let Some(id) = self.places.first().map(|place| place.id.clone()) else {
+            let source = io::Error::from_raw_os_error(libc::EINVAL);
+            return Err(refused(&QueueId::new("none", 0), "no port asked for", source, 0));
+        };
+        let devices = self.places.iter().map(|place| device(&place.id)).collect::<Result<Vec<_>, _>>()?;
+        let mtu = devices.iter().map(|d| d.mtu).max().unwrap_or(0);
+        let ports = self.places.len() as u32;
+        let frames = options.frame_count.unwrap_or_else(|| UmemLayout::frames_for(&options.rings, ports));
+        let layout = UmemLayout::new(options.frame_size, frames, options.headroom, &options.rings, ports, mtu)
+            .map_err(|source| PortError::Layout { id: id.clone(), source })?;
+        let region = Region::map(layout.bytes(), pages, options.node)
+            .map_err(|source| PortError::Memory { id: id.clone(), source })?
+            .because(fallback);
+        Umem::new(region, layout).map_err(|source| PortError::Layout { id, source })
+    }
+}
+
+impl Place {
+    /// The rungs to try, best first, and why better ones are not among them.
+    fn ladder(&self, options: &XdpOptions) -> Result<(&'static [Mode], Vec<String>), PortError> {
+        if let Some(why) = &self.generic {
+            let reason = format!("the XDP program of {} is attached in generic mode: {why}", self.id.interface);
+            if options.zero_copy == ZeroCopy::Require {
+                return Err(self.not_zero_copy("generic", reason));
+            }
+            return Ok((&[Mode::Generic], vec![reason]));
+        }
+        Ok(match (options.zero_copy, &options.avoid_zero_copy) {
+            (ZeroCopy::Auto, Some(why)) => (&[Mode::Copy], vec![why.clone()]),
+            (ZeroCopy::Auto, None) => (&[Mode::ZeroCopy, Mode::Copy], Vec::new()),
+            (ZeroCopy::Require, _) => (&[Mode::ZeroCopy], Vec::new()),
+            (ZeroCopy::Off, _) => (&[Mode::Copy], vec!["zero_copy = \"off\" in the configuration".to_owned()]),
+        })
+    }
+
+    fn not_zero_copy(&self, got: &str, reason: String) -> PortError {
+        PortError::Mode { id: self.id.clone(), wanted: Mode::ZeroCopy, got: got.to_owned(), reason }
+    }
+
+    /// One try: down the ladder until a rung holds. After EBUSY the socket is kept for the next one.
+    fn attempt(&mut self, index: PortIndex, options: &XdpOptions, umem: &mut Umem) -> Result<XdpPort, PortError> {
+        let device = device(&self.id)?;
+        if std::mem::take(&mut self.renewed) && self.prepared.take().is_some() {
+            umem.recall(index);
+        }
+        let mut prepared = match self.prepared.take() {
+            Some(prepared) => prepared,
+            None => {
+                let (rungs, reasons) = self.ladder(options)?;
+                self.prepare(index, options, umem, rungs, reasons)?
+            }
+        };
+        loop {
+            let mode = prepared.rungs.first().copied().unwrap_or(Mode::Copy);
+            let flag = match mode {
+                Mode::ZeroCopy => SocketAddrXdpFlags::XDP_ZEROCOPY,
+                _ => SocketAddrXdpFlags::XDP_COPY,
+            };
+            let Err(source) = prepared.xsk.bind(device.ifindex, self.id.queue, flag) else {
+                return self.bound(index, options, umem, prepared, device);
+            };
+            if source.raw_os_error() == Some(libc::EBUSY) {
+                self.prepared = Some(prepared);
+                return Err(refused(&self.id, BINDING, source, 0));
+            }
+            // It was never bound, so the kernel is done with its frames.
+            let Prepared { xsk, rungs, mut reasons, .. } = prepared;
+            drop(xsk);
+            umem.recall(index);
+            match source.raw_os_error() {
+                // veth and old drivers say EOPNOTSUPP, virtio-net without iommu EINVAL: both mean no.
+                Some(libc::EOPNOTSUPP | libc::EINVAL) if mode == Mode::ZeroCopy => {
+                    let reason = format!("the driver of {} has no zero-copy ({source})", self.id.interface);
+                    if options.zero_copy == ZeroCopy::Require {
+                        return Err(self.not_zero_copy("copy", reason));
+                    }
+                    reasons.push(reason);
+                }
+                _ => return Err(refused(&self.id, BINDING, source, 0)),
+            }
+            prepared = self.prepare(index, options, umem, &rungs[1..], reasons)?;
+        }
+    }
+
+    /// A socket that is ready to be bound, its fill ring full.
+    fn prepare(
+        &self,
+        index: PortIndex,
+        options: &XdpOptions,
+        umem: &mut Umem,
+        rungs: &'static [Mode],
+        reasons: Vec<String>,
+    ) -> Result<Prepared, PortError> {
+        let bytes = umem.layout().bytes();
+        let mut xsk =
+            Xsk::new(umem, &options.rings).map_err(|(step, source)| refused(&self.id, step, source, bytes))?;
+        let posted = xsk.post(umem, index, options.rings.fill);
+        Ok(Prepared { xsk, posted, rungs, reasons })
+    }
+
+    /// What the kernel says it gave.
+    fn bound(
+        &self,
+        index: PortIndex,
+        options: &XdpOptions,
+        umem: &mut Umem,
+        prepared: Prepared,
+        device: Device,
+    ) -> Result<XdpPort, PortError> {
+        let Prepared { xsk, posted, rungs, reasons } = prepared;
+        let fd = xsk.fd().as_raw_fd();
+        options::raise_tx_budget(fd, options.rings.tx);
+        let (busy_poll, busy_poll_text) = busy_poll(options, fd);
+        let mode = match sockopt::xdp_options(xsk.fd()) {
+            Ok(flags) if flags.contains(XdpOptionsFlags::XDP_OPTIONS_ZEROCOPY) => Mode::ZeroCopy,
+            Ok(_) if rungs.first() == Some(&Mode::Generic) => Mode::Generic,
+            Ok(_) => Mode::Copy,
+            Err(error) => {
+                drop(xsk);
+                umem.write_off(index);
+                return Err(refused(&self.id, "getsockopt XDP_OPTIONS", error.into(), 0));
+            }
+        };
+        let info = PortInfo {
+            id: self.id.clone(),
+            ifindex: device.ifindex,
+            mac: device.mac,
+            mtu: device.mtu,
+            mode,
+            mode_reason: if mode == Mode::ZeroCopy { String::new() } else { reasons.join("; ") },
+            busy_poll: busy_poll_text,
+        };
+        let (slot, rings) = (self.slot.clone(), options.rings);
+        Ok(XdpPort::new(Parts { xsk, slot, info, index, rings, busy_poll, posted_fill: posted }))
+    }
+}
+
+/// How far it got, and the words for it.
+fn busy_poll(options: &XdpOptions, fd: RawFd) -> (BusyPolling, String) {
+    let Some(wish) = options.busy_poll else {
+        return (BusyPolling::Off, "off in the configuration".to_owned());
+    };
+    let words = format!("{} us, budget {}", wish.timeout_us, wish.budget);
+    match wish.apply(fd) {
+        Ok(()) if options::has_napi(fd) => (BusyPolling::On, words),
+        Ok(()) => (BusyPolling::Accepted, format!("{words}, if the device has a NAPI instance for this queue")),
+        Err(error) => (BusyPolling::Off, format!("refused by the kernel: {error}")),
+    }
+}

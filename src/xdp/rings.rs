@@ -1,0 +1,116 @@
+//! The four rings of one socket, as the kernel lays them out and maps them.
+//!
+//! ```text
+//!   XDP_PGOFF_RX_RING, XDP_PGOFF_TX_RING                      of Descriptor   packets
+//!   XDP_UMEM_PGOFF_FILL_RING, XDP_UMEM_PGOFF_COMPLETION_RING  of u64          addresses of frames
+//! ```
+
+use std::ffi::c_void;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::ptr::{self, NonNull};
+use std::sync::Arc;
+
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use rustix::net::sockopt;
+use rustix::net::xdp::{
+    XDP_PGOFF_RX_RING, XDP_PGOFF_TX_RING, XDP_UMEM_PGOFF_COMPLETION_RING, XDP_UMEM_PGOFF_FILL_RING, XdpRingOffset,
+};
+
+use crate::ring::{Consumer, Descriptor, Mapped, Producer, RingOffsets};
+use crate::umem::{self, RingSizes};
+
+/// Our ends of a socket's rings. Each unmaps its ring when it is dropped: the kernel keeps the socket, and
+/// so the queue, as long as one of them is mapped.
+pub(super) struct Rings {
+    pub(super) rx: Consumer<Descriptor, Mapped<Descriptor>>,
+    pub(super) tx: Producer<Descriptor, Mapped<Descriptor>>,
+    pub(super) fill: Producer<u64, Mapped<u64>>,
+    pub(super) completion: Consumer<u64, Mapped<u64>>,
+}
+
+impl Rings {
+    /// Sets the sizes (XDP_RX_RING and its like) and maps the rings. Before bind: xsk_mmap
+    /// (net/xdp/xsk.c) refuses a bound socket. Only once for a socket, since a ring has one end here.
+    pub(super) fn map(socket: BorrowedFd<'_>, sizes: &RingSizes) -> io::Result<Self> {
+        sockopt::set_xdp_rx_ring_size(socket, sizes.rx)?;
+        sockopt::set_xdp_tx_ring_size(socket, sizes.tx)?;
+        sockopt::set_xdp_umem_fill_ring_size(socket, sizes.fill)?;
+        sockopt::set_xdp_umem_completion_ring_size(socket, sizes.completion)?;
+        let at = sockopt::xdp_mmap_offsets(socket)?;
+        let invalid = |e| io::Error::new(io::ErrorKind::InvalidInput, e);
+        let rx = ring(socket, XDP_PGOFF_RX_RING, &at.rx, sizes.rx)?;
+        let tx = ring(socket, XDP_PGOFF_TX_RING, &at.tx, sizes.tx)?;
+        let fill = ring(socket, XDP_UMEM_PGOFF_FILL_RING, &at.fr, sizes.fill)?;
+        let completion = ring(socket, XDP_UMEM_PGOFF_COMPLETION_RING, &at.cr, sizes.completion)?;
+        Ok(Self {
+            rx: rx.consumer(sizes.rx).map_err(invalid)?,
+            tx: tx.producer(sizes.tx).map_err(invalid)?,
+            fill: fill.producer(sizes.fill).map_err(invalid)?,
+            completion: completion.consumer(sizes.completion).map_err(invalid)?,
+        })
+    }
+}
+
+/// Maps the ring of `entries` entries at `page_offset` of `socket`.
+fn ring<T: Copy + 'static>(
+    socket: BorrowedFd<'_>,
+    page_offset: u64,
+    at: &XdpRingOffset,
+    entries: u32,
+) -> io::Result<Mapped<T>> {
+    // Kernel 5.4 brought the flags.
+    let Some(flags) = at.flags else { return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP)) };
+    let offsets = RingOffsets {
+        producer: at.producer as usize,
+        consumer: at.consumer as usize,
+        flags: flags as usize,
+        slots: at.desc as usize,
+    };
+    let mapping = Mapping::new(socket, page_offset, offsets.slots + entries as usize * size_of::<T>())?;
+    let start = mapping.start.cast();
+    // SAFETY: the kernel lays the three words and `entries` slots of `T`s size out at these offsets
+    // (XDP_MMAP_OFFSETS), page-aligned, and the mapping is that long; any bits are a descriptor or an
+    // address. `Rings::map` makes one end of each ring, and the kernel has the other
+    // (net/xdp/xsk_queue.h).
+    Ok(unsafe { Mapped::new(start, &offsets, Arc::new(mapping)) })
+}
+
+struct Mapping {
+    start: NonNull<c_void>,
+    length: usize,
+}
+
+// SAFETY: a mapping belongs to the process; unmapping it is all that is done here, and any thread may.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; nothing is done through a shared reference.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    fn new(socket: BorrowedFd<'_>, page_offset: u64, length: usize) -> io::Result<Self> {
+        // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
+        let start = unsafe {
+            mmap(
+                ptr::null_mut(),
+                length,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED | MapFlags::POPULATE,
+                socket,
+                page_offset,
+            )
+        }?;
+        let Some(start) = NonNull::new(start) else { return Err(io::Error::from_raw_os_error(libc::ENOMEM)) };
+        umem::dont_fork(start.cast(), length);
+        Ok(Self { start, length })
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: start and length are those of the mapping made in `new`; the ring's end, the only user,
+        // is being dropped.
+        if let Err(error) = unsafe { munmap(self.start.as_ptr(), self.length) } {
+            tracing::error!(%error, "ring not unmapped: its queue stays busy");
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! The fault table: what is done, and how far it may reach.
+
+use super::lab::{Lab, Relay, Report};
+use super::traffic::At;
+use crate::process::{Result, Session};
+use std::time::Duration;
+
+/// What a fault may cost packets of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// Nothing.
+    Nobody,
+    /// Queue 1 of the first interface.
+    Port,
+    /// Queue 1 of both: one actor.
+    Actor,
+    /// The first interface.
+    Interface,
+}
+
+impl Reach {
+    pub(super) fn covers(self, (interface, queue): At) -> bool {
+        match self {
+            Reach::Nobody => false,
+            Reach::Port => (interface, queue) == (0, 1),
+            Reach::Actor => queue == 1,
+            Reach::Interface => interface == 0,
+        }
+    }
+}
+
+/// What a fault is done with.
+pub(super) struct Scene<'a> {
+    pub(super) session: &'a Session,
+    pub(super) lab: &'a Lab,
+    pub(super) relay: &'a mut Relay,
+}
+
+impl Scene<'_> {
+    /// Breaks queue 1 and waits until it was restarted as often.
+    fn broken(&mut self, line: &str, restarts: u64) -> Result<()> {
+        let before = self.relay.report()?.queues.get(1).map_or(0, |queue| queue.restarts);
+        self.relay.inject(line)?;
+        let done = |r: &Report| r.queues.get(1).is_some_and(|queue| queue.restarts >= before + restarts);
+        self.relay.until(self.session, "restarted", done).map(drop)
+    }
+
+    fn near(&mut self, argv: &str) -> Result<()> {
+        self.lab.near(self.session, &argv.split(' ').collect::<Vec<_>>())
+    }
+
+    fn waiting(&mut self) -> Result<()> {
+        let waits = |r: &Report| r.queues.iter().all(|queue| queue.state.starts_with("waiting"));
+        self.relay.until(self.session, "noticed", waits).map(drop)
+    }
+
+    fn rest(&self) -> Result<()> {
+        self.session.cancel.sleep(Duration::from_millis(300))
+    }
+}
+
+/// One row.
+pub(super) struct Fault {
+    pub(super) name: &'static str,
+    pub(super) what: &'static str,
+    pub(super) reach: Reach,
+    pub(super) act: fn(&mut Scene<'_>) -> Result<()>,
+}
+
+pub(super) const FAULTS: &[Fault] = &[
+    Fault {
+        name: "panic",
+        what: "handler panics every 1000th packet, twice",
+        reach: Reach::Actor,
+        act: |scene| {
+            scene.broken("panic near0:1 1000", 2)?;
+            scene.relay.inject("panic near0:1 0")
+        },
+    },
+    Fault {
+        name: "stall",
+        what: "handler does not return for 1.8 s",
+        reach: Reach::Actor,
+        act: |scene| {
+            scene.relay.inject("stall near0:1 1800")?;
+            let stalled = |r: &Report| r.queues.get(1).is_some_and(|queue| queue.stalled);
+            scene.relay.until(scene.session, "noticed", stalled).map(drop)
+        },
+    },
+    Fault {
+        name: "completions",
+        what: "completions stop, link up",
+        reach: Reach::Port,
+        act: |scene| scene.broken("completions near0:1", 1),
+    },
+    Fault { name: "socket", what: "socket lost", reach: Reach::Port, act: |scene| scene.broken("socket near0:1", 1) },
+    Fault {
+        name: "leak",
+        what: "three frames leak",
+        reach: Reach::Actor,
+        act: |scene| scene.broken("leak near0:1 3", 1),
+    },
+    Fault {
+        name: "restart-handler",
+        what: "handler restarted by command",
+        reach: Reach::Nobody,
+        act: |scene| scene.broken("restart-handler near0:1", 1),
+    },
+    Fault {
+        name: "restart-port",
+        what: "port restarted by command",
+        reach: Reach::Port,
+        act: |scene| scene.broken("restart-port near0:1", 1),
+    },
+    Fault {
+        name: "restart-queue",
+        what: "queue restarted by command",
+        reach: Reach::Actor,
+        act: |scene| scene.broken("restart-queue near0:1", 1),
+    },
+    Fault {
+        name: "flap",
+        what: "link down and up, five times",
+        reach: Reach::Interface,
+        act: |scene| {
+            for _ in 0..5 {
+                scene.near("ip link set near0 down")?;
+                scene.near("ip link set near0 up")?;
+                scene.rest()?;
+            }
+            Ok(())
+        },
+    },
+    Fault {
+        name: "detach",
+        what: "XDP program taken off",
+        reach: Reach::Interface,
+        act: |scene| {
+            scene.relay.inject("detach near0:0")?;
+            scene.rest()
+        },
+    },
+    Fault {
+        name: "channels",
+        what: "channels set to 2, then to 4",
+        reach: Reach::Interface,
+        act: |scene| {
+            // The kernel refuses the first while sockets are bound to the others; both are tried.
+            let _ = scene.near("ethtool -L near0 rx 2 tx 2");
+            let _ = scene.near("ethtool -L near0 rx 4 tx 4");
+            scene.rest()
+        },
+    },
+    Fault {
+        name: "recreate",
+        what: "interface deleted and made again",
+        reach: Reach::Interface,
+        act: |scene| {
+            scene.near("ip link del near0")?;
+            scene.waiting()?;
+            scene.lab.plug(scene.session, 0)
+        },
+    },
+    Fault {
+        name: "rename",
+        what: "interface renamed and named back",
+        reach: Reach::Interface,
+        act: |scene| {
+            scene.near("ip link set near0 down")?;
+            scene.near("ip link set near0 name other")?;
+            scene.waiting()?;
+            scene.near("ip link set other name near0")?;
+            scene.near("ip link set near0 up")
+        },
+    },
+];

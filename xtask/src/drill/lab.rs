@@ -1,0 +1,152 @@
+//! The drill's lab, and the real relay in it.
+//!
+//! ```text
+//!  relay's namespace              far namespace
+//!  near0 10.9.0.1 (4 queues) ---- far0 10.9.0.2   each client's packets come in and leave by the same interface
+//!  near1 10.9.1.1 (4 queues) ---- far1 10.9.1.2
+//! ```
+
+use crate::namespace::{Namespace, WITH_SYSFS};
+use crate::process::{Result, Running, Session, failed, io_error};
+use rustix::process::Signal;
+use serde::Deserialize;
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+pub(super) const QUEUES: u32 = 4;
+/// The relay's source ports, an equal part for each queue.
+pub(super) const FIRST_PORT: u16 = 20_000;
+pub(super) const PORTS_PER_QUEUE: u16 = 1000;
+const LONG: Duration = Duration::from_secs(20);
+
+/// What the drill reads of the relay's report.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Report {
+    pub(super) state: String,
+    pub(super) queues: Vec<Queue>,
+    pub(super) balanced: bool,
+    pub(super) unaccounted: u64,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Queue {
+    pub(super) state: String,
+    pub(super) stalled: bool,
+    pub(super) restarts: u64,
+    pub(super) last_gap_ms: Option<f64>,
+    pub(super) last_event: String,
+}
+
+pub(super) struct Lab {
+    near: Namespace,
+    pub(super) far: Namespace,
+}
+
+impl Lab {
+    pub(super) fn create(session: &Session) -> Result<Self> {
+        let lab = Self { near: Namespace::create(session, "near")?, far: Namespace::create(session, "far")? };
+        lab.plug(session, 0)?;
+        lab.plug(session, 1)?;
+        Ok(lab)
+    }
+
+    /// Runs `argv` where the relay is.
+    pub(super) fn near(&self, session: &Session, argv: &[&str]) -> Result<()> {
+        self.near.run(session, "near", argv).map(drop)
+    }
+
+    /// Makes interface `n` of both ends.
+    pub(super) fn plug(&self, session: &Session, n: u8) -> Result<()> {
+        let (near, far, pid) = (format!("near{n}"), format!("far{n}"), self.far.pid().to_string());
+        let queues = QUEUES.to_string();
+        let (mac_near, mac_far) = (format!("02:00:00:00:0{n}:0a"), format!("02:00:00:00:0{n}:0b"));
+        let side = ["numrxqueues", &queues, "numtxqueues", &queues, "address"];
+        let first = [&["ip", "link", "add", &near], &side[..], &[&mac_near, "type", "veth"]].concat();
+        let second = [&["peer", "name", &far, "netns", &pid], &side[..], &[&mac_far]].concat();
+        self.near(session, &[first, second].concat())?;
+        let script = |interface: &str, own: u8, other: u8, mac: &str| {
+            format!(
+                "ethtool -K {interface} tx off gso off tso off && ip addr add 10.9.{n}.{own}/24 dev {interface} && \
+                 ip link set {interface} up && ip neigh replace 10.9.{n}.{other} lladdr {mac} dev {interface}"
+            )
+        };
+        self.far.run(session, "far", &["sh", "-c", &script(&far, 2, 1, &mac_near)])?;
+        self.near(session, &["sh", "-c", &script(&near, 1, 2, &mac_far)])
+    }
+}
+
+/// The running relay.
+pub(super) struct Relay {
+    process: Running,
+    report: PathBuf,
+    faults: fs::File,
+}
+
+impl Relay {
+    pub(super) fn start(session: &Session, lab: &Lab, binary: &Path) -> Result<Self> {
+        let [config, report, faults] = ["relay.toml", "report.json", "faults"].map(|name| session.dir.join(name));
+        let last = u32::from(FIRST_PORT) + QUEUES * u32::from(PORTS_PER_QUEUE) - 1;
+        let entry = |n: u8| {
+            format!(
+                "[[relay]]\nname = \"hairpin{n}\"\nlisten = \"10.9.{n}.1:7\"\nupstreams = [\"10.9.{n}.2:9000\"]\n\
+                 allow_private = true\n"
+            )
+        };
+        let text = format!(
+            "[engine]\ninterfaces = [\"near0\", \"near1\"]\nring_size = 256\n[sessions]\nsource_ports = \
+             \"{FIRST_PORT}-{last}\"\n{}{}",
+            entry(0),
+            entry(1)
+        );
+        fs::write(&config, text).map_err(io_error(config.display()))?;
+        session.run("mkfifo", &["mkfifo", &faults.display().to_string()], LONG)?;
+        let pipe = fs::OpenOptions::new().read(true).write(true).open(&faults).map_err(io_error(faults.display()))?;
+        let gate = format!("OXIDE_FAULTS={}", faults.display());
+        let paths = [binary, &config, &report].map(|path| path.display().to_string());
+        let argv = ["unshare", "--mount", "--propagation", "unchanged", "--", "sh", "-c", WITH_SYSFS, "sh"];
+        let oxide = ["env", &gate, &paths[0], "relay", "--config", &paths[1], "--report", &paths[2]];
+        let process = lab.near.spawn(session, "oxide-relay", &[&argv[..], &oxide].concat())?;
+        let mut relay = Self { process, report, faults: pipe };
+        relay.until(session, "ready", |report| report.state == "running")?;
+        Ok(relay)
+    }
+
+    /// Lets something go wrong in it: a line of `src/bin/oxide/faults.rs`.
+    pub(super) fn inject(&mut self, line: &str) -> Result<()> {
+        writeln!(self.faults, "{line}").map_err(io_error("the pipe of faults"))
+    }
+
+    pub(super) fn report(&self) -> Result<Report> {
+        let text = fs::read_to_string(&self.report).map_err(io_error(self.report.display()))?;
+        serde_json::from_str(&text).or_else(|e| failed(format!("{}: {e}", self.report.display())))
+    }
+
+    /// Waits for a report that is as wanted.
+    pub(super) fn until(&mut self, session: &Session, what: &str, done: impl Fn(&Report) -> bool) -> Result<Report> {
+        let end = Instant::now() + LONG;
+        loop {
+            self.process.must_run()?;
+            match self.report() {
+                Ok(report) if done(&report) => return Ok(report),
+                other if Instant::now() > end => {
+                    return failed(format!("not {what} within {LONG:?}: {other:?}{}", self.process.last_words()));
+                }
+                _ => session.cancel.sleep(Duration::from_millis(20))?,
+            }
+        }
+    }
+
+    /// Stops it in order; the last report.
+    pub(super) fn stop(mut self, session: &Session) -> Result<Report> {
+        self.process.signal(Signal::TERM);
+        let status = self.process.wait(&session.cancel, LONG)?;
+        if !status.success() {
+            return failed(format!("the relay ended with {status}{}", self.process.last_words()));
+        }
+        self.report()
+    }
+}

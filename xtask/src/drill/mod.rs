@@ -1,0 +1,175 @@
+//! `cargo xtask drill`: the fault table against the real binary, under traffic, counted at the far end.
+
+mod faults;
+mod lab;
+mod traffic;
+
+use crate::host::Host;
+use crate::process::{Cancel, Result, Session, failed, io_error, is_root, run_visible};
+use crate::setup::{self, For, Policy};
+use faults::{FAULTS, Fault, Scene};
+use lab::{Lab, Relay, Report};
+use serde::Serialize;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+use traffic::{FarEnd, lost};
+
+/// The command line of `drill`.
+#[derive(Debug)]
+pub(crate) struct Options {
+    names: Vec<String>,
+    json: bool,
+    binary: Option<PathBuf>,
+    policy: Policy,
+}
+
+impl Options {
+    pub(crate) fn parse(arguments: &[String]) -> Result<Self> {
+        let mut options = Self { names: Vec::new(), json: false, binary: None, policy: Policy::Install };
+        let mut rest = arguments.iter();
+        while let Some(argument) = rest.next() {
+            match argument.as_str() {
+                "--json" => options.json = true,
+                "--no-install" => options.policy = Policy::Refuse,
+                "--binary" => options.binary = rest.next().map(PathBuf::from),
+                name if FAULTS.iter().any(|fault| fault.name == name) => options.names.push(name.to_owned()),
+                other => {
+                    let known: Vec<_> = FAULTS.iter().map(|fault| fault.name).collect();
+                    return failed(format!("drill knows no `{other}`; it knows {}", known.join(", ")));
+                }
+            }
+        }
+        Ok(options)
+    }
+}
+
+/// One fault's outcome.
+#[derive(Debug, Serialize)]
+struct Row {
+    name: &'static str,
+    what: &'static str,
+    /// The longest time a queue was away, milliseconds, as the engine tells.
+    gap_ms: Option<f64>,
+    /// What the engine says it was.
+    cause: String,
+    sent: u64,
+    /// Packets lost where the fault reaches, and where it does not.
+    lost_there: u64,
+    lost_elsewhere: u64,
+    ledger: bool,
+    pass: bool,
+    trouble: Option<String>,
+}
+
+/// Set-up, build, lab, faults, verdict.
+pub(crate) fn run(cancel: &Cancel, options: &Options) -> Result<()> {
+    let binary = match &options.binary {
+        Some(binary) => binary.clone(),
+        None => {
+            setup::ensure(cancel, &[For::Build, For::Lab], options.policy)?;
+            build(cancel)?
+        }
+    };
+    if !is_root() {
+        return failed("the lab's network namespaces and AF_XDP need root: `sudo -E cargo xtask drill`");
+    }
+    let _host = Host::with_sys()?;
+    let dir = std::env::temp_dir().join(format!("oxide-drill-{}", std::process::id()));
+    fs::create_dir(&dir).map_err(io_error(dir.display()))?;
+    let session = Session::new(cancel.clone(), dir.clone());
+    let rows = drill(&session, options, &binary);
+    drop(session);
+    let rows = rows?;
+    if options.json {
+        println!("{}", serde_json::to_string_pretty(&rows).unwrap_or_default());
+    }
+    let failures = rows.iter().filter(|row| !row.pass).count();
+    if failures > 0 {
+        return failed(format!("{failures} of {} faults reached too far; logs in {}", rows.len(), dir.display()));
+    }
+    fs::remove_dir_all(&dir).map_err(io_error(dir.display()))
+}
+
+fn drill(session: &Session, options: &Options, binary: &Path) -> Result<Vec<Row>> {
+    let chosen = |fault: &&Fault| options.names.is_empty() || options.names.iter().any(|name| name == fault.name);
+    let mut rows = Vec::new();
+    if !options.json {
+        println!(
+            "{:<16} {:>9} {:>7} {:>7} {:>10}  ledger  verdict  what",
+            "fault", "gap ms", "sent", "lost", "elsewhere"
+        );
+    }
+    for fault in FAULTS.iter().filter(chosen) {
+        // A lab and a relay of its own: what one fault leaves behind is not the next one's.
+        let row = one(session, fault, binary)?;
+        if !options.json {
+            print(&row);
+        }
+        rows.push(row);
+    }
+    Ok(rows)
+}
+
+fn one(session: &Session, fault: &'static Fault, binary: &Path) -> Result<Row> {
+    let _ = fs::remove_file(session.dir.join("faults"));
+    let _ = fs::remove_file(session.dir.join("report.json"));
+    let lab = Lab::create(session)?;
+    let mut relay = Relay::start(session, &lab, binary)?;
+    let traffic = FarEnd::find(lab.far.pid())?.run();
+    session.cancel.sleep(Duration::from_millis(300))?;
+    let mut scene = Scene { session, lab: &lab, relay: &mut relay };
+    let acted = (fault.act)(&mut scene);
+    let healthy = |r: &Report| r.queues.iter().all(|queue| queue.state == "running" && !queue.stalled);
+    let back = acted.and_then(|()| relay.until(session, "healthy again", healthy));
+    session.cancel.sleep(Duration::from_millis(300))?;
+    let (far, counts) = traffic.end()?;
+    // And all is as before.
+    let traffic = far.run();
+    session.cancel.sleep(Duration::from_millis(500))?;
+    let (_, after) = traffic.end()?;
+    let trouble = back.as_ref().err().map(ToString::to_string);
+    let report = back.unwrap_or_default();
+    let last = relay.stop(session)?;
+    let lost_elsewhere = lost(&counts, |at| !fault.reach.covers(at)) + lost(&after, |_| true);
+    let gaps = report.queues.iter().filter_map(|queue| queue.last_gap_ms);
+    let told = report.queues.iter().find(|queue| queue.last_gap_ms.is_some()).or(report.queues.get(1));
+    let ledger = last.balanced && last.unaccounted == 0;
+    Ok(Row {
+        name: fault.name,
+        what: fault.what,
+        gap_ms: gaps.reduce(f64::max),
+        cause: told.map(|queue| queue.last_event.clone()).unwrap_or_default(),
+        sent: counts.values().map(|(sent, _)| sent).sum(),
+        lost_there: lost(&counts, |at| fault.reach.covers(at)),
+        lost_elsewhere,
+        ledger,
+        pass: trouble.is_none() && lost_elsewhere == 0 && ledger,
+        trouble,
+    })
+}
+
+fn print(row: &Row) {
+    let gap = row.gap_ms.map_or_else(|| "-".to_owned(), |gap| format!("{gap:.1}"));
+    let ledger = if row.ledger { "ok" } else { "BROKEN" };
+    let verdict = if row.pass { "PASS" } else { "FAIL" };
+    let Row { name, sent, lost_there, lost_elsewhere, what, .. } = row;
+    println!("{name:<16} {gap:>9} {sent:>7} {lost_there:>7} {lost_elsewhere:>10}  {ledger:<6}  {verdict:<7}  {what}");
+    if let Some(trouble) = &row.trouble {
+        println!("    {trouble}");
+    }
+}
+
+fn build(cancel: &Cancel) -> Result<PathBuf> {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
+    let mut command = Command::new(cargo);
+    command.args(["build", "--quiet", "--package", "oxide-engine", "--bin", "oxide"]).current_dir(root);
+    let status = run_visible(cancel, &mut command)?;
+    if !status.success() {
+        return failed(format!("the build failed ({status})"));
+    }
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |t| root.join(t));
+    Ok(target.join("debug/oxide"))
+}

@@ -1,0 +1,136 @@
+//! The far end: one paced flow for each queue of each interface, sent to the relay, which sends it back to a sink.
+
+use super::lab::{FIRST_PORT, PORTS_PER_QUEUE, QUEUES};
+use crate::process::{Error, Result, failed, io_error};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Between two packets of a flow: eight flows are two thousand packets a second, which no machine is too slow for.
+const PACE: Duration = Duration::from_millis(4);
+/// For packets under way when a count ends.
+const GRACE: Duration = Duration::from_millis(500);
+/// Sockets tried for each interface until each queue has a flow.
+const TRIES: usize = 400;
+
+/// Interface and queue.
+pub(super) type At = (u8, u32);
+/// Packets sent, and those that came to the sink.
+pub(super) type Counts = BTreeMap<At, (u64, u64)>;
+
+/// Sockets of the far namespace.
+pub(super) struct FarEnd {
+    sink: UdpSocket,
+    flows: BTreeMap<At, UdpSocket>,
+}
+
+impl FarEnd {
+    /// Finds a flow for each queue by trying source ports: the kernel hashes each to a transmit queue of its end,
+    /// which is the receive queue of the other one, and the relay's source port says which that was.
+    pub(super) fn find(pid: u32) -> Result<Self> {
+        let thread = std::thread::spawn(move || {
+            let path = format!("/proc/{pid}/ns/net");
+            let namespace = File::open(&path).map_err(io_error(&path))?;
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
+                .map_err(|e| Error::Failed(format!("cannot enter {path}: {e}")))?;
+            Self::search().map_err(io_error("the far end's sockets"))
+        });
+        let found = thread.join().unwrap_or_else(|_| failed("the far end's thread panicked"))?;
+        if found.flows.len() != 2 * QUEUES as usize {
+            return failed(format!("not every queue is reached: only {:?}", found.flows.keys()));
+        }
+        Ok(found)
+    }
+
+    fn search() -> std::io::Result<Self> {
+        let sink = UdpSocket::bind("0.0.0.0:9000")?;
+        sink.set_read_timeout(Some(Duration::from_millis(500)))?;
+        let mut flows = BTreeMap::new();
+        let mut token = 0_u16;
+        for interface in 0..2 {
+            for _ in 0..TRIES {
+                let socket = UdpSocket::bind("0.0.0.0:0")?;
+                // The first packet may have to wait for a next hop.
+                token += 1;
+                let Some(queue) = (0..3).find_map(|_| ask(&socket, &sink, interface, token)) else { continue };
+                flows.entry((interface, queue)).or_insert(socket);
+                if flows.keys().filter(|at| at.0 == interface).count() == QUEUES as usize {
+                    break;
+                }
+            }
+        }
+        sink.set_nonblocking(true)?;
+        Ok(Self { sink, flows })
+    }
+
+    /// Sends and counts until told to stop.
+    pub(super) fn run(self) -> Traffic {
+        let stop = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&stop);
+        Traffic { stop, thread: std::thread::spawn(move || self.count(&seen)) }
+    }
+
+    fn count(self, stop: &AtomicBool) -> (Self, Counts) {
+        let mut counts: Counts = self.flows.keys().map(|at| (*at, (0, 0))).collect();
+        let mut last = Instant::now();
+        while !stop.load(Ordering::Relaxed) || last.elapsed() < GRACE {
+            for (at, socket) in self.flows.iter().filter(|_| !stop.load(Ordering::Relaxed)) {
+                // Not sent at all while the link is down: no loss of the relay's.
+                if socket.send_to(&[at.0, at.1 as u8], relay(at.0)).is_ok() {
+                    counts.entry(*at).or_default().0 += 1;
+                    last = Instant::now();
+                }
+            }
+            let mut packet = [0; 64];
+            while let Ok((length, _)) = self.sink.recv_from(&mut packet) {
+                if let [interface, queue] = packet[..length] {
+                    counts.entry((interface, u32::from(queue))).or_default().1 += 1;
+                }
+            }
+            std::thread::sleep(PACE);
+        }
+        (self, counts)
+    }
+}
+
+/// Which queue serves this socket's packets. The token tells its answer from a late one of another socket.
+fn ask(socket: &UdpSocket, sink: &UdpSocket, interface: u8, token: u16) -> Option<u32> {
+    let [high, low] = token.to_be_bytes();
+    let question = [interface, high, low];
+    socket.send_to(&question, relay(interface)).ok()?;
+    let mut packet = [0; 64];
+    loop {
+        let (length, from) = sink.recv_from(&mut packet).ok()?;
+        if packet[..length] == question {
+            return Some(u32::from(from.port().checked_sub(FIRST_PORT)? / PORTS_PER_QUEUE));
+        }
+    }
+}
+
+fn relay(interface: u8) -> SocketAddr {
+    SocketAddr::from(([10, 9, interface, 1], 7))
+}
+
+/// Running traffic.
+pub(super) struct Traffic {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<(FarEnd, Counts)>,
+}
+
+impl Traffic {
+    pub(super) fn end(self) -> Result<(FarEnd, Counts)> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().map_err(|_| Error::Failed("the far end's thread panicked".to_owned()))
+    }
+}
+
+/// Packets lost of those flows.
+pub(super) fn lost(counts: &Counts, of: impl Fn(At) -> bool) -> u64 {
+    counts.iter().filter(|(at, _)| of(**at)).map(|(_, (sent, got))| sent.saturating_sub(*got)).sum()
+}
