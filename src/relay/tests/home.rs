@@ -72,7 +72,7 @@ impl Nics {
             for worker in &mut self.workers {
                 worker.turn(self.now).unwrap();
                 let (umem, ports) = worker.kernel_side();
-                ports.iter_mut().for_each(|port| port.run_kernel(umem));
+                ports.for_each(|port| port.run_kernel(umem));
             }
         }
     }
