@@ -82,6 +82,9 @@ impl Relay {
             {extra}
             [sessions]
             source_ports = "20000-29999"
+            drain_s = 0
+            [admin]
+            socket = "off"
             [[relay]]
             name = "v4"
             listen = "10.1.0.1:5000"

@@ -3,10 +3,12 @@
 
 use std::fmt::{self, Write as _};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
+use super::admin::{Door, SandboxLevel};
 use super::engine::{Attach, ExecutorKind, Fallback};
 use super::error::Problem;
 use super::relay::RelayConfig;
@@ -180,6 +182,43 @@ pub(super) const SESSIONS: Section = Section {
             "UDP source ports toward upstreams, one for each session: their number bounds the sessions that share one of \
              this host's addresses.",
         ),
+        optional::<u32>(
+            "drain_s",
+            "3",
+            "0 to 3600, seconds",
+            "After SIGTERM: how long sessions that exist are still served, while no new ones begin.",
+        ),
+    ],
+};
+
+pub(super) const ADMIN: Section = Section {
+    name: "admin",
+    about: "How operators reach the running relay (docs/operation.md).",
+    fields: &[
+        optional::<Door<SocketAddr>>(
+            "http",
+            "\"auto\"",
+            "\"auto\" (127.0.0.1:9797, or without and told if that is taken), an address with port, or \"off\"",
+            "Where /live, /ready, /metrics and the rest are served.",
+        ),
+        optional::<bool>(
+            "allow_remote",
+            "false",
+            "true or false",
+            "Whether http may be an address that other hosts reach. There is no password.",
+        ),
+        optional::<Door<PathBuf>>(
+            "socket",
+            "\"auto\"",
+            "\"auto\" (/run/oxide/NAME.sock, NAME being that of the configuration file), an absolute path, or \"off\"",
+            "Control socket of `oxide ctl` and `oxide top`; only the owner of the process may use it.",
+        ),
+        optional::<SandboxLevel>(
+            "sandbox",
+            "\"auto\"",
+            "\"auto\" (each layer the kernel has, told), \"require\" (or no start), or \"off\"",
+            "Privileges given up before anything is opened: capabilities that no restart needs, and any new ones (no_new_privs).",
+        ),
     ],
 };
 
@@ -297,7 +336,7 @@ pub(super) const LIMITS: Section = Section {
     ],
 };
 
-pub(super) const SECTIONS: [&Section; 4] = [&ENGINE, &SESSIONS, &LIMITS, &RELAY];
+pub(super) const SECTIONS: [&Section; 5] = [&ENGINE, &SESSIONS, &LIMITS, &ADMIN, &RELAY];
 
 impl Section {
     /// Reports a value of the right type that is not in the field's range.
@@ -355,6 +394,7 @@ pub(super) fn check_shape(file: &Table, problems: &mut Vec<Problem>) {
         match (name.as_str(), value) {
             ("engine", Value::Table(table)) => ENGINE.check_shape("engine", table, problems),
             ("sessions", Value::Table(table)) => SESSIONS.check_shape("sessions", table, problems),
+            ("admin", Value::Table(table)) => ADMIN.check_shape("admin", table, problems),
             ("limits", Value::Table(table)) => LIMITS.check_shape("limits", table, problems),
             ("relay", Value::Array(entries)) if entries.iter().all(Value::is_table) => {
                 for (at, table) in entries.iter().filter_map(Value::as_table).enumerate() {
@@ -363,7 +403,7 @@ pub(super) fn check_shape(file: &Table, problems: &mut Vec<Problem>) {
                 }
             }
             ("relay", _) => problems.push(Problem::new("relay", "", "a list of entries", "write [[relay]] above each")),
-            ("engine" | "sessions" | "limits", _) => {
+            ("engine" | "sessions" | "limits" | "admin", _) => {
                 problems.push(Problem::new(name, value, "a section", format!("write [{name}] and its fields below")));
             }
             _ => {

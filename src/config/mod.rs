@@ -4,6 +4,8 @@
 //! What needs the machine to judge (are the interfaces there, is the MTU small enough) is judged by who
 //! opens it. The fields are described in `docs/configuration.md` and by [`Config::example`].
 
+mod admin;
+mod changes;
 mod engine;
 mod error;
 mod fields;
@@ -17,6 +19,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+pub use admin::{AdminConfig, Door, Place, SandboxLevel};
+pub use changes::{Change, Effect};
 pub use engine::{Attach, EngineConfig, ExecutorKind, Fallback};
 pub use error::{ConfigError, Problem};
 pub use limits::LimitsConfig;
@@ -33,6 +37,9 @@ pub struct Config {
     /// What sessions may cost.
     #[serde(default)]
     pub sessions: SessionsConfig,
+    /// How operators reach it.
+    #[serde(default)]
+    pub admin: AdminConfig,
     /// How much each client network may send and be sent.
     #[serde(default)]
     pub limits: LimitsConfig,
@@ -85,8 +92,13 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Invalid`], as for a file.
     pub fn from_engine(engine: EngineConfig) -> Result<Self, ConfigError> {
-        let config =
-            Self { engine, sessions: SessionsConfig::default(), limits: LimitsConfig::default(), relays: Vec::new() };
+        let config = Self {
+            engine,
+            sessions: SessionsConfig::default(),
+            limits: LimitsConfig::default(),
+            admin: AdminConfig::default(),
+            relays: Vec::new(),
+        };
         config.check()?;
         Ok(config)
     }
@@ -99,6 +111,7 @@ impl Config {
         let mut problems = Vec::new();
         self.engine.check(&mut problems);
         self.sessions.check(&mut problems);
+        self.admin.check(&mut problems);
         self.limits.check(&mut problems);
         relay::check_entries(&self.relays, &self.sessions, &mut problems);
         if problems.is_empty() { Ok(()) } else { Err(ConfigError::Invalid(problems)) }
@@ -120,6 +133,14 @@ impl Config {
             ));
         }
         warnings
+    }
+
+    /// As a file that reads back the same, without comments.
+    ///
+    /// # Errors
+    /// Text, if it cannot be written as TOML: a defect of ours.
+    pub fn to_toml(&self) -> Result<String, String> {
+        toml::to_string(self).map_err(|e| e.to_string())
     }
 
     /// A commented file with every field, its default and its range.

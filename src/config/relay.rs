@@ -24,6 +24,8 @@ pub struct SessionsConfig {
     pub idle_timeout_s: u32,
     /// UDP source ports toward upstreams; each queue owns an equal slice.
     pub source_ports: PortRange,
+    /// After SIGTERM: how long sessions that exist are still served, while no new ones begin; seconds, 0 to 3600.
+    pub drain_s: u32,
 }
 
 /// Above the kernel's ephemeral ports (32768-60999), which its own sockets use.
@@ -34,7 +36,7 @@ const SOURCE_PORTS: PortRange = match PortRange::new(61_000, 65_535) {
 
 impl Default for SessionsConfig {
     fn default() -> Self {
-        Self { capacity: 65_536, idle_timeout_s: 300, source_ports: SOURCE_PORTS }
+        Self { capacity: 65_536, idle_timeout_s: 300, source_ports: SOURCE_PORTS, drain_s: 3 }
     }
 }
 
@@ -102,6 +104,9 @@ impl SessionsConfig {
                 "write idle_timeout_s = 300 (the unit is seconds)"
             };
             SESSIONS.refuse("idle_timeout_s", self.idle_timeout_s, mend, problems);
+        }
+        if self.drain_s > 3600 {
+            SESSIONS.refuse("drain_s", self.drain_s, "write drain_s = 3 (the unit is seconds)", problems);
         }
         if self.source_ports.first() < 1024 {
             SESSIONS.refuse(

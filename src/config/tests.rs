@@ -173,10 +173,33 @@ fn sessions_out_of_range() {
         ("source_ports = 61000", "\"first-last\""),
         ("source_ports = \"61000-70000\"", "\"first-last\""),
         ("source_ports = \"80-90\"", "from 1024"),
+        ("drain_s = 3601", "the unit is seconds"),
     ] {
         let text = wrong(&format!("{MINIMAL}[sessions]\n{line}\n"));
         assert!(text.contains(wanted), "{line}: {text}");
     }
+}
+
+#[test]
+fn admin_doors() {
+    for (line, wanted) in [
+        ("http = \"0.0.0.0:9797\"", "allow_remote = true"),
+        ("http = \"[::]:9797\"", "allow_remote = true"),
+        ("http = \"192.0.2.1:80\"", "without a password"),
+        ("http = \"localhost:80\"", "admin.http = \"localhost:80\": allowed"),
+        ("http = true", "admin.http = true: allowed"),
+        ("socket = \"oxide.sock\"", "an absolute path"),
+        ("sandbox = \"some\"", "\"require\""),
+        ("htpp = \"off\"", "did you mean http?"),
+    ] {
+        let text = wrong(&format!("{MINIMAL}[admin]\n{line}\n"));
+        assert!(text.contains(wanted), "{line}: {text}");
+        assert_eq!(text.lines().count(), 1, "{line}: {text}");
+    }
+    let text = "[admin]\nhttp = \"[::]:1\"\nallow_remote = true\nsocket = \"/run/a.sock\"\nsandbox = \"off\"\n";
+    let config = Config::from_toml(&format!("{MINIMAL}{text}")).unwrap();
+    assert_eq!(config.admin.socket, Door::At("/run/a.sock".into()));
+    assert_eq!(Config::from_toml(&toml::to_string(&config).unwrap()).unwrap(), config);
 }
 
 #[test]

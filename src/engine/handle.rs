@@ -13,6 +13,7 @@ use super::house::Order;
 use super::interfaces::Interfaces;
 use super::worker::{Command, Directory, Note};
 use super::{Destinations, EngineError, EngineStatus};
+use crate::config::EngineConfig;
 use crate::net::Tables;
 use crate::port::QueueId;
 use crate::queue::{Fault, Handler, HandlerFactory, QueueInfo, SessionInfo};
@@ -74,6 +75,8 @@ pub(super) struct Shared {
     pub(super) directory: Directory,
     /// A [`Factory`] of the engine's own kind of handler.
     pub(super) factory: Arc<dyn Any + Send + Sync>,
+    /// What the next actors are opened with.
+    pub(super) config: Arc<Mutex<EngineConfig>>,
     pub(super) plan: Plan,
     pub(super) notes: Vec<String>,
     pub(super) started: Instant,
@@ -206,6 +209,18 @@ impl EngineHandle {
             return Ok(());
         }
         Err(EngineError::NotNow { what: "reload", queue: "some queues".to_owned(), text: refused.join("; ") })
+    }
+
+    /// Takes over what of `config` concerns the opening of a queue: `batch_size`, `busy_poll`, `busy_poll_timeout_us`,
+    /// `zero_copy` and `realtime`. In force for each queue with its next restart at [`Depth::Queue`]; the rest of the
+    /// configuration belongs to the plan, and to this engine's whole life.
+    pub fn configure(&self, config: &EngineConfig) {
+        let mut kept = self.0.config.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.batch_size = config.batch_size;
+        kept.busy_poll = config.busy_poll;
+        kept.busy_poll_timeout_us = config.busy_poll_timeout_us;
+        kept.zero_copy = config.zero_copy;
+        kept.realtime = config.realtime;
     }
 
     /// Describes at most `limit` sessions (and at most 10,000) of the actor that serves `queue`. Asks the actor

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use oxide_actors::executor::{self, ExecutorHandle, ExecutorKind, ExecutorSpec};
@@ -38,7 +38,8 @@ pub(super) struct Launched {
 
 /// All that actors are made from.
 pub(super) struct Launcher<H> {
-    pub(super) config: EngineConfig,
+    /// As it is for the next actor; what the plan was made from stays.
+    pub(super) config: Arc<Mutex<EngineConfig>>,
     pub(super) plan: Plan,
     pub(super) executor: ExecutorKind,
     pub(super) processor: Processor,
@@ -60,6 +61,7 @@ impl<H: Handler + 'static> Launcher<H> {
         others: &[(u32, Address<Parcel>)],
     ) -> Result<Launched, EngineError> {
         let Some(plan) = self.plan.actors.get(index) else { return Err(EngineError::Ended) };
+        let config = self.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let failed = |step| move |e: &dyn std::fmt::Display| EngineError::Actor { step, text: e.to_string() };
         let requests = self.ports_of(index).iter().map(|id| interfaces.request(id)).collect::<Result<Vec<_>, _>>()?;
         let (commands, mailbox) = mailbox::<Command>(COMMANDS).map_err(|e| failed("making a mailbox")(&e))?;
@@ -71,15 +73,15 @@ impl<H: Handler + 'static> Launcher<H> {
             peers.set(*queue, Some(address.clone()));
         }
         let spec = ActorSpec {
-            backend: XdpBackend::new(self.options(plan)?, requests),
+            backend: XdpBackend::new(options(&config, plan)?, requests),
             factory: Arc::clone(&self.factory),
             processor: self.processor,
             queue: plan.queue,
             queues,
             peers,
-            batch_size: self.config.batch_size as usize,
-            spin: self.spin(plan),
-            realtime: self.config.realtime.0,
+            batch_size: config.batch_size as usize,
+            spin: spin(&config, plan),
+            realtime: config.realtime.0,
             seed: seed(),
             rss: self.ports_of(index).iter().map(|id| self.rss.get(&id.interface).cloned()).collect(),
             tables: Box::new(tables.clone()),
@@ -96,34 +98,32 @@ impl<H: Handler + 'static> Launcher<H> {
         let ports = self.plan.actors.get(index).map(|a| a.ports.as_slice()).unwrap_or_default();
         ports.iter().map(|port| QueueId::new(port.interface.clone(), port.queue)).collect()
     }
+}
 
-    fn options(&self, plan: &ActorPlan) -> Result<XdpOptions, EngineError> {
-        let config = &self.config;
-        let rings =
-            RingSizes::from_ring_size(config.ring_size).map_err(|e| EngineError::Port { text: e.to_string() })?;
-        let budget = config.batch_size;
-        let busy_poll = config.busy_poll.then_some(BusyPoll { timeout_us: config.busy_poll_timeout_us, budget });
-        Ok(XdpOptions {
-            rings,
-            frame_size: config.frame_size,
-            frame_count: config.frame_count.fixed().copied(),
-            headroom: 0,
-            pages: if plan.page == Page::Huge { PageKind::Huge } else { PageKind::Base },
-            node: plan.numa_node,
-            zero_copy: config.zero_copy,
-            avoid_zero_copy: avoid_zero_copy(&plan.ports),
-            busy_poll,
-            busy_deadline: Duration::from_secs(2),
-        })
-    }
+fn options(config: &EngineConfig, plan: &ActorPlan) -> Result<XdpOptions, EngineError> {
+    let rings = RingSizes::from_ring_size(config.ring_size).map_err(|e| EngineError::Port { text: e.to_string() })?;
+    let budget = config.batch_size;
+    let busy_poll = config.busy_poll.then_some(BusyPoll { timeout_us: config.busy_poll_timeout_us, budget });
+    Ok(XdpOptions {
+        rings,
+        frame_size: config.frame_size,
+        frame_count: config.frame_count.fixed().copied(),
+        headroom: 0,
+        pages: if plan.page == Page::Huge { PageKind::Huge } else { PageKind::Base },
+        node: plan.numa_node,
+        zero_copy: config.zero_copy,
+        avoid_zero_copy: avoid_zero_copy(&plan.ports),
+        busy_poll,
+        busy_deadline: Duration::from_secs(2),
+    })
+}
 
-    /// An actor that has its core to itself may poll; one that shares it would take it from the others.
-    fn spin(&self, plan: &ActorPlan) -> Duration {
-        if self.config.busy_poll && !plan.shares_cpu {
-            Duration::from_micros(u64::from(self.config.busy_poll_timeout_us))
-        } else {
-            Duration::ZERO
-        }
+/// An actor that has its core to itself may poll; one that shares it would take it from the others.
+fn spin(config: &EngineConfig, plan: &ActorPlan) -> Duration {
+    if config.busy_poll && !plan.shares_cpu {
+        Duration::from_micros(u64::from(config.busy_poll_timeout_us))
+    } else {
+        Duration::ZERO
     }
 }
 

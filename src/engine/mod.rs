@@ -19,6 +19,7 @@ mod ports;
 pub(crate) mod sample;
 mod settings;
 mod status;
+mod totals;
 mod worker;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -34,7 +35,8 @@ pub use house::read_tables;
 pub use interfaces::Destinations;
 pub use ports::PortStatus;
 pub use settings::{make_plan, request};
-pub use status::{EngineState, EngineStatus, ModeStatus, ProcessUsage, QueueStatus, SteeringStatus, Totals};
+pub use status::{EngineState, EngineStatus, ModeStatus, ProcessUsage, QueueStatus, SteeringStatus};
+pub use totals::Totals;
 
 use handle::{Factory, Shared};
 use house::{House, Order};
@@ -113,6 +115,8 @@ impl<H: Handler + 'static> EngineBuilder<H> {
         let watched = config.interfaces.clone();
         let factory = Factory::new(factory);
         let newest = factory.newest();
+        let config = Arc::new(Mutex::new(config));
+        let shared_config = Arc::clone(&config);
         let launcher = Arc::new(Launcher { config, plan: plan.clone(), executor, processor, rss, factory: newest });
         let directory: Directory = Arc::new(Mutex::new(plan.actors.iter().map(|_| None).collect()));
         let workers = plan.actors.iter().enumerate().map(|(index, actor)| QueueWorker {
@@ -159,6 +163,7 @@ impl<H: Handler + 'static> EngineBuilder<H> {
             interfaces,
             directory,
             factory,
+            config: shared_config,
             plan,
             notes,
             started,

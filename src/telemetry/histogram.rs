@@ -53,21 +53,7 @@ impl<const N: usize> Histogram<N> {
     /// its bucket, as Prometheus' `histogram_quantile` does; `None` if there are none.
     #[must_use]
     pub fn quantile(&self, q: f64) -> Option<f64> {
-        let count = self.count();
-        if count == 0 {
-            return None;
-        }
-        let rank = q.clamp(0.0, 1.0) * count as f64;
-        let mut below = 0.0;
-        for (i, &n) in self.buckets.iter().enumerate() {
-            let (n, upper) = (n as f64, (1u64 << i) as f64);
-            if n > 0.0 && below + n >= rank {
-                let lower = if i == 0 { 0.0 } else { upper / 2.0 };
-                return Some(lower + (upper - lower) * ((rank - below) / n).clamp(0.0, 1.0));
-            }
-            below += n;
-        }
-        None
+        quantile(&self.buckets, q)
     }
 
     /// Adds another distribution to this one.
@@ -77,6 +63,26 @@ impl<const N: usize> Histogram<N> {
         }
         self.sum = self.sum.wrapping_add(other.sum);
     }
+}
+
+/// [`Histogram::quantile`] of counts that were read from elsewhere: at place *i* those of at most 2^i.
+#[must_use]
+pub fn quantile(buckets: &[u64], q: f64) -> Option<f64> {
+    let count: u64 = buckets.iter().sum();
+    if count == 0 {
+        return None;
+    }
+    let rank = q.clamp(0.0, 1.0) * count as f64;
+    let mut below = 0.0;
+    for (i, &n) in buckets.iter().take(64).enumerate() {
+        let (n, upper) = (n as f64, (1u64 << i) as f64);
+        if n > 0.0 && below + n >= rank {
+            let lower = if i == 0 { 0.0 } else { upper / 2.0 };
+            return Some(lower + (upper - lower) * ((rank - below) / n).clamp(0.0, 1.0));
+        }
+        below += n;
+    }
+    None
 }
 
 impl<const N: usize> Serialize for Histogram<N> {

@@ -16,4 +16,4 @@ pub mod metrics;
 
 pub use drops::{DropCounters, DropReason};
 pub use exposition::Exposition;
-pub use histogram::Histogram;
+pub use histogram::{Histogram, quantile};

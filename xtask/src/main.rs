@@ -34,7 +34,7 @@ cargo xtask demo   [--queues N] [--seconds N] [--ipv4-only | --ipv6-only] [--kee
         --keep-logs     keep what every program said, and say where
 cargo xtask test   [--tier NAME]... [--no-install]
     Every test tier this machine can run; the others are named with the reason.
-        --tier NAME     only this tier: lint, unit, doc, integration, namespaces
+        --tier NAME     only this tier: lint, unit, doc, integration, namespaces, qemu
 cargo xtask bench  [--quick] [--json FILE] [--peers all|installed] [--keep-logs] [--no-install] [NAME]...
     Forwarders side by side on a veth lab: ours, and the peers that are installed. Needs root.
         --quick         three short pairs of the most telling ones instead of five long ones of all: under four minutes
@@ -42,6 +42,8 @@ cargo xtask bench  [--quick] [--json FILE] [--peers all|installed] [--keep-logs]
         --peers all     install the peers that Debian has first
         --keep-logs     keep what every program said, and say where
         NAME            only what has NAME in its name
+cargo xtask bench processor [--quick] [--json FILE] [MEASURE]...
+    Headers, hashes, look-ups, sums and the whole relay step, beside other crates; no lab, no root.
 cargo xtask drill  [--json] [--no-install] [--binary FILE] [NAME]...
     The fault table against the real relay: two interfaces with four queues each, under traffic that is counted at the
     far end. A row for each fault: gap, packets lost where it reaches and elsewhere, ledger, verdict. Needs root.

@@ -2,10 +2,13 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod ctl;
 mod faults;
+mod log;
 mod plan;
 mod relay;
 mod sim;
+mod top;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -25,7 +28,9 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Relay UDP between clients and upstreams.
+    /// Relay UDP between clients and upstreams. SIGHUP reloads, SIGTERM drains and ends, a second one ends at once.
+    /// Exit code 0 after an orderly end, 1 if it could not start or the books do not balance, 3 if every queue failed,
+    /// 130 after a second signal.
     Relay {
         /// The configuration (see `oxide config example`).
         #[arg(long, value_name = "FILE")]
@@ -34,6 +39,11 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         report: Option<PathBuf>,
     },
+    /// Ask and tell a running relay. Exit code 0 if it did, 1 if it refused, 2 if the request makes no sense, 3 if there
+    /// is no relay, 4 if it is busy or does not answer.
+    Ctl(ctl::CtlCommand),
+    /// Watch a running relay: each queue's state, rates, drops, rings, time and restarts. Exit codes as for ctl.
+    Top(top::TopCommand),
     /// Which queue will run on which core with which memory, and why: a dry run, for this machine or any
     /// described one. Exit code 0 with a plan, 2 with a refusal, 1 for unusable input.
     Plan(plan::PlanCommand),
@@ -50,12 +60,17 @@ enum Command {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if let Err(error) = start_log(&arguments.log) {
-        eprintln!("oxide: --log {}: {error}", arguments.log);
-        return ExitCode::from(2);
-    }
+    let log = match log::start(&arguments.log) {
+        Ok(log) => log,
+        Err(error) => {
+            eprintln!("oxide: --log {}: {error}", arguments.log);
+            return ExitCode::from(2);
+        }
+    };
     let outcome = match arguments.command {
-        Command::Relay { config, report } => relay::relay(&config, report.as_deref()),
+        Command::Relay { config, report } => relay::relay(&config, report.as_deref(), log),
+        Command::Ctl(command) => return ctl::ctl(&command),
+        Command::Top(command) => top::top(&command),
         Command::Plan(command) => plan::plan(&command),
         Command::Doctor(command) => plan::doctor(&command),
         Command::Sim(command) => sim::sim(&command),
@@ -68,17 +83,4 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// Lines for people on a terminal, JSON for machines elsewhere; on standard error either way.
-fn start_log(filter: &str) -> Result<(), String> {
-    use std::io::IsTerminal;
-    let filter = tracing_subscriber::EnvFilter::try_new(filter).map_err(|e| e.to_string())?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if std::io::stderr().is_terminal() {
-        log.compact().init()
-    } else {
-        log.json().init()
-    }
-    Ok(())
 }

@@ -92,7 +92,9 @@ pub(super) struct Totals {
 
 /// The relay's configuration for the lab.
 pub(super) fn configuration(families: &[Family]) -> String {
-    let mut text = String::from("[engine]\ninterfaces = [\"r0\", \"r1\"]\nqueues = \"auto\"\n");
+    let mut text = String::from(
+        "[engine]\ninterfaces = [\"r0\", \"r1\"]\nqueues = \"auto\"\n[sessions]\ndrain_s = 0\n[admin]\nsocket = \"off\"\n",
+    );
     for family in families {
         for (name, port) in [("dns", DNS), ("wireguard", WIREGUARD), ("iperf", IPERF)] {
             // The lab's servers have private addresses, which a relay refuses unless told otherwise.

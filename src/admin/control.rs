@@ -1,0 +1,134 @@
+//! What the doors need of the process behind them.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::protocol::{MAX_SESSIONS, Request, Trouble, queue_id};
+use super::{NodeView, scrape};
+use crate::config::{Change, Config, Effect};
+use crate::engine::{Depth, EngineStatus};
+use crate::port::QueueId;
+use crate::queue::SessionInfo;
+
+/// A running relay, as its operators have it. Called on threads that may wait.
+pub trait Control: Send + Sync + 'static {
+    /// How it is.
+    fn status(&self) -> EngineStatus;
+
+    /// The plan it runs by, as JSON.
+    fn plan(&self) -> Value;
+
+    /// The configuration in force.
+    fn config(&self) -> Config;
+
+    /// At most `limit` sessions of one queue, or of each.
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    fn sessions(&self, queue: Option<&QueueId>, limit: usize) -> Result<Vec<SessionInfo>, Trouble>;
+
+    /// Rebuilds a queue; returns when it is under way.
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    fn restart(&self, queue: &QueueId, depth: Depth) -> Result<(), Trouble>;
+
+    /// Takes no new packets of a port, or takes them again.
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    fn pause(&self, queue: &QueueId, paused: bool) -> Result<(), Trouble>;
+
+    /// Drains a queue and waits for its end, or begins to drain the whole relay, which then ends.
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    fn drain(&self, queue: Option<&QueueId>, within: Option<Duration>) -> Result<(), Trouble>;
+
+    /// What is logged; set first if a filter is given.
+    ///
+    /// # Errors
+    /// [`Trouble`] if the filter makes no sense.
+    fn log(&self, filter: Option<&str>) -> Result<String, Trouble>;
+
+    /// Reads the configuration file again and brings into force what can be.
+    ///
+    /// # Errors
+    /// [`Trouble`]: the file is wrong, and nothing has changed.
+    fn reload(&self) -> Result<Reloaded, Trouble>;
+}
+
+/// What a reload came to.
+#[derive(Debug, Clone, Serialize)]
+pub struct Reloaded {
+    /// Every field that differed, with what brings it into force.
+    pub changes: Vec<Change>,
+}
+
+impl Reloaded {
+    /// The changes that wait for a restart.
+    pub fn waiting(&self) -> impl Iterator<Item = &Change> {
+        self.changes.iter().filter(|change| change.effect > Effect::Handler)
+    }
+
+    /// A line for each change, and one where there is none.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        if self.changes.is_empty() {
+            return vec!["nothing has changed".to_owned()];
+        }
+        self.changes.iter().map(ToString::to_string).collect()
+    }
+}
+
+/// Carries out `request`.
+///
+/// # Errors
+/// [`Trouble`].
+pub fn answer(control: &dyn Control, request: &Request) -> Result<Value, Trouble> {
+    let json = |value: Result<Value, serde_json::Error>| value.map_err(|e| Trouble::refused(e.to_string()));
+    match request {
+        Request::Status {} => json(serde_json::to_value(control.status())),
+        Request::Queues {} => json(serde_json::to_value(NodeView::from(&control.status()))),
+        Request::Plan {} => Ok(control.plan()),
+        Request::Config {} => json(serde_json::to_value(control.config())),
+        Request::Metrics {} => Ok(Value::String(scrape(&control.status()))),
+        Request::Sessions { queue, limit } => {
+            let queue = queue.as_deref().map(queue_id).transpose()?;
+            let limit = limit.unwrap_or(100).min(MAX_SESSIONS);
+            json(serde_json::to_value(control.sessions(queue.as_ref(), limit)?))
+        }
+        Request::Restart { queue, depth } => {
+            control.restart(&queue_id(queue)?, *depth)?;
+            Ok(format!("{queue}: restart under way; `oxide ctl queues` shows how it went").into())
+        }
+        Request::Pause { queue } => {
+            control.pause(&queue_id(queue)?, true)?;
+            Ok(format!("{queue}: takes no new packets, until it is resumed").into())
+        }
+        Request::Resume { queue } => {
+            control.pause(&queue_id(queue)?, false)?;
+            Ok(format!("{queue}: takes packets").into())
+        }
+        Request::Drain { queue, within_s } => {
+            let id = queue.as_deref().map(queue_id).transpose()?;
+            control.drain(id.as_ref(), within_s.map(|s| Duration::from_secs(u64::from(s))))?;
+            Ok(match queue {
+                Some(queue) => format!("{queue}: drained and stopped; a restart starts it again").into(),
+                None => "draining; the relay ends after that".into(),
+            })
+        }
+        Request::Log { filter } => Ok(control.log(filter.as_deref())?.into()),
+        Request::Reload {} => {
+            let reloaded = control.reload()?;
+            Ok(json!({ "changes": reloaded.changes, "text": reloaded.lines() }))
+        }
+    }
+}
+
+/// Whether `request` may take as long as it was told to.
+pub(super) fn may_wait(request: &Request) -> bool {
+    matches!(request, Request::Drain { .. })
+}

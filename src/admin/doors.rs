@@ -1,0 +1,211 @@
+//! The listeners: opened before anything else is, so that what stands in their way is told at once.
+
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use crate::config::{AdminConfig, Door};
+
+/// Where HTTP is served by default.
+pub const DEFAULT_HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9797);
+/// Made by systemd-tmpfiles or by us.
+const RUN: &str = "/run/oxide";
+
+/// A listener that was wanted at a certain place cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DoorsError {
+    /// HTTP.
+    #[error("admin.http = \"{address}\": {source}{}", mend_http(.source))]
+    Http {
+        /// Where.
+        address: SocketAddr,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The control socket.
+    #[error("admin.socket = \"{}\": {source}{}", path.display(), mend_socket(.source))]
+    Socket {
+        /// Where.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+}
+
+fn mend_http(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => " (`ss -ltnp` shows who has it; another port, or http = \"off\", gives way)",
+        io::ErrorKind::AddrNotAvailable => " (no address of this host: see `ip -br addr`)",
+        _ => "",
+    }
+}
+
+fn mend_socket(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => " (another relay serves it: give this one a socket of its own)",
+        io::ErrorKind::NotFound => " (make its directory first)",
+        io::ErrorKind::PermissionDenied => " (take a path in a directory that this user may write to)",
+        _ => "",
+    }
+}
+
+/// Open listeners. The socket's file goes when this is dropped.
+#[derive(Debug, Default)]
+pub struct Doors {
+    pub(super) http: Option<TcpListener>,
+    pub(super) socket: Option<UnixListener>,
+    pub(super) path: Option<PathBuf>,
+    /// HTTP may be asked for by any name.
+    pub(super) named: bool,
+    notes: Vec<String>,
+}
+
+impl Doors {
+    /// Opens what `config` asks for; `name` is the relay's, for the socket's default path.
+    ///
+    /// # Errors
+    /// [`DoorsError`] for a place that was named and cannot be had. A default place that cannot be had is a
+    /// [note](Self::notes).
+    pub fn open(config: &AdminConfig, name: &str) -> Result<Self, DoorsError> {
+        let mut doors = Self::default();
+        doors.named = config.allow_remote;
+        match config.http {
+            Door::Off => {}
+            Door::At(address) => doors.listen(address)?,
+            Door::Auto => {
+                if let Err(error) = doors.listen(DEFAULT_HTTP) {
+                    doors.notes.push(format!("no HTTP: {error}"));
+                }
+            }
+        }
+        match &config.socket {
+            Door::Off => {}
+            Door::At(path) => doors.bind(path)?,
+            Door::Auto => {
+                let path = default_socket(name);
+                if let Some(directory) = path.parent() {
+                    // There already, or not to be made: binding says which.
+                    let _ = fs::DirBuilder::new().mode(0o755).create(directory);
+                }
+                if let Err(error) = doors.bind(&path) {
+                    doors.notes.push(format!("no control socket: {error}"));
+                }
+            }
+        }
+        Ok(doors)
+    }
+
+    /// Where HTTP is served.
+    #[must_use]
+    pub fn http(&self) -> Option<SocketAddr> {
+        self.http.as_ref().and_then(|listener| listener.local_addr().ok())
+    }
+
+    /// Where the control socket is.
+    #[must_use]
+    pub fn socket(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    /// Default places that could not be had, and why.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    fn listen(&mut self, address: SocketAddr) -> Result<(), DoorsError> {
+        let listener = TcpListener::bind(address)
+            .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
+            .map_err(|source| DoorsError::Http { address, source })?;
+        self.http = Some(listener);
+        Ok(())
+    }
+
+    fn bind(&mut self, path: &Path) -> Result<(), DoorsError> {
+        let listener = bind(path).map_err(|source| DoorsError::Socket { path: path.to_owned(), source })?;
+        self.socket = Some(listener);
+        self.path = Some(path.to_owned());
+        Ok(())
+    }
+}
+
+impl Drop for Doors {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// A socket at `path` that only its owner may use. One that a dead process left is replaced; one that
+/// somebody serves is left alone.
+fn bind(path: &Path) -> io::Result<UnixListener> {
+    if UnixStream::connect(path).is_ok() {
+        return Err(io::ErrorKind::AddrInUse.into());
+    }
+    // Made beside and moved: at `path` it never has other rights than these, not for a moment.
+    let beside = path.with_extension(format!("{}.new", std::process::id()));
+    let _ = fs::remove_file(&beside);
+    let listener = UnixListener::bind(&beside)?;
+    let finish = || {
+        fs::set_permissions(&beside, fs::Permissions::from_mode(0o600))?;
+        listener.set_nonblocking(true)?;
+        fs::rename(&beside, path)
+    };
+    finish().inspect_err(|_| drop(fs::remove_file(&beside)))?;
+    Ok(listener)
+}
+
+/// Where the control socket of relay `name` is unless told otherwise: `/run/oxide` for root or where systemd made
+/// it, `$XDG_RUNTIME_DIR/oxide` for others.
+#[must_use]
+pub fn default_socket(name: &str) -> PathBuf {
+    let run = Path::new(RUN);
+    let own = std::env::var_os("XDG_RUNTIME_DIR").map(|dir| PathBuf::from(dir).join("oxide"));
+    let writable =
+        rustix::fs::access(run, rustix::fs::Access::WRITE_OK).is_ok() || rustix::process::geteuid().is_root();
+    let directory = if writable { run.to_owned() } else { own.unwrap_or_else(|| run.to_owned()) };
+    directory.join(format!("{name}.sock"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_socket_is_its_owners_and_a_dead_ones_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("relay.sock");
+        let config = AdminConfig { http: Door::Off, socket: Door::At(path.clone()), ..AdminConfig::default() };
+        let first = Doors::open(&config, "relay").unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let second = Doors::open(&config, "relay").unwrap_err().to_string();
+        assert!(second.contains("another relay serves it"), "{second}");
+        assert!(path.exists());
+        // As kill -9 leaves it: the file is there, and nobody listens.
+        let mut first = first;
+        first.path = None;
+        drop(first);
+        assert!(path.exists());
+        drop(Doors::open(&config, "relay").unwrap());
+        assert!(!path.exists());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left beside it");
+    }
+
+    #[test]
+    fn a_named_place_is_needed_and_a_default_one_is_not() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        let config = AdminConfig { http: Door::At(address), socket: Door::Off, ..AdminConfig::default() };
+        let error = Doors::open(&config, "relay").unwrap_err().to_string();
+        assert!(error.contains(&address.to_string()) && error.contains("ss -ltnp"), "{error}");
+        let nowhere = AdminConfig { http: Door::Off, socket: Door::At("/nonexistent/a.sock".into()), ..config };
+        let error = Doors::open(&nowhere, "relay").unwrap_err().to_string();
+        assert!(error.contains("make its directory"), "{error}");
+    }
+}

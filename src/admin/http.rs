@@ -1,0 +1,178 @@
+//! HTTP for machines and browsers: what is there to read. GET and HEAD only; nothing can be changed here.
+
+use std::net::IpAddr;
+
+use serde_json::{Value, json};
+
+use super::control::{Control, answer};
+use super::protocol::{Code, Request, Trouble};
+use super::{NodeView, scrape};
+use crate::engine::{EngineState, EngineStatus};
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
+/// Exposition format 0.0.4.
+const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
+const INDEX: &str = "\
+/live      200 while the process answers, 503 once the engine has stopped
+/ready     200 while at least one queue takes packets and the relay is not draining, else 503
+/metrics   Prometheus text
+/queues    each queue in short; ?format=text for a table
+/sessions  ?queue=eth0:3&limit=100
+/plan      which queue runs where, and why
+/config    the configuration in force; ?format=toml
+";
+
+/// What is asked for, without what HTTP adds to it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Ask {
+    pub(super) get: bool,
+    pub(super) path: String,
+    pub(super) query: String,
+    pub(super) host: Option<String>,
+}
+
+/// What goes back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Reply {
+    pub(super) status: u16,
+    pub(super) kind: &'static str,
+    pub(super) body: String,
+}
+
+impl Reply {
+    pub(super) fn text(status: u16, body: impl Into<String>) -> Self {
+        Self { status, kind: TEXT, body: body.into() }
+    }
+
+    fn json(status: u16, body: &Value) -> Self {
+        Self { status, kind: JSON, body: format!("{body:#}\n") }
+    }
+
+    pub(super) fn trouble(trouble: &Trouble) -> Self {
+        let status = match trouble.code {
+            Code::Refused => 409,
+            Code::BadRequest => 400,
+            Code::Busy => 503,
+        };
+        Self::json(status, &json!({ "error": trouble }))
+    }
+}
+
+/// Answers `ask`. `named` says whether the host may be asked for by a name.
+pub(super) fn reply(control: &dyn Control, ask: &Ask, named: bool) -> Reply {
+    if !ask.get {
+        return Reply::text(405, "only GET and HEAD; `oxide ctl` changes things\n");
+    }
+    if !named && !is_ours(ask.host.as_deref()) {
+        return Reply::text(421, "ask for this host by its address: another name may be somebody else's page\n");
+    }
+    let as_text = parameter(&ask.query, "format") == Some("text");
+    let asked = |request: Request| match answer(control, &request) {
+        Ok(value) => Reply::json(200, &value),
+        Err(trouble) => Reply::trouble(&trouble),
+    };
+    match ask.path.as_str() {
+        "/" => Reply::text(200, INDEX),
+        "/live" => live(&control.status()),
+        "/ready" => ready(&control.status()),
+        "/metrics" => Reply { status: 200, kind: PROMETHEUS, body: scrape(&control.status()) },
+        "/queues" if as_text => Reply::text(200, NodeView::from(&control.status()).table()),
+        "/queues" => asked(Request::Queues {}),
+        "/status" => asked(Request::Status {}),
+        "/plan" => asked(Request::Plan {}),
+        "/config" if parameter(&ask.query, "format") == Some("toml") => match control.config().to_toml() {
+            Ok(text) => Reply::text(200, text),
+            Err(text) => Reply::text(500, text),
+        },
+        "/config" => asked(Request::Config {}),
+        "/sessions" => {
+            let limit = parameter(&ask.query, "limit").map(str::parse).transpose();
+            let Ok(limit) = limit else { return Reply::text(400, "limit is a number\n") };
+            asked(Request::Sessions { queue: parameter(&ask.query, "queue").map(str::to_owned), limit })
+        }
+        _ => Reply::text(404, INDEX),
+    }
+}
+
+fn live(status: &EngineStatus) -> Reply {
+    let code = if status.state == EngineState::Stopped { 503 } else { 200 };
+    Reply::text(code, format!("{}\n", status.state.name()))
+}
+
+fn ready(status: &EngineStatus) -> Reply {
+    let running = status.queues.iter().filter(|queue| queue.is_running() && !queue.stalled).count();
+    let open = matches!(status.state, EngineState::Running | EngineState::Degraded);
+    let code = if open && running > 0 { 200 } else { 503 };
+    let body = json!({ "state": status.state, "queues": status.queues.len(), "queues_running": running });
+    Reply::json(code, &body)
+}
+
+/// The value of `name` in a query string. Names of queues and numbers need no decoding but that of the colon.
+fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
+    query.split('&').find_map(|pair| pair.split_once('=').filter(|(key, _)| *key == name).map(|(_, value)| value))
+}
+
+/// Whether a `Host` header names this host by address or as localhost. A web page can make a browser ask its own
+/// name of our address (DNS rebinding), and must not read the answer.
+fn is_ours(host: Option<&str>) -> bool {
+    let Some(host) = host else { return true };
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+    };
+    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fake::Fake;
+    use super::*;
+
+    fn get(path: &str) -> Reply {
+        let (path, query) = path.split_once('?').unwrap_or((path, ""));
+        let ask = Ask { get: true, path: path.to_owned(), query: query.to_owned(), host: Some("127.0.0.1:1".into()) };
+        reply(&Fake::default(), &ask, false)
+    }
+
+    #[test]
+    fn every_page_of_the_index_is_there() {
+        for line in INDEX.lines() {
+            let path = line.split(' ').next().unwrap_or_default();
+            assert_eq!(get(path).status, 200, "{path}: {:?}", get(path));
+        }
+        assert_eq!(get("/nothing").status, 404);
+        assert!(get("/queues?format=text").body.contains("running"));
+        assert!(get("/config?format=toml").body.contains("interfaces = [\"eth0\"]"));
+        assert_eq!(get("/metrics").kind, PROMETHEUS);
+        assert_eq!(get("/sessions?queue=eth0").status, 400);
+        assert_eq!(get("/sessions?limit=many").status, 400);
+        assert_eq!(get("/sessions?queue=eth7:0").status, 409);
+    }
+
+    #[test]
+    fn only_reading_and_only_by_address() {
+        let post = Ask { get: false, path: "/live".into(), ..Ask::default() };
+        assert_eq!(reply(&Fake::default(), &post, false).status, 405);
+        let by = |host: &str| {
+            let ask = Ask { get: true, path: "/live".into(), host: Some(host.into()), ..Ask::default() };
+            (reply(&Fake::default(), &ask, false).status, reply(&Fake::default(), &ask, true).status)
+        };
+        for host in ["127.0.0.1", "127.0.0.1:9797", "localhost:9797", "[::1]:9797", "[::1]"] {
+            assert_eq!(by(host), (200, 200), "{host}");
+        }
+        for host in ["example.org", "example.org:9797", "127.0.0.1.example.org", ""] {
+            assert_eq!(by(host), (421, 200), "{host}");
+        }
+    }
+
+    #[test]
+    fn ready_says_whether_packets_are_taken() {
+        let mut status = crate::engine::sample::status();
+        assert_eq!(ready(&status).status, 200, "one of two queues runs");
+        status.state = EngineState::Draining;
+        assert_eq!((ready(&status).status, live(&status).status), (503, 200));
+        status.state = EngineState::Stopped;
+        assert_eq!((ready(&status).status, live(&status).status), (503, 503));
+    }
+}

@@ -1,0 +1,320 @@
+//! The thread behind the doors. Everything is bounded: connections, what they send, how long they take, and how
+//! many requests wait for the engine at once.
+
+use std::convert::Infallible;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+
+use super::control::{Control, answer, may_wait};
+use super::doors::Doors;
+use super::http::{self, Ask, Reply};
+use super::line;
+use super::protocol::{Answer, MAX_REQUEST, Request, Trouble};
+
+/// How much the doors bear.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// HTTP connections at once.
+    pub http: usize,
+    /// Connections to the control socket at once.
+    pub control: usize,
+    /// For a request to arrive, and for an answer to be taken.
+    pub patience: Duration,
+    /// A connection to the control socket without a request.
+    pub idle: Duration,
+    /// For the engine to answer.
+    pub answer: Duration,
+    /// Requests that wait for the engine at once.
+    pub requests: usize,
+    /// Of those, requests that may take long.
+    pub long: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            http: 32,
+            control: 16,
+            patience: Duration::from_secs(5),
+            idle: Duration::from_secs(60),
+            answer: Duration::from_secs(5),
+            requests: 8,
+            long: 2,
+        }
+    }
+}
+
+/// HTTP headers of one request, bytes: the least that hyper allows.
+const MAX_HEAD: usize = 8192;
+const MAX_HEADERS: usize = 64;
+/// Longest drain that is waited for, and a little.
+const LONGEST: Duration = Duration::from_secs(3700);
+/// What a connection too many is told.
+const FULL: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 21\r\n\r\ntoo many connections\n";
+const FULL_LINE: &[u8] = b"{\"error\":{\"code\":\"busy\",\"text\":\"too many connections: try again\"}}\n";
+
+/// The doors at work. Closed when dropped.
+#[derive(Debug)]
+pub struct Admin {
+    doors: Doors,
+    /// Dropped to end the thread.
+    stop: Option<flume::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Admin {
+    /// Serves `doors` from a thread of its own, on one of `cpus`; any, if there are none.
+    ///
+    /// # Errors
+    /// The kernel's, if there is no thread or no runtime to be had.
+    pub fn serve(mut doors: Doors, control: Arc<dyn Control>, limits: Limits, cpus: &[u32]) -> io::Result<Self> {
+        let (http, socket, named) = (doors.http.take(), doors.socket.take(), doors.named);
+        let (stop, stopped) = flume::bounded::<()>(0);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .thread_name("oxide-ask")
+            .max_blocking_threads(limits.requests)
+            .build()?;
+        let cpus = cpus.to_vec();
+        let thread = std::thread::Builder::new().name("oxide-admin".to_owned()).spawn(move || {
+            stay_on(&cpus);
+            let house =
+                Arc::new(House { control, limits, named, under_way: AtomicUsize::new(0), long: AtomicUsize::new(0) });
+            runtime.block_on(async move {
+                if let Some(listener) = http.and_then(|l| TcpListener::from_std(l).ok()) {
+                    tokio::spawn(accept_http(listener, Arc::clone(&house)));
+                }
+                if let Some(listener) = socket.and_then(|l| UnixListener::from_std(l).ok()) {
+                    tokio::spawn(accept_control(listener, house));
+                }
+                let _ = stopped.recv_async().await;
+            });
+            // Threads that wait for the engine are not waited for.
+            runtime.shutdown_background();
+        })?;
+        Ok(Self { doors, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Where the control socket is.
+    #[must_use]
+    pub fn socket(&self) -> Option<&Path> {
+        self.doors.socket()
+    }
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        self.stop.take();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the admin thread panicked");
+        }
+    }
+}
+
+/// The calling thread keeps off the queues' cores; where that is refused it runs where it may.
+fn stay_on(cpus: &[u32]) {
+    let mut set = rustix::thread::CpuSet::new();
+    cpus.iter().for_each(|&cpu| set.set(cpu as usize));
+    if !cpus.is_empty()
+        && let Err(error) = rustix::thread::sched_setaffinity(None, &set)
+    {
+        tracing::debug!(%error, ?cpus, "the admin thread is not pinned");
+    }
+}
+
+struct House {
+    control: Arc<dyn Control>,
+    limits: Limits,
+    named: bool,
+    under_way: AtomicUsize,
+    long: AtomicUsize,
+}
+
+/// One of a bounded number; gives its place back when dropped.
+struct Place(Arc<House>, fn(&House) -> &AtomicUsize);
+
+impl Place {
+    fn take(house: &Arc<House>, of: fn(&House) -> &AtomicUsize, most: usize) -> Option<Self> {
+        // One thread takes, any gives back: a count that is too high for a moment refuses, and never admits.
+        if of(house).fetch_add(1, Ordering::AcqRel) >= most {
+            of(house).fetch_sub(1, Ordering::AcqRel);
+            return None;
+        }
+        Some(Self(Arc::clone(house), of))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        (self.1)(&self.0).fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl House {
+    /// Has `work` done by a thread that may wait.
+    async fn ask<R: Send + 'static>(
+        self: &Arc<Self>,
+        long: bool,
+        work: impl FnOnce(&dyn Control) -> R + Send + 'static,
+    ) -> Result<R, Trouble> {
+        let busy = || Trouble::busy("too many requests are under way: try again");
+        let (of, most, within): (fn(&Self) -> &AtomicUsize, _, _) = if long {
+            (|house| &house.long, self.limits.long, LONGEST)
+        } else {
+            (|house| &house.under_way, self.limits.requests - self.limits.long, self.limits.answer)
+        };
+        let place = Place::take(self, of, most).ok_or_else(busy)?;
+        let control = Arc::clone(&self.control);
+        let done = tokio::task::spawn_blocking(move || {
+            let result = work(&*control);
+            drop(place);
+            result
+        });
+        match tokio::time::timeout(within, done).await {
+            Ok(Ok(result)) => Ok(result),
+            Ok(Err(_)) => Err(Trouble::refused("the answer could not be made: a defect, told in the log")),
+            Err(_) => Err(Trouble::busy(format!("no answer within {within:?}: the engine is busy, try again"))),
+        }
+    }
+}
+
+async fn accept_http(listener: TcpListener, house: Arc<House>) {
+    let open = Arc::new(());
+    loop {
+        let Some(stream) = accepted(listener.accept().await.map(|(stream, _)| stream)).await else { continue };
+        // One clone is this loop's own.
+        if Arc::strong_count(&open) > house.limits.http {
+            let _ = stream.try_write(FULL);
+            continue;
+        }
+        let (house, place) = (Arc::clone(&house), Arc::clone(&open));
+        tokio::spawn(async move {
+            serve_http(stream, house).await;
+            drop(place);
+        });
+    }
+}
+
+async fn accept_control(listener: UnixListener, house: Arc<House>) {
+    let open = Arc::new(());
+    loop {
+        let Some(stream) = accepted(listener.accept().await.map(|(stream, _)| stream)).await else { continue };
+        if Arc::strong_count(&open) > house.limits.control {
+            let _ = stream.try_write(FULL_LINE);
+            continue;
+        }
+        let (house, place) = (Arc::clone(&house), Arc::clone(&open));
+        tokio::spawn(async move {
+            if let Err(error) = serve_control(&stream, &house).await {
+                tracing::debug!(%error, "control connection");
+            }
+            drop(place);
+        });
+    }
+}
+
+/// Without a descriptor to be had accept(2) fails at once, for ever: no hot loop of that.
+async fn accepted<S>(stream: io::Result<S>) -> Option<S> {
+    match stream {
+        Ok(stream) => Some(stream),
+        Err(error) => {
+            tracing::debug!(%error, "accept");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            None
+        }
+    }
+}
+
+/// One request, one answer, and the connection is closed: nobody keeps a place.
+async fn serve_http(stream: TcpStream, house: Arc<House>) {
+    let (patience, answer) = (house.limits.patience, house.limits.answer);
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let house = Arc::clone(&house);
+        async move { Ok::<_, Infallible>(respond(&house, &request).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(patience)
+        .max_buf_size(MAX_HEAD)
+        .max_headers(MAX_HEADERS)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service);
+    match tokio::time::timeout(2 * patience + answer, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "HTTP connection"),
+        Err(_) => tracing::debug!("HTTP connection took too long"),
+    }
+}
+
+async fn respond(house: &Arc<House>, request: &hyper::Request<Incoming>) -> Response<Full<Bytes>> {
+    let ask = Ask {
+        get: matches!(*request.method(), Method::GET | Method::HEAD),
+        path: request.uri().path().to_owned(),
+        query: request.uri().query().unwrap_or_default().to_owned(),
+        host: request.headers().get(HOST).map(|host| String::from_utf8_lossy(host.as_bytes()).into_owned()),
+    };
+    let named = house.named;
+    let reply = house.ask(false, move |control| http::reply(control, &ask, named)).await;
+    let Reply { status, kind, body } = reply.unwrap_or_else(|trouble| Reply::trouble(&trouble));
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// Requests, one after the other, for as long as they come.
+async fn serve_control(stream: &UnixStream, house: &Arc<House>) -> io::Result<()> {
+    let mut rest = Vec::new();
+    loop {
+        let line = match tokio::time::timeout(house.limits.idle, line::read(stream, &mut rest, MAX_REQUEST)).await {
+            Err(_) | Ok(Ok(None)) => return Ok(()),
+            Ok(Ok(Some(line))) => line,
+            Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
+                let text = format!("a request is one line of at most {MAX_REQUEST} bytes");
+                return say(stream, house, &Answer::Error(Trouble::bad(text))).await;
+            }
+            Ok(Err(error)) => return Err(error),
+        };
+        let answer = match serde_json::from_slice::<Request>(&line) {
+            Err(error) => Answer::Error(Trouble::bad(format!("not a request: {error}"))),
+            Ok(request) => {
+                let long = may_wait(&request);
+                if !matches!(request, Request::Status {} | Request::Queues {} | Request::Metrics {}) {
+                    tracing::info!(?request, "control socket");
+                }
+                let asked = house.ask(long, move |control| answer(control, &request)).await;
+                asked.and_then(|result| result).map_or_else(Answer::Error, Answer::Ok)
+            }
+        };
+        say(stream, house, &answer).await?;
+    }
+}
+
+async fn say(stream: &UnixStream, house: &House, answer: &Answer) -> io::Result<()> {
+    let mut bytes = serde_json::to_vec(answer)?;
+    bytes.push(b'\n');
+    let written = tokio::time::timeout(house.limits.patience, line::write(stream, &bytes)).await;
+    written.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+#[cfg(test)]
+#[path = "serve_tests.rs"]
+mod tests;

@@ -1,0 +1,176 @@
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream as Std;
+use std::time::Instant;
+
+use super::super::fake::Fake;
+use super::super::{Client, ClientError};
+use super::*;
+use crate::admin::protocol::Code;
+use crate::config::{AdminConfig, Door};
+use crate::engine::Depth;
+
+struct Lab {
+    admin: Admin,
+    http: SocketAddr,
+    fake: Arc<Fake>,
+    _dir: tempfile::TempDir,
+}
+
+fn lab(limits: Limits) -> Lab {
+    let dir = tempfile::tempdir().unwrap();
+    let config = AdminConfig {
+        http: Door::At("127.0.0.1:0".parse().unwrap()),
+        socket: Door::At(dir.path().join("relay.sock")),
+        ..AdminConfig::default()
+    };
+    let doors = Doors::open(&config, "relay").unwrap();
+    let http = doors.http().unwrap();
+    let fake = Arc::new(Fake::default());
+    let admin = Admin::serve(doors, Arc::clone(&fake) as Arc<dyn Control>, limits, &[]).unwrap();
+    Lab { admin, http, fake, _dir: dir }
+}
+
+impl Lab {
+    fn tcp(&self) -> std::net::TcpStream {
+        let stream = std::net::TcpStream::connect(self.http).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream
+    }
+
+    /// The whole answer to these bytes.
+    fn http(&self, bytes: &[u8]) -> String {
+        let mut stream = self.tcp();
+        // It may hang up before all is sent.
+        let _ = stream.write_all(bytes);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        String::from_utf8(answer).unwrap()
+    }
+
+    fn client(&self) -> Client {
+        Client::connect(self.admin.socket().unwrap()).unwrap()
+    }
+
+    /// The answer to one line.
+    fn line(&self, bytes: &[u8]) -> Answer {
+        let mut stream = Std::connect(self.admin.socket().unwrap()).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let _ = stream.write_all(bytes);
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap()
+    }
+}
+
+const SOON: Duration = Duration::from_secs(10);
+
+#[test]
+fn http_is_read_by_get_and_head() {
+    let lab = lab(Limits::default());
+    let get = lab.http(b"GET /live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n");
+    assert!(get.starts_with("HTTP/1.1 200 OK\r\n") && get.ends_with("\r\n\r\ndegraded\n"), "{get}");
+    assert!(get.contains("connection: close"), "{get}");
+    let head = lab.http(b"HEAD /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    assert!(head.starts_with("HTTP/1.1 200") && head.ends_with("\r\n\r\n") && head.contains("version=0.0.4"), "{head}");
+    assert!(
+        lab.http(b"POST /live HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 2\r\n\r\n{}").starts_with("HTTP/1.1 405")
+    );
+    assert!(lab.http(b"GET /live HTTP/1.1\r\nHost: evil.example\r\n\r\n").starts_with("HTTP/1.1 421"));
+    assert!(lab.http(b"nonsense\r\n\r\n").starts_with("HTTP/1.1 400"));
+}
+
+#[test]
+fn what_is_too_large_is_refused() {
+    let lab = lab(Limits::default());
+    let long = format!("GET /{} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", "a".repeat(20_000));
+    let answer = lab.http(long.as_bytes());
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
+    let heads =
+        (0..200).fold("GET /live HTTP/1.1\r\n".to_owned(), |text, n| text + &format!("X-{n}: {n}\r\n")) + "\r\n";
+    assert!(lab.http(heads.as_bytes()).starts_with("HTTP/1.1 431"));
+    let Answer::Error(trouble) = lab.line(&vec![b'x'; 100_000]) else { panic!("accepted") };
+    assert_eq!((trouble.code, trouble.text.contains("4096 bytes")), (Code::BadRequest, true));
+    for bad in [&b"\n"[..], b"{}\n", b"[1]\n", b"\xff\xfe\n", b"{\"do\":\"reboot\"}\n"] {
+        assert!(matches!(lab.line(bad), Answer::Error(Trouble { code: Code::BadRequest, .. })));
+    }
+    assert!(lab.http(b"GET /ready HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").starts_with("HTTP/1.1 200"));
+}
+
+#[test]
+fn who_is_slow_is_hung_up_on() {
+    let lab =
+        lab(Limits { patience: Duration::from_millis(200), idle: Duration::from_millis(200), ..Limits::default() });
+    let begun = Instant::now();
+    let mut half = lab.tcp();
+    half.write_all(b"GET /live HT").unwrap();
+    let mut silent = Std::connect(lab.admin.socket().unwrap()).unwrap();
+    silent.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    silent.write_all(b"{\"do\":").unwrap();
+    let mut rest = Vec::new();
+    let _ = half.read_to_end(&mut rest);
+    let _ = silent.read_to_end(&mut rest);
+    assert!(begun.elapsed() < Duration::from_secs(15), "both were let go");
+}
+
+#[test]
+fn too_many_are_told_so_and_the_others_go_on() {
+    let lab = lab(Limits { http: 3, control: 3, ..Limits::default() });
+    let held: Vec<_> = (0..3).map(|_| lab.tcp()).collect();
+    let mut clients: Vec<_> = (0..3).map(|_| lab.client()).collect();
+    for client in &mut clients {
+        client.ask(&Request::Queues {}, SOON).unwrap();
+    }
+    // The kernel accepts in order, so the three are ours by now.
+    let answer = lab.http(b"GET /live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("too many"), "{answer}");
+    let refused = lab.client().ask(&Request::Queues {}, SOON);
+    assert!(matches!(refused, Err(ClientError::Trouble(Trouble { code: Code::Busy, .. }))), "{refused:?}");
+    clients[0].ask(&Request::Queues {}, SOON).unwrap();
+    drop((held, clients));
+    let until = Instant::now() + SOON;
+    while !lab.http(b"GET /live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").starts_with("HTTP/1.1 200") {
+        assert!(Instant::now() < until, "places are given back");
+    }
+}
+
+#[test]
+fn requests_are_carried_out_and_refusals_told() {
+    let lab = lab(Limits::default());
+    let mut client = lab.client();
+    let restart = |queue: &str| Request::Restart { queue: queue.into(), depth: Depth::Handler };
+    let words = client.ask(&restart("eth0:1"), SOON).unwrap();
+    assert!(words.as_str().unwrap().contains("under way"), "{words}");
+    assert_eq!(lab.fake.told.lock().unwrap().as_slice(), ["restart eth0:1 Handler"]);
+    let refused = client.ask(&restart("eth0:2"), SOON).unwrap_err();
+    assert!(matches!(&refused, ClientError::Trouble(t) if t.code == Code::Refused), "{refused:?}");
+    assert_eq!(refused.to_string(), "no queue eth0:2; there are: eth0:0, eth0:1");
+    let view: super::super::NodeView = serde_json::from_value(client.ask(&Request::Queues {}, SOON).unwrap()).unwrap();
+    assert_eq!((view.queues.len(), view.state.as_str()), (2, "degraded"));
+}
+
+#[test]
+fn a_long_drain_keeps_nobody_waiting() {
+    let lab = lab(Limits::default());
+    let path = lab.admin.socket().unwrap().to_owned();
+    let drain = Request::Drain { queue: Some("eth0:0".into()), within_s: Some(2) };
+    let waiting: Vec<_> = (0..4)
+        .map(|_| {
+            let (path, drain) = (path.clone(), drain.clone());
+            std::thread::spawn(move || Client::connect(&path).unwrap().ask(&drain, SOON))
+        })
+        .collect();
+    for _ in 0..10 {
+        lab.client().ask(&Request::Status {}, SOON).unwrap();
+    }
+    let (done, refused): (Vec<_>, Vec<_>) = waiting.into_iter().map(|t| t.join().unwrap()).partition(Result::is_ok);
+    assert_eq!((done.len(), refused.len()), (2, 2), "two wait, two are told to try again");
+}
+
+#[test]
+fn nobody_there_is_told_with_a_mend() {
+    let error = Client::connect(Path::new("/nonexistent/relay.sock")).unwrap_err().to_string();
+    assert!(error.contains("--socket"), "{error}");
+}

@@ -1,0 +1,146 @@
+//! The running relay as its operators have it.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use oxide::admin::protocol::Trouble;
+use oxide::admin::{Control, Reloaded, notify};
+use oxide::config::{Config, Effect, ephemeral_ports};
+use oxide::engine::{Depth, EngineError, EngineHandle, EngineStatus, read_tables};
+use oxide::net::Tables;
+use oxide::port::QueueId;
+use oxide::queue::SessionInfo;
+use oxide::relay::{RelayPlan, UdpRelay};
+use serde_json::Value;
+
+use super::Event;
+use crate::log::LogControl;
+
+pub(super) struct RelayControl {
+    pub(super) handle: EngineHandle,
+    pub(super) path: PathBuf,
+    pub(super) config: Mutex<Config>,
+    pub(super) log: LogControl,
+    /// To the main thread, which alone may end the engine.
+    pub(super) tell: flume::Sender<Event>,
+}
+
+impl RelayControl {
+    /// How long a drain may take, as configured now.
+    pub(super) fn drain_within(&self) -> Duration {
+        Duration::from_secs(u64::from(self.lock().sessions.drain_s))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Config> {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All that can be wrong with the file is looked at before anything is changed.
+    fn try_reload(&self) -> Result<Reloaded, String> {
+        let mut config = self.lock();
+        let file = Config::load(&self.path).map_err(|e| e.to_string())?;
+        if file.relays.is_empty() {
+            return Err(format!("{}: no [[relay]] entry: nothing to relay", self.path.display()));
+        }
+        let changes = config.changes(&file);
+        let next = config.adopting(&file, Effect::Queue);
+        next.check().map_err(|e| format!("what could be in force at once does not fit the rest: {e}"))?;
+        if changes.iter().any(|change| change.effect == Effect::Handler) {
+            let tables = read_tables().map_err(|e| e.to_string())?;
+            let plan = plan(&next, &tables)?;
+            let queues = self.handle.plan().actors.iter().map(|actor| actor.queue + 1).max().unwrap_or(1);
+            plan.check_queues(queues).map_err(|e| e.to_string())?;
+            let (handlers, destinations) = (Arc::clone(&plan), plan);
+            self.handle
+                .reload(move |info| UdpRelay::new(&handlers, info), move |tables| destinations.destinations(tables))
+                .map_err(|e| e.to_string())?;
+        }
+        self.handle.configure(&next.engine);
+        *config = next;
+        Ok(Reloaded { changes })
+    }
+}
+
+/// The relay's plan for `config` on this host, with its warnings told.
+pub(super) fn plan(config: &Config, tables: &Tables) -> Result<Arc<RelayPlan>, String> {
+    for warning in config.warnings(ephemeral_ports()) {
+        tracing::warn!("{warning}");
+    }
+    let own: Vec<IpAddr> = tables.links.iter().flat_map(|link| &link.addresses).map(|(address, _)| *address).collect();
+    let plan = RelayPlan::new(config, &own).map_err(|e| e.to_string())?;
+    for warning in plan.warnings(tables) {
+        tracing::warn!("{warning}");
+    }
+    Ok(Arc::new(plan))
+}
+
+fn refused(error: EngineError) -> Trouble {
+    match error {
+        EngineError::Late { .. } => Trouble::busy(error.to_string()),
+        _ => Trouble::refused(error.to_string()),
+    }
+}
+
+impl Control for RelayControl {
+    fn status(&self) -> EngineStatus {
+        self.handle.status()
+    }
+
+    fn plan(&self) -> Value {
+        serde_json::to_value(self.handle.plan()).unwrap_or_default()
+    }
+
+    fn config(&self) -> Config {
+        self.lock().clone()
+    }
+
+    fn sessions(&self, queue: Option<&QueueId>, limit: usize) -> Result<Vec<SessionInfo>, Trouble> {
+        if let Some(queue) = queue {
+            return self.handle.sessions(queue, limit).map_err(refused);
+        }
+        let mut all = Vec::new();
+        for port in self.handle.plan().actors.iter().filter_map(|actor| actor.ports.first()) {
+            let room = limit - all.len().min(limit);
+            if room == 0 {
+                break;
+            }
+            // A queue that does not run has none to show; `queues` says why it does not.
+            let id = QueueId::new(port.interface.clone(), port.queue);
+            all.extend(self.handle.sessions(&id, room).unwrap_or_default());
+        }
+        Ok(all)
+    }
+
+    fn restart(&self, queue: &QueueId, depth: Depth) -> Result<(), Trouble> {
+        self.handle.restart(queue, depth).map_err(refused)
+    }
+
+    fn pause(&self, queue: &QueueId, paused: bool) -> Result<(), Trouble> {
+        self.handle.pause(queue, paused).map_err(refused)
+    }
+
+    fn drain(&self, queue: Option<&QueueId>, within: Option<Duration>) -> Result<(), Trouble> {
+        let within = within.unwrap_or_else(|| self.drain_within()).min(Duration::from_secs(3600));
+        match queue {
+            Some(queue) => self.handle.drain_queue(queue, within).map_err(refused),
+            None => self.tell.try_send(Event::Drain(within)).map_err(|_| Trouble::refused("the relay ends already")),
+        }
+    }
+
+    fn log(&self, filter: Option<&str>) -> Result<String, Trouble> {
+        (self.log)(filter).map_err(Trouble::bad)
+    }
+
+    fn reload(&self) -> Result<Reloaded, Trouble> {
+        notify::reloading();
+        let reloaded = self.try_reload();
+        notify::reloaded();
+        match &reloaded {
+            Ok(done) => done.lines().iter().for_each(|line| tracing::info!("reload: {line}")),
+            Err(error) => tracing::error!(error, "reload: nothing has changed"),
+        }
+        reloaded.map_err(|error| Trouble::refused(format!("nothing has changed: {error}")))
+    }
+}

@@ -1,0 +1,154 @@
+//! `oxide relay`: the ready relay, from configuration to last report.
+
+mod control;
+mod summary;
+
+use std::io::Write as _;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use oxide::admin::notify::{self, Notifier};
+use oxide::admin::{Admin, Control, Doors, Limits, sandbox};
+use oxide::config::Config;
+use oxide::engine::{Engine, EngineStatus, read_tables};
+use oxide::relay::UdpRelay;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use crate::log::LogControl;
+use control::RelayControl;
+
+/// How often the report is written.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// How long packets that are under way may take where sessions are not waited for.
+const STOP_WITHIN: Duration = Duration::from_secs(3);
+/// Every queue has failed: a service manager should start the process again.
+const ALL_FAILED: u8 = 3;
+/// A second signal did not wait.
+const IMPATIENT: i32 = 130;
+
+/// What the main thread waits for.
+enum Event {
+    Signal(i32),
+    /// An operator ends the relay, and its sessions may take so long.
+    Drain(Duration),
+}
+
+pub(crate) fn relay(path: &Path, report: Option<&Path>, log: LogControl) -> Result<ExitCode, String> {
+    let config = Config::load(path).map_err(|e| e.to_string())?;
+    if config.relays.is_empty() {
+        return Err(format!("{}: no [[relay]] entry: nothing to relay (see `oxide config example`)", path.display()));
+    }
+    // Before there is another thread: each has the privileges of the one that started it.
+    let mut notes = sandbox::enter(config.admin.sandbox).map_err(|e| e.to_string())?;
+    // Before anything is opened, so that a Ctrl-C at any moment ends in order.
+    let (tell, events) = flume::bounded(4);
+    listen(tell.clone()).map_err(|e| format!("cannot listen for signals: {e}"))?;
+    let doors = Doors::open(&config.admin, &name(path)).map_err(|e| e.to_string())?;
+    let plan = control::plan(&config, &read_tables().map_err(|e| e.to_string())?)?;
+    let (handlers, destinations) = (Arc::clone(&plan), Arc::clone(&plan));
+    let engine = Engine::builder(config.engine.clone(), move |info| UdpRelay::new(&handlers, info))
+        .destinations(move |tables| destinations.destinations(tables))
+        .start()
+        .map_err(|e| e.to_string())?;
+    let queues = engine.plan().actors.iter().map(|actor| actor.queue + 1).max().unwrap_or(1);
+    plan.check_queues(queues).map_err(|e| e.to_string())?;
+
+    crate::faults::listen(engine.handle());
+    let places = places(&doors);
+    notes.splice(0..0, doors.notes().iter().cloned());
+    summary::print(&config, &engine, &places, &notes);
+    let handle = engine.handle();
+    let control = Arc::new(RelayControl {
+        handle: handle.clone(),
+        path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
+        config: config.into(),
+        log,
+        tell,
+    });
+    let cpus = &engine.plan().housekeeping;
+    let served = Arc::clone(&control) as Arc<dyn Control>;
+    // Kept to the end: while the relay drains, operators still see how it is.
+    let _admin = Admin::serve(doors, served, Limits::default(), cpus).map_err(|e| format!("admin thread: {e}"))?;
+    let _notifier = Notifier::ready(move || handle.status()).map_err(|e| format!("notify thread: {e}"))?;
+
+    let (code, within) = watch(&engine, &control, &events, report)?;
+    notify::stopping(within);
+    // A second signal ends the process at once; the kernel takes program and sockets back.
+    std::thread::spawn(move || {
+        while let Ok(event) = events.recv() {
+            if matches!(event, Event::Signal(SIGINT | SIGTERM)) {
+                std::process::exit(IMPATIENT);
+            }
+        }
+    });
+    let status = if within.is_zero() { engine.stop(STOP_WITHIN) } else { engine.drain(within) };
+    write_report(report, &status)?;
+    Ok(if status.balanced && status.unaccounted == 0 { code } else { ExitCode::FAILURE })
+}
+
+/// Writes reports and reloads, until it is time to end: with which exit code, and how long sessions may take.
+fn watch(
+    engine: &Engine,
+    control: &RelayControl,
+    events: &flume::Receiver<Event>,
+    report: Option<&Path>,
+) -> Result<(ExitCode, Duration), String> {
+    loop {
+        let status = engine.status();
+        write_report(report, &status)?;
+        if status.queues.iter().all(|queue| queue.state.starts_with("failed")) {
+            tracing::error!("every queue has failed");
+            return Ok((ExitCode::from(ALL_FAILED), Duration::ZERO));
+        }
+        let within = match events.recv_timeout(REPORT_EVERY) {
+            Ok(Event::Signal(SIGHUP)) => {
+                // Told by the reload itself.
+                let _ = control.reload();
+                continue;
+            }
+            Ok(Event::Signal(_)) => control.drain_within(),
+            Ok(Event::Drain(within)) => within,
+            Err(flume::RecvTimeoutError::Timeout) => continue,
+            Err(flume::RecvTimeoutError::Disconnected) => return Err("the signal thread ended".to_owned()),
+        };
+        tracing::info!(within_s = within.as_secs(), "draining, then stopping; a second signal does not wait");
+        return Ok((ExitCode::SUCCESS, within));
+    }
+}
+
+/// The relay's name: its configuration file's.
+fn name(path: &Path) -> String {
+    path.file_stem().map_or_else(|| "relay".to_owned(), |stem| stem.to_string_lossy().into_owned())
+}
+
+/// Where operators reach it.
+fn places(doors: &Doors) -> Vec<String> {
+    let http = doors.http().map(|address| format!("http://{address}"));
+    let socket = doors.socket().map(|path| format!("oxide ctl --socket {}", path.display()));
+    http.into_iter().chain(socket).collect()
+}
+
+fn listen(tell: flume::Sender<Event>) -> std::io::Result<()> {
+    let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM])?;
+    std::thread::Builder::new().name("oxide-signals".to_owned()).spawn(move || {
+        for signal in signals.forever() {
+            let _ = tell.try_send(Event::Signal(signal));
+        }
+    })?;
+    Ok(())
+}
+
+/// Whole or not at all: a reader never sees half a report.
+fn write_report(to: Option<&Path>, status: &EngineStatus) -> Result<(), String> {
+    let Some(path) = to else { return Ok(()) };
+    let failed = |e: &dyn std::fmt::Display| format!("cannot write the report {}: {e}", path.display());
+    let text = serde_json::to_vec_pretty(status).map_err(|e| failed(&e))?;
+    let beside = path.with_extension("tmp");
+    let write = || {
+        std::fs::File::create(&beside)?.write_all(&text)?;
+        std::fs::rename(&beside, path)
+    };
+    write().map_err(|e: std::io::Error| failed(&e))
+}

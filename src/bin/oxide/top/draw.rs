@@ -1,0 +1,154 @@
+//! How `oxide top` looks.
+
+use ratatui::Frame;
+use ratatui::layout::{Constraint, Layout};
+use ratatui::style::{Color, Modifier, Style};
+use ratatui::text::{Line, Span};
+use ratatui::widgets::{Block, Paragraph, Row as Cells, Sparkline, Table, TableState};
+
+use super::model::{Model, Row, percent, short, time};
+
+/// What the operator does just now.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Ui {
+    pub(super) selected: usize,
+    /// Asked for, and not confirmed yet.
+    pub(super) ask: Option<Wish>,
+    /// What came of the last command, or why the relay does not answer.
+    pub(super) said: String,
+}
+
+/// What a key can ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wish {
+    Restart,
+    Drain,
+}
+
+const HEADER: [&str; 17] = [
+    "queue", "state", "cpu", "mode", "rx/s", "tx/s", "bit/s", "drop/s", "miss/s", "fill", "rx", "tx", "busy", "batch",
+    "p50", "p99", "rst",
+];
+const KEYS: &str = "up/down choose   r restart   d drain   q quit";
+
+/// Colours, unless the user wants none (no-color.org).
+pub(super) fn coloured() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+pub(super) fn draw(frame: &mut Frame<'_>, model: &Model, ui: &Ui) {
+    let queues = u16::try_from(model.queues.len()).unwrap_or(u16::MAX);
+    let [head, table, spark, regimes, drops, event, foot] = Layout::vertical([
+        Constraint::Length(1),
+        Constraint::Min(queues.saturating_add(1).min(6)),
+        Constraint::Length(5),
+        Constraint::Length(1),
+        Constraint::Length(2),
+        Constraint::Length(1),
+        Constraint::Length(1),
+    ])
+    .areas(frame.area());
+    let title = format!("oxide {}  {}  up {:.0} s", model.version, model.state, model.uptime_s);
+    frame.render_widget(Line::styled(title, bold(state_colour(&model.state))), head);
+
+    let rows = model.queues.iter().map(|row| Cells::new(cells(row)).style(coloured_style(state_colour(&row.state))));
+    let widths = [5, 10, 4, 9, 7, 7, 7, 7, 7, 5, 5, 5, 5, 6, 7, 7, 4].map(Constraint::Length);
+    let list = Table::new(rows, widths)
+        .header(Cells::new(HEADER).style(Style::new().add_modifier(Modifier::BOLD)))
+        .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED));
+    let mut state = TableState::new().with_selected(Some(ui.selected));
+    frame.render_stateful_widget(list, table, &mut state);
+
+    if let Some(row) = model.queues.get(ui.selected) {
+        let title = format!("queue {}: packets received in a second, last minute", row.queue);
+        let history: Vec<u64> = row.history.iter().copied().collect();
+        frame.render_widget(Sparkline::default().block(Block::bordered().title(title)).data(&history), spark);
+        frame.render_widget(regime_line(row), regimes);
+        frame.render_widget(Paragraph::new(drop_line(row)).wrap(ratatui::widgets::Wrap { trim: true }), drops);
+        let beat = row.heartbeat_age_s.map_or_else(|| "-".to_owned(), |s| format!("{s:.2} s"));
+        let gap = row.last_gap_ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms:.1} ms"));
+        let text = format!("heartbeat {beat}  sessions {}  last gap {gap}  {}", row.sessions, row.last_event);
+        frame.render_widget(Line::raw(text), event);
+    }
+    frame.render_widget(foot_line(model, ui), foot);
+}
+
+fn foot_line(model: &Model, ui: &Ui) -> Line<'static> {
+    let queue = model.queues.get(ui.selected).map(|row| row.queue).unwrap_or_default();
+    match ui.ask {
+        Some(Wish::Restart) => {
+            Line::styled(format!("restart queue {queue}? y: yes, any other key: no"), bold(Color::Yellow))
+        }
+        Some(Wish::Drain) => {
+            let text = format!("drain queue {queue}: its sessions end, then it stops. y: yes, any other key: no");
+            Line::styled(text, bold(Color::Yellow))
+        }
+        None if ui.said.is_empty() => Line::raw(KEYS),
+        None => Line::raw(format!("{}   ({KEYS})", ui.said)),
+    }
+}
+
+fn cells(row: &Row) -> [String; 17] {
+    let ring = |name: &str| percent(row.rings.get(name));
+    [
+        row.queue.to_string(),
+        row.state.clone(),
+        row.cpu.map_or_else(|| "-".to_owned(), |cpu| cpu.to_string()),
+        if row.modes.is_empty() { "-".to_owned() } else { row.modes.join("/") },
+        short(row.rx_pps),
+        short(row.tx_pps),
+        short(row.rx_bps),
+        short(row.drops_ps),
+        short(row.missed_ps),
+        ring("fill"),
+        ring("rx"),
+        ring("tx"),
+        percent(row.regimes.get("busy")),
+        row.batch.map_or_else(|| "-".to_owned(), |batch| format!("{batch:.1}")),
+        time(row.turn_p50_ns),
+        time(row.turn_p99_ns),
+        row.restarts.to_string(),
+    ]
+}
+
+fn regime_line(row: &Row) -> Line<'static> {
+    let names = ["busy", "backpressure", "spin", "sleep", "control", "down"];
+    let shares = names.map(|name| format!("{name} {}", percent(row.regimes.get(name))));
+    Line::raw(format!("time: {}", shares.join("  ")))
+}
+
+fn drop_line(row: &Row) -> Line<'static> {
+    if row.drops.is_empty() {
+        return Line::raw("drops since start: none");
+    }
+    let reasons = row.drops.iter().map(|(reason, n)| format!("{reason} {}", short(Some(*n as f64))));
+    let text = reasons.collect::<Vec<_>>().join("  ");
+    Line::from(vec![Span::raw("drops since start: "), Span::styled(text, coloured_style(Color::Red))])
+}
+
+/// A line for each queue, for where there is no terminal.
+pub(super) fn plain(model: &Model) -> String {
+    let mut text = format!("oxide {} {}, up {:.0} s\n", model.version, model.state, model.uptime_s);
+    let line = |cells: &[String]| {
+        cells.iter().map(|cell| format!("{cell:<9}")).collect::<String>().trim_end().to_owned() + "\n"
+    };
+    text += &line(&HEADER.map(str::to_owned));
+    model.queues.iter().for_each(|row| text += &line(&cells(row)));
+    text
+}
+
+fn state_colour(state: &str) -> Color {
+    match state {
+        "running" => Color::Green,
+        "stalled" | "failed" | "stopped" => Color::Red,
+        _ => Color::Yellow,
+    }
+}
+
+fn coloured_style(colour: Color) -> Style {
+    if coloured() { Style::new().fg(colour) } else { Style::new() }
+}
+
+fn bold(colour: Color) -> Style {
+    coloured_style(colour).add_modifier(Modifier::BOLD)
+}

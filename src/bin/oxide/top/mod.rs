@@ -1,0 +1,185 @@
+//! `oxide top`: a running relay, looked at. Over the control socket only, so it needs no other right than that.
+
+mod draw;
+mod model;
+#[cfg(test)]
+mod tests;
+
+use std::io::{IsTerminal as _, Write as _};
+use std::process::ExitCode;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use oxide::admin::protocol::Request;
+use oxide::admin::{Client, ClientError};
+use oxide::engine::Depth;
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind};
+
+use crate::ctl::{Where, code};
+use draw::{Ui, Wish, draw, plain};
+use model::Model;
+
+/// For the relay to answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// Between the first two looks: rates are there after it.
+const FIRST: Duration = Duration::from_millis(200);
+
+#[derive(Args)]
+pub(crate) struct TopCommand {
+    #[command(flatten)]
+    relay: Where,
+    /// One look, and end.
+    #[arg(long)]
+    once: bool,
+    /// With --once: as JSON.
+    #[arg(long, requires = "once")]
+    json: bool,
+    /// Seconds between two looks.
+    #[arg(long, default_value_t = 1, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=60))]
+    interval: u64,
+}
+
+pub(crate) fn top(command: &TopCommand) -> Result<ExitCode, String> {
+    let mut client = match Client::connect(&command.relay.path()) {
+        Ok(client) => client,
+        Err(error) => {
+            eprintln!("oxide: {error}");
+            return Ok(ExitCode::from(code(&error)));
+        }
+    };
+    let interval = Duration::from_secs(command.interval);
+    let mut model = Model::default();
+    let looked = if command.once {
+        once(&mut client, &mut model, interval, command.json)
+    } else if std::io::stdout().is_terminal() {
+        return screen(command, client, model, interval);
+    } else {
+        lines(&mut client, &mut model, interval)
+    };
+    match looked {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) => {
+            eprintln!("oxide: {error}");
+            Ok(ExitCode::from(code(&error)))
+        }
+    }
+}
+
+fn look(client: &mut Client, model: &mut Model) -> Result<(), ClientError> {
+    let value = client.ask(&Request::Queues {}, ANSWER_WITHIN)?;
+    // Of another version: what it has in common is shown.
+    model.take(serde_json::from_value(value).unwrap_or_default());
+    Ok(())
+}
+
+fn once(client: &mut Client, model: &mut Model, interval: Duration, json: bool) -> Result<(), ClientError> {
+    look(client, model)?;
+    sleep(interval);
+    look(client, model)?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(model).unwrap_or_default());
+    } else {
+        print!("{}", plain(model));
+    }
+    Ok(())
+}
+
+fn lines(client: &mut Client, model: &mut Model, interval: Duration) -> Result<(), ClientError> {
+    loop {
+        look(client, model)?;
+        // Whoever reads may have gone.
+        if std::io::stdout().write_all(plain(model).as_bytes()).is_err() {
+            return Ok(());
+        }
+        sleep(interval);
+    }
+}
+
+fn screen(command: &TopCommand, client: Client, mut model: Model, interval: Duration) -> Result<ExitCode, String> {
+    let mut terminal = ratatui::try_init().map_err(|e| format!("the terminal: {e}"))?;
+    let mut relay = Some(client);
+    let mut ui = Ui::default();
+    let mut next = Instant::now();
+    let outcome = loop {
+        if Instant::now() >= next {
+            next = Instant::now() + if model.queues.is_empty() { FIRST } else { interval };
+            refresh(command, &mut relay, &mut model, &mut ui);
+        }
+        if let Err(error) = terminal.draw(|frame| draw(frame, &model, &ui)) {
+            break Err(format!("the terminal: {error}"));
+        }
+        let key = match event::poll(next.saturating_duration_since(Instant::now()))
+            .and_then(|there| there.then(event::read).transpose())
+        {
+            Ok(Some(Event::Key(key))) if key.kind == KeyEventKind::Press => key.code,
+            Ok(_) => continue,
+            Err(error) => break Err(format!("the terminal: {error}")),
+        };
+        match press(key, &mut ui, model.queues.len()) {
+            Press::Nothing => {}
+            Press::Quit => break Ok(ExitCode::SUCCESS),
+            Press::Do(wish) => ui.said = carry_out(command, wish, &model, ui.selected),
+        }
+    };
+    ratatui::restore();
+    outcome
+}
+
+/// A look; a relay that is gone is looked for again, and what was last seen stays on the screen.
+fn refresh(command: &TopCommand, relay: &mut Option<Client>, model: &mut Model, ui: &mut Ui) {
+    if relay.is_none() {
+        *relay = Client::connect(&command.relay.path()).ok();
+    }
+    let Some(client) = relay else { return };
+    if let Err(error) = look(client, model) {
+        ui.said = error.to_string();
+        *relay = None;
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Press {
+    Nothing,
+    Quit,
+    Do(Wish),
+}
+
+/// What a key means. Nothing is done without a second key that confirms it.
+fn press(key: KeyCode, ui: &mut Ui, queues: usize) -> Press {
+    if let Some(wish) = ui.ask.take() {
+        return if matches!(key, KeyCode::Char('y' | 'Y')) { Press::Do(wish) } else { Press::Nothing };
+    }
+    match key {
+        KeyCode::Char('q') | KeyCode::Esc => return Press::Quit,
+        KeyCode::Up | KeyCode::Char('k') => ui.selected = ui.selected.saturating_sub(1),
+        KeyCode::Down | KeyCode::Char('j') => ui.selected = (ui.selected + 1).min(queues.saturating_sub(1)),
+        KeyCode::Char('r') => ui.ask = Some(Wish::Restart),
+        KeyCode::Char('d') => ui.ask = Some(Wish::Drain),
+        _ => ui.said.clear(),
+    }
+    Press::Nothing
+}
+
+/// On a connection of its own: a drain may take long, and the screen goes on.
+fn carry_out(command: &TopCommand, wish: Wish, model: &Model, selected: usize) -> String {
+    let Some(queue) = model.queues.get(selected).and_then(|row| row.ports.first()).cloned() else {
+        return "this queue has no port just now".to_owned();
+    };
+    let path = command.relay.path();
+    let ask = move |request: Request, within: Duration| Client::connect(&path)?.ask(&request, within);
+    match wish {
+        Wish::Restart => match ask(Request::Restart { queue, depth: Depth::Queue }, ANSWER_WITHIN) {
+            Ok(words) => words.as_str().unwrap_or_default().to_owned(),
+            Err(error) => error.to_string(),
+        },
+        Wish::Drain => {
+            let said = format!("{queue}: draining");
+            // Its end is seen in the table.
+            std::thread::spawn(move || {
+                ask(Request::Drain { queue: Some(queue), within_s: None }, Duration::from_secs(3700))
+            });
+            said
+        }
+    }
+}

@@ -1,0 +1,111 @@
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+
+use oxide::admin::{NodeView, QueueView};
+use ratatui::Terminal;
+use ratatui::backend::TestBackend;
+
+use super::*;
+
+fn view(second: u64) -> NodeView {
+    let queue = |queue: u32| QueueView {
+        queue,
+        ports: vec![format!("eth0:{queue}"), format!("eth1:{queue}")],
+        state: if queue == 0 { "running" } else { "waiting" }.to_owned(),
+        last_event: "opened".to_owned(),
+        cpu: Some(queue + 2),
+        modes: vec!["copy".to_owned()],
+        rx_packets: second * 1_250_000,
+        rx_bytes: second * 1_250_000 * 100,
+        tx_packets: second * 1_249_000,
+        drops: BTreeMap::from([("no_session".to_owned(), second * 700), ("tx_full".to_owned(), second * 300)]),
+        rings: BTreeMap::from([("fill".to_owned(), 0.9), ("rx".to_owned(), 0.25), ("tx".to_owned(), 0.5)]),
+        regimes: BTreeMap::from([
+            ("busy".to_owned(), second * 600_000_000),
+            ("sleep".to_owned(), second * 400_000_000),
+        ]),
+        batches: second * 50_000,
+        batched: second * 1_250_000,
+        turns: (0..32).map(|i| if i == 13 { second * 50_000 } else { 0 }).collect(),
+        restarts: queue,
+        heartbeat_age_s: Some(0.04),
+        sessions: 12,
+        ..QueueView::default()
+    };
+    NodeView {
+        version: "0.1.0".into(),
+        state: "degraded".into(),
+        uptime_s: second as f64,
+        queues: (0..2).map(queue).collect(),
+    }
+}
+
+fn screen(model: &Model, ui: &Ui) -> String {
+    let mut terminal = Terminal::new(TestBackend::new(132, 18)).unwrap();
+    terminal.draw(|frame| draw(frame, model, ui)).unwrap();
+    terminal.backend().to_string()
+}
+
+#[test]
+fn the_screen_shows_rates_shares_and_reasons() {
+    let mut model = Model::default();
+    model.take(view(10));
+    let first = screen(&model, &Ui::default());
+    let line = first.lines().find(|l| l.contains("running")).unwrap();
+    assert!(line.contains(" - "), "not known is a dash, not a zero: {first}");
+    model.take(view(11));
+    let text = screen(&model, &Ui::default());
+    println!("{text}");
+    for wanted in [
+        "degraded",
+        "1.2M",
+        "1.0G",
+        "1.0k",
+        "90%",
+        "25%",
+        "60%",
+        "25.0",
+        "us",
+        "no_session 7.7k",
+        "busy 60%",
+        "sleep 40%",
+        "q quit",
+    ] {
+        assert!(text.contains(wanted), "{wanted}: {text}");
+    }
+    let plain = plain(&model);
+    assert!(plain.lines().count() == 4 && plain.contains("waiting"), "{plain}");
+    let json = serde_json::to_value(&model).unwrap();
+    assert_eq!(json["queues"][0]["rx_pps"], 1_250_000.0, "{json:#}");
+}
+
+#[test]
+fn small_and_empty_screens_are_drawn() {
+    let mut model = Model::default();
+    for (width, height) in [(1, 1), (20, 3), (80, 24), (300, 100)] {
+        let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+        terminal.draw(|frame| draw(frame, &model, &Ui::default())).unwrap();
+        model.take(view(1));
+        terminal.draw(|frame| draw(frame, &model, &Ui { selected: 9, ..Ui::default() })).unwrap();
+    }
+}
+
+#[test]
+fn nothing_is_done_without_a_yes() {
+    let mut ui = Ui::default();
+    let key = |c: char, ui: &mut Ui| press(KeyCode::Char(c), ui, 2);
+    assert_eq!(key('r', &mut ui), Press::Nothing);
+    assert_eq!(ui.ask, Some(Wish::Restart));
+    assert_eq!(key('n', &mut ui), Press::Nothing);
+    assert_eq!(key('y', &mut ui), Press::Nothing, "the question was answered with no");
+    key('d', &mut ui);
+    let mut model = Model::default();
+    model.take(view(1));
+    assert!(screen(&model, &ui).contains("drain queue 0"), "{}", screen(&model, &ui));
+    assert_eq!(key('y', &mut ui), Press::Do(Wish::Drain));
+    key('j', &mut ui);
+    key('j', &mut ui);
+    assert_eq!(ui.selected, 1);
+    assert_eq!(key('q', &mut ui), Press::Quit);
+}
