@@ -4,6 +4,7 @@
 //! nothing may be skipped (a privileged test that was skipped must not look like a pass), unless the line
 //! begins with `SKIPPED-OK`: the reason is the machine's, not the user's.
 
+use crate::deep;
 use crate::host::Host;
 use crate::process::{Cancel, Result, failed, has_program, io_error, is_root, run_lines};
 use crate::setup::{self, For, Policy};
@@ -22,11 +23,21 @@ enum Tier {
     Qemu,
     Miri,
     Fuzz,
+    Long,
 }
 
 impl Tier {
-    const ALL: &[Tier] =
-        &[Tier::Lint, Tier::Unit, Tier::Doc, Tier::Integration, Tier::Namespaces, Tier::Qemu, Tier::Miri, Tier::Fuzz];
+    const ALL: &[Tier] = &[
+        Tier::Lint,
+        Tier::Unit,
+        Tier::Doc,
+        Tier::Integration,
+        Tier::Namespaces,
+        Tier::Qemu,
+        Tier::Miri,
+        Tier::Fuzz,
+        Tier::Long,
+    ];
 
     const fn name(self) -> &'static str {
         match self {
@@ -38,6 +49,7 @@ impl Tier {
             Tier::Qemu => "qemu",
             Tier::Miri => "miri",
             Tier::Fuzz => "fuzz",
+            Tier::Long => "long",
         }
     }
 
@@ -51,6 +63,7 @@ impl Tier {
             Tier::Qemu => "kernels on lesser CPUs, under qemu",
             Tier::Miri => "unsafe rooms under Miri",
             Tier::Fuzz => "fuzz targets",
+            Tier::Long => "10^8 operations on the ledger, many seeds",
         }
     }
 }
@@ -88,7 +101,7 @@ impl Options {
 
 /// What one tier came to.
 #[derive(Debug, Default)]
-struct Tally {
+pub(crate) struct Tally {
     passed: u32,
     failed: u32,
     ignored: u32,
@@ -100,7 +113,7 @@ struct Tally {
 }
 
 #[derive(Debug)]
-enum Outcome {
+pub(crate) enum Outcome {
     Ran(Tally),
     NotRun(String),
 }
@@ -137,10 +150,10 @@ fn run_tier(cancel: &Cancel, tier: Tier, targets: &[Target], asked: bool) -> Res
             "needs root, and sudo wants a password: sudo true && cargo xtask test --tier namespaces".to_owned(),
         )),
         Tier::Qemu => on_lesser_cpus(cancel),
-        Tier::Miri => Ok(Outcome::NotRun("needs a nightly toolchain; not wired up yet".to_owned())),
-        Tier::Fuzz => {
-            Ok(Outcome::NotRun("needs a nightly toolchain and cargo-fuzz; there are no targets yet".to_owned()))
-        }
+        Tier::Miri => deep::miri(cancel),
+        Tier::Fuzz => deep::fuzz(cancel, asked),
+        Tier::Long if asked => deep::long(cancel),
+        Tier::Long => Ok(Outcome::NotRun("only when asked for: --tier long, some minutes".to_owned())),
     }
 }
 
@@ -206,9 +219,14 @@ fn cargo_test(cancel: &Cancel, arguments: &[&str], sudo: bool) -> Result<Outcome
     }
     // libtest keeps what a passed test printed to itself unless asked.
     command.args(["--", "--show-output"]);
+    cargo_test_with(cancel, command).map(Outcome::Ran)
+}
+
+/// Runs a `cargo test` that is put together already.
+pub(crate) fn cargo_test_with(cancel: &Cancel, mut command: Command) -> Result<Tally> {
     let mut tally = Tally::default();
     run_tests(cancel, &mut command, &mut tally)?;
-    Ok(Outcome::Ran(tally))
+    Ok(tally)
 }
 
 /// Runs a `cargo test --show-output` and adds what it says.
@@ -231,6 +249,31 @@ fn run_tests(cancel: &Cancel, command: &mut Command, tally: &mut Tally) -> Resul
 }
 
 impl Tally {
+    /// Another one's counts on top.
+    pub(crate) fn add(&mut self, other: Tally) {
+        let Tally { passed, failed, ignored, skipped, excused, failures } = other;
+        (self.passed, self.failed) = (self.passed + passed, self.failed + failed);
+        self.ignored += ignored;
+        self.skipped.extend(skipped);
+        self.excused.extend(excused);
+        self.failures.extend(failures);
+    }
+
+    /// One thing that is not a test of cargo's went well, or did not.
+    pub(crate) fn count(&mut self, good: bool, what: &str) {
+        self.passed += u32::from(good);
+        self.failed += u32::from(!good);
+        if !good {
+            self.failures.push(what.to_owned());
+        }
+    }
+
+    /// One thing could not be run here.
+    pub(crate) fn excuse(&mut self, line: String) {
+        self.passed += 1;
+        self.excused.push(line);
+    }
+
     fn read(&mut self, line: &str) {
         if let Some(counts) = line.strip_prefix("test result: ") {
             // "ok. 12 passed; 0 failed; 1 ignored; 0 measured; ..."
@@ -307,13 +350,18 @@ fn lint(cancel: &Cancel) -> Result<Outcome> {
     Ok(Outcome::Ran(tally))
 }
 
-fn cargo() -> Command {
+pub(crate) fn cargo() -> Command {
     let mut command = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()));
-    command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(".")));
+    command.current_dir(root());
     command
 }
 
-fn quietly_succeeds(command: &mut Command) -> bool {
+/// The workspace's folder.
+pub(crate) fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
+}
+
+pub(crate) fn quietly_succeeds(command: &mut Command) -> bool {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
 }
 
