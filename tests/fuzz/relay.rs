@@ -140,7 +140,7 @@ impl Path {
                         metric: 0,
                     });
                 }
-                if value % 2 == 0 {
+                if value.is_multiple_of(2) {
                     neighbours.insert((link.index, gateway), MacAddr([2, 0, 0, 0, 9, 9]));
                 }
             }

@@ -150,7 +150,10 @@ fn run_tier(cancel: &Cancel, tier: Tier, targets: &[Target], asked: bool) -> Res
             "needs root, and sudo wants a password: sudo true && cargo xtask test --tier namespaces".to_owned(),
         )),
         Tier::Qemu => on_lesser_cpus(cancel),
-        Tier::Miri => deep::miri(cancel),
+        Tier::Miri if asked => deep::miri(cancel),
+        Tier::Miri => {
+            Ok(Outcome::NotRun("only when asked for: --tier miri, whose first build takes minutes".to_owned()))
+        }
         Tier::Fuzz => deep::fuzz(cancel, asked),
         Tier::Long if asked => deep::long(cancel),
         Tier::Long => Ok(Outcome::NotRun("only when asked for: --tier long, some minutes".to_owned())),
