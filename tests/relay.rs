@@ -95,6 +95,16 @@ impl Relay {
             listen = "[fd01::1]:5000"
             upstreams = ["[fd02::2]:6000"]
             allow_private = true
+            [[relay]]
+            name = "up"
+            listen = "10.1.0.1:5001"
+            upstreams = ["[fd02::2]:6000"]
+            allow_private = true
+            [[relay]]
+            name = "down"
+            listen = "[fd01::1]:5001"
+            upstreams = ["10.2.0.2:6000"]
+            allow_private = true
             "#
         );
         std::fs::write(&config, text).unwrap();
@@ -181,7 +191,7 @@ fn payload(flow: usize, round: usize) -> Vec<u8> {
     bytes
 }
 
-fn relays_both_families(test: &'static str, queues: u32, extra: &'static str) {
+fn relays(test: &'static str, queues: u32, extra: &'static str, listens: [&'static str; 2]) {
     if skip_unless_root(test) {
         return;
     }
@@ -191,7 +201,7 @@ fn relays_both_families(test: &'static str, queues: u32, extra: &'static str) {
         serve(&net.servers, &stop);
         let relay = Relay::start(&net, extra);
         let (flows, rounds) = (16, 20);
-        for listen in ["10.1.0.1:5000", "[fd01::1]:5000"] {
+        for listen in listens {
             ask(&net.clients, listen.parse().unwrap(), flows, rounds);
         }
         let report = relay.stop();
@@ -215,17 +225,32 @@ fn relays_both_families(test: &'static str, queues: u32, extra: &'static str) {
     });
 }
 
+/// Client and upstream of one family.
+const SAME: [&str; 2] = ["10.1.0.1:5000", "[fd01::1]:5000"];
+/// Client and upstream of different ones.
+const CROSSED: [&str; 2] = ["10.1.0.1:5001", "[fd01::1]:5001"];
+
 #[test]
 fn relays_both_families_on_one_queue() {
-    relays_both_families("relays_both_families_on_one_queue", 1, "");
+    relays("relays_both_families_on_one_queue", 1, "", SAME);
 }
 
 #[test]
 fn relays_both_families_on_two_queues() {
-    relays_both_families("relays_both_families_on_two_queues", 2, "");
+    relays("relays_both_families_on_two_queues", 2, "", SAME);
 }
 
 #[test]
 fn relays_both_families_on_four_queues_with_threads() {
-    relays_both_families("relays_both_families_on_four_queues_with_threads", 4, "executor = \"thread\"");
+    relays("relays_both_families_on_four_queues_with_threads", 4, "executor = \"thread\"", SAME);
+}
+
+#[test]
+fn relays_between_families_on_one_queue() {
+    relays("relays_between_families_on_one_queue", 1, "", CROSSED);
+}
+
+#[test]
+fn relays_between_families_on_two_queues() {
+    relays("relays_between_families_on_two_queues", 2, "", CROSSED);
 }

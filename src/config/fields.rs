@@ -273,7 +273,7 @@ pub(super) const RELAY: Section = Section {
         optional::<u32>(
             "down_after_sessions",
             "0",
-            "0 (never), or 1 to 64 sessions",
+            "0 (never), or 1 to 32 sessions",
             "An upstream is down when so many sessions sent to it and none was answered; new ones pass it over.",
         ),
         optional::<u32>(
@@ -331,7 +331,7 @@ pub(super) const LIMITS: Section = Section {
             "sources",
             "65536",
             "1024 to 16777216, prefixes",
-            "Prefixes told apart at once, all queues together; 37 bytes each, taken at start.",
+            "Prefixes told apart at once, all queues together; 37 bytes each for either direction that is limited, taken at start.",
         ),
     ],
 };

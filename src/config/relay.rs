@@ -64,7 +64,7 @@ pub struct RelayConfig {
     /// Bytes a second of them, IP headers included; 0 is no limit, up to 12.5 * 10^9.
     #[serde(default)]
     pub bytes_per_s: u64,
-    /// An upstream is down when so many sessions, 1 to 64, sent to it and none was answered; 0 is never.
+    /// An upstream is down when so many sessions, 1 to 32, sent to it and none was answered; 0 is never.
     #[serde(default)]
     pub down_after_sessions: u32,
     /// How long all of them must have been silent, milliseconds, 100 to 600000.
@@ -159,7 +159,7 @@ impl RelayConfig {
         };
         bounds("packets_per_s", self.packets_per_s, 0, MAX_PACKETS_PER_S, "leave it out for no limit");
         bounds("bytes_per_s", self.bytes_per_s, 0, MAX_BYTES_PER_S, "leave it out for no limit");
-        bounds("down_after_sessions", self.down_after_sessions.into(), 0, 64, "write 8, or leave it out");
+        bounds("down_after_sessions", self.down_after_sessions.into(), 0, 32, "write 8, or leave it out");
         bounds("down_after_ms", self.down_after_ms.into(), 100, 600_000, "write 3000 (the unit is milliseconds)");
         if self.failover && self.down_after_sessions == 0 {
             problems.push(Problem::new(

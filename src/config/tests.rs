@@ -245,7 +245,7 @@ fn relay_entries_that_cannot_be() {
         ("dns", "192.0.2.1:53", "192.0.2.9:53", "idle_timeout_s = 0", "1 to 86400 seconds"),
         ("dns", "192.0.2.1:53", "192.0.2.9:53", "packets_per_s = 1000000001", "leave it out for no limit"),
         ("dns", "192.0.2.1:53", "192.0.2.9:53", "bytes_per_s = -1", "relay[dns].bytes_per_s = -1: allowed"),
-        ("dns", "192.0.2.1:53", "192.0.2.9:53", "down_after_sessions = 65", "allowed: 0 to 64"),
+        ("dns", "192.0.2.1:53", "192.0.2.9:53", "down_after_sessions = 33", "allowed: 0 to 32"),
         ("dns", "192.0.2.1:53", "192.0.2.9:53", "down_after_ms = 3", "the unit is milliseconds"),
         ("dns", "192.0.2.1:53", "192.0.2.9:53", "failover = true", "write down_after_sessions = 8 as well"),
     ] {

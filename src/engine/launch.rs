@@ -1,5 +1,6 @@
 //! Starting one queue's actor, from its plan and from nothing else.
 
+use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,7 +16,7 @@ use super::interfaces::Interfaces;
 use super::worker::Command;
 use crate::config::EngineConfig;
 use crate::net::Tables;
-use crate::port::QueueId;
+use crate::port::{QueueId, Rss};
 use crate::queue::{self, ActorSpec, Exit, Handler, HandlerFactory, Parcel, Peers, Report};
 use crate::simd::Processor;
 use crate::umem::{PageKind, RingSizes};
@@ -42,6 +43,9 @@ pub(super) struct Launcher<H> {
     pub(super) plan: Plan,
     pub(super) executor: ExecutorKind,
     pub(super) processor: Processor,
+    /// How the interfaces spread flows, as it was at start: where it has changed since, answers come to
+    /// other queues and are handed over.
+    pub(super) rss: HashMap<String, Arc<Rss>>,
     /// Makes the handlers, by the newest factory.
     pub(super) factory: HandlerFactory<H>,
 }
@@ -79,6 +83,7 @@ impl<H: Handler + 'static> Launcher<H> {
             spin: spin(&config, plan),
             realtime: config.realtime.0,
             seed: seed(),
+            rss: self.ports_of(index).iter().map(|id| self.rss.get(&id.interface).cloned()).collect(),
             tables: Box::new(tables.clone()),
         };
         let executor =

@@ -104,7 +104,7 @@ impl<H: Handler + 'static> EngineBuilder<H> {
         let (executor, why_threads) = settings::executor(&config).resolve();
         let net = NetService::start(NetOptions::default()).map_err(|e| EngineError::Net { text: e.to_string() })?;
         let tables = Arc::new(house::first_tables(&net)?);
-        let plan = make_plan(&config)?;
+        let (plan, rss) = settings::plan_and_rss(&config)?;
 
         let mut interfaces = Interfaces::new(settings::steering_options(&config));
         interfaces.set_destinations(destinations(&tables))?;
@@ -117,7 +117,7 @@ impl<H: Handler + 'static> EngineBuilder<H> {
         let newest = factory.newest();
         let config = Arc::new(Mutex::new(config));
         let shared_config = Arc::clone(&config);
-        let launcher = Arc::new(Launcher { config, plan: plan.clone(), executor, processor, factory: newest });
+        let launcher = Arc::new(Launcher { config, plan: plan.clone(), executor, processor, rss, factory: newest });
         let directory: Directory = Arc::new(Mutex::new(plan.actors.iter().map(|_| None).collect()));
         let workers = plan.actors.iter().enumerate().map(|(index, actor)| QueueWorker {
             name: format!("queue {}", actor.queue),

@@ -1,10 +1,14 @@
 //! From the words of the configuration to the values of the rooms, and to a plan.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use oxide_actors::executor::ExecutorChoice;
-use oxide_topology::{Numa, Pin, Plan, Queues, Request, Snapshot};
+use oxide_topology::{HashFields, Numa, Pin, Plan, Queues, Request, RssView, Snapshot};
 
 use super::EngineError;
 use crate::config::{self, Choice, EngineConfig};
+use crate::port::Rss;
 use crate::simd::{Level, Processor};
 use crate::umem::{RingSizes, UmemLayout};
 use crate::xdp::steering::{AttachMode, Fallback, SteeringOptions};
@@ -49,8 +53,28 @@ pub(super) fn rings(config: &EngineConfig) -> Result<RingSizes, EngineError> {
 /// # Errors
 /// [`EngineError::Snapshot`]; [`EngineError::Plan`] with every reason and its mend.
 pub fn make_plan(config: &EngineConfig) -> Result<Plan, EngineError> {
+    Ok(plan_and_rss(config)?.0)
+}
+
+/// The plan, and how the interfaces spread flows over their queues, as far as their drivers tell.
+pub(super) fn plan_and_rss(config: &EngineConfig) -> Result<(Plan, HashMap<String, Arc<Rss>>), EngineError> {
     let snapshot = Snapshot::live(&config.interfaces).map_err(|e| EngineError::Snapshot { text: e.to_string() })?;
-    oxide_topology::plan(&snapshot, &request(config)?).map_err(|e| EngineError::Plan { text: e.to_string() })
+    let plan = oxide_topology::plan(&snapshot, &request(config)?);
+    let processor = processor(config)?;
+    let nics =
+        snapshot.nics.iter().filter_map(|nic| Some((nic.name.clone(), Arc::new(rss(nic.rss.as_ref()?, processor)?))));
+    Ok((plan.map_err(|e| EngineError::Plan { text: e.to_string() })?, nics.collect()))
+}
+
+/// What the driver told, if it is enough to say the queue of a flow.
+fn rss(view: &RssView, processor: Processor) -> Option<Rss> {
+    if view.function.as_deref() != Some("toeplitz") || view.transform.is_some() {
+        return None;
+    }
+    let whole = |fields: Option<HashFields>| {
+        fields.is_some_and(|f| f.source_address && f.destination_address && f.has_ports() && !f.others)
+    };
+    Rss::new(processor, view.key.as_ref()?, view.table.as_ref()?, whole(view.fields_udp4), whole(view.fields_udp6))
 }
 
 /// What the configuration asks of the planner.

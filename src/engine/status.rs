@@ -194,6 +194,8 @@ pub struct QueueStatus {
     pub memory_bytes: u64,
     /// Bytes of packet memory.
     pub umem_bytes: u64,
+    /// What the handler counts by its own names, since it was made.
+    pub handler: std::collections::BTreeMap<&'static str, u64>,
     #[serde(skip)]
     pub(super) retired: Retired,
     /// When the actor was last heard; `None` while there is none.
@@ -254,6 +256,7 @@ impl QueueStatus {
         self.work_ns_per_packet = if packets == 0 { 0.0 } else { snapshot.counters.work_ns as f64 / packets as f64 };
         self.memory_bytes = snapshot.handler_bytes + super::launch::INBOX_BYTES;
         self.umem_bytes = snapshot.umem_bytes;
+        self.handler.clone_from(&snapshot.handler);
         for (mode, port) in self.mode.iter_mut().zip(&snapshot.ports) {
             mode.busy_polling = port.busy_polling;
         }

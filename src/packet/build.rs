@@ -59,13 +59,31 @@ impl<'a> UdpFrame<'a> {
     /// nothing written, if `out` or the length fields are too small, or the ends are of two families.
     #[must_use]
     pub fn write(&self, out: &mut [u8]) -> Option<usize> {
-        let length = self.len();
-        let udp_length = u16::try_from(8 + self.payload.len()).ok()?;
+        let (length, headers) = (self.len(), self.len() - self.payload.len());
+        let udp_length = 8 + self.payload.len();
+        let longest = if self.flow.source.is_ipv4() { 65_515 } else { 65_535 };
+        if udp_length > longest || self.flow.source.is_ipv4() != self.flow.destination.is_ipv4() {
+            return None;
+        }
+        out.get_mut(headers..length)?.copy_from_slice(self.payload);
+        self.write_around(out.get_mut(..length)?)?;
+        Some(length)
+    }
+
+    /// Writes the headers around a payload that is in its place already: `frame` is the whole frame to be,
+    /// and [`payload`](Self::payload) is not looked at. For tunnels. `None`, and nothing written, if `frame`
+    /// is shorter than the headers or longer than they can say, or the ends are of two families.
+    #[must_use]
+    pub fn write_around(&self, frame: &mut [u8]) -> Option<()> {
         let ipv4 = self.flow.source.is_ipv4();
         if self.flow.destination.is_ipv4() != ipv4 {
             return None;
         }
-        let (link, rest) = out.get_mut(..length)?.split_first_chunk_mut::<14>()?;
+        let udp_length = u16::try_from(frame.len().checked_sub(if ipv4 { 34 } else { 54 })?).ok()?;
+        if udp_length < 8 || ipv4 && udp_length > 65_515 {
+            return None;
+        }
+        let (link, rest) = frame.split_first_chunk_mut::<14>()?;
         let pseudo = if ipv4 {
             let total = udp_length.checked_add(20)?;
             let (ip, _) = rest.split_first_chunk_mut::<20>()?;
@@ -78,14 +96,13 @@ impl<'a> UdpFrame<'a> {
         link[6..12].copy_from_slice(&self.source_mac.0);
         link[12..].copy_from_slice(if ipv4 { &[0x08, 0x00] } else { &[0x86, 0xdd] });
         let (_, datagram) = rest.split_at_mut(if ipv4 { 20 } else { 40 });
-        let (header, payload) = datagram.split_first_chunk_mut::<8>()?;
+        let (header, _) = datagram.split_first_chunk_mut::<8>()?;
         header[..2].copy_from_slice(&self.flow.source.port.to_be_bytes());
         header[2..4].copy_from_slice(&self.flow.destination.port.to_be_bytes());
         header[4..6].copy_from_slice(&udp_length.to_be_bytes());
-        payload.copy_from_slice(self.payload);
         let checksum = checksum::udp(pseudo, datagram)?;
         datagram[6..8].copy_from_slice(&checksum.to_be_bytes());
-        Some(length)
+        Some(())
     }
 
     /// The frame in memory of its own; `None` as [`write`](Self::write).

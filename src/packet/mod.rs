@@ -8,6 +8,7 @@ mod columns;
 pub mod parse;
 mod reflect;
 pub mod rewrite;
+pub mod translate;
 
 pub use columns::{Columns, Endpoint, Flow, LANES, MacAddr};
 pub(crate) use parse::parse_with;

@@ -42,21 +42,26 @@ impl AddressChange {
     /// No change.
     pub const NONE: Self = Self(0);
 
-    /// From the addresses of `old` to those of `new`; ports do not matter.
+    /// From the addresses of `old` to those of `new`, of the same family or the other; ports do not matter.
     ///
     /// # Errors
-    /// [`DropReason::IpVersion`] unless all four ends are of one family.
+    /// [`DropReason::IpVersion`] unless the ends of each flow are of one family.
     #[inline]
     pub fn new(old: &Flow, new: &Flow) -> Result<Self, DropReason> {
-        let ipv4 = old.source.is_ipv4();
-        if [old.destination, new.source, new.destination].iter().any(|end| end.is_ipv4() != ipv4) {
+        if [old, new].iter().any(|flow| flow.source.is_ipv4() != flow.destination.is_ipv4()) {
             return Err(DropReason::IpVersion);
         }
-        // An unchanged word adds all ones, which is nothing: the mapped prefix needs no exception.
+        // All ones and all zeroes add nothing, so that the mapped prefix needs no exception: neither where
+        // it stays, nor where the address under it becomes one of IPv6 (`translate`).
         let change = Change::default()
             .bytes(&old.source.address, &new.source.address)
             .bytes(&old.destination.address, &new.destination.address);
         Ok(Self(change.to_bits()))
+    }
+
+    #[inline]
+    pub(super) const fn change(self) -> Change {
+        Change::from_bits(self.0)
     }
 }
 
@@ -64,10 +69,13 @@ impl Translation {
     /// Works out what `new` does to datagrams of the flow `old`.
     ///
     /// # Errors
-    /// [`DropReason::IpVersion`] unless all four ends are of one family: IPv4 to IPv6 is refused when
-    /// the configuration is read.
+    /// [`DropReason::IpVersion`] unless all four ends are of one family: see [`translate`](super::translate)
+    /// for two.
     #[inline]
     pub fn new(old: &Flow, new: &Rewrite) -> Result<Self, DropReason> {
+        if old.source.is_ipv4() != new.source.is_ipv4() {
+            return Err(DropReason::IpVersion);
+        }
         let addresses = AddressChange::new(old, &Flow { source: new.source, destination: new.destination })?;
         Ok(Self::with(old, new, addresses, old.source.is_ipv4()))
     }
@@ -76,7 +84,7 @@ impl Translation {
     #[must_use]
     #[inline]
     pub fn with(old: &Flow, new: &Rewrite, addresses: AddressChange, ipv4: bool) -> Self {
-        let addresses = Change::from_bits(addresses.0);
+        let addresses = addresses.change();
         let l4 = addresses.word(old.source.port, new.source.port).word(old.destination.port, new.destination.port);
         // TTL is the high byte of its word, so that one hop less is the same change for every TTL.
         let l3 = addresses.word(0x0100, 0);
@@ -154,7 +162,7 @@ pub fn apply(frame: &mut [u8], l3: u8, l4: u8, ipv4: bool, old: &Flow, new: &Rew
 
 /// A router discards what would leave with zero (RFC 1812 section 5.3.1, RFC 8200 section 3).
 #[inline]
-fn one_hop_less(hops: u8) -> Result<u8, DropReason> {
+pub(super) fn one_hop_less(hops: u8) -> Result<u8, DropReason> {
     if hops <= 1 { Err(DropReason::TtlExpired) } else { Ok(hops - 1) }
 }
 

@@ -6,6 +6,7 @@
 //! by the AF_XDP port ([`crate::xdp`]) and the simulated one.
 
 mod burst;
+mod rss;
 pub mod sim;
 
 use std::io;
@@ -14,6 +15,7 @@ use std::os::fd::BorrowedFd;
 use serde::{Deserialize, Serialize};
 
 pub use burst::Burst;
+pub use rss::Rss;
 
 use crate::packet::MacAddr;
 use crate::umem::{BadDescriptor, PortIndex, RegionError, Umem};

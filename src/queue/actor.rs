@@ -26,7 +26,7 @@ use super::realtime;
 use super::snapshot::QueueSnapshot;
 use super::worker::{Parts, Turn, Worker};
 use crate::net::Tables;
-use crate::port::{Backend, Port, PortError};
+use crate::port::{Backend, Port, PortError, Rss};
 use crate::simd::Processor;
 use crate::umem::MAX_PORTS;
 use away::Away;
@@ -63,6 +63,8 @@ pub struct ActorSpec<B, H> {
     pub realtime: Option<u8>,
     /// Seed for keyed hashes.
     pub seed: u64,
+    /// How the NIC of each port spreads flows, where that is known.
+    pub rss: Vec<Option<Arc<Rss>>>,
     /// Tables to begin with.
     pub tables: Box<Tables>,
 }
@@ -127,6 +129,7 @@ impl<B: Backend, H: Handler> Actor<B, H> {
             queue: spec.queue,
             queues: spec.queues,
             ports: ports.iter().map(|port| port.info().clone()).collect(),
+            rss: spec.rss,
             changes: 0,
             processor: spec.processor,
             seed: spec.seed,

@@ -1,13 +1,14 @@
 //! What an application implements, and what it is given.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
 
 use super::Batch;
 use crate::net::Tables;
-use crate::port::PortInfo;
+use crate::port::{PortInfo, Rss};
 use crate::simd::Processor;
 use crate::umem::PortIndex;
 
@@ -28,6 +29,11 @@ pub trait Handler {
     /// Sessions held now, for the status report.
     fn sessions(&self) -> u64 {
         0
+    }
+
+    /// Tells what this handler counts, each by its name, for the status report: about ten times a second.
+    fn counts(&self, count: &mut dyn FnMut(&'static str, u64)) {
+        let _ = count;
     }
 
     /// Bytes this handler keeps, for the memory report.
@@ -94,6 +100,8 @@ pub struct QueueInfo {
     pub queues: u32,
     /// The ports of this queue's actor, in the order of the configuration's interfaces.
     pub ports: Vec<PortInfo>,
+    /// How the NIC of each port spreads flows over its queues, where that is known.
+    pub rss: Vec<Option<Arc<Rss>>>,
     /// Rises when a port was opened again: its interface number and MAC may be others.
     pub changes: u32,
     /// The batch processor in force, for a handler's own batches and tables.

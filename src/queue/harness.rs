@@ -86,6 +86,7 @@ impl Harness<()> {
             queue: 0,
             queues: 1,
             ports: (0..ports).map(port).collect(),
+            rss: vec![None; usize::from(ports)],
             changes: 0,
             processor: Processor::detect(),
             seed: 1,

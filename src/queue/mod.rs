@@ -17,7 +17,9 @@ mod messages;
 mod outgoing;
 mod peers;
 mod realtime;
+mod reframe;
 mod snapshot;
+mod way;
 mod worker;
 
 pub use actor::{ActorSpec, HandlerFactory, run};
@@ -31,6 +33,7 @@ pub use harness::{Harness, HarnessError, Outcome};
 pub use messages::{Command, Exit, Report};
 pub use peers::{Parcel, Peers};
 pub use snapshot::{PortSnapshot, QueueSnapshot};
+pub use way::Way;
 #[doc(hidden)]
 pub use worker::Fault;
 pub use worker::{Parts, Turn, Worker};

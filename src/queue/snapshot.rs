@@ -1,5 +1,6 @@
 //! One queue at one moment, as the supervisor and its readers see it.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -50,6 +51,8 @@ pub struct QueueSnapshot {
     pub umem_bytes: u64,
     /// Bytes that the handler keeps.
     pub handler_bytes: u64,
+    /// What the handler counts, since it was made.
+    pub handler: BTreeMap<&'static str, u64>,
 }
 
 impl QueueSnapshot {
@@ -79,6 +82,15 @@ impl QueueSnapshot {
             sessions: worker.handler().sessions(),
             umem_bytes: worker.umem().layout().bytes() as u64,
             handler_bytes: worker.handler().memory_bytes(),
+            handler: handler_counts(worker.handler()),
         }
     }
+}
+
+fn handler_counts(handler: &impl Handler) -> BTreeMap<&'static str, u64> {
+    let mut counts = BTreeMap::new();
+    handler.counts(&mut |name, count| {
+        counts.insert(name, count);
+    });
+    counts
 }

@@ -9,7 +9,9 @@
 //! touches that queue's sessions. A session lives on the queue where its client arrives, and has a
 //! source port from that queue's slice, so that any queue can tell whose an answer is.
 
+mod counters;
 pub mod gate;
+mod health;
 mod limit;
 mod plan;
 pub mod policy;
@@ -21,6 +23,7 @@ mod session;
 mod tests;
 mod udp;
 
+pub use counters::RelayCounters;
 pub use limit::{Bucket, Limit, Prefixes, Rate, Sources};
 pub use plan::{Entry, PlanError, RelayPlan};
-pub use udp::{RelayCounters, UdpRelay};
+pub use udp::UdpRelay;

@@ -23,6 +23,10 @@ pub struct Entry {
     pub upstreams: Vec<Endpoint>,
     /// How long a session may be idle.
     pub idle_timeout: Duration,
+    /// When an upstream is down: as many sessions, 0 for never, that were silent for as long.
+    pub down_after: (u32, Duration),
+    /// Whether sessions leave an upstream that is down.
+    pub failover: bool,
 }
 
 impl Entry {
@@ -31,8 +35,13 @@ impl Entry {
     /// host agree, and a change of the list moves only the clients that an upstream gains or loses.
     #[must_use]
     pub fn upstream_for(&self, client: &Endpoint) -> usize {
-        let weights = self.upstreams.iter().map(|upstream| weight(client, upstream));
-        weights.enumerate().max_by_key(|&(_, weight)| weight).map_or(0, |(at, _)| at)
+        self.upstream_among(client, |_| true).unwrap_or(0)
+    }
+
+    /// As [`upstream_for`](Self::upstream_for), but only of those whose place `may` admits.
+    pub(super) fn upstream_among(&self, client: &Endpoint, mut may: impl FnMut(usize) -> bool) -> Option<usize> {
+        let upstreams = self.upstreams.iter().enumerate().filter(|&(at, _)| may(at));
+        upstreams.max_by_key(|(_, upstream)| weight(client, upstream)).map(|(at, _)| at)
     }
 }
 
@@ -111,6 +120,8 @@ impl RelayPlan {
                 listen: relay.listen.into(),
                 upstreams: relay.upstreams.iter().copied().map(Endpoint::from).collect(),
                 idle_timeout: config.sessions.idle_timeout(relay),
+                down_after: (relay.down_after_sessions, Duration::from_millis(relay.down_after_ms.into())),
+                failover: relay.failover,
             })
             .collect();
         if entries.is_empty() {

@@ -17,7 +17,7 @@ pub(super) struct SourcePorts {
     first: u16,
     /// By port: slot of the session, or [`NONE`].
     slots: Vec<u32>,
-    /// A port that was given back rests until all others have been used: a late answer must not reach
+    /// A port that was given back rests until all others have been used or passed over: a late answer must not reach
     /// the next client.
     free: VecDeque<u16>,
 }
@@ -38,8 +38,16 @@ impl SourcePorts {
         Self { address, first: u16::try_from(ports.start).unwrap_or(u16::MAX), slots, free: free.into() }
     }
 
-    /// The next free port, from now on of the session in `slot`.
-    pub(super) fn take(&mut self, slot: u32) -> Option<u16> {
+    /// The next free port, from now on of the session in `slot`: the first of the next `tries` that `home`
+    /// likes, or the very next if it likes none of them.
+    pub(super) fn take(&mut self, slot: u32, tries: usize, home: impl Fn(u16) -> bool) -> Option<u16> {
+        // What is passed over goes to the end: left in front, it would be all that is seen after a while.
+        for _ in 0..tries.min(self.free.len()) {
+            if self.free.front().is_some_and(|&port| home(port)) {
+                break;
+            }
+            self.free.rotate_left(1);
+        }
         let port = self.free.pop_front()?;
         if let Some(entry) = self.slots.get_mut(usize::from(port - self.first)) {
             *entry = slot;
@@ -104,14 +112,29 @@ impl SourcePorts {
 mod tests {
     use super::*;
 
+    fn next(ports: &mut SourcePorts, slot: u32) -> Option<u16> {
+        ports.take(slot, 0, |_| false)
+    }
+
+    #[test]
+    fn a_port_that_is_liked_comes_first_and_none_is_lost() {
+        let mut ports = SourcePorts::new([0; 16], 2000..2100, 7);
+        let odd = |port: u16| port % 2 == 1;
+        let taken: Vec<u16> = (0..100).filter_map(|slot| ports.take(slot, 16, odd)).collect();
+        assert!(taken[..40].iter().all(|&port| odd(port)), "{taken:?}");
+        let mut sorted = taken.clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, (2000..2100).collect::<Vec<u16>>());
+    }
+
     #[test]
     fn every_port_once_then_none_and_the_oldest_first_again() {
         let mut ports = SourcePorts::new([0; 16], 65_530..65_536, 7);
-        let taken: Vec<u16> = (0..6).filter_map(|slot| ports.take(slot)).collect();
+        let taken: Vec<u16> = (0..6).filter_map(|slot| next(&mut ports, slot)).collect();
         let mut sorted = taken.clone();
         sorted.sort_unstable();
         assert_eq!(sorted, (65_530..=65_535).collect::<Vec<u16>>());
-        assert_eq!(ports.take(9), None);
+        assert_eq!(next(&mut ports, 9), None);
         for (slot, &port) in taken.iter().enumerate() {
             assert_eq!(ports.slot(port), Some(slot as u32));
         }
@@ -119,7 +142,10 @@ mod tests {
         ports.give(taken[1]);
         ports.give(taken[1]);
         assert_eq!(ports.slot(taken[3]), None);
-        assert_eq!((ports.take(10), ports.take(11), ports.take(12)), (Some(taken[3]), Some(taken[1]), None));
+        assert_eq!(
+            (next(&mut ports, 10), next(&mut ports, 11), next(&mut ports, 12)),
+            (Some(taken[3]), Some(taken[1]), None)
+        );
     }
 
     #[test]
@@ -130,14 +156,14 @@ mod tests {
         assert!(ports.unused());
         assert_eq!((ports.slot(1999), ports.slot(2002), ports.slot(0)), (None, None, None));
         let mut none = SourcePorts::new([0; 16], 65_536..65_536, 7);
-        assert_eq!((none.take(0), none.slot(65_535)), (None, None));
+        assert_eq!((next(&mut none, 0), none.slot(65_535)), (None, None));
     }
 
     #[test]
     fn the_order_depends_on_the_seed() {
         let order = |seed| {
             let mut ports = SourcePorts::new([0; 16], 1024..2024, seed);
-            (0..1000).filter_map(|slot| ports.take(slot)).collect::<Vec<_>>()
+            (0..1000).filter_map(|slot| next(&mut ports, slot)).collect::<Vec<_>>()
         };
         assert_eq!(order(1), order(1));
         assert_ne!(order(1), order(2));

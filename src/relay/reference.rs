@@ -1,4 +1,5 @@
 //! A slow relay that is obviously right, to hold the fast one against. For tests and the simulator.
+//! It knows no limits, no gate and no upstream that is down: configurations for it leave them off.
 //!
 //! It keeps sessions in a map, takes packets one by one, and computes checksums anew. What the fast
 //! relay is free to choose, a new session's source port, it learns from the fast one's first packet,
@@ -202,7 +203,12 @@ impl Reference {
         let Some(port) = self.port_of(hop.interface) else { return drop(DropReason::NoRoute) };
         let mut frame = seen.packet.to_vec();
         let Some(ip_length) = ip_length(&frame) else { return drop(DropReason::IpLength) };
-        if ip_length > usize::from(hop.mtu) {
+        let crossed = match (ipv4(&frame), new.destination.is_ipv4()) {
+            (true, false) => ip_length + 20,
+            (false, true) => ip_length - 20,
+            _ => ip_length,
+        };
+        if crossed > usize::from(hop.mtu) {
             return drop(DropReason::TooBig);
         }
         frame[..6].copy_from_slice(&hop.destination.0);
@@ -259,6 +265,9 @@ fn rewrite(frame: &mut Vec<u8>, new: &Flow) -> Option<()> {
     frame.truncate(length);
     let (l4, hops, addresses, width) = if ipv4(frame) { (34, 22, 26, 4) } else { (54, 21, 22, 16) };
     let right = udp_is_right(frame);
+    if ipv4(frame) != new.destination.is_ipv4() {
+        return cross(frame, new, right);
+    }
     let hops = frame.get_mut(hops)?;
     *hops = hops.checked_sub(1).filter(|&left| left > 0)?;
     frame[addresses..addresses + width].copy_from_slice(&new.source.address[16 - width..]);
@@ -270,6 +279,37 @@ fn rewrite(frame: &mut Vec<u8>, new: &Flow) -> Option<()> {
         frame[24..26].copy_from_slice(&header.to_be_bytes());
     }
     if right && frame[l4 + 6..l4 + 8] != [0, 0] {
+        let sum = udp_checksum(frame)?;
+        frame[l4 + 6..l4 + 8].copy_from_slice(&sum.to_be_bytes());
+    }
+    Some(())
+}
+
+/// The same for new ends of the other family: a new header (RFC 7915), the datagram behind it.
+fn cross(frame: &mut Vec<u8>, new: &Flow, right: bool) -> Option<()> {
+    let datagram = frame.split_off(if ipv4(frame) { 34 } else { 54 });
+    let length = datagram.len() as u16;
+    let (class, hops) = if ipv4(frame) { (frame[15], frame[22]) } else { (frame[14] << 4 | frame[15] >> 4, frame[21]) };
+    let hops = hops.checked_sub(1).filter(|&left| left > 0)?;
+    frame.truncate(12);
+    if new.destination.is_ipv4() {
+        let [total, length] = (length + 20).to_be_bytes();
+        frame.extend([0x08, 0x00, 0x45, class, total, length, 0, 0, 0x40, 0, hops, 17, 0, 0]);
+        frame.extend(&new.source.address[12..]);
+        frame.extend(&new.destination.address[12..]);
+        let header = checksum::ipv4_header(&frame[14..34])?;
+        frame[24..26].copy_from_slice(&header.to_be_bytes());
+    } else {
+        let [high, low] = length.to_be_bytes();
+        frame.extend([0x86, 0xdd, 0x60 | class >> 4, class << 4, 0, 0, high, low, 17, hops]);
+        frame.extend(new.source.address);
+        frame.extend(new.destination.address);
+    }
+    let l4 = frame.len();
+    frame.extend(datagram);
+    frame[l4..l4 + 2].copy_from_slice(&new.source.port.to_be_bytes());
+    frame[l4 + 2..l4 + 4].copy_from_slice(&new.destination.port.to_be_bytes());
+    if right {
         let sum = udp_checksum(frame)?;
         frame[l4 + 6..l4 + 8].copy_from_slice(&sum.to_be_bytes());
     }

@@ -3,6 +3,8 @@
 
 mod cost;
 mod gate;
+mod health;
+mod home;
 mod inherit;
 mod limits;
 mod model;
@@ -93,8 +95,8 @@ impl World {
     }
 }
 
-/// Entries `a` (192.0.2.1:53) and `b` (192.0.2.1:54) to one upstream, `six` (IPv6), and `far`, which
-/// leaves by an interface that is not served.
+/// Entries `a` (192.0.2.1:53) and `b` (192.0.2.1:54) to one upstream, `six` (IPv6), `far`, which leaves by
+/// an interface that is not served, `up` from IPv4 to IPv6, and `down` from IPv6 to IPv4.
 pub(super) fn config(sessions: &str) -> Config {
     let entry = |name: &str, listen: &str, upstream: &str| {
         format!("[[relay]]\nname = \"{name}\"\nlisten = \"{listen}\"\nupstreams = [{upstream}]\n")
@@ -104,6 +106,8 @@ pub(super) fn config(sessions: &str) -> Config {
         entry("b", "192.0.2.1:54", "\"198.51.100.2:54\""),
         entry("six", "[2001:db8:1::1]:53", "\"[2001:db8:2::2]:53\", \"[2001:db8:2::3]:53\""),
         entry("far", "192.0.2.1:55", "\"203.0.113.2:53\""),
+        entry("up", "192.0.2.1:56", "\"[2001:db8:2::4]:53\""),
+        entry("down", "[2001:db8:1::1]:54", "\"198.51.100.4:53\""),
     ];
     Config::from_toml(&format!(
         "engine.interfaces = [\"sim0\", \"sim1\"]\n[sessions]\n{sessions}\n{}",
@@ -187,6 +191,50 @@ fn both_ways_both_families() {
         assert_eq!((port, ends(&back)), (CLIENTS, (at(listen), at(client))));
         assert_eq!((&back[..6], &back[6..12]), (&CLIENT_MAC.0[..], &[2, 0, 0, 0, 1, 0][..]));
         assert_eq!(harness.handler().sessions(), 1);
+    }
+}
+
+#[test]
+fn between_families_and_back() {
+    for (client, listen, upstream, source, grown) in [
+        ("192.0.2.7:4000", "192.0.2.1:56", "[2001:db8:2::4]:53", "2001:db8:2::1", 20),
+        ("[2001:db8:1::7]:4000", "[2001:db8:1::1]:54", "198.51.100.4:53", "198.51.100.1", -20),
+    ] {
+        let mut harness = relay("");
+        let length = |frame: &[u8]| frame.len() as i32;
+        let mut request = datagram(client, listen, b"question");
+        request.extend([0xee; 9]); // Ethernet padding
+        let (port, out) = sent(one(&mut harness, CLIENTS, &request));
+        let (from, to) = ends(&out);
+        assert_eq!((port, from.ip(), to), (SERVERS, ip(source), at(upstream)));
+        assert_eq!((&out[..6], &out[6..12]), (&SERVER_MAC.0[..], &[2, 0, 0, 0, 1, 1][..]));
+        assert_eq!(length(&out), length(&request) - 9 + grown);
+        assert!(out.ends_with(b"question"));
+
+        let answer = datagram(upstream, &from.to_string(), b"answer");
+        let (port, back) = sent(one(&mut harness, SERVERS, &answer));
+        assert_eq!((port, ends(&back)), (CLIENTS, (at(listen), at(client))));
+        assert_eq!((&back[..6], &back[6..12]), (&CLIENT_MAC.0[..], &[2, 0, 0, 0, 1, 0][..]));
+        assert_eq!(length(&back), length(&answer) - grown);
+        assert_eq!(harness.handler().sessions(), 1);
+    }
+}
+
+/// The outgoing MTU is for the packet as it leaves.
+#[test]
+fn what_grows_must_fit_when_it_has_grown() {
+    let mut harness = relay("");
+    harness.set_tables(World { mtu: 1280, ..World::default() }.tables(2));
+    for (client, listen, header) in
+        [("192.0.2.7:1", "192.0.2.1:56", 48), ("[2001:db8:1::7]:1", "[2001:db8:1::1]:54", 28)]
+    {
+        let fits = datagram(client, listen, &vec![0; 1280 - header]);
+        assert_eq!(sent(one(&mut harness, CLIENTS, &fits)).1.len(), 14 + 1280);
+        let big = datagram(client, listen, &vec![0; 1281 - header]);
+        assert_eq!(one(&mut harness, CLIENTS, &big), Outcome::Drop(DropReason::TooBig));
+        let flow = Flow { source: at(client).into(), destination: at(listen).into() };
+        let tired = UdpFrame { hop_limit: 1, ..UdpFrame::new(flow, b"") }.to_vec().unwrap();
+        assert_eq!(one(&mut harness, CLIENTS, &tired), Outcome::Drop(DropReason::TtlExpired));
     }
 }
 
@@ -284,7 +332,7 @@ fn strangers_are_told_apart() {
         ("198.51.100.2:53", format!("198.51.100.9:{port}"), DropReason::NoSession),
         ("198.51.100.2:53", format!("198.51.100.1:{}", port ^ 1), DropReason::NoSession),
         ("198.51.100.2:53", "198.51.100.1:60999".to_owned(), DropReason::NoSession),
-        ("192.0.2.7:4000", "192.0.2.1:56".to_owned(), DropReason::NoSession),
+        ("192.0.2.7:4000", "192.0.2.1:57".to_owned(), DropReason::NoSession),
         // Forged: our own address, and the upstream itself.
         ("198.51.100.1:4000", "192.0.2.1:53".to_owned(), DropReason::BadSource),
         ("198.51.100.2:53", "192.0.2.1:53".to_owned(), DropReason::BadSource),
@@ -331,7 +379,8 @@ fn a_next_hop_is_asked_for_and_waited_for() {
 fn the_next_hop_of_an_upstream_is_asked_for_before_a_client_comes() {
     let mut harness = relay("");
     harness.set_tables(World { known: false, ..World::default() }.tables(2));
-    let all = ["198.51.100.2", "2001:db8:2::2", "2001:db8:2::3"].map(|upstream| (2, ip(upstream)));
+    let all = ["198.51.100.2", "2001:db8:2::2", "2001:db8:2::3", "2001:db8:2::4", "198.51.100.4"]
+        .map(|upstream| (2, ip(upstream)));
     harness.tick();
     assert_eq!(harness.take_requests(), all);
     harness.tick();

@@ -5,13 +5,18 @@
 //! | client to upstream | (client, entry), made if new | yes (RFC 4787 REQ-6) | source address and port -> upstream |
 //! | upstream to client | source address and port; the sender must be the session's upstream | no | listen address -> client |
 //!
+//! Where client and upstream are of different families, the IP header is replaced as well
+//! ([`translate`](crate::packet::translate)).
+//!
 //! A session whose idle time is over is gone, whether its slot was swept yet or not. A session whose
 //! upstream is reached from another source address since the tables changed is gone as well: its
 //! answers would not come to us any more.
 
+mod cross;
 mod inherit;
 mod knock;
 mod life;
+mod out;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -20,14 +25,15 @@ use std::time::{Duration, Instant};
 use arrayvec::ArrayVec;
 use foldhash::fast::FixedState;
 
+use super::counters::RelayCounters;
 use super::gate::Gate;
+use super::health::{Health, Policy};
 use super::limit::Limits;
-use super::plan::{RelayPlan, Slices};
+use super::plan::{Entry, RelayPlan, Slices};
 use super::ports::SourcePorts;
-use super::session::{NextHop, Sessions};
+use super::session::Sessions;
 use crate::flow::{FlowHash, FlowKey, FlowKeys};
-use crate::net::Resolution;
-use crate::packet::{AddressChange, Endpoint, Flow, LANES, MacAddr, Rewrite, Translation};
+use crate::packet::{Endpoint, Flow, LANES, MacAddr};
 use crate::queue::{Batch, Context, Handler, QueueInfo, Replaced, SessionInfo, Verdict, lanes};
 use crate::telemetry::DropReason;
 use crate::umem::{MAX_PORTS, PortIndex};
@@ -45,24 +51,6 @@ const SWEEP_ROUND: usize = 10;
 const STRAY: Verdict = Verdict::Drop(DropReason::NoSession);
 const LIMITED: Verdict = Verdict::Drop(DropReason::RateLimited);
 const NO_ROUTE: Verdict = Verdict::Drop(DropReason::NoRoute);
-
-/// What became of sessions. All monotonic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
-#[non_exhaustive]
-pub struct RelayCounters {
-    /// Sessions made.
-    pub created: u64,
-    /// Sessions that ended because their client was silent.
-    pub expired: u64,
-    /// Sessions that ended because their source address was no longer the right one.
-    pub moved: u64,
-    /// Packets judged by a rate that their source shares with strangers: the table of sources
-    /// ([`LimitsConfig::sources`](crate::config::LimitsConfig::sources)) is too small, or a flood comes
-    /// from forged addresses.
-    pub crowded: u64,
-    /// Challenges sent to clients without a session.
-    pub challenged: u64,
-}
 
 /// The relay of one queue.
 pub struct UdpRelay {
@@ -92,6 +80,8 @@ pub struct UdpRelay {
     macs: ArrayVec<MacAddr, { MAX_PORTS as usize }>,
     /// What clients may send and be sent; `None` where nothing is limited.
     limits: Option<Box<Limits>>,
+    /// Which upstreams answer; `None` where nobody wants to know.
+    health: Option<Box<Health>>,
     /// Asked before a session is made.
     gate: Option<Box<dyn Gate>>,
     /// Since the epoch, for the limits.
@@ -140,6 +130,7 @@ impl UdpRelay {
             });
             upstreams.extend_from_slice(&entry.upstreams);
         }
+        let health = Health::new(plan.entries().iter().map(policy).collect(), upstreams.len());
         Self {
             listens,
             entries,
@@ -158,6 +149,7 @@ impl UdpRelay {
             asked: ArrayVec::new(),
             warmed: 0,
             limits: plan.limits(queue.queue, queue.queues, queue.seed),
+            health,
             gate: None,
             now_ns: 0,
             macs: queue.ports.iter().take(usize::from(MAX_PORTS)).map(|port| port.mac).collect(),
@@ -169,7 +161,8 @@ impl UdpRelay {
     #[must_use]
     pub fn counters(&self) -> RelayCounters {
         let crowded = self.limits.as_ref().map_or(0, |limits| limits.crowded());
-        RelayCounters { crowded, ..self.counters }
+        let (upstreams_fell, upstreams_rose) = self.health.as_ref().map_or((0, 0), |health| (health.fell, health.rose));
+        RelayCounters { crowded, upstreams_fell, upstreams_rose, ..self.counters }
     }
 
     fn refresh(&mut self, cx: &Context<'_>) {
@@ -292,7 +285,11 @@ impl UdpRelay {
             hop = self.resolve(old, &new, cx)?;
             self.sessions.get_mut(slot).ok_or(STRAY)?.to_upstream = hop;
         }
-        self.send(batch, lane, length, &new, hop)
+        let sent = self.send(batch, lane, length, &new, hop);
+        if let (Some(health), Ok(_), Some(session)) = (&mut self.health, sent, self.sessions.get(slot)) {
+            health.sent(key.local, session.upstream, slot, now);
+        }
+        sent
     }
 
     fn serve_answer(
@@ -318,6 +315,9 @@ impl UdpRelay {
         if self.upstreams.get(session.upstream as usize) != Some(&old.source) {
             return Err(Verdict::Drop(DropReason::WrongPeer));
         }
+        if let Some(health) = &mut self.health {
+            health.answered(session.upstream);
+        }
         if let Some(limits) = self.limits.as_mut().filter(|_| !batch.again())
             && !limits.admit_reply(&session.key.remote, self.now_ns, ip_bytes(batch, lane))
         {
@@ -331,70 +331,6 @@ impl UdpRelay {
             self.sessions.get_mut(slot).ok_or(STRAY)?.to_client = hop;
         }
         self.send(batch, lane, batch.columns().length[lane], &new, hop)
-    }
-
-    /// New addresses, and out. `length` is the packet's without Ethernet padding.
-    #[inline]
-    fn send(
-        &self,
-        batch: &mut Batch<'_>,
-        lane: usize,
-        length: u16,
-        new: &Flow,
-        hop: NextHop,
-    ) -> Result<PortIndex, Verdict> {
-        let columns = batch.columns();
-        let (l3, l4) = (columns.l3[lane], columns.l4[lane]);
-        if length.saturating_sub(u16::from(l3)) > hop.mtu {
-            return Err(Verdict::Drop(DropReason::TooBig));
-        }
-        let Flow { source, destination } = *new;
-        let source_mac = *self.macs.get(usize::from(hop.port)).ok_or(NO_ROUTE)?;
-        let new = Rewrite { source_mac, destination_mac: hop.mac, source, destination };
-        let ipv4 = columns.ipv4 & 1 << lane != 0;
-        let translation = Translation::with(&columns.flow[lane], &new, hop.addresses, ipv4);
-        translation.apply(batch.packet_mut(lane), l3, l4, ipv4).map_err(Verdict::Drop)?;
-        // Without Ethernet padding. Never longer than the frame, so it fits.
-        let _ = batch.set_length(lane, length);
-        Ok(hop.port)
-    }
-
-    /// Asks for the next hops of upstreams before a client does, some in each tick: a first packet
-    /// should not have to wait for them.
-    fn warm(&mut self, cx: &mut Context<'_>) {
-        for upstream in self.upstreams.iter().skip(self.warmed).take(WARM) {
-            let (interface, next_hop) = match cx.tables().resolve(upstream.ip()) {
-                Resolution::Hop(hop) => (hop.interface, hop.next_hop),
-                Resolution::Unresolved { interface, next_hop } => (interface, next_hop),
-                Resolution::NoRoute => continue,
-            };
-            if cx.port_of(interface).is_some() {
-                cx.resolve(interface, next_hop);
-            }
-        }
-        self.warmed = self.upstreams.len().min(self.warmed + WARM);
-    }
-
-    /// Where a session's packets leave that come as `old` and go as `new`.
-    fn resolve(&mut self, old: &Flow, new: &Flow, cx: &mut Context<'_>) -> Result<NextHop, Verdict> {
-        match cx.tables().resolve(new.destination.ip()) {
-            Resolution::NoRoute => Err(NO_ROUTE),
-            Resolution::Hop(hop) => {
-                let port = cx.port_of(hop.interface).ok_or(NO_ROUTE)?;
-                // The kernel does not see our traffic: what is not asked for, it forgets.
-                if !self.asked.contains(&(hop.interface, hop.next_hop)) {
-                    let _ = self.asked.try_push((hop.interface, hop.next_hop));
-                    cx.resolve(hop.interface, hop.next_hop);
-                }
-                let addresses = AddressChange::new(old, new).map_err(Verdict::Drop)?;
-                Ok(NextHop { generation: self.generation, mtu: hop.mtu, addresses, mac: hop.destination, port })
-            }
-            Resolution::Unresolved { interface, next_hop } => {
-                cx.port_of(interface).ok_or(NO_ROUTE)?;
-                cx.resolve(interface, next_hop);
-                Err(Verdict::Hold)
-            }
-        }
     }
 }
 
@@ -425,6 +361,10 @@ impl Handler for UdpRelay {
         self.sessions.len() as u64
     }
 
+    fn counts(&self, count: &mut dyn FnMut(&'static str, u64)) {
+        self.counters().tell(count);
+    }
+
     fn describe_sessions(&self, limit: usize, into: &mut Vec<SessionInfo>) {
         self.describe(limit, into);
     }
@@ -438,6 +378,11 @@ impl Handler for UdpRelay {
         let limits = self.limits.as_ref().map_or(0, |limits| limits.memory_bytes());
         (size_of::<Self>() + self.sessions.memory_bytes() + ports + limits) as u64
     }
+}
+
+fn policy(entry: &Entry) -> Policy {
+    let (sessions, silence) = entry.down_after;
+    Policy { sessions, silence: ticks(silence), failover: entry.failover }
 }
 
 /// Length of a parsed packet without its Ethernet header.

@@ -194,6 +194,7 @@ impl SimActor {
             queue: self.queue,
             queues: self.queues,
             ports: ports.iter().map(|port| port.info().clone()).collect(),
+            rss: vec![None; ports.len()],
             changes: 0,
             processor: Processor::detect(),
             // Another one for each life, as the engine has it.

@@ -60,6 +60,7 @@ impl supervisor::Worker for QueueWorker {
             spin: Duration::ZERO,
             realtime: None,
             seed: 1,
+            rss: Vec::new(),
             tables: Box::new(Tables::new(1, self.net.links(), Vec::new(), Default::default())),
         };
         let executor = ExecutorSpec { name: format!("sim-q{}", self.id.queue), cpu: None, kind: ExecutorKind::Thread };

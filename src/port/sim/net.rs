@@ -9,8 +9,8 @@ use super::link::{Link, LinkCounters, LinkSpec};
 use super::nic::{NicCounters, NicQueue};
 use super::{Driver, Faults, Holdings, Rng, Violation};
 use crate::net::{self, LinkKind};
-use crate::packet::MacAddr;
-use crate::port::QueueId;
+use crate::packet::{MacAddr, parse};
+use crate::port::{QueueId, Rss};
 
 /// One simulated interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +52,7 @@ struct Shared {
     clock_ns: AtomicU64,
     seed: u64,
     cables: Mutex<Vec<Cable>>,
+    rss: Mutex<BTreeMap<String, Rss>>,
 }
 
 /// One way of a wire between two queues.
@@ -75,8 +76,24 @@ impl SimNet {
                 queues.insert(id, Arc::new(Mutex::new(nic)));
             }
         }
-        let (clock_ns, cables) = (AtomicU64::new(0), Mutex::default());
-        Self(Arc::new(Shared { interfaces: interfaces.to_vec(), queues, clock_ns, seed, cables }))
+        let (clock_ns, cables, rss) = (AtomicU64::new(0), Mutex::default(), Mutex::default());
+        Self(Arc::new(Shared { interfaces: interfaces.to_vec(), queues, clock_ns, seed, cables, rss }))
+    }
+
+    /// From now on `interface` spreads what [arrives](Self::arrive) over its queues by `rss`.
+    pub fn set_rss(&self, interface: &str, rss: Rss) {
+        lock(&self.0.rss).insert(interface.to_owned(), rss);
+    }
+
+    /// A packet arrives at the queue of `interface` that its RSS says: the first one where there is none, or
+    /// for a packet without a UDP flow. Returns which queue.
+    pub fn arrive(&self, interface: &str, packet: &[u8]) -> QueueId {
+        let head = std::array::from_fn(|i| packet.get(i).copied().unwrap_or(0));
+        let flow = u16::try_from(packet.len()).ok().and_then(|length| parse(&head, length).ok());
+        let queue = flow.and_then(|parsed| lock(&self.0.rss).get(interface)?.queue_of(&parsed.flow));
+        let id = QueueId::new(interface, queue.unwrap_or(0));
+        self.inject(&id, packet);
+        id
     }
 
     /// A packet arrives at `queue`, Ethernet header first, FCS not.
@@ -283,6 +300,6 @@ impl SimNet {
 }
 
 /// A panic elsewhere leaves the state as it was between two packets: whole.
-pub(super) fn lock(nic: &Mutex<NicQueue>) -> MutexGuard<'_, NicQueue> {
+pub(super) fn lock<T>(nic: &Mutex<T>) -> MutexGuard<'_, T> {
     nic.lock().unwrap_or_else(PoisonError::into_inner)
 }

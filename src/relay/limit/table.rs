@@ -30,8 +30,8 @@ const WAYS: usize = 7;
 struct Set {
     /// Owners' hashes; 0 is nobody.
     tags: [u64; WAYS],
-    /// Packets that the shared bucket judged.
-    crowded: u64,
+    /// Fills the line.
+    _unused: u64,
     owned: [Bucket; WAYS],
     shared: Bucket,
 }
@@ -75,6 +75,8 @@ pub struct Sources {
     limit: Limit,
     prefixes: Prefixes,
     hasher: SipHasher13,
+    /// Packets that a shared bucket judged.
+    crowded: u64,
 }
 
 impl Sources {
@@ -82,12 +84,13 @@ impl Sources {
     #[must_use]
     pub fn new(limit: Limit, prefixes: Prefixes, sources: u32, key: [u64; 2]) -> Self {
         let full = limit.full(0);
-        let set = Set { tags: [0; WAYS], crowded: 0, owned: [full; WAYS], shared: full };
+        let set = Set { tags: [0; WAYS], _unused: 0, owned: [full; WAYS], shared: full };
         Self {
             sets: vec![set; (sources as usize).div_ceil(WAYS).max(1)],
             limit,
             prefixes,
             hasher: SipHasher13::new_with_keys(key[0], key[1]),
+            crowded: 0,
         }
     }
 
@@ -102,7 +105,7 @@ impl Sources {
         match set.bucket(hash.max(1), &limit, now_ns) {
             Some(bucket) => limit.take(bucket, now_ns, bytes),
             None => {
-                set.crowded += 1;
+                self.crowded += 1;
                 limit.take(&mut set.shared, now_ns, bytes)
             }
         }
@@ -112,7 +115,7 @@ impl Sources {
     /// forged addresses.
     #[must_use]
     pub fn crowded(&self) -> u64 {
-        self.sets.iter().map(|set| set.crowded).sum()
+        self.crowded
     }
 
     /// Bytes kept.

@@ -12,9 +12,17 @@ use crate::queue::{Harness, Outcome, QueueInfo};
 use crate::relay::reference::{Reference, Seen};
 use crate::relay::{RelayPlan, UdpRelay};
 
-const LISTENS: [&str; 4] = ["192.0.2.1:53", "192.0.2.1:54", "[2001:db8:1::1]:53", "192.0.2.1:55"];
-const UPSTREAMS: [&str; 5] =
-    ["198.51.100.2:53", "198.51.100.2:54", "[2001:db8:2::2]:53", "[2001:db8:2::3]:53", "203.0.113.2:53"];
+const LISTENS: [&str; 6] =
+    ["192.0.2.1:53", "192.0.2.1:54", "[2001:db8:1::1]:53", "192.0.2.1:55", "192.0.2.1:56", "[2001:db8:1::1]:54"];
+const UPSTREAMS: [&str; 7] = [
+    "198.51.100.2:53",
+    "198.51.100.2:54",
+    "[2001:db8:2::2]:53",
+    "[2001:db8:2::3]:53",
+    "203.0.113.2:53",
+    "[2001:db8:2::4]:53",
+    "198.51.100.4:53",
+];
 
 #[derive(Debug, Clone)]
 enum Packet {
@@ -85,11 +93,11 @@ fn step() -> impl Strategy<Value = Step> {
 /// Twelve ordinary clients of two families, and two forged ones.
 fn client(n: u16, entry: usize) -> String {
     match (n, entry) {
-        (12, 2) => "[2001:db8:2::1]:9".to_owned(),
+        (12, 2 | 5) => "[2001:db8:2::1]:9".to_owned(),
         (12, _) => "198.51.100.1:9".to_owned(),
         (13, 3) => UPSTREAMS[4].to_owned(),
-        (13, _) => UPSTREAMS[entry].to_owned(),
-        (n, 2) => format!("[2001:db8:1::{}]:{}", 2 + n % 4, 4000 + n / 4),
+        (13, 0..=2) => UPSTREAMS[entry].to_owned(),
+        (n, 2 | 5) => format!("[2001:db8:1::{}]:{}", 2 + n % 4, 4000 + n / 4),
         (n, _) => format!("192.0.2.{}:{}", 2 + n % 4, 4000 + n / 4),
     }
 }
@@ -162,7 +170,7 @@ impl Pair {
             if let (Outcome::Transmit(1, sent), Packet::Client { entry, .. }) = (outcome, &packet.0) {
                 let source = super::ends_unchecked(sent).0;
                 let known = (source.ip().to_string(), source.port());
-                prop_assert_eq!(*entry == 2, source.is_ipv6());
+                prop_assert_eq!(matches!(*entry, 2 | 4), source.is_ipv6());
                 if !self.seen.contains(&known) {
                     self.seen.push(known);
                 }

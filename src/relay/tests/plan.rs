@@ -80,7 +80,7 @@ fn steering_lists_where_clients_send_and_where_answers_come_back() {
     let destinations = plan.destinations(&tables);
     assert!(destinations.contains(&(ip("192.0.2.1"), 54..=54)));
     assert!(destinations.contains(&(ip("2001:db8:2::1"), 61000..=65535)));
-    assert_eq!(destinations.len(), 4 + 3);
+    assert_eq!(destinations.len(), 6 + 3);
 }
 
 #[test]

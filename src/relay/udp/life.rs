@@ -8,11 +8,17 @@ use super::super::session::{NextHop, Session};
 use super::{Served, UdpRelay};
 use crate::flow::FlowKey;
 use crate::net::{Resolution, Tables};
-use crate::queue::Context;
+use crate::packet::{Endpoint, Flow};
+use crate::port::Rss;
+use crate::queue::{Context, QueueInfo};
 use crate::telemetry::DropReason;
+use crate::umem::PortIndex;
 
 /// Slots looked at, once a batch, when there is no room for a new session.
 const RECLAIM: usize = 64;
+/// Source ports tried for each queue before one is taken whose answers come to another: all of so many are
+/// wrong once in 3000 sessions, (1 - 1/q)^(8q) < e^-8.
+const TRIES_PER_QUEUE: usize = 8;
 /// Source addresses in use at once; more than a host has toward its upstreams.
 const SOURCES: usize = 64;
 
@@ -36,7 +42,22 @@ impl UdpRelay {
             self.counters.moved += 1;
             return None;
         }
+        if self.health.is_some() && self.should_leave(key.local, session.upstream) {
+            self.end(slot);
+            self.counters.failed_over += 1;
+            return None;
+        }
         Some(slot)
+    }
+
+    fn should_leave(&mut self, entry: u16, upstream: u32) -> bool {
+        let at = usize::from(entry);
+        match (&mut self.health, self.plan.entries().get(at), self.entries.get(at)) {
+            (Some(health), Some(planned), Some(served)) => {
+                health.should_leave(planned, entry, served.first_upstream, upstream, self.now)
+            }
+            _ => false,
+        }
     }
 
     fn source_holds(&self, session: &Session, tables: &Tables) -> bool {
@@ -68,23 +89,33 @@ impl UdpRelay {
         else {
             return Err(DropReason::NoSession);
         };
-        let choice = planned.upstream_for(client);
-        let upstream = planned.upstreams.get(choice).ok_or(DropReason::NoRoute)?.ip();
+        let choice = match &mut self.health {
+            None => planned.upstream_for(client),
+            Some(health) => health.choose(planned, *entry, served.first_upstream, client, self.now),
+        };
+        let server = *planned.upstreams.get(choice).ok_or(DropReason::NoRoute)?;
+        let upstream = server.ip();
         // At most 2^18 upstreams in all.
         let place = served.first_upstream + choice as u32;
-        if !reachable(upstream, cx) {
-            return Err(DropReason::NoRoute);
-        }
+        let leaves_by = leaves_by(upstream, cx).ok_or(DropReason::NoRoute)?;
         let address = cx.tables().source_for(upstream).filter(|source| source.is_ipv4() == upstream.is_ipv4());
         let source =
             self.source(self::address(address.ok_or(DropReason::NoRoute)?)).ok_or(DropReason::PortsExhausted)?;
+
+        let own = self.sources.get(source).ok_or(DropReason::PortsExhausted)?.address;
+        let home = Home::new(cx.info(), leaves_by, server, own);
+        let tries = if home.is_some() { TRIES_PER_QUEUE * cx.info().queues.min(32) as usize } else { 0 };
 
         self.room(|relay| relay.sessions.next_slot()).ok_or(DropReason::SessionsFull)?;
         // Making room for a port may change which slot is next.
         let port = self
             .room(|relay| {
                 let slot = relay.sessions.next_slot()?;
-                relay.sources.get_mut(source)?.take(slot).and_then(NonZeroU16::new)
+                relay
+                    .sources
+                    .get_mut(source)?
+                    .take(slot, tries, |port| home.is_some_and(|home| home.is(port)))
+                    .and_then(NonZeroU16::new)
             })
             .ok_or(DropReason::PortsExhausted)?;
         let session = Session {
@@ -99,6 +130,7 @@ impl UdpRelay {
         match self.sessions.insert(session) {
             Ok(slot) => {
                 self.counters.created += 1;
+                self.counters.away += u64::from(home.is_some_and(|home| !home.is(port.get())));
                 Ok(slot)
             }
             Err(_) => {
@@ -165,12 +197,35 @@ impl UdpRelay {
     }
 }
 
-/// Whether packets to `upstream` leave by a port of ours, now or as soon as its MAC is known.
-fn reachable(upstream: IpAddr, cx: &Context<'_>) -> bool {
+/// Which source ports bring a server's answers to our own queue.
+#[derive(Clone, Copy)]
+struct Home<'a> {
+    rss: &'a Rss,
+    queue: u32,
+    server: Endpoint,
+    own: [u8; 16],
+}
+
+impl<'a> Home<'a> {
+    /// For answers that come in by `port`; `None` where its NIC does not tell.
+    fn new(info: &'a QueueInfo, port: PortIndex, server: Endpoint, own: [u8; 16]) -> Option<Self> {
+        let at = usize::from(port);
+        let rss = info.rss.get(at)?.as_deref().filter(|rss| rss.covers(server.is_ipv4()))?;
+        Some(Self { rss, queue: info.ports.get(at)?.id.queue, server, own })
+    }
+
+    fn is(&self, port: u16) -> bool {
+        let answer = Flow { source: self.server, destination: Endpoint { address: self.own, port } };
+        self.rss.queue_of(&answer) == Some(self.queue)
+    }
+}
+
+/// The port of ours that packets to `upstream` leave by, now or as soon as its MAC is known.
+fn leaves_by(upstream: IpAddr, cx: &Context<'_>) -> Option<PortIndex> {
     match cx.tables().resolve(upstream) {
-        Resolution::Hop(hop) => cx.port_of(hop.interface).is_some(),
-        Resolution::Unresolved { interface, .. } => cx.port_of(interface).is_some(),
-        Resolution::NoRoute => false,
+        Resolution::Hop(hop) => cx.port_of(hop.interface),
+        Resolution::Unresolved { interface, .. } => cx.port_of(interface),
+        Resolution::NoRoute => None,
     }
 }
 

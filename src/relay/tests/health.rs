@@ -1,0 +1,103 @@
+#![allow(clippy::unwrap_used, clippy::panic)]
+//! Upstreams that do not answer, through the relay.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::{CLIENTS, SERVERS, World, config, datagram, ends, one, sent};
+use crate::queue::{Harness, Outcome};
+use crate::relay::{RelayPlan, UdpRelay};
+
+const ENTRY: &str = "[2001:db8:1::1]:53";
+const FIRST: &str = "[2001:db8:2::2]:53";
+const SECOND: &str = "[2001:db8:2::3]:53";
+
+fn relay(failover: bool) -> Harness<UdpRelay> {
+    let mut config = config("");
+    let entry = &mut config.relays[2];
+    (entry.down_after_sessions, entry.down_after_ms, entry.failover) = (4, 1000, failover);
+    config.check().unwrap();
+    let plan = RelayPlan::new(&config, &[]).unwrap();
+    Harness::new(Harness::info(2), World::default().tables(1), |info| UdpRelay::new(&plan, info)).unwrap()
+}
+
+fn client(n: u32) -> String {
+    format!("[2001:db8:1::7]:{}", 4000 + n)
+}
+
+/// Sends from client `n`: which upstream got it, from which source port.
+#[track_caller]
+fn ask(harness: &mut Harness<UdpRelay>, n: u32) -> (SocketAddr, SocketAddr) {
+    let (from, to) = ends(&sent(one(harness, CLIENTS, &datagram(&client(n), ENTRY, b"?"))).1);
+    (to, from)
+}
+
+fn answer(harness: &mut Harness<UdpRelay>, (upstream, source): (SocketAddr, SocketAddr)) -> Outcome {
+    one(harness, SERVERS, &datagram(&upstream.to_string(), &source.to_string(), b"!"))
+}
+
+/// `n` clients in turn; how many went to each upstream. All but the first upstream answer.
+fn round(harness: &mut Harness<UdpRelay>, clients: std::ops::Range<u32>) -> HashMap<String, u32> {
+    let mut counts = HashMap::new();
+    for n in clients {
+        let asked = ask(harness, n);
+        *counts.entry(asked.0.to_string()).or_insert(0) += 1;
+        if asked.0.to_string() != FIRST {
+            sent(answer(harness, asked));
+        }
+    }
+    counts
+}
+
+#[test]
+fn one_that_does_not_answer_is_passed_over_tried_and_healed() {
+    let mut harness = relay(false);
+    let before = round(&mut harness, 0..100);
+    assert!((30..70).contains(&before[FIRST]), "{before:?}");
+    harness.advance(Duration::from_millis(1100));
+    // At most one of its own in a second tries it.
+    let down = round(&mut harness, 100..200);
+    assert_eq!(down.get(FIRST), None, "{down:?}");
+    let mut tries = 0;
+    for second in 0..10 {
+        harness.advance(Duration::from_millis(1100));
+        let start = 200 + 100 * second;
+        tries += round(&mut harness, start..start + 100).get(FIRST).copied().unwrap_or(0);
+    }
+    assert_eq!(tries, 10);
+    // Sessions that exist stay, and any answer to any of them heals.
+    let old = (0..100).map(|n| ask(&mut harness, n)).find(|asked| asked.0.to_string() == FIRST).unwrap();
+    sent(answer(&mut harness, old));
+    let healed = round(&mut harness, 2000..2100);
+    assert!((30..70).contains(&healed[FIRST]), "{healed:?}");
+    let counters = harness.handler().counters();
+    assert_eq!((counters.upstreams_fell, counters.upstreams_rose, counters.failed_over), (1, 1, 0));
+}
+
+#[test]
+fn sessions_leave_where_the_entry_says_so() {
+    let mut harness = relay(true);
+    round(&mut harness, 0..20);
+    harness.advance(Duration::from_millis(1100));
+    let moved = round(&mut harness, 0..20);
+    assert_eq!(moved, HashMap::from([(SECOND.to_owned(), 20)]));
+    let failed_over = harness.handler().counters().failed_over;
+    assert!(failed_over >= 4);
+    // Once, and for good.
+    round(&mut harness, 0..20);
+    assert_eq!(harness.handler().counters().failed_over, failed_over);
+}
+
+/// With nobody up there is nobody to move to.
+#[test]
+fn where_all_are_down_everybody_keeps_to_his_own() {
+    let mut harness = relay(true);
+    let before: Vec<_> = (0..40).map(|n| ask(&mut harness, n)).collect();
+    for _ in 0..5 {
+        harness.advance(Duration::from_millis(1100));
+        assert_eq!((0..40).map(|n| ask(&mut harness, n)).collect::<Vec<_>>(), before);
+    }
+    let counters = harness.handler().counters();
+    assert_eq!((counters.upstreams_fell, counters.failed_over), (2, 0));
+}

@@ -1,0 +1,86 @@
+//! How packets leave: the next hop, and the new addresses.
+
+use super::super::session::NextHop;
+use super::cross::cross;
+use super::{NO_ROUTE, UdpRelay, WARM};
+use crate::net::Resolution;
+use crate::packet::{AddressChange, Flow, Rewrite, Translation, translate};
+use crate::queue::{Batch, Context, Verdict};
+use crate::telemetry::DropReason;
+use crate::umem::PortIndex;
+
+impl UdpRelay {
+    /// New addresses, and out. `length` is the packet's without Ethernet padding.
+    #[inline]
+    pub(super) fn send(
+        &self,
+        batch: &mut Batch<'_>,
+        lane: usize,
+        length: u16,
+        new: &Flow,
+        hop: NextHop,
+    ) -> Result<PortIndex, Verdict> {
+        let columns = batch.columns();
+        let (l3, l4) = (columns.l3[lane], columns.l4[lane]);
+        let ipv4 = columns.ipv4 & 1 << lane != 0;
+        let Flow { source, destination } = *new;
+        let crosses = destination.is_ipv4() != ipv4;
+        let growth = match (crosses, ipv4) {
+            (false, _) => 0,
+            (true, true) => translate::GROWTH,
+            (true, false) => -translate::GROWTH,
+        };
+        if length.saturating_sub(u16::from(l3)).saturating_add_signed(growth) > hop.mtu {
+            return Err(Verdict::Drop(DropReason::TooBig));
+        }
+        let source_mac = *self.macs.get(usize::from(hop.port)).ok_or(NO_ROUTE)?;
+        let new = Rewrite { source_mac, destination_mac: hop.mac, source, destination };
+        if crosses {
+            cross(batch, lane, length, &new, hop.addresses).map_err(Verdict::Drop)?;
+            return Ok(hop.port);
+        }
+        let translation = Translation::with(&columns.flow[lane], &new, hop.addresses, ipv4);
+        translation.apply(batch.packet_mut(lane), l3, l4, ipv4).map_err(Verdict::Drop)?;
+        // Without Ethernet padding. Never longer than the frame, so it fits.
+        let _ = batch.set_length(lane, length);
+        Ok(hop.port)
+    }
+
+    /// Asks for the next hops of upstreams before a client does, some in each tick: a first packet
+    /// should not have to wait for them.
+    pub(super) fn warm(&mut self, cx: &mut Context<'_>) {
+        for upstream in self.upstreams.iter().skip(self.warmed).take(WARM) {
+            let (interface, next_hop) = match cx.tables().resolve(upstream.ip()) {
+                Resolution::Hop(hop) => (hop.interface, hop.next_hop),
+                Resolution::Unresolved { interface, next_hop } => (interface, next_hop),
+                Resolution::NoRoute => continue,
+            };
+            if cx.port_of(interface).is_some() {
+                cx.resolve(interface, next_hop);
+            }
+        }
+        self.warmed = self.upstreams.len().min(self.warmed + WARM);
+    }
+
+    /// Where a session's packets leave that come as `old` and go as `new`.
+    pub(super) fn resolve(&mut self, old: &Flow, new: &Flow, cx: &mut Context<'_>) -> Result<NextHop, Verdict> {
+        match cx.tables().resolve(new.destination.ip()) {
+            Resolution::NoRoute => Err(NO_ROUTE),
+            Resolution::Hop(hop) => {
+                let port = cx.port_of(hop.interface).ok_or(NO_ROUTE)?;
+                // The kernel does not see our traffic: what is not asked for, it forgets.
+                if !self.asked.contains(&(hop.interface, hop.next_hop)) {
+                    let _ = self.asked.try_push((hop.interface, hop.next_hop));
+                    cx.resolve(hop.interface, hop.next_hop);
+                }
+                let addresses = AddressChange::new(old, new).map_err(Verdict::Drop)?;
+                Ok(NextHop { generation: self.generation, mtu: hop.mtu, addresses, mac: hop.destination, port })
+            }
+            Resolution::Unresolved { interface, next_hop } => {
+                cx.port_of(interface).ok_or(NO_ROUTE)?;
+                cx.resolve(interface, next_hop);
+                Err(Verdict::Hold)
+            }
+        }
+    }
+}
