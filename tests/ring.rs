@@ -141,7 +141,11 @@ fn follow(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: if cfg!(miri) { 8 } else { 512 },
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn a_ring_is_a_bounded_queue_in_either_memory(start in starts(), log in 0u32..=6, steps in steps()) {

@@ -11,7 +11,6 @@ use super::EngineError;
 use super::interfaces::Interfaces;
 use super::launch::{Launched, Launcher};
 use crate::net::Tables;
-use crate::port::PortError;
 use crate::queue::{self, Exit, Fault, Handler, Parcel, Report};
 use crate::umem::{MAX_PORTS, PortIndex};
 use crate::xdp::PortRequest;
@@ -136,7 +135,7 @@ impl<H: Handler + 'static> supervisor::Worker for QueueWorker<H> {
         self.running = None;
         self.announce(None);
         Some(match outcome {
-            Outcome::Finished(exit) => end(&exit),
+            Outcome::Finished(exit) => exit.end(),
             Outcome::Panicked(words) => End::Panicked(words),
             Outcome::Lost(words) => End::Failed(words),
         })
@@ -189,18 +188,5 @@ impl<H: Handler + 'static> QueueWorker<H> {
         if let Some(place) = directory.get_mut(self.index) {
             *place = entry;
         }
-    }
-}
-
-/// What an actor's last words mean for its restart.
-fn end(exit: &Exit) -> End {
-    match exit {
-        Exit::Stopped => End::Done,
-        Exit::NotOpened(error @ PortError::Gone { .. }) => End::Waiting(error.to_string()),
-        Exit::NotOpened(error) if error.is_link_down() => End::Waiting(error.to_string()),
-        // Transient by nature: the kernel tears sockets down late, memory may come back.
-        Exit::NotOpened(error) if error.is_transient() => End::Failed(error.to_string()),
-        Exit::NotOpened(error) => End::Refused(error.to_string()),
-        Exit::Leaked => End::Failed("frames are lost: the books do not balance".to_owned()),
     }
 }

@@ -1,7 +1,7 @@
 //! A table of flows: fixed memory, keyed hash, look-up of a whole batch at once.
 //!
 //! ```text
-//!  key --hash--> first bucket   [tag slot | tag slot | ... 10 entries ... | spilled]   one cache line each
+//!  key --hash--> first bucket   [tag slot | tag slot | ... 11 entries ... | spilled]   one cache line each
 //!           \--> second bucket  (looked at only if the first has spilled)
 //!                     |
 //!                     v slot
@@ -18,8 +18,8 @@
 //! tags and ask for the flows; compare keys. So the misses of all lanes are under way at once, and
 //! the flows are in the cache when they are worked on.
 //!
-//! Bounds: an insertion reads and writes two buckets, and if both are full (about three in a thousand
-//! when the table is) tries to move each of their twenty entries to its other bucket, once.
+//! Bounds: an insertion reads and writes two buckets, and if both are full (one in a thousand
+//! when the table is) tries to move each of their entries to its other bucket, once.
 
 #![forbid(unsafe_code)]
 
@@ -28,15 +28,15 @@ mod verify;
 
 use std::iter;
 
-use bucket::Bucket;
+use bucket::{Bucket, tag_of};
 pub use verify::Inconsistent;
 
 use crate::packet::LANES;
 pub use crate::simd::{FlowHash, FlowKey, FlowKeys};
 use crate::umem::prefetch;
 
-/// Flows for which there is a bucket, when the table is full: six of ten entries are taken, and one flow
-/// in twenty-five is in its second bucket.
+/// Flows for which there is a bucket, when the table is full: six of eleven entries are taken, and one flow
+/// in fifty is in its second bucket.
 const LOAD: usize = 6;
 
 /// Something that is found by a key of its own.
@@ -63,7 +63,7 @@ pub struct FlowTable<T> {
 /// Where a key may be found.
 #[derive(Clone, Copy)]
 struct Place {
-    tag: u16,
+    tag: u8,
     first: usize,
     second: usize,
 }
@@ -252,7 +252,7 @@ impl<T: Keyed> FlowTable<T> {
         let spread = |half: u64| ((half * count) >> 32) as usize;
         let (first, second) = (spread(hash >> 32), spread(hash & 0xffff_ffff));
         let next = if first + 1 < self.buckets.len() { first + 1 } else { 0 };
-        Place { tag: (hash as u16).max(1), first, second: if second == first { next } else { second } }
+        Place { tag: tag_of(hash), first, second: if second == first { next } else { second } }
     }
 
     fn find_at(&self, Place { tag, first, second }: Place, key: &FlowKey) -> Option<u32> {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crossbeam_channel::Sender;
 use oxide_actors::mailbox::Address;
+use oxide_actors::supervisor::End;
 #[cfg(doc)]
 use oxide_actors::supervisor::Word;
 
@@ -102,4 +103,20 @@ pub enum Exit {
     NotOpened(PortError),
     /// The books do not balance: frames are lost. Everything is closed again.
     Leaked,
+}
+
+impl Exit {
+    /// What it means to the supervisor.
+    #[must_use]
+    pub fn end(&self) -> End {
+        match self {
+            Exit::Stopped => End::Done,
+            Exit::NotOpened(error @ PortError::Gone { .. }) => End::Waiting(error.to_string()),
+            Exit::NotOpened(error) if error.is_link_down() => End::Waiting(error.to_string()),
+            // Transient by nature: the kernel tears sockets down late, memory may come back.
+            Exit::NotOpened(error) if error.is_transient() => End::Failed(error.to_string()),
+            Exit::NotOpened(error) => End::Refused(error.to_string()),
+            Exit::Leaked => End::Failed("frames are lost: the books do not balance".to_owned()),
+        }
+    }
 }

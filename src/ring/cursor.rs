@@ -98,3 +98,22 @@ impl Cursor {
 fn mask(capacity: u32) -> Result<u32, RingSizeError> {
     if capacity.is_power_of_two() { Ok(capacity - 1) } else { Err(RingSizeError { got: capacity }) }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// The other end's index is in shared memory: whatever it holds, no slot is counted twice.
+    #[test]
+    fn an_index_that_lies_gives_no_more_than_the_ring_has() {
+        for start in [0, 7, u32::MAX - 3] {
+            for lie in [start, start.wrapping_add(8), start.wrapping_add(9), start.wrapping_sub(1), start ^ 1 << 31] {
+                let peer = AtomicU32::new(lie);
+                for mut cursor in [Cursor::producer(8, start).unwrap(), Cursor::consumer(8, start).unwrap()] {
+                    assert!(cursor.refresh(&peer) <= 8 && cursor.available(100, &peer) <= 8, "{start} {lie}");
+                }
+            }
+        }
+    }
+}

@@ -12,7 +12,7 @@ use super::app::{App, AppHandler};
 use super::forward::Fused;
 use crate::port::sim::{SimBackend, SimNet, SimPort};
 use crate::port::{Backend, Port, PortError, QueueId};
-use crate::queue::{Parcel, Parts, Peers, QueueCounters, QueueInfo, Worker};
+use crate::queue::{Exit, Parcel, Parts, Peers, QueueCounters, QueueInfo, Worker};
 use crate::simd::Processor;
 
 /// Packets of other queues that may wait for one actor.
@@ -166,7 +166,7 @@ impl SimActor {
                     Err(error) if error.is_transient() && now < by => None,
                     Err(error) => {
                         self.phase = Phase::Down;
-                        said.push(Input::Ended { worker, generation, end: end(&error) });
+                        said.push(Input::Ended { worker, generation, end: Exit::NotOpened(error).end() });
                         None
                     }
                 }
@@ -272,7 +272,7 @@ impl Life {
                 return Some(End::Failed(error.to_string()));
             }
             if !self.worker.balanced() {
-                return Some(End::Failed("frames are lost: the books do not balance".to_owned()));
+                return Some(Exit::Leaked.end());
             }
             if self.draining && !self.drained_told && self.worker.quiescent() {
                 self.drained_told = true;
@@ -280,21 +280,11 @@ impl Life {
             }
         }
         let by = self.stop_by?;
-        (now >= by || turn.packets == 0 && self.worker.quiescent()).then_some(End::Done)
+        (now >= by || turn.packets == 0 && self.worker.quiescent()).then(|| Exit::Stopped.end())
     }
 
     pub(super) fn bad_descriptors(&self) -> u64 {
         self.worker.ports().map(|port| port.counters().bad_descriptors).sum()
-    }
-}
-
-/// As the engine judges why an actor did not open.
-fn end(error: &PortError) -> End {
-    match error {
-        PortError::Gone { .. } => End::Waiting(error.to_string()),
-        error if error.is_link_down() => End::Waiting(error.to_string()),
-        error if error.is_transient() => End::Failed(error.to_string()),
-        error => End::Refused(error.to_string()),
     }
 }
 

@@ -290,6 +290,14 @@ impl Handler for AppHandler {
         }
     }
 
+    fn sessions(&self) -> u64 {
+        match self {
+            Self::Forward(it) => it.sessions(),
+            Self::Relay(it) => it.sessions(),
+            Self::Checked(it) => it.inner.sessions(),
+        }
+    }
+
     fn inherit(&mut self, former: &mut Self, why: Replaced) -> Result<u64, String> {
         match (self, former) {
             (Self::Relay(it), Self::Relay(former)) => it.inherit(former, why),

@@ -39,6 +39,7 @@ pub use replay::{Replay, ReplayError};
 
 use crate::port::sim::{Faults, LinkCounters, LinkSpec};
 use crate::telemetry::DropCounters;
+use crate::umem::Census;
 
 /// What to simulate.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,12 +132,37 @@ pub struct SimReport {
     pub real_time: Duration,
     /// Packets through the engine, there and back, for each second of real time.
     pub packets_per_second: f64,
+    /// Each queue, as it stood at the end.
+    pub queue_reports: Vec<SimQueue>,
     /// Over every packet that left, when and where: two runs are the same if these are.
     pub fingerprint: u64,
     /// How often each checker looked.
     pub checks: Vec<(Checker, u64)>,
     /// The first thing that did not hold.
     pub failure: Option<Failure>,
+}
+
+/// One queue at the end of a simulation; counters over all its lives.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SimQueue {
+    /// Its number.
+    pub queue: u32,
+    /// Packets from the RX rings.
+    pub rx_packets: u64,
+    /// Packets to the TX rings.
+    pub tx_packets: u64,
+    /// Packets that belong to another queue, and were passed on.
+    pub handed_over: u64,
+    /// Sessions held.
+    pub sessions: u64,
+    /// Restarts, soft and hard, of itself and asked for.
+    pub restarts: u64,
+    /// As the supervisor has it.
+    pub state: String,
+    /// Where its frames are.
+    pub census: Census,
+    /// Whether its books balance.
+    pub balanced: bool,
 }
 
 impl SimReport {

@@ -138,13 +138,6 @@ impl Processor {
         self.parse(&heads, &lengths, live, columns);
     }
 
-    /// Which lanes of `live` are option-free IPv4 packets without a VLAN tag whose header checksum is
-    /// right; `heads` as in [`parse`](Self::parse), each of at least 34 bytes.
-    #[must_use]
-    pub fn verify_ipv4(&self, heads: &[&[u8; 64]; LANES], live: u64) -> u64 {
-        parse::verify_ipv4(*self, heads, live)
-    }
-
     /// The sum of `data` for an Internet checksum, as [`checksum::Sum::bytes`] makes it: for payloads.
     #[must_use]
     pub fn sum(&self, data: &[u8]) -> checksum::Sum {

@@ -6,7 +6,7 @@
 //! them at once. What does not pass goes to the plain parser, which finds out what it is.
 
 use super::Processor;
-use crate::packet::{self, Columns, LANES, checksum};
+use crate::packet::{self, Columns, LANES};
 use crate::umem::prefetch;
 
 /// Frames in one step of a vector kernel, and how far ahead heads are asked for. 8 ahead hides DRAM as
@@ -53,27 +53,6 @@ fn ask_for(heads: &[&[u8; 64]; LANES], first: usize, live: u64) {
             prefetch(*head);
         }
     }
-}
-
-pub(super) fn verify_ipv4(processor: Processor, heads: &[&[u8; 64]; LANES], live: u64) -> u64 {
-    #[cfg(target_arch = "x86_64")]
-    if let Some(token) = processor.avx2() {
-        return x86::verify_ipv4(token, heads) & live;
-    }
-    let _ = processor;
-    verify_plain(heads, live)
-}
-
-fn verify_plain(heads: &[&[u8; 64]; LANES], live: u64) -> u64 {
-    heads.iter().enumerate().fold(0, |mask, (lane, head)| {
-        let right = match **head {
-            [_, _, _, _, _, _, _, _, _, _, _, _, 0x08, 0x00, 0x45, ..] => {
-                head[14..].first_chunk().is_some_and(checksum::ipv4_header_verifies)
-            }
-            _ => false,
-        };
-        mask | u64::from(right) << lane
-    }) & live
 }
 
 /// Columns being filled, with the masks in registers.
@@ -139,6 +118,14 @@ mod x86 {
                 }
                 ask_for(heads, first + GROUP, u64::MAX);
                 let live = live as u8;
+                // Among IPv6 and other traffic the plain parser is as fast or faster.
+                if !mostly_ipv4(group_heads) {
+                    let lanes = group_heads.iter().zip(group_lengths).enumerate();
+                    for (lane, (head, length)) in lanes.filter(|(lane, _)| live & 1 << lane != 0) {
+                        out.parse(first + lane, head, *length);
+                    }
+                    continue;
+                }
                 let columns = &mut *out.columns;
                 let (Some(flows), Some(total)) = (
                     columns.flow.as_chunks_mut::<GROUP>().0.get_mut(group),
@@ -167,16 +154,11 @@ mod x86 {
         }
     );
 
-    fearless_simd::kernel!(
-        pub(super) fn verify_ipv4(avx2: Avx2, heads: &[&[u8; 64]; LANES]) -> u64 {
-            let mut mask = 0;
-            for (group, heads) in heads.as_chunks::<GROUP>().0.iter().enumerate() {
-                let fields = Fields::load(heads, |_, _| ());
-                mask |= u64::from(bits(fields.right())) << (group * GROUP);
-            }
-            mask
-        }
-    );
+    /// By their EtherTypes.
+    #[inline(always)]
+    fn mostly_ipv4(heads: &[&[u8; 64]; GROUP]) -> bool {
+        heads.iter().map(|head| usize::from([head[12], head[13]] == [0x08, 0x00])).sum::<usize>() > GROUP / 2
+    }
 
     /// Eight frames' fields, a 32-bit lane for each frame; bytes in the order of the wire.
     struct Fields {

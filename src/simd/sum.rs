@@ -3,9 +3,13 @@
 use super::Processor;
 use crate::packet::checksum::Sum;
 
+/// Bytes from which on the kernels beat the plain loop; both need 64.
+#[cfg(target_arch = "x86_64")]
+const WORTH_IT: usize = 128;
+
 pub(super) fn sum(processor: Processor, data: &[u8]) -> Sum {
     #[cfg(target_arch = "x86_64")]
-    if data.len() >= 64 {
+    if data.len() >= WORTH_IT {
         if let Some(token) = processor.avx512() {
             return x86::dot_products(token, data);
         }

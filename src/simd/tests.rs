@@ -127,19 +127,6 @@ proptest! {
 }
 
 proptest! {
-    #[test]
-    fn headers_verify_alike(packets in prop::collection::vec(packet(), LANES), live: u64) {
-        let heads: [&[u8; 64]; LANES] = std::array::from_fn(|i| &packets[i].0);
-        let right = |lane: &usize| {
-            let head = heads[*lane];
-            head[12..15] == [8, 0, 0x45] && crate::packet::checksum::ipv4_header_verifies(head[14..34].try_into().unwrap())
-        };
-        let wanted = (0..LANES).filter(right).fold(0, |mask, lane| mask | 1 << lane) & live;
-        for level in Processor::levels() {
-            prop_assert_eq!(Processor::with_level(level).unwrap().verify_ipv4(&heads, live), wanted);
-        }
-    }
-
     /// Every length and alignment, and nothing beyond the end.
     #[test]
     fn sums_are_alike(data in prop::collection::vec(any::<u8>(), 0..1600), start in 0usize..70, ones: bool) {

@@ -180,7 +180,9 @@ impl Mapping {
                 (bytes.next_multiple_of(HUGE_PAGE).max(HUGE_PAGE), libc::MAP_HUGETLB | libc::MAP_HUGE_2MB)
             }
         };
-        let flags = flags | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE;
+        // Miri knows neither populating nor madvise(2).
+        let populate = if cfg!(miri) { 0 } else { libc::MAP_POPULATE };
+        let flags = flags | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | populate;
         // SAFETY: a new anonymous mapping at an address of the kernel's choice touches nothing that exists.
         let start =
             unsafe { libc::mmap(std::ptr::null_mut(), length, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
@@ -206,6 +208,9 @@ impl Drop for Mapping {
 
 /// A forked child must not inherit the pages: while it lives, the queue cannot be bound again.
 pub fn dont_fork(start: NonNull<u8>, length: usize) {
+    if cfg!(miri) {
+        return;
+    }
     // SAFETY: MADV_DONTFORK changes what fork(2) copies, not the memory; the range is a live mapping.
     if unsafe { libc::madvise(start.as_ptr().cast(), length, libc::MADV_DONTFORK) } != 0 {
         tracing::warn!(error = %io::Error::last_os_error(), "MADV_DONTFORK refused: a forked child would keep the queue busy");

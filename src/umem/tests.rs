@@ -105,6 +105,8 @@ fn layouts_that_cannot_work_are_refused_with_the_mend() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 4 } else { 256 }, failure_persistence: None, ..Default::default() })]
+
     /// Whatever the order of takes, gives, fills, receives, sends, completions, lies and recalls:
     /// the books balance and every frame is in exactly one place.
     #[test]

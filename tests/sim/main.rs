@@ -1,10 +1,15 @@
 //! The whole engine against simulated NICs. Every failure prints the options that replay it.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
+mod cli;
 mod faults;
 mod links;
+#[path = "../common/live.rs"]
+mod live;
 mod relay;
 mod replay;
+mod stalled;
+mod threads;
 
 use oxide::port::sim::{Faults, LinkSpec};
 use oxide::sim::{Application, Chaos, Checker, SimOptions, SimReport, run};

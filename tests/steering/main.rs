@@ -3,8 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod delivery;
+mod fuzz;
 mod lab;
 mod live;
+#[path = "../fuzz/mutate.rs"]
+mod mutate;
 mod object;
 mod packets;
 mod table;

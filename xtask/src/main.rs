@@ -9,9 +9,11 @@
 //! | [`demo`] | the lab of three namespaces and the traffic through `oxide relay` |
 //! | [`drill`] | the fault table against the real relay |
 //! | [`bench`] | the forwarding bench: lab, forwarders, records |
+//! | [`deep`] | the tiers that need another toolchain or much time |
 //! | [`tiers`] | the test tiers and their tally |
 
 mod bench;
+mod deep;
 mod demo;
 mod drill;
 mod host;
@@ -26,15 +28,18 @@ use std::process::ExitCode;
 
 const HELP: &str = "\
 cargo xtask demo   [--queues N] [--seconds N] [--ipv4-only | --ipv6-only] [--keep-logs] [--no-install]
-    Real DNS, WireGuard and iperf3 through `oxide relay`, in three network namespaces. Needs root or sudo.
+    Real DNS, WireGuard and iperf3 through `oxide relay`, in three network namespaces. Needs root or sudo;
+    without, the relay runs against the simulated NIC, and says so.
         --queues N      queues of each veth end, 1 to 16 (default 2)
         --seconds N     length of each timed step, 1 to 60 (default 5)
         --ipv4-only, --ipv6-only
                         one address family instead of both
         --keep-logs     keep what every program said, and say where
+        --simulated     the simulated NIC, even as root
 cargo xtask test   [--tier NAME]... [--no-install]
     Every test tier this machine can run; the others are named with the reason.
-        --tier NAME     only this tier: lint, unit, doc, integration, namespaces
+        --tier NAME     only this tier: lint, unit, doc, integration, namespaces, qemu,
+                        miri, fuzz, long (10^8 operations on the ledger, a hundred seeds)
 cargo xtask bench  [--quick] [--json FILE] [--peers all|installed] [--keep-logs] [--no-install] [NAME]...
     Forwarders side by side on a veth lab: ours, and the peers that are installed. Needs root.
         --quick         three short pairs of the most telling ones instead of five long ones of all: under four minutes
@@ -42,6 +47,8 @@ cargo xtask bench  [--quick] [--json FILE] [--peers all|installed] [--keep-logs]
         --peers all     install the peers that Debian has first
         --keep-logs     keep what every program said, and say where
         NAME            only what has NAME in its name
+cargo xtask bench processor [--quick] [--json FILE] [MEASURE]...
+    Headers, hashes, look-ups, sums and the whole relay step, beside other crates; no lab, no root.
 cargo xtask drill  [--json] [--no-install] [--binary FILE] [NAME]...
     The fault table against the real relay: two interfaces with four queues each, under traffic that is counted at the
     far end. A row for each fault: gap, packets lost where it reaches and elsewhere, ledger, verdict. Needs root.

@@ -4,6 +4,7 @@
 //! nothing may be skipped (a privileged test that was skipped must not look like a pass), unless the line
 //! begins with `SKIPPED-OK`: the reason is the machine's, not the user's.
 
+use crate::deep;
 use crate::host::Host;
 use crate::process::{Cancel, Result, failed, has_program, io_error, is_root, run_lines};
 use crate::setup::{self, For, Policy};
@@ -19,13 +20,24 @@ enum Tier {
     Doc,
     Integration,
     Namespaces,
+    Qemu,
     Miri,
     Fuzz,
+    Long,
 }
 
 impl Tier {
-    const ALL: &[Tier] =
-        &[Tier::Lint, Tier::Unit, Tier::Doc, Tier::Integration, Tier::Namespaces, Tier::Miri, Tier::Fuzz];
+    const ALL: &[Tier] = &[
+        Tier::Lint,
+        Tier::Unit,
+        Tier::Doc,
+        Tier::Integration,
+        Tier::Namespaces,
+        Tier::Qemu,
+        Tier::Miri,
+        Tier::Fuzz,
+        Tier::Long,
+    ];
 
     const fn name(self) -> &'static str {
         match self {
@@ -34,8 +46,10 @@ impl Tier {
             Tier::Doc => "doc",
             Tier::Integration => "integration",
             Tier::Namespaces => "namespaces",
+            Tier::Qemu => "qemu",
             Tier::Miri => "miri",
             Tier::Fuzz => "fuzz",
+            Tier::Long => "long",
         }
     }
 
@@ -46,8 +60,10 @@ impl Tier {
             Tier::Doc => "examples in the documentation",
             Tier::Integration => "tests/ that need no root",
             Tier::Namespaces => "tests/ on veth in network namespaces, as root",
+            Tier::Qemu => "kernels on lesser CPUs, under qemu",
             Tier::Miri => "unsafe rooms under Miri",
             Tier::Fuzz => "fuzz targets",
+            Tier::Long => "10^8 operations on the ledger, many seeds",
         }
     }
 }
@@ -85,7 +101,7 @@ impl Options {
 
 /// What one tier came to.
 #[derive(Debug, Default)]
-struct Tally {
+pub(crate) struct Tally {
     passed: u32,
     failed: u32,
     ignored: u32,
@@ -97,7 +113,7 @@ struct Tally {
 }
 
 #[derive(Debug)]
-enum Outcome {
+pub(crate) enum Outcome {
     Ran(Tally),
     NotRun(String),
 }
@@ -133,10 +149,14 @@ fn run_tier(cancel: &Cancel, tier: Tier, targets: &[Target], asked: bool) -> Res
         Tier::Namespaces => Ok(Outcome::NotRun(
             "needs root, and sudo wants a password: sudo true && cargo xtask test --tier namespaces".to_owned(),
         )),
-        Tier::Miri => Ok(Outcome::NotRun("needs a nightly toolchain; not wired up yet".to_owned())),
-        Tier::Fuzz => {
-            Ok(Outcome::NotRun("needs a nightly toolchain and cargo-fuzz; there are no targets yet".to_owned()))
+        Tier::Qemu => on_lesser_cpus(cancel),
+        Tier::Miri if asked => deep::miri(cancel),
+        Tier::Miri => {
+            Ok(Outcome::NotRun("only when asked for: --tier miri, whose first build takes minutes".to_owned()))
         }
+        Tier::Fuzz => deep::fuzz(cancel, asked),
+        Tier::Long if asked => deep::long(cancel),
+        Tier::Long => Ok(Outcome::NotRun("only when asked for: --tier long, some minutes".to_owned())),
     }
 }
 
@@ -202,9 +222,21 @@ fn cargo_test(cancel: &Cancel, arguments: &[&str], sudo: bool) -> Result<Outcome
     }
     // libtest keeps what a passed test printed to itself unless asked.
     command.args(["--", "--show-output"]);
+    cargo_test_with(cancel, command).map(Outcome::Ran)
+}
+
+/// Runs a `cargo test` that is put together already.
+pub(crate) fn cargo_test_with(cancel: &Cancel, mut command: Command) -> Result<Tally> {
     let mut tally = Tally::default();
+    run_tests(cancel, &mut command, &mut tally)?;
+    Ok(tally)
+}
+
+/// Runs a `cargo test --show-output` and adds what it says.
+fn run_tests(cancel: &Cancel, command: &mut Command, tally: &mut Tally) -> Result<()> {
+    let failed_before = tally.failed;
     let mut in_list = false;
-    let status = run_lines(cancel, &mut command, |line| {
+    let status = run_lines(cancel, command, |line| {
         // --show-output also lists every passed test a second time.
         in_list = line == "successes:" || (in_list && (line.is_empty() || line.starts_with("    ")));
         if !in_list {
@@ -212,14 +244,39 @@ fn cargo_test(cancel: &Cancel, arguments: &[&str], sudo: bool) -> Result<Outcome
         }
         tally.read(line);
     })?;
-    if !status.success() && tally.failed == 0 {
-        tally.failed = 1;
+    if !status.success() && tally.failed == failed_before {
+        tally.failed += 1;
         tally.failures.push(format!("cargo test ended with {status} (see above)"));
     }
-    Ok(Outcome::Ran(tally))
+    Ok(())
 }
 
 impl Tally {
+    /// Another one's counts on top.
+    pub(crate) fn add(&mut self, other: Tally) {
+        let Tally { passed, failed, ignored, skipped, excused, failures } = other;
+        (self.passed, self.failed) = (self.passed + passed, self.failed + failed);
+        self.ignored += ignored;
+        self.skipped.extend(skipped);
+        self.excused.extend(excused);
+        self.failures.extend(failures);
+    }
+
+    /// One thing that is not a test of cargo's went well, or did not.
+    pub(crate) fn count(&mut self, good: bool, what: &str) {
+        self.passed += u32::from(good);
+        self.failed += u32::from(!good);
+        if !good {
+            self.failures.push(what.to_owned());
+        }
+    }
+
+    /// One thing could not be run here.
+    pub(crate) fn excuse(&mut self, line: String) {
+        self.passed += 1;
+        self.excused.push(line);
+    }
+
     fn read(&mut self, line: &str) {
         if let Some(counts) = line.strip_prefix("test result: ") {
             // "ok. 12 passed; 0 failed; 1 ignored; 0 measured; ..."
@@ -251,6 +308,25 @@ impl Tally {
     }
 }
 
+/// The rooms with vector kernels, on CPUs that this machine is not: each level's kernels, and the choice of a level.
+/// Only x86-64: the NEON level has no kernels of its own, and the C libraries we link are rarely there for AArch64.
+fn on_lesser_cpus(cancel: &Cancel) -> Result<Outcome> {
+    let names = ["qemu-x86_64", "qemu-x86_64-static"];
+    let Some(qemu) = names.into_iter().find(|name| cfg!(target_arch = "x86_64") && has_program(name)) else {
+        return Ok(Outcome::NotRun("needs qemu's user mode on x86-64: apt-get install qemu-user".to_owned()));
+    };
+    let mut tally = Tally::default();
+    for cpu in ["Nehalem", "Haswell"] {
+        println!("\n== unit tests of the kernels on a {cpu}");
+        let mut command = cargo();
+        command.args(["test", "--package", "oxide-engine", "--lib"]);
+        command.args(["--config", &format!("target.'cfg(unix)'.runner = ['{qemu}', '-cpu', '{cpu}']")]);
+        command.args(["--", "--show-output", "simd::", "flow::", "packet::"]);
+        run_tests(cancel, &mut command, &mut tally)?;
+    }
+    Ok(Outcome::Ran(tally))
+}
+
 fn lint(cancel: &Cancel) -> Result<Outcome> {
     let mut tally = Tally::default();
     let checks: &[(&str, &[&str])] = &[
@@ -277,13 +353,18 @@ fn lint(cancel: &Cancel) -> Result<Outcome> {
     Ok(Outcome::Ran(tally))
 }
 
-fn cargo() -> Command {
+pub(crate) fn cargo() -> Command {
     let mut command = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()));
-    command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(".")));
+    command.current_dir(root());
     command
 }
 
-fn quietly_succeeds(command: &mut Command) -> bool {
+/// The workspace's folder.
+pub(crate) fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
+}
+
+pub(crate) fn quietly_succeeds(command: &mut Command) -> bool {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
 }
 

@@ -58,11 +58,17 @@ impl SimBackend {
         self.ids.first().cloned().unwrap_or_else(|| QueueId::new("sim", 0))
     }
 
+    fn may_bind(&self, id: &QueueId, layout: &UmemLayout) -> Result<(), PortError> {
+        let gone = || PortError::Gone { id: id.clone(), source: io::Error::from_raw_os_error(libc::ENODEV) };
+        let (_, nic) = self.net.find(id).ok_or_else(gone)?;
+        lock(nic).may_bind(layout, self.net.now_ns())
+    }
+
     fn port(&self, id: &QueueId, index: PortIndex, layout: UmemLayout) -> Result<SimPort, PortError> {
         let gone = |errno| PortError::Gone { id: id.clone(), source: io::Error::from_raw_os_error(errno) };
         let (interface, nic) = self.net.find(id).ok_or_else(|| gone(libc::ENODEV))?;
         let (user, kernel) = self.ring_ends(id, &mut lock(nic))?;
-        let socket = lock(nic).bind(kernel, index, layout, self.net.now_ns())?;
+        let socket = lock(nic).bind(kernel, index, layout)?;
         Ok(SimPort {
             info: PortInfo {
                 id: id.clone(),
@@ -111,6 +117,8 @@ impl Backend for SimBackend {
     /// has passed, as with a real one.
     fn open(&mut self) -> Result<(Umem, Vec<SimPort>), PortError> {
         let layout = self.layout()?;
+        // Before the memory: a queue may be busy for a thousand tries, and pages are what a simulation waits for.
+        self.ids.iter().try_for_each(|id| self.may_bind(id, &layout))?;
         let memory = Region::map(layout.bytes(), PageKind::Base, None);
         let region = memory.map_err(|source| PortError::Memory { id: self.first(), source })?;
         let umem = Umem::new(region, layout).map_err(|source| PortError::Layout { id: self.first(), source })?;
@@ -123,6 +131,7 @@ impl Backend for SimBackend {
     fn reopen(&mut self, port: PortIndex, umem: &mut Umem) -> Result<SimPort, PortError> {
         umem.write_off(port);
         let id = self.ids.get(usize::from(port)).cloned().unwrap_or_else(|| QueueId::new("none", 0));
+        self.may_bind(&id, umem.layout())?;
         let opened = self.port(&id, port, *umem.layout())?;
         umem.take_back(port);
         Ok(opened)

@@ -103,31 +103,31 @@ impl NicQueue {
         if draw & 1 == 0 { (draw >> 32) as u32 } else { u32::MAX - ((draw >> 32) as u32 & 0xfff) }
     }
 
-    /// Binds a socket; returns its number.
-    pub(super) fn bind(
-        &mut self,
-        rings: KernelRings,
-        port: PortIndex,
-        layout: UmemLayout,
-        now_ns: u64,
-    ) -> Result<u64, PortError> {
+    /// Whether a socket could be bound now: to be asked before memory is made for it.
+    pub(super) fn may_bind(&mut self, layout: &UmemLayout, now_ns: u64) -> Result<(), PortError> {
         let errno = if !self.present {
             return Err(self.gone(libc::ENODEV));
         } else if let Some(errno) = self.refusals.pop_front() {
-            Some(errno)
+            errno
         } else if self.bound.is_some() || now_ns < self.busy_until_ns {
-            Some(libc::EBUSY)
+            libc::EBUSY
         } else if !self.link_up {
-            Some(libc::ENETDOWN)
+            libc::ENETDOWN
         } else {
-            None
+            return Ok(());
         };
-        if let Some(errno) = errno {
-            let (id, source) = (self.id.clone(), io::Error::from_raw_os_error(errno));
-            if errno == libc::ENOMEM {
-                let source = RegionError::Map { bytes: layout.bytes(), source };
-                return Err(PortError::Memory { id, source });
-            }
+        let (id, source) = (self.id.clone(), io::Error::from_raw_os_error(errno));
+        if errno == libc::ENOMEM {
+            let source = RegionError::Map { bytes: layout.bytes(), source };
+            return Err(PortError::Memory { id, source });
+        }
+        Err(PortError::Refused { id, step: "bind", source, advice: String::new() })
+    }
+
+    /// Binds a socket, as [`may_bind`](Self::may_bind) has allowed; returns its number.
+    pub(super) fn bind(&mut self, rings: KernelRings, port: PortIndex, layout: UmemLayout) -> Result<u64, PortError> {
+        if self.bound.is_some() {
+            let (id, source) = (self.id.clone(), io::Error::from_raw_os_error(libc::EBUSY));
             return Err(PortError::Refused { id, step: "bind", source, advice: String::new() });
         }
         self.sockets += 1;

@@ -155,7 +155,8 @@ impl<P: Port, H: Handler> Worker<P, H> {
     }
 
     /// The packet memory, for a simulated kernel to work in.
-    pub(crate) fn kernel_side(&mut self) -> (&mut Umem, impl Iterator<Item = &mut P>) {
+    #[doc(hidden)]
+    pub fn kernel_side(&mut self) -> (&mut Umem, impl Iterator<Item = &mut P>) {
         (&mut self.umem, self.ports.iter_mut().flatten())
     }
 

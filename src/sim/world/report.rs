@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
+use oxide_actors::supervisor::WorkerId;
+
 use super::World;
-use crate::sim::SimReport;
+use crate::queue::Handler;
+use crate::sim::{SimQueue, SimReport};
 use crate::telemetry::DropCounters;
+use crate::umem::Census;
 
 impl World {
     pub(in crate::sim) fn report(mut self, real_time: Duration) -> SimReport {
@@ -25,6 +29,7 @@ impl World {
                 left += nic.sent;
             }
         }
+        let queue_reports = (0..self.actors.len()).map(|at| self.queue(at)).collect();
         let judge = self.judge;
         let through = judge.there + judge.back;
         let wires = self.wires;
@@ -53,8 +58,30 @@ impl World {
             real_time,
             packets_per_second: through as f64 / real_time.as_secs_f64().max(1e-9),
             fingerprint: judge.fingerprint,
+            queue_reports,
             checks: judge.checks().collect(),
             failure: judge.failure,
+        }
+    }
+
+    fn queue(&mut self, at: usize) -> SimQueue {
+        let id = WorkerId(at);
+        let (restarts, state) = (self.roster.restarts(id), self.roster.state(id).map(ToString::to_string));
+        let actor = &mut self.actors[at];
+        let counters = actor.counters();
+        let (sessions, census, balanced) = actor.life().map_or((0, Census::default(), true), |life| {
+            (life.worker.handler().sessions(), life.worker.umem().census(), life.worker.balanced())
+        });
+        SimQueue {
+            queue: actor.queue,
+            rx_packets: counters.received,
+            tx_packets: counters.forwarded,
+            handed_over: counters.handed_over,
+            sessions,
+            restarts,
+            state: state.unwrap_or_default(),
+            census,
+            balanced,
         }
     }
 }

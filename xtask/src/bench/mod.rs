@@ -7,9 +7,11 @@
 //! | [`subject`] | the forwarders, ours and others' |
 //! | [`sample`] | one run of one of them under load |
 //! | [`duel`] | two of them in turns |
+//! | [`processor`] | the batch processor beside other crates: no lab |
 
 mod duel;
 mod lab;
+mod processor;
 pub(crate) mod record;
 mod sample;
 mod subject;
@@ -121,6 +123,9 @@ impl Bench<'_> {
 
 /// Set-up, build, lab, measures, table.
 pub(crate) fn run(cancel: &Cancel, options: &Options) -> Result<()> {
+    if options.names.first().is_some_and(|name| name == "processor") {
+        return processor::run(cancel, options);
+    }
     let groups: &[For] = if options.all_peers { &[For::Build, For::Lab, For::Peers] } else { &[For::Build, For::Lab] };
     setup::ensure(cancel, groups, options.policy)?;
     if !is_root() {

@@ -3,6 +3,7 @@
 mod dns;
 mod lab;
 mod relay;
+mod simulated;
 mod table;
 mod traffic;
 
@@ -15,7 +16,7 @@ use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use traffic::Programs;
 
@@ -29,6 +30,8 @@ pub(crate) struct Options {
     seconds: u32,
     families: Vec<Family>,
     keep_logs: bool,
+    /// The simulated NIC, even as root.
+    simulated: bool,
     policy: Policy,
     /// The relay's binary; built first if absent. Set when a user's demo goes on as root.
     binary: Option<PathBuf>,
@@ -37,8 +40,15 @@ pub(crate) struct Options {
 impl Options {
     pub(crate) fn parse(arguments: &[String]) -> Result<Self> {
         let families = vec![Family::V4, Family::V6];
-        let mut options =
-            Self { queues: 2, seconds: 5, families, keep_logs: false, policy: Policy::Install, binary: None };
+        let mut options = Self {
+            queues: 2,
+            seconds: 5,
+            families,
+            keep_logs: false,
+            simulated: false,
+            policy: Policy::Install,
+            binary: None,
+        };
         let mut rest = arguments.iter();
         while let Some(argument) = rest.next() {
             let mut value =
@@ -49,6 +59,7 @@ impl Options {
                 "--ipv4-only" => options.families.retain(|f| *f == Family::V4),
                 "--ipv6-only" => options.families.retain(|f| *f == Family::V6),
                 "--keep-logs" => options.keep_logs = true,
+                "--simulated" => options.simulated = true,
                 "--no-install" => options.policy = Policy::Refuse,
                 "--binary" => options.binary = Some(PathBuf::from(value()?)),
                 other => return failed(format!("demo knows no `{other}` (see cargo xtask --help)")),
@@ -70,13 +81,18 @@ fn within(name: &str, value: &str, least: u16, most: u16) -> Result<u16> {
 
 /// Set-up, build, lab, traffic, verdict.
 pub(crate) fn run(cancel: &Cancel, options: &Options) -> Result<()> {
+    let simulate = options.simulated || !(is_root() || can_become_root());
     let binary = match &options.binary {
         Some(binary) => binary.clone(),
         None => {
-            setup::ensure(cancel, &[For::Build, For::Lab, For::Demo], options.policy)?;
+            let needed: &[For] = if simulate { &[For::Build] } else { &[For::Build, For::Lab, For::Demo] };
+            setup::ensure(cancel, needed, options.policy)?;
             build(cancel)?
         }
     };
+    if simulate {
+        return simulated::run(cancel, options, &binary);
+    }
     if !is_root() {
         return go_on_as_root(&binary);
     }
@@ -115,17 +131,16 @@ fn build(cancel: &Cancel) -> Result<PathBuf> {
 }
 
 /// Becomes `sudo xtask demo --binary ...`: only the lab runs as root, not cargo.
+/// Whether sudo works: without a password, or because somebody is there to type one.
+fn can_become_root() -> bool {
+    use std::io::IsTerminal;
+    let silent = || Command::new("sudo").args(["-n", "true"]).stderr(Stdio::null()).status().is_ok_and(|s| s.success());
+    has_program("sudo") && (silent() || std::io::stdin().is_terminal())
+}
+
 fn go_on_as_root(binary: &Path) -> Result<()> {
     let me = std::env::current_exe().map_err(io_error("our own path"))?;
     let options: Vec<String> = std::env::args().skip(2).collect();
-    if !has_program("sudo") {
-        return failed(format!(
-            "the lab's network namespaces and AF_XDP need root, and sudo is not here. As root run\n  {} demo --binary {} {}",
-            me.display(),
-            binary.display(),
-            options.join(" ")
-        ));
-    }
     println!("the lab needs root: going on with sudo");
     // If sudo is killed, the lab ends as well.
     let mut sudo = Command::new("sudo");

@@ -79,10 +79,10 @@ pub(super) const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "stall",
-        what: "handler does not return for 1.8 s",
+        what: "handler does not return for 2.5 s",
         reach: Reach::Actor,
         act: |scene| {
-            scene.relay.inject("stall near0:1 1800")?;
+            scene.relay.inject("stall near0:1 2500")?;
             let stalled = |r: &Report| r.queues.get(1).is_some_and(|queue| queue.stalled);
             scene.relay.until(scene.session, "noticed", stalled).map(drop)
         },
@@ -124,21 +124,18 @@ pub(super) const FAULTS: &[Fault] = &[
         reach: Reach::Interface,
         act: |scene| {
             for _ in 0..5 {
+                scene.rest()?;
                 scene.near("ip link set near0 down")?;
                 scene.near("ip link set near0 up")?;
-                scene.rest()?;
             }
-            Ok(())
+            scene.lab.running(scene.session, 0)
         },
     },
     Fault {
         name: "detach",
         what: "XDP program taken off",
         reach: Reach::Interface,
-        act: |scene| {
-            scene.relay.inject("detach near0:0")?;
-            scene.rest()
-        },
+        act: |scene| scene.relay.inject("detach near0:0"),
     },
     Fault {
         name: "channels",
@@ -148,7 +145,7 @@ pub(super) const FAULTS: &[Fault] = &[
             // The kernel refuses the first while sockets are bound to the others; both are tried.
             let _ = scene.near("ethtool -L near0 rx 2 tx 2");
             let _ = scene.near("ethtool -L near0 rx 4 tx 4");
-            scene.rest()
+            Ok(())
         },
     },
     Fault {
@@ -170,7 +167,8 @@ pub(super) const FAULTS: &[Fault] = &[
             scene.near("ip link set near0 name other")?;
             scene.waiting()?;
             scene.near("ip link set other name near0")?;
-            scene.near("ip link set near0 up")
+            scene.near("ip link set near0 up")?;
+            scene.lab.running(scene.session, 0)
         },
     },
 ];

@@ -75,7 +75,24 @@ impl Lab {
             )
         };
         self.far.run(session, "far", &["sh", "-c", &script(&far, 2, 1, &mac_near)])?;
-        self.near(session, &["sh", "-c", &script(&near, 1, 2, &mac_far)])
+        self.near(session, &["sh", "-c", &script(&near, 1, 2, &mac_far)])?;
+        self.running(session, n)
+    }
+
+    /// Waits until both ends of link `n` have their carrier: the kernel starts their transmit queues up to a second
+    /// after they were set up (net/core/link_watch.c).
+    pub(super) fn running(&self, session: &Session, n: u8) -> Result<()> {
+        let end = Instant::now() + LONG;
+        for (namespace, interface) in [(&self.near, format!("near{n}")), (&self.far, format!("far{n}"))] {
+            let show = ["ip", "link", "show", "dev", &interface, "up"];
+            while !namespace.run(session, "link", &show)?.stdout.contains("state UP") {
+                if Instant::now() > end {
+                    return failed(format!("{interface} has no carrier after {LONG:?}"));
+                }
+                session.cancel.sleep(Duration::from_millis(2))?;
+            }
+        }
+        Ok(())
     }
 }
 

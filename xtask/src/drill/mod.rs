@@ -14,7 +14,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
-use traffic::{FarEnd, lost};
+use traffic::{Counted, FarEnd, lost};
 
 /// The command line of `drill`.
 #[derive(Debug)]
@@ -52,6 +52,8 @@ struct Row {
     what: &'static str,
     /// The longest time a queue was away, milliseconds, as the engine tells.
     gap_ms: Option<f64>,
+    /// From the end of what was done to the first packet of the last flow that it reached, milliseconds.
+    back_ms: Option<f64>,
     /// What the engine says it was.
     cause: String,
     sent: u64,
@@ -97,8 +99,8 @@ fn drill(session: &Session, options: &Options, binary: &Path) -> Result<Vec<Row>
     let mut rows = Vec::new();
     if !options.json {
         println!(
-            "{:<16} {:>9} {:>7} {:>7} {:>10}  ledger  verdict  what",
-            "fault", "gap ms", "sent", "lost", "elsewhere"
+            "{:<16} {:>9} {:>9} {:>7} {:>7} {:>10}  ledger  verdict  what",
+            "fault", "gap ms", "back ms", "sent", "lost", "elsewhere"
         );
     }
     for fault in FAULTS.iter().filter(chosen) {
@@ -121,14 +123,15 @@ fn one(session: &Session, fault: &'static Fault, binary: &Path) -> Result<Row> {
     session.cancel.sleep(Duration::from_millis(300))?;
     let mut scene = Scene { session, lab: &lab, relay: &mut relay };
     let acted = (fault.act)(&mut scene);
+    traffic.cause_ended();
     let healthy = |r: &Report| r.queues.iter().all(|queue| queue.state == "running" && !queue.stalled);
     let back = acted.and_then(|()| relay.until(session, "healthy again", healthy));
     session.cancel.sleep(Duration::from_millis(300))?;
-    let (far, counts) = traffic.end()?;
+    let Counted { far, counts, back: first } = traffic.end()?;
     // And all is as before.
     let traffic = far.run();
     session.cancel.sleep(Duration::from_millis(500))?;
-    let (_, after) = traffic.end()?;
+    let after = traffic.end()?.counts;
     let trouble = back.as_ref().err().map(ToString::to_string);
     let report = back.unwrap_or_default();
     let last = relay.stop(session)?;
@@ -140,6 +143,11 @@ fn one(session: &Session, fault: &'static Fault, binary: &Path) -> Result<Row> {
         name: fault.name,
         what: fault.what,
         gap_ms: gaps.reduce(f64::max),
+        back_ms: first
+            .iter()
+            .filter(|(at, _)| fault.reach.covers(**at))
+            .map(|(_, back)| back.as_secs_f64() * 1e3)
+            .reduce(f64::max),
         cause: told.map(|queue| queue.last_event.clone()).unwrap_or_default(),
         sent: counts.values().map(|(sent, _)| sent).sum(),
         lost_there: lost(&counts, |at| fault.reach.covers(at)),
@@ -151,11 +159,14 @@ fn one(session: &Session, fault: &'static Fault, binary: &Path) -> Result<Row> {
 }
 
 fn print(row: &Row) {
-    let gap = row.gap_ms.map_or_else(|| "-".to_owned(), |gap| format!("{gap:.1}"));
+    let ms = |time: Option<f64>| time.map_or_else(|| "-".to_owned(), |time| format!("{time:.1}"));
+    let (gap, back) = (ms(row.gap_ms), ms(row.back_ms));
     let ledger = if row.ledger { "ok" } else { "BROKEN" };
     let verdict = if row.pass { "PASS" } else { "FAIL" };
     let Row { name, sent, lost_there, lost_elsewhere, what, .. } = row;
-    println!("{name:<16} {gap:>9} {sent:>7} {lost_there:>7} {lost_elsewhere:>10}  {ledger:<6}  {verdict:<7}  {what}");
+    println!(
+        "{name:<16} {gap:>9} {back:>9} {sent:>7} {lost_there:>7} {lost_elsewhere:>10}  {ledger:<6}  {verdict:<7}  {what}"
+    );
     if let Some(trouble) = &row.trouble {
         println!("    {trouble}");
     }

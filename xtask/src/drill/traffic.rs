@@ -2,13 +2,14 @@
 
 use super::lab::{FIRST_PORT, PORTS_PER_QUEUE, QUEUES};
 use crate::process::{Error, Result, failed, io_error};
+use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,8 @@ use std::time::{Duration, Instant};
 const PACE: Duration = Duration::from_millis(4);
 /// For packets under way when a count ends.
 const GRACE: Duration = Duration::from_millis(500);
+/// Bytes that may wait at the sink.
+const SINK_BYTES: usize = 8 << 20;
 /// Sockets tried for each interface until each queue has a flow.
 const TRIES: usize = 400;
 
@@ -50,6 +53,8 @@ impl FarEnd {
 
     fn search() -> std::io::Result<Self> {
         let sink = UdpSocket::bind("0.0.0.0:9000")?;
+        // A queue that stood still sends all that waited at once: it must not push out what others send.
+        set_socket_recv_buffer_size_force(&sink, SINK_BYTES)?;
         sink.set_read_timeout(Some(Duration::from_millis(500)))?;
         let mut flows = BTreeMap::new();
         let mut token = 0_u16;
@@ -71,12 +76,13 @@ impl FarEnd {
 
     /// Sends and counts until told to stop.
     pub(super) fn run(self) -> Traffic {
-        let stop = Arc::new(AtomicBool::new(false));
-        let seen = Arc::clone(&stop);
-        Traffic { stop, thread: std::thread::spawn(move || self.count(&seen)) }
+        let (stop, cause_ended) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(None)));
+        let (seen, ended) = (Arc::clone(&stop), Arc::clone(&cause_ended));
+        Traffic { stop, cause_ended, thread: std::thread::spawn(move || self.count(&seen, &ended)) }
     }
 
-    fn count(self, stop: &AtomicBool) -> (Self, Counts) {
+    fn count(self, stop: &AtomicBool, cause_ended: &Mutex<Option<Instant>>) -> Counted {
+        let mut back = BTreeMap::new();
         let mut counts: Counts = self.flows.keys().map(|at| (*at, (0, 0))).collect();
         let mut last = Instant::now();
         while !stop.load(Ordering::Relaxed) || last.elapsed() < GRACE {
@@ -90,12 +96,16 @@ impl FarEnd {
             let mut packet = [0; 64];
             while let Ok((length, _)) = self.sink.recv_from(&mut packet) {
                 if let [interface, queue] = packet[..length] {
-                    counts.entry((interface, u32::from(queue))).or_default().1 += 1;
+                    let at = (interface, u32::from(queue));
+                    counts.entry(at).or_default().1 += 1;
+                    if let Some(end) = *cause_ended.lock().unwrap_or_else(PoisonError::into_inner) {
+                        back.entry(at).or_insert_with(|| end.elapsed());
+                    }
                 }
             }
             std::thread::sleep(PACE);
         }
-        (self, counts)
+        Counted { far: self, counts, back }
     }
 }
 
@@ -117,14 +127,28 @@ fn relay(interface: u8) -> SocketAddr {
     SocketAddr::from(([10, 9, interface, 1], 7))
 }
 
+/// What was counted, and the sockets to go on with.
+pub(super) struct Counted {
+    pub(super) far: FarEnd,
+    pub(super) counts: Counts,
+    /// From the end of the cause to the first packet of each flow.
+    pub(super) back: BTreeMap<At, Duration>,
+}
+
 /// Running traffic.
 pub(super) struct Traffic {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<(FarEnd, Counts)>,
+    cause_ended: Arc<Mutex<Option<Instant>>>,
+    thread: JoinHandle<Counted>,
 }
 
 impl Traffic {
-    pub(super) fn end(self) -> Result<(FarEnd, Counts)> {
+    /// The cause of the fault is over: from now on each flow is waited for.
+    pub(super) fn cause_ended(&self) {
+        *self.cause_ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    pub(super) fn end(self) -> Result<Counted> {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().map_err(|_| Error::Failed("the far end's thread panicked".to_owned()))
     }

@@ -1,0 +1,31 @@
+//! The batch processor, the flow table and the relay's whole step, beside well-kept crates and beside their own
+//! plain forms. Everything of one measure in one run, in turns; `docs/simd.md` is made from it.
+//!
+//! `cargo xtask bench processor [--json FILE]`, or `cargo bench --bench processor -- [--quick] [MEASURE...]`
+
+#![allow(missing_docs)]
+
+mod duel;
+mod frames;
+mod hash;
+mod lookup;
+mod parse;
+mod relay;
+mod sum;
+
+use duel::Bench;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    if let Some(at) = arguments.iter().position(|argument| argument == "--instructions") {
+        relay::for_callgrind(arguments.get(at + 1).map_or("", String::as_str));
+        return;
+    }
+    let mut bench = Bench::new(&arguments);
+    parse::run(&mut bench);
+    hash::run(&mut bench);
+    lookup::run(&mut bench);
+    sum::run(&mut bench);
+    relay::run(&mut bench);
+    bench.finish();
+}

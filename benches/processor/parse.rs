@@ -1,0 +1,160 @@
+//! Headers to columns.
+
+use std::hint::black_box;
+
+use oxide::packet::{Columns, LANES};
+use oxide::simd::Processor;
+use oxide::umem::{Frame, PageKind, Region, RingSizes, Umem, UmemLayout};
+use smoltcp::wire::{EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, Ipv6Packet, UdpPacket};
+
+use crate::duel::{Bench, Contestant, contestant, random};
+use crate::frames;
+
+pub(crate) fn run(bench: &mut Bench) {
+    l1(bench);
+    mixed(bench);
+    dram(bench);
+}
+
+/// Every field a relay needs, each checked, as smoltcp offers it.
+#[inline(never)]
+fn smoltcp(frame: &[u8]) -> Option<([u8; 16], [u8; 16], u16, u16)> {
+    let ethernet = EthernetFrame::new_checked(frame).ok()?;
+    let mut ends = ([0; 16], [0; 16]);
+    let payload = match ethernet.ethertype() {
+        EthernetProtocol::Ipv4 => {
+            let ip = Ipv4Packet::new_checked(ethernet.payload()).ok()?;
+            if !ip.verify_checksum() || ip.next_header() != IpProtocol::Udp || ip.more_frags() || ip.frag_offset() != 0
+            {
+                return None;
+            }
+            ends.0[12..].copy_from_slice(&ip.src_addr().octets());
+            ends.1[12..].copy_from_slice(&ip.dst_addr().octets());
+            ip.payload()
+        }
+        EthernetProtocol::Ipv6 => {
+            let ip = Ipv6Packet::new_checked(ethernet.payload()).ok()?;
+            if ip.next_header() != IpProtocol::Udp {
+                return None;
+            }
+            ends = (ip.src_addr().octets(), ip.dst_addr().octets());
+            ip.payload()
+        }
+        _ => return None,
+    };
+    let udp = UdpPacket::new_checked(payload).ok()?;
+    Some((ends.0, ends.1, udp.src_port(), udp.dst_port()))
+}
+
+/// Ours at every level this CPU has, the best first.
+fn levels() -> Vec<Processor> {
+    let mut levels: Vec<_> = Processor::levels().filter_map(Processor::with_level).collect();
+    levels.reverse();
+    levels
+}
+
+fn name(processor: Processor) -> String {
+    format!("oxide, {}", processor.capability())
+}
+
+fn ours<'a>(batches: &'a [[&'a [u8; 64]; LANES]]) -> impl Iterator<Item = Contestant<'a>> {
+    levels().into_iter().map(move |processor| {
+        let (mut columns, lengths) = (Box::<Columns>::default(), [64; LANES]);
+        contestant(name(processor), move || {
+            for heads in batches {
+                processor.parse(black_box(heads), &lengths, u64::MAX, black_box(&mut columns));
+            }
+        })
+    })
+}
+
+fn theirs<'a>(batches: &'a [[&'a [u8; 64]; LANES]], bounds: (f64, Option<f64>)) -> Vec<Contestant<'a>> {
+    let smoltcp = contestant("smoltcp, checked and verified", move || {
+        for head in batches.iter().flatten() {
+            black_box(smoltcp(black_box(*head)));
+        }
+    });
+    let etherparse = contestant("etherparse, headers only", move || {
+        for head in batches.iter().flatten() {
+            let _ = black_box(etherparse::SlicedPacket::from_ethernet(black_box(*head)));
+        }
+    });
+    let etherparse = match bounds.1 {
+        Some(bound) => etherparse.at_most(bound),
+        None => etherparse,
+    };
+    vec![smoltcp.at_most(bounds.0), etherparse]
+}
+
+fn l1(bench: &mut Bench) {
+    let heads: Vec<[u8; 64]> = (0..LANES as u32).map(|n| frames::udp(n, true)).collect();
+    let batch: [[&[u8; 64]; LANES]; 1] = [std::array::from_fn(|lane| &heads[lane])];
+    let contestants = ours(&batch).chain(theirs(&batch, (0.30, Some(0.10)))).collect();
+    bench.compare("parse, one class, L1", "IPv4/UDP, 64 B", LANES, contestants);
+    let heads: Vec<[u8; 64]> = (0..LANES as u32).map(|n| frames::udp(n, false)).collect();
+    let batch: [[&[u8; 64]; LANES]; 1] = [std::array::from_fn(|lane| &heads[lane])];
+    bench.compare(
+        "parse, IPv6, L1",
+        "IPv6/UDP, 64 B",
+        LANES,
+        ours(&batch).chain(theirs(&batch, (1.0, None))).collect(),
+    );
+}
+
+fn mixed(bench: &mut Bench) {
+    let mut dice = random(1);
+    let heads: Vec<[u8; 64]> = (0..256).map(|n| frames::mixed(n, dice())).collect();
+    // 65 536 frames in an order without a pattern, from 16 KiB of heads.
+    let batches: Vec<[&[u8; 64]; LANES]> =
+        (0..1024).map(|_| std::array::from_fn(|_| &heads[(dice() % 256) as usize])).collect();
+    let contestants = ours(&batches).chain(theirs(&batches, (0.65, None))).collect();
+    let note = "60 % IPv4/UDP, 20 % IPv6/UDP, 10 % VLAN, 5 % TCP, 5 % ARP, heads in L1";
+    bench.compare("parse, unpredictable mix", note, 1024 * LANES, contestants);
+}
+
+/// Frames of a packet memory that no cache holds, in an order that no prefetcher knows.
+fn dram(bench: &mut Bench) {
+    const MEASURE: &str = "parse, one class, DRAM";
+    const FRAMES: u32 = 1 << 16;
+    if !bench.wants(MEASURE) {
+        return;
+    }
+    let rings = RingSizes { fill: 128, rx: 64, tx: 64, completion: 64 };
+    let Ok(layout) = UmemLayout::new(2048, FRAMES, 0, &rings, 1, 1500) else { return };
+    let Ok(region) = Region::map(layout.bytes(), PageKind::Base, None) else { return };
+    let Ok(mut umem) = Umem::new(region, layout) else { return };
+    let mut frames: Vec<Frame> = std::iter::from_fn(|| umem.take()).collect();
+    for (n, frame) in frames.iter_mut().enumerate() {
+        let _ = umem.set_length(frame, 64);
+        umem.bytes_mut(frame).copy_from_slice(&frames::udp(n as u32, true));
+    }
+    let mut dice = random(2);
+    for last in (1..frames.len()).rev() {
+        frames.swap(last, (dice() % (last as u64 + 1)) as usize);
+    }
+    // Each contestant goes on where it stopped, through all of them.
+    let (umem, batches) = (&umem, frames.chunks(LANES).count());
+    let chunk = |at: &mut usize| {
+        *at = (*at + 1) % batches;
+        frames.chunks(LANES).nth(*at).unwrap_or_default()
+    };
+    let mut contestants: Vec<Contestant<'_>> = Vec::new();
+    for (start, processor) in levels().into_iter().enumerate() {
+        let (mut at, mut columns) = (start * 97, Box::<Columns>::default());
+        contestants.push(contestant(name(processor), move || {
+            for _ in 0..64 {
+                processor.parse_frames(umem, chunk(&mut at), black_box(&mut columns));
+            }
+        }));
+    }
+    let mut at = 500;
+    let smoltcp = contestant("smoltcp, checked and verified", move || {
+        for _ in 0..64 {
+            for frame in chunk(&mut at) {
+                black_box(smoltcp(umem.bytes(frame)));
+            }
+        }
+    });
+    contestants.push(smoltcp.at_most(0.25));
+    bench.compare(MEASURE, "128 MiB of frames in random order", 64 * LANES, contestants);
+}

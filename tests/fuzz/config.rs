@@ -1,0 +1,24 @@
+//! A configuration file: refused with words, or good for everything that is made of it, and the same when
+//! it is written and read again.
+
+use oxide::config::Config;
+use oxide::relay::RelayPlan;
+
+pub(crate) fn body(text: &[u8]) {
+    let Ok(text) = std::str::from_utf8(text) else { return };
+    let config = match Config::from_toml(text) {
+        Ok(config) => config,
+        Err(error) => {
+            assert!(error.to_string().len() > 10, "no words for what is wrong");
+            return;
+        }
+    };
+    let written = toml::to_string(&config).unwrap();
+    let again = Config::from_toml(&written).unwrap_or_else(|e| panic!("what was accepted cannot be read again: {e}"));
+    assert_eq!(config, again);
+    let _ = config.warnings(None);
+    if let Ok(plan) = RelayPlan::new(&config, &[]) {
+        assert_eq!(plan.entries().len(), config.relays.len());
+        let _ = plan.check_queues(64);
+    }
+}

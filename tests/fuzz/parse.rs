@@ -1,0 +1,38 @@
+//! A frame: the parser agrees with an independent one, whatever lies behind the frame in memory, and what it
+//! accepts can be rewritten and taken apart again.
+
+use oxide::packet::{Endpoint, Flow, MacAddr, Rewrite, Translation, parse, verify_udp};
+
+use super::oracle;
+
+pub(crate) fn body(frame: &[u8]) {
+    let Ok(length) = u16::try_from(frame.len()) else { return };
+    let over = |stale: u8| parse(&std::array::from_fn(|at| frame.get(at).copied().unwrap_or(stale)), length);
+    let ours = over(0);
+    assert_eq!(ours, over(0xff), "stale bytes matter");
+    assert_eq!(ours.ok(), oracle::parse(frame), "an independent parser disagrees");
+    let Ok(parsed) = ours else { return };
+    let sound = verify_udp(frame, &parsed);
+
+    let Flow { source, destination } = parsed.flow;
+    let new = Rewrite {
+        source_mac: MacAddr([2; 6]),
+        destination_mac: MacAddr([4; 6]),
+        source: Endpoint { port: source.port ^ 0x5555, ..destination },
+        destination: source,
+    };
+    // Port 0 and forged addresses are refused by the next parser, rightly.
+    let (Ok(translation), true) = (Translation::new(&parsed.flow, &new), new.source.port != 0) else { return };
+    let mut after = frame.to_vec();
+    if translation.apply(&mut after, parsed.l3, parsed.l4, parsed.ipv4).is_err() {
+        assert_eq!(after, frame, "refused, and yet changed");
+        return;
+    }
+    let body = usize::from(parsed.l4) + 8;
+    assert_eq!(after[body..], frame[body..], "changed beyond the headers");
+    let head = std::array::from_fn(|at| after.get(at).copied().unwrap_or(0));
+    if let Ok(again) = parse(&head, length) {
+        assert_eq!((again.flow.source, again.flow.destination), (new.source, new.destination));
+        assert_eq!(verify_udp(&after, &again), sound, "the checksum went from right to wrong, or back");
+    }
+}

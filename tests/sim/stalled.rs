@@ -1,0 +1,71 @@
+//! A port whose packets are never completed is given up; one whose link is down, or whose kernel is slow, is not.
+
+use std::time::{Duration, Instant};
+
+use oxide::net::Tables;
+use oxide::port::sim::{Faults, SimBackend, SimInterface, SimNet};
+use oxide::port::{Backend, Port, PortError, QueueId};
+use oxide::queue::{Batch, Context, Handler, Parts, Peers, QueueInfo, Worker};
+use oxide::simd::Processor;
+
+use super::live::LiveBackend;
+
+struct Mirror;
+
+impl Handler for Mirror {
+    fn handle(&mut self, batch: &mut Batch<'_>, _: &mut Context<'_>) {
+        (0..batch.len()).for_each(|lane| batch.transmit(lane, 0));
+    }
+}
+
+/// Packets come in for ten seconds of virtual time; how long until the port was given up, if it was.
+fn gives_up(link_up: bool, faults: Faults, step: Duration) -> Option<Duration> {
+    let (net, id) = (SimNet::new(&[SimInterface::new("sim0", 1)], 1), QueueId::new("sim0", 0));
+    let (umem, ports) = LiveBackend(SimBackend::new(&net, std::slice::from_ref(&id))).open().unwrap();
+    let started = Instant::now();
+    let ports_info = ports.iter().map(|port| port.info().clone()).collect();
+    let (processor, peers) = (Processor::detect(), Peers::none());
+    let info = QueueInfo { queue: 0, queues: 1, ports: ports_info, changes: 0, seed: 1, processor };
+    let parts = Parts { umem, ports, handler: Mirror, processor, info, peers, batch_size: 64 };
+    let mut worker = Worker::new(parts, started);
+    worker.steer(true).unwrap();
+    let mut now = started;
+    while now < started + Duration::from_secs(10) {
+        // Full rings first, then the trouble: packets that are on their way stay there.
+        (0..40).for_each(|n| net.inject(&id, &[n; 60]));
+        if now - started > 4 * step {
+            net.set_faults(&id, faults);
+            net.set_link("sim0", link_up);
+            let links = net.links().into_iter().map(|link| oxide::net::Link { up: link_up, ..link }).collect();
+            worker.set_tables(Box::new(Tables::new(2, links, Vec::new(), Default::default())));
+        }
+        now += step;
+        net.advance(step);
+        worker.turn(now).unwrap_or_else(|(_, error)| panic!("{error}"));
+        match worker.lame(now) {
+            None => assert!(worker.balanced()),
+            Some((0, PortError::NoCompletions { .. })) => return Some(now - started),
+            Some((_, other)) => panic!("{other}"),
+        }
+        net.drain_sent(&id, |_| {});
+    }
+    None
+}
+
+#[test]
+fn completions_that_never_come_end_the_port_in_bounded_time() {
+    let lost = Faults { lost_ppm: 1_000_000, ..Faults::none() };
+    let after = gives_up(true, lost, Duration::from_millis(10)).unwrap();
+    assert!(after < Duration::from_secs(4), "{after:?}");
+}
+
+#[test]
+fn a_link_that_is_down_is_waited_for() {
+    assert_eq!(gives_up(false, Faults::none(), Duration::from_millis(10)), None);
+}
+
+#[test]
+fn a_kernel_that_is_slow_is_not_given_up() {
+    let slow = Faults { batch: 1, again_ppm: 500_000, ..Faults::legal() };
+    assert_eq!(gives_up(true, slow, Duration::from_millis(10)), None);
+}

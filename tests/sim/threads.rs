@@ -1,0 +1,170 @@
+//! Real threads over the simulated NIC: the queue actor, its executor and the supervisor as the engine has them.
+//! The orders are the machine's, so nothing here is replayed by a seed; what must come is waited for.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use oxide::net::Tables;
+use oxide::packet::Flow;
+use oxide::packet::build::UdpFrame;
+use oxide::port::QueueId;
+use oxide::port::sim::{SimBackend, SimInterface, SimNet};
+use oxide::queue::{ActorSpec, Batch, Command, Context, Exit, Handler, Peers, QueueInfo, QueueSnapshot, Report, run};
+use oxide::simd::Processor;
+use oxide_actors::executor::{ExecutorHandle, ExecutorKind, ExecutorSpec, Outcome, spawn};
+use oxide_actors::mailbox::{Address, mailbox};
+use oxide_actors::supervisor::{self, End, Link, Settings, Undelivered, WorkerId, supervise};
+
+use super::live::LiveBackend;
+
+/// Sends everything back by the port it came from; panics at a packet that says so.
+struct Mirror;
+
+impl Handler for Mirror {
+    fn handle(&mut self, batch: &mut Batch<'_>, _: &mut Context<'_>) {
+        for lane in 0..batch.len() {
+            // Without the panic hook's words.
+            if batch.packet(lane).ends_with(b"poison") {
+                std::panic::resume_unwind(Box::new("poisoned"));
+            }
+            batch.transmit(lane, 0);
+        }
+    }
+}
+
+/// One queue, as `engine/worker.rs` starts and stops it.
+struct QueueWorker {
+    net: SimNet,
+    id: QueueId,
+    running: Option<(ExecutorHandle<Exit>, Address<Command<QueueId>>)>,
+}
+
+impl supervisor::Worker for QueueWorker {
+    type Report = Report;
+    type Note = ();
+
+    fn name(&self) -> &str {
+        &self.id.interface
+    }
+
+    fn start(&mut self, _generation: u64, link: Link<Report>) -> Result<(), End> {
+        let (commands, mailbox) = mailbox::<Command<QueueId>>(64).unwrap();
+        let spec = ActorSpec {
+            backend: LiveBackend(SimBackend::new(&self.net, std::slice::from_ref(&self.id))),
+            factory: Arc::new(|_: &QueueInfo| Mirror),
+            processor: Processor::detect(),
+            queue: self.id.queue,
+            queues: 3,
+            peers: Peers::none(),
+            batch_size: 64,
+            spin: Duration::ZERO,
+            realtime: None,
+            seed: 1,
+            tables: Box::new(Tables::new(1, self.net.links(), Vec::new(), Default::default())),
+        };
+        let executor = ExecutorSpec { name: format!("sim-q{}", self.id.queue), cpu: None, kind: ExecutorKind::Thread };
+        let handle = spawn(executor, move |runtime| run(spec, runtime, mailbox, link)).unwrap();
+        self.running = Some((handle, commands));
+        Ok(())
+    }
+
+    fn command(&mut self, command: supervisor::Command) -> Result<(), Undelivered> {
+        let Some((_, commands)) = &self.running else { return Err(Undelivered::Gone) };
+        let command = match command {
+            supervisor::Command::Stop => Command::Stop(Duration::from_millis(500)),
+            supervisor::Command::Drain { .. } => Command::Drain,
+            supervisor::Command::RestartHandler { inherit } => Command::RestartHandler { inherit },
+            supervisor::Command::RestartPart(port) => Command::Open { restart: Some(port), requests: self.requests() },
+            supervisor::Command::MendParts => Command::Open { restart: None, requests: self.requests() },
+        };
+        commands.try_send(command).map_err(|_| Undelivered::Busy)
+    }
+
+    fn note(&mut self, (): ()) {}
+
+    fn poll_end(&mut self) -> Option<End> {
+        let outcome = self.running.as_mut()?.0.join_timeout(Duration::ZERO)?;
+        self.running = None;
+        Some(match outcome {
+            Outcome::Finished(exit) => exit.end(),
+            Outcome::Panicked(words) => End::Panicked(words),
+            Outcome::Lost(words) => End::Failed(words),
+        })
+    }
+}
+
+impl QueueWorker {
+    fn requests(&self) -> Vec<(u8, Result<QueueId, String>)> {
+        vec![(0, Ok(self.id.clone()))]
+    }
+}
+
+struct Lab {
+    net: SimNet,
+    ids: Vec<QueueId>,
+    started: Instant,
+    last: Arc<Mutex<Vec<QueueSnapshot>>>,
+}
+
+impl Lab {
+    /// The virtual clock follows the real one.
+    fn tick(&self) {
+        std::thread::sleep(Duration::from_millis(2));
+        self.net.advance(self.started.elapsed().saturating_sub(self.net.now()));
+    }
+
+    fn inject(&self, queue: usize, payload: &[u8]) {
+        let flow = Flow {
+            source: std::net::SocketAddr::from(([192, 0, 2, 1], 4000)).into(),
+            destination: std::net::SocketAddr::from(([192, 0, 2, 2], 4000)).into(),
+        };
+        self.net.inject(&self.ids[queue], &UdpFrame::new(flow, payload).to_vec().unwrap());
+    }
+
+    /// Packets go through `queue` again, within a minute: what is sent while it is down is lost.
+    fn passes(&self, queue: usize) {
+        let by = Instant::now() + Duration::from_secs(60);
+        let mut left = 0;
+        while left == 0 {
+            assert!(Instant::now() < by, "queue {queue} lets nothing through");
+            self.inject(queue, b"hello");
+            self.tick();
+            self.net.drain_sent(&self.ids[queue], |_| left += 1);
+        }
+    }
+}
+
+#[test]
+fn the_real_actor_and_supervisor_over_the_simulated_port() {
+    let net = SimNet::new(&[SimInterface::new("sim0", 3)], 1);
+    let ids: Vec<_> = (0..3).map(|queue| QueueId::new("sim0", queue)).collect();
+    let last = Arc::new(Mutex::new(Vec::new()));
+    let workers = ids.iter().map(|id| QueueWorker { net: net.clone(), id: id.clone(), running: None }).collect();
+    let keep = last.clone();
+    let observe = move |notice| {
+        if let supervisor::Notice::Report { report: Report::Last(snapshot), .. } = notice {
+            keep.lock().unwrap().push(*snapshot);
+        }
+    };
+    let supervisor = supervise(Settings::default(), workers, observe).unwrap();
+    let lab = Lab { net, ids, started: Instant::now(), last };
+    (0..3).for_each(|queue| lab.passes(queue));
+
+    // A handler that panics, a socket that dies, an operator: one queue each, and it comes back.
+    lab.inject(0, b"poison");
+    lab.net.kill_socket(&lab.ids[1]);
+    supervisor.handle().restart(WorkerId(2), supervisor::Depth::Hard).unwrap();
+    (0..3).for_each(|queue| lab.passes(queue));
+
+    let rested = supervisor.handle().stop(Duration::from_secs(30)).unwrap();
+    assert!(rested.not_ended.is_empty(), "{rested:?}");
+    supervisor.join().unwrap();
+    for id in &lab.ids {
+        assert_eq!(lab.net.violations(id), []);
+        let nic = lab.net.counters(id);
+        assert_eq!(nic.arrived, nic.passed + nic.dropped + nic.refused + nic.delivered + nic.waiting, "{nic:?}");
+    }
+    let last = lab.last.lock().unwrap();
+    assert!(last.len() >= 4, "three queues, and one that was restarted hard: {}", last.len());
+    assert!(last.iter().all(|snapshot| snapshot.balanced), "{last:?}");
+}

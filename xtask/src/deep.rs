@@ -1,0 +1,101 @@
+//! The tiers that need another toolchain, or much time: Miri, fuzzing, the long run.
+
+use crate::process::{Cancel, Result, has_program, is_root, run_lines};
+use crate::tiers::{Outcome, Tally, cargo, cargo_test_with, quietly_succeeds};
+use std::process::Command;
+
+/// Seconds that cargo-fuzz has for each target.
+const FUZZ_SECONDS: u32 = 30;
+/// How many times the normal run's mutations the fuzz tier makes where there is no cargo-fuzz.
+const FUZZ_TIMES: &str = "20";
+/// What the long tier does.
+const LEDGER_OPERATIONS: &str = "100000000";
+const SIM_SEEDS: &str = "1000..1100";
+
+/// `cargo` of the nightly toolchain.
+fn nightly(arguments: &[&str]) -> Command {
+    let mut command = Command::new("rustup");
+    command.args(["run", "nightly", "cargo"]).args(arguments);
+    command.current_dir(crate::tiers::root());
+    // Ours are of the toolchain that runs this program.
+    for name in ["CARGO", "RUSTC", "RUSTDOC", "RUSTUP_TOOLCHAIN"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+fn nightly_has(tool: &str) -> bool {
+    has_program("rustup") && quietly_succeeds(&mut nightly(&[tool, "--version"]))
+}
+
+/// The rooms with unsafe code that needs no kernel, under Miri.
+pub(crate) fn miri(cancel: &Cancel) -> Result<Outcome> {
+    if !nightly_has("miri") {
+        return Ok(Outcome::NotRun(
+            "SKIPPED-OK miri: there is no nightly toolchain with it; rustup toolchain install nightly --component \
+             miri,rust-src"
+                .to_owned(),
+        ));
+    }
+    let mut all = Tally::default();
+    for arguments in [&["--test", "ring", "--test", "ledger"][..], &["--lib"]] {
+        let mut command = nightly(&["miri", "test", "--package", "oxide-engine", "--no-fail-fast"]);
+        command.args(arguments).env("MIRIFLAGS", "-Zmiri-disable-isolation");
+        command.args(["--", "--show-output"]);
+        if arguments == ["--lib"] {
+            command.args(["umem::tests::", "ring::"]);
+        }
+        all.add(cargo_test_with(cancel, command)?);
+    }
+    Ok(Outcome::Ran(all))
+}
+
+/// libFuzzer's targets where cargo-fuzz and a nightly toolchain are; else their stable form, longer than in the
+/// other tiers.
+pub(crate) fn fuzz(cancel: &Cancel, asked: bool) -> Result<Outcome> {
+    let mut tally = Tally::default();
+    if nightly_has("fuzz") {
+        for target in ["parse", "config", "relay", "steering"] {
+            if target == "steering" && !is_root() {
+                tally.excuse("SKIPPED-OK fuzz steering: needs root".to_owned());
+                continue;
+            }
+            let time = format!("-max_total_time={FUZZ_SECONDS}");
+            let mut command = nightly(&["fuzz", "run", target, "--", &time]);
+            println!("\n== cargo fuzz run {target} ({FUZZ_SECONDS} s)");
+            let status = run_lines(cancel, &mut command, |line| println!("{line}"))?;
+            tally.count(status.success(), &format!("cargo fuzz run {target}"));
+        }
+        return Ok(Outcome::Ran(tally));
+    }
+    let why = "cargo-fuzz with a nightly toolchain is not here (cargo install cargo-fuzz)";
+    if !asked {
+        return Ok(Outcome::NotRun(format!("{why}; the stable form of each target ran among the tests")));
+    }
+    println!("{why}: the stable form of each target runs, with {FUZZ_TIMES} times the mutations");
+    let mut command = cargo();
+    command.args(["test", "--workspace", "--test", "fuzz", "--test", "steering", "--no-fail-fast", "--"]);
+    command.args(["--show-output"]).env("FUZZ_RUNS", FUZZ_TIMES);
+    if is_root() {
+        command.args(["packets_are", "no_history", "configurations", "mutated_packets"]);
+    } else {
+        command.args(["packets_are", "no_history", "configurations"]);
+        tally.excuse("SKIPPED-OK fuzz steering: needs root".to_owned());
+    }
+    tally.add(cargo_test_with(cancel, command)?);
+    Ok(Outcome::Ran(tally))
+}
+
+/// The ledger over 10^8 operations, and a hundred seeds of the simulation with every fault. Both print how much
+/// and which seed.
+pub(crate) fn long(cancel: &Cancel) -> Result<Outcome> {
+    let mut ledger = cargo();
+    ledger.args(["test", "--workspace", "--test", "ledger", "--", "--show-output"]);
+    ledger.env("LEDGER_OPERATIONS", LEDGER_OPERATIONS);
+    let mut tally = cargo_test_with(cancel, ledger)?;
+    let mut seeds = cargo();
+    seeds.args(["test", "--workspace", "--test", "sim", "--", "--show-output", "--ignored", "seeds"]);
+    seeds.env("SIM_SEEDS", SIM_SEEDS);
+    tally.add(cargo_test_with(cancel, seeds)?);
+    Ok(Outcome::Ran(tally))
+}
