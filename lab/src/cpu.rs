@@ -9,8 +9,8 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 use serde::Serialize;
 use std::time::Instant;
 
-/// Samples per second: enough for one part in thirty of a core within a second, and no multiple of the kernel's tick.
-const RATE: u64 = 7919;
+/// Between two samples, nanoseconds: some 7900 a second, and no multiple of the kernel's tick.
+const PERIOD_NS: u64 = 126_279;
 
 static SPLIT: &[u8] = aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/split.bpf.o"));
 
@@ -34,7 +34,6 @@ pub(crate) struct Look {
     at: Instant,
     user: u64,
     kernel: u64,
-    idle: u64,
 }
 
 /// A core's time in a window, nanoseconds.
@@ -43,6 +42,7 @@ pub(crate) struct Split {
     pub(crate) user_ns: f64,
     /// System calls, softirq and interrupts.
     pub(crate) kernel_ns: f64,
+    /// What was not sampled: the clock stands still on an idle core, and while the hypervisor has taken it away.
     pub(crate) idle_ns: f64,
     /// How many samples that is made of.
     pub(crate) samples: u64,
@@ -63,7 +63,7 @@ impl Meter {
         program.load().map_err(failed("loading the sampler"))?;
         let clock = PerfEventConfig::Software(SoftwareEvent::CpuClock);
         program
-            .attach(clock, PerfEventScope::AllProcessesOneCpu { cpu }, SamplePolicy::Frequency(RATE), false)
+            .attach(clock, PerfEventScope::AllProcessesOneCpu { cpu }, SamplePolicy::Period(PERIOD_NS), false)
             .map_err(failed("starting the sampler (perf_event_open: kernel.perf_event_paranoid, CAP_PERFMON)"))?;
         let samples = Counters::take(&mut object, "SAMPLES")?;
         Ok(Self { _object: object, samples })
@@ -71,18 +71,16 @@ impl Meter {
 
     /// Samples so far.
     pub(crate) fn look(&self) -> Result<Look> {
-        let [user, kernel, idle] = [self.samples.get(0)?, self.samples.get(1)?, self.samples.get(2)?];
-        Ok(Look { at: Instant::now(), user, kernel, idle })
+        Ok(Look { at: Instant::now(), user: self.samples.get(0)?, kernel: self.samples.get(1)? })
     }
 }
 
 impl Look {
     /// What the core did since `earlier`.
     pub(crate) fn since(self, earlier: Self) -> Split {
-        let [user, kernel, idle] = [self.user - earlier.user, self.kernel - earlier.kernel, self.idle - earlier.idle];
-        let samples = user + kernel + idle;
-        let each = (self.at - earlier.at).as_nanos() as f64 / samples.max(1) as f64;
-        let ns = |n: u64| n as f64 * each;
-        Split { user_ns: ns(user), kernel_ns: ns(kernel), idle_ns: ns(idle), samples }
+        let (user, kernel) = (self.user - earlier.user, self.kernel - earlier.kernel);
+        let [user_ns, kernel_ns] = [user, kernel].map(|samples| (samples * PERIOD_NS) as f64);
+        let all = (self.at - earlier.at).as_nanos() as f64;
+        Split { user_ns, kernel_ns, idle_ns: (all - user_ns - kernel_ns).max(0.0), samples: user + kernel }
     }
 }

@@ -7,11 +7,23 @@
 //! | [`programs`] | the BPF generator and the far-side counter |
 //! | [`cpu`] | pinning, and where a core's time goes |
 //! | [`blast`] | saturating load, and what comes through |
+//! | [`client`] | an AF_XDP client: the sender of [`paced`] and of [`probe`] |
+//! | [`paced`] | load at a given rate: loss, latency, gaps |
+//! | [`probe`] | round trips |
+//! | [`idle`] | a core when nothing comes |
+//! | [`micro`] | the user side in pieces |
+//! | [`fixtures`] | reference forwarders |
 
 mod blast;
+mod client;
 mod cpu;
+mod figures;
 mod fixtures;
 mod frame;
+mod idle;
+mod micro;
+mod paced;
+mod probe;
 mod programs;
 
 use clap::{Parser, Subcommand};
@@ -54,6 +66,16 @@ struct Arguments {
 enum Command {
     /// Saturates a forwarder with live frames and counts what comes through.
     Blast(blast::Options),
+    /// Load at a given rate, with what is lost and how long each packet takes.
+    Paced(paced::Options),
+    /// Round trips to an echo.
+    Probe(probe::Options),
+    /// What the forwarder's core does when nothing comes.
+    Idle(idle::Options),
+    /// The user side in pieces, timed beside crates that do the same.
+    Micro(micro::Options),
+    /// One of those pieces, a given number of times.
+    Work(micro::WorkOptions),
     /// A reference forwarder, until it is killed.
     Forward(fixtures::Options),
 }
@@ -61,6 +83,11 @@ enum Command {
 fn main() -> ExitCode {
     let answer = match Arguments::parse().command {
         Command::Blast(options) => blast::run(&options),
+        Command::Paced(options) => paced::run(&options),
+        Command::Probe(options) => probe::run(&options),
+        Command::Idle(options) => idle::run(&options),
+        Command::Micro(options) => micro::run(&options),
+        Command::Work(options) => micro::work(&options),
         Command::Forward(options) => fixtures::run(&options),
     };
     match answer {

@@ -38,7 +38,7 @@ cargo xtask demo   [--queues N] [--seconds N] [--ipv4-only | --ipv6-only] [--kee
         --simulated     the simulated NIC, even as root
 cargo xtask test   [--tier NAME]... [--no-install]
     Every test tier this machine can run; the others are named with the reason.
-        --tier NAME     only this tier: lint, unit, doc, integration, namespaces, qemu,
+        --tier NAME     only this tier: lint, unit, doc, integration, namespaces, instructions, qemu,
                         miri, fuzz, long (10^8 operations on the ledger, a hundred seeds)
 cargo xtask bench  [--quick] [--json FILE] [--peers all|installed] [--keep-logs] [--no-install] [NAME]...
     Forwarders side by side on a veth lab: ours, and the peers that are installed. Needs root.
@@ -46,7 +46,10 @@ cargo xtask bench  [--quick] [--json FILE] [--peers all|installed] [--keep-logs]
         --json FILE     where the records go (default target/bench/bench.json)
         --peers all     install the peers that Debian has first
         --keep-logs     keep what every program said, and say where
-        NAME            only what has NAME in its name
+        --docs FILE     measure nothing: put FILE's figures into docs/performance.md (may be given again)
+        NAME            only what has NAME in its name: a forwarder, or growth, round trip, idle, loss, restart, hours, micro
+    cargo xtask bench instructions [--accept]
+        instructions of the user side's pieces beside the stored ones; --accept stores those of now
 cargo xtask bench processor [--quick] [--json FILE] [MEASURE]...
     Headers, hashes, look-ups, sums and the whole relay step, beside other crates; no lab, no root.
 cargo xtask drill  [--json] [--no-install] [--binary FILE] [NAME]...

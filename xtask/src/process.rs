@@ -144,6 +144,12 @@ impl Running {
         }
     }
 
+    /// All it has written to standard output so far.
+    pub(crate) fn said(&self) -> String {
+        let path = self.stderr.as_ref().map(|err| err.with_extension("out"));
+        path.and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default()
+    }
+
     /// The last lines of its standard error, for a message.
     pub(crate) fn last_words(&self) -> String {
         self.stderr.as_deref().map(tail).unwrap_or_default()

@@ -52,6 +52,7 @@ const PACKAGES: &[Package] = &[
     package("ethtool", For::Lab, "checksum and segmentation offload of the veth ends"),
     package("util-linux", For::Lab, "unshare, nsenter, setpriv: network namespaces that die with us"),
     package("mount", For::Lab, "a /sys that shows the namespace's own interfaces"),
+    package("valgrind", For::Test, "counts the instructions of the packet path"),
     package("clang", For::Test, "compiles the XDP program anew: is the committed object what its source says?"),
     package("bind9-dnsutils", For::Demo, "dig"),
     package("dnsperf", For::Demo, "DNS query load"),

@@ -4,9 +4,10 @@
 //! nothing may be skipped (a privileged test that was skipped must not look like a pass), unless the line
 //! begins with `SKIPPED-OK`: the reason is the machine's, not the user's.
 
+use crate::bench::micro::Compared;
 use crate::deep;
 use crate::host::Host;
-use crate::process::{Cancel, Result, failed, has_program, io_error, is_root, run_lines};
+use crate::process::{Cancel, Error, Result, failed, has_program, io_error, is_root, run_lines};
 use crate::setup::{self, For, Policy};
 use serde_json::Value;
 use std::fs;
@@ -20,6 +21,7 @@ enum Tier {
     Doc,
     Integration,
     Namespaces,
+    Instructions,
     Qemu,
     Miri,
     Fuzz,
@@ -33,6 +35,7 @@ impl Tier {
         Tier::Doc,
         Tier::Integration,
         Tier::Namespaces,
+        Tier::Instructions,
         Tier::Qemu,
         Tier::Miri,
         Tier::Fuzz,
@@ -46,6 +49,7 @@ impl Tier {
             Tier::Doc => "doc",
             Tier::Integration => "integration",
             Tier::Namespaces => "namespaces",
+            Tier::Instructions => "instructions",
             Tier::Qemu => "qemu",
             Tier::Miri => "miri",
             Tier::Fuzz => "fuzz",
@@ -60,6 +64,7 @@ impl Tier {
             Tier::Doc => "examples in the documentation",
             Tier::Integration => "tests/ that need no root",
             Tier::Namespaces => "tests/ on veth in network namespaces, as root",
+            Tier::Instructions => "instructions of the packet path, beside the stored counts",
             Tier::Qemu => "kernels on lesser CPUs, under qemu",
             Tier::Miri => "unsafe rooms under Miri",
             Tier::Fuzz => "fuzz targets",
@@ -149,6 +154,7 @@ fn run_tier(cancel: &Cancel, tier: Tier, targets: &[Target], asked: bool) -> Res
         Tier::Namespaces => Ok(Outcome::NotRun(
             "needs root, and sudo wants a password: sudo true && cargo xtask test --tier namespaces".to_owned(),
         )),
+        Tier::Instructions => instructions(cancel),
         Tier::Qemu => on_lesser_cpus(cancel),
         Tier::Miri if asked => deep::miri(cancel),
         Tier::Miri => {
@@ -157,6 +163,19 @@ fn run_tier(cancel: &Cancel, tier: Tier, targets: &[Target], asked: bool) -> Res
         Tier::Fuzz => deep::fuzz(cancel, asked),
         Tier::Long if asked => deep::long(cancel),
         Tier::Long => Ok(Outcome::NotRun("only when asked for: --tier long, some minutes".to_owned())),
+    }
+}
+
+/// One check: did any piece of the user side grow by more than three per cent?
+fn instructions(cancel: &Cancel) -> Result<Outcome> {
+    match crate::bench::compare_instructions(cancel) {
+        Ok(Compared::Held(lines)) => {
+            lines.iter().for_each(|line| println!("{line}"));
+            Ok(Outcome::Ran(Tally { passed: 1, ..Tally::default() }))
+        }
+        Ok(Compared::NotHere(why)) => Ok(Outcome::NotRun(why)),
+        Err(Error::Cancelled) => Err(Error::Cancelled),
+        Err(Error::Failed(text)) => Ok(Outcome::Ran(Tally { failed: 1, failures: vec![text], ..Tally::default() })),
     }
 }
 
@@ -378,19 +397,19 @@ fn sudo_works() -> bool {
 }
 
 fn summary(outcomes: &[(Tier, Outcome)]) -> Result<()> {
-    println!("\n{:<12} {:>7} {:>7} {:>8}", "tier", "passed", "failed", "skipped");
+    println!("\n{:<13} {:>7} {:>7} {:>8}", "tier", "passed", "failed", "skipped");
     let (mut passed, mut failures, mut skips, mut forbidden) = (0, 0, 0, 0);
     for (tier, outcome) in outcomes {
         let tally = match outcome {
             Outcome::NotRun(reason) => {
-                println!("{:<12} not run: {reason}", tier.name());
+                println!("{:<13} not run: {reason}", tier.name());
                 continue;
             }
             Outcome::Ran(tally) => tally,
         };
         let ignored = if tally.ignored == 0 { String::new() } else { format!("   ({} ignored)", tally.ignored) };
         let (ok, bad, skip) = (tally.really_passed(), tally.failed, tally.skips());
-        println!("{:<12} {ok:>7} {bad:>7} {skip:>8}   {}{ignored}", tier.name(), tier.about());
+        println!("{:<13} {ok:>7} {bad:>7} {skip:>8}   {}{ignored}", tier.name(), tier.about());
         tally.failures.iter().chain(&tally.skipped).chain(&tally.excused).for_each(|line| println!("    {line}"));
         passed += ok;
         failures += bad;

@@ -10,6 +10,7 @@
 
 use crate::namespace::Namespace;
 use crate::process::{Result, Session};
+use std::fmt::Write as _;
 use std::time::Duration;
 
 const SHORT: Duration = Duration::from_secs(20);
@@ -62,9 +63,15 @@ impl Lab {
         self.inner.run(session, "carrier", &["sh", "-c", WAIT]).map(drop)
     }
 
-    /// What a forwarder may have taken with it: links up, addresses, neighbours; GRO as kernel sockets need it.
-    pub(super) fn restore(&self, session: &Session, gro: bool) -> Result<()> {
-        self.batch(session, &self.inner, INNER)?;
+    /// What a forwarder may have taken with it: links up, addresses, neighbours; GRO as kernel sockets need it. With more
+    /// than one of `upstreams`, 10.100.N.2 for each.
+    pub(super) fn restore(&self, session: &Session, gro: bool, upstreams: u32) -> Result<()> {
+        let mut lines = INNER.to_owned();
+        for n in (0..upstreams).filter(|_| upstreams > 1) {
+            let _ = writeln!(lines, "address replace 10.100.{n}.1/24 dev vc");
+            let _ = writeln!(lines, "neighbour replace 10.100.{n}.2 lladdr 02:00:00:00:00:0d dev vc nud permanent");
+        }
+        self.batch(session, &self.inner, &lines)?;
         let gro = if gro { "on" } else { "off" };
         for link in ["vb", "vc"] {
             // Without XDP on it a veth takes live frames only with GRO on (drivers/net/veth.c).

@@ -7,10 +7,21 @@
 //! | [`subject`] | the forwarders, ours and others' |
 //! | [`sample`] | one run of one of them under load |
 //! | [`duel`] | two of them in turns |
+//! | [`latency`] | round trips, idleness, given loads, restarts |
+//! | [`growth`] | cost as flows, frames, entries, queues and time grow |
+//! | [`micro`] | the user side in pieces: time, and instructions beside the stored ones |
+//! | [`goals`] | what is aimed at, held against the figures |
+//! | [`charts`], [`docs`] | pictures, and the page of figures |
 //! | [`processor`] | the batch processor beside other crates: no lab |
 
+mod charts;
+mod docs;
 mod duel;
+mod goals;
+mod growth;
 mod lab;
+mod latency;
+pub(crate) mod micro;
 mod processor;
 pub(crate) mod record;
 mod sample;
@@ -39,6 +50,10 @@ pub(crate) struct Options {
     names: Vec<String>,
     keep_logs: bool,
     policy: Policy,
+    /// Make the page of figures from these JSON files, and measure nothing.
+    docs: Vec<PathBuf>,
+    /// Store the instruction counts of now.
+    accept: bool,
 }
 
 impl Options {
@@ -50,6 +65,8 @@ impl Options {
             names: vec![],
             keep_logs: false,
             policy: Policy::Install,
+            docs: vec![],
+            accept: false,
         };
         let mut rest = arguments.iter();
         while let Some(argument) = rest.next() {
@@ -59,6 +76,8 @@ impl Options {
                 "--quick" => options.quick = true,
                 "--keep-logs" => options.keep_logs = true,
                 "--no-install" => options.policy = Policy::Refuse,
+                "--accept" => options.accept = true,
+                "--docs" => options.docs.push(PathBuf::from(value()?)),
                 "--json" => options.json = Some(PathBuf::from(value()?)),
                 "--peers" => match value()? {
                     "all" => options.all_peers = true,
@@ -123,18 +142,24 @@ impl Bench<'_> {
 
 /// Set-up, build, lab, measures, table.
 pub(crate) fn run(cancel: &Cancel, options: &Options) -> Result<()> {
+    if !options.docs.is_empty() {
+        let runs = options.docs.iter().map(|json| record::read_json(json)).collect::<Result<Vec<_>>>()?;
+        return docs::write(&runs.concat());
+    }
     if options.names.first().is_some_and(|name| name == "processor") {
         return processor::run(cancel, options);
     }
     let groups: &[For] = if options.all_peers { &[For::Build, For::Lab, For::Peers] } else { &[For::Build, For::Lab] };
     setup::ensure(cancel, groups, options.policy)?;
-    if !is_root() {
+    let only = |name: &str| options.names.len() == 1 && options.names[0] == name;
+    let in_memory = only("micro") || only("instructions");
+    if !in_memory && !is_root() {
         return failed("the bench needs root for its network namespaces: sudo -E cargo xtask bench");
     }
     let tools = build(cancel)?;
     subject::check_built(&tools)?;
     let _alone = lock()?;
-    let _host = Host::with_sys()?;
+    let _host = if is_root() { Some(Host::with_sys()?) } else { None };
     let dir = std::env::temp_dir().join(format!("oxide-bench-{}", std::process::id()));
     fs::DirBuilder::new().mode(0o755).create(&dir).map_err(io_error(dir.display()))?;
     let session = Session::new(cancel.clone(), dir.clone());
@@ -147,7 +172,13 @@ pub(crate) fn run(cancel: &Cancel, options: &Options) -> Result<()> {
         records: vec![],
         not_run: vec![],
     };
-    let outcome = bench.measure();
+    let outcome = if only("instructions") {
+        bench.instructions()
+    } else if in_memory {
+        bench.pieces()
+    } else {
+        bench.measure()
+    };
     let (mut records, not_run) = (bench.records, bench.not_run);
     if options.keep_logs {
         println!("what every program said: {}", dir.display());
@@ -165,25 +196,77 @@ impl Bench<'_> {
     fn measure(&mut self) -> Result<()> {
         let lab = Lab::create(self.session, 1)?;
         self.ceiling(&lab)?;
-        self.duels(&lab)
+        self.duels(&lab)?;
+        self.growth(&lab)?;
+        self.round_trips(&lab)?;
+        self.idleness(&lab)?;
+        self.under_load(&lab)?;
+        self.restarts(&lab)?;
+        drop(lab);
+        self.other_queues()?;
+        self.queues()?;
+        self.hours()?;
+        if self.wanted("micro") && (!self.options.quick || !self.options.names.is_empty()) {
+            self.pieces()?;
+        }
+        Ok(())
+    }
+
+    /// The user side in pieces.
+    fn pieces(&mut self) -> Result<()> {
+        let answer = micro::times(self.session, &self.tools.lab);
+        if let Some(records) = self.unless_failed("the user side in pieces", answer)? {
+            self.records.extend(records);
+        }
+        Ok(())
+    }
+
+    /// Instruction counts: compared, or stored with `--accept`.
+    fn instructions(&mut self) -> Result<()> {
+        if self.options.accept {
+            return micro::accept(self.session, &self.tools.lab);
+        }
+        if let Some(why) = micro::not_here()? {
+            println!("not compared: {why}");
+        } else if let micro::Compared::Held(lines) = micro::compare(self.session, &self.tools.lab)? {
+            lines.iter().for_each(|line| println!("{line}"));
+        }
+        Ok(())
     }
 }
 
 fn report(options: &Options, records: &[Record], not_run: &[String]) -> Result<()> {
-    if let Some(first) = records.first() {
-        let About { machine, kernel, build, date, command } = &first.about;
-        println!("machine: {machine}; kernel {kernel}\nbuild: {build}\ndate: {date} UTC\ncommand: {command}\n");
-    }
-    print!("{}", record::table(records));
     for line in not_run {
         println!("NOT MEASURED  {line}");
     }
+    let Some(first) = records.first() else { return Ok(()) };
+    let About { machine, kernel, build, date, command } = &first.about;
+    println!("machine: {machine}; kernel {kernel}\nbuild: {build}\ndate: {date} UTC\ncommand: {command}\n");
+    print!("{}", record::table(records));
+    println!("\ngoals");
+    for verdict in goals::verdicts(records) {
+        println!("  {:<12} {:<92} {}", verdict.word(), verdict.goal, verdict.figure);
+    }
     let folder = target().join("bench");
     fs::create_dir_all(&folder).map_err(io_error(folder.display()))?;
+    let charts = charts::write(&folder, records)?;
     let json = options.json.clone().unwrap_or_else(|| folder.join("bench.json"));
     record::write_json(&json, records)?;
-    println!("\nrecords: {}", json.display());
+    println!("\nrecords: {}; {} charts in {}", json.display(), charts.len(), folder.display());
     Ok(())
+}
+
+/// For the test tier: the counts of now beside the stored ones, in a folder of its own.
+pub(crate) fn compare_instructions(cancel: &Cancel) -> Result<micro::Compared> {
+    if let Some(why) = micro::not_here()? {
+        return Ok(micro::Compared::NotHere(why));
+    }
+    let tools = build(cancel)?;
+    let dir = std::env::temp_dir().join(format!("oxide-counts-{}", std::process::id()));
+    fs::create_dir(&dir).map_err(io_error(dir.display()))?;
+    let answer = micro::compare(&Session::new(cancel.clone(), dir.clone()), &tools.lab);
+    let _ = fs::remove_dir_all(&dir);
+    answer
 }
 
 /// The workspace's folder.
@@ -196,7 +279,8 @@ pub(crate) fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |t| root().join(t))
 }
 
-fn build(cancel: &Cancel) -> Result<Tools> {
+/// Builds what the bench runs.
+pub(crate) fn build(cancel: &Cancel) -> Result<Tools> {
     eprintln!("building oxide, its examples and oxide-lab (release)");
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let mut command = Command::new(cargo);

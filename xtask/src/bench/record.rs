@@ -142,6 +142,11 @@ impl Record {
         self.note = note.into();
         self
     }
+
+    /// Whether the subject is ahead, by the median; `None` without a peer.
+    pub(crate) fn wins(&self) -> Option<bool> {
+        self.ratio_median.map(|ratio| if self.better == Better::Higher { ratio >= 1.0 } else { ratio <= 1.0 })
+    }
 }
 
 impl About {
@@ -219,6 +224,12 @@ pub(crate) fn write_json(path: &Path, records: &[Record]) -> Result<()> {
     std::fs::write(path, text + "\n").map_err(io_error(path.display()))
 }
 
+/// Reads what [`write_json`] wrote.
+pub(crate) fn read_json(path: &Path) -> Result<Vec<Record>> {
+    let text = std::fs::read_to_string(path).map_err(io_error(path.display()))?;
+    serde_json::from_str(&text).or_else(|e| failed(format!("{} is not a bench's JSON: {e}", path.display())))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -232,6 +243,7 @@ mod tests {
         let record = Record::pairs(PPS, "a", "b", &pairs, &Shape::default());
         assert_eq!((record.ratio_median, record.runs), (Some(0.5), 5));
         assert_eq!((record.ratio_min, record.ratio_max), (Some(0.5), Some(0.625)));
+        assert_eq!(record.wins(), Some(false));
     }
 
     #[test]

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 /// Programs built here.
 #[derive(Debug)]
-pub(super) struct Tools {
+pub(crate) struct Tools {
     pub(super) oxide: PathBuf,
-    pub(super) lab: PathBuf,
+    pub(crate) lab: PathBuf,
     pub(super) l2fwd: PathBuf,
 }
 
@@ -31,7 +31,7 @@ impl Load {
     }
 
     /// Sessions share 32 Ki source ports of an address; beyond, the relay gets more entries with upstreams of their own.
-    fn upstreams(self) -> u32 {
+    pub(super) fn upstreams(self) -> u32 {
         self.flows.div_ceil(32768)
     }
 
@@ -63,7 +63,7 @@ impl Subject {
 
     /// Starts it in the lab.
     pub(super) fn start(&self, session: &Session, lab: &Lab, tools: &Tools, load: Load) -> Result<Forwarder> {
-        lab.restore(session, self.gro)?;
+        lab.restore(session, self.gro, load.upstreams())?;
         let argv = (self.argv)(tools, session, load)?;
         let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
         // A /sys that shows the namespace's own interfaces, as `ip netns exec` gives.
@@ -97,6 +97,9 @@ impl Forwarder {
         lab.inner.run(session, "clean", &["sh", "-c", CLEAN]).map(drop)
     }
 }
+
+/// The relay's report, in the session's folder.
+pub(super) const REPORT: &str = "report.json";
 
 fn words(text: &str) -> Vec<String> {
     text.split_whitespace().map(str::to_owned).collect()
@@ -154,7 +157,7 @@ fn nginx(session: &Session) -> Result<Vec<String>> {
 
 /// Kernel forwarding with address translation, moved to core 1 by receive packet steering.
 const NFT: &str = "nft 'table ip lab { chain pre { type nat hook prerouting priority dstnat; udp dport 5000 dnat to 10.78.0.2:6000; }; \
-    chain post { type nat hook postrouting priority srcnat; oifname \"vc\" masquerade; } }' && \
+    chain post { type nat hook postrouting priority srcnat; oifname \"vc\" masquerade; }; }' && \
     for q in /sys/class/net/vb/queues/rx-*/rps_cpus; do echo 2 > $q; done; exec sleep infinity";
 
 /// Every forwarder.
@@ -172,7 +175,9 @@ pub(super) const SUBJECTS: &[Subject] = &[
         gro: false,
         argv: |tools, session, load| {
             let config = write(session, "relay.toml", &relay_config(load))?;
-            Ok(vec![tools.oxide.display().to_string(), "relay".into(), "--config".into(), config])
+            let mut argv = vec![tools.oxide.display().to_string()];
+            argv.extend(words(&format!("relay --config {config} --report {}/{REPORT}", session.dir.display())));
+            Ok(argv)
         },
         note: "",
     },
@@ -207,6 +212,34 @@ pub(super) const SUBJECTS: &[Subject] = &[
         gro: false,
         argv: |tools, _, _| Ok(lab_fixture(tools, "raw --slow-ns 200")),
         note: "raw-echo, 200 ns slower per packet on purpose",
+    },
+    Subject {
+        name: "socket-echo",
+        needs: None,
+        gro: false,
+        argv: |tools, _, _| Ok(lab_fixture(tools, "socket")),
+        note: "a kernel socket, spinning",
+    },
+    Subject {
+        name: "raw-echo-poll",
+        needs: None,
+        gro: false,
+        argv: |tools, _, _| Ok(lab_fixture(tools, "raw --block")),
+        note: "the engine's socket in a bare loop, asleep in poll(2) when idle",
+    },
+    Subject {
+        name: "engine-restart-handler",
+        needs: None,
+        gro: false,
+        argv: |tools, _, load| Ok(lab_fixture(tools, &format!("engine --restart handler --queues {}", load.queues))),
+        note: "",
+    },
+    Subject {
+        name: "engine-restart-queue",
+        needs: None,
+        gro: false,
+        argv: |tools, _, load| Ok(lab_fixture(tools, &format!("engine --restart queue --queues {}", load.queues))),
+        note: "",
     },
     Subject {
         name: "mmsg",

@@ -1,0 +1,109 @@
+//! A client on AF_XDP: one socket on an interface of the outer namespace, which takes the lab's answers.
+
+use crate::frame::{self, CLIENT, CLIENT_PORT, HEADERS};
+use crate::{Error, Result};
+use oxide::port::Burst;
+use oxide::xdp::{Socket, SocketConfig};
+use std::net::{IpAddr, Ipv4Addr};
+
+/// Most packets in one call: a veth's ring holds 256, and all of a call are sent before it returns.
+pub(crate) const BURST: usize = 32;
+
+/// Where its answers go to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Ends {
+    /// Back to the clients, by va.
+    Back,
+    /// On to the upstream, by vd.
+    Across,
+}
+
+/// An open socket.
+pub(crate) struct Client {
+    socket: Socket,
+    received: Burst,
+    outgoing: Burst,
+}
+
+impl Client {
+    /// Opens queue `queue` of `interface` for packets that end there.
+    pub(crate) fn open(interface: &str, queue: u32, ends: Ends) -> Result<Self> {
+        let (address, ports) = match ends {
+            Ends::Back => (CLIENT, CLIENT_PORT..=CLIENT_PORT + 16383),
+            Ends::Across => (frame::UPSTREAM, 6000..=6000),
+        };
+        let socket = Socket::open(SocketConfig::new(interface, queue, IpAddr::V4(address), ports))?;
+        Ok(Self { socket, received: Burst::new(), outgoing: Burst::new() })
+    }
+
+    /// Queues one packet: `template` with `payload` behind the mark. `false` if no frame is free.
+    pub(crate) fn queue(&mut self, template: &[u8], payload: &[u8]) -> bool {
+        let Some(mut frame) = self.socket.take() else { return false };
+        let length = u16::try_from(template.len()).unwrap_or(0);
+        if !self.socket.set_length(&mut frame, length) {
+            self.socket.give(frame);
+            return false;
+        }
+        let bytes = self.socket.packet_mut(&mut frame);
+        bytes.copy_from_slice(template);
+        let at = HEADERS + frame::MARK.len();
+        if let Some(room) = bytes.get_mut(at..at + payload.len()) {
+            room.copy_from_slice(payload);
+        }
+        match self.outgoing.push(frame) {
+            Ok(()) => true,
+            Err(frame) => {
+                self.socket.give(frame);
+                false
+            }
+        }
+    }
+
+    /// Sends what was queued.
+    pub(crate) fn send(&mut self) -> Result<()> {
+        while !self.outgoing.is_empty() {
+            self.socket.send_batch(&mut self.outgoing)?;
+        }
+        Ok(())
+    }
+
+    /// Calls `each` with what stands behind the mark of every packet that has come.
+    pub(crate) fn receive(&mut self, mut each: impl FnMut(&[u8])) -> Result<usize> {
+        let came = self.socket.recv_batch(&mut self.received)?;
+        while let Some(frame) = self.received.pop() {
+            let packet = self.socket.packet(&frame);
+            if packet.get(HEADERS..HEADERS + 4) == Some(&frame::MARK) {
+                each(packet.get(HEADERS + 4..).unwrap_or_default());
+            }
+            self.socket.give(frame);
+        }
+        Ok(came)
+    }
+
+    /// Packets that this client's own socket had no room for.
+    pub(crate) fn missed(&self) -> Result<u64> {
+        let kernel = self.socket.stats()?.kernel;
+        Ok(kernel.rx_dropped + kernel.rx_ring_full)
+    }
+}
+
+/// Frames of `flows` clients without a UDP checksum (RFC 768 allows that over IPv4): the payload changes.
+pub(crate) fn templates(length: usize, flows: u16, port: u16, ports: u16) -> Result<Vec<Vec<u8>>> {
+    (0..flows)
+        .map(|n| {
+            let mut frame = frame::from(CLIENT, CLIENT_PORT + n, length.max(HEADERS + 20), port + n % ports.max(1))?;
+            frame[40..42].fill(0);
+            Ok(frame)
+        })
+        .collect()
+}
+
+/// The interface's IPv4 address in the lab, for kernel sockets.
+pub(crate) fn address() -> Ipv4Addr {
+    Ipv4Addr::new(10, 77, 0, 1)
+}
+
+/// For a closed loop that must not wait for ever.
+pub(crate) fn no_answer(what: &str) -> Error {
+    Error::Text(format!("no answer {what}"))
+}

@@ -1,0 +1,45 @@
+//! Percentiles of a latency sample.
+
+use serde::Serialize;
+
+/// Nanoseconds.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub(crate) struct Percentiles {
+    pub(crate) samples: usize,
+    pub(crate) min_ns: u64,
+    pub(crate) p50_ns: u64,
+    pub(crate) p99_ns: u64,
+    pub(crate) p999_ns: u64,
+    pub(crate) max_ns: u64,
+}
+
+impl Percentiles {
+    /// Of all `values`; zeros where there are none.
+    pub(crate) fn of(mut values: Vec<u64>) -> Self {
+        values.sort_unstable();
+        let at = |part: f64| {
+            let last = values.len().saturating_sub(1);
+            values.get(((last as f64) * part).round() as usize).copied().unwrap_or(0)
+        };
+        Self {
+            samples: values.len(),
+            min_ns: at(0.0),
+            p50_ns: at(0.5),
+            p99_ns: at(0.99),
+            p999_ns: at(0.999),
+            max_ns: at(1.0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Percentiles;
+
+    #[test]
+    fn of_a_thousand_and_of_none() {
+        let of = Percentiles::of((1..=1001).rev().collect());
+        assert_eq!((of.min_ns, of.p50_ns, of.p99_ns, of.p999_ns, of.max_ns), (1, 501, 991, 1000, 1001));
+        assert_eq!(Percentiles::of(vec![]).samples, 0);
+    }
+}

@@ -1,0 +1,24 @@
+//! What a forwarder's core does when nothing comes.
+
+use crate::cpu::Meter;
+use crate::{Error, Result};
+use clap::Args;
+use std::time::Duration;
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Milliseconds.
+    #[arg(long, default_value_t = 2000)]
+    ms: u64,
+    #[arg(long, default_value_t = 1)]
+    forwarder_cpu: u32,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let meter = Meter::start(options.forwarder_cpu)?;
+    let before = meter.look()?;
+    std::thread::sleep(Duration::from_millis(options.ms));
+    let split = meter.look()?.since(before);
+    println!("{}", serde_json::to_string(&split).map_err(|e| Error::Text(e.to_string()))?);
+    Ok(())
+}

@@ -1,0 +1,210 @@
+//! Load at a given rate, open loop: packets leave when they are due, whatever became of those before. Each carries its
+//! number and the time it was due, so that a late sender shows as latency and not as a smaller load.
+
+use crate::client::{self, BURST, Client, Ends};
+use crate::cpu::{self, Meter, Split};
+use crate::figures::Percentiles;
+use crate::{Error, Result};
+use clap::Args;
+use serde::Serialize;
+use std::time::{Duration, Instant};
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Packets per second.
+    #[arg(long, default_value_t = 100_000)]
+    rate: u64,
+    /// Milliseconds.
+    #[arg(long, default_value_t = 2000)]
+    ms: u64,
+    /// Bytes of a frame.
+    #[arg(long, default_value_t = 64)]
+    frame: usize,
+    /// Flows, at most 16384.
+    #[arg(long, default_value_t = 256)]
+    flows: u16,
+    /// First UDP port of the forwarder.
+    #[arg(long, default_value_t = 5000)]
+    port: u16,
+    /// Ports used in turn.
+    #[arg(long, default_value_t = 1)]
+    ports: u16,
+    /// Packets come back by va, instead of going across to vd.
+    #[arg(long)]
+    echo: bool,
+    /// Queue of va to send by; an echo comes back by the same.
+    #[arg(long, default_value_t = 0)]
+    queue: u32,
+    /// How long the forwarder may take until a first packet comes through, milliseconds.
+    #[arg(long, default_value_t = 10_000)]
+    ready_ms: u64,
+    #[arg(long, default_value_t = 0)]
+    cpu: usize,
+    #[arg(long, default_value_t = 1)]
+    forwarder_cpu: u32,
+}
+
+#[derive(Serialize)]
+struct Report {
+    seconds: f64,
+    sent: u64,
+    received: u64,
+    lost: u64,
+    /// Lost because this client's own ring was full: not the forwarder's.
+    client_missed: u64,
+    /// Received after a packet with a higher number of the same flow.
+    out_of_order: u64,
+    /// Longest time without any packet, milliseconds.
+    longest_gap_ms: f64,
+    #[serde(flatten)]
+    latency: Percentiles,
+    core: Split,
+}
+
+/// What has come.
+struct Arrivals {
+    start: Instant,
+    received: u64,
+    out_of_order: u64,
+    /// By flow: the number expected at least.
+    next: Vec<u64>,
+    last: Instant,
+    longest_gap: Duration,
+    latencies: Vec<u64>,
+}
+
+impl Arrivals {
+    fn take(&mut self, payload: &[u8], now: Instant) {
+        let word = |at: usize| payload.get(at..at + 8).and_then(|b| b.try_into().ok()).map(u64::from_be_bytes);
+        let (Some(number), Some(due)) = (word(0), word(8)) else { return };
+        // From before the window.
+        if number == u64::MAX {
+            return;
+        }
+        self.received += 1;
+        self.latencies.push(((now - self.start).as_nanos() as u64).saturating_sub(due));
+        let flow = (number % self.next.len() as u64) as usize;
+        if number < self.next[flow] {
+            self.out_of_order += 1;
+        } else {
+            self.next[flow] = number + 1;
+        }
+        self.longest_gap = self.longest_gap.max(now - self.last);
+        self.last = now;
+    }
+}
+
+/// The sending socket, and the receiving one where that is another.
+struct Ports {
+    out: Client,
+    back: Option<Client>,
+}
+
+impl Ports {
+    fn receive(&mut self, arrivals: &mut Arrivals) -> Result<usize> {
+        let client = self.back.as_mut().unwrap_or(&mut self.out);
+        let mut now = None;
+        client.receive(|payload| arrivals.take(payload, *now.get_or_insert_with(Instant::now)))
+    }
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    cpu::pin(options.cpu)?;
+    let templates = client::templates(options.frame, options.flows.clamp(1, 16384), options.port, options.ports)?;
+    let back = if options.echo { None } else { Some(Client::open("vd", 0, Ends::Across)?) };
+    let mut ports = Ports { out: Client::open("va", options.queue, Ends::Back)?, back };
+    wait_until_ready(&mut ports, &templates, Duration::from_millis(options.ready_ms))?;
+    let missed = |ports: &Ports| ports.back.as_ref().unwrap_or(&ports.out).missed();
+    let missed_before = missed(&ports)?;
+    let meter = Meter::start(options.forwarder_cpu)?;
+    let (look, start) = (meter.look()?, Instant::now());
+    let total = options.rate * options.ms / 1000;
+    let mut arrivals = Arrivals {
+        start,
+        received: 0,
+        out_of_order: 0,
+        next: vec![0; templates.len()],
+        last: start,
+        longest_gap: Duration::ZERO,
+        latencies: Vec::with_capacity(total as usize),
+    };
+    let sent = send_all(options.rate, total, &templates, &mut ports, &mut arrivals)?;
+    let (seconds, core) = (start.elapsed().as_secs_f64(), meter.look()?.since(look));
+    let drained = Instant::now();
+    while arrivals.received < sent && drained.elapsed() < Duration::from_millis(200) {
+        ports.receive(&mut arrivals)?;
+    }
+    let report = Report {
+        seconds,
+        sent,
+        received: arrivals.received,
+        lost: sent.saturating_sub(arrivals.received),
+        client_missed: missed(&ports)? - missed_before,
+        out_of_order: arrivals.out_of_order,
+        longest_gap_ms: arrivals.longest_gap.as_secs_f64() * 1e3,
+        latency: Percentiles::of(arrivals.latencies),
+        core,
+    };
+    println!("{}", serde_json::to_string(&report).map_err(|e| Error::Text(e.to_string()))?);
+    Ok(())
+}
+
+/// Packet `n` is due `n / rate` after the start.
+fn send_all(rate: u64, total: u64, templates: &[Vec<u8>], ports: &mut Ports, arrivals: &mut Arrivals) -> Result<u64> {
+    let (mut sent, start) = (0, arrivals.start);
+    while sent < total {
+        let due = ((start.elapsed().as_nanos() * u128::from(rate) / 1_000_000_000) as u64 + 1).min(total);
+        let burst = due.saturating_sub(sent).min(BURST as u64);
+        let first = sent;
+        for number in first..first + burst {
+            let mut payload = [0; 16];
+            payload[..8].copy_from_slice(&number.to_be_bytes());
+            payload[8..].copy_from_slice(&(number * 1_000_000_000 / rate).to_be_bytes());
+            if !ports.out.queue(&templates[(number % templates.len() as u64) as usize], &payload) {
+                break;
+            }
+            sent = number + 1;
+        }
+        if burst > 0 {
+            ports.out.send()?;
+        }
+        ports.receive(arrivals)?;
+    }
+    Ok(sent)
+}
+
+/// Every flow once now and then, until packets come through; then until nothing more comes.
+fn wait_until_ready(ports: &mut Ports, templates: &[Vec<u8>], within: Duration) -> Result<()> {
+    let start = Instant::now();
+    let mut quiet = Instant::now();
+    let mut came = 0;
+    let mut ignored = Arrivals {
+        start,
+        received: 0,
+        out_of_order: 0,
+        next: vec![0; templates.len()],
+        last: start,
+        longest_gap: Duration::ZERO,
+        latencies: vec![],
+    };
+    while came == 0 || quiet.elapsed() < Duration::from_millis(20) {
+        if start.elapsed() > within {
+            return Err(client::no_answer("through the forwarder"));
+        }
+        if came == 0 {
+            for flows in templates.chunks(BURST) {
+                flows.iter().for_each(|template| {
+                    ports.out.queue(template, &[0xff; 16]);
+                });
+                ports.out.send()?;
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        let more = ports.receive(&mut ignored)?;
+        if more > 0 {
+            quiet = Instant::now();
+        }
+        came += more;
+    }
+    Ok(())
+}

@@ -1,0 +1,145 @@
+//! What the project aims at, and whether this run's figures reach it.
+
+use super::record::{Record, short};
+
+/// Which of a record's figures counts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Figure {
+    RatioAtLeast(f64),
+    RatioAtMost(f64),
+    ValueAtMost(f64),
+    /// No goal: to be told.
+    Told,
+}
+
+struct Goal {
+    measure: &'static str,
+    subject: &'static str,
+    peer: &'static str,
+    /// Bytes of a frame and flows; zero for any.
+    frame: u32,
+    flows: u32,
+    figure: Figure,
+}
+
+const fn goal(
+    measure: &'static str,
+    subject: &'static str,
+    peer: &'static str,
+    (frame, flows): (u32, u32),
+    figure: Figure,
+) -> Goal {
+    Goal { measure, subject, peer, frame, flows, figure }
+}
+
+use Figure::{RatioAtLeast, RatioAtMost, Told, ValueAtMost};
+
+const GOALS: &[Goal] = &[
+    goal("throughput", "l2fwd", "testpmd-af_xdp", (64, 256), RatioAtLeast(1.0)),
+    goal("user side", "l2fwd", "testpmd-af_xdp", (64, 256), RatioAtMost(0.5)),
+    goal("throughput", "relay", "testpmd-af_xdp", (64, 256), RatioAtLeast(1.0)),
+    goal("throughput", "relay", "quilkin", (64, 256), RatioAtLeast(1.7)),
+    goal("throughput", "relay", "gro-gso", (64, 256), RatioAtLeast(2.4)),
+    goal("throughput", "relay", "nginx", (64, 256), RatioAtLeast(3.0)),
+    goal("throughput", "relay", "testpmd-af_xdp", (1400, 256), RatioAtLeast(1.0)),
+    goal("throughput", "relay", "quilkin", (1400, 256), RatioAtLeast(1.4)),
+    goal("throughput", "relay", "gro-gso", (1400, 1), Told),
+    goal("throughput", "relay", "gro-gso", (64, 1), Told),
+    goal("user side", "relay", "testpmd-af_xdp", (64, 256), ValueAtMost(80.0)),
+    goal("user side as work grows", "relay", "", (64, 65_536), RatioAtMost(1.3)),
+    goal("lost at 60 % of peak", "relay", "", (0, 0), ValueAtMost(0.0)),
+    goal("dropped by the engine at overload", "relay", "", (0, 0), ValueAtMost(0.0)),
+    goal("round trip p50", "engine-echo", "socket-echo", (0, 0), RatioAtMost(0.60)),
+    goal("round trip p99", "engine-echo", "socket-echo", (0, 0), RatioAtMost(0.55)),
+    goal("idle core", "engine-echo", "", (0, 0), ValueAtMost(2.0)),
+    goal("first packet after idle p50", "engine-echo", "raw-echo-poll", (0, 0), RatioAtMost(1.2)),
+    goal("restart gap, handler", "engine-echo", "", (0, 0), ValueAtMost(2.0)),
+    goal("restart gap, queue", "engine-echo", "", (0, 0), ValueAtMost(60.0)),
+    goal("lost on the other queue", "engine-echo", "", (0, 0), ValueAtMost(0.0)),
+    goal("throughput", "engine-echo", "raw-echo", (64, 256), RatioAtLeast(0.95)),
+    goal("throughput", "slow-echo", "raw-echo", (64, 256), RatioAtMost(0.95)),
+];
+
+/// A goal held against the figures.
+pub(super) struct Verdict {
+    pub(super) goal: String,
+    pub(super) figure: String,
+    /// `None`: nothing was wanted, or nothing was measured.
+    pub(super) reached: Option<bool>,
+}
+
+impl Verdict {
+    pub(super) fn word(&self) -> &'static str {
+        match self.reached {
+            Some(true) => "reached",
+            Some(false) => "NOT REACHED",
+            None if self.figure.is_empty() => "not measured",
+            None => "told",
+        }
+    }
+}
+
+/// Every goal, by the medians of `records`.
+pub(super) fn verdicts(records: &[Record]) -> Vec<Verdict> {
+    GOALS.iter().map(|goal| goal.verdict(records)).collect()
+}
+
+impl Goal {
+    fn matches(&self, record: &Record) -> bool {
+        let same = |wanted: u32, is: u32| wanted == 0 || wanted == is;
+        record.measure == self.measure
+            && record.subject == self.subject
+            && (self.peer.is_empty() || record.peer == self.peer)
+            && same(self.frame, record.shape.frame)
+            && same(self.flows, record.shape.flows)
+    }
+
+    fn text(&self) -> String {
+        let beside = if self.peer.is_empty() { String::new() } else { format!(" beside {}", self.peer) };
+        let shape = if self.frame == 0 { String::new() } else { format!(", {} B, {} flows", self.frame, self.flows) };
+        let wanted = match self.figure {
+            RatioAtLeast(bound) => format!(": at least {bound} x"),
+            RatioAtMost(bound) => format!(": at most {bound} x"),
+            ValueAtMost(bound) => format!(": at most {bound}"),
+            Told => String::new(),
+        };
+        let check = if self.subject == "slow-echo" { " (a check of the bench itself)" } else { "" };
+        format!("{}, {}{beside}{shape}{wanted}{check}", self.measure, self.subject)
+    }
+
+    fn verdict(&self, records: &[Record]) -> Verdict {
+        let record = records.iter().find(|r| self.matches(r) && r.runs > 0);
+        let ratio = |r: &Record| {
+            let [median, least, most] = [r.ratio_median, r.ratio_min, r.ratio_max].map(Option::unwrap_or_default);
+            format!("{} x ({}-{}); {} {}", short(median), short(least), short(most), short(r.value_median), r.unit)
+        };
+        let value = |r: &Record| {
+            format!("{} {} ({}-{})", short(r.value_median), r.unit, short(r.value_min), short(r.value_max))
+        };
+        let (figure, reached) = match (record, self.figure) {
+            (None, _) => (String::new(), None),
+            (Some(r), RatioAtLeast(bound)) => (ratio(r), r.ratio_median.map(|ratio| ratio >= bound)),
+            (Some(r), RatioAtMost(bound)) => (ratio(r), r.ratio_median.map(|ratio| ratio <= bound)),
+            (Some(r), ValueAtMost(bound)) => (value(r), Some(r.value_median <= bound)),
+            (Some(r), Told) => (ratio(r), None),
+        };
+        Verdict { goal: self.text(), figure, reached }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::record::{Measure, Shape};
+    use super::*;
+
+    #[test]
+    fn medians_decide() {
+        let shape = Shape { frame: 64, flows: 256, ..Shape::default() };
+        let measure = Measure::higher("throughput", "Mpps");
+        let pairs = [(1.0, 1.0), (0.9, 1.0), (1.1, 1.0)];
+        let records = [Record::pairs(measure, "l2fwd", "testpmd-af_xdp", &pairs, &shape)];
+        let verdicts = verdicts(&records);
+        assert_eq!((verdicts[0].word(), verdicts[1].word()), ("reached", "not measured"));
+        assert!(verdicts[0].figure.starts_with("1.00 x (0.90-1.10)"), "{}", verdicts[0].figure);
+    }
+}

@@ -1,0 +1,178 @@
+//! What a packet costs as the work grows: flows, frame size, relay entries, queues, and time.
+
+use super::Bench;
+use super::duel::shape;
+use super::lab::Lab;
+use super::record::{Measure, Record, Shape, short};
+use super::sample::Blast;
+use super::subject::{self, Load};
+use crate::process::{Result, failed};
+use serde::Deserialize;
+use std::time::{Duration, Instant};
+
+const THROUGHPUT: Measure = Measure::higher("throughput as work grows", "Mpps");
+const USER: Measure = Measure::lower("user side as work grows", "ns/pkt");
+
+/// What all others are held against.
+const BASE: Load = Load::new(64, 256);
+
+const POINTS: &[(Load, bool)] = &[
+    (Load::new(64, 65_536), true),
+    (Load::new(64, 1), false),
+    (Load::new(64, 4096), false),
+    (Load::new(64, 1 << 20), false),
+    (Load::new(256, 256), false),
+    (Load::new(1400, 256), false),
+    (Load { entries: 10, ..BASE }, false),
+    (Load { entries: 100, ..BASE }, false),
+    (Load { entries: 1000, ..BASE }, false),
+];
+
+impl Bench<'_> {
+    /// The relay at one load beside the relay at another, in turns.
+    pub(super) fn growth(&mut self, lab: &Lab) -> Result<()> {
+        if !self.wanted("growth") {
+            return Ok(());
+        }
+        for &(load, quick) in POINTS {
+            if self.options.quick && !quick {
+                continue;
+            }
+            let what = format!("relay, {} B, {} flows, {} entries", load.frame, load.flows, load.entries);
+            let answer = self.point(lab, load, &what);
+            if let Some(records) = self.unless_failed(&what, answer)? {
+                self.records.extend(records);
+            }
+        }
+        Ok(())
+    }
+
+    fn point(&self, lab: &Lab, load: Load, what: &str) -> Result<Vec<Record>> {
+        let relay = subject::named("relay")?;
+        let mut pairs = vec![];
+        for _ in 0..self.pace.pairs {
+            pairs.push((self.blast(lab, relay, load)?, self.blast(lab, relay, BASE)?));
+        }
+        let of = |value: fn(&Blast) -> f64| pairs.iter().map(|(a, b)| (value(a), value(b))).collect::<Vec<_>>();
+        let peer = "relay, 64 B, 256 flows";
+        let note = if load.entries > 1 { format!("{} relay entries", load.entries) } else { String::new() };
+        let records = vec![
+            Record::pairs(THROUGHPUT, "relay", peer, &of(Blast::mpps), &shape(load)).note(note.clone()),
+            Record::pairs(USER, "relay", peer, &of(Blast::user_ns), &shape(load)).note(note),
+        ];
+        let [rate, user] = [&records[0], &records[1]].map(|r| r.ratio_median.map(short).unwrap_or_default());
+        self.say(format_args!("{what}: {rate} x the rate, {user} x the user side of {peer}"));
+        Ok(records)
+    }
+
+    /// Queues of one core: 1, 2 and 4 actors share it. The load comes by AF_XDP on each queue in turn would be too slow
+    /// to saturate, so live frames hit queue 0, and the others must cost nothing.
+    pub(super) fn queues(&mut self) -> Result<()> {
+        if !self.wanted("growth") || self.options.quick {
+            return Ok(());
+        }
+        let relay = subject::named("relay")?;
+        let single = Lab::create(self.session, 1)?;
+        for queues in [2, 4] {
+            let lab = Lab::create(self.session, queues)?;
+            let load = Load { queues, ..BASE };
+            let mut pairs = vec![];
+            for _ in 0..self.pace.pairs {
+                let many = self.blast(&lab, relay, load);
+                let one = self.blast(&single, relay, BASE);
+                let what = format!("relay with {queues} queues");
+                if let (Some(many), Some(one)) = (self.unless_failed(&what, many)?, self.unless_failed(&what, one)?) {
+                    pairs.push((many.mpps(), one.mpps()));
+                }
+            }
+            let note = "all actors on core 1; the load comes by one queue, the others must cost nothing";
+            self.records
+                .push(Record::pairs(THROUGHPUT, "relay", "relay with 1 queue", &pairs, &shape(load)).note(note));
+        }
+        Ok(())
+    }
+}
+
+/// What `oxide sim --json` says, as far as we look.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Simulated {
+    sent: u64,
+    packets_per_second: f64,
+}
+
+const HOURS: Measure = Measure::lower("memory at the end of a long run", "MB");
+const RATE: Measure = Measure::higher("simulated relay", "Mpps");
+
+impl Bench<'_> {
+    /// The relay on the in-memory port: memory must be flat, and every packet accounted for.
+    pub(super) fn hours(&mut self) -> Result<()> {
+        if !self.wanted("hours") || (self.options.quick && self.options.names.is_empty()) {
+            return Ok(());
+        }
+        let packets: u64 = if self.options.quick { 10_000_000 } else { 1_000_000_000 };
+        self.say(format_args!("{packets} packets through the relay on the in-memory port"));
+        let answer = self.simulate(packets, Duration::from_secs(600));
+        if let Some((report, tenth, end)) = self.unless_failed("a long run", answer)? {
+            let shape = Shape { mode: "in-memory port".to_owned(), frame: 0, flows: 0, queues: 1 };
+            let note =
+                format!("beside the memory after a tenth of the run; {} packets, all checkers held", report.sent);
+            let pair = [(end as f64 / 1e6, tenth as f64 / 1e6)];
+            self.records.push(Record::pairs(HOURS, "relay", "itself, early", &pair, &shape).note(note));
+            let rate = report.packets_per_second / 1e6;
+            self.records
+                .push(Record::alone(RATE, "relay", &[rate], &shape).note("one core, the simulated kernel in it"));
+        }
+        Ok(())
+    }
+
+    /// The report, and resident bytes after a tenth of the packets and shortly before the end.
+    fn simulate(&self, packets: u64, limit: Duration) -> Result<(Simulated, u64, u64)> {
+        let program = self.tools.oxide.display().to_string();
+        let count = packets.to_string();
+        let argv = [
+            "taskset",
+            "-c",
+            "1",
+            &program,
+            "sim",
+            "--handler",
+            "relay",
+            "--queues",
+            "1",
+            "--packets",
+            &count,
+            "--json",
+        ];
+        let mut process = self.session.spawn("sim", &argv)?;
+        let (start, mut seen, mut looks) = (Instant::now(), vec![], Instant::now());
+        let status = loop {
+            if let Some(status) = process.poll() {
+                break status;
+            }
+            if start.elapsed() > limit {
+                return failed(format!("{packets} packets took longer than {limit:?}"));
+            }
+            if looks.elapsed() > Duration::from_millis(100) {
+                looks = Instant::now();
+                seen.extend(resident(process.pid()));
+            }
+            self.session.cancel.sleep(Duration::from_millis(5))?;
+        };
+        if !status.success() {
+            return failed(format!("oxide sim ended with {status}{}", process.last_words()));
+        }
+        let report: Simulated = serde_json::from_str(&process.said()).or_else(|e| failed(format!("oxide sim: {e}")))?;
+        match (seen.get(seen.len() / 10), seen.last()) {
+            (Some(tenth), Some(end)) => Ok((report, *tenth, *end)),
+            _ => failed("the run was too short to look at its memory"),
+        }
+    }
+}
+
+/// Resident bytes of a process (proc_pid_statm(5)).
+fn resident(pid: u32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    let pages: u64 = text.split_whitespace().nth(1)?.parse().ok()?;
+    Some(pages * rustix::param::page_size() as u64)
+}

@@ -1,0 +1,336 @@
+//! Round trips, first packets after idleness, idle cores; loss and latency under a given load; restarts.
+
+use super::Bench;
+use super::duel::shape;
+use super::lab::Lab;
+use super::record::{Measure, Record, Shape, short};
+use super::subject::{self, Load, Subject};
+use crate::process::{Result, failed};
+use serde::Deserialize;
+use std::time::Duration;
+
+/// What `oxide-lab probe` prints.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+struct Probe {
+    lost: u32,
+    p50_ns: f64,
+    p99_ns: f64,
+    p999_ns: f64,
+}
+
+/// What `oxide-lab paced` prints.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+struct Paced {
+    sent: u64,
+    lost: u64,
+    client_missed: u64,
+    out_of_order: u64,
+    longest_gap_ms: f64,
+    p50_ns: f64,
+    p99_ns: f64,
+    p999_ns: f64,
+    min_ns: f64,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+struct Idle {
+    user_ns: f64,
+    kernel_ns: f64,
+    idle_ns: f64,
+}
+
+const ROUND_TRIP: [Measure; 3] = [
+    Measure::lower("round trip p50", "us"),
+    Measure::lower("round trip p99", "us"),
+    Measure::lower("round trip p99.9", "us"),
+];
+const FIRST: [Measure; 2] =
+    [Measure::lower("first packet after idle p50", "us"), Measure::lower("first packet after idle p99", "us")];
+const IDLE: Measure = Measure::lower("idle core", "%");
+const LOSS: Measure = Measure::lower("lost at 60 % of peak", "packets");
+const UNDER_LOAD: [Measure; 3] = [
+    Measure::lower("latency at half of peak p50", "us"),
+    Measure::lower("latency at half of peak p99", "us"),
+    Measure::lower("latency at half of peak p99.9", "us"),
+];
+const OVERLOAD: Measure = Measure::lower("dropped by the engine at overload", "packets");
+const VARIATION: Measure = Measure::lower("delay variation at half of peak", "us");
+
+/// Echo, client, and whether it spins.
+struct Asked {
+    subject: &'static str,
+    client: &'static str,
+}
+
+impl Bench<'_> {
+    /// Runs one of the lab's tools in the outer namespace, and reads what it prints.
+    fn tool<T: for<'a> Deserialize<'a>>(&self, lab: &Lab, arguments: &str, limit: Duration) -> Result<T> {
+        let program = self.tools.lab.display().to_string();
+        let mut argv = vec![program.as_str()];
+        argv.extend(arguments.split_whitespace());
+        let output = self.session.run("oxide-lab", &lab.outer.argv(&argv), limit)?;
+        serde_json::from_str(output.stdout.trim())
+            .or_else(|e| failed(format!("oxide-lab said {:?}: {e}", output.stdout)))
+    }
+
+    /// Starts `subject`, runs `work`, stops it.
+    fn beside<T>(&self, lab: &Lab, subject: &Subject, load: Load, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let forwarder = subject.start(self.session, lab, self.tools, load)?;
+        let answer = work();
+        let words = if answer.is_err() { forwarder.process.last_words() } else { String::new() };
+        forwarder.stop(self.session, lab)?;
+        match answer {
+            Err(crate::process::Error::Failed(text)) => failed(format!("{}: {text}{words}", subject.name)),
+            answer => answer,
+        }
+    }
+
+    fn probe(&self, lab: &Lab, asked: &Asked, more: &str) -> Result<Probe> {
+        let subject = subject::named(asked.subject)?;
+        let arguments = format!("probe --client {} {more}", asked.client);
+        self.beside(lab, subject, Load::new(64, 1), || self.tool(lab, &arguments, Duration::from_secs(60)))
+    }
+
+    /// Round trips with both ends spinning, and the first packet after the echo has gone to sleep.
+    pub(super) fn round_trips(&mut self, lab: &Lab) -> Result<()> {
+        if !self.wanted("round trip") {
+            return Ok(());
+        }
+        let ours = Asked { subject: "engine-echo", client: "xdp" };
+        let theirs = Asked { subject: "socket-echo", client: "socket" };
+        let more = format!("--count {}", if self.options.quick { 10_000 } else { 30_000 });
+        let answer = self.probes(lab, &ours, &theirs, &more);
+        if let Some(pairs) = self.unless_failed("round trip", answer)? {
+            let note = "both ends spin; the peer's client is a kernel socket too";
+            self.percentiles(&ROUND_TRIP, &pairs, note);
+        }
+        if !self.options.quick {
+            let same = Asked { subject: "socket-echo", client: "xdp" };
+            let answer = self.probes(lab, &ours, &same, &more);
+            if let Some(pairs) = self.unless_failed("round trip, same client", answer)? {
+                self.percentiles(&ROUND_TRIP, &pairs, "both ends spin; the client is AF_XDP on both sides");
+            }
+        }
+        Ok(())
+    }
+
+    /// The first packet after the echo has gone to sleep, and what a core does meanwhile.
+    pub(super) fn idleness(&mut self, lab: &Lab) -> Result<()> {
+        if !self.wanted("idle") {
+            return Ok(());
+        }
+        let ours = Asked { subject: "engine-echo", client: "xdp" };
+        let theirs = Asked { subject: "raw-echo-poll", client: "xdp" };
+        let answer = self.probes(
+            lab,
+            &ours,
+            &theirs,
+            if self.options.quick { "--count 50 --gap-us 20000" } else { "--count 200 --gap-us 20000" },
+        );
+        if let Some(pairs) = self.unless_failed("first packet after idle", answer)? {
+            self.percentiles(&FIRST, &pairs, "20 ms of silence before each; the peer blocks in poll(2)");
+        }
+        let mut shares = vec![];
+        for _ in 0..self.pace.pairs {
+            let subject = subject::named("engine-echo")?;
+            let answer = self.beside(lab, subject, Load::new(64, 1), || {
+                // One answer says that it is up; then it falls asleep.
+                self.tool::<Probe>(lab, "probe --count 10", Duration::from_secs(60))?;
+                self.session.cancel.sleep(Duration::from_millis(200))?;
+                self.tool::<Idle>(lab, "idle --ms 1000", Duration::from_secs(20))
+            });
+            if let Some(idle) = self.unless_failed("idle core", answer)? {
+                let all = idle.user_ns + idle.kernel_ns + idle.idle_ns;
+                shares.push(100.0 * (all - idle.idle_ns) / all.max(1.0));
+            }
+        }
+        self.records.push(Record::alone(IDLE, "engine-echo", &shares, &shape(Load::new(0, 0))));
+        Ok(())
+    }
+
+    fn probes(&self, lab: &Lab, ours: &Asked, theirs: &Asked, more: &str) -> Result<Vec<(Probe, Probe)>> {
+        let mut pairs = vec![];
+        for _ in 0..self.pace.pairs {
+            pairs.push((self.probe(lab, ours, more)?, self.probe(lab, theirs, more)?));
+        }
+        let (a, b) = pairs[0];
+        self.say(format_args!(
+            "{} p50 {} us, {} p50 {} us",
+            ours.subject,
+            short(a.p50_ns / 1e3),
+            theirs.subject,
+            short(b.p50_ns / 1e3)
+        ));
+        let lost: u32 = pairs.iter().map(|(a, b)| a.lost + b.lost).sum();
+        if lost > 0 {
+            self.say(format_args!("{lost} answers did not come within 200 ms, and are not in the figures"));
+        }
+        Ok(pairs)
+    }
+
+    fn percentiles(&mut self, measures: &[Measure], pairs: &[(Probe, Probe)], note: &str) {
+        let values: [fn(&Probe) -> f64; 3] = [|p| p.p50_ns, |p| p.p99_ns, |p| p.p999_ns];
+        let names =
+            if note.contains("poll") { ("engine-echo", "raw-echo-poll") } else { ("engine-echo", "socket-echo") };
+        let shape = Shape { mode: "veth, copy mode".to_owned(), frame: 64, flows: 1, queues: 1 };
+        for (measure, value) in measures.iter().zip(values) {
+            let pairs: Vec<_> = pairs.iter().map(|(a, b)| (value(a) / 1e3, value(b) / 1e3)).collect();
+            self.records.push(Record::pairs(*measure, names.0, names.1, &pairs, &shape).note(note));
+        }
+    }
+
+    /// Loss at 60 % of what the relay forwards at most, and latency at half of it; open loop.
+    pub(super) fn under_load(&mut self, lab: &Lab) -> Result<()> {
+        if !self.wanted("under load") && !self.wanted("loss") {
+            return Ok(());
+        }
+        let load = Load::new(64, 256);
+        let relay = subject::named("relay")?;
+        let peak = match self.unless_failed("peak of the relay", self.blast(lab, relay, load))? {
+            Some(peak) => peak.mpps() * 1e6,
+            None => return Ok(()),
+        };
+        let dropped = self.relay_drops();
+        if let Some((drops, missed)) = self.unless_failed("the relay's report", dropped)? {
+            let note = format!("and {missed} by the kernel, RX ring full");
+            self.records.push(Record::alone(OVERLOAD, "relay", &[drops as f64], &shape(load)).note(note));
+        }
+        let ms = if self.options.quick { 1500 } else { 5000 };
+        // The same rate through a bare loop: what is lost there is the machine's (a core taken away for some milliseconds).
+        let raw = subject::named("raw-echo")?;
+        let (mut lost, mut missed, mut sent, mut half) = (vec![], 0, 0, vec![]);
+        for _ in 0..self.pace.pairs {
+            for part in [0.6, 0.5] {
+                let rate = (peak * part) as u64;
+                let arguments = format!("paced --rate {rate} --ms {ms}");
+                let answer =
+                    self.beside(lab, relay, load, || self.tool::<Paced>(lab, &arguments, Duration::from_secs(60)));
+                let Some(paced) = self.unless_failed("relay under a given load", answer)? else { continue };
+                if part == 0.6 {
+                    let arguments = format!("{arguments} --echo");
+                    let answer =
+                        self.beside(lab, raw, load, || self.tool::<Paced>(lab, &arguments, Duration::from_secs(60)));
+                    let Some(bare) = self.unless_failed("raw-echo under a given load", answer)? else { continue };
+                    let own = |p: &Paced| p.lost.saturating_sub(p.client_missed) as f64;
+                    lost.push((own(&paced), own(&bare)));
+                    missed += paced.client_missed;
+                    sent += paced.sent;
+                } else {
+                    half.push(paced);
+                }
+            }
+        }
+        let shape = shape(load);
+        let note = format!(
+            "of {} sent at {} pps; {missed} more were lost in the prober's own ring",
+            sent,
+            (peak * 0.6) as u64
+        );
+        self.say(format_args!("loss at 60 % of peak: {lost:?} {note}"));
+        self.records.push(Record::pairs(LOSS, "relay", "raw-echo", &lost, &shape).note(note));
+        let values: [fn(&Paced) -> f64; 3] = [|p| p.p50_ns, |p| p.p99_ns, |p| p.p999_ns];
+        for (measure, value) in UNDER_LOAD.iter().zip(values) {
+            let values: Vec<f64> = half.iter().map(|p| value(p) / 1e3).collect();
+            self.records
+                .push(Record::alone(*measure, "relay", &values, &shape).note("one way, from the time it was due"));
+        }
+        let variation: Vec<f64> = half.iter().map(|p| (p.p999_ns - p.min_ns) / 1e3).collect();
+        self.records
+            .push(Record::alone(VARIATION, "relay", &variation, &shape).note("99.9th less the least (RFC 8219)"));
+        let disorder: u64 = half.iter().map(|p| p.out_of_order).sum();
+        if disorder > 0 {
+            self.say(format_args!("{disorder} packets overtook others of their flow"));
+        }
+        Ok(())
+    }
+}
+
+/// `oxide relay --report`, as far as we look.
+#[derive(Debug, Default, Deserialize)]
+struct RelayReport {
+    totals: RelayTotals,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct RelayTotals {
+    drops: std::collections::BTreeMap<String, u64>,
+    rx_missed: u64,
+}
+
+impl Bench<'_> {
+    /// What the last relay dropped itself, and what the kernel had dropped for it.
+    fn relay_drops(&self) -> Result<(u64, u64)> {
+        let path = self.session.dir.join(subject::REPORT);
+        let text = std::fs::read_to_string(&path).map_err(crate::process::io_error(path.display()))?;
+        let report: RelayReport =
+            serde_json::from_str(&text).or_else(|e| failed(format!("{}: {e}", path.display())))?;
+        Ok((report.totals.drops.values().sum(), report.totals.rx_missed))
+    }
+}
+
+const GAP: [Measure; 2] = [Measure::lower("restart gap, handler", "ms"), Measure::lower("restart gap, queue", "ms")];
+const LOST: [Measure; 2] =
+    [Measure::lower("lost per restart, handler", "packets"), Measure::lower("lost per restart, queue", "packets")];
+const OTHERS: Measure = Measure::lower("lost on the other queue", "packets");
+
+impl Bench<'_> {
+    /// Restarts under 50,000 packets per second: the gap the engine reports, and what was lost.
+    pub(super) fn restarts(&mut self, lab: &Lab) -> Result<()> {
+        if !self.wanted("restart") {
+            return Ok(());
+        }
+        const RATE: u64 = 50_000;
+        let load = Load::new(64, 256);
+        for (n, name) in ["engine-restart-handler", "engine-restart-queue"].into_iter().enumerate() {
+            let subject = subject::named(name)?;
+            let (mut gaps, mut lost) = (vec![], vec![]);
+            for _ in 0..self.pace.pairs {
+                let forwarder = subject.start(self.session, lab, self.tools, load)?;
+                let answer: Result<Paced> =
+                    self.tool(lab, &format!("paced --echo --rate {RATE} --ms 2100"), Duration::from_secs(60));
+                let said = forwarder.process.said();
+                forwarder.stop(self.session, lab)?;
+                let Some(paced) = self.unless_failed(name, answer)? else { continue };
+                let told: Vec<f64> =
+                    said.lines().filter_map(|l| l.trim().parse().ok()).filter(|g: &f64| g.is_finite()).collect();
+                lost.push(paced.lost.saturating_sub(paced.client_missed) as f64 / told.len().max(1) as f64);
+                self.say(format_args!(
+                    "{name}: {} restarts, longest gap seen {} ms, {} of {} lost",
+                    told.len(),
+                    short(paced.longest_gap_ms),
+                    paced.lost,
+                    paced.sent
+                ));
+                gaps.extend(told);
+            }
+            let shape = shape(load);
+            self.records.push(Record::alone(GAP[n], "engine-echo", &gaps, &shape).note("as the engine reports it"));
+            let note = format!("at {RATE} packets per second (RFC 6201)");
+            self.records.push(Record::alone(LOST[n], "engine-echo", &lost, &shape).note(note));
+        }
+        Ok(())
+    }
+
+    /// Queue 0 is restarted again and again while queue 1 carries traffic.
+    pub(super) fn other_queues(&mut self) -> Result<()> {
+        if !self.wanted("restart") {
+            return Ok(());
+        }
+        let load = Load { queues: 2, ..Load::new(64, 256) };
+        let lab = Lab::create(self.session, 2)?;
+        let subject = subject::named("engine-restart-queue")?;
+        let mut lost = vec![];
+        for _ in 0..self.pace.pairs {
+            let answer = self.beside(&lab, subject, load, || {
+                self.tool::<Paced>(&lab, "paced --echo --queue 1 --rate 20000 --ms 2100", Duration::from_secs(60))
+            });
+            if let Some(paced) = self.unless_failed("the other queue", answer)? {
+                lost.push(paced.lost.saturating_sub(paced.client_missed) as f64);
+            }
+        }
+        self.say(format_args!("lost on queue 1 while queue 0 is restarted: {lost:?}"));
+        let note = "queue 0 is torn down and rebuilt every 500 ms; both on one core";
+        self.records.push(Record::alone(OTHERS, "engine-echo", &lost, &shape(load)).note(note));
+        Ok(())
+    }
+}

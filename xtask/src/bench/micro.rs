@@ -1,0 +1,177 @@
+//! The user side in pieces: time beside crates that do the same, and instructions beside the counts kept in the repository.
+//!
+//! Instructions do not depend on the machine's mood, but on the compiler: counts are compared only with those of the same
+//! one. Callgrind knows vector instructions up to AVX2.
+
+use super::record::{Measure, Record, Shape, short};
+use crate::process::{Result, Session, failed, has_program, io_error};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+const TIME: Measure = Measure::lower("user side in pieces", "ns/pkt");
+/// More than this is a rise that somebody must accept.
+const TOLERANCE_PERCENT: u64 = 3;
+const STORED: &str = "benches/instructions.json";
+/// How to accept new counts.
+const ACCEPT: &str = "cargo xtask bench instructions --accept";
+
+/// What `oxide-lab micro` prints.
+#[derive(Debug, Deserialize)]
+struct Piece {
+    piece: String,
+    by: String,
+    ns: Vec<f64>,
+}
+
+/// `benches/instructions.json`.
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Counts {
+    /// `rustc --version`, and the architecture.
+    compiler: String,
+    /// Instructions for a batch of 64, by piece.
+    instructions: BTreeMap<String, u64>,
+}
+
+/// Every piece timed, in turns with the crates that do the same.
+pub(super) fn times(session: &Session, lab: &Path) -> Result<Vec<Record>> {
+    let lab = lab.display().to_string();
+    let output = session.run("micro", &[lab.as_str(), "micro"], Duration::from_secs(200))?;
+    let pieces: Vec<Piece> =
+        serde_json::from_str(output.stdout.trim()).or_else(|e| failed(format!("oxide-lab micro: {e}")))?;
+    let shape = Shape { mode: "in memory".to_owned(), frame: 64, flows: 64, queues: 1 };
+    let mut records = vec![];
+    for ours in pieces.iter().filter(|p| p.by == "oxide") {
+        let others: Vec<&Piece> = pieces.iter().filter(|p| p.piece == ours.piece && p.by != "oxide").collect();
+        if others.is_empty() {
+            records.push(Record::alone(TIME, &ours.piece, &ours.ns, &shape));
+        }
+        for other in others {
+            let pairs: Vec<_> = ours.ns.iter().copied().zip(other.ns.iter().copied()).collect();
+            records.push(Record::pairs(TIME, &ours.piece, &other.by, &pairs, &shape));
+        }
+    }
+    Ok(records)
+}
+
+/// What came of a comparison.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Compared {
+    /// Nothing rose: a line for each piece.
+    Held(Vec<String>),
+    /// Not comparable here, and why.
+    NotHere(String),
+}
+
+/// Why counts cannot be compared here; `None` if they can.
+pub(crate) fn not_here() -> Result<Option<String>> {
+    if !has_program("valgrind") {
+        return Ok(Some("valgrind is missing (cargo xtask setup)".to_owned()));
+    }
+    let (stored, compiler) = (stored()?, compiler());
+    let why = format!("{STORED} was counted with {}, this is {compiler}; take new ones by `{ACCEPT}`", stored.compiler);
+    Ok((stored.compiler != compiler).then_some(why))
+}
+
+/// Counts every piece's instructions and holds them against the stored ones; after [`not_here`].
+pub(crate) fn compare(session: &Session, lab: &Path) -> Result<Compared> {
+    judge(&stored()?, &count(session, lab)?)
+}
+
+fn stored() -> Result<Counts> {
+    let path = stored_path();
+    let text = std::fs::read_to_string(&path).map_err(io_error(path.display()))?;
+    serde_json::from_str(&text).or_else(|e| failed(format!("{}: {e}", path.display())))
+}
+
+fn judge(stored: &Counts, now: &Counts) -> Result<Compared> {
+    let (mut lines, mut rises) = (vec![], vec![]);
+    for (piece, count) in &now.instructions {
+        let Some(before) = stored.instructions.get(piece) else {
+            rises.push(format!("{piece}: {count} instructions, and none stored"));
+            continue;
+        };
+        let change = *count as f64 / (*before).max(1) as f64 - 1.0;
+        let line = format!("{piece}: {count} instructions for 64 packets, {before} stored ({:+.1} %)", 100.0 * change);
+        let risen = count * 100 > before * (100 + TOLERANCE_PERCENT);
+        if risen { rises.push(line) } else { lines.push(line) }
+    }
+    if rises.is_empty() {
+        return Ok(Compared::Held(lines));
+    }
+    failed(format!(
+        "instruction counts rose by more than {TOLERANCE_PERCENT} %:\n  {}\nFind out why. If it must be so, say why in the commit, and accept them by\n  {ACCEPT}",
+        rises.join("\n  ")
+    ))
+}
+
+/// Stores what is counted now.
+pub(super) fn accept(session: &Session, lab: &Path) -> Result<()> {
+    if !has_program("valgrind") {
+        return failed("valgrind is missing: cargo xtask setup");
+    }
+    let counts = count(session, lab)?;
+    let path = stored_path();
+    let text = serde_json::to_string_pretty(&counts).or_else(|e| failed(e.to_string()))?;
+    std::fs::write(&path, text + "\n").map_err(io_error(path.display()))?;
+    counts.instructions.iter().for_each(|(piece, count)| println!("{piece}: {count}"));
+    println!("{STORED}: counted with {}", counts.compiler);
+    Ok(())
+}
+
+fn stored_path() -> PathBuf {
+    super::root().join(STORED)
+}
+
+fn compiler() -> String {
+    let output = Command::new("rustc").arg("--version").current_dir(super::root()).output();
+    let version = output.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned()).unwrap_or_default();
+    format!("{version}, {}", std::env::consts::ARCH)
+}
+
+fn count(session: &Session, lab: &Path) -> Result<Counts> {
+    let lab = lab.display().to_string();
+    let names = session.run("work", &[lab.as_str(), "work"], Duration::from_secs(60))?;
+    let mut instructions = BTreeMap::new();
+    for piece in names.stdout.lines() {
+        // The difference of two lengths: what start-up costs is in both.
+        const FEW: u32 = 50;
+        const MANY: u32 = 450;
+        let [few, many] = [FEW, MANY].map(|batches| collected(session, &lab, piece, batches));
+        let each = many?.saturating_sub(few?) / u64::from(MANY - FEW);
+        instructions.insert(piece.to_owned(), each);
+        eprintln!("  {piece}: {} instructions per packet", short(each as f64 / 64.0));
+    }
+    Ok(Counts { compiler: compiler(), instructions })
+}
+
+/// Instructions of a whole run, by Callgrind.
+fn collected(session: &Session, lab: &str, piece: &str, batches: u32) -> Result<u64> {
+    let batches = batches.to_string();
+    let argv = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", lab, "work", piece, &batches];
+    let output = session.run("callgrind", &argv, Duration::from_secs(180))?;
+    let line = output.stderr.lines().find_map(|l| l.split_once("Collected : ").map(|(_, count)| count.trim().parse()));
+    match line {
+        Some(Ok(count)) => Ok(count),
+        _ => failed(format!("callgrind did not say what it collected:\n{}", output.stderr)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counts(parse: u64) -> Counts {
+        Counts { compiler: "c".to_owned(), instructions: BTreeMap::from([("parse".to_owned(), parse)]) }
+    }
+
+    #[test]
+    fn a_rise_of_more_than_three_per_cent_fails_and_says_how_to_accept_it() {
+        assert!(matches!(judge(&counts(1000), &counts(1030)), Ok(Compared::Held(_))));
+        assert!(matches!(judge(&counts(1000), &counts(10)), Ok(Compared::Held(_))));
+        let refusal = judge(&counts(1000), &counts(1031)).map_err(|e| e.to_string());
+        assert!(refusal.is_err_and(|text| text.contains("+3.1 %") && text.contains(ACCEPT)));
+    }
+}
