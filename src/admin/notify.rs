@@ -1,8 +1,7 @@
 //! What systemd is told (sd_notify(3)): ready, reloading, stopping, and that actors' hearts beat. Nothing happens
 //! where nobody listens (`NOTIFY_SOCKET` unset).
 
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 
@@ -13,11 +12,21 @@ const ALIVE_WITHIN_S: f64 = 1.0;
 /// How often systemd is told, at most.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
-/// Tells systemd about a running engine until dropped.
-#[derive(Debug)]
+/// What may wait to be told.
+const WAITING: usize = 16;
+
+/// Tells systemd about a running engine, from a thread of its own: a manager that does not read must hold up neither a
+/// reload nor the end. Ends with its last clone.
+#[derive(Debug, Clone)]
 pub struct Notifier {
-    stop: Option<flume::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    tell: flume::Sender<Tell>,
+}
+
+#[derive(Debug)]
+enum Tell {
+    Ready,
+    Reloading,
+    Stopping(Duration),
 }
 
 impl Notifier {
@@ -26,51 +35,65 @@ impl Notifier {
     /// # Errors
     /// The kernel's, if there is no thread to be had.
     pub fn ready(status: impl Fn() -> EngineStatus + Send + 'static) -> std::io::Result<Self> {
-        tell(&[NotifyState::Ready]);
         let every = sd_notify::watchdog_enabled().map_or(TELL_EVERY, |limit| TELL_EVERY.min(limit / 3));
-        let (stop, stopped) = flume::bounded::<()>(0);
-        let thread = std::thread::Builder::new().name("oxide-notify".to_owned()).spawn(move || {
-            let mut told = String::new();
-            while stopped.recv_timeout(every) == Err(flume::RecvTimeoutError::Timeout) {
+        let (tell, told) = flume::bounded(WAITING);
+        std::thread::Builder::new().name("oxide-notify".to_owned()).spawn(move || keep(&told, every, status))?;
+        let notifier = Self { tell };
+        notifier.say(Tell::Ready);
+        Ok(notifier)
+    }
+
+    /// A reload begins; [`reloaded`](Self::reloaded) ends it.
+    pub fn reloading(&self) {
+        self.say(Tell::Reloading);
+    }
+
+    /// A reload is over.
+    pub fn reloaded(&self) {
+        self.say(Tell::Ready);
+    }
+
+    /// The end has begun, and may take so long.
+    pub fn stopping(&self, within: Duration) {
+        self.say(Tell::Stopping(within));
+    }
+
+    fn say(&self, what: Tell) {
+        // Full: the manager does not read.
+        let _ = self.tell.try_send(what);
+    }
+}
+
+fn keep(told: &flume::Receiver<Tell>, every: Duration, status: impl Fn() -> EngineStatus) {
+    let mut last_words = String::new();
+    let mut next = Instant::now() + every;
+    loop {
+        match told.recv_deadline(next) {
+            Ok(Tell::Ready) => tell(&[NotifyState::Ready]),
+            Ok(Tell::Reloading) => match NotifyState::monotonic_usec_now() {
+                Ok(now) => tell(&[NotifyState::Reloading, now]),
+                Err(_) => tell(&[NotifyState::Reloading]),
+            },
+            Ok(Tell::Stopping(within)) => {
+                let within = within + Duration::from_secs(10);
+                let micros = u32::try_from(within.as_micros()).unwrap_or(u32::MAX);
+                tell(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(micros)]);
+            }
+            Err(flume::RecvTimeoutError::Disconnected) => return,
+            Err(flume::RecvTimeoutError::Timeout) => {
+                next = Instant::now() + every;
                 let status = status();
                 let words = words(&status);
-                if words != told {
+                if words != last_words {
                     tell(&[NotifyState::Status(&words)]);
-                    told = words;
+                    last_words = words;
                 }
                 if hearts_beat(&status) {
                     tell(&[NotifyState::Watchdog]);
                 }
             }
-        })?;
-        Ok(Self { stop: Some(stop), thread: Some(thread) })
-    }
-}
-
-impl Drop for Notifier {
-    fn drop(&mut self) {
-        self.stop.take();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
         }
     }
-}
-
-/// A reload begins; [`reloaded`] ends it.
-pub fn reloading() {
-    let now = NotifyState::monotonic_usec_now();
-    now.map_or_else(|_| tell(&[NotifyState::Reloading]), |now| tell(&[NotifyState::Reloading, now]));
-}
-
-/// A reload is over.
-pub fn reloaded() {
-    tell(&[NotifyState::Ready]);
-}
-
-/// The end has begun, and may take so long.
-pub fn stopping(within: Duration) {
-    let micros = u32::try_from((within + Duration::from_secs(10)).as_micros()).unwrap_or(u32::MAX);
-    tell(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(micros)]);
 }
 
 fn tell(what: &[NotifyState<'_>]) {

@@ -9,6 +9,7 @@ use crate::engine::{EngineStatus, QueueStatus};
 
 /// A relay in short.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct NodeView {
     /// Version that runs.
     pub version: String,
@@ -16,12 +17,15 @@ pub struct NodeView {
     pub state: String,
     /// Since the engine was started, seconds.
     pub uptime_s: f64,
+    /// What was changed on the interfaces since they were planned for, each with its mend.
+    pub drift: Vec<String>,
     /// Each queue.
     pub queues: Vec<QueueView>,
 }
 
 /// A queue in short.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct QueueView {
     /// Queue number.
     pub queue: u32,
@@ -79,6 +83,7 @@ impl From<&EngineStatus> for NodeView {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             state: status.state.name().to_owned(),
             uptime_s: status.uptime_s,
+            drift: status.drift.clone(),
             queues: status.queues.iter().map(|queue| QueueView::new(queue, status)).collect(),
         }
     }
@@ -159,6 +164,9 @@ impl NodeView {
                 or_dash(q.heartbeat_age_s.map(|s| format!("{s:.2}"))),
                 q.last_event
             );
+        }
+        for drift in &self.drift {
+            let _ = writeln!(text, "changed since the start: {drift}");
         }
         text
     }

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use oxide::admin::notify::Notifier;
 use oxide::admin::protocol::Trouble;
-use oxide::admin::{Control, Reloaded, notify};
+use oxide::admin::{Control, Reloaded};
 use oxide::config::{Config, Effect, ephemeral_ports};
 use oxide::engine::{Depth, EngineError, EngineHandle, EngineStatus, read_tables};
 use oxide::net::Tables;
@@ -23,6 +24,7 @@ pub(super) struct RelayControl {
     pub(super) path: PathBuf,
     pub(super) config: Mutex<Config>,
     pub(super) log: LogControl,
+    pub(super) notifier: Notifier,
     /// To the main thread, which alone may end the engine.
     pub(super) tell: flume::Sender<Event>,
 }
@@ -134,9 +136,9 @@ impl Control for RelayControl {
     }
 
     fn reload(&self) -> Result<Reloaded, Trouble> {
-        notify::reloading();
+        self.notifier.reloading();
         let reloaded = self.try_reload();
-        notify::reloaded();
+        self.notifier.reloaded();
         match &reloaded {
             Ok(done) => done.lines().iter().for_each(|line| tracing::info!("reload: {line}")),
             Err(error) => tracing::error!(error, "reload: nothing has changed"),

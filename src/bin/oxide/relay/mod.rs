@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use oxide::admin::notify::{self, Notifier};
+use oxide::admin::notify::Notifier;
 use oxide::admin::{Admin, Control, Doors, Limits, sandbox};
 use oxide::config::Config;
 use oxide::engine::{Engine, EngineStatus, read_tables};
@@ -60,21 +60,23 @@ pub(crate) fn relay(path: &Path, report: Option<&Path>, log: LogControl) -> Resu
     notes.splice(0..0, doors.notes().iter().cloned());
     summary::print(&config, &engine, &places, &notes);
     let handle = engine.handle();
+    let asked = engine.handle();
+    let notifier = Notifier::ready(move || asked.status()).map_err(|e| format!("notify thread: {e}"))?;
     let control = Arc::new(RelayControl {
-        handle: handle.clone(),
+        handle,
         path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
         config: config.into(),
         log,
+        notifier: notifier.clone(),
         tell,
     });
     let cpus = &engine.plan().housekeeping;
     let served = Arc::clone(&control) as Arc<dyn Control>;
     // Kept to the end: while the relay drains, operators still see how it is.
     let _admin = Admin::serve(doors, served, Limits::default(), cpus).map_err(|e| format!("admin thread: {e}"))?;
-    let _notifier = Notifier::ready(move || handle.status()).map_err(|e| format!("notify thread: {e}"))?;
 
     let (code, within) = watch(&engine, &control, &events, report)?;
-    notify::stopping(within);
+    notifier.stopping(within);
     // A second signal ends the process at once; the kernel takes program and sockets back.
     std::thread::spawn(move || {
         while let Ok(event) = events.recv() {

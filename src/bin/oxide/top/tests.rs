@@ -37,6 +37,7 @@ fn view(second: u64) -> NodeView {
         version: "0.1.0".into(),
         state: "degraded".into(),
         uptime_s: second as f64,
+        drift: Vec::new(),
         queues: (0..2).map(queue).collect(),
     }
 }
