@@ -10,6 +10,7 @@ mod relay;
 mod replay;
 mod stalled;
 mod threads;
+mod verdicts;
 
 use oxide::port::sim::{Faults, LinkSpec};
 use oxide::sim::{Application, Chaos, Checker, SimOptions, SimReport, run};

@@ -63,77 +63,70 @@ impl Port for SimPort {
             return 0;
         }
         let mut slots = self.user.fill.reserve(wanted);
-        while slots.room() > 0 {
-            let Some(index) = umem.post_fill(self.index) else { break };
-            let pushed = slots.push(umem.layout().address(index) as u64);
-            debug_assert!(pushed, "room was there");
-        }
+        umem.post_fill_batch(self.index, slots.room(), |address| {
+            let pushed = slots.push(address);
+            debug_assert!(pushed, "no more frames than room are posted");
+        });
         let posted = slots.commit();
         self.posted_fill += posted;
         posted as usize
     }
 
     fn receive(&mut self, umem: &mut Umem, into: &mut Burst, limit: usize) -> usize {
-        let entries = self.user.rx.peek(into.room().min(limit) as u32);
-        let mut taken = 0;
-        for Descriptor { address, length, .. } in entries.iter() {
-            match umem.received(self.index, address, length) {
-                Ok(frame) => {
-                    self.posted_fill = self.posted_fill.saturating_sub(1);
-                    self.counters.rx_bytes += u64::from(length);
-                    taken += 1;
-                    // No more than the room was asked for, so this fits; the frame is given back if not.
-                    if let Err(frame) = into.push(frame) {
-                        umem.give(frame);
-                    }
-                }
-                Err(error) => {
-                    self.counters.bad_descriptors += 1;
-                    tracing::debug!(port = %self.info.id, %error, "RX descriptor refused");
-                }
-            }
-        }
+        let Self { user, counters, info, .. } = self;
+        let entries = user.rx.peek(into.room().min(limit) as u32);
+        let mut bytes = 0;
+        let taken = umem.received_batch(
+            self.index,
+            entries.iter().map(|Descriptor { address, length, .. }| (address, length)),
+            |frame| {
+                bytes += u64::from(frame.length());
+                // No more than the room was asked for, so this fits.
+                into.push(frame)
+            },
+            |error| {
+                counters.bad_descriptors += 1;
+                tracing::debug!(port = %info.id, %error, "RX descriptor refused");
+            },
+        );
         let seen = entries.len();
         entries.release(seen);
-        self.counters.rx_packets += taken as u64;
-        taken
+        self.posted_fill = self.posted_fill.saturating_sub(taken);
+        counters.rx_bytes += bytes;
+        counters.rx_packets += u64::from(taken);
+        taken as usize
     }
 
     fn transmit(&mut self, umem: &mut Umem, from: &mut Burst) -> usize {
         // The completion ring must have room for whatever is under way.
         let under_way = self.rings.completion.saturating_sub(self.posted_tx);
         let mut slots = self.user.tx.reserve((from.len() as u32).min(under_way));
-        for frame in from.drain_front(slots.room() as usize) {
-            let (address, length) = umem.post_transmit(self.index, frame);
-            self.counters.tx_bytes += u64::from(length);
+        let frames = from.drain_front(slots.room() as usize);
+        let mut bytes = 0;
+        umem.post_transmit_batch(self.index, frames, |address, length| {
+            bytes += u64::from(length);
             let pushed = slots.push(Descriptor { address, length, options: 0 });
             debug_assert!(pushed, "no more frames than room were drained");
-        }
+        });
         let sent = slots.commit();
         self.posted_tx += sent;
+        self.counters.tx_bytes += bytes;
         self.counters.tx_packets += u64::from(sent);
         sent as usize
     }
 
     fn reclaim(&mut self, umem: &mut Umem) -> usize {
-        let entries = self.user.completion.peek(u32::MAX);
-        let mut reclaimed = 0;
-        for address in entries.iter() {
-            match umem.completed(self.index, address) {
-                Ok(()) => {
-                    self.posted_tx = self.posted_tx.saturating_sub(1);
-                    reclaimed += 1;
-                }
-                Err(error) => {
-                    self.counters.bad_descriptors += 1;
-                    tracing::debug!(port = %self.info.id, %error, "completion refused");
-                }
-            }
-        }
+        let Self { user, counters, info, .. } = self;
+        let entries = user.completion.peek(u32::MAX);
+        let reclaimed = umem.completed_batch(self.index, entries.iter(), |error| {
+            counters.bad_descriptors += 1;
+            tracing::debug!(port = %info.id, %error, "completion refused");
+        });
         let seen = entries.len();
         entries.release(seen);
-        self.counters.completions += reclaimed as u64;
-        reclaimed
+        self.posted_tx = self.posted_tx.saturating_sub(reclaimed);
+        counters.completions += u64::from(reclaimed);
+        reclaimed as usize
     }
 
     fn kick(&mut self) -> Result<Kick, PortError> {

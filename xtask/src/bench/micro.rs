@@ -1,7 +1,7 @@
 //! The user side in pieces: time beside crates that do the same, and instructions beside the counts kept in the repository.
 //!
-//! Instructions do not depend on the machine's mood, but on the compiler: counts are compared only with those of the same
-//! one. Callgrind knows vector instructions up to AVX2.
+//! Instructions do not depend on the machine's mood, but on the compiler, and on the CPU by which the batch processor and
+//! memcpy choose their code: counts are compared only with those of the same. Callgrind knows vectors up to AVX2.
 
 use super::record::{Measure, Record, Shape, short};
 use crate::process::{Result, Session, failed, has_program, io_error};
@@ -29,8 +29,8 @@ struct Piece {
 /// `benches/instructions.json`.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Counts {
-    /// `rustc --version`, and the architecture.
-    compiler: String,
+    /// `rustc --version`, architecture, and the CPU's vendor, family and model.
+    counted_with: String,
     /// Instructions for a batch of 64, by piece.
     instructions: BTreeMap<String, u64>,
 }
@@ -70,9 +70,9 @@ pub(crate) fn not_here() -> Result<Option<String>> {
     if !has_program("valgrind") {
         return Ok(Some("valgrind is missing (cargo xtask setup)".to_owned()));
     }
-    let (stored, compiler) = (stored()?, compiler());
-    let why = format!("{STORED} was counted with {}, this is {compiler}; take new ones by `{ACCEPT}`", stored.compiler);
-    Ok((stored.compiler != compiler).then_some(why))
+    let (stored, here) = (stored()?.counted_with, what_counts());
+    let why = format!("{STORED} was counted with {stored}, this is {here}; take new ones by `{ACCEPT}`");
+    Ok((stored != here).then_some(why))
 }
 
 /// Counts every piece's instructions and holds them against the stored ones; after [`not_here`].
@@ -117,7 +117,7 @@ pub(super) fn accept(session: &Session, lab: &Path) -> Result<()> {
     let text = serde_json::to_string_pretty(&counts).or_else(|e| failed(e.to_string()))?;
     std::fs::write(&path, text + "\n").map_err(io_error(path.display()))?;
     counts.instructions.iter().for_each(|(piece, count)| println!("{piece}: {count}"));
-    println!("{STORED}: counted with {}", counts.compiler);
+    println!("{STORED}: counted with {}", counts.counted_with);
     Ok(())
 }
 
@@ -125,10 +125,17 @@ fn stored_path() -> PathBuf {
     super::root().join(STORED)
 }
 
-fn compiler() -> String {
+fn what_counts() -> String {
     let output = Command::new("rustc").arg("--version").current_dir(super::root()).output();
     let version = output.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned()).unwrap_or_default();
-    format!("{version}, {}", std::env::consts::ARCH)
+    let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    // The first CPU's; other architectures than x86 have other words, and so none here.
+    let of = |name: &str| {
+        let line = cpus.lines().find_map(|line| line.split_once(':').filter(|(key, _)| key.trim() == name));
+        line.map(|(_, value)| value.trim()).unwrap_or_default()
+    };
+    let cpu = format!("{} family {} model {}", of("vendor_id"), of("cpu family"), of("model"));
+    format!("{version}, {}, {cpu}", std::env::consts::ARCH)
 }
 
 fn count(session: &Session, lab: &Path) -> Result<Counts> {
@@ -144,7 +151,7 @@ fn count(session: &Session, lab: &Path) -> Result<Counts> {
         instructions.insert(piece.to_owned(), each);
         eprintln!("  {piece}: {} instructions per packet", short(each as f64 / 64.0));
     }
-    Ok(Counts { compiler: compiler(), instructions })
+    Ok(Counts { counted_with: what_counts(), instructions })
 }
 
 /// Instructions of a whole run, by Callgrind.
@@ -164,7 +171,7 @@ mod tests {
     use super::*;
 
     fn counts(parse: u64) -> Counts {
-        Counts { compiler: "c".to_owned(), instructions: BTreeMap::from([("parse".to_owned(), parse)]) }
+        Counts { counted_with: "c".to_owned(), instructions: BTreeMap::from([("parse".to_owned(), parse)]) }
     }
 
     #[test]

@@ -1,0 +1,141 @@
+//! Every verdict a handler can give, and none: each frame comes back to the pool, each packet is counted once.
+
+use std::time::{Duration, Instant};
+
+use oxide::net::Tables;
+use oxide::port::sim::{SimBackend, SimInterface, SimNet};
+use oxide::port::{Backend, Port, QueueId};
+use oxide::queue::{Batch, Context, Handler, Parts, Peers, QueueInfo, Verdict, Worker};
+use oxide::simd::Processor;
+use oxide::telemetry::DropReason;
+
+use super::live::LiveBackend;
+
+/// Bytes that a header of ours takes in front of a packet, or off it.
+const HEADER: i16 = 20;
+
+/// Does what a packet's last byte says.
+struct Obedient;
+
+impl Handler for Obedient {
+    fn handle(&mut self, batch: &mut Batch<'_>, _: &mut Context<'_>) {
+        for lane in 0..batch.len() {
+            match batch.packet(lane).last() {
+                Some(b'T') => batch.transmit(lane, 0),
+                Some(b'D') => batch.drop(lane, DropReason::Handler),
+                Some(b'H') => batch.decide(lane, Verdict::Hold),
+                // There is neither such a queue nor such a port.
+                Some(b'O') => batch.decide(lane, Verdict::HandOver(9)),
+                Some(b'X') => batch.transmit(lane, 7),
+                Some(b'<') => {
+                    assert!(batch.move_start(lane, -HEADER));
+                    batch.packet_mut(lane)[..HEADER as usize].fill(b'h');
+                    batch.transmit(lane, 0);
+                }
+                Some(b'>') => {
+                    assert!(batch.move_start(lane, HEADER));
+                    batch.transmit(lane, 0);
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+struct Rig {
+    net: SimNet,
+    id: QueueId,
+    worker: Worker<<LiveBackend as Backend>::Port, Obedient>,
+    now: Instant,
+    sent: Vec<Vec<u8>>,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let (net, id) = (SimNet::new(&[SimInterface::new("sim0", 1)], 1), QueueId::new("sim0", 0));
+        let (umem, ports) = LiveBackend(SimBackend::new(&net, std::slice::from_ref(&id))).open().unwrap();
+        let now = Instant::now();
+        let ports_info = ports.iter().map(|port| port.info().clone()).collect();
+        let (processor, peers) = (Processor::detect(), Peers::none());
+        let info =
+            QueueInfo { queue: 0, queues: 1, ports: ports_info, rss: Vec::new(), changes: 0, seed: 1, processor };
+        let parts = Parts { umem, ports, handler: Obedient, processor, info, peers, batch_size: 64 };
+        let mut worker = Worker::new(parts, now);
+        worker.set_tables(Box::new(Tables::new(1, net.links(), Vec::new(), Default::default())));
+        worker.steer(true).unwrap();
+        let mut rig = Self { net, id, worker, now, sent: Vec::new() };
+        // The fill ring, before the first packet.
+        rig.turns(1);
+        rig
+    }
+
+    fn turns(&mut self, turns: usize) {
+        for _ in 0..turns {
+            self.now += Duration::from_millis(10);
+            self.net.advance(Duration::from_millis(10));
+            self.worker.turn(self.now).unwrap_or_else(|(_, error)| panic!("{error}"));
+            assert!(self.worker.balanced(), "{:?} {:?}", self.worker.umem().census(), self.worker.counters());
+            let sent = &mut self.sent;
+            self.net.drain_sent(&self.id, |packet| sent.push(packet.to_vec()));
+        }
+    }
+
+    fn dropped(&self, reason: DropReason) -> u64 {
+        self.worker.counters().drops.of(reason)
+    }
+}
+
+fn packet(word: u8) -> Vec<u8> {
+    let mut packet: Vec<u8> = (0..60).collect();
+    packet[59] = word;
+    packet
+}
+
+#[test]
+fn no_verdict_keeps_a_frame() {
+    let mut rig = Rig::new();
+    // More of each than there are frames, so that one kept frame in a round would stop everything.
+    let rounds = 2 * u64::from(rig.worker.umem().census().total);
+    for _ in 0..rounds {
+        b"?TDOX".iter().for_each(|word| rig.net.inject(&rig.id, &packet(*word)));
+        rig.turns(1);
+    }
+    rig.turns(50);
+    assert!(rig.worker.quiescent(), "{:?}", rig.worker.umem().census());
+    assert_eq!(rig.worker.umem().census().app, 0);
+    assert_eq!(rig.sent.len() as u64, rounds);
+    for (reason, times) in [(DropReason::NoVerdict, 1), (DropReason::Handler, 1), (DropReason::PortClosed, 2)] {
+        assert_eq!(rig.dropped(reason), times * rounds, "{reason:?}");
+    }
+}
+
+#[test]
+fn what_is_held_is_given_back_when_its_time_is_over() {
+    let mut rig = Rig::new();
+    for _ in 0..100 {
+        rig.net.inject(&rig.id, &packet(b'H'));
+    }
+    rig.turns(5);
+    assert_eq!((rig.worker.in_hand(), rig.dropped(DropReason::HoldFull)), (64, 36));
+    rig.turns(300);
+    assert_eq!((rig.worker.in_hand(), rig.dropped(DropReason::NeighbourTimeout)), (0, 64));
+    assert_eq!(rig.worker.umem().census().app, 0);
+}
+
+#[test]
+fn a_packet_leaves_from_where_its_start_was_moved_to() {
+    let mut rig = Rig::new();
+    // Often enough that frames come back with their start where it was.
+    let rounds = 3 * rig.worker.umem().census().total;
+    for _ in 0..rounds {
+        b"<>T".iter().for_each(|word| rig.net.inject(&rig.id, &packet(*word)));
+        rig.turns(1);
+    }
+    rig.turns(5);
+    let longer = [&[b'h'; HEADER as usize][..], &packet(b'<')].concat();
+    let shorter = packet(b'>')[HEADER as usize..].to_vec();
+    for three in rig.sent.chunks(3) {
+        assert_eq!(three, [longer.clone(), shorter.clone(), packet(b'T')]);
+    }
+    assert_eq!(rig.sent.len(), 3 * rounds as usize);
+}
