@@ -1,5 +1,7 @@
 //! The token of a frame that the application owns.
 
+use std::marker::PhantomData;
+
 /// The right to one frame's bytes. Neither `Copy` nor `Clone`: sending it, freeing it or keeping it
 /// are the only things that can be done, and each only once. A `Frame` that is forgotten stays in
 /// [`Place::App`](super::Place::App) for ever, which the actor finds by its census.
@@ -21,6 +23,15 @@
 /// }
 /// ```
 ///
+/// It does not go to the UMEM of another actor: it stays on its thread, and an actor's thread has one UMEM.
+/// (Where a thread has several, as in a test, each call looks whose frame it is, and panics.)
+///
+/// ```compile_fail,E0277
+/// fn to_another(frame: oxide::umem::Frame, other: std::sync::mpsc::Sender<oxide::umem::Frame>) {
+///     std::thread::spawn(move || other.send(frame));
+/// }
+/// ```
+///
 /// Nobody else makes one:
 ///
 /// ```compile_fail,E0624
@@ -37,7 +48,15 @@
 /// }
 /// ```
 ///
-/// Nor after it is gone:
+/// Nor after it, or its UMEM, is gone:
+///
+/// ```compile_fail,E0505
+/// fn outlived(umem: oxide::umem::Umem, frame: &oxide::umem::Frame) -> u8 {
+///     let bytes = umem.bytes(frame);
+///     drop(umem);
+///     bytes[0]
+/// }
+/// ```
 ///
 /// ```compile_fail,E0505
 /// fn late(umem: &mut oxide::umem::Umem, frame: oxide::umem::Frame) -> u8 {
@@ -53,13 +72,15 @@ pub struct Frame {
     index: u32,
     offset: u16,
     length: u16,
+    /// Neither `Send` nor `Sync`.
+    stays: PhantomData<*mut ()>,
 }
 
 impl Frame {
     /// Only `Umem` calls this, and only for a frame in `Place::App` that has no other token.
     #[inline]
     pub(super) fn new(umem: u32, index: u32, offset: u16, length: u16) -> Self {
-        Self { umem, index, offset, length }
+        Self { umem, index, offset, length, stays: PhantomData }
     }
 
     #[inline]
