@@ -43,7 +43,8 @@ pub(crate) fn miri(cancel: &Cancel) -> Result<Outcome> {
         command.args(arguments).env("MIRIFLAGS", "-Zmiri-disable-isolation");
         command.args(["--", "--show-output"]);
         if arguments == ["--lib"] {
-            command.args(["umem::tests::", "ring::"]);
+            // A filter is a part of the name, and `steering::` has `ring::` in it.
+            command.args(["umem::tests::", "ring::", "--skip", "steering"]);
         }
         all.add(cargo_test_with(cancel, command)?);
     }
