@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use netns::{Far, Lab, in_namespace, skip_unless_root};
 use oxide::config::{EngineConfig, ExecutorKind};
-use oxide::engine::{Depth, Engine, EngineError, EngineStatus};
+use oxide::engine::{Depth, Ending, Engine, EngineError, EngineStatus};
 use oxide::packet::reflect;
 use oxide::port::QueueId;
-use oxide::queue::{Batch, Context, Handler, QueueInfo, Replaced, SessionInfo};
+use oxide::queue::{Batch, Context, Fault, Handler, QueueInfo, Replaced, SessionInfo};
 
 const LONG: Duration = Duration::from_secs(10);
 const SHORT: Duration = Duration::from_millis(300);
@@ -73,28 +73,34 @@ fn lab(test: &'static str, body: fn(&Far, &Engine, [UdpSocket; 2])) {
     if skip_unless_root(test) {
         return;
     }
-    in_namespace(move |lab: &Lab| {
-        lab.veth("near", "far", 2, "02:00:00:00:00:0a", "02:00:00:00:00:0b");
-        let far = lab.second_namespace();
-        lab.give("far", &far);
-        lab.address("near", "10.9.0.1/24");
-        far.run(|lab| {
-            lab.address("far", "10.9.0.2/24");
-            lab.neighbour("far", "10.9.0.1", "02:00:00:00:00:0a");
-        });
-        lab.running("near");
-        let mut config = EngineConfig::default();
-        config.interfaces = vec!["near".to_owned()];
-        config.ring_size = 256;
-        config.executor = ExecutorKind::Thread;
-        let destinations = |_: &_| vec![("10.9.0.1".parse().unwrap(), 7..=7)];
-        let engine = Engine::builder(config, greeter(b'a')).destinations(destinations).start();
-        let engine = engine.unwrap_or_else(|e| panic!("{e}"));
-        let clients = [0, 1].map(|queue| client(&far, queue));
+    in_namespace(move |lab| {
+        let (far, engine, clients) = set_up(lab);
         body(&far, &engine, clients);
         let status = engine.stop(LONG);
         assert!(status.balanced && status.unaccounted == 0, "{status:#?}");
+        assert_eq!(status.ending(), Ending::Good);
     });
+}
+
+fn set_up(lab: &Lab) -> (Far, Engine, [UdpSocket; 2]) {
+    lab.veth("near", "far", 2, "02:00:00:00:00:0a", "02:00:00:00:00:0b");
+    let far = lab.second_namespace();
+    lab.give("far", &far);
+    lab.address("near", "10.9.0.1/24");
+    far.run(|lab| {
+        lab.address("far", "10.9.0.2/24");
+        lab.neighbour("far", "10.9.0.1", "02:00:00:00:00:0a");
+    });
+    lab.running("near");
+    let mut config = EngineConfig::default();
+    config.interfaces = vec!["near".to_owned()];
+    config.ring_size = 256;
+    config.executor = ExecutorKind::Thread;
+    let destinations = |_: &_| vec![("10.9.0.1".parse().unwrap(), 7..=7)];
+    let engine = Engine::builder(config, greeter(b'a')).destinations(destinations).start();
+    let engine = engine.unwrap_or_else(|e| panic!("{e}"));
+    let clients = [0, 1].map(|queue| client(&far, queue));
+    (far, engine, clients)
 }
 
 /// A socket whose packets come to `queue`.
@@ -216,5 +222,23 @@ fn a_drained_queue_serves_its_sessions_then_stops_and_can_be_started() {
         handle.restart(&id(1), Depth::Queue).unwrap();
         wait(engine, "started", |s| s.queues[1].is_running());
         assert_eq!(ask(&clients[1], LONG), Some((b'a', 1)));
+    });
+}
+
+#[test]
+fn a_handler_that_does_not_come_back_is_named_and_holds_up_nobody() {
+    let test = "a_handler_that_does_not_come_back_is_named_and_holds_up_nobody";
+    if skip_unless_root(test) {
+        return;
+    }
+    in_namespace(|lab| {
+        let (_far, engine, clients) = set_up(lab);
+        // Longer than this test; its thread goes with the process.
+        engine.handle().inject(&id(1), |_| Fault::Stall(Duration::from_secs(20))).unwrap();
+        clients[1].send(&[0; 16]).unwrap();
+        wait(&engine, "stalled", |s| s.queues[1].stalled);
+        assert_eq!(ask(&clients[0], LONG), Some((b'a', 0)));
+        let status = engine.stop(Duration::from_millis(500));
+        assert_eq!((status.not_ended.as_slice(), status.ending()), ([1].as_slice(), Ending::Stuck), "{status:#?}");
     });
 }
