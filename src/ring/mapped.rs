@@ -66,20 +66,22 @@ unsafe impl<T> RingMemory<T> for Mapped<T> {
 
     #[inline]
     fn prefetch(&self, at: usize, to_write: bool) {
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
         {
-            use std::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch};
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
             let slot = self.slots.as_ptr().wrapping_add(at);
             if to_write {
-                // SAFETY: a prefetch of any address is a hint and faults never; CPUs without PREFETCHW
+                // Not `_MM_HINT_ET0`: without the target feature `prfchw` that becomes a prefetch to read, after which
+                // the first write asks the other core once more.
+                // SAFETY: PREFETCHW of any address is a hint that faults never and changes no memory; CPUs without it
                 // take it for no operation.
-                unsafe { _mm_prefetch::<_MM_HINT_ET0>(slot.cast()) };
+                unsafe { std::arch::asm!("prefetchw [{}]", in(reg) slot, options(nostack, preserves_flags, readonly)) };
             } else {
                 // SAFETY: as above; SSE is part of x86-64.
                 unsafe { _mm_prefetch::<_MM_HINT_T0>(slot.cast()) };
             }
         }
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
         let _ = (at, to_write);
     }
 }
