@@ -15,6 +15,10 @@ struct L2Forward {
 }
 
 impl Handler for L2Forward {
+    fn reads_columns(&self) -> bool {
+        false
+    }
+
     fn handle(&mut self, batch: &mut Batch<'_>, cx: &mut Context<'_>) {
         let out = 1 - batch.from();
         let source = cx.info().ports[usize::from(out)].mac.0;

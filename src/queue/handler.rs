@@ -21,6 +21,12 @@ pub trait Handler {
     /// while socket, memory and rings stay as they are.
     fn handle(&mut self, batch: &mut Batch<'_>, cx: &mut Context<'_>);
 
+    /// Whether [`handle`](Self::handle) reads [`Batch::columns`]. A handler that says no is spared the time it takes to
+    /// fill them, and finds no packet in their masks.
+    fn reads_columns(&self) -> bool {
+        true
+    }
+
     /// Called about every 100 ms, busy or idle, for timeouts.
     fn tick(&mut self, cx: &mut Context<'_>) {
         let _ = cx;

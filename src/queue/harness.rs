@@ -28,7 +28,7 @@ use crate::packet::{Columns, LANES, MacAddr};
 use crate::port::{Burst, Mode, PortInfo, QueueId};
 use crate::simd::Processor;
 use crate::telemetry::DropReason;
-use crate::umem::{LayoutError, PageKind, PortIndex, Region, RegionError, RingSizes, Umem, UmemLayout};
+use crate::umem::{Frame, LayoutError, PageKind, PortIndex, Region, RegionError, RingSizes, Umem, UmemLayout};
 
 /// What a handler decided, and the packet as it left it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,7 +131,8 @@ impl<H: Handler> Harness<H> {
     fn batch(&mut self, port: PortIndex, packets: &[impl AsRef<[u8]>], again: bool) -> Vec<Outcome> {
         let mut burst = Burst::new();
         let taken: Vec<bool> = packets.iter().map(|packet| self.load(packet.as_ref(), &mut burst)).collect();
-        self.processor.parse_frames(&self.umem, &burst, &mut self.columns);
+        let parsed: &[Frame] = if self.handler.reads_columns() { &burst } else { &[] };
+        self.processor.parse_frames(&self.umem, parsed, &mut self.columns);
         self.verdicts.fill(Verdict::None);
         let mut batch = Batch::new(&self.umem, &mut burst, &self.columns, &mut self.verdicts, port, again);
         let mut cx = Context::new(self.now, &self.info, &self.tables, self.draining, &mut self.requests);

@@ -255,7 +255,8 @@ impl<P: Port, H: Handler> Worker<P, H> {
             return;
         }
         self.counters.batches.record(self.burst.len() as u64);
-        self.processor.parse_frames(&self.umem, &self.burst, &mut self.columns);
+        let parsed: &[Frame] = if self.handler.reads_columns() { &self.burst } else { &[] };
+        self.processor.parse_frames(&self.umem, parsed, &mut self.columns);
         self.verdicts[..self.burst.len()].fill(Verdict::None);
         let handler = &mut self.handler;
         let mut batch =
