@@ -14,6 +14,7 @@ pub use columns::{Columns, Endpoint, Flow, LANES, MacAddr};
 pub(crate) use parse::parse_with;
 pub use parse::{Parsed, parse, verify_udp};
 pub use reflect::reflect;
+pub(crate) use rewrite::HeadRewrite;
 pub use rewrite::{AddressChange, Rewrite, Translation};
 
 /// UDP's protocol number, and IPv6 next header.

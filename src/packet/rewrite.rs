@@ -88,7 +88,7 @@ impl Translation {
         let l4 = addresses.word(old.source.port, new.source.port).word(old.destination.port, new.destination.port);
         // TTL is the high byte of its word, so that one hop less is the same change for every TTL.
         let l3 = addresses.word(0x0100, 0);
-        Self { new: *new, ipv4, l3: l3.folded(), l4: l4.folded() }
+        Self { new: *new, ipv4, l3, l4 }
     }
 
     /// What the datagrams get.
@@ -174,6 +174,62 @@ fn headers<const IP: usize>(frame: &mut [u8], l3: u8, l4: u8) -> Option<Headers<
     let (link, rest) = frame.split_at_mut_checked(usize::from(l3))?;
     let (ip, udp) = rest.split_at_mut_checked(usize::from(l4.checked_sub(l3)?))?;
     Some((link.first_chunk_mut()?, ip.first_chunk_mut()?, udp.first_chunk_mut()?))
+}
+
+/// A [`Rewrite`] of a datagram whose headers are where they are without VLAN tag, IPv4 options and extension
+/// headers, so that all places are constants. By reference to where a session keeps it: nothing is copied but to
+/// the packet.
+#[derive(Clone, Copy)]
+pub(crate) struct HeadRewrite<'a> {
+    pub(crate) source_mac: &'a MacAddr,
+    pub(crate) destination_mac: &'a MacAddr,
+    /// Address and port.
+    pub(crate) source: (&'a [u8; 16], u16),
+    pub(crate) destination: &'a Endpoint,
+    /// From the old addresses to these.
+    pub(crate) addresses: AddressChange,
+}
+
+impl HeadRewrite<'_> {
+    /// TTL or hop limit of the packet that begins with `head`.
+    #[inline(always)]
+    pub(crate) fn hops(head: &[u8; 64], ipv4: bool) -> u8 {
+        if ipv4 { head[22] } else { head[21] }
+    }
+
+    /// Rewrites the packet that begins with `head`, of the family that all four addresses are of, and with more
+    /// than one [hop](Self::hops) left: as [`Translation::apply`] does.
+    #[inline(always)]
+    pub(crate) fn apply(&self, head: &mut [u8; 64], ipv4: bool) {
+        head[..6].copy_from_slice(&self.destination_mac.0);
+        head[6..12].copy_from_slice(&self.source_mac.0);
+        let (source, destination) = (self.source.0, &self.destination.address);
+        if ipv4 {
+            head[22] = head[22].wrapping_sub(1);
+            let checksum = self.addresses.change().word(0x0100, 0).apply(u16::from_be_bytes([head[24], head[25]]));
+            head[24..26].copy_from_slice(&checksum.to_be_bytes());
+            head[26..30].copy_from_slice(&source[12..]);
+            head[30..34].copy_from_slice(&destination[12..]);
+            self.udp::<34>(head);
+        } else {
+            head[21] = head[21].wrapping_sub(1);
+            head[22..38].copy_from_slice(source);
+            head[38..54].copy_from_slice(destination);
+            self.udp::<54>(head);
+        }
+    }
+
+    /// The UDP header at `AT`.
+    #[inline(always)]
+    fn udp<const AT: usize>(&self, head: &mut [u8; 64]) {
+        let Some(udp) = head[AT..].first_chunk_mut::<8>() else { return };
+        let [a, b, c, d, _, _, e, f] = *udp;
+        let ([g, h], [i, j]) = (self.source.1.to_be_bytes(), self.destination.port.to_be_bytes());
+        let change = self.addresses.change().bytes(&[a, b, c, d], &[g, h, i, j]);
+        let checksum = change.apply_udp(u16::from_be_bytes([e, f]));
+        udp[..4].copy_from_slice(&[g, h, i, j]);
+        udp[6..].copy_from_slice(&checksum.to_be_bytes());
+    }
 }
 
 #[cfg(test)]

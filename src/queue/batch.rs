@@ -97,6 +97,14 @@ impl<'a> Batch<'a> {
         }
     }
 
+    /// The first 64 bytes of the frame of `lane`, to rewrite, however long its packet is; `None` for a lane beyond
+    /// the batch. A header that the columns speak of begins at a fixed place in it.
+    #[inline]
+    pub(crate) fn head_mut(&mut self, lane: usize) -> Option<&mut [u8; 64]> {
+        let frame = self.frames.get_mut(lane)?;
+        Some(self.umem.head_mut(frame))
+    }
+
     /// Sets the length of the frame of `lane`, bytes; `false`, and no change, if it would not fit.
     #[must_use]
     pub fn set_length(&mut self, lane: usize, length: u16) -> bool {

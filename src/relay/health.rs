@@ -124,6 +124,14 @@ impl Health {
         planned.upstream_among(client, |at| !self.down(entry, first + at as u32, now)).unwrap_or(own)
     }
 
+    /// Whether [`should_leave`](Self::should_leave) would say no, and notice nothing.
+    #[inline]
+    pub(super) fn stays(&self, entry: u16, upstream: u32) -> bool {
+        let Some(policy) = self.policies.get(usize::from(entry)) else { return false };
+        let Some(state) = self.upstreams.get(upstream as usize) else { return false };
+        !policy.failover || !state.down && state.asked.count_ones() < policy.sessions
+    }
+
     /// Whether a session on `upstream`, which may be down, should go to another that is not.
     pub(super) fn should_leave(&mut self, planned: &Entry, entry: u16, first: u32, upstream: u32, now: u32) -> bool {
         let failover = self.policies.get(usize::from(entry)).is_some_and(|policy| policy.failover);

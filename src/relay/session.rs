@@ -19,11 +19,19 @@ pub(super) struct NextHop {
     pub(super) mac: MacAddr,
     /// Outgoing port; [`NextHop::UNKNOWN`] has none.
     pub(super) port: PortIndex,
+    /// The packets are of the other family afterwards.
+    pub(super) crosses: bool,
 }
 
 impl NextHop {
-    pub(super) const UNKNOWN: Self =
-        Self { generation: 0, mtu: 0, addresses: AddressChange::NONE, mac: MacAddr([0; 6]), port: PortIndex::MAX };
+    pub(super) const UNKNOWN: Self = Self {
+        generation: 0,
+        mtu: 0,
+        addresses: AddressChange::NONE,
+        mac: MacAddr([0; 6]),
+        port: PortIndex::MAX,
+        crosses: false,
+    };
 
     /// Whether it may be used at this count.
     #[inline]

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 //! The relay through the harness: what goes in, what comes out.
 
+mod batches;
 mod cost;
 mod gate;
 mod health;

@@ -17,6 +17,7 @@ mod inherit;
 mod knock;
 mod life;
 mod out;
+mod quick;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -88,6 +89,11 @@ pub struct UdpRelay {
     now_ns: u64,
     /// No room was found in this batch: further new sessions need not look again.
     reclaimed: bool,
+    /// A session has ended in this batch: a slot that was found may be another's.
+    ended: bool,
+    /// No packet is ordinary.
+    #[cfg(test)]
+    plain: bool,
 }
 
 /// What each packet of an entry needs.
@@ -110,6 +116,14 @@ struct Ways {
     /// Of both: those with a session, and where it is.
     found: u64,
     slots: [u32; LANES],
+}
+
+impl Ways {
+    /// Where the session of `lane` was found.
+    #[inline]
+    fn slot(&self, lane: usize) -> Option<u32> {
+        (self.found & 1 << lane != 0).then_some(self.slots[lane])
+    }
 }
 
 impl UdpRelay {
@@ -154,7 +168,17 @@ impl UdpRelay {
             now_ns: 0,
             macs: queue.ports.iter().take(usize::from(MAX_PORTS)).map(|port| port.mac).collect(),
             reclaimed: false,
+            ended: false,
+            #[cfg(test)]
+            plain: false,
         }
+    }
+
+    /// Serves every packet the long way, as the reference for the short one.
+    #[cfg(test)]
+    pub(super) fn plain(mut self) -> Self {
+        self.plain = true;
+        self
     }
 
     /// What became of sessions so far.
@@ -171,7 +195,7 @@ impl UdpRelay {
         self.now = ticks(since);
         // Wraps after 584 years.
         self.now_ns = since.as_nanos() as u64;
-        self.reclaimed = false;
+        (self.reclaimed, self.ended) = (false, false);
         let seen = (cx.tables().generation, cx.info().changes, self.now / ASK_EVERY);
         if seen != self.seen {
             self.seen = seen;
@@ -194,12 +218,15 @@ impl UdpRelay {
         for lane in lanes(live & !columns.udp) {
             batch.drop(lane, columns.fault[lane]);
         }
+        let own = self.slices.of(self.queue);
         // Most packets of a batch are for the entry that the one before was for.
         let mut last = (Endpoint::default(), None);
         for lane in lanes(live & columns.udp) {
             let Flow { source, destination } = &columns.flow[lane];
-            // The configuration keeps listening ports and source ports apart.
-            match self.slices.owner(destination.port) {
+            // The configuration keeps listening ports and source ports apart. Whose a port is takes a division,
+            // whether it is ours takes none.
+            let ours = own.contains(&u32::from(destination.port));
+            match if ours { Some(self.queue) } else { self.slices.owner(destination.port) } {
                 Some(owner) if owner == self.queue => {
                     if let Some((at, ports)) = self.source_of(destination) {
                         ports.prefetch(destination.port);
@@ -248,6 +275,19 @@ impl UdpRelay {
     /// The slot of the session that has this source address and port.
     fn slot_of(&self, at: &Endpoint) -> Option<u32> {
         self.source_of(at)?.1.slot(at.port)
+    }
+
+    /// Serves a packet of any kind.
+    #[cold]
+    #[inline(never)]
+    fn serve(&mut self, batch: &mut Batch<'_>, lane: usize, ways: &Ways, cx: &mut Context<'_>) -> Verdict {
+        let slot = ways.slot(lane);
+        let outcome = if ways.clients & 1 << lane != 0 {
+            self.serve_client(batch, lane, &ways.keys.get(lane), slot, cx)
+        } else {
+            self.serve_answer(batch, lane, slot, cx)
+        };
+        outcome.map_or_else(|verdict| verdict, Verdict::Transmit)
     }
 
     fn serve_client(
@@ -339,15 +379,10 @@ impl Handler for UdpRelay {
         self.refresh(cx);
         let mut ways = self.classify(batch);
         self.look_up(batch, &mut ways);
-        let Ways { clients, keys, answers, found, slots, .. } = &ways;
-        for lane in lanes(clients | answers) {
-            let slot = (found & 1 << lane != 0).then_some(slots[lane]);
-            let outcome = if clients & 1 << lane != 0 {
-                self.serve_client(batch, lane, &keys.get(lane), slot, cx)
-            } else {
-                self.serve_answer(batch, lane, slot, cx)
-            };
-            batch.decide(lane, outcome.map_or_else(|verdict| verdict, Verdict::Transmit));
+        // In order of arrival, whether ordinary or not: what comes out is what one packet at a time gives.
+        for lane in lanes(ways.clients | ways.answers) {
+            let verdict = self.quick(batch, lane, &ways).unwrap_or_else(|| self.serve(batch, lane, &ways, cx));
+            batch.decide(lane, verdict);
         }
     }
 

@@ -139,6 +139,19 @@ impl Umem {
         head.first_chunk().unwrap_or(&[0; 64])
     }
 
+    /// As [`head`](Self::head), to write to. What is written beyond the packet's length is nobody's.
+    #[must_use]
+    #[inline]
+    pub fn head_mut<'a>(&'a self, frame: &'a mut Frame) -> &'a mut [u8; 64] {
+        self.own(frame);
+        let at = self.layout.address(frame.index()) + usize::from(frame.offset());
+        // SAFETY: 64 bytes from the packet's start lie within the frame, as in `head`; and `frame` is borrowed
+        // mutably and is the only value for its index, so this is the only reference to the range.
+        let head = unsafe { self.region.slice_mut(at, 64) };
+        // SAFETY: the slice is 64 bytes long by the call above, and an array of bytes has its alignment.
+        unsafe { &mut *head.as_mut_ptr().cast() }
+    }
+
     /// Asks the cache for the head of `frame`. No effect but time.
     #[inline]
     pub fn prefetch(&self, frame: &Frame) {

@@ -17,6 +17,9 @@ fn bytes_written_are_read_back_and_sent_from_the_same_place() {
     umem.bytes_mut(&mut frame).copy_from_slice(b"hello");
     assert_eq!(umem.bytes(&frame), b"hello");
     assert_eq!(umem.head(&frame)[..5], *b"hello");
+    // What is written past the length is not part of the packet.
+    umem.head_mut(&mut frame)[4..].fill(b'!');
+    assert_eq!((umem.bytes(&frame), umem.head(&frame)[63]), (&b"hell!"[..], b'!'));
     let index = frame.index();
     let (address, length) = umem.post_transmit(0, frame);
     assert_eq!((address, length), (u64::from(index) * 2048 + 256, 5));

@@ -39,6 +39,27 @@ fn built(flow: Flow, new: &Rewrite, hop_limit: u8, traffic_class: u8, payload: &
     UdpFrame { source_mac, destination_mac, flow, hop_limit, traffic_class, payload }.to_vec().unwrap()
 }
 
+/// The same by [`HeadRewrite`]: bytes that are not the packet's are noise before and after.
+fn in_head(frame: &[u8], new: &Rewrite) -> Vec<u8> {
+    let at = parsed(frame).unwrap();
+    let flow = Flow { source: new.source, destination: new.destination };
+    let short = HeadRewrite {
+        source_mac: &new.source_mac,
+        destination_mac: &new.destination_mac,
+        source: (&new.source.address, new.source.port),
+        destination: &new.destination,
+        addresses: AddressChange::new(&at.flow, &flow).unwrap(),
+    };
+    let mut head = std::array::from_fn(|i| frame.get(i).copied().unwrap_or(0xaa));
+    assert!(HeadRewrite::hops(&head, at.ipv4) > 1);
+    short.apply(&mut head, at.ipv4);
+    assert!(head.iter().skip(frame.len()).all(|&byte| byte == 0xaa));
+    let mut after = frame.to_vec();
+    let n = after.len().min(64);
+    after[..n].copy_from_slice(&head[..n]);
+    after
+}
+
 /// All 65535 values of the UDP checksum before and after, 0xFFFF for zero among them.
 #[test]
 fn every_checksum_comes_out_as_if_computed_anew() {
@@ -51,7 +72,9 @@ fn every_checksum_comes_out_as_if_computed_anew() {
             let at = parsed(&before).unwrap();
             let field = usize::from(at.l4) + 6;
             seen_ffff.0 |= before[field..field + 2] == [0xff, 0xff];
+            let short = in_head(&before, &new);
             let after = rewritten(before, &new).unwrap();
+            assert_eq!(short, after, "payload {word:#x}");
             seen_ffff.1 |= after[field..field + 2] == [0xff, 0xff];
             assert_eq!(after, built(target, &new, 63, 0, &word.to_be_bytes()), "payload {word:#x}");
         }
@@ -177,7 +200,9 @@ proptest! {
             frame.resize(frame.len() + padding, 0xee);
             frame
         };
-        let after = rewritten(keep(built(old, &macs, hops, class, &payload)), &to).unwrap();
+        let before = keep(built(old, &macs, hops, class, &payload));
+        let after = rewritten(before.clone(), &to).unwrap();
+        prop_assert_eq!(in_head(&before, &to), after.clone());
         prop_assert_eq!(&after, &keep(built(new, &macs, hops - 1, class, &payload)));
         prop_assert_eq!(verify_udp(&after, &parsed(&after).unwrap()), Ok(()));
     }

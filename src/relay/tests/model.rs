@@ -25,7 +25,7 @@ const UPSTREAMS: [&str; 7] = [
 ];
 
 #[derive(Debug, Clone)]
-enum Packet {
+pub(super) enum Packet {
     /// From client `client` (of a few, some forged) to entry `entry`.
     Client { client: u16, entry: usize },
     /// From upstream `from` to the source port that was seen `back` new ports ago, or to `guess`.
@@ -33,7 +33,7 @@ enum Packet {
 }
 
 #[derive(Debug, Clone)]
-struct Shape {
+pub(super) struct Shape {
     hop_limit: u8,
     traffic_class: u8,
     payload: Vec<u8>,
@@ -45,7 +45,7 @@ struct Shape {
 }
 
 #[derive(Debug, Clone)]
-enum Step {
+pub(super) enum Step {
     Batch(u8, Vec<(Packet, Shape)>),
     Wait(u32),
     Tick,
@@ -76,7 +76,7 @@ fn shape() -> impl Strategy<Value = Shape> {
     )
 }
 
-fn step() -> impl Strategy<Value = Step> {
+pub(super) fn step() -> impl Strategy<Value = Step> {
     let tables = (prop::bool::weighted(0.2), prop::bool::weighted(0.8), prop::bool::weighted(0.2))
         .prop_flat_map(|(a, b, c)| prop::bool::weighted(0.9).prop_map(move |d| (a, b, c, d)));
     prop_oneof![
@@ -102,6 +102,52 @@ fn client(n: u16, entry: usize) -> String {
     }
 }
 
+/// The frame of a packet, where `seen` are the source addresses and ports seen so far.
+pub(super) fn frame(seen: &[(String, u16)], packet: &Packet, shape: &Shape) -> Vec<u8> {
+    let (from, to) = match packet {
+        Packet::Client { client: n, entry } => (client(*n, *entry), LISTENS[*entry].to_owned()),
+        Packet::Answer { from, back, guess } => {
+            let six = UPSTREAMS[*from].starts_with('[');
+            let ours: Vec<_> = seen.iter().filter(|(source, _)| source.contains(':') == six).collect();
+            let (source, port) = match ours.iter().rev().nth(*back) {
+                Some((source, port)) => (source.clone(), *port),
+                None => (if six { "2001:db8:2::1" } else { "198.51.100.1" }.to_owned(), 61_000),
+            };
+            let port = guess.unwrap_or(port);
+            (UPSTREAMS[*from].to_owned(), if six { format!("[{source}]:{port}") } else { format!("{source}:{port}") })
+        }
+    };
+    let flow = Flow { source: at(&from).into(), destination: at(&to).into() };
+    let built = UdpFrame {
+        hop_limit: shape.hop_limit,
+        traffic_class: shape.traffic_class,
+        ..UdpFrame::new(flow, &shape.payload)
+    };
+    let mut frame = built.to_vec().unwrap();
+    if shape.no_checksum && flow.source.is_ipv4() {
+        frame[40..42].fill(0);
+    }
+    frame.extend(std::iter::repeat_n(0xee, shape.padding));
+    if let Some((at, bits)) = shape.damage
+        && let Some(byte) = frame.get_mut(at)
+    {
+        *byte ^= bits;
+    }
+    frame
+}
+
+/// What [`Step::Tables`] makes of the world.
+pub(super) fn world(second_source: bool, known: bool, small_mtu: bool, routes: bool) -> World {
+    let mut world = World { known, routes, ..World::default() };
+    if second_source {
+        world.server_side = vec!["198.51.100.9", "2001:db8:2::9"];
+    }
+    if small_mtu {
+        world.mtu = 200;
+    }
+    world
+}
+
 /// A history: the fast relay, the slow one, and the source ports seen so far.
 struct Pair {
     fast: Harness<UdpRelay>,
@@ -122,44 +168,8 @@ impl Pair {
         Self { fast, slow, seen: Vec::new(), draining: false, generation: 1 }
     }
 
-    fn frame(&self, packet: &Packet, shape: &Shape) -> Vec<u8> {
-        let (from, to) = match packet {
-            Packet::Client { client: n, entry } => (client(*n, *entry), LISTENS[*entry].to_owned()),
-            Packet::Answer { from, back, guess } => {
-                let six = UPSTREAMS[*from].starts_with('[');
-                let ours: Vec<_> = self.seen.iter().filter(|(source, _)| source.contains(':') == six).collect();
-                let (source, port) = match ours.iter().rev().nth(*back) {
-                    Some((source, port)) => (source.clone(), *port),
-                    None => (if six { "2001:db8:2::1" } else { "198.51.100.1" }.to_owned(), 61_000),
-                };
-                let port = guess.unwrap_or(port);
-                (
-                    UPSTREAMS[*from].to_owned(),
-                    if six { format!("[{source}]:{port}") } else { format!("{source}:{port}") },
-                )
-            }
-        };
-        let flow = Flow { source: at(&from).into(), destination: at(&to).into() };
-        let built = UdpFrame {
-            hop_limit: shape.hop_limit,
-            traffic_class: shape.traffic_class,
-            ..UdpFrame::new(flow, &shape.payload)
-        };
-        let mut frame = built.to_vec().unwrap();
-        if shape.no_checksum && flow.source.is_ipv4() {
-            frame[40..42].fill(0);
-        }
-        frame.extend(std::iter::repeat_n(0xee, shape.padding));
-        if let Some((at, bits)) = shape.damage
-            && let Some(byte) = frame.get_mut(at)
-        {
-            *byte ^= bits;
-        }
-        frame
-    }
-
     fn batch(&mut self, port: u8, packets: &[(Packet, Shape)]) -> Result<(), TestCaseError> {
-        let frames: Vec<_> = packets.iter().map(|(packet, shape)| self.frame(packet, shape)).collect();
+        let frames: Vec<_> = packets.iter().map(|(packet, shape)| frame(&self.seen, packet, shape)).collect();
         let outcomes = self.fast.feed(port, &frames);
         for ((frame, outcome), packet) in frames.iter().zip(&outcomes).zip(packets) {
             let seen =
@@ -189,13 +199,7 @@ impl Pair {
             }
             Step::Tables { second_source, known, small_mtu, routes } => {
                 self.generation += 1;
-                let mut world = World { known: *known, routes: *routes, ..World::default() };
-                if *second_source {
-                    world.server_side = vec!["198.51.100.9", "2001:db8:2::9"];
-                }
-                if *small_mtu {
-                    world.mtu = 200;
-                }
+                let world = world(*second_source, *known, *small_mtu, *routes);
                 self.fast.set_tables(world.tables(self.generation));
             }
             Step::Draining(draining) => {

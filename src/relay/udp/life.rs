@@ -184,6 +184,7 @@ impl UdpRelay {
     }
 
     fn end(&mut self, slot: u32) {
+        self.ended = true;
         if let Some(session) = self.sessions.remove(slot)
             && let Some(ports) = self.sources.get_mut(usize::from(session.source))
         {
@@ -231,7 +232,7 @@ fn leaves_by(upstream: IpAddr, cx: &Context<'_>) -> Option<PortIndex> {
 
 /// Strictly longer: the stamp was rounded down, so a session never ends early.
 #[inline]
-fn is_over(entries: &[Served], session: &Session, now: u32) -> bool {
+pub(super) fn is_over(entries: &[Served], session: &Session, now: u32) -> bool {
     let timeout = entries.get(usize::from(session.key.local)).map_or(0, |entry| entry.idle_timeout);
     now.wrapping_sub(session.last_seen) > timeout
 }

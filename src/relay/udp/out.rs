@@ -74,7 +74,9 @@ impl UdpRelay {
                     cx.resolve(hop.interface, hop.next_hop);
                 }
                 let addresses = AddressChange::new(old, new).map_err(Verdict::Drop)?;
-                Ok(NextHop { generation: self.generation, mtu: hop.mtu, addresses, mac: hop.destination, port })
+                let crosses = old.source.is_ipv4() != new.destination.is_ipv4();
+                let generation = self.generation;
+                Ok(NextHop { generation, mtu: hop.mtu, addresses, mac: hop.destination, port, crosses })
             }
             Resolution::Unresolved { interface, next_hop } => {
                 cx.port_of(interface).ok_or(NO_ROUTE)?;
