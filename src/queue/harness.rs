@@ -234,3 +234,43 @@ impl<H: Handler> Harness<H> {
         &self.handler
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::packet::build::UdpFrame;
+    use crate::packet::{Endpoint, Flow};
+
+    /// Drops what the columns call UDP, sends the rest.
+    struct Reader(bool);
+
+    impl Handler for Reader {
+        fn reads_columns(&self) -> bool {
+            self.0
+        }
+
+        fn handle(&mut self, batch: &mut Batch<'_>, _: &mut Context<'_>) {
+            let udp = batch.columns().udp;
+            for lane in 0..batch.len() {
+                batch.transmit(lane, 0);
+                if udp & 1 << lane != 0 {
+                    batch.drop(lane, DropReason::Handler);
+                }
+            }
+            self.0 = !self.0;
+        }
+    }
+
+    #[test]
+    fn a_handler_that_does_not_read_the_columns_finds_nothing_in_them() {
+        let end = |text: &str| Endpoint::from(text.parse::<std::net::SocketAddr>().unwrap());
+        let flow = Flow { source: end("192.0.2.1:9"), destination: end("192.0.2.2:7") };
+        let packet = UdpFrame::new(flow, b"a packet").to_vec().unwrap();
+        let mut harness = Harness::new(Harness::info(1), Tables::default(), |_| Reader(true)).unwrap();
+        for read in [true, false, true] {
+            let dropped = harness.feed(0, &[&packet]) == [Outcome::Drop(DropReason::Handler)];
+            assert_eq!(dropped, read);
+        }
+    }
+}
