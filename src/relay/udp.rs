@@ -18,6 +18,7 @@ mod knock;
 mod life;
 mod out;
 mod quick;
+mod ways;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -33,11 +34,12 @@ use super::limit::Limits;
 use super::plan::{Entry, RelayPlan, Slices};
 use super::ports::SourcePorts;
 use super::session::Sessions;
-use crate::flow::{FlowHash, FlowKey, FlowKeys};
-use crate::packet::{Endpoint, Flow, LANES, MacAddr};
+use crate::flow::{FlowHash, FlowKey};
+use crate::packet::{Endpoint, Flow, MacAddr};
 use crate::queue::{Batch, Context, Handler, QueueInfo, Replaced, SessionInfo, Verdict, lanes};
 use crate::telemetry::DropReason;
 use crate::umem::{MAX_PORTS, PortIndex};
+use ways::Ways;
 
 /// The relay's clock: steps of [`Handler::tick`]. Wraps after 13 years.
 const TICK: Duration = Duration::from_millis(100);
@@ -103,27 +105,6 @@ struct Served {
     first_upstream: u32,
     /// In ticks.
     idle_timeout: u32,
-}
-
-/// What is known of a batch after the look-ups: masks of lanes, and columns.
-struct Ways {
-    /// Packets for an entry, with their keys.
-    clients: u64,
-    keys: FlowKeys,
-    /// Packets for one of our source ports, with the place of the source address.
-    answers: u64,
-    sources: [u8; LANES],
-    /// Of both: those with a session, and where it is.
-    found: u64,
-    slots: [u32; LANES],
-}
-
-impl Ways {
-    /// Where the session of `lane` was found.
-    #[inline]
-    fn slot(&self, lane: usize) -> Option<u32> {
-        (self.found & 1 << lane != 0).then_some(self.slots[lane])
-    }
 }
 
 impl UdpRelay {
@@ -204,64 +185,6 @@ impl UdpRelay {
             self.warmed = 0;
             for (mac, port) in self.macs.iter_mut().zip(&cx.info().ports) {
                 *mac = cx.tables().link(port.ifindex).map_or(port.mac, |link| link.mac);
-            }
-        }
-    }
-
-    /// First stage: what each lane is. Packets that are neither a client's nor an answer get their verdict.
-    fn classify(&self, batch: &mut Batch<'_>) -> Ways {
-        let (clients, answers, found) = (0, 0, 0);
-        let (keys, sources, slots) = (FlowKeys::default(), [u8::MAX; LANES], [0; LANES]);
-        let mut ways = Ways { clients, keys, answers, sources, found, slots };
-        let columns = batch.columns();
-        let live = batch.live();
-        for lane in lanes(live & !columns.udp) {
-            batch.drop(lane, columns.fault[lane]);
-        }
-        let own = self.slices.of(self.queue);
-        // Most packets of a batch are for the entry that the one before was for.
-        let mut last = (Endpoint::default(), None);
-        for lane in lanes(live & columns.udp) {
-            let Flow { source, destination } = &columns.flow[lane];
-            // The configuration keeps listening ports and source ports apart. Whose a port is takes a division,
-            // whether it is ours takes none.
-            let ours = own.contains(&u32::from(destination.port));
-            match if ours { Some(self.queue) } else { self.slices.owner(destination.port) } {
-                Some(owner) if owner == self.queue => {
-                    if let Some((at, ports)) = self.source_of(destination) {
-                        ports.prefetch(destination.port);
-                        // At most `SOURCES`.
-                        ways.sources[lane] = at as u8;
-                    }
-                    ways.answers |= 1 << lane;
-                }
-                Some(other) => batch.decide(lane, Verdict::HandOver(other)),
-                None => {
-                    if last.0 != *destination {
-                        last = (*destination, self.listens.get(destination).copied());
-                    }
-                    if let Some(entry) = last.1 {
-                        ways.keys.set(lane, &FlowKey { remote: *source, local: entry });
-                        ways.clients |= 1 << lane;
-                    } else {
-                        batch.decide(lane, STRAY);
-                    }
-                }
-            }
-        }
-        ways
-    }
-
-    /// Second stage: where the sessions are. All of them are on their way to the cache afterwards.
-    fn look_up(&self, batch: &Batch<'_>, ways: &mut Ways) {
-        ways.found = self.sessions.look_up(&ways.keys, ways.clients, &mut ways.slots);
-        for lane in lanes(ways.answers) {
-            let port = batch.columns().flow[lane].destination.port;
-            let ports = self.sources.get(usize::from(ways.sources[lane]));
-            if let Some(slot) = ports.and_then(|ports| ports.slot(port)) {
-                self.sessions.prefetch(slot);
-                ways.slots[lane] = slot;
-                ways.found |= 1 << lane;
             }
         }
     }
