@@ -53,7 +53,7 @@ impl Cursor {
 
     /// How far the index may go for certain, by the cached limit.
     #[inline]
-    pub(super) fn cached(&self) -> u32 {
+    fn cached(&self) -> u32 {
         // The peer's index is not ours: whatever it holds, no more than the whole ring is available.
         self.limit.wrapping_sub(self.own).min(self.capacity())
     }

@@ -257,15 +257,6 @@ impl<T: Copy, M: RingMemory<T>> Consumer<T, M> {
         Peeked { consumer: self, count }
     }
 
-    /// Asks the cache for the lines of the next `count` entries, as far as they are known to be there: the line that
-    /// the producer is writing to stays with it.
-    #[inline]
-    pub fn prefetch(&self, count: u32) {
-        for ahead in (0..self.cursor.cached().min(count)).step_by(per_line::<T>() as usize) {
-            self.memory.prefetch(self.cursor.slot(ahead), false);
-        }
-    }
-
     /// Takes the next entry.
     pub fn pop(&mut self) -> Option<T> {
         let next = self.peek(1);
