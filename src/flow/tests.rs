@@ -135,6 +135,7 @@ proptest! {
         let mut pair =
             Pair { table: FlowTable::new(capacity, hash(seed)), model: HashMap::new(), now: 0 };
         let bytes = pair.table.memory_bytes();
+        prop_assert_eq!(bytes, FlowTable::<Flow>::bytes_for(pair.table.capacity() as u32));
         for step in steps {
             pair = pair.step(step)?;
         }
