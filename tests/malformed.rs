@@ -167,12 +167,13 @@ fn an_independent_parser_agrees() {
 fn extended() -> impl Strategy<Value = Vec<u8>> {
     let tag = prop_oneof![Just([0x81, 0]), Just([0x88, 0xa8]), Just([0x91, 0])].prop_map(|[a, b]| vec![a, b, 0, 7]);
     let tags = prop::collection::vec(tag, 0..4).prop_map(|tags| tags.concat());
-    let kind = prop_oneof![Just(0u8), Just(60), Just(43), Just(51), Just(44), Just(135)];
-    let headers = prop::collection::vec((kind, 1u8..4), 0..10);
-    let protocol = prop_oneof![3 => Just(17u8), 3 => Just(6), 1 => Just(1), 1 => Just(58), 1 => any::<u8>()];
+    let kind = prop_oneof![4 => Just(60u8), 1 => Just(0), 1 => Just(43), 1 => Just(51), 1 => Just(44), 1 => Just(135)];
+    let headers = prop_oneof![Just(vec![]), prop::collection::vec((kind, 1u8..4), 0..10)];
+    let options = prop_oneof![Just(0usize), 1usize..11];
+    let protocol = prop_oneof![3 => Just(17u8), 3 => Just(6), 2 => Just(1), 2 => Just(58), 1 => any::<u8>()];
     let changes = prop::collection::vec((0usize..120, any::<u8>()), 0..3);
     let size = prop_oneof![3 => Just(0isize), 1 => -80isize..80];
-    (any::<bool>(), tags, headers, 0usize..11, protocol, changes, size).prop_map(
+    (any::<bool>(), tags, headers, options, protocol, changes, size).prop_map(
         |(ipv4, tags, headers, options, protocol, changes, grow)| {
             let mut frame = forms::carrying(ipv4, protocol, options, &headers);
             frame.splice(12..12, tags);
