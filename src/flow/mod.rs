@@ -14,9 +14,9 @@
 //! when it is idle keeps a stamp, which costs one store to a line that is in hand anyway, and
 //! [`FlowTable::advance`] is told which flows are over.
 //!
-//! A look-up of 64 keys goes in stages, each over all lanes: hash and ask for the buckets; compare
-//! tags and ask for the flows; compare keys. So the misses of all lanes are under way at once, and
-//! the flows are in the cache when they are worked on.
+//! A look-up of 64 keys goes in stages: hash all and ask for the buckets; compare tags and ask for the flows; compare
+//! keys. Each stage is sixteen keys behind the one before, so that their misses are under way together while others
+//! are compared, and the flows are in the cache when they are worked on.
 //!
 //! Bounds: an insertion reads and writes two buckets, and if both are full (one in a thousand
 //! when the table is) tries to move each of their entries to its other bucket, once.
@@ -38,6 +38,10 @@ use crate::umem::{prefetch, wish_for_huge_pages};
 /// Flows for which there is a bucket, when the table is full: six of eleven entries are taken, and one bucket
 /// in fifty has spilled.
 const LOAD: usize = 6;
+
+/// Keys in a stage of a look-up: as many lines of buckets and as many of flows are under way at once, which is about
+/// what a core can have.
+const IN_FLIGHT: usize = 16;
 
 /// Something that is found by a key of its own.
 pub trait Keyed {
@@ -146,18 +150,39 @@ impl<T: Keyed> FlowTable<T> {
     pub fn look_up(&self, keys: &FlowKeys, live: u64, found: &mut [u32; LANES]) -> u64 {
         let mut hashes = [0; LANES];
         self.hash.lanes(keys, live, &mut hashes);
-        self.hash.processor().recompiled(|| self.search(keys, live, &hashes, found))
+        self.hash.processor().recompiled(
+            #[inline(always)]
+            || self.search(keys, live, &hashes, found),
+        )
     }
 
-    /// [`look_up`](Self::look_up), with the hashes of all live lanes.
+    /// [`look_up`](Self::look_up), with the hashes of all live lanes: three stages, each a group behind the one before,
+    /// so that lines are on their way while others are compared.
     #[inline(always)]
     fn search(&self, keys: &FlowKeys, live: u64, hashes: &[u64; LANES], found: &mut [u32; LANES]) -> u64 {
-        for lane in lanes(live) {
-            prefetch(&self.buckets[self.first(hashes[lane])]);
+        let group = |number: usize| ((1 << IN_FLIGHT) - 1_u64).checked_shl((number * IN_FLIGHT) as u32).unwrap_or(0);
+        // Lanes with a candidate.
+        let mut hit = 0;
+        for step in 0..LANES / IN_FLIGHT + 2 {
+            for lane in lanes(live & group(step)) {
+                prefetch(&self.buckets[self.first(hashes[lane])]);
+            }
+            if let Some(before) = step.checked_sub(2) {
+                hit &= !self.others(keys, hit & group(before), hashes, found);
+            }
+            if let Some(before) = step.checked_sub(1) {
+                hit |= self.candidates(live & group(before), hashes, found);
+            }
         }
+        hit
+    }
+
+    /// Finds a slot for each of these lanes that has an entry with its tag, and asks for it. Returns those that have.
+    #[inline(always)]
+    fn candidates(&self, of: u64, hashes: &[u64; LANES], found: &mut [u32; LANES]) -> u64 {
         // Lanes with a candidate, and lanes whose second bucket was asked for.
         let (mut hit, mut spilled) = (0, 0);
-        for lane in lanes(live) {
+        for lane in lanes(of) {
             let bucket = &self.buckets[self.first(hashes[lane])];
             if let Some(slot) = bucket.candidate(hashes[lane] as u8) {
                 self.prefetch(slot);
@@ -176,17 +201,24 @@ impl<T: Keyed> FlowTable<T> {
                 hit |= 1 << lane;
             }
         }
-        for lane in lanes(hit) {
+        hit
+    }
+
+    /// Compares keys. Returns those of these lanes that have no flow.
+    #[inline(always)]
+    fn others(&self, keys: &FlowKeys, of: u64, hashes: &[u64; LANES], found: &mut [u32; LANES]) -> u64 {
+        let mut none = 0;
+        for lane in lanes(of) {
             if self.get(found[lane]).is_some_and(|flow| keys.is(lane, flow.key())) {
                 continue;
             }
             // Another flow with the same tag came first.
             match self.find_at(self.place(hashes[lane]), &keys.get(lane)) {
                 Some(slot) => found[lane] = slot,
-                None => hit &= !(1 << lane),
+                None => none |= 1 << lane,
             }
         }
-        hit
+        none
     }
 
     /// The slot that [`insert`](Self::insert) will use; `None` if the table is full.

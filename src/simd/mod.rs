@@ -116,8 +116,8 @@ impl Processor {
         if self.level == Level::Avx512 { self.cpu.as_avx512() } else { None }
     }
 
-    /// Runs plain code as it was compiled for AVX2 and what comes with it (BMI, LZCNT), where the level has them. All
-    /// of `work` must be inlined.
+    /// Runs plain code as it was compiled for AVX2 and what comes with it (BMI, LZCNT), where the level has them. What
+    /// is not inlined into `work`, and `work` itself, is as it always was.
     #[inline(always)]
     pub(crate) fn recompiled<T>(self, work: impl FnOnce() -> T) -> T {
         #[cfg(target_arch = "x86_64")]

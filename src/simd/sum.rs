@@ -50,9 +50,11 @@ mod x86 {
             else {
                 return Sum::default().bytes(data);
             };
-            let start = _mm512_maskz_mov_epi8((1 << skipped) - 1, _mm512_loadu_si512::<[u8; 64]>(start));
-            sums[0] = _mm512_dpbusd_epi32(sums[0], start, even);
-            sums[1] = _mm512_dpbusd_epi32(sums[1], start, odd);
+            if skipped > 0 {
+                let start = _mm512_maskz_mov_epi8((1 << skipped) - 1, _mm512_loadu_si512::<[u8; 64]>(start));
+                sums[0] = _mm512_dpbusd_epi32(sums[0], start, even);
+                sums[1] = _mm512_dpbusd_epi32(sums[1], start, odd);
+            }
             // Behind an odd number of bytes, the first of a pair is the second one.
             let (even, odd) = if skipped.is_multiple_of(2) { (even, odd) } else { (odd, even) };
             let (blocks, tail) = lines.as_chunks::<64>();
@@ -69,12 +71,14 @@ mod x86 {
                 sums[0] = _mm512_dpbusd_epi32(sums[0], a, even);
                 sums[1] = _mm512_dpbusd_epi32(sums[1], a, odd);
             }
-            // The last 64 bytes, without those that are summed already.
-            let new = !(u64::MAX >> tail.len());
-            let end = _mm512_maskz_mov_epi8(new, _mm512_loadu_si512::<[u8; 64]>(end));
-            let (even, odd) = if tail.len().is_multiple_of(2) { (even, odd) } else { (odd, even) };
-            sums[2] = _mm512_dpbusd_epi32(sums[2], end, even);
-            sums[3] = _mm512_dpbusd_epi32(sums[3], end, odd);
+            if !tail.is_empty() {
+                // The last 64 bytes, without those that are summed already.
+                let new = !(u64::MAX >> tail.len());
+                let end = _mm512_maskz_mov_epi8(new, _mm512_loadu_si512::<[u8; 64]>(end));
+                let (even, odd) = if tail.len().is_multiple_of(2) { (even, odd) } else { (odd, even) };
+                sums[2] = _mm512_dpbusd_epi32(sums[2], end, even);
+                sums[3] = _mm512_dpbusd_epi32(sums[3], end, odd);
+            }
             let total = |a, b| _mm512_reduce_add_epi32(_mm512_add_epi32(a, b)) as u32;
             Sum::of_bytes(total(sums[0], sums[2]), total(sums[1], sums[3]))
         }
