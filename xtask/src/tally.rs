@@ -7,9 +7,9 @@ use crate::process::{Result, failed, is_root};
 pub(crate) struct Tally {
     pub(crate) passed: u32,
     pub(crate) failed: u32,
-    ignored: u32,
+    pub(crate) ignored: u32,
     /// Skips that must not happen as root.
-    skipped: Vec<String>,
+    pub(crate) skipped: Vec<String>,
     /// Skips that the machine excuses.
     pub(crate) excused: Vec<String>,
     pub(crate) failures: Vec<String>,
