@@ -5,6 +5,7 @@
 //! the same actor by hand.
 
 mod away;
+mod costs;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,10 +19,10 @@ use super::peers::Peers;
 use super::snapshot::QueueSnapshot;
 use super::worker::{Parts, Turn, Worker};
 use crate::net::Tables;
-use crate::port::{Backend, Port, PortError, Rss};
+use crate::port::{Backend, Opened, PortError, Rss};
 use crate::simd::Processor;
-use crate::umem::Umem;
 use away::Away;
+use costs::Costs;
 
 /// Turns between two looks into the mailbox while packets flow: a look costs 2 ns, a turn 100 or more.
 const CONTROL_EVERY: u64 = 16;
@@ -67,6 +68,7 @@ pub(crate) struct Actor<B: Backend, H> {
     backend: B,
     /// Ports that are closed, and what becomes of them.
     away: Away,
+    costs: Costs,
     factory: HandlerFactory<H>,
     info: QueueInfo,
     turns: u64,
@@ -85,15 +87,16 @@ impl<B: Backend, H: Handler> Actor<B, H> {
     /// Steering's refusal.
     pub(crate) fn new(
         spec: ActorSpec<B, H>,
-        (umem, ports): (Umem, Vec<B::Port>),
+        (umem, opened): Opened<B::Port>,
         mailbox: Mailbox<Command<B::Request>>,
         link: Link<Report>,
         now: Instant,
     ) -> Result<Self, PortError> {
+        let (away, infos, ports) = away::sort(opened);
         let info = QueueInfo {
             queue: spec.queue,
             queues: spec.queues,
-            ports: ports.iter().map(|port| port.info().clone()).collect(),
+            ports: infos,
             rss: spec.rss,
             changes: 0,
             processor: spec.processor,
@@ -116,7 +119,8 @@ impl<B: Backend, H: Handler> Actor<B, H> {
             mailbox,
             link,
             backend: spec.backend,
-            away: Away::default(),
+            away,
+            costs: Costs::default(),
             factory: spec.factory,
             info,
             turns: 0,
@@ -126,6 +130,11 @@ impl<B: Backend, H: Handler> Actor<B, H> {
             draining: false,
             drained_told: false,
         })
+    }
+
+    /// The first word: it is at work, or waits for a part.
+    pub(crate) fn begin(&self) {
+        self.link.say(self.away.word());
     }
 
     /// The kernel's share of a turn, after [`Worker::work`]; the heart beats. A port that is of no more use is closed.
@@ -163,6 +172,7 @@ impl<B: Backend, H: Handler> Actor<B, H> {
             && !self.parked_told
         {
             self.parked_told = true;
+            self.costs.begin(&self.worker);
             self.link.say(Word::SoftFailed(words.to_owned()));
         }
         self.reopen(now);

@@ -64,12 +64,12 @@ impl<B: Backend, H: Handler> Drive<B, H> {
             tracing::warn!(queue = spec.queue, why, "realtime");
         }
         let spin = spec.spin;
-        let (umem, ports) = spec.backend.open()?;
+        let (umem, opened) = spec.backend.open_present()?;
         let (pages, seen) = (umem.pages().clone(), umem.pages_seen());
-        let mut actor = Actor::new(spec, (umem, ports), mailbox, link, started)?;
+        let actor = Actor::new(spec, (umem, opened), mailbox, link, started)?;
         let ports = actor.worker.infos().to_vec();
         actor.link.report(Report::Opened { ports, pages, seen, cpus: own_cpus() });
-        actor.tell();
+        actor.begin();
         Ok(Self { actor, spin, regime: Regime::Control, since: Instant::now() })
     }
 

@@ -210,7 +210,7 @@ impl SimActor {
 
     fn open(&mut self, now: Instant) -> Result<(), End> {
         let Phase::Opening { by, mut parts } = std::mem::replace(&mut self.phase, Phase::Down) else { return Ok(()) };
-        let actor = match parts.spec.backend.open() {
+        let actor = match parts.spec.backend.open_present() {
             Err(error) if error.is_busy() && now < by => {
                 self.phase = Phase::Opening { by, parts };
                 return Ok(());
@@ -219,8 +219,8 @@ impl SimActor {
             Err(error) => Err(error),
         };
         match actor {
-            Ok(mut actor) => {
-                actor.tell();
+            Ok(actor) => {
+                actor.begin();
                 self.phase = Phase::Up(Box::new(actor));
                 Ok(())
             }

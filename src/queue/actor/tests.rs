@@ -85,7 +85,7 @@ impl Rig {
             rss: Vec::new(),
             tables: Box::new(Tables::new(1, net.links(), Vec::new(), Default::default())),
         };
-        let opened = spec.backend.open().unwrap();
+        let opened = spec.backend.open_present().unwrap();
         let (link, _) = line.link(WorkerId(0), 1, now);
         let actor = Actor::new(spec, opened, mailbox, link, now).unwrap();
         let (words, replaced, ports) = Default::default();
