@@ -32,9 +32,15 @@ impl Bucket {
         self.slots.get(equal_bytes(&self.tags, tag).trailing_zeros() as usize).copied()
     }
 
-    /// The slots of all entries with this tag.
+    /// The slots of all entries with this tag, in order; of no entry as [`candidate`](Self::candidate).
+    #[inline(always)]
     pub(super) fn candidates(&self, tag: u8) -> impl Iterator<Item = u32> + '_ {
-        self.entries().filter(move |(other, _)| *other == tag).map(|(_, slot)| slot)
+        let mut mask = equal_bytes(&self.tags, tag);
+        std::iter::from_fn(move || {
+            let slot = self.slots.get(mask.trailing_zeros() as usize)?;
+            mask &= mask.wrapping_sub(1);
+            Some(*slot)
+        })
     }
 
     /// Every entry's tag and slot.
