@@ -11,7 +11,7 @@ use super::EngineError;
 use super::status::SteeringStatus;
 use crate::net::{BusyPollSettings, SettingsGuard, Tables};
 use crate::port::QueueId;
-use crate::xdp::steering::{AttachMode, Steering, SteeringError, SteeringOptions};
+use crate::xdp::steering::{self, AttachMode, Steering, SteeringError, SteeringOptions};
 use crate::xdp::{Device, PortRequest};
 
 /// UDP destinations that are the engine's: everything else stays the kernel's.
@@ -169,6 +169,11 @@ impl Interfaces {
         let due: Vec<String> = due.map(|(name, _)| name.clone()).collect();
         let mut tended = Vec::new();
         for interface in due {
+            if !self.attached.contains_key(&interface) && steering::has_program(&interface) {
+                // Still the other one's.
+                self.refusing.insert(interface, Instant::now());
+                continue;
+            }
             self.refusing.remove(&interface);
             match self.ensure(&interface) {
                 Ok(()) => tended.push(Tended::Back { interface }),
