@@ -3,7 +3,7 @@
 use super::lab::{Held, Lab, Relay, Report};
 use super::traffic::At;
 use crate::process::{Result, Session, failed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What a fault may cost packets of.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -114,9 +114,11 @@ pub(super) const FAULTS: &[Fault] = &[
         what: "handler does not return for 2.5 s",
         reach: Reach::Actor,
         act: |scene| {
+            let end = Instant::now() + Duration::from_millis(2500);
             scene.relay.inject("stall near0:1 2500")?;
             let stalled = |r: &Report| r.queues.get(1).is_some_and(|queue| queue.stalled);
-            scene.relay.until(scene.session, "noticed", stalled).map(drop)
+            scene.relay.until(scene.session, "noticed", stalled)?;
+            scene.session.cancel.sleep(end.saturating_duration_since(Instant::now()))
         },
     },
     Fault {
