@@ -362,6 +362,8 @@ fn an_actor_comes_up_with_the_interface_that_is_there_and_takes_the_other_in() {
     let net = SimNet::new(&NAMES.map(|name| SimInterface::new(name, 2)), 1);
     net.delete("left");
     let mut rig = Rig::on(net.clone());
+    rig.actor.begin();
+    rig.turns(1);
     assert!(matches!(rig.words.as_slice(), [Word::Waiting(why)] if why.contains("left:0")), "{:?}", rig.words);
     assert_eq!(rig.actor.worker.closed().collect::<Vec<_>>(), [0]);
     rig.inject(1, b"");
