@@ -59,11 +59,15 @@ struct Rig {
     words: Vec<Word>,
     replaced: Vec<Result<u64, String>>,
     ports: Vec<Vec<QueueId>>,
+    lost: Vec<u64>,
 }
 
 impl Rig {
     fn new() -> Self {
-        let net = SimNet::new(&NAMES.map(|name| SimInterface::new(name, 2)), 1);
+        Self::on(SimNet::new(&NAMES.map(|name| SimInterface::new(name, 2)), 1))
+    }
+
+    fn on(net: SimNet) -> Self {
         let ids = NAMES.map(|name| QueueId::new(name, 0)).to_vec();
         let (known, now, line) = (Arc::<Known>::default(), Instant::now(), Line::default());
         let (commands, mailbox) = mailbox(16).unwrap();
@@ -88,8 +92,8 @@ impl Rig {
         let opened = spec.backend.open_present().unwrap();
         let (link, _) = line.link(WorkerId(0), 1, now);
         let actor = Actor::new(spec, opened, mailbox, link, now).unwrap();
-        let (words, replaced, ports) = Default::default();
-        let mut rig = Self { net, ids, actor, commands, line, known, now, words, replaced, ports };
+        let (words, replaced, ports, lost) = Default::default();
+        let mut rig = Self { net, ids, actor, commands, line, known, now, words, replaced, ports, lost };
         rig.turns(2);
         rig
     }
@@ -107,6 +111,7 @@ impl Rig {
             match heard {
                 Heard::Input(Input::Said { word, .. }) => self.words.push(word),
                 Heard::Notice(Notice::Report { report: Report::Replaced(what), .. }) => self.replaced.push(what),
+                Heard::Notice(Notice::Report { report: Report::Lost(packets), .. }) => self.lost.push(packets),
                 Heard::Notice(Notice::Report { report: Report::Ports(ports), .. }) => {
                     self.ports.push(ports.into_iter().map(|port| port.id).collect());
                 }
@@ -350,4 +355,48 @@ fn a_handler_that_panicked_is_told_of_once_and_the_next_one_inherits() {
     seeds.sort_unstable();
     seeds.dedup();
     assert_eq!(seeds.len(), 3, "another seed for each handler: {seeds:?}");
+}
+
+#[test]
+fn an_actor_comes_up_with_the_interface_that_is_there_and_takes_the_other_in() {
+    let net = SimNet::new(&NAMES.map(|name| SimInterface::new(name, 2)), 1);
+    net.delete("left");
+    let mut rig = Rig::on(net.clone());
+    rig.actor.begin();
+    rig.turns(1);
+    assert!(matches!(rig.words.as_slice(), [Word::Waiting(why)] if why.contains("left:0")), "{:?}", rig.words);
+    assert_eq!(rig.actor.worker.closed().collect::<Vec<_>>(), [0]);
+    rig.inject(1, b"");
+    rig.turns(4);
+    assert_eq!(rig.net.sent(&rig.ids[1]).len(), 1);
+    net.create("left");
+    rig.open(None);
+    rig.turns(60);
+    assert_eq!(rig.words.last(), Some(&Word::Running));
+    assert_eq!(rig.echoes(), [1, 1]);
+    assert!(rig.actor.worker.balanced());
+    // With none of them there is nothing to come up with.
+    NAMES.iter().for_each(|name| net.delete(name));
+    assert!(SimBackend::new(&net, &rig.ids).open_present().is_err_and(|error| error.waits()));
+}
+
+#[test]
+fn what_a_failure_cost_is_told_with_its_end() {
+    let mut rig = Rig::new();
+    // One batch.
+    (0..3).for_each(|_| rig.inject(0, b""));
+    rig.inject(0, b"poison");
+    rig.turns(3);
+    assert_eq!(rig.lost, [] as [u64; 0]);
+    rig.tell(Command::RestartHandler { inherit: true });
+    rig.turns(2);
+    assert_eq!(rig.lost, [4]);
+    // Two packets that nobody took from the ring before it was closed.
+    rig.tell(Command::Pause(1, true));
+    rig.turns(1);
+    (0..2).for_each(|_| rig.inject(1, b""));
+    rig.turns(2);
+    rig.open(Some(1));
+    rig.turns(60);
+    assert_eq!(rig.lost, [4, 2]);
 }
