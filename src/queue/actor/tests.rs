@@ -21,21 +21,27 @@ const NAMES: [&str; 2] = ["left", "right"];
 struct Known {
     sessions: AtomicU64,
     draining: AtomicBool,
+    /// As the last batch's handler was told.
+    changes: AtomicU64,
+    /// Taking over panics.
+    breaks: AtomicBool,
     /// Of each handler made.
     seeds: Mutex<Vec<u64>>,
 }
 
-/// Sends everything back by the port it came from.
+/// Sends everything back by the port it came from, or by the other one if it says so.
 struct Mirror(Arc<Known>);
 
 impl Handler for Mirror {
     fn handle(&mut self, batch: &mut Batch<'_>, cx: &mut Context<'_>) {
         self.0.draining.store(cx.draining(), Ordering::Relaxed);
+        self.0.changes.store(cx.info().changes.into(), Ordering::Relaxed);
         for lane in 0..batch.len() {
             if batch.packet(lane).ends_with(b"poison") {
                 std::panic::resume_unwind(Box::new("poisoned"));
             }
-            batch.transmit(lane, batch.from());
+            let other = batch.packet(lane).ends_with(b"cross");
+            batch.transmit(lane, batch.from() ^ u8::from(other));
         }
     }
 
@@ -44,6 +50,9 @@ impl Handler for Mirror {
     }
 
     fn inherit(&mut self, former: &mut Self, _: Replaced) -> Result<u64, String> {
+        if self.0.breaks.load(Ordering::Relaxed) {
+            std::panic::resume_unwind(Box::new("half of it"));
+        }
         Ok(former.sessions())
     }
 }
@@ -162,6 +171,7 @@ fn a_lame_port_is_closed_and_opened_again_while_the_other_goes_on() {
     rig.turns(60);
     assert_eq!((rig.words.last(), rig.ports.len()), (Some(&Word::Running), 1));
     assert_eq!(rig.echoes(), [1, 1]);
+    assert_eq!(rig.known.changes.load(Ordering::Relaxed), 1, "the handler knows that a port is another one");
     assert!(rig.actor.worker.balanced() && rig.actor.worker.umem().census().written_off == 0);
 }
 
@@ -298,6 +308,23 @@ fn a_port_whose_completions_never_come_is_closed() {
 }
 
 #[test]
+fn a_tx_ring_that_does_not_move_holds_up_other_ports_for_a_moment_only() {
+    let mut rig = Rig::new();
+    rig.net.set_link("left", false);
+    // More than the ring holds, and a batch behind it.
+    for _ in 0..10 {
+        (0..64).for_each(|_| rig.inject(1, b"cross"));
+        rig.turns(1);
+    }
+    rig.turns(100);
+    assert_eq!(rig.echoes(), [0, 1]);
+    assert!(rig.actor.worker.counters().drops.of(crate::telemetry::DropReason::TxFull) > 0);
+    rig.net.set_link("left", true);
+    rig.turns(20);
+    assert_eq!(rig.echoes(), [1, 1]);
+}
+
+#[test]
 fn a_port_whose_interface_has_left_the_tables_is_closed_though_it_is_idle() {
     let mut rig = Rig::new();
     let links = rig.net.links().into_iter().filter(|link| link.name == "right").collect();
@@ -350,4 +377,16 @@ fn a_handler_that_panicked_is_told_of_once_and_the_next_one_inherits() {
     seeds.sort_unstable();
     seeds.dedup();
     assert_eq!(seeds.len(), 3, "another seed for each handler: {seeds:?}");
+}
+
+#[test]
+fn a_handler_that_panics_while_it_takes_over_is_replaced_by_one_that_takes_nothing() {
+    let mut rig = Rig::new();
+    rig.known.breaks.store(true, Ordering::Relaxed);
+    rig.tell(Command::RestartHandler { inherit: true });
+    rig.turns(2);
+    assert_eq!((rig.words.last(), rig.replaced.len()), (Some(&Word::Running), 1));
+    assert!(rig.replaced[0].as_ref().is_err_and(|why| why.contains("half of it")), "{:?}", rig.replaced);
+    assert_eq!(rig.known.seeds.lock().unwrap().len(), 3, "the broken one serves nobody");
+    assert_eq!(rig.echoes(), [1, 1]);
 }
