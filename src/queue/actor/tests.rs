@@ -68,11 +68,15 @@ struct Rig {
     words: Vec<Word>,
     replaced: Vec<Result<u64, String>>,
     ports: Vec<Vec<QueueId>>,
+    lost: Vec<u64>,
 }
 
 impl Rig {
     fn new() -> Self {
-        let net = SimNet::new(&NAMES.map(|name| SimInterface::new(name, 2)), 1);
+        Self::on(SimNet::new(&NAMES.map(|name| SimInterface::new(name, 2)), 1))
+    }
+
+    fn on(net: SimNet) -> Self {
         let ids = NAMES.map(|name| QueueId::new(name, 0)).to_vec();
         let (known, now, line) = (Arc::<Known>::default(), Instant::now(), Line::default());
         let (commands, mailbox) = mailbox(16).unwrap();
@@ -97,8 +101,8 @@ impl Rig {
         let opened = spec.backend.open_present().unwrap();
         let (link, _) = line.link(WorkerId(0), 1, now);
         let actor = Actor::new(spec, opened, mailbox, link, now).unwrap();
-        let (words, replaced, ports) = Default::default();
-        let mut rig = Self { net, ids, actor, commands, line, known, now, words, replaced, ports };
+        let (words, replaced, ports, lost) = Default::default();
+        let mut rig = Self { net, ids, actor, commands, line, known, now, words, replaced, ports, lost };
         rig.turns(2);
         rig
     }
@@ -116,6 +120,7 @@ impl Rig {
             match heard {
                 Heard::Input(Input::Said { word, .. }) => self.words.push(word),
                 Heard::Notice(Notice::Report { report: Report::Replaced(what), .. }) => self.replaced.push(what),
+                Heard::Notice(Notice::Report { report: Report::Lost(packets), .. }) => self.lost.push(packets),
                 Heard::Notice(Notice::Report { report: Report::Ports(ports), .. }) => {
                     self.ports.push(ports.into_iter().map(|port| port.id).collect());
                 }
@@ -389,4 +394,48 @@ fn a_handler_that_panics_while_it_takes_over_is_replaced_by_one_that_takes_nothi
     assert!(rig.replaced[0].as_ref().is_err_and(|why| why.contains("half of it")), "{:?}", rig.replaced);
     assert_eq!(rig.known.seeds.lock().unwrap().len(), 3, "the broken one serves nobody");
     assert_eq!(rig.echoes(), [1, 1]);
+}
+
+#[test]
+fn an_actor_comes_up_with_the_interface_that_is_there_and_takes_the_other_in() {
+    let net = SimNet::new(&NAMES.map(|name| SimInterface::new(name, 2)), 1);
+    net.delete("left");
+    let mut rig = Rig::on(net.clone());
+    rig.actor.begin();
+    rig.turns(1);
+    assert!(matches!(rig.words.as_slice(), [Word::Waiting(why)] if why.contains("left:0")), "{:?}", rig.words);
+    assert_eq!(rig.actor.worker.closed().collect::<Vec<_>>(), [0]);
+    rig.inject(1, b"");
+    rig.turns(4);
+    assert_eq!(rig.net.sent(&rig.ids[1]).len(), 1);
+    net.create("left");
+    rig.open(None);
+    rig.turns(60);
+    assert_eq!(rig.words.last(), Some(&Word::Running));
+    assert_eq!(rig.echoes(), [1, 1]);
+    assert!(rig.actor.worker.balanced());
+    // With none of them there is nothing to come up with.
+    NAMES.iter().for_each(|name| net.delete(name));
+    assert!(SimBackend::new(&net, &rig.ids).open_present().is_err_and(|error| error.waits()));
+}
+
+#[test]
+fn what_a_failure_cost_is_told_with_its_end() {
+    let mut rig = Rig::new();
+    // One batch.
+    (0..3).for_each(|_| rig.inject(0, b""));
+    rig.inject(0, b"poison");
+    rig.turns(3);
+    assert_eq!(rig.lost, [] as [u64; 0]);
+    rig.tell(Command::RestartHandler { inherit: true });
+    rig.turns(2);
+    assert_eq!(rig.lost, [4]);
+    // Two packets that nobody took from the ring before it was closed.
+    rig.tell(Command::Pause(1, true));
+    rig.turns(1);
+    (0..2).for_each(|_| rig.inject(1, b""));
+    rig.turns(2);
+    rig.open(Some(1));
+    rig.turns(60);
+    assert_eq!(rig.lost, [4, 2]);
 }
