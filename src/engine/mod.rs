@@ -13,6 +13,7 @@ mod handle;
 mod house;
 mod interfaces;
 mod launch;
+mod layer;
 mod observe;
 mod ports;
 #[cfg(test)]
@@ -33,8 +34,9 @@ pub use error::EngineError;
 pub use handle::{Depth, EngineHandle};
 pub use house::read_tables;
 pub use interfaces::Destinations;
+pub use layer::{Layer, LayerState};
 pub use ports::PortStatus;
-pub use settings::{make_plan, request};
+pub use settings::{Survey, make_plan, request};
 pub use status::{EngineState, EngineStatus, ModeStatus, ProcessUsage, QueueStatus, SteeringStatus};
 pub use totals::Totals;
 
@@ -71,6 +73,7 @@ pub struct EngineBuilder<H> {
     config: EngineConfig,
     factory: HandlerFactory<H>,
     destinations: DestinationsOf,
+    survey: Option<Survey>,
 }
 
 impl Engine {
@@ -80,7 +83,7 @@ impl Engine {
         config: EngineConfig,
         factory: impl Fn(&QueueInfo) -> H + Send + Sync + 'static,
     ) -> EngineBuilder<H> {
-        EngineBuilder { config, factory: Arc::new(factory), destinations: Box::new(|_| Vec::new()) }
+        EngineBuilder { config, factory: Arc::new(factory), destinations: Box::new(|_| Vec::new()), survey: None }
     }
 }
 
@@ -93,18 +96,25 @@ impl<H: Handler + 'static> EngineBuilder<H> {
         self
     }
 
+    /// Starts by what was seen and planned before, instead of looking at the machine again.
+    #[must_use]
+    pub fn survey(mut self, survey: Survey) -> Self {
+        self.survey = Some(survey);
+        self
+    }
+
     /// Plans, attaches, and starts every queue; returns when all of them take packets.
     ///
     /// # Errors
     /// [`EngineError`]: what stands in the way, with its mend. Nothing is left behind then.
     pub fn start(self) -> Result<Engine, EngineError> {
         let started = Instant::now();
-        let Self { config, factory, destinations } = self;
+        let Self { config, factory, destinations, survey } = self;
         let processor = settings::processor(&config)?;
         let (executor, why_threads) = settings::executor(&config).resolve();
         let net = NetService::start(NetOptions::default()).map_err(|e| EngineError::Net { text: e.to_string() })?;
         let tables = Arc::new(house::first_tables(&net)?);
-        let (plan, rss) = settings::plan_and_rss(&config)?;
+        let Survey { plan, rss } = survey.map_or_else(|| Survey::new(&config), Ok)?;
 
         let mut interfaces = Interfaces::new(settings::steering_options(&config));
         interfaces.set_destinations(destinations(&tables))?;

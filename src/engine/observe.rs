@@ -115,6 +115,7 @@ impl Observer {
                 queue.last_event = format!("handler restarted, {sessions} sessions taken over");
             }
             Report::Replaced(Err(why)) => {
+                queue.counts_anew();
                 queue.last_event = format!("handler restarted, no session taken over: {why}");
             }
             // Freed here, on the supervisor's thread.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use oxide_actors::executor::ExecutorChoice;
-use oxide_topology::{HashFields, Numa, Pin, Plan, Queues, Request, RssView, Snapshot};
+use oxide_topology::{HashFields, Nic, Numa, Pin, Plan, Queues, Request, RssView, Snapshot};
 
 use super::EngineError;
 use crate::config::{self, Choice, EngineConfig};
@@ -48,22 +48,36 @@ pub(super) fn rings(config: &EngineConfig) -> Result<RingSizes, EngineError> {
     RingSizes::from_ring_size(config.ring_size).map_err(|e| EngineError::Port { text: e.to_string() })
 }
 
+/// The machine as it was seen, and the plan for it. Making one starts no thread, but may load hwloc's plug-ins: a process
+/// that confines itself makes it before, and gives it to [`EngineBuilder::survey`](super::EngineBuilder::survey).
+#[derive(Debug)]
+pub struct Survey {
+    pub(super) plan: Plan,
+    /// How the interfaces spread flows over their queues, as far as their drivers tell.
+    pub(super) rss: HashMap<String, Arc<Rss>>,
+}
+
+impl Survey {
+    /// Reads the machine and plans for it.
+    ///
+    /// # Errors
+    /// [`EngineError::Snapshot`]; [`EngineError::Plan`] with every reason and its mend.
+    pub fn new(config: &EngineConfig) -> Result<Self, EngineError> {
+        let snapshot = Snapshot::live(&config.interfaces).map_err(|e| EngineError::Snapshot { text: e.to_string() })?;
+        let plan = oxide_topology::plan(&snapshot, &request(config)?);
+        let plan = plan.map_err(|e| EngineError::Plan { text: e.to_string() })?;
+        let processor = processor(config)?;
+        let told = |nic: &Nic| Some((nic.name.clone(), Arc::new(rss(nic.rss.as_ref()?, processor)?)));
+        Ok(Self { plan, rss: snapshot.nics.iter().filter_map(told).collect() })
+    }
+}
+
 /// Reads the machine and plans for it.
 ///
 /// # Errors
-/// [`EngineError::Snapshot`]; [`EngineError::Plan`] with every reason and its mend.
+/// As [`Survey::new`].
 pub fn make_plan(config: &EngineConfig) -> Result<Plan, EngineError> {
-    Ok(plan_and_rss(config)?.0)
-}
-
-/// The plan, and how the interfaces spread flows over their queues, as far as their drivers tell.
-pub(super) fn plan_and_rss(config: &EngineConfig) -> Result<(Plan, HashMap<String, Arc<Rss>>), EngineError> {
-    let snapshot = Snapshot::live(&config.interfaces).map_err(|e| EngineError::Snapshot { text: e.to_string() })?;
-    let plan = oxide_topology::plan(&snapshot, &request(config)?);
-    let processor = processor(config)?;
-    let nics =
-        snapshot.nics.iter().filter_map(|nic| Some((nic.name.clone(), Arc::new(rss(nic.rss.as_ref()?, processor)?))));
-    Ok((plan.map_err(|e| EngineError::Plan { text: e.to_string() })?, nics.collect()))
+    Ok(Survey::new(config)?.plan)
 }
 
 /// What the driver told, if it is enough to say the queue of a flow.
