@@ -113,7 +113,9 @@ fn supervision(out: &mut Exposition, name: &str, queue: &QueueStatus) {
     for state in QUEUE_STATES {
         out.set(&m::QUEUE_STATE, &[name, state], f64::from(u8::from(state == queue.state_name())));
     }
-    out.set(&m::QUEUE_RESTARTS, &[name], f64::from(queue.restarts));
+    for (depth, cause, count) in queue.restarts_by.iter() {
+        out.set(&m::QUEUE_RESTARTS, &[name, depth, cause], count as f64);
+    }
     if let Some(ms) = queue.last_gap_ms {
         out.set(&m::QUEUE_GAP, &[name], ms / 1e3);
     }
@@ -128,6 +130,7 @@ fn supervision(out: &mut Exposition, name: &str, queue: &QueueStatus) {
             Mode::Copy => "copy",
             Mode::Generic => "generic",
             Mode::Simulated => "simulated",
+            Mode::Closed => "closed",
         };
         let yes = |it: bool| if it { "true" } else { "false" };
         let labels =

@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 use oxide_actors::supervisor::State;
 use serde::Serialize;
 
+use super::cause::RestartCounts;
 use super::layer::Layer;
 use super::ports::PortStatus;
+use super::restarts::LastRestart;
 use super::totals::Totals;
 use crate::port::{Mode, PortInfo};
 use crate::queue::{BatchSizes, QueueSnapshot, TurnTimes};
@@ -71,6 +73,8 @@ pub struct EngineStatus {
     pub sandbox: Vec<Layer>,
     /// What was changed on the interfaces since they were planned for, a sentence each with its mend.
     pub drift: Vec<String>,
+    /// Queues that were told to end and still run: their handlers did not come back.
+    pub not_ended: Vec<u32>,
     /// Every queue's books balance.
     pub balanced: bool,
     /// Frames that no queue can account for.
@@ -179,8 +183,12 @@ pub struct QueueStatus {
     pub heartbeat_age_s: Option<f64>,
     /// Restarts, soft and hard.
     pub restarts: u32,
-    /// Packets that the last end of an actor cost: in its hands, or left on its rings.
+    /// The same by depth and cause.
+    pub restarts_by: RestartCounts,
+    /// Packets that the last restart cost, of whatever depth.
     pub last_lost: u64,
+    /// The last restart: depth, cause, gap and cost.
+    pub last_restart: Option<LastRestart>,
     /// The last change of state, and why.
     pub last_event: String,
     /// Time from the last failure to running again, milliseconds.
@@ -292,7 +300,8 @@ impl QueueStatus {
     }
 
     /// Its state has changed.
-    pub(super) fn changed(&mut self, to: &State, cause: String, gap: Option<Duration>) {
+    pub(super) fn changed(&mut self, from: &State, to: &State, cause: String, gap: Option<Duration>) {
+        self.restarted(from, to, &cause, gap);
         self.life = match to {
             State::Planned | State::Opening => Life::Opening,
             State::Running => Life::Running,
@@ -302,9 +311,7 @@ impl QueueStatus {
         if matches!(to, State::Restarting { .. }) {
             self.restarts += 1;
         }
-        if let Some(gap) = gap {
-            self.last_gap_ms = Some(millis(gap));
-        }
+        self.restarts_by.count(from, to, &cause);
         self.last_event = cause;
     }
 
@@ -334,7 +341,7 @@ impl QueueStatus {
             return;
         }
         let on_rings = self.ports.iter().map(PortStatus::waiting).sum::<u64>();
-        self.last_lost = self.in_hand + on_rings;
+        self.lost(self.in_hand + on_rings);
         self.totals.drops.add(DropReason::Restart, self.in_hand);
         self.in_hand = 0;
         self.totals.sessions = 0;

@@ -137,12 +137,12 @@ metrics! {
             "How the engine is: starting, running, degraded (a queue does not run), draining, stopped.";
         QUEUE_STATE = Gauge "oxide_queue_state", "1 for the state in force", ["queue", "state"],
             "How a queue is: planned, opening, running, draining, restarting, waiting (for an interface), failed, stopped.";
-        QUEUE_RESTARTS = Counter "oxide_queue_restarts_total", "restarts", ["queue"],
-            "Restarts of a queue, of its handler or its actor.";
+        QUEUE_RESTARTS = Counter "oxide_queue_restarts_total", "restarts", ["queue", "depth", "cause"],
+            "Restarts, by what was rebuilt (handler, port, queue) and why: asked (by an operator), panic (of the handler), port (its socket is of no use), leak (of frames), late (a restart inside it did not come back), open (memory or sockets could not be had), ended (the actor, by itself).";
         QUEUE_GAP = Gauge "oxide_queue_last_gap_seconds", "seconds", ["queue"],
             "From the last failure or restart to running again; absent before the first.";
         QUEUE_LOST = Gauge "oxide_queue_last_lost_packets", "packets", ["queue"],
-            "Packets that the last end of an actor cost: in its hands, or left on its rings.";
+            "Packets that the last restart cost, of handler, port or queue, as far as they can be counted.";
         QUEUE_STALLED = Gauge "oxide_queue_stalled", "0 or 1", ["queue"],
             "Whether a queue's heartbeat stands still: its handler does not return.";
         HEARTBEAT_AGE = Gauge "oxide_heartbeat_age_seconds", "seconds", ["queue"],

@@ -53,16 +53,18 @@ pub(super) fn coloured() -> bool {
 }
 
 pub(super) fn draw(frame: &mut Frame<'_>, model: &Model, ui: &Ui) {
+    // Title, regimes, drops, event and keys take seven lines; the queues come before the history.
     let rows = u16::try_from(model.queues.len()).unwrap_or(u16::MAX).saturating_add(1);
-    // What the sparkline does not need on a low screen is the table's.
-    let history = if frame.area().height >= rows.saturating_add(11) { 5 } else { 3 };
-    let [head, table, spark, regimes, drops, event, foot] = Layout::vertical([
+    let room = frame.area().height.saturating_sub(7);
+    let rows = rows.min(room.saturating_sub(3)).max(rows.min(6));
+    let [head, table, spark, regimes, drops, event, _, foot] = Layout::vertical([
         Constraint::Length(1),
-        Constraint::Min(rows.min(6)),
-        Constraint::Length(history),
+        Constraint::Length(rows),
+        Constraint::Length(room.saturating_sub(rows).clamp(3, 12)),
         Constraint::Length(1),
         Constraint::Length(2),
         Constraint::Length(2),
+        Constraint::Fill(1),
         Constraint::Length(1),
     ])
     .areas(frame.area());
@@ -96,8 +98,9 @@ pub(super) fn draw(frame: &mut Frame<'_>, model: &Model, ui: &Ui) {
         frame.render_widget(regime_line(row), regimes);
         frame.render_widget(Paragraph::new(drop_line(row)).wrap(Wrap { trim: true }), drops);
         let beat = row.heartbeat_age_s.map_or_else(|| "-".to_owned(), |s| format!("{s:.2} s"));
-        let gap = row.last_gap_ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms:.1} ms"));
-        let text = format!("heartbeat {beat}  sessions {}  last gap {gap}  {}", row.sessions, row.last_event);
+        let last = row.last_restart.as_ref().map(|text| format!("last restart: {text}"));
+        let last = last.unwrap_or_else(|| row.last_event.clone());
+        let text = format!("heartbeat {beat}  sessions {}  {last}", row.sessions);
         frame.render_widget(Paragraph::new(text).wrap(Wrap { trim: true }), event);
     }
     frame.render_widget(foot_line(model, ui), foot);

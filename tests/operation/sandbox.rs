@@ -1,19 +1,28 @@
-//! A relay that has given up all it can does all it must, and nothing else. The real binary and the real kernel.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-#[path = "common/netns.rs"]
-mod netns;
-#[path = "common/operators.rs"]
-mod operators;
+//! A relay that has given up all it can does all it must, and nothing else.
 
 use std::os::unix::process::ExitStatusExt;
 
-use netns::Lab;
-use operators::{Bench, clients_side, lab, write_config};
 use serde_json::Value;
+
+use crate::netns::Lab;
+use crate::reads::books_balance;
+use crate::rig::{Bench, clients_side, lab, write_config};
 
 /// SIGSYS, asm-generic/signal.h.
 const SIGSYS: i32 = 31;
+
+/// Has the relay do something to itself; what its log says of how that went.
+fn done(bench: &mut Bench, line: &str) -> String {
+    let before = bench.log().len();
+    bench.inject(line);
+    let quoted = format!("\"line\":\"{line}\"");
+    let mut said = String::new();
+    bench.wait(line, |b| {
+        said = b.log().split_off(before).lines().find(|l| l.contains(&quoted)).unwrap_or_default().to_owned();
+        !said.is_empty()
+    });
+    said
+}
 
 /// Packets, each depth of restart, reload of a file that an editor replaced, an interface that goes and comes back, ctl,
 /// metrics; and every thread is behind the filters.
@@ -35,15 +44,15 @@ fn does_all_it_must(lab: &Lab, bench: &mut Bench) {
     std::fs::rename(&new, &config).unwrap();
     assert!(bench.told(&["reload"]).contains("engine.batch_size: 64 -> 16"));
     bench.serves(5001);
-    bench.does_to_itself("detach r0:0");
+    done(bench, "detach r0:0");
     bench.serves(5001);
     let before = bench.queues()["queues"][0]["restarts"].as_u64().unwrap();
-    bench.does_to_itself("panic r0:0 4");
+    done(bench, "panic r0:0 4");
     bench.wait("the handler panics", |b| {
         b.answered(5001, 1, 1);
         b.queues()["queues"][0]["restarts"].as_u64().unwrap() > before
     });
-    bench.does_to_itself("panic r0:0 0");
+    done(bench, "panic r0:0 0");
     bench.serves(5001);
     lab.ip("link delete r0");
     bench.wait("the queues wait for it", |b| b.queues()["queues"][0]["state"] != "running");
@@ -52,9 +61,18 @@ fn does_all_it_must(lab: &Lab, bench: &mut Bench) {
     bench.serves(5001);
     let (code, metrics) = bench.get("/metrics");
     assert_eq!(code, 200);
+    // Over a panic, restarts of every depth and a lost interface.
+    books_balance(&metrics);
     for layer in ["capabilities", "no_new_privs", "landlock", "seccomp"] {
         let line = format!("oxide_sandbox_info{{layer=\"{layer}\",state=\"on\"}} 1");
         assert!(metrics.contains(&line), "{line}: {metrics}");
+    }
+    for restart in
+        ["depth=\"handler\",cause=\"panic\"", "depth=\"port\",cause=\"asked\"", "depth=\"queue\",cause=\"asked\""]
+    {
+        let line = format!("oxide_queue_restarts_total{{queue=\"0\",{restart}}} ");
+        let count = metrics.lines().find_map(|l| l.strip_prefix(&line)).unwrap_or_else(|| panic!("{line}: {metrics}"));
+        assert_ne!(count, "0", "{line}");
     }
     let status: Value = serde_json::from_str(&bench.told(&["status"])).unwrap();
     assert_eq!((&status["balanced"], &status["sandbox"][3]["state"]), (&true.into(), &"on".into()), "{status:#}");
@@ -77,19 +95,12 @@ fn does_nothing_else(bench: &mut Bench) {
         ("spawn", "/bin/true"),
         ("connect", "127.0.0.1:9797"),
     ] {
-        let said = bench.does_to_itself(&format!("{what} {whom}"));
+        let said = done(bench, &format!("{what} {whom}"));
         assert!(said.contains("not a fault") && said.contains("(os error"), "{what} {whom}: {said}");
     }
     assert!(!file.exists());
     bench.serves(5001);
-    std::fs::OpenOptions::new()
-        .write(true)
-        .open(bench.path("faults"))
-        .and_then(|mut pipe| {
-            use std::io::Write;
-            pipe.write_all(b"exec /bin/true\n")
-        })
-        .unwrap();
+    bench.inject("exec /bin/true");
     let mut status = None;
     bench.wait("the relay is ended", |b| {
         status = b.child.try_wait().unwrap();
@@ -121,7 +132,7 @@ fn a_relay_without_a_sandbox() {
         bench.serves(5000);
         assert!(bench.log().contains("sandbox: off"), "{}", bench.log());
         for what in ["read /etc/shadow", "read /etc/hostname", "spawn /bin/true"] {
-            let said = bench.does_to_itself(what);
+            let said = done(bench, what);
             assert!(said.contains("a fault on purpose"), "{what}: {said}");
         }
     });

@@ -1,10 +1,4 @@
-//! The real binary between two namespaces, in the hands of its operators.
-//!
-//! ```text
-//!   clients (far)                relay (this namespace)                  servers (far)
-//!   c0 10.1.0.2 ------------- r0 10.1.0.1      r1 10.2.0.1 ------------- s0 10.2.0.2
-//! ```
-#![allow(dead_code)]
+//! Two interfaces with two queues each, an echo server, and the relay ready; and what an operator does to it.
 
 use std::io::{Read, Write};
 use std::net::{TcpStream, UdpSocket};
@@ -14,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -24,12 +17,13 @@ pub(crate) const SOON: Duration = Duration::from_secs(30);
 
 pub(crate) struct Bench {
     pub(crate) clients: Far,
-    pub(crate) stop: Arc<AtomicBool>,
-    pub(crate) dir: tempfile::TempDir,
+    stop: Arc<AtomicBool>,
+    dir: tempfile::TempDir,
     pub(crate) child: Child,
-    pub(crate) systemd: std::os::unix::net::UnixDatagram,
+    systemd: std::os::unix::net::UnixDatagram,
+    faults: std::fs::File,
     /// What systemd was told so far.
-    pub(crate) notices: String,
+    notices: String,
 }
 
 impl Drop for Bench {
@@ -61,7 +55,9 @@ impl Bench {
                 let mut buffer = [0; 2048];
                 while !until.load(Ordering::Relaxed) {
                     let Ok((length, from)) = socket.recv_from(&mut buffer) else { continue };
-                    let _ = socket.send_to(&buffer[..length], from);
+                    let port = from.port().to_string();
+                    let answer = if buffer[..length] == *b"who am I" { port.as_bytes() } else { &buffer[..length] };
+                    let _ = socket.send_to(answer, from);
                 }
             });
         });
@@ -69,19 +65,20 @@ impl Bench {
         write_config(&dir.path().join("relay.toml"), &dir.path().join("ctl.sock"), more);
         let systemd = std::os::unix::net::UnixDatagram::bind(dir.path().join("notify")).unwrap();
         systemd.set_nonblocking(true).unwrap();
+        // Read and write, so that it has a reader before the relay has begun to listen.
+        assert!(Command::new("mkfifo").arg(dir.path().join("faults")).status().unwrap().success());
+        let faults = std::fs::File::options().read(true).write(true).open(dir.path().join("faults")).unwrap();
         let log = std::fs::File::create(dir.path().join("log")).unwrap();
-        let (pipe, all) = (dir.path().join("faults"), Mode::RUSR | Mode::WUSR);
-        mknodat(CWD, &pipe, FileType::Fifo, all, 0).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_oxide"))
             .args(["relay", "--config", dir.path().join("relay.toml").to_str().unwrap()])
             .env("NOTIFY_SOCKET", dir.path().join("notify"))
             .env("WATCHDOG_USEC", "900000")
-            .env("OXIDE_FAULTS", &pipe)
+            .env("OXIDE_FAULTS", dir.path().join("faults"))
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
             .unwrap();
-        let mut bench = Self { clients, stop, dir, child, systemd, notices: String::new() };
+        let mut bench = Self { clients, stop, dir, child, systemd, faults, notices: String::new() };
         bench.wait("the relay is ready", |b| {
             assert!(b.child.try_wait().unwrap().is_none(), "the relay ended at once");
             b.ctl(&["queues"]).status.success()
@@ -105,6 +102,11 @@ impl Bench {
         }
     }
 
+    /// A line of `src/bin/oxide/faults.rs`.
+    pub(crate) fn inject(&mut self, line: &str) {
+        writeln!(self.faults, "{line}").unwrap();
+    }
+
     pub(crate) fn ctl(&self, words: &[&str]) -> Output {
         let socket = self.path("ctl.sock");
         Command::new(env!("CARGO_BIN_EXE_oxide"))
@@ -112,24 +114,6 @@ impl Bench {
             .args(words)
             .output()
             .unwrap()
-    }
-
-    /// Has the relay do something to itself (src/bin/oxide/faults.rs); waits until its log says how that went.
-    pub(crate) fn does_to_itself(&mut self, line: &str) -> String {
-        let before = self.log().len();
-        std::fs::OpenOptions::new()
-            .write(true)
-            .open(self.path("faults"))
-            .unwrap()
-            .write_all(format!("{line}\n").as_bytes())
-            .unwrap();
-        let quoted = format!("\"line\":\"{line}\"");
-        let mut said = String::new();
-        self.wait(line, |b| {
-            said = b.log().split_off(before).lines().find(|l| l.contains(&quoted)).unwrap_or_default().to_owned();
-            !said.is_empty()
-        });
-        said
     }
 
     /// What `ctl` printed, if it succeeded.
@@ -215,8 +199,8 @@ pub(crate) fn clients_side(lab: &Lab, clients: &Far) {
 pub(crate) fn write_config(path: &std::path::Path, socket: &std::path::Path, more: &str) {
     let admin = if more.contains("[admin]") { "" } else { "[admin]\n" };
     let text = format!(
-        "[engine]\ninterfaces = [\"r0\", \"r1\"]\nring_size = 256\n{more}\n{admin}socket = \"{}\"\n[[relay]]\nname = \"a\"\n\
-         listen = \"10.1.0.1:5000\"\nupstreams = [\"10.2.0.2:6000\"]\nallow_private = true\n",
+        "[engine]\ninterfaces = [\"r0\", \"r1\"]\nring_size = 256\n{more}\n{admin}socket = \"{}\"\n[[relay]]\nname = \
+         \"a\"\nlisten = \"10.1.0.1:5000\"\nupstreams = [\"10.2.0.2:6000\"]\nallow_private = true\n",
         socket.display()
     );
     std::fs::write(path, text).unwrap();
