@@ -91,14 +91,9 @@ fn it_is_renamed_and_named_back() {
 fn its_program_is_taken_off() {
     upset_first("its_program_is_taken_off", |lab, _, engine| {
         // As another process with the privilege would.
-        assert!(lab.ip("link show dev near0").contains("prog/xdp"));
+        assert!(program(lab, "near0").is_some());
         oxide::xdp::steering::detach_all("near0").unwrap();
-        assert!(!lab.ip("link show dev near0").contains("prog/xdp"));
-        let until = std::time::Instant::now() + LONG;
-        while !lab.ip("link show dev near0").contains("prog/xdp") {
-            assert!(std::time::Instant::now() < until, "not put back: {:#?}", engine.status());
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        until(engine, "put back", || program(lab, "near0").is_some());
         assert!(engine.status().queues.iter().all(|queue| queue.restarts == 0), "{:#?}", engine.status());
     });
 }
