@@ -3,39 +3,19 @@
 use oxide_actors::supervisor::{self, State};
 use serde::Serialize;
 
-/// Why a queue, or a piece of it, was restarted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-#[non_exhaustive]
-pub enum Cause {
-    /// Somebody asked for it.
-    Asked,
-    /// Its handler panicked; or, of the whole queue, did so again and again.
-    Panic,
-    /// A socket is of no more use: lost, without completions, or its interface was made again.
-    Port,
-    /// Frames are lost.
-    Leak,
-    /// What was restarted inside it did not come back in time.
-    Late,
-    /// Memory or sockets could not be opened.
-    Open,
-    /// Its actor ended by itself.
-    Ended,
-}
-
-/// What can be restarted for which cause, and the words of the API and the metrics.
-const ALL: [(&str, Cause, &str); 10] = [
-    ("handler", Cause::Asked, "asked"),
-    ("handler", Cause::Panic, "panic"),
-    ("port", Cause::Asked, "asked"),
-    ("port", Cause::Port, "port"),
-    ("queue", Cause::Asked, "asked"),
-    ("queue", Cause::Panic, "panic"),
-    ("queue", Cause::Leak, "leak"),
-    ("queue", Cause::Late, "late"),
-    ("queue", Cause::Open, "open"),
-    ("queue", Cause::Ended, "ended"),
+/// What is restarted, and why: the words of the API and the metrics, each explained at
+/// [`QUEUE_RESTARTS`](crate::telemetry::metrics::QUEUE_RESTARTS).
+const ALL: [(&str, &str); 10] = [
+    ("handler", "asked"),
+    ("handler", "panic"),
+    ("port", "asked"),
+    ("port", "port"),
+    ("queue", "asked"),
+    ("queue", "panic"),
+    ("queue", "leak"),
+    ("queue", "late"),
+    ("queue", "open"),
+    ("queue", "ended"),
 ];
 
 /// Restarts of one queue, by depth and cause.
@@ -48,33 +28,33 @@ impl RestartCounts {
         let State::Restarting { depth, .. } = to else { return };
         let asked = words.starts_with("told to");
         let (depth, cause) = match depth {
-            supervisor::Depth::Soft => ("handler", if asked { Cause::Asked } else { Cause::Panic }),
-            supervisor::Depth::Part(_) => ("port", if asked { Cause::Asked } else { Cause::Port }),
-            supervisor::Depth::Hard if asked => ("queue", Cause::Asked),
+            supervisor::Depth::Soft => ("handler", if asked { "asked" } else { "panic" }),
+            supervisor::Depth::Part(_) => ("port", if asked { "asked" } else { "port" }),
+            supervisor::Depth::Hard if asked => ("queue", "asked"),
             supervisor::Depth::Hard => ("queue", of_queue(from, words)),
         };
-        if let Some(at) = ALL.iter().position(|(d, c, _)| (*d, *c) == (depth, cause)) {
+        if let Some(at) = ALL.iter().position(|one| *one == (depth, cause)) {
             self.0[at] += 1;
         }
     }
 
     /// Depth, cause and count of each, also of those at zero.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> + '_ {
-        ALL.iter().zip(self.0).map(|((depth, _, name), count)| (*depth, *name, count))
+        ALL.iter().zip(self.0).map(|((depth, cause), count)| (*depth, *cause, count))
     }
 }
 
-fn of_queue(from: &State, words: &str) -> Cause {
+fn of_queue(from: &State, words: &str) -> &'static str {
     if words.starts_with("frames are lost") {
-        Cause::Leak
+        "leak"
     } else if words.contains("not back within") {
-        Cause::Late
+        "late"
     } else if words.starts_with("ended") {
-        Cause::Ended
+        "ended"
     } else if matches!(from, State::Opening) && !words.starts_with("panicked") {
-        Cause::Open
+        "open"
     } else {
-        Cause::Panic
+        "panic"
     }
 }
 

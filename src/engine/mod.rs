@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 use oxide_actors::supervisor::{Rested, Supervisor, SupervisorError, supervise};
 use oxide_topology::Plan;
 
-pub use cause::{Cause, RestartCounts};
+pub use cause::RestartCounts;
 pub use error::EngineError;
 pub use handle::{Depth, EngineHandle};
 pub use house::read_tables;
