@@ -71,8 +71,6 @@ pub struct QueueView {
     pub last_gap_ms: Option<f64>,
     /// Packets that the last restart cost, of whatever depth.
     pub last_lost: u64,
-    /// The last restart in words: what was rebuilt, why, how long it took and what it cost.
-    pub last_restart: Option<String>,
     /// Since its actor was last heard, seconds.
     pub heartbeat_age_s: Option<f64>,
     /// Its heartbeat stands still.
@@ -125,7 +123,6 @@ impl QueueView {
             restarts: queue.restarts,
             last_gap_ms: queue.last_gap_ms,
             last_lost: queue.last_lost,
-            last_restart: queue.last_restart.as_ref().map(ToString::to_string),
             heartbeat_age_s: queue.heartbeat_age_s,
             stalled: queue.stalled,
         }

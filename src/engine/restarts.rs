@@ -1,5 +1,6 @@
 //! What the last restart of a queue was: why, how deep, how long it took and what it cost.
 
+use std::fmt;
 use std::time::Duration;
 
 use oxide_actors::supervisor::{self, State};
@@ -24,15 +25,18 @@ pub struct LastRestart {
     pub lost: u64,
 }
 
-impl std::fmt::Display for LastRestart {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let depth = match self.depth {
+impl fmt::Display for LastRestart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { depth, cause, gap_ms, lost } = self;
+        let depth = match depth {
             Depth::Handler => "handler",
             Depth::Port => "port",
             Depth::Queue => "queue",
         };
-        let gap = self.gap_ms.map_or_else(|| "not back yet".to_owned(), |ms| format!("back in {ms:.1} ms"));
-        write!(f, "{depth} {gap}, {} packets lost: {}", self.lost, self.cause)
+        match gap_ms {
+            Some(gap) => write!(f, "{depth} restarted: {cause} ({gap:.1} ms, {lost} packets lost)"),
+            None => write!(f, "{depth} restarts: {cause}"),
+        }
     }
 }
 
@@ -51,6 +55,19 @@ impl QueueStatus {
         // An actor that ended by itself has said its last words before.
         let lost = if depth == Depth::Queue && self.heard.is_none() { self.last_lost } else { 0 };
         self.last_restart = Some(LastRestart { depth, cause: cause.to_owned(), gap_ms: None, lost });
+    }
+
+    /// A handler is at work: how many sessions it took over, or why none.
+    pub(super) fn replaced(&mut self, kept: Result<u64, String>) {
+        if kept.is_err() {
+            self.counts_anew();
+        }
+        let kept =
+            kept.map_or_else(|why| format!("no session taken over: {why}"), |n| format!("{n} sessions taken over"));
+        if !self.last_event.starts_with("handler restarted") {
+            "handler restarted".clone_into(&mut self.last_event);
+        }
+        self.last_event = format!("{}, {kept}", self.last_event);
     }
 
     /// So many packets were lost by what is being rebuilt.
@@ -96,6 +113,19 @@ mod tests {
             queue.lost(0);
             assert_eq!((queue.last_restart.as_ref().unwrap().lost, queue.last_lost), (7, 0));
         }
+    }
+
+    #[test]
+    fn an_operator_reads_it_in_one_line() {
+        let mut queue = sample::status().queues.swap_remove(0);
+        let soft = restarting(supervisor::Depth::Soft);
+        queue.changed(&State::Running, &soft, "index 9".to_owned(), None);
+        assert_eq!(queue.last_event, "index 9");
+        queue.lost(3);
+        queue.changed(&soft, &State::Running, "handler restarted".to_owned(), Some(Duration::from_millis(50)));
+        queue.replaced(Ok(12));
+        let line = "handler restarted: index 9 (50.0 ms, 3 packets lost), 12 sessions taken over";
+        assert_eq!(queue.last_event, line);
     }
 
     #[test]

@@ -312,7 +312,10 @@ impl QueueStatus {
             self.restarts += 1;
         }
         self.restarts_by.count(from, to, &cause);
-        self.last_event = cause;
+        self.last_event = match (to, gap, &self.last_restart) {
+            (State::Running, Some(_), Some(last)) => last.to_string(),
+            _ => cause,
+        };
     }
 
     /// The word for its state, without the reason: one of `planned`, `opening`, `running`, `draining`,

@@ -98,9 +98,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, model: &Model, ui: &Ui) {
         frame.render_widget(regime_line(row), regimes);
         frame.render_widget(Paragraph::new(drop_line(row)).wrap(Wrap { trim: true }), drops);
         let beat = row.heartbeat_age_s.map_or_else(|| "-".to_owned(), |s| format!("{s:.2} s"));
-        let last = row.last_restart.as_ref().map(|text| format!("last restart: {text}"));
-        let last = last.unwrap_or_else(|| row.last_event.clone());
-        let text = format!("heartbeat {beat}  sessions {}  {last}", row.sessions);
+        let text = format!("heartbeat {beat}  sessions {}  {}", row.sessions, row.last_event);
         frame.render_widget(Paragraph::new(text).wrap(Wrap { trim: true }), event);
     }
     frame.render_widget(foot_line(model, ui), foot);

@@ -35,7 +35,6 @@ pub(super) struct Row {
     pub(super) last_gap_ms: Option<f64>,
     pub(super) heartbeat_age_s: Option<f64>,
     pub(super) last_event: String,
-    pub(super) last_restart: Option<String>,
     #[serde(skip)]
     pub(super) history: VecDeque<u64>,
 }
@@ -113,7 +112,6 @@ fn row(now: &QueueView, before: Option<(&QueueView, f64)>) -> Row {
         last_gap_ms: now.last_gap_ms,
         heartbeat_age_s: now.heartbeat_age_s,
         last_event: now.last_event.clone(),
-        last_restart: now.last_restart.clone(),
         history: VecDeque::new(),
     }
 }
