@@ -8,13 +8,27 @@ mod netns;
 
 use std::time::Duration;
 
-use hairpin::{Flows, LONG, all_run, lost, plug, start, wait};
+use hairpin::{Flows, LONG, all_run, id, lost, plug, start_on, wait};
 use netns::{Far, Lab, in_namespace, skip_unless_root};
-use oxide::engine::Engine;
+use oxide::engine::{Depth, Engine, EngineState, EngineStatus};
+use oxide::xdp::steering::PassAll;
 
 /// Traffic on both interfaces, `upset` to the first one; the second one loses nothing, and then the first one is as
 /// good as before.
-fn upset_first(test: &'static str, upset: fn(&Lab, &Far, &Engine)) {
+fn upset_first(test: &'static str, upset_it: fn(&Lab, &Far, &Engine)) {
+    upset(test, &[], move |lab, far, engine| {
+        let others = Flows::find(far, &[1]).run(far);
+        drop(Flows::find(far, &[0]));
+        upset_it(lab, far, engine);
+        wait(engine, "all run again", all_run);
+        std::thread::sleep(Duration::from_millis(100));
+        let (_, counts) = others.end();
+        assert_eq!(lost(&counts, |_, _| true), 0, "{counts:?} {:#?}", engine.status());
+    });
+}
+
+/// An engine on these queues (none: all of them), `upset`, and then all is as good as before.
+fn upset(test: &'static str, queues: &'static [u32], upset: impl FnOnce(&Lab, &Far, &Engine) + Send + 'static) {
     if skip_unless_root(test) {
         return;
     }
@@ -22,18 +36,15 @@ fn upset_first(test: &'static str, upset: fn(&Lab, &Far, &Engine)) {
         let far = lab.second_namespace();
         plug(lab, &far, 0);
         plug(lab, &far, 1);
-        let engine = start();
-        let others = Flows::find(&far, &[1]).run(&far);
-        drop(Flows::find(&far, &[0]));
+        let engine = start_on(queues);
         upset(lab, &far, &engine);
         wait(&engine, "all run again", all_run);
-        std::thread::sleep(Duration::from_millis(100));
-        let (_, counts) = others.end();
-        assert_eq!(lost(&counts, |_, _| true), 0, "{counts:?} {:#?}", engine.status());
-        let traffic = Flows::find(&far, &[0, 1]).run(&far);
-        std::thread::sleep(Duration::from_millis(200));
-        let (_, after) = traffic.end();
-        assert_eq!(lost(&after, |_, _| true), 0, "{after:?} {:#?}", engine.status());
+        if queues.is_empty() {
+            let traffic = Flows::find(&far, &[0, 1]).run(&far);
+            std::thread::sleep(Duration::from_millis(200));
+            let (_, after) = traffic.end();
+            assert_eq!(lost(&after, |_, _| true), 0, "{after:?} {:#?}", engine.status());
+        }
         let status = engine.stop(LONG);
         assert!(status.balanced && status.unaccounted == 0, "{status:#?}");
     });
@@ -80,25 +91,157 @@ fn it_is_renamed_and_named_back() {
 fn its_program_is_taken_off() {
     upset_first("its_program_is_taken_off", |lab, _, engine| {
         // As another process with the privilege would.
-        assert!(lab.ip("link show dev near0").contains("prog/xdp"));
+        assert!(program(lab, "near0").is_some());
         oxide::xdp::steering::detach_all("near0").unwrap();
-        assert!(!lab.ip("link show dev near0").contains("prog/xdp"));
-        let until = std::time::Instant::now() + LONG;
-        while !lab.ip("link show dev near0").contains("prog/xdp") {
-            assert!(std::time::Instant::now() < until, "not put back: {:#?}", engine.status());
-            std::thread::sleep(Duration::from_millis(5));
+        until(engine, "put back", || program(lab, "near0").is_some());
+        assert!(engine.status().queues.iter().all(|queue| queue.restarts == 0), "{:#?}", engine.status());
+    });
+}
+
+/// Number of the program on `dev`; `None` without one.
+fn program(lab: &Lab, dev: &str) -> Option<String> {
+    let shown = lab.ip(&format!("link show dev {dev}"));
+    shown.split("prog/xdp id ").nth(1).map(|rest| rest.split_whitespace().next().unwrap_or_default().to_owned())
+}
+
+fn until(engine: &Engine, what: &str, mut done: impl FnMut() -> bool) {
+    let end = std::time::Instant::now() + LONG;
+    while !done() {
+        assert!(std::time::Instant::now() < end, "{what}: {:#?}", engine.status());
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn all_wait(status: &EngineStatus) -> bool {
+    status.queues.iter().all(|queue| queue.state.starts_with("waiting"))
+}
+
+#[test]
+fn another_program_is_in_the_place_of_ours() {
+    upset_first("another_program_is_in_the_place_of_ours", |_, _, engine| {
+        // Whoever is first after ours was taken off.
+        let mut other = None;
+        until(engine, "another program", || {
+            oxide::xdp::steering::detach_all("near0").unwrap();
+            other = PassAll::attach("near0").ok();
+            other.is_some()
+        });
+        let status = wait(engine, "told", all_wait);
+        assert_eq!(status.state, EngineState::Degraded);
+        for queue in &status.queues {
+            assert!(queue.state.contains("near0") && queue.state.contains("oxide_pass_all"), "{}", queue.state);
+        }
+        // The queue as a whole, too, does without it.
+        engine.handle().restart(&id("near0", 0), Depth::Handler).unwrap();
+        wait(engine, "still told", |s| s.queues[0].restarts > 0 && all_wait(s));
+        drop(other);
+    });
+}
+
+#[test]
+fn another_program_is_put_under_our_link() {
+    upset_first("another_program_is_put_under_our_link", |lab, _, engine| {
+        let ours = program(lab, "near0");
+        for _ in 0..3 {
+            oxide::xdp::steering::swap_all("near0").unwrap();
+            until(engine, "ours again", || program(lab, "near0") == ours);
+        }
+        // The sockets never left the map.
+        assert!(engine.status().queues.iter().all(|queue| queue.restarts == 0), "{:#?}", engine.status());
+    });
+}
+
+#[test]
+fn it_is_moved_to_another_namespace_and_back() {
+    upset_first("it_is_moved_to_another_namespace_and_back", |lab, _, engine| {
+        let away = lab.second_namespace();
+        lab.ip(&format!("link set near0 netns {}", away.path().display()));
+        wait(engine, "gone for us", all_wait);
+        // Nothing of ours is left on it.
+        until(engine, "without our program", || away.run(|lab| program(lab, "near0")).is_none());
+        let home = lab.path().to_owned();
+        away.run(move |lab| lab.ip(&format!("link set near0 netns {}", home.display())));
+        lab.address("near0", "10.9.0.1/24");
+        lab.up("near0");
+        lab.running("near0");
+    });
+}
+
+#[test]
+fn its_mtu_is_changed() {
+    upset_first("its_mtu_is_changed", |lab, far, engine| {
+        for mtu in [1400, 2000] {
+            lab.ip(&format!("link set near0 mtu {mtu}"));
+            far.run(move |lab| lab.ip(&format!("link set far0 mtu {mtu}")));
+            drop(Flows::find(far, &[0]));
+        }
+        let raised = |s: &EngineStatus| s.drift.iter().any(|news| news.contains("MTU of near0 was raised from 1500"));
+        wait(engine, "told", raised);
+        lab.ip("link set near0 mtu 1500");
+        far.run(|lab| lab.ip("link set far0 mtu 1500"));
+        wait(engine, "as planned again", |s| s.drift.is_empty());
+        assert!(engine.status().queues.iter().all(|queue| queue.restarts == 0), "{:#?}", engine.status());
+    });
+}
+
+/// A queue that serves two interfaces is rebuilt while one of them is not there: it comes up with the other one.
+#[test]
+fn a_queue_is_restarted_while_one_of_its_interfaces_is_absent() {
+    upset("a_queue_is_restarted_while_one_of_its_interfaces_is_absent", &[], |lab, far, engine| {
+        lab.ip("link del near0");
+        wait(engine, "noticed", all_wait);
+        for queue in 0..hairpin::QUEUES {
+            engine.handle().restart(&id("near1", queue), Depth::Queue).unwrap();
+        }
+        let without = |s: &EngineStatus| s.queues.iter().all(|queue| queue.restarts > 0) && all_wait(s);
+        let status = wait(engine, "rebuilt", without);
+        assert!(status.queues.iter().all(|queue| queue.state.contains("near0")), "{status:#?}");
+        let traffic = Flows::find(far, &[1]).run(far);
+        std::thread::sleep(Duration::from_millis(200));
+        let (flows, counts) = traffic.end();
+        assert_eq!(lost(&counts, |_, _| true), 0, "{counts:?} {:#?}", engine.status());
+        // It comes back while the other one is at work.
+        let traffic = flows.run(far);
+        plug(lab, far, 0);
+        wait(engine, "served again", all_run);
+        let (_, counts) = traffic.end();
+        assert_eq!(lost(&counts, |_, _| true), 0, "{counts:?} {:#?}", engine.status());
+    });
+}
+
+#[test]
+fn its_channels_are_fewer_or_more() {
+    // Two of four queues are served, so that the kernel lets the number change.
+    upset("its_channels_are_fewer_or_more", &[0, 1], |lab, far, engine| {
+        for count in [2, 3, 4] {
+            let near = || lab.run("ethtool", &format!("-L near0 rx {count} tx {count}"));
+            let there = || far.run(move |lab| lab.run("ethtool", &format!("-L far0 rx {count} tx {count}")));
+            // At no moment may the far end send by more queues than we receive by (veth_set_channels).
+            if count == 2 {
+                there();
+                near();
+            } else {
+                near();
+                there();
+            }
+            lab.running("near0");
+            let told = move |s: &EngineStatus| {
+                let words = format!("near0 has {count} receive queues instead of 4");
+                s.drift.iter().any(|news| news.contains(&words)) == (count != 4)
+            };
+            wait(engine, "told", told);
         }
         assert!(engine.status().queues.iter().all(|queue| queue.restarts == 0), "{:#?}", engine.status());
     });
 }
 
 #[test]
-fn its_channels_are_changed() {
-    upset_first("its_channels_are_changed", |lab, _, _| {
-        // Fewer than there are sockets: the kernel refuses. The same again: the driver may restart its queues.
-        let refused =
-            std::process::Command::new("ethtool").args(["-L", "near0", "rx", "2", "tx", "2"]).output().unwrap();
-        let _ = refused.status;
+fn its_channels_cannot_be_fewer_than_our_sockets() {
+    upset_first("its_channels_cannot_be_fewer_than_our_sockets", |lab, _, _| {
+        let fewer = ["-L", "near0", "rx", "2", "tx", "2"];
+        let refused = std::process::Command::new("ethtool").args(fewer).output().unwrap();
+        assert!(!refused.status.success(), "the kernel lets a queue go that has a socket");
+        // The same number again: the driver may restart its queues.
         let _ = std::process::Command::new("ethtool").args(["-L", "near0", "rx", "4", "tx", "4"]).output().unwrap();
         lab.running("near0");
     });

@@ -153,7 +153,15 @@ impl Relay {
         ))?;
         let plan = RelayPlan::new(&config, &[])?;
         let handler = UdpRelay::new(&plan, &info);
-        let parts = Parts { umem, ports, handler, processor, info, peers: Peers::none(), batch_size: LANES };
+        let parts = Parts {
+            umem,
+            ports: ports.into_iter().map(Some).collect(),
+            handler,
+            processor,
+            info,
+            peers: Peers::none(),
+            batch_size: LANES,
+        };
         let now = Instant::now();
         let mut worker = Worker::new(parts, now);
         worker.set_tables(Box::new(tables(&net)));

@@ -117,6 +117,7 @@ fn supervision(out: &mut Exposition, name: &str, queue: &QueueStatus) {
             Mode::Copy => "copy",
             Mode::Generic => "generic",
             Mode::Simulated => "simulated",
+            Mode::Closed => "closed",
         };
         let yes = |it: bool| if it { "true" } else { "false" };
         let labels =

@@ -69,7 +69,7 @@ pub struct QueueView {
     pub restarts: u32,
     /// From the last failure to running again, milliseconds.
     pub last_gap_ms: Option<f64>,
-    /// Packets that the last end of an actor cost.
+    /// Packets that the last restart cost, of whatever depth.
     pub last_lost: u64,
     /// Since its actor was last heard, seconds.
     pub heartbeat_age_s: Option<f64>,

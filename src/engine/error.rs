@@ -46,6 +46,12 @@ pub enum EngineError {
         /// The net room's words.
         text: String,
     },
+    /// Limits of supervision that do not go together.
+    #[error("supervision: {text}")]
+    Supervision {
+        /// Which, and what would.
+        text: String,
+    },
     /// A vector level was asked for that this build or CPU does not have.
     #[error("simd = \"{wanted}\" cannot be had: {why}; write simd = \"auto\"")]
     Simd {

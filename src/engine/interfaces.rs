@@ -2,6 +2,7 @@
 //! interface, attached as long as the engine lives, and attached anew when the interface was made again.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
@@ -20,6 +21,8 @@ pub type Destinations = Vec<(IpAddr, RangeInclusive<u16>)>;
 pub(super) struct Interfaces {
     options: SteeringOptions,
     attached: BTreeMap<String, Attached>,
+    /// There, wanted, and refused our program when that was last tried: another one was there first.
+    refusing: BTreeMap<String, Instant>,
     destinations: Destinations,
 }
 
@@ -50,18 +53,17 @@ impl Attached {
             return Ok(false);
         }
         self.steering.reattach(options)?;
-        self.trouble = None;
         Ok(true)
     }
 }
 
 impl Interfaces {
     pub(super) fn new(options: SteeringOptions) -> Self {
-        Self { options, attached: BTreeMap::new(), destinations: Vec::new() }
+        Self { options, attached: BTreeMap::new(), refusing: BTreeMap::new(), destinations: Vec::new() }
     }
 
     /// The program of `name`, attached if it is not there, or not there any more.
-    fn ensure(&mut self, name: &str) -> Result<&Steering, EngineError> {
+    fn ensure(&mut self, name: &str) -> Result<(), EngineError> {
         let gone = |source| EngineError::Interface { interface: name.to_owned(), source };
         let device = Device::named(name).map_err(gone)?;
         let same = self.attached.get_mut(name).filter(|attached| attached.ifindex == device.ifindex);
@@ -75,15 +77,21 @@ impl Interfaces {
             let attached = Attached { steering, ifindex: device.ifindex, settings: None, trouble: None };
             self.attached.insert(name.to_owned(), attached);
         }
-        match self.attached.get(name) {
-            Some(attached) => Ok(&attached.steering),
-            None => Err(gone(std::io::ErrorKind::NotFound.into())),
-        }
+        Ok(())
     }
 
-    /// What a backend needs to open `id`.
+    /// What a backend needs to open `id`. A refusal is looked after by [`tend`](Self::tend) from then on.
     pub(super) fn request(&mut self, id: &QueueId) -> Result<PortRequest, EngineError> {
-        let steering = self.ensure(&id.interface)?;
+        let ensured = self.ensure(&id.interface);
+        if let Err(EngineError::Steering { .. }) = ensured {
+            self.refusing.entry(id.interface.clone()).or_insert_with(Instant::now);
+        }
+        ensured?;
+        let gone = || EngineError::Interface {
+            interface: id.interface.clone(),
+            source: io::Error::from_raw_os_error(libc::ENODEV),
+        };
+        let steering = &self.attached.get(&id.interface).ok_or_else(gone)?.steering;
         let slot = steering.slot(id.queue).map_err(|e| refused(&id.interface, &e))?;
         let generic =
             (steering.mode() == AttachMode::Generic).then(|| steering.why().unwrap_or("as configured").to_owned());
@@ -131,6 +139,7 @@ impl Interfaces {
 
     /// Puts programs back that another process took off. Tells each change once.
     pub(super) fn tend(&mut self) -> Vec<Tended> {
+        let mut tended = self.tend_refusing();
         let Self { attached, options, .. } = self;
         let tend = |(name, attached): (&String, &mut Attached)| {
             let interface = name.clone();
@@ -138,8 +147,8 @@ impl Interfaces {
                 return None;
             }
             match attached.put_back(options) {
-                Ok(false) => None,
-                Ok(true) => Some(Tended::Back { interface }),
+                // Put back by somebody else than this look, perhaps: a queue that was started meanwhile.
+                Ok(put) => (attached.trouble.take().is_some() || put).then_some(Tended::Back { interface }),
                 // Deleted, or another one of that name: netlink says so.
                 Err(_) if Device::named(name).map_or(0, |device| device.ifindex) != attached.ifindex => None,
                 Err(error) => {
@@ -150,7 +159,25 @@ impl Interfaces {
                 }
             }
         };
-        attached.iter_mut().filter_map(tend).collect()
+        tended.extend(attached.iter_mut().filter_map(tend));
+        tended
+    }
+
+    /// Those whose program could not be attached when a port was to be opened: now?
+    fn tend_refusing(&mut self) -> Vec<Tended> {
+        let due = self.refusing.iter().filter(|(_, at)| at.elapsed() >= TRY_EVERY);
+        let due: Vec<String> = due.map(|(name, _)| name.clone()).collect();
+        let mut tended = Vec::new();
+        for interface in due {
+            self.refusing.remove(&interface);
+            match self.ensure(&interface) {
+                Ok(()) => tended.push(Tended::Back { interface }),
+                Err(EngineError::Steering { .. }) => _ = self.refusing.insert(interface, Instant::now()),
+                // Not there at all: netlink tells when it is.
+                Err(_) => {}
+            }
+        }
+        tended
     }
 
     /// Drops the programs of interfaces that are not there any more, or were made again under the same

@@ -63,7 +63,7 @@ impl<H: Handler + 'static> Launcher<H> {
         let Some(plan) = self.plan.actors.get(index) else { return Err(EngineError::Ended) };
         let config = self.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let failed = |step| move |e: &dyn std::fmt::Display| EngineError::Actor { step, text: e.to_string() };
-        let requests = self.ports_of(index).iter().map(|id| interfaces.request(id)).collect::<Result<Vec<_>, _>>()?;
+        let backend = backend(options(&config, plan)?, &self.ports_of(index), interfaces)?;
         let (commands, mailbox) = mailbox::<Command>(COMMANDS).map_err(|e| failed("making a mailbox")(&e))?;
         let (parcels, inbox) =
             Inbox::with_doorbell(PARCELS, mailbox.doorbell()).map_err(|e| failed("making an inbox")(&e))?;
@@ -73,7 +73,7 @@ impl<H: Handler + 'static> Launcher<H> {
             peers.set(*queue, Some(address.clone()));
         }
         let spec = ActorSpec {
-            backend: XdpBackend::new(options(&config, plan)?, requests),
+            backend,
             factory: Arc::clone(&self.factory),
             processor: self.processor,
             queue: plan.queue,
@@ -98,6 +98,24 @@ impl<H: Handler + 'static> Launcher<H> {
         let ports = self.plan.actors.get(index).map(|a| a.ports.as_slice()).unwrap_or_default();
         ports.iter().map(|port| QueueId::new(port.interface.clone(), port.queue)).collect()
     }
+}
+
+/// Opens those of `ids` whose interfaces are there. The others wait, unless there is none: then their first error.
+fn backend(options: XdpOptions, ids: &[QueueId], interfaces: &mut Interfaces) -> Result<XdpBackend, EngineError> {
+    let (mut there, mut absent) = (Vec::new(), Vec::new());
+    for (id, at) in ids.iter().zip(0..) {
+        match interfaces.request(id) {
+            Ok(request) => there.push(request),
+            Err(error) => absent.push((at, id, error)),
+        }
+    }
+    if there.is_empty() && !absent.is_empty() {
+        return Err(absent.swap_remove(0).2);
+    }
+    let without = |all: XdpBackend, (at, id, error): (_, &QueueId, EngineError)| {
+        all.with_absent(at, id.clone(), error.to_string())
+    };
+    Ok(absent.into_iter().fold(XdpBackend::new(options, there), without))
 }
 
 fn options(config: &EngineConfig, plan: &ActorPlan) -> Result<XdpOptions, EngineError> {

@@ -15,10 +15,12 @@ mod interfaces;
 mod launch;
 mod observe;
 mod ports;
+mod restarts;
 #[cfg(test)]
 pub(crate) mod sample;
 mod settings;
 mod status;
+mod supervision;
 mod totals;
 mod worker;
 
@@ -26,7 +28,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use oxide_actors::supervisor::{Settings, Supervisor, supervise};
+use oxide_actors::supervisor::{Rested, Supervisor, SupervisorError, supervise};
 use oxide_topology::Plan;
 
 pub use error::EngineError;
@@ -34,8 +36,10 @@ pub use handle::{Depth, EngineHandle};
 pub use house::read_tables;
 pub use interfaces::Destinations;
 pub use ports::PortStatus;
+pub use restarts::LastRestart;
 pub use settings::{make_plan, request};
 pub use status::{EngineState, EngineStatus, ModeStatus, ProcessUsage, QueueStatus, SteeringStatus};
+pub use supervision::{Ending, Supervision};
 pub use totals::Totals;
 
 use handle::{Factory, Shared};
@@ -71,6 +75,7 @@ pub struct EngineBuilder<H> {
     config: EngineConfig,
     factory: HandlerFactory<H>,
     destinations: DestinationsOf,
+    supervision: Supervision,
 }
 
 impl Engine {
@@ -80,7 +85,8 @@ impl Engine {
         config: EngineConfig,
         factory: impl Fn(&QueueInfo) -> H + Send + Sync + 'static,
     ) -> EngineBuilder<H> {
-        EngineBuilder { config, factory: Arc::new(factory), destinations: Box::new(|_| Vec::new()) }
+        let destinations: DestinationsOf = Box::new(|_| Vec::new());
+        EngineBuilder { config, factory: Arc::new(factory), destinations, supervision: Supervision::default() }
     }
 }
 
@@ -93,13 +99,21 @@ impl<H: Handler + 'static> EngineBuilder<H> {
         self
     }
 
+    /// Other limits of supervision than the default ones.
+    #[must_use]
+    pub fn supervision(mut self, supervision: Supervision) -> Self {
+        self.supervision = supervision;
+        self
+    }
+
     /// Plans, attaches, and starts every queue; returns when all of them take packets.
     ///
     /// # Errors
     /// [`EngineError`]: what stands in the way, with its mend. Nothing is left behind then.
     pub fn start(self) -> Result<Engine, EngineError> {
         let started = Instant::now();
-        let Self { config, factory, destinations } = self;
+        let Self { config, factory, destinations, supervision } = self;
+        supervision.check()?;
         let processor = settings::processor(&config)?;
         let (executor, why_threads) = settings::executor(&config).resolve();
         let net = NetService::start(NetOptions::default()).map_err(|e| EngineError::Net { text: e.to_string() })?;
@@ -120,7 +134,7 @@ impl<H: Handler + 'static> EngineBuilder<H> {
         let launcher = Arc::new(Launcher { config, plan: plan.clone(), executor, processor, rss, factory: newest });
         let directory: Directory = Arc::new(Mutex::new(plan.actors.iter().map(|_| None).collect()));
         let workers = plan.actors.iter().enumerate().map(|(index, actor)| QueueWorker {
-            name: format!("queue {}", actor.queue),
+            name: worker::name(actor.queue),
             index,
             queue: actor.queue,
             launcher: Arc::clone(&launcher),
@@ -132,7 +146,7 @@ impl<H: Handler + 'static> EngineBuilder<H> {
         });
         let (ask, asked) = flume::bounded(ASKS);
         let observer = Observer::new(Arc::clone(&status), plan.clone(), ask, started);
-        let supervisor = supervise(Settings::default(), workers.collect(), observer.into_fn())
+        let supervisor = supervise(supervision.settings(), workers.collect(), observer.into_fn())
             .map_err(|e| EngineError::Actor { step: "starting the supervisor", text: e.to_string() })?;
         let (order, orders) = flume::bounded(ORDERS);
         let planned = oxide_topology::live_nics(&watched).unwrap_or_default();
@@ -233,11 +247,7 @@ impl Engine {
     #[must_use]
     pub fn drain(self, within: Duration) -> EngineStatus {
         self.mark(EngineState::Draining);
-        match self.handle.shared().supervisor.drain(None, within) {
-            Ok(rested) if rested.not_ended.is_empty() => {}
-            Ok(rested) => tracing::error!(queues = ?rested.not_ended, "did not end when drained"),
-            Err(error) => tracing::error!(%error, "draining"),
-        }
+        self.rested(self.handle.shared().supervisor.drain(None, within), "draining");
         self.stop(Duration::from_secs(2))
     }
 
@@ -254,13 +264,25 @@ impl Engine {
         self.handle.shared().status.lock().unwrap_or_else(PoisonError::into_inner).state = state;
     }
 
+    /// Writes down who did not end when told to.
+    fn rested(&self, outcome: Result<Rested, SupervisorError>, step: &str) {
+        let rested = match outcome {
+            Ok(rested) => rested,
+            Err(error) => return tracing::error!(%error, step),
+        };
+        if !rested.not_ended.is_empty() {
+            tracing::error!(queues = ?rested.not_ended, step, "did not end; its thread goes with the process");
+        }
+        let plan = &self.handle.shared().plan;
+        let names = plan.actors.iter().map(|actor| (actor.queue, worker::name(actor.queue)));
+        let stuck = names.filter(|(_, name)| rested.not_ended.contains(name)).map(|(queue, _)| queue);
+        let mut status = self.handle.shared().status.lock().unwrap_or_else(PoisonError::into_inner);
+        status.not_ended = stuck.collect();
+    }
+
     fn shut_down(&mut self, within: Duration) {
         let Some(supervisor) = self.supervisor.take() else { return };
-        match self.handle.shared().supervisor.stop(within) {
-            Ok(rested) if rested.not_ended.is_empty() => {}
-            Ok(rested) => tracing::error!(queues = ?rested.not_ended, "did not end; the process will"),
-            Err(error) => tracing::error!(%error, "stopping"),
-        }
+        self.rested(self.handle.shared().supervisor.stop(within), "stopping");
         if let Err(panic) = supervisor.join() {
             tracing::error!(panic, "the supervisor panicked");
         }

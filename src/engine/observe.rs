@@ -57,10 +57,10 @@ impl Observer {
 
     fn event(&self, status: &mut EngineStatus, event: Event) {
         match event {
-            Event::Changed { worker, to, cause, gap, .. } => {
+            Event::Changed { worker, from, to, cause, gap } => {
                 let Some(queue) = status.queues.get_mut(worker.0) else { return };
                 queue.state = to.to_string();
-                queue.changed(&to, cause, gap);
+                queue.changed(&from, &to, cause, gap);
             }
             Event::Stalled { worker, age } => {
                 let Some(queue) = status.queues.get_mut(worker.0) else { return };
@@ -111,6 +111,7 @@ impl Observer {
                 // Full: a later packet asks again.
                 let _ = self.resolve.try_send((interface, next_hop));
             }
+            Report::Lost(packets) => queue.lost(packets),
             Report::Replaced(Ok(sessions)) => {
                 queue.last_event = format!("handler restarted, {sessions} sessions taken over");
             }

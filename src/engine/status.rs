@@ -7,6 +7,7 @@ use oxide_actors::supervisor::State;
 use serde::Serialize;
 
 use super::ports::PortStatus;
+use super::restarts::LastRestart;
 use super::totals::Totals;
 use crate::port::{Mode, PortInfo};
 use crate::queue::{BatchSizes, QueueSnapshot, TurnTimes};
@@ -68,6 +69,8 @@ pub struct EngineStatus {
     pub steering: Vec<SteeringStatus>,
     /// What was changed on the interfaces since they were planned for, a sentence each with its mend.
     pub drift: Vec<String>,
+    /// Queues that were told to end and still run: their handlers did not come back.
+    pub not_ended: Vec<u32>,
     /// Every queue's books balance.
     pub balanced: bool,
     /// Frames that no queue can account for.
@@ -176,8 +179,10 @@ pub struct QueueStatus {
     pub heartbeat_age_s: Option<f64>,
     /// Restarts, soft and hard.
     pub restarts: u32,
-    /// Packets that the last end of an actor cost: in its hands, or left on its rings.
+    /// Packets that the last restart cost, of whatever depth.
     pub last_lost: u64,
+    /// The last restart: depth, cause, gap and cost.
+    pub last_restart: Option<LastRestart>,
     /// The last change of state, and why.
     pub last_event: String,
     /// Time from the last failure to running again, milliseconds.
@@ -278,7 +283,8 @@ impl QueueStatus {
     }
 
     /// Its state has changed.
-    pub(super) fn changed(&mut self, to: &State, cause: String, gap: Option<Duration>) {
+    pub(super) fn changed(&mut self, from: &State, to: &State, cause: String, gap: Option<Duration>) {
+        self.restarted(from, to, &cause, gap);
         self.life = match to {
             State::Planned | State::Opening => Life::Opening,
             State::Running => Life::Running,
@@ -287,9 +293,6 @@ impl QueueStatus {
         };
         if matches!(to, State::Restarting { .. }) {
             self.restarts += 1;
-        }
-        if let Some(gap) = gap {
-            self.last_gap_ms = Some(millis(gap));
         }
         self.last_event = cause;
     }
@@ -320,7 +323,7 @@ impl QueueStatus {
             return;
         }
         let on_rings = self.ports.iter().map(PortStatus::waiting).sum::<u64>();
-        self.last_lost = self.in_hand + on_rings;
+        self.lost(self.in_hand + on_rings);
         self.totals.drops.add(DropReason::Restart, self.in_hand);
         self.in_hand = 0;
         self.totals.sessions = 0;

@@ -44,6 +44,11 @@ pub(super) struct Entry {
     pub(super) commands: Address<Command>,
 }
 
+/// The name of the worker that serves `queue`.
+pub(super) fn name(queue: u32) -> String {
+    format!("queue {queue}")
+}
+
 pub(super) struct QueueWorker<H> {
     pub(super) name: String,
     pub(super) index: usize,
@@ -77,7 +82,8 @@ impl<H: Handler + 'static> supervisor::Worker for QueueWorker<H> {
             self.launcher.launch(self.index, link, &mut interfaces, &self.tables, &others)
         };
         let Launched { handle, commands, parcels } = launched.map_err(|error| match error {
-            EngineError::Interface { .. } => End::Waiting(error.to_string()),
+            // Not there, or another program is on it: that may change.
+            EngineError::Interface { .. } | EngineError::Steering { .. } => End::Waiting(error.to_string()),
             other => End::Refused(other.to_string()),
         })?;
         self.announce(Some(Entry { queue: self.queue, parcels, commands: commands.clone() }));

@@ -56,6 +56,8 @@ pub enum Mode {
     Generic,
     /// No kernel at all: the simulated port.
     Simulated,
+    /// There is no socket: the port has not been opened yet.
+    Closed,
 }
 
 impl std::fmt::Display for Mode {
@@ -65,6 +67,7 @@ impl std::fmt::Display for Mode {
             Mode::Copy => "copy",
             Mode::Generic => "generic",
             Mode::Simulated => "simulated",
+            Mode::Closed => "closed",
         })
     }
 }
@@ -88,6 +91,15 @@ pub struct PortInfo {
     /// What was asked for of preferred busy polling, or why not; whether it is in force says
     /// [`Port::busy_polling`].
     pub busy_poll: String,
+}
+
+impl PortInfo {
+    /// A port that cannot be opened yet, for this reason. Nothing matches its interface number.
+    #[must_use]
+    pub fn closed(id: QueueId, why: String) -> Self {
+        let (mac, busy_poll) = (MacAddr::default(), String::new());
+        Self { id, ifindex: 0, mac, mtu: 0, mode: Mode::Closed, mode_reason: why, busy_poll }
+    }
 }
 
 /// What the kernel answered to a kick.
@@ -162,6 +174,14 @@ pub enum PortError {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// There is nothing to open it on now; the engine knows when there is.
+    #[error("{id}: {why}")]
+    NotNow {
+        /// Which port.
+        id: QueueId,
+        /// What stands in the way.
+        why: String,
+    },
     /// A step of opening or using the port was refused.
     #[error("{id}: {step}: {source}{}", mend(.advice))]
     Refused {
@@ -231,6 +251,29 @@ pub enum PortError {
 }
 
 impl PortError {
+    /// Which port.
+    #[must_use]
+    pub fn id(&self) -> &QueueId {
+        match self {
+            Self::Gone { id, .. }
+            | Self::NotNow { id, .. }
+            | Self::Refused { id, .. }
+            | Self::Mode { id, .. }
+            | Self::NoCompletions { id, .. }
+            | Self::BadDescriptor { id, .. }
+            | Self::Layout { id, .. }
+            | Self::Memory { id, .. }
+            | Self::Steering { id, .. } => id,
+        }
+    }
+
+    /// Whether it is the interface that is missing, and nobody's fault: absent, down, or not ours now. What it costs is
+    /// this one port; it is opened when the interface is there.
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        matches!(self, Self::Gone { .. } | Self::NotNow { .. }) || self.is_link_down()
+    }
+
     /// Whether the interface is there but down: it may come up by itself.
     #[must_use]
     pub fn is_link_down(&self) -> bool {
@@ -318,6 +361,9 @@ pub trait Port {
     fn steer(&mut self, on: bool) -> Result<(), PortError>;
 }
 
+/// The memory of an actor, and each of its ports or why it could not be opened.
+pub type Opened<P> = (Umem, Vec<Result<P, PortError>>);
+
 /// How an actor gets its ports: used on the actor's own core, so that memory is touched there first.
 pub trait Backend: Send + 'static {
     /// The kind of port it opens.
@@ -331,6 +377,16 @@ pub trait Backend: Send + 'static {
     /// # Errors
     /// [`PortError`]; whatever was opened before is closed again.
     fn open(&mut self) -> Result<(Umem, Vec<Self::Port>), PortError>;
+
+    /// As [`open`](Self::open), but a port whose interface is not there ([`PortError::waits`]) is that error in its
+    /// place, to be opened by [`reopen`](Self::reopen) later. At least one is open.
+    ///
+    /// # Errors
+    /// As there; if no port can be opened, the first one's.
+    fn open_present(&mut self) -> Result<Opened<Self::Port>, PortError> {
+        let (umem, ports) = self.open()?;
+        Ok((umem, ports.into_iter().map(Ok).collect()))
+    }
 
     /// Opens port `port` of `umem` again, whose earlier [`Port`] has been dropped, while the others go on:
     /// one try, which does not wait. Steering is off.

@@ -9,6 +9,7 @@
 //! ```
 
 mod away;
+mod costs;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,6 +31,7 @@ use crate::port::{Backend, Port, PortError, Rss};
 use crate::simd::Processor;
 use crate::umem::MAX_PORTS;
 use away::Away;
+use costs::Costs;
 
 /// Turns between two looks into the mailbox while packets flow: a look costs 2 ns, a turn 100 or more.
 const CONTROL_EVERY: u64 = 16;
@@ -96,6 +98,7 @@ struct Actor<B: Backend, H> {
     backend: B,
     /// Ports that are closed, and what becomes of them.
     away: Away,
+    costs: Costs,
     factory: HandlerFactory<H>,
     info: QueueInfo,
     mailbox: Mailbox<Command<B::Request>>,
@@ -124,11 +127,12 @@ impl<B: Backend, H: Handler> Actor<B, H> {
         {
             tracing::warn!(queue = spec.queue, why, "realtime");
         }
-        let (umem, ports) = spec.backend.open()?;
+        let (umem, opened) = spec.backend.open_present()?;
+        let (away, infos, ports) = away::sort(opened);
         let info = QueueInfo {
             queue: spec.queue,
             queues: spec.queues,
-            ports: ports.iter().map(|port| port.info().clone()).collect(),
+            ports: infos,
             rss: spec.rss,
             changes: 0,
             processor: spec.processor,
@@ -149,11 +153,12 @@ impl<B: Backend, H: Handler> Actor<B, H> {
         worker.set_tables(spec.tables);
         worker.steer(true)?;
         link.report(Report::Opened { ports: info.ports.clone(), pages, seen, cpus: own_cpus() });
-        link.say(Word::Running);
+        link.say(away.word());
         Ok(Self {
             worker,
             backend: spec.backend,
-            away: Away::default(),
+            away,
+            costs: Costs::default(),
             factory: spec.factory,
             info,
             mailbox,
@@ -252,6 +257,7 @@ impl<B: Backend, H: Handler> Actor<B, H> {
             && !self.parked_told
         {
             self.parked_told = true;
+            self.costs.begin(&self.worker);
             self.link.say(Word::SoftFailed(words.to_owned()));
         }
         self.reopen(now);

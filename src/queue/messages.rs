@@ -81,6 +81,8 @@ pub enum Report {
     Snapshot(Box<QueueSnapshot>),
     /// Counters at the end of this actor, after its last packet.
     Last(Box<QueueSnapshot>),
+    /// So many packets were lost by what failed, or was rebuilt: told before the word that it is back.
+    Lost(u64),
     /// A next hop is wanted.
     Resolve {
         /// Interface it is on.
@@ -111,8 +113,7 @@ impl Exit {
     pub fn end(&self) -> End {
         match self {
             Exit::Stopped => End::Done,
-            Exit::NotOpened(error @ PortError::Gone { .. }) => End::Waiting(error.to_string()),
-            Exit::NotOpened(error) if error.is_link_down() => End::Waiting(error.to_string()),
+            Exit::NotOpened(error) if error.waits() => End::Waiting(error.to_string()),
             // Transient by nature: the kernel tears sockets down late, memory may come back.
             Exit::NotOpened(error) if error.is_transient() => End::Failed(error.to_string()),
             Exit::NotOpened(error) => End::Refused(error.to_string()),

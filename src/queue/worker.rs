@@ -34,8 +34,9 @@ pub(super) const TICK: Duration = Duration::from_millis(100);
 pub struct Parts<P, H> {
     /// The packet memory that all ports were opened with.
     pub umem: Umem,
-    /// The ports, in the order of `info.ports`.
-    pub ports: Vec<P>,
+    /// The ports, in the order of `info.ports`; `None`: closed, to be put in its place later
+    /// ([`put_port`](Worker::put_port)).
+    pub ports: Vec<Option<P>>,
     /// The application.
     pub handler: H,
     /// The batch processor.
@@ -86,6 +87,8 @@ pub struct Worker<P, H> {
     /// The handler panicked and has not been replaced yet: its words.
     parked: Option<String>,
     faults: Faults,
+    /// Packets that were on the rings of sockets when they were closed.
+    left_on_rings: u64,
 }
 
 impl<P: Port, H: Handler> Worker<P, H> {
@@ -96,7 +99,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
         Self {
             out: ports.iter().map(|_| Outgoing::default()).collect(),
             seats: ports.iter().map(|_| Seat::default()).collect(),
-            ports: ports.into_iter().map(Some).collect(),
+            ports,
             umem,
             handler,
             processor,
@@ -116,6 +119,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
             paused: 0,
             parked: None,
             faults: Faults::default(),
+            left_on_rings: 0,
         }
     }
 

@@ -62,6 +62,17 @@ impl Health {
         any.then(|| Box::new(Self { policies, upstreams: vec![Upstream::default(); upstreams], fell: 0, rose: 0 }))
     }
 
+    /// Goes on with what `former` knows, `places` being ours for each of its upstreams. Of those that are up nothing
+    /// is taken: their sessions have other slots now, and would be counted twice.
+    pub(super) fn take_over(&mut self, former: &Self, places: &[Option<u32>]) {
+        (self.fell, self.rose) = (former.fell, former.rose);
+        for (theirs, place) in former.upstreams.iter().zip(places).filter(|(theirs, _)| theirs.down) {
+            if let Some(ours) = place.and_then(|at| self.upstreams.get_mut(at as usize)) {
+                *ours = *theirs;
+            }
+        }
+    }
+
     /// The session in `slot` sent to `upstream` of `entry`.
     #[inline]
     pub(super) fn sent(&mut self, entry: u16, upstream: u32, slot: u32, now: u32) {
@@ -173,6 +184,22 @@ mod tests {
             health.answered(4);
             assert!(!health.down(1, 4, 700 + 10 * round));
         }
+    }
+
+    #[test]
+    fn who_follows_knows_who_is_down_and_by_its_own_places() {
+        let mut former = health(1);
+        former.sent(1, 4, 0, 0);
+        former.sent(1, 5, 0, 20);
+        assert!(former.down(1, 4, 31) && !former.down(1, 5, 31));
+        let mut next = health(1);
+        next.take_over(&former, &[None, None, None, None, Some(2), Some(3)]);
+        assert!(next.down(1, 2, 32) && !next.down(1, 4, 32));
+        // Silent, but not for long enough yet: from anew.
+        assert!(!next.down(1, 3, 1000));
+        assert_eq!(next.fell, 1);
+        next.answered(2);
+        assert!(!next.down(1, 2, 33) && next.rose == 1);
     }
 
     #[test]

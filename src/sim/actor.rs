@@ -202,7 +202,7 @@ impl SimActor {
         };
         let parts = Parts {
             umem,
-            ports,
+            ports: ports.into_iter().map(Some).collect(),
             handler: Fused::new(self.app.handler(&info), self.fuse.clone()),
             processor: info.processor,
             info: info.clone(),

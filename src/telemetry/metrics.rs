@@ -138,7 +138,7 @@ metrics! {
         QUEUE_GAP = Gauge "oxide_queue_last_gap_seconds", "seconds", ["queue"],
             "From the last failure or restart to running again; absent before the first.";
         QUEUE_LOST = Gauge "oxide_queue_last_lost_packets", "packets", ["queue"],
-            "Packets that the last end of an actor cost: in its hands, or left on its rings.";
+            "Packets that the last restart cost, of handler, port or queue, as far as they can be counted.";
         QUEUE_STALLED = Gauge "oxide_queue_stalled", "0 or 1", ["queue"],
             "Whether a queue's heartbeat stands still: its handler does not return.";
         HEARTBEAT_AGE = Gauge "oxide_heartbeat_age_seconds", "seconds", ["queue"],

@@ -28,7 +28,7 @@ use super::port::{BusyPolling, Parts, XdpPort};
 use super::refusal::{device, is_gone, refused};
 use super::steering::Slot;
 use super::xsk::{REGISTERING, Xsk};
-use crate::port::{Backend, Mode, Port, PortError, PortInfo, QueueId};
+use crate::port::{Backend, Mode, Opened, Port, PortError, PortInfo, QueueId};
 use crate::umem::{PageKind, PortIndex, Region, RingSizes, Umem, UmemLayout};
 
 /// Wish for zero-copy.
@@ -116,6 +116,8 @@ struct Place {
     prepared: Option<Prepared>,
     /// It is to be made anew: what it is opened from has changed.
     renewed: bool,
+    /// Why there is nothing to open it from, until it is renewed.
+    absent: Option<String>,
     /// Interfaces that sockets of this port were bound to and may not have left yet.
     bound_to: Vec<u32>,
 }
@@ -133,7 +135,15 @@ struct Prepared {
 impl Place {
     fn new(request: PortRequest) -> Self {
         let PortRequest { id, slot, generic } = request;
-        Self { id, slot: slot.map(Arc::new), generic, prepared: None, renewed: false, bound_to: Vec::new() }
+        Self {
+            id,
+            slot: slot.map(Arc::new),
+            generic,
+            prepared: None,
+            renewed: false,
+            absent: None,
+            bound_to: Vec::new(),
+        }
     }
 }
 
@@ -142,6 +152,14 @@ impl XdpBackend {
     #[must_use]
     pub fn new(options: XdpOptions, requests: Vec<PortRequest>) -> Self {
         Self { options, places: requests.into_iter().map(Place::new).collect() }
+    }
+
+    /// Adds a port that there is nothing to open from now, for this reason: it waits for [`Backend::renew`].
+    #[must_use]
+    pub fn with_absent(mut self, at: PortIndex, id: QueueId, why: String) -> Self {
+        let place = Place { absent: Some(why), ..Place::new(PortRequest { id, slot: None, generic: None }) };
+        self.places.insert(usize::from(at).min(self.places.len()), place);
+        self
     }
 
     /// Opens port `port` anew, as [`Backend::reopen`] does.
@@ -170,6 +188,11 @@ impl Backend for XdpBackend {
     type Request = PortRequest;
 
     fn open(&mut self) -> Result<(Umem, Vec<XdpPort>), PortError> {
+        let (umem, ports) = self.open_present()?;
+        Ok((umem, ports.into_iter().collect::<Result<_, _>>()?))
+    }
+
+    fn open_present(&mut self) -> Result<Opened<XdpPort>, PortError> {
         let opened = match self.open_on(self.options.pages, None) {
             Err(PortError::Refused { step: REGISTERING, source, .. }) if self.options.pages == PageKind::Huge => {
                 self.open_on(PageKind::Base, Some(format!("huge pages could not be registered: {source}")))
@@ -196,7 +219,7 @@ impl Backend for XdpBackend {
 }
 
 impl XdpBackend {
-    fn open_on(&mut self, pages: PageKind, fallback: Option<String>) -> Result<(Umem, Vec<XdpPort>), PortError> {
+    fn open_on(&mut self, pages: PageKind, fallback: Option<String>) -> Result<Opened<XdpPort>, PortError> {
         let mut umem = self.memory(pages, fallback)?;
         let mut ports = Vec::with_capacity(self.places.len());
         for (index, place) in self.places.iter_mut().enumerate() {
@@ -205,11 +228,18 @@ impl XdpBackend {
             let port = loop {
                 match place.attempt(index, &self.options, &mut umem) {
                     Err(error) if error.is_busy() && Instant::now() < until => thread::sleep(Duration::from_millis(1)),
-                    other => break other?,
+                    Err(error) if error.waits() => break Err(error),
+                    other => break Ok(other?),
                 }
             };
-            place.bound_to = vec![port.info().ifindex];
+            place.bound_to = port.iter().map(|port| port.info().ifindex).collect();
             ports.push(port);
+        }
+        // One that is open is what the actor is for.
+        if ports.iter().all(Result::is_err)
+            && let Some(Err(error)) = ports.drain(..).next()
+        {
+            return Err(error);
         }
         Ok((umem, ports))
     }
@@ -220,8 +250,15 @@ impl XdpBackend {
             let source = io::Error::from_raw_os_error(libc::EINVAL);
             return Err(refused(&QueueId::new("none", 0), "no port asked for", source, 0));
         };
-        let devices = self.places.iter().map(|place| device(&place.id)).collect::<Result<Vec<_>, _>>()?;
-        let mtu = devices.iter().map(|d| d.mtu).max().unwrap_or(0);
+        let devices: Vec<_> = self.places.iter().map(Place::device).collect();
+        let mtu = devices.iter().flatten().map(|d| d.mtu).max();
+        let Some(mtu) = mtu else {
+            // Not even one: no memory is taken for it.
+            return Err(devices
+                .into_iter()
+                .find_map(Result::err)
+                .unwrap_or(PortError::Gone { id, source: io::Error::from_raw_os_error(libc::ENODEV) }));
+        };
         let ports = self.places.len() as u32;
         let frames = options.frame_count.unwrap_or_else(|| UmemLayout::frames_for(&options.rings, ports));
         let layout = UmemLayout::new(options.frame_size, frames, options.headroom, &options.rings, ports, mtu)
@@ -234,6 +271,14 @@ impl XdpBackend {
 }
 
 impl Place {
+    /// The interface, there, up and ours.
+    fn device(&self) -> Result<Device, PortError> {
+        match &self.absent {
+            Some(why) => Err(PortError::NotNow { id: self.id.clone(), why: why.clone() }),
+            None => device(&self.id),
+        }
+    }
+
     /// The rungs to try, best first, and why better ones are not among them.
     fn ladder(&self, options: &XdpOptions) -> Result<(&'static [Mode], Vec<String>), PortError> {
         if let Some(why) = &self.generic {
@@ -257,7 +302,7 @@ impl Place {
 
     /// One try: down the ladder until a rung holds. After EBUSY the socket is kept for the next one.
     fn attempt(&mut self, index: PortIndex, options: &XdpOptions, umem: &mut Umem) -> Result<XdpPort, PortError> {
-        let device = device(&self.id)?;
+        let device = self.device()?;
         if std::mem::take(&mut self.renewed) && self.prepared.take().is_some() {
             umem.recall(index);
         }

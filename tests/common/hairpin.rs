@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use oxide::config::{EngineConfig, ExecutorKind};
+use oxide::config::{Choice, EngineConfig, ExecutorKind};
 use oxide::engine::{Engine, EngineStatus};
 use oxide::packet::reflect;
 use oxide::port::QueueId;
@@ -62,10 +62,18 @@ pub(crate) fn plug(lab: &Lab, far: &Far, n: u8) {
 }
 
 pub(crate) fn start() -> Engine {
+    start_on(&[])
+}
+
+/// On these queues; none: on all of them.
+pub(crate) fn start_on(queues: &[u32]) -> Engine {
     let mut config = EngineConfig::default();
     config.interfaces = vec!["near0".to_owned(), "near1".to_owned()];
     config.ring_size = 256;
     config.executor = ExecutorKind::Thread;
+    if !queues.is_empty() {
+        config.queues = Choice::Fixed(queues.to_vec());
+    }
     Engine::builder(config, |_| Echo)
         .destinations(|_| (0..2).map(|n| (format!("10.9.{n}.1").parse().unwrap(), 7..=7)).collect())
         .start()

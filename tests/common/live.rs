@@ -4,7 +4,9 @@
 use std::os::fd::BorrowedFd;
 
 use oxide::port::sim::{SimBackend, SimPort};
-use oxide::port::{Backend, Burst, KernelCounters, Kick, Occupancy, Port, PortCounters, PortError, PortInfo, QueueId};
+use oxide::port::{
+    Backend, Burst, KernelCounters, Kick, Occupancy, Opened, Port, PortCounters, PortError, PortInfo, QueueId,
+};
 use oxide::umem::{PortIndex, Umem};
 
 pub(crate) struct LivePort(SimPort);
@@ -66,6 +68,11 @@ impl Backend for LiveBackend {
     fn open(&mut self) -> Result<(Umem, Vec<LivePort>), PortError> {
         let (umem, ports) = self.0.open()?;
         Ok((umem, ports.into_iter().map(LivePort).collect()))
+    }
+
+    fn open_present(&mut self) -> Result<Opened<LivePort>, PortError> {
+        let (umem, ports) = self.0.open_present()?;
+        Ok((umem, ports.into_iter().map(|port| port.map(LivePort)).collect()))
     }
 
     fn reopen(&mut self, port: PortIndex, umem: &mut Umem) -> Result<LivePort, PortError> {

@@ -90,6 +90,11 @@ impl Lab {
         lab
     }
 
+    /// Where this namespace is, for `ip link set DEV netns`.
+    pub(crate) fn path(&self) -> &std::path::Path {
+        &self.path
+    }
+
     /// Runs a command here, arguments split at blanks; panics with its output if it fails.
     pub(crate) fn run(&self, program: &str, arguments: &str) -> String {
         let output = Command::new(program).args(arguments.split_whitespace()).output().expect(program);
@@ -198,6 +203,11 @@ pub(crate) struct Far {
 }
 
 impl Far {
+    /// Where it is, for `ip link set DEV netns`.
+    pub(crate) fn path(&self) -> &std::path::Path {
+        &self.path
+    }
+
     /// Runs `work` in the far namespace, waits for it, and panics if it panics. Threads it starts stay there.
     pub(crate) fn run<R: Send + 'static>(&self, work: impl FnOnce(&Lab) -> R + Send + 'static) -> R {
         let (answer, result) = mpsc::channel();

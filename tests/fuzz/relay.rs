@@ -96,7 +96,7 @@ impl Path {
         let now = Instant::now();
         let parts = Parts {
             umem,
-            ports,
+            ports: ports.into_iter().map(Some).collect(),
             handler: UdpRelay::new(&PLAN, &info),
             processor,
             info: info.clone(),

@@ -26,7 +26,15 @@ fn gives_up(link_up: bool, faults: Faults, step: Duration) -> Option<Duration> {
     let ports_info = ports.iter().map(|port| port.info().clone()).collect();
     let (processor, peers) = (Processor::detect(), Peers::none());
     let info = QueueInfo { queue: 0, queues: 1, ports: ports_info, rss: Vec::new(), changes: 0, seed: 1, processor };
-    let parts = Parts { umem, ports, handler: Mirror, processor, info, peers, batch_size: 64 };
+    let parts = Parts {
+        umem,
+        ports: ports.into_iter().map(Some).collect(),
+        handler: Mirror,
+        processor,
+        info,
+        peers,
+        batch_size: 64,
+    };
     let mut worker = Worker::new(parts, started);
     worker.steer(true).unwrap();
     let mut now = started;

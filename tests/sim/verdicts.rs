@@ -59,7 +59,15 @@ impl Rig {
         let (processor, peers) = (Processor::detect(), Peers::none());
         let info =
             QueueInfo { queue: 0, queues: 1, ports: ports_info, rss: Vec::new(), changes: 0, seed: 1, processor };
-        let parts = Parts { umem, ports, handler: Obedient, processor, info, peers, batch_size: 64 };
+        let parts = Parts {
+            umem,
+            ports: ports.into_iter().map(Some).collect(),
+            handler: Obedient,
+            processor,
+            info,
+            peers,
+            batch_size: 64,
+        };
         let mut worker = Worker::new(parts, now);
         worker.set_tables(Box::new(Tables::new(1, net.links(), Vec::new(), Default::default())));
         worker.steer(true).unwrap();

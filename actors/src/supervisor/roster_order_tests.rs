@@ -199,3 +199,25 @@ fn a_second_drain_can_only_shorten_and_endless_ones_do_not_overflow() {
     assert_eq!(deeds(play.after(SECOND)), [send(A, Command::Stop)]);
     play.tell(Input::Stop { within: Duration::MAX });
 }
+
+#[test]
+fn a_stalled_worker_is_not_waited_for_when_all_is_to_end() {
+    let pulse = |age| Input::Pulse { worker: A, age };
+    let patience = Settings::default().end_within;
+    for stalls_first in [true, false] {
+        let mut play = Play::running(1);
+        let drain = Input::Drain { worker: A, within: 600 * SECOND };
+        if stalls_first {
+            play.tell(pulse(2 * SECOND));
+            assert_eq!(deeds(play.tell(drain)), [send(A, Command::Stop)]);
+        } else {
+            play.tell(drain);
+            assert_eq!(deeds(play.tell(pulse(2 * SECOND))), [send(A, Command::Stop)]);
+        }
+        assert_eq!(deeds(play.after(patience)), [Action::Abandon { worker: A }]);
+        assert!(play.roster.is_at_rest(A) && play.roster.is_live(A), "its thread is there, and nobody waits for it");
+        // It came back after all.
+        play.end(A, End::Done);
+        assert_eq!(play.state(A), State::Stopped);
+    }
+}

@@ -13,6 +13,9 @@ const LONG: Duration = Duration::from_secs(60);
 const A: WorkerId = WorkerId(0);
 const B: WorkerId = WorkerId(1);
 
+#[path = "run_mail_tests.rs"]
+mod mail;
+
 type Script = Arc<dyn Fn(&Link<u32>, &Mailbox<Command>) -> End + Send + Sync>;
 
 /// A worker whose actor is a function on a plain thread.
@@ -302,89 +305,6 @@ fn a_heartbeat_that_stands_is_told_and_so_is_its_return() {
 }
 
 #[test]
-fn words_and_reports_are_never_lost_and_lost_telemetry_is_counted() {
-    const MANY: u32 = 3000;
-    const HOLD: u32 = 0;
-    const TELEMETRY: u32 = 1;
-    const REPORT: u32 = 2;
-    const LAST: u32 = 3;
-    let (go, gate) = bounded::<()>(1);
-    let talks = Scripted::new("talks", move |link, mailbox| {
-        link.say(Word::Running);
-        link.report(HOLD);
-        let sent = (0..MANY).filter(|_| link.telemetry(TELEMETRY)).count();
-        assert!(sent <= MAIL_CAPACITY / 2, "nobody reads, yet {sent} found room");
-        assert_eq!(sent as u64 + link.telemetry_dropped(), u64::from(MANY));
-        go.send(()).unwrap();
-        assert!((0..MANY).all(|_| link.report(REPORT)));
-        link.report(LAST);
-        obedient(link, mailbox)
-    });
-    let (sender, notices) = crossbeam_channel::unbounded();
-    // The supervisor is held in its observer while the telemetry is sent.
-    let supervisor = supervise(Settings::default(), vec![talks], move |notice| {
-        if matches!(notice, Notice::Report { report: HOLD, .. }) {
-            gate.recv_timeout(LONG).unwrap();
-        }
-        let _ = sender.send(notice);
-    })
-    .unwrap();
-    let mut counts = [0; 4];
-    while counts[LAST as usize] == 0 {
-        match notices.recv_timeout(LONG).unwrap() {
-            Notice::Report { report, .. } => counts[report as usize] += 1,
-            Notice::Event(event) => assert!(!matches!(event, Event::Changed { to: State::Restarting { .. }, .. })),
-        }
-    }
-    let dropped = supervisor.handle().status().unwrap().1[0].telemetry_dropped;
-    assert_eq!(counts[TELEMETRY as usize] + dropped, u64::from(MANY));
-    assert_eq!((counts[REPORT as usize], dropped > 0), (u64::from(MANY), true));
-    supervisor.handle().stop(LONG).unwrap();
-    supervisor.join().unwrap();
-}
-
-#[test]
-fn the_last_words_come_before_the_end() {
-    let last_words = Scripted::new("last", |link, _| {
-        link.say(Word::Running);
-        assert!((0..900).all(|n| link.report(n)));
-        End::Refused("that was all".into())
-    });
-    let rig = Rig::new(vec![last_words]);
-    let mut next = 0;
-    loop {
-        match rig.notices.recv_timeout(LONG).unwrap() {
-            Notice::Report { report, generation: 1, .. } => {
-                assert_eq!(report, next);
-                next += 1;
-            }
-            Notice::Event(Event::Changed { to: State::Failed { .. }, .. }) => break,
-            _ => {}
-        }
-    }
-    assert_eq!(next, 900);
-    rig.finish();
-}
-
-#[test]
-fn a_worker_that_waits_is_tried_again_when_woken_and_notes_reach_it_meanwhile() {
-    let (notes, noted) = bounded(4);
-    let mut worker = Scripted::new("waits", |link, mailbox| match link.generation() {
-        1 => End::Waiting("eth7 is absent".into()),
-        _ => obedient(link, mailbox),
-    });
-    worker.notes = notes;
-    // By itself it would not be tried again in the time of this test.
-    let rig = Rig::with(Settings { retry_every: 10 * LONG, ..Settings::default() }, vec![worker]);
-    assert_eq!(rig.until_state(A, "waiting").0, "eth7 is absent");
-    rig.handle().note(A, "new tables").unwrap();
-    assert_eq!(noted.recv_timeout(LONG), Ok("new tables"));
-    rig.handle().wake(A).unwrap();
-    rig.until_state(A, "running");
-    rig.finish();
-}
-
-#[test]
 fn without_a_handle_left_everything_is_stopped() {
     let rig = Rig::new(vec![Scripted::new("a", obedient), Scripted::new("b", obedient)]);
     rig.until_state(A, "running");
@@ -393,48 +313,4 @@ fn without_a_handle_left_everything_is_stopped() {
     let stopped =
         notices.iter().filter(|notice| matches!(notice, Notice::Event(Event::Changed { to: State::Stopped, .. })));
     assert_eq!(stopped.count(), 2);
-}
-
-#[test]
-fn a_hundred_restarts_under_load_of_two_workers_come_back_each_time() {
-    let policy = RestartPolicy { max_restarts: 1000, backoff_min: Duration::ZERO, ..RestartPolicy::default() };
-    let policy = RestartPolicy { backoff_max: Duration::ZERO, ..policy };
-    let falls = |link: &Link<u32>, mailbox: &Mailbox<Command>| {
-        link.say(Word::Running);
-        if link.generation() <= 100 {
-            return End::Failed("again".into());
-        }
-        obedient(link, mailbox)
-    };
-    let chatters = |link: &Link<u32>, mailbox: &Mailbox<Command>| {
-        link.say(Word::Running);
-        loop {
-            link.beat();
-            link.telemetry(7);
-            if let Some(Command::Stop) = mailbox.try_recv() {
-                return End::Done;
-            }
-        }
-    };
-    let settings = Settings { policy, ..Settings::default() };
-    let (sender, notices) = crossbeam_channel::unbounded();
-    let workers = vec![Scripted::new("falls", falls), Scripted::new("chatters", chatters)];
-    let supervisor = supervise(settings, workers, move |notice| {
-        if let Notice::Event(event) = notice {
-            let _ = sender.send(event);
-        }
-    })
-    .unwrap();
-    let mut runs = 0;
-    while runs < 101 {
-        match notices.recv_timeout(LONG).unwrap() {
-            Event::Changed { worker: A, to: State::Running, .. } => runs += 1,
-            Event::Changed { to, .. } => assert_ne!(to.name(), "failed"),
-            _ => {}
-        }
-    }
-    let status = supervisor.handle().status().unwrap().1;
-    assert_eq!((status[0].generation, status[1].generation), (101, 1));
-    assert_eq!(supervisor.handle().stop(LONG), Ok(Rested::default()));
-    supervisor.join().unwrap();
 }

@@ -210,6 +210,10 @@ impl Slot {
         } else if !self.stalled {
             self.stalled = true;
             turn.out.push(Action::Emit(Event::Stalled { worker: turn.worker, age }));
+            if matches!(self.phase, Phase::Draining { .. }) {
+                // It serves nobody, so nobody is waited for.
+                self.end(turn, turn.settings.end_within, Next::Rest(State::Stopped));
+            }
         }
     }
 
@@ -266,7 +270,7 @@ impl Slot {
 
     pub(super) fn drain(&mut self, turn: &mut Turn<'_>, within: Duration) {
         match &mut self.phase {
-            Phase::Up => {
+            Phase::Up if !self.stalled => {
                 turn.send(Command::Drain { within });
                 self.phase = Phase::Draining { by: turn.after(within) };
                 self.go(turn, State::Draining, "told to drain");

@@ -2,15 +2,17 @@
 //! lines of that pipe say. Without the variable nothing of this exists.
 //!
 //! `panic IF:QUEUE EVERY`, `stall IF:QUEUE MS`, `completions IF:QUEUE`, `socket IF:QUEUE`, `leak IF:QUEUE FRAMES`,
-//! `restart-handler|restart-port|restart-queue IF:QUEUE`, `detach IF:0`.
+//! `restart-handler|restart-port|restart-queue IF:QUEUE`, `restarts IF:QUEUE NUMBER` (of all depths, one after the other),
+//! `detach IF:0`, `swap IF:0` (another program under our link), `replace IF:0` (another one in our place), `give-back IF:0`.
 
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader};
 use std::time::Duration;
 
-use oxide::engine::{Depth, EngineHandle};
+use oxide::engine::{Depth, EngineError, EngineHandle, EngineStatus};
 use oxide::port::QueueId;
 use oxide::queue::Fault;
+use oxide::xdp::steering::{self, PassAll};
 
 /// Starts to listen, if told to.
 pub(crate) fn listen(engine: EngineHandle) {
@@ -19,8 +21,9 @@ pub(crate) fn listen(engine: EngineHandle) {
     let lines = move || {
         // Read and write: a pipe whose last writer has gone does not end.
         let Ok(pipe) = OpenOptions::new().read(true).write(true).open(&path) else { return };
+        let mut other = None;
         for line in BufReader::new(pipe).lines().map_while(Result::ok) {
-            match obey(&engine, &line) {
+            match obey(&engine, &line, &mut other) {
                 Ok(()) => tracing::warn!(line, "a fault on purpose"),
                 Err(error) => tracing::error!(line, error, "not a fault"),
             }
@@ -31,7 +34,8 @@ pub(crate) fn listen(engine: EngineHandle) {
     }
 }
 
-fn obey(engine: &EngineHandle, line: &str) -> Result<(), String> {
+/// `other` is the program that took our place.
+fn obey(engine: &EngineHandle, line: &str, other: &mut Option<PassAll>) -> Result<(), String> {
     let mut words = line.split_whitespace();
     let (Some(what), Some(whom)) = (words.next(), words.next()) else { return Err("two words at least".to_owned()) };
     let (interface, queue) = whom.split_once(':').ok_or("INTERFACE:QUEUE")?;
@@ -46,8 +50,42 @@ fn obey(engine: &EngineHandle, line: &str) -> Result<(), String> {
         "restart-handler" => engine.restart(&id, Depth::Handler),
         "restart-port" => engine.restart(&id, Depth::Port),
         "restart-queue" => engine.restart(&id, Depth::Queue),
-        "detach" => return oxide::xdp::steering::detach_all(interface).map_err(|error| error.to_string()),
+        "restarts" => return (0..number).try_for_each(|n| restart(engine, &id, n)).map_err(|error| error.to_string()),
+        "detach" => return steering::detach_all(interface).map_err(|error| error.to_string()),
+        "swap" => return steering::swap_all(interface).map_err(|error| error.to_string()),
+        "replace" => return replace(interface).map(|program| *other = Some(program)),
+        "give-back" => {
+            *other = None;
+            return Ok(());
+        }
         _ => return Err("no such fault".to_owned()),
     };
     done.map_err(|error| error.to_string())
+}
+
+/// Of ten restarts the first is of the queue, three are of the port, and six of the handler.
+fn restart(engine: &EngineHandle, id: &QueueId, number: u64) -> Result<(), EngineError> {
+    let of = |status: &EngineStatus| {
+        let queue = status.queues.iter().find(|queue| queue.queue == id.queue);
+        queue.map_or((0, false), |queue| (queue.restarts, queue.is_running()))
+    };
+    let (before, _) = of(&engine.status());
+    let depth = match number % 10 {
+        0 => Depth::Queue,
+        1..=3 => Depth::Port,
+        _ => Depth::Handler,
+    };
+    engine.restart(id, depth)?;
+    engine.wait(Duration::from_secs(10), |status| of(status) == (before + 1, true)).map(drop)
+}
+
+/// Takes our program off and is first to attach another one.
+fn replace(interface: &str) -> Result<PassAll, String> {
+    for _ in 0..1000 {
+        steering::detach_all(interface).map_err(|error| error.to_string())?;
+        if let Ok(program) = PassAll::attach(interface) {
+            return Ok(program);
+        }
+    }
+    Err("ours was always first".to_owned())
 }

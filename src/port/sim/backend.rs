@@ -6,7 +6,7 @@ use super::net::lock;
 use super::port::UserRings;
 use super::socket::KernelRings;
 use super::{SimNet, SimPort};
-use crate::port::{Backend, Mode, PortCounters, PortError, PortInfo, QueueId};
+use crate::port::{Backend, Mode, Opened, PortCounters, PortError, PortInfo, QueueId};
 use crate::ring;
 use crate::umem::{PageKind, PortIndex, Region, RingSizes, Umem, UmemLayout};
 
@@ -64,6 +64,21 @@ impl SimBackend {
         lock(nic).may_bind(layout, self.net.now_ns())
     }
 
+    /// The memory, and those ports that may be bound.
+    fn bind(
+        &self,
+        layout: UmemLayout,
+        may: impl Iterator<Item = Result<(), PortError>>,
+    ) -> Result<Opened<SimPort>, PortError> {
+        let memory = Region::map(layout.bytes(), PageKind::Base, None);
+        let region = memory.map_err(|source| PortError::Memory { id: self.first(), source })?;
+        let umem = Umem::new(region, layout).map_err(|source| PortError::Layout { id: self.first(), source })?;
+        // At most MAX_PORTS of them make sense; the layout's check bounds what they can hold.
+        let ports = self.ids.iter().zip(may).zip(0..);
+        let ports = ports.map(|((id, may), at)| may.and_then(|()| self.port(id, at, layout)));
+        Ok((umem, ports.collect()))
+    }
+
     fn port(&self, id: &QueueId, index: PortIndex, layout: UmemLayout) -> Result<SimPort, PortError> {
         let gone = |errno| PortError::Gone { id: id.clone(), source: io::Error::from_raw_os_error(errno) };
         let (interface, nic) = self.net.find(id).ok_or_else(|| gone(libc::ENODEV))?;
@@ -119,13 +134,18 @@ impl Backend for SimBackend {
         let layout = self.layout()?;
         // Before the memory: a queue may be busy for a thousand tries, and pages are what a simulation waits for.
         self.ids.iter().try_for_each(|id| self.may_bind(id, &layout))?;
-        let memory = Region::map(layout.bytes(), PageKind::Base, None);
-        let region = memory.map_err(|source| PortError::Memory { id: self.first(), source })?;
-        let umem = Umem::new(region, layout).map_err(|source| PortError::Layout { id: self.first(), source })?;
-        let ports = self.ids.iter().enumerate();
-        // At most MAX_PORTS of them make sense; the layout's check bounds what they can hold.
-        let ports: Result<Vec<_>, _> = ports.map(|(i, id)| self.port(id, i as PortIndex, layout)).collect();
-        Ok((umem, ports?))
+        let (umem, ports) = self.bind(layout, self.ids.iter().map(|_| Ok(())))?;
+        Ok((umem, ports.into_iter().collect::<Result<_, _>>()?))
+    }
+
+    fn open_present(&mut self) -> Result<Opened<SimPort>, PortError> {
+        let layout = self.layout()?;
+        let mut may: Vec<_> = self.ids.iter().map(|id| self.may_bind(id, &layout)).collect();
+        let none = may.iter().all(Result::is_err);
+        if let Some(at) = may.iter().position(|may| may.as_ref().is_err_and(|error| none || !error.waits())) {
+            may.swap_remove(at)?;
+        }
+        self.bind(layout, may.into_iter())
     }
 
     fn reopen(&mut self, port: PortIndex, umem: &mut Umem) -> Result<SimPort, PortError> {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use oxide_actors::supervisor::Word;
 
 use super::{Actor, Report};
-use crate::port::{Backend, PortError};
+use crate::port::{Backend, Port, PortError, PortInfo};
 use crate::queue::Handler;
 use crate::umem::{MAX_PORTS, PortIndex};
 
@@ -52,7 +52,7 @@ impl Away {
     }
 
     /// How an actor with these ports is, its handler aside. A failure goes before a wait: it can be mended now.
-    fn word(&self) -> Word {
+    pub(super) fn word(&self) -> Word {
         let fates = || (0_u8..).zip(&self.fates);
         let failed = fates().find_map(|(part, fate)| match fate {
             Some(Fate::Failed(cause)) => Some(Word::PartFailed { part, cause: cause.clone() }),
@@ -67,6 +67,22 @@ impl Away {
         };
         failed.or_else(waits).unwrap_or(Word::Running)
     }
+}
+
+/// What an actor was opened with: what it is without, what each port is, and those that are open.
+pub(super) fn sort<P: Port>(opened: Vec<Result<P, PortError>>) -> (Away, Vec<PortInfo>, Vec<Option<P>>) {
+    let (mut away, mut infos, mut ports) = (Away::default(), Vec::new(), Vec::new());
+    for (opened, at) in opened.into_iter().zip(0..) {
+        match &opened {
+            Ok(port) => infos.push(port.info().clone()),
+            Err(error) => {
+                away.set(at, Some(Fate::Waits(error.to_string())));
+                infos.push(PortInfo::closed(error.id().clone(), error.to_string()));
+            }
+        }
+        ports.push(opened.ok());
+    }
+    (away, infos, ports)
 }
 
 impl<B: Backend, H: Handler> Actor<B, H> {
@@ -133,8 +149,7 @@ impl<B: Backend, H: Handler> Actor<B, H> {
                     None
                 }
                 Err(error) if error.is_busy() && now < until => continue,
-                Err(error @ PortError::Gone { .. }) => Some(Fate::Waits(error.to_string())),
-                Err(error) if error.is_link_down() => Some(Fate::Waits(error.to_string())),
+                Err(error) if error.waits() => Some(Fate::Waits(error.to_string())),
                 Err(error) => Some(Fate::Failed(error.to_string())),
             };
             self.away.set(port, fate);
@@ -155,6 +170,10 @@ impl<B: Backend, H: Handler> Actor<B, H> {
             Some(words) => Word::SoftFailed(words.to_owned()),
             None => self.away.word(),
         };
+        match word {
+            Word::Running => _ = self.link.report(Report::Lost(self.costs.end(&self.worker))),
+            _ => self.costs.begin(&self.worker),
+        }
         self.link.say(word);
     }
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::{Outgoing, Worker};
-use crate::port::{KernelCounters, Port, PortCounters, PortError, PortInfo};
+use crate::port::{KernelCounters, Occupancy, Port, PortCounters, PortError, PortInfo};
 use crate::queue::Handler;
 use crate::telemetry::DropReason;
 use crate::umem::PortIndex;
@@ -33,6 +33,8 @@ impl<P: Port, H: Handler> Worker<P, H> {
     pub fn close_port(&mut self, port: PortIndex) {
         let at = usize::from(port);
         let Some(mut old) = self.ports.get_mut(at).and_then(Option::take) else { return };
+        let Occupancy { rx, tx, .. } = old.occupancy();
+        self.left_on_rings += u64::from(rx) + u64::from(tx);
         if let Some(seat) = self.seats.get_mut(at) {
             add(&mut seat.past, &old.counters());
             add_kernel(&mut seat.past_kernel, &old.kernel_counters().unwrap_or_default());
@@ -115,6 +117,19 @@ impl<P: Port, H: Handler> Worker<P, H> {
             add_kernel(&mut kernel, &port.kernel_counters().unwrap_or_default());
         }
         (own, kernel)
+    }
+
+    /// Packets that failures have cost so far: batches whose handler panicked, what was left on the rings of closed
+    /// sockets, and what was meant for a closed port.
+    pub(crate) fn lost(&self) -> u64 {
+        let drops = &self.counters.drops;
+        drops.of(DropReason::HandlerPanic) + drops.of(DropReason::PortClosed) + self.left_on_rings
+    }
+
+    /// Packets that the kernel had no room for so far, over all sockets.
+    pub(crate) fn missed(&self) -> u64 {
+        let ports = (0..).zip(&self.seats).map(|(at, _)| self.port_counters(at).1);
+        ports.map(|kernel| kernel.rx_dropped + kernel.rx_ring_full).sum()
     }
 
     /// What each port is; of a closed one, what it was.

@@ -90,6 +90,26 @@ impl Limits {
         self.replies.as_mut().is_none_or(|replies| replies.take(client, now_ns, bytes))
     }
 
+    /// Goes on with the buckets of `former`, where the limit is the same one: nobody gets a full one by making a handler
+    /// fail. `entries` says for each of its entries which one of ours it is. The tables change hands whole, as they are: they
+    /// hold plain numbers, of which a half written one is a wrong level, never more than a full bucket.
+    pub(super) fn take_over(&mut self, former: &mut Self, entries: &[Option<u16>]) {
+        let pairs = [(&mut self.sources, &mut former.sources), (&mut self.replies, &mut former.replies)];
+        for (ours, theirs) in pairs {
+            if let (Some(ours), Some(theirs)) = (ours, theirs)
+                && ours.is_like(theirs)
+            {
+                std::mem::swap(ours, theirs);
+            }
+        }
+        for ((limit, bucket), place) in former.entries.iter().zip(entries) {
+            let ours = place.and_then(|at| self.entries.get_mut(usize::from(at)));
+            if let Some((_, own)) = ours.filter(|(own, _)| own == limit) {
+                *own = *bucket;
+            }
+        }
+    }
+
     /// Packets so far that were judged by a bucket shared with strangers.
     pub(super) fn crowded(&self) -> u64 {
         self.tables().map(Sources::crowded).sum()

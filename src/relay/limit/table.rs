@@ -80,6 +80,11 @@ pub struct Sources {
 }
 
 impl Sources {
+    /// Whether a bucket there means what it means here.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        self.limit == other.limit && self.prefixes == other.prefixes && self.sets.len() == other.sets.len()
+    }
+
     /// Room for `sources` prefixes at least. `key` should be nobody's to guess.
     #[must_use]
     pub fn new(limit: Limit, prefixes: Prefixes, sources: u32, key: [u64; 2]) -> Self {

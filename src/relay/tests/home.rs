@@ -52,7 +52,15 @@ impl Nics {
                 addresses.push(address);
                 let handler = UdpRelay::new(&plan, &info);
                 let (processor, peers) = (info.processor, Peers::new(inbox, QUEUES));
-                let parts = Parts { umem, ports, handler, processor, info, peers, batch_size: 64 };
+                let parts = Parts {
+                    umem,
+                    ports: ports.into_iter().map(Some).collect(),
+                    handler,
+                    processor,
+                    info,
+                    peers,
+                    batch_size: 64,
+                };
                 let mut worker = Worker::new(parts, now);
                 worker.set_tables(Box::new(World::default().tables(1)));
                 worker.steer(true).unwrap();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{CLIENTS, SERVERS, World, config, datagram, one, source_port};
 use crate::config::Config;
-use crate::queue::{Handler, Harness, Outcome, QueueInfo};
+use crate::queue::{Handler, Harness, Outcome, QueueInfo, Replaced};
 use crate::relay::{RelayPlan, UdpRelay};
 use crate::telemetry::DropReason;
 
@@ -78,4 +78,37 @@ fn a_packet_that_waited_pays_once() {
     assert_eq!(one(&mut harness, CLIENTS, &packet), Outcome::Hold(packet.clone()));
     harness.set_tables(World::default().tables(3));
     assert_eq!(sent(&harness.feed_again(CLIENTS, &[&packet])), 1);
+}
+
+#[test]
+fn a_new_handler_gives_nobody_a_full_bucket() {
+    let change = |config: &mut Config| {
+        (config.limits.source_packets_per_s, config.limits.burst_ms) = (100, 100);
+        config.relays[1].packets_per_s = 50;
+    };
+    let next = |more: fn(&mut Config)| {
+        let mut config = config("");
+        change(&mut config);
+        more(&mut config);
+        let plan = RelayPlan::new(&config, &[]).unwrap();
+        move |info: &QueueInfo| UdpRelay::new(&plan, info)
+    };
+    let mut harness = relay(change, 1);
+    let source = |to: &str| vec![datagram("192.0.2.7:4000", to, b"?"); 64];
+    let entry =
+        || (0..20).map(|n| datagram(&format!("192.0.2.{}:9", 20 + n), "192.0.2.1:54", b"?")).collect::<Vec<_>>();
+    assert_eq!(sent(&harness.feed(CLIENTS, &source("192.0.2.1:53"))), 10);
+    assert_eq!(sent(&harness.feed(CLIENTS, &entry())), 5);
+    for why in [Replaced::Panicked, Replaced::Asked] {
+        harness.restart_handler(why, next(|_| {})).unwrap();
+        assert_eq!(sent(&harness.feed(CLIENTS, &source("192.0.2.1:53"))), 0);
+        assert_eq!(sent(&harness.feed(CLIENTS, &entry())), 0);
+    }
+    // Time fills them as if nothing had been.
+    harness.advance(Duration::from_millis(35));
+    assert_eq!(sent(&harness.feed(CLIENTS, &source("192.0.2.1:53"))), 3);
+    // Another limit begins with its own bucket; that of the entry is the same.
+    harness.restart_handler(Replaced::Asked, next(|c| c.limits.source_packets_per_s = 200)).unwrap();
+    assert_eq!(sent(&harness.feed(CLIENTS, &source("192.0.2.1:53"))), 20);
+    assert!(sent(&harness.feed(CLIENTS, &entry())) <= 2);
 }

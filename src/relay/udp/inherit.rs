@@ -2,7 +2,9 @@
 //!
 //! Sessions are copied one by one into new tables, each checked as if it came from a stranger: after a panic the
 //! old tables may be in the middle of a change, and after a reload the entries are others. Nothing but the plain
-//! slots is read of them; index and free lists are made anew.
+//! slots is read of them; index and free lists are made anew. Buckets of limits and the upstreams that are down go over
+//! too, so that neither a flood nor a dead upstream is forgotten with each handler. A handler that fails again right after
+//! its start is followed by one that takes over nothing at all.
 
 use super::super::session::{NextHop, Session};
 use super::{TICK, UdpRelay};
@@ -15,7 +17,7 @@ const LOOK_AT: usize = 65_536;
 
 impl UdpRelay {
     /// Copies the sessions of `former` that this relay can serve, each with its source port. Returns how many.
-    pub(super) fn take_over(&mut self, former: &Self) -> u64 {
+    pub(super) fn take_over(&mut self, former: &mut Self) -> u64 {
         (self.epoch, self.now, self.counters) = (former.epoch, former.now, former.counters);
         let (entries, upstreams) = self.places_of(former);
         let (mut taken, mut refused) = (0, 0);
@@ -27,6 +29,12 @@ impl UdpRelay {
         }
         for source in &mut self.sources {
             source.settle();
+        }
+        if let (Some(ours), Some(theirs)) = (&mut self.limits, &mut former.limits) {
+            ours.take_over(theirs, &entries);
+        }
+        if let (Some(ours), Some(theirs)) = (&mut self.health, &former.health) {
+            ours.take_over(theirs, &upstreams);
         }
         if refused > 0 {
             tracing::warn!(

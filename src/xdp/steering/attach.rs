@@ -16,6 +16,19 @@ pub(super) struct Attachment {
     pub(super) mode: AttachMode,
     /// Why it is not native, where that was tried.
     pub(super) why: Option<String>,
+    /// The kernel's number of the program that was attached; 0 where it did not say.
+    program: u32,
+}
+
+/// How an attachment is now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hold {
+    /// As it was made.
+    Ours,
+    /// The link is on the interface, with another program (`bpftool link`, or whoever may open links by their number).
+    Swapped(u32),
+    /// The link is on no interface.
+    Off,
 }
 
 impl Attachment {
@@ -51,15 +64,28 @@ impl Attachment {
         // Straight to bpf(2): the loader library turns an EINVAL into an attachment by netlink, which
         // would outlive the process.
         match bpf::link_create(program, interface.index, mode.flags()) {
-            Ok(link) => Ok(Self { link, ifindex: interface.index, mode, why: None }),
+            Ok(link) => {
+                let program = bpf::link_info(link.as_fd()).map_or(0, |info| info.program);
+                Ok(Self { link, ifindex: interface.index, mode, why: None, program })
+            }
             Err(error) => Err(refusal(name, &interface, mode, error)),
         }
     }
 
-    /// Whether the program still is on the interface. Another process with the privilege can take it
-    /// off, and deleting the interface does; neither is told by any event of the link.
-    pub(super) fn is_attached(&self) -> io::Result<bool> {
-        bpf::link_info(self.link.as_fd()).map(|info| info.ifindex == self.ifindex)
+    /// Whether the program still is on the interface. Another process with the privilege can take it off or put
+    /// another one under our link, and deleting the interface takes it off; none of it is told by any event of the link.
+    pub(super) fn hold(&self) -> io::Result<Hold> {
+        let info = bpf::link_info(self.link.as_fd())?;
+        Ok(match (info.ifindex == self.ifindex, info.program == self.program || self.program == 0) {
+            (false, _) => Hold::Off,
+            (true, false) => Hold::Swapped(info.program),
+            (true, true) => Hold::Ours,
+        })
+    }
+
+    /// Puts `program` back under our own link.
+    pub(super) fn restore(&self, program: BorrowedFd<'_>) -> io::Result<()> {
+        bpf::link_update(self.link.as_fd(), program)
     }
 }
 
@@ -148,6 +174,14 @@ pub(super) fn clear(name: &str) -> Result<(), SteeringError> {
     Ok(())
 }
 
+/// Puts `program` under every XDP link of the interface.
+pub(super) fn swap(name: &str, program: BorrowedFd<'_>) -> Result<(), SteeringError> {
+    let interface = find(name)?;
+    let links = interface.programs().flat_map(|(_, id)| links_of(&interface, id));
+    let mut swapped = links.map(|(_, link)| bpf::link_update(link.as_fd(), program));
+    swapped.try_for_each(|done| done).map_err(|e| SteeringError::kernel(name, "update the XDP link", e))
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -175,7 +209,7 @@ mod tests {
 
         let attachment = Attachment::new(program.as_fd(), "lo", AttachMode::Auto, true).unwrap();
         assert_eq!(attachment.mode, AttachMode::Generic);
-        assert!(attachment.is_attached().unwrap());
+        assert_eq!(attachment.hold().unwrap(), Hold::Ours);
         drop(attachment);
         assert_eq!(Interface::find("lo").unwrap().programs().count(), 0);
     }

@@ -10,6 +10,7 @@ const PROG_LOAD: u32 = 5;
 const PROG_TEST_RUN: u32 = 10;
 const OBJ_GET_INFO_BY_FD: u32 = 15;
 const LINK_CREATE: u32 = 28;
+const LINK_UPDATE: u32 = 29;
 const LINK_GET_FD_BY_ID: u32 = 30;
 const LINK_GET_NEXT_ID: u32 = 31;
 const LINK_DETACH: u32 = 34;
@@ -131,6 +132,22 @@ pub(super) fn link_create(program: BorrowedFd<'_>, ifindex: u32, flags: u32) -> 
         flags,
     };
     call(LINK_CREATE, &mut attribute).map(owned)
+}
+
+#[repr(C)]
+struct LinkUpdate {
+    link: u32,
+    program: u32,
+    flags: u32,
+    old_program: u32,
+}
+// SAFETY: four integers.
+unsafe impl Attribute for LinkUpdate {}
+
+/// Puts `program` in the place of whatever program `link` has. No packet sees the interface without one.
+pub(super) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let (link, program) = (link.as_raw_fd() as u32, program.as_raw_fd() as u32);
+    call(LINK_UPDATE, &mut LinkUpdate { link, program, flags: 0, old_program: 0 }).map(drop)
 }
 
 /// What the kernel tells of a link (`struct bpf_link_info`).

@@ -36,7 +36,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use aya::maps::MapError;
 
-use attach::Attachment;
+use attach::{Attachment, Hold};
 use program::{Key, PortBits, Program};
 
 /// Slots of the XSKMAP: RX queues 0 to 255.
@@ -265,23 +265,31 @@ impl Steering {
         Ok(counters)
     }
 
-    /// Whether the program still is on its interface. It is not once another process detached it or the
-    /// interface went away; no event tells, so look once a second.
+    /// Whether the program still is on its interface. It is not once another process detached it, put another one under
+    /// our link, or the interface went away; no event tells, so look now and then.
     ///
     /// # Errors
     /// [`SteeringError`] if the kernel refuses.
     pub fn is_attached(&self) -> Result<bool, SteeringError> {
-        let attached = self.attachment.is_attached();
-        attached.map_err(|e| SteeringError::kernel(&self.interface, "look at the XDP link", e))
+        self.hold().map(|hold| hold == Hold::Ours)
     }
 
-    /// Puts the program back on its interface after somebody took it off. Lists, sockets and counters are as they
-    /// were.
+    fn hold(&self) -> Result<Hold, SteeringError> {
+        self.attachment.hold().map_err(|e| SteeringError::kernel(&self.interface, "look at the XDP link", e))
+    }
+
+    /// Puts the program back on its interface after somebody took it off, or under our link after somebody put another
+    /// one there. Lists, sockets and counters are as they were.
     ///
     /// # Errors
     /// As [`attach`](Self::attach); [`SteeringError::Busy`] if another program is there now.
     pub fn reattach(&mut self, options: &SteeringOptions) -> Result<(), SteeringError> {
         let program = self.program.fd.as_fd();
+        if let Hold::Swapped(other) = self.hold()? {
+            tracing::warn!(interface = self.interface, program = other, "another program was put under our XDP link");
+            let restored = self.attachment.restore(program);
+            return restored.map_err(|e| SteeringError::kernel(&self.interface, "put our XDP program back", e));
+        }
         self.attachment = Attachment::new(program, &self.interface, options.attach, options.replace)?;
         Ok(())
     }
@@ -317,6 +325,17 @@ impl Steering {
 #[doc(hidden)]
 pub fn detach_all(interface: &str) -> Result<(), SteeringError> {
     attach::clear(interface)
+}
+
+/// Puts a program that passes everything under the XDP links of an interface, whoever made them. For tests of what
+/// happens then.
+///
+/// # Errors
+/// [`SteeringError`] if the kernel refuses.
+#[doc(hidden)]
+pub fn swap_all(interface: &str) -> Result<(), SteeringError> {
+    let program = pass_all::program().map_err(|e| SteeringError::kernel(interface, "load a program", e))?;
+    attach::swap(interface, program.as_fd())
 }
 
 fn key(address: IpAddr) -> Key {

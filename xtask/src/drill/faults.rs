@@ -2,7 +2,7 @@
 
 use super::lab::{Lab, Relay, Report};
 use super::traffic::At;
-use crate::process::{Result, Session};
+use crate::process::{Result, Session, failed};
 use std::time::Duration;
 
 /// What a fault may cost packets of.
@@ -16,6 +16,8 @@ pub(super) enum Reach {
     Actor,
     /// The first interface.
     Interface,
+    /// The first interface, and queue 1 of the other one.
+    InterfaceAndActor,
 }
 
 impl Reach {
@@ -25,6 +27,7 @@ impl Reach {
             Reach::Port => (interface, queue) == (0, 1),
             Reach::Actor => queue == 1,
             Reach::Interface => interface == 0,
+            Reach::InterfaceAndActor => interface == 0 || queue == 1,
         }
     }
 }
@@ -54,10 +57,26 @@ impl Scene<'_> {
         self.relay.until(self.session, "noticed", waits).map(drop)
     }
 
+    /// Restarts queue 1 of the first interface as often, and waits for it.
+    fn restarted(&mut self, times: u64) -> Result<()> {
+        let restarts = |r: &Report| r.queues.get(1).map_or(0, |queue| queue.restarts);
+        let before = restarts(&self.relay.report()?);
+        self.relay.inject(&format!("restarts near0:1 {times}"))?;
+        let done = |r: &Report| restarts(r) >= before + times && r.queues.iter().all(|queue| queue.state == "running");
+        self.relay.until_within(self.session, "restarted", MINUTES, done).map(drop)
+    }
+
     fn rest(&self) -> Result<()> {
         self.session.cancel.sleep(Duration::from_millis(300))
     }
 }
+
+/// For a thousand restarts, of which each takes the kernel tens of milliseconds, on any machine.
+const MINUTES: Duration = Duration::from_secs(300);
+/// The allocator keeps arenas of threads that have ended, and may split or join them.
+const MAPPINGS: u64 = 8;
+/// A leaked UMEM would be megabytes a restart, a leaked handler or table some KiB a restart.
+const RSS_KIB: u64 = 4096;
 
 /// One row.
 pub(super) struct Fault {
@@ -119,6 +138,22 @@ pub(super) const FAULTS: &[Fault] = &[
         act: |scene| scene.broken("restart-queue near0:1", 1),
     },
     Fault {
+        name: "thousand",
+        what: "a thousand restarts: 600 handlers, 300 ports, 100 queues; nothing is left behind",
+        reach: Reach::Actor,
+        act: |scene| {
+            scene.restarted(100)?;
+            let before = scene.relay.held()?;
+            scene.restarted(1000)?;
+            let after = scene.relay.held()?;
+            let grown = after.mappings > before.mappings + MAPPINGS || after.rss_kib > before.rss_kib + RSS_KIB;
+            if after.descriptors != before.descriptors || grown {
+                return failed(format!("held before {before:?}, after {after:?}"));
+            }
+            Ok(())
+        },
+    },
+    Fault {
         name: "flap",
         what: "link down and up, five times",
         reach: Reach::Interface,
@@ -136,6 +171,63 @@ pub(super) const FAULTS: &[Fault] = &[
         what: "XDP program taken off",
         reach: Reach::Interface,
         act: |scene| scene.relay.inject("detach near0:0"),
+    },
+    Fault {
+        name: "swap",
+        what: "another program put under our link",
+        reach: Reach::Interface,
+        act: |scene| scene.relay.inject("swap near0:0"),
+    },
+    Fault {
+        name: "replace",
+        what: "another program in the place of ours, then gone",
+        reach: Reach::Interface,
+        act: |scene| {
+            scene.relay.inject("replace near0:0")?;
+            scene.waiting()?;
+            scene.relay.inject("give-back near0:0")
+        },
+    },
+    Fault {
+        name: "mtu",
+        what: "MTU lowered, raised, and set back",
+        reach: Reach::Interface,
+        act: |scene| {
+            for mtu in ["1400", "2000", "1500"] {
+                scene.near(&format!("ip link set near0 mtu {mtu}"))?;
+                scene.rest()?;
+            }
+            Ok(())
+        },
+    },
+    Fault {
+        name: "move",
+        what: "interface moved to another namespace and back",
+        reach: Reach::Interface,
+        act: |scene| {
+            let (away, home) = (scene.lab.far.pid(), scene.lab.near_pid());
+            scene.near(&format!("ip link set near0 netns {away}"))?;
+            scene.waiting()?;
+            let back = format!("ip link set near0 netns {home}");
+            scene.lab.far.run(scene.session, "far", &back.split(' ').collect::<Vec<_>>())?;
+            scene.lab.address(scene.session, 0)?;
+            scene.lab.running(scene.session, 0)
+        },
+    },
+    Fault {
+        name: "absent",
+        what: "queue restarted while an interface is absent, which comes back",
+        reach: Reach::InterfaceAndActor,
+        act: |scene| {
+            scene.near("ip link del near0")?;
+            scene.waiting()?;
+            let before = scene.relay.report()?.queues.get(1).map_or(0, |queue| queue.restarts);
+            scene.relay.inject("restart-queue near1:1")?;
+            let rebuilt =
+                |r: &Report| r.queues.get(1).is_some_and(|q| q.restarts > before && q.state.starts_with("waiting"));
+            scene.relay.until(scene.session, "rebuilt", rebuilt)?;
+            scene.lab.plug(scene.session, 0)
+        },
     },
     Fault {
         name: "channels",

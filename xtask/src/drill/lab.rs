@@ -38,7 +38,14 @@ pub(super) struct Queue {
     pub(super) stalled: bool,
     pub(super) restarts: u64,
     pub(super) last_gap_ms: Option<f64>,
-    pub(super) last_event: String,
+    pub(super) last_restart: Option<Restart>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Restart {
+    pub(super) cause: String,
+    pub(super) lost: u64,
 }
 
 pub(super) struct Lab {
@@ -68,15 +75,21 @@ impl Lab {
         let first = [&["ip", "link", "add", &near], &side[..], &[&mac_near, "type", "veth"]].concat();
         let second = [&["peer", "name", &far, "netns", &pid], &side[..], &[&mac_far]].concat();
         self.near(session, &[first, second].concat())?;
-        let script = |interface: &str, own: u8, other: u8, mac: &str| {
-            format!(
-                "ethtool -K {interface} tx off gso off tso off && ip addr add 10.9.{n}.{own}/24 dev {interface} && \
-                 ip link set {interface} up && ip neigh replace 10.9.{n}.{other} lladdr {mac} dev {interface}"
-            )
-        };
-        self.far.run(session, "far", &["sh", "-c", &script(&far, 2, 1, &mac_near)])?;
-        self.near(session, &["sh", "-c", &script(&near, 1, 2, &mac_far)])?;
+        let script = address_script(&far, n, 2, 1, &mac_near);
+        self.far.run(session, "far", &["sh", "-c", &script])?;
+        self.address(session, n)?;
         self.running(session, n)
+    }
+
+    /// Sets up interface `n` of the relay's end.
+    pub(super) fn address(&self, session: &Session, n: u8) -> Result<()> {
+        let script = address_script(&format!("near{n}"), n, 1, 2, &format!("02:00:00:00:0{n}:0b"));
+        self.near(session, &["sh", "-c", &script])
+    }
+
+    /// For `ip link set DEV netns`.
+    pub(super) fn near_pid(&self) -> u32 {
+        self.near.pid()
     }
 
     /// Waits until both ends of link `n` have their carrier: the kernel starts their transmit queues up to a second
@@ -94,6 +107,21 @@ impl Lab {
         }
         Ok(())
     }
+}
+
+fn address_script(interface: &str, n: u8, own: u8, other: u8, mac: &str) -> String {
+    format!(
+        "ethtool -K {interface} tx off gso off tso off && ip addr add 10.9.{n}.{own}/24 dev {interface} && ip link set \
+         {interface} up && ip neigh replace 10.9.{n}.{other} lladdr {mac} dev {interface}"
+    )
+}
+
+/// What the relay's process holds.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Held {
+    pub(super) descriptors: usize,
+    pub(super) mappings: u64,
+    pub(super) rss_kib: u64,
 }
 
 /// The running relay.
@@ -142,15 +170,37 @@ impl Relay {
         serde_json::from_str(&text).or_else(|e| failed(format!("{}: {e}", self.report.display())))
     }
 
+    /// What it holds now.
+    pub(super) fn held(&self) -> Result<Held> {
+        let path = |file: &str| format!("/proc/{}/{file}", self.process.pid());
+        let read = |file: &str| fs::read_to_string(path(file)).map_err(io_error(path(file)));
+        let status = read("status")?;
+        let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let rss = rss.and_then(|rest| rest.trim().trim_end_matches(" kB").parse().ok());
+        let Some(rss_kib) = rss else { return failed("no VmRSS in the relay's /proc/PID/status") };
+        let descriptors = fs::read_dir(path("fd")).map_err(io_error(path("fd")))?.count();
+        Ok(Held { descriptors, mappings: read("maps")?.lines().count() as u64, rss_kib })
+    }
+
     /// Waits for a report that is as wanted.
     pub(super) fn until(&mut self, session: &Session, what: &str, done: impl Fn(&Report) -> bool) -> Result<Report> {
-        let end = Instant::now() + LONG;
+        self.until_within(session, what, LONG, done)
+    }
+
+    pub(super) fn until_within(
+        &mut self,
+        session: &Session,
+        what: &str,
+        limit: Duration,
+        done: impl Fn(&Report) -> bool,
+    ) -> Result<Report> {
+        let end = Instant::now() + limit;
         loop {
             self.process.must_run()?;
             match self.report() {
                 Ok(report) if done(&report) => return Ok(report),
                 other if Instant::now() > end => {
-                    return failed(format!("not {what} within {LONG:?}: {other:?}{}", self.process.last_words()));
+                    return failed(format!("not {what} within {limit:?}: {other:?}{}", self.process.last_words()));
                 }
                 _ => session.cancel.sleep(Duration::from_millis(20))?,
             }

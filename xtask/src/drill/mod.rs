@@ -54,8 +54,9 @@ struct Row {
     gap_ms: Option<f64>,
     /// From the end of what was done to the first packet of the last flow that it reached, milliseconds.
     back_ms: Option<f64>,
-    /// What the engine says it was.
+    /// What the engine says it was, and what it says that it cost, as far as it can know.
     cause: String,
+    told_lost: Option<u64>,
     sent: u64,
     /// Packets lost where the fault reaches, and where it does not.
     lost_there: u64,
@@ -99,8 +100,8 @@ fn drill(session: &Session, options: &Options, binary: &Path) -> Result<Vec<Row>
     let mut rows = Vec::new();
     if !options.json {
         println!(
-            "{:<16} {:>9} {:>9} {:>7} {:>7} {:>10}  ledger  verdict  what",
-            "fault", "gap ms", "back ms", "sent", "lost", "elsewhere"
+            "{:<16} {:>9} {:>9} {:>7} {:>7} {:>7} {:>10}  ledger  verdict  what",
+            "fault", "gap ms", "back ms", "sent", "lost", "told", "elsewhere"
         );
     }
     for fault in FAULTS.iter().filter(chosen) {
@@ -137,7 +138,8 @@ fn one(session: &Session, fault: &'static Fault, binary: &Path) -> Result<Row> {
     let last = relay.stop(session)?;
     let lost_elsewhere = lost(&counts, |at| !fault.reach.covers(at)) + lost(&after, |_| true);
     let gaps = report.queues.iter().filter_map(|queue| queue.last_gap_ms);
-    let told = report.queues.iter().find(|queue| queue.last_gap_ms.is_some()).or(report.queues.get(1));
+    // The engine tells for which cause it restarted something, and what it believes that it cost.
+    let told = report.queues.iter().find_map(|queue| queue.last_restart.as_ref());
     let ledger = last.balanced && last.unaccounted == 0;
     Ok(Row {
         name: fault.name,
@@ -148,7 +150,8 @@ fn one(session: &Session, fault: &'static Fault, binary: &Path) -> Result<Row> {
             .filter(|(at, _)| fault.reach.covers(**at))
             .map(|(_, back)| back.as_secs_f64() * 1e3)
             .reduce(f64::max),
-        cause: told.map(|queue| queue.last_event.clone()).unwrap_or_default(),
+        cause: told.map(|last| last.cause.clone()).unwrap_or_default(),
+        told_lost: told.map(|last| last.lost),
         sent: counts.values().map(|(sent, _)| sent).sum(),
         lost_there: lost(&counts, |at| fault.reach.covers(at)),
         lost_elsewhere,
@@ -163,9 +166,11 @@ fn print(row: &Row) {
     let (gap, back) = (ms(row.gap_ms), ms(row.back_ms));
     let ledger = if row.ledger { "ok" } else { "BROKEN" };
     let verdict = if row.pass { "PASS" } else { "FAIL" };
+    let told = row.told_lost.map_or_else(|| "-".to_owned(), |lost| lost.to_string());
     let Row { name, sent, lost_there, lost_elsewhere, what, .. } = row;
     println!(
-        "{name:<16} {gap:>9} {back:>9} {sent:>7} {lost_there:>7} {lost_elsewhere:>10}  {ledger:<6}  {verdict:<7}  {what}"
+        "{name:<16} {gap:>9} {back:>9} {sent:>7} {lost_there:>7} {told:>7} {lost_elsewhere:>10}  {ledger:<6}  {verdict:<7}  \
+         {what}"
     );
     if let Some(trouble) = &row.trouble {
         println!("    {trouble}");

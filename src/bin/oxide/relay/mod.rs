@@ -12,7 +12,7 @@ use std::time::Duration;
 use oxide::admin::notify::Notifier;
 use oxide::admin::{Admin, Control, Doors, Limits, sandbox};
 use oxide::config::Config;
-use oxide::engine::{Engine, EngineStatus, read_tables};
+use oxide::engine::{Ending, Engine, EngineStatus, Supervision, read_tables};
 use oxide::relay::UdpRelay;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
@@ -23,10 +23,6 @@ use control::RelayControl;
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// How long packets that are under way may take where sessions are not waited for.
 const STOP_WITHIN: Duration = Duration::from_secs(3);
-/// Every queue has failed: a service manager should start the process again.
-const ALL_FAILED: u8 = 3;
-/// A second signal did not wait.
-const IMPATIENT: i32 = 130;
 
 /// What the main thread waits for.
 enum Event {
@@ -75,34 +71,39 @@ pub(crate) fn relay(path: &Path, report: Option<&Path>, log: LogControl) -> Resu
     // Kept to the end: while the relay drains, operators still see how it is.
     let _admin = Admin::serve(doors, served, Limits::default(), cpus).map_err(|e| format!("admin thread: {e}"))?;
 
-    let (code, within) = watch(&engine, &control, &events, report)?;
+    let (told, within) = watch(&engine, &control, &events, report)?;
     notifier.stopping(within);
     // A second signal ends the process at once; the kernel takes program and sockets back.
     std::thread::spawn(move || {
         while let Ok(event) = events.recv() {
             if matches!(event, Event::Signal(SIGINT | SIGTERM)) {
-                std::process::exit(IMPATIENT);
+                std::process::exit(Ending::Impatient.code().into());
             }
         }
     });
     let status = if within.is_zero() { engine.stop(STOP_WITHIN) } else { engine.drain(within) };
     write_report(report, &status)?;
-    Ok(if status.balanced && status.unaccounted == 0 { code } else { ExitCode::FAILURE })
+    let ending = match status.ending() {
+        Ending::Good => told,
+        worse => worse,
+    };
+    Ok(ExitCode::from(ending.code()))
 }
 
-/// Writes reports and reloads, until it is time to end: with which exit code, and how long sessions may take.
+/// Writes reports and reloads, until it is time to end: how, and how long sessions may take.
 fn watch(
     engine: &Engine,
     control: &RelayControl,
     events: &flume::Receiver<Event>,
     report: Option<&Path>,
-) -> Result<(ExitCode, Duration), String> {
+) -> Result<(Ending, Duration), String> {
+    let supervision = Supervision::default();
     loop {
         let status = engine.status();
         write_report(report, &status)?;
-        if status.queues.iter().all(|queue| queue.state.starts_with("failed")) {
-            tracing::error!("every queue has failed");
-            return Ok((ExitCode::from(ALL_FAILED), Duration::ZERO));
+        if let Some(ending) = status.beyond_help(&supervision) {
+            tracing::error!(exit_code = ending.code(), ?ending, "this process can do no more");
+            return Ok((ending, Duration::ZERO));
         }
         let within = match events.recv_timeout(REPORT_EVERY) {
             Ok(Event::Signal(SIGHUP)) => {
@@ -116,7 +117,7 @@ fn watch(
             Err(flume::RecvTimeoutError::Disconnected) => return Err("the signal thread ended".to_owned()),
         };
         tracing::info!(within_s = within.as_secs(), "draining, then stopping; a second signal does not wait");
-        return Ok((ExitCode::SUCCESS, within));
+        return Ok((Ending::Good, within));
     }
 }
 

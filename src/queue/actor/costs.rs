@@ -1,0 +1,26 @@
+//! What a failure costs, from when it is noticed until what failed is back.
+
+use crate::port::Port;
+use crate::queue::{Handler, Worker};
+
+#[derive(Default)]
+pub(super) struct Costs {
+    /// Of what the worker lost, the part that was told.
+    told: u64,
+    /// What the kernel had missed when something failed; `None` while nothing has.
+    missed: Option<u64>,
+}
+
+impl Costs {
+    /// Something failed.
+    pub(super) fn begin<P: Port, H: Handler>(&mut self, worker: &Worker<P, H>) {
+        self.missed.get_or_insert_with(|| worker.missed());
+    }
+
+    /// It is back: how many packets that cost.
+    pub(super) fn end<P: Port, H: Handler>(&mut self, worker: &Worker<P, H>) -> u64 {
+        let missed = self.missed.take().map_or(0, |before| worker.missed().saturating_sub(before));
+        let lost = worker.lost();
+        missed + (lost - std::mem::replace(&mut self.told, lost))
+    }
+}

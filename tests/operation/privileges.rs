@@ -1,0 +1,63 @@
+//! What it may, and what it says where it may not.
+
+use std::io::Write;
+use std::process::Command;
+
+use crate::netns::{in_namespace, skip_unless_root};
+use crate::rig::{clients_side, lab, write_config};
+
+/// Every thread has given up what no restart needs, and every restart still works.
+#[test]
+fn privileges_are_dropped_and_no_restart_needs_them() {
+    lab("privileges_are_dropped_and_no_restart_needs_them", "", |lab, bench| {
+        bench.serves(5000);
+        bench.told(&["restart", "r0:0"]);
+        bench.serves(5000);
+        lab.ip("link delete r0");
+        bench.wait("the queues wait for it", |b| b.queues()["queues"][0]["state"] != "running");
+        clients_side(lab, &bench.clients);
+        bench.wait("and come back", |b| b.queues()["state"] == "running");
+        bench.serves(5000);
+        // NET_ADMIN 12, NET_RAW 13, IPC_LOCK 14, SYS_NICE 23, PERFMON 38, BPF 39 (capability.h).
+        let most: u64 = [12, 13, 14, 23, 38, 39].iter().map(|bit| 1 << bit).sum();
+        for thread in std::fs::read_dir(format!("/proc/{}/task", bench.child.id())).unwrap() {
+            let status = std::fs::read_to_string(thread.unwrap().path().join("status")).unwrap();
+            let of = |name: &str| status.lines().find_map(|l| l.strip_prefix(name)).unwrap().trim().to_owned();
+            for set in ["CapPrm:", "CapEff:", "CapBnd:"] {
+                let has = u64::from_str_radix(&of(set), 16).unwrap();
+                assert_eq!(has & !most, 0, "{status}");
+            }
+            assert_eq!((of("NoNewPrivs:").as_str(), of("CapAmb:").as_str()), ("1", "0000000000000000"), "{status}");
+        }
+        assert!(bench.log().contains("no new privileges"));
+    });
+}
+
+/// As in a container that was not given what it takes.
+#[test]
+fn a_start_without_capabilities_says_which() {
+    let test = "a_start_without_capabilities_says_which";
+    if skip_unless_root(test) {
+        return;
+    }
+    if Command::new("setpriv").arg("--version").output().is_err() {
+        let _ = writeln!(std::io::stderr(), "SKIPPED-OK {test}: there is no setpriv(1) here");
+        return;
+    }
+    in_namespace(move |_| {
+        let dir = tempfile::tempdir().unwrap();
+        let config = dir.path().join("relay.toml");
+        write_config(&config, &dir.path().join("ctl.sock"), "");
+        let output = Command::new("setpriv")
+            .args(["--bounding-set", "-net_raw,-bpf", "--", env!("CARGO_BIN_EXE_oxide"), "relay", "--config"])
+            .arg(&config)
+            .output()
+            .unwrap();
+        let words = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{words}");
+        for word in ["CAP_NET_RAW (AF_XDP sockets)", "CAP_BPF", "AmbientCapabilities=CAP_NET_RAW CAP_BPF", "--cap-add"]
+        {
+            assert!(words.contains(word), "{word}: {words}");
+        }
+    });
+}

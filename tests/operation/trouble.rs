@@ -1,0 +1,120 @@
+//! Signals, panics and stuck handlers.
+
+use std::net::UdpSocket;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::rig::{Bench, lab};
+
+#[test]
+fn a_term_drains_and_a_second_one_does_not_wait() {
+    lab("a_term_drains_and_a_second_one_does_not_wait", "[sessions]\ndrain_s = 600", |_, bench| {
+        bench.serves(5000);
+        let socket = bench.clients.run(|_| {
+            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+            socket.connect("10.1.0.1:5000").unwrap();
+            socket.send(b"one").unwrap();
+            socket.recv(&mut [0; 64]).unwrap();
+            socket
+        });
+        bench.signal(Signal::TERM);
+        bench.wait("not ready any more", |b| b.get("/ready").0 == 503);
+        bench.notified("STOPPING=1\n");
+        bench.notified("WATCHDOG=1\n");
+        assert_eq!(bench.get("/live").0, 200);
+        assert_eq!(bench.answered(5000, 2, 1), 0, "no new sessions");
+        socket.send(b"two").unwrap();
+        socket.recv(&mut [0; 64]).expect("the old session is served");
+        assert!(bench.child.try_wait().unwrap().is_none(), "it waits for its sessions");
+        bench.signal(Signal::TERM);
+        assert_eq!(bench.end(), 130);
+    });
+}
+
+/// A client whose session is served, and the upstream's view of it.
+fn client(bench: &Bench) -> UdpSocket {
+    bench.clients.run(|_| {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        socket.connect("10.1.0.1:5000").unwrap();
+        socket
+    })
+}
+
+/// The port that the upstream sees this client's packets come from.
+fn seen_as(client: &UdpSocket) -> u16 {
+    client.send(b"who am I").unwrap();
+    let mut answer = [0; 64];
+    let length = client.recv(&mut answer).expect("an answer");
+    std::str::from_utf8(&answer[..length]).unwrap().parse().unwrap()
+}
+
+/// The queue that serves this client, as an operator sees it.
+fn queue_of(bench: &Bench, client: &UdpSocket) -> u64 {
+    let sessions: Value = serde_json::from_str(&bench.get("/sessions?limit=100").1).unwrap();
+    let own = client.local_addr().unwrap().to_string();
+    let session = sessions.as_array().unwrap().iter().find(|session| session["client"] == own.as_str());
+    session.unwrap_or_else(|| panic!("{own}: {sessions:#}"))["queue"].as_u64().unwrap()
+}
+
+#[test]
+fn sessions_survive_a_handler_that_panics() {
+    lab("sessions_survive_a_handler_that_panics", "", |_, bench| {
+        bench.serves(5000);
+        let clients: Vec<_> = (0..16).map(|_| client(bench)).collect();
+        let before: Vec<_> = clients.iter().map(seen_as).collect();
+        let queue = queue_of(bench, &clients[0]);
+        // A packet, its answer, and one that is lost with its handler.
+        bench.inject(&format!("panic r0:{queue} 3"));
+        bench.wait("told", |b| b.log().contains("a fault on purpose"));
+        assert_eq!(seen_as(&clients[0]), before[0]);
+        clients[0].send(b"one too many").unwrap();
+        bench.wait("another handler", |b| b.queues()["queues"][queue as usize]["restarts"] == 1);
+        bench.inject(&format!("panic r0:{queue} 0"));
+        bench.wait("it runs", |b| b.queues()["state"] == "running");
+        for (client, before) in clients.iter().zip(before) {
+            assert_eq!(seen_as(client), before);
+        }
+        let status: Value = serde_json::from_str(&bench.told(&["status"])).unwrap();
+        let last = &status["queues"][queue as usize]["last_restart"];
+        assert_eq!((&last["depth"], &last["lost"]), (&"handler".into(), &1.into()), "{last:#}");
+        assert!(last["cause"].as_str().unwrap().contains("a fault on purpose"), "{last:#}");
+        assert!(last["gap_ms"].is_number(), "{last:#}");
+        assert_eq!(status["queues"][1 - queue as usize]["restarts"], 0);
+    });
+}
+
+/// Stands still for ever in whichever queue gets a packet.
+fn stuck(bench: &mut Bench) {
+    bench.serves(5000);
+    bench.inject("stall r0:0 3600000");
+    bench.wait("a queue is told to be stuck", |b| {
+        b.answered(5000, 8, 1);
+        b.queues()["queues"][0]["stalled"] == true
+    });
+    assert_eq!(bench.queues()["queues"][1]["stalled"], false);
+}
+
+#[test]
+fn a_stuck_handler_does_not_hold_up_the_end_and_has_an_exit_code() {
+    lab("a_stuck_handler_does_not_hold_up_the_end", "[sessions]\ndrain_s = 1", |_, bench| {
+        stuck(bench);
+        bench.signal(Signal::TERM);
+        assert_eq!(bench.end(), 4);
+        assert!(bench.log().contains("its thread goes with the process"), "{}", bench.log());
+    });
+}
+
+#[test]
+fn a_second_signal_does_not_wait_for_a_stuck_handler() {
+    lab("a_second_signal_does_not_wait_for_a_stuck_handler", "[sessions]\ndrain_s = 600", |_, bench| {
+        stuck(bench);
+        bench.signal(Signal::TERM);
+        bench.wait("not ready any more", |b| b.get("/ready").0 == 503);
+        bench.signal(Signal::TERM);
+        assert_eq!(bench.end(), 130);
+    });
+}

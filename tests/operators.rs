@@ -1,0 +1,247 @@
+//! An engine in the hands of the program that embeds it: reload, sessions, pause, drain of one queue, and what each says
+//! where it cannot be done.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "common/netns.rs"]
+mod netns;
+
+use std::collections::BTreeSet;
+use std::net::{SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use netns::{Far, Lab, in_namespace, skip_unless_root};
+use oxide::config::{EngineConfig, ExecutorKind};
+use oxide::engine::{Depth, Ending, Engine, EngineError, EngineStatus};
+use oxide::packet::reflect;
+use oxide::port::QueueId;
+use oxide::queue::{Batch, Context, Fault, Handler, QueueInfo, Replaced, SessionInfo};
+
+const LONG: Duration = Duration::from_secs(10);
+const SHORT: Duration = Duration::from_millis(300);
+
+/// Answers with its word in the first byte and its queue in the second; each client port is a session.
+struct Greeter {
+    word: u8,
+    queue: u32,
+    clients: BTreeSet<u16>,
+}
+
+impl Handler for Greeter {
+    fn handle(&mut self, batch: &mut Batch<'_>, cx: &mut Context<'_>) {
+        for lane in 0..batch.len() {
+            let packet = batch.packet_mut(lane);
+            // UDP over IPv4 without options: the lab sends nothing else here.
+            let client = u16::from_be_bytes([packet[34], packet[35]]);
+            if cx.draining() && !self.clients.contains(&client) {
+                continue;
+            }
+            self.clients.insert(client);
+            reflect(packet);
+            packet[40..44].copy_from_slice(&[0, 0, self.word, self.queue as u8]);
+            batch.transmit(lane, batch.from());
+        }
+    }
+
+    fn sessions(&self) -> u64 {
+        self.clients.len() as u64
+    }
+
+    fn describe_sessions(&self, limit: usize, into: &mut Vec<SessionInfo>) {
+        let at = |address: &str, port| SocketAddr::new(address.parse().unwrap(), port);
+        into.extend(self.clients.iter().take(limit).map(|&client| SessionInfo {
+            queue: self.queue,
+            client: at("10.9.0.2", client),
+            listen: at("10.9.0.1", 7),
+            source: at("10.9.0.1", 7),
+            upstream: at("10.9.0.2", client),
+            idle: Duration::ZERO,
+        }));
+    }
+
+    fn inherit(&mut self, former: &mut Self, _why: Replaced) -> Result<u64, String> {
+        self.clients = std::mem::take(&mut former.clients);
+        Ok(self.clients.len() as u64)
+    }
+}
+
+fn greeter(word: u8) -> impl Fn(&QueueInfo) -> Greeter + Send + Sync {
+    move |info| Greeter { word, queue: info.queue, clients: BTreeSet::new() }
+}
+
+/// Two queues, and a socket for each at the far end.
+fn lab(test: &'static str, body: fn(&Far, &Engine, [UdpSocket; 2])) {
+    if skip_unless_root(test) {
+        return;
+    }
+    in_namespace(move |lab| {
+        let (far, engine, clients) = set_up(lab);
+        body(&far, &engine, clients);
+        let status = engine.stop(LONG);
+        assert!(status.balanced && status.unaccounted == 0, "{status:#?}");
+        assert_eq!(status.ending(), Ending::Good);
+    });
+}
+
+fn set_up(lab: &Lab) -> (Far, Engine, [UdpSocket; 2]) {
+    lab.veth("near", "far", 2, "02:00:00:00:00:0a", "02:00:00:00:00:0b");
+    let far = lab.second_namespace();
+    lab.give("far", &far);
+    lab.address("near", "10.9.0.1/24");
+    far.run(|lab| {
+        lab.address("far", "10.9.0.2/24");
+        lab.neighbour("far", "10.9.0.1", "02:00:00:00:00:0a");
+    });
+    lab.running("near");
+    let mut config = EngineConfig::default();
+    config.interfaces = vec!["near".to_owned()];
+    config.ring_size = 256;
+    config.executor = ExecutorKind::Thread;
+    let destinations = |_: &_| vec![("10.9.0.1".parse().unwrap(), 7..=7)];
+    let engine = Engine::builder(config, greeter(b'a')).destinations(destinations).start();
+    let engine = engine.unwrap_or_else(|e| panic!("{e}"));
+    let clients = [0, 1].map(|queue| client(&far, queue));
+    (far, engine, clients)
+}
+
+/// A socket whose packets come to `queue`.
+fn client(far: &Far, queue: u8) -> UdpSocket {
+    far.run(move |_| {
+        let sockets = (0..200).map(|_| UdpSocket::bind("0.0.0.0:0").unwrap());
+        let mut sockets = sockets.inspect(|socket| socket.connect("10.9.0.1:7").unwrap());
+        sockets.find(|socket| ask(socket, LONG).is_some_and(|(_, by)| by == queue)).expect("a flow for each queue")
+    })
+}
+
+/// The word that answers, and the queue it came from.
+fn ask(socket: &UdpSocket, within: Duration) -> Option<(u8, u8)> {
+    socket.send(&[0; 16]).unwrap();
+    hear(socket, within)
+}
+
+fn hear(socket: &UdpSocket, within: Duration) -> Option<(u8, u8)> {
+    socket.set_read_timeout(Some(within)).unwrap();
+    let mut answer = [0; 16];
+    socket.recv(&mut answer).ok().map(|_| (answer[0], answer[1]))
+}
+
+fn wait(engine: &Engine, what: &str, done: impl FnMut(&EngineStatus) -> bool) {
+    let waited = engine.handle().wait(LONG, done);
+    waited.unwrap_or_else(|error| panic!("{what}: {error}: {:#?}", engine.status()));
+}
+
+fn id(queue: u32) -> QueueId {
+    QueueId::new("near", queue)
+}
+
+#[test]
+fn a_reload_brings_other_handlers_and_destinations_and_leaves_the_sockets() {
+    lab("a_reload_brings_other_handlers_and_destinations_and_leaves_the_sockets", |far, engine, clients| {
+        let handle = engine.handle();
+        let sessions = handle.status().totals.sessions;
+        handle.reload(greeter(b'b'), |_| vec![("10.9.0.1".parse().unwrap(), 7..=8)]).unwrap();
+        wait(engine, "new handlers", |s| s.queues.iter().all(|q| q.restarts == 1 && q.is_running()));
+        for (socket, queue) in clients.iter().zip(0..) {
+            assert_eq!(ask(socket, LONG), Some((b'b', queue)));
+        }
+        // The other port too is the engine's now.
+        let other = far.run(|_| {
+            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            socket.connect("10.9.0.1:8").unwrap();
+            socket
+        });
+        wait(engine, "the list", |_| matches!(ask_quietly(&other), Some((b'b', _))));
+        wait(engine, "sessions are kept", |s| s.totals.sessions > sessions);
+        for queue in handle.status().queues {
+            let last = queue.last_restart.unwrap();
+            assert_eq!((last.depth, last.lost), (Depth::Handler, 0), "{last:?}");
+        }
+
+        struct Other;
+        impl Handler for Other {
+            fn handle(&mut self, _: &mut Batch<'_>, _: &mut Context<'_>) {}
+        }
+        let refused = handle.reload(|_| Other, |_| Vec::new());
+        assert!(matches!(refused, Err(EngineError::OtherHandler { .. })), "{refused:?}");
+        assert_eq!(ask(&clients[0], LONG), Some((b'b', 0)), "nothing has changed then");
+    });
+}
+
+/// As long as the destination is not listed, the kernel's answer is an error.
+fn ask_quietly(socket: &UdpSocket) -> Option<(u8, u8)> {
+    socket.send(&[0; 16]).ok()?;
+    hear(socket, SHORT)
+}
+
+#[test]
+fn sessions_are_told_by_the_queue_that_has_them() {
+    lab("sessions_are_told_by_the_queue_that_has_them", |_, engine, clients| {
+        let handle = engine.handle();
+        for (socket, queue) in clients.iter().zip(0..) {
+            let told = handle.sessions(&id(queue), 100).unwrap();
+            let port = socket.local_addr().unwrap().port();
+            assert!(told.iter().any(|session| session.client.port() == port && session.queue == queue), "{told:?}");
+            assert_eq!(handle.sessions(&id(queue), 1).unwrap().len(), 1);
+        }
+        assert!(matches!(handle.sessions(&id(9), 1), Err(EngineError::NoSuchQueue { .. })));
+    });
+}
+
+#[test]
+fn a_paused_queue_keeps_what_comes_and_a_restart_does_not_wake_it() {
+    lab("a_paused_queue_keeps_what_comes_and_a_restart_does_not_wake_it", |_, engine, clients| {
+        let handle = engine.handle();
+        handle.pause(&id(1), true).unwrap();
+        wait(engine, "paused", |_| ask(&clients[1], SHORT).is_none());
+        assert_eq!(ask(&clients[0], LONG), Some((b'a', 0)), "the other one goes on");
+        handle.restart(&id(1), Depth::Handler).unwrap();
+        wait(engine, "restarted", |s| s.queues[1].restarts == 1 && s.queues[1].is_running());
+        assert_eq!(ask(&clients[1], SHORT), None);
+        handle.pause(&id(1), false).unwrap();
+        // What came meanwhile waited on the ring.
+        assert_eq!(hear(&clients[1], LONG), Some((b'a', 1)));
+        assert_eq!(hear(&clients[1], LONG), Some((b'a', 1)));
+    });
+}
+
+#[test]
+fn a_drained_queue_serves_its_sessions_then_stops_and_can_be_started() {
+    lab("a_drained_queue_serves_its_sessions_then_stops_and_can_be_started", |_, engine, clients| {
+        let handle = engine.handle();
+        std::thread::scope(|scope| {
+            // Its sessions never end by themselves: it is waited for as long as told.
+            let drained = scope.spawn(|| handle.drain_queue(&id(1), Duration::from_secs(2)));
+            wait(engine, "draining", |s| s.queues[1].state == "draining");
+            assert_eq!(ask(&clients[1], LONG), Some((b'a', 1)), "it goes on serving what it has");
+            let refused = handle.restart(&id(1), Depth::Queue);
+            assert!(matches!(refused, Err(EngineError::NotNow { .. })), "{refused:?}");
+            drained.join().unwrap().unwrap();
+        });
+        assert_eq!(handle.status().queues[1].state, "stopped");
+        assert_eq!(ask(&clients[0], LONG), Some((b'a', 0)));
+        assert!(matches!(handle.sessions(&id(1), 1), Err(EngineError::NotNow { .. })));
+        handle.restart(&id(1), Depth::Queue).unwrap();
+        wait(engine, "started", |s| s.queues[1].is_running());
+        assert_eq!(ask(&clients[1], LONG), Some((b'a', 1)));
+    });
+}
+
+#[test]
+fn a_handler_that_does_not_come_back_is_named_and_holds_up_nobody() {
+    let test = "a_handler_that_does_not_come_back_is_named_and_holds_up_nobody";
+    if skip_unless_root(test) {
+        return;
+    }
+    in_namespace(|lab| {
+        let (_far, engine, clients) = set_up(lab);
+        // Longer than this test; its thread goes with the process.
+        engine.handle().inject(&id(1), |_| Fault::Stall(Duration::from_secs(20))).unwrap();
+        wait(&engine, "stalled", |s| {
+            // Which of them comes after the fault nobody knows.
+            let _ = clients[1].send(&[0; 16]);
+            s.queues[1].stalled
+        });
+        assert_eq!(ask(&clients[0], LONG), Some((b'a', 0)));
+        let status = engine.stop(Duration::from_millis(500));
+        assert_eq!((status.not_ended.as_slice(), status.ending()), ([1].as_slice(), Ending::Stuck), "{status:#?}");
+    });
+}

@@ -1,0 +1,84 @@
+//! A thousand restarts, of all three depths, leave descriptors, mappings and memory where they were. Alone in its process,
+//! so that every count is this engine's.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "common/hairpin.rs"]
+mod hairpin;
+#[path = "common/netns.rs"]
+mod netns;
+
+use std::collections::BTreeMap;
+
+use hairpin::{Flows, LONG, QUEUES, id, lost, plug, start, wait};
+use netns::{in_namespace, skip_unless_root};
+use oxide::engine::{Depth, Engine, ProcessUsage};
+
+/// Restarts at each depth: 1000 in all, 250 of each queue.
+const RESTARTS: [(Depth, u32); 3] = [(Depth::Handler, 600), (Depth::Port, 300), (Depth::Queue, 100)];
+/// Before the first count, at each depth: thread stacks, arenas and lazily loaded things are there then.
+const WARM_UP: u32 = 40;
+/// The allocator keeps arenas for threads that have ended and may split or join them; a leak of one mapping a restart
+/// would be hundreds.
+const MAPPINGS: usize = 8;
+/// A leaked UMEM would be 4 MiB for each restart of a queue, a leaked handler or table some KiB for each of 600.
+const RSS_BYTES: u64 = 4 << 20;
+
+/// What this process holds: descriptors by what they are, mappings, resident bytes.
+fn held() -> (BTreeMap<String, usize>, Vec<String>, u64) {
+    let mut descriptors = BTreeMap::new();
+    for entry in std::fs::read_dir("/proc/self/fd").unwrap() {
+        // That of this very listing is gone by now.
+        let Ok(what) = std::fs::read_link(entry.unwrap().path()) else { continue };
+        let what = what.to_string_lossy().split(['[', '(']).next().unwrap_or_default().to_owned();
+        *descriptors.entry(what).or_default() += 1;
+    }
+    let mappings = std::fs::read_to_string("/proc/self/maps").unwrap().lines().map(str::to_owned).collect();
+    (descriptors, mappings, ProcessUsage::now().rss_bytes)
+}
+
+/// `count` restarts of all queues in turn, all of them at once.
+fn restart(engine: &Engine, depth: Depth, count: u32) {
+    let handle = engine.handle();
+    for round in 0..count / QUEUES {
+        let before: Vec<u32> = engine.status().queues.iter().map(|queue| queue.restarts).collect();
+        for queue in 0..QUEUES {
+            handle.restart(&id(if round % 2 == 0 { "near0" } else { "near1" }, queue), depth).unwrap();
+        }
+        wait(engine, "restarted", |s| {
+            s.queues.iter().zip(&before).all(|(queue, before)| queue.restarts == before + 1 && queue.is_running())
+        });
+    }
+}
+
+#[test]
+fn a_thousand_restarts_leave_nothing_behind() {
+    if skip_unless_root("a_thousand_restarts_leave_nothing_behind") {
+        return;
+    }
+    in_namespace(|lab| {
+        let far = lab.second_namespace();
+        plug(lab, &far, 0);
+        plug(lab, &far, 1);
+        let engine = start();
+        for (depth, _) in RESTARTS {
+            restart(&engine, depth, WARM_UP);
+        }
+        let before = held();
+        for (depth, count) in RESTARTS {
+            restart(&engine, depth, count);
+        }
+        let after = held();
+        assert_eq!(after.0, before.0, "descriptors");
+        let (mappings, were) = (after.1.len(), before.1.len());
+        assert!(mappings <= were + MAPPINGS, "{were} -> {mappings} mappings: {:#?}", after.1);
+        assert!(after.2 <= before.2 + RSS_BYTES, "{} -> {} bytes resident", before.2, after.2);
+        eprintln!("{} -> {} mappings, {} -> {} KiB resident", were, mappings, before.2 >> 10, after.2 >> 10);
+
+        let traffic = Flows::find(&far, &[0, 1]).run(&far);
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        let (_, counts) = traffic.end();
+        assert_eq!(lost(&counts, |_, _| true), 0, "{counts:?}");
+        let status = engine.stop(LONG);
+        assert!(status.balanced && status.unaccounted == 0, "{status:#?}");
+    });
+}
