@@ -137,7 +137,8 @@ impl Trials {
 
     /// One trial, to its end: at most twice the time it should take, and a second.
     pub(crate) fn run(&mut self, order: &Order) -> Result<Outcome> {
-        let within = Duration::from_secs_f64(2.0 * order.frames as f64 / order.pps.max(100_000.0) + 1.0);
+        let pps = if order.pps > 0.0 { order.pps } else { 100_000.0 };
+        let within = Duration::from_secs_f64(2.0 * order.frames as f64 / pps + 1.0);
         self.run_within(order, within)
     }
 

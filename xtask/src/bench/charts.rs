@@ -54,8 +54,9 @@ pub(super) fn file(record: &Record) -> String {
     if percent(&record.measure).is_some() {
         return CURVE_FILE.to_owned();
     }
-    let name: String = record.measure.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
-    format!("{name}{}.svg", if record.ratio_median.is_some() { "" } else { "-values" })
+    let words: Vec<&str> =
+        record.measure.split(|c: char| !c.is_ascii_alphanumeric()).filter(|w| !w.is_empty()).collect();
+    format!("{}{}.svg", words.join("-"), if record.ratio_median.is_some() { "" } else { "-values" })
 }
 
 /// Which point of the loss curve a measure is.

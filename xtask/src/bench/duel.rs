@@ -30,8 +30,8 @@ const DUELS: &[Duel] = &[
     ("relay", "gro-gso", BULK_LARGE, true),
     ("relay", "nginx", SMALL, true),
     ("relay", "quilkin", SMALL, true),
-    ("relay", "nft-dnat", SMALL, true),
-    ("relay", "mmsg", SMALL, true),
+    ("relay", "nft-dnat", SMALL, false),
+    ("relay", "mmsg", SMALL, false),
     ("relay", "tokio", SMALL, false),
     ("relay", "testpmd-af_packet", SMALL, false),
     ("relay", "socat", BULK, false),
@@ -75,8 +75,7 @@ impl Bench<'_> {
     /// All duels that the command line asks for and this machine can run.
     pub(super) fn duels(&mut self, lab: &Lab) -> Result<()> {
         for &(ours, theirs, load, quick) in DUELS {
-            let asked = !self.options.names.is_empty();
-            if !(self.wanted(ours) || self.wanted(theirs)) || (self.options.quick && !quick && !asked) {
+            if !(self.wanted(ours) || self.wanted(theirs)) || (self.brief() && !quick) {
                 continue;
             }
             let what = format!("{ours} beside {theirs}, {} B, {} flows", load.frame, load.flows);

@@ -35,7 +35,7 @@ impl Bench<'_> {
             return Ok(());
         }
         for &(load, quick) in POINTS {
-            if self.options.quick && !quick {
+            if self.brief() && !quick {
                 continue;
             }
             let what = format!("relay, {} B, {} flows, {} entries", load.frame, load.flows, load.entries);
@@ -68,7 +68,7 @@ impl Bench<'_> {
     /// Queues of one core: 1, 2 and 4 actors share it, with load on every queue. Live frames reach only the queue of the
     /// sender's CPU, so AF_XDP sockets send, one for each queue; they make about as much as one core forwards.
     pub(super) fn queues(&mut self) -> Result<()> {
-        if !self.wanted("growth") || self.options.quick {
+        if !self.wanted("growth") || self.brief() {
             return Ok(());
         }
         let relay = subject::named("relay")?;
@@ -118,7 +118,7 @@ const RATE: Measure = Measure::higher("simulated relay", "Mpps");
 impl Bench<'_> {
     /// The relay on the in-memory port: memory must be flat, and every packet accounted for.
     pub(super) fn hours(&mut self) -> Result<()> {
-        if !self.wanted("hours") || (self.options.quick && self.options.names.is_empty()) {
+        if !self.wanted("hours") || self.brief() {
             return Ok(());
         }
         // 10^9 take a quarter of an hour: for those who ask for it by name.

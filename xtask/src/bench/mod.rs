@@ -123,6 +123,11 @@ impl Bench<'_> {
         self.options.names.is_empty() || self.options.names.iter().any(|n| name.contains(n.as_str()))
     }
 
+    /// Whether only the most telling things are to run: four minutes do not hold all; what is named runs, quick or not.
+    fn brief(&self) -> bool {
+        self.options.quick && self.options.names.is_empty()
+    }
+
     /// A line of progress.
     fn say(&self, text: impl std::fmt::Display) {
         eprintln!("[{:4} s] {text}", self.started.elapsed().as_secs());
@@ -210,7 +215,7 @@ impl Bench<'_> {
         self.other_queues()?;
         self.queues()?;
         self.hours()?;
-        if self.wanted("micro") && (!self.options.quick || !self.options.names.is_empty()) {
+        if self.wanted("micro") && !self.brief() {
             self.pieces()?;
         }
         Ok(())

@@ -107,10 +107,10 @@ impl Bench<'_> {
                 self.at_rates(lab, peak, throughput)?;
             }
         }
-        if self.wanted("bursts") {
+        if self.wanted("bursts") && !self.brief() {
             self.bursts(lab)?;
         }
-        if self.wanted("sessions") {
+        if self.wanted("sessions") && !self.brief() {
             self.set_ups(lab)?;
             self.table(lab)?;
         }
@@ -195,7 +195,7 @@ impl Bench<'_> {
     /// Latency at half of the throughput, loss at 60 % of the peak, and the loss curve.
     fn at_rates(&mut self, lab: &Lab, peak: f64, throughput: f64) -> Result<()> {
         let half = (throughput / 2.0).max(peak / 20.0);
-        let ms = if self.options.quick { 1000 } else { 2000 };
+        let ms = if self.options.quick { 500 } else { 2000 };
         let mut arguments = format!("trial --ms {ms} --rate {half:.0} --rate {:.0}", peak * 0.6);
         if !self.options.quick {
             CURVE.iter().for_each(|(part, _)| arguments.push_str(&format!(" --rate {:.0}", peak * part)));
