@@ -8,7 +8,7 @@ mod netns;
 
 use std::time::Duration;
 
-use hairpin::{Flows, LONG, all_run, id, lost, plug, start_on, wait};
+use hairpin::{Flows, LONG, all_run, id, lost, plug, plug_as, start_on, wait};
 use netns::{Far, Lab, in_namespace, skip_unless_root};
 use oxide::engine::{Depth, Engine, EngineState, EngineStatus};
 use oxide::xdp::steering::PassAll;
@@ -134,6 +134,23 @@ fn another_program_is_in_the_place_of_ours() {
         // The queue as a whole, too, does without it.
         engine.handle().restart(&id("near0", 0), Depth::Handler).unwrap();
         wait(engine, "still told", |s| s.queues[0].restarts > 0 && all_wait(s));
+        drop(other);
+    });
+}
+
+/// It was first on an interface that was made again.
+#[test]
+fn another_program_is_there_before_ours() {
+    upset_first("another_program_is_there_before_ours", |lab, far, engine| {
+        lab.ip("link del near0");
+        wait(engine, "noticed", all_wait);
+        plug_as(lab, far, 0, "tmp0");
+        let other = PassAll::attach("tmp0").unwrap();
+        lab.ip("link set tmp0 down");
+        lab.ip("link set tmp0 name near0");
+        lab.up("near0");
+        lab.running("near0");
+        wait(engine, "told", |s| s.queues.iter().all(|queue| queue.state.contains("oxide_pass_all")));
         drop(other);
     });
 }

@@ -42,8 +42,26 @@ fn keyed(bench: &mut Bench) {
         black_box(&mut hashes);
     });
     contestants.push(foldhash.at_most(0.12));
+    #[cfg(target_arch = "x86_64")]
+    if let Some(token) = fearless_simd::Level::new().as_avx512() {
+        contestants.push(contestant("three rounds of AES, nothing else", move || rounds(token, black_box(&[7; 64]))));
+    }
     bench.compare("keyed hash", "64 keys: address, port, near end", LANES, contestants);
 }
+
+#[cfg(target_arch = "x86_64")]
+fearless_simd::kernel!(
+    /// As many AES instructions as 64 keys need, in four chains: their number is all that counts.
+    fn rounds(avx512: Avx512, bytes: &[u8; 64]) {
+        use std::arch::x86_64::_mm512_aesenc_epi128;
+        let secret = safe_unaligned_simd::x86_64::_mm512_loadu_si512(bytes);
+        let mut states = [secret; 4].map(black_box);
+        for _ in 0..3 * LANES / 16 {
+            states = states.map(|state| _mm512_aesenc_epi128(state, secret));
+        }
+        black_box(states);
+    }
+);
 
 fn toeplitz(bench: &mut Bench) {
     let mut tuples = Tuples::default();

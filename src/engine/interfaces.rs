@@ -11,7 +11,7 @@ use super::EngineError;
 use super::status::SteeringStatus;
 use crate::net::{BusyPollSettings, SettingsGuard, Tables};
 use crate::port::QueueId;
-use crate::xdp::steering::{AttachMode, Steering, SteeringError, SteeringOptions};
+use crate::xdp::steering::{self, AttachMode, Steering, SteeringError, SteeringOptions};
 use crate::xdp::{Device, PortRequest};
 
 /// UDP destinations that are the engine's: everything else stays the kernel's.
@@ -22,7 +22,7 @@ pub(super) struct Interfaces {
     options: SteeringOptions,
     attached: BTreeMap<String, Attached>,
     /// There, wanted, and refused our program when that was last tried: another one was there first.
-    refusing: BTreeMap<String, Instant>,
+    refusing: BTreeMap<String, Pause>,
     destinations: Destinations,
 }
 
@@ -32,11 +32,30 @@ struct Attached {
     /// Device settings for busy polling, put back when this is dropped; `Err` where they were refused.
     settings: Option<Result<SettingsGuard, ()>>,
     /// Why the program is not on the interface though that is there, and when that was last looked at.
-    trouble: Option<(String, Instant)>,
+    trouble: Option<(String, Pause)>,
 }
 
 /// Between two tries of a program that cannot be put back: each names who is in its place, which takes a while.
 const TRY_EVERY: Duration = Duration::from_millis(500);
+
+/// Until something that was refused is tried again.
+#[derive(Clone, Copy)]
+struct Pause {
+    since: Instant,
+    /// Another program has the interface: it is asked for that at each look, which is one netlink question, where a try may
+    /// be a program load.
+    held: bool,
+}
+
+impl Pause {
+    fn new(held: bool) -> Self {
+        Self { since: Instant::now(), held }
+    }
+
+    fn is_over(self, interface: &str) -> bool {
+        if self.held { !steering::has_program(interface) } else { self.since.elapsed() >= TRY_EVERY }
+    }
+}
 
 /// What became of a program that somebody took off.
 pub(super) enum Tended {
@@ -84,7 +103,7 @@ impl Interfaces {
     pub(super) fn request(&mut self, id: &QueueId) -> Result<PortRequest, EngineError> {
         let ensured = self.ensure(&id.interface);
         if let Err(EngineError::Steering { .. }) = ensured {
-            self.refusing.entry(id.interface.clone()).or_insert_with(Instant::now);
+            self.refuses(&id.interface);
         }
         ensured?;
         let gone = || EngineError::Interface {
@@ -143,7 +162,7 @@ impl Interfaces {
         let Self { attached, options, .. } = self;
         let tend = |(name, attached): (&String, &mut Attached)| {
             let interface = name.clone();
-            if attached.trouble.as_ref().is_some_and(|(_, at)| at.elapsed() < TRY_EVERY) {
+            if attached.trouble.as_ref().is_some_and(|(_, pause)| !pause.is_over(name)) {
                 return None;
             }
             match attached.put_back(options) {
@@ -154,7 +173,8 @@ impl Interfaces {
                 Err(error) => {
                     let why = error.to_string();
                     let news = attached.trouble.as_ref().is_none_or(|(before, _)| *before != why);
-                    attached.trouble = Some((why.clone(), Instant::now()));
+                    let held = matches!(error, SteeringError::Busy { .. });
+                    attached.trouble = Some((why.clone(), Pause::new(held)));
                     news.then_some(Tended::Trouble { interface, why })
                 }
             }
@@ -165,19 +185,24 @@ impl Interfaces {
 
     /// Those whose program could not be attached when a port was to be opened: now?
     fn tend_refusing(&mut self) -> Vec<Tended> {
-        let due = self.refusing.iter().filter(|(_, at)| at.elapsed() >= TRY_EVERY);
+        let due = self.refusing.iter().filter(|(name, pause)| pause.is_over(name));
         let due: Vec<String> = due.map(|(name, _)| name.clone()).collect();
         let mut tended = Vec::new();
         for interface in due {
             self.refusing.remove(&interface);
             match self.ensure(&interface) {
                 Ok(()) => tended.push(Tended::Back { interface }),
-                Err(EngineError::Steering { .. }) => _ = self.refusing.insert(interface, Instant::now()),
+                Err(EngineError::Steering { .. }) => self.refuses(&interface),
                 // Not there at all: netlink tells when it is.
                 Err(_) => {}
             }
         }
         tended
+    }
+
+    fn refuses(&mut self, interface: &str) {
+        let held = !self.attached.contains_key(interface) && steering::has_program(interface);
+        self.refusing.insert(interface.to_owned(), Pause::new(held));
     }
 
     /// Drops the programs of interfaces that are not there any more, or were made again under the same

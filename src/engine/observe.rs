@@ -112,12 +112,7 @@ impl Observer {
                 let _ = self.resolve.try_send((interface, next_hop));
             }
             Report::Lost(packets) => queue.lost(packets),
-            Report::Replaced(Ok(sessions)) => {
-                queue.last_event = format!("handler restarted, {sessions} sessions taken over");
-            }
-            Report::Replaced(Err(why)) => {
-                queue.last_event = format!("handler restarted, no session taken over: {why}");
-            }
+            Report::Replaced(kept) => queue.replaced(kept),
             // Freed here, on the supervisor's thread.
             Report::Retired(_) => {}
         }

@@ -1,5 +1,6 @@
 //! What the last restart of a queue was: why, how deep, how long it took and what it cost.
 
+use std::fmt;
 use std::time::Duration;
 
 use oxide_actors::supervisor::{self, State};
@@ -24,6 +25,21 @@ pub struct LastRestart {
     pub lost: u64,
 }
 
+impl fmt::Display for LastRestart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { depth, cause, gap_ms, lost } = self;
+        let depth = match depth {
+            Depth::Handler => "handler",
+            Depth::Port => "port",
+            Depth::Queue => "queue",
+        };
+        match gap_ms {
+            Some(gap) => write!(f, "{depth} restarted: {cause} ({gap:.1} ms, {lost} packets lost)"),
+            None => write!(f, "{depth} restarts: {cause}"),
+        }
+    }
+}
+
 impl QueueStatus {
     /// Its state has changed from `from` to `to`: a restart may have begun, or ended.
     pub(super) fn restarted(&mut self, from: &State, to: &State, cause: &str, gap: Option<Duration>) {
@@ -39,6 +55,16 @@ impl QueueStatus {
         // An actor that ended by itself has said its last words before.
         let lost = if depth == Depth::Queue && self.heard.is_none() { self.last_lost } else { 0 };
         self.last_restart = Some(LastRestart { depth, cause: cause.to_owned(), gap_ms: None, lost });
+    }
+
+    /// A handler is at work: how many sessions it took over, or why none.
+    pub(super) fn replaced(&mut self, kept: Result<u64, String>) {
+        let kept =
+            kept.map_or_else(|why| format!("no session taken over: {why}"), |n| format!("{n} sessions taken over"));
+        if !self.last_event.starts_with("handler restarted") {
+            "handler restarted".clone_into(&mut self.last_event);
+        }
+        self.last_event = format!("{}, {kept}", self.last_event);
     }
 
     /// So many packets were lost by what is being rebuilt.
@@ -84,6 +110,19 @@ mod tests {
             queue.lost(0);
             assert_eq!((queue.last_restart.as_ref().unwrap().lost, queue.last_lost), (7, 0));
         }
+    }
+
+    #[test]
+    fn an_operator_reads_it_in_one_line() {
+        let mut queue = sample::status().queues.swap_remove(0);
+        let soft = restarting(supervisor::Depth::Soft);
+        queue.changed(&State::Running, &soft, "index 9".to_owned(), None);
+        assert_eq!(queue.last_event, "index 9");
+        queue.lost(3);
+        queue.changed(&soft, &State::Running, "handler restarted".to_owned(), Some(Duration::from_millis(50)));
+        queue.replaced(Ok(12));
+        let line = "handler restarted: index 9 (50.0 ms, 3 packets lost), 12 sessions taken over";
+        assert_eq!(queue.last_event, line);
     }
 
     #[test]

@@ -294,7 +294,10 @@ impl QueueStatus {
         if matches!(to, State::Restarting { .. }) {
             self.restarts += 1;
         }
-        self.last_event = cause;
+        self.last_event = match (to, gap, &self.last_restart) {
+            (State::Running, Some(_), Some(last)) => last.to_string(),
+            _ => cause,
+        };
     }
 
     /// The word for its state, without the reason: one of `planned`, `opening`, `running`, `draining`,

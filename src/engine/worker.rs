@@ -11,12 +11,9 @@ use super::EngineError;
 use super::interfaces::Interfaces;
 use super::launch::{Launched, Launcher};
 use crate::net::Tables;
-use crate::queue::{self, Exit, Fault, Handler, Parcel, Report};
+use crate::queue::{self, Exit, Fault, Handler, Parcel, PortRequests, Report};
 use crate::umem::{MAX_PORTS, PortIndex};
 use crate::xdp::PortRequest;
-
-/// How long an actor that is told to stop may finish what is under way.
-const STOP_WITHIN: Duration = Duration::from_millis(500);
 
 /// What is told to an actor over AF_XDP ports.
 pub(super) type Command = queue::Command<PortRequest>;
@@ -97,13 +94,7 @@ impl<H: Handler + 'static> supervisor::Worker for QueueWorker<H> {
 
     fn command(&mut self, command: supervisor::Command) -> Result<(), Undelivered> {
         let Some(running) = &self.running else { return Err(Undelivered::Gone) };
-        let command = match command {
-            supervisor::Command::Stop => Command::Stop(STOP_WITHIN),
-            supervisor::Command::Drain { .. } => Command::Drain,
-            supervisor::Command::RestartHandler { inherit } => Command::RestartHandler { inherit },
-            supervisor::Command::RestartPart(port) => Command::Open { restart: Some(port), requests: self.requests() },
-            supervisor::Command::MendParts => Command::Open { restart: None, requests: self.requests() },
-        };
+        let command = Command::of(command, || self.requests());
         running.commands.try_send(command).map_err(|error| match error {
             SendError::Closed(_) => Undelivered::Gone,
             SendError::Timeout(_) => Undelivered::Busy,
@@ -167,11 +158,12 @@ impl<H: Handler + 'static> supervisor::Worker for QueueWorker<H> {
 
 impl<H: Handler + 'static> QueueWorker<H> {
     /// What each port can be opened from, or why it cannot be opened now.
-    fn requests(&self) -> Vec<(PortIndex, Result<PortRequest, String>)> {
+    fn requests(&self) -> PortRequests<PortRequest> {
         let mut interfaces = self.interfaces.lock().unwrap_or_else(PoisonError::into_inner);
         let ports = (0..).zip(self.launcher.ports_of(self.index));
         ports.map(|(port, id)| (port, interfaces.request(&id).map_err(|error| error.to_string()))).collect()
     }
+
     fn others(&self) -> Vec<(u32, Address<Parcel>)> {
         let directory = self.directory.lock().unwrap_or_else(PoisonError::into_inner);
         directory.iter().flatten().map(|entry| (entry.queue, entry.parcels.clone())).collect()

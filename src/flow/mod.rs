@@ -14,9 +14,9 @@
 //! when it is idle keeps a stamp, which costs one store to a line that is in hand anyway, and
 //! [`FlowTable::advance`] is told which flows are over.
 //!
-//! A look-up of 64 keys goes in stages, each over all lanes: hash and ask for the buckets; compare
-//! tags and ask for the flows; compare keys. So the misses of all lanes are under way at once, and
-//! the flows are in the cache when they are worked on.
+//! A look-up of 64 keys goes in stages: hash all and ask for the buckets; compare tags and ask for the flows; compare
+//! keys. Each stage is sixteen keys behind the one before, so that their misses are under way together while others
+//! are compared, and the flows are in the cache when they are worked on.
 //!
 //! Bounds: an insertion reads and writes two buckets, and if both are full (one in a thousand
 //! when the table is) tries to move each of their entries to its other bucket, once.
@@ -24,19 +24,19 @@
 #![forbid(unsafe_code)]
 
 mod bucket;
+mod search;
 mod verify;
 
 use std::iter;
 
-use bucket::{Bucket, tag_of};
+use bucket::Bucket;
 pub use verify::Inconsistent;
 
-use crate::packet::LANES;
 pub use crate::simd::{FlowHash, FlowKey, FlowKeys};
-use crate::umem::prefetch;
+use crate::umem::{prefetch, wish_for_huge_pages};
 
-/// Flows for which there is a bucket, when the table is full: six of eleven entries are taken, and one flow
-/// in fifty is in its second bucket.
+/// Flows for which there is a bucket, when the table is full: six of eleven entries are taken, and one bucket
+/// in fifty has spilled.
 const LOAD: usize = 6;
 
 /// Something that is found by a key of its own.
@@ -73,15 +73,20 @@ impl<T: Keyed> FlowTable<T> {
     /// of its own.
     #[must_use]
     pub fn new(capacity: u32, hash: FlowHash) -> Self {
-        let buckets = (capacity as usize).div_ceil(LOAD).max(1);
         Self {
             hash,
-            buckets: vec![Bucket::EMPTY; buckets].into(),
-            slots: iter::repeat_with(|| None).take(capacity as usize).collect(),
+            buckets: filled(buckets_for(capacity), || Bucket::EMPTY),
+            slots: filled(capacity as usize, || None),
             free: (0..capacity).rev().collect(),
             hand: 0,
             changing: false,
         }
+    }
+
+    /// Bytes of memory that a table for `capacity` flows takes.
+    #[must_use]
+    pub fn bytes_for(capacity: u32) -> usize {
+        buckets_for(capacity) * size_of::<Bucket>() + capacity as usize * (size_of::<Option<T>>() + size_of::<u32>())
     }
 
     /// Flows in the table.
@@ -134,50 +139,6 @@ impl<T: Keyed> FlowTable<T> {
     #[inline]
     pub fn find(&self, key: &FlowKey) -> Option<u32> {
         self.find_at(self.place(self.hash.one(key)), key)
-    }
-
-    /// Looks up the keys of the lanes in `live`. Returns the lanes that were found, and their slots
-    /// in `found`; the other lanes of `found` are unspecified. Flows that were found are in the cache.
-    pub fn look_up(&self, keys: &FlowKeys, live: u64, found: &mut [u32; LANES]) -> u64 {
-        let mut hashes = [0; LANES];
-        self.hash.lanes(keys, live, &mut hashes);
-        for lane in lanes(live) {
-            prefetch(&self.buckets[self.place(hashes[lane]).first]);
-        }
-        // Lanes with a candidate, and lanes whose second bucket was asked for.
-        let (mut hit, mut spilled) = (0, 0);
-        for lane in lanes(live) {
-            let Place { tag, first, second } = self.place(hashes[lane]);
-            let bucket = &self.buckets[first];
-            if let Some(slot) = bucket.candidates(tag).next() {
-                self.prefetch(slot);
-                found[lane] = slot;
-                hit |= 1 << lane;
-            } else if bucket.spilled > 0 {
-                prefetch(&self.buckets[second]);
-                spilled |= 1 << lane;
-            }
-        }
-        for lane in lanes(spilled) {
-            let Place { tag, second, .. } = self.place(hashes[lane]);
-            if let Some(slot) = self.buckets[second].candidates(tag).next() {
-                self.prefetch(slot);
-                found[lane] = slot;
-                hit |= 1 << lane;
-            }
-        }
-        for lane in lanes(hit) {
-            let key = keys.get(lane);
-            if self.holds(found[lane], &key) {
-                continue;
-            }
-            // Another flow with the same tag came first.
-            match self.find_at(self.place(hashes[lane]), &key) {
-                Some(slot) => found[lane] = slot,
-                None => hit &= !(1 << lane),
-            }
-        }
-        hit
     }
 
     /// The slot that [`insert`](Self::insert) will use; `None` if the table is full.
@@ -244,15 +205,19 @@ impl<T: Keyed> FlowTable<T> {
         slots.filter_map(|(slot, flow)| Some((slot as u32, flow.as_ref()?)))
     }
 
-    /// Two buckets, spread over all by multiplication (the upper and the lower half of the hash), and a
-    /// tag that is never zero.
+    /// Two buckets, and a tag.
     #[inline]
     fn place(&self, hash: u64) -> Place {
-        let count = self.buckets.len() as u64;
-        let spread = |half: u64| ((half * count) >> 32) as usize;
-        let (first, second) = (spread(hash >> 32), spread(hash & 0xffff_ffff));
+        let first = self.first(hash);
+        let second = spread(hash & 0xffff_ffff, self.buckets.len());
         let next = if first + 1 < self.buckets.len() { first + 1 } else { 0 };
-        Place { tag: tag_of(hash), first, second: if second == first { next } else { second } }
+        Place { tag: hash as u8, first, second: if second == first { next } else { second } }
+    }
+
+    /// The first bucket, by the upper half of the hash.
+    #[inline(always)]
+    fn first(&self, hash: u64) -> usize {
+        spread(hash >> 32, self.buckets.len())
     }
 
     fn find_at(&self, Place { tag, first, second }: Place, key: &FlowKey) -> Option<u32> {
@@ -303,8 +268,27 @@ impl<T: Keyed> FlowTable<T> {
     }
 }
 
+fn buckets_for(capacity: u32) -> usize {
+    (capacity as usize).div_ceil(LOAD).max(1)
+}
+
+/// Memory on huge pages where the kernel gives them: a table of a million flows is looked at in random order, and
+/// would cost a walk through the page tables for each line else.
+fn filled<T>(count: usize, value: impl FnMut() -> T) -> Box<[T]> {
+    let mut memory = Vec::with_capacity(count);
+    wish_for_huge_pages(memory.spare_capacity_mut());
+    memory.resize_with(count, value);
+    memory.into()
+}
+
+/// 32 bits of a hash, spread evenly over `count` places by multiplication.
+#[inline(always)]
+fn spread(half: u64, count: usize) -> usize {
+    ((half * count as u64) >> 32) as usize
+}
+
 /// The lanes of a mask, lowest first.
-#[inline]
+#[inline(always)]
 fn lanes(mut mask: u64) -> impl Iterator<Item = usize> {
     iter::from_fn(move || {
         let lane = mask.trailing_zeros();

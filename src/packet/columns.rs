@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use super::Transport;
 use crate::telemetry::DropReason;
 
 /// Packets in a batch. A set of packets is one `u64`.
@@ -103,11 +104,21 @@ pub struct Columns {
     pub ipv4: u64,
     /// Of [`udp`](Self::udp): IPv6.
     pub ipv6: u64,
+    /// Not of [`udp`](Self::udp), but whole and recognised: UDP behind VLAN tags, IPv4 options or IPv6 extension
+    /// headers. Like [`tcp`](Self::tcp) and [`icmp`](Self::icmp), these lanes have facts **and** a fault: the relay
+    /// drops them for it, a handler that can do more looks here first.
+    pub udp_extended: u64,
+    /// Recognised: TCP.
+    pub tcp: u64,
+    /// Recognised: ICMP and ICMPv6. Their flows have no ports.
+    pub icmp: u64,
+    /// Of these three: with one or two VLAN tags, which end where [`l3`](Self::l3) says.
+    pub tagged: u64,
     /// Why a lane is not in [`udp`](Self::udp); stale for lanes that are.
     pub fault: [DropReason; LANES],
     /// Offset of the IP header from the start of the frame, bytes.
     pub l3: [u8; LANES],
-    /// Offset of the UDP header from the start of the frame, bytes.
+    /// Offset of the UDP (TCP, ICMP) header from the start of the frame, bytes.
     pub l4: [u8; LANES],
     /// Length of the frame without Ethernet padding or trailer, bytes.
     pub length: [u16; LANES],
@@ -121,11 +132,32 @@ impl Default for Columns {
             udp: 0,
             ipv4: 0,
             ipv6: 0,
+            udp_extended: 0,
+            tcp: 0,
+            icmp: 0,
+            tagged: 0,
             fault: [DropReason::Truncated; LANES],
             l3: [0; LANES],
             l4: [0; LANES],
             length: [0; LANES],
             flow: [Flow::default(); LANES],
         }
+    }
+}
+
+impl Columns {
+    /// Puts a lane that is not in [`udp`](Self::udp) where it belongs, if the whole `frame` is something that is
+    /// [recognised](super::recognise()). Its fault stays. `lane` is below [`LANES`]; the masks must not have it yet.
+    pub fn recognise(&mut self, lane: usize, frame: &[u8]) {
+        let Some(found) = super::recognise(frame) else { return };
+        let mask = match found.transport {
+            Transport::Udp => &mut self.udp_extended,
+            Transport::Tcp => &mut self.tcp,
+            Transport::Icmp => &mut self.icmp,
+        };
+        *mask |= 1 << lane;
+        self.tagged |= u64::from(found.tags > 0) << lane;
+        (self.l3[lane], self.l4[lane]) = (found.l3, found.l4);
+        (self.length[lane], self.flow[lane]) = (found.length, found.flow);
     }
 }

@@ -6,6 +6,7 @@ pub mod build;
 pub mod checksum;
 mod columns;
 pub mod parse;
+pub mod recognise;
 mod reflect;
 pub mod rewrite;
 pub mod translate;
@@ -13,6 +14,7 @@ pub mod translate;
 pub use columns::{Columns, Endpoint, Flow, LANES, MacAddr};
 pub(crate) use parse::parse_with;
 pub use parse::{Parsed, parse, verify_udp};
+pub use recognise::{Recognised, Transport, recognise};
 pub use reflect::reflect;
 pub use rewrite::{AddressChange, Rewrite, Translation};
 

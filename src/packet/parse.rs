@@ -8,7 +8,7 @@
 //! | | IPv4 | IPv6 | reason |
 //! |---|---|---|---|
 //! | 1 | frame holds an Ethernet header | same | `Truncated` |
-//! | 2 | EtherType 0x0800 | 0x86dd | `EtherType` |
+//! | 2 | EtherType 0x0800 | 0x86dd | `VlanTag` for a tag, else `EtherType` |
 //! | 3 | frame holds 20 bytes more | 40 bytes more | `Truncated` |
 //! | 4 | version 4 | version 6 | `IpVersion` |
 //! | 5 | header length >= 20, within the frame | | `IpHeaderLength` |
@@ -38,7 +38,7 @@ const IPV4_HEADER: u16 = 20;
 const IPV6_HEADER: u16 = 40;
 const UDP_HEADER: u16 = 8;
 /// The upper 96 bits of `::ffff:0:0/96` (RFC 4291 section 2.5.5.2).
-const MAPPED: u128 = 0xffff;
+pub(super) const MAPPED: u128 = 0xffff;
 
 /// A well-formed IP/UDP datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +74,7 @@ pub(crate) fn parse_with<T>(head: &[u8; 64], length: u16, accept: impl FnOnce(Pa
         0x0800 => ipv4(head, length).map(accept),
         0x86dd => ipv6(head, length).map(accept),
         _ if length < ETHERNET => Err(DropReason::Truncated),
+        0x8100 | 0x88a8 | 0x9100 => Err(DropReason::VlanTag),
         _ => Err(DropReason::EtherType),
     }
 }
@@ -209,7 +210,7 @@ fn not_udp_ipv6(next_header: u8) -> DropReason {
 /// Not "this network" (0/8), loopback (127/8), multicast (224/4) or limited broadcast: RFC 1122
 /// section 3.2.1.3. The rest of 240/4 is in use as unicast inside some networks.
 #[inline]
-fn answerable_ipv4(source: u32) -> bool {
+pub(super) fn answerable_ipv4(source: u32) -> bool {
     let net = source >> 24;
     (net != 0) & (net != 127) & (net >> 4 != 14) & (source != u32::MAX)
 }
@@ -218,7 +219,7 @@ fn answerable_ipv4(source: u32) -> bool {
 /// mapped, translated and compatible forms of IPv4 addresses (RFC 4291 sections 2.5 and 2.7), which
 /// would pass for IPv4 in a [`Flow`].
 #[inline]
-fn answerable_ipv6(source: u128) -> bool {
+pub(super) fn answerable_ipv6(source: u128) -> bool {
     (source >> 120 != 0xff) & (source >> 64 != 0)
 }
 
@@ -230,7 +231,7 @@ fn outside(value: u16, least: u16, most: u16) -> bool {
 }
 
 #[inline]
-fn mapped(address: u32) -> [u8; 16] {
+pub(super) fn mapped(address: u32) -> [u8; 16] {
     (MAPPED << 32 | u128::from(address)).to_be_bytes()
 }
 

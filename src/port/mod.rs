@@ -6,6 +6,7 @@
 //! by the AF_XDP port ([`crate::xdp`]) and the simulated one.
 
 mod burst;
+mod ends;
 mod rss;
 pub mod sim;
 
@@ -15,6 +16,7 @@ use std::os::fd::BorrowedFd;
 use serde::{Deserialize, Serialize};
 
 pub use burst::Burst;
+pub(crate) use ends::{Ends, Rings};
 pub use rss::Rss;
 
 use crate::packet::MacAddr;

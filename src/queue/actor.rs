@@ -1,12 +1,8 @@
-//! The actor of one queue: turns its worker on its own core, sleeps when there is nothing to do,
-//! obeys the supervisor, and says its last words.
+//! The actor of one queue: its worker, and what is done between the worker's turns. It obeys the supervisor,
+//! closes ports and opens them again, looks after books and completions, and says how it is.
 //!
-//! ```text
-//!          packets                no packets for `spin`
-//!   busy <---------> spin ------------------------------> sleep (sockets, doorbell, 100 ms at most)
-//!     ^                                                      |
-//!     +------------------- packet or message ----------------+
-//! ```
+//! No threads, no waiting, no clock of its own: [`run`](super::run()) gives it a core's time, and the simulator turns
+//! the same actor by hand.
 
 mod away;
 mod costs;
@@ -14,22 +10,17 @@ mod costs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arrayvec::ArrayVec;
-use oxide_actors::executor::Runtime;
 use oxide_actors::mailbox::Mailbox;
 use oxide_actors::supervisor::{Link, Word};
 
-use super::counters::Regime;
 use super::handler::{Handler, QueueInfo};
 use super::messages::{Command, Exit, Report};
 use super::peers::Peers;
-use super::realtime;
 use super::snapshot::QueueSnapshot;
 use super::worker::{Parts, Turn, Worker};
 use crate::net::Tables;
-use crate::port::{Backend, Port, PortError, Rss};
+use crate::port::{Backend, Opened, PortError, Rss};
 use crate::simd::Processor;
-use crate::umem::MAX_PORTS;
 use away::Away;
 use costs::Costs;
 
@@ -37,8 +28,6 @@ use costs::Costs;
 const CONTROL_EVERY: u64 = 16;
 /// How often a snapshot goes to the supervisor, and the longest sleep.
 const SNAPSHOT: Duration = Duration::from_millis(100);
-/// How long a kernel that has not taken everything yet is asked again without a pause.
-const KICK_PATIENCE: Duration = Duration::from_millis(1);
 
 /// Makes a handler on the actor's own core.
 pub type HandlerFactory<H> = Arc<dyn Fn(&QueueInfo) -> H + Send + Sync>;
@@ -71,42 +60,18 @@ pub struct ActorSpec<B, H> {
     pub tables: Box<Tables>,
 }
 
-/// Runs an actor until it is told to stop or its ports fail. The root future of its executor.
-pub async fn run<B: Backend, H: Handler>(
-    spec: ActorSpec<B, H>,
-    runtime: Runtime,
-    mailbox: Mailbox<Command<B::Request>>,
-    link: Link<Report>,
-) -> Exit {
-    let mut actor = match Actor::open(spec, mailbox, link) {
-        Ok(actor) => actor,
-        Err(error) => return Exit::NotOpened(error),
-    };
-    let ended = actor.turns(&runtime).await;
-    // Steering off before the sockets close, so that packets take the program's fallback at once.
-    if let Err(error) = actor.worker.steer(false) {
-        tracing::debug!(%error, "steering off while closing");
-    }
-    actor.enter(Regime::Control);
-    let last = Box::new(actor.snapshot());
-    actor.link.report(Report::Last(last));
-    ended
-}
-
-struct Actor<B: Backend, H> {
-    worker: Worker<B::Port, H>,
+/// See the module's documentation.
+pub(crate) struct Actor<B: Backend, H> {
+    pub(crate) worker: Worker<B::Port, H>,
+    pub(super) mailbox: Mailbox<Command<B::Request>>,
+    pub(super) link: Link<Report>,
     backend: B,
     /// Ports that are closed, and what becomes of them.
     away: Away,
     costs: Costs,
     factory: HandlerFactory<H>,
     info: QueueInfo,
-    mailbox: Mailbox<Command<B::Request>>,
-    link: Link<Report>,
-    spin: Duration,
-    /// Where time goes now, and since when: each moment is booked once.
-    regime: Regime,
-    since: Instant,
+    turns: u64,
     next_snapshot: Instant,
     stop_by: Option<Instant>,
     /// The supervisor knows that the handler panicked.
@@ -116,18 +81,17 @@ struct Actor<B: Backend, H> {
 }
 
 impl<B: Backend, H: Handler> Actor<B, H> {
-    fn open(
-        mut spec: ActorSpec<B, H>,
+    /// An actor over what `spec.backend` has opened, packets being steered to it. It has said nothing yet.
+    ///
+    /// # Errors
+    /// Steering's refusal.
+    pub(crate) fn new(
+        spec: ActorSpec<B, H>,
+        (umem, opened): Opened<B::Port>,
         mailbox: Mailbox<Command<B::Request>>,
         link: Link<Report>,
+        now: Instant,
     ) -> Result<Self, PortError> {
-        let started = Instant::now();
-        if let Some(priority) = spec.realtime
-            && let Err(why) = realtime::set_fifo(priority)
-        {
-            tracing::warn!(queue = spec.queue, why, "realtime");
-        }
-        let (umem, opened) = spec.backend.open_present()?;
         let (away, infos, ports) = away::sort(opened);
         let info = QueueInfo {
             queue: spec.queue,
@@ -138,35 +102,29 @@ impl<B: Backend, H: Handler> Actor<B, H> {
             processor: spec.processor,
             seed: spec.seed,
         };
-        let handler = (spec.factory)(&info);
-        let (pages, seen) = (umem.pages().clone(), umem.pages_seen());
         let parts = Parts {
             umem,
             ports,
-            handler,
+            handler: (spec.factory)(&info),
             processor: spec.processor,
             info: info.clone(),
             peers: spec.peers,
             batch_size: spec.batch_size,
         };
-        let mut worker = Worker::new(parts, started);
+        let mut worker = Worker::new(parts, now);
         worker.set_tables(spec.tables);
         worker.steer(true)?;
-        link.report(Report::Opened { ports: info.ports.clone(), pages, seen, cpus: own_cpus() });
-        link.say(away.word());
         Ok(Self {
             worker,
+            mailbox,
+            link,
             backend: spec.backend,
             away,
             costs: Costs::default(),
             factory: spec.factory,
             info,
-            mailbox,
-            link,
-            spin: spec.spin,
-            regime: Regime::Control,
-            since: Instant::now(),
-            next_snapshot: started,
+            turns: 0,
+            next_snapshot: now,
             stop_by: None,
             parked_told: false,
             draining: false,
@@ -174,84 +132,41 @@ impl<B: Backend, H: Handler> Actor<B, H> {
         })
     }
 
-    async fn turns(&mut self, runtime: &Runtime) -> Exit {
-        let mut last_packet = Instant::now();
-        let mut turns: u64 = 0;
-        loop {
-            let now = self.book();
-            let packets = self.worker.work(now);
-            if packets > 0 {
-                self.worker.counters_mut().work_ns += now.elapsed().as_nanos() as u64;
-                last_packet = now;
-            }
-            let turn = self.worker.kick().unwrap_or_else(|(port, error)| {
-                self.lose(port, &error);
-                Turn::default()
-            });
-            self.regime = match packets {
-                1.. => Regime::Busy,
-                0 if turn.again => Regime::Backpressure,
-                0 => Regime::Spin,
-            };
-            self.link.beat();
-            turns += 1;
-            if packets > 0 && !turns.is_multiple_of(CONTROL_EVERY) {
-                continue;
-            }
-            if let Some(exit) = self.control(now, packets) {
-                return exit;
-            }
-            runtime.checkpoint().await;
-            let idle = now.duration_since(last_packet);
-            if packets > 0 {
-                continue;
-            }
-            if idle < self.spin || (turn.again && idle < KICK_PATIENCE) {
-                std::hint::spin_loop();
-            } else {
-                let patience = if turn.again { KICK_PATIENCE } else { SNAPSHOT };
-                self.sleep(patience.min(self.away.patience()));
-            }
-        }
+    /// The first word: it is at work, or waits for a part.
+    pub(crate) fn begin(&self) {
+        self.link.say(self.away.word());
     }
 
-    /// Books the time since the last booking to the regime that it was spent in. Returns now.
-    fn book(&mut self) -> Instant {
-        let now = Instant::now();
-        let ns = now.duration_since(self.since).as_nanos() as u64;
-        self.worker.counters_mut().spend(self.regime, ns);
-        self.since = now;
-        now
+    /// The kernel's share of a turn, after [`Worker::work`]; the heart beats. A port that is of no more use is closed.
+    pub(crate) fn kick(&mut self) -> Turn {
+        let turn = self.worker.kick().unwrap_or_else(|(port, error)| {
+            self.lose(port, &error);
+            Turn::default()
+        });
+        self.link.beat();
+        self.turns += 1;
+        turn
     }
 
-    /// From now on time goes to `regime`.
-    fn enter(&mut self, regime: Regime) -> Instant {
-        let now = self.book();
-        self.regime = regime;
-        now
+    /// Whether it is time for [`control`](Self::control) after a turn with so many packets.
+    pub(crate) fn is_due(&self, packets: usize) -> bool {
+        packets == 0 || self.turns.is_multiple_of(CONTROL_EVERY)
     }
 
-    fn sleep(&mut self, at_most: Duration) {
-        let before = self.enter(Regime::Sleep);
-        let timeout = at_most.min(self.next_snapshot.saturating_duration_since(before));
-        let woken = {
-            // A parked actor must not be woken by packets that it will not take.
-            let taking = self.worker.taking();
-            let fds: ArrayVec<_, { MAX_PORTS as usize }> =
-                taking.filter_map(Port::fd).take(usize::from(MAX_PORTS)).collect();
-            self.mailbox.wait(&fds, timeout, || self.worker.has_parcels())
-        };
-        tracing::trace!(?woken, "woke");
-        self.worker.counters_mut().sleeps += 1;
+    /// Whether [`control`](Self::control) has more to do than to look.
+    pub(super) fn is_called(&self, now: Instant) -> bool {
+        !self.mailbox.is_empty() || now >= self.next_snapshot
+    }
+
+    /// How long nothing is to be done but for packets and messages.
+    pub(super) fn patience(&self, now: Instant) -> Duration {
+        self.away.patience().min(self.next_snapshot.saturating_duration_since(now)).min(SNAPSHOT)
     }
 
     /// Messages, reports, and whether it is time to end.
-    fn control(&mut self, now: Instant, packets: usize) -> Option<Exit> {
-        if !self.mailbox.is_empty() {
-            self.enter(Regime::Control);
-            while let Some(command) = self.mailbox.try_recv() {
-                self.obey(command, now);
-            }
+    pub(crate) fn control(&mut self, now: Instant, packets: usize) -> Option<Exit> {
+        while let Some(command) = self.mailbox.try_recv() {
+            self.obey(command, now);
         }
         if let Some(words) = self.worker.parked()
             && !self.parked_told
@@ -266,7 +181,6 @@ impl<B: Backend, H: Handler> Actor<B, H> {
             self.link.telemetry(Report::Resolve { interface, next_hop });
         }
         if now >= self.next_snapshot {
-            self.enter(Regime::Control);
             self.next_snapshot = now + SNAPSHOT;
             if !self.worker.balanced() {
                 return Some(Exit::Leaked);
@@ -282,6 +196,20 @@ impl<B: Backend, H: Handler> Actor<B, H> {
         }
         let quiet = packets == 0 && self.stop_by.is_some() && self.worker.quiescent();
         (quiet || self.stop_by.is_some_and(|by| now >= by)).then_some(Exit::Stopped)
+    }
+
+    /// The last turn is done. Steering off before the sockets close, so that packets take the program's fallback at
+    /// once.
+    pub(crate) fn end(&mut self) {
+        if let Err(error) = self.worker.steer(false) {
+            tracing::debug!(%error, "steering off while closing");
+        }
+    }
+
+    /// Counters after the last packet.
+    pub(crate) fn last_words(&mut self) {
+        let last = Box::new(self.snapshot());
+        self.link.report(Report::Last(last));
     }
 
     /// Closes ports that are of no more use and cannot say so themselves.
@@ -349,8 +277,5 @@ impl<B: Backend, H: Handler> Actor<B, H> {
     }
 }
 
-/// CPUs that the calling thread may run on (sched_getaffinity(2)); none where the kernel does not tell.
-fn own_cpus() -> Vec<u32> {
-    let Ok(set) = rustix::thread::sched_getaffinity(None) else { return Vec::new() };
-    (0..rustix::thread::CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).map(|cpu| cpu as u32).collect()
-}
+#[cfg(test)]
+mod tests;

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use crossbeam_channel::Sender;
 use oxide_actors::mailbox::Address;
-use oxide_actors::supervisor::End;
 #[cfg(doc)]
 use oxide_actors::supervisor::Word;
+use oxide_actors::supervisor::{self, End};
 
 use super::handler::SessionInfo;
 use super::peers::Parcel;
@@ -16,6 +16,12 @@ use super::worker::Fault;
 use crate::net::Tables;
 use crate::port::{PortError, PortInfo};
 use crate::umem::{PageReport, PagesSeen, PortIndex};
+
+/// How long an actor that is told to stop may finish what is under way.
+const STOP_WITHIN: Duration = Duration::from_millis(500);
+
+/// What is asked of each port: what it is opened from, or why it cannot be opened now.
+pub type PortRequests<R> = Vec<(PortIndex, Result<R, String>)>;
 
 /// What the supervisor tells an actor.
 pub enum Command<R> {
@@ -44,7 +50,7 @@ pub enum Command<R> {
         /// One that is to be opened anew though it is open.
         restart: Option<PortIndex>,
         /// What each port is opened from; or why it cannot be opened now, and then it waits.
-        requests: Vec<(PortIndex, Result<R, String>)>,
+        requests: PortRequests<R>,
     },
     /// Close these ports, a bit each, until [`Command::Open`]: for this reason they are of no use now.
     Close(u8, String),
@@ -59,6 +65,19 @@ pub enum Command<R> {
     },
     /// Steer packets away, finish what is under way within this time, and end.
     Stop(Duration),
+}
+
+impl<R> Command<R> {
+    /// What a decision of the supervisor's is to an actor. `requests` is called where ports are to be opened.
+    pub fn of(decision: supervisor::Command, requests: impl FnOnce() -> PortRequests<R>) -> Self {
+        match decision {
+            supervisor::Command::Stop => Self::Stop(STOP_WITHIN),
+            supervisor::Command::Drain { .. } => Self::Drain,
+            supervisor::Command::RestartHandler { inherit } => Self::RestartHandler { inherit },
+            supervisor::Command::RestartPart(port) => Self::Open { restart: Some(port), requests: requests() },
+            supervisor::Command::MendParts => Self::Open { restart: None, requests: requests() },
+        }
+    }
 }
 
 /// What an actor tells the engine. Changes of state are told to the supervisor as

@@ -5,7 +5,11 @@
 //!                                                                     \-> drop, hold, hand over
 //! ```
 //!
-//! [`Worker`] is one queue's work without threads or waiting; the actor turns it on its core.
+//! | part | owns | driven by |
+//! |---|---|---|
+//! | [`Worker`] | one queue's packets: ports, memory, handler, tables | the actor |
+//! | `Actor` | what is done between turns: orders, ports that come and go, books, words to the supervisor | [`run`], or the simulator |
+//! | [`run`] | a core's time: clock, spinning, sleeping | an executor |
 
 mod actor;
 mod batch;
@@ -18,11 +22,13 @@ mod outgoing;
 mod peers;
 mod realtime;
 mod reframe;
+mod run;
 mod snapshot;
 mod way;
 mod worker;
 
-pub use actor::{ActorSpec, HandlerFactory, run};
+pub(crate) use actor::Actor;
+pub use actor::{ActorSpec, HandlerFactory};
 pub(crate) use batch::lanes;
 pub use batch::{Batch, Verdict};
 pub use counters::{BatchSizes, QueueCounters, TurnTimes};
@@ -30,8 +36,9 @@ pub use counters::{BatchSizes, QueueCounters, TurnTimes};
 pub(crate) use handler::Requests;
 pub use handler::{Context, Handler, QueueInfo, Replaced, SessionInfo};
 pub use harness::{Harness, HarnessError, Outcome};
-pub use messages::{Command, Exit, Report};
+pub use messages::{Command, Exit, PortRequests, Report};
 pub use peers::{Parcel, Peers};
+pub use run::run;
 pub use snapshot::{PortSnapshot, QueueSnapshot};
 pub use way::Way;
 #[doc(hidden)]

@@ -26,4 +26,5 @@ mod udp;
 pub use counters::RelayCounters;
 pub use limit::{Bucket, Limit, Prefixes, Rate, Sources};
 pub use plan::{Entry, PlanError, RelayPlan};
+pub use session::table_bytes;
 pub use udp::UdpRelay;

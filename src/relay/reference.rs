@@ -12,6 +12,7 @@ use std::time::Instant;
 use super::plan::RelayPlan;
 use crate::net::{Resolution, Tables};
 use crate::packet::{self, Endpoint, Flow, checksum};
+use crate::port::PortInfo;
 use crate::queue::{Outcome, QueueInfo};
 use crate::telemetry::DropReason;
 use crate::umem::PortIndex;
@@ -31,10 +32,18 @@ pub struct Seen<'a> {
     pub now: Instant,
     /// The tables in force.
     pub tables: &'a Tables,
+    /// The queue's ports, as they are now: one that was opened again may have another interface number.
+    pub ports: &'a [PortInfo],
     /// Whether the engine drains.
     pub draining: bool,
     /// The whole frame.
     pub packet: &'a [u8],
+}
+
+impl Seen<'_> {
+    fn port_of(&self, interface: u32) -> Option<PortIndex> {
+        self.ports.iter().position(|port| port.ifindex == interface).map(|at| at as PortIndex)
+    }
 }
 
 /// One queue's reference. Exact for tables of at most 64 sessions a queue; larger ones may refuse a new
@@ -173,7 +182,7 @@ impl Reference {
             Resolution::Unresolved { interface, .. } => interface,
             Resolution::NoRoute => return Err(DropReason::NoRoute),
         };
-        self.port_of(leaves_by).ok_or(DropReason::NoRoute)?;
+        seen.port_of(leaves_by).ok_or(DropReason::NoRoute)?;
         let source = seen.tables.source_for(upstream.ip()).ok_or(DropReason::NoRoute)?;
         let queues = self.info.queues;
         if self.sessions.len() >= self.plan.capacity_per_queue(queues) as usize {
@@ -193,14 +202,14 @@ impl Reference {
         let hop = match seen.tables.resolve(new.destination.ip()) {
             Resolution::NoRoute => return drop(DropReason::NoRoute),
             Resolution::Unresolved { interface, .. } => {
-                return match self.port_of(interface) {
+                return match seen.port_of(interface) {
                     Some(_) => Wanted::Other(Outcome::Hold(seen.packet.to_vec())),
                     None => drop(DropReason::NoRoute),
                 };
             }
             Resolution::Hop(hop) => hop,
         };
-        let Some(port) = self.port_of(hop.interface) else { return drop(DropReason::NoRoute) };
+        let Some(port) = seen.port_of(hop.interface) else { return drop(DropReason::NoRoute) };
         let mut frame = seen.packet.to_vec();
         let Some(ip_length) = ip_length(&frame) else { return drop(DropReason::IpLength) };
         let crossed = match (ipv4(&frame), new.destination.is_ipv4()) {
@@ -232,10 +241,6 @@ impl Reference {
             session.port = Some(port);
         }
         Ok(())
-    }
-
-    fn port_of(&self, interface: u32) -> Option<PortIndex> {
-        self.info.ports.iter().position(|port| port.ifindex == interface).map(|at| at as PortIndex)
     }
 }
 

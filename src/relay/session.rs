@@ -61,3 +61,9 @@ impl Keyed for Session {
 
 /// A queue's sessions.
 pub(super) type Sessions = FlowTable<Session>;
+
+/// Bytes of the table that holds `sessions` sessions, all taken at start.
+#[must_use]
+pub fn table_bytes(sessions: u32) -> usize {
+    Sessions::bytes_for(sessions)
+}

@@ -1,28 +1,34 @@
-//! The life of one actor in the simulation: the real [`Worker`] over simulated ports, and around it,
-//! stepped by hand, what `queue/actor.rs` and `engine/worker.rs` do with threads and clocks.
+//! One queue in the simulation: the engine's own [`Actor`] over simulated ports, turned by hand. What is here is what
+//! `engine/worker.rs` does with a thread: make an actor, speak to it, see its end.
 
-use std::cell::Cell;
-use std::rc::Rc;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use oxide_actors::mailbox::{Address, Inbox, mailbox};
-use oxide_actors::supervisor::{Command, End, Input, Word, WorkerId};
+use oxide_actors::mailbox::{Address, Inbox, Mailbox, MailboxError, mailbox};
+use oxide_actors::pulse::PulseWatch;
+use oxide_actors::supervisor::{self, End, Line, Link, WorkerId};
 
 use super::app::{App, AppHandler};
 use super::forward::Fused;
-use crate::port::sim::{SimBackend, SimNet, SimPort};
-use crate::port::{Backend, Port, PortError, QueueId};
-use crate::queue::{Exit, Parcel, Parts, Peers, QueueCounters, QueueInfo, Worker};
+use crate::port::sim::{SimBackend, SimNet};
+use crate::port::{Backend, QueueId};
+use crate::queue::{
+    Actor, ActorSpec, Command, Exit, Parcel, Peers, PortRequests, QueueCounters, QueueSnapshot, Report,
+};
 use crate::simd::Processor;
+use crate::umem::PortIndex;
 
-/// Packets of other queues that may wait for one actor.
+/// Commands, and packets of other queues, that may wait for one actor, as in the engine.
+const COMMANDS: usize = 64;
 const PARCELS: usize = 512;
 /// How long opening tries again while a queue is busy, as the AF_XDP port does.
 const BUSY_DEADLINE: Duration = Duration::from_secs(2);
-/// How long an actor that is told to stop may finish what is under way, as in the engine.
-const STOP_WITHIN: Duration = Duration::from_millis(500);
-/// How often the books are looked at, as in the actor.
-const SNAPSHOT: Duration = Duration::from_millis(100);
+
+/// The handler of every simulated actor.
+type H = Fused<AppHandler>;
+type Life = Actor<SimBackend, H>;
 
 /// What an actor's ended lives counted, and what they took with them.
 #[derive(Debug, Clone, Default)]
@@ -36,23 +42,26 @@ pub(super) struct Ended {
     pub(super) bad_descriptors: u64,
 }
 
-/// The handler of every simulated actor.
-type H = Fused<AppHandler>;
-
-pub(super) struct Life {
-    pub(super) worker: Worker<SimPort, H>,
-    info: QueueInfo,
-    parked_told: bool,
-    draining: bool,
-    drained_told: bool,
-    stop_by: Option<Instant>,
-    next_snapshot: Instant,
+impl Ended {
+    /// The last words of a life.
+    pub(super) fn add(&mut self, last: &QueueSnapshot) {
+        add(&mut self.counters, &last.counters);
+        self.lives += 1;
+        self.in_hand += u64::from(last.in_hand);
+        self.bad_descriptors += last.ports.iter().map(|port| port.counters.bad_descriptors).sum::<u64>();
+    }
 }
 
 enum Phase {
     Down,
-    Opening { by: Instant },
+    Opening { by: Instant, parts: Box<Opening> },
     Up(Box<Life>),
+}
+
+struct Opening {
+    spec: ActorSpec<SimBackend, H>,
+    mailbox: Mailbox<Command<QueueId>>,
+    link: Link<Report>,
 }
 
 pub(super) struct SimActor {
@@ -61,32 +70,38 @@ pub(super) struct SimActor {
     pub(super) ids: Vec<QueueId>,
     pub(super) ended: Ended,
     /// Lit: the handler panics at its next batch.
-    pub(super) fuse: Rc<Cell<bool>>,
+    pub(super) fuse: Arc<AtomicBool>,
     /// Steps in which it gets no time on its core.
     pub(super) stalled: u32,
-    pub(super) last_beat: Instant,
-    generation: u64,
+    /// While an actor lives.
+    pub(super) watch: Option<PulseWatch>,
+    pub(super) generation: u64,
     queues: u32,
     net: SimNet,
-    app: Rc<App>,
+    app: Arc<App>,
     phase: Phase,
+    commands: Option<Address<Command<QueueId>>>,
+    /// What found its mailbox full, in order.
+    unsent: VecDeque<Command<QueueId>>,
 }
 
 impl SimActor {
-    pub(super) fn new(queue: u32, queues: u32, ids: Vec<QueueId>, net: &SimNet, app: &Rc<App>, now: Instant) -> Self {
+    pub(super) fn new(queue: u32, queues: u32, ids: Vec<QueueId>, net: &SimNet, app: &Arc<App>) -> Self {
         Self {
             id: WorkerId(queue as usize),
             queue,
             ids,
             ended: Ended::default(),
-            fuse: Rc::default(),
+            fuse: Arc::default(),
             stalled: 0,
-            last_beat: now,
+            watch: None,
             generation: 0,
             queues,
             net: net.clone(),
             app: app.clone(),
             phase: Phase::Down,
+            commands: None,
+            unsent: VecDeque::new(),
         }
     }
 
@@ -97,195 +112,160 @@ impl SimActor {
         }
     }
 
-    pub(super) fn is_live(&self) -> bool {
-        !matches!(self.phase, Phase::Down)
-    }
-
-    pub(super) fn start(&mut self, generation: u64, now: Instant) {
-        self.generation = generation;
-        self.last_beat = now;
-        self.phase = Phase::Opening { by: now + BUSY_DEADLINE };
-    }
-
-    pub(super) fn obey(&mut self, command: Command, now: Instant) -> Option<Input> {
-        let (id, generation) = (self.id, self.generation);
-        let fuse = self.fuse.clone();
-        let Phase::Up(life) = &mut self.phase else {
-            let opening = matches!(self.phase, Phase::Opening { .. });
-            if opening && command == Command::Stop {
-                self.phase = Phase::Down;
-                return Some(Input::Ended { worker: id, generation, end: End::Done });
-            }
-            return None;
+    /// Begins life `generation`; returns where packets for it go.
+    pub(super) fn start(
+        &mut self,
+        generation: u64,
+        line: &Line<Report>,
+        others: &[Option<Address<Parcel>>],
+        now: Instant,
+    ) -> Result<Address<Parcel>, End> {
+        let refused = |error: MailboxError| End::Refused(error.to_string());
+        let (commands, mailbox) = mailbox(COMMANDS).map_err(refused)?;
+        let (parcels, inbox) = Inbox::with_doorbell(PARCELS, mailbox.doorbell()).map_err(refused)?;
+        let mut peers = Peers::new(inbox, self.queues);
+        for (queue, address) in (0..).zip(others).filter(|&(queue, _)| queue != self.queue) {
+            peers.set(queue, address.clone());
+        }
+        let (app, fuse) = (self.app.clone(), self.fuse.clone());
+        let spec = ActorSpec {
+            backend: SimBackend::new(&self.net, &self.ids),
+            factory: Arc::new(move |info| Fused::new(app.handler(info), fuse.clone())),
+            processor: Processor::detect(),
+            queue: self.queue,
+            queues: self.queues,
+            peers,
+            batch_size: 64,
+            spin: Duration::ZERO,
+            realtime: None,
+            // Another one for each life, as the engine has it.
+            seed: u64::from(self.queue) << 32 ^ generation,
+            rss: vec![None; self.ids.len()],
+            tables: Box::new(self.app.tables(&self.net)),
         };
-        match command {
-            Command::Stop => {
-                life.worker.set_draining(true);
-                // A dead port is off already.
-                let _ = life.worker.steer(false);
-                life.stop_by = Some(now + STOP_WITHIN);
-            }
-            Command::Drain { .. } => {
-                life.worker.set_draining(true);
-                life.draining = true;
-            }
-            // The simulated engine restarts whole actors.
-            Command::RestartPart(_) | Command::MendParts => {}
-            Command::RestartHandler { inherit } => {
-                life.info = life.info.for_next_handler();
-                let make = || Fused::new(self.app.handler(&life.info), fuse.clone());
-                let word = match life.worker.replace_handler(make, inherit) {
-                    Ok(_) => Word::Running,
-                    Err(words) => Word::SoftFailed(words),
-                };
-                life.parked_told = false;
-                return Some(Input::Said { worker: id, generation, word });
+        let (link, watch) = line.link(self.id, generation, now);
+        self.generation = generation;
+        self.watch = Some(watch);
+        self.commands = Some(commands);
+        self.phase = Phase::Opening { by: now + BUSY_DEADLINE, parts: Box::new(Opening { spec, mailbox, link }) };
+        Ok(parcels)
+    }
+
+    /// Passes a decision of the supervisor's on.
+    pub(super) fn command(&mut self, decision: supervisor::Command) {
+        let command = Command::of(decision, || self.requests());
+        self.send(command);
+    }
+
+    fn requests(&self) -> PortRequests<QueueId> {
+        let request = |(port, id): (PortIndex, &QueueId)| {
+            let there = self.net.ifindex(&id.interface).map(|_| id.clone());
+            (port, there.ok_or_else(|| format!("there is no interface {}", id.interface)))
+        };
+        (0..).zip(&self.ids).map(request).collect()
+    }
+
+    /// Sends a command; while its mailbox is full it waits here, behind those that wait already.
+    pub(super) fn send(&mut self, command: Command<QueueId>) {
+        if self.commands.is_some() {
+            self.unsent.push_back(command);
+            self.deliver();
+        }
+    }
+
+    fn deliver(&mut self) {
+        let Some(address) = &self.commands else { return };
+        while let Some(command) = self.unsent.pop_front() {
+            if let Err(full) = address.try_send(command) {
+                self.unsent.push_front(full.into_inner());
+                break;
             }
         }
-        None
     }
 
-    /// One turn of the actor's loop. What it has to say goes to `said`; an inbox it opened is returned.
-    pub(super) fn turn(&mut self, now: Instant, said: &mut Vec<Input>) -> Option<Address<Parcel>> {
+    /// One turn of the actor's loop, as [`run`](crate::queue::run()) has it; how it ended, if it did.
+    pub(super) fn turn(&mut self, now: Instant) -> Option<End> {
         if self.stalled > 0 {
             self.stalled -= 1;
             return None;
         }
-        self.last_beat = now;
-        let (worker, generation) = (self.id, self.generation);
-        match &mut self.phase {
-            Phase::Down => None,
-            Phase::Opening { by } => {
-                let by = *by;
-                match self.open(now) {
-                    Ok((life, address)) => {
-                        self.phase = Phase::Up(Box::new(life));
-                        said.push(Input::Said { worker, generation, word: Word::Running });
-                        Some(address)
-                    }
-                    Err(error) if error.is_transient() && now < by => None,
-                    Err(error) => {
-                        self.phase = Phase::Down;
-                        said.push(Input::Ended { worker, generation, end: Exit::NotOpened(error).end() });
-                        None
-                    }
-                }
+        if !self.unsent.is_empty() {
+            self.deliver();
+        }
+        if matches!(self.phase, Phase::Opening { .. }) {
+            return self.open(now).err();
+        }
+        let Phase::Up(actor) = &mut self.phase else { return None };
+        let packets = actor.worker.work(now);
+        actor.kick();
+        if !actor.is_due(packets) {
+            return None;
+        }
+        let exit = actor.control(now, packets)?;
+        actor.end();
+        actor.last_words();
+        self.go_down();
+        Some(exit.end())
+    }
+
+    fn open(&mut self, now: Instant) -> Result<(), End> {
+        let Phase::Opening { by, mut parts } = std::mem::replace(&mut self.phase, Phase::Down) else { return Ok(()) };
+        let actor = match parts.spec.backend.open_present() {
+            Err(error) if error.is_busy() && now < by => {
+                self.phase = Phase::Opening { by, parts };
+                return Ok(());
             }
-            Phase::Up(life) => {
-                let mut say = |word| said.push(Input::Said { worker, generation, word });
-                if let Some(end) = life.turn(now, &mut say) {
-                    self.close();
-                    said.push(Input::Ended { worker, generation, end });
-                }
-                None
+            Ok(opened) => Actor::new(parts.spec, opened, parts.mailbox, parts.link, now),
+            Err(error) => Err(error),
+        };
+        match actor {
+            Ok(actor) => {
+                actor.begin();
+                self.phase = Phase::Up(Box::new(actor));
+                Ok(())
+            }
+            Err(error) => {
+                self.go_down();
+                Err(Exit::NotOpened(error).end())
             }
         }
     }
 
-    fn open(&self, now: Instant) -> Result<(Life, Address<Parcel>), PortError> {
-        let (umem, ports) = SimBackend::new(&self.net, &self.ids).open()?;
-        let refused = |e: &dyn std::fmt::Display| PortError::Steering {
-            id: self.ids[0].clone(),
-            text: format!("making an inbox: {e}"),
-        };
-        let (_, bell) = mailbox::<()>(1).map_err(|e| refused(&e))?;
-        let (address, inbox) = Inbox::with_doorbell(PARCELS, bell.doorbell()).map_err(|e| refused(&e))?;
-        let info = QueueInfo {
-            queue: self.queue,
-            queues: self.queues,
-            ports: ports.iter().map(|port| port.info().clone()).collect(),
-            rss: vec![None; ports.len()],
-            changes: 0,
-            processor: Processor::detect(),
-            // Another one for each life, as the engine has it.
-            seed: u64::from(self.queue) << 32 ^ self.generation,
-        };
-        let parts = Parts {
-            umem,
-            ports: ports.into_iter().map(Some).collect(),
-            handler: Fused::new(self.app.handler(&info), self.fuse.clone()),
-            processor: info.processor,
-            info: info.clone(),
-            peers: Peers::new(inbox, self.queues),
-            batch_size: 64,
-        };
-        let mut worker = Worker::new(parts, now);
-        worker.set_tables(Box::new(self.app.tables(&self.net)));
-        worker.steer(true)?;
-        let life = Life {
-            worker,
-            info,
-            parked_told: false,
-            draining: false,
-            drained_told: false,
-            stop_by: None,
-            next_snapshot: now,
-        };
-        Ok((life, address))
+    fn go_down(&mut self) {
+        self.phase = Phase::Down;
+        (self.commands, self.watch) = (None, None);
+        self.unsent.clear();
     }
 
     /// The kernel's step for each of this actor's ports. It goes on while the actor is stalled.
     pub(super) fn run_kernel(&mut self) {
-        if let Phase::Up(life) = &mut self.phase {
-            let (umem, ports) = life.worker.kernel_side();
+        if let Phase::Up(actor) = &mut self.phase {
+            let (umem, ports) = actor.worker.kernel_side();
             for port in ports {
                 port.run_kernel(umem);
             }
         }
     }
 
-    fn close(&mut self) {
-        if let Phase::Up(mut life) = std::mem::replace(&mut self.phase, Phase::Down) {
-            // Not an error: a port that is gone is off already.
-            let _ = life.worker.steer(false);
-            add(&mut self.ended.counters, life.worker.counters());
-            self.ended.lives += 1;
-            self.ended.in_hand += life.worker.in_hand() as u64;
-            self.ended.bad_descriptors += life.bad_descriptors();
-        }
-    }
-
     /// Everything this actor counted in all its lives.
     pub(super) fn counters(&mut self) -> QueueCounters {
         let mut sum = self.ended.counters.clone();
-        if let Some(life) = self.life() {
-            add(&mut sum, life.worker.counters());
+        if let Some(actor) = self.life() {
+            add(&mut sum, actor.worker.counters());
         }
         sum
     }
-}
 
-impl Life {
-    fn turn(&mut self, now: Instant, say: &mut impl FnMut(Word)) -> Option<End> {
-        let turn = match self.worker.turn(now) {
-            Ok(turn) => turn,
-            Err((_, error)) => return Some(End::Failed(error.to_string())),
-        };
-        if let Some(words) = self.worker.parked()
-            && !self.parked_told
-        {
-            say(Word::SoftFailed(words.to_owned()));
-            self.parked_told = true;
-        }
-        if now >= self.next_snapshot {
-            self.next_snapshot = now + SNAPSHOT;
-            if let Some((_, error)) = self.worker.lame(now) {
-                return Some(End::Failed(error.to_string()));
-            }
-            if !self.worker.balanced() {
-                return Some(Exit::Leaked.end());
-            }
-            if self.draining && !self.drained_told && self.worker.quiescent() {
-                self.drained_told = true;
-                say(Word::Drained);
-            }
-        }
-        let by = self.stop_by?;
-        (now >= by || turn.packets == 0 && self.worker.quiescent()).then(|| Exit::Stopped.end())
+    /// Descriptors that the ledger refused.
+    pub(super) fn bad_descriptors(&mut self) -> u64 {
+        let ports = 0..self.ids.len() as PortIndex;
+        let now =
+            self.life().map_or(0, |actor| ports.map(|port| actor.worker.port_counters(port).0.bad_descriptors).sum());
+        self.ended.bad_descriptors + now
     }
 
-    pub(super) fn bad_descriptors(&self) -> u64 {
-        self.worker.ports().map(|port| port.counters().bad_descriptors).sum()
+    pub(super) fn light(&self) -> bool {
+        self.fuse.swap(true, Ordering::Relaxed)
     }
 }
 

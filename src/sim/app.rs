@@ -1,9 +1,9 @@
 //! What handles packets in the simulation, and the little it needs of a host around it.
 
-use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 
@@ -34,23 +34,30 @@ pub enum Application {
 /// Frames as the handlers made them and the reference approved, by port and flow, in the order they were
 /// made. What leaves takes those before it with it: they were lost.
 #[derive(Clone, Default)]
-pub(super) struct Made(Rc<RefCell<HashMap<(u8, Flow), Frames>>>);
+pub(super) struct Made(Arc<Mutex<ByFlow>>);
+
+type ByFlow = HashMap<(u8, Flow), Frames>;
 
 type Frames = VecDeque<Vec<u8>>;
 
 impl Made {
     fn add(&self, port: u8, frame: &[u8]) {
         if let Some(flow) = ends(frame) {
-            self.0.borrow_mut().entry((port, flow)).or_default().push_back(frame.to_vec());
+            lock(&self.0).entry((port, flow)).or_default().push_back(frame.to_vec());
         }
     }
 
     /// Whether `frame` was made for `port`, and neither it nor one made after it has left.
     pub(super) fn take(&self, port: u8, frame: &[u8]) -> bool {
-        let mut made = self.0.borrow_mut();
+        let mut made = lock(&self.0);
         let of_flow = ends(frame).and_then(|flow| made.get_mut(&(port, flow)));
         of_flow.is_some_and(|frames| std::iter::from_fn(|| frames.pop_front()).any(|made| made == frame))
     }
+}
+
+/// A handler's panic is not in the middle of a change here.
+fn lock<T>(it: &Mutex<T>) -> MutexGuard<'_, T> {
+    it.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// How the judge knows what has to leave for a packet that came.
@@ -130,10 +137,10 @@ pub(super) struct App {
     plan: Option<RelayPlan>,
     /// Only where the relay is held against the reference.
     made: Option<Made>,
-    complaint: Rc<RefCell<Option<String>>>,
+    complaint: Arc<Mutex<Option<String>>>,
     /// Next hops' addresses are known.
-    known: Cell<bool>,
-    generation: Cell<u64>,
+    known: AtomicBool,
+    generation: AtomicU64,
     addresses: Addresses,
 }
 
@@ -145,9 +152,9 @@ impl App {
             plan: (application != Application::Forward).then(|| plan(options.queues, &addresses)),
             addresses,
             made: (application == Application::CheckedRelay).then(Made::default),
-            complaint: Rc::default(),
-            known: Cell::new(true),
-            generation: Cell::new(0),
+            complaint: Arc::default(),
+            known: AtomicBool::new(true),
+            generation: AtomicU64::new(0),
         }
     }
 
@@ -166,18 +173,18 @@ impl App {
     }
 
     pub(super) fn set_known(&self, known: bool) {
-        self.known.set(known);
+        self.known.store(known, Ordering::Relaxed);
     }
 
     /// What the reference would have done otherwise, first.
     pub(super) fn complaint(&self) -> Option<String> {
-        self.complaint.borrow_mut().take()
+        lock(&self.complaint).take()
     }
 
     /// Packets that were made and have not left by now never will.
     pub(super) fn forget(&self) {
         if let Some(made) = &self.made {
-            made.0.borrow_mut().clear();
+            lock(&made.0).clear();
         }
     }
 
@@ -197,7 +204,7 @@ impl App {
 
     /// Links as they are, routes to both sides' networks, and one neighbour for all hosts of a side.
     pub(super) fn tables(&self, net: &SimNet) -> Tables {
-        self.generation.set(self.generation.get() + 1);
+        let generation = 1 + self.generation.fetch_add(1, Ordering::Relaxed);
         let Addresses { listens, servers, anywhere } = &self.addresses;
         let ([a, b, c], third) = servers;
         let clients = if *anywhere { ["0.0.0.0/0", "::/0"] } else { ["10.1.0.0/16", "fd00:1::/32"] };
@@ -219,12 +226,12 @@ impl App {
                 let gateway = Some(gateway(port, own.is_ipv4()));
                 let (kind, interface) = (RouteKind::Unicast, link.index);
                 routes.push(Route { destination, prefix, kind, gateway, interface, preferred_source: None, metric: 0 });
-                if let (true, Some(gateway)) = (self.known.get(), gateway) {
+                if let (true, Some(gateway)) = (self.known.load(Ordering::Relaxed), gateway) {
                     neighbours.insert((link.index, gateway), host_mac(port));
                 }
             }
         }
-        Tables::new(self.generation.get(), links, routes, neighbours)
+        Tables::new(generation, links, routes, neighbours)
     }
 }
 
@@ -317,7 +324,7 @@ pub(super) struct CheckedRelay {
     inner: UdpRelay,
     reference: Reference,
     made: Made,
-    complaint: Rc<RefCell<Option<String>>>,
+    complaint: Arc<Mutex<Option<String>>>,
     packets: Vec<Vec<u8>>,
 }
 
@@ -342,10 +349,11 @@ impl CheckedRelay {
                 Verdict::HandOver(queue) => Outcome::HandOver(queue, frame.to_vec()),
             };
             let packet = &self.packets[lane];
-            let seen = Seen { now: cx.now(), tables: cx.tables(), draining: cx.draining(), packet };
+            let (now, ports) = (cx.now(), cx.info().ports.as_slice());
+            let seen = Seen { now, tables: cx.tables(), ports, draining: cx.draining(), packet };
             if let Err(text) = self.reference.check(&seen, &did) {
                 let text = format!("queue {}: {text}, for {packet:02x?}", cx.info().queue);
-                self.complaint.borrow_mut().get_or_insert(text);
+                lock(&self.complaint).get_or_insert(text);
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Faults above the kernel's rings: what happens to actors, sockets, links, devices and the world around.
 
-use crate::port::sim::{Faults, UnknownFault};
+use crate::port::sim::{Faults, UnknownFault, number};
 
 /// Something that happens to a queue, an interface or the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -93,6 +93,12 @@ impl Chaos {
         self.0[upset as usize]
     }
 
+    /// The words that [`named`] makes these of; nothing where there are none.
+    pub(super) fn words(&self) -> impl Iterator<Item = String> + '_ {
+        let often = UPSETS.iter().map(|&(upset, name, _)| (name, self.ppm(upset)));
+        often.filter(|&(_, ppm)| ppm > 0).map(|(name, ppm)| format!("{name}={ppm}"))
+    }
+
     /// Without what strikes more than one queue at once: links, devices, next hops, the clock.
     pub(super) fn of_one_queue(self) -> Self {
         [Upset::Link, Upset::Device, Upset::Neighbour, Upset::Clock]
@@ -103,22 +109,24 @@ impl Chaos {
 
 /// Faults of either kind by their names, separated by commas: those of [`Faults::named`], and panic,
 /// storm, stall, restart, link, device, socket, errno, memory, flood, overload, neighbour, malformed,
-/// strangers, clock. `all` is all of both kinds.
+/// strangers, clock. `all` is all of both kinds; `name=number` is that often, in parts per million of steps.
 ///
 /// # Errors
 /// [`UnknownFault`] for a name that is none of these.
 pub fn named(names: &str) -> Result<(Faults, Chaos), UnknownFault> {
     let mut chaos = Chaos::none();
     let mut others = Vec::new();
-    for name in names.split(',').map(str::trim) {
-        if let Some(&(upset, _, ppm)) = UPSETS.iter().find(|(_, known, _)| *known == name) {
+    for word in names.split(',').map(str::trim) {
+        let (name, ppm) = number(word).unwrap_or((word, None));
+        if let Some(&(upset, _, usual)) = UPSETS.iter().find(|(_, known, _)| *known == name) {
+            let ppm = ppm.map_or(usual, |ppm| u32::try_from(ppm).unwrap_or(u32::MAX));
             chaos = chaos.with(upset, ppm);
             continue;
         }
         if name == "all" {
             chaos = Chaos::all();
         }
-        others.push(name);
+        others.push(word);
     }
     match Faults::named(&others.join(",")) {
         Ok(faults) => Ok((faults, chaos)),
@@ -141,6 +149,8 @@ mod tests {
             assert_eq!(upset as usize, at, "the table is in the order of the variants");
             assert_eq!(named(name).unwrap().1, Chaos::none().with(upset, ppm), "{name}");
         }
+        assert_eq!(named("panic=7,batch=3").unwrap().1, Chaos::none().with(Upset::Panic, 7));
+        assert!(named("panic=often").is_err());
         let text = named("panik").unwrap_err().to_string();
         assert!(text.contains("\"panik\"") && text.contains("reorder") && text.contains("panic"), "{text}");
     }

@@ -37,9 +37,11 @@ impl World {
         let Some(life) = actor.life() else { return };
         let (census, balanced) = (life.worker.umem().census(), life.worker.balanced());
         let at_ports: Vec<_> = (0..ids.len()).map(|port| life.worker.umem().at_port(port as PortIndex)).collect();
-        self.judge.check(Checker::Ledger, balanced && census.app == 0 && census.transmit == lost, || {
-            format!("queue {at}: balanced: {balanced}, at rest: {census:?}, never completed: {lost}")
-        });
+        self.judge.check(
+            Checker::Ledger,
+            balanced && census.app == 0 && census.transmit == lost && census.written_off == 0,
+            || format!("queue {at}: balanced: {balanced}, at rest: {census:?}, never completed: {lost}"),
+        );
         for (id, (receive, transmit)) in ids.iter().zip(at_ports) {
             let held = self.net.holdings(id);
             self.judge.check(Checker::Kernel, (held.receive, held.transmit) == (receive, transmit), || {
@@ -54,27 +56,28 @@ impl World {
     fn check_packets(&mut self, at: usize) {
         let actor = &mut self.actors[at];
         let counters = actor.counters();
-        let (lives, in_hand) = (actor.ended.lives, actor.ended.in_hand);
+        let in_hand = actor.ended.in_hand;
         let (came, went) = (
             counters.received + counters.taken_over,
             counters.forwarded + counters.handed_over + counters.drops.total() + in_hand,
         );
         self.judge
             .check(Checker::Packets, came == went, || format!("queue {at}: {came} came, {went} went: {counters:?}"));
-        let (mut delivered, mut sent) = (0, 0);
+        let (mut delivered, mut sent, mut closed) = (0, 0, 0);
         for id in &actor.ids {
             let nic = self.net.counters(id);
             delivered += nic.delivered;
             sent += nic.sent + nic.unsent;
+            closed += nic.closed;
             let sum = nic.passed + nic.dropped + nic.refused + nic.delivered + nic.waiting;
             self.judge.check(Checker::Packets, nic.arrived == sum, || format!("{id}: {nic:?}"));
         }
-        // Two ports of 256 entries each way, for each life that ended.
-        let most = lives * 2 * 256;
+        // Rings of 256 entries each way, of each socket that was closed.
+        let most = closed * 256;
         let (on_rx, on_tx) = (delivered.wrapping_sub(counters.received), counters.forwarded.wrapping_sub(sent));
         self.judge.check(Checker::Packets, on_rx <= most && on_tx <= most, || {
             format!(
-                "queue {at}: {delivered} delivered, {} received; {} forwarded, {sent} sent; {lives} lives ended",
+                "queue {at}: {delivered} delivered, {} received; {} forwarded, {sent} sent; {closed} sockets closed",
                 counters.received, counters.forwarded
             )
         });

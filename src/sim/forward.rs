@@ -2,6 +2,9 @@
 //! leave by the other, their MAC addresses swapped. A flow belongs to one queue, by its client's port,
 //! so that what comes in elsewhere has to be handed over, as with the relay.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use crate::packet::{Columns, MacAddr};
 use crate::queue::{Batch, Context, Handler, Replaced, Verdict};
 use crate::telemetry::DropReason;
@@ -56,18 +59,19 @@ pub(super) fn forward(frame: &mut [u8]) {
 /// A handler that panics when the fuse is lit, and is another one otherwise.
 pub(super) struct Fused<H> {
     inner: H,
-    fuse: std::rc::Rc<std::cell::Cell<bool>>,
+    fuse: Arc<AtomicBool>,
 }
 
 impl<H> Fused<H> {
-    pub(super) fn new(inner: H, fuse: std::rc::Rc<std::cell::Cell<bool>>) -> Self {
+    pub(super) fn new(inner: H, fuse: Arc<AtomicBool>) -> Self {
         Self { inner, fuse }
     }
 }
 
 impl<H: Handler> Handler for Fused<H> {
     fn handle(&mut self, batch: &mut Batch<'_>, cx: &mut Context<'_>) {
-        if self.fuse.replace(false) {
+        if self.fuse.load(Ordering::Relaxed) {
+            self.fuse.store(false, Ordering::Relaxed);
             // Half of the batch is decided, as it would be in the middle of a loop.
             for lane in 0..batch.len() / 2 {
                 batch.transmit(lane, SERVERS);

@@ -86,6 +86,20 @@ pub struct Failure {
     pub text: String,
 }
 
+/// What is known of one flow.
+#[derive(Debug, Clone, Default)]
+struct Book {
+    /// Packets that came and have not left, there and back, in the order they came.
+    came: [VecDeque<u64>; 2],
+    /// No fault may cost it a packet.
+    calm: bool,
+    /// The first of its sequence numbers that has not come off the link yet.
+    asked: u64,
+    /// Answers below this may go to another client: their session is gone, and a new one may have got its source
+    /// port, which nobody can tell from theirs.
+    forgiven: u64,
+}
+
 pub(super) struct Judge {
     pub(super) step: u64,
     /// Packets that left towards servers, and towards clients.
@@ -96,16 +110,10 @@ pub(super) struct Judge {
     /// Over everything that left, with its step and place.
     pub(super) fingerprint: u64,
     checks: [u64; Checker::ALL.len()],
-    /// Packets of each flow that came and have not left, there and back, in the order they came.
-    came: Vec<[VecDeque<u64>; 2]>,
-    /// Flows that no fault may cost a packet.
-    calm: Vec<bool>,
+    flows: Vec<Book>,
     expected: Vec<u8>,
     rule: Rule,
-    /// A handler was made anew and its sessions are gone: answers that were under way may meet a new
-    /// session with the same source port, which nobody can tell from theirs.
-    pub(super) sessions_lost: bool,
-    /// Packets that were excused by that.
+    /// Answers that went to another client than asked for them, and were excused ([`Book::forgiven`]).
     pub(super) misdelivered: u64,
 }
 
@@ -118,11 +126,9 @@ impl Judge {
             failure: None,
             fingerprint: 0xcbf2_9ce4_8422_2325,
             checks: [0; Checker::ALL.len()],
-            came: vec![[VecDeque::new(), VecDeque::new()]; calm.len()],
-            calm,
+            flows: calm.into_iter().map(|calm| Book { calm, ..Book::default() }).collect(),
             expected: Vec::new(),
             rule,
-            sessions_lost: false,
             misdelivered: 0,
         }
     }
@@ -143,25 +149,32 @@ impl Judge {
     /// A packet came off its link.
     #[inline]
     pub(super) fn came(&mut self, label: Label) {
-        if let Some(ways) = self.came.get_mut(label.flow as usize) {
-            ways[usize::from(label.way == Way::Back)].push_back(label.sequence);
+        if let Some(book) = self.flows.get_mut(label.flow as usize) {
+            book.came[usize::from(label.way == Way::Back)].push_back(label.sequence);
+            book.asked = book.asked.max(label.sequence + 1);
+        }
+    }
+
+    /// The relay of `queue`, of so many, has lost its sessions: answers that are under way may meet new ones.
+    pub(super) fn sessions_lost(&mut self, queue: u32, queues: u32) {
+        for book in self.flows.iter_mut().skip(queue as usize).step_by(queues as usize) {
+            book.forgiven = book.asked;
         }
     }
 
     /// Packets that came and have not left by now never will: everything is at rest. A flow that is out of the
     /// reach of faults has none.
     pub(super) fn at_rest(&mut self) {
-        let late = self
-            .came
-            .iter()
-            .zip(&self.calm)
-            .position(|(ways, &calm)| calm && !(ways[0].is_empty() && ways[1].is_empty()));
-        if self.calm.contains(&true) {
+        let late = self.flows.iter().position(|book| book.calm && book.came.iter().any(|came| !came.is_empty()));
+        if self.flows.iter().any(|book| book.calm) {
             self.check(Checker::Isolation, late.is_none(), || {
                 format!("flow {late:?} is of a queue without faults, and lost its last packets")
             });
         }
-        self.came.iter_mut().flatten().for_each(VecDeque::clear);
+        for book in &mut self.flows {
+            book.came.iter_mut().for_each(VecDeque::clear);
+            book.forgiven = 0;
+        }
     }
 
     /// A frame of a replayed capture left by `port`: it must have been made, and be the next of its flow.
@@ -177,7 +190,7 @@ impl Judge {
 
     /// A frame left by `port`. What it says of itself, if it is right.
     pub(super) fn left(&mut self, port: u8, frame: &[u8], traffic: &mut Traffic) -> Option<Label> {
-        let label = read(frame).filter(|label| (label.flow as usize) < self.came.len());
+        let label = read(frame).filter(|label| (label.flow as usize) < self.flows.len());
         let right_way = |label: &Label| (label.way == Way::Back) == (port == CLIENTS);
         let Some(label) = label.filter(right_way) else {
             self.check(Checker::Content, false, || format!("port {port}: not a packet of this way: {frame:02x?}"));
@@ -190,7 +203,8 @@ impl Judge {
                 forward(&mut expected);
             }
             Rule::Relayed => {
-                let home = rewritten(traffic, label, self.sessions_lost, frame, &mut expected);
+                let forgiven = label.sequence < self.flows[label.flow as usize].forgiven;
+                let home = rewritten(traffic, label, forgiven, frame, &mut expected);
                 self.misdelivered += u64::from(!home);
             }
             Rule::Made(made) => {
@@ -214,7 +228,8 @@ impl Judge {
     }
 
     fn in_order(&mut self, label: Label) {
-        let came = &mut self.came[label.flow as usize][usize::from(label.way == Way::Back)];
+        let Book { came, calm, .. } = &mut self.flows[label.flow as usize];
+        let (came, calm) = (&mut came[usize::from(label.way == Way::Back)], *calm);
         let mut lost = 0u64;
         let found = loop {
             match came.pop_front() {
@@ -226,7 +241,7 @@ impl Judge {
         self.check(Checker::Order, found, || {
             format!("{label:?}: never came, or left before, or one that came after it left before it")
         });
-        if self.calm[label.flow as usize] {
+        if calm {
             self.check(Checker::Isolation, lost == 0, || {
                 format!("{lost} packets before {label:?} are lost, though its queue has no faults")
             });
@@ -240,16 +255,18 @@ impl Judge {
 }
 
 /// What a relayed packet has to be, given the ends that it has: the one freedom is the source port
-/// towards the upstream, and, where sessions were lost, which client gets an answer. Nothing is right
-/// if the ends are not. Whether it went to its own client or server.
-fn rewritten(traffic: &mut Traffic, label: Label, sessions_lost: bool, frame: &[u8], expected: &mut Vec<u8>) -> bool {
+/// towards the upstream, and, for an answer that is `forgiven`, which of the queue's clients gets it. Nothing is
+/// right if the ends are not. Whether it went to its own client or server.
+fn rewritten(traffic: &mut Traffic, label: Label, forgiven: bool, frame: &[u8], expected: &mut Vec<u8>) -> bool {
     expected.clear();
     let head = std::array::from_fn(|at| frame.get(at).copied().unwrap_or(0));
     let Ok(parsed) = parse(&head, frame.len() as u16) else { return true };
     let there = label.way == Way::There;
-    let client = traffic.ends(label.flow).source;
-    let home = relayed(there, client, &parsed.flow);
-    if home || (sessions_lost && relayed(there, parsed.flow.destination, &parsed.flow)) {
+    let home = relayed(there, traffic.ends(label.flow).source, &parsed.flow);
+    let other = parsed.flow.destination;
+    let excused =
+        |traffic: &Traffic| forgiven && relayed(there, other, &parsed.flow) && traffic.is_fellow(label.flow, other);
+    if home || excused(traffic) {
         traffic.write_between(parsed.flow, label, HOPS - 1, expected);
         let (to, from) = if there { (SERVERS, "servers") } else { (CLIENTS, "clients") };
         expected[..6].copy_from_slice(&host_mac(to).0);

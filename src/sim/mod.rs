@@ -2,14 +2,13 @@
 //! on one thread, with one seed for one run.
 //!
 //! ```text
-//!   clients --> clients:q --> Worker q (the engine's own) --> servers:q --> servers, who answer
+//!   clients --> clients:q --> Actor q (the engine's own)  --> servers:q --> servers, who answer
 //!                  |              Roster (the supervisor's own)    |
 //!               SimNet: kernel's side, faults          Judge: every packet, every frame
 //! ```
 //!
-//! What is real: [`queue::Worker`](crate::queue::Worker) with everything under it but the NIC, and the
-//! supervisor's [`Roster`](oxide_actors::supervisor::Roster). What is not: threads, clocks, channels
-//! for commands, and the kernel.
+//! What is real: the queue's actor with everything under it but the NIC, its mailbox and its words, and the
+//! supervisor's [`Roster`](oxide_actors::supervisor::Roster). What is not: threads, clocks, and the kernel.
 //!
 //! ```
 //! let report = oxide::sim::run(&oxide::sim::SimOptions { packets: 2_000, ..Default::default() });
@@ -20,6 +19,7 @@ mod actor;
 mod app;
 mod chaos;
 mod checks;
+mod command;
 mod forward;
 mod judge;
 mod malformed;
@@ -111,11 +111,14 @@ pub struct SimReport {
     pub lost_after: u64,
     /// Descriptors of the kernel that the ledger refused.
     pub bad_descriptors: u64,
-    /// Answers that came to another client, because a handler was made anew while they were under way
-    /// and gave their source port to a new session.
+    /// Answers that came to another client: the sessions they were asked for in were lost while they were under
+    /// way (with their actor, or by a jump of the clock), and a new session had got the source port. Any other that
+    /// goes astray fails the run.
     pub misdelivered: u64,
     /// Handlers made anew.
     pub soft_restarts: u64,
+    /// Times at which ports were opened again while their actor lived on.
+    pub port_restarts: u64,
     /// Actors made anew.
     pub hard_restarts: u64,
     /// Times at which a queue was given up, until an operator restarted it.

@@ -80,6 +80,12 @@ impl Traffic {
         [at, owner, self.answered_at(flow, at), self.answered_at(flow, owner)].into_iter().all(calm)
     }
 
+    /// Whether `client` comes in at the same queue as the clients of `flow`.
+    pub(super) fn is_fellow(&self, flow: u32, client: Endpoint) -> bool {
+        let fellows = (flow % self.queues..self.flows() as u32).step_by(self.queues as usize);
+        fellows.into_iter().any(|fellow| self.ends(fellow).source == client)
+    }
+
     fn label(&mut self, flow: u32) -> Label {
         let next = &mut self.next[flow as usize];
         let label = Label { flow, sequence: *next, way: Way::There };

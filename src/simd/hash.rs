@@ -1,7 +1,7 @@
 //! The keyed hash of a flow table.
 //!
 //! Whoever sends chooses addresses and ports, and must not choose collisions with them. At AVX-512 the
-//! hash is five rounds of AES over four keys at once; elsewhere two multiplications. Which one it is
+//! hash is three rounds of AES over sixteen keys at once; elsewhere two multiplications. Which one it is
 //! shows in the values only, and those stay inside.
 
 use super::Processor;
@@ -53,13 +53,21 @@ impl FlowKeys {
         let (address, ends) = (self.addresses[lane], self.ends[lane]);
         FlowKey { remote: Endpoint { address, port: (ends >> 16) as u16 }, local: ends as u16 }
     }
+
+    /// Whether the key of `lane` is `key`: one branch for all of it.
+    #[inline(always)]
+    pub(crate) fn is(&self, lane: usize, key: &FlowKey) -> bool {
+        let word = |address: [u8; 16]| u128::from_ne_bytes(address);
+        let address = word(self.addresses[lane]) ^ word(key.remote.address);
+        address | u128::from(self.ends[lane] ^ key.ends()) == 0
+    }
 }
 
 /// A hash of [`FlowKey`]s that cannot be predicted without its seed. Not a cryptographic hash: who sees
 /// its values can learn the secrets.
 #[derive(Clone, Copy)]
 pub struct FlowHash {
-    secrets: [u128; 6],
+    secrets: [[u8; 16]; 3],
     processor: Processor,
 }
 
@@ -70,7 +78,13 @@ impl FlowHash {
     pub fn new(processor: Processor, seed: u64) -> Self {
         let mut state = seed;
         let mut word = || u128::from(splitmix(&mut state));
-        Self { secrets: std::array::from_fn(|_| word() << 64 | word()), processor }
+        Self { secrets: std::array::from_fn(|_| (word() << 64 | word()).to_ne_bytes()), processor }
+    }
+
+    /// At whose level it is made.
+    #[inline]
+    pub(crate) fn processor(&self) -> Processor {
+        self.processor
     }
 
     /// The hash of one key.
@@ -109,13 +123,14 @@ impl std::fmt::Debug for FlowHash {
 /// Two multiplications of 64 by 64 bits, each folded to 64, with a secret on either side: the form of
 /// wyhash and foldhash.
 #[inline]
-fn folded(secrets: &[u128; 6], address: &[u8; 16], ends: u32) -> u64 {
+fn folded(secrets: &[[u8; 16]; 3], address: &[u8; 16], ends: u32) -> u64 {
     let fold = |a: u64, b: u64| {
         let product = u128::from(a) * u128::from(b);
         product as u64 ^ (product >> 64) as u64
     };
-    let first = u128::from_ne_bytes(*address) ^ secrets[0];
-    let second = u128::from(ends) ^ secrets[1];
+    let [a, b, _] = secrets.map(u128::from_ne_bytes);
+    let first = u128::from_ne_bytes(*address) ^ a;
+    let second = u128::from(ends) ^ b;
     fold(fold(first as u64, (first >> 64) as u64) ^ (second >> 64) as u64, second as u64)
 }
 
@@ -127,10 +142,8 @@ fn splitmix(state: &mut u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Five rounds of AES (FIPS 197), each `r(state) ^ secret`: two over port and near end, so that every
-/// bit of the state depends on them; then the address comes in, and three more. With one round between
-/// them a change of the port could be undone by a change of the address once in a hundred tries; with
-/// two it is once in 2^30 at best. The hash is the lower half of the state.
+/// Three rounds of AES (FIPS 197): `r(r(r(address ^ a) ^ ends) ^ b) ^ c`, port and near end in each of the four
+/// words. The hash is the lower half of the state. What speaks for three rounds is in `docs/simd.md`.
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::*;
@@ -141,54 +154,49 @@ mod x86 {
     use crate::packet::LANES;
 
     fearless_simd::kernel!(
-        pub(super) fn one(avx512: Avx512, secrets: &[u128; 6], address: &[u8; 16], ends: u32) -> u64 {
-            let secrets = secrets.map(|secret| secret.to_ne_bytes());
-            let [a, b, c, d, e, f] = secrets.each_ref().map(|secret| _mm_loadu_si128(secret));
-            let state = _mm_xor_si128(_mm_cvtsi32_si128(ends as i32), a);
-            let state = _mm_aesenc_si128(state, b);
-            let state = _mm_aesenc_si128(state, _mm_xor_si128(c, _mm_loadu_si128(address)));
-            let state = _mm_aesenc_si128(_mm_aesenc_si128(_mm_aesenc_si128(state, d), e), f);
-            _mm_cvtsi128_si64(state) as u64
+        pub(super) fn one(avx512: Avx512, secrets: &[[u8; 16]; 3], address: &[u8; 16], ends: u32) -> u64 {
+            let [a, b, c] = secrets.each_ref().map(|secret| _mm_loadu_si128(secret));
+            let state = _mm_xor_si128(_mm_loadu_si128(address), a);
+            let state = _mm_aesenc_si128(state, _mm_set1_epi32(ends as i32));
+            _mm_cvtsi128_si64(_mm_aesenc_si128(_mm_aesenc_si128(state, b), c)) as u64
         }
     );
 
     fearless_simd::kernel!(
+        /// Sixteen keys in four registers, so that each waits for the other three and not for its own last round.
         pub(super) fn lanes(
             avx512: Avx512,
-            secrets: &[u128; 6],
+            secrets: &[[u8; 16]; 3],
             addresses: &[[u8; 16]; LANES],
             ends: &[u32; LANES],
             live: u64,
             hashes: &mut [u64; LANES],
         ) {
-            let secrets = secrets.map(|secret| secret.to_ne_bytes());
-            let secrets = secrets.each_ref().map(|secret| _mm512_broadcast_i32x4(_mm_loadu_si128(secret)));
-            let addresses = addresses.as_flattened().as_chunks::<64>().0.as_chunks::<2>().0;
-            let groups = zip(zip(addresses, ends.as_chunks::<8>().0), hashes.as_chunks_mut::<8>().0);
+            let [a, b, c] = secrets.each_ref().map(|secret| _mm512_broadcast_i32x4(_mm_loadu_si128(secret)));
+            let addresses = addresses.as_flattened().as_chunks::<64>().0.as_chunks::<4>().0;
+            let groups =
+                zip(zip(addresses, ends.as_chunks::<16>().0), hashes.as_chunks_mut::<8>().0.as_chunks_mut::<2>().0);
+            let quarter = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+            let quarters = [0, 4, 8, 12].map(|first| _mm512_add_epi32(quarter, _mm512_set1_epi32(first)));
             let lower = _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14);
-            for (group, (([first, second], ends), hashes)) in groups.enumerate() {
-                if live >> (group * 8) == 0 {
+            for (group, ((addresses, ends), hashes)) in groups.enumerate() {
+                if live >> (group * 16) == 0 {
                     break;
                 }
-                let [low, high] = [[ends[0], ends[1], ends[2], ends[3]], [ends[4], ends[5], ends[6], ends[7]]];
-                let first = four(&secrets, first, &low);
-                let second = four(&secrets, second, &high);
-                _mm512_storeu_si512(hashes, _mm512_permutex2var_epi64(first, lower, second));
+                let ends = _mm512_loadu_si512(ends);
+                let mut states = addresses.each_ref().map(|four| _mm512_xor_si512(_mm512_loadu_si512(four), a));
+                for (state, quarter) in zip(&mut states, quarters) {
+                    *state = _mm512_aesenc_epi128(*state, _mm512_permutexvar_epi32(quarter, ends));
+                }
+                for secret in [b, c] {
+                    states = states.map(|state| _mm512_aesenc_epi128(state, secret));
+                }
+                let [first, second, third, fourth] = states;
+                _mm512_storeu_si512(&mut hashes[0], _mm512_permutex2var_epi64(first, lower, second));
+                _mm512_storeu_si512(&mut hashes[1], _mm512_permutex2var_epi64(third, lower, fourth));
             }
         }
     );
-
-    #[inline]
-    #[target_feature(enable = "avx512f,vaes")]
-    fn four(&[a, b, c, d, e, f]: &[__m512i; 6], addresses: &[u8; 64], ends: &[u32; 4]) -> __m512i {
-        // The first word of each quarter.
-        let spread = _mm512_setr_epi32(0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0);
-        let ends = _mm512_castsi128_si512(_mm_loadu_si128(ends));
-        let state = _mm512_xor_si512(_mm512_maskz_permutexvar_epi32(0x1111, spread, ends), a);
-        let state = _mm512_aesenc_epi128(state, b);
-        let state = _mm512_aesenc_epi128(state, _mm512_xor_si512(c, _mm512_loadu_si512(addresses)));
-        _mm512_aesenc_epi128(_mm512_aesenc_epi128(_mm512_aesenc_epi128(state, d), e), f)
-    }
 }
 
 #[cfg(test)]

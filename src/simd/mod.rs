@@ -9,6 +9,7 @@
 //! | `parse.rs` | headers, 8 frames at a time, the next 8 on their way | [`packet::parse()`] |
 //! | `hash.rs` | keyed hash of a flow table's keys | AES in the tests; below AVX-512 another, plain hash |
 //! | `toeplitz.rs` | the hash a NIC chooses queues by | [`Toeplitz::one`] |
+//! | `bytes.rs` | the tags of a flow table's bucket | |
 //! | `sum.rs` | Internet checksum of a payload | [`checksum::Sum`] |
 //!
 //! A kernel stands here only while it beats plain code that prefetches; `docs/simd.md` has the figures,
@@ -17,12 +18,14 @@
 
 #![forbid(unsafe_code)]
 
+mod bytes;
 mod hash;
 mod level;
 mod parse;
 mod sum;
 mod toeplitz;
 
+pub(crate) use bytes::equal_bytes;
 pub use hash::{FlowHash, FlowKey, FlowKeys};
 pub use level::Level;
 pub use toeplitz::{Toeplitz, Tuples};
@@ -113,11 +116,22 @@ impl Processor {
         if self.level == Level::Avx512 { self.cpu.as_avx512() } else { None }
     }
 
+    /// Runs plain code as it was compiled for AVX2 and what comes with it (BMI, LZCNT), where the level has them. What
+    /// is not inlined into `work`, and `work` itself, is as it always was.
+    #[inline(always)]
+    pub(crate) fn recompiled<T>(self, work: impl FnOnce() -> T) -> T {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(token) = self.avx2() {
+            return fearless_simd::Simd::vectorize(token, work);
+        }
+        work()
+    }
+
     /// Parses the lanes in `live`: lane `i` is the frame that starts with `heads[i]` and is
     /// `lengths[i]` bytes long, as [`packet::parse()`](crate::packet::parse()) takes them.
     ///
-    /// Sets the masks of `columns` (no lane outside `live` is in them), and for each live lane either
-    /// its facts or its fault; all else in the columns is unspecified. Lanes without a frame may point
+    /// Sets the masks `udp`, `ipv4` and `ipv6` of `columns` (no lane outside `live` is in them), and for each live
+    /// lane either its facts or its fault; all else in the columns is unspecified. Lanes without a frame may point
     /// at any head. Heads are asked for 8 lanes before they are read, so this one pass over 64 frames
     /// does not push them out of L1 before they are read; stages that read the heads again should work
     /// on groups of at most 16.
@@ -125,17 +139,26 @@ impl Processor {
         parse::lanes(*self, heads, lengths, live, columns);
     }
 
-    /// Parses `frames`, lane `i` being `frames[i]`. Frames beyond [`LANES`] have no lane and are not
-    /// looked at.
+    /// Parses `frames`, lane `i` being `frames[i]`, and [recognises](crate::packet::recognise()) what is not plain UDP.
+    /// Frames beyond [`LANES`] have no lane and are not looked at.
     pub fn parse_frames(&self, umem: &Umem, frames: &[Frame], columns: &mut Columns) {
         debug_assert!(frames.len() <= LANES, "{} frames in {LANES} lanes", frames.len());
         let (mut heads, mut lengths) = ([&[0; 64]; LANES], [0; LANES]);
+        // On their way while all of them are listed.
+        frames.iter().take(parse::AHEAD).for_each(|frame| umem.prefetch(frame));
         for ((frame, head), length) in frames.iter().zip(&mut heads).zip(&mut lengths) {
             (*head, *length) = (umem.head(frame), frame.length());
         }
         // A shift by 64 would overflow: 64 lanes are all ones.
         let live = u64::MAX.checked_shr((LANES - frames.len().min(LANES)) as u32).unwrap_or(0);
         self.parse(&heads, &lengths, live, columns);
+        (columns.udp_extended, columns.tcp, columns.icmp, columns.tagged) = (0, 0, 0, 0);
+        let others = live & !columns.udp;
+        if others != 0 {
+            for (lane, frame) in frames.iter().enumerate().filter(|(lane, _)| others >> lane & 1 != 0) {
+                columns.recognise(lane, umem.bytes(frame));
+            }
+        }
     }
 
     /// The sum of `data` for an Internet checksum, as [`checksum::Sum::bytes`] makes it: for payloads.

@@ -36,38 +36,51 @@ mod x86 {
         }
     );
 
+    /// Bytes from which on it pays to align loads.
+    const ALIGNED: usize = 512;
+
     fearless_simd::kernel!(
-        /// 64 bytes in two dot products: one with the even bytes, one with the odd. At least 64 bytes.
+        /// 64 bytes in two dot products: one with the even bytes, one with the odd. At least 128 bytes. The bytes
+        /// before the first whole cache line go first, so that no load has to read two lines.
         pub(super) fn dot_products(avx512: Avx512, data: &[u8]) -> Sum {
-            let zero = _mm512_setzero_si512();
-            let (mut first, mut second) = ([zero; 2], [zero; 2]);
-            let even = _mm512_set1_epi32(0x0001_0001);
-            let odd = _mm512_set1_epi32(0x0100_0100);
-            let (blocks, tail) = data.as_chunks::<64>();
+            let [even, odd] = [0x0001_0001, 0x0100_0100].map(|weights| _mm512_set1_epi32(weights));
+            let mut sums = [_mm512_setzero_si512(); 4];
+            let skipped = if data.len() < ALIGNED { 0 } else { data.as_ptr().addr().wrapping_neg() % 64 };
+            let (Some(start), Some(end), Some(lines)) = (data.first_chunk(), data.last_chunk(), data.get(skipped..))
+            else {
+                return Sum::default().bytes(data);
+            };
+            if skipped > 0 {
+                let start = _mm512_maskz_mov_epi8((1 << skipped) - 1, _mm512_loadu_si512::<[u8; 64]>(start));
+                sums[0] = _mm512_dpbusd_epi32(sums[0], start, even);
+                sums[1] = _mm512_dpbusd_epi32(sums[1], start, odd);
+            }
+            // Behind an odd number of bytes, the first of a pair is the second one.
+            let (even, odd) = if skipped.is_multiple_of(2) { (even, odd) } else { (odd, even) };
+            let (blocks, tail) = lines.as_chunks::<64>();
             let (pairs, last) = blocks.as_chunks::<2>();
             for [a, b] in pairs {
                 let (a, b) = (_mm512_loadu_si512(a), _mm512_loadu_si512(b));
-                first[0] = _mm512_dpbusd_epi32(first[0], a, even);
-                first[1] = _mm512_dpbusd_epi32(first[1], b, even);
-                second[0] = _mm512_dpbusd_epi32(second[0], a, odd);
-                second[1] = _mm512_dpbusd_epi32(second[1], b, odd);
+                sums[0] = _mm512_dpbusd_epi32(sums[0], a, even);
+                sums[2] = _mm512_dpbusd_epi32(sums[2], b, even);
+                sums[1] = _mm512_dpbusd_epi32(sums[1], a, odd);
+                sums[3] = _mm512_dpbusd_epi32(sums[3], b, odd);
             }
             for a in last {
                 let a = _mm512_loadu_si512(a);
-                first[0] = _mm512_dpbusd_epi32(first[0], a, even);
-                second[0] = _mm512_dpbusd_epi32(second[0], a, odd);
+                sums[0] = _mm512_dpbusd_epi32(sums[0], a, even);
+                sums[1] = _mm512_dpbusd_epi32(sums[1], a, odd);
             }
-            if let (false, Some(end)) = (tail.is_empty(), data.last_chunk::<64>()) {
-                // The last 64 bytes, without those that are summed already. In an odd number of bytes the
-                // first of a pair is an odd one here.
-                let new = u64::MAX << (64 - tail.len());
-                let end = _mm512_maskz_mov_epi8(new, _mm512_loadu_si512(end));
+            if !tail.is_empty() {
+                // The last 64 bytes, without those that are summed already.
+                let new = !(u64::MAX >> tail.len());
+                let end = _mm512_maskz_mov_epi8(new, _mm512_loadu_si512::<[u8; 64]>(end));
                 let (even, odd) = if tail.len().is_multiple_of(2) { (even, odd) } else { (odd, even) };
-                first[0] = _mm512_dpbusd_epi32(first[0], end, even);
-                second[0] = _mm512_dpbusd_epi32(second[0], end, odd);
+                sums[2] = _mm512_dpbusd_epi32(sums[2], end, even);
+                sums[3] = _mm512_dpbusd_epi32(sums[3], end, odd);
             }
-            let total = |lanes: [__m512i; 2]| _mm512_reduce_add_epi32(_mm512_add_epi32(lanes[0], lanes[1])) as u32;
-            Sum::of_bytes(total(first), total(second))
+            let total = |a, b| _mm512_reduce_add_epi32(_mm512_add_epi32(a, b)) as u32;
+            Sum::of_bytes(total(sums[0], sums[2]), total(sums[1], sums[3]))
         }
     );
 }

@@ -39,9 +39,23 @@ fn packet() -> impl Strategy<Value = ([u8; 64], u16)> {
         head[38..40].copy_from_slice(&udp.to_be_bytes());
         (head, length)
     });
+    let tagged =
+        (right.clone(), prop_oneof![Just(17u8), Just(6), Just(1)]).prop_map(|((mut head, length), protocol)| {
+            head[23] = protocol;
+            mend(&mut head);
+            head.copy_within(12..60, 16);
+            head[12..16].copy_from_slice(&[0x81, 0, 0, 7]);
+            (head, length + 4)
+        });
+    let other = (right.clone(), prop_oneof![Just(6u8), Just(1)]).prop_map(|((mut head, length), protocol)| {
+        head[if head[12] == 8 { 23 } else { 20 }] = protocol;
+        head[46] = 0x50;
+        mend(&mut head);
+        (head, length)
+    });
     let noise = (prop::array::uniform32(any::<[u8; 2]>()), any::<u16>());
     let noise = noise.prop_map(|(bytes, length)| (std::array::from_fn(|i| bytes[i / 2][i % 2]), length));
-    prop_oneof![4 => right, 2 => cut, 3 => near, 2 => lengths, 2 => udp, 1 => noise]
+    prop_oneof![4 => right, 2 => cut, 3 => near, 2 => lengths, 2 => udp, 2 => tagged, 2 => other, 1 => noise]
 }
 
 /// A right IPv4 header checksum, whatever else is wrong.
@@ -66,12 +80,31 @@ fn check(lane: usize, (head, length): &([u8; 64], u16), columns: &Columns) {
     }
 }
 
+/// What is not plain UDP is in the mask of what it is, or in none.
+fn check_others(lane: usize, frame: &[u8], columns: &Columns) {
+    let bit = |mask: u64| mask >> lane & 1 == 1;
+    let masks = [bit(columns.udp_extended), bit(columns.tcp), bit(columns.icmp)];
+    match packet::recognise(frame).filter(|_| !bit(columns.udp)) {
+        None => assert_eq!((masks, bit(columns.tagged)), ([false; 3], false)),
+        Some(found) => {
+            let kinds = [packet::Transport::Udp, packet::Transport::Tcp, packet::Transport::Icmp];
+            assert_eq!((masks, bit(columns.tagged)), (kinds.map(|kind| kind == found.transport), found.tags > 0));
+            assert_eq!((columns.l3[lane], columns.l4[lane]), (found.l3, found.l4));
+            assert_eq!((columns.length[lane], columns.flow[lane]), (found.length, found.flow));
+        }
+    }
+}
+
 /// Columns full of what an earlier batch left.
 fn stale() -> Columns {
     Columns {
         udp: u64::MAX,
         ipv4: u64::MAX,
         ipv6: u64::MAX,
+        udp_extended: u64::MAX,
+        tcp: u64::MAX,
+        icmp: u64::MAX,
+        tagged: u64::MAX,
         fault: [DropReason::Handler; LANES],
         l3: [1; LANES],
         l4: [2; LANES],
@@ -118,6 +151,7 @@ proptest! {
         Processor::detect().parse_frames(&umem, &frames, &mut columns);
         for (lane, packet) in packets.iter().enumerate() {
             check(lane, packet, &columns);
+            check_others(lane, umem.bytes(&frames[lane]), &columns);
         }
         let lanes = if frames.len() == LANES { u64::MAX } else { (1 << frames.len()) - 1 };
         prop_assert_eq!(columns.udp & !lanes, 0);

@@ -30,7 +30,9 @@ reasons! {
     Truncated = "truncated",
     /// More than one descriptor long (multi-buffer), or longer than a frame holds.
     Oversized = "oversized",
-    /// Neither IPv4 nor IPv6, or a VLAN tag: the steering program passes these to the kernel.
+    /// A VLAN tag: the steering program passes these to the kernel, whose VLAN interfaces take the tag off.
+    VlanTag = "vlan_tag",
+    /// Neither IPv4 nor IPv6: the steering program passes these to the kernel.
     EtherType = "ether_type",
     /// IP version field does not match the EtherType.
     IpVersion = "ip_version",

@@ -16,8 +16,8 @@ pub use frame::Frame;
 pub use layout::{LayoutError, RingSizes, UmemLayout, XDP_HEADROOM};
 pub use ledger::{BadDescriptor, Census, Ledger, MAX_PORTS, Place};
 pub use observe::PagesSeen;
-pub(crate) use region::prefetch;
 pub use region::{HUGE_PAGE, PageKind, PageReport, Region, RegionError, choose_pages, dont_fork, with_node};
+pub(crate) use region::{prefetch, wish_for_huge_pages};
 
 use std::sync::atomic::{AtomicU32, Ordering};
 

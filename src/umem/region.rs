@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 
 /// Bytes in a huge page.
@@ -160,6 +161,24 @@ pub(crate) fn prefetch<T>(address: *const T) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = address;
+}
+
+/// Asks the kernel to back what is in `memory` of whole huge pages with such, when it is first written to. For large
+/// tables that are read in random order; smaller memory is left as it is. A wish: where transparent huge pages are
+/// off (`/sys/kernel/mm/transparent_hugepage/enabled` says `never`) nothing happens.
+pub(crate) fn wish_for_huge_pages<T>(memory: &mut [MaybeUninit<T>]) {
+    let range = memory.as_mut_ptr_range();
+    let (start, end) = (range.start.addr().next_multiple_of(HUGE_PAGE), range.end.addr() / HUGE_PAGE * HUGE_PAGE);
+    if cfg!(miri) || end <= start {
+        return;
+    }
+    let start = range.start.with_addr(start);
+    // SAFETY: MADV_HUGEPAGE says how the kernel may back the pages from now on, and changes neither their contents nor
+    // who may use them; the range lies within `memory`, which is ours alone while it is borrowed.
+    let refused = unsafe { libc::madvise(start.cast(), end - start.addr(), libc::MADV_HUGEPAGE) } != 0;
+    if refused {
+        tracing::debug!(error = %io::Error::last_os_error(), "no transparent huge pages");
+    }
 }
 
 /// An anonymous mapping that is unmapped with the length it was mapped with.

@@ -124,8 +124,6 @@ struct Place {
 
 struct Prepared {
     xsk: Xsk,
-    /// On its fill ring.
-    posted: u32,
     /// The modes to try: the first one with this socket, each later one with a new one.
     rungs: &'static [Mode],
     /// Why better ones are not among them.
@@ -356,9 +354,9 @@ impl Place {
     ) -> Result<Prepared, PortError> {
         let bytes = umem.layout().bytes();
         let mut xsk =
-            Xsk::new(umem, &options.rings).map_err(|(step, source)| refused(&self.id, step, source, bytes))?;
-        let posted = xsk.post(umem, index, options.rings.fill);
-        Ok(Prepared { xsk, posted, rungs, reasons })
+            Xsk::new(umem, index, options.rings).map_err(|(step, source)| refused(&self.id, step, source, bytes))?;
+        xsk.ends.fill_up(umem);
+        Ok(Prepared { xsk, rungs, reasons })
     }
 
     /// What the kernel says it gave.
@@ -370,7 +368,7 @@ impl Place {
         prepared: Prepared,
         device: Device,
     ) -> Result<XdpPort, PortError> {
-        let Prepared { xsk, posted, rungs, reasons } = prepared;
+        let Prepared { xsk, rungs, reasons } = prepared;
         let fd = xsk.fd().as_raw_fd();
         options::raise_tx_budget(fd, options.rings.tx);
         let (busy_poll, busy_poll_text) = busy_poll(options, fd);
@@ -393,8 +391,7 @@ impl Place {
             mode_reason: if mode == Mode::ZeroCopy { String::new() } else { reasons.join("; ") },
             busy_poll: busy_poll_text,
         };
-        let (slot, rings) = (self.slot.clone(), options.rings);
-        Ok(XdpPort::new(Parts { xsk, slot, info, index, rings, busy_poll, posted_fill: posted }))
+        Ok(XdpPort::new(Parts { xsk, slot: self.slot.clone(), info, busy_poll }))
     }
 }
 

@@ -9,10 +9,8 @@ use rustix::net::sockopt;
 use super::options;
 use super::steering::Slot;
 use super::xsk::Xsk;
-use crate::packet::LANES;
 use crate::port::{Burst, KernelCounters, Kick, Occupancy, Port, PortCounters, PortError, PortInfo};
-use crate::ring::Descriptor;
-use crate::umem::{PortIndex, RingSizes, Umem};
+use crate::umem::Umem;
 
 /// One queue of one interface.
 ///
@@ -23,14 +21,7 @@ pub struct XdpPort {
     gate: Gate,
     xsk: Xsk,
     info: PortInfo,
-    index: PortIndex,
-    rings: RingSizes,
     busy_poll: BusyPolling,
-    counters: PortCounters,
-    /// Frames posted to the fill ring that have not come back by the RX ring.
-    posted_fill: u32,
-    /// Frames posted to the TX ring that have not come back by the completion ring.
-    posted_tx: u32,
 }
 
 /// Whether our system calls drive the driver's receive work.
@@ -67,27 +58,13 @@ pub(super) struct Parts {
     pub(super) xsk: Xsk,
     pub(super) slot: Option<Arc<Slot>>,
     pub(super) info: PortInfo,
-    pub(super) index: PortIndex,
-    pub(super) rings: RingSizes,
     pub(super) busy_poll: BusyPolling,
-    /// Frames that are on the fill ring already.
-    pub(super) posted_fill: u32,
 }
 
 impl XdpPort {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { xsk, slot, info, index, rings, busy_poll, posted_fill } = parts;
-        Self {
-            gate: Gate { slot, open: false },
-            xsk,
-            info,
-            index,
-            rings,
-            busy_poll,
-            counters: PortCounters::default(),
-            posted_fill,
-            posted_tx: 0,
-        }
+        let Parts { xsk, slot, info, busy_poll } = parts;
+        Self { gate: Gate { slot, open: false }, xsk, info, busy_poll }
     }
 
     fn refused(&self, step: &'static str, source: io::Error) -> PortError {
@@ -104,96 +81,38 @@ impl Port for XdpPort {
     }
 
     fn fill(&mut self, umem: &mut Umem) -> usize {
-        let wanted = self.rings.fill.saturating_sub(self.posted_fill);
-        // Below a batch it is not worth the ring's cache line.
-        if wanted < LANES as u32 {
-            return 0;
-        }
-        let posted = self.xsk.post(umem, self.index, wanted);
-        self.posted_fill += posted;
-        posted as usize
+        self.xsk.ends.fill(umem)
     }
 
     fn receive(&mut self, umem: &mut Umem, into: &mut Burst, limit: usize) -> usize {
-        let Self { xsk, counters, info, .. } = self;
-        let entries = xsk.rings.rx.peek(into.room().min(limit) as u32);
-        let seen = entries.len();
-        if seen == 0 {
-            return 0;
-        }
-        entries.prefetch();
-        let mut bytes = 0;
-        let taken = umem.received_batch(
-            self.index,
-            // A multi-buffer chain is never asked for (no XDP_USE_SG), so a descriptor is a packet.
-            entries.iter().map(|Descriptor { address, length, .. }| (address, length)),
-            |frame| {
-                bytes += u64::from(frame.length());
-                // No more than the room was asked for, so this fits.
-                into.push(frame)
-            },
-            |error| {
-                counters.bad_descriptors += 1;
-                tracing::error!(port = %info.id, %error, "RX descriptor refused");
-            },
-        );
-        entries.release(seen);
-        counters.rx_bytes += bytes;
-        counters.rx_packets += u64::from(taken);
-        self.posted_fill = self.posted_fill.saturating_sub(seen);
-        // The next batch is posted there in a moment.
-        xsk.rings.fill.prefetch(LANES as u32);
+        let id = &self.info.id;
+        let refuse = |error| tracing::error!(port = %id, %error, "RX descriptor refused");
+        let taken = self.xsk.ends.receive(umem, into, limit, refuse);
         if taken > 0 && self.busy_poll == BusyPolling::Accepted {
             let driven = options::has_napi(self.xsk.fd().as_raw_fd());
             self.busy_poll = if driven { BusyPolling::On } else { BusyPolling::Off };
         }
-        taken as usize
+        taken
     }
 
     fn transmit(&mut self, umem: &mut Umem, from: &mut Burst) -> usize {
-        // The completion ring must have room for whatever is under way.
-        let under_way = self.rings.completion.saturating_sub(self.posted_tx);
-        let mut slots = self.xsk.rings.tx.reserve((from.len() as u32).min(under_way));
-        let frames = from.drain_front(slots.room() as usize);
-        let mut bytes = 0;
-        umem.post_transmit_batch(self.index, frames, |address, length| {
-            bytes += u64::from(length);
-            let pushed = slots.push(Descriptor { address, length, options: 0 });
-            debug_assert!(pushed, "no more frames than room were drained");
-        });
-        let sent = slots.commit();
-        self.posted_tx += sent;
-        self.counters.tx_bytes += bytes;
-        self.counters.tx_packets += u64::from(sent);
-        sent as usize
+        self.xsk.ends.transmit(umem, from)
     }
 
     fn reclaim(&mut self, umem: &mut Umem) -> usize {
-        if self.posted_tx == 0 {
-            return 0;
-        }
-        let Self { xsk, counters, info, .. } = self;
-        let entries = xsk.rings.completion.peek(u32::MAX);
-        let seen = entries.len();
-        let reclaimed = umem.completed_batch(self.index, entries.iter(), |error| {
-            counters.bad_descriptors += 1;
-            tracing::error!(port = %info.id, %error, "completion refused");
-        });
-        entries.release(seen);
-        counters.completions += u64::from(reclaimed);
-        self.posted_tx = self.posted_tx.saturating_sub(reclaimed);
-        reclaimed as usize
+        let id = &self.info.id;
+        self.xsk.ends.reclaim(umem, |error| tracing::error!(port = %id, %error, "completion refused"))
     }
 
     fn kick(&mut self) -> Result<Kick, PortError> {
         let fd = self.xsk.fd().as_raw_fd();
         let mut answer = Kick::Done;
-        if self.posted_tx > 0 && self.xsk.rings.tx.needs_wakeup() && self.xsk.rings.tx.waiting() > 0 {
-            self.counters.kicks += 1;
+        if self.xsk.ends.tx_wants_wakeup() {
+            self.xsk.ends.count_kick();
             answer = options::wake_tx(fd).map_err(|e| self.refused("sendto to wake the TX ring", e))?;
         }
-        if self.busy_poll == BusyPolling::On || self.xsk.rings.fill.needs_wakeup() {
-            self.counters.kicks += 1;
+        if self.busy_poll == BusyPolling::On || self.xsk.ends.fill_wants_wakeup() {
+            self.xsk.ends.count_kick();
             let rx = options::wake_rx(fd).map_err(|e| self.refused("recvfrom to wake the fill ring", e))?;
             // Nothing received is EAGAIN as well: only a dead link is news.
             if rx == Kick::LinkDown {
@@ -208,7 +127,7 @@ impl Port for XdpPort {
     }
 
     fn counters(&self) -> PortCounters {
-        self.counters
+        self.xsk.ends.counters()
     }
 
     fn kernel_counters(&self) -> Result<KernelCounters, PortError> {
@@ -229,13 +148,7 @@ impl Port for XdpPort {
     }
 
     fn occupancy(&mut self) -> Occupancy {
-        let rings = &mut self.xsk.rings;
-        Occupancy {
-            fill: rings.fill.waiting(),
-            rx: rings.rx.waiting(),
-            tx: rings.tx.waiting(),
-            completion: rings.completion.waiting(),
-        }
+        self.xsk.ends.occupancy()
     }
 
     fn steer(&mut self, on: bool) -> Result<(), PortError> {

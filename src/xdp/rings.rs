@@ -17,39 +17,34 @@ use rustix::net::xdp::{
     XDP_PGOFF_RX_RING, XDP_PGOFF_TX_RING, XDP_UMEM_PGOFF_COMPLETION_RING, XDP_UMEM_PGOFF_FILL_RING, XdpRingOffset,
 };
 
-use crate::ring::{Consumer, Descriptor, Mapped, Producer, RingOffsets};
-use crate::umem::{self, RingSizes};
+use crate::port::{Ends, Rings};
+use crate::ring::{Descriptor, Mapped, RingOffsets};
+use crate::umem::{self, PortIndex, RingSizes};
 
 /// Our ends of a socket's rings. Each unmaps its ring when it is dropped: the kernel keeps the socket, and
 /// so the queue, as long as one of them is mapped.
-pub(super) struct Rings {
-    pub(super) rx: Consumer<Descriptor, Mapped<Descriptor>>,
-    pub(super) tx: Producer<Descriptor, Mapped<Descriptor>>,
-    pub(super) fill: Producer<u64, Mapped<u64>>,
-    pub(super) completion: Consumer<u64, Mapped<u64>>,
-}
+pub(super) type MappedEnds = Ends<Mapped<u64>, Mapped<Descriptor>>;
 
-impl Rings {
-    /// Sets the sizes (XDP_RX_RING and its like) and maps the rings. Before bind: xsk_mmap
-    /// (net/xdp/xsk.c) refuses a bound socket. Only once for a socket, since a ring has one end here.
-    pub(super) fn map(socket: BorrowedFd<'_>, sizes: &RingSizes) -> io::Result<Self> {
-        sockopt::set_xdp_rx_ring_size(socket, sizes.rx)?;
-        sockopt::set_xdp_tx_ring_size(socket, sizes.tx)?;
-        sockopt::set_xdp_umem_fill_ring_size(socket, sizes.fill)?;
-        sockopt::set_xdp_umem_completion_ring_size(socket, sizes.completion)?;
-        let at = sockopt::xdp_mmap_offsets(socket)?;
-        let invalid = |e| io::Error::new(io::ErrorKind::InvalidInput, e);
-        let rx = ring(socket, XDP_PGOFF_RX_RING, &at.rx, sizes.rx)?;
-        let tx = ring(socket, XDP_PGOFF_TX_RING, &at.tx, sizes.tx)?;
-        let fill = ring(socket, XDP_UMEM_PGOFF_FILL_RING, &at.fr, sizes.fill)?;
-        let completion = ring(socket, XDP_UMEM_PGOFF_COMPLETION_RING, &at.cr, sizes.completion)?;
-        Ok(Self {
-            rx: rx.consumer(sizes.rx).map_err(invalid)?,
-            tx: tx.producer(sizes.tx).map_err(invalid)?,
-            fill: fill.producer(sizes.fill).map_err(invalid)?,
-            completion: completion.consumer(sizes.completion).map_err(invalid)?,
-        })
-    }
+/// Sets the sizes (XDP_RX_RING and its like) and maps the rings. Before bind: xsk_mmap
+/// (net/xdp/xsk.c) refuses a bound socket. Only once for a socket, since a ring has one end here.
+pub(super) fn map(socket: BorrowedFd<'_>, port: PortIndex, sizes: RingSizes) -> io::Result<MappedEnds> {
+    sockopt::set_xdp_rx_ring_size(socket, sizes.rx)?;
+    sockopt::set_xdp_tx_ring_size(socket, sizes.tx)?;
+    sockopt::set_xdp_umem_fill_ring_size(socket, sizes.fill)?;
+    sockopt::set_xdp_umem_completion_ring_size(socket, sizes.completion)?;
+    let at = sockopt::xdp_mmap_offsets(socket)?;
+    let invalid = |e| io::Error::new(io::ErrorKind::InvalidInput, e);
+    let rx = ring(socket, XDP_PGOFF_RX_RING, &at.rx, sizes.rx)?;
+    let tx = ring(socket, XDP_PGOFF_TX_RING, &at.tx, sizes.tx)?;
+    let fill = ring(socket, XDP_UMEM_PGOFF_FILL_RING, &at.fr, sizes.fill)?;
+    let completion = ring(socket, XDP_UMEM_PGOFF_COMPLETION_RING, &at.cr, sizes.completion)?;
+    let rings = Rings {
+        rx: rx.consumer(sizes.rx).map_err(invalid)?,
+        tx: tx.producer(sizes.tx).map_err(invalid)?,
+        fill: fill.producer(sizes.fill).map_err(invalid)?,
+        completion: completion.consumer(sizes.completion).map_err(invalid)?,
+    };
+    Ok(Ends::new(rings, port, sizes))
 }
 
 /// Maps the ring of `entries` entries at `page_offset` of `socket`.
@@ -71,7 +66,7 @@ fn ring<T: Copy + 'static>(
     let start = mapping.start.cast();
     // SAFETY: the kernel lays the three words and `entries` slots of `T`s size out at these offsets
     // (XDP_MMAP_OFFSETS), page-aligned, and the mapping is that long; any bits are a descriptor or an
-    // address. `Rings::map` makes one end of each ring, and the kernel has the other
+    // address. `map` makes one end of each ring, and the kernel has the other
     // (net/xdp/xsk_queue.h).
     Ok(unsafe { Mapped::new(start, &offsets, Arc::new(mapping)) })
 }

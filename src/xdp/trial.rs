@@ -30,5 +30,5 @@ pub fn try_memory(options: &XdpOptions) -> io::Result<usize> {
         RegionError::Map { source, .. } | RegionError::Node { source, .. } => source,
     })?;
     let umem = Umem::new(region, layout).map_err(|e| invalid(&e))?;
-    Xsk::new(&umem, &options.rings).map(|_| layout.bytes()).map_err(|(_, source)| source)
+    Xsk::new(&umem, 0, options.rings).map(|_| layout.bytes()).map_err(|(_, source)| source)
 }

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::net::xdp::{SocketAddrXdp, SocketAddrXdpFlags, XdpUmemReg, XdpUmemRegFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt};
 
-use super::rings::Rings;
+use super::rings::{self, MappedEnds};
 use crate::umem::{PortIndex, RingSizes, Umem};
 
 /// A socket with its rings. Not bound yet, or bound to one queue for the rest of its life.
@@ -18,7 +18,7 @@ use crate::umem::{PortIndex, RingSizes, Umem};
 /// with one socket only.
 pub(super) struct Xsk {
     // Dropped in this order: the kernel keeps the socket while a ring is mapped.
-    pub(super) rings: Rings,
+    pub(super) ends: MappedEnds,
     socket: OwnedFd,
 }
 
@@ -29,14 +29,14 @@ pub(super) type Refused = (&'static str, io::Error);
 pub(super) const REGISTERING: &str = "registering the UMEM";
 
 impl Xsk {
-    /// A socket that knows `umem` and has rings of `sizes`, all empty.
-    pub(super) fn new(umem: &Umem, sizes: &RingSizes) -> Result<Self, Refused> {
+    /// A socket for port `port` of `umem`, which it knows, with rings of `sizes`, all empty.
+    pub(super) fn new(umem: &Umem, port: PortIndex, sizes: RingSizes) -> Result<Self, Refused> {
         let at = |step| move |error: rustix::io::Errno| (step, io::Error::from(error));
         let socket = socket_with(AddressFamily::XDP, SocketType::RAW, SocketFlags::CLOEXEC, None)
             .map_err(at("creating the AF_XDP socket"))?;
         register(socket.as_fd(), umem).map_err(|error| (REGISTERING, error))?;
-        let rings = Rings::map(socket.as_fd(), sizes).map_err(|error| ("making the rings", error))?;
-        Ok(Self { rings, socket })
+        let ends = rings::map(socket.as_fd(), port, sizes).map_err(|error| ("making the rings", error))?;
+        Ok(Self { ends, socket })
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
@@ -49,17 +49,6 @@ impl Xsk {
     pub(super) fn bind(&self, ifindex: u32, queue: u32, flags: SocketAddrXdpFlags) -> io::Result<()> {
         let flags = flags | SocketAddrXdpFlags::XDP_USE_NEED_WAKEUP;
         Ok(bind(&self.socket, &SocketAddrXdp::new(flags, ifindex, queue))?)
-    }
-
-    /// Posts up to `wanted` free frames of `umem` to the fill ring, as those of `port`. Returns how many.
-    pub(super) fn post(&mut self, umem: &mut Umem, port: PortIndex, wanted: u32) -> u32 {
-        let mut slots = self.rings.fill.reserve(wanted);
-        let room = slots.room();
-        umem.post_fill_batch(port, room, |address| {
-            let pushed = slots.push(address);
-            debug_assert!(pushed, "no more than the room was asked for");
-        });
-        slots.commit()
     }
 }
 

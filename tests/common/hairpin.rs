@@ -50,15 +50,20 @@ impl Handler for Echo {
 
 /// Makes interface `n` of both ends.
 pub(crate) fn plug(lab: &Lab, far: &Far, n: u8) {
-    let (near, there) = (format!("near{n}"), format!("far{n}"));
-    lab.veth(&near, &there, QUEUES, &format!("02:00:00:00:0{n}:0a"), &format!("02:00:00:00:0{n}:0b"));
+    plug_as(lab, far, n, &format!("near{n}"));
+}
+
+/// The same, the near end under another name.
+pub(crate) fn plug_as(lab: &Lab, far: &Far, n: u8, near: &str) {
+    let there = format!("far{n}");
+    lab.veth(near, &there, QUEUES, &format!("02:00:00:00:0{n}:0a"), &format!("02:00:00:00:0{n}:0b"));
     lab.give(&there, far);
-    lab.address(&near, &format!("10.9.{n}.1/24"));
+    lab.address(near, &format!("10.9.{n}.1/24"));
     far.run(move |lab| {
         lab.address(&format!("far{n}"), &format!("10.9.{n}.2/24"));
         lab.neighbour(&format!("far{n}"), &format!("10.9.{n}.1"), &format!("02:00:00:00:0{n}:0a"));
     });
-    lab.running(&near);
+    lab.running(near);
 }
 
 pub(crate) fn start() -> Engine {

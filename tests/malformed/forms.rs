@@ -112,6 +112,29 @@ fn v4_options(size: usize) -> Vec<u8> {
     summed(put(frame, L3 + 2, &total.to_be_bytes()))
 }
 
+/// A right frame that carries `protocol`: over IPv4 with `options` words of options, over IPv6 with `headers`, each
+/// (type, units of eight bytes).
+pub(crate) fn carrying(ipv4: bool, protocol: u8, options: usize, headers: &[(u8, u8)]) -> Vec<u8> {
+    let headers: Vec<_> = headers.iter().map(|&(kind, units)| extension(kind, units)).collect();
+    let mut frame = if ipv4 { v4_options(options * 4) } else { v6_chain(&headers) };
+    // In the place of the UDP header, which ends 16 bytes before the frame does: a TCP header is as long as both.
+    let payload = frame.len() - PAYLOAD.len() - 8;
+    if protocol == 6 {
+        frame[payload + 12] = 0x50;
+    }
+    if ipv4 {
+        return summed(put(frame, L3 + 9, &[protocol]));
+    }
+    // The last of the headers says what follows.
+    let mut next = L3 + 6;
+    let mut at = L3 + 40;
+    for (_, bytes) in &headers {
+        next = at;
+        at += bytes.len();
+    }
+    put(frame, next, &[protocol])
+}
+
 fn padded(mut frame: Vec<u8>, by: usize) -> Vec<u8> {
     frame.resize(frame.len() + by, 0xee);
     frame
@@ -145,7 +168,7 @@ fn ethernet() -> Vec<Form> {
         ),
         refused(
             "VLAN tags: one, two (802.1ad and 802.1Q), three, a priority tag",
-            EtherType,
+            VlanTag,
             [
                 tags(&[0x81, 0, 0, 7]),
                 tags(&[0x88, 0xa8, 0, 9, 0x81, 0, 0, 7]),

@@ -2,7 +2,8 @@
 
 use std::process::{Command, Output};
 
-use oxide::sim::pcap;
+use oxide::port::sim::Faults;
+use oxide::sim::{Application, Chaos, SimOptions, named, pcap};
 
 fn sim(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_oxide")).arg("sim").args(arguments).output().unwrap()
@@ -25,6 +26,34 @@ fn a_run_tells_what_moved_and_what_was_checked() {
     let json = sim(&["--packets", "2000", "--json", "--link", "delay=1ms,loss=0.1"]);
     let report: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
     assert!(report["failure"].is_null() && report["links"]["lost"].as_u64() > Some(0), "{report}");
+}
+
+/// What a failure prints is the run that failed: the same packets at the same times, whatever its options were.
+#[test]
+fn the_command_of_a_run_makes_the_same_run() {
+    let (faults, chaos) = named("legal,lost,panic,restart").unwrap();
+    let options = SimOptions {
+        queues: 3,
+        packets: 4000,
+        faults: Faults { batch: 5, delay_ns: 123, ..faults },
+        chaos: chaos.times(7),
+        application: Application::Forward,
+        links: ["delay=1ms,loss=ge:0.01/0.3,reorder=0.02".parse().unwrap(), "rate=1G".parse().unwrap()],
+        only: Some(1),
+        replay: None,
+        seed: 77,
+    };
+    let all = SimOptions { packets: 3000, faults: Faults::all(), chaos: Chaos::all(), ..Default::default() };
+    let plain = SimOptions { packets: 2000, application: Application::CheckedRelay, ..Default::default() };
+    for options in [options, all, plain] {
+        let command = options.command();
+        let mut words: Vec<&str> = command.split(' ').skip(2).collect();
+        words.push("--json");
+        let report: serde_json::Value = serde_json::from_slice(&sim(&words).stdout).unwrap();
+        let wanted = oxide::sim::run(&options).fingerprint;
+        assert_eq!(report["fingerprint"].as_u64(), Some(wanted), "{command}");
+        assert_eq!(command.contains("--handler"), options.application == Application::Forward, "{command}");
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The whole engine against simulated NICs. Every failure prints the options that replay it.
+//! The whole engine against simulated NICs. Every failure prints the command that replays it.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 mod cli;
@@ -19,7 +19,8 @@ use oxide::sim::{Application, Chaos, Checker, SimOptions, SimReport, run};
 fn pass(options: &SimOptions) -> SimReport {
     let report = run(options);
     if let Some(failure) = &report.failure {
-        panic!("{} at step {}: {}\nreplay: {options:?}", failure.checker.name(), failure.step, failure.text);
+        let (checker, step, text) = (failure.checker.name(), failure.step, &failure.text);
+        panic!("{checker} does not hold: seed {}, step {step}: {text}\nagain: {}", options.seed, options.command());
     }
     report
 }
@@ -62,9 +63,13 @@ fn one_seed_is_one_run_bit_for_bit() {
                 ..Default::default()
             };
             let (a, b) = (replay::tapped(&options), replay::tapped(&options));
-            assert_eq!(comparable(&a.0), comparable(&b.0), "{options:?}");
-            assert!(a.1 == b.1, "other bytes left: {options:?}");
-            assert!(seen.insert(a.0.fingerprint), "two seeds, or two counts of queues, are one run: {options:?}");
+            assert_eq!(comparable(&a.0), comparable(&b.0), "{}", options.command());
+            assert!(a.1 == b.1, "other bytes left: {}", options.command());
+            assert!(
+                seen.insert(a.0.fingerprint),
+                "two seeds, or two counts of queues, are one run: {}",
+                options.command()
+            );
         }
     }
 }

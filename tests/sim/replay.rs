@@ -19,7 +19,8 @@ impl Watch for &mut Tap {
 pub(crate) fn tapped(options: &SimOptions) -> (SimReport, Vec<u8>) {
     let mut tap = Tap(PcapWriter::new(Vec::new()).unwrap());
     let report = run_with(options, &mut tap);
-    assert!(report.passed(), "{:?}\nreplay: {options:?}", report.failure);
+    let again = options.command();
+    assert!(report.passed(), "{:?}\nagain: {again} (--pcap-in: what this test made)", report.failure);
     (report, tap.0.finish().unwrap())
 }
 

@@ -1,11 +1,16 @@
 //! The tiers that need another toolchain, or much time: Miri, fuzzing, the long run.
 
 use crate::process::{Cancel, Result, has_program, is_root, run_lines};
-use crate::tiers::{Outcome, Tally, cargo, cargo_test_with, quietly_succeeds};
+use crate::setup::Policy;
+use crate::tally::{Outcome, Tally};
+use crate::tiers::{cargo, cargo_test_with, quietly_succeeds, root};
+use std::path::PathBuf;
 use std::process::Command;
 
+/// The version that is installed for the fuzz tier, where there is none.
+const CARGO_FUZZ: &str = "0.13.2";
 /// Seconds that cargo-fuzz has for each target.
-const FUZZ_SECONDS: u32 = 30;
+const FUZZ_SECONDS: u32 = 60;
 /// How many times the normal run's mutations the fuzz tier makes where there is no cargo-fuzz.
 const FUZZ_TIMES: &str = "20";
 /// What the long tier does.
@@ -16,7 +21,13 @@ const SIM_SEEDS: &str = "1000..1100";
 fn nightly(arguments: &[&str]) -> Command {
     let mut command = Command::new("rustup");
     command.args(["run", "nightly", "cargo"]).args(arguments);
-    command.current_dir(crate::tiers::root());
+    command.current_dir(root());
+    // What was installed here comes last.
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let paths = std::env::split_paths(&paths).chain([tools().join("bin")]);
+    if let Ok(paths) = std::env::join_paths(paths) {
+        command.env("PATH", paths);
+    }
     // Ours are of the toolchain that runs this program.
     for name in ["CARGO", "RUSTC", "RUSTDOC", "RUSTUP_TOOLCHAIN"] {
         command.env_remove(name);
@@ -51,10 +62,30 @@ pub(crate) fn miri(cancel: &Cancel) -> Result<Outcome> {
     Ok(Outcome::Ran(all))
 }
 
-/// libFuzzer's targets where cargo-fuzz and a nightly toolchain are; else their stable form, longer than in the
-/// other tiers.
-pub(crate) fn fuzz(cancel: &Cancel, asked: bool) -> Result<Outcome> {
+/// Where tools are installed, so that nothing outside the workspace changes.
+fn tools() -> PathBuf {
+    root().join("target/tools")
+}
+
+/// cargo-fuzz into [`tools`], from the registry: some two minutes, once.
+fn install_fuzz(cancel: &Cancel) -> Result<()> {
+    println!("\n== cargo install cargo-fuzz {CARGO_FUZZ}, into target/tools");
+    let build = tools().join("build");
+    let mut command = cargo();
+    command.args(["install", "cargo-fuzz", "--version", CARGO_FUZZ, "--locked", "--root"]).arg(tools());
+    command.arg("--target-dir").arg(&build);
+    run_lines(cancel, &mut command, |line| println!("{line}"))?;
+    let _ = std::fs::remove_dir_all(build);
+    Ok(())
+}
+
+/// libFuzzer's targets where cargo-fuzz and a nightly toolchain are, or can be had; else their stable form, longer
+/// than in the other tiers.
+pub(crate) fn fuzz(cancel: &Cancel, asked: bool, policy: Policy) -> Result<Outcome> {
     let mut tally = Tally::default();
+    if asked && policy == Policy::Install && quietly_succeeds(&mut nightly(&["--version"])) && !nightly_has("fuzz") {
+        install_fuzz(cancel)?;
+    }
     if nightly_has("fuzz") {
         for target in ["parse", "config", "relay", "steering"] {
             if target == "steering" && !is_root() {
@@ -69,7 +100,8 @@ pub(crate) fn fuzz(cancel: &Cancel, asked: bool) -> Result<Outcome> {
         }
         return Ok(Outcome::Ran(tally));
     }
-    let why = "cargo-fuzz with a nightly toolchain is not here (cargo install cargo-fuzz)";
+    let why =
+        "cargo-fuzz with a nightly toolchain is not here (--tier fuzz installs it where there is a nightly toolchain)";
     if !asked {
         return Ok(Outcome::NotRun(format!("{why}; the stable form of each target ran among the tests")));
     }

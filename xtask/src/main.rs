@@ -20,6 +20,7 @@ mod host;
 mod namespace;
 mod process;
 mod setup;
+mod tally;
 mod tiers;
 
 use process::{Cancel, Error, Result, failed};

@@ -17,6 +17,8 @@ pub(crate) enum For {
     Demo,
     /// The forwarders that the bench measures beside ours.
     Peers,
+    /// The tier that runs kernels as lesser CPUs.
+    LesserCpus,
 }
 
 impl For {
@@ -27,6 +29,7 @@ impl For {
             For::Test => "test",
             For::Demo => "demo",
             For::Peers => "bench",
+            For::LesserCpus => "test --tier qemu",
         }
     }
 }
@@ -68,6 +71,7 @@ const PACKAGES: &[Package] = &[
     package("librte-net-af-packet23", For::Peers, "its AF_PACKET driver"),
     package("libnginx-mod-stream", For::Peers, "nginx as a UDP proxy"),
     package("socat", For::Peers, "a UDP relay of one flow"),
+    package("qemu-user", For::LesserCpus, "runs the tests of the vector kernels as a Nehalem and as a Haswell"),
 ];
 
 /// What may be done about missing packages.
@@ -91,7 +95,7 @@ pub(crate) fn ensure(cancel: &Cancel, wanted: &[For], policy: Policy) -> Result<
     }
     println!("Debian packages missing:");
     for p in &missing {
-        println!("  {:<16} {:<11} {}", p.name, p.needed.name(), p.reason);
+        println!("  {:<16} {:<16} {}", p.name, p.needed.name(), p.reason);
     }
     let names: Vec<&str> = missing.iter().map(|p| p.name).collect();
     let line = apt_line(&names);

@@ -9,6 +9,7 @@ use crate::deep;
 use crate::host::Host;
 use crate::process::{Cancel, Error, Result, failed, has_program, io_error, is_root, run_lines};
 use crate::setup::{self, For, Policy};
+use crate::tally::{Outcome, Tally, summary};
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
@@ -104,44 +105,29 @@ impl Options {
     }
 }
 
-/// What one tier came to.
-#[derive(Debug, Default)]
-pub(crate) struct Tally {
-    passed: u32,
-    failed: u32,
-    ignored: u32,
-    /// Skips that must not happen as root.
-    skipped: Vec<String>,
-    /// Skips that the machine excuses.
-    excused: Vec<String>,
-    failures: Vec<String>,
-}
-
-#[derive(Debug)]
-pub(crate) enum Outcome {
-    Ran(Tally),
-    NotRun(String),
-}
-
 /// Runs the tiers; fails if a test failed, or skipped although we are root.
 pub(crate) fn run(cancel: &Cancel, options: &Options) -> Result<()> {
     setup::ensure(cancel, &[For::Build, For::Lab, For::Test], options.policy)?;
+    if options.only.contains(&Tier::Qemu) {
+        setup::ensure(cancel, &[For::LesserCpus], options.policy)?;
+    }
     // Tests look at CPUs, huge pages and interfaces there.
     let _host = if is_root() { Some(Host::with_sys()?) } else { None };
     let targets = test_targets()?;
     let mut outcomes = vec![];
     for &tier in Tier::ALL {
         let outcome = if options.only.is_empty() || options.only.contains(&tier) {
-            run_tier(cancel, tier, &targets, options.only.contains(&tier))?
+            run_tier(cancel, tier, &targets, options)?
         } else {
             Outcome::NotRun("not asked for".to_owned())
         };
-        outcomes.push((tier, outcome));
+        outcomes.push((tier.name(), tier.about(), outcome));
     }
     summary(&outcomes)
 }
 
-fn run_tier(cancel: &Cancel, tier: Tier, targets: &[Target], asked: bool) -> Result<Outcome> {
+fn run_tier(cancel: &Cancel, tier: Tier, targets: &[Target], options: &Options) -> Result<Outcome> {
+    let asked = options.only.contains(&tier);
     let tests_in = |root: bool| targets.iter().filter(move |t| t.needs_root == root);
     match tier {
         Tier::Lint if asked => lint(cancel),
@@ -157,10 +143,8 @@ fn run_tier(cancel: &Cancel, tier: Tier, targets: &[Target], asked: bool) -> Res
         Tier::Instructions => instructions(cancel),
         Tier::Qemu => on_lesser_cpus(cancel),
         Tier::Miri if asked => deep::miri(cancel),
-        Tier::Miri => {
-            Ok(Outcome::NotRun("only when asked for: --tier miri, whose first build takes minutes".to_owned()))
-        }
-        Tier::Fuzz => deep::fuzz(cancel, asked),
+        Tier::Miri => Ok(Outcome::NotRun("only when asked for: --tier miri, some ten minutes".to_owned())),
+        Tier::Fuzz => deep::fuzz(cancel, asked, options.policy),
         Tier::Long if asked => deep::long(cancel),
         Tier::Long => Ok(Outcome::NotRun("only when asked for: --tier long, some minutes".to_owned())),
     }
@@ -270,69 +254,14 @@ fn run_tests(cancel: &Cancel, command: &mut Command, tally: &mut Tally) -> Resul
     Ok(())
 }
 
-impl Tally {
-    /// Another one's counts on top.
-    pub(crate) fn add(&mut self, other: Tally) {
-        let Tally { passed, failed, ignored, skipped, excused, failures } = other;
-        (self.passed, self.failed) = (self.passed + passed, self.failed + failed);
-        self.ignored += ignored;
-        self.skipped.extend(skipped);
-        self.excused.extend(excused);
-        self.failures.extend(failures);
-    }
-
-    /// One thing that is not a test of cargo's went well, or did not.
-    pub(crate) fn count(&mut self, good: bool, what: &str) {
-        self.passed += u32::from(good);
-        self.failed += u32::from(!good);
-        if !good {
-            self.failures.push(what.to_owned());
-        }
-    }
-
-    /// One thing could not be run here.
-    pub(crate) fn excuse(&mut self, line: String) {
-        self.passed += 1;
-        self.excused.push(line);
-    }
-
-    fn read(&mut self, line: &str) {
-        if let Some(counts) = line.strip_prefix("test result: ") {
-            // "ok. 12 passed; 0 failed; 1 ignored; 0 measured; ..."
-            let counts = counts.split_once(". ").map_or("", |(_, c)| c);
-            for count in counts.split("; ") {
-                match count.split_once(' ').map(|(n, what)| (n.parse().unwrap_or(0), what)) {
-                    Some((n, "passed")) => self.passed += n,
-                    Some((n, "failed")) => self.failed += n,
-                    Some((n, "ignored")) => self.ignored += n,
-                    _ => {}
-                }
-            }
-        } else if let Some(at) = line.find("SKIPPED-OK ") {
-            self.excused.push(line[at..].to_owned());
-        } else if let Some(at) = line.find("SKIPPED ") {
-            self.skipped.push(line[at..].to_owned());
-        } else if line.starts_with("test ") && line.ends_with("... FAILED") {
-            self.failures.push(line.to_owned());
-        }
-    }
-
-    fn skips(&self) -> u32 {
-        u32::try_from(self.skipped.len() + self.excused.len()).unwrap_or(u32::MAX)
-    }
-
-    /// A test that skipped ended without a complaint, so libtest counts it as passed.
-    fn really_passed(&self) -> u32 {
-        self.passed.saturating_sub(self.skips())
-    }
-}
-
 /// The rooms with vector kernels, on CPUs that this machine is not: each level's kernels, and the choice of a level.
 /// Only x86-64: the NEON level has no kernels of its own, and the C libraries we link are rarely there for AArch64.
 fn on_lesser_cpus(cancel: &Cancel) -> Result<Outcome> {
     let names = ["qemu-x86_64", "qemu-x86_64-static"];
     let Some(qemu) = names.into_iter().find(|name| cfg!(target_arch = "x86_64") && has_program(name)) else {
-        return Ok(Outcome::NotRun("needs qemu's user mode on x86-64: apt-get install qemu-user".to_owned()));
+        return Ok(Outcome::NotRun(
+            "needs qemu's user mode on x86-64; asked for, it is installed: --tier qemu".to_owned(),
+        ));
     };
     let mut tally = Tally::default();
     for cpu in ["Nehalem", "Haswell"] {
@@ -343,6 +272,7 @@ fn on_lesser_cpus(cancel: &Cancel) -> Result<Outcome> {
         command.args(["--", "--show-output", "simd::", "flow::", "packet::"]);
         run_tests(cancel, &mut command, &mut tally)?;
     }
+    println!("\nAArch64: not run, NEON has no kernels of its own and runs the plain code that was tested here");
     Ok(Outcome::Ran(tally))
 }
 
@@ -396,57 +326,9 @@ fn sudo_works() -> bool {
     has_program("sudo") && quietly_succeeds(Command::new("sudo").args(["-n", "true"]))
 }
 
-fn summary(outcomes: &[(Tier, Outcome)]) -> Result<()> {
-    println!("\n{:<13} {:>7} {:>7} {:>8}", "tier", "passed", "failed", "skipped");
-    let (mut passed, mut failures, mut skips, mut forbidden) = (0, 0, 0, 0);
-    for (tier, outcome) in outcomes {
-        let tally = match outcome {
-            Outcome::NotRun(reason) => {
-                println!("{:<13} not run: {reason}", tier.name());
-                continue;
-            }
-            Outcome::Ran(tally) => tally,
-        };
-        let ignored = if tally.ignored == 0 { String::new() } else { format!("   ({} ignored)", tally.ignored) };
-        let (ok, bad, skip) = (tally.really_passed(), tally.failed, tally.skips());
-        println!("{:<13} {ok:>7} {bad:>7} {skip:>8}   {}{ignored}", tier.name(), tier.about());
-        tally.failures.iter().chain(&tally.skipped).chain(&tally.excused).for_each(|line| println!("    {line}"));
-        passed += ok;
-        failures += bad;
-        skips += skip;
-        forbidden += tally.skipped.len();
-    }
-    println!("\n{passed} passed, {failures} failed, {skips} skipped");
-    if failures > 0 {
-        return failed(format!("{failures} tests failed"));
-    }
-    if is_root() && forbidden > 0 {
-        return failed(format!("{forbidden} tests were skipped although we are root: nothing here should stop them"));
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_skipped_test_is_not_a_passed_one() {
-        let mut tally = Tally::default();
-        for line in [
-            "test a ... ok",
-            "test b ... FAILED",
-            "SKIPPED a: needs root",
-            "test c ... SKIPPED-OK c: io_uring is forbidden here",
-            "test result: FAILED. 3 passed; 1 failed; 2 ignored; 0 measured; 0 filtered out; finished in 0.01s",
-            "test result: ok. 10 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s",
-        ] {
-            tally.read(line);
-        }
-        assert_eq!((tally.passed, tally.failed, tally.ignored), (13, 1, 2));
-        assert_eq!((tally.really_passed(), tally.skips()), (11, 2));
-        assert_eq!((tally.skipped.len(), tally.excused.len(), tally.failures.len()), (1, 1, 1));
-    }
 
     #[test]
     fn unknown_tiers_are_refused() {

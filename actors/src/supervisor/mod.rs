@@ -72,6 +72,7 @@
 //! ```
 
 mod handle;
+mod line;
 mod link;
 mod phase;
 mod protocol;
@@ -80,6 +81,7 @@ mod run;
 mod slot;
 
 pub use handle::{Rested, Status, Supervisor, SupervisorError, SupervisorHandle};
+pub use line::{Heard, Line};
 pub use link::Link;
 pub use protocol::{Command, Depth, End, Event, Health, Notice, State, Undelivered, Word, Worker, WorkerId};
 pub use roster::{Action, Input, Refusal, Roster, Settings};

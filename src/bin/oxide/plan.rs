@@ -154,7 +154,22 @@ pub(crate) fn plan(command: &PlanCommand) -> Result<ExitCode, String> {
         record: command.record.clone(),
         ..PlanArgs::new(subject.request()?)
     };
-    Ok(cli::plan_command(&args, &mut out, &mut errors).into())
+    let text = args.format == Format::Table;
+    let exit = cli::plan_command(&args, &mut out, &mut errors);
+    if text && let Some(path) = &subject.config {
+        sessions(Config::load(path).map_err(|e| e.to_string())?.sessions.capacity);
+    }
+    Ok(exit.into())
+}
+
+/// What the sessions of a configuration take of memory.
+fn sessions(capacity: u32) {
+    let bytes = oxide::relay::table_bytes(capacity) as f64;
+    let (each, all) = (bytes / f64::from(capacity.max(1)), bytes / f64::from(1 << 20));
+    println!(
+        "\nsessions   {capacity}, {each:.0} bytes each with their index: tables of {all:.1} MiB, taken at start, \
+         in equal parts for each queue"
+    );
 }
 
 pub(crate) fn doctor(command: &DoctorCommand) -> Result<ExitCode, String> {

@@ -19,7 +19,8 @@ pub(crate) struct SimCommand {
     /// Packets that clients send [default: 100000, or those of --pcap-in, once].
     #[arg(long)]
     packets: Option<u64>,
-    /// `none`, `all`, or names separated by commas; a wrong one lists them.
+    /// `none`, `all`, or names separated by commas, NAME=NUMBER for how often (parts per million); a wrong one
+    /// lists them.
     #[arg(long, default_value = "none")]
     faults: String,
     /// Faults strike this queue alone; the others may lose nothing.
@@ -57,28 +58,6 @@ enum Kind {
     CheckedRelay,
 }
 
-/// Packets above which every decision is no longer held against the reference unless asked for: it is several
-/// times slower than the relay.
-const CHECKED: u64 = 2_000_000;
-
-impl Kind {
-    fn of(application: Application) -> Self {
-        match application {
-            Application::Forward => Kind::Forward,
-            Application::Relay => Kind::Relay,
-            Application::CheckedRelay => Kind::CheckedRelay,
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Kind::Forward => "forward",
-            Kind::Relay => "relay",
-            Kind::CheckedRelay => "checked-relay",
-        }
-    }
-}
-
 pub(crate) fn sim(command: &SimCommand) -> Result<ExitCode, String> {
     let options = options(command)?;
     if let Some(replay) = &options.replay {
@@ -91,7 +70,7 @@ pub(crate) fn sim(command: &SimCommand) -> Result<ExitCode, String> {
     if command.json {
         println!("{}", serde_json::to_string_pretty(&report).map_err(|e| e.to_string())?);
     } else {
-        print(&report, options.application);
+        print(&report, &options);
     }
     let Some(failure) = &report.failure else { return Ok(ExitCode::SUCCESS) };
     eprintln!("checker {} does not hold: seed {}, step {}", failure.checker.name(), report.seed, failure.step);
@@ -121,8 +100,7 @@ fn options(command: &SimCommand) -> Result<SimOptions, String> {
             Some(Kind::Forward) => Application::Forward,
             Some(Kind::Relay) => Application::Relay,
             Some(Kind::CheckedRelay) => Application::CheckedRelay,
-            None if packets <= CHECKED => Application::CheckedRelay,
-            None => Application::Relay,
+            None => Application::usual(packets),
         },
         links: links(&command.link)?,
         only: command.only,
@@ -147,19 +125,8 @@ fn links(texts: &[String]) -> Result<[LinkSpec; 2], String> {
 
 /// The command that runs the same again.
 fn again(command: &SimCommand, options: &SimOptions) -> String {
-    let mut words = vec![
-        format!("oxide sim --queues {} --packets {}", options.queues, options.packets),
-        format!(
-            "--faults {} --handler {} --seed {}",
-            command.faults,
-            Kind::of(options.application).name(),
-            options.seed
-        ),
-    ];
-    words.extend(command.only.map(|only| format!("--only {only}")));
-    words.extend(command.link.iter().map(|link| format!("--link {link}")));
-    words.extend(command.pcap_in.iter().map(|path| format!("--pcap-in {}", path.display())));
-    words.join(" ")
+    let capture = command.pcap_in.iter().map(|path| format!(" --pcap-in {}", path.display()));
+    options.command() + &capture.collect::<String>()
 }
 
 /// Tells how far a run is, and writes what leaves.
@@ -215,7 +182,7 @@ impl Watch for &mut Progress {
 }
 
 /// As `cargo xtask demo` prints its report: what moved, the queues, the drops, the checks.
-fn print(report: &SimReport, application: Application) {
+fn print(report: &SimReport, options: &SimOptions) {
     let SimReport { seed, queues, links, virtual_time, .. } = report;
     println!("seed {seed}, {queues} queues, {:.1} s of virtual time", virtual_time.as_secs_f64());
     println!(
@@ -263,18 +230,18 @@ fn print(report: &SimReport, application: Application) {
     line(
         "made anew",
         format!(
-            "handlers {}, actors {}; queues given up {}",
-            report.soft_restarts, report.hard_restarts, report.given_up
+            "handlers {}, ports {}, actors {}; queues given up {}",
+            report.soft_restarts, report.port_restarts, report.hard_restarts, report.given_up
         ),
     );
     line(
         "the kernel's lies",
         format!("descriptors refused {}, completions lost {}", report.bad_descriptors, report.lost_completions),
     );
-    let slow = if application == Application::CheckedRelay {
-        ", each decision held against the reference (--handler relay: without)"
-    } else {
-        ""
+    let slow = match (options.application, &options.replay) {
+        (Application::CheckedRelay, None) => ", each decision held against the reference (--handler relay: without)",
+        (_, Some(_)) => ", each decision held against the reference",
+        _ => "",
     };
     let speed = report.packets_per_second / 1e6;
     line("speed", format!("{speed:.2} million packets a second of real time, on one core{slow}"));

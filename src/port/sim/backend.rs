@@ -3,12 +3,13 @@
 use std::io;
 
 use super::net::lock;
-use super::port::UserRings;
 use super::socket::KernelRings;
-use super::{SimNet, SimPort};
-use crate::port::{Backend, Mode, Opened, PortCounters, PortError, PortInfo, QueueId};
-use crate::ring;
+use super::{Descriptor, SimNet, SimPort};
+use crate::port::{Backend, Ends, Mode, Opened, PortError, PortInfo, QueueId, Rings};
+use crate::ring::{self, InMemory};
 use crate::umem::{PageKind, PortIndex, Region, RingSizes, Umem, UmemLayout};
+
+type UserRings = Rings<InMemory<u64>, InMemory<Descriptor>>;
 
 /// Opens one UMEM and one port on it for each of the queues named.
 #[derive(Clone)]
@@ -94,15 +95,10 @@ impl SimBackend {
                 mode_reason: "no kernel is asked".to_owned(),
                 busy_poll: "not for a simulated port".to_owned(),
             },
-            index,
-            rings: self.rings,
-            user,
+            ends: Ends::new(user, index, self.rings),
             net: self.net.clone(),
             nic: nic.clone(),
             socket,
-            counters: PortCounters::default(),
-            posted_fill: 0,
-            posted_tx: 0,
         })
     }
 
@@ -118,7 +114,7 @@ impl SimBackend {
         let rx = ring::pair(self.rings.rx, nic.ring_start()).map_err(refused)?;
         let tx = ring::pair(self.rings.tx, nic.ring_start()).map_err(refused)?;
         Ok((
-            UserRings { fill: fill.0, completion: completion.1, rx: rx.1, tx: tx.0 },
+            Rings { fill: fill.0, completion: completion.1, rx: rx.1, tx: tx.0 },
             KernelRings { fill: fill.1, completion: completion.0, rx: rx.0, tx: tx.1 },
         ))
     }

@@ -102,34 +102,73 @@ impl Faults {
     }
 
     /// Faults by their names, separated by commas: `none`, `all`, `legal`, or some of batch, delay,
-    /// idle, reorder, again, doze, starve, rx-drop, tx-drop, duplicate, bogus, lost.
+    /// idle, reorder, again, doze, starve, rx-drop, tx-drop, duplicate, bogus, lost. `name=number` sets that
+    /// field alone: packets for batch, nanoseconds for delay, parts per million for the others.
     ///
     /// # Errors
-    /// [`UnknownFault`] for a name that is none of these.
+    /// [`UnknownFault`] for a name that is none of these, and for a number that is none.
     pub fn named(names: &str) -> Result<Self, UnknownFault> {
-        let all = Self::all();
+        let usual = Self { lost_ppm: 100, ..Self::all() };
         let mut faults = Self::none();
-        for name in names.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+        for word in names.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+            let unknown = || UnknownFault { name: word.to_owned(), known: NAMES.to_vec() };
+            let (name, number) = number(word).map_err(|()| unknown())?;
             match name {
                 "none" => {}
                 "legal" => faults = Self::legal(),
-                "all" => faults = all,
-                "batch" => faults.batch = all.batch,
-                "delay" => faults.delay_ns = all.delay_ns,
-                "idle" => faults.idle_ppm = all.idle_ppm,
-                "reorder" => (faults.reorder_ppm, faults.delay_ns) = (all.reorder_ppm, all.delay_ns),
-                "again" => faults.again_ppm = all.again_ppm,
-                "doze" => faults.doze_ppm = all.doze_ppm,
-                "starve" => faults.starve_ppm = all.starve_ppm,
-                "rx-drop" => faults.rx_drop_ppm = all.rx_drop_ppm,
-                "tx-drop" => faults.tx_drop_ppm = all.tx_drop_ppm,
-                "duplicate" => faults.duplicate_ppm = all.duplicate_ppm,
-                "bogus" => faults.bogus_ppm = all.bogus_ppm,
-                "lost" => faults.lost_ppm = 100,
-                other => return Err(UnknownFault { name: other.to_owned(), known: NAMES.to_vec() }),
+                "all" => faults = Self::all(),
+                name => {
+                    let at = NAMES.iter().position(|known| *known == name).ok_or_else(unknown)?;
+                    faults.set(at, number.unwrap_or_else(|| usual.get(at)));
+                    if name == "reorder" && number.is_none() {
+                        // What is not delayed is never overtaken.
+                        faults.delay_ns = usual.delay_ns;
+                    }
+                }
             }
         }
         Ok(faults)
+    }
+
+    /// The words that [`named`](Self::named) makes these of; nothing where there are none.
+    pub(crate) fn words(&self) -> impl Iterator<Item = String> + use<> {
+        let faults = *self;
+        let word = move |(at, name): (usize, &str)| match faults.get(at) {
+            0 => None,
+            number => Some(format!("{name}={number}")),
+        };
+        NAMES.into_iter().enumerate().filter_map(word)
+    }
+
+    /// The field with this place in [`NAMES`].
+    fn get(&self, at: usize) -> u64 {
+        let ppm = [self.idle_ppm, self.reorder_ppm, self.again_ppm, self.doze_ppm, self.starve_ppm];
+        let more = [self.rx_drop_ppm, self.tx_drop_ppm, self.duplicate_ppm, self.bogus_ppm, self.lost_ppm];
+        match at {
+            0 => self.batch.into(),
+            1 => self.delay_ns,
+            _ => ppm.into_iter().chain(more).nth(at - 2).unwrap_or(0).into(),
+        }
+    }
+
+    fn set(&mut self, at: usize, number: u64) {
+        let small = u32::try_from(number).unwrap_or(u32::MAX);
+        let ppm = [&mut self.idle_ppm, &mut self.reorder_ppm, &mut self.again_ppm, &mut self.doze_ppm];
+        let more = [&mut self.starve_ppm, &mut self.rx_drop_ppm, &mut self.tx_drop_ppm, &mut self.duplicate_ppm];
+        let most = [&mut self.bogus_ppm, &mut self.lost_ppm];
+        match at {
+            0 => self.batch = small,
+            1 => self.delay_ns = number,
+            _ => ppm.into_iter().chain(more).chain(most).skip(at - 2).take(1).for_each(|field| *field = small),
+        }
+    }
+}
+
+/// A name, and the number behind it.
+pub(crate) fn number(word: &str) -> Result<(&str, Option<u64>), ()> {
+    match word.split_once('=') {
+        None => Ok((word, None)),
+        Some((name, number)) => Ok((name.trim(), Some(number.trim().parse().map_err(|_| ())?))),
     }
 }
 
@@ -145,6 +184,13 @@ mod tests {
         }
         assert_eq!(Faults::named("none").unwrap(), Faults::none());
         assert_eq!(Faults::named(" legal, duplicate,bogus").unwrap(), Faults::all());
+        for (at, name) in NAMES.into_iter().enumerate() {
+            let faults = Faults::named(&format!("{name}={}", at + 7)).unwrap();
+            assert_eq!(faults.words().collect::<Vec<_>>(), [format!("{name}={}", at + 7)], "its own field, no other");
+        }
+        let words = |faults: Faults| faults.words().collect::<Vec<_>>().join(",");
+        assert_eq!(Faults::named(&words(Faults::all())).unwrap(), Faults::all());
+        assert!(Faults::named("batch=many").is_err() && Faults::named("batch=").is_err());
         assert!(Faults::named("rx-dorp").unwrap_err().to_string().contains("rx-drop"));
     }
 }

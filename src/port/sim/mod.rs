@@ -47,6 +47,7 @@ mod rng;
 mod socket;
 
 pub use backend::SimBackend;
+pub(crate) use faults::number;
 pub use faults::{Faults, UnknownFault};
 pub use link::{Link, LinkCounters, LinkError, LinkSpec, Loss};
 pub use net::{SimInterface, SimNet};

@@ -156,6 +156,11 @@ impl SimNet {
         self.queue(queue).fail_kick(errno);
     }
 
+    /// Takes the socket at `queue` out of the program's map, behind its owner's back.
+    pub fn steer_away(&self, queue: &QueueId) {
+        self.queue(queue).steer_away();
+    }
+
     /// Takes back what [`refuse_open`](Self::refuse_open) and [`fail_next_kick`](Self::fail_next_kick) have
     /// in store.
     pub fn mend(&self, queue: &QueueId) {

@@ -32,6 +32,8 @@ pub struct NicCounters {
     pub sent: u64,
     /// Packets that were completed and did not leave.
     pub unsent: u64,
+    /// Sockets that were bound here and are closed.
+    pub closed: u64,
 }
 
 pub(super) struct NicQueue {
@@ -145,6 +147,7 @@ impl NicQueue {
         if let Some(bound) = self.bound.take() {
             self.violations.extend(bound.socket.violations);
         }
+        self.counters.closed += 1;
         self.busy_until_ns = now_ns + 15_000_000 + self.rng.below(35_000_000);
         // Packets that had arrived go the way of packets that arrive now.
         self.counters.passed += self.arrivals.len() as u64;
@@ -229,6 +232,12 @@ impl NicQueue {
             Err(gone) => return Err(gone),
         }
         Ok(())
+    }
+
+    pub(super) fn steer_away(&mut self) {
+        if let Some(bound) = &mut self.bound {
+            bound.socket.steered = false;
+        }
     }
 
     pub(super) fn kernel_counters(&mut self, number: u64) -> Result<crate::port::KernelCounters, PortError> {

@@ -6,7 +6,7 @@ use oxide_actors::supervisor::Word;
 
 use super::{Actor, Report};
 use crate::port::{Backend, Port, PortError, PortInfo};
-use crate::queue::Handler;
+use crate::queue::{Handler, PortRequests};
 use crate::umem::{MAX_PORTS, PortIndex};
 
 /// How long a queue may answer EBUSY: the kernel takes a socket down 15 to 60 ms after it was closed. Less than the
@@ -104,12 +104,7 @@ impl<B: Backend, H: Handler> Actor<B, H> {
     }
 
     /// Opens what is closed, and `restart` anew; goes on in [`reopen`](Self::reopen).
-    pub(super) fn open_ports(
-        &mut self,
-        restart: Option<PortIndex>,
-        requests: Vec<(PortIndex, Result<B::Request, String>)>,
-        now: Instant,
-    ) {
+    pub(super) fn open_ports(&mut self, restart: Option<PortIndex>, requests: PortRequests<B::Request>, now: Instant) {
         if self.stop_by.is_some() {
             return;
         }

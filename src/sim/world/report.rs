@@ -21,8 +21,7 @@ impl World {
             received += counters.received;
             forwarded += counters.forwarded;
             hard_restarts += actor.ended.lives;
-            bad_descriptors += actor.ended.bad_descriptors;
-            bad_descriptors += actor.life().map_or(0, |life| life.bad_descriptors());
+            bad_descriptors += actor.bad_descriptors();
             for id in &actor.ids {
                 let nic = self.net.counters(id);
                 arrived += nic.arrived;
@@ -49,6 +48,7 @@ impl World {
             bad_descriptors,
             misdelivered: judge.misdelivered,
             soft_restarts: self.soft_restarts,
+            port_restarts: self.port_restarts,
             hard_restarts,
             given_up: self.given_up,
             lost_completions: self.upsets.lost_completions,

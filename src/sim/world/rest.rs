@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use oxide_actors::supervisor::{Depth, Input, State, WorkerId};
 
-use super::World;
+use super::{INTERFACES, World};
 use crate::port::Port;
 use crate::sim::Watch;
 use crate::sim::judge::Checker;
+use crate::umem::PortIndex;
 
 /// The longest backoff, a try of what was waited for, and time to open.
 const WITHIN: Duration = Duration::from_secs(10);
@@ -25,29 +26,29 @@ impl World {
         self.reopen_leaking(watch);
         self.app.forget();
         self.judge.at_rest();
-        self.judge.sessions_lost = false;
         self.quiescent_points += 1;
         self.advance(Duration::from_secs(61));
         self.decide(Input::Tick);
-        for actor in &mut self.actors {
-            actor.last_beat = self.now;
-        }
+        self.rested = self.now;
         self.go_on();
     }
 
     /// Frames whose completions never come are the kernel's until the socket is closed: an operator restarts
-    /// such a queue, and has all of them again.
+    /// such a port, and has all of them again.
     fn reopen_leaking(&mut self, watch: &mut dyn Watch) {
-        let leaking: Vec<usize> = (0..self.actors.len()).filter(|&at| self.lost_frames(at) > 0).collect();
-        for &at in &leaking {
-            self.upsets.lost_completions += u64::from(self.lost_frames(at));
-            self.restart(WorkerId(at), Depth::Hard);
-        }
-        if !leaking.is_empty() && self.judge.failure.is_none() {
-            self.come_to_rest(watch);
-            self.check_everything();
-            let left: u32 = leaking.iter().map(|&at| self.lost_frames(at)).sum();
-            self.judge.check(Checker::Recovery, left == 0, || format!("{left} frames are lost after a restart"));
+        for port in 0..INTERFACES.len() {
+            let lost = |world: &Self, at: usize| world.net.holdings(&world.actors[at].ids[port]).lost;
+            let leaking: Vec<usize> = (0..self.actors.len()).filter(|&at| lost(self, at) > 0).collect();
+            for &at in &leaking {
+                self.upsets.lost_completions += u64::from(lost(self, at));
+                self.restart(WorkerId(at), Depth::Part(port as PortIndex));
+            }
+            if !leaking.is_empty() && self.judge.failure.is_none() {
+                self.come_to_rest(watch);
+                self.check_everything();
+                let left: u32 = leaking.iter().map(|&at| lost(self, at)).sum();
+                self.judge.check(Checker::Recovery, left == 0, || format!("{left} frames are lost after a restart"));
+            }
         }
     }
 
@@ -65,6 +66,7 @@ impl World {
                 self.judge.check(Checker::Recovery, false, || format!("not at rest after {within:?}: {states:?}"));
                 return;
             }
+            self.revive();
             self.step(false, watch);
             steps += 1;
             if steps > 2_000 {

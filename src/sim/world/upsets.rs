@@ -1,11 +1,13 @@
 //! What happens to actors, sockets, links, devices and the clock.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use oxide_actors::supervisor::{Depth, State, WorkerId};
 
 use super::{INTERFACES, World};
 use crate::port::sim::Faults;
+use crate::queue::Command;
 use crate::sim::{Chaos, Upset};
 
 /// Panics of one storm: more than any budget of restarts.
@@ -60,14 +62,14 @@ impl World {
 
     fn upset_actor(&mut self, queue: usize, chaos: Chaos) {
         if self.rng.chance(chaos.ppm(Upset::Panic)) {
-            self.actors[queue].fuse.set(true);
+            self.actors[queue].light();
         }
         if self.rng.chance(chaos.ppm(Upset::Storm)) {
             self.upsets.storms[queue] = STORM;
         }
         let mut backoff = false;
         for (storm, actor) in self.upsets.storms.iter_mut().zip(&mut self.actors) {
-            if *storm > 0 && !actor.fuse.replace(true) {
+            if *storm > 0 && !actor.light() {
                 *storm -= 1;
             }
             backoff |= *storm > 0 && actor.life().is_none_or(|life| life.worker.parked().is_some());
@@ -84,17 +86,14 @@ impl World {
             }
         }
         if self.rng.chance(chaos.ppm(Upset::Restart)) {
-            let depth = if self.rng.chance(500_000) { Depth::Soft } else { Depth::Hard };
+            let depth = [Depth::Soft, Depth::Part(0), Depth::Part(1), Depth::Hard][self.rng.below(4) as usize];
             self.restart(WorkerId(queue), depth);
         }
-        if self.rng.chance(chaos.ppm(Upset::Flood))
-            && let Some(life) = self.actors[queue].life()
-        {
+        if self.rng.chance(chaos.ppm(Upset::Flood)) {
             for _ in 0..50 {
-                life.worker.set_paused(0, true);
-                let tables = self.app.tables(&self.net);
-                life.worker.set_tables(Box::new(tables));
-                life.worker.set_paused(0, false);
+                let tables = Box::new(self.app.tables(&self.net));
+                let flood = [Command::Pause(0, true), Command::Tables(tables), Command::Pause(0, false)];
+                flood.into_iter().for_each(|command| self.actors[queue].send(command));
             }
         }
     }
@@ -114,9 +113,8 @@ impl World {
             }
         }
         if self.rng.chance(chaos.ppm(Upset::Memory)) {
-            // Longer than opening tries again by itself: some hundred steps are 2 s of virtual time only after
-            // a pause, so what ends it is the supervisor's next try.
-            let times = 1 + self.rng.below(200) as usize;
+            // What ends it is the supervisor's next try, or an operator's once the budget is used up.
+            let times = 1 + self.rng.below(8) as usize;
             self.net.refuse_open(&id, libc::ENOMEM, times);
             self.restart(WorkerId(queue), Depth::Hard);
         }
@@ -130,8 +128,6 @@ impl World {
         if self.rng.chance(chaos.ppm(Upset::Clock)) {
             let by = Duration::from_nanos(self.rng.below(120_000_000_000));
             self.advance(by);
-            // Sessions may have ended with answers under way, and their ports begun others.
-            self.judge.sessions_lost = true;
             self.judge.mark(by.as_nanos() as u64);
         }
         for (at, interface) in INTERFACES.into_iter().enumerate() {
@@ -169,9 +165,14 @@ impl World {
         self.upsets.storms.fill(0);
         for actor in &mut self.actors {
             actor.stalled = 0;
-            actor.fuse.set(false);
+            actor.fuse.store(false, Ordering::Relaxed);
             actor.ids.iter().for_each(|id| self.net.mend(id));
         }
+        self.revive();
+    }
+
+    /// Queues that were given up are started again. One whose actor has not ended yet has to be asked for once more.
+    pub(super) fn revive(&mut self) {
         for worker in (0..self.actors.len()).map(WorkerId) {
             if matches!(self.roster.state(worker), Some(State::Failed { .. })) {
                 self.restart(worker, Depth::Hard);

@@ -33,11 +33,12 @@ fn round(state: u128, key: u128, table: &[u8; 256]) -> u128 {
     u128::from_le_bytes(mixed) ^ key
 }
 
-fn aes(secrets: &[u128; 6], key: &FlowKey, table: &[u8; 256]) -> u64 {
-    let [a, b, c, d, e, f] = *secrets;
+fn aes(secrets: &[[u8; 16]; 3], key: &FlowKey, table: &[u8; 256]) -> u64 {
+    let [a, b, c] = secrets.map(u128::from_le_bytes);
+    let ends = u128::from(key.ends());
+    let ends = ends << 96 | ends << 64 | ends << 32 | ends;
     let address = u128::from_le_bytes(key.remote.address);
-    let keys = [b, c ^ address, d, e, f];
-    keys.into_iter().fold(u128::from(key.ends()) ^ a, |state, key| round(state, key, table)) as u64
+    [ends, b, c].into_iter().fold(address ^ a, |state, key| round(state, key, table)) as u64
 }
 
 fn any_key() -> impl Strategy<Value = FlowKey> {

@@ -318,6 +318,12 @@ impl Steering {
     }
 }
 
+/// Whether an XDP program is on the interface, whoever put it there. One netlink question, where an attempt to attach
+/// costs a program load.
+pub(crate) fn has_program(interface: &str) -> bool {
+    interface::Interface::find(interface).is_ok_and(|found| found.programs().next().is_some())
+}
+
 /// Takes every XDP program off an interface, whoever put it there. For tests of what happens then.
 ///
 /// # Errors

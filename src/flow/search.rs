@@ -1,0 +1,124 @@
+//! A batch looked up.
+
+use super::{FlowKeys, FlowTable, Keyed, Place, lanes};
+use crate::packet::LANES;
+use crate::umem::prefetch;
+
+/// Keys in a stage of a look-up: as many lines of buckets and as many of flows are under way at once, which is about
+/// what a core can have.
+const IN_FLIGHT: usize = 16;
+
+/// Bytes of a table that stays in the L2 cache with room for packets: with 64 Ki flows stages are faster already.
+const SMALL: usize = 512 << 10;
+
+impl<T: Keyed> FlowTable<T> {
+    /// Looks up the keys of the lanes in `live`. Returns the lanes that were found, and their slots
+    /// in `found`; the other lanes of `found` are unspecified. Flows that were found are in the cache.
+    pub fn look_up(&self, keys: &FlowKeys, live: u64, found: &mut [u32; LANES]) -> u64 {
+        let mut hashes = [0; LANES];
+        self.hash.lanes(keys, live, &mut hashes);
+        self.hash.processor().recompiled(
+            #[inline(always)]
+            || {
+                if self.memory_bytes() <= SMALL {
+                    self.search_small(keys, live, &hashes, found)
+                } else {
+                    self.search_in_stages(keys, live, &hashes, found)
+                }
+            },
+        )
+    }
+
+    /// [`look_up`](Self::look_up), with the hashes of all live lanes: three stages, each a group behind the one before,
+    /// so that lines are on their way while others are compared.
+    #[inline(always)]
+    pub(super) fn search_in_stages(
+        &self,
+        keys: &FlowKeys,
+        live: u64,
+        hashes: &[u64; LANES],
+        found: &mut [u32; LANES],
+    ) -> u64 {
+        let group = |number: usize| ((1 << IN_FLIGHT) - 1_u64).checked_shl((number * IN_FLIGHT) as u32).unwrap_or(0);
+        // Lanes with a candidate.
+        let mut hit = 0;
+        for step in 0..LANES / IN_FLIGHT + 2 {
+            for lane in lanes(live & group(step)) {
+                prefetch(&self.buckets[self.first(hashes[lane])]);
+            }
+            if let Some(before) = step.checked_sub(2) {
+                hit &= !self.others(keys, hit & group(before), hashes, found);
+            }
+            if let Some(before) = step.checked_sub(1) {
+                hit |= self.candidates(live & group(before), hashes, found);
+            }
+        }
+        hit
+    }
+
+    /// The same in one stage, for a table that is in the cache: there the core itself works on several keys at once.
+    #[inline(always)]
+    pub(super) fn search_small(
+        &self,
+        keys: &FlowKeys,
+        live: u64,
+        hashes: &[u64; LANES],
+        found: &mut [u32; LANES],
+    ) -> u64 {
+        let mut hit = 0;
+        for lane in lanes(live) {
+            let first = self.buckets[self.first(hashes[lane])].candidate(hashes[lane] as u8);
+            let right = |slot: &u32| self.get(*slot).is_some_and(|flow| keys.is(lane, flow.key()));
+            let slot = first.filter(right).or_else(|| self.find_at(self.place(hashes[lane]), &keys.get(lane)));
+            if let Some(slot) = slot {
+                found[lane] = slot;
+                hit |= 1 << lane;
+            }
+        }
+        hit
+    }
+
+    /// Finds a slot for each of these lanes that has an entry with its tag, and asks for it. Returns those that have.
+    #[inline(always)]
+    fn candidates(&self, of: u64, hashes: &[u64; LANES], found: &mut [u32; LANES]) -> u64 {
+        // Lanes with a candidate, and lanes whose second bucket was asked for.
+        let (mut hit, mut spilled) = (0, 0);
+        for lane in lanes(of) {
+            let bucket = &self.buckets[self.first(hashes[lane])];
+            if let Some(slot) = bucket.candidate(hashes[lane] as u8) {
+                self.prefetch(slot);
+                found[lane] = slot;
+                hit |= 1 << lane;
+            } else if bucket.spilled > 0 {
+                prefetch(&self.buckets[self.place(hashes[lane]).second]);
+                spilled |= 1 << lane;
+            }
+        }
+        for lane in lanes(spilled) {
+            let Place { tag, second, .. } = self.place(hashes[lane]);
+            if let Some(slot) = self.buckets[second].candidate(tag) {
+                self.prefetch(slot);
+                found[lane] = slot;
+                hit |= 1 << lane;
+            }
+        }
+        hit
+    }
+
+    /// Compares keys. Returns those of these lanes that have no flow.
+    #[inline(always)]
+    fn others(&self, keys: &FlowKeys, of: u64, hashes: &[u64; LANES], found: &mut [u32; LANES]) -> u64 {
+        let mut none = 0;
+        for lane in lanes(of) {
+            if self.get(found[lane]).is_some_and(|flow| keys.is(lane, flow.key())) {
+                continue;
+            }
+            // Another flow with the same tag came first.
+            match self.find_at(self.place(hashes[lane]), &keys.get(lane)) {
+                Some(slot) => found[lane] = slot,
+                None => none |= 1 << lane,
+            }
+        }
+        none
+    }
+}

@@ -1,0 +1,169 @@
+//! Our ends of a socket's four rings, with the frames that the kernel has through them. The kernel's ends are the
+//! kernel's, or a simulated one's.
+//!
+//! ```text
+//!   pool --fill--> kernel --rx--> Burst --tx--> kernel --completion--> pool
+//!         post_fill      received      post_transmit        completed         the ledger's moves
+//! ```
+
+use super::{Burst, Occupancy, PortCounters};
+use crate::packet::LANES;
+use crate::ring::{Consumer, Descriptor, Producer, RingMemory};
+use crate::umem::{BadDescriptor, PortIndex, RingSizes, Umem};
+
+/// The rings, over whatever memory they are in: that of addresses and that of descriptors.
+pub(crate) struct Rings<A, D> {
+    pub(crate) fill: Producer<u64, A>,
+    pub(crate) completion: Consumer<u64, A>,
+    pub(crate) rx: Consumer<Descriptor, D>,
+    pub(crate) tx: Producer<Descriptor, D>,
+}
+
+/// See the module's documentation.
+pub(crate) struct Ends<A, D> {
+    rings: Rings<A, D>,
+    port: PortIndex,
+    sizes: RingSizes,
+    /// Frames posted to the fill ring that have not come back by the RX ring.
+    posted_fill: u32,
+    /// Frames posted to the TX ring that have not come back by the completion ring.
+    posted_tx: u32,
+    counters: PortCounters,
+}
+
+impl<A: RingMemory<u64>, D: RingMemory<Descriptor>> Ends<A, D> {
+    /// Over empty rings of these sizes, for port `port` of its actor.
+    pub(crate) fn new(rings: Rings<A, D>, port: PortIndex, sizes: RingSizes) -> Self {
+        Self { rings, port, sizes, posted_fill: 0, posted_tx: 0, counters: PortCounters::default() }
+    }
+
+    pub(crate) fn counters(&self) -> PortCounters {
+        self.counters
+    }
+
+    /// A system call is made that makes the kernel look at a ring.
+    pub(crate) fn count_kick(&mut self) {
+        self.counters.kicks += 1;
+    }
+
+    /// Posts as many frames as the fill ring wants, once they are a batch: below that it is not worth the ring's cache
+    /// line.
+    #[inline]
+    pub(crate) fn fill(&mut self, umem: &mut Umem) -> usize {
+        let wanted = self.sizes.fill.saturating_sub(self.posted_fill);
+        if wanted < LANES as u32 { 0 } else { self.fill_up(umem) }
+    }
+
+    /// The same, however few.
+    pub(crate) fn fill_up(&mut self, umem: &mut Umem) -> usize {
+        let mut slots = self.rings.fill.reserve(self.sizes.fill.saturating_sub(self.posted_fill));
+        umem.post_fill_batch(self.port, slots.room(), |address| {
+            let pushed = slots.push(address);
+            debug_assert!(pushed, "no more frames than room are posted");
+        });
+        let posted = slots.commit();
+        self.posted_fill += posted;
+        posted as usize
+    }
+
+    /// As [`Port::receive`](super::Port::receive); `refuse` gets what the ledger does not believe.
+    #[inline]
+    pub(crate) fn receive(
+        &mut self,
+        umem: &mut Umem,
+        into: &mut Burst,
+        limit: usize,
+        mut refuse: impl FnMut(BadDescriptor),
+    ) -> usize {
+        let Self { rings, counters, .. } = self;
+        let entries = rings.rx.peek(into.room().min(limit) as u32);
+        let seen = entries.len();
+        if seen == 0 {
+            return 0;
+        }
+        entries.prefetch();
+        let mut bytes = 0;
+        let taken = umem.received_batch(
+            self.port,
+            // A multi-buffer chain is never asked for (no XDP_USE_SG), so a descriptor is a packet.
+            entries.iter().map(|Descriptor { address, length, .. }| (address, length)),
+            |frame| {
+                bytes += u64::from(frame.length());
+                // No more than the room was asked for, so this fits.
+                into.push(frame)
+            },
+            |error| {
+                counters.bad_descriptors += 1;
+                refuse(error);
+            },
+        );
+        entries.release(seen);
+        counters.rx_bytes += bytes;
+        counters.rx_packets += u64::from(taken);
+        self.posted_fill = self.posted_fill.saturating_sub(seen);
+        // The next batch is posted there in a moment.
+        rings.fill.prefetch(LANES as u32);
+        taken as usize
+    }
+
+    /// As [`Port::transmit`](super::Port::transmit).
+    #[inline]
+    pub(crate) fn transmit(&mut self, umem: &mut Umem, from: &mut Burst) -> usize {
+        // The completion ring must have room for whatever is under way.
+        let under_way = self.sizes.completion.saturating_sub(self.posted_tx);
+        let mut slots = self.rings.tx.reserve((from.len() as u32).min(under_way));
+        let frames = from.drain_front(slots.room() as usize);
+        let mut bytes = 0;
+        umem.post_transmit_batch(self.port, frames, |address, length| {
+            bytes += u64::from(length);
+            let pushed = slots.push(Descriptor { address, length, options: 0 });
+            debug_assert!(pushed, "no more frames than room were drained");
+        });
+        let sent = slots.commit();
+        self.posted_tx += sent;
+        self.counters.tx_bytes += bytes;
+        self.counters.tx_packets += u64::from(sent);
+        sent as usize
+    }
+
+    /// As [`Port::reclaim`](super::Port::reclaim); `refuse` gets what the ledger does not believe.
+    #[inline]
+    pub(crate) fn reclaim(&mut self, umem: &mut Umem, mut refuse: impl FnMut(BadDescriptor)) -> usize {
+        let Self { rings, counters, .. } = self;
+        let entries = rings.completion.peek(u32::MAX);
+        let seen = entries.len();
+        if seen == 0 {
+            return 0;
+        }
+        let reclaimed = umem.completed_batch(self.port, entries.iter(), |error| {
+            counters.bad_descriptors += 1;
+            refuse(error);
+        });
+        entries.release(seen);
+        counters.completions += u64::from(reclaimed);
+        self.posted_tx = self.posted_tx.saturating_sub(reclaimed);
+        reclaimed as usize
+    }
+
+    /// Whether the kernel sleeps while packets wait on the TX ring.
+    #[inline]
+    pub(crate) fn tx_wants_wakeup(&mut self) -> bool {
+        self.posted_tx > 0 && self.rings.tx.needs_wakeup() && self.rings.tx.waiting() > 0
+    }
+
+    /// Whether the kernel has to be told of new frames on the fill ring.
+    #[inline]
+    pub(crate) fn fill_wants_wakeup(&mut self) -> bool {
+        self.rings.fill.needs_wakeup()
+    }
+
+    /// As [`Port::occupancy`](super::Port::occupancy).
+    pub(crate) fn occupancy(&mut self) -> Occupancy {
+        Occupancy {
+            fill: self.rings.fill.waiting(),
+            rx: self.rings.rx.waiting(),
+            tx: self.rings.tx.waiting(),
+            completion: self.rings.completion.waiting(),
+        }
+    }
+}

@@ -1,0 +1,402 @@
+#![allow(clippy::unwrap_used)]
+//! The actor turned by hand over simulated ports: what it obeys, and what it says.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use oxide_actors::mailbox::{Address, mailbox};
+use oxide_actors::supervisor::{Heard, Input, Line, Notice, WorkerId};
+
+use super::*;
+use crate::port::QueueId;
+use crate::port::sim::{Faults, SimBackend, SimInterface, SimNet};
+use crate::queue::{Batch, Context, Fault, PortRequests, Replaced};
+use crate::umem::PortIndex;
+
+const MS: Duration = Duration::from_millis(1);
+const NAMES: [&str; 2] = ["left", "right"];
+
+/// What the test and its handlers know of each other.
+#[derive(Default)]
+struct Known {
+    sessions: AtomicU64,
+    draining: AtomicBool,
+    /// Of each handler made.
+    seeds: Mutex<Vec<u64>>,
+}
+
+/// Sends everything back by the port it came from.
+struct Mirror(Arc<Known>);
+
+impl Handler for Mirror {
+    fn handle(&mut self, batch: &mut Batch<'_>, cx: &mut Context<'_>) {
+        self.0.draining.store(cx.draining(), Ordering::Relaxed);
+        for lane in 0..batch.len() {
+            if batch.packet(lane).ends_with(b"poison") {
+                std::panic::resume_unwind(Box::new("poisoned"));
+            }
+            batch.transmit(lane, batch.from());
+        }
+    }
+
+    fn sessions(&self) -> u64 {
+        self.0.sessions.load(Ordering::Relaxed)
+    }
+
+    fn inherit(&mut self, former: &mut Self, _: Replaced) -> Result<u64, String> {
+        Ok(former.sessions())
+    }
+}
+
+struct Rig {
+    net: SimNet,
+    ids: Vec<QueueId>,
+    actor: Actor<SimBackend, Mirror>,
+    commands: Address<Command<QueueId>>,
+    line: Line<Report>,
+    known: Arc<Known>,
+    now: Instant,
+    words: Vec<Word>,
+    replaced: Vec<Result<u64, String>>,
+    ports: Vec<Vec<QueueId>>,
+    lost: Vec<u64>,
+}
+
+impl Rig {
+    fn new() -> Self {
+        Self::on(SimNet::new(&NAMES.map(|name| SimInterface::new(name, 2)), 1))
+    }
+
+    fn on(net: SimNet) -> Self {
+        let ids = NAMES.map(|name| QueueId::new(name, 0)).to_vec();
+        let (known, now, line) = (Arc::<Known>::default(), Instant::now(), Line::default());
+        let (commands, mailbox) = mailbox(16).unwrap();
+        let theirs = known.clone();
+        let mut spec = ActorSpec {
+            backend: SimBackend::new(&net, &ids),
+            factory: Arc::new(move |info: &QueueInfo| {
+                theirs.seeds.lock().unwrap().push(info.seed);
+                Mirror(theirs.clone())
+            }),
+            processor: Processor::detect(),
+            queue: 0,
+            queues: 1,
+            peers: Peers::none(),
+            batch_size: 64,
+            spin: Duration::ZERO,
+            realtime: None,
+            seed: 1,
+            rss: Vec::new(),
+            tables: Box::new(Tables::new(1, net.links(), Vec::new(), Default::default())),
+        };
+        let opened = spec.backend.open_present().unwrap();
+        let (link, _) = line.link(WorkerId(0), 1, now);
+        let actor = Actor::new(spec, opened, mailbox, link, now).unwrap();
+        let (words, replaced, ports, lost) = Default::default();
+        let mut rig = Self { net, ids, actor, commands, line, known, now, words, replaced, ports, lost };
+        rig.turns(2);
+        rig
+    }
+
+    /// One turn, a millisecond later.
+    fn turn(&mut self) -> Option<Exit> {
+        self.now += MS;
+        self.net.advance(MS);
+        let packets = self.actor.worker.work(self.now);
+        self.actor.kick();
+        let (umem, ports) = self.actor.worker.kernel_side();
+        ports.for_each(|port| port.run_kernel(umem));
+        let exit = self.actor.control(self.now, packets);
+        while let Some(heard) = self.line.heard() {
+            match heard {
+                Heard::Input(Input::Said { word, .. }) => self.words.push(word),
+                Heard::Notice(Notice::Report { report: Report::Replaced(what), .. }) => self.replaced.push(what),
+                Heard::Notice(Notice::Report { report: Report::Lost(packets), .. }) => self.lost.push(packets),
+                Heard::Notice(Notice::Report { report: Report::Ports(ports), .. }) => {
+                    self.ports.push(ports.into_iter().map(|port| port.id).collect());
+                }
+                _ => {}
+            }
+        }
+        exit
+    }
+
+    fn turns(&mut self, turns: usize) {
+        (0..turns).for_each(|_| assert!(self.turn().is_none()));
+    }
+
+    fn tell(&self, command: Command<QueueId>) {
+        assert!(self.commands.try_send(command).is_ok());
+    }
+
+    fn open(&self, restart: Option<PortIndex>) {
+        let requests: PortRequests<QueueId> = (0..).zip(self.ids.iter().cloned().map(Ok)).collect();
+        self.tell(Command::Open { restart, requests });
+    }
+
+    fn inject(&self, port: usize, end: &[u8]) {
+        self.net.inject(&self.ids[port], &[&[0; 60], end].concat());
+    }
+
+    /// Packets that come back from each port, when one is sent to each.
+    fn echoes(&mut self) -> [usize; 2] {
+        self.ids.iter().for_each(|id| drop(self.net.sent(id)));
+        (0..2).for_each(|port| self.inject(port, b""));
+        self.turns(4);
+        [0, 1].map(|port| self.net.sent(&self.ids[port]).len())
+    }
+
+    fn failed(&self) -> Vec<u8> {
+        let part = |word: &Word| if let Word::PartFailed { part, .. } = word { Some(*part) } else { None };
+        self.words.iter().filter_map(part).collect()
+    }
+}
+
+#[test]
+fn a_lame_port_is_closed_and_opened_again_while_the_other_goes_on() {
+    let mut rig = Rig::new();
+    assert_eq!(rig.echoes(), [1, 1]);
+    rig.net.kill_socket(&rig.ids[1]);
+    rig.turns(2);
+    assert_eq!(rig.failed(), [1]);
+    assert_eq!(rig.echoes(), [1, 0]);
+    rig.open(None);
+    rig.turns(3);
+    // Its queue is busy while the kernel takes the old socket down.
+    assert_eq!((rig.echoes(), rig.ports.len()), ([1, 0], 0));
+    rig.turns(60);
+    assert_eq!((rig.words.last(), rig.ports.len()), (Some(&Word::Running), 1));
+    assert_eq!(rig.echoes(), [1, 1]);
+    assert!(rig.actor.worker.balanced() && rig.actor.worker.umem().census().written_off == 0);
+}
+
+#[test]
+fn all_closed_ports_are_opened_and_one_that_is_open_if_it_is_asked_for() {
+    let mut rig = Rig::new();
+    rig.tell(Command::Close(0b11, "no program".to_owned()));
+    rig.turns(2);
+    assert_eq!(rig.words, [Word::Waiting("no program".to_owned())]);
+    assert_eq!(rig.echoes(), [0, 0]);
+    rig.open(None);
+    rig.turns(60);
+    assert_eq!(rig.echoes(), [1, 1]);
+    let closed = || NAMES.map(|name| rig.net.counters(&QueueId::new(name, 0)).closed);
+    assert_eq!(closed(), [1, 1]);
+    rig.open(Some(0));
+    rig.turns(60);
+    let closed = || NAMES.map(|name| rig.net.counters(&QueueId::new(name, 0)).closed);
+    assert_eq!(closed(), [2, 1], "only the one that was asked for");
+    assert_eq!((rig.echoes(), rig.words.last()), ([1, 1], Some(&Word::Running)));
+}
+
+#[test]
+fn a_port_is_opened_from_what_the_newest_request_says() {
+    let mut rig = Rig::new();
+    rig.ids[1].queue = 1;
+    rig.open(Some(1));
+    rig.turns(60);
+    assert_eq!(rig.ports, [rig.ids.clone()]);
+    assert_eq!(rig.actor.worker.infos()[1].id, rig.ids[1]);
+    assert_eq!(rig.echoes(), [1, 1]);
+    rig.tell(Command::Open { restart: Some(0), requests: vec![(0, Err("it is not there".to_owned()))] });
+    rig.turns(60);
+    assert_eq!(rig.words.last(), Some(&Word::Waiting("it is not there".to_owned())));
+    assert_eq!(rig.echoes(), [0, 1]);
+}
+
+#[test]
+fn a_queue_that_stays_busy_is_a_failure_in_bounded_time() {
+    let mut rig = Rig::new();
+    rig.net.refuse_open(&rig.ids[0], libc::EBUSY, 100_000);
+    rig.open(Some(0));
+    rig.turns(1_000);
+    assert_eq!(rig.failed(), [] as [u8; 0], "it may become free");
+    rig.turns(1_000);
+    assert_eq!(rig.failed(), [0]);
+    assert_eq!(rig.echoes(), [0, 1]);
+}
+
+#[test]
+fn stopping_turns_new_packets_away_and_waits_for_old_ones_but_not_for_ever() {
+    let mut rig = Rig::new();
+    rig.inject(0, b"");
+    rig.net.set_link("left", false);
+    rig.inject(1, b"");
+    rig.turns(4);
+    assert_eq!(rig.echoes(), [0, 1], "the other side's link is up");
+    rig.net.set_link("left", true);
+    // A packet whose completion takes long, and one that waits on the RX ring.
+    rig.net.set_faults(&rig.ids[0], Faults { delay_ns: 10_000_000_000, ..Faults::none() });
+    rig.inject(0, b"");
+    rig.tell(Command::Pause(1, true));
+    rig.turns(2);
+    rig.inject(1, b"");
+    rig.turns(2);
+    rig.tell(Command::Stop(50 * MS));
+    rig.tell(Command::Pause(1, false));
+    rig.turns(1);
+    let passed = rig.net.counters(&rig.ids[1]).passed;
+    rig.inject(1, b"");
+    assert_eq!(rig.net.counters(&rig.ids[1]).passed, passed + 1, "steered away at once");
+    rig.turns(40);
+    assert!(rig.known.draining.load(Ordering::Relaxed), "the handler knows");
+    let ended = (0..20).find_map(|_| rig.turn());
+    assert!(matches!(ended, Some(Exit::Stopped)), "{ended:?}: a completion comes in seconds");
+
+    let mut rig = Rig::new();
+    rig.inject(0, b"");
+    rig.turns(4);
+    rig.tell(Command::Stop(10_000 * MS));
+    let ended = (0..4).find_map(|_| rig.turn());
+    assert!(matches!(ended, Some(Exit::Stopped)), "{ended:?}: nothing is under way");
+}
+
+#[test]
+fn drained_is_said_once_when_nothing_is_left() {
+    let mut rig = Rig::new();
+    rig.known.sessions.store(1, Ordering::Relaxed);
+    rig.tell(Command::Drain);
+    rig.turns(300);
+    assert!(rig.words.is_empty(), "a session is left: {:?}", rig.words);
+    rig.echoes();
+    assert!(rig.known.draining.load(Ordering::Relaxed), "the handler knows");
+    rig.known.sessions.store(0, Ordering::Relaxed);
+    rig.turns(1_000);
+    assert_eq!(rig.words, [Word::Drained]);
+}
+
+#[test]
+fn a_packet_under_way_is_not_drained() {
+    let mut rig = Rig::new();
+    rig.inject(0, b"");
+    rig.turns(1);
+    rig.net.set_faults(&rig.ids[0], Faults { lost_ppm: 1_000_000, ..Faults::none() });
+    rig.turns(3);
+    rig.tell(Command::Drain);
+    rig.turns(250);
+    assert!(rig.words.is_empty(), "one packet never comes back: {:?}", rig.words);
+}
+
+#[test]
+fn lost_frames_end_the_actor() {
+    let mut rig = Rig::new();
+    rig.turns(150);
+    rig.tell(Command::Inject(Fault::Leak(1)));
+    let ended = (0..150).find_map(|_| rig.turn());
+    assert!(matches!(ended, Some(Exit::Leaked)), "{ended:?}");
+}
+
+#[test]
+fn a_port_whose_completions_never_come_is_closed() {
+    let mut rig = Rig::new();
+    rig.net.set_faults(&rig.ids[1], Faults { lost_ppm: 1_000_000, ..Faults::none() });
+    rig.inject(1, b"");
+    rig.turns(400);
+    assert_eq!(rig.failed(), [] as [u8; 0]);
+    rig.turns(400);
+    assert_eq!(rig.failed(), [1]);
+    rig.net.set_faults(&rig.ids[1], Faults::none());
+    rig.open(None);
+    rig.turns(60);
+    assert_eq!(rig.echoes(), [1, 1]);
+    assert_eq!(rig.actor.worker.umem().census().written_off, 0, "its frame is back");
+}
+
+#[test]
+fn a_port_whose_interface_has_left_the_tables_is_closed_though_it_is_idle() {
+    let mut rig = Rig::new();
+    let links = rig.net.links().into_iter().filter(|link| link.name == "right").collect();
+    rig.tell(Command::Tables(Box::new(Tables::new(2, links, Vec::new(), Default::default()))));
+    rig.turns(1);
+    assert_eq!(rig.failed(), [0]);
+}
+
+#[test]
+fn packets_that_somebody_steered_away_are_steered_here_again() {
+    let mut rig = Rig::new();
+    rig.net.steer_away(&rig.ids[0]);
+    assert_eq!(rig.echoes(), [0, 1]);
+    rig.tell(Command::Steer);
+    rig.turns(1);
+    assert_eq!(rig.echoes(), [1, 1]);
+}
+
+#[test]
+fn a_paused_port_keeps_its_packets_until_it_goes_on() {
+    let mut rig = Rig::new();
+    rig.tell(Command::Pause(0, true));
+    rig.turns(1);
+    assert_eq!(rig.echoes(), [0, 1]);
+    rig.tell(Command::Pause(0, false));
+    rig.turns(1);
+    assert_eq!(rig.echoes(), [2, 1], "the one that waited as well");
+}
+
+#[test]
+fn a_handler_that_panicked_is_told_of_once_and_the_next_one_inherits() {
+    let mut rig = Rig::new();
+    rig.known.sessions.store(7, Ordering::Relaxed);
+    rig.inject(0, b"poison");
+    rig.turns(300);
+    assert_eq!(rig.words, [Word::SoftFailed("poisoned".to_owned())]);
+    assert_eq!(rig.echoes(), [0, 0], "parked");
+    rig.tell(Command::RestartHandler { inherit: true });
+    rig.turns(2);
+    assert_eq!((rig.words.last(), rig.replaced.as_slice()), (Some(&Word::Running), [Ok(7)].as_slice()));
+    assert!(rig.echoes()[0] >= 1);
+    // The next one's panic is told of again, and it may be told to inherit nothing.
+    rig.inject(0, b"poison");
+    rig.turns(2);
+    assert_eq!(rig.words.len(), 3);
+    rig.tell(Command::RestartHandler { inherit: false });
+    rig.turns(2);
+    assert!(rig.replaced[1].is_err());
+    let mut seeds = rig.known.seeds.lock().unwrap().clone();
+    seeds.sort_unstable();
+    seeds.dedup();
+    assert_eq!(seeds.len(), 3, "another seed for each handler: {seeds:?}");
+}
+
+#[test]
+fn an_actor_comes_up_with_the_interface_that_is_there_and_takes_the_other_in() {
+    let net = SimNet::new(&NAMES.map(|name| SimInterface::new(name, 2)), 1);
+    net.delete("left");
+    let mut rig = Rig::on(net.clone());
+    rig.actor.begin();
+    rig.turns(1);
+    assert!(matches!(rig.words.as_slice(), [Word::Waiting(why)] if why.contains("left:0")), "{:?}", rig.words);
+    assert_eq!(rig.actor.worker.closed().collect::<Vec<_>>(), [0]);
+    rig.inject(1, b"");
+    rig.turns(4);
+    assert_eq!(rig.net.sent(&rig.ids[1]).len(), 1);
+    net.create("left");
+    rig.open(None);
+    rig.turns(60);
+    assert_eq!(rig.words.last(), Some(&Word::Running));
+    assert_eq!(rig.echoes(), [1, 1]);
+    assert!(rig.actor.worker.balanced());
+    // With none of them there is nothing to come up with.
+    NAMES.iter().for_each(|name| net.delete(name));
+    assert!(SimBackend::new(&net, &rig.ids).open_present().is_err_and(|error| error.waits()));
+}
+
+#[test]
+fn what_a_failure_cost_is_told_with_its_end() {
+    let mut rig = Rig::new();
+    // One batch.
+    (0..3).for_each(|_| rig.inject(0, b""));
+    rig.inject(0, b"poison");
+    rig.turns(3);
+    assert_eq!(rig.lost, [] as [u64; 0]);
+    rig.tell(Command::RestartHandler { inherit: true });
+    rig.turns(2);
+    assert_eq!(rig.lost, [4]);
+    // Two packets that nobody took from the ring before it was closed.
+    rig.tell(Command::Pause(1, true));
+    rig.turns(1);
+    (0..2).for_each(|_| rig.inject(1, b""));
+    rig.turns(2);
+    rig.open(Some(1));
+    rig.turns(60);
+    assert_eq!(rig.lost, [4, 2]);
+}

@@ -1,0 +1,149 @@
+//! A core's time for an actor: turns while there are packets, then a short spin, then sleep.
+//!
+//! ```text
+//!          packets                no packets for `spin`
+//!   busy <---------> spin ------------------------------> sleep (sockets, doorbell, 100 ms at most)
+//!     ^                                                      |
+//!     +------------------- packet or message ----------------+
+//! ```
+
+use std::time::{Duration, Instant};
+
+use arrayvec::ArrayVec;
+use oxide_actors::executor::Runtime;
+use oxide_actors::mailbox::Mailbox;
+use oxide_actors::supervisor::Link;
+
+use super::actor::{Actor, ActorSpec};
+use super::counters::Regime;
+use super::handler::Handler;
+use super::messages::{Command, Exit, Report};
+use super::realtime;
+use crate::port::{Backend, Port, PortError};
+use crate::umem::MAX_PORTS;
+
+/// How long a kernel that has not taken everything yet is asked again without a pause.
+const KICK_PATIENCE: Duration = Duration::from_millis(1);
+
+/// Runs an actor until it is told to stop or its books do not balance. The root future of its executor.
+pub async fn run<B: Backend, H: Handler>(
+    spec: ActorSpec<B, H>,
+    runtime: Runtime,
+    mailbox: Mailbox<Command<B::Request>>,
+    link: Link<Report>,
+) -> Exit {
+    let mut drive = match Drive::open(spec, mailbox, link) {
+        Ok(drive) => drive,
+        Err(error) => return Exit::NotOpened(error),
+    };
+    let ended = drive.turns(&runtime).await;
+    drive.actor.end();
+    drive.enter(Regime::Control);
+    drive.actor.last_words();
+    ended
+}
+
+struct Drive<B: Backend, H> {
+    actor: Actor<B, H>,
+    spin: Duration,
+    /// Where time goes now, and since when: each moment is booked once.
+    regime: Regime,
+    since: Instant,
+}
+
+impl<B: Backend, H: Handler> Drive<B, H> {
+    fn open(
+        mut spec: ActorSpec<B, H>,
+        mailbox: Mailbox<Command<B::Request>>,
+        link: Link<Report>,
+    ) -> Result<Self, PortError> {
+        let started = Instant::now();
+        if let Some(priority) = spec.realtime
+            && let Err(why) = realtime::set_fifo(priority)
+        {
+            tracing::warn!(queue = spec.queue, why, "realtime");
+        }
+        let spin = spec.spin;
+        let (umem, opened) = spec.backend.open_present()?;
+        let (pages, seen) = (umem.pages().clone(), umem.pages_seen());
+        let actor = Actor::new(spec, (umem, opened), mailbox, link, started)?;
+        let ports = actor.worker.infos().to_vec();
+        actor.link.report(Report::Opened { ports, pages, seen, cpus: own_cpus() });
+        actor.begin();
+        Ok(Self { actor, spin, regime: Regime::Control, since: Instant::now() })
+    }
+
+    async fn turns(&mut self, runtime: &Runtime) -> Exit {
+        let mut last_packet = Instant::now();
+        loop {
+            let now = self.book();
+            let packets = self.actor.worker.work(now);
+            if packets > 0 {
+                self.actor.worker.counters_mut().work_ns += now.elapsed().as_nanos() as u64;
+                last_packet = now;
+            }
+            let turn = self.actor.kick();
+            self.regime = match packets {
+                1.. => Regime::Busy,
+                0 if turn.again => Regime::Backpressure,
+                0 => Regime::Spin,
+            };
+            if !self.actor.is_due(packets) {
+                continue;
+            }
+            if self.actor.is_called(now) {
+                self.enter(Regime::Control);
+            }
+            if let Some(exit) = self.actor.control(now, packets) {
+                return exit;
+            }
+            runtime.checkpoint().await;
+            if packets > 0 {
+                continue;
+            }
+            let idle = now.duration_since(last_packet);
+            if idle < self.spin || (turn.again && idle < KICK_PATIENCE) {
+                std::hint::spin_loop();
+            } else {
+                self.sleep(if turn.again { KICK_PATIENCE } else { Duration::MAX });
+            }
+        }
+    }
+
+    /// Books the time since the last booking to the regime that it was spent in. Returns now.
+    fn book(&mut self) -> Instant {
+        let now = Instant::now();
+        let ns = now.duration_since(self.since).as_nanos() as u64;
+        self.actor.worker.counters_mut().spend(self.regime, ns);
+        self.since = now;
+        now
+    }
+
+    /// From now on time goes to `regime`.
+    fn enter(&mut self, regime: Regime) -> Instant {
+        let now = self.book();
+        self.regime = regime;
+        now
+    }
+
+    fn sleep(&mut self, at_most: Duration) {
+        let before = self.enter(Regime::Sleep);
+        let Actor { worker, mailbox, .. } = &self.actor;
+        let timeout = at_most.min(self.actor.patience(before));
+        let woken = {
+            // A parked actor must not be woken by packets that it will not take.
+            let taking = worker.taking();
+            let fds: ArrayVec<_, { MAX_PORTS as usize }> =
+                taking.filter_map(Port::fd).take(usize::from(MAX_PORTS)).collect();
+            mailbox.wait(&fds, timeout, || worker.has_parcels())
+        };
+        tracing::trace!(?woken, "woke");
+        self.actor.worker.counters_mut().sleeps += 1;
+    }
+}
+
+/// CPUs that the calling thread may run on (sched_getaffinity(2)); none where the kernel does not tell.
+fn own_cpus() -> Vec<u32> {
+    let Ok(set) = rustix::thread::sched_getaffinity(None) else { return Vec::new() };
+    (0..rustix::thread::CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).map(|cpu| cpu as u32).collect()
+}

@@ -1,0 +1,371 @@
+//! Eight frames of one family at a time.
+//!
+//! A look at the EtherType and the byte behind it tells which lanes may be IPv4 and which IPv6. Each family has a
+//! queue of lanes; whenever there are eight, their headers are loaded and turned, so that a register has one field
+//! of all eight, and every check of the plain parser is made on all of them at once. No branch depends on what a
+//! single frame is, so that an unpredictable mix costs what its packets cost one by one.
+
+use std::arch::x86_64::*;
+use std::iter::zip;
+
+use safe_unaligned_simd::x86_64::{_mm_loadu_si128, _mm_storeu_si128, _mm256_storeu_si256};
+
+use super::{AHEAD, GROUP, Lanes, ask_for};
+use crate::packet::{Columns, LANES};
+
+/// Of eight frames.
+type Heads<'a> = [&'a [u8; 64]; GROUP];
+
+fearless_simd::kernel!(
+    pub(super) fn lanes(
+        avx2: Avx2,
+        heads: &[&[u8; 64]; LANES],
+        lengths: &[u16; LANES],
+        live: u64,
+        columns: &mut Columns,
+    ) {
+        let (mut four, mut six) = (Queue::default(), Queue::default());
+        // Of neither family, or not as the kernels want them.
+        let mut rest = 0;
+        columns.l3.fill(14);
+        columns.l4.fill(34);
+        ask_for(heads, 0..AHEAD, live);
+        for (group, of_group) in heads.as_chunks::<GROUP>().0.iter().enumerate() {
+            let first = group * GROUP;
+            if live >> first == 0 {
+                break;
+            }
+            let ahead = first + AHEAD;
+            ask_for(heads, ahead..ahead + GROUP, u64::MAX);
+            let live = (live >> first) as u8;
+            let (ipv4, ipv6) = families(of_group);
+            rest |= u64::from(live & !(ipv4 | ipv6)) << first;
+            // Where all are of one family, as mostly, nothing has to be put in order.
+            if live & ipv4 == u8::MAX {
+                four.all |= 0xff << first;
+                rest |= ipv4_udp::<true>(heads, lengths, lanes_from(first), columns);
+                continue;
+            }
+            if live & ipv6 == u8::MAX {
+                six.all |= 0xff << first;
+                rest |= ipv6_udp::<true>(heads, lengths, lanes_from(first), columns);
+                continue;
+            }
+            four.add(first, live & ipv4);
+            six.add(first, live & ipv6);
+            if let Some(lanes) = four.eight() {
+                rest |= ipv4_udp::<false>(heads, lengths, lanes, columns);
+            }
+            if let Some(lanes) = six.eight() {
+                rest |= ipv6_udp::<false>(heads, lengths, lanes, columns);
+            }
+        }
+        if let Some(lanes) = four.last() {
+            rest |= ipv4_udp::<false>(heads, lengths, lanes, columns);
+        }
+        if let Some(lanes) = six.last() {
+            rest |= ipv6_udp::<false>(heads, lengths, lanes, columns);
+        }
+        let mut out = Lanes { ipv4: four.all & !rest, ipv6: six.all & !rest, columns };
+        while rest != 0 {
+            let lane = rest.trailing_zeros() as usize % LANES;
+            rest &= rest - 1;
+            out.parse(lane, heads[lane], lengths[lane]);
+        }
+        out.finish();
+    }
+);
+
+/// The eight lanes from `first` on.
+#[inline(always)]
+fn lanes_from(first: usize) -> [u8; GROUP] {
+    std::array::from_fn(|i| (first + i) as u8)
+}
+
+/// Lanes of one family that wait until there are eight: a byte for each, 15 at most.
+#[derive(Default)]
+struct Queue {
+    lanes: u128,
+    waiting: u32,
+    /// Every lane that was ever here.
+    all: u64,
+}
+
+/// The numbers of the bits that are set, a byte for each, lowest first.
+const PLACES: [u64; 256] = {
+    let mut table = [0; 256];
+    let mut mask = 0;
+    while mask < 256 {
+        let (mut bit, mut at) = (0, 0);
+        while bit < 8 {
+            if mask >> bit & 1 == 1 {
+                table[mask] |= (bit as u64) << (8 * at);
+                at += 1;
+            }
+            bit += 1;
+        }
+        mask += 1;
+    }
+    table
+};
+
+impl Queue {
+    /// Adds the lanes of a group, which begins at `first`. Fewer than eight may wait before.
+    #[inline(always)]
+    fn add(&mut self, first: usize, mask: u8) {
+        let lanes = PLACES[usize::from(mask)] + first as u64 * 0x0101_0101_0101_0101;
+        let count = mask.count_ones();
+        // What is behind the last lane is written over by the next ones: none may be left there.
+        let lanes = u128::from(lanes) & ((1 << (8 * count)) - 1);
+        self.lanes |= lanes << (8 * self.waiting);
+        self.waiting += count;
+        self.all |= u64::from(mask) << first;
+    }
+
+    /// Takes eight lanes out, if as many wait.
+    #[inline(always)]
+    fn eight(&mut self) -> Option<[u8; GROUP]> {
+        (self.waiting >= GROUP as u32).then(|| {
+            let lanes = self.lanes as u64;
+            self.lanes >>= 64;
+            self.waiting -= GROUP as u32;
+            lanes.to_le_bytes()
+        })
+    }
+
+    /// Those that still wait, the last of them as often as is needed to make eight.
+    #[inline(always)]
+    fn last(&mut self) -> Option<[u8; GROUP]> {
+        let last = self.waiting.checked_sub(1)?;
+        let lanes = self.lanes as u64;
+        let filler = (lanes >> (8 * last) & 0xff) * 0x0101_0101_0101_0101;
+        let waiting = u64::MAX >> (56 - 8 * last);
+        Some((lanes & waiting | filler & !waiting).to_le_bytes())
+    }
+}
+
+/// Frames with the EtherType, version and header length of IPv4 without options, and with the EtherType and
+/// version of IPv6: a bit for each.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn families(heads: &Heads<'_>) -> (u8, u8) {
+    let word = |i: usize| {
+        let [.., a, b, c, d] = heads[i].first_chunk::<16>().unwrap_or(&[0; 16]);
+        i32::from_le_bytes([*a, *b, *c, *d])
+    };
+    let words = _mm256_setr_epi32(word(0), word(1), word(2), word(3), word(4), word(5), word(6), word(7));
+    let alike = |mask: i32, value: i32| {
+        bits(_mm256_cmpeq_epi32(_mm256_and_si256(words, _mm256_set1_epi32(mask)), _mm256_set1_epi32(value)))
+    };
+    (alike(0x00ff_ffff, 0x0045_0008), alike(0x00f0_ffff, 0x0060_dd86))
+}
+
+/// 16 bytes at `AT` of eight heads, as four registers: word `j` of each, a 32-bit lane for each frame; bytes in
+/// the order of the wire. `pair` gets frames `i` and `i + 4` in the lower and the upper half, before they are turned.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn words<const AT: usize>(heads: &Heads<'_>, mut pair: impl FnMut(usize, __m256i)) -> [__m256i; 4] {
+    let [mut a, mut b, mut c, mut d] = [_mm256_setzero_si256(); 4];
+    for (i, to) in [&mut a, &mut b, &mut c, &mut d].into_iter().enumerate() {
+        *to = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(load::<AT>(heads[i])), load::<AT>(heads[i + 4]));
+        pair(i, *to);
+    }
+    let (ab, cd) = (_mm256_unpacklo_epi32(a, b), _mm256_unpacklo_epi32(c, d));
+    let (ef, gh) = (_mm256_unpackhi_epi32(a, b), _mm256_unpackhi_epi32(c, d));
+    [
+        _mm256_unpacklo_epi64(ab, cd),
+        _mm256_unpackhi_epi64(ab, cd),
+        _mm256_unpacklo_epi64(ef, gh),
+        _mm256_unpackhi_epi64(ef, gh),
+    ]
+}
+
+/// 16 bytes at `AT`.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load<const AT: usize>(head: &[u8; 64]) -> __m128i {
+    const { assert!(AT + 16 <= 64) };
+    _mm_loadu_si128(head[AT..].first_chunk::<16>().unwrap_or(&[0; 16]))
+}
+
+/// One bit for each frame.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn bits(lanes: __m256i) -> u8 {
+    _mm256_movemask_ps(_mm256_castsi256_ps(lanes)) as u8
+}
+
+/// Of each word, two bytes as a number.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn be16<const HIGH: i8, const LOW: i8>(words: __m256i) -> __m256i {
+    const { assert!(HIGH >= 0 && HIGH < 4 && LOW >= 0 && LOW < 4) };
+    let word = |at: i8| [at + LOW, at + HIGH, -1, -1];
+    let [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]] = [word(0), word(4), word(8), word(12)];
+    let turn = _mm_setr_epi8(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p);
+    _mm256_shuffle_epi8(words, _mm256_broadcastsi128_si256(turn))
+}
+
+/// The frames' lengths.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn lengths_of<const IN_ORDER: bool>(lengths: &[u16; LANES], lanes: [u8; GROUP]) -> __m256i {
+    if IN_ORDER && let Some(lengths) = lengths.as_chunks::<GROUP>().0.get(usize::from(lanes[0]) / GROUP) {
+        return _mm256_cvtepu16_epi32(_mm_loadu_si128(lengths));
+    }
+    let [a, b, c, d, e, f, g, h] = lanes.map(|lane| i32::from(lengths[usize::from(lane) % LANES]));
+    _mm256_setr_epi32(a, b, c, d, e, f, g, h)
+}
+
+/// The lanes as places in columns.
+#[inline(always)]
+fn places<const IN_ORDER: bool>(lanes: [u8; GROUP]) -> [usize; GROUP] {
+    let first = usize::from(lanes[0]) % LANES / GROUP * GROUP;
+    std::array::from_fn(|i| if IN_ORDER { first + i } else { usize::from(lanes[i]) % LANES })
+}
+
+/// Ports and lengths to their columns. Returns the lanes that are not in `good`.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn finish<const IN_ORDER: bool>(
+    at: [usize; GROUP],
+    ports: __m256i,
+    total: __m256i,
+    good: __m256i,
+    columns: &mut Columns,
+) -> u64 {
+    let turn = _mm256_broadcastsi128_si256(_mm_setr_epi8(1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14));
+    let (mut both, mut totals) = ([0_u32; GROUP], [0_u32; GROUP]);
+    _mm256_storeu_si256(&mut both, _mm256_shuffle_epi8(ports, turn));
+    for (&lane, ports) in zip(&at, both) {
+        let flow = &mut columns.flow[lane];
+        (flow.source.port, flow.destination.port) = (ports as u16, (ports >> 16) as u16);
+    }
+    if IN_ORDER && let Some(lengths) = columns.length.as_chunks_mut::<GROUP>().0.get_mut(at[0] / GROUP) {
+        // Packed in halves: words 0 to 4 and 8 to 12.
+        let packed = _mm256_permute4x64_epi64::<0b1000>(_mm256_packus_epi32(total, total));
+        _mm_storeu_si128(lengths, _mm256_castsi256_si128(packed));
+    } else {
+        _mm256_storeu_si256(&mut totals, total);
+        zip(at, totals).for_each(|(lane, total)| columns.length[lane] = total as u16);
+    }
+    let bad = u64::from(!bits(good));
+    if IN_ORDER {
+        return bad << at[0];
+    }
+    // A branch for each would be mispredicted in a mix.
+    zip(0.., at).fold(0, |rest, (i, lane)| rest | (bad >> i & 1) << lane)
+}
+
+/// Flows and lengths of frames that may be IPv4; of those that the plain parser would not accept they are noise.
+/// Returns the lanes of these.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn ipv4_udp<const IN_ORDER: bool>(
+    heads: &[&[u8; 64]; LANES],
+    lengths: &[u16; LANES],
+    lanes: [u8; GROUP],
+    columns: &mut Columns,
+) -> u64 {
+    let set = _mm256_set1_epi32;
+    let (eq, gt, and, or) = (_mm256_cmpeq_epi32, _mm256_cmpgt_epi32, _mm256_and_si256, _mm256_or_si256);
+    let frame = lengths_of::<IN_ORDER>(lengths, lanes);
+    let at = places::<IN_ORDER>(lanes);
+    let heads = &at.map(|lane| heads[lane]);
+
+    // Sources are bytes 0 to 4 of each half, destinations 4 to 8; the mapped form has them last.
+    let last = |at| _mm256_broadcastsi128_si256(_mm_setr_epi32(-1, -1, -1, at));
+    let (first, second) = (last(0x0302_0100), last(0x0706_0504));
+    let mapped = _mm256_broadcastsi128_si256(_mm_setr_epi32(0, 0, 0xffff_0000_u32 as i32, 0));
+    let [source, destination, ports, udp] = words::<26>(heads, |i, pair| {
+        let source = or(_mm256_shuffle_epi8(pair, first), mapped);
+        let destination = or(_mm256_shuffle_epi8(pair, second), mapped);
+        let flow = &mut columns.flow[at[i]];
+        _mm_storeu_si128(&mut flow.source.address, _mm256_castsi256_si128(source));
+        _mm_storeu_si128(&mut flow.destination.address, _mm256_castsi256_si128(destination));
+        let flow = &mut columns.flow[at[i + 4]];
+        _mm_storeu_si128(&mut flow.source.address, _mm256_extracti128_si256::<1>(source));
+        _mm_storeu_si128(&mut flow.destination.address, _mm256_extracti128_si256::<1>(destination));
+    });
+    // Version to total length; identification and fragment; TTL, protocol and checksum.
+    let [_, length, fragment, protocol] = words::<10>(heads, |_, _| ());
+
+    // Ten words: at most 20 bits. Folded once, it is 0xffff just if it is a multiple of it.
+    let low = set(0xffff);
+    let mut sum = _mm256_setzero_si256();
+    for words in [length, fragment, protocol, source, destination] {
+        sum = _mm256_add_epi32(sum, _mm256_srli_epi32::<16>(words));
+        sum = _mm256_add_epi32(sum, and(words, low));
+    }
+    let right = eq(_mm256_add_epi32(_mm256_srli_epi32::<16>(sum), and(sum, low)), low);
+
+    let total = be16::<2, 3>(length);
+    // 20 <= total <= frame - 14, so the frame holds the header as well.
+    let whole = _mm256_andnot_si256(gt(total, _mm256_sub_epi32(frame, set(14))), gt(total, set(19)));
+    // 8 <= UDP length <= total - 20.
+    let udp = be16::<0, 1>(udp);
+    let udp = _mm256_andnot_si256(gt(udp, _mm256_sub_epi32(total, set(20))), gt(udp, set(7)));
+    let zero = _mm256_setzero_si256();
+    let unfragmented = eq(and(fragment, set(0xff3f_0000_u32 as i32)), zero);
+    let is_udp = eq(and(protocol, set(0xff00)), set(0x1100));
+    let net = and(source, set(0xff));
+    let mut bad = eq(and(protocol, set(0xff)), zero); // TTL
+    for other in [
+        eq(and(ports, low), zero),
+        eq(net, zero),
+        eq(net, set(127)),
+        eq(and(net, set(0xf0)), set(0xe0)),
+        eq(source, set(-1)),
+    ] {
+        bad = or(bad, other);
+    }
+    let good = _mm256_andnot_si256(bad, and(and(and(right, whole), and(udp, unfragmented)), is_udp));
+    finish::<IN_ORDER>(at, ports, _mm256_add_epi32(total, set(14)), good, columns)
+}
+
+/// The same for frames that may be IPv6. Destinations that look mapped are left to the plain parser as well.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn ipv6_udp<const IN_ORDER: bool>(
+    heads: &[&[u8; 64]; LANES],
+    lengths: &[u16; LANES],
+    lanes: [u8; GROUP],
+    columns: &mut Columns,
+) -> u64 {
+    let set = _mm256_set1_epi32;
+    let (eq, gt, and, or) = (_mm256_cmpeq_epi32, _mm256_cmpgt_epi32, _mm256_and_si256, _mm256_or_si256);
+    let frame = lengths_of::<IN_ORDER>(lengths, lanes);
+    let at = places::<IN_ORDER>(lanes);
+    let heads = &at.map(|lane| heads[lane]);
+    for (&lane, head) in zip(&at, heads) {
+        columns.l4[lane] = 54;
+        let flow = &mut columns.flow[lane];
+        _mm_storeu_si128(&mut flow.source.address, load::<22>(head));
+        _mm_storeu_si128(&mut flow.destination.address, load::<38>(head));
+    }
+    // Version to flow label; payload length, next header, hop limit; the source's upper half.
+    let [_, length, source, subnet] = words::<14>(heads, |_, _| ());
+    // The destination's lower half; ports; UDP length and checksum.
+    let [destination, _, ports, udp] = words::<46>(heads, |_, _| ());
+
+    let payload = be16::<0, 1>(length);
+    let long = gt(payload, _mm256_sub_epi32(frame, set(54)));
+    // 8 <= UDP length <= payload.
+    let datagram = be16::<0, 1>(udp);
+    let udp_long = gt(datagram, payload);
+    let zero = _mm256_setzero_si256();
+    let is_udp = eq(and(length, set(0x00ff_0000)), set(0x0011_0000));
+    let mut bad = or(long, udp_long);
+    for other in [
+        eq(_mm256_srli_epi32::<24>(length), zero), // hop limit
+        eq(_mm256_srli_epi32::<16>(udp), zero),    // checksum
+        eq(and(ports, set(0xffff)), zero),
+        eq(or(source, subnet), zero),
+        eq(and(source, set(0xff)), set(0xff)),
+        eq(destination, set(0xffff_0000_u32 as i32)),
+    ] {
+        bad = or(bad, other);
+    }
+    let good = _mm256_andnot_si256(bad, and(is_udp, gt(datagram, set(7))));
+    finish::<IN_ORDER>(at, ports, _mm256_add_epi32(payload, set(54)), good, columns)
+}
