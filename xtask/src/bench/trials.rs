@@ -101,11 +101,11 @@ struct RelayTotals {
 impl Bench<'_> {
     /// Everything at given rates.
     pub(super) fn given_rates(&mut self, lab: &Lab) -> Result<()> {
-        if self.wanted("throughput at loss") || self.wanted("latency under load") {
-            if let Some(peak) = self.overload(lab)? {
-                let throughput = self.throughput(lab)?;
-                self.at_rates(lab, peak, throughput)?;
-            }
+        if (self.wanted("throughput at loss") || self.wanted("latency under load"))
+            && let Some(peak) = self.overload(lab)?
+        {
+            let throughput = self.throughput(lab)?;
+            self.at_rates(lab, peak, throughput)?;
         }
         if self.wanted("bursts") && !self.brief() {
             self.bursts(lab)?;
