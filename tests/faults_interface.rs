@@ -122,7 +122,8 @@ fn another_program_is_in_the_place_of_ours() {
         // Whoever is first after ours was taken off.
         let mut other = None;
         until(engine, "another program", || {
-            oxide::xdp::steering::detach_all("near0").unwrap();
+            // Refused where the engine puts ours back in the same moment.
+            let _ = oxide::xdp::steering::detach_all("near0");
             other = PassAll::attach("near0").ok();
             other.is_some()
         });

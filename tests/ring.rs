@@ -97,20 +97,36 @@ impl Model {
 
 /// Both ends of a ring of 2^`log` entries in memory laid out as the kernel lays it out: each word on a
 /// line of its own, the slots behind them (`struct xdp_umem_ring`, net/xdp/xsk_queue.h).
-#[allow(unsafe_code)]
 fn mapped_pair(log: u32, start: u32) -> (Producer<u64, Mapped<u64>>, Consumer<u64, Mapped<u64>>) {
+    mapped_between(log, start, 0)
+}
+
+/// The same where so many entries are on the ring already.
+#[allow(unsafe_code)]
+fn mapped_between(log: u32, start: u32, waiting: u32) -> (Producer<u64, Mapped<u64>>, Consumer<u64, Mapped<u64>>) {
     const AT: RingOffsets = RingOffsets { producer: 0, consumer: 64, flags: 128, slots: 192 };
     let capacity = 1 << log;
     // Words of eight bytes, so that the slots are aligned.
     let memory: Arc<[[AtomicU32; 2]]> = (0..AT.slots / 8 + capacity as usize).map(|_| Default::default()).collect();
-    for word in [AT.producer, AT.consumer] {
-        memory[word / 8][0].store(start, Ordering::Relaxed);
-    }
+    memory[AT.producer / 8][0].store(start.wrapping_add(waiting), Ordering::Relaxed);
+    memory[AT.consumer / 8][0].store(start, Ordering::Relaxed);
     let base = NonNull::new(memory.as_ptr().cast_mut().cast::<u8>()).unwrap();
     // SAFETY: words and slots lie in `memory`, all of whose bytes may be written through a shared
     // reference; it is kept by both ends, of which one of each kind is made.
     let ring = || unsafe { Mapped::new(base, &AT, Arc::new(Arc::clone(&memory))) };
     (ring().producer(capacity).unwrap(), ring().consumer(capacity).unwrap())
+}
+
+/// What is on a ring when its ends are made is not written over, and is read.
+#[test]
+fn ends_go_on_where_both_indices_are() {
+    for start in [0, 7, u32::MAX - 1] {
+        for waiting in 0..=4 {
+            let (mut producer, mut consumer) = mapped_between(2, start, waiting);
+            assert_eq!(producer.reserve(4).room(), 4 - waiting, "from {start}");
+            assert_eq!(consumer.peek(4).len(), waiting, "from {start}");
+        }
+    }
 }
 
 fn follow(

@@ -98,3 +98,47 @@ impl Outgoing {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::port::sim::{SimBackend, SimInterface, SimNet};
+    use crate::port::{Backend, QueueId};
+    use crate::umem::RingSizes;
+
+    /// Room on the ring is for those first that wait for it.
+    #[test]
+    fn what_comes_later_does_not_overtake_what_waits() {
+        let (net, id) = (SimNet::new(&[SimInterface::new("sim0", 1)], 1), QueueId::new("sim0", 0));
+        let backend =
+            SimBackend::new(&net, std::slice::from_ref(&id)).with_rings(RingSizes::from_ring_size(64).unwrap());
+        let (mut umem, mut ports) = backend.clone().open().unwrap();
+        let (port, mut out, mut counters) = (&mut ports[0], Outgoing::default(), QueueCounters::default());
+        let now = Instant::now();
+        let mut burst = Burst::new();
+        for _ in 0..64 {
+            let mut frame = umem.take().unwrap();
+            assert!(umem.set_length(&mut frame, 60));
+            burst.push(frame).unwrap();
+        }
+        out.pass(&mut burst, port, &mut umem, &mut counters);
+        assert!(burst.is_empty(), "the ring has 64");
+        let mut frame = || {
+            let mut frame = umem.take().unwrap();
+            assert!(umem.set_length(&mut frame, 60));
+            frame
+        };
+        let (waits, later) = (frame(), frame());
+        out.push(waits, port, &mut umem, now, &mut counters);
+        burst.push(later).unwrap();
+        port.kick().unwrap();
+        port.run_kernel(&mut umem);
+        assert!(port.reclaim(&mut umem) > 0, "there is room again");
+        out.pass(&mut burst, port, &mut umem, &mut counters);
+        assert_eq!((burst.len(), out.len()), (1, 1));
+        out.flush(port, &mut umem, now, &mut counters);
+        out.pass(&mut burst, port, &mut umem, &mut counters);
+        assert_eq!((burst.len(), out.len(), counters.forwarded), (0, 0, 66));
+    }
+}

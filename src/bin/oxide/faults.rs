@@ -82,7 +82,8 @@ fn restart(engine: &EngineHandle, id: &QueueId, number: u64) -> Result<(), Engin
 /// Takes our program off and is first to attach another one.
 fn replace(interface: &str) -> Result<PassAll, String> {
     for _ in 0..1000 {
-        steering::detach_all(interface).map_err(|error| error.to_string())?;
+        // Refused where the engine puts ours back in the same moment.
+        let _ = steering::detach_all(interface);
         if let Ok(program) = PassAll::attach(interface) {
             return Ok(program);
         }

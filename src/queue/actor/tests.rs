@@ -1,6 +1,8 @@
 #![allow(clippy::unwrap_used)]
 //! The actor turned by hand over simulated ports: what it obeys, and what it says.
 
+mod ports;
+
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -21,21 +23,27 @@ const NAMES: [&str; 2] = ["left", "right"];
 struct Known {
     sessions: AtomicU64,
     draining: AtomicBool,
+    /// As the last batch's handler was told.
+    changes: AtomicU64,
+    /// Taking over panics.
+    breaks: AtomicBool,
     /// Of each handler made.
     seeds: Mutex<Vec<u64>>,
 }
 
-/// Sends everything back by the port it came from.
+/// Sends everything back by the port it came from, or by the other one if it says so.
 struct Mirror(Arc<Known>);
 
 impl Handler for Mirror {
     fn handle(&mut self, batch: &mut Batch<'_>, cx: &mut Context<'_>) {
         self.0.draining.store(cx.draining(), Ordering::Relaxed);
+        self.0.changes.store(cx.info().changes.into(), Ordering::Relaxed);
         for lane in 0..batch.len() {
             if batch.packet(lane).ends_with(b"poison") {
                 std::panic::resume_unwind(Box::new("poisoned"));
             }
-            batch.transmit(lane, batch.from());
+            let other = batch.packet(lane).ends_with(b"cross");
+            batch.transmit(lane, batch.from() ^ u8::from(other));
         }
     }
 
@@ -44,6 +52,9 @@ impl Handler for Mirror {
     }
 
     fn inherit(&mut self, former: &mut Self, _: Replaced) -> Result<u64, String> {
+        if self.0.breaks.load(Ordering::Relaxed) {
+            std::panic::resume_unwind(Box::new("half of it"));
+        }
         Ok(former.sessions())
     }
 }
@@ -153,70 +164,6 @@ impl Rig {
 }
 
 #[test]
-fn a_lame_port_is_closed_and_opened_again_while_the_other_goes_on() {
-    let mut rig = Rig::new();
-    assert_eq!(rig.echoes(), [1, 1]);
-    rig.net.kill_socket(&rig.ids[1]);
-    rig.turns(2);
-    assert_eq!(rig.failed(), [1]);
-    assert_eq!(rig.echoes(), [1, 0]);
-    rig.open(None);
-    rig.turns(3);
-    // Its queue is busy while the kernel takes the old socket down.
-    assert_eq!((rig.echoes(), rig.ports.len()), ([1, 0], 0));
-    rig.turns(60);
-    assert_eq!((rig.words.last(), rig.ports.len()), (Some(&Word::Running), 1));
-    assert_eq!(rig.echoes(), [1, 1]);
-    assert!(rig.actor.worker.balanced() && rig.actor.worker.umem().census().written_off == 0);
-}
-
-#[test]
-fn all_closed_ports_are_opened_and_one_that_is_open_if_it_is_asked_for() {
-    let mut rig = Rig::new();
-    rig.tell(Command::Close(0b11, "no program".to_owned()));
-    rig.turns(2);
-    assert_eq!(rig.words, [Word::Waiting("no program".to_owned())]);
-    assert_eq!(rig.echoes(), [0, 0]);
-    rig.open(None);
-    rig.turns(60);
-    assert_eq!(rig.echoes(), [1, 1]);
-    let closed = || NAMES.map(|name| rig.net.counters(&QueueId::new(name, 0)).closed);
-    assert_eq!(closed(), [1, 1]);
-    rig.open(Some(0));
-    rig.turns(60);
-    let closed = || NAMES.map(|name| rig.net.counters(&QueueId::new(name, 0)).closed);
-    assert_eq!(closed(), [2, 1], "only the one that was asked for");
-    assert_eq!((rig.echoes(), rig.words.last()), ([1, 1], Some(&Word::Running)));
-}
-
-#[test]
-fn a_port_is_opened_from_what_the_newest_request_says() {
-    let mut rig = Rig::new();
-    rig.ids[1].queue = 1;
-    rig.open(Some(1));
-    rig.turns(60);
-    assert_eq!(rig.ports, [rig.ids.clone()]);
-    assert_eq!(rig.actor.worker.infos()[1].id, rig.ids[1]);
-    assert_eq!(rig.echoes(), [1, 1]);
-    rig.tell(Command::Open { restart: Some(0), requests: vec![(0, Err("it is not there".to_owned()))] });
-    rig.turns(60);
-    assert_eq!(rig.words.last(), Some(&Word::Waiting("it is not there".to_owned())));
-    assert_eq!(rig.echoes(), [0, 1]);
-}
-
-#[test]
-fn a_queue_that_stays_busy_is_a_failure_in_bounded_time() {
-    let mut rig = Rig::new();
-    rig.net.refuse_open(&rig.ids[0], libc::EBUSY, 100_000);
-    rig.open(Some(0));
-    rig.turns(1_000);
-    assert_eq!(rig.failed(), [] as [u8; 0], "it may become free");
-    rig.turns(1_000);
-    assert_eq!(rig.failed(), [0]);
-    assert_eq!(rig.echoes(), [0, 1]);
-}
-
-#[test]
 fn stopping_turns_new_packets_away_and_waits_for_old_ones_but_not_for_ever() {
     let mut rig = Rig::new();
     rig.inject(0, b"");
@@ -287,31 +234,6 @@ fn lost_frames_end_the_actor() {
 }
 
 #[test]
-fn a_port_whose_completions_never_come_is_closed() {
-    let mut rig = Rig::new();
-    rig.net.set_faults(&rig.ids[1], Faults { lost_ppm: 1_000_000, ..Faults::none() });
-    rig.inject(1, b"");
-    rig.turns(400);
-    assert_eq!(rig.failed(), [] as [u8; 0]);
-    rig.turns(400);
-    assert_eq!(rig.failed(), [1]);
-    rig.net.set_faults(&rig.ids[1], Faults::none());
-    rig.open(None);
-    rig.turns(60);
-    assert_eq!(rig.echoes(), [1, 1]);
-    assert_eq!(rig.actor.worker.umem().census().written_off, 0, "its frame is back");
-}
-
-#[test]
-fn a_port_whose_interface_has_left_the_tables_is_closed_though_it_is_idle() {
-    let mut rig = Rig::new();
-    let links = rig.net.links().into_iter().filter(|link| link.name == "right").collect();
-    rig.tell(Command::Tables(Box::new(Tables::new(2, links, Vec::new(), Default::default()))));
-    rig.turns(1);
-    assert_eq!(rig.failed(), [0]);
-}
-
-#[test]
 fn packets_that_somebody_steered_away_are_steered_here_again() {
     let mut rig = Rig::new();
     rig.net.steer_away(&rig.ids[0]);
@@ -358,26 +280,15 @@ fn a_handler_that_panicked_is_told_of_once_and_the_next_one_inherits() {
 }
 
 #[test]
-fn an_actor_comes_up_with_the_interface_that_is_there_and_takes_the_other_in() {
-    let net = SimNet::new(&NAMES.map(|name| SimInterface::new(name, 2)), 1);
-    net.delete("left");
-    let mut rig = Rig::on(net.clone());
-    rig.actor.begin();
-    rig.turns(1);
-    assert!(matches!(rig.words.as_slice(), [Word::Waiting(why)] if why.contains("left:0")), "{:?}", rig.words);
-    assert_eq!(rig.actor.worker.closed().collect::<Vec<_>>(), [0]);
-    rig.inject(1, b"");
-    rig.turns(4);
-    assert_eq!(rig.net.sent(&rig.ids[1]).len(), 1);
-    net.create("left");
-    rig.open(None);
-    rig.turns(60);
-    assert_eq!(rig.words.last(), Some(&Word::Running));
+fn a_handler_that_panics_while_it_takes_over_is_replaced_by_one_that_takes_nothing() {
+    let mut rig = Rig::new();
+    rig.known.breaks.store(true, Ordering::Relaxed);
+    rig.tell(Command::RestartHandler { inherit: true });
+    rig.turns(2);
+    assert_eq!((rig.words.last(), rig.replaced.len()), (Some(&Word::Running), 1));
+    assert!(rig.replaced[0].as_ref().is_err_and(|why| why.contains("half of it")), "{:?}", rig.replaced);
+    assert_eq!(rig.known.seeds.lock().unwrap().len(), 3, "the broken one serves nobody");
     assert_eq!(rig.echoes(), [1, 1]);
-    assert!(rig.actor.worker.balanced());
-    // With none of them there is nothing to come up with.
-    NAMES.iter().for_each(|name| net.delete(name));
-    assert!(SimBackend::new(&net, &rig.ids).open_present().is_err_and(|error| error.waits()));
 }
 
 #[test]
