@@ -1,10 +1,13 @@
 //! Saturating load from live frames, and what comes through.
 
 use crate::cpu::{self, Meter, Split};
-use crate::programs::{Counter, Generator, Seen, Shape};
+use crate::flood::Flood;
+use crate::programs::{Counter, Counters, Generator, Seen, Shape};
 use crate::{Error, Result};
 use clap::Args;
 use serde::Serialize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 #[derive(Args)]
@@ -42,6 +45,9 @@ pub(crate) struct Options {
     /// The forwarder's CPU.
     #[arg(long, default_value_t = 1)]
     forwarder_cpu: u32,
+    /// Send by so many AF_XDP sockets instead, one on each queue of --out.
+    #[arg(long, default_value_t = 0)]
+    sockets: u32,
     /// Count what vb received instead, by this namespace's copy of /proc/net/dev: for the generator alone.
     #[arg(long)]
     far: Option<std::path::PathBuf>,
@@ -64,9 +70,24 @@ struct Report {
     generator_core: Split,
 }
 
+/// Frames it has made.
+enum Made {
+    Live(Counters),
+    Sockets(Arc<AtomicU64>),
+}
+
+impl Made {
+    fn get(&self) -> Result<u64> {
+        match self {
+            Made::Live(counters) => counters.get(0),
+            Made::Sockets(count) => Ok(count.load(Relaxed)),
+        }
+    }
+}
+
 struct Bench {
     counters: Vec<Counter>,
-    made: crate::programs::Counters,
+    made: Made,
     core: Meter,
     generator_core: Meter,
 }
@@ -81,24 +102,13 @@ struct Look {
 }
 
 impl Bench {
-    fn seen(&self) -> Result<Seen> {
-        self.counters.iter().try_fold(Seen::default(), |sum, counter| {
-            let seen = counter.seen()?;
-            Ok(Seen {
-                packets: sum.packets + seen.packets,
-                bytes: sum.bytes + seen.bytes,
-                others: sum.others + seen.others,
-            })
-        })
-    }
-
     fn look(&self, options: &Options) -> Result<Look> {
         Ok(Look {
             at: Instant::now(),
-            offered: self.made.get(0)?,
+            offered: self.made.get()?,
             seen: match &options.far {
                 Some(path) => far(path)?,
-                None => self.seen()?,
+                None => Counter::all(&self.counters)?,
             },
             core: self.core.look()?,
             generator_core: self.generator_core.look()?,
@@ -108,26 +118,25 @@ impl Bench {
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     cpu::pin(options.cpu as usize)?;
-    let ifindex = ifindex(&options.out)?;
     let shape = Shape { frame: options.frame, flows: options.flows, port: options.port, ports: options.ports };
-    let mut generator = Generator::load(shape, ifindex)?;
     let counters = options.count.iter().map(|name| Counter::attach(name)).collect::<Result<Vec<_>>>()?;
-    let bench = Bench {
-        counters,
-        made: generator.made()?,
-        core: Meter::start(options.forwarder_cpu)?,
-        generator_core: Meter::start(options.cpu)?,
-    };
-    let ready = wait_until_ready(&bench, &mut generator, Duration::from_millis(options.ready_ms))?;
-
-    std::thread::Builder::new()
-        .name("generator".to_owned())
-        .spawn(move || {
-            // One call: each costs some 25 ms of waiting for other CPUs. It ends with the process.
-            let end = generator.send(u32::MAX);
-            eprintln!("oxide-lab: the generator ended: {end:?}");
-        })
-        .map_err(Error::io("starting the generator"))?;
+    let [core, generator_core] = [options.forwarder_cpu, options.cpu].map(Meter::start);
+    let (core, generator_core) = (core?, generator_core?);
+    let within = Duration::from_millis(options.ready_ms);
+    let (bench, ready);
+    if options.sockets > 0 {
+        let (made, out, sockets) = (Arc::new(AtomicU64::new(0)), options.out.clone(), options.sockets);
+        bench = Bench { counters, made: Made::Sockets(made.clone()), core, generator_core };
+        // A socket stays on the thread that opened it.
+        start("generator", move || Flood::open(&out, sockets, shape, made)?.send())?;
+        ready = wait_until_ready(&bench, || Ok(()), within)?;
+    } else {
+        let mut generator = Generator::load(shape, ifindex(&options.out)?, false)?;
+        bench = Bench { counters, made: Made::Live(generator.made()?), core, generator_core };
+        ready = wait_until_ready(&bench, || generator.send(32), within)?;
+        // One call: each costs some 25 ms of waiting for other CPUs. It ends with the process.
+        start("generator", move || generator.send(u32::MAX))?;
+    }
     std::thread::sleep(Duration::from_millis(options.warm_ms));
     let before = bench.look(options)?;
     std::thread::sleep(Duration::from_millis(options.ms));
@@ -143,18 +152,24 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if report.offered == 0 {
         return Err(Error::Text("the generator did not run".to_owned()));
     }
-    println!("{}", serde_json::to_string(&report).map_err(|e| Error::Text(e.to_string()))?);
-    Ok(())
+    crate::print(&report)
+}
+
+/// A thread that is to run as long as the process.
+fn start(name: &str, work: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
+    let thread = std::thread::Builder::new().name(name.to_owned());
+    let spawned = thread.spawn(move || eprintln!("oxide-lab: the generator ended: {:?}", work()));
+    spawned.map(drop).map_err(Error::io("starting the generator"))
 }
 
 /// Sends a few frames now and then until one comes through.
-fn wait_until_ready(bench: &Bench, generator: &mut Generator, within: Duration) -> Result<Duration> {
+fn wait_until_ready(bench: &Bench, mut send: impl FnMut() -> Result<()>, within: Duration) -> Result<Duration> {
     let start = Instant::now();
-    while !within.is_zero() && bench.seen()?.packets == 0 {
+    while !within.is_zero() && Counter::all(&bench.counters)?.packets == 0 {
         if start.elapsed() > within {
             return Err(Error::Text(format!("no packet came through the forwarder within {within:?}")));
         }
-        generator.send(32)?;
+        send()?;
         std::thread::sleep(Duration::from_millis(5));
     }
     Ok(start.elapsed())

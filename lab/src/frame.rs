@@ -25,6 +25,8 @@ pub(crate) const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 79, 0, 1);
 pub(crate) const CLIENT_PORT: u16 = 16384;
 pub(crate) const VA: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x0a]);
 pub(crate) const VB: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x0b]);
+pub(crate) const VC: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x0c]);
+pub(crate) const VD: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x0d]);
 
 /// Headers before the payload.
 pub(crate) const HEADERS: usize = 42;

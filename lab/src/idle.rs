@@ -1,7 +1,7 @@
 //! What a forwarder's core does when nothing comes.
 
+use crate::Result;
 use crate::cpu::Meter;
-use crate::{Error, Result};
 use clap::Args;
 use std::time::Duration;
 
@@ -19,6 +19,5 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let before = meter.look()?;
     std::thread::sleep(Duration::from_millis(options.ms));
     let split = meter.look()?.since(before);
-    println!("{}", serde_json::to_string(&split).map_err(|e| Error::Text(e.to_string()))?);
-    Ok(())
+    crate::print(&split)
 }

@@ -7,9 +7,14 @@
 //! | [`programs`] | the BPF generator and the far-side counter |
 //! | [`cpu`] | pinning, and where a core's time goes |
 //! | [`blast`] | saturating load, and what comes through |
+//! | [`flood`] | the same by AF_XDP, for several queues |
+//! | [`trials`] | so many frames at such a rate, counted and timed at the far side |
+//! | [`times`] | the far side's table of times |
+//! | [`rfc`] | searches over trials: RFC 2544, 9004, 9693 |
 //! | [`client`] | an AF_XDP client: the sender of [`paced`] and of [`probe`] |
 //! | [`paced`] | load at a given rate: loss, latency, gaps |
 //! | [`probe`] | round trips |
+//! | [`tally`] | the far side's counters alone |
 //! | [`idle`] | a core when nothing comes |
 //! | [`micro`] | the user side in pieces |
 //! | [`fixtures`] | reference forwarders |
@@ -19,12 +24,17 @@ mod client;
 mod cpu;
 mod figures;
 mod fixtures;
+mod flood;
 mod frame;
 mod idle;
 mod micro;
 mod paced;
 mod probe;
 mod programs;
+mod rfc;
+mod tally;
+mod times;
+mod trials;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -66,10 +76,20 @@ struct Arguments {
 enum Command {
     /// Saturates a forwarder with live frames and counts what comes through.
     Blast(blast::Options),
-    /// Load at a given rate, with what is lost and how long each packet takes.
+    /// Given rates by live frames: what is lost, and how long each packet takes.
+    Trial(trials::Options),
+    /// Highest rate that loses no more than a goal (RFC 2544).
+    Throughput(rfc::ThroughputOptions),
+    /// Longest burst that is forwarded whole (RFC 9004).
+    Burst(rfc::BurstOptions),
+    /// How fast and how many sessions are set up (RFC 9693).
+    Sessions(rfc::SessionOptions),
+    /// A given rate by an AF_XDP socket: loss, latency, order, and the longest gap.
     Paced(paced::Options),
     /// Round trips to an echo.
     Probe(probe::Options),
+    /// What comes in a while, whoever sends it.
+    Count(tally::Options),
     /// What the forwarder's core does when nothing comes.
     Idle(idle::Options),
     /// The user side in pieces, timed beside crates that do the same.
@@ -83,8 +103,13 @@ enum Command {
 fn main() -> ExitCode {
     let answer = match Arguments::parse().command {
         Command::Blast(options) => blast::run(&options),
+        Command::Trial(options) => trials::run(&options),
+        Command::Throughput(options) => rfc::throughput(&options),
+        Command::Burst(options) => rfc::burst(&options),
+        Command::Sessions(options) => rfc::sessions(&options),
         Command::Paced(options) => paced::run(&options),
         Command::Probe(options) => probe::run(&options),
+        Command::Count(options) => tally::run(&options),
         Command::Idle(options) => idle::run(&options),
         Command::Micro(options) => micro::run(&options),
         Command::Work(options) => micro::work(&options),
@@ -97,4 +122,10 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// What a command found, as one line of JSON.
+pub(crate) fn print(report: &impl serde::Serialize) -> Result<()> {
+    println!("{}", serde_json::to_string(report).map_err(|e| Error::Text(e.to_string()))?);
+    Ok(())
 }

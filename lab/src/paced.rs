@@ -1,10 +1,10 @@
 //! Load at a given rate, open loop: packets leave when they are due, whatever became of those before. Each carries its
 //! number and the time it was due, so that a late sender shows as latency and not as a smaller load.
 
+use crate::Result;
 use crate::client::{self, BURST, Client, Ends};
 use crate::cpu::{self, Meter, Split};
 use crate::figures::Percentiles;
-use crate::{Error, Result};
 use clap::Args;
 use serde::Serialize;
 use std::time::{Duration, Instant};
@@ -145,8 +145,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         latency: Percentiles::of(arrivals.latencies),
         core,
     };
-    println!("{}", serde_json::to_string(&report).map_err(|e| Error::Text(e.to_string()))?);
-    Ok(())
+    crate::print(&report)
 }
 
 /// Packet `n` is due `n / rate` after the start.

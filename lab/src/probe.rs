@@ -135,8 +135,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         }
     }
     let report = Report { lost, percentiles: Percentiles::of(values) };
-    println!("{}", serde_json::to_string(&report).map_err(|e| Error::Text(e.to_string()))?);
-    Ok(())
+    crate::print(&report)
 }
 
 fn once(pair: &mut dyn Pair, number: u32) -> Result<Option<Duration>> {

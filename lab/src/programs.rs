@@ -1,13 +1,14 @@
-//! The BPF programs that make and count frames, `bpf/generate.bpf.c` and `bpf/count.bpf.c`, compiled and kept in the repository so that building
+//! The BPF programs that make, count and bounce frames (`bpf/*.bpf.c`), compiled and kept in the repository so that building
 //! needs no clang for BPF. docs/performance.md has the recipe; a test compares.
 
 use crate::frame::{self, CLIENT, CLIENT_PORT};
 use crate::{Error, Result};
-use aya::maps::{MapData, PerCpuArray};
+use aya::maps::{Array, MapData, PerCpuArray};
 use aya::programs::{Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader, TestRun, TestRunAttrs, TestRunOptions};
 
 static GENERATE: &[u8] = aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/generate.bpf.o"));
+static BOUNCE: &[u8] = aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/bounce.bpf.o"));
 static COUNT: &[u8] = aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/count.bpf.o"));
 
 /// Frames the kernel makes between two looks for signals and rescheduling; more than 256 it refuses
@@ -46,8 +47,8 @@ pub(crate) struct Generator {
 }
 
 impl Generator {
-    /// Loads it for `shape`, to send by interface `ifindex`.
-    pub(crate) fn load(shape: Shape, ifindex: u32) -> Result<Self> {
+    /// Loads it for `shape`, to send by interface `ifindex`; `ordered`: only what [`Orders`] ask for.
+    pub(crate) fn load(shape: Shape, ifindex: u32, ordered: bool) -> Result<Self> {
         if !shape.flows.is_power_of_two() || shape.flows > 1 << 22 || shape.ports == 0 {
             return Err(Error::Text("flows must be a power of two up to 4 Mi, ports at least one".to_owned()));
         }
@@ -79,6 +80,7 @@ impl Generator {
             .override_global("PORT", &port, true)
             .override_global("PORTS", &ports, true)
             .override_global("IFINDEX", &ifindex, true)
+            .override_global("ORDERED", &u32::from(ordered), true)
             .load(GENERATE)
             .map_err(failed("loading the generator"))?;
         program(&mut object, "oxide_generate")?.load().map_err(failed("loading the generator"))?;
@@ -103,6 +105,67 @@ impl Generator {
     pub(crate) fn made(&mut self) -> Result<Counters> {
         Counters::take(&mut self.object, "MADE")
     }
+
+    /// What it is to do, and what it has done.
+    pub(crate) fn orders(&mut self) -> Result<Orders> {
+        Ok(Orders { order: array(&mut self.object, "ORDER")?, progress: array(&mut self.object, "PROGRESS")? })
+    }
+}
+
+fn array<const N: usize>(object: &mut Ebpf, name: &str) -> Result<Array<MapData, [u64; N]>> {
+    let map = object.take_map(name).ok_or_else(|| Error::Text(format!("no map {name}")))?;
+    map.try_into().map_err(failed(name))
+}
+
+/// Frames to be made.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Order {
+    /// Packets per second; 0 for as many as can be made.
+    pub(crate) pps: f64,
+    pub(crate) frames: u64,
+    /// Number of the first: flows are chosen by it.
+    pub(crate) first: u64,
+}
+
+/// `struct progress` of bpf/generate.bpf.c. Times are of CLOCK_MONOTONIC, nanoseconds.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Progress {
+    pub(crate) sent: u64,
+    pub(crate) start: u64,
+    pub(crate) end: u64,
+    pub(crate) late: u64,
+}
+
+/// The maps by which an ordered [`Generator`] is told what to do.
+pub(crate) struct Orders {
+    order: Array<MapData, [u64; 4]>,
+    progress: Array<MapData, [u64; 5]>,
+}
+
+impl Orders {
+    /// Begins trial `number`, which is none that was before.
+    pub(crate) fn give(&mut self, number: u64, order: &Order) -> Result<()> {
+        let step = if order.pps > 0.0 { (1e9 * 1024.0 / order.pps) as u64 } else { 0 };
+        // The program may read while this is written: the rest first, while it is at rest, then the number.
+        self.order.set(0, [0, step, order.frames, order.first], 0).map_err(failed("ordering"))?;
+        self.order.set(0, [number, step, order.frames, order.first], 0).map_err(failed("ordering"))
+    }
+
+    /// Ends the trial.
+    pub(crate) fn stop(&mut self) -> Result<()> {
+        let [_, step, frames, first] = self.order.get(&0, 0).map_err(failed("ordering"))?;
+        self.order.set(0, [0, step, frames, first], 0).map_err(failed("ordering"))?;
+        // Frames of the batch under way.
+        std::thread::sleep(std::time::Duration::from_millis(1));
+        Ok(())
+    }
+
+    /// What has become of trial `number`; nothing yet if the generator has not seen it. After [`stop`](Self::stop), of the
+    /// trial that was stopped.
+    pub(crate) fn progress(&self, number: u64) -> Result<Progress> {
+        let [trial, sent, start, end, late] = self.progress.get(&0, 0).map_err(failed("progress"))?;
+        Ok(if trial == number { Progress { sent, start, end, late } } else { Progress::default() })
+    }
 }
 
 /// A map of counters, one set per CPU.
@@ -125,6 +188,7 @@ impl Counters {
 pub(crate) struct Counter {
     _object: Ebpf,
     counters: Counters,
+    times: Counters,
 }
 
 /// What a [`Counter`] has seen.
@@ -154,12 +218,57 @@ impl Counter {
         program.load().map_err(failed("loading the counter"))?;
         program.attach(interface, XdpMode::Driver).map_err(failed(&format!("attaching the counter to {interface}")))?;
         let counters = Counters::take(&mut object, "COUNTERS")?;
-        Ok(Self { _object: object, counters })
+        let times = Counters::take(&mut object, "TIMES")?;
+        Ok(Self { _object: object, counters, times })
     }
 
     /// What came so far.
     pub(crate) fn seen(&self) -> Result<Seen> {
         Ok(Seen { packets: self.counters.get(0)?, bytes: self.counters.get(1)?, others: self.counters.get(2)? })
+    }
+
+    /// What came so far by all of `counters`.
+    pub(crate) fn all(counters: &[Self]) -> Result<Seen> {
+        counters.iter().try_fold(Seen::default(), |sum, counter| {
+            let seen = counter.seen()?;
+            Ok(Seen {
+                packets: sum.packets + seen.packets,
+                bytes: sum.bytes + seen.bytes,
+                others: sum.others + seen.others,
+            })
+        })
+    }
+
+    /// Adds the table of times so far to `table`.
+    pub(crate) fn add_times(&self, table: &mut [u64]) -> Result<()> {
+        for (bucket, sum) in (0..).zip(table) {
+            *sum += self.times.get(bucket)?;
+        }
+        Ok(())
+    }
+}
+
+/// A forwarder in the kernel on one interface, attached as long as it lives.
+pub(crate) struct Bounce {
+    _object: Ebpf,
+}
+
+impl Bounce {
+    /// Packets of `interface` leave by `out`, or go back without one.
+    pub(crate) fn attach(interface: &str, out: Option<&str>) -> Result<Self> {
+        let ifindex = out.map_or(Ok(0), crate::blast::ifindex)?;
+        let bytes = [frame::VD.0, frame::VC.0].concat();
+        let macs: [u16; 6] = std::array::from_fn(|n| u16::from_ne_bytes([bytes[2 * n], bytes[2 * n + 1]]));
+        let mut object = EbpfLoader::new()
+            .btf(None)
+            .override_global("IFINDEX", &ifindex, true)
+            .override_global("MACS", &macs, true)
+            .load(BOUNCE)
+            .map_err(failed("loading the forwarder"))?;
+        let program = program(&mut object, "oxide_bounce")?;
+        program.load().map_err(failed("loading the forwarder"))?;
+        program.attach(interface, XdpMode::Driver).map_err(failed(&format!("attaching to {interface}")))?;
+        Ok(Self { _object: object })
     }
 }
 

@@ -24,7 +24,7 @@ fn objects_match_their_sources() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    for name in ["generate", "count", "split"] {
+    for name in ["generate", "count", "split", "bounce"] {
         let (source, object) = (format!("lab/bpf/{name}.bpf.c"), format!("lab/bpf/{name}.bpf.o"));
         let fresh = folder.path().join(name);
         let output = Command::new("clang")

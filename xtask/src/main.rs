@@ -48,7 +48,10 @@ cargo xtask bench  [--quick] [--json FILE] [--peers all|installed] [--keep-logs]
         --peers all     install the peers that Debian has first
         --keep-logs     keep what every program said, and say where
         --docs FILE     measure nothing: put FILE's figures into docs/performance.md (may be given again)
-        NAME            only what has NAME in its name: a forwarder, or growth, round trip, idle, loss, restart, hours, micro
+        NAME            only what has NAME in its name: a forwarder, or growth, round, idle, loss, bursts, sessions,
+                        restart, hours (10^9 packets on the in-memory port: a quarter of an hour), micro
+    cargo xtask bench lab
+        the lab alone, until Ctrl-C: for forwarders of your own (docs/performance.md)
     cargo xtask bench instructions [--accept]
         instructions of the user side's pieces beside the stored ones; --accept stores those of now
 cargo xtask bench processor [--quick] [--json FILE] [MEASURE]...

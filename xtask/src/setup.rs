@@ -55,6 +55,7 @@ const PACKAGES: &[Package] = &[
     package("ethtool", For::Lab, "checksum and segmentation offload of the veth ends"),
     package("util-linux", For::Lab, "unshare, nsenter, setpriv: network namespaces that die with us"),
     package("mount", For::Lab, "a /sys that shows the namespace's own interfaces"),
+    package("nftables", For::Lab, "forwards in the kernel: the demo's control connection, and a peer of the bench"),
     package("valgrind", For::Test, "counts the instructions of the packet path"),
     package("clang", For::Test, "compiles the XDP program anew: is the committed object what its source says?"),
     package("bind9-dnsutils", For::Demo, "dig"),
@@ -65,14 +66,12 @@ const PACKAGES: &[Package] = &[
     package("iperf3", For::Demo, "TCP inside the tunnel, UDP both ways"),
     package("nginx", For::Demo, "serves the 100 MB file inside the tunnel"),
     package("curl", For::Demo, "fetches it"),
-    package("nftables", For::Demo, "forwards iperf3's TCP control connection in the kernel"),
     package("dpdk-dev", For::Peers, "dpdk-testpmd"),
     package("librte-net-af-xdp23", For::Peers, "its AF_XDP driver"),
     package("librte-net-af-packet23", For::Peers, "its AF_PACKET driver"),
     package("libnginx-mod-stream", For::Peers, "nginx as a UDP proxy"),
     package("socat", For::Peers, "a UDP relay of one flow"),
     package("qemu-user", For::LesserCpus, "runs the tests of the vector kernels as a Nehalem and as a Haswell"),
-    package("xdp-tools", For::Peers, "xdp-bench: XDP_TX, the bound of the lab"),
 ];
 
 /// What may be done about missing packages.

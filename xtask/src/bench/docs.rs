@@ -1,22 +1,35 @@
-//! `docs/performance.md`: what stands between its two marks is made from a bench's JSON; the rest is written by hand.
+//! `docs/performance.md`: what stands between its two marks is made from a bench's JSON; the rest is written by hand. The JSON
+//! and the charts go to `docs/bench/`, so that whoever doubts a figure finds what it was made from.
 
-use super::goals;
-use super::record::{About, Record, short};
+use super::record::{self, About, Record, short};
+use super::{charts, goals};
 use crate::process::{Result, failed, io_error};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
 const PAGE: &str = "docs/performance.md";
 const BEGIN: &str = "<!-- figures: made by `cargo xtask bench --docs FILE`; do not edit -->";
 const END: &str = "<!-- end of figures -->";
 
-/// Puts the figures of `records` into the page.
+/// Beside the page: the records and their charts.
+fn folder() -> PathBuf {
+    super::root().join("docs/bench")
+}
+
+/// Puts the figures of `records` into the page, and the records and their charts beside it.
 pub(super) fn write(records: &[Record]) -> Result<()> {
+    let folder = folder();
+    // Charts of measures that are no more must not stay.
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).map_err(io_error(folder.display()))?;
+    record::write_json(&folder.join("bench.json"), records)?;
+    charts::write(&folder, records)?;
     let path = super::root().join(PAGE);
     let page = std::fs::read_to_string(&path).map_err(io_error(path.display()))?;
     let page = replace(&page, &figures(records))?;
     std::fs::write(&path, page).map_err(io_error(path.display()))?;
-    println!("{PAGE} holds {} records", records.len());
+    println!("{PAGE} holds {} records; they and their charts are in docs/bench", records.len());
     Ok(())
 }
 
@@ -42,6 +55,7 @@ fn figures(records: &[Record]) -> String {
             "\nMachine: {machine}. Kernel: {kernel}. Driver and mode: as each line says. Build: {build}. Date: {date} UTC.\nCommand: `{command}`."
         );
     }
+    text.push_str("\nThe records: [bench/bench.json](bench/bench.json).\n");
     text.push_str("\n### Goals\n\n| goal | figure | |\n|---|---|---|\n");
     for verdict in goals::verdicts(records) {
         let _ = writeln!(text, "| {} | {} | {} |", verdict.goal, verdict.figure, verdict.word());
@@ -87,9 +101,14 @@ fn figures(records: &[Record]) -> String {
 
 fn table(text: &mut String, measure: &str, records: &[&Record]) {
     let unit = records.first().map_or("", |r| &r.unit);
+    let mut files: Vec<String> = records.iter().filter(|r| r.runs > 0).map(|r| charts::file(r)).collect();
+    files.sort_unstable();
+    files.dedup();
+    let links: Vec<String> = files.iter().map(|file| format!("[chart](bench/{file})")).collect();
+    let charts = if links.is_empty() { String::new() } else { format!(" {}", links.join(" ")) };
     let _ = writeln!(
         text,
-        "\n**{measure}** ({unit})\n\n| subject | peer | mode | frame | flows | queues | value (least-most) | peer's | ratio (least-most) | runs | |\n\
+        "\n**{measure}** ({unit}){charts}\n\n| subject | peer | mode | frame | flows | queues | value (least-most) | peer's | ratio (least-most) | runs | |\n\
          |---|---|---|---|---|---|---|---|---|---|---|"
     );
     for r in records {
@@ -119,6 +138,7 @@ fn table(text: &mut String, measure: &str, records: &[&Record]) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::record::{Measure, Shape};
     use super::*;
 
     #[test]
@@ -134,5 +154,45 @@ mod tests {
     fn the_page_has_its_marks() {
         let page = std::fs::read_to_string(super::super::root().join(PAGE)).unwrap_or_default();
         assert!(replace(&page, "").is_ok());
+    }
+
+    /// Each figure of the JSON stands in the page's table, in the list of wins or losses, with the goal, and in the chart.
+    #[test]
+    fn page_and_charts_show_what_the_json_says() {
+        let json = r#"[{"measure":"throughput","subject":"relay","peer":"testpmd-af_xdp","ratio_median":1.0625,
+            "ratio_min":0.53,"ratio_max":1.37,"runs":5,"unit":"Mpps","better":"higher","value_median":0.8712,
+            "value_min":0.81,"value_max":0.93,"peer_median":0.8199,"mode":"veth, copy mode","frame":64,"flows":256,
+            "queues":1,"note":"a note","machine":"M","kernel":"6.18","build":"b","date":"d","command":"c"}]"#;
+        let records: Vec<Record> = serde_json::from_str(json).unwrap_or_default();
+        let page = figures(&records);
+        let row = "| relay | testpmd-af_xdp | veth, copy mode | 64 | 256 | 1 | 0.87 (0.81-0.93) | 0.82 | 1.06 (0.53-1.37) | 5 | a note |";
+        assert!(page.contains(row), "{page}");
+        assert!(page.contains("- relay beside testpmd-af_xdp, 64 B, 256 flows: **1.06** x (0.53-1.37)"), "{page}");
+        assert!(page.contains("at least 1 x | 1.06 x (0.53-1.37); 0.87 Mpps | reached |"), "{page}");
+        assert!(page.contains("[chart](bench/throughput.svg)"), "{page}");
+        let charts = charts::all(&records);
+        assert!(charts["throughput.svg"].contains(">1.06</text>"), "{charts:?}");
+    }
+
+    /// The committed JSON, page and charts are of one run.
+    #[test]
+    fn what_is_committed_agrees() {
+        let json = folder().join("bench.json");
+        if !json.exists() {
+            return;
+        }
+        let records = record::read_json(&json).unwrap_or_default();
+        let page = std::fs::read_to_string(super::super::root().join(PAGE)).unwrap_or_default();
+        assert!(replace(&page, &figures(&records)).is_ok_and(|made| made == page), "cargo xtask bench --docs {json:?}");
+        for (name, picture) in charts::all(&records) {
+            let kept = std::fs::read_to_string(folder().join(&name)).unwrap_or_default();
+            assert!(kept == picture, "docs/bench/{name} is not what {json:?} says");
+        }
+    }
+
+    #[test]
+    fn numbers_without_a_peer_have_no_ratio() {
+        let record = Record::alone(Measure::lower("idle core", "%"), "engine-echo", &[1.0], &Shape::default());
+        assert!(figures(&[record]).contains("| engine-echo |  |  |  |  |  | 1.00 (1.00-1.00) |  |  | 1 |  |"));
     }
 }

@@ -1,4 +1,4 @@
-//! Round trips, first packets after idleness, idle cores; loss and latency under a given load; restarts.
+//! Round trips, first packets after idleness, idle cores; restarts.
 
 use super::Bench;
 use super::duel::shape;
@@ -24,12 +24,7 @@ struct Paced {
     sent: u64,
     lost: u64,
     client_missed: u64,
-    out_of_order: u64,
     longest_gap_ms: f64,
-    p50_ns: f64,
-    p99_ns: f64,
-    p999_ns: f64,
-    min_ns: f64,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
@@ -47,14 +42,6 @@ const ROUND_TRIP: [Measure; 3] = [
 const FIRST: [Measure; 2] =
     [Measure::lower("first packet after idle p50", "us"), Measure::lower("first packet after idle p99", "us")];
 const IDLE: Measure = Measure::lower("idle core", "%");
-const LOSS: Measure = Measure::lower("lost at 60 % of peak", "packets");
-const UNDER_LOAD: [Measure; 3] = [
-    Measure::lower("latency at half of peak p50", "us"),
-    Measure::lower("latency at half of peak p99", "us"),
-    Measure::lower("latency at half of peak p99.9", "us"),
-];
-const OVERLOAD: Measure = Measure::lower("dropped by the engine at overload", "packets");
-const VARIATION: Measure = Measure::lower("delay variation at half of peak", "us");
 
 /// Echo, client, and whether it spins.
 struct Asked {
@@ -64,7 +51,7 @@ struct Asked {
 
 impl Bench<'_> {
     /// Runs one of the lab's tools in the outer namespace, and reads what it prints.
-    fn tool<T: for<'a> Deserialize<'a>>(&self, lab: &Lab, arguments: &str, limit: Duration) -> Result<T> {
+    pub(super) fn tool<T: for<'a> Deserialize<'a>>(&self, lab: &Lab, arguments: &str, limit: Duration) -> Result<T> {
         let program = self.tools.lab.display().to_string();
         let mut argv = vec![program.as_str()];
         argv.extend(arguments.split_whitespace());
@@ -74,7 +61,13 @@ impl Bench<'_> {
     }
 
     /// Starts `subject`, runs `work`, stops it.
-    fn beside<T>(&self, lab: &Lab, subject: &Subject, load: Load, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    pub(super) fn beside<T>(
+        &self,
+        lab: &Lab,
+        subject: &Subject,
+        load: Load,
+        work: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
         let forwarder = subject.start(self.session, lab, self.tools, load)?;
         let answer = work();
         let words = if answer.is_err() { forwarder.process.last_words() } else { String::new() };
@@ -177,94 +170,6 @@ impl Bench<'_> {
             let pairs: Vec<_> = pairs.iter().map(|(a, b)| (value(a) / 1e3, value(b) / 1e3)).collect();
             self.records.push(Record::pairs(*measure, names.0, names.1, &pairs, &shape).note(note));
         }
-    }
-
-    /// Loss at 60 % of what the relay forwards at most, and latency at half of it; open loop.
-    pub(super) fn under_load(&mut self, lab: &Lab) -> Result<()> {
-        if !self.wanted("under load") && !self.wanted("loss") {
-            return Ok(());
-        }
-        let load = Load::new(64, 256);
-        let relay = subject::named("relay")?;
-        let peak = match self.unless_failed("peak of the relay", self.blast(lab, relay, load))? {
-            Some(peak) => peak.mpps() * 1e6,
-            None => return Ok(()),
-        };
-        let dropped = self.relay_drops();
-        if let Some((drops, missed)) = self.unless_failed("the relay's report", dropped)? {
-            let note = format!("and {missed} by the kernel, RX ring full");
-            self.records.push(Record::alone(OVERLOAD, "relay", &[drops as f64], &shape(load)).note(note));
-        }
-        let ms = if self.options.quick { 1500 } else { 5000 };
-        // The same rate through a bare loop: what is lost there is the machine's (a core taken away for some milliseconds).
-        let raw = subject::named("raw-echo")?;
-        let (mut lost, mut missed, mut sent, mut half) = (vec![], 0, 0, vec![]);
-        for _ in 0..self.pace.pairs {
-            for part in [0.6, 0.5] {
-                let rate = (peak * part) as u64;
-                let arguments = format!("paced --rate {rate} --ms {ms}");
-                let answer =
-                    self.beside(lab, relay, load, || self.tool::<Paced>(lab, &arguments, Duration::from_secs(60)));
-                let Some(paced) = self.unless_failed("relay under a given load", answer)? else { continue };
-                if part == 0.6 {
-                    let arguments = format!("{arguments} --echo");
-                    let answer =
-                        self.beside(lab, raw, load, || self.tool::<Paced>(lab, &arguments, Duration::from_secs(60)));
-                    let Some(bare) = self.unless_failed("raw-echo under a given load", answer)? else { continue };
-                    let own = |p: &Paced| p.lost.saturating_sub(p.client_missed) as f64;
-                    lost.push((own(&paced), own(&bare)));
-                    missed += paced.client_missed;
-                    sent += paced.sent;
-                } else {
-                    half.push(paced);
-                }
-            }
-        }
-        let shape = shape(load);
-        let note = format!(
-            "of {} sent at {} pps; {missed} more were lost in the prober's own ring",
-            sent,
-            (peak * 0.6) as u64
-        );
-        self.say(format_args!("loss at 60 % of peak: {lost:?} {note}"));
-        self.records.push(Record::pairs(LOSS, "relay", "raw-echo", &lost, &shape).note(note));
-        let values: [fn(&Paced) -> f64; 3] = [|p| p.p50_ns, |p| p.p99_ns, |p| p.p999_ns];
-        for (measure, value) in UNDER_LOAD.iter().zip(values) {
-            let values: Vec<f64> = half.iter().map(|p| value(p) / 1e3).collect();
-            self.records
-                .push(Record::alone(*measure, "relay", &values, &shape).note("one way, from the time it was due"));
-        }
-        let variation: Vec<f64> = half.iter().map(|p| (p.p999_ns - p.min_ns) / 1e3).collect();
-        self.records
-            .push(Record::alone(VARIATION, "relay", &variation, &shape).note("99.9th less the least (RFC 8219)"));
-        let disorder: u64 = half.iter().map(|p| p.out_of_order).sum();
-        if disorder > 0 {
-            self.say(format_args!("{disorder} packets overtook others of their flow"));
-        }
-        Ok(())
-    }
-}
-
-/// `oxide relay --report`, as far as we look.
-#[derive(Debug, Default, Deserialize)]
-struct RelayReport {
-    totals: RelayTotals,
-}
-
-#[derive(Debug, Default, Deserialize)]
-struct RelayTotals {
-    drops: std::collections::BTreeMap<String, u64>,
-    rx_missed: u64,
-}
-
-impl Bench<'_> {
-    /// What the last relay dropped itself, and what the kernel had dropped for it.
-    fn relay_drops(&self) -> Result<(u64, u64)> {
-        let path = self.session.dir.join(subject::REPORT);
-        let text = std::fs::read_to_string(&path).map_err(crate::process::io_error(path.display()))?;
-        let report: RelayReport =
-            serde_json::from_str(&text).or_else(|e| failed(format!("{}: {e}", path.display())))?;
-        Ok((report.totals.drops.values().sum(), report.totals.rx_missed))
     }
 }
 

@@ -7,7 +7,8 @@
 //! | [`subject`] | the forwarders, ours and others' |
 //! | [`sample`] | one run of one of them under load |
 //! | [`duel`] | two of them in turns |
-//! | [`latency`] | round trips, idleness, given loads, restarts |
+//! | [`latency`] | round trips, idleness, restarts |
+//! | [`trials`] | given rates: throughput at a loss goal, loss, latency, bursts, sessions |
 //! | [`growth`] | cost as flows, frames, entries, queues and time grow |
 //! | [`micro`] | the user side in pieces: time, and instructions beside the stored ones |
 //! | [`goals`] | what is aimed at, held against the figures |
@@ -26,6 +27,7 @@ mod processor;
 pub(crate) mod record;
 mod sample;
 mod subject;
+mod trials;
 
 use crate::host::Host;
 use crate::process::{Cancel, Error, Result, Session, failed, io_error, is_root, run_visible};
@@ -121,6 +123,11 @@ impl Bench<'_> {
         self.options.names.is_empty() || self.options.names.iter().any(|n| name.contains(n.as_str()))
     }
 
+    /// Whether only the most telling things are to run: four minutes do not hold all; what is named runs, quick or not.
+    fn brief(&self) -> bool {
+        self.options.quick && self.options.names.is_empty()
+    }
+
     /// A line of progress.
     fn say(&self, text: impl std::fmt::Display) {
         eprintln!("[{:4} s] {text}", self.started.elapsed().as_secs());
@@ -172,7 +179,9 @@ pub(crate) fn run(cancel: &Cancel, options: &Options) -> Result<()> {
         records: vec![],
         not_run: vec![],
     };
-    let outcome = if only("instructions") {
+    let outcome = if only("lab") {
+        bench.by_hand()
+    } else if only("instructions") {
         bench.instructions()
     } else if in_memory {
         bench.pieces()
@@ -200,16 +209,34 @@ impl Bench<'_> {
         self.growth(&lab)?;
         self.round_trips(&lab)?;
         self.idleness(&lab)?;
-        self.under_load(&lab)?;
+        self.given_rates(&lab)?;
         self.restarts(&lab)?;
         drop(lab);
         self.other_queues()?;
         self.queues()?;
         self.hours()?;
-        if self.wanted("micro") && (!self.options.quick || !self.options.names.is_empty()) {
+        if self.wanted("micro") && !self.brief() {
             self.pieces()?;
         }
         Ok(())
+    }
+
+    /// The lab for commands given by hand, until Ctrl-C.
+    fn by_hand(&self) -> Result<()> {
+        let lab = Lab::create(self.session, 1)?;
+        lab.restore(self.session, false, 1)?;
+        let [outer, inner] = [&lab.outer, &lab.inner].map(|ns| format!("nsenter --net=/proc/{}/ns/net --", ns.pid()));
+        println!(
+            "The lab is there until Ctrl-C. In another shell, as root:\n\n\
+             OUTER='{outer}'; INNER='{inner}'; L={}\n\n\
+             $INNER $L forward raw &          # or any forwarder of your own on vb, on CPU 1\n\
+             $OUTER $L blast\n\n\
+             docs/performance.md, \"Put your own forwarder beside\", has the rest.",
+            self.tools.lab.display()
+        );
+        loop {
+            self.session.cancel.sleep(std::time::Duration::from_millis(200))?;
+        }
     }
 
     /// The user side in pieces.

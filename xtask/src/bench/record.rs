@@ -48,7 +48,7 @@ pub(crate) struct Record {
     pub(crate) subject: String,
     /// Empty where the value stands alone.
     pub(crate) peer: String,
-    /// Subject's value over the peer's, within a pair; `None` without a peer.
+    /// Subject's value over the peer's, within a pair; `None` without a peer, or where a peer's value is zero.
     pub(crate) ratio_median: Option<f64>,
     pub(crate) ratio_min: Option<f64>,
     pub(crate) ratio_max: Option<f64>,
@@ -100,7 +100,9 @@ impl Measure {
 impl Record {
     /// From interleaved pairs (subject's value, peer's value): ratios are taken within each.
     pub(crate) fn pairs(measure: Measure, subject: &str, peer: &str, pairs: &[(f64, f64)], shape: &Shape) -> Self {
-        let ratios: Vec<f64> = pairs.iter().filter(|(_, p)| *p != 0.0).map(|(s, p)| s / p).collect();
+        // Beside nothing there is no ratio, and those of the other pairs would not be the whole truth.
+        let whole = pairs.iter().all(|(_, p)| *p != 0.0);
+        let ratios: Vec<f64> = pairs.iter().filter(|_| whole).map(|(s, p)| s / p).collect();
         let (median, least, most) = spread(&ratios);
         let some = |ratio| (!ratios.is_empty()).then_some(ratio);
         let values: Vec<f64> = pairs.iter().map(|(s, _)| *s).collect();

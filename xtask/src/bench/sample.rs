@@ -17,6 +17,8 @@ pub(super) struct Core {
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 pub(super) struct Blast {
     pub(super) seconds: f64,
+    /// Frames the generator made.
+    pub(super) offered: u64,
     pub(super) packets: u64,
     pub(super) core: Core,
 }
@@ -45,8 +47,13 @@ impl Blast {
 impl Bench<'_> {
     /// Starts `subject` in the lab, saturates it, stops it.
     pub(super) fn blast(&self, lab: &Lab, subject: &Subject, load: Load) -> Result<Blast> {
+        self.blast_with(lab, subject, load, &[])
+    }
+
+    /// The same with `more` options of `oxide-lab blast`.
+    pub(super) fn blast_with(&self, lab: &Lab, subject: &Subject, load: Load, more: &[&str]) -> Result<Blast> {
         let forwarder = subject.start(self.session, lab, self.tools, load)?;
-        let answer = self.blast_running(lab, load, &[]);
+        let answer = self.blast_running(lab, load, more);
         let words = if answer.is_err() { forwarder.process.last_words() } else { String::new() };
         forwarder.stop(self.session, lab)?;
         match answer {
@@ -58,8 +65,9 @@ impl Bench<'_> {
     /// Saturates whatever runs there.
     pub(super) fn blast_running(&self, lab: &Lab, load: Load, more: &[&str]) -> Result<Blast> {
         let program = self.tools.lab.display().to_string();
-        let numbers =
-            [load.frame, load.flows, load.ports(), self.pace.warm_ms, self.pace.window_ms].map(|n| n.to_string());
+        // A forwarder takes one frame in seven, at random: each flow must have had its session before the window.
+        let warm_ms = self.pace.warm_ms + load.flows / 128;
+        let numbers = [load.frame, load.flows, load.ports(), warm_ms, self.pace.window_ms].map(|n| n.to_string());
         let [frame, flows, ports, warm, window] = numbers.each_ref().map(String::as_str);
         let argv = [
             &[program.as_str(), "blast", "--frame", frame, "--flows", flows, "--ports", ports],

@@ -23,11 +23,13 @@ pub(super) struct Load {
     pub(super) queues: u32,
     /// Relay entries, on ports 5000 and up.
     pub(super) entries: u32,
+    /// Sessions the relay may have; 0: twice the flows.
+    pub(super) capacity: u32,
 }
 
 impl Load {
     pub(super) const fn new(frame: u32, flows: u32) -> Self {
-        Self { frame, flows, queues: 1, entries: 1 }
+        Self { frame, flows, queues: 1, entries: 1, capacity: 0 }
     }
 
     /// Sessions share 32 Ki source ports of an address; beyond, the relay gets more entries with upstreams of their own.
@@ -61,16 +63,17 @@ impl Subject {
             .is_none_or(|(what, _)| if what.starts_with('/') { Path::new(what).exists() } else { has_program(what) })
     }
 
+    /// Whether it forwards without user space: it has no user side then, and partly works on the generator's core.
+    pub(super) fn in_kernel(&self) -> bool {
+        ["nft-dnat", "xdp-tx", "xdp-redirect"].contains(&self.name)
+    }
+
     /// Starts it in the lab.
     pub(super) fn start(&self, session: &Session, lab: &Lab, tools: &Tools, load: Load) -> Result<Forwarder> {
         lab.restore(session, self.gro, load.upstreams())?;
         let argv = (self.argv)(tools, session, load)?;
         let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
-        // A /sys that shows the namespace's own interfaces, as `ip netns exec` gives.
-        const WITH_SYSFS: &str = "(mount --make-rprivate / || mount --make-rprivate /sys) 2>/dev/null && \
-            mount -t sysfs sysfs /sys; mount -t bpf bpf /sys/fs/bpf 2>/dev/null; exec \"$@\"";
-        let wrapper = ["unshare", "--mount", "--propagation", "unchanged", "--", "sh", "-c", WITH_SYSFS, "sh"];
-        let process = lab.inner.spawn(session, self.name, &[&wrapper[..], &argv].concat())?;
+        let process = lab.inner.spawn(session, self.name, &[&OWN_SYS, &argv[..]].concat())?;
         Ok(Forwarder { process })
     }
 }
@@ -92,11 +95,17 @@ impl Forwarder {
         drop(self.process);
         // libxdp's programs stay attached after their process (xdp-tools#347), nft's tables too.
         const CLEAN: &str = "for d in vb vc; do for m in xdpdrv xdpgeneric; do ip link set dev $d $m off 2>/dev/null; done; \
-            for q in /sys/class/net/$d/queues/rx-*/rps_cpus; do echo 0 > $q 2>/dev/null; done; done; \
+            for q in /sys/class/net/$d/queues/rx-*/rps_cpus; do echo 0 > $q || exit 1; done; done; \
             command -v nft > /dev/null && nft flush ruleset; true";
-        lab.inner.run(session, "clean", &["sh", "-c", CLEAN]).map(drop)
+        lab.inner.run(session, "clean", &[&OWN_SYS[..], &["sh", "-c", CLEAN]].concat()).map(drop)
     }
 }
+
+/// Runs what follows with a /sys that shows the namespace's own interfaces, as `ip netns exec` gives: receive packet
+/// steering is set there by one forwarder, and must be taken back before the next.
+const OWN_SYS: [&str; 9] = ["unshare", "--mount", "--propagation", "unchanged", "--", "sh", "-c", WITH_SYSFS, "sh"];
+const WITH_SYSFS: &str = "(mount --make-rprivate / || mount --make-rprivate /sys) 2>/dev/null && \
+    mount -t sysfs sysfs /sys; mount -t bpf bpf /sys/fs/bpf 2>/dev/null; exec \"$@\"";
 
 /// The relay's report, in the session's folder.
 pub(super) const REPORT: &str = "report.json";
@@ -115,7 +124,7 @@ fn write(session: &Session, name: &str, text: &str) -> Result<String> {
 pub(super) fn relay_config(load: Load) -> String {
     let pins: Vec<&str> = (0..load.queues).map(|_| "1").take(1).collect();
     let mut text = format!("[engine]\ninterfaces = [\"vb\", \"vc\"]\npin = [{}]\n", pins.join(", "));
-    let capacity = (load.flows * 2).clamp(65_536, 16_777_216);
+    let capacity = if load.capacity > 0 { load.capacity } else { (load.flows * 2).clamp(65_536, 16_777_216) };
     let _ = write!(text, "\n[sessions]\ncapacity = {capacity}\nsource_ports = \"30000-65535\"\n");
     for n in 0..load.ports() {
         let upstream = if load.upstreams() > 1 { format!("10.100.{n}.2") } else { "10.78.0.2".to_owned() };
@@ -299,9 +308,16 @@ pub(super) const SUBJECTS: &[Subject] = &[
     },
     Subject {
         name: "xdp-tx",
-        needs: Some(("xdp-bench", "xdp-tools")),
+        needs: None,
         gro: false,
-        argv: |_, _, _| Ok(words("taskset -c 1 xdp-bench tx vb -m native -p swap-macs -i 3600")),
+        argv: |tools, _, _| Ok(lab_fixture(tools, "kernel --echo")),
+        note: "in the kernel, on the generator's core: the lab's bound",
+    },
+    Subject {
+        name: "xdp-redirect",
+        needs: None,
+        gro: false,
+        argv: |tools, _, _| Ok(lab_fixture(tools, "kernel")),
         note: "in the kernel, on the generator's core: the lab's bound",
     },
     Subject {
@@ -331,4 +347,38 @@ pub(super) fn check_built(tools: &Tools) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_counts_as_present_where_its_program_is() {
+        let needing = |what: &'static str| Subject {
+            name: "peer",
+            needs: Some((what, "a package")),
+            gro: false,
+            argv: |_, _, _| Ok(vec![]),
+            note: "",
+        };
+        assert!(needing("sh").present() && needing("/bin/sh").present());
+        assert!(!needing("no-such-program-anywhere").present() && !needing("/no/such/file").present());
+        assert_eq!(
+            named("quilkin").ok().and_then(|quilkin| quilkin.needs).map(|(program, _)| program),
+            Some("quilkin")
+        );
+        assert!(named("nobody").is_err());
+    }
+
+    #[test]
+    fn the_relay_gets_an_upstream_for_every_32_ki_flows() {
+        let many = relay_config(Load::new(64, 1 << 17));
+        assert_eq!((many.matches("[[relay]]").count(), many.contains("10.100.3.2:6000")), (4, true));
+        let one = relay_config(Load { capacity: 1000, ..Load::new(64, 256) });
+        assert!(
+            one.contains("capacity = 1000") && one.contains("10.78.0.2:6000") && one.contains("pin = [1]"),
+            "{one}"
+        );
+    }
 }

@@ -1,0 +1,235 @@
+//! Trials: so many frames at such a rate, made by the kernel's live-frame loop (`bpf/generate.bpf.c`), counted and timed at
+//! the far side (`bpf/count.bpf.c`). Open loop: a frame's time runs from when it was due, so a late generator shows as
+//! latency and not as a smaller load.
+
+use crate::cpu::{self, Meter, Split};
+use crate::figures::Percentiles;
+use crate::programs::{Counter, Generator, Order, Orders, Shape};
+use crate::times;
+use crate::{Error, Result, blast};
+use clap::Args;
+use serde::Serialize;
+use std::time::{Duration, Instant};
+
+/// Where and what to send.
+#[derive(Args, Clone)]
+pub(crate) struct Bed {
+    /// Interface to send by.
+    #[arg(long, default_value = "va")]
+    out: String,
+    /// Interfaces whose packets are counted, together.
+    #[arg(long, default_values = ["va", "vd"])]
+    count: Vec<String>,
+    /// Bytes of a frame, without FCS; 64 at least.
+    #[arg(long, default_value_t = 64)]
+    frame: usize,
+    /// Flows: a power of two.
+    #[arg(long, default_value_t = 256)]
+    flows: u32,
+    /// First UDP port of the forwarder.
+    #[arg(long, default_value_t = 5000)]
+    port: u16,
+    /// Ports used in turn.
+    #[arg(long, default_value_t = 1)]
+    ports: u16,
+    /// How long the forwarder may take until a first packet comes through, milliseconds.
+    #[arg(long, default_value_t = 10_000)]
+    ready_ms: u64,
+    /// The generator's CPU.
+    #[arg(long, default_value_t = 0)]
+    cpu: u32,
+    /// The forwarder's CPU.
+    #[arg(long, default_value_t = 1)]
+    forwarder_cpu: u32,
+}
+
+impl Bed {
+    pub(crate) fn flows(&self) -> u32 {
+        self.flows
+    }
+}
+
+/// What came of a trial.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(crate) struct Outcome {
+    /// Packets per second asked for; 0 is as many as can be made.
+    pub(crate) asked_pps: f64,
+    /// Packets per second that the generator made.
+    pub(crate) made_pps: f64,
+    pub(crate) sent: u64,
+    pub(crate) received: u64,
+    pub(crate) lost: u64,
+    /// How late the latest frame left, nanoseconds: the generator's own core was away for so long.
+    pub(crate) late_ns: u64,
+    /// Time that the hypervisor took from the forwarder's CPU, as proc_stat(5) has it, in steps of 10 ms.
+    pub(crate) steal_ms: u64,
+    /// The window in which frames were made.
+    pub(crate) seconds: f64,
+    #[serde(flatten)]
+    pub(crate) latency: Percentiles,
+    /// The forwarder's core.
+    pub(crate) core: Split,
+}
+
+impl Outcome {
+    /// Share that was lost.
+    pub(crate) fn loss(&self) -> f64 {
+        if self.sent == 0 { 1.0 } else { self.lost as f64 / self.sent as f64 }
+    }
+}
+
+/// A generator that waits for orders, and the far side's counters.
+pub(crate) struct Trials {
+    orders: Orders,
+    counters: Vec<Counter>,
+    meter: Meter,
+    forwarder_cpu: u32,
+    last: u64,
+}
+
+/// Nothing has come for so long: nothing more will.
+const SILENCE: Duration = Duration::from_millis(20);
+
+impl Trials {
+    /// Starts the generator's loop, and waits until the forwarder lets a packet through.
+    pub(crate) fn start(bed: &Bed) -> Result<Self> {
+        cpu::pin(bed.cpu as usize)?;
+        let shape = Shape { frame: bed.frame.max(64), flows: bed.flows, port: bed.port, ports: bed.ports };
+        let mut generator = Generator::load(shape, blast::ifindex(&bed.out)?, true)?;
+        let counters = bed.count.iter().map(|name| Counter::attach(name)).collect::<Result<Vec<_>>>()?;
+        let orders = generator.orders()?;
+        std::thread::Builder::new()
+            .name("generator".to_owned())
+            .spawn(move || {
+                // One call: each costs some 25 ms of waiting for other CPUs. It ends with the process.
+                while generator.send(u32::MAX).is_ok() {}
+            })
+            .map_err(Error::io("starting the generator"))?;
+        let meter = Meter::start(bed.forwarder_cpu)?;
+        let mut trials = Self { orders, counters, meter, forwarder_cpu: bed.forwarder_cpu, last: 0 };
+        trials.wait_until_ready(u64::from(bed.flows), Duration::from_millis(bed.ready_ms))?;
+        Ok(trials)
+    }
+
+    /// One packet after the other until one comes through; then each flow once, slowly.
+    fn wait_until_ready(&mut self, flows: u64, within: Duration) -> Result<()> {
+        let start = Instant::now();
+        while self.run(&Order { pps: 10_000.0, frames: 1, first: 0 })?.received == 0 {
+            if start.elapsed() > within {
+                return Err(Error::Text(format!("no packet came through the forwarder within {within:?}")));
+            }
+        }
+        // Sessions are set up, neighbours known. More flows than these are the trial's own work.
+        self.run(&Order { pps: 50_000.0, frames: flows.min(65_536), first: 0 }).map(drop)
+    }
+
+    fn seen(&self) -> Result<u64> {
+        Counter::all(&self.counters).map(|seen| seen.packets)
+    }
+
+    fn times(&self) -> Result<Vec<u64>> {
+        let mut table = vec![0; times::BUCKETS];
+        for counter in &self.counters {
+            counter.add_times(&mut table)?;
+        }
+        Ok(table)
+    }
+
+    /// One trial, to its end: at most twice the time it should take, and a second.
+    pub(crate) fn run(&mut self, order: &Order) -> Result<Outcome> {
+        let pps = if order.pps > 0.0 { order.pps } else { 100_000.0 };
+        let within = Duration::from_secs_f64(2.0 * order.frames as f64 / pps + 1.0);
+        self.run_within(order, within)
+    }
+
+    /// As many as can be made, for so long.
+    pub(crate) fn saturate(&mut self, time: Duration) -> Result<Outcome> {
+        self.run_within(&Order { pps: 0.0, frames: u64::MAX, first: 0 }, time)
+    }
+
+    fn run_within(&mut self, order: &Order, within: Duration) -> Result<Outcome> {
+        self.last += 1;
+        let (seen, times, steal) = (self.seen()?, self.times()?, steal_ms(self.forwarder_cpu));
+        self.orders.give(self.last, order)?;
+        let (look, start) = (self.meter.look()?, Instant::now());
+        let due = if order.pps > 0.0 { order.frames as f64 / order.pps } else { 0.0 };
+        let mut pause = Duration::from_secs_f64(due).min(within);
+        loop {
+            std::thread::sleep(pause);
+            let progress = self.orders.progress(self.last)?;
+            if progress.sent >= order.frames || start.elapsed() >= within {
+                break;
+            }
+            pause = Duration::from_millis(1);
+        }
+        let core = self.meter.look()?.since(look);
+        self.orders.stop()?;
+        self.wait_for_silence(seen)?;
+        let progress = self.orders.progress(self.last)?;
+        if progress.sent == 0 {
+            return Err(Error::Text("the generator does not run".to_owned()));
+        }
+        let received = self.seen()? - seen;
+        let table: Vec<u64> = self.times()?.iter().zip(&times).map(|(now, before)| now - before).collect();
+        let seconds = (progress.end - progress.start) as f64 / 1e9;
+        Ok(Outcome {
+            asked_pps: order.pps,
+            made_pps: progress.sent as f64 / seconds.max(1e-9),
+            sent: progress.sent,
+            received,
+            lost: progress.sent.saturating_sub(received),
+            late_ns: progress.late,
+            steal_ms: steal_ms(self.forwarder_cpu).saturating_sub(steal),
+            seconds,
+            latency: times::percentiles(&table),
+            core,
+        })
+    }
+
+    /// Until the forwarder's rings are empty.
+    fn wait_for_silence(&self, before: u64) -> Result<()> {
+        let (mut seen, mut since, start) = (before, Instant::now(), Instant::now());
+        while since.elapsed() < SILENCE && start.elapsed() < Duration::from_secs(1) {
+            std::thread::sleep(Duration::from_millis(2));
+            let now = self.seen()?;
+            if now != seen {
+                (seen, since) = (now, Instant::now());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Milliseconds that the hypervisor has taken from `cpu` since boot (proc_stat(5), `steal`; ticks are 10 ms).
+fn steal_ms(cpu: u32) -> u64 {
+    let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    let name = format!("cpu{cpu} ");
+    let line = stat.lines().find_map(|line| line.strip_prefix(name.as_str())).unwrap_or_default();
+    line.split_whitespace().nth(7).and_then(|ticks| ticks.parse::<u64>().ok()).unwrap_or(0) * 10
+}
+
+#[derive(Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    bed: Bed,
+    /// Packets per second, 0 for as many as can be made; one trial for each.
+    #[arg(long = "rate", required = true)]
+    rates: Vec<f64>,
+    /// How long each takes, milliseconds.
+    #[arg(long, default_value_t = 1000)]
+    ms: u64,
+}
+
+/// `oxide-lab trial`: an array of outcomes.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let mut trials = Trials::start(&options.bed)?;
+    let mut outcomes = vec![];
+    for &pps in &options.rates {
+        outcomes.push(if pps > 0.0 {
+            trials.run(&Order { pps, frames: (pps * options.ms as f64 / 1e3) as u64, first: 0 })?
+        } else {
+            trials.saturate(Duration::from_millis(options.ms))?
+        });
+    }
+    crate::print(&outcomes)
+}
