@@ -99,6 +99,8 @@ pub(super) struct Fault {
     pub(super) act: fn(&mut Scene<'_>) -> Result<()>,
 }
 
+/// What is done to XDP programs is not here, but in `tests/faults_interface.rs`: the relay has given up the privilege to do
+/// that to itself.
 pub(super) const FAULTS: &[Fault] = &[
     Fault {
         name: "panic",
@@ -175,28 +177,6 @@ pub(super) const FAULTS: &[Fault] = &[
                 scene.near("ip link set near0 up")?;
             }
             scene.lab.running(scene.session, 0)
-        },
-    },
-    Fault {
-        name: "detach",
-        what: "XDP program taken off",
-        reach: Reach::Interface,
-        act: |scene| scene.relay.inject("detach near0:0"),
-    },
-    Fault {
-        name: "swap",
-        what: "another program put under our link",
-        reach: Reach::Interface,
-        act: |scene| scene.relay.inject("swap near0:0"),
-    },
-    Fault {
-        name: "replace",
-        what: "another program in the place of ours, then gone",
-        reach: Reach::Interface,
-        act: |scene| {
-            scene.relay.inject("replace near0:0")?;
-            scene.waiting()?;
-            scene.relay.inject("give-back near0:0")
         },
     },
     Fault {
