@@ -5,8 +5,10 @@
 #[path = "common/netns.rs"]
 mod netns;
 
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use netns::{Lab, in_namespace, skip_unless_root};
@@ -44,21 +46,35 @@ impl Setup {
     }
 
     fn start(&self, engine: &str) -> Running {
-        let report = self.dir.path().join("report.json");
+        self.start_in(&[], engine)
+    }
+
+    /// Starts `oxide relay` behind `wrapper`, which must become ready.
+    fn start_in(&self, wrapper: &[&str], engine: &str) -> Running {
+        let (report, log) = (self.dir.path().join("report.json"), self.dir.path().join("log"));
         let _ = std::fs::remove_file(&report);
-        let child = Command::new(env!("CARGO_BIN_EXE_oxide"))
-            .args(["relay", "--report", report.to_str().unwrap(), "--config"])
+        let mut words: Vec<&str> = wrapper.to_vec();
+        words.extend([env!("CARGO_BIN_EXE_oxide"), "relay", "--report", report.to_str().unwrap(), "--config"]);
+        let child = Command::new(words[0])
+            .args(&words[1..])
             .arg(self.config(engine))
-            .stderr(Stdio::piped())
+            .stderr(std::fs::File::create(&log).unwrap())
             .spawn()
             .unwrap();
-        let running = Running { child };
+        let mut running = Running { child };
         let deadline = Instant::now() + Duration::from_secs(20);
+        let said = || std::fs::read_to_string(&log).unwrap();
         while !report.exists() {
-            assert!(Instant::now() < deadline, "not ready");
+            assert!(Instant::now() < deadline, "not ready: {}", said());
+            assert!(running.child.try_wait().unwrap().is_none(), "not started: {}", said());
             std::thread::sleep(Duration::from_millis(10));
         }
         running
+    }
+
+    /// What the one that was started last has said so far.
+    fn said(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap()
     }
 }
 
@@ -81,6 +97,19 @@ fn assert_says(text: &str, words: &[&str]) {
     for word in words {
         assert!(text.contains(word), "`{word}` is missing in: {text}");
     }
+}
+
+/// Whether the program can be run behind `wrapper` at all here: a kernel without user namespaces, or a build folder that
+/// another user may not enter, is the machine's fault.
+fn can(test: &str, wrapper: &[&str]) -> bool {
+    let mut words = wrapper.to_vec();
+    words.extend([env!("CARGO_BIN_EXE_oxide"), "--version"]);
+    let output = Command::new(words[0]).args(&words[1..]).output().unwrap();
+    if !output.status.success() {
+        let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        let _ = writeln!(std::io::stderr(), "SKIPPED-OK {test}: {why}");
+    }
+    output.status.success()
 }
 
 fn nothing_left(lab: &Lab) {
@@ -161,6 +190,78 @@ fn memlock_that_is_too_low() {
         // 1 MiB is enough for an executor, and less than the packet memory. Without CAP_IPC_LOCK the limit counts.
         let wrapper = ["prlimit", "--memlock=1048576:1048576", "setpriv", "--bounding-set=-ipc_lock,-sys_resource"];
         assert_says(&setup.refused(&wrapper, R0), &["memlock"]);
+        nothing_left(lab);
+    });
+}
+
+/// As Docker, Kubernetes or a unit would start it: what is needed and no more.
+#[test]
+fn a_container_with_what_it_takes() {
+    if skip_unless_root("a_container_with_what_it_takes") {
+        return;
+    }
+    in_namespace(|lab| {
+        let setup = setup(lab);
+        let bounding = ["setpriv", "--no-new-privs", "--bounding-set=-all,+net_admin,+net_raw,+bpf,+ipc_lock"];
+        drop(setup.start_in(&bounding, R0));
+        assert_says(&setup.said(), &["capabilities NET_ADMIN NET_RAW BPF IPC_LOCK,"]);
+
+        // Without CAP_IPC_LOCK the limit counts: 8 MiB, as many hosts have it, is enough for a small queue.
+        let limit = ["prlimit", "--memlock=8388608:8388608"];
+        let without = [&limit[..], &["setpriv", "--bounding-set=-all,+net_admin,+net_raw,+bpf"]].concat();
+        drop(setup.start_in(&without, R0));
+
+        // Not root: as the unit's DynamicUser, with ambient capabilities.
+        let all = std::fs::Permissions::from_mode(0o777);
+        std::fs::set_permissions(setup.dir.path(), all).unwrap();
+        let user = [
+            "setpriv",
+            "--reuid=65534",
+            "--regid=65534",
+            "--clear-groups",
+            "--inh-caps=-all,+net_admin,+net_raw,+bpf,+ipc_lock",
+            "--ambient-caps=-all,+net_admin,+net_raw,+bpf,+ipc_lock",
+        ];
+        if can("a_container_with_what_it_takes: as user 65534", &user) {
+            drop(setup.start_in(&user, R0));
+        }
+        nothing_left(lab);
+    });
+}
+
+/// File systems as containers have them: none for BPF, and /sys and /proc/sys only to read.
+#[test]
+fn file_systems_of_a_container() {
+    if skip_unless_root("file_systems_of_a_container") {
+        return;
+    }
+    in_namespace(|lab| {
+        let setup = setup(lab);
+        // Not mounted everywhere to begin with.
+        let _ = Command::new("umount").args(["-l", "/sys/fs/bpf"]).output();
+        lab.run("mount", "-o remount,bind,ro /sys");
+        assert!(std::fs::write("/sys/class/net/r0/gro_flush_timeout", "0").is_err(), "/sys can be written");
+        lab.run("mount", "--bind /proc/sys /proc/sys");
+        lab.run("mount", "-o remount,bind,ro /proc/sys");
+        drop(setup.start(R0));
+        nothing_left(lab);
+    });
+}
+
+/// Capabilities of a user namespace are not the host's.
+#[test]
+fn a_user_namespace() {
+    if skip_unless_root("a_user_namespace") {
+        return;
+    }
+    in_namespace(|lab| {
+        let setup = setup(lab);
+        let wrapper = ["unshare", "--user", "--map-root-user"];
+        if !can("a_user_namespace", &wrapper) {
+            return;
+        }
+        let said = setup.refused(&wrapper, R0);
+        assert_says(&said, &["user namespace", "--userns=host"]);
         nothing_left(lab);
     });
 }

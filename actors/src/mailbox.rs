@@ -151,6 +151,12 @@ pub struct Address<T> {
 }
 
 impl<T> Address<T> {
+    /// Messages that wait to be taken.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.sender.len()
+    }
+
     /// Sends, waiting for room at most `patience`.
     ///
     /// # Errors

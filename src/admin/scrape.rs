@@ -1,6 +1,6 @@
 //! The engine's status as Prometheus text.
 
-use crate::engine::{EngineState, EngineStatus, PortStatus, QueueStatus};
+use crate::engine::{EngineState, EngineStatus, LayerState, PortStatus, QueueStatus};
 use crate::port::Mode;
 use crate::telemetry::{DropReason, Exposition, metrics as m};
 use crate::umem::RingSizes;
@@ -49,6 +49,11 @@ fn engine(out: &mut Exposition, status: &EngineStatus) {
     for state in ENGINE_STATES {
         out.set(&m::STATE, &[state.name()], f64::from(u8::from(state == status.state)));
     }
+    for layer in &status.sandbox {
+        for state in [LayerState::On, LayerState::Absent, LayerState::Off] {
+            out.set(&m::SANDBOX_INFO, &[layer.name, state.name()], f64::from(u8::from(state == layer.state)));
+        }
+    }
     out.set(&m::UNACCOUNTED, &[], status.unaccounted as f64);
     out.set(&m::RESIDENT_BYTES, &[], status.process.rss_bytes as f64);
     out.set(&m::CPU_SECONDS, &["user"], status.process.cpu_user_s);
@@ -68,6 +73,9 @@ fn traffic(out: &mut Exposition, name: &str, queue: &QueueStatus) {
         (&m::SESSIONS, totals.sessions),
     ] {
         out.set(metric, &[name], value as f64);
+    }
+    for (event, count) in &queue.handler {
+        out.set(&m::HANDLER_EVENTS, &[name, event], *count as f64);
     }
     // All of them, also those at zero: a rate needs the sample before the first drop.
     for &reason in DropReason::ALL {
@@ -96,13 +104,18 @@ fn memory_and_loop(out: &mut Exposition, name: &str, queue: &QueueStatus) {
     out.set(&m::WORK_SECONDS, &[name], queue.totals.work_ns as f64 * NS);
     out.set(&m::SYSCALLS, &[name, "kick"], queue.totals.kicks as f64);
     out.set(&m::SYSCALLS, &[name, "sleep"], queue.totals.sleeps as f64);
+    if let Some(messages) = queue.control_depth {
+        out.set(&m::CONTROL_DEPTH, &[name], messages as f64);
+    }
 }
 
 fn supervision(out: &mut Exposition, name: &str, queue: &QueueStatus) {
     for state in QUEUE_STATES {
         out.set(&m::QUEUE_STATE, &[name, state], f64::from(u8::from(state == queue.state_name())));
     }
-    out.set(&m::QUEUE_RESTARTS, &[name], f64::from(queue.restarts));
+    for (depth, cause, count) in queue.restarts_by.iter() {
+        out.set(&m::QUEUE_RESTARTS, &[name, depth, cause], count as f64);
+    }
     if let Some(ms) = queue.last_gap_ms {
         out.set(&m::QUEUE_GAP, &[name], ms / 1e3);
     }

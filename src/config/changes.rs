@@ -73,7 +73,7 @@ impl Config {
     pub fn changes(&self, to: &Self) -> Vec<Change> {
         let (old, new) = (table(self), table(to));
         let mut changes = Vec::new();
-        for section in ["engine", "sessions", "limits", "admin"] {
+        for section in ["engine", "sessions", "limits", "supervision", "admin"] {
             let of = |file: &Table| file.get(section).and_then(Value::as_table).cloned().unwrap_or_default();
             compare(section, section, &of(&old), &of(&new), &mut changes);
         }
@@ -150,7 +150,7 @@ fn compare(section: &str, path: &str, old: &Table, new: &Table, changes: &mut Ve
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::config::fields::SECTIONS;
+    use crate::config::sections::SECTIONS;
 
     fn config(text: &str) -> Config {
         Config::from_toml(&format!("engine.interfaces = [\"eth0\"]\n{text}")).unwrap()
@@ -186,7 +186,7 @@ mod tests {
     fn what_is_adopted_and_what_is_named_agree() {
         let old = config("");
         let new = config(
-            "engine.batch_size = 1\nengine.busy_poll = false\nengine.busy_poll_timeout_us = 7\nengine.zero_copy = \"off\"\nengine.realtime = 3\nengine.ring_size = 64\nsessions.drain_s = 1\nsessions.capacity = 64\nsessions.idle_timeout_s = 120\nsessions.source_ports = \"2000-3000\"\nadmin.socket = \"off\"\nlimits.burst_ms = 7\n[[relay]]\nname = \"a\"\nlisten = \"192.0.2.1:1\"\nupstreams = [\"198.51.100.1:53\"]",
+            "engine.batch_size = 1\nengine.busy_poll = false\nengine.busy_poll_timeout_us = 7\nengine.zero_copy = \"off\"\nengine.realtime = 3\nengine.ring_size = 64\nsessions.drain_s = 1\nsessions.capacity = 64\nsessions.idle_timeout_s = 120\nsessions.source_ports = \"2000-3000\"\nadmin.socket = \"off\"\nlimits.burst_ms = 7\nsupervision.restarts = 7\n[[relay]]\nname = \"a\"\nlisten = \"192.0.2.1:1\"\nupstreams = [\"198.51.100.1:53\"]",
         );
         let all = old.changes(&new);
         for most in [Effect::Live, Effect::Handler, Effect::Queue, Effect::Process] {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::error::Problem;
-use super::fields::ENGINE;
+use super::sections::ENGINE;
 use super::value::{Choice, Realtime};
 use crate::packet::LANES;
 use crate::simd::Level;

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::error::Problem;
-use super::fields::LIMITS;
+use super::sections::LIMITS;
 
 pub(super) const MAX_PACKETS_PER_S: u64 = 1_000_000_000;
 /// 100 Gbit/s; a second of it in billionths of a byte still fits 64 bits.

@@ -11,6 +11,8 @@ mod error;
 mod fields;
 mod limits;
 mod relay;
+mod sections;
+mod supervision;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -25,6 +27,7 @@ pub use engine::{Attach, EngineConfig, ExecutorKind, Fallback};
 pub use error::{ConfigError, Problem};
 pub use limits::LimitsConfig;
 pub use relay::{RelayConfig, SessionsConfig};
+pub use supervision::SupervisionConfig;
 pub use value::{Choice, PortRange, Realtime};
 
 /// The whole configuration.
@@ -43,6 +46,9 @@ pub struct Config {
     /// How much each client network may send and be sent.
     #[serde(default)]
     pub limits: LimitsConfig,
+    /// When a queue that fails is started again.
+    #[serde(default)]
+    pub supervision: SupervisionConfig,
     /// What is relayed where; empty for an engine with a handler of its own.
     #[serde(default, rename = "relay", skip_serializing_if = "Vec::is_empty")]
     pub relays: Vec<RelayConfig>,
@@ -96,6 +102,7 @@ impl Config {
             engine,
             sessions: SessionsConfig::default(),
             limits: LimitsConfig::default(),
+            supervision: SupervisionConfig::default(),
             admin: AdminConfig::default(),
             relays: Vec::new(),
         };
@@ -113,6 +120,7 @@ impl Config {
         self.sessions.check(&mut problems);
         self.admin.check(&mut problems);
         self.limits.check(&mut problems);
+        self.supervision.check(&mut problems);
         relay::check_entries(&self.relays, &self.sessions, &mut problems);
         if problems.is_empty() { Ok(()) } else { Err(ConfigError::Invalid(problems)) }
     }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::error::Problem;
-use super::fields::SESSIONS;
 use super::limits::{MAX_BYTES_PER_S, MAX_PACKETS_PER_S};
+use super::sections::SESSIONS;
 use super::value::PortRange;
 use crate::relay::policy::{self, Class};
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::fields::SECTIONS;
+use super::sections::SECTIONS;
 use super::*;
 
 const MINIMAL: &str = "[engine]\ninterfaces = [\"eth0\"]\n";
@@ -34,6 +34,7 @@ fn example_parses_and_its_defaults_are_the_defaults() {
     assert_eq!(config.engine, EngineConfig::new(["eth0"]));
     assert_eq!(config.sessions, SessionsConfig::default());
     assert_eq!(config.limits, LimitsConfig::default());
+    assert_eq!(config.supervision, SupervisionConfig::default());
     let [relay] = config.relays.as_slice() else { panic!("one entry") };
     assert_eq!((relay.name.as_str(), relay.allow_private, relay.idle_timeout_s), ("dns", false, None));
     for section in SECTIONS {
@@ -217,6 +218,23 @@ fn limits_out_of_range() {
         ("sources = 10", "write sources = 65536"),
     ] {
         let text = wrong(&format!("{MINIMAL}[limits]\n{line}\n"));
+        assert!(text.contains(wanted), "{line}: {text}");
+    }
+}
+
+#[test]
+fn supervision_out_of_range() {
+    for (line, wanted) in [
+        ("restarts = 1000001", "supervision.restarts = 1000001: allowed: 0 to 1000000"),
+        ("window_s = 0", "write window_s = 60"),
+        ("backoff_min_ms = 6000", "or a longer backoff_max_ms"),
+        ("backoff_max_ms = 86400001", "write backoff_max_ms = 5000"),
+        ("port_every_ms = 99", "write port_every_ms = 5000"),
+        ("stall_after_ms = 249", "write stall_after_ms = 1000"),
+        ("exit_when_stuck_s = 86401", "write exit_when_stuck_s = 0, or at least 1"),
+        ("stall_after_ms = 2500\nexit_when_stuck_s = 2", "at least 3"),
+    ] {
+        let text = wrong(&format!("{MINIMAL}[supervision]\n{line}\n"));
         assert!(text.contains(wanted), "{line}: {text}");
     }
 }

@@ -12,7 +12,7 @@ use oxide_topology::Plan;
 use super::house::Order;
 use super::interfaces::Interfaces;
 use super::worker::{Command, Directory, Note};
-use super::{Destinations, EngineError, EngineStatus};
+use super::{Destinations, EngineError, EngineStatus, Layer};
 use crate::config::EngineConfig;
 use crate::net::Tables;
 use crate::port::QueueId;
@@ -96,8 +96,18 @@ impl EngineHandle {
     pub fn status(&self) -> EngineStatus {
         let mut status = self.0.status.lock().unwrap_or_else(PoisonError::into_inner).clone();
         status.steering = self.0.interfaces.lock().unwrap_or_else(PoisonError::into_inner).status();
+        let directory = self.0.directory.lock().unwrap_or_else(PoisonError::into_inner);
+        for (queue, entry) in status.queues.iter_mut().zip(directory.iter()) {
+            queue.control_depth = entry.as_ref().map(|entry| entry.commands.waiting() as u64);
+        }
+        drop(directory);
         status.sum_up(self.0.started);
         status
+    }
+
+    /// Tells what the process has given up, for the status.
+    pub fn confined(&self, layers: &[Layer]) {
+        self.0.status.lock().unwrap_or_else(PoisonError::into_inner).sandbox = layers.to_vec();
     }
 
     /// The plan it runs by.

@@ -6,6 +6,7 @@
 //!         housekeeping thread (oxide-house) new tables and destinations to the actors, lost programs
 //! ```
 
+mod cause;
 mod compare;
 mod drift;
 mod error;
@@ -13,6 +14,7 @@ mod handle;
 mod house;
 mod interfaces;
 mod launch;
+mod layer;
 mod observe;
 mod ports;
 mod restarts;
@@ -31,13 +33,15 @@ use std::time::{Duration, Instant};
 use oxide_actors::supervisor::{Rested, Supervisor, SupervisorError, supervise};
 use oxide_topology::Plan;
 
+pub use cause::RestartCounts;
 pub use error::EngineError;
 pub use handle::{Depth, EngineHandle};
 pub use house::read_tables;
 pub use interfaces::Destinations;
+pub use layer::{Layer, LayerState};
 pub use ports::PortStatus;
 pub use restarts::LastRestart;
-pub use settings::{make_plan, request};
+pub use settings::{Survey, make_plan, request};
 pub use status::{EngineState, EngineStatus, ModeStatus, ProcessUsage, QueueStatus, SteeringStatus};
 pub use supervision::{Ending, Supervision};
 pub use totals::Totals;
@@ -75,6 +79,7 @@ pub struct EngineBuilder<H> {
     config: EngineConfig,
     factory: HandlerFactory<H>,
     destinations: DestinationsOf,
+    survey: Option<Survey>,
     supervision: Supervision,
 }
 
@@ -86,7 +91,8 @@ impl Engine {
         factory: impl Fn(&QueueInfo) -> H + Send + Sync + 'static,
     ) -> EngineBuilder<H> {
         let destinations: DestinationsOf = Box::new(|_| Vec::new());
-        EngineBuilder { config, factory: Arc::new(factory), destinations, supervision: Supervision::default() }
+        let supervision = Supervision::default();
+        EngineBuilder { config, factory: Arc::new(factory), destinations, supervision, survey: None }
     }
 }
 
@@ -96,6 +102,13 @@ impl<H: Handler + 'static> EngineBuilder<H> {
     #[must_use]
     pub fn destinations(mut self, of: impl Fn(&Tables) -> Destinations + Send + 'static) -> Self {
         self.destinations = Box::new(of);
+        self
+    }
+
+    /// Starts by what was seen and planned before, instead of looking at the machine again.
+    #[must_use]
+    pub fn survey(mut self, survey: Survey) -> Self {
+        self.survey = Some(survey);
         self
     }
 
@@ -112,13 +125,13 @@ impl<H: Handler + 'static> EngineBuilder<H> {
     /// [`EngineError`]: what stands in the way, with its mend. Nothing is left behind then.
     pub fn start(self) -> Result<Engine, EngineError> {
         let started = Instant::now();
-        let Self { config, factory, destinations, supervision } = self;
+        let Self { config, factory, destinations, survey, supervision } = self;
         supervision.check()?;
         let processor = settings::processor(&config)?;
         let (executor, why_threads) = settings::executor(&config).resolve();
         let net = NetService::start(NetOptions::default()).map_err(|e| EngineError::Net { text: e.to_string() })?;
         let tables = Arc::new(house::first_tables(&net)?);
-        let (plan, rss) = settings::plan_and_rss(&config)?;
+        let Survey { plan, rss } = survey.map_or_else(|| Survey::new(&config), Ok)?;
 
         let mut interfaces = Interfaces::new(settings::steering_options(&config));
         interfaces.set_destinations(destinations(&tables))?;

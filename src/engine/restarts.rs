@@ -59,6 +59,9 @@ impl QueueStatus {
 
     /// A handler is at work: how many sessions it took over, or why none.
     pub(super) fn replaced(&mut self, kept: Result<u64, String>) {
+        if kept.is_err() {
+            self.counts_anew();
+        }
         let kept =
             kept.map_or_else(|why| format!("no session taken over: {why}"), |n| format!("{n} sessions taken over"));
         if !self.last_event.starts_with("handler restarted") {

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::status::Life;
-use super::{EngineState, EngineStatus, ModeStatus, PortStatus, QueueStatus, SteeringStatus, Totals};
+use super::{
+    EngineState, EngineStatus, Layer, LayerState, ModeStatus, PortStatus, QueueStatus, SteeringStatus, Totals,
+};
 use crate::port::{KernelCounters, Mode, Occupancy, PortCounters, QueueId};
 use crate::queue::{BatchSizes, TurnTimes};
 use crate::telemetry::DropReason;
@@ -25,6 +27,7 @@ pub(crate) fn status() -> EngineStatus {
             interface: "eth0".to_owned(),
             verdicts: BTreeMap::from([("redirected".to_owned(), 1000), ("not_udp".to_owned(), 17)]),
         }],
+        sandbox: vec![Layer { name: "seccomp", state: LayerState::On, detail: String::new() }],
         balanced: true,
         ..EngineStatus::default()
     }
@@ -92,6 +95,8 @@ fn queue(number: u32) -> QueueStatus {
         work_ns_per_packet: 285.0,
         memory_bytes: 1 << 20,
         umem_bytes: 4 << 20,
+        handler: BTreeMap::from([("created", 12), ("expired", 3)]),
+        control_depth: Some(0),
         life: if number == 0 { Life::Running } else { Life::Stuck },
         ..QueueStatus::default()
     }

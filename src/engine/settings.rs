@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use oxide_actors::executor::ExecutorChoice;
-use oxide_topology::{HashFields, Numa, Pin, Plan, Queues, Request, RssView, Snapshot};
+use oxide_topology::{HashFields, Nic, Numa, Pin, Plan, Queues, Request, RssView, Snapshot};
 
-use super::EngineError;
-use crate::config::{self, Choice, EngineConfig};
+use super::{EngineError, Supervision};
+use crate::config::{self, Choice, EngineConfig, SupervisionConfig};
 use crate::port::Rss;
 use crate::simd::{Level, Processor};
 use crate::umem::{RingSizes, UmemLayout};
@@ -26,6 +27,23 @@ pub(super) fn executor(config: &EngineConfig) -> ExecutorChoice {
         config::ExecutorKind::Auto => ExecutorChoice::Auto,
         config::ExecutorKind::Glommio => ExecutorChoice::Glommio,
         config::ExecutorKind::Thread => ExecutorChoice::Thread,
+    }
+}
+
+impl From<&SupervisionConfig> for Supervision {
+    fn from(config: &SupervisionConfig) -> Self {
+        let ms = |ms: u32| Duration::from_millis(u64::from(ms));
+        let seconds = |s: u32| Duration::from_secs(u64::from(s));
+        Self {
+            restarts: config.restarts,
+            window: seconds(config.window_s),
+            backoff_min: ms(config.backoff_min_ms),
+            backoff_max: ms(config.backoff_max_ms),
+            handler_again_within: ms(config.handler_again_within_ms),
+            port_every: ms(config.port_every_ms),
+            stall_after: ms(config.stall_after_ms),
+            exit_when_stuck: (config.exit_when_stuck_s > 0).then(|| seconds(config.exit_when_stuck_s)),
+        }
     }
 }
 
@@ -48,22 +66,36 @@ pub(super) fn rings(config: &EngineConfig) -> Result<RingSizes, EngineError> {
     RingSizes::from_ring_size(config.ring_size).map_err(|e| EngineError::Port { text: e.to_string() })
 }
 
+/// The machine as it was seen, and the plan for it. Making one starts no thread, but may load hwloc's plug-ins: a process
+/// that confines itself makes it before, and gives it to [`EngineBuilder::survey`](super::EngineBuilder::survey).
+#[derive(Debug)]
+pub struct Survey {
+    pub(super) plan: Plan,
+    /// How the interfaces spread flows over their queues, as far as their drivers tell.
+    pub(super) rss: HashMap<String, Arc<Rss>>,
+}
+
+impl Survey {
+    /// Reads the machine and plans for it.
+    ///
+    /// # Errors
+    /// [`EngineError::Snapshot`]; [`EngineError::Plan`] with every reason and its mend.
+    pub fn new(config: &EngineConfig) -> Result<Self, EngineError> {
+        let snapshot = Snapshot::live(&config.interfaces).map_err(|e| EngineError::Snapshot { text: e.to_string() })?;
+        let plan = oxide_topology::plan(&snapshot, &request(config)?);
+        let plan = plan.map_err(|e| EngineError::Plan { text: e.to_string() })?;
+        let processor = processor(config)?;
+        let told = |nic: &Nic| Some((nic.name.clone(), Arc::new(rss(nic.rss.as_ref()?, processor)?)));
+        Ok(Self { plan, rss: snapshot.nics.iter().filter_map(told).collect() })
+    }
+}
+
 /// Reads the machine and plans for it.
 ///
 /// # Errors
-/// [`EngineError::Snapshot`]; [`EngineError::Plan`] with every reason and its mend.
+/// As [`Survey::new`].
 pub fn make_plan(config: &EngineConfig) -> Result<Plan, EngineError> {
-    Ok(plan_and_rss(config)?.0)
-}
-
-/// The plan, and how the interfaces spread flows over their queues, as far as their drivers tell.
-pub(super) fn plan_and_rss(config: &EngineConfig) -> Result<(Plan, HashMap<String, Arc<Rss>>), EngineError> {
-    let snapshot = Snapshot::live(&config.interfaces).map_err(|e| EngineError::Snapshot { text: e.to_string() })?;
-    let plan = oxide_topology::plan(&snapshot, &request(config)?);
-    let processor = processor(config)?;
-    let nics =
-        snapshot.nics.iter().filter_map(|nic| Some((nic.name.clone(), Arc::new(rss(nic.rss.as_ref()?, processor)?))));
-    Ok((plan.map_err(|e| EngineError::Plan { text: e.to_string() })?, nics.collect()))
+    Ok(Survey::new(config)?.plan)
 }
 
 /// What the driver told, if it is enough to say the queue of a flow.
@@ -95,4 +127,29 @@ pub fn request(config: &EngineConfig) -> Result<Request, EngineError> {
         umem_bytes_per_queue: u64::from(frames) * u64::from(config.frame_size),
         allow_housekeeping: false,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// What the file may say the supervisor takes.
+    #[test]
+    fn limits_of_supervision_agree_with_the_files() {
+        assert_eq!(Supervision::from(&SupervisionConfig::default()), Supervision::default());
+        let file = |more: &str| {
+            let text = format!("engine.interfaces = [\"eth0\"]\n[supervision]\n{more}");
+            Supervision::from(&config::Config::from_toml(&text).unwrap().supervision)
+        };
+        for extreme in [
+            "restarts = 0\nwindow_s = 1\nbackoff_min_ms = 0\nbackoff_max_ms = 0\nhandler_again_within_ms = 0",
+            "port_every_ms = 100\nstall_after_ms = 250\nexit_when_stuck_s = 1",
+            "restarts = 1000000\nwindow_s = 86400\nbackoff_min_ms = 86400000\nbackoff_max_ms = 86400000",
+            "handler_again_within_ms = 86400000\nport_every_ms = 86400000\nstall_after_ms = 86400000\nexit_when_stuck_s = 86400",
+        ] {
+            file(extreme).check().unwrap();
+        }
+        assert_eq!(file("exit_when_stuck_s = 7").exit_when_stuck, Some(Duration::from_secs(7)));
+    }
 }

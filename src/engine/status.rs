@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use oxide_actors::supervisor::State;
 use serde::Serialize;
 
+use super::cause::RestartCounts;
+use super::layer::Layer;
 use super::ports::PortStatus;
 use super::restarts::LastRestart;
 use super::totals::Totals;
@@ -67,6 +69,8 @@ pub struct EngineStatus {
     pub totals: Totals,
     /// Packets that the XDP programs passed to the kernel or redirected, by reason.
     pub steering: Vec<SteeringStatus>,
+    /// What the process has given up, as it said itself ([`EngineHandle::confined`](super::EngineHandle::confined)).
+    pub sandbox: Vec<Layer>,
     /// What was changed on the interfaces since they were planned for, a sentence each with its mend.
     pub drift: Vec<String>,
     /// Queues that were told to end and still run: their handlers did not come back.
@@ -179,6 +183,8 @@ pub struct QueueStatus {
     pub heartbeat_age_s: Option<f64>,
     /// Restarts, soft and hard.
     pub restarts: u32,
+    /// The same by depth and cause.
+    pub restarts_by: RestartCounts,
     /// Packets that the last restart cost, of whatever depth.
     pub last_lost: u64,
     /// The last restart: depth, cause, gap and cost.
@@ -199,8 +205,10 @@ pub struct QueueStatus {
     pub memory_bytes: u64,
     /// Bytes of packet memory.
     pub umem_bytes: u64,
-    /// What the handler counts by its own names, since it was made.
-    pub handler: std::collections::BTreeMap<&'static str, u64>,
+    /// What the handlers count by their own names, over all their lives.
+    pub handler: HandlerCounts,
+    /// Messages that wait for the actor; `None` while there is none.
+    pub control_depth: Option<u64>,
     #[serde(skip)]
     pub(super) retired: Retired,
     /// When the actor was last heard; `None` while there is none.
@@ -212,6 +220,8 @@ pub struct QueueStatus {
     pub(super) life: Life,
 }
 
+type HandlerCounts = std::collections::BTreeMap<&'static str, u64>;
+
 /// What earlier actors of a queue counted.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Retired {
@@ -219,6 +229,7 @@ pub(super) struct Retired {
     ports: Vec<PortStatus>,
     batch_sizes: BatchSizes,
     turn_ns: TurnTimes,
+    handler: HandlerCounts,
 }
 
 /// What a queue's state means for the engine as a whole.
@@ -261,10 +272,16 @@ impl QueueStatus {
         self.work_ns_per_packet = if packets == 0 { 0.0 } else { snapshot.counters.work_ns as f64 / packets as f64 };
         self.memory_bytes = snapshot.handler_bytes + super::launch::INBOX_BYTES;
         self.umem_bytes = snapshot.umem_bytes;
-        self.handler.clone_from(&snapshot.handler);
+        self.handler.clone_from(&self.retired.handler);
+        snapshot.handler.iter().for_each(|(name, count)| *self.handler.entry(name).or_default() += count);
         for (mode, port) in self.mode.iter_mut().zip(&snapshot.ports) {
             mode.busy_polling = port.busy_polling;
         }
+    }
+
+    /// The next handler has taken nothing over, and counts from zero.
+    pub(super) fn counts_anew(&mut self) {
+        self.retired.handler.clone_from(&self.handler);
     }
 
     /// Whether each packet that came became exactly one thing.
@@ -294,6 +311,7 @@ impl QueueStatus {
         if matches!(to, State::Restarting { .. }) {
             self.restarts += 1;
         }
+        self.restarts_by.count(from, to, &cause);
         self.last_event = match (to, gap, &self.last_restart) {
             (State::Running, Some(_), Some(last)) => last.to_string(),
             _ => cause,
@@ -336,6 +354,7 @@ impl QueueStatus {
             ports: self.ports.clone(),
             batch_sizes: self.batch_sizes.clone(),
             turn_ns: self.turn_ns.clone(),
+            handler: self.handler.clone(),
         };
     }
 }

@@ -8,9 +8,6 @@ use crate::umem::prefetch;
 /// what a core can have.
 const IN_FLIGHT: usize = 16;
 
-/// Bytes of a table that stays in the L2 cache with room for packets: with 64 Ki flows stages are faster already.
-const SMALL: usize = 512 << 10;
-
 impl<T: Keyed> FlowTable<T> {
     /// Looks up the keys of the lanes in `live`. Returns the lanes that were found, and their slots
     /// in `found`; the other lanes of `found` are unspecified. Flows that were found are in the cache.
@@ -19,26 +16,14 @@ impl<T: Keyed> FlowTable<T> {
         self.hash.lanes(keys, live, &mut hashes);
         self.hash.processor().recompiled(
             #[inline(always)]
-            || {
-                if self.memory_bytes() <= SMALL {
-                    self.search_small(keys, live, &hashes, found)
-                } else {
-                    self.search_in_stages(keys, live, &hashes, found)
-                }
-            },
+            || self.search(keys, live, &hashes, found),
         )
     }
 
     /// [`look_up`](Self::look_up), with the hashes of all live lanes: three stages, each a group behind the one before,
     /// so that lines are on their way while others are compared.
     #[inline(always)]
-    pub(super) fn search_in_stages(
-        &self,
-        keys: &FlowKeys,
-        live: u64,
-        hashes: &[u64; LANES],
-        found: &mut [u32; LANES],
-    ) -> u64 {
+    fn search(&self, keys: &FlowKeys, live: u64, hashes: &[u64; LANES], found: &mut [u32; LANES]) -> u64 {
         let group = |number: usize| ((1 << IN_FLIGHT) - 1_u64).checked_shl((number * IN_FLIGHT) as u32).unwrap_or(0);
         // Lanes with a candidate.
         let mut hit = 0;
@@ -51,28 +36,6 @@ impl<T: Keyed> FlowTable<T> {
             }
             if let Some(before) = step.checked_sub(1) {
                 hit |= self.candidates(live & group(before), hashes, found);
-            }
-        }
-        hit
-    }
-
-    /// The same in one stage, for a table that is in the cache: there the core itself works on several keys at once.
-    #[inline(always)]
-    pub(super) fn search_small(
-        &self,
-        keys: &FlowKeys,
-        live: u64,
-        hashes: &[u64; LANES],
-        found: &mut [u32; LANES],
-    ) -> u64 {
-        let mut hit = 0;
-        for lane in lanes(live) {
-            let first = self.buckets[self.first(hashes[lane])].candidate(hashes[lane] as u8);
-            let right = |slot: &u32| self.get(*slot).is_some_and(|flow| keys.is(lane, flow.key()));
-            let slot = first.filter(right).or_else(|| self.find_at(self.place(hashes[lane]), &keys.get(lane)));
-            if let Some(slot) = slot {
-                found[lane] = slot;
-                hit |= 1 << lane;
             }
         }
         hit

@@ -41,3 +41,16 @@ impl RelayCounters {
         count("failed_over", self.failed_over);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::RelayCounters;
+    use crate::telemetry::metrics::RELAY_EVENTS;
+
+    #[test]
+    fn each_count_is_in_the_registry() {
+        let mut names = Vec::new();
+        RelayCounters::default().tell(&mut |name, _| names.push(name));
+        assert_eq!(names, RELAY_EVENTS.iter().map(|(name, _)| *name).collect::<Vec<_>>());
+    }
+}

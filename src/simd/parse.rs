@@ -4,8 +4,6 @@
 //! every check of [`packet::parse`](crate::packet::parse()) on all of them at once. What does not pass goes to the
 //! plain parser, which finds out what it is.
 
-use std::ops::Range;
-
 use super::Processor;
 use crate::packet::{self, Columns, LANES};
 use crate::umem::prefetch;
@@ -33,11 +31,9 @@ pub(super) fn lanes(
 
 fn plain(heads: &[&[u8; 64]; LANES], lengths: &[u16; LANES], live: u64, columns: &mut Columns) {
     let mut lanes = Lanes::new(columns);
-    ask_for(heads, 0..AHEAD, live);
+    heads.iter().take(AHEAD).for_each(|head| prefetch(*head));
     for (lane, (head, length)) in heads.iter().zip(lengths).enumerate() {
-        if let Some(ahead) = heads.get(lane + AHEAD)
-            && live >> lane >> AHEAD & 1 != 0
-        {
+        if let Some(ahead) = heads.get(lane + AHEAD) {
             prefetch(*ahead);
         }
         if live & 1 << lane != 0 {
@@ -45,16 +41,6 @@ fn plain(heads: &[&[u8; 64]; LANES], lengths: &[u16; LANES], live: u64, columns:
         }
     }
     lanes.finish();
-}
-
-/// Asks for the heads of `lanes`, as far as they are live and there are as many.
-#[inline(always)]
-fn ask_for(heads: &[&[u8; 64]; LANES], lanes: Range<usize>, live: u64) {
-    for (lane, head) in heads.iter().enumerate().skip(lanes.start).take(lanes.len()) {
-        if live & 1 << lane != 0 {
-            prefetch(*head);
-        }
-    }
 }
 
 /// Columns being filled, with the masks in registers.

@@ -42,6 +42,18 @@ pub fn reference() -> String {
         let reasons = reasons.map(|r| format!("`{}`", r.name())).collect::<Vec<_>>().join(", ");
         let _ = writeln!(text, "| {stage} | {reasons} |");
     }
+    let _ = write!(
+        text,
+        "\n## Events of the relay\nUnder `event` of `{}`.\n\n| event | what it counts |\n|---|---|\n",
+        metrics::HANDLER_EVENTS.name
+    );
+    for (name, meaning) in metrics::RELAY_EVENTS {
+        let _ = writeln!(text, "| `{name}` | {meaning} |");
+    }
+    text.push_str(
+        "\n## Alerts\n`packaging/prometheus/oxide.rules.yml` has them, with what to do about each; `oxide.rules.test.yml` beside it says when \
+         they fire.\n",
+    );
     text
 }
 
@@ -147,6 +159,33 @@ mod tests {
     #[test]
     fn the_reference_page_is_true() {
         is_true("docs/metrics.md", &reference());
+    }
+
+    /// No alert waits for a metric, or for a label, that there is not.
+    #[test]
+    fn the_alerts_name_only_what_there_is() {
+        let rules = include_str!("../../packaging/prometheus/oxide.rules.yml");
+        let word = |c: char| !(c.is_ascii_alphanumeric() || c == '_');
+        let names: std::collections::BTreeSet<_> = rules.split(word).filter(|w| w.starts_with("oxide_")).collect();
+        assert!(names.len() > 10, "{names:?}");
+        for name in names {
+            assert!(metrics::ALL.iter().any(|metric| metric.name == name), "{name}");
+        }
+        for label in rules.split("$labels.").skip(1).map(|rest| rest.split(word).next().unwrap()) {
+            let there = metrics::ALL.iter().any(|metric| metric.labels.contains(&label)) || label == "instance";
+            assert!(there, "{label}");
+        }
+    }
+
+    /// `promtool`, where Prometheus is installed.
+    #[test]
+    fn promtool_finds_nothing_wrong_with_the_alerts() {
+        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/prometheus");
+        for words in [["check", "rules", "oxide.rules.yml"], ["test", "rules", "oxide.rules.test.yml"]] {
+            let said = std::process::Command::new("promtool").args(words).current_dir(directory).output();
+            let Ok(said) = said else { return };
+            assert!(said.status.success(), "{words:?}: {}", String::from_utf8_lossy(&said.stdout));
+        }
     }
 
     #[test]

@@ -79,6 +79,8 @@ metrics! {
             "Packets that wait for a next hop or for a TX ring. At any scrape, for each queue: rx + taken over = tx + handed over + sum of drops + in hand.";
         SESSIONS = Gauge "oxide_sessions", "sessions", ["queue"],
             "Sessions of the handler.";
+        HANDLER_EVENTS = Counter "oxide_handler_events_total", "events", ["queue", "event"],
+            "What the handler counts by its own names; those of the relay are listed below.";
         STEERED = Counter "oxide_steered_packets_total", "packets", ["interface", "verdict"],
             "Packets that the XDP program of an interface has seen, by verdict: redirected to a queue, no_socket (the configured fallback), or why they were passed to the kernel. The sum is what the interface received; begins anew when the program is attached anew.";
     }
@@ -125,6 +127,8 @@ metrics! {
             "Our own work on packets; divided by the packets it is the cost of one.";
         SYSCALLS = Counter "oxide_syscalls_total", "calls", ["queue", "kind"],
             "System calls of the loop: kick (makes the kernel look at a ring), sleep (waits for packets).";
+        CONTROL_DEPTH = Gauge "oxide_control_queue_depth", "messages", ["queue"],
+            "Messages that wait for a queue's actor: commands, tables. Absent while it has no actor; more than a few means that it does not look.";
         CPU_SECONDS = Counter "oxide_process_cpu_seconds_total", "seconds", ["mode"],
             "CPU time of the process, user and system; softirq is not in it.";
     }
@@ -133,8 +137,8 @@ metrics! {
             "How the engine is: starting, running, degraded (a queue does not run), draining, stopped.";
         QUEUE_STATE = Gauge "oxide_queue_state", "1 for the state in force", ["queue", "state"],
             "How a queue is: planned, opening, running, draining, restarting, waiting (for an interface), failed, stopped.";
-        QUEUE_RESTARTS = Counter "oxide_queue_restarts_total", "restarts", ["queue"],
-            "Restarts of a queue, of its handler or its actor.";
+        QUEUE_RESTARTS = Counter "oxide_queue_restarts_total", "restarts", ["queue", "depth", "cause"],
+            "Restarts, by what was rebuilt (handler, port, queue) and why: asked (by an operator), panic (of the handler), port (its socket is of no use), leak (of frames), late (a restart inside it did not come back), open (memory or sockets could not be had), ended (the actor, by itself).";
         QUEUE_GAP = Gauge "oxide_queue_last_gap_seconds", "seconds", ["queue"],
             "From the last failure or restart to running again; absent before the first.";
         QUEUE_LOST = Gauge "oxide_queue_last_lost_packets", "packets", ["queue"],
@@ -149,10 +153,25 @@ metrics! {
             "From start to the last queue taking packets.";
         DATAPATH_INFO = Gauge "oxide_datapath_info", "1", ["interface", "queue", "mode", "attach", "zero_copy", "busy_polling", "reason"],
             "The rung each port is on, as the kernel says, and why it is not a better one.";
+        SANDBOX_INFO = Gauge "oxide_sandbox_info", "1 for the state in force", ["layer", "state"],
+            "What the process has given up: capabilities, no_new_privs, landlock, seccomp, each on, absent (the kernel has it not), or off (by configuration).";
         BUILD_INFO = Gauge "oxide_build_info", "1", ["version"],
             "Which version runs.";
     }
 }
+
+/// What the relay counts under `event` of [`HANDLER_EVENTS`], and what it means.
+pub const RELAY_EVENTS: &[(&str, &str)] = &[
+    ("created", "Sessions made."),
+    ("expired", "Sessions that ended because their client was silent."),
+    ("moved", "Sessions that ended because their source address was no longer the right one."),
+    ("crowded", "Packets judged by a rate that their source shares with strangers: `limits.sources` is too small."),
+    ("challenged", "Questions sent to clients without a session."),
+    ("away", "Sessions whose answers come to another queue and are handed over."),
+    ("upstreams_fell", "Times an upstream was found to be down, by each queue for itself."),
+    ("upstreams_rose", "Times an upstream that was down answered."),
+    ("failed_over", "Sessions that left an upstream that was down."),
+];
 
 #[cfg(test)]
 mod tests {

@@ -35,6 +35,18 @@ fn length_past_the_frame_is_refused() {
     umem.give(frame);
 }
 
+/// The simulated kernel has no more right to what lies behind a frame than the real one.
+#[test]
+fn a_simulated_kernel_stays_within_the_frame_it_was_given() {
+    let mut umem = umem(0);
+    let index = umem.post_fill(0).unwrap();
+    let at = u64::from(index) * 2048 + 256;
+    assert_eq!(umem.kernel_write(0, at, &[7; 2048 - 256]), Ok(()));
+    let past = umem.kernel_write(0, at, &[7; 2048 - 255]);
+    assert!(matches!(past, Err(BadDescriptor::PastFrame { .. })), "{past:?}");
+    assert!(umem.kernel_read(0, at, 1).is_err(), "it is not for sending");
+}
+
 #[test]
 fn the_start_moves_within_the_frame_and_the_end_stays() {
     let mut umem = umem(0);

@@ -12,4 +12,5 @@ mod netns;
 mod privileges;
 mod reads;
 mod rig;
+mod sandbox;
 mod trouble;

@@ -29,7 +29,7 @@ fn privileges_are_dropped_and_no_restart_needs_them() {
             }
             assert_eq!((of("NoNewPrivs:").as_str(), of("CapAmb:").as_str()), ("1", "0000000000000000"), "{status}");
         }
-        assert!(bench.log().contains("no new privileges"));
+        assert!(bench.log().contains("no_new_privs"));
     });
 }
 

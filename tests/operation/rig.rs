@@ -197,8 +197,9 @@ pub(crate) fn clients_side(lab: &Lab, clients: &Far) {
 }
 
 pub(crate) fn write_config(path: &std::path::Path, socket: &std::path::Path, more: &str) {
+    let admin = if more.contains("[admin]") { "" } else { "[admin]\n" };
     let text = format!(
-        "[engine]\ninterfaces = [\"r0\", \"r1\"]\nring_size = 256\n{more}\n[admin]\nsocket = \"{}\"\n[[relay]]\nname = \
+        "[engine]\ninterfaces = [\"r0\", \"r1\"]\nring_size = 256\n{more}\n{admin}socket = \"{}\"\n[[relay]]\nname = \
          \"a\"\nlisten = \"10.1.0.1:5000\"\nupstreams = [\"10.2.0.2:6000\"]\nallow_private = true\n",
         socket.display()
     );

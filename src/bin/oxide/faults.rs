@@ -2,13 +2,15 @@
 //! lines of that pipe say. Without the variable nothing of this exists.
 //!
 //! `panic IF:QUEUE EVERY`, `stall IF:QUEUE MS`, `completions IF:QUEUE`, `socket IF:QUEUE`, `leak IF:QUEUE FRAMES`,
-//! `restart-handler|restart-port|restart-queue IF:QUEUE`, `restarts IF:QUEUE NUMBER` (of all depths, one after the other).
+//! `restart-handler|restart-port|restart-queue IF:QUEUE`, `restarts IF:QUEUE NUMBER` (of all depths, one after the other);
+//! and what a sandbox has to forbid: `read FILE`, `write FILE`, `spawn PROGRAM`, `exec PROGRAM`, `connect ADDRESS`.
 //!
 //! What happens to XDP programs another process does (`oxide upset`): the relay has given up the privileges for it.
 
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader};
-use std::process::ExitCode;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use oxide::engine::{Depth, EngineError, EngineHandle, EngineStatus};
@@ -38,6 +40,9 @@ pub(crate) fn listen(engine: EngineHandle) {
 fn obey(engine: &EngineHandle, line: &str) -> Result<(), String> {
     let mut words = line.split_whitespace();
     let (Some(what), Some(whom)) = (words.next(), words.next()) else { return Err("two words at least".to_owned()) };
+    if let Some(done) = break_out(what, whom) {
+        return done.map_err(|error| error.to_string());
+    }
     let (interface, queue) = whom.split_once(':').ok_or("INTERFACE:QUEUE")?;
     let id = QueueId::new(interface, queue.parse().map_err(|_| "no queue number")?);
     let number: u64 = words.next().unwrap_or("0").parse().map_err(|_| "no number")?;
@@ -54,6 +59,18 @@ fn obey(engine: &EngineHandle, line: &str) -> Result<(), String> {
         _ => return Err("no such fault".to_owned()),
     };
     done.map_err(|error| error.to_string())
+}
+
+/// What somebody would do who has taken the process over.
+fn break_out(what: &str, whom: &str) -> Option<std::io::Result<()>> {
+    Some(match what {
+        "read" => std::fs::read(whom).map(drop),
+        "write" => std::fs::write(whom, "x"),
+        "spawn" => Command::new(whom).status().map(drop),
+        "exec" => Err(Command::new(whom).exec()),
+        "connect" => std::net::TcpStream::connect(whom).map(drop),
+        _ => return None,
+    })
 }
 
 /// Of ten restarts the first is of the queue, three are of the port, and six of the handler.

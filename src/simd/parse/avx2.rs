@@ -10,8 +10,9 @@ use std::iter::zip;
 
 use safe_unaligned_simd::x86_64::{_mm_loadu_si128, _mm_storeu_si128, _mm256_storeu_si256};
 
-use super::{AHEAD, GROUP, Lanes, ask_for};
+use super::{AHEAD, GROUP, Lanes};
 use crate::packet::{Columns, LANES};
+use crate::umem::prefetch;
 
 /// Of eight frames.
 type Heads<'a> = [&'a [u8; 64]; GROUP];
@@ -29,26 +30,26 @@ fearless_simd::kernel!(
         let mut rest = 0;
         columns.l3.fill(14);
         columns.l4.fill(34);
-        ask_for(heads, 0..AHEAD, live);
-        for (group, of_group) in heads.as_chunks::<GROUP>().0.iter().enumerate() {
+        let groups = heads.as_chunks::<GROUP>().0;
+        heads.iter().take(AHEAD).for_each(|head| prefetch(*head));
+        for (group, of_group) in groups.iter().enumerate() {
             let first = group * GROUP;
             if live >> first == 0 {
                 break;
             }
-            let ahead = first + AHEAD;
-            ask_for(heads, ahead..ahead + GROUP, u64::MAX);
+            groups.get(group + AHEAD / GROUP).into_iter().flatten().for_each(|head| prefetch(*head));
             let live = (live >> first) as u8;
             let (ipv4, ipv6) = families(of_group);
             rest |= u64::from(live & !(ipv4 | ipv6)) << first;
             // Where all are of one family, as mostly, nothing has to be put in order.
             if live & ipv4 == u8::MAX {
                 four.all |= 0xff << first;
-                rest |= ipv4_udp::<true>(heads, lengths, lanes_from(first), columns);
+                rest |= ipv4_udp::<true>(heads, lengths, [first as u8; GROUP], columns);
                 continue;
             }
             if live & ipv6 == u8::MAX {
                 six.all |= 0xff << first;
-                rest |= ipv6_udp::<true>(heads, lengths, lanes_from(first), columns);
+                rest |= ipv6_udp::<true>(heads, lengths, [first as u8; GROUP], columns);
                 continue;
             }
             four.add(first, live & ipv4);
@@ -75,12 +76,6 @@ fearless_simd::kernel!(
         out.finish();
     }
 );
-
-/// The eight lanes from `first` on.
-#[inline(always)]
-fn lanes_from(first: usize) -> [u8; GROUP] {
-    std::array::from_fn(|i| (first + i) as u8)
-}
 
 /// Lanes of one family that wait until there are eight: a byte for each, 15 at most.
 #[derive(Default)]
@@ -217,7 +212,7 @@ fn lengths_of<const IN_ORDER: bool>(lengths: &[u16; LANES], lanes: [u8; GROUP]) 
     _mm256_setr_epi32(a, b, c, d, e, f, g, h)
 }
 
-/// The lanes as places in columns.
+/// The lanes as places in columns; in order, only the first one counts.
 #[inline(always)]
 fn places<const IN_ORDER: bool>(lanes: [u8; GROUP]) -> [usize; GROUP] {
     let first = usize::from(lanes[0]) % LANES / GROUP * GROUP;

@@ -194,7 +194,8 @@ fn explain(status: &str, uid_map: &str, lockdown: &str) -> String {
             .to_owned();
     }
     if field("Seccomp:") == "2" {
-        return "a seccomp filter is in force and may forbid bpf(2); allow it in the container's profile".to_owned();
+        return "a seccomp filter is in force: the relay's own allows bpf(2), that of a container or a unit may not; allow it there"
+            .to_owned();
     }
     if lockdown.contains("[integrity]") || lockdown.contains("[confidentiality]") {
         return "the kernel is locked down (/sys/kernel/security/lockdown) and may forbid bpf(2); see kernel_lockdown(7)".to_owned();

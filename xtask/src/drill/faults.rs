@@ -107,6 +107,8 @@ pub(super) struct Fault {
     pub(super) act: fn(&mut Scene<'_>) -> Result<()>,
 }
 
+/// What is done to XDP programs is not here, but in `tests/faults_interface.rs`: the relay has given up the privilege to do
+/// that to itself.
 pub(super) const FAULTS: &[Fault] = &[
     Fault {
         name: "panic",

@@ -8,7 +8,7 @@ use std::time::Duration;
 use oxide::admin::notify::Notifier;
 use oxide::admin::protocol::Trouble;
 use oxide::admin::{Control, Reloaded};
-use oxide::config::{Config, Effect, ephemeral_ports};
+use oxide::config::{Config, ConfigError, Effect, ephemeral_ports};
 use oxide::engine::{Depth, EngineError, EngineHandle, EngineStatus, read_tables};
 use oxide::net::Tables;
 use oxide::port::QueueId;
@@ -42,7 +42,7 @@ impl RelayControl {
     /// All that can be wrong with the file is looked at before anything is changed.
     fn try_reload(&self) -> Result<Reloaded, String> {
         let mut config = self.lock();
-        let file = Config::load(&self.path).map_err(|e| e.to_string())?;
+        let file = Config::load(&self.path).map_err(|e| unreadable(&e))?;
         if file.relays.is_empty() {
             return Err(format!("{}: no [[relay]] entry: nothing to relay", self.path.display()));
         }
@@ -76,6 +76,17 @@ pub(super) fn plan(config: &Config, tables: &Tables) -> Result<Arc<RelayPlan>, S
         tracing::warn!("{warning}");
     }
     Ok(Arc::new(plan))
+}
+
+/// What a sandboxed process may not read has a mend of its own.
+fn unreadable(error: &ConfigError) -> String {
+    match error {
+        ConfigError::Read { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => format!(
+            "{error} (the sandbox leaves the directory of the configuration file, and in a shared one such as /etc only \
+             the file that was there at the start: give it a directory of its own, or write it in place)"
+        ),
+        _ => error.to_string(),
+    }
 }
 
 fn refused(error: EngineError) -> Trouble {

@@ -1,5 +1,6 @@
 //! `oxide relay`: the ready relay, from configuration to last report.
 
+mod confine;
 mod control;
 mod summary;
 
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oxide::admin::notify::Notifier;
-use oxide::admin::{Admin, Control, Doors, Limits, sandbox};
+use oxide::admin::{Admin, Control, Doors, Limits};
 use oxide::config::Config;
 use oxide::engine::{Ending, Engine, EngineStatus, Supervision, read_tables};
 use oxide::relay::UdpRelay;
@@ -36,16 +37,16 @@ pub(crate) fn relay(path: &Path, report: Option<&Path>, log: LogControl) -> Resu
     if config.relays.is_empty() {
         return Err(format!("{}: no [[relay]] entry: nothing to relay (see `oxide config example`)", path.display()));
     }
-    // Before there is another thread: each has the privileges of the one that started it.
-    let mut notes = sandbox::enter(config.admin.sandbox).map_err(|e| e.to_string())?;
-    // Before anything is opened, so that a Ctrl-C at any moment ends in order.
+    let (doors, survey, sandbox) = confine::enter(&config, path, report, &name(path))?;
+    // Before the engine is opened, so that a Ctrl-C at any moment ends in order.
     let (tell, events) = flume::bounded(4);
     listen(tell.clone()).map_err(|e| format!("cannot listen for signals: {e}"))?;
-    let doors = Doors::open(&config.admin, &name(path)).map_err(|e| e.to_string())?;
     let plan = control::plan(&config, &read_tables().map_err(|e| e.to_string())?)?;
     let (handlers, destinations) = (Arc::clone(&plan), Arc::clone(&plan));
     let engine = Engine::builder(config.engine.clone(), move |info| UdpRelay::new(&handlers, info))
         .destinations(move |tables| destinations.destinations(tables))
+        .survey(survey)
+        .supervision(Supervision::from(&config.supervision))
         .start()
         .map_err(|e| e.to_string())?;
     let queues = engine.plan().actors.iter().map(|actor| actor.queue + 1).max().unwrap_or(1);
@@ -53,9 +54,10 @@ pub(crate) fn relay(path: &Path, report: Option<&Path>, log: LogControl) -> Resu
 
     crate::faults::listen(engine.handle());
     let places = places(&doors);
-    notes.splice(0..0, doors.notes().iter().cloned());
+    let notes: Vec<String> = doors.notes().iter().cloned().chain([sandbox.line()]).collect();
     summary::print(&config, &engine, &places, &notes);
     let handle = engine.handle();
+    handle.confined(sandbox.layers());
     let asked = engine.handle();
     let notifier = Notifier::ready(move || asked.status()).map_err(|e| format!("notify thread: {e}"))?;
     let control = Arc::new(RelayControl {
@@ -97,7 +99,7 @@ fn watch(
     events: &flume::Receiver<Event>,
     report: Option<&Path>,
 ) -> Result<(Ending, Duration), String> {
-    let supervision = Supervision::default();
+    let supervision = Supervision::from(&control.config().supervision);
     loop {
         let status = engine.status();
         write_report(report, &status)?;

@@ -4,7 +4,7 @@ use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{Block, Paragraph, Row as Cells, Sparkline, Table, TableState};
+use ratatui::widgets::{Block, Paragraph, Row as Cells, Sparkline, Table, TableState, Wrap};
 
 use super::model::{Model, Row, percent, short, time};
 
@@ -25,9 +25,25 @@ pub(super) enum Wish {
     Drain,
 }
 
-const HEADER: [&str; 17] = [
-    "queue", "state", "cpu", "mode", "rx/s", "tx/s", "bit/s", "drop/s", "miss/s", "fill", "rx", "tx", "busy", "batch",
-    "p50", "p99", "rst",
+/// Name, width, and which go first where the screen is narrow: at 80 columns those above 4 are left out.
+pub(super) const COLUMNS: [(&str, u16, u8); 17] = [
+    ("queue", 5, 0),
+    ("state", 10, 0),
+    ("cpu", 4, 2),
+    ("mode", 9, 5),
+    ("rx/s", 6, 0),
+    ("tx/s", 6, 0),
+    ("bit/s", 6, 6),
+    ("drop/s", 6, 0),
+    ("miss/s", 6, 1),
+    ("fill", 4, 3),
+    ("rx", 4, 4),
+    ("tx", 4, 6),
+    ("busy", 4, 1),
+    ("batch", 5, 7),
+    ("p50", 7, 7),
+    ("p99", 7, 4),
+    ("rst", 4, 1),
 ];
 const KEYS: &str = "up/down choose   r restart   d drain   q quit";
 
@@ -37,24 +53,40 @@ pub(super) fn coloured() -> bool {
 }
 
 pub(super) fn draw(frame: &mut Frame<'_>, model: &Model, ui: &Ui) {
-    let queues = u16::try_from(model.queues.len()).unwrap_or(u16::MAX);
-    let [head, table, spark, regimes, drops, event, foot] = Layout::vertical([
+    // Title, regimes, drops, event and keys take seven lines; the queues come before the history.
+    let rows = u16::try_from(model.queues.len()).unwrap_or(u16::MAX).saturating_add(1);
+    let room = frame.area().height.saturating_sub(7);
+    let rows = rows.min(room.saturating_sub(3)).max(rows.min(6));
+    let [head, table, spark, regimes, drops, event, _, foot] = Layout::vertical([
         Constraint::Length(1),
-        Constraint::Min(queues.saturating_add(1).min(6)),
-        Constraint::Length(5),
+        Constraint::Length(rows),
+        Constraint::Length(room.saturating_sub(rows).clamp(3, 12)),
         Constraint::Length(1),
         Constraint::Length(2),
-        Constraint::Length(1),
+        Constraint::Length(2),
+        Constraint::Fill(1),
         Constraint::Length(1),
     ])
     .areas(frame.area());
-    let title = format!("oxide {}  {}  up {:.0} s", model.version, model.state, model.uptime_s);
+    let title = format!("oxide {}  {}  up {}", model.version, model.state, age(model.uptime_s));
     frame.render_widget(Line::styled(title, bold(state_colour(&model.state))), head);
 
-    let rows = model.queues.iter().map(|row| Cells::new(cells(row)).style(coloured_style(state_colour(&row.state))));
-    let widths = [5, 10, 4, 9, 7, 7, 7, 7, 7, 5, 5, 5, 5, 6, 7, 7, 4].map(Constraint::Length);
+    let shown = columns(table.width);
+    let pick = |all: [String; 17]| all.into_iter().enumerate().filter(|(at, _)| shown[*at]).map(|(_, text)| text);
+    let rows = model.queues.iter().map(|row| {
+        // Numbers stand at the right, under each other.
+        let cells = pick(cells(row))
+            .enumerate()
+            .map(|(at, text)| if at < 2 { Line::raw(text) } else { Line::raw(text).right_aligned() });
+        Cells::new(cells.collect::<Vec<_>>()).style(coloured_style(state_colour(&row.state)))
+    });
+    let widths =
+        COLUMNS.iter().zip(shown).filter(|(_, shown)| *shown).map(|((_, width, _), _)| Constraint::Length(*width));
+    let names = pick(COLUMNS.map(|(name, ..)| name.to_owned()));
+    let names =
+        names.enumerate().map(|(at, text)| if at < 2 { Line::raw(text) } else { Line::raw(text).right_aligned() });
     let list = Table::new(rows, widths)
-        .header(Cells::new(HEADER).style(Style::new().add_modifier(Modifier::BOLD)))
+        .header(Cells::new(names.collect::<Vec<_>>()).style(Style::new().add_modifier(Modifier::BOLD)))
         .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED));
     let mut state = TableState::new().with_selected(Some(ui.selected));
     frame.render_stateful_widget(list, table, &mut state);
@@ -64,11 +96,10 @@ pub(super) fn draw(frame: &mut Frame<'_>, model: &Model, ui: &Ui) {
         let history: Vec<u64> = row.history.iter().copied().collect();
         frame.render_widget(Sparkline::default().block(Block::bordered().title(title)).data(&history), spark);
         frame.render_widget(regime_line(row), regimes);
-        frame.render_widget(Paragraph::new(drop_line(row)).wrap(ratatui::widgets::Wrap { trim: true }), drops);
+        frame.render_widget(Paragraph::new(drop_line(row)).wrap(Wrap { trim: true }), drops);
         let beat = row.heartbeat_age_s.map_or_else(|| "-".to_owned(), |s| format!("{s:.2} s"));
-        let gap = row.last_gap_ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms:.1} ms"));
-        let text = format!("heartbeat {beat}  sessions {}  last gap {gap}  {}", row.sessions, row.last_event);
-        frame.render_widget(Line::raw(text), event);
+        let text = format!("heartbeat {beat}  sessions {}  {}", row.sessions, row.last_event);
+        frame.render_widget(Paragraph::new(text).wrap(Wrap { trim: true }), event);
     }
     frame.render_widget(foot_line(model, ui), foot);
 }
@@ -84,7 +115,28 @@ fn foot_line(model: &Model, ui: &Ui) -> Line<'static> {
             Line::styled(text, bold(Color::Yellow))
         }
         None if ui.said.is_empty() => Line::raw(KEYS),
-        None => Line::raw(format!("{}   ({KEYS})", ui.said)),
+        None => Line::raw(ui.said.clone()),
+    }
+}
+
+/// Which columns fit `width`: the most wanted ones.
+pub(super) fn columns(width: u16) -> [bool; 17] {
+    let fits = |most: u8| {
+        let chosen = COLUMNS.iter().filter(|(.., order)| *order <= most);
+        chosen.map(|(_, width, _)| width + 1).sum::<u16>() <= width + 1
+    };
+    let most = (0..=7).rev().find(|most| fits(*most)).unwrap_or(0);
+    COLUMNS.map(|(.., order)| order <= most)
+}
+
+/// A time in two units at most.
+fn age(seconds: f64) -> String {
+    let s = seconds as u64;
+    match s {
+        0..60 => format!("{s} s"),
+        60..3600 => format!("{} min {} s", s / 60, s % 60),
+        3600..86_400 => format!("{} h {} min", s / 3600, s / 60 % 60),
+        _ => format!("{} d {} h", s / 86_400, s / 3600 % 24),
     }
 }
 
@@ -94,7 +146,11 @@ fn cells(row: &Row) -> [String; 17] {
         row.queue.to_string(),
         row.state.clone(),
         row.cpu.map_or_else(|| "-".to_owned(), |cpu| cpu.to_string()),
-        if row.modes.is_empty() { "-".to_owned() } else { row.modes.join("/") },
+        match row.modes.as_slice() {
+            [] => "-".to_owned(),
+            [one] => one.clone(),
+            _ => "mixed".to_owned(),
+        },
         short(row.rx_pps),
         short(row.tx_pps),
         short(row.rx_bps),
@@ -132,7 +188,7 @@ pub(super) fn plain(model: &Model) -> String {
     let line = |cells: &[String]| {
         cells.iter().map(|cell| format!("{cell:<9}")).collect::<String>().trim_end().to_owned() + "\n"
     };
-    text += &line(&HEADER.map(str::to_owned));
+    text += &line(&COLUMNS.map(|(name, ..)| name.to_owned()));
     model.queues.iter().for_each(|row| text += &line(&cells(row)));
     text
 }

@@ -116,26 +116,28 @@ fn row(now: &QueueView, before: Option<(&QueueView, f64)>) -> Row {
     }
 }
 
-/// A number in at most five characters: `-` where it is not known.
+/// A number in at most six characters: `-` where it is not known.
 pub(super) fn short(value: Option<f64>) -> String {
-    match value {
-        None => "-".to_owned(),
-        Some(v) if v < 1e3 => format!("{v:.0}"),
-        Some(v) if v < 1e6 => format!("{:.1}k", v / 1e3),
-        Some(v) if v < 1e9 => format!("{:.1}M", v / 1e6),
-        Some(v) => format!("{:.1}G", v / 1e9),
-    }
+    scaled(value, &[("", 0), ("k", 1), ("M", 1), ("G", 1), ("T", 1)])
 }
 
-/// A time in at most six characters.
+/// A time in at most seven characters.
 pub(super) fn time(ns: Option<f64>) -> String {
-    match ns {
-        None => "-".to_owned(),
-        Some(ns) if ns < 1e3 => format!("{ns:.0}ns"),
-        Some(ns) if ns < 1e6 => format!("{:.1}us", ns / 1e3),
-        Some(ns) if ns < 1e9 => format!("{:.1}ms", ns / 1e6),
-        Some(ns) => format!("{:.1}s", ns / 1e9),
+    scaled(ns, &[("ns", 0), ("us", 1), ("ms", 1), ("s", 1)])
+}
+
+/// With the first unit, each a thousand of the one before, that needs no four digits once it is rounded.
+fn scaled(value: Option<f64>, units: &[(&str, usize)]) -> String {
+    let Some(mut value) = value else { return "-".to_owned() };
+    let mut text = String::new();
+    for (unit, digits) in units {
+        text = format!("{value:.digits$}{unit}");
+        if value < 1000.0 - 0.5 / 10_f64.powi(*digits as i32) {
+            break;
+        }
+        value /= 1000.0;
     }
+    text
 }
 
 /// A share as percent.

@@ -6,6 +6,7 @@ use oxide::admin::{NodeView, QueueView};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 
+use super::draw::{COLUMNS, columns};
 use super::*;
 
 fn view(second: u64) -> NodeView {
@@ -43,7 +44,11 @@ fn view(second: u64) -> NodeView {
 }
 
 fn screen(model: &Model, ui: &Ui) -> String {
-    let mut terminal = Terminal::new(TestBackend::new(132, 18)).unwrap();
+    sized(132, 18, model, ui)
+}
+
+fn sized(width: u16, height: u16, model: &Model, ui: &Ui) -> String {
+    let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
     terminal.draw(|frame| draw(frame, model, ui)).unwrap();
     terminal.backend().to_string()
 }
@@ -109,4 +114,33 @@ fn nothing_is_done_without_a_yes() {
     key('j', &mut ui);
     assert_eq!(ui.selected, 1);
     assert_eq!(key('q', &mut ui), Press::Quit);
+}
+
+/// On the least terminal there is eight queues are seen whole, and no column is cut.
+#[test]
+fn eight_queues_fit_eighty_columns() {
+    let mut model = Model::default();
+    for second in [10, 11] {
+        let mut node = view(second);
+        node.queues = (0..8).map(|queue| QueueView { queue, ..node.queues[(queue % 2) as usize].clone() }).collect();
+        model.take(node);
+    }
+    let text = sized(80, 24, &model, &Ui { selected: 7, ..Ui::default() });
+    for wanted in ["queue state", "drop/s", "miss/s", "busy", "p99", "rst", "queue 7:", "heartbeat", "opened", "q quit"]
+    {
+        assert!(text.contains(wanted), "{wanted}: {text}");
+    }
+    assert_eq!(text.lines().filter(|l| l.contains("running") || l.contains("waiting")).count(), 8, "{text}");
+    let wide = sized(200, 60, &model, &Ui::default());
+    assert!(COLUMNS.iter().all(|(name, ..)| wide.contains(name)), "{wide}");
+    assert_eq!(columns(20).iter().filter(|shown| **shown).count(), 5, "the most wanted ones are cut last");
+}
+
+#[test]
+fn numbers_are_as_short_as_their_columns() {
+    for value in [0.0, 7.4, 999.4, 999.6, 999_949.0, 999_951.0, 123_456_789.0, 9.99e12] {
+        let (number, time) = (model::short(Some(value)), model::time(Some(value)));
+        assert!(number.len() <= 6 && time.len() <= 7, "{value}: {number} {time}");
+    }
+    assert_eq!((model::short(Some(999.6)), model::short(None)), ("1.0k".to_owned(), "-".to_owned()));
 }

@@ -131,3 +131,25 @@ fn an_actor_comes_up_with_the_interface_that_is_there_and_takes_the_other_in() {
     NAMES.iter().for_each(|name| net.delete(name));
     assert!(SimBackend::new(&net, &rig.ids).open_present().is_err_and(|error| error.waits()));
 }
+
+#[test]
+fn what_waits_for_a_port_that_is_closed_is_dropped_and_its_frames_are_back() {
+    let mut rig = Rig::new();
+    rig.net.set_link("left", false);
+    for _ in 0..7 {
+        (0..64).for_each(|_| rig.inject(1, b"cross"));
+        rig.turns(1);
+    }
+    let waiting = rig.actor.worker.in_hand();
+    assert!(waiting > 0, "the ring is full");
+    rig.tell(Command::Close(0b01, "no program".to_owned()));
+    rig.turns(3);
+    assert_eq!((rig.actor.worker.in_hand(), rig.actor.worker.umem().census().app), (0, 0));
+    assert!(rig.actor.worker.counters().drops.of(crate::telemetry::DropReason::PortClosed) >= waiting as u64);
+    assert!(rig.actor.worker.umem().census().written_off > 0, "the kernel may still read what was on its ring");
+    rig.net.set_link("left", true);
+    rig.open(None);
+    rig.turns(60);
+    assert_eq!(rig.echoes(), [1, 1]);
+    assert!(rig.actor.worker.balanced() && rig.actor.worker.umem().census().written_off == 0);
+}

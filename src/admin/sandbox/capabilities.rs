@@ -1,15 +1,12 @@
-//! Privileges given up before anything is opened, by the first thread, so that every later one has no more.
-//!
-//! What a start needs a restart needs again (a socket, a program, locked memory), so the capabilities for that are
-//! kept for the life of the process, and all others go at once: there is no second step after set-up that a restart
-//! could stumble over.
+//! Capabilities: those for opening a queue are kept for the life of the process, since a restart opens one again; all
+//! others go at once.
 
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set, clear_ambient_capability_set,
     remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
 };
 
-use crate::config::SandboxLevel;
+use super::SandboxError;
 
 /// What is kept, and what for.
 const KEPT: [(CapabilitySet, &str, &str); 6] = [
@@ -23,59 +20,32 @@ const KEPT: [(CapabilitySet, &str, &str); 6] = [
 /// Without these nothing can be opened.
 const NEEDED: CapabilitySet = CapabilitySet::NET_ADMIN.union(CapabilitySet::NET_RAW).union(CapabilitySet::BPF);
 
-/// Why the process cannot go on.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum SandboxError {
-    /// It has less than it needs.
-    #[error(
-        "this process lacks {missing}; as root outside of a container it would have them, in a systemd unit write \
-         AmbientCapabilities={names}, in Docker --cap-add for each (and no user namespace), in Kubernetes \
-         securityContext.capabilities.add"
-    )]
-    Missing {
-        /// Which, and what for.
-        missing: String,
-        /// Their names, for a unit file.
-        names: String,
-    },
-    /// A layer that was required cannot be had.
-    #[error("admin.sandbox = \"require\": {layer}: {source} (\"auto\" goes on without)")]
-    Layer {
-        /// Which.
-        layer: &'static str,
-        /// The kernel's answer.
-        source: std::io::Error,
-    },
-}
-
-/// Gives up what is not needed. To be called before any other thread is started. Returns a line for each layer:
-/// what holds now, or why it does not.
+/// What the process has.
 ///
 /// # Errors
-/// [`SandboxError`].
-pub fn enter(level: SandboxLevel) -> Result<Vec<String>, SandboxError> {
+/// [`SandboxError::Missing`] if that is not enough to open anything.
+pub(super) fn own() -> Result<CapabilitySet, SandboxError> {
     let own = capabilities(None).map_or_else(|_| CapabilitySet::empty(), |sets| sets.permitted);
     check(own)?;
-    if level == SandboxLevel::Off {
-        return Ok(vec!["sandbox off".to_owned()]);
-    }
+    Ok(own)
+}
+
+/// Gives up all of `own` that no restart needs; says what is left.
+///
+/// # Errors
+/// The kernel's, in words.
+pub(super) fn restrict(own: CapabilitySet) -> Result<String, String> {
     let kept = own & KEPT.iter().fold(CapabilitySet::empty(), |all, (one, ..)| all | *one);
-    let layers = [
-        ("capabilities", drop_capabilities(kept), format!("capabilities: only {}", names(kept))),
-        ("no_new_privs", set_no_new_privs(true), "no new privileges".to_owned()),
-    ];
-    let mut lines = Vec::new();
-    for (layer, done, text) in layers {
-        match done {
-            Ok(()) => lines.push(text),
-            Err(error) if level == SandboxLevel::Require => {
-                return Err(SandboxError::Layer { layer, source: error.into() });
-            }
-            Err(error) => lines.push(format!("{layer}: not to be had ({error})")),
-        }
-    }
-    Ok(lines)
+    drop_capabilities(kept).map_err(|e| e.to_string())?;
+    Ok(names(kept))
+}
+
+/// No program that is executed gets more than this process has.
+///
+/// # Errors
+/// The kernel's, in words.
+pub(super) fn no_new() -> Result<(), String> {
+    set_no_new_privs(true).map_err(|e| e.to_string())
 }
 
 fn check(own: CapabilitySet) -> Result<(), SandboxError> {

@@ -1,0 +1,81 @@
+//! Landlock: which files are left. For the calling thread and those it starts from then on.
+
+use std::path::{Path, PathBuf};
+
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, BitFlags, LandlockStatus, PathBeneath, PathFd, RestrictionStatus, Ruleset,
+    RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope, make_bitflags,
+};
+
+/// Which files the process needs once it is confined, beside /proc and /sys to read.
+#[derive(Debug, Clone, Default)]
+pub struct Files {
+    /// Files, and directories with all below, that are read.
+    pub read: Vec<PathBuf>,
+    /// Files that are there already, to read and write.
+    pub update: Vec<PathBuf>,
+    /// Directories in which files are made and replaced.
+    pub replace_in: Vec<PathBuf>,
+    /// Directories from which a file is taken at the end.
+    pub remove_from: Vec<PathBuf>,
+    /// Interfaces whose device settings are written; those made later in the same place are among them.
+    pub interfaces: Vec<String>,
+}
+
+const READ: BitFlags<AccessFs> = make_bitflags!(AccessFs::{ReadFile | ReadDir});
+const WRITE: BitFlags<AccessFs> = make_bitflags!(AccessFs::{WriteFile | Truncate});
+
+/// Leaves `files`; no TCP port to listen at or connect to; no signal and no abstract socket to the outside. Returns the
+/// version that the kernel has, as far as it is used here; `None` where it has no Landlock, or none in force.
+///
+/// # Errors
+/// The kernel's, in words.
+pub(super) fn restrict(files: &Files) -> Result<Option<i32>, String> {
+    let status = rules(files).and_then(RulesetCreated::restrict_self).map_err(|e| e.to_string())?;
+    Ok(match status {
+        RestrictionStatus { ruleset: RulesetStatus::NotEnforced, .. } => None,
+        RestrictionStatus { landlock: LandlockStatus::Available { effective_abi, .. }, .. } => {
+            Some(effective_abi as i32)
+        }
+        _ => None,
+    })
+}
+
+fn rules(files: &Files) -> Result<RulesetCreated, RulesetError> {
+    // A kernel that knows less restricts less; what is asked for here was tried with version 7.
+    let mut rules = Ruleset::default().handle_access(AccessFs::from_all(ABI::V7))?;
+    rules = rules.handle_access(AccessNet::from_all(ABI::V7))?;
+    // A service manager may be reached by an abstract socket (sd_notify(3)).
+    let abstract_manager =
+        std::env::var_os("NOTIFY_SOCKET").is_some_and(|path| path.as_encoded_bytes().starts_with(b"@"));
+    rules = rules.scope(if abstract_manager { Scope::Signal.into() } else { Scope::from_all(ABI::V7) })?;
+
+    let list = |paths: &[PathBuf], access: BitFlags<AccessFs>| -> Vec<(PathBuf, BitFlags<AccessFs>)> {
+        paths.iter().map(|path| (path.clone(), access)).collect()
+    };
+    let devices: Vec<PathBuf> = files.interfaces.iter().filter_map(|name| device_directory(name)).collect();
+    // Its own program: a backtrace names functions with it.
+    let program: Vec<PathBuf> = std::env::current_exe().into_iter().collect();
+    let all = [
+        list(&["/proc", "/sys"].map(PathBuf::from), READ),
+        list(&program, READ),
+        list(&files.read, READ),
+        list(&files.update, WRITE | AccessFs::ReadFile),
+        list(&files.replace_in, WRITE | AccessFs::MakeReg | AccessFs::RemoveFile),
+        list(&files.remove_from, AccessFs::RemoveFile.into()),
+        list(&devices, WRITE),
+    ];
+    all.concat().iter().try_fold(rules.create()?, |rules, (path, access)| allow(rules, path, *access))
+}
+
+/// What is not there cannot be allowed, and is not missed.
+fn allow(rules: RulesetCreated, path: &Path, access: BitFlags<AccessFs>) -> Result<RulesetCreated, RulesetError> {
+    let Ok(beneath) = PathFd::new(path) else { return Ok(rules) };
+    let access = if path.is_dir() { access } else { access & AccessFs::from_file(ABI::V7) };
+    rules.add_rule(PathBeneath::new(beneath, access))
+}
+
+/// The directory that holds the interface: one that is made again in its place is in it, too.
+fn device_directory(interface: &str) -> Option<PathBuf> {
+    Some(Path::new("/sys/class/net").join(interface).canonicalize().ok()?.parent()?.to_owned())
+}

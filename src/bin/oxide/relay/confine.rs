@@ -1,0 +1,61 @@
+//! What the relay gives up, and what it opens before: everything that cannot be had any more afterwards.
+
+use std::path::{Path, PathBuf};
+
+use oxide::admin::Doors;
+use oxide::admin::sandbox::{Files, Sandbox};
+use oxide::config::{Config, ExecutorKind};
+use oxide::engine::Survey;
+
+/// Directories that are not one program's: of these only the configuration file itself is left.
+const SHARED: [&str; 10] = ["/", "/etc", "/home", "/opt", "/root", "/run", "/srv", "/tmp", "/usr", "/var"];
+
+/// Opens the doors, looks at the machine, and gives up the rest. To be called by the only thread there is: each has the
+/// privileges of the one that started it.
+pub(super) fn enter(
+    config: &Config,
+    path: &Path,
+    report: Option<&Path>,
+    name: &str,
+) -> Result<(Doors, Survey, Sandbox), String> {
+    let mut sandbox = Sandbox::begin(config.admin.sandbox).map_err(|e| e.to_string())?;
+    let doors = Doors::open(&config.admin, name).map_err(|e| e.to_string())?;
+    // hwloc's plug-ins are programs: none can be loaded later.
+    let survey = Survey::new(&config.engine).map_err(|e| e.to_string())?;
+    let beside = |file: &Path| std::path::absolute(file).ok()?.parent().map(Path::to_owned);
+    let files = Files {
+        read: configuration(path),
+        update: std::env::var_os("OXIDE_FAULTS").map(PathBuf::from).into_iter().collect(),
+        replace_in: report.and_then(beside).into_iter().collect(),
+        remove_from: doors.socket().and_then(beside).into_iter().collect(),
+        interfaces: config.engine.interfaces.clone(),
+    };
+    sandbox.confine(&files, config.engine.executor != ExecutorKind::Thread).map_err(|e| e.to_string())?;
+    Ok((doors, survey, sandbox))
+}
+
+/// What is read at a reload: the file's directory, in which an editor puts a new file, and that of the file it is a link
+/// to.
+fn configuration(path: &Path) -> Vec<PathBuf> {
+    let files = [std::path::absolute(path).ok(), path.canonicalize().ok()];
+    let of = |file: PathBuf| match file.parent() {
+        Some(directory) if !SHARED.iter().any(|shared| directory == Path::new(shared)) => directory.to_owned(),
+        _ => file,
+    };
+    let mut places: Vec<PathBuf> = files.into_iter().flatten().map(of).collect();
+    places.dedup();
+    places
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_of_its_own_is_left_and_a_shared_one_is_not() {
+        let read = |path: &str| configuration(Path::new(path));
+        assert_eq!(read("/etc/oxide/relay.toml"), [PathBuf::from("/etc/oxide")]);
+        assert_eq!(read("/etc/relay.toml"), [PathBuf::from("/etc/relay.toml")]);
+        assert_eq!(read("/config/relay.toml"), [PathBuf::from("/config")]);
+    }
+}

@@ -1,0 +1,106 @@
+//! Why queues are restarted, as a closed set that can be counted: the words themselves are in the log and the status.
+
+use oxide_actors::supervisor::{self, State};
+use serde::Serialize;
+
+/// What is restarted, and why: the words of the API and the metrics, each explained at
+/// [`QUEUE_RESTARTS`](crate::telemetry::metrics::QUEUE_RESTARTS).
+const ALL: [(&str, &str); 10] = [
+    ("handler", "asked"),
+    ("handler", "panic"),
+    ("port", "asked"),
+    ("port", "port"),
+    ("queue", "asked"),
+    ("queue", "panic"),
+    ("queue", "leak"),
+    ("queue", "late"),
+    ("queue", "open"),
+    ("queue", "ended"),
+];
+
+/// Restarts of one queue, by depth and cause.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RestartCounts([u64; ALL.len()]);
+
+impl RestartCounts {
+    /// A queue goes from `from` to `to` for this reason: if that is a restart, it is counted.
+    pub(super) fn count(&mut self, from: &State, to: &State, words: &str) {
+        let State::Restarting { depth, .. } = to else { return };
+        let asked = words.starts_with("told to");
+        let (depth, cause) = match depth {
+            supervisor::Depth::Soft => ("handler", if asked { "asked" } else { "panic" }),
+            supervisor::Depth::Part(_) => ("port", if asked { "asked" } else { "port" }),
+            supervisor::Depth::Hard if asked => ("queue", "asked"),
+            supervisor::Depth::Hard => ("queue", of_queue(from, words)),
+        };
+        if let Some(at) = ALL.iter().position(|one| *one == (depth, cause)) {
+            self.0[at] += 1;
+        }
+    }
+
+    /// Depth, cause and count of each, also of those at zero.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> + '_ {
+        ALL.iter().zip(self.0).map(|((depth, cause), count)| (*depth, *cause, count))
+    }
+}
+
+fn of_queue(from: &State, words: &str) -> &'static str {
+    if words.starts_with("frames are lost") {
+        "leak"
+    } else if words.contains("not back within") {
+        "late"
+    } else if words.starts_with("ended") {
+        "ended"
+    } else if matches!(from, State::Opening) && !words.starts_with("panicked") {
+        "open"
+    } else {
+        "panic"
+    }
+}
+
+impl Serialize for RestartCounts {
+    /// As `{"handler": {"asked": 1, ...}, ...}`.
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut by_depth = std::collections::BTreeMap::<_, std::collections::BTreeMap<_, _>>::new();
+        for (depth, cause, count) in self.iter() {
+            by_depth.entry(depth).or_default().insert(cause, count);
+        }
+        by_depth.serialize(serializer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use oxide_actors::supervisor::{Depth, End};
+
+    use super::*;
+    use crate::queue::Exit;
+
+    #[test]
+    fn each_restart_is_counted_under_one_cause() {
+        let restarting = |depth| State::Restarting { depth, backoff: Duration::ZERO };
+        let leaked = Exit::Leaked.end().to_string();
+        let panicked = End::Panicked("oh".to_owned()).to_string();
+        for (from, depth, words, wanted) in [
+            (State::Running, Depth::Soft, "told to restart", ("handler", "asked")),
+            (State::Running, Depth::Soft, "index out of bounds", ("handler", "panic")),
+            (State::Running, Depth::Part(1), "told to restart", ("port", "asked")),
+            (State::Running, Depth::Part(0), "the socket is lost", ("port", "port")),
+            (State::Running, Depth::Hard, "told to restart", ("queue", "asked")),
+            (State::Running, Depth::Hard, leaked.as_str(), ("queue", "leak")),
+            (State::Running, Depth::Hard, "index out of bounds", ("queue", "panic")),
+            (State::Opening, Depth::Hard, panicked.as_str(), ("queue", "panic")),
+            (State::Opening, Depth::Hard, "EBUSY", ("queue", "open")),
+            (restarting(Depth::Soft), Depth::Hard, "handler not back within 2s of its restart", ("queue", "late")),
+            (State::Running, Depth::Hard, "ended without being told to", ("queue", "ended")),
+        ] {
+            let mut counts = RestartCounts::default();
+            counts.count(&from, &restarting(depth), words);
+            counts.count(&restarting(depth), &State::Running, "opened");
+            let found: Vec<_> = counts.iter().filter(|(.., count)| *count > 0).collect();
+            assert_eq!(found, [(wanted.0, wanted.1, 1)], "{words}");
+        }
+    }
+}

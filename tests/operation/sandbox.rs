@@ -1,0 +1,139 @@
+//! A relay that has given up all it can does all it must, and nothing else.
+
+use std::os::unix::process::ExitStatusExt;
+
+use serde_json::Value;
+
+use crate::netns::Lab;
+use crate::reads::books_balance;
+use crate::rig::{Bench, clients_side, lab, write_config};
+
+/// SIGSYS, asm-generic/signal.h.
+const SIGSYS: i32 = 31;
+
+/// Has the relay do something to itself; what its log says of how that went.
+fn done(bench: &mut Bench, line: &str) -> String {
+    let before = bench.log().len();
+    bench.inject(line);
+    let quoted = format!("\"line\":\"{line}\"");
+    let mut said = String::new();
+    bench.wait(line, |b| {
+        said = b.log().split_off(before).lines().find(|l| l.contains(&quoted)).unwrap_or_default().to_owned();
+        !said.is_empty()
+    });
+    said
+}
+
+/// Packets, each depth of restart, reload of a file that an editor replaced, an interface that goes and comes back, ctl,
+/// metrics; and every thread is behind the filters.
+fn does_all_it_must(lab: &Lab, bench: &mut Bench) {
+    bench.serves(5000);
+    for depth in ["handler", "port", "queue"] {
+        let before = bench.queues()["queues"][0]["restarts"].as_u64().unwrap();
+        bench.told(&["restart", "r0:0", "--depth", depth]);
+        bench.wait("the queue is back", |b| {
+            let queue = &b.queues()["queues"][0];
+            queue["restarts"].as_u64().unwrap() > before && queue["state"] == "running"
+        });
+        bench.serves(5000);
+    }
+    let (config, new) = (bench.path("relay.toml"), bench.path("new.toml"));
+    write_config(&new, &bench.path("ctl.sock"), "batch_size = 16");
+    let text = std::fs::read_to_string(&new).unwrap().replace("10.1.0.1:5000", "10.1.0.1:5001");
+    std::fs::write(&new, text).unwrap();
+    std::fs::rename(&new, &config).unwrap();
+    assert!(bench.told(&["reload"]).contains("engine.batch_size: 64 -> 16"));
+    bench.serves(5001);
+    done(bench, "detach r0:0");
+    bench.serves(5001);
+    let before = bench.queues()["queues"][0]["restarts"].as_u64().unwrap();
+    done(bench, "panic r0:0 4");
+    bench.wait("the handler panics", |b| {
+        b.answered(5001, 1, 1);
+        b.queues()["queues"][0]["restarts"].as_u64().unwrap() > before
+    });
+    done(bench, "panic r0:0 0");
+    bench.serves(5001);
+    lab.ip("link delete r0");
+    bench.wait("the queues wait for it", |b| b.queues()["queues"][0]["state"] != "running");
+    clients_side(lab, &bench.clients);
+    bench.wait("and come back", |b| b.queues()["state"] == "running");
+    bench.serves(5001);
+    let (code, metrics) = bench.get("/metrics");
+    assert_eq!(code, 200);
+    // Over a panic, restarts of every depth and a lost interface.
+    books_balance(&metrics);
+    for layer in ["capabilities", "no_new_privs", "landlock", "seccomp"] {
+        let line = format!("oxide_sandbox_info{{layer=\"{layer}\",state=\"on\"}} 1");
+        assert!(metrics.contains(&line), "{line}: {metrics}");
+    }
+    for restart in
+        ["depth=\"handler\",cause=\"panic\"", "depth=\"port\",cause=\"asked\"", "depth=\"queue\",cause=\"asked\""]
+    {
+        let line = format!("oxide_queue_restarts_total{{queue=\"0\",{restart}}} ");
+        let count = metrics.lines().find_map(|l| l.strip_prefix(&line)).unwrap_or_else(|| panic!("{line}: {metrics}"));
+        assert_ne!(count, "0", "{line}");
+    }
+    let status: Value = serde_json::from_str(&bench.told(&["status"])).unwrap();
+    assert_eq!((&status["balanced"], &status["sandbox"][3]["state"]), (&true.into(), &"on".into()), "{status:#}");
+    for thread in std::fs::read_dir(format!("/proc/{}/task", bench.child.id())).unwrap() {
+        let status = std::fs::read_to_string(thread.unwrap().path().join("status")).unwrap();
+        assert!(status.contains("Seccomp:\t2\n") && status.contains("Seccomp_filters:\t3\n"), "{status}");
+    }
+}
+
+/// What somebody tries who has taken the process over.
+fn does_nothing_else(bench: &mut Bench) {
+    let outside = tempfile::tempdir().unwrap();
+    let file = outside.path().join("mine");
+    for (what, whom) in [
+        ("read", "/etc/shadow"),
+        ("read", "/etc/hostname"),
+        ("write", file.to_str().unwrap()),
+        ("write", bench.path("relay.toml").to_str().unwrap()),
+        ("write", "/proc/sys/net/ipv4/ip_forward"),
+        ("spawn", "/bin/true"),
+        ("connect", "127.0.0.1:9797"),
+    ] {
+        let said = done(bench, &format!("{what} {whom}"));
+        assert!(said.contains("not a fault") && said.contains("(os error"), "{what} {whom}: {said}");
+    }
+    assert!(!file.exists());
+    bench.serves(5001);
+    bench.inject("exec /bin/true");
+    let mut status = None;
+    bench.wait("the relay is ended", |b| {
+        status = b.child.try_wait().unwrap();
+        status.is_some()
+    });
+    assert_eq!(status.unwrap().signal(), Some(SIGSYS));
+}
+
+#[test]
+fn a_relay_on_io_uring() {
+    lab("a_relay_on_io_uring", "", |lab, bench| {
+        does_all_it_must(lab, bench);
+        does_nothing_else(bench);
+    });
+}
+
+#[test]
+fn a_relay_on_plain_threads() {
+    lab("a_relay_on_plain_threads", "executor = \"thread\"", |lab, bench| {
+        does_all_it_must(lab, bench);
+        does_nothing_else(bench);
+    });
+}
+
+/// The tests above forbid what is possible otherwise.
+#[test]
+fn a_relay_without_a_sandbox() {
+    lab("a_relay_without_a_sandbox", "[admin]\nsandbox = \"off\"\nhttp = \"off\"", |_, bench| {
+        bench.serves(5000);
+        assert!(bench.log().contains("sandbox: off"), "{}", bench.log());
+        for what in ["read /etc/shadow", "read /etc/hostname", "spawn /bin/true"] {
+            let said = done(bench, what);
+            assert!(said.contains("a fault on purpose"), "{what}: {said}");
+        }
+    });
+}
