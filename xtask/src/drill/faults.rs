@@ -107,8 +107,7 @@ pub(super) struct Fault {
     pub(super) act: fn(&mut Scene<'_>) -> Result<()>,
 }
 
-/// What is done to XDP programs is not here, but in `tests/faults_interface.rs`: the relay has given up the privilege to do
-/// that to itself.
+/// The fault table's rows, in the order in which they run.
 pub(super) const FAULTS: &[Fault] = &[
     Fault {
         name: "panic",
