@@ -2,14 +2,15 @@
 //! lines of that pipe say. Without the variable nothing of this exists.
 //!
 //! `panic IF:QUEUE EVERY`, `stall IF:QUEUE MS`, `completions IF:QUEUE`, `socket IF:QUEUE`, `leak IF:QUEUE FRAMES`,
-//! `restart-handler|restart-port|restart-queue IF:QUEUE`, `restarts IF:QUEUE NUMBER` (of all depths, one after the other),
-//! `detach IF:0`, `swap IF:0` (another program under our link), `replace IF:0` (another one in our place), `give-back IF:0`;
+//! `restart-handler|restart-port|restart-queue IF:QUEUE`, `restarts IF:QUEUE NUMBER` (of all depths, one after the other);
 //! and what a sandbox has to forbid: `read FILE`, `write FILE`, `spawn PROGRAM`, `exec PROGRAM`, `connect ADDRESS`.
+//!
+//! What happens to XDP programs another process does (`oxide upset`): the relay has given up the privileges for it.
 
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use oxide::engine::{Depth, EngineError, EngineHandle, EngineStatus};
@@ -24,9 +25,8 @@ pub(crate) fn listen(engine: EngineHandle) {
     let lines = move || {
         // Read and write: a pipe whose last writer has gone does not end.
         let Ok(pipe) = OpenOptions::new().read(true).write(true).open(&path) else { return };
-        let mut other = None;
         for line in BufReader::new(pipe).lines().map_while(Result::ok) {
-            match obey(&engine, &line, &mut other) {
+            match obey(&engine, &line) {
                 Ok(()) => tracing::warn!(line, "a fault on purpose"),
                 Err(error) => tracing::error!(line, error, "not a fault"),
             }
@@ -37,8 +37,7 @@ pub(crate) fn listen(engine: EngineHandle) {
     }
 }
 
-/// `other` is the program that took our place.
-fn obey(engine: &EngineHandle, line: &str, other: &mut Option<PassAll>) -> Result<(), String> {
+fn obey(engine: &EngineHandle, line: &str) -> Result<(), String> {
     let mut words = line.split_whitespace();
     let (Some(what), Some(whom)) = (words.next(), words.next()) else { return Err("two words at least".to_owned()) };
     if let Some(done) = break_out(what, whom) {
@@ -57,13 +56,6 @@ fn obey(engine: &EngineHandle, line: &str, other: &mut Option<PassAll>) -> Resul
         "restart-port" => engine.restart(&id, Depth::Port),
         "restart-queue" => engine.restart(&id, Depth::Queue),
         "restarts" => return (0..number).try_for_each(|n| restart(engine, &id, n)).map_err(|error| error.to_string()),
-        "detach" => return steering::detach_all(interface).map_err(|error| error.to_string()),
-        "swap" => return steering::swap_all(interface).map_err(|error| error.to_string()),
-        "replace" => return replace(interface).map(|program| *other = Some(program)),
-        "give-back" => {
-            *other = None;
-            return Ok(());
-        }
         _ => return Err("no such fault".to_owned()),
     };
     done.map_err(|error| error.to_string())
@@ -95,6 +87,31 @@ fn restart(engine: &EngineHandle, id: &QueueId, number: u64) -> Result<(), Engin
     };
     engine.restart(id, depth)?;
     engine.wait(Duration::from_secs(10), |status| of(status) == (before + 1, true)).map(drop)
+}
+
+/// What another process may do to the XDP program of an interface.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub(crate) enum Upset {
+    /// Takes it off.
+    Detach,
+    /// Puts another one under its link.
+    Swap,
+    /// Puts another one in its place, until this process is ended.
+    Replace,
+}
+
+pub(crate) fn upset(what: Upset, interface: &str) -> Result<ExitCode, String> {
+    match what {
+        Upset::Detach => steering::detach_all(interface).map_err(|error| error.to_string())?,
+        Upset::Swap => steering::swap_all(interface).map_err(|error| error.to_string())?,
+        Upset::Replace => {
+            let _other = replace(interface)?;
+            loop {
+                std::thread::park();
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Takes our program off and is first to attach another one.

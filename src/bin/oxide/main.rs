@@ -56,6 +56,15 @@ enum Command {
     /// Check a configuration, or print one to begin with.
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Do something to the XDP program of an interface, for `cargo xtask drill`.
+    #[command(hide = true)]
+    Upset {
+        /// What.
+        #[arg(value_enum)]
+        what: faults::Upset,
+        /// To which interface's.
+        interface: String,
+    },
 }
 
 fn main() -> ExitCode {
@@ -75,6 +84,7 @@ fn main() -> ExitCode {
         Command::Doctor(command) => plan::doctor(&command),
         Command::Sim(command) => sim::sim(&command),
         Command::Config(command) => config::config(&command),
+        Command::Upset { what, interface } => faults::upset(what, &interface),
     };
     match outcome {
         Ok(code) => code,

@@ -3,6 +3,7 @@
 use super::lab::{Held, Lab, Relay, Report};
 use super::traffic::At;
 use crate::process::{Result, Session, failed};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// What a fault may cost packets of.
@@ -37,6 +38,7 @@ pub(super) struct Scene<'a> {
     pub(super) session: &'a Session,
     pub(super) lab: &'a Lab,
     pub(super) relay: &'a mut Relay,
+    pub(super) binary: &'a Path,
 }
 
 impl Scene<'_> {
@@ -50,6 +52,12 @@ impl Scene<'_> {
 
     fn near(&mut self, argv: &str) -> Result<()> {
         self.lab.near(self.session, &argv.split(' ').collect::<Vec<_>>())
+    }
+
+    /// Does something to the first interface's XDP program, as another process with the privilege would.
+    fn upset(&mut self, what: &str) -> Result<()> {
+        let binary = self.binary.display().to_string();
+        self.lab.near(self.session, &[&binary, "upset", what, "near0"])
     }
 
     fn waiting(&mut self) -> Result<()> {
@@ -99,6 +107,7 @@ pub(super) struct Fault {
     pub(super) act: fn(&mut Scene<'_>) -> Result<()>,
 }
 
+/// The fault table's rows, in the order in which they run.
 pub(super) const FAULTS: &[Fault] = &[
     Fault {
         name: "panic",
@@ -181,22 +190,24 @@ pub(super) const FAULTS: &[Fault] = &[
         name: "detach",
         what: "XDP program taken off",
         reach: Reach::Interface,
-        act: |scene| scene.relay.inject("detach near0:0"),
+        act: |scene| scene.upset("detach"),
     },
     Fault {
         name: "swap",
         what: "another program put under our link",
         reach: Reach::Interface,
-        act: |scene| scene.relay.inject("swap near0:0"),
+        act: |scene| scene.upset("swap"),
     },
     Fault {
         name: "replace",
         what: "another program in the place of ours, then gone",
         reach: Reach::Interface,
         act: |scene| {
-            scene.relay.inject("replace near0:0")?;
+            let binary = scene.binary.display().to_string();
+            let other = scene.lab.near_spawn(scene.session, &[&binary, "upset", "replace", "near0"])?;
             scene.waiting()?;
-            scene.relay.inject("give-back near0:0")
+            drop(other);
+            Ok(())
         },
     },
     Fault {

@@ -66,6 +66,11 @@ impl Lab {
         self.near.run(session, "near", argv).map(drop)
     }
 
+    /// Starts `argv` where the relay is.
+    pub(super) fn near_spawn(&self, session: &Session, argv: &[&str]) -> Result<Running> {
+        self.near.spawn(session, "near", argv)
+    }
+
     /// Makes interface `n` of both ends.
     pub(super) fn plug(&self, session: &Session, n: u8) -> Result<()> {
         let (near, far, pid) = (format!("near{n}"), format!("far{n}"), self.far.pid().to_string());

@@ -129,7 +129,7 @@ fn one(session: &Session, fault: &'static Fault, binary: &Path) -> Result<Row> {
     let mut relay = Relay::start(session, &lab, binary)?;
     let traffic = FarEnd::find(lab.far.pid())?.run();
     session.cancel.sleep(Duration::from_millis(300))?;
-    let mut scene = Scene { session, lab: &lab, relay: &mut relay };
+    let mut scene = Scene { session, lab: &lab, relay: &mut relay, binary };
     let acted = (fault.act)(&mut scene);
     traffic.cause_ended();
     let healthy = |r: &Report| r.queues.iter().all(|queue| queue.state == "running" && !queue.stalled);
