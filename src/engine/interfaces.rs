@@ -185,8 +185,11 @@ impl Interfaces {
 
     /// Those whose program could not be attached when a port was to be opened: now?
     fn tend_refusing(&mut self) -> Vec<Tended> {
-        let due = self.refusing.iter().filter(|(name, pause)| pause.is_over(name));
-        let due: Vec<String> = due.map(|(name, _)| name.clone()).collect();
+        // Or a queue that came later found the place free: those that were refused before it are to be told, and the
+        // program that has the interface now is ours.
+        let ours = |name: &str| self.attached.get(name).is_some_and(|a| a.steering.is_attached().unwrap_or(false));
+        let now = |(name, pause): &(&String, &Pause)| ours(name) || pause.is_over(name);
+        let due: Vec<String> = self.refusing.iter().filter(now).map(|(name, _)| name.clone()).collect();
         let mut tended = Vec::new();
         for interface in due {
             self.refusing.remove(&interface);
