@@ -1,6 +1,7 @@
 //! A relay that has given up all it can does all it must, and nothing else.
 
 use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command};
 
 use serde_json::Value;
 
@@ -24,6 +25,23 @@ fn done(bench: &mut Bench, line: &str) -> String {
     said
 }
 
+/// Does something to the program of `r0`, as another process that may.
+fn upset(what: &str) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_oxide")).args(["upset", what, "r0"]).spawn().unwrap()
+}
+
+/// The relay may not look at what belongs to others: it says what it knows, and how to learn the rest.
+fn names_who_is_in_its_place(bench: &mut Bench) {
+    let mut other = upset("replace");
+    bench.wait("the queues wait, and tell where to look", |b| {
+        b.queues()["queues"][0]["state"] == "waiting" && b.log().contains("bpftool prog show id")
+    });
+    other.kill().unwrap();
+    other.wait().unwrap();
+    bench.wait("back when it is gone", |b| b.queues()["state"] == "running");
+    bench.serves(5001);
+}
+
 /// Packets, each depth of restart, reload of a file that an editor replaced, an interface that goes and comes back, ctl,
 /// metrics; and every thread is behind the filters.
 fn does_all_it_must(lab: &Lab, bench: &mut Bench) {
@@ -44,8 +62,9 @@ fn does_all_it_must(lab: &Lab, bench: &mut Bench) {
     std::fs::rename(&new, &config).unwrap();
     assert!(bench.told(&["reload"]).contains("engine.batch_size: 64 -> 16"));
     bench.serves(5001);
-    done(bench, "detach r0:0");
+    assert!(upset("detach").wait().unwrap().success());
     bench.serves(5001);
+    names_who_is_in_its_place(bench);
     let before = bench.queues()["queues"][0]["restarts"].as_u64().unwrap();
     done(bench, "panic r0:0 4");
     bench.wait("the handler panics", |b| {

@@ -124,13 +124,18 @@ fn refusal(name: &str, interface: &Interface, mode: AttachMode, source: io::Erro
     }
 }
 
-/// Who is attached, in words, and whether by a link.
+/// Who is attached, in words, and whether by a link, or perhaps by one.
 fn holder(name: &str) -> (String, bool) {
     let Ok(interface) = Interface::find(name) else { return ("another XDP program".to_owned(), false) };
     let mut linked = false;
+    let sees = bpf::sees_others();
     let words: Vec<String> = interface
         .programs()
         .map(|(mode, id)| {
+            if !sees {
+                linked = true;
+                return format!("a {mode} XDP program, id {id} (whose it is tells `bpftool prog show id {id}`),");
+            }
             let link = links_of(&interface, id).next();
             linked |= link.is_some();
             let program = aya::programs::loaded_programs().flatten().find(|program| program.id() == id);

@@ -206,6 +206,14 @@ pub(super) fn link_ids() -> impl Iterator<Item = u32> {
     })
 }
 
+/// Whether this process may look at links, and at programs, that are not its own (CAP_SYS_ADMIN: bpf_link_get_fd_by_id in
+/// kernel/bpf/syscall.c).
+pub(super) fn sees_others() -> bool {
+    // With none on the machine it is ENOENT.
+    let refused = |e: io::Error| e.raw_os_error() == Some(libc::EPERM);
+    !call(LINK_GET_NEXT_ID, &mut LinkId::default()).is_err_and(refused)
+}
+
 /// Opens a link by its id.
 pub(super) fn link_by_id(id: u32) -> io::Result<OwnedFd> {
     call(LINK_GET_FD_BY_ID, &mut LinkId { id, ..Default::default() }).map(owned)
