@@ -99,6 +99,16 @@ fn of_two_sessions_with_one_port_the_first_is_kept() {
     assert!(slot.is_some() && next.sources[0].slot(FIRST_PORT) == slot);
 }
 
+/// A source address costs memory for all its ports, and a place of which there are few.
+#[test]
+fn no_source_address_is_taken_over_for_sessions_that_are_refused() {
+    let (mut former, mut next) = (relay(SEED, PORTS), relay(SEED, PORTS));
+    put(&mut former, key(A.0, 1), A.1, FIRST_PORT - 1);
+    put(&mut former, key(A.0, 2), A.1 + 1, FIRST_PORT);
+    put(&mut former, key(A.0, 3), A.1, FIRST_PORT + 40);
+    assert_eq!((next.take_over(&mut former), next.sources.len()), (0, 0));
+}
+
 /// The index has no room for keys that all want the same two buckets: their ports stay free.
 #[test]
 fn a_session_that_the_index_has_no_room_for_leaves_its_port_free() {
