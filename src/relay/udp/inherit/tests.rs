@@ -139,3 +139,15 @@ fn what_was_taken_over_is_not_free() {
     let wanted = others(&next);
     assert_eq!((wanted.len(), free_ports(&mut next)), (20, wanted));
 }
+
+/// A list is made while packets wait.
+#[test]
+fn a_list_of_sessions_ends_after_so_many_slots() {
+    let mut relay = relay(SEED, "capacity = 70000");
+    (0..LOOK_AT as u32 + 9).for_each(|n| _ = put(&mut relay, key(A.0, n), A.1, FIRST_PORT));
+    let mut list = Vec::new();
+    relay.describe(usize::MAX, &mut list);
+    assert_eq!(list.len(), LOOK_AT);
+    relay.describe(5, &mut list);
+    assert_eq!(list.len(), LOOK_AT + 5);
+}
