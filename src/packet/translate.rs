@@ -255,6 +255,26 @@ mod tests {
                 }
             }
         }
+        // A datagram shorter than its header, or longer than the frame.
+        for (old, new, at) in [(four, six, (14, 34)), (six, four, (14, 54))] {
+            let packet = built(old, 64, 0, b"payload");
+            let change = AddressChange::new(&old, &new).unwrap();
+            for (length, wanted) in [(0, false), (7, false), (8, true), (15, true), (16, false), (u16::MAX, false)] {
+                let mut frame = match old.source.is_ipv4() {
+                    true => [&[0xaa; 20], &packet[..]].concat(),
+                    false => packet.clone(),
+                };
+                let field = frame.len() - 11;
+                frame[field..field + 2].copy_from_slice(&length.to_be_bytes());
+                let before = frame.clone();
+                let done = match old.source.is_ipv4() {
+                    true => to_ipv6(&mut frame, at, &old, &rewrite(new), change),
+                    false => to_ipv4(&mut frame, at, &old, &rewrite(new), change),
+                };
+                assert_eq!(done, if wanted { Ok(()) } else { Err(DropReason::Truncated) }, "{length}");
+                assert_eq!(frame == before, !wanted, "{length}");
+            }
+        }
         // The longest that IPv6 can say is too long for IPv4.
         let mut long = built(six, 64, 0, &[0; 8]);
         long[18..20].copy_from_slice(&65_520u16.to_be_bytes());

@@ -10,6 +10,7 @@ mod inherit;
 mod limits;
 mod model;
 mod plan;
+mod quick;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};

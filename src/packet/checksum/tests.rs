@@ -69,6 +69,18 @@ fn udp_zero_means_none_and_is_never_made() {
     assert_eq!(udp(pseudo, &datagram[..7]), None);
 }
 
+/// Sums at every edge of the steps, also those that only packets beyond 64 KiB come to.
+#[test]
+fn every_carry_is_folded_in() {
+    let edges = [0u64, 1, 2, 0x7fff, 0x8000, 0xfffe, 0xffff, 0x1_0000, 0x1_0001, 0xffff_0000, 0xffff_fffe, 0xffff_ffff];
+    for (high, low) in edges.iter().flat_map(|high| edges.map(|low| (high, low))) {
+        let sum = high << 32 | low;
+        // A ones' complement sum is one modulo 65535, and zero only of nothing.
+        let wanted = if sum == 0 { 0 } else { (sum - 1) % 0xffff + 1 };
+        assert_eq!(u64::from(fold(sum)), wanted, "{sum:#x}");
+    }
+}
+
 proptest! {
     #[test]
     fn sum_equals_the_textbook(data in prop::collection::vec(any::<u8>(), 0..300), start in 0usize..9) {

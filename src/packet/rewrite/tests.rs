@@ -131,6 +131,12 @@ fn families_do_not_mix_and_nothing_changed() {
     for (old, new) in [(old4, new6), (old6, new4), (old4, Rewrite { source: new6.source, ..new4 })] {
         assert_eq!(Translation::new(&old, &new).unwrap_err(), DropReason::IpVersion);
     }
+    // From one family to the other is a change, but each flow is of one.
+    let (mixed, flow4) = (Flow { source: old6.source, ..old4 }, Flow { source: new4.source, ..old4 });
+    for (old, new) in [(mixed, flow4), (flow4, mixed), (mixed, mixed)] {
+        assert_eq!(AddressChange::new(&old, &new), Err(DropReason::IpVersion));
+    }
+    assert!(AddressChange::new(&old4, &old6).is_ok());
     let before = built(old6, &new6, 64, 0, b"payload");
     let mut frame = before.clone();
     let result = Translation::new(&old4, &new4).unwrap().apply(&mut frame, 14, 54, false);

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{CLIENTS, SERVERS, World, config, datagram, ends, one, sent};
-use crate::queue::{Harness, Outcome};
+use crate::queue::{Harness, Outcome, Replaced};
 use crate::relay::{RelayPlan, UdpRelay};
 
 const ENTRY: &str = "[2001:db8:1::1]:53";
@@ -14,12 +14,16 @@ const FIRST: &str = "[2001:db8:2::2]:53";
 const SECOND: &str = "[2001:db8:2::3]:53";
 
 fn relay(failover: bool) -> Harness<UdpRelay> {
+    let plan = plan(failover);
+    Harness::new(Harness::info(2), World::default().tables(1), |info| UdpRelay::new(&plan, info)).unwrap()
+}
+
+fn plan(failover: bool) -> RelayPlan {
     let mut config = config("");
     let entry = &mut config.relays[2];
     (entry.down_after_sessions, entry.down_after_ms, entry.failover) = (4, 1000, failover);
     config.check().unwrap();
-    let plan = RelayPlan::new(&config, &[]).unwrap();
-    Harness::new(Harness::info(2), World::default().tables(1), |info| UdpRelay::new(&plan, info)).unwrap()
+    RelayPlan::new(&config, &[]).unwrap()
 }
 
 fn client(n: u32) -> String {
@@ -100,4 +104,38 @@ fn where_all_are_down_everybody_keeps_to_his_own() {
     }
     let counters = harness.handler().counters();
     assert_eq!((counters.upstreams_fell, counters.failed_over), (2, 0));
+}
+
+/// What goes the short way counts as well: questions, and answers.
+#[test]
+fn sessions_that_exist_tell_of_their_upstream() {
+    for (answers, fell) in [(true, 0), (false, 2)] {
+        let mut harness = relay(false);
+        for n in 0..20 {
+            let asked = ask(&mut harness, n);
+            sent(answer(&mut harness, asked));
+        }
+        // All questions first: one answer of the last would hide that those before were not noted.
+        let asked: Vec<_> = (0..20).map(|n| ask(&mut harness, n)).collect();
+        for asked in asked.into_iter().filter(|_| answers) {
+            sent(answer(&mut harness, asked));
+        }
+        harness.advance(Duration::from_millis(1100));
+        (20..40).for_each(|n| _ = ask(&mut harness, n));
+        assert_eq!(harness.handler().counters().upstreams_fell, fell, "answers: {answers}");
+    }
+}
+
+#[test]
+fn one_that_is_down_is_so_for_the_next_handler() {
+    let mut harness = relay(false);
+    round(&mut harness, 0..100);
+    harness.advance(Duration::from_millis(1100));
+    assert_eq!(round(&mut harness, 100..120).get(FIRST), None);
+    let plan = plan(false);
+    for why in [Replaced::Panicked, Replaced::Asked] {
+        harness.restart_handler(why, |info| UdpRelay::new(&plan, info)).unwrap();
+        assert_eq!(round(&mut harness, 120..130).get(FIRST), None);
+        assert_eq!(harness.handler().counters().upstreams_fell, 1);
+    }
 }

@@ -122,3 +122,6 @@ impl UdpRelay {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

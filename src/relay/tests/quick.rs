@@ -1,0 +1,129 @@
+#![allow(clippy::unwrap_used)]
+//! What only the short way could get wrong: a session's first packet opens it, later ones go it.
+
+use super::*;
+
+fn relay_with(sessions: &str, change: impl FnOnce(&mut Config)) -> Harness<UdpRelay> {
+    let mut config = config(sessions);
+    change(&mut config);
+    config.check().unwrap();
+    let plan = RelayPlan::new(&config, &[]).unwrap();
+    Harness::new(Harness::info(2), World::default().tables(1), |info| UdpRelay::new(&plan, info)).unwrap()
+}
+
+fn request(payload: usize) -> Vec<u8> {
+    datagram("192.0.2.7:4000", "192.0.2.1:53", &vec![7; payload])
+}
+
+fn answer_to(source: &str, port: u16, payload: usize) -> Vec<u8> {
+    datagram("198.51.100.2:53", &format!("{source}:{port}"), &vec![7; payload])
+}
+
+fn answer(port: u16, payload: usize) -> Vec<u8> {
+    answer_to("198.51.100.1", port, payload)
+}
+
+fn transmitted(outcomes: &[Outcome]) -> usize {
+    outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Transmit(..))).count()
+}
+
+/// A timeout below the half minute after which the way is looked up anew.
+#[test]
+fn a_short_timeout_ends_a_session_whose_way_is_fresh() {
+    let mut harness = relay_with("", |config| config.relays[0].idle_timeout_s = Some(1));
+    let port = source_port(&mut harness, "192.0.2.7:4000");
+    harness.advance(Duration::from_secs(1));
+    assert_eq!(source_port(&mut harness, "192.0.2.7:4000"), port);
+    harness.advance(Duration::from_millis(1100));
+    assert_ne!(source_port(&mut harness, "192.0.2.7:4000"), port);
+}
+
+/// The look-up found a slot that by its packet's turn has another session, with the same port of another address.
+#[test]
+fn a_late_answer_to_another_address_does_not_reach_who_has_the_slot_now() {
+    let mut harness = relay("source_ports = \"61000-61000\"");
+    assert_eq!(source_port(&mut harness, "192.0.2.7:4000"), 61_000);
+    harness.set_tables(World { server_side: vec!["198.51.100.9", "2001:db8:2::1"], ..World::default() }.tables(2));
+    let (new, late) = (answer_to("198.51.100.9", 61_000, 4), answer(61_000, 4));
+    let outcomes = harness.feed(CLIENTS, &[request(4), new, late]);
+    assert_eq!((transmitted(&outcomes), &outcomes[2]), (2, &Outcome::Drop(DropReason::NoSession)));
+}
+
+/// The same with another port of the same address.
+#[test]
+fn a_late_answer_to_another_port_does_not_reach_who_has_the_slot_now() {
+    let ports = "source_ports = \"61000-61001\"";
+    let mut harness = relay_with(ports, |config| config.relays[0].idle_timeout_s = Some(1));
+    let first = source_port(&mut harness, "192.0.2.7:4000");
+    harness.advance(Duration::from_millis(1200));
+    // A port that was given back comes last.
+    let second = 61_000 + u16::from(first == 61_000);
+    let outcomes = harness.feed(CLIENTS, &[request(4), answer(second, 4), answer(first, 4)]);
+    assert_eq!((transmitted(&outcomes), &outcomes[2]), (2, &Outcome::Drop(DropReason::NoSession)));
+}
+
+/// 20 + 8 + 972 bytes: ten packets in all, the first of which is not ordinary.
+#[test]
+fn bytes_are_those_of_the_ip_packet() {
+    let limit = |config: &mut Config| {
+        (config.relays[0].bytes_per_s, config.limits.reply_bytes_per_s, config.limits.burst_ms) =
+            (10_000, 10_000, 1000);
+    };
+    let mut harness = relay_with("", limit);
+    let port = ends(&sent(one(&mut harness, CLIENTS, &request(972))).1).0.port();
+    assert_eq!(transmitted(&harness.feed(CLIENTS, &vec![request(972); 20])), 9);
+    sent(one(&mut harness, SERVERS, &answer(port, 972)));
+    assert_eq!(transmitted(&harness.feed(SERVERS, &vec![answer(port, 972); 20])), 9);
+}
+
+#[test]
+fn what_was_held_has_paid_and_what_is_limited_keeps_no_session() {
+    let mut harness = relay_with("", |config| {
+        let limits = &mut config.limits;
+        (limits.source_packets_per_s, limits.reply_packets_per_s, limits.burst_ms) = (1, 1, 1);
+    });
+    let port = source_port(&mut harness, "192.0.2.7:4000");
+    sent(one(&mut harness, SERVERS, &answer(port, 4)));
+    assert_eq!(transmitted(&harness.feed_again(CLIENTS, &vec![request(4); 5])), 5);
+    assert_eq!(transmitted(&harness.feed_again(SERVERS, &vec![answer(port, 4); 5])), 5);
+    harness.advance(Duration::from_millis(500));
+    assert_eq!(one(&mut harness, CLIENTS, &request(4)), Outcome::Drop(DropReason::RateLimited));
+    assert_eq!(one(&mut harness, SERVERS, &answer(port, 4)), Outcome::Drop(DropReason::RateLimited));
+    let mut list = Vec::new();
+    harness.handler().describe_sessions(9, &mut list);
+    assert_eq!(list.iter().map(|one| one.idle).collect::<Vec<_>>(), [Duration::from_millis(500)]);
+}
+
+/// The way back is the client's own, whichever interface that is.
+#[test]
+fn answers_leave_by_the_clients_interface() {
+    for (port, client, mac) in [(CLIENTS, "192.0.2.7:4000", CLIENT_MAC), (SERVERS, "198.51.100.7:4000", SERVER_MAC)] {
+        let mut harness = relay("");
+        let from = ends(&sent(one(&mut harness, port, &datagram(client, "192.0.2.1:53", b"?"))).1).0.port();
+        for _ in 0..3 {
+            let (out, back) = sent(one(&mut harness, SERVERS, &answer(from, 4)));
+            assert_eq!((out, ends(&back)), (port, (at("192.0.2.1:53"), at(client))));
+            assert_eq!((&back[..6], &back[6..12]), (&mac.0[..], &[2, 0, 0, 0, 1, port][..]));
+        }
+    }
+}
+
+/// New tables count from the next packet on, both ways.
+#[test]
+fn a_way_that_has_changed_is_looked_up_anew() {
+    let mut harness = relay("");
+    let port = source_port(&mut harness, "192.0.2.7:4000");
+    for _ in 0..3 {
+        sent(one(&mut harness, CLIENTS, &request(80)));
+        sent(one(&mut harness, SERVERS, &answer(port, 80)));
+    }
+    harness.set_tables(World { mtu: 100, ..World::default() }.tables(2));
+    assert_eq!(one(&mut harness, SERVERS, &answer(port, 80)), Outcome::Drop(DropReason::TooBig));
+    assert_eq!(one(&mut harness, CLIENTS, &request(80)), Outcome::Drop(DropReason::TooBig));
+    for _ in 0..3 {
+        sent(one(&mut harness, SERVERS, &answer(port, 72)));
+        sent(one(&mut harness, CLIENTS, &request(72)));
+    }
+    assert_eq!(one(&mut harness, SERVERS, &answer(port, 73)), Outcome::Drop(DropReason::TooBig));
+    assert_eq!(one(&mut harness, CLIENTS, &request(73)), Outcome::Drop(DropReason::TooBig));
+}
