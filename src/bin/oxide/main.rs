@@ -19,9 +19,10 @@ use clap::{Parser, Subcommand};
 #[derive(Parser)]
 #[command(name = "oxide", version, about, max_term_width = 100)]
 struct Arguments {
-    /// What is logged: error, warn, info, debug, trace, or a filter such as `oxide=debug`.
-    #[arg(long, global = true, default_value = "info", value_name = "FILTER")]
-    log: String,
+    /// What is logged: error, warn, info, debug, trace, or a filter such as `oxide=debug`. Default: info; error for `sim`,
+    /// whose faults are on purpose.
+    #[arg(long, global = true, value_name = "FILTER")]
+    log: Option<String>,
     #[command(subcommand)]
     command: Command,
 }
@@ -30,7 +31,7 @@ struct Arguments {
 enum Command {
     /// Relay UDP between clients and upstreams. SIGHUP reloads, SIGTERM drains and ends, a second one ends at once.
     /// Exit code 0 after an orderly end, 1 if it could not start or the books do not balance, 3 if every queue failed,
-    /// 130 after a second signal.
+    /// 4 if a handler did not come back, 130 after a second signal.
     Relay {
         /// The configuration (see `oxide config example`).
         #[arg(long, value_name = "FILE")]
@@ -69,10 +70,12 @@ enum Command {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let log = match log::start(&arguments.log) {
+    let default = if matches!(arguments.command, Command::Sim(_)) { "error" } else { "info" };
+    let filter = arguments.log.as_deref().unwrap_or(default);
+    let log = match log::start(filter) {
         Ok(log) => log,
         Err(error) => {
-            eprintln!("oxide: --log {}: {error}", arguments.log);
+            eprintln!("oxide: --log {filter}: {error}");
             return ExitCode::from(2);
         }
     };
