@@ -16,6 +16,7 @@ mod interfaces;
 mod launch;
 mod layer;
 mod observe;
+mod outbox;
 mod ports;
 mod restarts;
 #[cfg(test)]

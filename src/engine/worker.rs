@@ -10,6 +10,7 @@ use oxide_actors::supervisor::{self, End, Link, Undelivered};
 use super::EngineError;
 use super::interfaces::Interfaces;
 use super::launch::{Launched, Launcher};
+use super::outbox::Outbox;
 use crate::net::Tables;
 use crate::queue::{self, Exit, Fault, Handler, Parcel, PortRequests, Report};
 use crate::umem::{MAX_PORTS, PortIndex};
@@ -61,7 +62,7 @@ pub(super) struct QueueWorker<H> {
 
 pub(super) struct Running {
     handle: ExecutorHandle<Exit>,
-    commands: Address<Command>,
+    commands: Outbox,
 }
 
 impl<H: Handler + 'static> supervisor::Worker for QueueWorker<H> {
@@ -88,14 +89,14 @@ impl<H: Handler + 'static> supervisor::Worker for QueueWorker<H> {
             // A new mailbox has room for them.
             let _ = commands.try_send(Command::Pause(port, true));
         }
-        self.running = Some(Running { handle, commands });
+        self.running = Some(Running { handle, commands: Outbox::new(commands) });
         Ok(())
     }
 
     fn command(&mut self, command: supervisor::Command) -> Result<(), Undelivered> {
-        let Some(running) = &self.running else { return Err(Undelivered::Gone) };
-        let command = Command::of(command, || self.requests());
-        running.commands.try_send(command).map_err(|error| match error {
+        let Some(running) = &mut self.running else { return Err(Undelivered::Gone) };
+        let Some(address) = running.commands.up_to_date() else { return Err(Undelivered::Busy) };
+        address.try_send(Command::of(command, || self.requests())).map_err(|error| match error {
             SendError::Closed(_) => Undelivered::Gone,
             SendError::Timeout(_) => Undelivered::Busy,
         })
@@ -119,16 +120,15 @@ impl<H: Handler + 'static> supervisor::Worker for QueueWorker<H> {
             }
             Note::Inject(fault) => Command::Inject(fault),
         };
-        if let Some(running) = &self.running
-            && running.commands.try_send(command).is_err()
-        {
-            // The next tables follow at the latest with the next change.
-            tracing::warn!(queue = self.queue, "mailbox full: a message of the engine's is lost");
+        if let Some(running) = &mut self.running {
+            running.commands.tell(command);
         }
     }
 
     fn poll_end(&mut self) -> Option<End> {
-        let outcome = self.running.as_mut()?.handle.join_timeout(Duration::ZERO)?;
+        let running = self.running.as_mut()?;
+        running.commands.deliver();
+        let outcome = running.handle.join_timeout(Duration::ZERO)?;
         self.running = None;
         self.announce(None);
         Some(match outcome {
@@ -150,8 +150,8 @@ impl<H: Handler + 'static> supervisor::Worker for QueueWorker<H> {
             // Its packets take the program's fallback, instead of waiting for nobody.
             let interfaces = self.interfaces.lock().unwrap_or_else(PoisonError::into_inner);
             interfaces.steer_away(self.launcher.ports_of(self.index));
-        } else if let Some(running) = &self.running {
-            let _ = running.commands.try_send(Command::Steer);
+        } else if let Some(running) = &mut self.running {
+            running.commands.tell(Command::Steer);
         }
     }
 }

@@ -68,6 +68,18 @@ pub enum Command<R> {
 }
 
 impl<R> Command<R> {
+    /// Whether `earlier`, if it was not obeyed yet, need not be any more once this is said.
+    #[must_use]
+    pub fn voids(&self, earlier: &Self) -> bool {
+        match (self, earlier) {
+            (Self::Tables(_), Self::Tables(_)) | (Self::Steer, Self::Steer) => true,
+            (Self::Pause(port, _), Self::Pause(other, _)) => port == other,
+            (Self::Peer { queue, .. }, Self::Peer { queue: other, .. }) => queue == other,
+            (Self::Close(ports, _), Self::Close(others, _)) => ports & others == *others,
+            _ => false,
+        }
+    }
+
     /// What a decision of the supervisor's is to an actor. `requests` is called where ports are to be opened.
     pub fn of(decision: supervisor::Command, requests: impl FnOnce() -> PortRequests<R>) -> Self {
         match decision {

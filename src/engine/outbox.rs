@@ -1,0 +1,89 @@
+//! What an actor is told past the supervisor, in order, also while its mailbox is full.
+
+use std::collections::VecDeque;
+
+use oxide_actors::mailbox::{Address, SendError};
+
+use super::worker::Command;
+
+/// Messages that may wait beside a full mailbox. Newer ones take the place of what they make void, so that only faults
+/// on purpose could be more.
+const WAITING: usize = 64;
+
+pub(super) struct Outbox {
+    address: Address<Command>,
+    waiting: VecDeque<Command>,
+}
+
+impl Outbox {
+    pub(super) fn new(address: Address<Command>) -> Self {
+        Self { address, waiting: VecDeque::new() }
+    }
+
+    /// Says this after all that was said before.
+    pub(super) fn tell(&mut self, command: Command) {
+        self.waiting.retain(|earlier| !command.voids(earlier));
+        if self.waiting.len() < WAITING {
+            self.waiting.push_back(command);
+        }
+        self.deliver();
+    }
+
+    /// Whether nothing waits any more.
+    pub(super) fn deliver(&mut self) -> bool {
+        while let Some(command) = self.waiting.pop_front() {
+            match self.address.try_send(command) {
+                Ok(()) => {}
+                Err(SendError::Timeout(command)) => {
+                    self.waiting.push_front(command);
+                    return false;
+                }
+                // It has ended, and the next one is told anew.
+                Err(SendError::Closed(_)) => self.waiting.clear(),
+            }
+        }
+        true
+    }
+
+    /// The address, once all is delivered that was said.
+    pub(super) fn up_to_date(&mut self) -> Option<Address<Command>> {
+        self.deliver().then(|| self.address.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use oxide_actors::mailbox::mailbox;
+
+    use super::*;
+
+    #[test]
+    fn a_full_mailbox_loses_nothing_that_still_matters() {
+        let (address, mailbox) = mailbox(2).unwrap();
+        let mut outbox = Outbox::new(address);
+        outbox.tell(Command::Steer);
+        outbox.tell(Command::Drain);
+        for paused in [true, false, true, false] {
+            outbox.tell(Command::Pause(0, paused));
+            outbox.tell(Command::Pause(1, true));
+            outbox.tell(Command::Tables(Box::default()));
+        }
+        assert!(outbox.up_to_date().is_none());
+        let mut heard = Vec::new();
+        while let Some(command) = mailbox.try_recv() {
+            heard.push(match command {
+                Command::Steer => "steer",
+                Command::Drain => "drain",
+                Command::Pause(0, false) => "go on",
+                Command::Pause(1, true) => "pause",
+                Command::Tables(_) => "tables",
+                _ => "something else",
+            });
+            outbox.deliver();
+        }
+        assert_eq!(heard, ["steer", "drain", "go on", "pause", "tables"]);
+        assert!(outbox.up_to_date().is_some());
+    }
+}
