@@ -202,6 +202,18 @@ fn its_mtu_is_changed() {
     });
 }
 
+#[test]
+fn its_offloads_are_changed() {
+    upset_first("its_offloads_are_changed", |lab, _, engine| {
+        lab.run("ethtool", "-K near0 gro on");
+        let told = |s: &EngineStatus| s.drift.iter().any(|news| news.contains("offloads of near0 were changed"));
+        wait(engine, "told", told);
+        lab.run("ethtool", "-K near0 gro off");
+        wait(engine, "as planned again", |s| s.drift.is_empty());
+        assert!(engine.status().queues.iter().all(|queue| queue.restarts == 0), "{:#?}", engine.status());
+    });
+}
+
 /// A queue that serves two interfaces is rebuilt while one of them is not there: it comes up with the other one.
 #[test]
 fn a_queue_is_restarted_while_one_of_its_interfaces_is_absent() {
