@@ -44,7 +44,7 @@ pub(super) const ENGINE: Section = Section {
         optional::<Choice<u32>>(
             "frame_count",
             "\"auto\"",
-            "\"auto\" (what all rings can hold, and two batches), or a number of frames, at most 1048576",
+            "\"auto\" (enough whatever the rings hold), or a number of frames, at most 1048576",
             "Packets' memory of each actor, in frames.",
         ),
         optional::<u32>("batch_size", "64", "1 to 64, packets", "Packets taken from a ring at once."),

@@ -70,12 +70,15 @@ impl Sum {
     }
 }
 
-/// Folds the carries back in (RFC 1071 section 4.1); zero only if `sum` is zero.
+/// Folds the carries back in (RFC 1071 section 4.1), halves added with the carry brought round; zero only if `sum` is
+/// zero.
+#[inline]
 const fn fold(sum: u64) -> u16 {
-    let sum = (sum >> 32) + (sum & 0xffff_ffff); // at most 33 bits
-    let sum = (sum >> 16) + (sum & 0xffff); // at most 18 bits
-    let sum = (sum >> 16) + (sum & 0xffff); // at most 17 bits, and then below 4
-    ((sum >> 16) + (sum & 0xffff)) as u16
+    let (sum, carry) = (sum as u32).overflowing_add((sum >> 32) as u32);
+    // A sum that has overflowed is not all ones, so that this does not.
+    let sum = sum + carry as u32;
+    let (sum, carry) = (sum as u16).overflowing_add((sum >> 16) as u16);
+    sum + carry as u16
 }
 
 /// Checksum of an IPv4 header of 20 to 60 bytes (options included), its own field taken as zero.
@@ -169,14 +172,14 @@ impl Change {
 
     /// The checksum after the change: `HC' = ~(~HC + ~m + m')` (RFC 1624, equation 3).
     #[must_use]
-    #[inline]
+    #[inline(always)]
     pub const fn apply(self, checksum: u16) -> u16 {
         self.0.word(!checksum).checksum()
     }
 
     /// The same for UDP: none stays none, and a result of zero is 0xFFFF.
     #[must_use]
-    #[inline]
+    #[inline(always)]
     pub const fn apply_udp(self, checksum: u16) -> u16 {
         if checksum == 0 { 0 } else { never_zero(self.apply(checksum)) }
     }

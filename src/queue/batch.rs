@@ -99,7 +99,7 @@ impl<'a> Batch<'a> {
 
     /// The first 64 bytes of the frame of `lane`, to rewrite, however long its packet is; `None` for a lane beyond
     /// the batch. A header that the columns speak of begins at a fixed place in it.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn head_mut(&mut self, lane: usize) -> Option<&mut [u8; 64]> {
         let frame = self.frames.get_mut(lane)?;
         Some(self.umem.head_mut(frame))
@@ -107,6 +107,7 @@ impl<'a> Batch<'a> {
 
     /// Sets the length of the frame of `lane`, bytes; `false`, and no change, if it would not fit.
     #[must_use]
+    #[inline]
     pub fn set_length(&mut self, lane: usize, length: u16) -> bool {
         self.frames.get_mut(lane).is_some_and(|frame| self.umem.set_length(frame, length))
     }
@@ -120,6 +121,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Decides for one packet; the last word counts.
+    #[inline]
     pub fn decide(&mut self, lane: usize, verdict: Verdict) {
         if lane < self.frames.len() {
             self.verdicts[lane] = verdict;
@@ -144,6 +146,7 @@ impl<'a> Batch<'a> {
 }
 
 /// The lanes of a mask, lowest first.
+#[inline(always)]
 pub(crate) fn lanes(mut mask: u64) -> impl Iterator<Item = usize> {
     std::iter::from_fn(move || {
         let lane = mask.trailing_zeros();

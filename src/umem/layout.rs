@@ -45,10 +45,11 @@ impl RingSizes {
         Ok(())
     }
 
-    /// Frames that one port's four rings can hold at once.
+    /// Frames that one port can have out at once. A frame on the RX ring was posted to the fill ring, and one on the TX
+    /// ring comes back by the completion ring: a port posts no more of either than the ring has room for.
     #[must_use]
     pub fn frames(&self) -> u32 {
-        self.fill + self.rx + self.tx + self.completion
+        self.fill + self.completion
     }
 }
 
@@ -94,11 +95,12 @@ impl UmemLayout {
         Ok(Self { frame_size, frame_count, headroom })
     }
 
-    /// Frames that are enough whatever the rings hold: all four of each port, and two batches with
-    /// the application (one in hand, one held for a next hop).
+    /// Frames that are enough whatever the rings hold: those of each port and a batch that waits for its TX ring, and
+    /// two batches with the application (one in hand, one held for a next hop).
     #[must_use]
     pub fn frames_for(rings: &RingSizes, ports: u32) -> u32 {
-        rings.frames() * ports + 2 * crate::packet::LANES as u32
+        let batch = crate::packet::LANES as u32;
+        (rings.frames() + batch) * ports + 2 * batch
     }
 
     /// Bytes in a frame.

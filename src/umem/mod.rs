@@ -141,7 +141,7 @@ impl Umem {
 
     /// As [`head`](Self::head), to write to. What is written beyond the packet's length is nobody's.
     #[must_use]
-    #[inline]
+    #[inline(always)]
     pub fn head_mut<'a>(&'a self, frame: &'a mut Frame) -> &'a mut [u8; 64] {
         self.own(frame);
         let at = self.layout.address(frame.index()) + usize::from(frame.offset());
@@ -176,7 +176,7 @@ impl Umem {
 
     /// Sets the packet's length, bytes from its start; `false`, and no change, if it would not fit.
     #[must_use]
-    #[inline]
+    #[inline(always)]
     pub fn set_length(&self, frame: &mut Frame, length: u16) -> bool {
         let fits = u32::from(frame.offset()) + u32::from(length) <= self.layout.frame_size();
         if fits {

@@ -26,18 +26,27 @@ fn done(bench: &mut Bench, line: &str) -> String {
 }
 
 /// Does something to the program of `r0`, as another process that may.
-fn upset(what: &str) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_oxide")).args(["upset", what, "r0"]).spawn().unwrap()
+fn upset(what: &str) -> Upset {
+    Upset(Command::new(env!("CARGO_BIN_EXE_oxide")).args(["upset", what, "r0"]).spawn().unwrap())
+}
+
+/// Ends with the test, however that ends.
+struct Upset(Child);
+
+impl Drop for Upset {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// The relay may not look at what belongs to others: it says what it knows, and how to learn the rest.
 fn names_who_is_in_its_place(bench: &mut Bench) {
-    let mut other = upset("replace");
+    let other = upset("replace");
     bench.wait("the queues wait, and tell where to look", |b| {
         b.queues()["queues"][0]["state"] == "waiting" && b.log().contains("bpftool prog show id")
     });
-    other.kill().unwrap();
-    other.wait().unwrap();
+    drop(other);
     bench.wait("back when it is gone", |b| b.queues()["state"] == "running");
     bench.serves(5001);
 }
@@ -62,7 +71,7 @@ fn does_all_it_must(lab: &Lab, bench: &mut Bench) {
     std::fs::rename(&new, &config).unwrap();
     assert!(bench.told(&["reload"]).contains("engine.batch_size: 64 -> 16"));
     bench.serves(5001);
-    assert!(upset("detach").wait().unwrap().success());
+    assert!(upset("detach").0.wait().unwrap().success());
     bench.serves(5001);
     names_who_is_in_its_place(bench);
     let before = bench.queues()["queues"][0]["restarts"].as_u64().unwrap();
