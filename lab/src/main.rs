@@ -16,6 +16,7 @@
 //! | [`probe`] | round trips |
 //! | [`tally`] | the far side's counters alone |
 //! | [`idle`] | a core when nothing comes |
+//! | [`pauses`] | how long a core stops when nothing of ours runs on it |
 //! | [`micro`] | the user side in pieces |
 //! | [`fixtures`] | reference forwarders |
 
@@ -29,6 +30,7 @@ mod frame;
 mod idle;
 mod micro;
 mod paced;
+mod pauses;
 mod probe;
 mod programs;
 mod rfc;
@@ -92,6 +94,8 @@ enum Command {
     Count(tally::Options),
     /// What the forwarder's core does when nothing comes.
     Idle(idle::Options),
+    /// For how long the forwarder's core is stopped at times, with a bare spin on it and on the generator's.
+    Pauses(pauses::Options),
     /// The user side in pieces, timed beside crates that do the same.
     Micro(micro::Options),
     /// One of those pieces, a given number of times.
@@ -111,6 +115,7 @@ fn main() -> ExitCode {
         Command::Probe(options) => probe::run(&options),
         Command::Count(options) => tally::run(&options),
         Command::Idle(options) => idle::run(&options),
+        Command::Pauses(options) => pauses::run(&options),
         Command::Micro(options) => micro::run(&options),
         Command::Work(options) => micro::work(&options),
         Command::Forward(options) => fixtures::run(&options),
