@@ -25,11 +25,13 @@ pub(super) struct Load {
     pub(super) entries: u32,
     /// Sessions the relay may have; 0: twice the flows.
     pub(super) capacity: u32,
+    /// Entries of each of the relay's rings; 0: its default.
+    pub(super) ring_size: u32,
 }
 
 impl Load {
     pub(super) const fn new(frame: u32, flows: u32) -> Self {
-        Self { frame, flows, queues: 1, entries: 1, capacity: 0 }
+        Self { frame, flows, queues: 1, entries: 1, capacity: 0, ring_size: 0 }
     }
 
     /// Sessions share 32 Ki source ports of an address; beyond, the relay gets more entries with upstreams of their own.
@@ -124,6 +126,9 @@ fn write(session: &Session, name: &str, text: &str) -> Result<String> {
 pub(super) fn relay_config(load: Load) -> String {
     let pins: Vec<&str> = (0..load.queues).map(|_| "1").take(1).collect();
     let mut text = format!("[engine]\ninterfaces = [\"vb\", \"vc\"]\npin = [{}]\n", pins.join(", "));
+    if load.ring_size > 0 {
+        let _ = writeln!(text, "ring_size = {}", load.ring_size);
+    }
     let capacity = if load.capacity > 0 { load.capacity } else { (load.flows * 2).clamp(65_536, 16_777_216) };
     let _ = write!(text, "\n[sessions]\ncapacity = {capacity}\nsource_ports = \"30000-65535\"\n");
     for n in 0..load.ports() {
@@ -382,10 +387,9 @@ mod tests {
     fn the_relay_gets_an_upstream_for_every_32_ki_flows() {
         let many = relay_config(Load::new(64, 1 << 17));
         assert_eq!((many.matches("[[relay]]").count(), many.contains("10.100.3.2:6000")), (4, true));
-        let one = relay_config(Load { capacity: 1000, ..Load::new(64, 256) });
-        assert!(
-            one.contains("capacity = 1000") && one.contains("10.78.0.2:6000") && one.contains("pin = [1]"),
-            "{one}"
-        );
+        assert!(!many.contains("ring_size"), "{many}");
+        let one = relay_config(Load { capacity: 1000, ring_size: 8192, ..Load::new(64, 256) });
+        assert!(one.contains("pin = [1]\nring_size = 8192\n\n[sessions]"), "{one}");
+        assert!(one.contains("capacity = 1000") && one.contains("10.78.0.2:6000"), "{one}");
     }
 }
