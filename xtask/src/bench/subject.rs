@@ -130,7 +130,8 @@ pub(super) fn relay_config(load: Load) -> String {
         let _ = writeln!(text, "ring_size = {}", load.ring_size);
     }
     let capacity = if load.capacity > 0 { load.capacity } else { (load.flows * 2).clamp(65_536, 16_777_216) };
-    let _ = write!(text, "\n[sessions]\ncapacity = {capacity}\nsource_ports = \"30000-65535\"\n");
+    // Without a pause to drain: nothing comes any more, and whoever takes longer than `stop` waits leaves no last report.
+    let _ = write!(text, "\n[sessions]\ncapacity = {capacity}\nsource_ports = \"30000-65535\"\ndrain_s = 0\n");
     for n in 0..load.ports() {
         let upstream = if load.upstreams() > 1 { format!("10.100.{n}.2") } else { "10.78.0.2".to_owned() };
         let _ = write!(

@@ -92,6 +92,7 @@ struct Sessions {
 /// `oxide relay --report`, as far as we look.
 #[derive(Debug, Default, Deserialize)]
 struct RelayReport {
+    state: String,
     totals: RelayTotals,
 }
 
@@ -153,6 +154,10 @@ impl Bench<'_> {
         let text = std::fs::read_to_string(&path).map_err(io_error(path.display()))?;
         let report: RelayReport =
             serde_json::from_str(&text).or_else(|e| failed(format!("{}: {e}", path.display())))?;
+        // An earlier one was written before the load, and knows of no drop.
+        if report.state != "stopped" {
+            return failed(format!("{}: the last report is of a relay that is {}", path.display(), report.state));
+        }
         Ok((report.totals.drops.values().sum(), report.totals.rx_missed))
     }
 
