@@ -6,6 +6,7 @@
 //! | [`frame`] | the lab's addresses and frames |
 //! | [`programs`] | the BPF generator and the far-side counter |
 //! | [`cpu`] | pinning, and where a core's time goes |
+//! | [`bed`] | what [`blast`] and [`trials`] are told: where to send, what, on which CPUs |
 //! | [`blast`] | saturating load, and what comes through |
 //! | [`flood`] | the same by AF_XDP, for several queues |
 //! | [`trials`] | so many frames at such a rate, counted and timed at the far side |
@@ -20,6 +21,7 @@
 //! | [`micro`] | the user side in pieces |
 //! | [`fixtures`] | reference forwarders |
 
+mod bed;
 mod blast;
 mod client;
 mod cpu;
