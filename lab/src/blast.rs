@@ -1,8 +1,9 @@
 //! Saturating load from live frames, and what comes through.
 
+use crate::bed::Bed;
 use crate::cpu::{self, Meter, Split};
 use crate::flood::Flood;
-use crate::programs::{Counter, Counters, Generator, Seen, Shape};
+use crate::programs::{Counter, Counters, Generator, Seen};
 use crate::{Error, Result};
 use clap::Args;
 use serde::Serialize;
@@ -12,39 +13,14 @@ use std::time::{Duration, Instant};
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Interface to send by.
-    #[arg(long, default_value = "va")]
-    out: String,
-    /// Interfaces whose packets are counted, together.
-    #[arg(long, default_values = ["va", "vd"])]
-    count: Vec<String>,
-    /// Bytes of a frame, without FCS.
-    #[arg(long, default_value_t = 64)]
-    frame: usize,
-    /// Flows: a power of two.
-    #[arg(long, default_value_t = 256)]
-    flows: u32,
-    /// First UDP port of the forwarder.
-    #[arg(long, default_value_t = 5000)]
-    port: u16,
-    /// Ports used in turn.
-    #[arg(long, default_value_t = 1)]
-    ports: u16,
+    #[command(flatten)]
+    bed: Bed,
     /// Before the window, milliseconds.
     #[arg(long, default_value_t = 300)]
     warm_ms: u64,
     /// The window, milliseconds.
     #[arg(long, default_value_t = 1000)]
     ms: u64,
-    /// How long the forwarder may take until a first packet comes through, milliseconds; 0 does not wait.
-    #[arg(long, default_value_t = 10_000)]
-    ready_ms: u64,
-    /// The generator's CPU.
-    #[arg(long, default_value_t = 0)]
-    cpu: u32,
-    /// The forwarder's CPU.
-    #[arg(long, default_value_t = 1)]
-    forwarder_cpu: u32,
     /// Send by so many AF_XDP sockets instead, one on each queue of --out.
     #[arg(long, default_value_t = 0)]
     sockets: u32,
@@ -117,21 +93,21 @@ impl Bench {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    cpu::pin(options.cpu as usize)?;
-    let shape = Shape { frame: options.frame, flows: options.flows, port: options.port, ports: options.ports };
-    let counters = options.count.iter().map(|name| Counter::attach(name)).collect::<Result<Vec<_>>>()?;
-    let [core, generator_core] = [options.forwarder_cpu, options.cpu].map(Meter::start);
+    let bed = &options.bed;
+    cpu::pin(bed.cpu as usize)?;
+    let (shape, counters) = (bed.shape(), bed.counters()?);
+    let [core, generator_core] = [bed.forwarder_cpu, bed.cpu].map(Meter::start);
     let (core, generator_core) = (core?, generator_core?);
-    let within = Duration::from_millis(options.ready_ms);
+    let within = Duration::from_millis(bed.ready_ms);
     let (bench, ready);
     if options.sockets > 0 {
-        let (made, out, sockets) = (Arc::new(AtomicU64::new(0)), options.out.clone(), options.sockets);
+        let (made, out, sockets) = (Arc::new(AtomicU64::new(0)), bed.out.clone(), options.sockets);
         bench = Bench { counters, made: Made::Sockets(made.clone()), core, generator_core };
         // A socket stays on the thread that opened it.
         start("generator", move || Flood::open(&out, sockets, shape, made)?.send())?;
         ready = wait_until_ready(&bench, || Ok(()), within)?;
     } else {
-        let mut generator = Generator::load(shape, ifindex(&options.out)?, false)?;
+        let mut generator = Generator::load(shape, ifindex(&bed.out)?, false)?;
         bench = Bench { counters, made: Made::Live(generator.made()?), core, generator_core };
         ready = wait_until_ready(&bench, || generator.send(32), within)?;
         // One call: each costs some 25 ms of waiting for other CPUs. It ends with the process.

@@ -17,17 +17,19 @@ impl Percentiles {
     /// Of all `values`; zeros where there are none.
     pub(crate) fn of(mut values: Vec<u64>) -> Self {
         values.sort_unstable();
-        let at = |part: f64| {
-            let last = values.len().saturating_sub(1);
-            values.get(((last as f64) * part).round() as usize).copied().unwrap_or(0)
-        };
+        Self::by_rank(values.len(), |rank| values.get(rank).copied().unwrap_or(0))
+    }
+
+    /// Of so many values, of which `at` gives that of a rank: 0 is the least.
+    pub(crate) fn by_rank(samples: usize, at: impl Fn(usize) -> u64) -> Self {
+        let part = |part: f64| at((samples.saturating_sub(1) as f64 * part).round() as usize);
         Self {
-            samples: values.len(),
-            min_ns: at(0.0),
-            p50_ns: at(0.5),
-            p99_ns: at(0.99),
-            p999_ns: at(0.999),
-            max_ns: at(1.0),
+            samples,
+            min_ns: part(0.0),
+            p50_ns: part(0.5),
+            p99_ns: part(0.99),
+            p999_ns: part(0.999),
+            max_ns: part(1.0),
         }
     }
 }

@@ -6,6 +6,7 @@
 //! | [`frame`] | the lab's addresses and frames |
 //! | [`programs`] | the BPF generator and the far-side counter |
 //! | [`cpu`] | pinning, and where a core's time goes |
+//! | [`bed`] | what [`blast`] and [`trials`] are told: where to send, what, on which CPUs |
 //! | [`blast`] | saturating load, and what comes through |
 //! | [`flood`] | the same by AF_XDP, for several queues |
 //! | [`trials`] | so many frames at such a rate, counted and timed at the far side |
@@ -16,9 +17,11 @@
 //! | [`probe`] | round trips |
 //! | [`tally`] | the far side's counters alone |
 //! | [`idle`] | a core when nothing comes |
+//! | [`pauses`] | how long a core stops when nothing of ours runs on it |
 //! | [`micro`] | the user side in pieces |
 //! | [`fixtures`] | reference forwarders |
 
+mod bed;
 mod blast;
 mod client;
 mod cpu;
@@ -29,6 +32,7 @@ mod frame;
 mod idle;
 mod micro;
 mod paced;
+mod pauses;
 mod probe;
 mod programs;
 mod rfc;
@@ -92,6 +96,8 @@ enum Command {
     Count(tally::Options),
     /// What the forwarder's core does when nothing comes.
     Idle(idle::Options),
+    /// For how long the forwarder's core is stopped at times, with a bare spin on it and on the generator's.
+    Pauses(pauses::Options),
     /// The user side in pieces, timed beside crates that do the same.
     Micro(micro::Options),
     /// One of those pieces, a given number of times.
@@ -111,6 +117,7 @@ fn main() -> ExitCode {
         Command::Probe(options) => probe::run(&options),
         Command::Count(options) => tally::run(&options),
         Command::Idle(options) => idle::run(&options),
+        Command::Pauses(options) => pauses::run(&options),
         Command::Micro(options) => micro::run(&options),
         Command::Work(options) => micro::work(&options),
         Command::Forward(options) => fixtures::run(&options),

@@ -4,8 +4,9 @@
 //! A shared machine takes a core away now and then, whatever the rate. So a rate that failed is tried again, and holds
 //! when one of [`TRIES`] trials of it does (binary search with loss verification, ETSI GS NFV-TST 009, section 12.3.3).
 
+use crate::bed::Bed;
 use crate::programs::Order;
-use crate::trials::{Bed, Trials};
+use crate::trials::Trials;
 use crate::{Error, Result};
 use clap::Args;
 use serde::Serialize;
@@ -195,7 +196,7 @@ struct Sessions {
 /// `oxide-lab sessions`: every flow is new in its trial, so `--flows` bounds how many trials there can be.
 pub(crate) fn sessions(options: &SessionOptions) -> Result<()> {
     let mut trials = Trials::start(&options.bed)?;
-    let flows = u64::from(options.bed.flows());
+    let flows = u64::from(options.bed.flows);
     // The first ones were begun while the forwarder started.
     let mut first = flows.min(65_536);
     let mut report = Sessions { setups_per_s: 0.0, begun: 0, held: 0, held_again: 0 };

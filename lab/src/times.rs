@@ -20,23 +20,14 @@ fn middle(bucket: usize) -> u64 {
 /// Percentiles of a table; zeros where it is empty.
 pub(crate) fn percentiles(table: &[u64]) -> Percentiles {
     let samples: u64 = table.iter().sum();
-    let at = |part: f64| {
-        let wanted = (samples.saturating_sub(1) as f64 * part).round() as u64;
-        let mut before = 0;
+    Percentiles::by_rank(samples as usize, |rank| {
+        let mut upto = 0;
         let found = table.iter().position(|count| {
-            before += count;
-            before > wanted
+            upto += count;
+            upto > rank as u64
         });
         found.map_or(0, middle)
-    };
-    Percentiles {
-        samples: samples as usize,
-        min_ns: at(0.0),
-        p50_ns: at(0.5),
-        p99_ns: at(0.99),
-        p999_ns: at(0.999),
-        max_ns: at(1.0),
-    }
+    })
 }
 
 #[cfg(test)]

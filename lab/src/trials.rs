@@ -2,52 +2,15 @@
 //! the far side (`bpf/count.bpf.c`). Open loop: a frame's time runs from when it was due, so a late generator shows as
 //! latency and not as a smaller load.
 
+use crate::bed::Bed;
 use crate::cpu::{self, Meter, Split};
 use crate::figures::Percentiles;
-use crate::programs::{Counter, Generator, Order, Orders, Shape};
+use crate::programs::{Counter, Generator, Order, Orders};
 use crate::times;
 use crate::{Error, Result, blast};
 use clap::Args;
 use serde::Serialize;
 use std::time::{Duration, Instant};
-
-/// Where and what to send.
-#[derive(Args, Clone)]
-pub(crate) struct Bed {
-    /// Interface to send by.
-    #[arg(long, default_value = "va")]
-    out: String,
-    /// Interfaces whose packets are counted, together.
-    #[arg(long, default_values = ["va", "vd"])]
-    count: Vec<String>,
-    /// Bytes of a frame, without FCS; 64 at least.
-    #[arg(long, default_value_t = 64)]
-    frame: usize,
-    /// Flows: a power of two.
-    #[arg(long, default_value_t = 256)]
-    flows: u32,
-    /// First UDP port of the forwarder.
-    #[arg(long, default_value_t = 5000)]
-    port: u16,
-    /// Ports used in turn.
-    #[arg(long, default_value_t = 1)]
-    ports: u16,
-    /// How long the forwarder may take until a first packet comes through, milliseconds.
-    #[arg(long, default_value_t = 10_000)]
-    ready_ms: u64,
-    /// The generator's CPU.
-    #[arg(long, default_value_t = 0)]
-    cpu: u32,
-    /// The forwarder's CPU.
-    #[arg(long, default_value_t = 1)]
-    forwarder_cpu: u32,
-}
-
-impl Bed {
-    pub(crate) fn flows(&self) -> u32 {
-        self.flows
-    }
-}
 
 /// What came of a trial.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
@@ -94,9 +57,8 @@ impl Trials {
     /// Starts the generator's loop, and waits until the forwarder lets a packet through.
     pub(crate) fn start(bed: &Bed) -> Result<Self> {
         cpu::pin(bed.cpu as usize)?;
-        let shape = Shape { frame: bed.frame.max(64), flows: bed.flows, port: bed.port, ports: bed.ports };
-        let mut generator = Generator::load(shape, blast::ifindex(&bed.out)?, true)?;
-        let counters = bed.count.iter().map(|name| Counter::attach(name)).collect::<Result<Vec<_>>>()?;
+        let mut generator = Generator::load(bed.shape(), blast::ifindex(&bed.out)?, true)?;
+        let counters = bed.counters()?;
         let orders = generator.orders()?;
         std::thread::Builder::new()
             .name("generator".to_owned())

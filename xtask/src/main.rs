@@ -48,8 +48,8 @@ cargo xtask bench  [--quick] [--json FILE] [--peers all|installed] [--keep-logs]
         --peers all     install the peers that Debian has first
         --keep-logs     keep what every program said, and say where
         --docs FILE     measure nothing: put FILE's figures into docs/performance.md (may be given again)
-        NAME            only what has NAME in its name: a forwarder, or growth, round, idle, loss, bursts, sessions,
-                        restart, hours (10^9 packets on the in-memory port: a quarter of an hour), micro
+        NAME            only what has NAME in its name: a forwarder, or pauses, growth, round, idle, loss, bursts,
+                        sessions, restart, hours (10^9 packets on the in-memory port: a quarter of an hour), micro
     cargo xtask bench lab
         the lab alone, until Ctrl-C: for forwarders of your own (docs/performance.md)
     cargo xtask bench instructions [--accept]

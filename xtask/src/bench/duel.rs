@@ -6,18 +6,16 @@ use super::record::{Measure, Record, Shape, short};
 use super::sample::Blast;
 use super::subject::{self, Load};
 use crate::process::Result;
-use std::time::Duration;
 
 const THROUGHPUT: Measure = Measure::higher("throughput", "Mpps");
 const USER: Measure = Measure::lower("user side", "ns/pkt");
 const KERNEL: Measure = Measure::lower("kernel side", "ns/pkt");
-const CEILING: Measure = Measure::higher("generator ceiling", "Mpps");
 
 /// Subject, peer, load, and whether `--quick` runs it.
 type Duel = (&'static str, &'static str, Load, bool);
 
-const SMALL: Load = Load::new(64, 256);
-const LARGE: Load = Load::new(1400, 256);
+pub(super) const SMALL: Load = Load::new(64, 256);
+pub(super) const LARGE: Load = Load::new(1400, 256);
 const BULK: Load = Load::new(64, 1);
 const BULK_LARGE: Load = Load::new(1400, 1);
 
@@ -50,26 +48,9 @@ pub(super) fn shape(load: Load) -> Shape {
 }
 
 impl Bench<'_> {
-    /// What the generator alone makes, counted at an XDP drop on its own far side.
-    pub(super) fn ceiling(&mut self, lab: &Lab) -> Result<()> {
-        let asked = |(ours, theirs, ..): &Duel| self.wanted(ours) || self.wanted(theirs);
-        if !self.wanted("generator") && !DUELS.iter().any(asked) {
-            return Ok(());
-        }
-        let subject = subject::named("sink")?;
-        for load in [SMALL, LARGE] {
-            let sink = subject.start(self.session, lab, self.tools, load)?;
-            // Nothing comes back: what vb received is read from the far namespace.
-            let far = format!("/proc/{}/net/dev", lab.inner.pid());
-            self.session.cancel.sleep(Duration::from_millis(300))?;
-            let sample = self.blast_running(lab, load, &["--ready-ms", "0", "--far", &far]);
-            sink.stop(self.session, lab)?;
-            if let Some(sample) = self.unless_failed("generator ceiling", sample)? {
-                self.say(format_args!("generator's ceiling at {} B: {} Mpps", load.frame, short(sample.mpps())));
-                self.records.push(Record::alone(CEILING, "generator", &[sample.mpps()], &shape(load)));
-            }
-        }
-        Ok(())
+    /// Whether the command line asks for any duel.
+    pub(super) fn wants_a_duel(&self) -> bool {
+        DUELS.iter().any(|(ours, theirs, ..)| self.wanted(ours) || self.wanted(theirs))
     }
 
     /// All duels that the command line asks for and this machine can run.

@@ -48,6 +48,7 @@ const GOALS: &[Goal] = &[
     goal("user side", "relay", "testpmd-af_xdp", (64, 256), ValueAtMost(80.0)),
     goal("user side as work grows", "relay", "", (64, 65_536), RatioAtMost(1.3)),
     goal("lost at 60 % of peak", "relay", "raw-echo", (0, 0), ValueAtMost(0.0)),
+    goal("lost at 60 % of peak, ring_size 8192", "relay", "", (0, 0), ValueAtMost(0.0)),
     goal("dropped by the engine at overload", "relay", "", (0, 0), ValueAtMost(0.0)),
     goal("round trip p50", "engine-echo", "socket-echo", (0, 0), RatioAtMost(0.60)),
     goal("round trip p99", "engine-echo", "socket-echo", (0, 0), RatioAtMost(0.55)),

@@ -6,6 +6,7 @@
 //! | [`lab`] | the two namespaces and their links |
 //! | [`subject`] | the forwarders, ours and others' |
 //! | [`sample`] | one run of one of them under load |
+//! | [`machine`] | what the machine gives before any of them runs |
 //! | [`duel`] | two of them in turns |
 //! | [`latency`] | round trips, idleness, restarts |
 //! | [`trials`] | given rates: throughput at a loss goal, loss, latency, bursts, sessions |
@@ -22,6 +23,7 @@ mod goals;
 mod growth;
 mod lab;
 mod latency;
+mod machine;
 pub(crate) mod micro;
 mod processor;
 pub(crate) mod record;
@@ -205,6 +207,7 @@ impl Bench<'_> {
     fn measure(&mut self) -> Result<()> {
         let lab = Lab::create(self.session, 1)?;
         self.ceiling(&lab)?;
+        self.pauses(&lab)?;
         self.duels(&lab)?;
         self.growth(&lab)?;
         self.round_trips(&lab)?;

@@ -20,6 +20,9 @@ const OVERLOAD: Measure = Measure::lower("dropped by the engine at overload", "p
 const GOALS: [Measure; 2] =
     [Measure::higher("throughput at loss 1e-6", "Mpps"), Measure::higher("throughput at loss 0", "Mpps")];
 const LOSS: Measure = Measure::lower("lost at 60 % of peak", "packets");
+/// Rings that hold what comes at that rate while a core is away for some milliseconds.
+const DEEP: Load = Load { ring_size: 8192, ..LOAD };
+const DEEP_LOSS: Measure = Measure::lower("lost at 60 % of peak, ring_size 8192", "packets");
 const LATENCY: [Measure; 3] = [
     Measure::lower("latency at half of throughput p50", "us"),
     Measure::lower("latency at half of throughput p99", "us"),
@@ -89,6 +92,7 @@ struct Sessions {
 /// `oxide relay --report`, as far as we look.
 #[derive(Debug, Default, Deserialize)]
 struct RelayReport {
+    state: String,
     totals: RelayTotals,
 }
 
@@ -150,6 +154,10 @@ impl Bench<'_> {
         let text = std::fs::read_to_string(&path).map_err(io_error(path.display()))?;
         let report: RelayReport =
             serde_json::from_str(&text).or_else(|e| failed(format!("{}: {e}", path.display())))?;
+        // An earlier one was written before the load, and knows of no drop.
+        if report.state != "stopped" {
+            return failed(format!("{}: the last report is of a relay that is {}", path.display(), report.state));
+        }
         Ok((report.totals.drops.values().sum(), report.totals.rx_missed))
     }
 
@@ -196,20 +204,22 @@ impl Bench<'_> {
     fn at_rates(&mut self, lab: &Lab, peak: f64, throughput: f64) -> Result<()> {
         let half = (throughput / 2.0).max(peak / 20.0);
         let ms = if self.options.quick { 500 } else { 2000 };
-        let mut arguments = format!("trial --ms {ms} --rate {half:.0} --rate {:.0}", peak * 0.6);
+        let sixty = format!("--rate {:.0}", peak * 0.6);
+        let mut arguments = format!("trial --ms {ms} --rate {half:.0} {sixty}");
         if !self.options.quick {
             CURVE.iter().for_each(|(part, _)| arguments.push_str(&format!(" --rate {:.0}", peak * part)));
         }
-        let mut pairs = vec![];
+        let (mut pairs, mut deep) = (vec![], vec![]);
         for _ in 0..self.pace.pairs {
             pairs.extend(self.both::<Vec<Outcome>>(lab, &arguments)?);
+            let answer = self.ask::<Vec<Outcome>>(lab, "relay", DEEP, &format!("trial --ms {ms} {sixty}"));
+            deep.extend(self.unless_failed(DEEP_LOSS.name, answer)?.into_iter().flatten());
         }
-        let all = |n: usize| -> Vec<(Outcome, Outcome)> {
-            pairs.iter().filter_map(|(a, b)| Some((*a.get(n)?, *b.get(n)?))).collect()
-        };
         let record = |measure: Measure, n: usize, value: &dyn Fn(&Outcome) -> f64| {
-            let values: Vec<_> = all(n).iter().map(|(a, b)| (value(a), value(b))).collect();
-            Record::pairs(measure, "relay", "raw-echo", &values, &shape(LOAD)).note(remark(&all(n)))
+            let trials = pairs.iter().filter_map(|(a, b)| Some((*a.get(n)?, *b.get(n)?)));
+            let (ours, theirs): (Vec<Outcome>, Vec<Outcome>) = trials.unzip();
+            let values: Vec<_> = ours.iter().map(value).zip(theirs.iter().map(value)).collect();
+            Record::pairs(measure, "relay", "raw-echo", &values, &shape(LOAD)).note(remark(&ours, &theirs))
         };
         let mut records = vec![];
         let parts: [fn(&Outcome) -> f64; 3] = [|o| o.p50_ns, |o| o.p99_ns, |o| o.p999_ns];
@@ -218,6 +228,8 @@ impl Bench<'_> {
         }
         records.push(record(VARIATION, 0, &|o| (o.p999_ns - o.min_ns) / 1e3));
         records.push(record(LOSS, 1, &|o| o.lost as f64));
+        let lost: Vec<f64> = deep.iter().map(|o| o.lost as f64).collect();
+        records.push(Record::alone(DEEP_LOSS, "relay", &lost, &shape(DEEP)).note(remark(&deep, &[])));
         for (n, (_, measure)) in CURVE.into_iter().enumerate().filter(|_| !self.options.quick) {
             records.push(record(measure, n + 2, &|o| 100.0 * o.lost as f64 / o.sent.max(1) as f64));
         }
@@ -285,11 +297,12 @@ impl Bench<'_> {
     }
 }
 
-/// What a reader must know of these trials.
-fn remark(pairs: &[(Outcome, Outcome)]) -> String {
-    let sent: u64 = pairs.iter().map(|(ours, _)| ours.sent).sum();
-    let late = pairs.iter().map(|(a, b)| a.late_ns.max(b.late_ns)).max().unwrap_or_default();
-    let stolen: u64 = pairs.iter().map(|(a, b)| a.steal_ms + b.steal_ms).sum();
+/// What a reader must know of these trials of ours and of the peer's.
+fn remark(ours: &[Outcome], theirs: &[Outcome]) -> String {
+    let both = || ours.iter().chain(theirs);
+    let sent: u64 = ours.iter().map(|o| o.sent).sum();
+    let late = both().map(|o| o.late_ns).max().unwrap_or_default();
+    let stolen: u64 = both().map(|o| o.steal_ms).sum();
     format!(
         "{sent} sent, open loop, timed from when each was due; generator late by {} ms at most, {stolen} ms of the forwarder's \
          core stolen",
