@@ -41,7 +41,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// As the engine itself asks by its defaults: as many frames for each queue as its rings hold.
+/// As the engine itself asks by its defaults: enough frames for each queue.
 fn request(interfaces: &[&str]) -> Result<Request, EngineError> {
     oxide::engine::request(&EngineConfig::new(interfaces.iter().copied()))
 }
