@@ -92,17 +92,24 @@ impl Bench<'_> {
         let ours = Asked { subject: "engine-echo", client: "xdp" };
         let theirs = Asked { subject: "socket-echo", client: "socket" };
         let more = format!("--count {}", if self.options.quick { 10_000 } else { 30_000 });
-        let answer = self.probes(lab, &ours, &theirs, &more);
-        if let Some(pairs) = self.unless_failed("round trip", answer)? {
-            let note = "both ends spin; the peer's client is a kernel socket too";
-            self.percentiles(&ROUND_TRIP, &pairs, note);
-        }
+        self.compare(
+            lab,
+            (&ours, &theirs),
+            &more,
+            &ROUND_TRIP,
+            "both ends spin; the peer's client is a kernel socket too",
+        )?;
         if !self.options.quick {
+            let bare = Asked { subject: "raw-echo", client: "xdp" };
+            self.compare(lab, (&bare, &theirs), &more, &ROUND_TRIP, "what a bare loop on our socket reaches")?;
             let same = Asked { subject: "socket-echo", client: "xdp" };
-            let answer = self.probes(lab, &ours, &same, &more);
-            if let Some(pairs) = self.unless_failed("round trip, same client", answer)? {
-                self.percentiles(&ROUND_TRIP, &pairs, "both ends spin; the client is AF_XDP on both sides");
-            }
+            self.compare(
+                lab,
+                (&ours, &same),
+                &more,
+                &ROUND_TRIP,
+                "both ends spin; the client is AF_XDP on both sides",
+            )?;
         }
         Ok(())
     }
@@ -114,15 +121,9 @@ impl Bench<'_> {
         }
         let ours = Asked { subject: "engine-echo", client: "xdp" };
         let theirs = Asked { subject: "raw-echo-poll", client: "xdp" };
-        let answer = self.probes(
-            lab,
-            &ours,
-            &theirs,
-            if self.options.quick { "--count 50 --gap-us 20000" } else { "--count 200 --gap-us 20000" },
-        );
-        if let Some(pairs) = self.unless_failed("first packet after idle", answer)? {
-            self.percentiles(&FIRST, &pairs, "20 ms of silence before each; the peer blocks in poll(2)");
-        }
+        let more = if self.options.quick { "--count 50 --gap-us 20000" } else { "--count 200 --gap-us 20000" };
+        let note = "20 ms of silence before each; the peer blocks in poll(2)";
+        self.compare(lab, (&ours, &theirs), more, &FIRST, note)?;
         let mut shares = vec![];
         for _ in 0..self.pace.pairs {
             let subject = subject::named("engine-echo")?;
@@ -161,15 +162,25 @@ impl Bench<'_> {
         Ok(pairs)
     }
 
-    fn percentiles(&mut self, measures: &[Measure], pairs: &[(Probe, Probe)], note: &str) {
+    /// Probes of two echoes in turns, a record for each measure: p50, p99 and p99.9, as far as there are measures.
+    fn compare(
+        &mut self,
+        lab: &Lab,
+        (ours, theirs): (&Asked, &Asked),
+        more: &str,
+        measures: &[Measure],
+        note: &str,
+    ) -> Result<()> {
+        let answer = self.probes(lab, ours, theirs, more);
+        let what = format!("{}, {} beside {}", measures[0].name, ours.subject, theirs.subject);
+        let Some(pairs) = self.unless_failed(&what, answer)? else { return Ok(()) };
         let values: [fn(&Probe) -> f64; 3] = [|p| p.p50_ns, |p| p.p99_ns, |p| p.p999_ns];
-        let names =
-            if note.contains("poll") { ("engine-echo", "raw-echo-poll") } else { ("engine-echo", "socket-echo") };
         let shape = Shape { mode: "veth, copy mode".to_owned(), frame: 64, flows: 1, queues: 1 };
         for (measure, value) in measures.iter().zip(values) {
             let pairs: Vec<_> = pairs.iter().map(|(a, b)| (value(a) / 1e3, value(b) / 1e3)).collect();
-            self.records.push(Record::pairs(*measure, names.0, names.1, &pairs, &shape).note(note));
+            self.records.push(Record::pairs(*measure, ours.subject, theirs.subject, &pairs, &shape).note(note));
         }
+        Ok(())
     }
 }
 
