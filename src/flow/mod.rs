@@ -27,8 +27,6 @@ mod bucket;
 mod search;
 mod verify;
 
-use std::iter;
-
 use bucket::Bucket;
 pub use verify::Inconsistent;
 
@@ -129,9 +127,8 @@ impl<T: Keyed> FlowTable<T> {
     /// Asks the cache for a slot that will be looked at soon.
     #[inline]
     pub fn prefetch(&self, slot: u32) {
-        if let Some(slot) = self.slots.get(slot as usize) {
-            prefetch(slot);
-        }
+        // A slot that there is not may be asked for as well: nothing comes.
+        prefetch(self.slots.as_ptr().wrapping_add(slot as usize));
     }
 
     /// The slot of the flow with this key.
@@ -285,16 +282,6 @@ fn filled<T>(count: usize, value: impl FnMut() -> T) -> Box<[T]> {
 #[inline(always)]
 fn spread(half: u64, count: usize) -> usize {
     ((half * count as u64) >> 32) as usize
-}
-
-/// The lanes of a mask, lowest first.
-#[inline(always)]
-fn lanes(mut mask: u64) -> impl Iterator<Item = usize> {
-    iter::from_fn(move || {
-        let lane = mask.trailing_zeros();
-        mask &= mask.wrapping_sub(1);
-        (lane < 64).then_some(lane as usize)
-    })
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! A batch looked up.
 
-use super::{FlowKeys, FlowTable, Keyed, Place, lanes};
-use crate::packet::LANES;
+use super::{FlowKeys, FlowTable, Keyed, Place};
+use crate::packet::{LANES, lanes};
 use crate::umem::prefetch;
 
 /// Keys in a stage of a look-up: as many lines of buckets and as many of flows are under way at once, which is about
@@ -25,17 +25,19 @@ impl<T: Keyed> FlowTable<T> {
     #[inline(always)]
     fn search(&self, keys: &FlowKeys, live: u64, hashes: &[u64; LANES], found: &mut [u32; LANES]) -> u64 {
         let group = |number: usize| ((1 << IN_FLIGHT) - 1_u64).checked_shl((number * IN_FLIGHT) as u32).unwrap_or(0);
+        let mut firsts = [0; LANES];
         // Lanes with a candidate.
         let mut hit = 0;
         for step in 0..LANES / IN_FLIGHT + 2 {
             for lane in lanes(live & group(step)) {
-                prefetch(&self.buckets[self.first(hashes[lane])]);
+                firsts[lane] = self.first(hashes[lane]);
+                prefetch(self.buckets.as_ptr().wrapping_add(firsts[lane]));
             }
             if let Some(before) = step.checked_sub(2) {
                 hit &= !self.others(keys, hit & group(before), hashes, found);
             }
             if let Some(before) = step.checked_sub(1) {
-                hit |= self.candidates(live & group(before), hashes, found);
+                hit |= self.candidates(live & group(before), hashes, &firsts, found);
             }
         }
         hit
@@ -43,11 +45,11 @@ impl<T: Keyed> FlowTable<T> {
 
     /// Finds a slot for each of these lanes that has an entry with its tag, and asks for it. Returns those that have.
     #[inline(always)]
-    fn candidates(&self, of: u64, hashes: &[u64; LANES], found: &mut [u32; LANES]) -> u64 {
+    fn candidates(&self, of: u64, hashes: &[u64; LANES], firsts: &[usize; LANES], found: &mut [u32; LANES]) -> u64 {
         // Lanes with a candidate, and lanes whose second bucket was asked for.
         let (mut hit, mut spilled) = (0, 0);
         for lane in lanes(of) {
-            let bucket = &self.buckets[self.first(hashes[lane])];
+            let bucket = &self.buckets[firsts[lane]];
             if let Some(slot) = bucket.candidate(hashes[lane] as u8) {
                 self.prefetch(slot);
                 found[lane] = slot;

@@ -2,12 +2,24 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU64;
 
 use super::Transport;
 use crate::telemetry::DropReason;
 
 /// Packets in a batch. A set of packets is one `u64`.
 pub const LANES: usize = 64;
+
+/// The lanes of a mask, lowest first.
+#[inline(always)]
+pub(crate) fn lanes(mut mask: u64) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        // Of what is not zero the compiler knows that it is below 64.
+        let lane = NonZeroU64::new(mask)?.trailing_zeros();
+        mask &= mask - 1;
+        Some(lane as usize)
+    })
+}
 
 /// An IEEE 802 MAC address.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -159,5 +171,17 @@ impl Columns {
         self.tagged |= u64::from(found.tags > 0) << lane;
         (self.l3[lane], self.l4[lane]) = (found.l3, found.l4);
         (self.length[lane], self.flow[lane]) = (found.length, found.flow);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::lanes;
+
+    #[test]
+    fn lanes_of_a_mask() {
+        assert_eq!(lanes(0).count(), 0);
+        assert_eq!(lanes(1 | 1 << 5 | 1 << 63).collect::<Vec<_>>(), [0, 5, 63]);
+        assert_eq!(lanes(u64::MAX).count(), 64);
     }
 }

@@ -11,6 +11,7 @@ mod reflect;
 pub mod rewrite;
 pub mod translate;
 
+pub(crate) use columns::lanes;
 pub use columns::{Columns, Endpoint, Flow, LANES, MacAddr};
 pub(crate) use parse::parse_with;
 pub use parse::{Parsed, parse, verify_udp};

@@ -144,25 +144,3 @@ impl<'a> Batch<'a> {
         self.decide(lane, Verdict::Drop(reason));
     }
 }
-
-/// The lanes of a mask, lowest first.
-#[inline(always)]
-pub(crate) fn lanes(mut mask: u64) -> impl Iterator<Item = usize> {
-    std::iter::from_fn(move || {
-        let lane = mask.trailing_zeros();
-        mask &= mask.wrapping_sub(1);
-        (lane < 64).then_some(lane as usize)
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::lanes;
-
-    #[test]
-    fn lanes_of_a_mask() {
-        assert_eq!(lanes(0).count(), 0);
-        assert_eq!(lanes(1 | 1 << 5 | 1 << 63).collect::<Vec<_>>(), [0, 5, 63]);
-        assert_eq!(lanes(u64::MAX).count(), 64);
-    }
-}

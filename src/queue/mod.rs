@@ -29,7 +29,6 @@ mod worker;
 
 pub(crate) use actor::Actor;
 pub use actor::{ActorSpec, HandlerFactory};
-pub(crate) use batch::lanes;
 pub use batch::{Batch, Verdict};
 pub use counters::{BatchSizes, QueueCounters, TurnTimes};
 #[cfg(test)]

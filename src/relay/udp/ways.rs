@@ -2,8 +2,8 @@
 
 use super::{STRAY, UdpRelay};
 use crate::flow::{FlowKey, FlowKeys};
-use crate::packet::{Endpoint, Flow, LANES};
-use crate::queue::{Batch, Verdict, lanes};
+use crate::packet::{Endpoint, Flow, LANES, lanes};
+use crate::queue::{Batch, Verdict};
 
 /// What is known of a batch after the look-ups: masks of lanes, and columns.
 pub(super) struct Ways {
