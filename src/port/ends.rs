@@ -167,3 +167,48 @@ impl<A: RingMemory<u64>, D: RingMemory<Descriptor>> Ends<A, D> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use crate::packet::LANES;
+    use crate::port::sim::{SimBackend, SimInterface, SimNet};
+    use crate::port::{Backend, Burst, Port, QueueId};
+    use crate::umem::{RingSizes, Umem};
+
+    fn batch(umem: &mut Umem) -> Burst {
+        let mut burst = Burst::new();
+        for _ in 0..LANES {
+            let mut frame = umem.take().unwrap();
+            assert!(umem.set_length(&mut frame, 60));
+            burst.push(frame).unwrap();
+        }
+        burst
+    }
+
+    /// What [`UmemLayout::frames_for`](crate::umem::UmemLayout::frames_for) counts on.
+    #[test]
+    fn a_port_with_full_rings_leaves_three_batches_of_the_memory() {
+        let (net, id) = (SimNet::new(&[SimInterface::new("sim0", 1)], 1), QueueId::new("sim0", 0));
+        let backend =
+            SimBackend::new(&net, std::slice::from_ref(&id)).with_rings(RingSizes::from_ring_size(64).unwrap());
+        let (mut umem, mut ports) = backend.clone().open().unwrap();
+        let port = &mut ports[0];
+        port.steer(true).unwrap();
+        port.fill(&mut umem);
+        // The RX ring is full of what was posted, and nothing comes in its place.
+        (0..100).for_each(|_| net.inject(&id, &[0; 60]));
+        port.run_kernel(&mut umem);
+        port.fill(&mut umem);
+        assert_eq!((port.occupancy().rx, umem.census().receive), (64, 128));
+        // Sent, but not taken back: the completion ring is full, and no more may be sent.
+        let mut first = batch(&mut umem);
+        port.transmit(&mut umem, &mut first);
+        port.kick().unwrap();
+        port.run_kernel(&mut umem);
+        let mut second = batch(&mut umem);
+        assert_eq!((first.len(), port.transmit(&mut umem, &mut second), second.len()), (0, 0, LANES));
+        assert_eq!(umem.census().free as usize, 2 * LANES);
+    }
+}
