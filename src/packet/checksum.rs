@@ -40,12 +40,11 @@ impl Sum {
         Self(sum + u64::from(u32::from_ne_bytes(last)))
     }
 
-    /// The sum of bytes at even and at odd offsets: first and second bytes of words.
+    /// A sum of words in the order their bytes have in memory.
     #[inline]
-    pub(crate) const fn of_bytes(first: u32, second: u32) -> Self {
-        let (first, second) = (first as u64, second as u64);
-        // Words as they are in memory: the first byte is the low one on a little-endian CPU.
-        Self(if cfg!(target_endian = "little") { first + (second << 8) } else { (first << 8) + second })
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "for a kernel"))]
+    pub(crate) const fn of_words(sum: u64) -> Self {
+        Self(sum)
     }
 
     /// Adds one word, host byte order.

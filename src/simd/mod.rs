@@ -163,6 +163,7 @@ impl Processor {
 
     /// The sum of `data` for an Internet checksum, as [`checksum::Sum::bytes`] makes it: for payloads.
     #[must_use]
+    #[inline]
     pub fn sum(&self, data: &[u8]) -> checksum::Sum {
         sum::sum(*self, data)
     }

@@ -3,14 +3,22 @@
 use super::Processor;
 use crate::packet::checksum::Sum;
 
-/// Bytes from which on the kernels beat the plain loop; both need 64.
+/// Bytes from which on each kernel beats the one before it.
 #[cfg(target_arch = "x86_64")]
-const WORTH_IT: usize = 128;
+const RECOMPILED: usize = 128;
+#[cfg(target_arch = "x86_64")]
+const DOT_PRODUCTS: usize = 512;
+/// The longest there is in a datagram. Twice as much would overflow the sum of dot products.
+#[cfg(target_arch = "x86_64")]
+const LONGEST: usize = 1 << 16;
 
+#[inline]
 pub(super) fn sum(processor: Processor, data: &[u8]) -> Sum {
     #[cfg(target_arch = "x86_64")]
-    if data.len() >= WORTH_IT {
-        if let Some(token) = processor.avx512() {
+    if data.len() >= RECOMPILED {
+        if let Some(token) = processor.avx512()
+            && (DOT_PRODUCTS..=LONGEST).contains(&data.len())
+        {
             return x86::dot_products(token, data);
         }
         if let Some(token) = processor.avx2() {
@@ -18,6 +26,11 @@ pub(super) fn sum(processor: Processor, data: &[u8]) -> Sum {
         }
     }
     let _ = processor;
+    plain(data)
+}
+
+#[inline(never)]
+fn plain(data: &[u8]) -> Sum {
     Sum::default().bytes(data)
 }
 
@@ -36,51 +49,42 @@ mod x86 {
         }
     );
 
-    /// Bytes from which on it pays to align loads.
-    const ALIGNED: usize = 512;
-
     fearless_simd::kernel!(
-        /// 64 bytes in two dot products: one with the even bytes, one with the odd. At least 128 bytes. The bytes
-        /// before the first whole cache line go first, so that no load has to read two lines.
+        /// 32 words in one dot product with ones. It takes words to be signed, so each has 2^15 taken off, and the sum
+        /// gets it back. At least 128 bytes, and no more than [`LONGEST`](super::LONGEST).
+        ///
+        /// The bytes before the first whole cache line go first, so that no other load has to read two lines.
         pub(super) fn dot_products(avx512: Avx512, data: &[u8]) -> Sum {
-            let [even, odd] = [0x0001_0001, 0x0100_0100].map(|weights| _mm512_set1_epi32(weights));
-            let mut sums = [_mm512_setzero_si512(); 4];
-            let skipped = if data.len() < ALIGNED { 0 } else { data.as_ptr().addr().wrapping_neg() % 64 };
-            let (Some(start), Some(end), Some(lines)) = (data.first_chunk(), data.last_chunk(), data.get(skipped..))
+            let (words, odd) = data.as_chunks::<2>();
+            let bytes = words.as_flattened();
+            let before_line = bytes.as_ptr().addr().wrapping_neg() % 64;
+            let skipped = if before_line.is_multiple_of(2) { before_line } else { 0 };
+            let (Some(start), Some(end), Some(lines)) = (bytes.first_chunk(), bytes.last_chunk(), bytes.get(skipped..))
             else {
-                return Sum::default().bytes(data);
+                return super::plain(data);
             };
-            if skipped > 0 {
-                let start = _mm512_maskz_mov_epi8((1 << skipped) - 1, _mm512_loadu_si512::<[u8; 64]>(start));
-                sums[0] = _mm512_dpbusd_epi32(sums[0], start, even);
-                sums[1] = _mm512_dpbusd_epi32(sums[1], start, odd);
-            }
-            // Behind an odd number of bytes, the first of a pair is the second one.
-            let (even, odd) = if skipped.is_multiple_of(2) { (even, odd) } else { (odd, even) };
             let (blocks, tail) = lines.as_chunks::<64>();
+            let (ones, half) = (_mm512_set1_epi16(1), _mm512_set1_epi16(i16::MIN));
+            let add = |sum, words| _mm512_dpwssd_epi32(sum, _mm512_xor_si512(words, half), ones);
+            // Of the first and of the last 64 bytes those that are in no block; mostly there are some, and a branch costs
+            // more than to add nothing.
+            let [mut first, mut second] =
+                [((1 << skipped) - 1, start), (!(u64::MAX >> tail.len()), end)].map(|(new, from)| {
+                    let words = _mm512_maskz_mov_epi8(new, _mm512_loadu_si512::<[u8; 64]>(from));
+                    add(_mm512_setzero_si512(), words)
+                });
             let (pairs, last) = blocks.as_chunks::<2>();
             for [a, b] in pairs {
-                let (a, b) = (_mm512_loadu_si512(a), _mm512_loadu_si512(b));
-                sums[0] = _mm512_dpbusd_epi32(sums[0], a, even);
-                sums[2] = _mm512_dpbusd_epi32(sums[2], b, even);
-                sums[1] = _mm512_dpbusd_epi32(sums[1], a, odd);
-                sums[3] = _mm512_dpbusd_epi32(sums[3], b, odd);
+                first = add(first, _mm512_loadu_si512(a));
+                second = add(second, _mm512_loadu_si512(b));
             }
             for a in last {
-                let a = _mm512_loadu_si512(a);
-                sums[0] = _mm512_dpbusd_epi32(sums[0], a, even);
-                sums[1] = _mm512_dpbusd_epi32(sums[1], a, odd);
+                second = add(second, _mm512_loadu_si512(a));
             }
-            if !tail.is_empty() {
-                // The last 64 bytes, without those that are summed already.
-                let new = !(u64::MAX >> tail.len());
-                let end = _mm512_maskz_mov_epi8(new, _mm512_loadu_si512::<[u8; 64]>(end));
-                let (even, odd) = if tail.len().is_multiple_of(2) { (even, odd) } else { (odd, even) };
-                sums[2] = _mm512_dpbusd_epi32(sums[2], end, even);
-                sums[3] = _mm512_dpbusd_epi32(sums[3], end, odd);
-            }
-            let total = |a, b| _mm512_reduce_add_epi32(_mm512_add_epi32(a, b)) as u32;
-            Sum::of_bytes(total(sums[0], sums[2]), total(sums[1], sums[3]))
+            let summed = (blocks.len() as i64 + 2) * (32 << 15);
+            let sum = i64::from(_mm512_reduce_add_epi32(_mm512_add_epi32(first, second))) + summed;
+            // The first byte of a word is the low one.
+            Sum::of_words(sum as u64 + odd.first().map_or(0, |byte| u64::from(*byte)))
         }
     );
 }

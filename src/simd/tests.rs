@@ -186,7 +186,13 @@ fn rfc_1071() {
         let long = example.repeat(100);
         let wanted = (0..4).fold(100 * 0xddf2_u64, |sum, _| (sum >> 16) + (sum & 0xffff)) as u16;
         assert_eq!(processor.sum(&long).fold(), wanted);
-        assert_eq!((processor.sum(&[0; 100]).fold(), processor.sum(&[0xff; 100]).fold()), (0, 0xffff));
+        for length in [100, 200, 65_535, 65_536, 65_537, 300_000] {
+            let sum = |byte| processor.sum(&vec![byte; length]).fold();
+            // 0x8080 = 2^15 + 2^7 for each word, modulo 65535; an odd last byte is a first one.
+            let wanted = (0x8080 * (length as u64 / 2) + 0x8000 * (length as u64 % 2)) % 0xffff;
+            assert_eq!((sum(0), u64::from(sum(0x80)) % 0xffff), (0, wanted), "{length} B, {level}");
+            assert_eq!(sum(0xff), if length % 2 == 0 { 0xffff } else { 0xff00 }, "{length} B, {level}");
+        }
     }
 }
 
