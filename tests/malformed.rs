@@ -200,7 +200,14 @@ fn an_independent_parser_recognises_the_same() {
         }
         if let Some(ours) = ours {
             let plain = ours.l4 - ours.l3 == if ours.ipv4 { 20 } else { 40 };
-            let parsed = Parsed { ipv4: ours.ipv4, l3: ours.l3, l4: ours.l4, length: ours.length, flow: ours.flow };
+            let parsed = Parsed {
+                ipv4: ours.ipv4,
+                l3: ours.l3,
+                l4: ours.l4,
+                length: ours.length,
+                last_hop: false,
+                flow: ours.flow,
+            };
             let same = plain && ours.tags == 0 && ours.transport == Transport::Udp;
             prop_assert_eq!(verdict(&frame).ok(), same.then_some(parsed));
             *found.borrow_mut().entry(format!("{:?} {} {plain}", ours.transport, ours.tags)).or_insert(0) += 1;

@@ -110,12 +110,16 @@ pub struct Flow {
 /// The columns of a batch. Lane `i` of every column and bit `i` of every mask speak of packet `i`;
 /// what is not said of a lane is unspecified.
 pub struct Columns {
-    /// Whole, well-formed, unfragmented, option-free IP/UDP datagrams: only these have a flow.
+    /// Whole, well-formed, unfragmented, option-free IP/UDP datagrams: only these have a flow. Neither tags nor
+    /// extension headers: their IP header begins at 14, their UDP header at 34 (IPv4) or 54 (IPv6).
     pub udp: u64,
     /// Of [`udp`](Self::udp): IPv4.
     pub ipv4: u64,
     /// Of [`udp`](Self::udp): IPv6.
     pub ipv6: u64,
+    /// Of [`udp`](Self::udp): TTL or hop limit is 1, so that a router must not forward it (RFC 1812 section 5.3.1, RFC
+    /// 8200 section 3).
+    pub last_hop: u64,
     /// Not of [`udp`](Self::udp), but whole and recognised: UDP behind VLAN tags, IPv4 options or IPv6 extension
     /// headers. Like [`tcp`](Self::tcp) and [`icmp`](Self::icmp), these lanes have facts **and** a fault: the relay
     /// drops them for it, a handler that can do more looks here first.
@@ -144,6 +148,7 @@ impl Default for Columns {
             udp: 0,
             ipv4: 0,
             ipv6: 0,
+            last_hop: 0,
             udp_extended: 0,
             tcp: 0,
             icmp: 0,

@@ -51,6 +51,8 @@ pub struct Parsed {
     pub l4: u8,
     /// Length of the frame without Ethernet padding or trailer, bytes.
     pub length: u16,
+    /// TTL or hop limit is 1: not to be forwarded.
+    pub last_hop: bool,
     /// Who to whom.
     pub flow: Flow,
 }
@@ -144,7 +146,8 @@ fn ipv4(head: &[u8; 64], length: u16) -> Result<Parsed, DropReason> {
         source: Endpoint { address: mapped(source), port },
         destination: Endpoint { address: mapped(destination), port: be16::<{ L4 + 2 }>(head) },
     };
-    Ok(Parsed { ipv4: true, l3: L3 as u8, l4: L4 as u8, length: ETHERNET + total, flow })
+    let last_hop = header[8] == 1;
+    Ok(Parsed { ipv4: true, l3: L3 as u8, l4: L4 as u8, length: ETHERNET + total, last_hop, flow })
 }
 
 #[cold]
@@ -194,7 +197,8 @@ fn ipv6(head: &[u8; 64], length: u16) -> Result<Parsed, DropReason> {
         source: Endpoint { address: source.to_be_bytes(), port },
         destination: Endpoint { address: destination.to_be_bytes(), port: be16::<{ L4 + 2 }>(head) },
     };
-    Ok(Parsed { ipv4: false, l3: L3 as u8, l4: L4 as u8, length: ETHERNET + IPV6_HEADER + payload, flow })
+    let (length, last_hop) = (ETHERNET + IPV6_HEADER + payload, header[7] == 1);
+    Ok(Parsed { ipv4: false, l3: L3 as u8, l4: L4 as u8, length, last_hop, flow })
 }
 
 /// Extension headers by IANA's list "IPv6 Extension Header Types".

@@ -191,14 +191,8 @@ pub(crate) struct HeadRewrite<'a> {
 }
 
 impl HeadRewrite<'_> {
-    /// TTL or hop limit of the packet that begins with `head`.
-    #[inline(always)]
-    pub(crate) fn hops(head: &[u8; 64], ipv4: bool) -> u8 {
-        if ipv4 { head[22] } else { head[21] }
-    }
-
     /// Rewrites the packet that begins with `head`, of the family that all four addresses are of, and with more
-    /// than one [hop](Self::hops) left: as [`Translation::apply`] does.
+    /// than one hop left: as [`Translation::apply`] does.
     #[inline(always)]
     pub(crate) fn apply(&self, head: &mut [u8; 64], ipv4: bool) {
         head[..6].copy_from_slice(&self.destination_mac.0);

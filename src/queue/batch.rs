@@ -97,11 +97,16 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// The first 64 bytes of the frame of `lane`, to rewrite, however long its packet is; `None` for a lane beyond
-    /// the batch. A header that the columns speak of begins at a fixed place in it.
+    /// Sends `lane` by `port`, `length` bytes long if it is as long. Returns the first 64 bytes of its frame, to
+    /// rewrite, however long its packet is; `None` for a lane beyond the batch. A header that the columns speak of
+    /// begins at a fixed place in it.
     #[inline(always)]
-    pub(crate) fn head_mut(&mut self, lane: usize) -> Option<&mut [u8; 64]> {
+    pub(crate) fn transmit_head(&mut self, lane: usize, length: u16, port: PortIndex) -> Option<&mut [u8; 64]> {
         let frame = self.frames.get_mut(lane)?;
+        *self.verdicts.get_mut(lane)? = Verdict::Transmit(port);
+        if length < frame.length() {
+            let _ = self.umem.set_length(frame, length);
+        }
         Some(self.umem.head_mut(frame))
     }
 

@@ -35,7 +35,7 @@ use super::plan::{Entry, RelayPlan, Slices};
 use super::ports::SourcePorts;
 use super::session::Sessions;
 use crate::flow::{FlowHash, FlowKey};
-use crate::packet::{Endpoint, Flow, MacAddr, lanes};
+use crate::packet::{Endpoint, Flow, MacAddr};
 use crate::queue::{Batch, Context, Handler, QueueInfo, Replaced, SessionInfo, Verdict};
 use crate::telemetry::DropReason;
 use crate::umem::{MAX_PORTS, PortIndex};
@@ -59,6 +59,8 @@ const NO_ROUTE: Verdict = Verdict::Drop(DropReason::NoRoute);
 pub struct UdpRelay {
     listens: HashMap<Endpoint, u16, FixedState>,
     entries: Vec<Served>,
+    /// Of all entries' idle timeouts, in ticks.
+    shortest_idle: u32,
     /// Of all entries, one after the other.
     upstreams: Vec<Endpoint>,
     plan: RelayPlan,
@@ -128,6 +130,7 @@ impl UdpRelay {
         let health = Health::new(plan.entries().iter().map(policy).collect(), upstreams.len());
         Self {
             listens,
+            shortest_idle: entries.iter().map(|entry: &Served| entry.idle_timeout).min().unwrap_or(0),
             entries,
             upstreams,
             plan: plan.clone(),
@@ -303,9 +306,30 @@ impl Handler for UdpRelay {
         let mut ways = self.classify(batch);
         self.look_up(batch, &mut ways);
         // In order of arrival, whether ordinary or not: what comes out is what one packet at a time gives.
-        for lane in lanes(ways.clients | ways.answers) {
-            let verdict = self.quick(batch, lane, &ways).unwrap_or_else(|| self.serve(batch, lane, &ways, cx));
-            batch.decide(lane, verdict);
+        let mut rest = ways.clients | ways.answers;
+        let mut ordinary = self.ordinary(batch, &ways);
+        while rest != 0 {
+            let (lane, first) = (rest.trailing_zeros() as usize, rest & rest.wrapping_neg());
+            if self.ended {
+                ordinary = 0;
+            }
+            let of_client = ways.clients & first != 0;
+            if ordinary & first == 0 || of_client && !self.stays(ways.slots[lane]) {
+                let verdict = self.serve(batch, lane, &ways, cx);
+                batch.decide(lane, verdict);
+                rest ^= first;
+                continue;
+            }
+            let alike = ordinary & if of_client { ways.clients } else { ways.answers };
+            // All before the next one that is not alike; if there is none (zero), all.
+            let others = rest & !if self.health.is_some() { first } else { alike };
+            let run = rest & (others & others.wrapping_neg()).wrapping_sub(1);
+            if of_client {
+                self.send_to_upstreams(batch, run, &ways);
+            } else {
+                self.send_to_clients(batch, run, &ways);
+            }
+            rest &= !run;
         }
     }
 

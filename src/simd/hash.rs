@@ -17,10 +17,10 @@ pub struct FlowKey {
 }
 
 impl FlowKey {
-    /// Port and near end in one word.
+    /// Port and near end in one word; in this order they are one word in memory as well.
     #[inline]
     fn ends(&self) -> u32 {
-        u32::from(self.remote.port) << 16 | u32::from(self.local)
+        u32::from(self.remote.port) | u32::from(self.local) << 16
     }
 }
 
@@ -51,7 +51,7 @@ impl FlowKeys {
     #[inline]
     pub fn get(&self, lane: usize) -> FlowKey {
         let (address, ends) = (self.addresses[lane], self.ends[lane]);
-        FlowKey { remote: Endpoint { address, port: (ends >> 16) as u16 }, local: ends as u16 }
+        FlowKey { remote: Endpoint { address, port: ends as u16 }, local: (ends >> 16) as u16 }
     }
 
     /// Whether the key of `lane` is `key`: one branch for all of it.

@@ -48,19 +48,21 @@ struct Lanes<'a> {
     columns: &'a mut Columns,
     ipv4: u64,
     ipv6: u64,
+    last_hop: u64,
 }
 
 impl<'a> Lanes<'a> {
     fn new(columns: &'a mut Columns) -> Self {
-        Self { columns, ipv4: 0, ipv6: 0 }
+        Self { columns, ipv4: 0, ipv6: 0, last_hop: 0 }
     }
 
     /// Parses one frame; `lane` is below [`LANES`].
     #[inline(always)]
     fn parse(&mut self, lane: usize, head: &[u8; 64], length: u16) {
-        let Self { columns, ipv4, ipv6 } = self;
+        let Self { columns, ipv4, ipv6, last_hop } = self;
         let accepted = packet::parse_with(head, length, |parsed| {
             *(if parsed.ipv4 { ipv4 } else { ipv6 }) |= 1 << lane;
+            *last_hop |= u64::from(parsed.last_hop) << lane;
             columns.l3[lane] = parsed.l3;
             columns.l4[lane] = parsed.l4;
             columns.length[lane] = parsed.length;
@@ -74,6 +76,7 @@ impl<'a> Lanes<'a> {
     fn finish(self) {
         (self.columns.ipv4, self.columns.ipv6) = (self.ipv4, self.ipv6);
         self.columns.udp = self.ipv4 | self.ipv6;
+        self.columns.last_hop = self.last_hop & self.columns.udp;
     }
 }
 

@@ -17,9 +17,15 @@ fn flow(ipv4: bool, port: u16) -> Flow {
 
 /// A head and a length of each kind: right ones of both families, cut ones, noise.
 fn packet() -> impl Strategy<Value = ([u8; 64], u16)> {
-    let right = (any::<bool>(), 1u16.., 0usize..200, any::<[u8; 32]>()).prop_map(|(ipv4, port, size, stale)| {
+    let hops = prop_oneof![2 => Just(64), 1 => Just(1), 1 => Just(2)];
+    let right = (any::<bool>(), 1u16.., hops, 0usize..200, any::<[u8; 32]>());
+    let right = right.prop_map(|(ipv4, port, hops, size, stale)| {
         let frame = UdpFrame::new(flow(ipv4, port), &vec![7; size]).to_vec().unwrap();
-        let head = std::array::from_fn(|i| frame.get(i).copied().unwrap_or(stale[i % 32]));
+        let mut head = std::array::from_fn(|i| frame.get(i).copied().unwrap_or(stale[i % 32]));
+        head[if ipv4 { 22 } else { 21 }] = hops;
+        if ipv4 {
+            mend(&mut head);
+        }
         (head, frame.len() as u16)
     });
     let cut = (right.clone(), any::<u16>()).prop_map(|((head, length), at)| (head, at % length));
@@ -70,11 +76,12 @@ fn check(lane: usize, (head, length): &([u8; 64], u16), columns: &Columns) {
     match packet::parse(head, *length) {
         Ok(parsed) => {
             assert!(bit(columns.udp) && bit(columns.ipv4) == parsed.ipv4 && bit(columns.ipv6) != parsed.ipv4);
+            assert_eq!(bit(columns.last_hop), parsed.last_hop);
             assert_eq!((columns.l3[lane], columns.l4[lane]), (parsed.l3, parsed.l4));
             assert_eq!((columns.length[lane], columns.flow[lane]), (parsed.length, parsed.flow));
         }
         Err(reason) => {
-            assert!(!bit(columns.udp) && !bit(columns.ipv4) && !bit(columns.ipv6));
+            assert!(!bit(columns.udp | columns.ipv4 | columns.ipv6 | columns.last_hop));
             assert_eq!(columns.fault[lane], reason);
         }
     }
@@ -101,6 +108,7 @@ fn stale() -> Columns {
         udp: u64::MAX,
         ipv4: u64::MAX,
         ipv6: u64::MAX,
+        last_hop: u64::MAX,
         udp_extended: u64::MAX,
         tcp: u64::MAX,
         icmp: u64::MAX,

@@ -57,6 +57,8 @@ impl RingSizes {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UmemLayout {
     frame_size: u32,
+    /// The frame size is a power of two: this one.
+    shift: u32,
     frame_count: u32,
     headroom: u32,
 }
@@ -92,7 +94,7 @@ impl UmemLayout {
         if packet > room {
             return Err(LayoutError::MtuTooLarge { mtu, room: room.saturating_sub(ETHERNET), frame_size, headroom });
         }
-        Ok(Self { frame_size, frame_count, headroom })
+        Ok(Self { frame_size, shift: frame_size.trailing_zeros(), frame_count, headroom })
     }
 
     /// Frames that are enough whatever the rings hold: those of each port and a batch that waits for its TX ring, and
@@ -138,7 +140,7 @@ impl UmemLayout {
     #[must_use]
     #[inline]
     pub fn address(&self, index: u32) -> usize {
-        (index as usize) << self.shift()
+        (index as usize) << self.shift
     }
 
     /// Index of the frame that `address` lies in, and how far from its start. The frame may be beyond the
@@ -147,13 +149,7 @@ impl UmemLayout {
     #[inline]
     pub fn locate(&self, address: u64) -> (u64, u16) {
         // The offset is below the frame size, at most 4096.
-        (address >> self.shift(), (address & u64::from(self.frame_size - 1)) as u16)
-    }
-
-    /// The frame size is one of two powers of two (`new`).
-    #[inline]
-    fn shift(&self) -> u32 {
-        self.frame_size.trailing_zeros()
+        (address >> self.shift, (address & u64::from(self.frame_size - 1)) as u16)
     }
 }
 

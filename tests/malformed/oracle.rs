@@ -9,7 +9,13 @@ use oxide::packet::{Flow, Parsed, Recognised, Transport};
 pub(crate) fn parse(frame: &[u8]) -> Option<Parsed> {
     let Recognised { tags, ipv4, transport, l3, l4, length, flow } = recognise(frame)?;
     let plain = tags == 0 && l4 - l3 == if ipv4 { 20 } else { 40 };
-    (plain && transport == Transport::Udp).then_some(Parsed { ipv4, l3, l4, length, flow })
+    let last_hop = 1
+        == match SlicedPacket::from_ethernet(frame).ok()?.net? {
+            NetSlice::Ipv4(ip) => ip.header().ttl(),
+            NetSlice::Ipv6(ip) => ip.header().hop_limit(),
+            _ => return None,
+        };
+    (plain && transport == Transport::Udp).then_some(Parsed { ipv4, l3, l4, length, last_hop, flow })
 }
 
 pub(crate) fn recognise(frame: &[u8]) -> Option<Recognised> {

@@ -32,7 +32,9 @@ impl UdpRelay {
         let columns = batch.columns();
         let (l3, l4, length) = (columns.l3[lane], columns.l4[lane], columns.length[lane]);
         let Some(gate) = self.gate.as_mut() else { return Ok(length) };
-        let parsed = Parsed { ipv4: columns.ipv4 & 1 << lane != 0, l3, l4, length, flow: columns.flow[lane] };
+        let of = |mask: u64| mask & 1 << lane != 0;
+        let (ipv4, last_hop, flow) = (of(columns.ipv4), of(columns.last_hop), columns.flow[lane]);
+        let parsed = Parsed { ipv4, l3, l4, length, last_hop, flow };
         // Nobody is answered, or let in, for what he may not have said.
         verify_udp(batch.packet(lane), &parsed).map_err(Verdict::Drop)?;
         let listen = self.entries.get(usize::from(entry)).ok_or(super::STRAY)?.listen;

@@ -1,139 +1,169 @@
 //! What nearly every packet needs, and no more.
 //!
 //! A packet is ordinary if its session was found and holds, the next hop is known, the packet stays in its
-//! family, fits, has hops left, and is without VLAN tag, so that its headers are where they always are. For such
-//! a packet this does what [`serve_client`](UdpRelay::serve_client) and [`serve_answer`](UdpRelay::serve_answer)
-//! would do, in the same order. Of any other it changes nothing and says so: first come all checks, then all
-//! that has an effect.
+//! family, fits, and has hops left. For such a packet this does what [`serve_client`](UdpRelay::serve_client) and
+//! [`serve_answer`](UdpRelay::serve_answer) would do, in the same order. A batch is looked at twice: first come all
+//! checks, then all that has an effect, so that each of the two loops is short.
 
 use super::life::is_over;
-use super::{LIMITED, UdpRelay, Ways};
-use crate::packet::{Columns, HeadRewrite, LANES};
-use crate::queue::{Batch, Verdict};
-use crate::relay::session::NextHop;
-use crate::umem::PortIndex;
+use super::{LIMITED, UdpRelay, Ways, ip_bytes};
+use crate::packet::{Endpoint, HeadRewrite, MacAddr, lanes};
+use crate::queue::Batch;
+use crate::relay::session::{NextHop, Session};
 
-/// Where the headers of a packet without VLAN tag and extension headers are, bytes from its start.
-const IP: u8 = 14;
-const UDP_BEHIND_IPV6: u8 = IP + 40;
+/// Ethernet header, bytes.
+const ETHERNET: u16 = 14;
 
 impl UdpRelay {
-    /// Serves the packet in `lane` if it is ordinary; `None`, and nothing changed, if it is not.
+    /// The ordinary ones of a batch's packets, but for what [`stays`](Self::stays) says. Holds until a session ends.
     #[inline]
-    pub(super) fn quick(&mut self, batch: &mut Batch<'_>, lane: usize, ways: &Ways) -> Option<Verdict> {
+    pub(super) fn ordinary(&self, batch: &Batch<'_>, ways: &Ways) -> u64 {
         #[cfg(test)]
         if self.plain {
-            return None;
+            return 0;
         }
-        // The compiler knows no bound of its own for the columns.
-        if lane >= LANES {
-            return None;
+        let found = ways.found & !batch.columns().last_hop;
+        let mut ordinary = 0;
+        for lane in lanes(found & ways.clients) {
+            let Some(session) = self.sessions.get(ways.slots[lane]) else { continue };
+            ordinary |= u64::from(self.goes(session, &session.to_upstream, batch, lane)) << lane;
         }
-        let slot = ways.slot(lane)?;
-        if ways.clients & 1 << lane != 0 {
-            self.quick_client(batch, lane, slot)
-        } else {
-            self.quick_answer(batch, lane, ways.sources[lane], slot)
+        for lane in lanes(found & ways.answers) {
+            let Some(session) = self.sessions.get(ways.slots[lane]) else { continue };
+            let goes = self.goes(session, &session.to_client, batch, lane);
+            ordinary |= u64::from(goes && self.answers(session, batch, lane, ways.sources[lane])) << lane;
+        }
+        ordinary
+    }
+
+    /// Whether the session holds, and the packet in `lane` fits the way it goes and stays in its family.
+    #[inline(always)]
+    fn goes(&self, session: &Session, hop: &NextHop, batch: &Batch<'_>, lane: usize) -> bool {
+        let frame = u32::from(ETHERNET) + u32::from(hop.mtu);
+        hop.fresh(self.generation)
+            && !hop.crosses
+            && u32::from(batch.columns().length[lane]) <= frame
+            && (self.now.wrapping_sub(session.last_seen) <= self.shortest_idle
+                || !is_over(&self.entries, session, self.now))
+    }
+
+    /// Whether the client whose session is in `slot` need not look for another upstream. Where anybody wants to know
+    /// which ones answer, each packet may change that.
+    #[inline]
+    pub(super) fn stays(&self, slot: u32) -> bool {
+        let Some(health) = &self.health else { return true };
+        self.sessions.get(slot).is_some_and(|session| health.stays(session.key.local, session.upstream))
+    }
+
+    /// Whether the packet in `lane`, which came to the source address at place `source`, is an answer to this session.
+    #[inline(always)]
+    fn answers(&self, session: &Session, batch: &Batch<'_>, lane: usize, source: u8) -> bool {
+        let old = &batch.columns().flow[lane];
+        // Another session may have its slot.
+        session.source == source
+            && session.port.get() == old.destination.port
+            && self.upstreams.get(session.upstream as usize) == Some(&old.source)
+    }
+
+    /// Serves clients' packets, all of them [ordinary](Self::ordinary).
+    #[inline]
+    pub(super) fn send_to_upstreams(&mut self, batch: &mut Batch<'_>, of: u64, ways: &Ways) {
+        let of = if self.admits_all() { of } else { self.admitted(batch, of, ways) };
+        let ipv4 = batch.columns().ipv4;
+        self.rewrite_for_upstreams::<true>(batch, of & ipv4, ways);
+        self.rewrite_for_upstreams::<false>(batch, of & !ipv4, ways);
+    }
+
+    #[inline]
+    fn rewrite_for_upstreams<const IPV4: bool>(&mut self, batch: &mut Batch<'_>, of: u64, ways: &Ways) {
+        for lane in lanes(of) {
+            let Some(session) = self.sessions.get_mut(ways.slots[lane]) else { continue };
+            session.last_seen = self.now;
+            let hop = &session.to_upstream;
+            let (Some(mac), Some(source), Some(upstream)) = (
+                self.macs.get(usize::from(hop.port)),
+                self.sources.get(usize::from(session.source)),
+                self.upstreams.get(session.upstream as usize),
+            ) else {
+                continue;
+            };
+            send::<IPV4>(batch, lane, hop, mac, (&source.address, session.port.get()), upstream);
         }
     }
 
-    /// An ordinary packet of the client whose session is in `slot`, as this batch's look-up found it.
+    /// Serves answers, all of them [ordinary](Self::ordinary).
     #[inline]
-    fn quick_client(&mut self, batch: &mut Batch<'_>, lane: usize, slot: u32) -> Option<Verdict> {
-        // Another session may have its slot.
-        if self.ended {
-            return None;
-        }
-        let (columns, again) = (batch.columns(), batch.again());
-        let session = self.sessions.get_mut(slot)?;
-        let (hop, entry) = (&session.to_upstream, session.key.local);
-        if !hop.fresh(self.generation) || is_over(&self.entries, session, self.now) {
-            return None;
-        }
-        if self.health.as_ref().is_some_and(|health| !health.stays(entry, session.upstream)) {
-            return None;
-        }
-        let new = HeadRewrite {
-            source_mac: self.macs.get(usize::from(hop.port))?,
-            destination_mac: &hop.mac,
-            source: (&self.sources.get(usize::from(session.source))?.address, session.port.get()),
-            destination: self.upstreams.get(session.upstream as usize)?,
-            addresses: hop.addresses,
-        };
-        let head = batch.head_mut(lane)?;
-        let (ipv4, ip_bytes) = ordinary(columns, lane, head, hop)?;
-
-        if let Some(limits) = self.limits.as_mut().filter(|_| !again)
-            && !limits.admit(&session.key.remote, entry, self.now_ns, ip_bytes)
-        {
-            return Some(LIMITED);
-        }
-        if let Some(health) = &mut self.health {
-            health.sent(entry, session.upstream, slot, self.now);
-        }
-        new.apply(head, ipv4);
-        let port = hop.port;
-        session.last_seen = self.now;
-        Some(sent(batch, lane, columns, port))
+    pub(super) fn send_to_clients(&mut self, batch: &mut Batch<'_>, of: u64, ways: &Ways) {
+        let of = if self.admits_all() { of } else { self.admitted(batch, of, ways) };
+        let ipv4 = batch.columns().ipv4;
+        self.rewrite_for_clients::<true>(batch, of & ipv4, ways);
+        self.rewrite_for_clients::<false>(batch, of & !ipv4, ways);
     }
 
-    /// An ordinary answer to the session in `slot`, which has the source address at place `source`.
     #[inline]
-    fn quick_answer(&mut self, batch: &mut Batch<'_>, lane: usize, source: u8, slot: u32) -> Option<Verdict> {
-        let (columns, again) = (batch.columns(), batch.again());
-        let old = &columns.flow[lane];
-        let session = self.sessions.get(slot)?;
-        let hop = &session.to_client;
-        // Another session may have its slot.
-        if session.source != source || session.port.get() != old.destination.port {
-            return None;
+    fn rewrite_for_clients<const IPV4: bool>(&self, batch: &mut Batch<'_>, of: u64, ways: &Ways) {
+        for lane in lanes(of) {
+            let Some(session) = self.sessions.get(ways.slots[lane]) else { continue };
+            let hop = &session.to_client;
+            let (Some(mac), Some(entry)) =
+                (self.macs.get(usize::from(hop.port)), self.entries.get(usize::from(session.key.local)))
+            else {
+                continue;
+            };
+            send::<IPV4>(batch, lane, hop, mac, (&entry.listen.address, entry.listen.port), &session.key.remote);
         }
-        if !hop.fresh(self.generation) || is_over(&self.entries, session, self.now) {
-            return None;
-        }
-        if *self.upstreams.get(session.upstream as usize)? != old.source {
-            return None;
-        }
-        let listen = &self.entries.get(usize::from(session.key.local))?.listen;
-        let new = HeadRewrite {
-            source_mac: self.macs.get(usize::from(hop.port))?,
-            destination_mac: &hop.mac,
-            source: (&listen.address, listen.port),
-            destination: &session.key.remote,
-            addresses: hop.addresses,
-        };
-        let head = batch.head_mut(lane)?;
-        let (ipv4, ip_bytes) = ordinary(columns, lane, head, hop)?;
+    }
 
-        if let Some(health) = &mut self.health {
-            health.answered(session.upstream);
+    /// Whether nothing is limited, and nobody wants to know who answers.
+    #[inline(always)]
+    fn admits_all(&self) -> bool {
+        self.limits.is_none() && self.health.is_none()
+    }
+
+    /// Those of these packets that are within the limits; the others get their verdict.
+    fn admitted(&mut self, batch: &mut Batch<'_>, of: u64, ways: &Ways) -> u64 {
+        let mut admitted = of;
+        for lane in lanes(of) {
+            let (of_client, slot) = (ways.clients & 1 << lane != 0, ways.slots[lane]);
+            let Some(Session { key, upstream, .. }) = self.sessions.get(slot) else { continue };
+            // An answer is one whether the client may have it or not.
+            if let Some(health) = self.health.as_mut().filter(|_| !of_client) {
+                health.answered(*upstream);
+            }
+            // A packet that was held has paid.
+            if let Some(limits) = self.limits.as_mut().filter(|_| !batch.again()) {
+                let (now, bytes) = (self.now_ns, ip_bytes(batch, lane));
+                let admits = if of_client {
+                    limits.admit(&key.remote, key.local, now, bytes)
+                } else {
+                    limits.admit_reply(&key.remote, now, bytes)
+                };
+                if !admits {
+                    batch.decide(lane, LIMITED);
+                    admitted ^= 1 << lane;
+                    continue;
+                }
+            }
+            if let Some(health) = self.health.as_mut().filter(|_| of_client) {
+                health.sent(key.local, *upstream, slot, self.now);
+            }
         }
-        if let Some(limits) = self.limits.as_mut().filter(|_| !again)
-            && !limits.admit_reply(&session.key.remote, self.now_ns, ip_bytes)
-        {
-            return Some(LIMITED);
-        }
-        new.apply(head, ipv4);
-        Some(sent(batch, lane, columns, hop.port))
+        admitted
     }
 }
 
-/// Whether the packet itself is ordinary, `hop` being the way it goes: its family, and its length without
-/// Ethernet header.
+/// New addresses, and out. The packet is as long as its headers say: without Ethernet padding.
 #[inline(always)]
-fn ordinary(columns: &Columns, lane: usize, head: &[u8; 64], hop: &NextHop) -> Option<(bool, u16)> {
-    let ipv4 = columns.ipv4 & 1 << lane != 0;
-    // IPv4 options are refused by the parser.
-    let usual = columns.l3[lane] == IP && (ipv4 || columns.l4[lane] == UDP_BEHIND_IPV6);
-    let ip_bytes = columns.length[lane].wrapping_sub(u16::from(IP));
-    let goes = !hop.crosses && ip_bytes <= hop.mtu && HeadRewrite::hops(head, ipv4) > 1;
-    (usual && goes).then_some((ipv4, ip_bytes))
-}
-
-/// The packet is as long as its headers say: without Ethernet padding.
-#[inline(always)]
-fn sent(batch: &mut Batch<'_>, lane: usize, columns: &Columns, port: PortIndex) -> Verdict {
-    // Never longer than the frame, so it fits.
-    let _ = batch.set_length(lane, columns.length[lane]);
-    Verdict::Transmit(port)
+fn send<const IPV4: bool>(
+    batch: &mut Batch<'_>,
+    lane: usize,
+    hop: &NextHop,
+    source_mac: &MacAddr,
+    source: (&[u8; 16], u16),
+    destination: &Endpoint,
+) {
+    let new = HeadRewrite { source_mac, destination_mac: &hop.mac, source, destination, addresses: hop.addresses };
+    if let Some(head) = batch.transmit_head(lane, batch.columns().length[lane], hop.port) {
+        new.apply(head, IPV4);
+    }
 }

@@ -39,9 +39,16 @@ impl UdpRelay {
         }
         let own = self.slices.of(self.queue);
         // Most packets of a batch are for the entry that the one before was for.
-        let mut last = (Endpoint::default(), None);
+        let mut last: Option<(Endpoint, u16)> = None;
         for lane in lanes(live & columns.udp) {
             let Flow { source, destination } = &columns.flow[lane];
+            if let Some((listen, entry)) = last
+                && listen == *destination
+            {
+                ways.keys.set(lane, &FlowKey { remote: *source, local: entry });
+                ways.clients |= 1 << lane;
+                continue;
+            }
             // The configuration keeps listening ports and source ports apart. Whose a port is takes a division,
             // whether it is ours takes none.
             let ours = own.contains(&u32::from(destination.port));
@@ -55,17 +62,14 @@ impl UdpRelay {
                     ways.answers |= 1 << lane;
                 }
                 Some(other) => batch.decide(lane, Verdict::HandOver(other)),
-                None => {
-                    if last.0 != *destination {
-                        last = (*destination, self.listens.get(destination).copied());
-                    }
-                    if let Some(entry) = last.1 {
+                None => match self.listens.get(destination) {
+                    Some(&entry) => {
+                        last = Some((*destination, entry));
                         ways.keys.set(lane, &FlowKey { remote: *source, local: entry });
                         ways.clients |= 1 << lane;
-                    } else {
-                        batch.decide(lane, STRAY);
                     }
-                }
+                    None => batch.decide(lane, STRAY),
+                },
             }
         }
         ways

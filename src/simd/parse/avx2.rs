@@ -28,6 +28,7 @@ fearless_simd::kernel!(
         let (mut four, mut six) = (Queue::default(), Queue::default());
         // Of neither family, or not as the kernels want them.
         let mut rest = 0;
+        let mut last_hop = 0;
         columns.l3.fill(14);
         columns.l4.fill(34);
         let groups = heads.as_chunks::<GROUP>().0;
@@ -44,30 +45,36 @@ fearless_simd::kernel!(
             // Where all are of one family, as mostly, nothing has to be put in order.
             if live & ipv4 == u8::MAX {
                 four.all |= 0xff << first;
-                rest |= ipv4_udp::<true>(heads, lengths, [first as u8; GROUP], columns);
+                let found = ipv4_udp::<true>(heads, lengths, [first as u8; GROUP], columns);
+                (rest, last_hop) = (rest | found.bad, last_hop | found.last_hop);
                 continue;
             }
             if live & ipv6 == u8::MAX {
                 six.all |= 0xff << first;
-                rest |= ipv6_udp::<true>(heads, lengths, [first as u8; GROUP], columns);
+                let found = ipv6_udp::<true>(heads, lengths, [first as u8; GROUP], columns);
+                (rest, last_hop) = (rest | found.bad, last_hop | found.last_hop);
                 continue;
             }
             four.add(first, live & ipv4);
             six.add(first, live & ipv6);
             if let Some(lanes) = four.eight() {
-                rest |= ipv4_udp::<false>(heads, lengths, lanes, columns);
+                let found = ipv4_udp::<false>(heads, lengths, lanes, columns);
+                (rest, last_hop) = (rest | found.bad, last_hop | found.last_hop);
             }
             if let Some(lanes) = six.eight() {
-                rest |= ipv6_udp::<false>(heads, lengths, lanes, columns);
+                let found = ipv6_udp::<false>(heads, lengths, lanes, columns);
+                (rest, last_hop) = (rest | found.bad, last_hop | found.last_hop);
             }
         }
         if let Some(lanes) = four.last() {
-            rest |= ipv4_udp::<false>(heads, lengths, lanes, columns);
+            let found = ipv4_udp::<false>(heads, lengths, lanes, columns);
+            (rest, last_hop) = (rest | found.bad, last_hop | found.last_hop);
         }
         if let Some(lanes) = six.last() {
-            rest |= ipv6_udp::<false>(heads, lengths, lanes, columns);
+            let found = ipv6_udp::<false>(heads, lengths, lanes, columns);
+            (rest, last_hop) = (rest | found.bad, last_hop | found.last_hop);
         }
-        let mut out = Lanes { ipv4: four.all & !rest, ipv6: six.all & !rest, columns };
+        let mut out = Lanes { ipv4: four.all & !rest, ipv6: six.all & !rest, last_hop: last_hop & !rest, columns };
         while rest != 0 {
             let lane = rest.trailing_zeros() as usize % LANES;
             rest &= rest - 1;
@@ -219,7 +226,14 @@ fn places<const IN_ORDER: bool>(lanes: [u8; GROUP]) -> [usize; GROUP] {
     std::array::from_fn(|i| if IN_ORDER { first + i } else { usize::from(lanes[i]) % LANES })
 }
 
-/// Ports and lengths to their columns. Returns the lanes that are not in `good`.
+/// Masks of lanes.
+struct Found {
+    /// What the plain parser has to look at.
+    bad: u64,
+    last_hop: u64,
+}
+
+/// Ports and lengths to their columns. `good` and `last_hop` have a lane of a register for each frame.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn finish<const IN_ORDER: bool>(
@@ -227,8 +241,9 @@ fn finish<const IN_ORDER: bool>(
     ports: __m256i,
     total: __m256i,
     good: __m256i,
+    last_hop: __m256i,
     columns: &mut Columns,
-) -> u64 {
+) -> Found {
     let turn = _mm256_broadcastsi128_si256(_mm_setr_epi8(1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14));
     let (mut both, mut totals) = ([0_u32; GROUP], [0_u32; GROUP]);
     _mm256_storeu_si256(&mut both, _mm256_shuffle_epi8(ports, turn));
@@ -244,16 +259,16 @@ fn finish<const IN_ORDER: bool>(
         _mm256_storeu_si256(&mut totals, total);
         zip(at, totals).for_each(|(lane, total)| columns.length[lane] = total as u16);
     }
-    let bad = u64::from(!bits(good));
+    let (bad, last_hop) = (u64::from(!bits(good)), u64::from(bits(last_hop)));
     if IN_ORDER {
-        return bad << at[0];
+        return Found { bad: bad << at[0], last_hop: last_hop << at[0] };
     }
     // A branch for each would be mispredicted in a mix.
-    zip(0.., at).fold(0, |rest, (i, lane)| rest | (bad >> i & 1) << lane)
+    let lanes = |of: u64| zip(0.., at).fold(0, |mask, (i, lane)| mask | (of >> i & 1) << lane);
+    Found { bad: lanes(bad), last_hop: if last_hop == 0 { 0 } else { lanes(last_hop) } }
 }
 
 /// Flows and lengths of frames that may be IPv4; of those that the plain parser would not accept they are noise.
-/// Returns the lanes of these.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn ipv4_udp<const IN_ORDER: bool>(
@@ -261,7 +276,7 @@ fn ipv4_udp<const IN_ORDER: bool>(
     lengths: &[u16; LANES],
     lanes: [u8; GROUP],
     columns: &mut Columns,
-) -> u64 {
+) -> Found {
     let set = _mm256_set1_epi32;
     let (eq, gt, and, or) = (_mm256_cmpeq_epi32, _mm256_cmpgt_epi32, _mm256_and_si256, _mm256_or_si256);
     let frame = lengths_of::<IN_ORDER>(lengths, lanes);
@@ -304,7 +319,8 @@ fn ipv4_udp<const IN_ORDER: bool>(
     let unfragmented = eq(and(fragment, set(0xff3f_0000_u32 as i32)), zero);
     let is_udp = eq(and(protocol, set(0xff00)), set(0x1100));
     let net = and(source, set(0xff));
-    let mut bad = eq(and(protocol, set(0xff)), zero); // TTL
+    let ttl = and(protocol, set(0xff));
+    let mut bad = eq(ttl, zero);
     for other in [
         eq(and(ports, low), zero),
         eq(net, zero),
@@ -315,7 +331,7 @@ fn ipv4_udp<const IN_ORDER: bool>(
         bad = or(bad, other);
     }
     let good = _mm256_andnot_si256(bad, and(and(and(right, whole), and(udp, unfragmented)), is_udp));
-    finish::<IN_ORDER>(at, ports, _mm256_add_epi32(total, set(14)), good, columns)
+    finish::<IN_ORDER>(at, ports, _mm256_add_epi32(total, set(14)), good, eq(ttl, set(1)), columns)
 }
 
 /// The same for frames that may be IPv6. Destinations that look mapped are left to the plain parser as well.
@@ -326,7 +342,7 @@ fn ipv6_udp<const IN_ORDER: bool>(
     lengths: &[u16; LANES],
     lanes: [u8; GROUP],
     columns: &mut Columns,
-) -> u64 {
+) -> Found {
     let set = _mm256_set1_epi32;
     let (eq, gt, and, or) = (_mm256_cmpeq_epi32, _mm256_cmpgt_epi32, _mm256_and_si256, _mm256_or_si256);
     let frame = lengths_of::<IN_ORDER>(lengths, lanes);
@@ -350,10 +366,11 @@ fn ipv6_udp<const IN_ORDER: bool>(
     let udp_long = gt(datagram, payload);
     let zero = _mm256_setzero_si256();
     let is_udp = eq(and(length, set(0x00ff_0000)), set(0x0011_0000));
+    let hops = _mm256_srli_epi32::<24>(length);
     let mut bad = or(long, udp_long);
     for other in [
-        eq(_mm256_srli_epi32::<24>(length), zero), // hop limit
-        eq(_mm256_srli_epi32::<16>(udp), zero),    // checksum
+        eq(hops, zero),
+        eq(_mm256_srli_epi32::<16>(udp), zero), // checksum
         eq(and(ports, set(0xffff)), zero),
         eq(or(source, subnet), zero),
         eq(and(source, set(0xff)), set(0xff)),
@@ -362,5 +379,5 @@ fn ipv6_udp<const IN_ORDER: bool>(
         bad = or(bad, other);
     }
     let good = _mm256_andnot_si256(bad, and(is_udp, gt(datagram, set(7))));
-    finish::<IN_ORDER>(at, ports, _mm256_add_epi32(payload, set(54)), good, columns)
+    finish::<IN_ORDER>(at, ports, _mm256_add_epi32(payload, set(54)), good, eq(hops, set(1)), columns)
 }
