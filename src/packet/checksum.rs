@@ -42,7 +42,6 @@ impl Sum {
 
     /// A sum of words in the order their bytes have in memory.
     #[inline]
-    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "for a kernel"))]
     pub(crate) const fn of_words(sum: u64) -> Self {
         Self(sum)
     }

@@ -29,9 +29,15 @@ pub(super) fn sum(processor: Processor, data: &[u8]) -> Sum {
     plain(data)
 }
 
+/// Eight bytes at a time, each half to a sum of its own: two additions in each step that do not wait for each other.
 #[inline(never)]
 fn plain(data: &[u8]) -> Sum {
-    Sum::default().bytes(data)
+    let (words, tail) = data.as_chunks::<8>();
+    let (low, high) = words.iter().fold((0, 0), |(low, high), word| {
+        let word = u64::from_ne_bytes(*word);
+        (low + (word & 0xffff_ffff), high + (word >> 32))
+    });
+    Sum::of_words(low + high).bytes(tail)
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -43,7 +49,7 @@ mod x86 {
     use crate::packet::checksum::Sum;
 
     fearless_simd::kernel!(
-        /// The plain loop, by a compiler that may use AVX2.
+        /// [`Sum::bytes`], by a compiler that may use AVX2: it widens words as they are loaded.
         pub(super) fn recompiled(avx2: Avx2, data: &[u8]) -> Sum {
             Sum::default().bytes(data)
         }
