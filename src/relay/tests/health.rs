@@ -93,6 +93,23 @@ fn sessions_leave_where_the_entry_says_so() {
     assert_eq!(harness.handler().counters().failed_over, failed_over);
 }
 
+/// In one batch with clients of an upstream that is up, and with a second packet of a client that has just left.
+#[test]
+fn who_leaves_does_so_among_those_who_stay() {
+    let mut harness = relay(true);
+    let firsts: Vec<u32> = (0..20).filter(|&n| ask(&mut harness, n).0.to_string() == FIRST).collect();
+    let second = (0..20).find(|n| !firsts.contains(n)).unwrap();
+    assert!(firsts.len() >= 4);
+    let answered = ask(&mut harness, second);
+    sent(answer(&mut harness, answered));
+    harness.advance(Duration::from_millis(1100));
+    let batch = [second, firsts[0], firsts[0], second, firsts[1]].map(|n| datagram(&client(n), ENTRY, b"?"));
+    for outcome in harness.feed(CLIENTS, &batch) {
+        assert_eq!(ends(&sent(outcome).1).1.to_string(), SECOND);
+    }
+    assert_eq!(harness.handler().counters().failed_over, 2);
+}
+
 /// With nobody up there is nobody to move to.
 #[test]
 fn where_all_are_down_everybody_keeps_to_his_own() {

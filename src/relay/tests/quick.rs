@@ -49,6 +49,17 @@ fn a_late_answer_to_another_address_does_not_reach_who_has_the_slot_now() {
     assert_eq!((transmitted(&outcomes), &outcomes[2]), (2, &Outcome::Drop(DropReason::NoSession)));
 }
 
+/// The same where the answer would have gone the short way, had it come first.
+#[test]
+fn an_answer_behind_the_end_of_its_session_reaches_nobody() {
+    let mut harness = relay("source_ports = \"61000-61000\"");
+    assert_eq!(source_port(&mut harness, "192.0.2.7:4000"), 61_000);
+    harness.set_tables(World { server_side: vec!["198.51.100.9", "2001:db8:2::1"], ..World::default() }.tables(2));
+    sent(one(&mut harness, SERVERS, &answer(61_000, 4)));
+    let outcomes = harness.feed(CLIENTS, &[answer(61_000, 4), request(4), answer(61_000, 4)]);
+    assert_eq!((transmitted(&outcomes), &outcomes[2]), (2, &Outcome::Drop(DropReason::NoSession)));
+}
+
 /// The same with another port of the same address.
 #[test]
 fn a_late_answer_to_another_port_does_not_reach_who_has_the_slot_now() {

@@ -30,8 +30,10 @@ impl UdpRelay {
         }
         for lane in lanes(found & ways.answers) {
             let Some(session) = self.sessions.get(ways.slots[lane]) else { continue };
-            let goes = self.goes(session, &session.to_client, batch, lane);
-            ordinary |= u64::from(goes && self.answers(session, batch, lane, ways.sources[lane])) << lane;
+            debug_assert_eq!(session.port.get(), batch.columns().flow[lane].destination.port);
+            let from_upstream =
+                self.upstreams.get(session.upstream as usize) == Some(&batch.columns().flow[lane].source);
+            ordinary |= u64::from(from_upstream && self.goes(session, &session.to_client, batch, lane)) << lane;
         }
         ordinary
     }
@@ -53,16 +55,6 @@ impl UdpRelay {
     pub(super) fn stays(&self, slot: u32) -> bool {
         let Some(health) = &self.health else { return true };
         self.sessions.get(slot).is_some_and(|session| health.stays(session.key.local, session.upstream))
-    }
-
-    /// Whether the packet in `lane`, which came to the source address at place `source`, is an answer to this session.
-    #[inline(always)]
-    fn answers(&self, session: &Session, batch: &Batch<'_>, lane: usize, source: u8) -> bool {
-        let old = &batch.columns().flow[lane];
-        // Another session may have its slot.
-        session.source == source
-            && session.port.get() == old.destination.port
-            && self.upstreams.get(session.upstream as usize) == Some(&old.source)
     }
 
     /// Serves clients' packets, all of them [ordinary](Self::ordinary).
