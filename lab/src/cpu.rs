@@ -21,6 +21,14 @@ pub(crate) fn pin(cpu: usize) -> Result<()> {
     sched_setaffinity(None, &set).map_err(Error::io(format!("pinning to CPU {cpu}")))
 }
 
+/// Milliseconds that the hypervisor has taken from `cpu` since boot (proc_stat(5), `steal`; ticks are 10 ms).
+pub(crate) fn steal_ms(cpu: u32) -> u64 {
+    let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    let name = format!("cpu{cpu} ");
+    let line = stat.lines().find_map(|line| line.strip_prefix(name.as_str())).unwrap_or_default();
+    line.split_whitespace().nth(7).and_then(|ticks| ticks.parse::<u64>().ok()).unwrap_or(0) * 10
+}
+
 /// Samples what one core does: `bpf/split.bpf.c` at every beat of perf's cpu-clock. The kernel's own accounting is by ticks
 /// of 4 ms, too coarse for the 5 % of a forwarder's time that are spent in user mode; a process' rusage lacks softirq.
 pub(crate) struct Meter {

@@ -56,6 +56,10 @@ struct Report {
     out_of_order: u64,
     /// Longest time without any packet, milliseconds.
     longest_gap_ms: f64,
+    /// Longest time a packet waited here to be sent after it was due: the sender stood still.
+    late_ms: f64,
+    /// Taken from the forwarder's core by the hypervisor, milliseconds.
+    steal_ms: u64,
     #[serde(flatten)]
     latency: Percentiles,
     core: Split,
@@ -117,7 +121,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let missed = |ports: &Ports| ports.back.as_ref().unwrap_or(&ports.out).missed();
     let missed_before = missed(&ports)?;
     let meter = Meter::start(options.forwarder_cpu)?;
-    let (look, start) = (meter.look()?, Instant::now());
+    let (look, steal, start) = (meter.look()?, cpu::steal_ms(options.forwarder_cpu), Instant::now());
     let total = options.rate * options.ms / 1000;
     let mut arrivals = Arrivals {
         start,
@@ -128,7 +132,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         longest_gap: Duration::ZERO,
         latencies: Vec::with_capacity(total as usize),
     };
-    let sent = send_all(options.rate, total, &templates, &mut ports, &mut arrivals)?;
+    let (sent, late) = send_all(options.rate, total, &templates, &mut ports, &mut arrivals)?;
     let (seconds, core) = (start.elapsed().as_secs_f64(), meter.look()?.since(look));
     let drained = Instant::now();
     while arrivals.received < sent && drained.elapsed() < Duration::from_millis(200) {
@@ -142,17 +146,29 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         client_missed: missed(&ports)? - missed_before,
         out_of_order: arrivals.out_of_order,
         longest_gap_ms: arrivals.longest_gap.as_secs_f64() * 1e3,
+        late_ms: late as f64 / 1e6,
+        steal_ms: cpu::steal_ms(options.forwarder_cpu).saturating_sub(steal),
         latency: Percentiles::of(arrivals.latencies),
         core,
     };
     crate::print(&report)
 }
 
-/// Packet `n` is due `n / rate` after the start.
-fn send_all(rate: u64, total: u64, templates: &[Vec<u8>], ports: &mut Ports, arrivals: &mut Arrivals) -> Result<u64> {
-    let (mut sent, start) = (0, arrivals.start);
+/// Packet `n` is due `n / rate` after the start. Returns how many were sent, and how late at most, nanoseconds.
+fn send_all(
+    rate: u64,
+    total: u64,
+    templates: &[Vec<u8>],
+    ports: &mut Ports,
+    arrivals: &mut Arrivals,
+) -> Result<(u64, u64)> {
+    let (mut sent, mut late, start) = (0, 0, arrivals.start);
     while sent < total {
-        let due = ((start.elapsed().as_nanos() * u128::from(rate) / 1_000_000_000) as u64 + 1).min(total);
+        let elapsed = start.elapsed().as_nanos();
+        let due = ((elapsed * u128::from(rate) / 1_000_000_000) as u64 + 1).min(total);
+        if due > sent {
+            late = late.max((elapsed as u64).saturating_sub(sent * 1_000_000_000 / rate));
+        }
         let burst = due.saturating_sub(sent).min(BURST as u64);
         let first = sent;
         for number in first..first + burst {
@@ -169,7 +185,7 @@ fn send_all(rate: u64, total: u64, templates: &[Vec<u8>], ports: &mut Ports, arr
         }
         ports.receive(arrivals)?;
     }
-    Ok(sent)
+    Ok((sent, late))
 }
 
 /// Every flow once now and then, until packets come through; then until nothing more comes.

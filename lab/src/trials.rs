@@ -111,7 +111,7 @@ impl Trials {
 
     fn run_within(&mut self, order: &Order, within: Duration) -> Result<Outcome> {
         self.last += 1;
-        let (seen, times, steal) = (self.seen()?, self.times()?, steal_ms(self.forwarder_cpu));
+        let (seen, times, steal) = (self.seen()?, self.times()?, cpu::steal_ms(self.forwarder_cpu));
         self.orders.give(self.last, order)?;
         let (look, start) = (self.meter.look()?, Instant::now());
         let due = if order.pps > 0.0 { order.frames as f64 / order.pps } else { 0.0 };
@@ -141,7 +141,7 @@ impl Trials {
             received,
             lost: progress.sent.saturating_sub(received),
             late_ns: progress.late,
-            steal_ms: steal_ms(self.forwarder_cpu).saturating_sub(steal),
+            steal_ms: cpu::steal_ms(self.forwarder_cpu).saturating_sub(steal),
             seconds,
             latency: times::percentiles(&table),
             core,
@@ -160,14 +160,6 @@ impl Trials {
         }
         Ok(())
     }
-}
-
-/// Milliseconds that the hypervisor has taken from `cpu` since boot (proc_stat(5), `steal`; ticks are 10 ms).
-fn steal_ms(cpu: u32) -> u64 {
-    let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
-    let name = format!("cpu{cpu} ");
-    let line = stat.lines().find_map(|line| line.strip_prefix(name.as_str())).unwrap_or_default();
-    line.split_whitespace().nth(7).and_then(|ticks| ticks.parse::<u64>().ok()).unwrap_or(0) * 10
 }
 
 #[derive(Args)]

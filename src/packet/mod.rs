@@ -18,7 +18,7 @@ pub use parse::{Parsed, parse, verify_udp};
 pub use recognise::{Recognised, Transport, recognise};
 pub use reflect::reflect;
 pub(crate) use rewrite::HeadRewrite;
-pub use rewrite::{AddressChange, Rewrite, Translation};
+pub use rewrite::{FlowChange, Rewrite, Translation};
 
 /// UDP's protocol number, and IPv6 next header.
 const UDP: u8 = 17;

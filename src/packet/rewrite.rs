@@ -27,22 +27,21 @@ pub struct Rewrite {
 pub struct Translation {
     new: Rewrite,
     ipv4: bool,
-    /// To the IPv4 header checksum: addresses, and one hop less.
-    l3: Change,
-    /// To the UDP checksum: addresses and ports.
-    l4: Change,
+    change: FlowChange,
 }
 
-/// What new addresses do to checksums: the costly part of a [`Translation`], in two bytes, to be kept
-/// for each direction of a session.
+/// What a translation of one flow does to checksums: worked out once, in four bytes, to be kept for a session. For
+/// the flow's own packets; [`reversed`](Self::reversed) for those that come back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AddressChange(u16);
+pub struct FlowChange {
+    /// Addresses: to the checksum of an IPv4 header.
+    l3: u16,
+    /// Addresses and ports: to the UDP checksum.
+    l4: u16,
+}
 
-impl AddressChange {
-    /// No change.
-    pub const NONE: Self = Self(0);
-
-    /// From the addresses of `old` to those of `new`, of the same family or the other; ports do not matter.
+impl FlowChange {
+    /// From the ends of `old` to those of `new`, of the same family or the other.
     ///
     /// # Errors
     /// [`DropReason::IpVersion`] unless the ends of each flow are of one family.
@@ -53,15 +52,31 @@ impl AddressChange {
         }
         // All ones and all zeroes add nothing, so that the mapped prefix needs no exception: neither where
         // it stays, nor where the address under it becomes one of IPv6 (`translate`).
-        let change = Change::default()
+        let l3 = Change::default()
             .bytes(&old.source.address, &new.source.address)
             .bytes(&old.destination.address, &new.destination.address);
-        Ok(Self(change.to_bits()))
+        let l4 = l3.word(old.source.port, new.source.port).word(old.destination.port, new.destination.port);
+        Ok(Self { l3: l3.to_bits(), l4: l4.to_bits() })
     }
 
-    #[inline]
-    pub(super) const fn change(self) -> Change {
-        Change::from_bits(self.0)
+    /// What translating the answers does, from the ends of `new` turned round to those of `old`: every `~m + m'` is
+    /// `~m' + m`, and so is their sum.
+    #[must_use]
+    #[inline(always)]
+    pub const fn reversed(self) -> Self {
+        Self { l3: !self.l3, l4: !self.l4 }
+    }
+
+    /// To the IPv4 header's checksum: addresses, and one hop less. TTL is the high byte of its word, so that this is
+    /// the same change for every TTL.
+    #[inline(always)]
+    const fn l3(self) -> Change {
+        Change::from_bits(self.l3).word(0x0100, 0)
+    }
+
+    #[inline(always)]
+    pub(super) const fn l4(self) -> Change {
+        Change::from_bits(self.l4)
     }
 }
 
@@ -76,19 +91,16 @@ impl Translation {
         if old.source.is_ipv4() != new.source.is_ipv4() {
             return Err(DropReason::IpVersion);
         }
-        let addresses = AddressChange::new(old, &Flow { source: new.source, destination: new.destination })?;
-        Ok(Self::with(old, new, addresses, old.source.is_ipv4()))
+        let change = FlowChange::new(old, &Flow { source: new.source, destination: new.destination })?;
+        Ok(Self::with(new, change, old.source.is_ipv4()))
     }
 
-    /// As [`new`](Self::new), with the addresses' part of the work done before, for the same addresses.
+    /// As [`new`](Self::new), with the work done before: `change` is from the flow to the ends of `new`, all of one
+    /// family.
     #[must_use]
     #[inline]
-    pub fn with(old: &Flow, new: &Rewrite, addresses: AddressChange, ipv4: bool) -> Self {
-        let addresses = addresses.change();
-        let l4 = addresses.word(old.source.port, new.source.port).word(old.destination.port, new.destination.port);
-        // TTL is the high byte of its word, so that one hop less is the same change for every TTL.
-        let l3 = addresses.word(0x0100, 0);
-        Self { new: *new, ipv4, l3, l4 }
+    pub fn with(new: &Rewrite, change: FlowChange, ipv4: bool) -> Self {
+        Self { new: *new, ipv4, change }
     }
 
     /// What the datagrams get.
@@ -127,7 +139,7 @@ impl Translation {
         macs[6..].copy_from_slice(&self.new.source_mac.0);
         udp[..2].copy_from_slice(&self.new.source.port.to_be_bytes());
         udp[2..4].copy_from_slice(&self.new.destination.port.to_be_bytes());
-        let checksum = self.l4.apply_udp(u16::from_be_bytes([udp[6], udp[7]]));
+        let checksum = self.change.l4().apply_udp(u16::from_be_bytes([udp[6], udp[7]]));
         udp[6..].copy_from_slice(&checksum.to_be_bytes());
         Ok(())
     }
@@ -135,7 +147,7 @@ impl Translation {
     #[inline]
     fn ipv4(&self, ip: &mut [u8; 20]) -> Result<(), DropReason> {
         ip[8] = one_hop_less(ip[8])?;
-        let checksum = self.l3.apply(u16::from_be_bytes([ip[10], ip[11]]));
+        let checksum = self.change.l3().apply(u16::from_be_bytes([ip[10], ip[11]]));
         ip[10..12].copy_from_slice(&checksum.to_be_bytes());
         ip[12..16].copy_from_slice(&self.new.source.address[12..]);
         ip[16..].copy_from_slice(&self.new.destination.address[12..]);
@@ -181,13 +193,13 @@ fn headers<const IP: usize>(frame: &mut [u8], l3: u8, l4: u8) -> Option<Headers<
 /// the packet.
 #[derive(Clone, Copy)]
 pub(crate) struct HeadRewrite<'a> {
-    pub(crate) source_mac: &'a MacAddr,
-    pub(crate) destination_mac: &'a MacAddr,
+    /// Ethernet destination and source, as in the frame.
+    pub(crate) macs: &'a [u8; 12],
     /// Address and port.
     pub(crate) source: (&'a [u8; 16], u16),
-    pub(crate) destination: &'a Endpoint,
-    /// From the old addresses to these.
-    pub(crate) addresses: AddressChange,
+    pub(crate) destination: (&'a [u8; 16], u16),
+    /// From the old ends to these.
+    pub(crate) change: FlowChange,
 }
 
 impl HeadRewrite<'_> {
@@ -195,12 +207,11 @@ impl HeadRewrite<'_> {
     /// than one hop left: as [`Translation::apply`] does.
     #[inline(always)]
     pub(crate) fn apply(&self, head: &mut [u8; 64], ipv4: bool) {
-        head[..6].copy_from_slice(&self.destination_mac.0);
-        head[6..12].copy_from_slice(&self.source_mac.0);
-        let (source, destination) = (self.source.0, &self.destination.address);
+        head[..12].copy_from_slice(self.macs);
+        let (source, destination) = (self.source.0, self.destination.0);
         if ipv4 {
             head[22] = head[22].wrapping_sub(1);
-            let checksum = self.addresses.change().word(0x0100, 0).apply(u16::from_be_bytes([head[24], head[25]]));
+            let checksum = self.change.l3().apply(u16::from_be_bytes([head[24], head[25]]));
             head[24..26].copy_from_slice(&checksum.to_be_bytes());
             head[26..30].copy_from_slice(&source[12..]);
             head[30..34].copy_from_slice(&destination[12..]);
@@ -217,11 +228,9 @@ impl HeadRewrite<'_> {
     #[inline(always)]
     fn udp<const AT: usize>(&self, head: &mut [u8; 64]) {
         let Some(udp) = head[AT..].first_chunk_mut::<8>() else { return };
-        let [a, b, c, d, _, _, e, f] = *udp;
-        let ([g, h], [i, j]) = (self.source.1.to_be_bytes(), self.destination.port.to_be_bytes());
-        let change = self.addresses.change().bytes(&[a, b, c, d], &[g, h, i, j]);
-        let checksum = change.apply_udp(u16::from_be_bytes([e, f]));
-        udp[..4].copy_from_slice(&[g, h, i, j]);
+        udp[..2].copy_from_slice(&self.source.1.to_be_bytes());
+        udp[2..4].copy_from_slice(&self.destination.1.to_be_bytes());
+        let checksum = self.change.l4().apply_udp(u16::from_be_bytes([udp[6], udp[7]]));
         udp[6..].copy_from_slice(&checksum.to_be_bytes());
     }
 }

@@ -18,7 +18,7 @@
 //! Fragments, options and extension headers do not get here: the parser refuses them. Owns nothing.
 
 use super::checksum::{self, Sum};
-use super::{Flow, Rewrite, UDP, rewrite};
+use super::{FlowChange, Rewrite, UDP, rewrite};
 use crate::telemetry::DropReason;
 
 /// By how much an IPv6 header is longer than one of IPv4 without options, bytes.
@@ -26,18 +26,12 @@ pub const GROWTH: i16 = 20;
 
 /// Gives an IPv4 datagram an IPv6 header and the ends of `new`. `frame` starts [`GROWTH`] bytes before
 /// the packet, whose offsets `l3` and `l4`, as parsed, count from its own start; the new packet starts where
-/// `frame` does. `addresses` is for `old` and `new`.
+/// `frame` does. `change` is from the packet's flow to the ends of `new`.
 ///
 /// # Errors
 /// [`DropReason::TtlExpired`] if no hop is left, [`DropReason::Truncated`] if the offsets are not those of
 /// a parsed IPv4 frame. Nothing is written then.
-pub fn to_ipv6(
-    frame: &mut [u8],
-    (l3, l4): (u8, u8),
-    old: &Flow,
-    new: &Rewrite,
-    addresses: rewrite::AddressChange,
-) -> Result<(), DropReason> {
+pub fn to_ipv6(frame: &mut [u8], (l3, l4): (u8, u8), new: &Rewrite, change: FlowChange) -> Result<(), DropReason> {
     let (l3, l4, growth) = (usize::from(l3), usize::from(l4), GROWTH as usize);
     let header = frame.get(growth + l3..growth + l4).and_then(|ip| ip.first_chunk::<20>());
     let ip = *header.filter(|_| l4 == l3 + 20 && l3 >= 14).ok_or(DropReason::Truncated)?;
@@ -55,7 +49,7 @@ pub fn to_ipv6(
         to[8..24].copy_from_slice(&new.source.address);
         to[24..].copy_from_slice(&new.destination.address);
     }
-    let none = udp_header(frame, udp, old, new, addresses);
+    let none = udp_header(frame, udp, new, change);
     if none {
         let pseudo = Sum::pseudo_ipv6(new.source.address, new.destination.address, datagram as u16);
         let sum = frame.get(udp..udp + datagram).and_then(|whole| checksum::udp(pseudo, whole));
@@ -67,19 +61,13 @@ pub fn to_ipv6(
 }
 
 /// Gives an IPv6 datagram an IPv4 header and the ends of `new`. `frame` is the packet as parsed; the new
-/// one starts [`GROWTH`] bytes into it. `addresses` is for `old` and `new`.
+/// one starts [`GROWTH`] bytes into it. `change` is from the packet's flow to the ends of `new`.
 ///
 /// # Errors
 /// [`DropReason::TtlExpired`] if no hop is left, [`DropReason::IpLength`] if the datagram is longer than
 /// IPv4 can say, [`DropReason::Truncated`] if the offsets are not those of a parsed IPv6 frame. Nothing is
 /// written then.
-pub fn to_ipv4(
-    frame: &mut [u8],
-    (l3, l4): (u8, u8),
-    old: &Flow,
-    new: &Rewrite,
-    addresses: rewrite::AddressChange,
-) -> Result<(), DropReason> {
+pub fn to_ipv4(frame: &mut [u8], (l3, l4): (u8, u8), new: &Rewrite, change: FlowChange) -> Result<(), DropReason> {
     let (l3, l4, growth) = (usize::from(l3), usize::from(l4), GROWTH as usize);
     let header = frame.get(l3..l4).and_then(|ip| ip.first_chunk::<40>());
     let ip = *header.filter(|_| l4 == l3 + 40 && l3 >= 14).ok_or(DropReason::Truncated)?;
@@ -96,7 +84,7 @@ pub fn to_ipv4(
         let sum = Sum::default().bytes(to).checksum();
         to[10..12].copy_from_slice(&sum.to_be_bytes());
     }
-    udp_header(frame, l4, old, new, addresses);
+    udp_header(frame, l4, new, change);
     Ok(())
 }
 
@@ -120,17 +108,12 @@ fn link(frame: &mut [u8], from: usize, length: usize, to: usize, ether_type: [u8
 
 /// New ports, and the checksum by what changed; whether there was none. Both pseudo headers hold the same
 /// length and protocol, so only addresses and ports count.
-fn udp_header(frame: &mut [u8], at: usize, old: &Flow, new: &Rewrite, addresses: rewrite::AddressChange) -> bool {
+fn udp_header(frame: &mut [u8], at: usize, new: &Rewrite, change: FlowChange) -> bool {
     let Some(udp) = frame.get_mut(at..).and_then(|udp| udp.first_chunk_mut::<8>()) else { return false };
     udp[..2].copy_from_slice(&new.source.port.to_be_bytes());
     udp[2..4].copy_from_slice(&new.destination.port.to_be_bytes());
     let checksum = u16::from_be_bytes([udp[6], udp[7]]);
-    let changed = addresses
-        .change()
-        .word(old.source.port, new.source.port)
-        .word(old.destination.port, new.destination.port)
-        .apply_udp(checksum);
-    udp[6..].copy_from_slice(&changed.to_be_bytes());
+    udp[6..].copy_from_slice(&change.l4().apply_udp(checksum).to_be_bytes());
     checksum == 0
 }
 
@@ -139,7 +122,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::packet::build::UdpFrame;
-    use crate::packet::{AddressChange, Endpoint, MacAddr, parse, verify_udp};
+    use crate::packet::{Endpoint, Flow, MacAddr, parse, verify_udp};
     use proptest::prelude::*;
 
     fn end(ipv4: bool) -> impl Strategy<Value = Endpoint> {
@@ -158,14 +141,14 @@ mod tests {
     fn translated(packet: &[u8], new: &Rewrite) -> Result<Vec<u8>, DropReason> {
         let parsed = parsed(packet).unwrap();
         let flow = Flow { source: new.source, destination: new.destination };
-        let change = AddressChange::new(&parsed.flow, &flow).unwrap();
+        let change = FlowChange::new(&parsed.flow, &flow).unwrap();
         let at = (parsed.l3, parsed.l4);
         if parsed.ipv4 {
             let mut frame = [&[0xaa; 20], packet].concat();
-            to_ipv6(&mut frame, at, &parsed.flow, new, change).map(|()| frame)
+            to_ipv6(&mut frame, at, new, change).map(|()| frame)
         } else {
             let mut frame = packet.to_vec();
-            to_ipv4(&mut frame, at, &parsed.flow, new, change).map(|()| frame.split_off(20))
+            to_ipv4(&mut frame, at, new, change).map(|()| frame.split_off(20))
         }
     }
 
@@ -245,12 +228,12 @@ mod tests {
         for (old, new) in [(four, six), (six, four)] {
             let packet = built(old, 1, 0, b"last hop");
             assert_eq!(translated(&packet, &rewrite(new)), Err(DropReason::TtlExpired));
-            let change = AddressChange::new(&old, &Flow { ..new }).unwrap();
+            let change = FlowChange::new(&old, &Flow { ..new }).unwrap();
             for length in 0..packet.len() {
                 for at in [(14, 34), (14, 54), (13, 33), (0, 20), (255, 255), (34, 14)] {
                     let (mut a, mut b) = (packet[..length].to_vec(), packet[..length].to_vec());
-                    assert!(to_ipv6(&mut a, at, &old, &rewrite(new), change).is_err());
-                    assert!(to_ipv4(&mut b, at, &old, &rewrite(new), change).is_err());
+                    assert!(to_ipv6(&mut a, at, &rewrite(new), change).is_err());
+                    assert!(to_ipv4(&mut b, at, &rewrite(new), change).is_err());
                     assert_eq!((&a[..], &b[..]), (&packet[..length], &packet[..length]));
                 }
             }
@@ -258,7 +241,7 @@ mod tests {
         // A datagram shorter than its header, or longer than the frame.
         for (old, new, at) in [(four, six, (14, 34)), (six, four, (14, 54))] {
             let packet = built(old, 64, 0, b"payload");
-            let change = AddressChange::new(&old, &new).unwrap();
+            let change = FlowChange::new(&old, &new).unwrap();
             for (length, wanted) in [(0, false), (7, false), (8, true), (15, true), (16, false), (u16::MAX, false)] {
                 let mut frame = match old.source.is_ipv4() {
                     true => [&[0xaa; 20], &packet[..]].concat(),
@@ -268,8 +251,8 @@ mod tests {
                 frame[field..field + 2].copy_from_slice(&length.to_be_bytes());
                 let before = frame.clone();
                 let done = match old.source.is_ipv4() {
-                    true => to_ipv6(&mut frame, at, &old, &rewrite(new), change),
-                    false => to_ipv4(&mut frame, at, &old, &rewrite(new), change),
+                    true => to_ipv6(&mut frame, at, &rewrite(new), change),
+                    false => to_ipv4(&mut frame, at, &rewrite(new), change),
                 };
                 assert_eq!(done, if wanted { Ok(()) } else { Err(DropReason::Truncated) }, "{length}");
                 assert_eq!(frame == before, !wanted, "{length}");
@@ -278,7 +261,7 @@ mod tests {
         // The longest that IPv6 can say is too long for IPv4.
         let mut long = built(six, 64, 0, &[0; 8]);
         long[18..20].copy_from_slice(&65_520u16.to_be_bytes());
-        let change = AddressChange::new(&six, &four).unwrap();
-        assert_eq!(to_ipv4(&mut long, (14, 54), &six, &rewrite(four), change), Err(DropReason::IpLength));
+        let change = FlowChange::new(&six, &four).unwrap();
+        assert_eq!(to_ipv4(&mut long, (14, 54), &rewrite(four), change), Err(DropReason::IpLength));
     }
 }

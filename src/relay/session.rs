@@ -1,12 +1,16 @@
-//! One queue's sessions: what each of them keeps, found by client.
+//! One queue's sessions: what each of them keeps, found by client; and what those of one upstream have in common.
 
 use std::num::NonZeroU16;
 
 use crate::flow::{FlowKey, FlowTable, Keyed};
-use crate::packet::{AddressChange, MacAddr};
+use crate::net::Hop;
+use crate::packet::{Endpoint, FlowChange, MacAddr};
 use crate::umem::PortIndex;
 
-/// Where a direction of a session leaves, a copy from the tables; and what its addresses do to checksums.
+/// Ethernet header, bytes.
+const ETHERNET: u16 = 14;
+
+/// Where packets leave, a copy from the tables.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct NextHop {
     /// When it was copied from the tables, by the relay's count: one that is missed would have to be 2^32
@@ -14,29 +18,55 @@ pub(super) struct NextHop {
     pub(super) generation: u32,
     /// Largest IP packet, bytes.
     pub(super) mtu: u16,
-    pub(super) addresses: AddressChange,
-    /// Next hop's MAC.
-    pub(super) mac: MacAddr,
+    /// Largest frame without VLAN tag that stays in its family on the way, bytes; 0 if packets cross to the other.
+    pub(super) frame: u16,
+    /// Ethernet destination and source, as in the frame.
+    pub(super) macs: [u8; 12],
     /// Outgoing port; [`NextHop::UNKNOWN`] has none.
     pub(super) port: PortIndex,
-    /// The packets are of the other family afterwards.
-    pub(super) crosses: bool,
 }
 
 impl NextHop {
-    pub(super) const UNKNOWN: Self = Self {
-        generation: 0,
-        mtu: 0,
-        addresses: AddressChange::NONE,
-        mac: MacAddr([0; 6]),
-        port: PortIndex::MAX,
-        crosses: false,
-    };
+    pub(super) const UNKNOWN: Self = Self { generation: 0, mtu: 0, frame: 0, macs: [0; 12], port: PortIndex::MAX };
+
+    /// `crosses`: the packets are of the other family afterwards.
+    pub(super) fn new(generation: u32, to: &Hop, port: PortIndex, crosses: bool) -> Self {
+        let frame = if crosses { 0 } else { to.mtu.saturating_add(ETHERNET) };
+        let mut macs = [0; 12];
+        macs[..6].copy_from_slice(&to.destination.0);
+        macs[6..].copy_from_slice(&to.source.0);
+        Self { generation, mtu: to.mtu, frame, macs, port }
+    }
+
+    /// Ethernet destination and source.
+    pub(super) fn macs(&self) -> [MacAddr; 2] {
+        let [a, b, c, d, e, f, own @ ..] = self.macs;
+        [MacAddr([a, b, c, d, e, f]), MacAddr(own)]
+    }
 
     /// Whether it may be used at this count.
     #[inline]
     pub(super) fn fresh(&self, generation: u32) -> bool {
         self.generation == generation && self.port != PortIndex::MAX
+    }
+}
+
+/// One upstream, and how the packets of all its sessions leave. Exactly one cache line.
+#[derive(Debug, Clone, Copy)]
+#[repr(align(64))]
+pub(super) struct Upstream {
+    pub(super) server: Endpoint,
+    /// Which of the relay's source addresses `hop` is for, and that address.
+    pub(super) source: u8,
+    pub(super) address: [u8; 16],
+    pub(super) hop: NextHop,
+}
+
+const _: () = assert!(size_of::<Upstream>() == 64);
+
+impl Upstream {
+    pub(super) fn new(server: Endpoint) -> Self {
+        Self { server, source: u8::MAX, address: [0; 16], hop: NextHop::UNKNOWN }
     }
 }
 
@@ -54,7 +84,8 @@ pub(super) struct Session {
     pub(super) upstream: u32,
     /// When the client was last heard, in ticks of the relay's clock.
     pub(super) last_seen: u32,
-    pub(super) to_upstream: NextHop,
+    /// Of the client's packets; the answers' is the reverse.
+    pub(super) change: FlowChange,
     pub(super) to_client: NextHop,
 }
 

@@ -33,12 +33,12 @@ use super::health::{Health, Policy};
 use super::limit::Limits;
 use super::plan::{Entry, RelayPlan, Slices};
 use super::ports::SourcePorts;
-use super::session::Sessions;
+use super::session::{Session, Sessions, Upstream};
 use crate::flow::{FlowHash, FlowKey};
-use crate::packet::{Endpoint, Flow, MacAddr};
+use crate::packet::{Endpoint, Flow};
 use crate::queue::{Batch, Context, Handler, QueueInfo, Replaced, SessionInfo, Verdict};
 use crate::telemetry::DropReason;
-use crate::umem::{MAX_PORTS, PortIndex};
+use crate::umem::PortIndex;
 use ways::Ways;
 
 /// The relay's clock: steps of [`Handler::tick`]. Wraps after 13 years.
@@ -62,7 +62,7 @@ pub struct UdpRelay {
     /// Of all entries' idle timeouts, in ticks.
     shortest_idle: u32,
     /// Of all entries, one after the other.
-    upstreams: Vec<Endpoint>,
+    upstreams: Vec<Upstream>,
     plan: RelayPlan,
     slices: Slices,
     queue: u32,
@@ -81,8 +81,6 @@ pub struct UdpRelay {
     asked: ArrayVec<(u32, IpAddr), 16>,
     /// Upstreams whose next hop was asked for since, in the order of the list.
     warmed: usize,
-    /// Hardware addresses of the ports, by `seen`.
-    macs: ArrayVec<MacAddr, { MAX_PORTS as usize }>,
     /// What clients may send and be sent; `None` where nothing is limited.
     limits: Option<Box<Limits>>,
     /// Which upstreams answer; `None` where nobody wants to know.
@@ -125,7 +123,7 @@ impl UdpRelay {
                 first_upstream: upstreams.len() as u32,
                 idle_timeout: ticks(entry.idle_timeout),
             });
-            upstreams.extend_from_slice(&entry.upstreams);
+            upstreams.extend(entry.upstreams.iter().copied().map(Upstream::new));
         }
         let health = Health::new(plan.entries().iter().map(policy).collect(), upstreams.len());
         Self {
@@ -150,7 +148,6 @@ impl UdpRelay {
             health,
             gate: None,
             now_ns: 0,
-            macs: queue.ports.iter().take(usize::from(MAX_PORTS)).map(|port| port.mac).collect(),
             reclaimed: false,
             ended: false,
             #[cfg(test)]
@@ -186,9 +183,6 @@ impl UdpRelay {
             self.generation = self.generation.wrapping_add(1);
             self.asked.clear();
             self.warmed = 0;
-            for (mac, port) in self.macs.iter_mut().zip(&cx.info().ports) {
-                *mac = cx.tables().link(port.ifindex).map_or(port.mac, |link| link.mac);
-            }
         }
     }
 
@@ -243,17 +237,13 @@ impl UdpRelay {
         let now = self.now;
         let session = self.sessions.get_mut(slot).ok_or(STRAY)?;
         session.last_seen = now;
-        let (port, mut hop) = (session.port.get(), session.to_upstream);
-        let source = self.sources.get(usize::from(session.source)).ok_or(STRAY)?;
-        let upstream = *self.upstreams.get(session.upstream as usize).ok_or(STRAY)?;
-        let new = Flow { source: Endpoint { address: source.address, port }, destination: upstream };
-        if !hop.fresh(self.generation) {
-            hop = self.resolve(old, &new, cx)?;
-            self.sessions.get_mut(slot).ok_or(STRAY)?.to_upstream = hop;
-        }
-        let sent = self.send(batch, lane, length, &new, hop);
-        if let (Some(health), Ok(_), Some(session)) = (&mut self.health, sent, self.sessions.get(slot)) {
-            health.sent(key.local, session.upstream, slot, now);
+        let Session { port, source, upstream, change, .. } = *session;
+        let way = self.way_to(upstream, source, old.source.is_ipv4(), cx)?;
+        let source = Endpoint { address: way.address, port: port.get() };
+        let new = Flow { source, destination: way.server };
+        let sent = self.send(batch, lane, length, &new, (way.hop, change));
+        if let (Some(health), Ok(_)) = (&mut self.health, sent) {
+            health.sent(key.local, upstream, slot, now);
         }
         sent
     }
@@ -278,7 +268,7 @@ impl UdpRelay {
         if self.expired(session) {
             return Err(STRAY);
         }
-        if self.upstreams.get(session.upstream as usize) != Some(&old.source) {
+        if self.upstreams.get(session.upstream as usize).is_none_or(|upstream| upstream.server != old.source) {
             return Err(Verdict::Drop(DropReason::WrongPeer));
         }
         if let Some(health) = &mut self.health {
@@ -291,12 +281,12 @@ impl UdpRelay {
         }
         let listen = self.entries.get(usize::from(session.key.local)).ok_or(STRAY)?.listen;
         let new = Flow { source: listen, destination: session.key.remote };
-        let mut hop = session.to_client;
+        let (mut hop, change) = (session.to_client, session.change.reversed());
         if !hop.fresh(self.generation) {
-            hop = self.resolve(old, &new, cx)?;
+            hop = self.resolve(old.source.is_ipv4(), &new.destination, cx)?;
             self.sessions.get_mut(slot).ok_or(STRAY)?.to_client = hop;
         }
-        self.send(batch, lane, batch.columns().length[lane], &new, hop)
+        self.send(batch, lane, batch.columns().length[lane], &new, (hop, change))
     }
 }
 
@@ -358,7 +348,8 @@ impl Handler for UdpRelay {
     fn memory_bytes(&self) -> u64 {
         let ports: usize = self.sources.iter().map(SourcePorts::memory_bytes).sum();
         let limits = self.limits.as_ref().map_or(0, |limits| limits.memory_bytes());
-        (size_of::<Self>() + self.sessions.memory_bytes() + ports + limits) as u64
+        let upstreams = size_of_val(self.upstreams.as_slice());
+        (size_of::<Self>() + self.sessions.memory_bytes() + upstreams + ports + limits) as u64
     }
 }
 

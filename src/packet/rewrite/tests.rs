@@ -39,24 +39,31 @@ fn built(flow: Flow, new: &Rewrite, hop_limit: u8, traffic_class: u8, payload: &
     UdpFrame { source_mac, destination_mac, flow, hop_limit, traffic_class, payload }.to_vec().unwrap()
 }
 
-/// The same by [`HeadRewrite`]: bytes that are not the packet's are noise before and after.
+/// The same by [`HeadRewrite`]: bytes that are not the packet's are noise before and after. The change is made for
+/// this way or turned round from the other.
 fn in_head(frame: &[u8], new: &Rewrite) -> Vec<u8> {
     let at = parsed(frame).unwrap();
     let flow = Flow { source: new.source, destination: new.destination };
-    let short = HeadRewrite {
-        source_mac: &new.source_mac,
-        destination_mac: &new.destination_mac,
-        source: (&new.source.address, new.source.port),
-        destination: &new.destination,
-        addresses: AddressChange::new(&at.flow, &flow).unwrap(),
-    };
-    let mut head = std::array::from_fn(|i| frame.get(i).copied().unwrap_or(0xaa));
-    assert!(!at.last_hop);
-    short.apply(&mut head, at.ipv4);
-    assert!(head.iter().skip(frame.len()).all(|&byte| byte == 0xaa));
+    let back = |flow: &Flow| Flow { source: flow.destination, destination: flow.source };
+    let reversed = FlowChange::new(&back(&flow), &back(&at.flow)).unwrap().reversed();
+    let macs = [new.destination_mac.0, new.source_mac.0].concat().try_into().unwrap();
+    let heads = [FlowChange::new(&at.flow, &flow).unwrap(), reversed].map(|change| {
+        let short = HeadRewrite {
+            macs: &macs,
+            source: (&new.source.address, new.source.port),
+            destination: (&new.destination.address, new.destination.port),
+            change,
+        };
+        let mut head: [u8; 64] = std::array::from_fn(|i| frame.get(i).copied().unwrap_or(0xaa));
+        assert!(!at.last_hop);
+        short.apply(&mut head, at.ipv4);
+        assert!(head.iter().skip(frame.len()).all(|&byte| byte == 0xaa));
+        head
+    });
+    assert_eq!(heads[0], heads[1]);
     let mut after = frame.to_vec();
     let n = after.len().min(64);
-    after[..n].copy_from_slice(&head[..n]);
+    after[..n].copy_from_slice(&heads[0][..n]);
     after
 }
 
@@ -134,9 +141,9 @@ fn families_do_not_mix_and_nothing_changed() {
     // From one family to the other is a change, but each flow is of one.
     let (mixed, flow4) = (Flow { source: old6.source, ..old4 }, Flow { source: new4.source, ..old4 });
     for (old, new) in [(mixed, flow4), (flow4, mixed), (mixed, mixed)] {
-        assert_eq!(AddressChange::new(&old, &new), Err(DropReason::IpVersion));
+        assert_eq!(FlowChange::new(&old, &new), Err(DropReason::IpVersion));
     }
-    assert!(AddressChange::new(&old4, &old6).is_ok());
+    assert!(FlowChange::new(&old4, &old6).is_ok());
     let before = built(old6, &new6, 64, 0, b"payload");
     let mut frame = before.clone();
     let result = Translation::new(&old4, &new4).unwrap().apply(&mut frame, 14, 54, false);

@@ -1,6 +1,6 @@
 //! A packet whose client and upstream are of different families.
 
-use crate::packet::{AddressChange, Rewrite, translate};
+use crate::packet::{FlowChange, Rewrite, translate};
 use crate::queue::Batch;
 use crate::telemetry::DropReason;
 
@@ -12,19 +12,19 @@ pub(super) fn cross(
     lane: usize,
     length: u16,
     new: &Rewrite,
-    addresses: AddressChange,
+    change: FlowChange,
 ) -> Result<(), DropReason> {
     let columns = batch.columns();
-    let (at, old) = ((columns.l3[lane], columns.l4[lane]), &columns.flow[lane]);
+    let at = (columns.l3[lane], columns.l4[lane]);
     // Without padding first: the new lengths fit then, the longer one by the room in front.
     let mut fits = batch.set_length(lane, length);
     if columns.ipv4 & 1 << lane != 0 {
         if !batch.move_start(lane, -translate::GROWTH) {
             return Err(DropReason::NoHeadroom);
         }
-        translate::to_ipv6(batch.packet_mut(lane), at, old, new, addresses)?;
+        translate::to_ipv6(batch.packet_mut(lane), at, new, change)?;
     } else {
-        translate::to_ipv4(batch.packet_mut(lane), at, old, new, addresses)?;
+        translate::to_ipv4(batch.packet_mut(lane), at, new, change)?;
         fits &= batch.move_start(lane, translate::GROWTH);
     }
     if fits { Ok(()) } else { Err(DropReason::NoHeadroom) }

@@ -82,14 +82,17 @@ impl UdpRelay {
         let fits = self.slices.owner(session.port.get()) == Some(self.queue)
             && self.belongs(upstream, entry)
             && self.sessions.find(&key).is_none();
-        let slot = self.sessions.next_slot().filter(|_| fits)?;
+        let from = Endpoint { address, port: session.port.get() };
+        let server = self.upstreams.get(upstream as usize)?.server;
+        let change = self.change(&key, from, server).ok().filter(|_| fits)?;
+        let slot = self.sessions.next_slot()?;
         let source = self.source(address)?;
         let ports = self.sources.get_mut(source)?;
         if !ports.claim(session.port.get(), slot) {
             return None;
         }
-        let (to_upstream, to_client) = (NextHop::UNKNOWN, NextHop::UNKNOWN);
-        let copy = Session { key, upstream, source: source as u8, to_upstream, to_client, ..*session };
+        let (source, to_client) = (source as u8, NextHop::UNKNOWN);
+        let copy = Session { key, upstream, source, change, to_client, ..*session };
         if self.sessions.insert(copy).is_err() {
             ports.disclaim(session.port.get());
             return None;
@@ -117,7 +120,7 @@ impl UdpRelay {
             client: session.key.remote.into(),
             listen: self.entries.get(usize::from(session.key.local))?.listen.into(),
             source: source.into(),
-            upstream: (*self.upstreams.get(session.upstream as usize)?).into(),
+            upstream: self.upstreams.get(session.upstream as usize)?.server.into(),
             idle: TICK * self.now.wrapping_sub(session.last_seen),
         })
     }

@@ -8,7 +8,7 @@ use super::super::session::{NextHop, Session};
 use super::{Served, UdpRelay};
 use crate::flow::FlowKey;
 use crate::net::{Resolution, Tables};
-use crate::packet::{Endpoint, Flow};
+use crate::packet::{Endpoint, Flow, FlowChange};
 use crate::port::Rss;
 use crate::queue::{Context, QueueInfo};
 use crate::telemetry::DropReason;
@@ -37,7 +37,7 @@ impl UdpRelay {
             self.counters.expired += 1;
             return None;
         }
-        if !session.to_upstream.fresh(self.generation) && !self.source_holds(session, cx.tables()) {
+        if !self.source_holds(session, cx.tables()) {
             self.end(slot);
             self.counters.moved += 1;
             return None;
@@ -62,9 +62,12 @@ impl UdpRelay {
 
     fn source_holds(&self, session: &Session, tables: &Tables) -> bool {
         let Some(upstream) = self.upstreams.get(session.upstream as usize) else { return false };
+        if upstream.source == session.source && upstream.hop.fresh(self.generation) {
+            return true;
+        }
         let Some(source) = self.sources.get(usize::from(session.source)) else { return false };
         // Without a route the answer is "none": the packet is dropped, and the session waits for the route.
-        tables.source_for(upstream.ip()).is_none_or(|address| self::address(address) == source.address)
+        tables.source_for(upstream.server.ip()).is_none_or(|address| self::address(address) == source.address)
     }
 
     /// Whether anybody may have a session, and this client be answered.
@@ -118,26 +121,28 @@ impl UdpRelay {
                     .and_then(NonZeroU16::new)
             })
             .ok_or(DropReason::PortsExhausted)?;
-        let session = Session {
-            key: *key,
-            port,
-            source: source as u8,
-            upstream: place,
-            last_seen: self.now,
-            to_upstream: NextHop::UNKNOWN,
-            to_client: NextHop::UNKNOWN,
-        };
-        match self.sessions.insert(session) {
-            Ok(slot) => {
+        let inserted = self.change(key, Endpoint { address: own, port: port.get() }, server).and_then(|change| {
+            let (last_seen, to_client) = (self.now, NextHop::UNKNOWN);
+            let session =
+                Session { key: *key, port, source: source as u8, upstream: place, last_seen, change, to_client };
+            self.sessions.insert(session).map_err(|_| DropReason::SessionsFull)
+        });
+        match inserted {
+            Ok(_) => {
                 self.counters.created += 1;
                 self.counters.away += u64::from(home.is_some_and(|home| !home.is(port.get())));
-                Ok(slot)
             }
-            Err(_) => {
-                self.sources.get_mut(source).ok_or(DropReason::SessionsFull)?.give(port.get());
-                Err(DropReason::SessionsFull)
-            }
+            Err(_) => self.sources.get_mut(source).ok_or(DropReason::SessionsFull)?.give(port.get()),
         }
+        inserted
+    }
+
+    /// What a session's translation does to checksums: its client's packets leave `from` one of our ends `to` the
+    /// upstream.
+    pub(super) fn change(&self, key: &FlowKey, from: Endpoint, to: Endpoint) -> Result<FlowChange, DropReason> {
+        let listen = self.entries.get(usize::from(key.local)).ok_or(DropReason::NoSession)?.listen;
+        let came = Flow { source: key.remote, destination: listen };
+        FlowChange::new(&came, &Flow { source: from, destination: to })
     }
 
     /// The place of a source address in `self.sources`, which gets its ports when it is first used, or

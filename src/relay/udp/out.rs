@@ -1,10 +1,10 @@
 //! How packets leave: the next hop, and the new addresses.
 
-use super::super::session::NextHop;
+use super::super::session::{NextHop, Upstream};
 use super::cross::cross;
-use super::{NO_ROUTE, UdpRelay, WARM};
+use super::{NO_ROUTE, STRAY, UdpRelay, WARM};
 use crate::net::Resolution;
-use crate::packet::{AddressChange, Flow, Rewrite, Translation, translate};
+use crate::packet::{Endpoint, Flow, FlowChange, Rewrite, Translation, translate};
 use crate::queue::{Batch, Context, Verdict};
 use crate::telemetry::DropReason;
 use crate::umem::PortIndex;
@@ -18,7 +18,7 @@ impl UdpRelay {
         lane: usize,
         length: u16,
         new: &Flow,
-        hop: NextHop,
+        (hop, change): (NextHop, FlowChange),
     ) -> Result<PortIndex, Verdict> {
         let columns = batch.columns();
         let (l3, l4) = (columns.l3[lane], columns.l4[lane]);
@@ -33,13 +33,13 @@ impl UdpRelay {
         if length.saturating_sub(u16::from(l3)).saturating_add_signed(growth) > hop.mtu {
             return Err(Verdict::Drop(DropReason::TooBig));
         }
-        let source_mac = *self.macs.get(usize::from(hop.port)).ok_or(NO_ROUTE)?;
-        let new = Rewrite { source_mac, destination_mac: hop.mac, source, destination };
+        let [destination_mac, source_mac] = hop.macs();
+        let new = Rewrite { source_mac, destination_mac, source, destination };
         if crosses {
-            cross(batch, lane, length, &new, hop.addresses).map_err(Verdict::Drop)?;
+            cross(batch, lane, length, &new, change).map_err(Verdict::Drop)?;
             return Ok(hop.port);
         }
-        let translation = Translation::with(&columns.flow[lane], &new, hop.addresses, ipv4);
+        let translation = Translation::with(&new, change, ipv4);
         translation.apply(batch.packet_mut(lane), l3, l4, ipv4).map_err(Verdict::Drop)?;
         // Without Ethernet padding. Never longer than the frame, so it fits.
         let _ = batch.set_length(lane, length);
@@ -49,8 +49,8 @@ impl UdpRelay {
     /// Asks for the next hops of upstreams before a client does, some in each tick: a first packet
     /// should not have to wait for them.
     pub(super) fn warm(&mut self, cx: &mut Context<'_>) {
-        for upstream in self.upstreams.iter().skip(self.warmed).take(WARM) {
-            let (interface, next_hop) = match cx.tables().resolve(upstream.ip()) {
+        for Upstream { server, .. } in self.upstreams.iter().skip(self.warmed).take(WARM) {
+            let (interface, next_hop) = match cx.tables().resolve(server.ip()) {
                 Resolution::Hop(hop) => (hop.interface, hop.next_hop),
                 Resolution::Unresolved { interface, next_hop } => (interface, next_hop),
                 Resolution::NoRoute => continue,
@@ -62,9 +62,28 @@ impl UdpRelay {
         self.warmed = self.upstreams.len().min(self.warmed + WARM);
     }
 
-    /// Where a session's packets leave that come as `old` and go as `new`.
-    pub(super) fn resolve(&mut self, old: &Flow, new: &Flow, cx: &mut Context<'_>) -> Result<NextHop, Verdict> {
-        match cx.tables().resolve(new.destination.ip()) {
+    /// How packets of this upstream leave that come from `source`, one of the relay's addresses.
+    pub(super) fn way_to(
+        &mut self,
+        upstream: u32,
+        source: u8,
+        ipv4: bool,
+        cx: &mut Context<'_>,
+    ) -> Result<Upstream, Verdict> {
+        let known = *self.upstreams.get(upstream as usize).ok_or(STRAY)?;
+        if known.source == source && known.hop.fresh(self.generation) {
+            return Ok(known);
+        }
+        let address = self.sources.get(usize::from(source)).ok_or(STRAY)?.address;
+        let hop = self.resolve(ipv4, &known.server, cx)?;
+        let way = Upstream { source, address, hop, ..known };
+        *self.upstreams.get_mut(upstream as usize).ok_or(STRAY)? = way;
+        Ok(way)
+    }
+
+    /// Where packets for `to` leave; `ipv4`: of what family they come.
+    pub(super) fn resolve(&mut self, ipv4: bool, to: &Endpoint, cx: &mut Context<'_>) -> Result<NextHop, Verdict> {
+        match cx.tables().resolve(to.ip()) {
             Resolution::NoRoute => Err(NO_ROUTE),
             Resolution::Hop(hop) => {
                 let port = cx.port_of(hop.interface).ok_or(NO_ROUTE)?;
@@ -73,10 +92,7 @@ impl UdpRelay {
                     let _ = self.asked.try_push((hop.interface, hop.next_hop));
                     cx.resolve(hop.interface, hop.next_hop);
                 }
-                let addresses = AddressChange::new(old, new).map_err(Verdict::Drop)?;
-                let crosses = old.source.is_ipv4() != new.destination.is_ipv4();
-                let generation = self.generation;
-                Ok(NextHop { generation, mtu: hop.mtu, addresses, mac: hop.destination, port, crosses })
+                Ok(NextHop::new(self.generation, &hop, port, ipv4 != to.is_ipv4()))
             }
             Resolution::Unresolved { interface, next_hop } => {
                 cx.port_of(interface).ok_or(NO_ROUTE)?;

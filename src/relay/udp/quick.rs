@@ -5,14 +5,11 @@
 //! [`serve_answer`](UdpRelay::serve_answer) would do, in the same order. A batch is looked at twice: first come all
 //! checks, then all that has an effect, so that each of the two loops is short.
 
-use super::life::is_over;
-use super::{LIMITED, UdpRelay, Ways, ip_bytes};
-use crate::packet::{Endpoint, HeadRewrite, MacAddr, lanes};
+use super::{LIMITED, Served, UdpRelay, Ways, ip_bytes};
+use crate::packet::{HeadRewrite, lanes};
 use crate::queue::Batch;
-use crate::relay::session::{NextHop, Session};
-
-/// Ethernet header, bytes.
-const ETHERNET: u16 = 14;
+use crate::relay::session::{NextHop, Session, Upstream};
+use crate::umem::PortIndex;
 
 impl UdpRelay {
     /// The ordinary ones of a batch's packets, but for what [`stays`](Self::stays) says. Holds until a session ends.
@@ -26,14 +23,17 @@ impl UdpRelay {
         let mut ordinary = 0;
         for lane in lanes(found & ways.clients) {
             let Some(session) = self.sessions.get(ways.slots[lane]) else { continue };
-            ordinary |= u64::from(self.goes(session, &session.to_upstream, batch, lane)) << lane;
+            let Some(upstream) = self.upstreams.get(session.upstream as usize) else { continue };
+            let goes = upstream.source == session.source && self.goes(session, &upstream.hop, batch, lane);
+            ordinary |= u64::from(goes) << lane;
         }
         for lane in lanes(found & ways.answers) {
             let Some(session) = self.sessions.get(ways.slots[lane]) else { continue };
-            debug_assert_eq!(session.port.get(), batch.columns().flow[lane].destination.port);
-            let from_upstream =
-                self.upstreams.get(session.upstream as usize) == Some(&batch.columns().flow[lane].source);
-            ordinary |= u64::from(from_upstream && self.goes(session, &session.to_client, batch, lane)) << lane;
+            let Some(upstream) = self.upstreams.get(session.upstream as usize) else { continue };
+            let flow = &batch.columns().flow[lane];
+            debug_assert_eq!(session.port.get(), flow.destination.port);
+            let goes = upstream.server == flow.source && self.goes(session, &session.to_client, batch, lane);
+            ordinary |= u64::from(goes) << lane;
         }
         ordinary
     }
@@ -41,12 +41,16 @@ impl UdpRelay {
     /// Whether the session holds, and the packet in `lane` fits the way it goes and stays in its family.
     #[inline(always)]
     fn goes(&self, session: &Session, hop: &NextHop, batch: &Batch<'_>, lane: usize) -> bool {
-        let frame = u32::from(ETHERNET) + u32::from(hop.mtu);
-        hop.fresh(self.generation)
-            && !hop.crosses
-            && u32::from(batch.columns().length[lane]) <= frame
-            && (self.now.wrapping_sub(session.last_seen) <= self.shortest_idle
-                || !is_over(&self.entries, session, self.now))
+        hop.generation == self.generation
+            && batch.columns().length[lane] <= hop.frame
+            && (self.now.wrapping_sub(session.last_seen) <= self.shortest_idle || self.holds(session))
+    }
+
+    /// Whether a client's silence is still shorter than its own entry's timeout.
+    #[cold]
+    #[inline(never)]
+    fn holds(&self, session: &Session) -> bool {
+        !self.expired(session)
     }
 
     /// Whether the client whose session is in `slot` need not look for another upstream. Where anybody wants to know
@@ -71,15 +75,20 @@ impl UdpRelay {
         for lane in lanes(of) {
             let Some(session) = self.sessions.get_mut(ways.slots[lane]) else { continue };
             session.last_seen = self.now;
-            let hop = &session.to_upstream;
-            let (Some(mac), Some(source), Some(upstream)) = (
-                self.macs.get(usize::from(hop.port)),
-                self.sources.get(usize::from(session.source)),
-                self.upstreams.get(session.upstream as usize),
-            ) else {
+            let Some(Upstream { server, address, hop, .. }) = self.upstreams.get(session.upstream as usize) else {
                 continue;
             };
-            send::<IPV4>(batch, lane, hop, mac, (&source.address, session.port.get()), upstream);
+            debug_assert_eq!(
+                self.sources.get(usize::from(session.source)).map(|source| source.address),
+                Some(*address)
+            );
+            let new = HeadRewrite {
+                macs: &hop.macs,
+                source: (address, session.port.get()),
+                destination: (&server.address, server.port),
+                change: session.change,
+            };
+            send::<IPV4>(batch, lane, hop.port, &new);
         }
     }
 
@@ -96,13 +105,15 @@ impl UdpRelay {
     fn rewrite_for_clients<const IPV4: bool>(&self, batch: &mut Batch<'_>, of: u64, ways: &Ways) {
         for lane in lanes(of) {
             let Some(session) = self.sessions.get(ways.slots[lane]) else { continue };
-            let hop = &session.to_client;
-            let (Some(mac), Some(entry)) =
-                (self.macs.get(usize::from(hop.port)), self.entries.get(usize::from(session.key.local)))
-            else {
-                continue;
+            let Some(Served { listen, .. }) = self.entries.get(usize::from(session.key.local)) else { continue };
+            let client = &session.key.remote;
+            let new = HeadRewrite {
+                macs: &session.to_client.macs,
+                source: (&listen.address, listen.port),
+                destination: (&client.address, client.port),
+                change: session.change.reversed(),
             };
-            send::<IPV4>(batch, lane, hop, mac, (&entry.listen.address, entry.listen.port), &session.key.remote);
+            send::<IPV4>(batch, lane, session.to_client.port, &new);
         }
     }
 
@@ -146,16 +157,8 @@ impl UdpRelay {
 
 /// New addresses, and out. The packet is as long as its headers say: without Ethernet padding.
 #[inline(always)]
-fn send<const IPV4: bool>(
-    batch: &mut Batch<'_>,
-    lane: usize,
-    hop: &NextHop,
-    source_mac: &MacAddr,
-    source: (&[u8; 16], u16),
-    destination: &Endpoint,
-) {
-    let new = HeadRewrite { source_mac, destination_mac: &hop.mac, source, destination, addresses: hop.addresses };
-    if let Some(head) = batch.transmit_head(lane, batch.columns().length[lane], hop.port) {
+fn send<const IPV4: bool>(batch: &mut Batch<'_>, lane: usize, port: PortIndex, new: &HeadRewrite<'_>) {
+    if let Some(head) = batch.transmit_head(lane, batch.columns().length[lane], port) {
         new.apply(head, IPV4);
     }
 }

@@ -25,6 +25,8 @@ struct Paced {
     lost: u64,
     client_missed: u64,
     longest_gap_ms: f64,
+    late_ms: f64,
+    steal_ms: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
@@ -211,11 +213,14 @@ impl Bench<'_> {
                     said.lines().filter_map(|l| l.trim().parse().ok()).filter(|g: &f64| g.is_finite()).collect();
                 lost.push(paced.lost.saturating_sub(paced.client_missed) as f64 / told.len().max(1) as f64);
                 self.say(format_args!(
-                    "{name}: {} restarts, longest gap seen {} ms, {} of {} lost",
+                    "{name}: {} restarts, longest gap seen {} ms, {} of {} lost; generator late by {} ms at most, {} ms of \
+                     the forwarder's core stolen",
                     told.len(),
                     short(paced.longest_gap_ms),
                     paced.lost,
-                    paced.sent
+                    paced.sent,
+                    short(paced.late_ms),
+                    paced.steal_ms
                 ));
                 gaps.extend(told);
             }

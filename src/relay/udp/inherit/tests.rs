@@ -5,6 +5,7 @@ use std::num::NonZeroU16;
 
 use super::*;
 use crate::flow::FlowHash;
+use crate::packet::{Flow, FlowChange};
 use crate::queue::{Harness, QueueInfo};
 use crate::relay::RelayPlan;
 use crate::relay::tests::{at, config};
@@ -23,15 +24,19 @@ fn relay(seed: u64, sessions: &str) -> UdpRelay {
 
 fn key(entry: u16, n: u32) -> FlowKey {
     let [_, a, b, c] = n.to_be_bytes();
-    FlowKey { remote: at(&format!("10.{a}.{b}.{c}:4000")).into(), local: entry }
+    let client = if entry == SIX.0 { format!("[2001:db8::{n:x}]:4000") } else { format!("10.{a}.{b}.{c}:4000") };
+    FlowKey { remote: at(&client).into(), local: entry }
 }
 
 /// Puts in a session as it may be in tables nobody vouches for; its slot.
 fn put(relay: &mut UdpRelay, key: FlowKey, upstream: u32, port: u16) -> u32 {
-    let source = relay.source(Endpoint::from(at("198.51.100.1:0")).address).unwrap();
+    let own = if key.local == SIX.0 { "[2001:db8:2::1]:0" } else { "198.51.100.1:0" };
+    let source = relay.source(Endpoint::from(at(own)).address).unwrap();
     let port = NonZeroU16::new(port).unwrap();
-    let (to_upstream, to_client) = (NextHop::UNKNOWN, NextHop::UNKNOWN);
-    let session = Session { key, port, source: source as u8, upstream, last_seen: 0, to_upstream, to_client };
+    // What it may be after a panic: of no packet.
+    let flow = Flow { source: key.remote, destination: key.remote };
+    let (change, to_client) = (FlowChange::new(&flow, &flow).unwrap(), NextHop::UNKNOWN);
+    let session = Session { key, port, source: source as u8, upstream, last_seen: 0, change, to_client };
     relay.sessions.insert(session).ok().unwrap()
 }
 
@@ -97,6 +102,25 @@ fn of_two_sessions_with_one_port_the_first_is_kept() {
     assert_eq!((next.take_over(&mut former), next.sessions.len()), (1, 1));
     let slot = next.sessions.find(&key(A.0, 1));
     assert!(slot.is_some() && next.sources[0].slot(FIRST_PORT) == slot);
+}
+
+/// Whatever the old tables say of checksums and next hops, it is found anew.
+#[test]
+fn a_session_is_taken_over_without_what_can_be_worked_out() {
+    let (mut former, mut next) = (relay(SEED, PORTS), relay(SEED, PORTS));
+    put(&mut former, key(A.0, 1), A.1, FIRST_PORT);
+    assert_eq!(next.take_over(&mut former), 1);
+    let slot = next.sessions.find(&key(A.0, 1)).unwrap();
+    let kept = next.sessions.get(slot).unwrap();
+    let end = |end: &str| Endpoint::from(at(end));
+    let came = Flow { source: key(A.0, 1).remote, destination: end("192.0.2.1:53") };
+    let goes = Flow { source: end("198.51.100.1:61000"), destination: end("198.51.100.2:53") };
+    assert_eq!(kept.change, FlowChange::new(&came, &goes).unwrap());
+    assert!(!kept.to_client.fresh(kept.to_client.generation));
+    // A client that is not of its entry's family never was one.
+    let stranger = FlowKey { remote: end("[2001:db8::1]:4000"), local: A.0 };
+    put(&mut former, stranger, A.1, FIRST_PORT + 1);
+    assert_eq!(relay(SEED, PORTS).take_over(&mut former), 1);
 }
 
 /// A source address costs memory for all its ports, and a place of which there are few.
