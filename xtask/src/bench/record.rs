@@ -164,15 +164,27 @@ impl About {
         let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         let changed = if line("git", &["status", "--porcelain", "--untracked-files=no"]).is_empty() { "" } else { "+" };
         let commit = line("git", &["rev-parse", "--short=12", "HEAD"]);
-        let arguments: Vec<String> = std::env::args().skip(1).collect();
         Self {
             machine: format!("{model}, {count} CPUs"),
             kernel: kernel.trim().to_owned(),
             build: format!("{commit}{changed}, {}, release", line("rustc", &["--version"])),
             date: line("date", &["-u", "+%Y-%m-%d %H:%M"]),
-            command: format!("cargo xtask {}", arguments.join(" ")),
+            command: command(std::env::args().skip(1)),
         }
     }
+}
+
+/// What to type for the same figures: not where they went.
+fn command(mut arguments: impl Iterator<Item = String>) -> String {
+    let mut text = "cargo xtask".to_owned();
+    while let Some(argument) = arguments.next() {
+        if argument == "--json" {
+            arguments.next();
+        } else {
+            let _ = write!(text, " {argument}");
+        }
+    }
+    text
 }
 
 /// A number with three significant digits.
@@ -237,6 +249,14 @@ mod tests {
     use super::*;
 
     const PPS: Measure = Measure::higher("throughput", "Mpps");
+
+    #[test]
+    fn the_command_is_told_without_where_its_records_went() {
+        let told = |line: &str| command(line.split_whitespace().map(str::to_owned));
+        assert_eq!(told("bench --peers all --json a.json relay"), "cargo xtask bench --peers all relay");
+        assert_eq!(told("bench --json"), "cargo xtask bench");
+        assert_eq!(told("bench"), "cargo xtask bench");
+    }
 
     #[test]
     fn ratios_are_taken_within_pairs() {
