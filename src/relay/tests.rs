@@ -40,6 +40,7 @@ pub(super) fn ip(text: &str) -> IpAddr {
 /// Clients on interface 1, servers on 2; a third network on interface 9, which is not served. All
 /// neighbours ending in .2 to .9 are known.
 pub(super) struct World {
+    pub(super) client_side: Vec<&'static str>,
     pub(super) server_side: Vec<&'static str>,
     pub(super) known: bool,
     pub(super) mtu: u32,
@@ -48,13 +49,18 @@ pub(super) struct World {
 
 impl Default for World {
     fn default() -> Self {
-        Self { server_side: vec!["198.51.100.1", "2001:db8:2::1"], known: true, mtu: 1500, routes: true }
+        Self {
+            client_side: vec!["192.0.2.1", "2001:db8:1::1"],
+            server_side: vec!["198.51.100.1", "2001:db8:2::1"],
+            known: true,
+            mtu: 1500,
+            routes: true,
+        }
     }
 }
 
 impl World {
     pub(super) fn tables(&self, generation: u64) -> Tables {
-        let clients = ["192.0.2.1", "2001:db8:1::1"];
         let lengths = |addresses: &[&str]| {
             addresses.iter().map(|a| ip(a)).map(|a| (a, if a.is_ipv4() { 24 } else { 64 })).collect::<Vec<_>>()
         };
@@ -93,7 +99,12 @@ impl World {
         }
         let mut unserved = link(9, &["203.0.113.1"]);
         unserved.name = "other".into();
-        Tables::new(generation, vec![link(1, &clients), link(2, &self.server_side), unserved], routes, neighbours)
+        Tables::new(
+            generation,
+            vec![link(1, &self.client_side), link(2, &self.server_side), unserved],
+            routes,
+            neighbours,
+        )
     }
 }
 

@@ -91,8 +91,9 @@ pub struct UdpRelay {
     now_ns: u64,
     /// No room was found in this batch: further new sessions need not look again.
     reclaimed: bool,
-    /// A session has ended in this batch: a slot that was found may be another's.
-    ended: bool,
+    /// What was seen of this batch at first may not hold any more: a session has ended, so that a slot may be
+    /// another's, or an upstream's packets leave from another address.
+    stale: bool,
     /// No packet is ordinary.
     #[cfg(test)]
     plain: bool,
@@ -149,7 +150,7 @@ impl UdpRelay {
             gate: None,
             now_ns: 0,
             reclaimed: false,
-            ended: false,
+            stale: false,
             #[cfg(test)]
             plain: false,
         }
@@ -176,7 +177,7 @@ impl UdpRelay {
         self.now = ticks(since);
         // Wraps after 584 years.
         self.now_ns = since.as_nanos() as u64;
-        (self.reclaimed, self.ended) = (false, false);
+        (self.reclaimed, self.stale) = (false, false);
         let seen = (cx.tables().generation, cx.info().changes, self.now / ASK_EVERY);
         if seen != self.seen {
             self.seen = seen;
@@ -300,7 +301,7 @@ impl Handler for UdpRelay {
         let mut ordinary = self.ordinary(batch, &ways);
         while rest != 0 {
             let (lane, first) = (rest.trailing_zeros() as usize, rest & rest.wrapping_neg());
-            if self.ended {
+            if self.stale {
                 ordinary = 0;
             }
             let of_client = ways.clients & first != 0;

@@ -136,6 +136,26 @@ fn a_session_does_not_leave_from_the_address_of_those_that_began_later() {
     sent(one(&mut harness, SERVERS, &answer_to("198.51.100.9", moved.port(), 4)));
 }
 
+/// The same while the host has no address at all, so that every session keeps its own: in one batch, both ways.
+#[test]
+fn sessions_of_one_upstream_keep_their_addresses_while_there_is_none() {
+    let mut harness = relay_with("", |config| config.relays[2].upstreams.truncate(1));
+    let [a, b] =
+        ["[2001:db8:1::7]:4000", "[2001:db8:1::8]:4000"].map(|from| datagram(from, "[2001:db8:1::1]:53", b"?"));
+    let source = |outcome: Outcome| ends(&sent(outcome).1).0;
+    let old = source(one(&mut harness, CLIENTS, &a));
+    harness.set_tables(World { server_side: vec!["2001:db8:2::9"], ..World::default() }.tables(2));
+    let new = source(one(&mut harness, CLIENTS, &b));
+    assert_eq!([old.ip(), new.ip()], [ip("2001:db8:2::1"), ip("2001:db8:2::9")]);
+    let none = World { client_side: vec!["192.0.2.1"], server_side: vec!["198.51.100.1"], ..World::default() };
+    harness.set_tables(none.tables(3));
+    for _ in 0..3 {
+        let outcomes = harness.feed(CLIENTS, &[&a, &b, &b, &a, &a, &b].map(Vec::clone));
+        let sources: Vec<_> = outcomes.into_iter().map(source).collect();
+        assert_eq!(sources, [old, new, new, old, old, new]);
+    }
+}
+
 /// New tables count from the next packet on, both ways.
 #[test]
 fn a_way_that_has_changed_is_looked_up_anew() {

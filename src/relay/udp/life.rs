@@ -189,7 +189,7 @@ impl UdpRelay {
     }
 
     fn end(&mut self, slot: u32) {
-        self.ended = true;
+        self.stale = true;
         if let Some(session) = self.sessions.remove(slot)
             && let Some(ports) = self.sources.get_mut(usize::from(session.source))
         {

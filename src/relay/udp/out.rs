@@ -76,6 +76,7 @@ impl UdpRelay {
         }
         let address = self.sources.get(usize::from(source)).ok_or(STRAY)?.address;
         let hop = self.resolve(ipv4, &known.server, cx)?;
+        self.stale |= known.hop.fresh(self.generation);
         let way = Upstream { source, address, hop, ..known };
         *self.upstreams.get_mut(upstream as usize).ok_or(STRAY)? = way;
         Ok(way)

@@ -12,7 +12,8 @@ use crate::relay::session::{NextHop, Session, Upstream};
 use crate::umem::PortIndex;
 
 impl UdpRelay {
-    /// The ordinary ones of a batch's packets, but for what [`stays`](Self::stays) says. Holds until a session ends.
+    /// The ordinary ones of a batch's packets, but for what [`stays`](Self::stays) says. Holds until
+    /// the relay is `stale`.
     #[inline]
     pub(super) fn ordinary(&self, batch: &Batch<'_>, ways: &Ways) -> u64 {
         #[cfg(test)]
