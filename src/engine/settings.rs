@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oxide_actors::executor::ExecutorChoice;
-use oxide_topology::{HashFields, Nic, Numa, Pin, Plan, Queues, Request, RssView, Snapshot};
+use oxide_topology::{HashFields, Nic, Numa, Pin, Plan, Queues, Request, RssView, Snapshot, ZeroCopyWish};
 
 use super::{EngineError, Supervision};
 use crate::config::{self, Choice, EngineConfig, SupervisionConfig};
 use crate::port::Rss;
 use crate::simd::{Level, Processor};
 use crate::umem::{RingSizes, UmemLayout};
+use crate::xdp::ZeroCopy;
 use crate::xdp::steering::{AttachMode, Fallback, SteeringOptions};
 
 pub(super) fn processor(config: &EngineConfig) -> Result<Processor, EngineError> {
@@ -125,6 +126,12 @@ pub fn request(config: &EngineConfig) -> Result<Request, EngineError> {
         huge_pages: config.huge_pages != Choice::Fixed(false),
         frame_size: config.frame_size,
         umem_bytes_per_queue: u64::from(frames) * u64::from(config.frame_size),
+        native: config.attach != config::Attach::Generic,
+        zero_copy: match config.zero_copy {
+            ZeroCopy::Auto => ZeroCopyWish::Auto,
+            ZeroCopy::Require => ZeroCopyWish::Require,
+            ZeroCopy::Off => ZeroCopyWish::Off,
+        },
         allow_housekeeping: false,
     })
 }

@@ -243,20 +243,22 @@ pub fn choose_pages(bytes: usize, wish: PageKind, node: Option<u32>) -> (PageKin
     if wish == PageKind::Base {
         return (PageKind::Base, None);
     }
-    let pool = match node {
-        Some(n) => {
-            format!("/sys/devices/system/node/node{n}/hugepages/hugepages-2048kB/free_hugepages")
-        }
-        None => "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages".to_owned(),
+    let folder = match node {
+        Some(n) => format!("/sys/devices/system/node/node{n}/hugepages/hugepages-2048kB"),
+        None => "/sys/kernel/mm/hugepages/hugepages-2048kB".to_owned(),
     };
+    let pool = format!("{folder}/free_hugepages");
     let wanted = bytes.div_ceil(HUGE_PAGE);
     let free = fs::read_to_string(&pool).ok().and_then(|text| text.trim().parse::<usize>().ok());
     match free {
         Some(free) if free >= wanted => (PageKind::Huge, None),
         Some(free) => {
             let on = node.map(|n| format!(" on node {n}")).unwrap_or_default();
+            // vm.nr_hugepages would spread them over all nodes.
             let mend = format!(
-                "{wanted} huge pages of 2 MiB wanted{on}, {free} free: `sysctl vm.nr_hugepages={wanted}` or more"
+                "{wanted} huge pages of 2 MiB wanted{on}, {free} free: `oxide plan --apply huge-pages`, or raise \
+                 {folder}/nr_hugepages by {}",
+                wanted - free
             );
             (PageKind::Base, Some(mend))
         }
@@ -332,6 +334,10 @@ mod tests {
         let (kind, why) = choose_pages(1 << 50, PageKind::Huge, None);
         assert_eq!(kind, PageKind::Base);
         assert!(why.is_some_and(|why| why.contains("2 MiB")));
+        // The remedy raises the pool that the pages come from, not one that is spread over the nodes.
+        let why = choose_pages(1 << 50, PageKind::Huge, Some(0)).1.unwrap();
+        let pool = "/sys/devices/system/node/node0/hugepages/hugepages-2048kB";
+        assert!(why.contains(pool) && !why.contains("vm.nr_hugepages"), "{why}");
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub use plan::{
     ActorPlan, Decision, DecisionCode, PLAN_SCHEMA, Page, Plan, PortPlan, Reason, ReasonCode, Refusal, Warning,
     WarningCode, ZeroCopy, plan,
 };
-pub use request::{Numa, Pin, Queues, Request};
+pub use request::{Numa, Pin, Queues, Request, ZeroCopyWish};
 pub use snapshot::{
     Amount, Core, CpuQuota, HashFields, Hop, Limits, Machine, NapiDefer, Nic, NicSpecError, Node, Offloads, Peer,
     Problem, QueueIrq, RssView, SNAPSHOT_SCHEMA, Snapshot, SnapshotError, XdpFeatures, XdpProgram, live_nics,

@@ -20,6 +20,12 @@ pub struct Request {
     pub frame_size: u32,
     /// Packet memory of one actor (it serves one queue number of every interface), bytes.
     pub umem_bytes_per_queue: u64,
+    /// Whether the driver's own XDP hook may be used; without it only generic mode is left.
+    #[serde(default = "yes")]
+    pub native: bool,
+    /// Whether zero-copy is wanted.
+    #[serde(default)]
+    pub zero_copy: ZeroCopyWish,
     /// Whether actors may run on the core kept for the supervisor and the kernel, once no other core
     /// is free.
     pub allow_housekeeping: bool,
@@ -37,9 +43,28 @@ impl Request {
             huge_pages: true,
             frame_size: 2048,
             umem_bytes_per_queue,
+            native: true,
+            zero_copy: ZeroCopyWish::Auto,
             allow_housekeeping: false,
         }
     }
+}
+
+const fn yes() -> bool {
+    true
+}
+
+/// Whether zero-copy is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ZeroCopyWish {
+    /// Where nothing is on record against it.
+    #[default]
+    Auto,
+    /// Always; where it cannot be used there is no start.
+    Require,
+    /// Never.
+    Off,
 }
 
 /// Which queues to serve.

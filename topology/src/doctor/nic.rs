@@ -46,7 +46,7 @@ fn link(_: &Patient<'_>, nic: &Nic) -> Check {
 fn driver(p: &Patient<'_>, nic: &Nic) -> Check {
     let wanted = "native XDP, zero-copy where it is safe";
     let name = nic.driver.as_deref().unwrap_or("driver unknown");
-    let rung = match crate::plan::zero_copy(nic, &p.snapshot.limits) {
+    let rung = match crate::plan::zero_copy(nic, &p.snapshot.limits, p.request.frame_size) {
         ZeroCopy::Good => "zero-copy",
         ZeroCopy::Avoid => "native copy (zero-copy has bad records)",
         ZeroCopy::Absent => "native copy (no zero-copy)",
@@ -69,7 +69,10 @@ fn queues(p: &Patient<'_>, nic: &Nic) -> Check {
         return check("queues", nic, Unknown, "unknown", wanted).mend(format!("ethtool -l {}", nic.name));
     };
     let max = nic.max_queues.map_or_else(String::new, |max| format!(", at most {max}"));
-    let observed = format!("{rx} receive, {tx} transmit{max}");
+    let then = crate::plan::with_program(nic, p.snapshot, p.request.native);
+    let added = then.rx_queues.filter(|then| *then != rx);
+    let added = added.map_or_else(String::new, |then| format!("; {then} receive queues once XDP is attached"));
+    let observed = format!("{rx} receive, {tx} transmit{max}{added}");
     if let Err(refusal) = &p.plan {
         let ours = |code| matches!(code, ReasonCode::SpareQueues | ReasonCode::NoTransmitQueue | ReasonCode::NoQueue);
         if let Some(reason) = refusal.reasons.iter().find(|r| r.subject == nic.name && ours(r.code)) {
@@ -85,7 +88,7 @@ fn queues(p: &Patient<'_>, nic: &Nic) -> Check {
     };
     match p.plan.as_ref().ok().and_then(unserved) {
         Some(w) => check("queues", nic, Warn, format!("{observed}: {}", w.text), wanted).mend(w.mend),
-        None if rx != tx => {
+        None if then.rx_queues != then.tx_queues => {
             check("queues", nic, Warn, observed, wanted).mend(format!("ethtool -L {} combined {rx}", nic.name))
         }
         None => check("queues", nic, Pass, observed, wanted),
@@ -155,6 +158,10 @@ fn numa(p: &Patient<'_>, nic: &Nic) -> Check {
     let far = mine.filter(|actor| actor.numa_node != Some(node)).count();
     if far == 0 {
         return check("numa", nic, Pass, format!("node {node}, with all its actors"), wanted);
+    }
+    if let Some(nodes) = p.snapshot.limits.memory_nodes.as_ref().filter(|nodes| !nodes.contains(node)) {
+        let observed = format!("node {node}, from which this process may not take memory: cpuset.mems is {nodes}");
+        return check("numa", nic, Warn, observed, wanted).mend(crate::plan::WIDEN_MEMS);
     }
     let observed = format!("node {node}; {far} of its queues are served from another");
     check("numa", nic, Warn, observed, wanted)

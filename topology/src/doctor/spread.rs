@@ -4,7 +4,7 @@
 use super::Status::{Fail, Pass, Unknown, Warn};
 use super::nic::check;
 use super::{Check, Patient};
-use crate::snapshot::{Nic, Offloads};
+use crate::snapshot::{HashFields, Nic, Offloads};
 
 /// Queues of `nic` that the plan serves; those in use now if there is no plan.
 fn served(p: &Patient<'_>, nic: &Nic) -> Vec<u32> {
@@ -58,7 +58,9 @@ pub(super) fn rss(p: &Patient<'_>, nic: &Nic) -> Check {
     let mut elsewhere: Vec<u32> = table.iter().copied().filter(|queue| !served.contains(queue)).collect();
     elsewhere.sort_unstable();
     elsewhere.dedup();
-    let idle: Vec<u32> = served.iter().copied().filter(|queue| !table.contains(queue)).collect();
+    // Queues that only attaching the program adds come into the table then.
+    let there = |queue: &&u32| nic.rx_queues.is_none_or(|rx| **queue < rx);
+    let idle: Vec<u32> = served.iter().filter(there).copied().filter(|queue| !table.contains(queue)).collect();
     if !table.is_empty() && !elsewhere.is_empty() {
         let observed = format!("{function}; packets also go to queues {}, which nobody serves", listed(&elsewhere));
         return check("rss", nic, Warn, observed, wanted).mend(equal(nic, &served));
@@ -68,6 +70,15 @@ pub(super) fn rss(p: &Patient<'_>, nic: &Nic) -> Check {
         return check("rss", nic, Warn, observed, wanted).mend(equal(nic, &served));
     }
     let fields = [("udp4", view.fields_udp4), ("udp6", view.fields_udp6)];
+    if nic.driver.as_deref() == Some("virtio_net")
+        && fields.iter().any(|(_, fields)| fields.is_some_and(|f| f == HashFields::default()))
+    {
+        // The driver refuses other fields with EINVAL then (virtnet_set_hashflow, drivers/net/virtio_net.c).
+        let observed = "the device offers no hash over UDP: the host chooses the queue of each flow";
+        return check("rss", nic, Warn, observed, wanted).mend(
+            "give the virtual machine a NIC with RSS (QEMU: -device virtio-net-pci,rss=on,hash=on), or one queue",
+        );
+    }
     if let Some((flow, Some(hashed))) = fields.iter().find(|(_, f)| f.is_some_and(|f| !f.has_ports())) {
         let observed = format!("{function}; {flow} hashes {hashed}: all flows of two hosts share a queue");
         return check("rss", nic, Warn, observed, wanted)

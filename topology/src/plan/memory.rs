@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 
 use super::planner::Notes;
 use super::{ActorPlan, DecisionCode, Page, ReasonCode, WarningCode, place};
+use crate::cpus::CpuList;
 use crate::request::Request;
-use crate::snapshot::{Amount, Snapshot};
+use crate::snapshot::{Amount, Node, Snapshot};
 
 const HUGE_PAGE: u64 = 2 << 20;
+/// What lets the process take memory from more nodes.
+pub(crate) const WIDEN_MEMS: &str = "widen cpuset.mems of the cgroup (unit file: AllowedMemoryNodes=)";
 
 pub(super) fn assign(actors: &mut [ActorPlan], snapshot: &Snapshot, request: &Request, notes: &mut Notes) {
     choose_nodes(actors, snapshot, notes);
@@ -19,30 +22,46 @@ pub(super) fn assign(actors: &mut [ActorPlan], snapshot: &Snapshot, request: &Re
 /// Memory is on the core's own node, or on the nearest that has any.
 fn choose_nodes(actors: &mut [ActorPlan], snapshot: &Snapshot, notes: &mut Notes) {
     let machine = &snapshot.machine;
-    let empty = |id: u32| machine.node(id).is_some_and(|node| node.memory_bytes == Some(0));
+    let allowed = |id: u32| snapshot.limits.memory_nodes.as_ref().is_none_or(|nodes| nodes.contains(id));
+    let usable = |node: &Node| node.memory_bytes != Some(0) && allowed(node.id);
+    let mut forbidden: BTreeMap<u32, CpuList> = BTreeMap::new();
     for actor in actors {
         let Some(own) = actor.numa_node else { continue };
         let subject = format!("queue {}", actor.queue);
-        if !empty(own) {
+        if machine.node(own).is_none_or(usable) {
             notes.decide(DecisionCode::MemoryLocal, subject, format!("memory on node {own}, its core's own"));
             continue;
         }
         let nearest = machine
             .nodes
             .iter()
-            .filter(|node| node.memory_bytes != Some(0))
+            .filter(|node| usable(node))
             .min_by_key(|node| (place::distance(machine, Some(own), Some(node.id)), node.id));
         match nearest {
             Some(node) => {
                 actor.numa_node = Some(node.id);
-                let text = format!("memory on node {}, the nearest: the core's node {own} has none", node.id);
+                let why = if allowed(own) { "has none" } else { "is outside cpuset.mems" };
+                let text = format!("memory on node {}, the nearest: the core's node {own} {why}", node.id);
                 notes.decide(DecisionCode::MemoryNearest, subject, text);
+                if !allowed(own) {
+                    forbidden.entry(own).or_default().insert(actor.queue);
+                }
             }
-            None => {
-                let text = "no node of this machine has memory";
-                notes.refuse(ReasonCode::Memory, subject, text, "correct the machine's description");
-            }
+            None => match &snapshot.limits.memory_nodes {
+                Some(nodes) => {
+                    let text = format!("no node with memory is in cpuset.mems, which is {nodes}");
+                    notes.refuse(ReasonCode::Memory, subject, text, WIDEN_MEMS);
+                }
+                None => {
+                    let text = "no node of this machine has memory";
+                    notes.refuse(ReasonCode::Memory, subject, text, "correct the machine's description");
+                }
+            },
         }
+    }
+    for (node, queues) in forbidden {
+        let text = format!("their memory is not on node {node}, where their cores are: cpuset.mems leaves it out");
+        notes.warn(WarningCode::RemoteNode, format!("queues {queues}"), text, WIDEN_MEMS);
     }
 }
 

@@ -12,9 +12,10 @@ mod queues;
 mod refusal;
 mod rules;
 
+pub(crate) use memory::WIDEN_MEMS;
 pub use planner::plan;
 pub use refusal::{Reason, ReasonCode, Refusal};
-pub(crate) use rules::zero_copy;
+pub(crate) use rules::{with_program, zero_copy};
 
 use serde::{Deserialize, Serialize};
 

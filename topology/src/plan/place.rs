@@ -137,6 +137,9 @@ fn check_node(request: &Request, cores: &[UsableCore], snapshot: &Snapshot, note
     if snapshot.machine.node(wanted).is_none() {
         let text = format!("does not exist (there are: {ids})");
         notes.refuse(ReasonCode::NodeUnusable, subject, text, "set numa = \"auto\" or one of them");
+    } else if let Some(nodes) = snapshot.limits.memory_nodes.as_ref().filter(|nodes| !nodes.contains(wanted)) {
+        let text = format!("this process may not take memory from it: cpuset.mems is {nodes}");
+        notes.refuse(ReasonCode::NodeUnusable, subject, text, super::memory::WIDEN_MEMS);
     } else if !cores.iter().any(|core| core.node == Some(wanted)) {
         let text = "has no cpu that this process may use";
         notes.refuse(ReasonCode::NodeUnusable, subject, text, "widen the cpuset, or set numa = \"auto\"");

@@ -26,8 +26,10 @@ pub(super) fn choose(snapshot: &Snapshot, request: &Request, notes: &mut Notes) 
     for nic in &nics {
         check_state(nic, notes);
         check_mtu(nic, request.frame_size, notes);
-        rules::apply(nic, snapshot, notes);
+        rules::apply(nic, snapshot, request, notes);
     }
+    let nics: Vec<Nic> = nics.into_iter().map(|nic| rules::with_program(nic, snapshot, request.native)).collect();
+    let nics: Vec<&Nic> = nics.iter().collect();
     let numbers = match &request.queues {
         Queues::Auto => all_queues(&nics, notes),
         Queues::List(list) => listed_queues(list, &nics, notes),
@@ -49,7 +51,7 @@ pub(super) fn choose(snapshot: &Snapshot, request: &Request, notes: &mut Notes) 
         ifindex: nic.ifindex,
         queue,
         numa_node: nic.numa_node.or(only_node(snapshot)),
-        zero_copy: rules::zero_copy(nic, &snapshot.limits),
+        zero_copy: rules::zero_copy(nic, &snapshot.limits, request.frame_size),
     };
     let ports = |queue: u32| nics.iter().filter(|nic| has(nic, queue)).map(|nic| port(nic, queue)).collect();
     numbers.iter().map(|&queue| Duty { queue, ports: ports(queue) }).collect()

@@ -2,15 +2,37 @@
 
 use super::planner::Notes;
 use super::{ReasonCode, WarningCode, ZeroCopy};
-use crate::drivers::{Record, Spare, driver};
+use crate::drivers::{Driver, Record, Spare, driver};
+use crate::request::{Request, ZeroCopyWish};
 use crate::snapshot::{Limits, Nic, Snapshot};
 
-pub(super) fn apply(nic: &Nic, snapshot: &Snapshot, notes: &mut Notes) {
+/// Returns `nic` as it will be when our program is attached, as far as its driver is known to change it then.
+pub(crate) fn with_program(nic: &Nic, snapshot: &Snapshot, native: bool) -> Nic {
+    let mut nic = nic.clone();
+    let adds = driver(nic.driver.as_deref()).is_some_and(|row| row.spare == Some(Spare::AddsOnePerCpu));
+    let Some(now) = nic.rx_queues.filter(|_| adds) else { return nic };
+    let attached = nic.xdp_program.as_ref().is_some_and(|program| program.mode != "generic");
+    let all = now.saturating_add(possible_cpus(snapshot));
+    if native && !attached && nic.max_queues.is_some_and(|max| all <= max) {
+        nic.rx_queues = Some(all);
+    }
+    // The transmit queues of the added pairs are there, though the kernel's own sockets do not use them.
+    nic.tx_queues = nic.tx_queues.max(nic.rx_queues);
+    nic
+}
+
+fn possible_cpus(snapshot: &Snapshot) -> u32 {
+    let machine = &snapshot.machine;
+    machine.possible_cpus.unwrap_or((machine.cpus().len() + machine.offline.len()) as u32)
+}
+
+/// Applies the driver's rules to `nic` as it is now.
+pub(super) fn apply(nic: &Nic, snapshot: &Snapshot, request: &Request, notes: &mut Notes) {
     let Some(row) = driver(nic.driver.as_deref()) else { return };
     let name = &nic.name;
     match row.spare {
         Some(Spare::HalfOfMaximum) => half_of_maximum(nic, row.source, notes),
-        Some(Spare::OnePerCpu(since)) => one_per_cpu(nic, snapshot, since, row.source, notes),
+        Some(Spare::AddsOnePerCpu) => adds_one_per_cpu(nic, snapshot, request, row.source, notes),
         None => {}
     }
     if let (Some(mtu), Some(limit)) = (nic.mtu, row.native_mtu)
@@ -23,14 +45,44 @@ pub(super) fn apply(nic: &Nic, snapshot: &Snapshot, notes: &mut Notes) {
     if let Some((text, mend)) = row.note {
         notes.warn(WarningCode::Driver, name, format!("{} {text}", row.name), mend);
     }
-    if nic.xdp_features.is_some_and(|f| f.zero_copy) && zero_copy(nic, &snapshot.limits) == ZeroCopy::Avoid {
-        let text = format!("zero-copy is left alone: {}", row.source);
-        notes.warn(WarningCode::Driver, name, text, "zero_copy = \"require\" takes it all the same");
+    if nic.xdp_features.is_some_and(|f| f.zero_copy) && request.native {
+        advise_zero_copy(nic, row, snapshot, request, notes);
+    }
+}
+
+/// Says what is on record against zero-copy, as far as the configuration leaves the choice open.
+fn advise_zero_copy(nic: &Nic, row: &Driver, snapshot: &Snapshot, request: &Request, notes: &mut Notes) {
+    if request.zero_copy == ZeroCopyWish::Off || zero_copy(nic, &snapshot.limits, request.frame_size) != ZeroCopy::Avoid
+    {
+        return;
+    }
+    let (name, source) = (&nic.name, row.source);
+    let required = request.zero_copy == ZeroCopyWish::Require;
+    match row.zero_copy {
+        Some(Record::GoodWithFrames(bytes)) => {
+            let size = request.frame_size;
+            let text =
+                format!("zero-copy of {} needs frames of {bytes} bytes, frame_size is {size} ({source})", row.name);
+            let mend = format!("set frame_size = {bytes}, or zero_copy = \"off\" for copy mode");
+            if required {
+                notes.refuse(ReasonCode::BadSize, name, text, mend);
+            } else {
+                notes.warn(WarningCode::Driver, name, format!("{text}: copy mode is used"), mend);
+            }
+        }
+        _ if required => {
+            let text = format!("zero-copy is used as required, with this on record: {source}");
+            notes.warn(WarningCode::Driver, name, text, "zero_copy = \"auto\" leaves it alone");
+        }
+        _ => {
+            let text = format!("zero-copy is left alone: {source}");
+            notes.warn(WarningCode::Driver, name, text, "zero_copy = \"require\" takes it all the same");
+        }
     }
 }
 
 /// The driver's word first; then what is on record.
-pub(crate) fn zero_copy(nic: &Nic, limits: &Limits) -> ZeroCopy {
+pub(crate) fn zero_copy(nic: &Nic, limits: &Limits, frame_size: u32) -> ZeroCopy {
     if nic.xdp_features.is_some_and(|features| !features.zero_copy) {
         return ZeroCopy::Absent;
     }
@@ -39,6 +91,8 @@ pub(crate) fn zero_copy(nic: &Nic, limits: &Limits) -> ZeroCopy {
     match (record, limits.kernel_version()) {
         (Some(Record::Never), _) => ZeroCopy::Absent,
         (Some(Record::Bad), _) => ZeroCopy::Avoid,
+        (Some(Record::GoodWithFrames(bytes)), _) if frame_size < bytes => ZeroCopy::Avoid,
+        (Some(Record::GoodWithFrames(_)), _) if told => ZeroCopy::Good,
         (Some(Record::GoodSince(since)), Some(kernel)) => {
             if kernel >= since {
                 ZeroCopy::Good
@@ -72,25 +126,23 @@ fn half_of_maximum(nic: &Nic, source: &str, notes: &mut Notes) {
     }
 }
 
-fn one_per_cpu(nic: &Nic, snapshot: &Snapshot, since: (u32, u32), source: &str, notes: &mut Notes) {
+/// The added queues are served too; fewer are had by leaving no pair spare.
+fn adds_one_per_cpu(nic: &Nic, snapshot: &Snapshot, request: &Request, source: &str, notes: &mut Notes) {
     let name = &nic.name;
-    // The kernel counts every possible CPU; those that are present are the nearest that is known.
-    let cpus = snapshot.machine.cpus().len() + snapshot.machine.offline.len();
     let (Some(now), Some(max)) = (nic.rx_queues, nic.max_queues) else { return };
-    if now as usize + cpus <= max as usize {
+    let then = with_program(nic, snapshot, request.native).rx_queues.unwrap_or(now);
+    if then == now {
         return;
     }
-    let spare = max.saturating_sub(now);
-    let need = format!("native XDP wants {cpus} spare queue pairs, one for each cpu, and has {spare} ({source})");
-    let mend = format!("give the virtual machine more queues (about twice its cpus), or ethtool -L {name} combined 1");
-    match snapshot.limits.kernel_version() {
-        Some(kernel) if kernel < since => {
-            let text = format!("{need}: this kernel refuses it, so generic mode is left");
-            notes.warn(WarningCode::Driver, name, text, mend);
-        }
-        _ => {
-            let text = format!("{need}: packets that other programs redirect here take a lock");
-            notes.warn(WarningCode::Driver, name, text, mend);
-        }
-    }
+    let cpus = possible_cpus(snapshot);
+    let text = format!(
+        "attaching XDP turns its {now} receive queues into {then}, one more for each of {cpus} cpus, since so many of \
+         its {max} queue pairs are spare ({source})"
+    );
+    let fewest = (max + 1).saturating_sub(cpus).max(1);
+    let mend = format!(
+        "for fewer queues leave less spare: ethtool -L {name} combined {fewest}, or give the virtual machine as many queue \
+         pairs as cpus"
+    );
+    notes.warn(WarningCode::Driver, name, text, mend);
 }

@@ -117,7 +117,7 @@ fn machine(topology: &Topology) -> Machine {
     let complete = cpus(topology.complete_cpuset().iter_set().map(usize::from));
     let offline = complete.without(&cpus(online.iter_set().map(usize::from)));
     let packages = u32::try_from(topology.objects_with_type(ObjectType::Package).len()).ok().filter(|&n| n > 0);
-    Machine { architecture: None, packages, nodes, cores, offline }
+    Machine { architecture: None, packages, nodes, cores, offline, possible_cpus: None }
 }
 
 fn ancestor_index(object: &TopologyObject, ty: ObjectType) -> Option<u32> {

@@ -183,7 +183,8 @@ impl<'a> Survey<'a> {
         add_distances(root, &mut nodes);
         let architecture = info(top, "Architecture").or_else(|| info(root, "Architecture"));
         let packages = Some(self.packages).filter(|&n| n > 0);
-        Ok(Described { machine: Machine { architecture, packages, nodes, cores, offline }, nics, allowed })
+        let machine = Machine { architecture, packages, nodes, cores, offline, possible_cpus: None };
+        Ok(Described { machine, nics, allowed })
     }
 }
 

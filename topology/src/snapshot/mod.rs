@@ -60,6 +60,9 @@ pub struct Machine {
     pub cores: Vec<Core>,
     /// CPUs that exist and are offline.
     pub offline: CpuList,
+    /// CPUs that the kernel can have in all, with those that may be plugged in later (`nr_cpu_ids`).
+    #[serde(default)]
+    pub possible_cpus: Option<u32>,
 }
 
 /// One NUMA node.
@@ -203,6 +206,9 @@ pub struct Limits {
     pub allowed_cpus: Option<CpuList>,
     /// CPUs kept from the general scheduler (`isolcpus`, cpuset partitions).
     pub isolated_cpus: Option<CpuList>,
+    /// NUMA nodes that this process may take memory from (`cpuset.mems`); `None` means all.
+    #[serde(default)]
+    pub memory_nodes: Option<CpuList>,
     /// CPU time the cgroup grants.
     pub cpu_quota: Option<CpuQuota>,
     /// Memory in all, bytes.

@@ -35,6 +35,7 @@ pub(super) fn limits() -> Result<Limits, SnapshotError> {
     Ok(Limits {
         allowed_cpus: Some(allowed_cpus(isolated.as_ref())?),
         isolated_cpus: isolated,
+        memory_nodes: status_list("Mems_allowed_list:"),
         cpu_quota: cpu_quota(),
         memory_total_bytes: kilobytes("/proc/meminfo", "MemTotal:"),
         memory_available_bytes: kilobytes("/proc/meminfo", "MemAvailable:"),
@@ -85,12 +86,14 @@ fn process_mask() -> Result<CpuList, SnapshotError> {
             Ok((0..limit).filter(|&cpu| mask.is_set(cpu as usize)).collect())
         }
         // rustix's set holds 1024 CPUs; a larger machine tells its list in text.
-        Err(errno) => {
-            let status = text("/proc/self/status").unwrap_or_default();
-            let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
-            list.and_then(|list| list.parse().ok()).ok_or_else(|| SnapshotError::Affinity(errno.to_string()))
-        }
+        Err(errno) => status_list("Cpus_allowed_list:").ok_or_else(|| SnapshotError::Affinity(errno.to_string())),
     }
+}
+
+/// A list of numbers in this process's status (proc_pid_status(5)).
+fn status_list(name: &str) -> Option<CpuList> {
+    let status = text("/proc/self/status")?;
+    status.lines().find_map(|line| line.strip_prefix(name))?.trim().parse().ok()
 }
 
 /// The quota of this process's cgroup; of its ancestors only what the file system shows as its root.
@@ -144,6 +147,8 @@ fn kilobytes(path: &str, name: &str) -> Option<u64> {
 /// Puts the kernel's own figures into a live machine.
 pub(super) fn complete(machine: &mut Machine) {
     machine.architecture = Some(rustix::system::uname().machine().to_string_lossy().into_owned());
+    // The numbers may have gaps; the kernel counts up to the last (nr_cpu_ids, kernel/smp.c).
+    machine.possible_cpus = cpus("/sys/devices/system/cpu/possible").and_then(|all| Some(all.iter().last()? + 1));
     machine.offline = cpus("/sys/devices/system/cpu/offline").unwrap_or_default().without(&machine.cpus());
     let ids: Vec<u32> = machine.nodes.iter().map(|node| node.id).collect();
     for node in &mut machine.nodes {

@@ -80,7 +80,7 @@ fn a_healthy_host_passes_every_check() {
 #[test]
 fn each_trouble_is_found_by_its_check_with_a_mend() {
     type Trouble = (&'static str, Status, fn(&mut Snapshot, &mut Probes, &mut Request));
-    let troubles: [Trouble; 50] = [
+    let troubles: [Trouble; 52] = [
         ("kernel", Status::Fail, |s, _, _| s.limits.kernel = Some("5.10.0".into())),
         ("kernel", Status::Warn, |s, _, _| s.limits.kernel = Some("6.17.1".into())),
         ("kernel", Status::Unknown, |s, _, _| s.limits.kernel = None),
@@ -138,6 +138,11 @@ fn each_trouble_is_found_by_its_check_with_a_mend() {
         ("route", Status::Fail, |_, p, _| p.routes[0].1 = Ok(hop("eth1", None))),
         ("route", Status::Warn, |_, p, _| p.routes[0].1 = Ok(hop("eth0", Some(false)))),
         ("numa", Status::Warn, |_, _, r| r.numa = Numa::Node(1)),
+        ("numa", Status::Warn, |s, _, _| s.limits.memory_nodes = Some([1].into_iter().collect())),
+        ("rss", Status::Warn, |s, _, _| {
+            s.nics[0].driver = Some("virtio_net".into());
+            rss(s).fields_udp4 = Some(HashFields::default());
+        }),
         ("irq-affinity", Status::Warn, |s, _, _| s.nics[0].irqs[1].cpus = [7].into_iter().collect()),
     ];
     for (index, (id, status, trouble)) in troubles.into_iter().enumerate() {
@@ -226,4 +231,25 @@ fn eperm_is_taken_apart() {
     assert!(seen(|_, p| p.label = Some("docker-default (enforce)".into())).contains("docker-default"));
     assert!(seen(|_, p| p.lockdown = Some("integrity".into())).contains("locked down"));
     assert!(seen(|_, _| {}).contains("no seccomp filter"));
+}
+
+#[test]
+fn virtio_remedies_can_be_carried_out() {
+    let (mut s, probes, request) = patient();
+    s.nics[0].driver = Some("virtio_net".into());
+    rss(&mut s).fields_udp4 = Some(HashFields::default());
+    let checks = doctor(&s, &probes, &request, &traffic());
+    let mend = find(&checks, "rss").mend.clone().unwrap();
+    assert!(!mend.contains("rx-flow-hash") && mend.contains("rss=on"), "{mend}");
+    // Two queues become ten with eight CPUs; the table grows with them.
+    rss(&mut s).fields_udp4 = Some(HashFields::from_bits(0xf0));
+    s.nics[0].max_queues = Some(10);
+    let checks = doctor(&s, &probes, &request, &traffic());
+    let queues = find(&checks, "queues");
+    assert!(queues.status == Status::Pass && queues.observed.contains("10 receive queues once"), "{queues}");
+    assert_eq!(find(&checks, "rss").status, Status::Pass, "{}", find(&checks, "rss"));
+    (s.nics[0].rx_queues, s.nics[0].tx_queues) = (Some(10), Some(2));
+    s.nics[0].xdp_program = Some(XdpProgram { mode: "native".into(), id: None });
+    let checks = doctor(&s, &probes, &request, &traffic());
+    assert_eq!(find(&checks, "queues").status, Status::Pass, "{}", find(&checks, "queues"));
 }

@@ -1,6 +1,6 @@
 //! Described machines for tests.
 
-use crate::{Core, CpuList, Limits, Machine, Nic, Node, SNAPSHOT_SCHEMA, Snapshot};
+use crate::{Core, Limits, Machine, Nic, Node, SNAPSHOT_SCHEMA, Snapshot};
 
 /// `nodes` nodes of `cores` cores of `threads` threads, numbered as Linux does on most servers: first
 /// threads of all cores, then second threads.
@@ -25,7 +25,7 @@ pub(super) fn machine(nodes: u32, cores: u32, threads: u32) -> Machine {
                 ..Core::default()
             })
             .collect(),
-        offline: CpuList::new(),
+        ..Machine::default()
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod cases;
 mod doctor;
+mod drivers;
 mod files;
 mod machines;
 mod odd;

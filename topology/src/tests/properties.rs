@@ -36,7 +36,7 @@ prop_compose! {
             cache: None,
             kind,
         }).collect();
-        Machine { architecture: None, packages: None, nodes, cores, offline: CpuList::new() }
+        Machine { nodes, cores, ..Machine::default() }
     }
 }
 
