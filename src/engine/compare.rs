@@ -2,18 +2,20 @@
 
 use oxide_topology::{ActorPlan, Page, ZeroCopy};
 
+use crate::config::{Attach, EngineConfig};
 use crate::port::{Mode, PortInfo};
 use crate::umem::{PageReport, PagesSeen};
 
 /// Each way in which an actor runs otherwise than planned, a sentence each; none if all is as planned.
 pub(super) fn differences(
     plan: &ActorPlan,
+    config: &EngineConfig,
     ports: &[PortInfo],
     pages: &PageReport,
     seen: &PagesSeen,
     cpus: &[u32],
 ) -> Vec<String> {
-    let mut found: Vec<String> = ports.iter().filter_map(|port| mode(plan, port)).collect();
+    let mut found: Vec<String> = ports.iter().filter_map(|port| mode(plan, config, port)).collect();
     if cpus != [plan.cpu] {
         found.push(format!("planned on CPU {}, but its thread may run on {cpus:?}", plan.cpu));
     }
@@ -34,10 +36,12 @@ pub(super) fn differences(
 }
 
 /// A port on a lower rung than its driver should give. A higher one is had by explicit wish only.
-fn mode(plan: &ActorPlan, port: &PortInfo) -> Option<String> {
+fn mode(plan: &ActorPlan, config: &EngineConfig, port: &PortInfo) -> Option<String> {
+    let generic = config.attach == Attach::Generic;
     let planned = plan.ports.iter().find(|planned| planned.interface == port.id.interface)?;
     let wanted = match (planned.zero_copy, port.mode) {
-        (ZeroCopy::Good, Mode::Copy | Mode::Generic) => "zero-copy",
+        _ if generic => return None,
+        (ZeroCopy::Good, Mode::Copy | Mode::Generic) if config.zero_copy != crate::xdp::ZeroCopy::Off => "zero-copy",
         (_, Mode::Generic) => "the driver's own XDP hook",
         _ => return None,
     };
@@ -61,18 +65,19 @@ mod tests {
             umem_bytes: 4 << 20,
             page: Page::Huge,
         };
+        let config = EngineConfig::new(["eth0"]);
         let why = Some("none were free".to_owned());
         let pages = PageReport { kind: PageKind::Base, node: Some(1), fallback: why };
         let good = PagesSeen { page_kib: Some(2048), nodes: [(1, 512)].into() };
-        assert_eq!(differences(&plan, &[], &pages, &good, &[3]), Vec::<String>::new());
+        assert_eq!(differences(&plan, &config, &[], &pages, &good, &[3]), Vec::<String>::new());
         let bad = PagesSeen { page_kib: Some(4), nodes: [(0, 12), (1, 500)].into() };
-        let found = differences(&plan, &[], &pages, &bad, &[2, 3]).join("; ");
+        let found = differences(&plan, &config, &[], &pages, &bad, &[2, 3]).join("; ");
         for word in ["CPU 3", "[2, 3]", "4 KiB", "none were free", "node 1", "12 of 512"] {
             assert!(found.contains(word), "{word}: {found}");
         }
         // The kernel does not say: nothing is claimed.
         let silent = PagesSeen { page_kib: None, nodes: [].into() };
-        assert_eq!(differences(&plan, &[], &pages, &silent, &[3]), Vec::<String>::new());
+        assert_eq!(differences(&plan, &config, &[], &pages, &silent, &[3]), Vec::<String>::new());
     }
 
     #[test]
@@ -84,7 +89,7 @@ mod tests {
             numa_node: None,
             zero_copy,
         };
-        let seen = |zero_copy, mode| {
+        let seen_with = |set: fn(&mut EngineConfig), zero_copy, mode| {
             let plan = ActorPlan {
                 queue: 0,
                 ports: vec![port(zero_copy)],
@@ -104,12 +109,19 @@ mod tests {
                 busy_poll: String::new(),
             };
             let pages = PageReport { kind: PageKind::Base, node: None, fallback: None };
-            differences(&plan, &[info], &pages, &PagesSeen { page_kib: None, nodes: [].into() }, &[0]).join("; ")
+            let mut config = EngineConfig::new(["eth0"]);
+            set(&mut config);
+            differences(&plan, &config, &[info], &pages, &PagesSeen { page_kib: None, nodes: [].into() }, &[0])
+                .join("; ")
         };
+        let seen = |zero_copy, mode| seen_with(|_| {}, zero_copy, mode);
         let text = "zero-copy planned for eth0:0, copy mode is in force: the driver said no";
         assert_eq!(seen(ZeroCopy::Good, Mode::Copy), text);
         assert!(seen(ZeroCopy::Absent, Mode::Generic).contains("own XDP hook planned"));
         assert_eq!(seen(ZeroCopy::Absent, Mode::Copy), "");
         assert_eq!(seen(ZeroCopy::Good, Mode::ZeroCopy), "");
+        // What the configuration asks for is as planned.
+        assert_eq!(seen_with(|c| c.zero_copy = crate::xdp::ZeroCopy::Off, ZeroCopy::Good, Mode::Copy), "");
+        assert_eq!(seen_with(|c| c.attach = Attach::Generic, ZeroCopy::Good, Mode::Generic), "");
     }
 }

@@ -99,6 +99,15 @@ impl Interfaces {
         Ok(())
     }
 
+    /// Attaches the programs of `names`, as far as that is possible now: a refusal is reported by the queue that needs it.
+    pub(super) fn attach(&mut self, names: &[String]) {
+        for name in names {
+            if let Err(error) = self.ensure(name) {
+                tracing::debug!(interface = name, %error, "program not attached yet");
+            }
+        }
+    }
+
     /// What a backend needs to open `id`. A refusal is looked after by [`tend`](Self::tend) from then on.
     pub(super) fn request(&mut self, id: &QueueId) -> Result<PortRequest, EngineError> {
         let ensured = self.ensure(&id.interface);

@@ -132,15 +132,18 @@ impl<H: Handler + 'static> EngineBuilder<H> {
         let (executor, why_threads) = settings::executor(&config).resolve();
         let net = NetService::start(NetOptions::default()).map_err(|e| EngineError::Net { text: e.to_string() })?;
         let tables = Arc::new(house::first_tables(&net)?);
-        let Survey { plan, rss } = survey.map_or_else(|| Survey::new(&config), Ok)?;
+        let survey = survey.map_or_else(|| Survey::new(&config), Ok)?;
 
         let mut interfaces = Interfaces::new(settings::steering_options(&config));
         interfaces.set_destinations(destinations(&tables))?;
+        interfaces.attach(&config.interfaces);
+        let Survey { plan, rss, .. } = survey.with_programs_attached()?;
+        settings::log_warnings(&plan, &config);
+        let planned = oxide_topology::live_nics(&config.interfaces).unwrap_or_default();
         let interfaces = Arc::new(Mutex::new(interfaces));
 
         let rings = settings::rings(&config)?;
         let status = Arc::new(Mutex::new(observe::initial(&plan, executor.name(), rings)));
-        let watched = config.interfaces.clone();
         let factory = Factory::new(factory);
         let newest = factory.newest();
         let config = Arc::new(Mutex::new(config));
@@ -159,11 +162,10 @@ impl<H: Handler + 'static> EngineBuilder<H> {
             running: None,
         });
         let (ask, asked) = flume::bounded(ASKS);
-        let observer = Observer::new(Arc::clone(&status), plan.clone(), ask, started);
+        let observer = Observer::new(Arc::clone(&status), plan.clone(), Arc::clone(&shared_config), ask, started);
         let supervisor = supervise(supervision.settings(), workers.collect(), observer.into_fn())
             .map_err(|e| EngineError::Actor { step: "starting the supervisor", text: e.to_string() })?;
         let (order, orders) = flume::bounded(ORDERS);
-        let planned = oxide_topology::live_nics(&watched).unwrap_or_default();
         let house = House {
             net,
             handle: supervisor.handle(),

@@ -9,6 +9,7 @@ use oxide_topology::Plan;
 
 use super::compare;
 use super::status::{EngineState, EngineStatus, ModeStatus, QueueStatus, millis};
+use crate::config::EngineConfig;
 use crate::queue::Report;
 use crate::umem::RingSizes;
 
@@ -29,6 +30,7 @@ pub(super) fn initial(plan: &Plan, executor: &str, rings: RingSizes) -> EngineSt
 pub(super) struct Observer {
     status: Arc<Mutex<EngineStatus>>,
     plan: Plan,
+    config: Arc<Mutex<EngineConfig>>,
     resolve: flume::Sender<(u32, IpAddr)>,
     started: Instant,
 }
@@ -37,10 +39,11 @@ impl Observer {
     pub(super) fn new(
         status: Arc<Mutex<EngineStatus>>,
         plan: Plan,
+        config: Arc<Mutex<EngineConfig>>,
         resolve: flume::Sender<(u32, IpAddr)>,
         started: Instant,
     ) -> Self {
-        Self { status, plan, resolve, started }
+        Self { status, plan, config, resolve, started }
     }
 
     pub(super) fn into_fn(self) -> impl FnMut(Notice<Report>) + Send + 'static {
@@ -94,7 +97,8 @@ impl Observer {
                 queue.begin(self.started.elapsed());
                 queue.mode = ports.iter().map(ModeStatus::from).collect();
                 if let Some(plan) = self.plan.actors.get(worker) {
-                    queue.differences = compare::differences(plan, &ports, &pages, &seen, &cpus);
+                    let config = self.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                    queue.differences = compare::differences(plan, &config, &ports, &pages, &seen, &cpus);
                     for difference in &queue.differences {
                         tracing::warn!(queue = queue.queue, difference, "not as planned");
                     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oxide_actors::executor::ExecutorChoice;
-use oxide_topology::{HashFields, Nic, Numa, Pin, Plan, Queues, Request, RssView, Snapshot, ZeroCopyWish};
+use oxide_topology::{HashFields, Nic, Numa, Pin, Plan, Queues, Request, RssView, Snapshot, WarningCode, ZeroCopyWish};
 
 use super::{EngineError, Supervision};
 use crate::config::{self, Choice, EngineConfig, SupervisionConfig};
@@ -72,6 +72,8 @@ pub(super) fn rings(config: &EngineConfig) -> Result<RingSizes, EngineError> {
 #[derive(Debug)]
 pub struct Survey {
     pub(super) plan: Plan,
+    snapshot: Snapshot,
+    request: Request,
     /// How the interfaces spread flows over their queues, as far as their drivers tell.
     pub(super) rss: HashMap<String, Arc<Rss>>,
 }
@@ -83,12 +85,64 @@ impl Survey {
     /// [`EngineError::Snapshot`]; [`EngineError::Plan`] with every reason and its mend.
     pub fn new(config: &EngineConfig) -> Result<Self, EngineError> {
         let snapshot = Snapshot::live(&config.interfaces).map_err(|e| EngineError::Snapshot { text: e.to_string() })?;
-        let plan = oxide_topology::plan(&snapshot, &request(config)?);
-        let plan = plan.map_err(|e| EngineError::Plan { text: e.to_string() })?;
+        let request = request(config)?;
+        let plan = plan(&snapshot, &request)?;
         let processor = processor(config)?;
         let told = |nic: &Nic| Some((nic.name.clone(), Arc::new(rss(nic.rss.as_ref()?, processor)?)));
-        Ok(Self { plan, rss: snapshot.nics.iter().filter_map(told).collect() })
+        let rss = snapshot.nics.iter().filter_map(told).collect();
+        Ok(Self { plan, snapshot, request, rss })
     }
+
+    /// Plans anew where attaching our programs changed the queues of an interface otherwise than was planned for.
+    ///
+    /// # Errors
+    /// [`EngineError::Plan`].
+    pub(super) fn with_programs_attached(mut self) -> Result<Self, EngineError> {
+        // What cannot be read now was readable a moment ago: the plan stands.
+        let now = oxide_topology::live_nics(&self.request.interfaces).unwrap_or_default();
+        self.replan(&now)?;
+        Ok(self)
+    }
+
+    fn replan(&mut self, now: &[Nic]) -> Result<(), EngineError> {
+        for nic in &mut self.snapshot.nics {
+            let Some(after) = now.iter().find(|after| after.name == nic.name) else { continue };
+            // The list is empty while the link is down: that says nothing about the number.
+            nic.rx_queues = after.rx_queues.or(nic.rx_queues);
+            nic.tx_queues = after.tx_queues.or(nic.tx_queues);
+            nic.xdp_program.clone_from(&after.xdp_program);
+        }
+        let mut plan = plan(&self.snapshot, &self.request)?;
+        if plan.actors != self.plan.actors {
+            // The program that is attached is ours.
+            plan.warnings.retain(|warning| warning.code != WarningCode::XdpAttached);
+            let (planned, queues) = (self.plan.actors.len(), plan.actors.len());
+            tracing::info!(planned, queues, "attaching XDP changed the number of queues; planned anew");
+            self.plan = plan;
+        }
+        Ok(())
+    }
+}
+
+/// Logs the plan's warnings: what degrades service as such, what only costs speed as information.
+pub(super) fn log_warnings(plan: &Plan, config: &EngineConfig) {
+    use WarningCode as W;
+    for oxide_topology::Warning { code, subject, text, mend } in &plan.warnings {
+        let speed_only = matches!(
+            code,
+            W::Driver | W::SmtShared | W::CpuShared | W::HousekeepingUsed | W::MixedCores | W::RemoteNode
+        );
+        let pages = matches!(code, W::HugePagesShort | W::HugePagesUnknown);
+        if speed_only || pages && config.huge_pages != Choice::Fixed(true) {
+            tracing::info!(subject, remedy = mend, "plan: {text}");
+        } else {
+            tracing::warn!(subject, remedy = mend, "plan: {text}");
+        }
+    }
+}
+
+fn plan(snapshot: &Snapshot, request: &Request) -> Result<Plan, EngineError> {
+    oxide_topology::plan(snapshot, request).map_err(|e| EngineError::Plan { text: e.to_string() })
 }
 
 /// Reads the machine and plans for it.
@@ -140,6 +194,32 @@ pub fn request(config: &EngineConfig) -> Result<Request, EngineError> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    fn survey(queues: u32, max: u32) -> Survey {
+        let mut snapshot = Snapshot::synthetic("pack:1 core:4 pu:1").unwrap();
+        snapshot.describe_nic(&format!("eth0:driver=virtio_net,mtu=1500,queues={queues},max={max}")).unwrap();
+        let request = request(&EngineConfig::new(["eth0"])).unwrap();
+        Survey { plan: plan(&snapshot, &request).unwrap(), snapshot, request, rss: HashMap::new() }
+    }
+
+    /// Native XDP was refused, say, or the driver adds other queues than it is known for.
+    #[test]
+    fn plan_follows_queues_that_attaching_really_gives() {
+        let mut survey = survey(4, 8);
+        assert_eq!(survey.plan.actors.len(), 8);
+        let mut now = survey.snapshot.nics.clone();
+        now[0].rx_queues = Some(8);
+        now[0].xdp_program = Some(oxide_topology::XdpProgram { mode: "native".to_owned(), id: Some(1) });
+        survey.replan(&now).unwrap();
+        assert_eq!(survey.plan.actors.len(), 8);
+        now[0].rx_queues = Some(6);
+        survey.replan(&now).unwrap();
+        assert_eq!(survey.plan.actors.len(), 6);
+        assert!(survey.plan.warnings.iter().all(|warning| warning.code != WarningCode::XdpAttached));
+        (now[0].rx_queues, now[0].tx_queues) = (None, None);
+        survey.replan(&now).unwrap();
+        assert_eq!(survey.plan.actors.len(), 6, "the number is unknown: the plan stands");
+    }
 
     /// What the file may say the supervisor takes.
     #[test]
