@@ -17,13 +17,10 @@
 //! | [`engine`] | puts the rooms together: plan, interfaces, supervisor, status |
 //! | [`net`] | routes, neighbours, links by netlink |
 //! | [`telemetry`] | counters, the metric registry, and what is made from it |
-//! | [`admin`] | HTTP, the control socket, signals, privileges |
 //! | [`config`] | the one configuration |
-//! | [`self_test`] | packets through the real backend, in a namespace of its own |
 //! | [`sim`] | the whole engine against simulated NICs, one seed one run |
 #![deny(unsafe_code)]
 
-pub mod admin;
 pub mod config;
 pub mod engine;
 pub mod flow;
@@ -34,7 +31,6 @@ pub mod queue;
 pub mod relay;
 #[allow(unsafe_code)]
 pub mod ring;
-pub mod self_test;
 pub mod sim;
 pub mod simd;
 pub mod telemetry;

@@ -99,6 +99,12 @@ impl Place for PathBuf {
 }
 
 impl AdminConfig {
+    /// Returns the defaults with these two listeners.
+    #[must_use]
+    pub fn new(http: Door<SocketAddr>, socket: Door<PathBuf>) -> Self {
+        Self { http, socket, ..Self::default() }
+    }
+
     pub(super) fn check(&self, problems: &mut Vec<Problem>) {
         if let Door::At(address) = self.http
             && !address.ip().to_canonical().is_loopback()

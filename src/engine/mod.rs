@@ -19,8 +19,8 @@ mod observe;
 mod outbox;
 mod ports;
 mod restarts;
-#[cfg(test)]
-pub(crate) mod sample;
+#[doc(hidden)]
+pub mod sample;
 mod settings;
 mod status;
 mod supervision;

@@ -1,4 +1,5 @@
 //! An engine's status as tests see it: two queues that have done and suffered a little of everything.
+//! Public but hidden, because the tests of the crates above read it as well.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +12,9 @@ use crate::queue::{BatchSizes, TurnTimes};
 use crate::telemetry::DropReason;
 use crate::umem::{Census, RingSizes};
 
-pub(crate) fn status() -> EngineStatus {
+/// Returns the same status at each call.
+#[must_use]
+pub fn status() -> EngineStatus {
     let queues: Vec<_> = (0..2).map(queue).collect();
     let mut totals = Totals::default();
     queues.iter().for_each(|q| totals.merge(&q.totals));

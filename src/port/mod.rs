@@ -62,6 +62,20 @@ pub enum Mode {
     Closed,
 }
 
+impl Mode {
+    /// Returns the name used in JSON and as a metric label.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Mode::ZeroCopy => "zero_copy",
+            Mode::Copy => "copy",
+            Mode::Generic => "generic",
+            Mode::Simulated => "simulated",
+            Mode::Closed => "closed",
+        }
+    }
+}
+
 impl std::fmt::Display for Mode {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {

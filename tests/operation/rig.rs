@@ -102,7 +102,7 @@ impl Bench {
         }
     }
 
-    /// A line of `src/bin/oxide/faults.rs`.
+    /// A line of `cli/src/bin/oxide/faults.rs`.
     pub(crate) fn inject(&mut self, line: &str) {
         writeln!(self.faults, "{line}").unwrap();
     }

@@ -314,7 +314,8 @@ pub(crate) fn build(cancel: &Cancel) -> Result<Tools> {
     eprintln!("building oxide, its examples and oxide-lab (release)");
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let mut command = Command::new(cargo);
-    command.args(["build", "--release", "--package", "oxide-engine", "--package", "oxide-lab"]);
+    command.args(["build", "--release", "--package", "oxide-engine", "--package", "oxide-cli"]);
+    command.args(["--package", "oxide-lab"]);
     command.args(["--bin", "oxide", "--bin", "oxide-lab", "--example", "l2fwd"]).current_dir(root());
     let status = run_visible(cancel, &mut command)?;
     if !status.success() {

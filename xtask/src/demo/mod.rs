@@ -121,7 +121,7 @@ fn build(cancel: &Cancel) -> Result<PathBuf> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
     let mut command = Command::new(cargo);
-    command.args(["build", "--release", "--package", "oxide-engine", "--bin", "oxide"]).current_dir(root);
+    command.args(["build", "--release", "--package", "oxide-cli", "--bin", "oxide"]).current_dir(root);
     let status = run_visible(cancel, &mut command)?;
     if !status.success() {
         return failed(format!("the build failed ({status})"));

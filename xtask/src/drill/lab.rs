@@ -165,7 +165,7 @@ impl Relay {
         Ok(relay)
     }
 
-    /// Lets something go wrong in it: a line of `src/bin/oxide/faults.rs`.
+    /// Lets something go wrong in it: a line of `cli/src/bin/oxide/faults.rs`.
     pub(super) fn inject(&mut self, line: &str) -> Result<()> {
         writeln!(self.faults, "{line}").map_err(io_error("the pipe of faults"))
     }

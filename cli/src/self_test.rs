@@ -19,12 +19,12 @@ use std::time::{Duration, Instant};
 use oxide_topology::doctor::{Outcome, Trial};
 use rtnetlink::{LinkUnspec, LinkVeth};
 
-use crate::packet::build::UdpFrame;
-use crate::packet::{Flow, reflect};
-use crate::port::{Burst, PortError};
-use crate::umem::{PageKind, RingSizes};
-use crate::xdp::steering::{AttachMode, Steering, SteeringError, SteeringOptions};
-use crate::xdp::{Device, Socket, SocketConfig, XdpOptions, try_memory, try_program};
+use oxide::packet::build::UdpFrame;
+use oxide::packet::{Flow, reflect};
+use oxide::port::{Burst, PortError};
+use oxide::umem::{PageKind, RingSizes};
+use oxide::xdp::steering::{AttachMode, Steering, SteeringError, SteeringOptions};
+use oxide::xdp::{Device, Socket, SocketConfig, XdpOptions, try_memory, try_program};
 
 /// The whole test is over by then, whatever hangs.
 const ALL_WITHIN: Duration = Duration::from_secs(15);

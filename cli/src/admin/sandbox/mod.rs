@@ -15,8 +15,8 @@ mod calls;
 mod capabilities;
 mod files;
 
-use crate::config::SandboxLevel;
-use crate::engine::{Layer, LayerState};
+use oxide::config::SandboxLevel;
+use oxide::engine::{Layer, LayerState};
 
 pub use files::Files;
 

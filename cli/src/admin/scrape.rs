@@ -1,9 +1,8 @@
 //! The engine's status as Prometheus text.
 
-use crate::engine::{EngineState, EngineStatus, LayerState, PortStatus, QueueStatus};
-use crate::port::Mode;
-use crate::telemetry::{DropReason, Exposition, metrics as m};
-use crate::umem::RingSizes;
+use oxide::engine::{EngineState, EngineStatus, LayerState, PortStatus, QueueStatus};
+use oxide::telemetry::{DropReason, Exposition, metrics as m};
+use oxide::umem::RingSizes;
 
 /// Seconds of a nanosecond.
 const NS: f64 = 1e-9;
@@ -125,16 +124,16 @@ fn supervision(out: &mut Exposition, name: &str, queue: &QueueStatus) {
         out.set(&m::HEARTBEAT_AGE, &[name], age);
     }
     for mode in &queue.mode {
-        let word = match mode.mode {
-            Mode::ZeroCopy => "zero_copy",
-            Mode::Copy => "copy",
-            Mode::Generic => "generic",
-            Mode::Simulated => "simulated",
-            Mode::Closed => "closed",
-        };
         let yes = |it: bool| if it { "true" } else { "false" };
-        let labels =
-            [&mode.interface, name, word, mode.attach, yes(mode.zero_copy), yes(mode.busy_polling), &mode.reason];
+        let labels = [
+            &mode.interface,
+            name,
+            mode.mode.name(),
+            mode.attach,
+            yes(mode.zero_copy),
+            yes(mode.busy_polling),
+            &mode.reason,
+        ];
         out.set(&m::DATAPATH_INFO, &labels, 1.0);
     }
 }
@@ -162,7 +161,7 @@ fn sockets(out: &mut Exposition, port: &PortStatus, rings: &RingSizes) {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
-    use crate::engine::sample;
+    use oxide::engine::sample;
 
     #[test]
     fn every_metric_of_the_registry_is_scraped() {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 
-use crate::engine::{EngineState, EngineStatus};
+use oxide::engine::{EngineState, EngineStatus};
 
 /// A heart that has not beaten for so long does not count.
 const ALIVE_WITHIN_S: f64 = 1.0;
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn the_watchdog_is_fed_as_long_as_one_heart_beats() {
-        let mut status = crate::engine::sample::status();
+        let mut status = oxide::engine::sample::status();
         assert!(hearts_beat(&status));
         assert_eq!(words(&status), "degraded: 1 of 2 queues run");
         let set = |status: &mut EngineStatus, ages: [Option<f64>; 2], stalled: [bool; 2]| {

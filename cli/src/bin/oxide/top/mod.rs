@@ -11,9 +11,9 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use oxide::admin::protocol::Request;
-use oxide::admin::{Client, ClientError};
 use oxide::engine::Depth;
+use oxide_cli::admin::protocol::Request;
+use oxide_cli::admin::{Client, ClientError};
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind};
 
 use crate::ctl::{Where, code};

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
-use crate::engine::{EngineStatus, QueueStatus};
+use oxide::engine::{EngineStatus, QueueStatus};
 
 /// A relay in short.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::control::{Control, answer};
 use super::protocol::{Code, Request, Trouble};
 use super::{NodeView, scrape};
-use crate::engine::{EngineState, EngineStatus};
+use oxide::engine::{EngineState, EngineStatus};
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn ready_says_whether_packets_are_taken() {
-        let mut status = crate::engine::sample::status();
+        let mut status = oxide::engine::sample::status();
         assert_eq!(ready(&status).status, 200, "one of two queues runs");
         status.state = EngineState::Draining;
         assert_eq!((ready(&status).status, live(&status).status), (503, 200));

@@ -9,8 +9,8 @@ use super::super::fake::Fake;
 use super::super::{Client, ClientError};
 use super::*;
 use crate::admin::protocol::Code;
-use crate::config::{AdminConfig, Door};
-use crate::engine::Depth;
+use oxide::config::{AdminConfig, Door};
+use oxide::engine::Depth;
 
 struct Lab {
     admin: Admin,
@@ -21,11 +21,7 @@ struct Lab {
 
 fn lab(limits: Limits) -> Lab {
     let dir = tempfile::tempdir().unwrap();
-    let config = AdminConfig {
-        http: Door::At("127.0.0.1:0".parse().unwrap()),
-        socket: Door::At(dir.path().join("relay.sock")),
-        ..AdminConfig::default()
-    };
+    let config = AdminConfig::new(Door::At("127.0.0.1:0".parse().unwrap()), Door::At(dir.path().join("relay.sock")));
     let doors = Doors::open(&config, "relay").unwrap();
     let http = doors.http().unwrap();
     let fake = Arc::new(Fake::default());

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use oxide::admin::{NodeView, QueueView};
+use oxide_cli::admin::{NodeView, QueueView};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 

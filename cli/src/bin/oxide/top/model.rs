@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use oxide::admin::{NodeView, QueueView};
 use oxide::telemetry::quantile;
+use oxide_cli::admin::{NodeView, QueueView};
 use serde::Serialize;
 
 /// Samples of history kept for each queue.

@@ -10,8 +10,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::engine::Depth;
-use crate::port::QueueId;
+use oxide::engine::Depth;
+use oxide::port::QueueId;
 
 /// Longest request, bytes, its line feed included.
 pub const MAX_REQUEST: usize = 4096;

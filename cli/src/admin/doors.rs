@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use crate::config::{AdminConfig, Door};
+use oxide::config::{AdminConfig, Door};
 
 /// Where HTTP is served by default.
 pub const DEFAULT_HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9797);
@@ -181,7 +181,7 @@ mod tests {
     fn a_socket_is_its_owners_and_a_dead_ones_is_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("relay.sock");
-        let config = AdminConfig { http: Door::Off, socket: Door::At(path.clone()), ..AdminConfig::default() };
+        let config = AdminConfig::new(Door::Off, Door::At(path.clone()));
         let first = Doors::open(&config, "relay").unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let second = Doors::open(&config, "relay").unwrap_err().to_string();
@@ -201,10 +201,10 @@ mod tests {
     fn a_named_place_is_needed_and_a_default_one_is_not() {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap();
-        let config = AdminConfig { http: Door::At(address), socket: Door::Off, ..AdminConfig::default() };
+        let config = AdminConfig::new(Door::At(address), Door::Off);
         let error = Doors::open(&config, "relay").unwrap_err().to_string();
         assert!(error.contains(&address.to_string()) && error.contains("ss -ltnp"), "{error}");
-        let nowhere = AdminConfig { http: Door::Off, socket: Door::At("/nonexistent/a.sock".into()), ..config };
+        let nowhere = AdminConfig::new(Door::Off, Door::At("/nonexistent/a.sock".into()));
         let error = Doors::open(&nowhere, "relay").unwrap_err().to_string();
         assert!(error.contains("make its directory"), "{error}");
     }

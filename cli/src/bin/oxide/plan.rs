@@ -179,7 +179,7 @@ pub(crate) fn doctor(command: &DoctorCommand) -> Result<ExitCode, String> {
         nics: subject.nics.clone(),
         request: subject.request()?,
         traffic: subject.traffic()?,
-        self_test: command.self_test.then_some(oxide::self_test::run as fn() -> _),
+        self_test: command.self_test.then_some(oxide_cli::self_test::run as fn() -> _),
         json: subject.json,
     };
     Ok(cli::doctor_command(&args, &mut std::io::stdout(), &mut std::io::stderr()).into())

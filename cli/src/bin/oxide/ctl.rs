@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
-use oxide::admin::protocol::{Code, Request};
-use oxide::admin::{Client, ClientError, NodeView, default_socket};
 use oxide::engine::Depth;
+use oxide_cli::admin::protocol::{Code, Request};
+use oxide_cli::admin::{Client, ClientError, NodeView, default_socket};
 use serde_json::Value;
 
 /// Where a relay is found; for `ctl` and `top`.
