@@ -6,7 +6,8 @@
 mod netns;
 
 use std::collections::BTreeSet;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use netns::{Far, Lab, in_namespace, skip_unless_root};
@@ -163,6 +164,101 @@ fn a_reload_brings_other_handlers_and_destinations_and_leaves_the_sockets() {
         let refused = handle.reload(|_| Other, |_| Vec::new());
         assert!(matches!(refused, Err(EngineError::OtherHandler { .. })), "{refused:?}");
         assert_eq!(ask(&clients[0], LONG), Some((b'b', 0)), "nothing has changed then");
+    });
+}
+
+/// So many addresses beside the engine's own.
+fn many(addresses: u16, second: u8) -> Vec<(IpAddr, RangeInclusive<u16>)> {
+    let others = (1..addresses).map(|n| (IpAddr::from([10, second, (n >> 8) as u8, n as u8]), 7..=7));
+    std::iter::once(("10.9.0.1".parse().unwrap(), 7..=7)).chain(others).collect()
+}
+
+#[test]
+fn reload_exchanges_full_lists_and_refuses_oversized_one_as_a_whole() {
+    lab("reload_exchanges_full_lists_and_refuses_oversized_one_as_a_whole", |_, engine, clients| {
+        let handle = engine.handle();
+        for (word, second) in [(b'b', 20), (b'c', 21)] {
+            let report = handle.reload(greeter(word), move |_| many(1024, second)).unwrap();
+            assert_eq!(report.pending, []);
+            assert_eq!(ask(&clients[0], LONG), Some((word, 0)), "the list is full, and another full one replaces it");
+        }
+        let refused = handle.reload(greeter(b'd'), |_| many(1025, 22)).unwrap_err().to_string();
+        assert!(refused.contains("1025") && refused.contains("expected at most 1024"), "{refused}");
+        let refused = handle.reload(greeter(b'd'), |_| vec![("224.0.0.1".parse().unwrap(), 7..=7)]).unwrap_err();
+        assert!(matches!(refused, EngineError::Steering { .. }), "{refused}");
+        for queue in 0..2 {
+            assert_eq!(ask(&clients[usize::from(queue)], LONG), Some((b'c', queue)), "no part of a refused reload");
+            handle.restart(&id(queue.into()), Depth::Queue).unwrap();
+            wait(engine, "restarted", |s| s.queues[usize::from(queue)].is_running());
+            assert_eq!(ask(&clients[usize::from(queue)], LONG), Some((b'c', queue)), "nor with a later start");
+        }
+    });
+}
+
+#[test]
+fn reload_keeps_drained_queue_stopped() {
+    lab("reload_keeps_drained_queue_stopped", |_, engine, clients| {
+        let handle = engine.handle();
+        handle.drain_queue(&id(1), Duration::ZERO).unwrap();
+        let report = handle.reload(greeter(b'b'), |_| vec![("10.9.0.1".parse().unwrap(), 7..=7)]).unwrap();
+        let [pending] = report.pending.as_slice() else { panic!("{report:?}") };
+        assert_eq!(pending.to_string(), "queue 1: stopped; new handler when it is restarted");
+        assert_eq!(handle.status().queues[1].state, "stopped");
+        assert_eq!(ask(&clients[0], LONG), Some((b'b', 0)));
+        handle.restart(&id(1), Depth::Handler).unwrap();
+        wait(engine, "started", |s| s.queues[1].is_running());
+        assert_eq!(ask(&clients[1], LONG), Some((b'b', 1)), "with the new handler");
+    });
+}
+
+#[test]
+fn reload_keeps_failed_queue_failed() {
+    lab("reload_keeps_failed_queue_failed", |_, engine, clients| {
+        let handle = engine.handle();
+        while handle.status().queues[1].state_name() != "failed" {
+            // A frame is lost: the actor ends, and after five restarts it is not started again.
+            let _ = handle.inject(&id(1), |_| Fault::Leak(1));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let report = handle.reload(greeter(b'b'), |_| vec![("10.9.0.1".parse().unwrap(), 7..=7)]).unwrap();
+        assert!(report.pending[0].state.starts_with("failed ("), "{report:?}");
+        assert_eq!(handle.status().queues[1].state_name(), "failed");
+        handle.restart(&id(1), Depth::Queue).unwrap();
+        wait(engine, "started", |s| s.queues[1].is_running());
+        assert_eq!(ask(&clients[1], LONG), Some((b'b', 1)));
+    });
+}
+
+#[test]
+fn reload_keeps_paused_queue_paused() {
+    lab("reload_keeps_paused_queue_paused", |_, engine, clients| {
+        let handle = engine.handle();
+        handle.pause(&id(1), true).unwrap();
+        wait(engine, "paused", |_| ask(&clients[1], SHORT).is_none());
+        handle.reload(greeter(b'b'), |_| vec![("10.9.0.1".parse().unwrap(), 7..=7)]).unwrap();
+        assert_eq!(ask(&clients[0], LONG), Some((b'b', 0)));
+        assert_eq!(ask(&clients[1], SHORT), None);
+    });
+}
+
+#[test]
+fn last_of_many_quick_reloads_is_in_force_on_every_queue() {
+    lab("last_of_many_quick_reloads_is_in_force_on_every_queue", |_, engine, clients| {
+        let handle = engine.handle();
+        let reload = |word| handle.reload(greeter(word), |_| vec![("10.9.0.1".parse().unwrap(), 7..=7)]);
+        std::thread::scope(|scope| {
+            for word in b'b'..=b'i' {
+                scope.spawn(move || reload(word).unwrap());
+                // Queue restarts in between: an actor that opens may have made its handler by the former factory.
+                let _ = handle.restart(&id(1), Depth::Queue);
+            }
+        });
+        wait(engine, "running", |s| s.queues.iter().all(|q| q.is_running()));
+        let report = reload(b'z').unwrap();
+        assert_eq!(report.pending, []);
+        for (socket, queue) in clients.iter().zip(0..) {
+            assert_eq!(ask(socket, LONG), Some((b'z', queue)));
+        }
     });
 }
 

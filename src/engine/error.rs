@@ -34,6 +34,12 @@ pub enum EngineError {
         /// The steering room's words, mend included.
         text: String,
     },
+    /// The list of destinations was changed in part and could not be put back.
+    #[error("{text}")]
+    HalfListed {
+        /// The refusal of the change, that of putting it back, and the remedy.
+        text: String,
+    },
     /// A port.
     #[error("{text}")]
     Port {

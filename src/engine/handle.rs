@@ -12,11 +12,10 @@ use oxide_topology::Plan;
 use super::house::Order;
 use super::interfaces::Interfaces;
 use super::worker::{Command, Directory, Note};
-use super::{Destinations, EngineError, EngineStatus, Layer};
+use super::{EngineError, EngineStatus, Layer};
 use crate::config::EngineConfig;
-use crate::net::Tables;
 use crate::port::QueueId;
-use crate::queue::{Fault, Handler, HandlerFactory, QueueInfo, SessionInfo};
+use crate::queue::{Fault, HandlerFactory, SessionInfo};
 use crate::umem::PortIndex;
 
 /// For an actor to answer a question. It answers between two batches; a stuck handler never does.
@@ -57,7 +56,7 @@ impl<H> Factory<H> {
         })
     }
 
-    fn set(&self, factory: HandlerFactory<H>) {
+    pub(super) fn set(&self, factory: HandlerFactory<H>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = factory;
     }
 }
@@ -80,6 +79,8 @@ pub(super) struct Shared {
     pub(super) plan: Plan,
     pub(super) notes: Vec<String>,
     pub(super) started: Instant,
+    /// Held by a reload.
+    pub(super) reloading: Mutex<()>,
 }
 
 impl EngineHandle {
@@ -184,41 +185,6 @@ impl EngineHandle {
             return Ok(());
         }
         Err(self.refused("drain", queue, Refusal::StillRuns { worker }.into()))
-    }
-
-    /// Replaces what makes handlers and what says which destinations are the engine's, then makes a new handler on
-    /// each queue, which takes over from the old one ([`Handler::inherit`]). No socket is touched. Returns when
-    /// every queue has been told.
-    ///
-    /// # Errors
-    /// [`EngineError::OtherHandler`] if `H` is not the type that the engine was built with: nothing has changed
-    /// then. [`EngineError::NotNow`] names the queues that could not be told; they get the new handler with their
-    /// next start.
-    pub fn reload<H: Handler + 'static>(
-        &self,
-        factory: impl Fn(&QueueInfo) -> H + Send + Sync + 'static,
-        destinations: impl Fn(&Tables) -> Destinations + Send + 'static,
-    ) -> Result<(), EngineError> {
-        let kept = Arc::clone(&self.0.factory).downcast::<Factory<H>>();
-        let kept = kept.map_err(|_| EngineError::OtherHandler { given: std::any::type_name::<H>() })?;
-        kept.set(Arc::new(factory));
-        let mut refused = Vec::new();
-        for (index, actor) in self.0.plan.actors.iter().enumerate() {
-            match self.0.supervisor.restart(WorkerId(index), supervisor::Depth::Soft) {
-                Ok(()) => {}
-                // It makes its handler with the newest factory anyway.
-                Err(SupervisorError::Refused(Refusal::Opening { .. })) => {}
-                Err(SupervisorError::Gone) => return Err(EngineError::Ended),
-                Err(error) => refused.push(format!("queue {}: {error}", actor.queue)),
-            }
-        }
-        // After the handlers: a destination that is new to the list is known to them by now.
-        let order = Order::Destinations(Box::new(destinations));
-        self.0.house.send_timeout(order, ANSWER_WITHIN).map_err(|_| EngineError::Ended)?;
-        if refused.is_empty() {
-            return Ok(());
-        }
-        Err(EngineError::NotNow { what: "reload", queue: "some queues".to_owned(), text: refused.join("; ") })
     }
 
     /// Takes over what of `config` concerns the opening of a queue: `batch_size`, `busy_poll`, `busy_poll_timeout_us`,

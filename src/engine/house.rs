@@ -42,8 +42,8 @@ pub(super) struct House {
 
 /// What the engine tells the thread.
 pub(super) enum Order {
-    /// Other destinations are the engine's from now on.
-    Destinations(DestinationsOf),
+    /// Other destinations are the engine's from now on, or still the former ones: then the error says why.
+    Destinations(DestinationsOf, flume::Sender<Result<(), EngineError>>),
     /// End.
     Stop,
 }
@@ -71,9 +71,12 @@ impl House {
                     // Busy: the packet that waits for it asks again.
                     let _ = self.net.resolve(interface, next_hop);
                 }
-                Ok(Heard::Order(Some(Order::Destinations(destinations)))) => {
-                    self.destinations = destinations;
-                    self.list();
+                Ok(Heard::Order(Some(Order::Destinations(destinations, reply)))) => {
+                    let listed = self.list(&destinations);
+                    if listed.is_ok() {
+                        self.destinations = destinations;
+                    }
+                    let _ = reply.send(listed);
                 }
                 Ok(Heard::Net(None) | Heard::Asked(None) | Heard::Order(None | Some(Order::Stop))) => break,
                 Err(_) => {
@@ -94,18 +97,17 @@ impl House {
         }
     }
 
-    /// Lists the destinations that are wanted by the tables of the moment.
-    fn list(&self) {
-        let wanted = (self.destinations)(&self.tables);
-        let mut interfaces = self.interfaces.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = interfaces.set_destinations(wanted) {
-            tracing::error!(%error, "destinations not listed");
-        }
+    /// Lists the destinations that `of` wants by the tables of the moment.
+    fn list(&self, of: &DestinationsOf) -> Result<(), EngineError> {
+        let wanted = of(&self.tables);
+        self.interfaces.lock().unwrap_or_else(PoisonError::into_inner).set_destinations(&wanted)
     }
 
     fn publish(&mut self, tables: Arc<Tables>, workers: usize) {
         self.tables = Arc::clone(&tables);
-        self.list();
+        if let Err(error) = self.list(&self.destinations) {
+            tracing::error!(%error, "destinations not listed: the former ones stay");
+        }
         let lost = self.interfaces.lock().unwrap_or_else(PoisonError::into_inner).forget_lost(&tables);
         for name in &lost {
             tracing::warn!(interface = name, "gone, or made again: its queues are opened anew");

@@ -3,19 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::IpAddr;
-use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use super::EngineError;
+use super::destinations::{ByAddress, Destinations, NotExchanged, by_address, exchange};
 use super::status::SteeringStatus;
 use crate::net::{BusyPollSettings, SettingsGuard, Tables};
 use crate::port::QueueId;
-use crate::xdp::steering::{self, AttachMode, Steering, SteeringError, SteeringOptions};
+use crate::xdp::steering::{self, AttachMode, MAX_ADDRESSES, Steering, SteeringError, SteeringOptions};
 use crate::xdp::{Device, PortRequest};
-
-/// UDP destinations that are the engine's: everything else stays the kernel's.
-pub type Destinations = Vec<(IpAddr, RangeInclusive<u16>)>;
 
 /// Programs by interface name.
 pub(super) struct Interfaces {
@@ -23,7 +19,7 @@ pub(super) struct Interfaces {
     attached: BTreeMap<String, Attached>,
     /// There, wanted, and refused our program when that was last tried: another one was there first.
     refusing: BTreeMap<String, Pause>,
-    destinations: Destinations,
+    destinations: ByAddress,
 }
 
 struct Attached {
@@ -78,7 +74,7 @@ impl Attached {
 
 impl Interfaces {
     pub(super) fn new(options: SteeringOptions) -> Self {
-        Self { options, attached: BTreeMap::new(), refusing: BTreeMap::new(), destinations: Vec::new() }
+        Self { options, attached: BTreeMap::new(), refusing: BTreeMap::new(), destinations: ByAddress::new() }
     }
 
     /// The program of `name`, attached if it is not there, or not there any more.
@@ -92,7 +88,8 @@ impl Interfaces {
             // The old link goes first: two programs do not fit.
             self.attached.remove(name);
             let mut steering = Steering::attach(name, &self.options).map_err(|e| refused(name, &e))?;
-            list(&mut steering, name, &self.destinations)?;
+            let listed = exchange(std::iter::once(&mut steering), &ByAddress::new(), &self.destinations);
+            listed.map_err(|e| refused(name, &e.error))?;
             let attached = Attached { steering, ifindex: device.ifindex, settings: None, trouble: None };
             self.attached.insert(name.to_owned(), attached);
         }
@@ -136,22 +133,37 @@ impl Interfaces {
         }
     }
 
-    /// Replaces the list of destinations on every interface. What stays on the list is served without
-    /// a gap.
-    pub(super) fn set_destinations(&mut self, wanted: Destinations) -> Result<(), EngineError> {
+    /// Replaces the list of destinations on every interface, or on none. What stays on the list is served without a gap.
+    pub(super) fn set_destinations(&mut self, wanted: &Destinations) -> Result<(), EngineError> {
+        let wanted = by_address(wanted);
         if wanted == self.destinations {
             return Ok(());
         }
-        let gone: Vec<IpAddr> =
-            self.destinations.iter().map(|d| d.0).filter(|a| wanted.iter().all(|w| w.0 != *a)).collect();
-        for (name, attached) in &mut self.attached {
-            list(&mut attached.steering, name, &wanted)?;
-            for address in &gone {
-                attached.steering.deny(*address).map_err(|e| refused(name, &e))?;
-            }
+        if wanted.len() > MAX_ADDRESSES as usize {
+            let text = format!(
+                "destinations: too many addresses: {}; expected at most {MAX_ADDRESSES}; to fix: listen on fewer addresses, \
+                 or divide them among several relays",
+                wanted.len()
+            );
+            let interface = self.attached.keys().next().cloned().unwrap_or_default();
+            return Err(EngineError::Steering { interface, text });
         }
+        let lists = self.attached.values_mut().map(|attached| &mut attached.steering);
+        exchange(lists, &self.destinations, &wanted).map_err(|failed| self.not_exchanged(&failed))?;
         self.destinations = wanted;
         Ok(())
+    }
+
+    fn not_exchanged(&self, NotExchanged { list, error, rollback }: &NotExchanged) -> EngineError {
+        let name = self.attached.keys().nth(*list).map_or("", String::as_str);
+        let error = refused(name, error);
+        let Some(rollback) = rollback else { return error };
+        EngineError::HalfListed {
+            text: format!(
+                "{error}; the former destinations could not be put back either ({rollback}): some are not listed now; to \
+                 fix: restart the process, which lists them anew"
+            ),
+        }
     }
 
     /// Preferred busy polling is in force on `name`: the device defers its interrupts to it from now on.
@@ -239,17 +251,6 @@ impl Interfaces {
         };
         self.attached.iter().filter_map(one).collect()
     }
-}
-
-fn list(steering: &mut Steering, name: &str, destinations: &Destinations) -> Result<(), EngineError> {
-    let mut by_address: BTreeMap<IpAddr, Vec<RangeInclusive<u16>>> = BTreeMap::new();
-    for (address, ports) in destinations {
-        by_address.entry(*address).or_default().push(ports.clone());
-    }
-    for (address, ports) in by_address {
-        steering.set(address, ports).map_err(|e| refused(name, &e))?;
-    }
-    Ok(())
 }
 
 /// Names the interface where the steering room has not.

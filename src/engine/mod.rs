@@ -8,6 +8,7 @@
 
 mod cause;
 mod compare;
+mod destinations;
 mod drift;
 mod error;
 mod handle;
@@ -18,6 +19,7 @@ mod layer;
 mod observe;
 mod outbox;
 mod ports;
+mod reload;
 mod restarts;
 #[doc(hidden)]
 pub mod sample;
@@ -35,12 +37,13 @@ use oxide_actors::supervisor::{Rested, Supervisor, SupervisorError, supervise};
 use oxide_topology::Plan;
 
 pub use cause::RestartCounts;
+pub use destinations::Destinations;
 pub use error::EngineError;
 pub use handle::{Depth, EngineHandle};
 pub use house::read_tables;
-pub use interfaces::Destinations;
 pub use layer::{Layer, LayerState};
 pub use ports::PortStatus;
+pub use reload::{PendingQueue, ReloadReport};
 pub use restarts::LastRestart;
 pub use settings::{Survey, make_plan, request};
 pub use status::{EngineState, EngineStatus, ModeStatus, ProcessUsage, QueueStatus, SteeringStatus};
@@ -135,7 +138,7 @@ impl<H: Handler + 'static> EngineBuilder<H> {
         let survey = survey.map_or_else(|| Survey::new(&config), Ok)?;
 
         let mut interfaces = Interfaces::new(settings::steering_options(&config));
-        interfaces.set_destinations(destinations(&tables))?;
+        interfaces.set_destinations(&destinations(&tables))?;
         interfaces.attach(&config.interfaces);
         let Survey { plan, rss, .. } = survey.with_programs_attached()?;
         settings::log_warnings(&plan, &config);
@@ -197,6 +200,7 @@ impl<H: Handler + 'static> EngineBuilder<H> {
             plan,
             notes,
             started,
+            reloading: Mutex::new(()),
         });
         let engine = Engine { supervisor: Some(supervisor), house: Some(house), handle };
         engine.wait_until_running(started)?;

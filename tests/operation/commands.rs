@@ -36,6 +36,13 @@ fn queues_are_restarted_paused_and_drained() {
         bench.told(&["drain", "r0:1", "--within", "0"]);
         bench.wait("one queue has stopped", |b| b.queues()["queues"][1]["state"] == "stopped");
         assert_eq!(bench.get("/ready").0, 200, "the other one takes packets");
+        // A reload does not undo what the operator decided, and says which queue does not have it.
+        let config = bench.path("relay.toml");
+        let text = std::fs::read_to_string(&config).unwrap();
+        std::fs::write(&config, text.replace("allow_private", "packets_per_s = 1000000\nallow_private")).unwrap();
+        let reloaded = bench.told(&["reload"]);
+        assert!(reloaded.contains("queue 1: stopped; new handler when it is restarted"), "{reloaded}");
+        assert_eq!(bench.queues()["queues"][1]["state"], "stopped");
         bench.told(&["restart", "r0:1"]);
         bench.serves(5000);
 

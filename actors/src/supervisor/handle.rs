@@ -1,11 +1,11 @@
 //! How the rest of the engine speaks to the supervisor: requests over one bounded channel, each with its answer.
 
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, TrySendError, bounded};
 
-use super::{Depth, Health, Refusal, State, WorkerId};
+use super::{Depth, HandlerAge, Health, Refusal, State, WorkerId};
 use crate::executor::panic_text;
 
 /// Requests of the engine and the operator that wait at most.
@@ -37,6 +37,17 @@ pub struct Rested {
     pub not_ended: Vec<String>,
 }
 
+/// A worker that has no handler of the newest factory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotReplaced {
+    /// Identifies the worker.
+    pub worker: WorkerId,
+    /// What it has instead: never [`HandlerAge::Newest`].
+    pub handler: HandlerAge,
+    /// Its state.
+    pub state: State,
+}
+
 /// Why a request to the supervisor came to nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -55,11 +66,21 @@ pub enum SupervisorError {
 /// One request on its way to the supervisor.
 pub(super) enum Request<N> {
     Restart(WorkerId, Depth, Sender<Result<(), Refusal>>),
+    ReplaceHandlers(Replacement),
     Drain(Vec<WorkerId>, Duration, Sender<Rested>),
     Stop(Duration, Sender<Rested>),
     Wake(WorkerId),
     Note(WorkerId, N),
     Status(Sender<(Health, Vec<Status>)>),
+}
+
+/// Handlers of all workers are to be replaced.
+pub(super) struct Replacement {
+    /// Brings the new factory into force.
+    pub(super) commit: Box<dyn FnOnce() + Send>,
+    /// The answer is given at this time, whatever is missing.
+    pub(super) by: Instant,
+    pub(super) reply: Sender<Result<Vec<NotReplaced>, Refusal>>,
 }
 
 /// Speaks to the supervisor, from any thread. When the last is dropped, all workers are stopped.
@@ -86,6 +107,24 @@ impl<N> SupervisorHandle<N> {
     /// [`SupervisorError`].
     pub fn restart(&self, worker: WorkerId, depth: Depth) -> Result<(), SupervisorError> {
         Ok(self.ask(|reply| Request::Restart(worker, depth, reply))??)
+    }
+
+    /// Calls `commit`, which brings another factory of handlers into force, and has each live worker replace its handler.
+    /// Starts no worker: one that is stopped, failed or waiting gets the new handler with its next start. Waits until
+    /// every live worker has reported its new handler, at most `within`; returns the workers that do not have it.
+    ///
+    /// # Errors
+    /// [`SupervisorError::Gone`], or [`Refusal::Stopping`]: `commit` was not called then, and nothing has changed.
+    pub fn replace_handlers(
+        &self,
+        within: Duration,
+        commit: impl FnOnce() + Send + 'static,
+    ) -> Result<Vec<NotReplaced>, SupervisorError> {
+        let (reply, answer) = bounded(1);
+        let replacement = Replacement { commit: Box::new(commit), by: Instant::now() + within, reply };
+        // Waits for a free place: the supervisor itself never waits.
+        self.requests.send(Request::ReplaceHandlers(replacement)).map_err(|_| SupervisorError::Gone)?;
+        Ok(answer.recv().map_err(|_| SupervisorError::Gone)??)
     }
 
     /// Has a worker, or all, finish its work and stop; waits until it has, which may take longer than

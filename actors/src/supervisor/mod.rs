@@ -80,9 +80,9 @@ mod roster;
 mod run;
 mod slot;
 
-pub use handle::{Rested, Status, Supervisor, SupervisorError, SupervisorHandle};
+pub use handle::{NotReplaced, Rested, Status, Supervisor, SupervisorError, SupervisorHandle};
 pub use line::{Heard, Line};
 pub use link::Link;
 pub use protocol::{Command, Depth, End, Event, Health, Notice, State, Undelivered, Word, Worker, WorkerId};
-pub use roster::{Action, Input, Refusal, Roster, Settings};
+pub use roster::{Action, HandlerAge, Input, Refusal, Roster, Settings};
 pub use run::supervise;

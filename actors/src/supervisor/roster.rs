@@ -87,6 +87,9 @@ pub enum Input {
         /// Then it is stopped all the same.
         within: Duration,
     },
+    /// The factory of handlers is another one: replace the handler of each live worker by one of it. Starts nobody: a
+    /// worker without an actor gets such a handler with its next start.
+    ReplaceHandlers,
     /// Stop all, for good.
     Stop {
         /// Whoever still runs then is given up.
@@ -120,6 +123,19 @@ pub enum Action {
     },
     /// Tell the observer.
     Emit(Event),
+}
+
+/// Which handler a worker has, compared with the newest factory of handlers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum HandlerAge {
+    /// One of the newest factory.
+    Newest,
+    /// A former one, perhaps, until the actor reports the new one.
+    Pending,
+    /// A former one, until the actor's heartbeat resumes.
+    Stalled,
+    /// No handler serves: the worker is stopped, failed, ending, or waits for its next start or its next handler.
+    None,
 }
 
 /// Why a restart is not possible now.
@@ -192,6 +208,8 @@ impl Roster {
                 self.stopping = true;
                 self.each(now, &mut out, |slot, turn| slot.stop(turn, within));
             }
+            Input::ReplaceHandlers if self.stopping => {}
+            Input::ReplaceHandlers => self.each(now, &mut out, Slot::replace_handler),
             Input::Said { worker, generation, word } => {
                 self.one(now, &mut out, worker, |slot, turn| {
                     if slot.generation() == generation {
@@ -275,6 +293,12 @@ impl Roster {
         self.slots.get(worker.0).is_some_and(Slot::is_live)
     }
 
+    /// Which handler a worker has.
+    #[must_use]
+    pub fn handler(&self, worker: WorkerId) -> HandlerAge {
+        self.slots.get(worker.0).map_or(HandlerAge::None, Slot::handler)
+    }
+
     /// Whether nothing more comes from a worker without a new order; one that does not end is at rest, yet live.
     #[must_use]
     pub fn is_at_rest(&self, worker: WorkerId) -> bool {
@@ -285,6 +309,12 @@ impl Roster {
     #[must_use]
     pub fn is_stalled(&self, worker: WorkerId) -> bool {
         self.slots.get(worker.0).is_some_and(Slot::is_stalled)
+    }
+
+    /// Whether all were told to stop: nothing is started any more.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.stopping
     }
 
     /// Whether all were told to stop and are at rest.

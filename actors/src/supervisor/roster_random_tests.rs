@@ -13,6 +13,7 @@ enum Move {
     Wake(usize),
     Drain(usize, u64),
     Restart(usize, Depth),
+    Replace,
     Stop(u64),
 }
 
@@ -43,6 +44,7 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
             1 => worker.clone().prop_map(Move::Wake),
             1 => (worker.clone(), 0u64..5000).prop_map(|(w, within)| Move::Drain(w, within)),
             2 => (worker, depth).prop_map(|(w, depth)| Move::Restart(w, depth)),
+            2 => Just(Move::Replace),
             1 => (0u64..5000).prop_map(Move::Stop),
         ],
         0..200,
@@ -56,6 +58,9 @@ struct World {
     generation: [u64; 3],
     stopping: bool,
     health: Option<Health>,
+    /// Number of the newest factory, and the one that made each worker's handler.
+    factory: u64,
+    handler: [u64; 3],
 }
 
 impl World {
@@ -67,6 +72,12 @@ impl World {
                     prop_assert!(!self.stopping, "started after the stop");
                     prop_assert_eq!(generation, self.generation[w] + 1);
                     (self.alive[w], self.generation[w]) = (true, generation);
+                    // At once: later changes of the factory come too late for it.
+                    self.handler[w] = self.factory;
+                }
+                Action::Send { worker, command: Command::RestartHandler { .. } } => {
+                    prop_assert!(self.alive[worker.0]);
+                    self.handler[worker.0] = self.factory;
                 }
                 Action::Send { worker, .. } | Action::Abandon { worker } => prop_assert!(self.alive[worker.0]),
                 Action::Emit(Event::Changed { worker, from, to, gap, .. }) => {
@@ -121,12 +132,34 @@ proptest! {
                     play.tell(Input::Drain { worker: WorkerId(w), within: Duration::from_millis(ms) })
                 }
                 Move::Restart(w, depth) => play.restart(WorkerId(w), depth).unwrap_or_default(),
+                Move::Replace => {
+                    world.factory += 1;
+                    let told = play.tell(Input::ReplaceHandlers);
+                    let starts = told.iter().any(|action| matches!(action, Action::Start { .. }));
+                    prop_assert!(!starts, "a reload starts nobody");
+                    told
+                }
                 Move::Stop(ms) => {
                     world.stopping = true;
                     play.tell(Input::Stop { within: Duration::from_millis(ms) })
                 }
             };
             world.obey(&play, &mut states, told)?;
+        }
+        // Once every live actor has reported and its heart beats, none has a former handler, unless it is ending.
+        for w in (0..3).filter(|&w| world.alive[w]).collect::<Vec<_>>() {
+            for input in [Input::Pulse { worker: WorkerId(w), age: Duration::ZERO }, Input::Tick] {
+                let told = play.tell(input);
+                world.obey(&play, &mut states, told)?;
+            }
+            for _ in 0..2 {
+                let told = play.say(WorkerId(w), Word::Running);
+                world.obey(&play, &mut states, told)?;
+            }
+            match play.roster.handler(WorkerId(w)) {
+                HandlerAge::Newest => prop_assert_eq!(world.handler[w], world.factory),
+                age => prop_assert_eq!(age, HandlerAge::None),
+            }
         }
         // However it stands: a stop comes to its end, even if nobody obeys.
         world.stopping = true;

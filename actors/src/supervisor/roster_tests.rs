@@ -7,6 +7,8 @@ mod inside;
 mod orders;
 #[path = "roster_random_tests.rs"]
 mod random;
+#[path = "roster_reload_tests.rs"]
+mod reload;
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);

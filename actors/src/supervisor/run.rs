@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, never, select, tick};
 
-use super::handle::{REQUESTS, Request, Rested, Status, Supervisor, SupervisorHandle};
+use super::handle::{NotReplaced, REQUESTS, Replacement, Request, Rested, Status, Supervisor, SupervisorHandle};
 use super::link::{Content, MAIL_CAPACITY, Mail};
 use super::{
-    Action, Command, End, Event, Health, Input, Link, Notice, Roster, Settings, State, Undelivered, Worker, WorkerId,
+    Action, Command, End, Event, HandlerAge, Health, Input, Link, Notice, Refusal, Roster, Settings, State,
+    Undelivered, Worker, WorkerId,
 };
 use crate::executor::panic_text;
 use crate::pulse::{Pulse, PulseWatch};
@@ -74,6 +75,8 @@ struct Loop<W: Worker, O> {
     todo: VecDeque<Action>,
     /// Who waits until which workers are at rest.
     waiting: Vec<(Vec<WorkerId>, Sender<Rested>)>,
+    /// Who waits, until when, until every live worker has its new handler.
+    replacing: Vec<(Instant, Sender<Result<Vec<NotReplaced>, Refusal>>)>,
 }
 
 impl<W: Worker, O: FnMut(Notice<W::Report>)> Loop<W, O> {
@@ -88,6 +91,7 @@ impl<W: Worker, O: FnMut(Notice<W::Report>)> Loop<W, O> {
             mail,
             todo: VecDeque::new(),
             waiting: Vec::new(),
+            replacing: Vec::new(),
         }
     }
 
@@ -121,6 +125,7 @@ impl<W: Worker, O: FnMut(Notice<W::Report>)> Loop<W, O> {
                 self.tell(Input::Tick);
             }
             self.answer();
+            self.answer_replaced();
         }
     }
 
@@ -155,6 +160,14 @@ impl<W: Worker, O: FnMut(Notice<W::Report>)> Loop<W, O> {
             Request::Restart(worker, depth, reply) => {
                 let result = self.roster.restart(Instant::now(), worker, depth);
                 let _ = reply.send(result.map(|actions| self.act(actions)));
+            }
+            Request::ReplaceHandlers(Replacement { reply, .. }) if self.roster.is_stopping() => {
+                let _ = reply.send(Err(Refusal::Stopping));
+            }
+            Request::ReplaceHandlers(Replacement { commit, by, reply }) => {
+                commit();
+                self.tell(Input::ReplaceHandlers);
+                self.replacing.push((by, reply));
             }
             Request::Drain(workers, within, reply) => {
                 for &worker in &workers {
@@ -284,6 +297,28 @@ impl<W: Worker, O: FnMut(Notice<W::Report>)> Loop<W, O> {
             let not_ended = still_live.filter_map(|w| seats.get(w.0)).map(|s| s.worker.name().to_owned()).collect();
             let _ = reply.send(Rested { not_ended });
             false
+        });
+    }
+
+    /// Answers who waits for new handlers: all are there, or the time is over.
+    fn answer_replaced(&mut self) {
+        if self.replacing.is_empty() {
+            return;
+        }
+        let not_replaced = |n: usize| {
+            let (worker, handler) = (WorkerId(n), self.roster.handler(WorkerId(n)));
+            let state = self.roster.state(worker).cloned()?;
+            (handler != HandlerAge::Newest).then_some(NotReplaced { worker, handler, state })
+        };
+        let without: Vec<NotReplaced> = (0..self.seats.len()).filter_map(not_replaced).collect();
+        let pending = without.iter().any(|one| one.handler == HandlerAge::Pending);
+        let now = Instant::now();
+        self.replacing.retain(|(by, reply)| {
+            let wait = pending && now < *by;
+            if !wait {
+                let _ = reply.send(Ok(without.clone()));
+            }
+            wait
         });
     }
 

@@ -15,6 +15,8 @@ const B: WorkerId = WorkerId(1);
 
 #[path = "run_mail_tests.rs"]
 mod mail;
+#[path = "run_reload_tests.rs"]
+mod reload;
 
 type Script = Arc<dyn Fn(&Link<u32>, &Mailbox<Command>) -> End + Send + Sync>;
 

@@ -2,12 +2,15 @@
 //!
 //! [`State`] is what the world sees; [`Phase`] is what the supervisor waits for. Only here do they change.
 
+mod reload;
+
 use std::time::{Duration, Instant};
 
 use super::phase::{Inside, Next, Phase, Turn};
 use super::roster::{Action, Refusal, Settings};
 use super::{Command, Depth, End, Event, State, Word, WorkerId};
 use crate::policy::{Decision, RestartBudget};
+
 #[derive(Debug)]
 pub(super) struct Slot {
     state: State,
@@ -22,6 +25,8 @@ pub(super) struct Slot {
     /// Failures of the handler, each soon after the restart before it.
     quick: u8,
     stalled: bool,
+    /// The live actor's handler may be one of a former factory, and is to be replaced as soon as the actor can do it.
+    outdated: bool,
 }
 
 impl Slot {
@@ -38,6 +43,7 @@ impl Slot {
             softened: None,
             quick: 0,
             stalled: false,
+            outdated: false,
         }
     }
 
@@ -87,6 +93,11 @@ impl Slot {
     }
 
     pub(super) fn on_word(&mut self, turn: &mut Turn<'_>, word: Word) {
+        self.take_word(turn, word);
+        self.replace_outdated(turn);
+    }
+
+    fn take_word(&mut self, turn: &mut Turn<'_>, word: Word) {
         match (&self.phase, word) {
             (Phase::Opening | Phase::Up | Phase::Mending { .. }, Word::Running) => {
                 let cause = match &self.phase {
@@ -207,6 +218,7 @@ impl Slot {
         };
         if age <= limit {
             self.recover(turn);
+            self.replace_outdated(turn);
         } else if !self.stalled {
             self.stalled = true;
             turn.out.push(Action::Emit(Event::Stalled { worker: turn.worker, age }));
@@ -355,6 +367,7 @@ impl Slot {
         self.generation += 1;
         self.phase = Phase::Opening;
         self.softened = None;
+        self.outdated = false;
         // Tries of one that waits are not news, until one succeeds.
         if !matches!(self.state, State::Waiting { .. }) {
             self.go(turn, State::Opening, cause);
@@ -370,6 +383,7 @@ impl Slot {
         turn.send(match what {
             Inside::Handler { inherit } => {
                 self.softened = Some(turn.now);
+                self.outdated = false;
                 Command::RestartHandler { inherit }
             }
             Inside::Part(part) => Command::RestartPart(part),

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::protocol::{MAX_SESSIONS, Request, Trouble, queue_id};
 use super::{NodeView, scrape};
 use oxide::config::{Change, Config, Effect};
-use oxide::engine::{Depth, EngineStatus};
+use oxide::engine::{Depth, EngineStatus, PendingQueue};
 use oxide::port::QueueId;
 use oxide::queue::SessionInfo;
 
@@ -65,6 +65,8 @@ pub trait Control: Send + Sync + 'static {
 pub struct Reloaded {
     /// Every field that differed, with what brings it into force.
     pub changes: Vec<Change>,
+    /// Queues that do not have their new handler yet.
+    pub pending: Vec<PendingQueue>,
 }
 
 impl Reloaded {
@@ -73,13 +75,14 @@ impl Reloaded {
         self.changes.iter().filter(|change| change.effect > Effect::Handler)
     }
 
-    /// A line for each change, and one where there is none.
+    /// Returns a line for each change and for each queue that does not have it yet; one line where nothing has changed.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
         if self.changes.is_empty() {
             return vec!["nothing has changed".to_owned()];
         }
-        self.changes.iter().map(ToString::to_string).collect()
+        let changes = self.changes.iter().map(ToString::to_string);
+        changes.chain(self.pending.iter().map(ToString::to_string)).collect()
     }
 }
 
@@ -123,7 +126,7 @@ pub fn answer(control: &dyn Control, request: &Request) -> Result<Value, Trouble
         Request::Log { filter } => Ok(control.log(filter.as_deref())?.into()),
         Request::Reload {} => {
             let reloaded = control.reload()?;
-            Ok(json!({ "changes": reloaded.changes, "text": reloaded.lines() }))
+            Ok(json!({ "changes": reloaded.changes, "pending": reloaded.pending, "text": reloaded.lines() }))
         }
     }
 }

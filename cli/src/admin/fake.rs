@@ -63,6 +63,6 @@ impl Control for Fake {
     }
 
     fn reload(&self) -> Result<Reloaded, Trouble> {
-        Ok(Reloaded { changes: Vec::new() })
+        Ok(Reloaded { changes: Vec::new(), pending: Vec::new() })
     }
 }

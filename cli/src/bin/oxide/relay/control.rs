@@ -39,29 +39,58 @@ impl RelayControl {
         self.config.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// All that can be wrong with the file is looked at before anything is changed.
+    /// All that can be wrong with the file is looked at before anything is changed. The error says whether something was.
     fn try_reload(&self) -> Result<Reloaded, String> {
+        self.take_over_file().map_err(|error| match error {
+            NotReloaded::Unchanged(text) => format!("nothing has changed: {text}"),
+            NotReloaded::InPart(text) => format!("changed in part: {text}"),
+        })
+    }
+
+    fn take_over_file(&self) -> Result<Reloaded, NotReloaded> {
         let mut config = self.lock();
         let file = Config::load(&self.path).map_err(|e| unreadable(&e))?;
         if file.relays.is_empty() {
-            return Err(format!("{}: no [[relay]] entry: nothing to relay", self.path.display()));
+            return Err(format!("{}: no [[relay]] entry: nothing to relay", self.path.display()).into());
         }
         let changes = config.changes(&file);
         let next = config.adopting(&file, Effect::Queue);
         next.check().map_err(|e| format!("what could be in force at once does not fit the rest: {e}"))?;
+        let mut pending = Vec::new();
         if changes.iter().any(|change| change.effect == Effect::Handler) {
             let tables = read_tables().map_err(|e| e.to_string())?;
             let plan = plan(&next, &tables)?;
             let queues = self.handle.plan().actors.iter().map(|actor| actor.queue + 1).max().unwrap_or(1);
             plan.check_queues(queues).map_err(|e| e.to_string())?;
             let (handlers, destinations) = (Arc::clone(&plan), plan);
-            self.handle
-                .reload(move |info| UdpRelay::new(&handlers, info), move |tables| destinations.destinations(tables))
-                .map_err(|e| e.to_string())?;
+            let factory = move |info: &_| UdpRelay::new(&handlers, info);
+            let report = self.handle.reload(factory, move |tables| destinations.destinations(tables));
+            pending = report?.pending;
         }
         self.handle.configure(&next.engine);
         *config = next;
-        Ok(Reloaded { changes })
+        Ok(Reloaded { changes, pending })
+    }
+}
+
+/// Why a reload failed.
+enum NotReloaded {
+    /// Everything is as it was.
+    Unchanged(String),
+    /// The list of destinations is neither the former nor the new one.
+    InPart(String),
+}
+
+impl From<String> for NotReloaded {
+    fn from(text: String) -> Self {
+        Self::Unchanged(text)
+    }
+}
+
+impl From<EngineError> for NotReloaded {
+    fn from(error: EngineError) -> Self {
+        let text = error.to_string();
+        if matches!(error, EngineError::HalfListed { .. }) { Self::InPart(text) } else { Self::Unchanged(text) }
     }
 }
 
@@ -152,8 +181,8 @@ impl Control for RelayControl {
         self.notifier.reloaded();
         match &reloaded {
             Ok(done) => done.lines().iter().for_each(|line| tracing::info!("reload: {line}")),
-            Err(error) => tracing::error!(error, "reload: nothing has changed"),
+            Err(error) => tracing::error!(error, "reload failed"),
         }
-        reloaded.map_err(|error| Trouble::refused(format!("nothing has changed: {error}")))
+        reloaded.map_err(Trouble::refused)
     }
 }

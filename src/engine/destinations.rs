@@ -1,0 +1,179 @@
+//! The list of destinations on all interfaces: exchanged as a whole, or left as it was.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+
+use crate::xdp::steering::{Steering, SteeringError};
+
+/// UDP destinations that are the engine's: everything else stays the kernel's.
+pub type Destinations = Vec<(IpAddr, RangeInclusive<u16>)>;
+
+/// The ports of each address. An IPv4-mapped address is its IPv4 address, as in the kernel's table.
+pub(super) type ByAddress = BTreeMap<IpAddr, Vec<RangeInclusive<u16>>>;
+
+/// The list of one interface's program.
+pub(super) trait AddressList {
+    /// Lists these ports of an address and no others.
+    fn set(&mut self, address: IpAddr, ports: &[RangeInclusive<u16>]) -> Result<(), SteeringError>;
+    /// Takes an address off the list.
+    fn deny(&mut self, address: IpAddr) -> Result<(), SteeringError>;
+}
+
+impl AddressList for Steering {
+    fn set(&mut self, address: IpAddr, ports: &[RangeInclusive<u16>]) -> Result<(), SteeringError> {
+        Self::set(self, address, ports.iter().cloned())
+    }
+
+    fn deny(&mut self, address: IpAddr) -> Result<(), SteeringError> {
+        Self::deny(self, address)
+    }
+}
+
+/// Why a list was not exchanged.
+#[derive(Debug)]
+pub(super) struct NotExchanged {
+    /// Index of the interface that refused.
+    pub(super) list: usize,
+    /// Its reason.
+    pub(super) error: SteeringError,
+    /// What could not be put back: `None` if every list is as it was.
+    pub(super) rollback: Option<SteeringError>,
+}
+
+/// Groups `destinations` by address.
+pub(super) fn by_address(destinations: &Destinations) -> ByAddress {
+    let mut table = ByAddress::new();
+    for (address, ports) in destinations {
+        table.entry(address.to_canonical()).or_default().push(ports.clone());
+    }
+    table
+}
+
+/// Exchanges `from` for `to` on each of `lists`. An address that is on both is served without a gap. Room is made before
+/// it is taken: two lists that fit a table alone need not fit it together.
+pub(super) fn exchange<'a, L: AddressList + 'a>(
+    lists: impl Iterator<Item = &'a mut L>,
+    from: &ByAddress,
+    to: &ByAddress,
+) -> Result<(), NotExchanged> {
+    let mut done: Vec<&'a mut L> = Vec::new();
+    for (index, list) in lists.enumerate() {
+        let changed = change(list, from, to);
+        done.push(list);
+        let Err(error) = changed else { continue };
+        // Also the list that failed: a part of it is changed.
+        let put_back = done.into_iter().map(|list| change(list, to, from));
+        let rollback = put_back.fold(None, |first, result| first.or(result.err()));
+        return Err(NotExchanged { list: index, error, rollback });
+    }
+    Ok(())
+}
+
+fn change(list: &mut impl AddressList, from: &ByAddress, to: &ByAddress) -> Result<(), SteeringError> {
+    for address in from.keys().filter(|address| !to.contains_key(address)) {
+        list.deny(*address)?;
+    }
+    for (address, ports) in to.iter().filter(|(address, ports)| from.get(address) != Some(ports)) {
+        list.set(*address, ports)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    /// A table with a limit, that refuses an address on request.
+    struct Fake {
+        table: ByAddress,
+        capacity: usize,
+        refuses: Option<IpAddr>,
+        calls: Vec<IpAddr>,
+    }
+
+    impl Fake {
+        fn new(capacity: usize, table: &ByAddress) -> Self {
+            Self { table: table.clone(), capacity, refuses: None, calls: Vec::new() }
+        }
+    }
+
+    impl AddressList for Fake {
+        fn set(&mut self, address: IpAddr, ports: &[RangeInclusive<u16>]) -> Result<(), SteeringError> {
+            self.calls.push(address);
+            if self.refuses == Some(address) {
+                return Err(SteeringError::Address { address });
+            }
+            if !self.table.contains_key(&address) && self.table.len() == self.capacity {
+                return Err(SteeringError::ListFull { address });
+            }
+            self.table.insert(address, ports.to_vec());
+            Ok(())
+        }
+
+        fn deny(&mut self, address: IpAddr) -> Result<(), SteeringError> {
+            self.calls.push(address);
+            self.table.remove(&address);
+            Ok(())
+        }
+    }
+
+    fn address(n: u8) -> IpAddr {
+        Ipv4Addr::new(192, 0, 2, n).into()
+    }
+
+    /// Port 7 of these addresses.
+    fn table(addresses: std::ops::Range<u8>) -> ByAddress {
+        by_address(&addresses.map(|n| (address(n), 7..=7)).collect())
+    }
+
+    #[test]
+    fn full_tables_exchange_all_their_addresses() {
+        let (from, to) = (table(0..8), table(100..108));
+        let mut lists = [Fake::new(8, &from), Fake::new(8, &from)];
+        exchange(lists.iter_mut(), &from, &to).unwrap();
+        assert!(lists.iter().all(|list| list.table == to));
+    }
+
+    #[test]
+    fn unchanged_address_is_not_touched() {
+        let (from, to) = (table(0..3), table(1..4));
+        let mut lists = [Fake::new(3, &from)];
+        exchange(lists.iter_mut(), &from, &to).unwrap();
+        assert_eq!(lists[0].table, to);
+        assert_eq!(lists[0].calls, [address(0), address(3)]);
+    }
+
+    #[test]
+    fn refusal_by_one_interface_leaves_all_lists_as_they_were() {
+        let (from, to) = (table(0..8), table(4..12));
+        for refusing in 0..3 {
+            let mut lists = [Fake::new(8, &from), Fake::new(8, &from), Fake::new(8, &from)];
+            lists[refusing].refuses = Some(address(11));
+            let error = exchange(lists.iter_mut(), &from, &to).unwrap_err();
+            assert_eq!(error.list, refusing);
+            assert!(matches!(error.error, SteeringError::Address { .. }) && error.rollback.is_none());
+            assert!(lists.iter().all(|list| list.table == from), "list {refusing} refused");
+        }
+    }
+
+    #[test]
+    fn failed_rollback_is_reported() {
+        let (from, to) = (table(0..2), table(2..4));
+        let mut lists = [Fake::new(2, &from), Fake::new(1, &from)];
+        let error = exchange(lists.iter_mut(), &from, &to).unwrap_err();
+        assert!(matches!(error.error, SteeringError::ListFull { .. }));
+        assert!(error.rollback.is_some(), "the second table has no place for the former list either");
+    }
+
+    #[test]
+    fn mapped_address_is_its_ipv4_address() {
+        let mapped = Ipv4Addr::new(192, 0, 2, 1).to_ipv6_mapped().into();
+        let table = by_address(&vec![(mapped, 1..=2), (address(1), 7..=7)]);
+        assert_eq!(table, ByAddress::from([(address(1), vec![1..=2, 7..=7])]));
+    }
+}
