@@ -74,13 +74,16 @@ pub(super) enum Request<N> {
     Status(Sender<(Health, Vec<Status>)>),
 }
 
+/// Takes the answer to a replacement of the handlers.
+pub(super) type ReplacementReply = Sender<Result<Vec<NotReplaced>, Refusal>>;
+
 /// Handlers of all workers are to be replaced.
 pub(super) struct Replacement {
     /// Brings the new factory into force.
     pub(super) commit: Box<dyn FnOnce() + Send>,
     /// The answer is given at this time, whatever is missing.
     pub(super) by: Instant,
-    pub(super) reply: Sender<Result<Vec<NotReplaced>, Refusal>>,
+    pub(super) reply: ReplacementReply,
 }
 
 /// Speaks to the supervisor, from any thread. When the last is dropped, all workers are stopped.

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, never, select, tick};
 
-use super::handle::{NotReplaced, REQUESTS, Replacement, Request, Rested, Status, Supervisor, SupervisorHandle};
+use super::handle::{
+    NotReplaced, REQUESTS, Replacement, ReplacementReply, Request, Rested, Status, Supervisor, SupervisorHandle,
+};
 use super::link::{Content, MAIL_CAPACITY, Mail};
 use super::{
     Action, Command, End, Event, HandlerAge, Health, Input, Link, Notice, Refusal, Roster, Settings, State,
@@ -76,7 +78,7 @@ struct Loop<W: Worker, O> {
     /// Who waits until which workers are at rest.
     waiting: Vec<(Vec<WorkerId>, Sender<Rested>)>,
     /// Who waits, until when, until every live worker has its new handler.
-    replacing: Vec<(Instant, Sender<Result<Vec<NotReplaced>, Refusal>>)>,
+    replacing: Vec<(Instant, ReplacementReply)>,
 }
 
 impl<W: Worker, O: FnMut(Notice<W::Report>)> Loop<W, O> {
