@@ -10,6 +10,7 @@ mod cause;
 mod compare;
 mod destinations;
 mod drift;
+mod drop_log;
 mod error;
 mod handle;
 mod house;

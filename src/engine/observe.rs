@@ -8,6 +8,7 @@ use oxide_actors::supervisor::{Event, Notice, State, WorkerId};
 use oxide_topology::Plan;
 
 use super::compare;
+use super::drop_log::DropLog;
 use super::status::{EngineState, EngineStatus, ModeStatus, QueueStatus, millis};
 use crate::config::EngineConfig;
 use crate::queue::Report;
@@ -33,6 +34,7 @@ pub(super) struct Observer {
     config: Arc<Mutex<EngineConfig>>,
     resolve: flume::Sender<(u32, IpAddr)>,
     started: Instant,
+    drops: DropLog,
 }
 
 impl Observer {
@@ -43,18 +45,22 @@ impl Observer {
         resolve: flume::Sender<(u32, IpAddr)>,
         started: Instant,
     ) -> Self {
-        Self { status, plan, config, resolve, started }
+        Self { status, plan, config, resolve, started, drops: DropLog::default() }
     }
 
-    pub(super) fn into_fn(self) -> impl FnMut(Notice<Report>) + Send + 'static {
+    pub(super) fn into_fn(mut self) -> impl FnMut(Notice<Report>) + Send + 'static {
         move |notice| self.take(notice)
     }
 
-    fn take(&self, notice: Notice<Report>) {
-        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+    fn take(&mut self, notice: Notice<Report>) {
+        let status = Arc::clone(&self.status);
+        let mut status = status.lock().unwrap_or_else(PoisonError::into_inner);
         match notice {
             Notice::Event(event) => self.event(&mut status, event),
-            Notice::Report { worker, report, .. } => self.report(&mut status, worker, report),
+            Notice::Report { worker, report, .. } => {
+                self.report(&mut status, worker, report);
+                self.drops.look(&status, Instant::now());
+            }
         }
     }
 

@@ -35,12 +35,21 @@ pub fn reference() -> String {
     }
     text.push_str(
         "\n## Reasons of `oxide_drops_total`\nEach packet that is received, or taken over from another queue, is forwarded, handed over, \
-         dropped for one of these\nreasons, or still in hand. Nothing else can happen to it.\n\n| stage | reasons |\n|---|---|\n",
+         dropped for one of these\nreasons, or still in hand. Nothing else can happen to it. `oxide ctl drops` prints these texts for the reasons that occurred;\n\
+         `oxide top` does for the chosen queue. A reason marked *logged* is a warning in the log as well, once a minute at most.\n\n\
+         | reason | stage | meaning | likely cause | remedy |\n|---|---|---|---|---|\n",
     );
-    for stage in ["packet", "handler", "engine"] {
-        let reasons = DropReason::ALL.iter().filter(|r| r.stage() == stage);
-        let reasons = reasons.map(|r| format!("`{}`", r.name())).collect::<Vec<_>>().join(", ");
-        let _ = writeln!(text, "| {stage} | {reasons} |");
+    for reason in DropReason::ALL {
+        let logged = if reason.is_logged() { ", *logged*" } else { "" };
+        let _ = writeln!(
+            text,
+            "| `{}` | {}{logged} | {} | {} | {} |",
+            reason.name(),
+            reason.stage(),
+            reason.explanation(),
+            reason.cause(),
+            reason.remedy()
+        );
     }
     let _ = write!(
         text,

@@ -4,107 +4,287 @@
 use serde::Serialize;
 
 macro_rules! reasons {
-    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
-        /// Why a packet was dropped.
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal {
+        cause: $cause:literal, remedy: $remedy:literal, log: $log:literal $(,)?
+    })+) => {
+        /// Says why a packet was dropped.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[repr(u8)]
         #[non_exhaustive]
         pub enum DropReason { $($(#[doc = $doc])+ $variant,)+ }
 
         impl DropReason {
-            /// Every reason, in the order of the counters.
+            /// Lists every reason, in the order of the counters.
             pub const ALL: &'static [DropReason] = &[$(DropReason::$variant,)+];
 
-            /// The name in metrics and reports: lower case, words joined by `_`.
+            /// Returns the name in metrics and reports: lower case, words joined by `_`.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self { $(DropReason::$variant => $name,)+ }
+            }
+
+            /// Explains the reason, in a sentence.
+            #[must_use]
+            pub const fn explanation(self) -> &'static str {
+                match self { $(DropReason::$variant => concat!($($doc),+).trim_ascii(),)+ }
+            }
+
+            /// Names the most likely cause, in a sentence.
+            #[must_use]
+            pub const fn cause(self) -> &'static str {
+                match self { $(DropReason::$variant => $cause,)+ }
+            }
+
+            /// Returns what an operator does about it: an action, or "none needed".
+            #[must_use]
+            pub const fn remedy(self) -> &'static str {
+                match self { $(DropReason::$variant => $remedy,)+ }
+            }
+
+            /// Returns whether such drops are logged, at a bounded rate: somebody may have to act.
+            #[must_use]
+            pub const fn is_logged(self) -> bool {
+                match self { $(DropReason::$variant => $log,)+ }
             }
         }
     };
 }
 
+// Documentation, `oxide ctl drops`, `oxide top` and the log take their texts from here, and from nowhere else.
 reasons! {
     // The frame itself.
     /// Shorter than the headers it must have.
-    Truncated = "truncated",
+    Truncated = "truncated" {
+        cause: "A sender or a device on the way damages packets.",
+        remedy: "capture on the far side (`tcpdump -e -X`) and repair the sender",
+        log: false,
+    }
     /// More than one descriptor long (multi-buffer), or longer than a frame holds.
-    Oversized = "oversized",
+    Oversized = "oversized" {
+        cause: "The interface's MTU is larger than a frame, or the sender leaves segmentation to its NIC.",
+        remedy: "lower the MTU, set engine.frame_size = 4096, or on a veth peer `ethtool -K PEER gso off tso off`",
+        log: true,
+    }
     /// A VLAN tag: the steering program passes these to the kernel, whose VLAN interfaces take the tag off.
-    VlanTag = "vlan_tag",
+    VlanTag = "vlan_tag" {
+        cause: "A tagged packet reached the socket past the steering program.",
+        remedy: "serve the VLAN interface itself (engine.interfaces = [\"eth0.7\"])",
+        log: false,
+    }
     /// Neither IPv4 nor IPv6: the steering program passes these to the kernel.
-    EtherType = "ether_type",
+    EtherType = "ether_type" {
+        cause: "Another program steers packets to this queue.",
+        remedy: "see `bpftool net show`",
+        log: false,
+    }
     /// IP version field does not match the EtherType.
-    IpVersion = "ip_version",
+    IpVersion = "ip_version" {
+        cause: "A sender damages or forges packets.",
+        remedy: "none needed; capture on the far side to find the sender",
+        log: false,
+    }
     /// IPv4 header length below 20 bytes, or past the end of the packet.
-    IpHeaderLength = "ip_header_length",
+    IpHeaderLength = "ip_header_length" {
+        cause: "A sender damages or forges packets.",
+        remedy: "none needed; capture on the far side to find the sender",
+        log: false,
+    }
     /// IPv4 options or IPv6 extension headers: the kernel's.
-    IpOptions = "ip_options",
+    IpOptions = "ip_options" {
+        cause: "A sender uses IP options, which the relay does not carry.",
+        remedy: "send without options",
+        log: false,
+    }
     /// IP total or payload length smaller than its headers, or larger than the frame.
-    IpLength = "ip_length",
+    IpLength = "ip_length" {
+        cause: "Segmentation is left to a NIC, or a sender damages packets.",
+        remedy: "on a veth peer `ethtool -K PEER gso off tso off`; else capture on the far side",
+        log: false,
+    }
     /// IPv4 header checksum is wrong.
-    IpChecksum = "ip_checksum",
+    IpChecksum = "ip_checksum" {
+        cause: "The checksum is left to a NIC that a veth pair does not have, or the wire damages packets.",
+        remedy: "on a veth peer `ethtool -K PEER tx off`; else check cable and errors (`ethtool -S`)",
+        log: true,
+    }
     /// A fragment: the kernel's.
-    Fragment = "fragment",
+    Fragment = "fragment" {
+        cause: "A datagram longer than the path MTU was cut on its way.",
+        remedy: "lower the sender's datagram size, or raise the MTU of the path",
+        log: true,
+    }
     /// TTL or hop limit would reach zero.
-    TtlExpired = "ttl_expired",
-    /// Not UDP.
-    Protocol = "protocol",
+    TtlExpired = "ttl_expired" {
+        cause: "A routing loop, or a traceroute.",
+        remedy: "look for a loop between the relay and its neighbours (`traceroute`)",
+        log: false,
+    }
+    /// The packet is not UDP.
+    Protocol = "protocol" {
+        cause: "Another program steers packets to this queue.",
+        remedy: "see `bpftool net show`",
+        log: false,
+    }
     /// UDP length field below 8, or larger than the IP payload.
-    UdpLength = "udp_length",
+    UdpLength = "udp_length" {
+        cause: "A sender damages or forges packets.",
+        remedy: "none needed; capture on the far side to find the sender",
+        log: false,
+    }
     /// UDP over IPv6 with checksum zero (RFC 8200 section 8.1).
-    UdpChecksumZero = "udp_checksum_zero",
+    UdpChecksumZero = "udp_checksum_zero" {
+        cause: "A sender omits the checksum, which IPv6 does not allow.",
+        remedy: "repair the sender",
+        log: false,
+    }
     /// UDP checksum is wrong, where it was verified.
-    UdpChecksum = "udp_checksum",
-    /// A source address or port that no datagram may carry: multicast, loopback, unspecified, port 0.
-    BadSource = "bad_source",
+    UdpChecksum = "udp_checksum" {
+        cause: "The checksum is left to a NIC that a veth pair does not have, or the wire damages packets.",
+        remedy: "on a veth peer `ethtool -K PEER tx off`; else check cable and errors (`ethtool -S`)",
+        log: true,
+    }
+    /// A source address or port that no datagram may carry: multicast, loopback, unspecified, port 0, an own address.
+    BadSource = "bad_source" {
+        cause: "A forged source address, or a client on the relay host itself.",
+        remedy: "filter forged sources at the edge (BCP 38); clients must run on another host",
+        log: false,
+    }
 
     // The relay's decision.
     /// No relay entry and no session knows this packet.
-    NoSession = "no_session",
-    /// The answer came from somewhere else than the session's upstream.
-    WrongPeer = "wrong_peer",
+    NoSession = "no_session" {
+        cause: "An answer came after its session had ended, or a scan hits the source ports.",
+        remedy: "if answers are late, raise idle_timeout_s of the entry",
+        log: false,
+    }
+    /// The answer came from another address or port than the session's upstream.
+    WrongPeer = "wrong_peer" {
+        cause: "The server answers from a new port (TFTP) or from another of its addresses; or somebody probes the \
+            source ports.",
+        remedy: "bind the server to the address and port that upstreams names; the log names the sender; protocols \
+            that change ports cannot be relayed",
+        log: true,
+    }
     /// The session table is full.
-    SessionsFull = "sessions_full",
+    SessionsFull = "sessions_full" {
+        cause: "More clients within the idle timeout than sessions.capacity allows.",
+        remedy: "raise sessions.capacity, or shorten idle_timeout_s of the entry",
+        log: true,
+    }
     /// More than a client prefix or an entry may send, or a prefix may be sent.
-    RateLimited = "rate_limited",
+    RateLimited = "rate_limited" {
+        cause: "A client or an entry exceeds its configured rate.",
+        remedy: "raise the rate in [limits] or in the [[relay]] entry, if that is meant",
+        log: false,
+    }
     /// The gate in front of new sessions refused the client.
-    Refused = "refused",
+    Refused = "refused" {
+        cause: "A client did not prove its address, or a flood comes from forged addresses.",
+        remedy: "none needed; clients must follow the protocol of the gate",
+        log: false,
+    }
     /// No source port left for this upstream.
-    PortsExhausted = "ports_exhausted",
+    PortsExhausted = "ports_exhausted" {
+        cause: "More clients within the idle timeout than source ports for one upstream and source address.",
+        remedy: "widen sessions.source_ports, add sessions.sources, or shorten idle_timeout_s of the entry",
+        log: true,
+    }
     /// No route to the next hop, or it leaves by an interface that is not served.
-    NoRoute = "no_route",
+    NoRoute = "no_route" {
+        cause: "A route or an address is missing, or engine.interfaces lacks the outgoing interface.",
+        remedy: "see `ip route get ADDRESS`; add the interface to engine.interfaces",
+        log: true,
+    }
     /// The next hop did not answer in time.
-    NeighbourTimeout = "neighbour_timeout",
+    NeighbourTimeout = "neighbour_timeout" {
+        cause: "The next hop is down, or does not answer ARP or neighbour discovery.",
+        remedy: "see `ip neigh show`; check the router or server behind it",
+        log: true,
+    }
     /// Too many packets already wait for a next hop.
-    HoldFull = "hold_full",
+    HoldFull = "hold_full" {
+        cause: "Next hops do not answer, while clients go on sending.",
+        remedy: "see `ip neigh show`; check the routers or servers in state FAILED",
+        log: true,
+    }
     /// Longer than the outgoing interface's MTU.
-    TooBig = "too_big",
+    TooBig = "too_big" {
+        cause: "The MTU towards the receiver is smaller than that towards the sender.",
+        remedy: "use one MTU on both sides, or lower the datagram size of the sender",
+        log: true,
+    }
     /// No room in front of the packet for a longer header.
-    NoHeadroom = "no_headroom",
+    NoHeadroom = "no_headroom" {
+        cause: "A translation to IPv6 met a frame without headroom.",
+        remedy: "please report it: frames have 256 bytes of headroom",
+        log: true,
+    }
     /// The handler said neither forward nor drop.
-    NoVerdict = "no_verdict",
+    NoVerdict = "no_verdict" {
+        cause: "A defect of the handler.",
+        remedy: "decide about every lane of a batch",
+        log: true,
+    }
     /// The handler dropped it.
-    Handler = "handler",
+    Handler = "handler" {
+        cause: "A decision of the application.",
+        remedy: "see the documentation of the application",
+        log: false,
+    }
     /// The handler panicked while it had the batch.
-    HandlerPanic = "handler_panic",
+    HandlerPanic = "handler_panic" {
+        cause: "A defect of the handler; the supervisor replaces it.",
+        remedy: "please report the message in the log",
+        log: false,
+    }
 
     // The machinery.
     /// TX ring full for longer than allowed.
-    TxFull = "tx_full",
+    TxFull = "tx_full" {
+        cause: "The outgoing interface sends less than it is given, or its link is down.",
+        remedy: "check the link; raise engine.ring_size; use more queues",
+        log: true,
+    }
     /// The outgoing port is not open.
-    PortClosed = "port_closed",
+    PortClosed = "port_closed" {
+        cause: "The interface is down, deleted or taken by another program, or its queue restarts.",
+        remedy: "`oxide ctl queues` names the port and what it waits for",
+        log: true,
+    }
     /// Another queue's inbox was full.
-    InboxFull = "inbox_full",
+    InboxFull = "inbox_full" {
+        cause: "Packets reach other queues than those that own their flows, faster than these take them.",
+        remedy: "let the NIC hash addresses and ports of UDP (`ethtool -N IF rx-flow-hash udp4 sdfn`); give each \
+            queue a core",
+        log: true,
+    }
     /// No free frame for a packet handed over by another queue.
-    NoFrame = "no_frame",
+    NoFrame = "no_frame" {
+        cause: "All packet memory of the queue is in use.",
+        remedy: "raise engine.frame_count",
+        log: true,
+    }
     /// The engine is draining and takes no new sessions.
-    Draining = "draining",
+    Draining = "draining" {
+        cause: "The relay, or this queue, was told to drain.",
+        remedy: "none needed",
+        log: false,
+    }
     /// In the actor's hands when it ended.
-    Restart = "restart",
+    Restart = "restart" {
+        cause: "The queue was restarted or stopped.",
+        remedy: "none needed; the log names the cause of the restart",
+        log: false,
+    }
 }
 
 impl DropReason {
+    /// Finds a reason by its [name](Self::name).
+    #[must_use]
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|reason| reason.name() == name)
+    }
+
     /// Who dropped it: `packet` (it is malformed), `handler` (the application's decision), `engine` (the
     /// machinery could not send it on).
     #[must_use]
@@ -184,6 +364,20 @@ mod tests {
             assert_eq!(*reason as usize, i);
             assert!(names.insert(reason.name()), "{} twice", reason.name());
         }
+    }
+
+    #[test]
+    fn every_reason_is_explained() {
+        for reason in DropReason::ALL {
+            for text in [reason.explanation(), reason.cause()] {
+                assert!(text.len() > 10 && text.ends_with('.') && !text.starts_with(' '), "{reason:?}: {text:?}");
+            }
+            let remedy = reason.remedy();
+            assert!(remedy.len() > 10 && !remedy.ends_with('.'), "{reason:?}: {remedy:?}");
+            assert!(!reason.is_logged() || !remedy.starts_with("none needed"), "{reason:?} is logged for nobody");
+        }
+        assert_eq!(DropReason::by_name("wrong_peer"), Some(DropReason::WrongPeer));
+        assert_eq!(DropReason::by_name("wrong"), None);
     }
 
     #[test]

@@ -6,9 +6,12 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use oxide::engine::Depth;
+use oxide::telemetry::DropReason;
 use oxide_cli::admin::protocol::{Code, Request};
 use oxide_cli::admin::{Client, ClientError, NodeView, default_socket};
 use serde_json::Value;
+
+use crate::drops;
 
 /// Where a relay is found; for `ctl` and `top`.
 #[derive(Args)]
@@ -75,6 +78,11 @@ enum What {
     Status,
     /// A line for each queue.
     Queues,
+    /// Print why packets were dropped: each reason that occurred, what it means, its likely cause and the remedy.
+    Drops {
+        /// Only this reason, such as wrong_peer, whether it occurred or not.
+        reason: Option<String>,
+    },
     /// Sessions of one queue, or of each.
     Sessions {
         /// Which, as interface:queue.
@@ -128,7 +136,7 @@ impl What {
     fn request(&self) -> Request {
         match self {
             Self::Status => Request::Status {},
-            Self::Queues => Request::Queues {},
+            Self::Queues | Self::Drops { .. } => Request::Queues {},
             Self::Sessions { queue, limit } => Request::Sessions { queue: queue.clone(), limit: Some(*limit) },
             Self::Restart { queue, depth } => Request::Restart {
                 queue: queue.clone(),
@@ -151,6 +159,13 @@ impl What {
 }
 
 pub(crate) fn ctl(command: &CtlCommand) -> ExitCode {
+    if let What::Drops { reason: Some(name) } = &command.what
+        && DropReason::by_name(name).is_none()
+    {
+        let known = DropReason::ALL.iter().map(|reason| reason.name()).collect::<Vec<_>>().join(", ");
+        eprintln!("oxide: no drop reason is called {name}; there are {known}");
+        return ExitCode::from(2);
+    }
     let patience = match &command.what {
         What::Drain { within, .. } => u64::from(within.unwrap_or(3600)) + command.wait,
         _ => command.wait,
@@ -184,11 +199,15 @@ pub(crate) fn code(error: &ClientError) -> u8 {
 }
 
 fn show(what: &What, json: bool, value: &Value) {
+    let view = serde_json::from_value::<NodeView>(value.clone());
+    if let (What::Drops { reason }, Ok(view)) = (what, &view) {
+        drops::show(view, reason.as_deref(), json);
+        return;
+    }
     if json {
         println!("{value:#}");
         return;
     }
-    let view = serde_json::from_value::<NodeView>(value.clone());
     match (what, view, value) {
         (What::Queues, Ok(view), _) => print!("{}", view.table()),
         (What::Sessions { .. }, _, Value::Array(sessions)) => {

@@ -3,6 +3,7 @@
 
 mod config;
 mod ctl;
+mod drops;
 mod faults;
 mod log;
 mod plan;

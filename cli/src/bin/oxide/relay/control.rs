@@ -60,7 +60,7 @@ impl RelayControl {
         if changes.iter().any(|change| change.effect == Effect::Handler) {
             let tables = read_tables().map_err(|e| e.to_string())?;
             let plan = plan(&next, &tables)?;
-            let queues = self.handle.plan().actors.iter().map(|actor| actor.queue + 1).max().unwrap_or(1);
+            let queues = self.handle.plan().actors.len() as u32;
             plan.check_queues(queues).map_err(|e| e.to_string())?;
             let (handlers, destinations) = (Arc::clone(&plan), plan);
             let factory = move |info: &_| UdpRelay::new(&handlers, info);

@@ -49,7 +49,7 @@ pub(crate) fn relay(path: &Path, report: Option<&Path>, log: LogControl) -> Resu
         .supervision(Supervision::from(&config.supervision))
         .start()
         .map_err(|e| e.to_string())?;
-    let queues = engine.plan().actors.iter().map(|actor| actor.queue + 1).max().unwrap_or(1);
+    let queues = engine.plan().actors.len() as u32;
     plan.check_queues(queues).map_err(|e| e.to_string())?;
 
     crate::faults::listen(engine.handle());

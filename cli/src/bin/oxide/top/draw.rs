@@ -7,6 +7,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Paragraph, Row as Cells, Sparkline, Table, TableState, Wrap};
 
 use super::model::{Model, Row, percent, short, time};
+use crate::drops::most_frequent;
 
 /// What the operator does just now.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -53,16 +54,16 @@ pub(super) fn coloured() -> bool {
 }
 
 pub(super) fn draw(frame: &mut Frame<'_>, model: &Model, ui: &Ui) {
-    // Title, regimes, drops, event and keys take seven lines; the queues come before the history.
+    // Title, regimes, drops, event and keys take nine lines; the queues come before the history.
     let rows = u16::try_from(model.queues.len()).unwrap_or(u16::MAX).saturating_add(1);
-    let room = frame.area().height.saturating_sub(7);
+    let room = frame.area().height.saturating_sub(9);
     let rows = rows.min(room.saturating_sub(3)).max(rows.min(6));
     let [head, table, spark, regimes, drops, event, _, foot] = Layout::vertical([
         Constraint::Length(1),
         Constraint::Length(rows),
         Constraint::Length(room.saturating_sub(rows).clamp(3, 12)),
         Constraint::Length(1),
-        Constraint::Length(2),
+        Constraint::Length(4),
         Constraint::Length(2),
         Constraint::Fill(1),
         Constraint::Length(1),
@@ -96,7 +97,8 @@ pub(super) fn draw(frame: &mut Frame<'_>, model: &Model, ui: &Ui) {
         let history: Vec<u64> = row.history.iter().copied().collect();
         frame.render_widget(Sparkline::default().block(Block::bordered().title(title)).data(&history), spark);
         frame.render_widget(regime_line(row), regimes);
-        frame.render_widget(Paragraph::new(drop_line(row)).wrap(Wrap { trim: true }), drops);
+        let why = vec![drop_line(row), Line::raw(most_frequent(&row.drops))];
+        frame.render_widget(Paragraph::new(why).wrap(Wrap { trim: true }), drops);
         let beat = row.heartbeat_age_s.map_or_else(|| "-".to_owned(), |s| format!("{s:.2} s"));
         let text = format!("heartbeat {beat}  sessions {}  {}", row.sessions, row.last_event);
         frame.render_widget(Paragraph::new(text).wrap(Wrap { trim: true }), event);
