@@ -33,7 +33,7 @@ impl BlindForwarder {
     /// All of its memory: a client for each port of `queue`.
     pub fn new(listen: SocketAddr, target: SocketAddr, queue: &QueueInfo) -> Self {
         let part = (PORTS.len() as u32 / queue.queues.max(1)) as u16;
-        let first = PORTS.start() + part * queue.queue as u16;
+        let first = PORTS.start() + part * queue.place as u16;
         let clients = vec![Endpoint::default(); usize::from(part)];
         Self { listen: listen.into(), target: target.into(), clients, first, hash: RandomState::new() }
     }
@@ -56,7 +56,7 @@ impl BlindForwarder {
             // A port of another queue, to which the NIC should have brought it: that one knows the client.
             let at = u64::from(flow.destination.port.wrapping_sub(*PORTS.start()));
             let owner = (at / part.max(1)) as u32;
-            if owner != cx.info().queue && owner < cx.info().queues {
+            if owner != cx.info().place && owner < cx.info().queues {
                 return Ok(Verdict::HandOver(owner));
             }
             let client = self.clients.get(usize::from(flow.destination.port.wrapping_sub(self.first)));

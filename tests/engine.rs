@@ -12,7 +12,7 @@ use oxide::config::{Choice, EngineConfig, ExecutorKind};
 use oxide::engine::{Engine, EngineState};
 use oxide::packet::reflect;
 use oxide::port::QueueId;
-use oxide::queue::{Batch, Context, Handler};
+use oxide::queue::{Batch, Context, Handler, QueueInfo};
 
 /// Sends every packet back by the port it came in; panics at the word "panic".
 struct Echo;
@@ -206,5 +206,26 @@ fn what_stands_in_the_way_is_told_and_nothing_is_left() {
         lab.ip("link set near up");
         assert!(!lab.ip("link show dev near").contains("prog/xdp"), "a program was left attached");
         drop(start(config(executor)));
+    });
+}
+
+/// Shares go by how many queues are served, not by the highest number among them.
+#[test]
+fn single_listed_queue_is_whole_share() {
+    if skip_unless_root("single_listed_queue_is_whole_share") {
+        return;
+    }
+    in_namespace(|lab| {
+        let _far = link(lab, 2);
+        let (send, seen) = std::sync::mpsc::sync_channel(1);
+        let mut config = config(ExecutorKind::Thread);
+        config.queues = Choice::Fixed(vec![1]);
+        let engine = Engine::builder(config, move |info: &QueueInfo| {
+            let _ = send.try_send((info.queue, info.place, info.queues));
+            Echo
+        });
+        let engine = engine.start().unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(seen.recv(), Ok((1, 0, 1)));
+        drop(engine);
     });
 }

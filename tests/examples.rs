@@ -107,7 +107,7 @@ fn a_blind_forwarder_forwards_both_ways_and_knows_only_the_last() {
 
 #[test]
 fn answers_for_another_queue_are_handed_over() {
-    let info = QueueInfo { queues: 4, queue: 1, ..Harness::info(2) };
+    let info = QueueInfo { queues: 4, queue: 1, place: 1, ..Harness::info(2) };
     let (listen, target) = (at("192.0.2.1:51820"), at("198.51.100.7:51820"));
     let make = |queue: &QueueInfo| blind_forwarder::BlindForwarder::new(listen, target, queue);
     let mut harness = Harness::new(info, tables(), make).unwrap();

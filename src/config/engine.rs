@@ -12,6 +12,7 @@ use crate::packet::LANES;
 use crate::simd::Level;
 use crate::umem::{MAX_PORTS, RingSizes, UmemLayout};
 use crate::xdp::ZeroCopy;
+use crate::xdp::steering::MAX_QUEUES;
 
 /// How the queues are opened and served. Every field has a default but [`interfaces`](Self::interfaces).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,9 +116,9 @@ pub enum Attach {
     Generic,
 }
 
-/// Highest queue number, CPU and node that are believed: above what any machine has, below what a slip
-/// of the finger writes.
-const MAX_QUEUE: u32 = 1023;
+/// Highest queue number: the steering program has a slot for each up to this one.
+const MAX_QUEUE: u32 = MAX_QUEUES - 1;
+/// Highest CPU and node that are believed: above what any machine has, below what a slip of the finger writes.
 const MAX_CPU: u32 = 8191;
 const MAX_NODE: u32 = 1023;
 /// `IFNAMSIZ` without its terminating zero (include/uapi/linux/if.h).

@@ -26,7 +26,7 @@ pub(super) const ENGINE: Section = Section {
         optional::<Choice<Vec<u32>>>(
             "queues",
             "\"auto\"",
-            "\"auto\" (all queues that the interfaces have in common), or a list of different queue numbers, 0 to 1023",
+            "\"auto\" (all queues that the interfaces have in common), or a list of different queue numbers, 0 to 255",
             "Queues served.",
         ),
         optional::<u32>(

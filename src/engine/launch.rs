@@ -67,10 +67,11 @@ impl<H: Handler + 'static> Launcher<H> {
         let (commands, mailbox) = mailbox::<Command>(COMMANDS).map_err(|e| failed("making a mailbox")(&e))?;
         let (parcels, inbox) =
             Inbox::with_doorbell(PARCELS, mailbox.doorbell()).map_err(|e| failed("making an inbox")(&e))?;
-        let queues = self.plan.actors.iter().map(|a| a.queue + 1).max().unwrap_or(1);
+        // Shares go by how many queues are served, not by their numbers: `queues = [7]` has all of everything.
+        let (queues, place) = (self.plan.actors.len() as u32, index as u32);
         let mut peers = Peers::new(inbox, queues);
-        for (queue, address) in others {
-            peers.set(*queue, Some(address.clone()));
+        for (other, address) in others {
+            peers.set(*other, Some(address.clone()));
         }
         let spec = ActorSpec {
             backend,
@@ -78,6 +79,7 @@ impl<H: Handler + 'static> Launcher<H> {
             processor: self.processor,
             queue: plan.queue,
             queues,
+            place,
             peers,
             batch_size: config.batch_size as usize,
             spin: spin(&config, plan),

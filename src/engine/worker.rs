@@ -166,7 +166,8 @@ impl<H: Handler + 'static> QueueWorker<H> {
 
     fn others(&self) -> Vec<(u32, Address<Parcel>)> {
         let directory = self.directory.lock().unwrap_or_else(PoisonError::into_inner);
-        directory.iter().flatten().map(|entry| (entry.queue, entry.parcels.clone())).collect()
+        let entries = (0..).zip(directory.iter());
+        entries.filter_map(|(place, entry)| Some((place, entry.as_ref()?.parcels.clone()))).collect()
     }
 
     /// Tells every other running actor where this queue's packets go now.
@@ -174,7 +175,7 @@ impl<H: Handler + 'static> QueueWorker<H> {
         let mut directory = self.directory.lock().unwrap_or_else(PoisonError::into_inner);
         let address = entry.as_ref().map(|e| e.parcels.clone());
         for other in directory.iter().enumerate().filter(|(at, _)| *at != self.index).filter_map(|(_, e)| e.as_ref()) {
-            let message = Command::Peer { queue: self.queue, address: address.clone() };
+            let message = Command::Peer { place: self.index as u32, address: address.clone() };
             if other.commands.try_send(message).is_err() {
                 tracing::warn!(
                     queue = other.queue,

@@ -42,8 +42,10 @@ pub struct ActorSpec<B, H> {
     pub processor: Processor,
     /// Queue number.
     pub queue: u32,
-    /// Queues of the engine.
+    /// Queues that the engine serves.
     pub queues: u32,
+    /// Position of this one among them.
+    pub place: u32,
     /// Other queues.
     pub peers: Peers,
     /// Packets taken from a port at once.
@@ -96,6 +98,7 @@ impl<B: Backend, H: Handler> Actor<B, H> {
         let info = QueueInfo {
             queue: spec.queue,
             queues: spec.queues,
+            place: spec.place,
             ports: infos,
             rss: spec.rss,
             changes: 0,
@@ -226,7 +229,7 @@ impl<B: Backend, H: Handler> Actor<B, H> {
                 self.link.telemetry(Report::Retired(old));
                 self.look(now);
             }
-            Command::Peer { queue, address } => self.worker.set_peer(queue, address),
+            Command::Peer { place, address } => self.worker.set_peer(place, address),
             Command::Pause(port, paused) => self.worker.set_paused(port, paused),
             Command::Steer if self.stop_by.is_some() => {}
             Command::Steer => {

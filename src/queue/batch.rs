@@ -17,8 +17,8 @@ pub enum Verdict {
     /// Kept, and shown again in a later batch: when the tables change, or after a short while.
     /// Bounded in number and time.
     Hold,
-    /// Copied to the actor of this queue number, which sees it as if it had come in there by the
-    /// same interface.
+    /// Copied to the actor at this [place](super::QueueInfo::place), which sees it as if it had come in there by
+    /// the same interface.
     HandOver(u32),
 }
 

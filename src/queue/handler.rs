@@ -102,8 +102,11 @@ pub struct SessionInfo {
 pub struct QueueInfo {
     /// Queue number, from zero; the same on each of its interfaces.
     pub queue: u32,
-    /// How many queues the engine has.
+    /// Counts the queues that the engine serves. Their numbers may be any: see [`place`](Self::place).
     pub queues: u32,
+    /// Position of this queue among those that the engine serves, from zero, below [`queues`](Self::queues). Shares and
+    /// [`Verdict::HandOver`](super::Verdict::HandOver) go by it.
+    pub place: u32,
     /// The ports of this queue's actor, in the order of the configuration's interfaces.
     pub ports: Vec<PortInfo>,
     /// How the NIC of each port spreads flows over its queues, where that is known.

@@ -85,6 +85,7 @@ impl Harness<()> {
         QueueInfo {
             queue: 0,
             queues: 1,
+            place: 0,
             ports: (0..ports).map(port).collect(),
             rss: vec![None; usize::from(ports)],
             changes: 0,

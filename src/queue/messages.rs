@@ -29,8 +29,8 @@ pub enum Command<R> {
     Tables(Box<Tables>),
     /// Where packets of another queue go from now on.
     Peer {
-        /// Its number.
-        queue: u32,
+        /// Its [place](super::QueueInfo::place).
+        place: u32,
         /// Its inbox; `None` while it is down.
         address: Option<Address<Parcel>>,
     },
@@ -74,7 +74,7 @@ impl<R> Command<R> {
         match (self, earlier) {
             (Self::Tables(_), Self::Tables(_)) | (Self::Steer, Self::Steer) => true,
             (Self::Pause(port, _), Self::Pause(other, _)) => port == other,
-            (Self::Peer { queue, .. }, Self::Peer { queue: other, .. }) => queue == other,
+            (Self::Peer { place, .. }, Self::Peer { place: other, .. }) => place == other,
             (Self::Close(ports, _), Self::Close(others, _)) => ports & others == *others,
             _ => false,
         }

@@ -22,7 +22,7 @@ impl Parcel {
 /// One queue's inbox, and the addresses of all.
 pub struct Peers {
     inbox: Option<Inbox<Parcel>>,
-    /// By queue number; `None` for this queue itself and for those that are not running.
+    /// By [place](super::QueueInfo::place); `None` for this queue itself and for those that are not running.
     addresses: Vec<Option<Address<Parcel>>>,
 }
 
@@ -39,9 +39,9 @@ impl Peers {
         Self { inbox: Some(inbox), addresses: vec![None; queues as usize] }
     }
 
-    /// Where packets for `queue` go from now on.
-    pub fn set(&mut self, queue: u32, address: Option<Address<Parcel>>) {
-        if let Some(entry) = self.addresses.get_mut(queue as usize) {
+    /// Sets where packets for the queue at `place` go from now on.
+    pub fn set(&mut self, place: u32, address: Option<Address<Parcel>>) {
+        if let Some(entry) = self.addresses.get_mut(place as usize) {
             *entry = address;
         }
     }
@@ -57,8 +57,8 @@ impl Peers {
         self.inbox.as_ref().is_none_or(Inbox::is_empty)
     }
 
-    pub(super) fn hand_over(&self, queue: u32, from: PortIndex, packet: &[u8]) -> Result<(), DropReason> {
-        let address = self.addresses.get(queue as usize).and_then(Option::as_ref).ok_or(DropReason::PortClosed)?;
+    pub(super) fn hand_over(&self, place: u32, from: PortIndex, packet: &[u8]) -> Result<(), DropReason> {
+        let address = self.addresses.get(place as usize).and_then(Option::as_ref).ok_or(DropReason::PortClosed)?;
         let bytes = ArrayVec::try_from(packet).map_err(|_| DropReason::Oversized)?;
         address.try_send(Parcel { from, bytes }).map_err(|_| DropReason::InboxFull)
     }

@@ -143,7 +143,7 @@ impl RelayPlan {
         &self.entries
     }
 
-    /// Checks that the ports are enough for `queues` queues, numbered from zero.
+    /// Checks that the ports are enough for `queues` queues.
     ///
     /// # Errors
     /// [`PlanError::TooFewPorts`].

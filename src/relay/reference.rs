@@ -139,10 +139,10 @@ impl Reference {
             };
         }
         let slices = self.plan.slices(self.info.queues);
-        let ours = slices.of(self.info.queue);
+        let ours = slices.of(self.info.place);
         match slices.owner(flow.destination.port) {
             None => return drop(DropReason::NoSession),
-            Some(other) if other != self.info.queue => {
+            Some(other) if other != self.info.place => {
                 return Wanted::Other(Outcome::HandOver(other, seen.packet.to_vec()));
             }
             Some(_) => debug_assert!(ours.contains(&u32::from(flow.destination.port))),
@@ -189,7 +189,7 @@ impl Reference {
             return Err(DropReason::SessionsFull);
         }
         let taken = self.sessions.values().filter(|session| session.source == source).count();
-        if taken >= self.plan.slices(queues).of(self.info.queue).len() {
+        if taken >= self.plan.slices(queues).of(self.info.place).len() {
             return Err(DropReason::PortsExhausted);
         }
         let session = Session { upstream, source, port: None, last_seen: ticks };
@@ -229,7 +229,7 @@ impl Reference {
     }
 
     fn learn(&mut self, key: (Endpoint, usize), port: u16) -> Result<(), String> {
-        let ours = self.plan.slices(self.info.queues).of(self.info.queue);
+        let ours = self.plan.slices(self.info.queues).of(self.info.place);
         if !ours.contains(&u32::from(port)) {
             return Err(format!("source port {port} is not in this queue's slice {ours:?}"));
         }

@@ -131,7 +131,7 @@ pub(super) fn config(sessions: &str) -> Config {
 
 fn relay_on(queue: u32, queues: u32, sessions: &str) -> Harness<UdpRelay> {
     let plan = RelayPlan::new(&config(sessions), &[]).unwrap();
-    let info = QueueInfo { queue, queues, ..Harness::info(2) };
+    let info = QueueInfo { queue, queues, place: queue, ..Harness::info(2) };
     Harness::new(info, World::default().tables(1), |info| UdpRelay::new(&plan, info)).unwrap()
 }
 

@@ -66,6 +66,8 @@ pub struct UdpRelay {
     plan: RelayPlan,
     slices: Slices,
     queue: u32,
+    /// Position of this queue among those served: whose ports and shares are its own.
+    place: u32,
     seed: u64,
     sessions: Sessions,
     sources: Vec<SourcePorts>,
@@ -109,8 +111,8 @@ struct Served {
 }
 
 impl UdpRelay {
-    /// The relay of `queue`, with memory for all its sessions. A queue with a number beyond
-    /// [`QueueInfo::queues`] has no source ports and takes no sessions; see [`RelayPlan::check_queues`].
+    /// Makes the relay of `queue`, with memory for all its sessions. Its share of ports, sessions and rates goes by
+    /// [`QueueInfo::place`]; see [`RelayPlan::check_queues`].
     #[must_use]
     pub fn new(plan: &RelayPlan, queue: &QueueInfo) -> Self {
         let mut upstreams = Vec::new();
@@ -135,6 +137,7 @@ impl UdpRelay {
             plan: plan.clone(),
             slices: plan.slices(queue.queues),
             queue: queue.queue,
+            place: queue.place,
             seed: queue.seed,
             sessions: Sessions::new(plan.capacity_per_queue(queue.queues), FlowHash::new(queue.processor, queue.seed)),
             sources: Vec::new(),
@@ -145,7 +148,7 @@ impl UdpRelay {
             generation: 0,
             asked: ArrayVec::new(),
             warmed: 0,
-            limits: plan.limits(queue.queue, queue.queues, queue.seed),
+            limits: plan.limits(queue.place, queue.queues, queue.seed),
             health,
             gate: None,
             now_ns: 0,

@@ -134,6 +134,7 @@ impl SimActor {
             processor: Processor::detect(),
             queue: self.queue,
             queues: self.queues,
+            place: self.queue,
             peers,
             batch_size: 64,
             spin: Duration::ZERO,

@@ -34,7 +34,7 @@ impl Handler for Forwarder {
             let flow = columns.flow[lane];
             let client = if from == CLIENTS { flow.source.port } else { flow.destination.port };
             let owner = owner(client, cx.info().queues);
-            if owner != cx.info().queue {
+            if owner != cx.info().place {
                 batch.decide(lane, Verdict::HandOver(owner));
                 continue;
             }

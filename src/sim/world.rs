@@ -165,7 +165,7 @@ impl World {
     /// Tells every actor where this queue's packets go now, as the engine does when one starts or ends.
     fn announce(&mut self, of: usize, address: Option<Address<Parcel>>) {
         for (_, actor) in self.actors.iter_mut().enumerate().filter(|&(at, _)| at != of) {
-            actor.send(Command::Peer { queue: of as u32, address: address.clone() });
+            actor.send(Command::Peer { place: of as u32, address: address.clone() });
         }
         self.directory[of] = address;
     }

@@ -91,8 +91,16 @@ impl Path {
         let (umem, ports) = LiveBackend(SimBackend::new(&net, &ids)).open().unwrap();
         let ports_info = ports.iter().map(|port| port.info().clone()).collect();
         let processor = Processor::detect();
-        let info =
-            QueueInfo { queue: 0, queues: 1, ports: ports_info, rss: Vec::new(), changes: 0, seed: 1, processor };
+        let info = QueueInfo {
+            queue: 0,
+            queues: 1,
+            place: 0,
+            ports: ports_info,
+            rss: Vec::new(),
+            changes: 0,
+            seed: 1,
+            processor,
+        };
         let now = Instant::now();
         let parts = Parts {
             umem,

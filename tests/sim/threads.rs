@@ -55,6 +55,7 @@ impl supervisor::Worker for QueueWorker {
             processor: Processor::detect(),
             queue: self.id.queue,
             queues: 3,
+            place: self.id.queue,
             peers: Peers::none(),
             batch_size: 64,
             spin: Duration::ZERO,

@@ -57,8 +57,16 @@ impl Rig {
         let now = Instant::now();
         let ports_info = ports.iter().map(|port| port.info().clone()).collect();
         let (processor, peers) = (Processor::detect(), Peers::none());
-        let info =
-            QueueInfo { queue: 0, queues: 1, ports: ports_info, rss: Vec::new(), changes: 0, seed: 1, processor };
+        let info = QueueInfo {
+            queue: 0,
+            queues: 1,
+            place: 0,
+            ports: ports_info,
+            rss: Vec::new(),
+            changes: 0,
+            seed: 1,
+            processor,
+        };
         let parts = Parts {
             umem,
             ports: ports.into_iter().map(Some).collect(),

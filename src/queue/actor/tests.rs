@@ -92,6 +92,7 @@ impl Rig {
             processor: Processor::detect(),
             queue: 0,
             queues: 1,
+            place: 0,
             peers: Peers::none(),
             batch_size: 64,
             spin: Duration::ZERO,

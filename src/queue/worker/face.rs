@@ -189,8 +189,8 @@ impl<P: Port, H: Handler> Worker<P, H> {
         !self.peers.is_empty()
     }
 
-    /// Where packets for another queue go from now on.
-    pub fn set_peer(&mut self, queue: u32, address: Option<Address<Parcel>>) {
-        self.peers.set(queue, address);
+    /// Sets where packets for the queue at `place` go from now on.
+    pub fn set_peer(&mut self, place: u32, address: Option<Address<Parcel>>) {
+        self.peers.set(place, address);
     }
 }

@@ -52,7 +52,7 @@ impl Twins {
         config.check().unwrap();
         let plan = RelayPlan::new(&config, &[]).unwrap();
         let harness = |make: &dyn Fn(&QueueInfo) -> UdpRelay| {
-            let info = QueueInfo { queue, queues: 4, ..Harness::info(2) };
+            let info = QueueInfo { queue, queues: 4, place: queue, ..Harness::info(2) };
             Harness::new(info, World::default().tables(1), make).unwrap()
         };
         let quick = harness(&|info| UdpRelay::new(&plan, info));

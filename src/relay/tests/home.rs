@@ -41,6 +41,7 @@ impl Nics {
                 let info = QueueInfo {
                     queue,
                     queues: QUEUES,
+                    place: queue,
                     ports: ports.iter().map(|port| port.info().clone()).collect(),
                     changes: 0,
                     rss: vec![told.then(|| Arc::new(rss.clone())); 2],

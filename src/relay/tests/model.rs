@@ -164,7 +164,7 @@ impl Pair {
     fn new(queue: u32) -> Self {
         let plan = RelayPlan::new(&config("capacity = 64\nidle_timeout_s = 120\nsource_ports = \"61000-61015\""), &[])
             .unwrap();
-        let info = QueueInfo { queue, queues: 4, ..Harness::info(2) };
+        let info = QueueInfo { queue, queues: 4, place: queue, ..Harness::info(2) };
         let (slow, ports) = (Reference::new(&plan, &info), info.ports.clone());
         let fast = Harness::new(info, World::default().tables(1), |info| UdpRelay::new(&plan, info)).unwrap();
         Self { fast, slow, ports, seen: Vec::new(), draining: false, generation: 1 }

@@ -3,9 +3,10 @@
 
 use std::collections::HashSet;
 
-use super::{World, at, config, ip};
+use super::{World, at, config, ip, source_port};
 use crate::packet::Endpoint;
-use crate::relay::{Entry, PlanError, RelayPlan};
+use crate::queue::{Handler, Harness, QueueInfo};
+use crate::relay::{Entry, PlanError, RelayPlan, UdpRelay};
 
 fn client(n: u32) -> Endpoint {
     Endpoint { address: u128::from(n).wrapping_mul(0x1234_5678_9abc_def1).to_be_bytes(), port: n as u16 }
@@ -70,6 +71,18 @@ fn more_queues_than_ports() {
     assert!(plan.check_queues(3).is_ok());
     assert!(plan.check_queues(4).unwrap_err().to_string().contains("3 ports for 4 queues"));
     assert_eq!(plan.slices(4).owner(61000), None);
+}
+
+/// A queue has its share whatever its number: shares go by place.
+#[test]
+fn single_queue_with_high_number_has_all_ports() {
+    let plan = RelayPlan::new(&config("source_ports = \"61000-61002\""), &[]).unwrap();
+    let info = QueueInfo { queue: 7, queues: 1, place: 0, ..Harness::info(2) };
+    let mut harness = Harness::new(info, World::default().tables(1), |info| UdpRelay::new(&plan, info)).unwrap();
+    for n in 0..3 {
+        source_port(&mut harness, &format!("192.0.2.7:{}", 4000 + n));
+    }
+    assert_eq!(harness.handler().sessions(), 3);
 }
 
 #[test]

@@ -79,7 +79,7 @@ impl UdpRelay {
         let upstream = (*upstreams.get(session.upstream as usize)?)?;
         let address = former.sources.get(usize::from(session.source))?.address;
         let key = FlowKey { local: entry, ..session.key };
-        let fits = self.slices.owner(session.port.get()) == Some(self.queue)
+        let fits = self.slices.owner(session.port.get()) == Some(self.place)
             && self.belongs(upstream, entry)
             && self.sessions.find(&key).is_none();
         let from = Endpoint { address, port: session.port.get() };

@@ -155,7 +155,7 @@ impl UdpRelay {
             full if full >= SOURCES => self.sources.iter().position(SourcePorts::unused)?,
             next => next,
         };
-        let ports = SourcePorts::new(address, self.slices.of(self.queue), self.seed ^ at as u64);
+        let ports = SourcePorts::new(address, self.slices.of(self.place), self.seed ^ at as u64);
         match self.sources.get_mut(at) {
             Some(unused) => *unused = ports,
             None => self.sources.push(ports),

@@ -37,7 +37,7 @@ impl UdpRelay {
         for lane in lanes(live & !columns.udp) {
             batch.drop(lane, columns.fault[lane]);
         }
-        let own = self.slices.of(self.queue);
+        let own = self.slices.of(self.place);
         // Most packets of a batch are for the entry that the one before was for.
         let mut last: Option<(Endpoint, u16)> = None;
         for lane in lanes(live & columns.udp) {
@@ -52,8 +52,8 @@ impl UdpRelay {
             // The configuration keeps listening ports and source ports apart. Whose a port is takes a division,
             // whether it is ours takes none.
             let ours = own.contains(&u32::from(destination.port));
-            match if ours { Some(self.queue) } else { self.slices.owner(destination.port) } {
-                Some(owner) if owner == self.queue => {
+            match if ours { Some(self.place) } else { self.slices.owner(destination.port) } {
+                Some(owner) if owner == self.place => {
                     if let Some((at, ports)) = self.source_of(destination) {
                         ports.prefetch(destination.port);
                         // At most `SOURCES`.

@@ -8,7 +8,7 @@ use crate::request::{Queues, Request};
 use crate::snapshot::{Nic, Snapshot};
 
 /// More queues than any NIC has; keeps a plan for a generated snapshot from taking hours.
-const MAX_QUEUES: u32 = 4096;
+const MAX_QUEUES: u32 = 256;
 /// Bytes the kernel keeps before a packet in every frame (`XDP_PACKET_HEADROOM`, include/uapi/linux/bpf.h).
 const XDP_HEADROOM: u32 = 256;
 /// Ethernet header with one VLAN tag.
