@@ -127,7 +127,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Err("usage: geneve INSIDE OUTSIDE LOCAL REMOTE NETWORK SERVICE PORT".into());
     };
     let (local, service, port): (IpAddr, IpAddr, u16) = (local.parse()?, service.parse()?, port.parse()?);
-    let end = TunnelEnd::new(local, remote.parse()?, network.parse()?, 0);
+    let end = TunnelEnd::new(local, remote.parse()?, network.parse()?, PortIndex::P0);
     let engine = Engine::builder(EngineConfig::new([inside.as_str(), outside.as_str()]), move |_| end)
         .destinations(move |_| vec![(local, GENEVE..=GENEVE), (service, port..=port)])
         .start()?;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use oxide::config::EngineConfig;
 use oxide::engine::Engine;
 use oxide::queue::{Batch, Context, Handler};
+use oxide::umem::PortIndex;
 
 struct L2Forward {
     next_hop: [u8; 6],
@@ -20,7 +21,7 @@ impl Handler for L2Forward {
     }
 
     fn handle(&mut self, batch: &mut Batch<'_>, cx: &mut Context<'_>) {
-        let out = 1 - batch.from();
+        let out = if batch.from() == PortIndex::P0 { PortIndex::P1 } else { PortIndex::P0 };
         let source = cx.info().ports[usize::from(out)].mac.0;
         for lane in 0..batch.len() {
             if let Some(macs) = batch.packet_mut(lane).first_chunk_mut::<12>() {

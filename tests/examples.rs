@@ -16,6 +16,7 @@ use oxide::packet::build::UdpFrame;
 use oxide::packet::{Flow, MacAddr, parse, verify_udp};
 use oxide::queue::{Handler, Harness, Outcome, QueueInfo};
 use oxide::telemetry::DropReason;
+use oxide::umem::PortIndex;
 
 const INSIDE: u8 = 0;
 const OUTSIDE: u8 = 1;
@@ -151,7 +152,7 @@ fn channel_data_both_ways_in_all_families() {
 fn a_frame_goes_through_the_tunnel_and_comes_out_as_it_was() {
     for (here, there) in [("198.51.100.1", "198.51.100.7"), ("2001:db8:2::1", "2001:db8:2::7")] {
         let (here, there): (IpAddr, IpAddr) = (here.parse().unwrap(), there.parse().unwrap());
-        let mut near = harness(|_| geneve::TunnelEnd::new(here, there, 100, INSIDE));
+        let mut near = harness(|_| geneve::TunnelEnd::new(here, there, 100, PortIndex::P0));
         let mut frame = datagram("192.0.2.7:9", "192.0.2.9:7000", b"through the tunnel");
         let (port, from, to, payload) = sent(&near.feed(INSIDE, &[&frame])[0]);
         assert_eq!((port, from.ip(), to), (OUTSIDE, here, SocketAddr::new(there, geneve::GENEVE)));

@@ -45,7 +45,7 @@ impl Model {
 
     fn step(&mut self) {
         let port = self.rng.below(PORTS as u64) as usize;
-        let index = port as PortIndex;
+        let index = PortIndex::new(port).unwrap();
         let kind = self.rng.below(64);
         let Self { umem, rng, app, receive, transmit, done } = self;
         match kind {
@@ -93,7 +93,7 @@ impl Model {
 
     /// The same moves, several at once, as ports make them.
     fn batch(&mut self, port: usize) {
-        let index = port as PortIndex;
+        let index = PortIndex::new(port).unwrap();
         let Self { umem, rng, app, receive, transmit, done } = self;
         let count = 1 + rng.below(16) as usize;
         let believed = |error: BadDescriptor| panic!("refused: {error}");
@@ -141,7 +141,7 @@ impl Model {
 
     /// The kernel says something that is not so: it is believed only where nobody could know better.
     fn lie(&mut self, port: usize) {
-        let index = port as PortIndex;
+        let index = PortIndex::new(port).unwrap();
         let address = self.rng.below(2 * self.umem.layout().bytes() as u64);
         let of = |held: &[u64]| held.iter().position(|held| held / SIZE == address / SIZE);
         if self.rng.chance(500_000) {
@@ -177,7 +177,7 @@ impl Model {
     /// Everything is given back; every frame is there, once.
     fn clear(&mut self) {
         for port in 0..PORTS {
-            let recalled = self.umem.recall(port as PortIndex);
+            let recalled = self.umem.recall(PortIndex::new(port).unwrap());
             assert_eq!(recalled, (self.receive[port].len() as u32, self.transmit[port].len() as u32));
             self.receive[port].clear();
             self.transmit[port].clear();

@@ -11,7 +11,7 @@ mod oracle;
 use forms::{L3, forms, v4, v6};
 use oxide::packet::{Endpoint, MacAddr, Parsed, Rewrite, Translation, Transport, parse, recognise, verify_udp};
 use oxide::telemetry::DropReason;
-use oxide::umem::{BadDescriptor, PageKind, Region, RingSizes, Umem, UmemLayout};
+use oxide::umem::{BadDescriptor, PageKind, PortIndex, Region, RingSizes, Umem, UmemLayout};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
@@ -106,11 +106,11 @@ fn descriptors_longer_than_their_frame_are_refused() {
     let rings = RingSizes { fill: 128, rx: 64, tx: 64, completion: 64 };
     let layout = UmemLayout::new(2048, UmemLayout::frames_for(&rings, 1), 0, &rings, 1, 1500).unwrap();
     let mut umem = Umem::new(Region::map(layout.bytes(), PageKind::Base, None).unwrap(), layout).unwrap();
-    let at = u64::from(umem.post_fill(0).unwrap()) * 2048 + 256;
+    let at = u64::from(umem.post_fill(PortIndex::P0).unwrap()) * 2048 + 256;
     for length in [1793, 2048, 4096, 9000, 65_536, u32::MAX - 2048] {
-        assert!(matches!(umem.received(0, at, length), Err(BadDescriptor::PastFrame { .. })), "{length}");
+        assert!(matches!(umem.received(PortIndex::P0, at, length), Err(BadDescriptor::PastFrame { .. })), "{length}");
     }
-    let frame = umem.received(0, at, 1792).unwrap();
+    let frame = umem.received(PortIndex::P0, at, 1792).unwrap();
     umem.give(frame);
 }
 

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use contract::{DESTINATION, Rig, number, packet};
 use netns::{Lab, in_namespace, skip_unless_root};
 use oxide::port::{Backend, Burst, Mode, Port, QueueId};
-use oxide::umem::{PageKind, RingSizes, Umem};
+use oxide::umem::{PageKind, PortIndex, RingSizes, Umem};
 use oxide::xdp::steering::{Steering, SteeringOptions};
 use oxide::xdp::{PortRequest, XdpBackend, XdpOptions, XdpPort};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -182,7 +182,7 @@ fn one_port_is_bound_again_while_the_other_goes_on() {
             let closed = closing.elapsed();
             let (mut busy, deadline) = (0, Instant::now() + Duration::from_secs(10));
             let again = loop {
-                match backend.reopen(victim as u8, &mut umem) {
+                match backend.reopen(PortIndex::new(victim).unwrap(), &mut umem) {
                     Ok(port) => break port,
                     Err(error) => assert!(error.is_busy() && Instant::now() < deadline, "{error}"),
                 }
@@ -190,7 +190,7 @@ fn one_port_is_bound_again_while_the_other_goes_on() {
                 let census = umem.census();
                 assert!(census.balanced() && census.written_off > RINGS.fill - 64, "{census:?}");
                 // Not bound, and filled all the same.
-                assert_eq!(umem.at_port(victim as u8), (RINGS.fill, 0));
+                assert_eq!(umem.at_port(PortIndex::new(victim).unwrap()), (RINGS.fill, 0));
                 // The other port goes on with the same memory.
                 sent += 1;
                 let neighbour = if other == 0 { &mut far } else { &mut right };
@@ -234,7 +234,7 @@ fn packets_arrive_on_a_port_that_was_filled_before_it_was_bound() {
         let (near, far) = (steering("near"), steering("far"));
         let mut near = Alone::open(request(&near, "near", 0));
         let mut far = Alone::open(request(&far, "far", 0));
-        assert_eq!(near.umem.at_port(0), (RINGS.fill, 0));
+        assert_eq!(near.umem.at_port(PortIndex::P0), (RINGS.fill, 0));
         let mut numbers = Vec::new();
         for i in 0..RINGS.fill + 10 {
             far.send(&packet(i, 60));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::error::Problem;
+use super::error::{ConfigError, Problem};
 use super::sections::ENGINE;
 use super::value::{Choice, Realtime};
 use crate::packet::LANES;
@@ -135,6 +135,21 @@ impl EngineConfig {
     #[must_use]
     pub fn busy_poll_timeout(&self) -> Duration {
         Duration::from_micros(u64::from(self.busy_poll_timeout_us))
+    }
+
+    /// Checks all values. Every function that takes an `EngineConfig` does so by itself.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`] with everything that is wrong.
+    ///
+    /// ```
+    /// let config = oxide::config::EngineConfig::new((0..9).map(|n| format!("eth{n}")));
+    /// assert!(config.validate().unwrap_err().to_string().contains("at most 8 interfaces"));
+    /// ```
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let mut problems = Vec::new();
+        self.check(&mut problems);
+        if problems.is_empty() { Ok(()) } else { Err(ConfigError::Invalid(problems)) }
     }
 
     pub(super) fn check(&self, problems: &mut Vec<Problem>) {

@@ -2,10 +2,26 @@
 
 use std::io;
 
+use crate::config::ConfigError;
+
 /// An engine could not be started, or a command could not be carried out.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EngineError {
+    /// A value of the configuration cannot be used.
+    #[error("{0}")]
+    Config(#[from] ConfigError),
+    /// The survey given to the builder was made for another configuration.
+    #[error(
+        "survey: made for interfaces {surveyed}; expected those of the configuration, {configured}; to fix: make the \
+         survey from the configuration that the engine is built with"
+    )]
+    OtherSurvey {
+        /// Interfaces of the survey's plan.
+        surveyed: String,
+        /// Interfaces of the configuration.
+        configured: String,
+    },
     /// The plan was refused.
     #[error("{text}")]
     Plan {

@@ -155,7 +155,7 @@ impl EngineHandle {
         let (worker, port) = self.find(queue)?;
         let depth = match depth {
             Depth::Handler => supervisor::Depth::Soft,
-            Depth::Port => supervisor::Depth::Part(port),
+            Depth::Port => supervisor::Depth::Part(port.number()),
             Depth::Queue => supervisor::Depth::Hard,
         };
         self.0.supervisor.restart(worker, depth).map_err(|error| self.refused("restart", queue, error))
@@ -190,13 +190,18 @@ impl EngineHandle {
     /// Takes over what of `config` concerns the opening of a queue: `batch_size`, `busy_poll`, `busy_poll_timeout_us`,
     /// `zero_copy` and `realtime`. In force for each queue with its next restart at [`Depth::Queue`]; the rest of the
     /// configuration belongs to the plan, and to this engine's whole life.
-    pub fn configure(&self, config: &EngineConfig) {
+    ///
+    /// # Errors
+    /// [`EngineError::Config`], and no change.
+    pub fn configure(&self, config: &EngineConfig) -> Result<(), EngineError> {
+        config.validate()?;
         let mut kept = self.0.config.lock().unwrap_or_else(PoisonError::into_inner);
         kept.batch_size = config.batch_size;
         kept.busy_poll = config.busy_poll;
         kept.busy_poll_timeout_us = config.busy_poll_timeout_us;
         kept.zero_copy = config.zero_copy;
         kept.realtime = config.realtime;
+        Ok(())
     }
 
     /// Describes at most `limit` sessions (and at most 10,000) of the actor that serves `queue`. Asks the actor
@@ -241,14 +246,13 @@ impl EngineHandle {
     fn find(&self, queue: &QueueId) -> Result<(WorkerId, PortIndex), EngineError> {
         let serves = |p: &oxide_topology::PortPlan| p.interface == queue.interface && p.queue == queue.queue;
         let actors = self.0.plan.actors.iter().enumerate();
-        let found = actors.filter_map(|(at, actor)| Some((WorkerId(at), actor.ports.iter().position(serves)?))).next();
-        let Some((worker, port)) = found else {
+        let port = |actor: &oxide_topology::ActorPlan| PortIndex::new(actor.ports.iter().position(serves)?);
+        let found = actors.filter_map(|(at, actor)| Some((WorkerId(at), port(actor)?))).next();
+        found.ok_or_else(|| {
             let all = self.0.plan.actors.iter().flat_map(|a| &a.ports);
             let there: Vec<_> = all.map(|p| format!("{}:{}", p.interface, p.queue)).collect();
-            return Err(EngineError::NoSuchQueue { asked: queue.to_string(), there: there.join(", ") });
-        };
-        // An actor has at most 8 ports.
-        Ok((worker, port as PortIndex))
+            EngineError::NoSuchQueue { asked: queue.to_string(), there: there.join(", ") }
+        })
     }
 
     fn refused(&self, what: &'static str, queue: &QueueId, error: SupervisorError) -> EngineError {

@@ -19,7 +19,7 @@ use crate::net::Tables;
 use crate::port::{QueueId, Rss};
 use crate::queue::{self, ActorSpec, Exit, Handler, HandlerFactory, Parcel, Peers, Report};
 use crate::simd::Processor;
-use crate::umem::{PageKind, RingSizes};
+use crate::umem::{PageKind, PortIndex, RingSizes};
 use crate::xdp::{BusyPoll, XdpBackend, XdpOptions};
 
 /// Commands that may wait for one actor: tables, peers and an operator's word or two.
@@ -105,7 +105,7 @@ impl<H: Handler + 'static> Launcher<H> {
 /// Opens those of `ids` whose interfaces are there. The others wait, unless there is none: then their first error.
 fn backend(options: XdpOptions, ids: &[QueueId], interfaces: &mut Interfaces) -> Result<XdpBackend, EngineError> {
     let (mut there, mut absent) = (Vec::new(), Vec::new());
-    for (id, at) in ids.iter().zip(0..) {
+    for (id, at) in ids.iter().zip(PortIndex::ALL) {
         match interfaces.request(id) {
             Ok(request) => there.push(request),
             Err(error) => absent.push((at, id, error)),

@@ -131,7 +131,11 @@ impl<H: Handler + 'static> EngineBuilder<H> {
     pub fn start(self) -> Result<Engine, EngineError> {
         let started = Instant::now();
         let Self { config, factory, destinations, survey, supervision } = self;
+        config.validate()?;
         supervision.check()?;
+        if let Some(survey) = &survey {
+            survey.check(&config)?;
+        }
         let processor = settings::processor(&config)?;
         let (executor, why_threads) = settings::executor(&config).resolve();
         let net = NetService::start(NetOptions::default()).map_err(|e| EngineError::Net { text: e.to_string() })?;

@@ -58,6 +58,7 @@ mod tests {
     use oxide_actors::mailbox::mailbox;
 
     use super::*;
+    use crate::umem::PortIndex;
 
     #[test]
     fn a_full_mailbox_loses_nothing_that_still_matters() {
@@ -66,8 +67,8 @@ mod tests {
         outbox.tell(Command::Steer);
         outbox.tell(Command::Drain);
         for paused in [true, false, true, false] {
-            outbox.tell(Command::Pause(0, paused));
-            outbox.tell(Command::Pause(1, true));
+            outbox.tell(Command::Pause(PortIndex::P0, paused));
+            outbox.tell(Command::Pause(PortIndex::P1, true));
             outbox.tell(Command::Tables(Box::default()));
         }
         assert!(outbox.up_to_date().is_none());
@@ -76,8 +77,8 @@ mod tests {
             heard.push(match command {
                 Command::Steer => "steer",
                 Command::Drain => "drain",
-                Command::Pause(0, false) => "go on",
-                Command::Pause(1, true) => "pause",
+                Command::Pause(PortIndex::P0, false) => "go on",
+                Command::Pause(PortIndex::P1, true) => "pause",
                 Command::Tables(_) => "tables",
                 _ => "something else",
             });

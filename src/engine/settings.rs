@@ -1,6 +1,6 @@
 //! From the words of the configuration to the values of the rooms, and to a plan.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -82,8 +82,9 @@ impl Survey {
     /// Reads the machine and plans for it.
     ///
     /// # Errors
-    /// [`EngineError::Snapshot`]; [`EngineError::Plan`] with every reason and its mend.
+    /// [`EngineError::Config`]; [`EngineError::Snapshot`]; [`EngineError::Plan`] with every reason and its mend.
     pub fn new(config: &EngineConfig) -> Result<Self, EngineError> {
+        config.validate()?;
         let snapshot = Snapshot::live(&config.interfaces).map_err(|e| EngineError::Snapshot { text: e.to_string() })?;
         let request = request(config)?;
         let plan = plan(&snapshot, &request)?;
@@ -145,6 +146,23 @@ fn plan(snapshot: &Snapshot, request: &Request) -> Result<Plan, EngineError> {
     oxide_topology::plan(snapshot, request).map_err(|e| EngineError::Plan { text: e.to_string() })
 }
 
+impl Survey {
+    /// Checks that the plan serves the interfaces of `config`, each actor all of them, and nothing else.
+    ///
+    /// # Errors
+    /// [`EngineError::OtherSurvey`].
+    pub(super) fn check(&self, config: &EngineConfig) -> Result<(), EngineError> {
+        let wanted: BTreeSet<&str> = config.interfaces.iter().map(String::as_str).collect();
+        let actors = self.plan.actors.iter();
+        let planned: BTreeSet<&str> = actors.flat_map(|a| &a.ports).map(|port| port.interface.as_str()).collect();
+        if planned == wanted && self.plan.actors.iter().all(|actor| actor.ports.len() <= wanted.len()) {
+            return Ok(());
+        }
+        let list = |names: BTreeSet<&str>| names.into_iter().collect::<Vec<_>>().join(", ");
+        Err(EngineError::OtherSurvey { surveyed: list(planned), configured: list(wanted) })
+    }
+}
+
 /// Reads the machine and plans for it.
 ///
 /// # Errors
@@ -167,8 +185,9 @@ fn rss(view: &RssView, processor: Processor) -> Option<Rss> {
 /// What the configuration asks of the planner.
 ///
 /// # Errors
-/// [`EngineError::Port`] if the ring sizes cannot be.
+/// [`EngineError::Config`].
 pub fn request(config: &EngineConfig) -> Result<Request, EngineError> {
+    config.validate()?;
     let rings = rings(config)?;
     let frames = config.frame_count.fixed().copied();
     let frames = frames.unwrap_or_else(|| UmemLayout::frames_for(&rings, config.interfaces.len() as u32));

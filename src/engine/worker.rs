@@ -13,7 +13,7 @@ use super::launch::{Launched, Launcher};
 use super::outbox::Outbox;
 use crate::net::Tables;
 use crate::queue::{self, Exit, Fault, Handler, Parcel, PortRequests, Report};
-use crate::umem::{MAX_PORTS, PortIndex};
+use crate::umem::PortIndex;
 use crate::xdp::PortRequest;
 
 /// What is told to an actor over AF_XDP ports.
@@ -85,7 +85,7 @@ impl<H: Handler + 'static> supervisor::Worker for QueueWorker<H> {
             other => End::Refused(other.to_string()),
         })?;
         self.announce(Some(Entry { queue: self.queue, parcels, commands: commands.clone() }));
-        for port in (0..MAX_PORTS).filter(|port| self.paused >> port & 1 == 1) {
+        for port in PortIndex::ALL.into_iter().filter(|port| port.is_in(self.paused)) {
             // A new mailbox has room for them.
             let _ = commands.try_send(Command::Pause(port, true));
         }
@@ -109,13 +109,12 @@ impl<H: Handler + 'static> supervisor::Worker for QueueWorker<H> {
                 Command::Tables(Box::new((*tables).clone()))
             }
             Note::Pause(port, paused) => {
-                let bit = 1_u8.checked_shl(port.into()).unwrap_or(0);
-                self.paused = if paused { self.paused | bit } else { self.paused & !bit };
+                self.paused = if paused { self.paused | port.bit() } else { self.paused & !port.bit() };
                 Command::Pause(port, paused)
             }
             Note::Close(interface, why) => {
-                let ports = self.launcher.ports_of(self.index).into_iter().zip(0..);
-                let closed = ports.filter(|(id, _)| id.interface == interface).fold(0, |all, (_, at)| all | 1_u8 << at);
+                let ports = self.launcher.ports_of(self.index).into_iter().zip(PortIndex::ALL);
+                let closed = ports.filter(|(id, _)| id.interface == interface).fold(0, |all, (_, at)| all | at.bit());
                 Command::Close(closed, why)
             }
             Note::Inject(fault) => Command::Inject(fault),
@@ -160,7 +159,7 @@ impl<H: Handler + 'static> QueueWorker<H> {
     /// What each port can be opened from, or why it cannot be opened now.
     fn requests(&self) -> PortRequests<PortRequest> {
         let mut interfaces = self.interfaces.lock().unwrap_or_else(PoisonError::into_inner);
-        let ports = (0..).zip(self.launcher.ports_of(self.index));
+        let ports = PortIndex::ALL.into_iter().zip(self.launcher.ports_of(self.index));
         ports.map(|(port, id)| (port, interfaces.request(&id).map_err(|error| error.to_string()))).collect()
     }
 

@@ -19,8 +19,9 @@ use super::peers::Peers;
 use super::snapshot::QueueSnapshot;
 use super::worker::{Parts, Turn, Worker};
 use crate::net::Tables;
-use crate::port::{Backend, Opened, PortError, Rss};
+use crate::port::{Backend, Opened, Port, PortError, Rss};
 use crate::simd::Processor;
+use crate::umem::{LayoutError, MAX_PORTS};
 use away::Away;
 use costs::Costs;
 
@@ -94,6 +95,10 @@ impl<B: Backend, H: Handler> Actor<B, H> {
         link: Link<Report>,
         now: Instant,
     ) -> Result<Self, PortError> {
+        if let (Some(first), true) = (opened.first(), opened.len() > usize::from(MAX_PORTS)) {
+            let id = first.as_ref().map_or_else(|error| error.id().clone(), |port| port.info().id.clone());
+            return Err(PortError::Layout { id, source: LayoutError::TooManyPorts { got: opened.len() } });
+        }
         let (away, infos, ports) = away::sort(opened);
         let info = QueueInfo {
             queue: spec.queue,

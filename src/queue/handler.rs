@@ -183,7 +183,7 @@ impl<'a> Context<'a> {
     #[must_use]
     pub fn port_of(&self, ifindex: u32) -> Option<PortIndex> {
         let at = self.info.ports.iter().position(|port| port.ifindex == ifindex)?;
-        PortIndex::try_from(at).ok()
+        PortIndex::new(at)
     }
 
     /// Asks the kernel, by way of the supervisor, for the MAC of `next_hop` on `interface`. Hold the

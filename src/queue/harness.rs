@@ -33,8 +33,8 @@ use crate::umem::{Frame, LayoutError, PageKind, PortIndex, Region, RegionError, 
 /// What a handler decided, and the packet as it left it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// Sent by a port: the whole frame.
-    Transmit(PortIndex, Vec<u8>),
+    /// Sent by the port of this number: the whole frame.
+    Transmit(u8, Vec<u8>),
     /// Dropped.
     Drop(DropReason),
     /// To be shown again: the whole frame.
@@ -119,17 +119,19 @@ impl<H: Handler> Harness<H> {
     }
 
     /// Lets packets (whole Ethernet frames, at most 3840 bytes each) come in by `port`, in batches of 64. One
-    /// outcome for each, in order; a packet that is too long is [`DropReason::Oversized`].
-    pub fn feed(&mut self, port: PortIndex, packets: &[impl AsRef<[u8]>]) -> Vec<Outcome> {
+    /// outcome for each, in order; a packet that is too long is [`DropReason::Oversized`]. No outcome at all for a port
+    /// that no actor can have, from [`MAX_PORTS`](crate::umem::MAX_PORTS) on.
+    pub fn feed(&mut self, port: u8, packets: &[impl AsRef<[u8]>]) -> Vec<Outcome> {
         packets.chunks(LANES).flat_map(|chunk| self.batch(port, chunk, false)).collect()
     }
 
     /// As [`feed`](Self::feed), with packets that were held before.
-    pub fn feed_again(&mut self, port: PortIndex, packets: &[impl AsRef<[u8]>]) -> Vec<Outcome> {
+    pub fn feed_again(&mut self, port: u8, packets: &[impl AsRef<[u8]>]) -> Vec<Outcome> {
         packets.chunks(LANES).flat_map(|chunk| self.batch(port, chunk, true)).collect()
     }
 
-    fn batch(&mut self, port: PortIndex, packets: &[impl AsRef<[u8]>], again: bool) -> Vec<Outcome> {
+    fn batch(&mut self, port: u8, packets: &[impl AsRef<[u8]>], again: bool) -> Vec<Outcome> {
+        let Some(port) = PortIndex::new(port.into()) else { return Vec::new() };
         let mut burst = Burst::new();
         let taken: Vec<bool> = packets.iter().map(|packet| self.load(packet.as_ref(), &mut burst)).collect();
         let parsed: &[Frame] = if self.handler.reads_columns() { &burst } else { &[] };
@@ -150,7 +152,7 @@ impl<H: Handler> Harness<H> {
             let bytes = self.umem.bytes(&frame).to_vec();
             self.umem.give(frame);
             outcomes.push(match verdict {
-                Verdict::Transmit(to) => Outcome::Transmit(to, bytes),
+                Verdict::Transmit(to) => Outcome::Transmit(to.number(), bytes),
                 Verdict::Drop(reason) => Outcome::Drop(reason),
                 Verdict::None => Outcome::Drop(DropReason::NoVerdict),
                 Verdict::Hold => Outcome::Hold(bytes),
@@ -254,7 +256,7 @@ mod tests {
         fn handle(&mut self, batch: &mut Batch<'_>, _: &mut Context<'_>) {
             let udp = batch.columns().udp;
             for lane in 0..batch.len() {
-                batch.transmit(lane, 0);
+                batch.transmit(lane, PortIndex::P0);
                 if udp & 1 << lane != 0 {
                     batch.drop(lane, DropReason::Handler);
                 }

@@ -86,7 +86,9 @@ impl<R> Command<R> {
             supervisor::Command::Stop => Self::Stop(STOP_WITHIN),
             supervisor::Command::Drain { .. } => Self::Drain,
             supervisor::Command::RestartHandler { inherit } => Self::RestartHandler { inherit },
-            supervisor::Command::RestartPart(port) => Self::Open { restart: Some(port), requests: requests() },
+            supervisor::Command::RestartPart(part) => {
+                Self::Open { restart: PortIndex::new(part.into()), requests: requests() }
+            }
             supervisor::Command::MendParts => Self::Open { restart: None, requests: requests() },
         }
     }

@@ -88,7 +88,7 @@ mod tests {
             let flow = batch.columns().flow[0];
             let result = batch.reframe(0, &UdpFrame::new(flow, &[]), &vec![7; self.0], self.1.clone());
             match result {
-                Ok(()) => batch.transmit(0, 0),
+                Ok(()) => batch.transmit(0, batch.from()),
                 Err(reason) => {
                     assert_eq!(batch.packet(0), before, "unchanged");
                     batch.drop(0, reason);

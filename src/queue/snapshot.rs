@@ -70,7 +70,7 @@ impl QueueSnapshot {
                 occupancy: port.map(|port| port.occupancy()).unwrap_or_default(),
             }
         };
-        let ports = ids.into_iter().zip(0..).map(one).collect();
+        let ports = ids.into_iter().zip(PortIndex::ALL).map(one).collect();
         Self {
             queue,
             uptime: Duration::from_nanos(worker.counters().wall_ns()),

@@ -23,7 +23,7 @@ use crate::packet::{Columns, LANES};
 use crate::port::{Burst, Kick, Port, PortError};
 use crate::simd::Processor;
 use crate::telemetry::DropReason;
-use crate::umem::{Frame, PortIndex, Umem};
+use crate::umem::{Frame, PortIndex, PortList, Umem};
 
 pub use faults::Fault;
 
@@ -36,7 +36,7 @@ pub struct Parts<P, H> {
     pub umem: Umem,
     /// The ports, in the order of `info.ports`; `None`: closed, to be put in its place later
     /// ([`put_port`](Worker::put_port)).
-    pub ports: Vec<Option<P>>,
+    pub ports: PortList<Option<P>>,
     /// The application.
     pub handler: H,
     /// The batch processor.
@@ -63,7 +63,7 @@ pub struct Turn {
 /// Ports, memory, handler and tables of one queue.
 pub struct Worker<P, H> {
     /// `None`: closed, and to be opened again.
-    ports: Vec<Option<P>>,
+    ports: PortList<Option<P>>,
     seats: Vec<Seat>,
     /// What waits for each port's TX ring.
     out: Vec<Outgoing>,
@@ -136,9 +136,9 @@ impl<P: Port, H: Handler> Worker<P, H> {
     /// Our own share of a turn: reclaim, fill, receive, process, transmit; inbox and timeouts. No
     /// system call. Returns how many packets were looked at.
     pub fn work(&mut self, now: Instant) -> usize {
-        for (at, (port, out)) in self.ports.iter_mut().zip(&mut self.out).enumerate() {
+        for (at, (port, out)) in PortIndex::ALL.into_iter().zip(self.ports.iter_mut().zip(&mut self.out)) {
             let Some(port) = port else { continue };
-            if self.faults.silent >> at & 1 == 0 {
+            if !at.is_in(self.faults.silent) {
                 port.reclaim(&mut self.umem);
             }
             out.flush(port, &mut self.umem, now, &mut self.counters);
@@ -155,9 +155,9 @@ impl<P: Port, H: Handler> Worker<P, H> {
             self.tick(now);
             packets += self.serve_held(now);
         }
-        for from in 0..self.ports.len() {
+        for from in PortIndex::first(self.ports.len()) {
             // A full TX ring pushes back to the RX rings, where the kernel counts what it drops.
-            let open = self.parked.is_none() && self.paused >> from & 1 == 0;
+            let open = self.parked.is_none() && !from.is_in(self.paused);
             if open && self.out.iter().all(Outgoing::ready) {
                 packets += self.serve_port(from, now);
             }
@@ -173,7 +173,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
     /// ([`close_port`](Self::close_port)), while every frame is still in the ledger.
     pub fn kick(&mut self) -> Result<Turn, (PortIndex, PortError)> {
         let mut turn = Turn::default();
-        for ((port, out), at) in self.ports.iter_mut().zip(&self.out).zip(0..) {
+        for ((port, out), at) in self.ports.iter_mut().zip(&self.out).zip(PortIndex::ALL) {
             let Some(port) = port else { continue };
             match port.kick().map_err(|error| (at, error))? {
                 Kick::Done => {}
@@ -185,19 +185,19 @@ impl<P: Port, H: Handler> Worker<P, H> {
         Ok(turn)
     }
 
-    fn serve_port(&mut self, from: usize, now: Instant) -> usize {
+    fn serve_port(&mut self, from: PortIndex, now: Instant) -> usize {
         debug_assert!(self.burst.is_empty());
-        let Some(port) = &mut self.ports[from] else { return 0 };
+        let Some(port) = self.ports.get_mut(usize::from(from)).and_then(Option::as_mut) else { return 0 };
         let received = port.receive(&mut self.umem, &mut self.burst, self.batch_size);
         self.counters.received += received as u64;
-        self.process(from as PortIndex, None, now);
+        self.process(from, None, now);
         received
     }
 
     /// Packets of our flows that came in on other queues; at most a batch of them.
     fn serve_inbox(&mut self, now: Instant) -> usize {
         let mut taken = 0;
-        let mut batch_from = 0;
+        let mut batch_from = PortIndex::P0;
         while taken < LANES
             && let Some(parcel) = self.peers.take()
         {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::limit::{Limits, LimitsPlan};
 use super::policy::{self, Denied};
-use crate::config::{Config, PortRange};
+use crate::config::{Config, ConfigError, PortRange};
 use crate::net::{Resolution, Tables};
 use crate::packet::Endpoint;
 
@@ -73,6 +73,9 @@ pub(super) fn mix(word: u64) -> u64 {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PlanError {
+    /// A value of the configuration cannot be used.
+    #[error("{0}")]
+    Config(#[from] ConfigError),
     /// Nothing to relay.
     #[error("no [[relay]] entry: write one (`oxide config example` shows how)")]
     NoEntry,
@@ -107,11 +110,12 @@ pub struct RelayPlan {
 }
 
 impl RelayPlan {
-    /// The plan of a checked configuration. `own` are this host's addresses, which no upstream may be.
+    /// The plan of a configuration. `own` are this host's addresses, which no upstream may be.
     ///
     /// # Errors
-    /// [`PlanError::NoEntry`], [`PlanError::Denied`].
+    /// [`PlanError::Config`], [`PlanError::NoEntry`], [`PlanError::Denied`].
     pub fn new(config: &Config, own: &[IpAddr]) -> Result<Self, PlanError> {
+        config.check()?;
         let entries: Vec<Entry> = config
             .relays
             .iter()

@@ -42,7 +42,7 @@ pub struct Seen<'a> {
 
 impl Seen<'_> {
     fn port_of(&self, interface: u32) -> Option<PortIndex> {
-        self.ports.iter().position(|port| port.ifindex == interface).map(|at| at as PortIndex)
+        self.ports.iter().position(|port| port.ifindex == interface).and_then(PortIndex::new)
     }
 }
 
@@ -99,7 +99,7 @@ impl Reference {
         match (self.decide(seen, ticks), did) {
             (Wanted::Unknown, _) => Ok(()),
             (Wanted::Other(wanted), did) if wanted == *did => Ok(()),
-            (Wanted::Transmit { port, frame, flow, learn }, Outcome::Transmit(to, sent)) if port == *to => {
+            (Wanted::Transmit { port, frame, flow, learn }, Outcome::Transmit(to, sent)) if port.number() == *to => {
                 match learn {
                     None => same(&frame, sent),
                     Some(key) => {

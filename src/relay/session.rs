@@ -16,18 +16,18 @@ pub(super) struct NextHop {
     /// When it was copied from the tables, by the relay's count: one that is missed would have to be 2^32
     /// counts away.
     pub(super) generation: u32,
-    /// Largest IP packet, bytes.
+    /// Largest IP packet, bytes; 0 in [`NextHop::UNKNOWN`].
     pub(super) mtu: u16,
     /// Largest frame without VLAN tag that stays in its family on the way, bytes; 0 if packets cross to the other.
     pub(super) frame: u16,
     /// Ethernet destination and source, as in the frame.
     pub(super) macs: [u8; 12],
-    /// Outgoing port; [`NextHop::UNKNOWN`] has none.
+    /// Outgoing port; without meaning in [`NextHop::UNKNOWN`].
     pub(super) port: PortIndex,
 }
 
 impl NextHop {
-    pub(super) const UNKNOWN: Self = Self { generation: 0, mtu: 0, frame: 0, macs: [0; 12], port: PortIndex::MAX };
+    pub(super) const UNKNOWN: Self = Self { generation: 0, mtu: 0, frame: 0, macs: [0; 12], port: PortIndex::P0 };
 
     /// `crosses`: the packets are of the other family afterwards.
     pub(super) fn new(generation: u32, to: &Hop, port: PortIndex, crosses: bool) -> Self {
@@ -47,7 +47,7 @@ impl NextHop {
     /// Whether it may be used at this count.
     #[inline]
     pub(super) fn fresh(&self, generation: u32) -> bool {
-        self.generation == generation && self.port != PortIndex::MAX
+        self.generation == generation && self.mtu != 0
     }
 }
 

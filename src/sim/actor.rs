@@ -163,7 +163,7 @@ impl SimActor {
             let there = self.net.ifindex(&id.interface).map(|_| id.clone());
             (port, there.ok_or_else(|| format!("there is no interface {}", id.interface)))
         };
-        (0..).zip(&self.ids).map(request).collect()
+        PortIndex::ALL.into_iter().zip(&self.ids).map(request).collect()
     }
 
     /// Sends a command; while its mailbox is full it waits here, behind those that wait already.
@@ -259,7 +259,7 @@ impl SimActor {
 
     /// Descriptors that the ledger refused.
     pub(super) fn bad_descriptors(&mut self) -> u64 {
-        let ports = 0..self.ids.len() as PortIndex;
+        let ports = PortIndex::first(self.ids.len());
         let now =
             self.life().map_or(0, |actor| ports.map(|port| actor.worker.port_counters(port).0.bad_descriptors).sum());
         self.ended.bad_descriptors + now

@@ -341,8 +341,8 @@ impl CheckedRelay {
             let did = match batch.verdict(lane) {
                 Verdict::None => Outcome::Drop(crate::telemetry::DropReason::NoVerdict),
                 Verdict::Transmit(port) => {
-                    self.made.add(port, frame);
-                    Outcome::Transmit(port, frame.to_vec())
+                    self.made.add(port.number(), frame);
+                    Outcome::Transmit(port.number(), frame.to_vec())
                 }
                 Verdict::Drop(reason) => Outcome::Drop(reason),
                 Verdict::Hold => Outcome::Hold(frame.to_vec()),

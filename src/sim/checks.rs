@@ -36,7 +36,7 @@ impl World {
         let ids = actor.ids.clone();
         let Some(life) = actor.life() else { return };
         let (census, balanced) = (life.worker.umem().census(), life.worker.balanced());
-        let at_ports: Vec<_> = (0..ids.len()).map(|port| life.worker.umem().at_port(port as PortIndex)).collect();
+        let at_ports: Vec<_> = PortIndex::first(ids.len()).map(|port| life.worker.umem().at_port(port)).collect();
         self.judge.check(
             Checker::Ledger,
             balanced && census.app == 0 && census.transmit == lost && census.written_off == 0,

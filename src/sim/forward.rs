@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::packet::{Columns, MacAddr};
 use crate::queue::{Batch, Context, Handler, Replaced, Verdict};
 use crate::telemetry::DropReason;
+use crate::umem::PortIndex;
 
 /// Ports of an actor: towards the clients, and towards the servers.
 pub(super) const CLIENTS: u8 = 0;
@@ -25,25 +26,25 @@ pub(super) struct Forwarder;
 impl Handler for Forwarder {
     fn handle(&mut self, batch: &mut Batch<'_>, cx: &mut Context<'_>) {
         let columns: &Columns = batch.columns();
-        let from = batch.from();
+        let from_clients = batch.from().number() == CLIENTS;
         for lane in 0..batch.len() {
             if columns.udp & 1 << lane == 0 {
                 batch.drop(lane, columns.fault[lane]);
                 continue;
             }
             let flow = columns.flow[lane];
-            let client = if from == CLIENTS { flow.source.port } else { flow.destination.port };
+            let client = if from_clients { flow.source.port } else { flow.destination.port };
             let owner = owner(client, cx.info().queues);
             if owner != cx.info().place {
                 batch.decide(lane, Verdict::HandOver(owner));
                 continue;
             }
-            if cx.draining() && from == CLIENTS {
+            if cx.draining() && from_clients {
                 batch.drop(lane, DropReason::Draining);
                 continue;
             }
             forward(batch.packet_mut(lane));
-            batch.transmit(lane, if from == CLIENTS { SERVERS } else { CLIENTS });
+            batch.transmit(lane, if from_clients { PortIndex::P1 } else { PortIndex::P0 });
         }
     }
 }
@@ -74,7 +75,7 @@ impl<H: Handler> Handler for Fused<H> {
             self.fuse.store(false, Ordering::Relaxed);
             // Half of the batch is decided, as it would be in the middle of a loop.
             for lane in 0..batch.len() / 2 {
-                batch.transmit(lane, SERVERS);
+                batch.transmit(lane, PortIndex::P1);
             }
             // Without the panic hook: a long run would print thousands of them.
             std::panic::resume_unwind(Box::new("the simulation lit the handler's fuse"));

@@ -1,7 +1,12 @@
 //! Sizes, checked once, before anything is mapped.
 
+use super::MAX_PORTS;
+
 /// Bytes the kernel keeps before a packet in every frame (`XDP_PACKET_HEADROOM`, include/uapi/linux/bpf.h).
 pub const XDP_HEADROOM: u32 = 256;
+
+/// Most entries of one ring: the fill ring of the largest `ring_size`.
+const MAX_ENTRIES: u32 = 65_536;
 
 /// Entries in each of the four rings of a port; all powers of two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
@@ -35,7 +40,7 @@ impl RingSizes {
     /// [`LayoutError`] naming the ring.
     pub fn check(&self) -> Result<(), LayoutError> {
         for (name, got) in [("fill", self.fill), ("rx", self.rx), ("tx", self.tx), ("completion", self.completion)] {
-            if !got.is_power_of_two() {
+            if !got.is_power_of_two() || got > MAX_ENTRIES {
                 return Err(LayoutError::RingSize { name, got });
             }
         }
@@ -49,7 +54,7 @@ impl RingSizes {
     /// ring comes back by the completion ring: a port posts no more of either than the ring has room for.
     #[must_use]
     pub fn frames(&self) -> u32 {
-        self.fill + self.completion
+        self.fill.saturating_add(self.completion)
     }
 }
 
@@ -81,6 +86,9 @@ impl UmemLayout {
         mtu: u32,
     ) -> Result<Self, LayoutError> {
         rings.check()?;
+        if ports > u32::from(MAX_PORTS) {
+            return Err(LayoutError::TooManyPorts { got: ports as usize });
+        }
         if frame_size != 2048 && frame_size != 4096 {
             return Err(LayoutError::FrameSize { got: frame_size });
         }
@@ -89,8 +97,8 @@ impl UmemLayout {
             return Err(LayoutError::TooFewFrames { got: frame_count, wanted, ports });
         }
         // Room for the 64 bytes that `Umem::head` reads, whatever the packet's length.
-        let room = frame_size.saturating_sub(XDP_HEADROOM + headroom);
-        let packet = (mtu + ETHERNET).max(64);
+        let room = frame_size.saturating_sub(XDP_HEADROOM.saturating_add(headroom));
+        let packet = mtu.saturating_add(ETHERNET).max(64);
         if packet > room {
             return Err(LayoutError::MtuTooLarge { mtu, room: room.saturating_sub(ETHERNET), frame_size, headroom });
         }
@@ -102,7 +110,7 @@ impl UmemLayout {
     #[must_use]
     pub fn frames_for(rings: &RingSizes, ports: u32) -> u32 {
         let batch = crate::packet::LANES as u32;
-        (rings.frames() + batch) * ports + 2 * batch
+        rings.frames().saturating_add(batch).saturating_mul(ports).saturating_add(2 * batch)
     }
 
     /// Bytes in a frame.
@@ -181,6 +189,12 @@ pub enum LayoutError {
     FrameSize {
         /// As configured.
         got: u32,
+    },
+    /// The ledger has a state for each of eight ports.
+    #[error("{got} ports: expected at most {MAX_PORTS} for one actor; to fix: start a second engine for the others")]
+    TooManyPorts {
+        /// Ports asked for.
+        got: usize,
     },
     /// A full set of rings would starve.
     #[error(

@@ -5,10 +5,7 @@
 //! a double fill without a word and returns bad TX addresses in completions, so an address that comes
 //! back is believed only if the ledger has it there.
 
-use super::PortIndex;
-
-/// Ports that one actor can own: one bit pattern of [`Place`] each.
-pub const MAX_PORTS: PortIndex = 8;
+use super::{MAX_PORTS, PortIndex};
 
 /// Where one frame is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,19 +33,21 @@ impl Place {
         match self {
             Place::Free => 0,
             Place::App => 1,
-            Place::Receive(port) => 2 + 2 * (port % MAX_PORTS),
-            Place::Transmit(port) => 3 + 2 * (port % MAX_PORTS),
-            Place::WrittenOff(port) => WRITTEN_OFF + port % MAX_PORTS,
+            Place::Receive(port) => 2 + 2 * port.number(),
+            Place::Transmit(port) => 3 + 2 * port.number(),
+            Place::WrittenOff(port) => WRITTEN_OFF + port.number(),
         }
     }
 
-    const fn from_code(code: u8) -> Self {
+    fn from_code(code: u8) -> Self {
+        // Codes come from `code`, so the remainder changes none.
+        let port = |number: u8| PortIndex::ALL[(number % MAX_PORTS) as usize];
         match code {
             0 => Place::Free,
             1 => Place::App,
-            off if off >= WRITTEN_OFF => Place::WrittenOff(off - WRITTEN_OFF),
-            even if even % 2 == 0 => Place::Receive((even - 2) / 2),
-            odd => Place::Transmit((odd - 3) / 2),
+            off if off >= WRITTEN_OFF => Place::WrittenOff(port(off - WRITTEN_OFF)),
+            even if even % 2 == 0 => Place::Receive(port((even - 2) / 2)),
+            odd => Place::Transmit(port((odd - 3) / 2)),
         }
     }
 }

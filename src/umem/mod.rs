@@ -10,19 +10,18 @@ mod frame;
 mod layout;
 mod ledger;
 mod observe;
+mod port_index;
 mod region;
 
 pub use frame::Frame;
 pub use layout::{LayoutError, RingSizes, UmemLayout, XDP_HEADROOM};
-pub use ledger::{BadDescriptor, Census, Ledger, MAX_PORTS, Place};
+pub use ledger::{BadDescriptor, Census, Ledger, Place};
 pub use observe::PagesSeen;
+pub use port_index::{MAX_PORTS, PortIndex, PortList};
 pub use region::{HUGE_PAGE, PageKind, PageReport, Region, RegionError, choose_pages, dont_fork, with_node};
 pub(crate) use region::{prefetch, wish_for_huge_pages};
 
 use std::sync::atomic::{AtomicU32, Ordering};
-
-/// Number of a port within its actor, counted from zero.
-pub type PortIndex = u8;
 
 /// A region cut into frames, the stack of free ones, and the ledger over all of them.
 #[derive(Debug)]

@@ -21,10 +21,10 @@ fn bytes_written_are_read_back_and_sent_from_the_same_place() {
     umem.head_mut(&mut frame)[4..].fill(b'!');
     assert_eq!((umem.bytes(&frame), umem.head(&frame)[63]), (&b"hell!"[..], b'!'));
     let index = frame.index();
-    let (address, length) = umem.post_transmit(0, frame);
+    let (address, length) = umem.post_transmit(PortIndex::P0, frame);
     assert_eq!((address, length), (u64::from(index) * 2048 + 256, 5));
     assert_eq!(umem.census().transmit, 1);
-    umem.completed(0, address).unwrap();
+    umem.completed(PortIndex::P0, address).unwrap();
     assert_eq!(umem.census().free, umem.census().total);
 }
 
@@ -42,12 +42,12 @@ fn length_past_the_frame_is_refused() {
 #[test]
 fn a_simulated_kernel_stays_within_the_frame_it_was_given() {
     let mut umem = umem(0);
-    let index = umem.post_fill(0).unwrap();
+    let index = umem.post_fill(PortIndex::P0).unwrap();
     let at = u64::from(index) * 2048 + 256;
-    assert_eq!(umem.kernel_write(0, at, &[7; 2048 - 256]), Ok(()));
-    let past = umem.kernel_write(0, at, &[7; 2048 - 255]);
+    assert_eq!(umem.kernel_write(PortIndex::P0, at, &[7; 2048 - 256]), Ok(()));
+    let past = umem.kernel_write(PortIndex::P0, at, &[7; 2048 - 255]);
     assert!(matches!(past, Err(BadDescriptor::PastFrame { .. })), "{past:?}");
-    assert!(umem.kernel_read(0, at, 1).is_err(), "it is not for sending");
+    assert!(umem.kernel_read(PortIndex::P0, at, 1).is_err(), "it is not for sending");
 }
 
 #[test]
@@ -63,9 +63,9 @@ fn the_start_moves_within_the_frame_and_the_end_stays() {
     assert!(!umem.move_start(&mut frame, -201) && !umem.move_start(&mut frame, 157));
     assert!(umem.move_start(&mut frame, -200) && frame.offset() == 0);
     let index = u64::from(frame.index());
-    let (address, length) = umem.post_transmit(0, frame);
+    let (address, length) = umem.post_transmit(PortIndex::P0, frame);
     assert_eq!((address, length), (index * 2048, 356));
-    umem.completed(0, address).unwrap();
+    umem.completed(PortIndex::P0, address).unwrap();
     // `head` reads 64 bytes from the start.
     let mut frame = umem.take().unwrap();
     assert!(umem.set_length(&mut frame, 1792));
@@ -77,19 +77,25 @@ fn the_start_moves_within_the_frame_and_the_end_stays() {
 #[test]
 fn what_the_kernel_returns_is_not_believed() {
     let mut umem = umem(0);
-    let posted = u64::from(umem.post_fill(0).unwrap()) * 2048;
+    let posted = u64::from(umem.post_fill(PortIndex::P0).unwrap()) * 2048;
     let other = if posted == 0 { 2048 } else { 0 };
-    assert!(matches!(umem.received(0, 1 << 40, 60), Err(BadDescriptor::OutOfRegion { .. })));
-    assert!(matches!(umem.received(0, other + 256, 60), Err(BadDescriptor::WrongPlace { .. })));
-    assert!(matches!(umem.received(1, posted + 256, 60), Err(BadDescriptor::WrongPlace { .. })), "another port's");
-    assert!(matches!(umem.received(0, posted + 256, 1793), Err(BadDescriptor::PastFrame { .. })));
-    assert!(matches!(umem.received(0, posted + 2040, 1), Err(BadDescriptor::PastFrame { .. })), "no room for a head");
-    assert!(matches!(umem.completed(0, posted), Err(BadDescriptor::WrongPlace { .. })));
-    let frame = umem.received(0, posted + 256, 1792).unwrap();
-    assert!(matches!(umem.received(0, posted + 256, 60), Err(BadDescriptor::WrongPlace { .. })), "twice");
-    let (address, _) = umem.post_transmit(0, frame);
-    umem.completed(0, address).unwrap();
-    assert!(matches!(umem.completed(0, address), Err(BadDescriptor::WrongPlace { .. })), "completed twice");
+    assert!(matches!(umem.received(PortIndex::P0, 1 << 40, 60), Err(BadDescriptor::OutOfRegion { .. })));
+    assert!(matches!(umem.received(PortIndex::P0, other + 256, 60), Err(BadDescriptor::WrongPlace { .. })));
+    assert!(
+        matches!(umem.received(PortIndex::P1, posted + 256, 60), Err(BadDescriptor::WrongPlace { .. })),
+        "another port's"
+    );
+    assert!(matches!(umem.received(PortIndex::P0, posted + 256, 1793), Err(BadDescriptor::PastFrame { .. })));
+    assert!(
+        matches!(umem.received(PortIndex::P0, posted + 2040, 1), Err(BadDescriptor::PastFrame { .. })),
+        "no room for a head"
+    );
+    assert!(matches!(umem.completed(PortIndex::P0, posted), Err(BadDescriptor::WrongPlace { .. })));
+    let frame = umem.received(PortIndex::P0, posted + 256, 1792).unwrap();
+    assert!(matches!(umem.received(PortIndex::P0, posted + 256, 60), Err(BadDescriptor::WrongPlace { .. })), "twice");
+    let (address, _) = umem.post_transmit(PortIndex::P0, frame);
+    umem.completed(PortIndex::P0, address).unwrap();
+    assert!(matches!(umem.completed(PortIndex::P0, address), Err(BadDescriptor::WrongPlace { .. })), "completed twice");
     assert!(umem.census().balanced() && umem.census().free == umem.census().total);
 }
 
@@ -131,7 +137,7 @@ proptest! {
         let mut off = [0, 0];
         let (mut app, mut at_rx, mut at_tx) = (Vec::new(), [Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
         for (step, pick) in steps {
-            let port = u8::from(pick & 1 == 1);
+            let port = if pick & 1 == 1 { PortIndex::P1 } else { PortIndex::P0 };
             let p = usize::from(port);
             let nth = |n: usize| usize::from(pick) % n.max(1);
             match step {

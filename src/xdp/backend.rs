@@ -220,8 +220,8 @@ impl XdpBackend {
     fn open_on(&mut self, pages: PageKind, fallback: Option<String>) -> Result<Opened<XdpPort>, PortError> {
         let mut umem = self.memory(pages, fallback)?;
         let mut ports = Vec::with_capacity(self.places.len());
-        for (index, place) in self.places.iter_mut().enumerate() {
-            let index = PortIndex::try_from(index).unwrap_or(PortIndex::MAX);
+        // The layout was refused if they were more.
+        for (index, place) in PortIndex::ALL.into_iter().zip(&mut self.places) {
             let until = Instant::now() + self.options.busy_deadline;
             let port = loop {
                 match place.attempt(index, &self.options, &mut umem) {

@@ -5,7 +5,7 @@ use std::io;
 use super::backend::XdpOptions;
 use super::steering::{Steering, SteeringError};
 use super::xsk::Xsk;
-use crate::umem::{PageKind, Region, RegionError, Umem, UmemLayout};
+use crate::umem::{PageKind, PortIndex, Region, RegionError, Umem, UmemLayout};
 
 /// Loads the steering program and its maps, and lets them go again.
 ///
@@ -30,5 +30,5 @@ pub fn try_memory(options: &XdpOptions) -> io::Result<usize> {
         RegionError::Map { source, .. } | RegionError::Node { source, .. } => source,
     })?;
     let umem = Umem::new(region, layout).map_err(|e| invalid(&e))?;
-    Xsk::new(&umem, 0, options.rings).map(|_| layout.bytes()).map_err(|(_, source)| source)
+    Xsk::new(&umem, PortIndex::P0, options.rings).map(|_| layout.bytes()).map_err(|(_, source)| source)
 }

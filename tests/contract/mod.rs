@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use oxide::packet::Flow;
 use oxide::packet::build::UdpFrame;
 use oxide::port::{Burst, Kick, Port};
-use oxide::umem::{Frame, Umem};
+use oxide::umem::{Frame, PortIndex, Umem};
 
 /// A port with someone at the other end of its wire.
 pub trait Rig {
@@ -300,7 +300,7 @@ fn a_closed_port_gives_every_frame_back<R: Rig>(mut rig: R) {
     let at_kernel = umem.census();
     assert!(at_kernel.receive > 0 && at_kernel.transmit > 0, "{at_kernel:?}");
     let mut umem = rig.close();
-    assert_eq!(umem.recall(0), (at_kernel.receive, at_kernel.transmit));
+    assert_eq!(umem.recall(PortIndex::P0), (at_kernel.receive, at_kernel.transmit));
     assert_eq!(umem.census().free, umem.census().total);
-    assert_eq!(umem.recall(0), (0, 0));
+    assert_eq!(umem.recall(PortIndex::P0), (0, 0));
 }

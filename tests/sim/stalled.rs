@@ -7,6 +7,7 @@ use oxide::port::sim::{Faults, SimBackend, SimInterface, SimNet};
 use oxide::port::{Backend, Port, PortError, QueueId};
 use oxide::queue::{Batch, Context, Handler, Parts, Peers, QueueInfo, Worker};
 use oxide::simd::Processor;
+use oxide::umem::PortIndex;
 
 use super::live::LiveBackend;
 
@@ -14,7 +15,7 @@ struct Mirror;
 
 impl Handler for Mirror {
     fn handle(&mut self, batch: &mut Batch<'_>, _: &mut Context<'_>) {
-        (0..batch.len()).for_each(|lane| batch.transmit(lane, 0));
+        (0..batch.len()).for_each(|lane| batch.transmit(lane, PortIndex::P0));
     }
 }
 
@@ -53,7 +54,7 @@ fn gives_up(link_up: bool, faults: Faults, step: Duration) -> Option<Duration> {
         worker.turn(now).unwrap_or_else(|(_, error)| panic!("{error}"));
         match worker.lame(now) {
             None => assert!(worker.balanced()),
-            Some((0, PortError::NoCompletions { .. })) => return Some(now - started),
+            Some((PortIndex::P0, PortError::NoCompletions { .. })) => return Some(now - started),
             Some((_, other)) => panic!("{other}"),
         }
         net.drain_sent(&id, |_| {});

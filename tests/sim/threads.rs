@@ -9,8 +9,11 @@ use oxide::packet::Flow;
 use oxide::packet::build::UdpFrame;
 use oxide::port::QueueId;
 use oxide::port::sim::{SimBackend, SimInterface, SimNet};
-use oxide::queue::{ActorSpec, Batch, Command, Context, Exit, Handler, Peers, QueueInfo, QueueSnapshot, Report, run};
+use oxide::queue::{
+    ActorSpec, Batch, Command, Context, Exit, Handler, Peers, PortRequests, QueueInfo, QueueSnapshot, Report, run,
+};
 use oxide::simd::Processor;
+use oxide::umem::PortIndex;
 use oxide_actors::executor::{ExecutorHandle, ExecutorKind, ExecutorSpec, Outcome, spawn};
 use oxide_actors::mailbox::{Address, mailbox};
 use oxide_actors::supervisor::{self, End, Link, Settings, Undelivered, WorkerId, supervise};
@@ -27,7 +30,7 @@ impl Handler for Mirror {
             if batch.packet(lane).ends_with(b"poison") {
                 std::panic::resume_unwind(Box::new("poisoned"));
             }
-            batch.transmit(lane, 0);
+            batch.transmit(lane, PortIndex::P0);
         }
     }
 }
@@ -72,14 +75,7 @@ impl supervisor::Worker for QueueWorker {
 
     fn command(&mut self, command: supervisor::Command) -> Result<(), Undelivered> {
         let Some((_, commands)) = &self.running else { return Err(Undelivered::Gone) };
-        let command = match command {
-            supervisor::Command::Stop => Command::Stop(Duration::from_millis(500)),
-            supervisor::Command::Drain { .. } => Command::Drain,
-            supervisor::Command::RestartHandler { inherit } => Command::RestartHandler { inherit },
-            supervisor::Command::RestartPart(port) => Command::Open { restart: Some(port), requests: self.requests() },
-            supervisor::Command::MendParts => Command::Open { restart: None, requests: self.requests() },
-        };
-        commands.try_send(command).map_err(|_| Undelivered::Busy)
+        commands.try_send(Command::of(command, || self.requests())).map_err(|_| Undelivered::Busy)
     }
 
     fn note(&mut self, (): ()) {}
@@ -96,8 +92,8 @@ impl supervisor::Worker for QueueWorker {
 }
 
 impl QueueWorker {
-    fn requests(&self) -> Vec<(u8, Result<QueueId, String>)> {
-        vec![(0, Ok(self.id.clone()))]
+    fn requests(&self) -> PortRequests<QueueId> {
+        vec![(PortIndex::P0, Ok(self.id.clone()))]
     }
 }
 

@@ -8,6 +8,7 @@ use oxide::port::{Backend, Port, QueueId};
 use oxide::queue::{Batch, Context, Handler, Parts, Peers, QueueInfo, Verdict, Worker};
 use oxide::simd::Processor;
 use oxide::telemetry::DropReason;
+use oxide::umem::PortIndex;
 
 use super::live::LiveBackend;
 
@@ -21,20 +22,20 @@ impl Handler for Obedient {
     fn handle(&mut self, batch: &mut Batch<'_>, _: &mut Context<'_>) {
         for lane in 0..batch.len() {
             match batch.packet(lane).last() {
-                Some(b'T') => batch.transmit(lane, 0),
+                Some(b'T') => batch.transmit(lane, PortIndex::P0),
                 Some(b'D') => batch.drop(lane, DropReason::Handler),
                 Some(b'H') => batch.decide(lane, Verdict::Hold),
                 // There is neither such a queue nor such a port.
                 Some(b'O') => batch.decide(lane, Verdict::HandOver(9)),
-                Some(b'X') => batch.transmit(lane, 7),
+                Some(b'X') => batch.transmit(lane, PortIndex::P7),
                 Some(b'<') => {
                     assert!(batch.move_start(lane, -HEADER));
                     batch.packet_mut(lane)[..HEADER as usize].fill(b'h');
-                    batch.transmit(lane, 0);
+                    batch.transmit(lane, PortIndex::P0);
                 }
                 Some(b'>') => {
                     assert!(batch.move_start(lane, HEADER));
-                    batch.transmit(lane, 0);
+                    batch.transmit(lane, PortIndex::P0);
                 }
                 _ => {}
             }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use oxide::port::sim::{Driver, Faults, SimBackend, SimInterface, SimNet, SimPort};
 use oxide::port::{Backend, Burst, Kick, Port, PortError, QueueId};
-use oxide::umem::{RingSizes, Umem};
+use oxide::umem::{PortIndex, RingSizes, Umem};
 
 use super::SimRig;
 use super::contract::{Rig, number, packet};
@@ -43,8 +43,8 @@ fn a_deleted_interface_is_gone_for_this_socket_for_ever() {
     assert!(rig.sent().is_empty());
     assert!(rig.port.steer(true).is_err() && rig.port.steer(false).is_ok());
     drop(rig.port);
-    let (receive, transmit) = rig.umem.at_port(0);
-    assert_eq!(rig.umem.recall(0), (receive, transmit));
+    let (receive, transmit) = rig.umem.at_port(PortIndex::P0);
+    assert_eq!(rig.umem.recall(PortIndex::P0), (receive, transmit));
     assert_eq!(transmit, 5);
     rig.net.advance(Duration::from_millis(50));
     let (mut umem, mut ports) = backend.open().unwrap();
@@ -83,17 +83,17 @@ fn one_port_is_opened_again_while_the_other_goes_on() {
         port.fill(&mut umem);
         port.steer(true).unwrap();
     }
-    let (receive, _) = umem.at_port(1);
+    let (receive, _) = umem.at_port(PortIndex::P1);
     drop(ports.pop());
     let mut echoed = 0;
     let port = loop {
-        match backend.reopen(1, &mut umem) {
+        match backend.reopen(PortIndex::P1, &mut umem) {
             Ok(port) => break port,
             Err(error) => assert!(error.is_busy(), "{error}"),
         }
         let census = umem.census();
         assert!(census.balanced() && census.written_off == receive, "{census:?}");
-        assert_eq!(umem.at_port(1), (0, 0));
+        assert_eq!(umem.at_port(PortIndex::P1), (0, 0));
         net.inject(&ids[0], &packet(echoed, 60));
         ports[0].run_kernel(&mut umem);
         let mut burst = Burst::new();

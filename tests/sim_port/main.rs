@@ -10,7 +10,7 @@ use std::time::Duration;
 use contract::{Rig, number, packet};
 use oxide::port::sim::{Driver, Faults, SimBackend, SimInterface, SimNet, SimPort, Violation};
 use oxide::port::{Backend, Burst, Kick, Port, QueueId};
-use oxide::umem::Umem;
+use oxide::umem::{PortIndex, Umem};
 
 struct SimRig {
     net: SimNet,
@@ -51,7 +51,7 @@ impl SimRig {
     /// The kernel's own count of its frames is the ledger's.
     fn books(&mut self) {
         let held = self.net.holdings(&self.id);
-        assert_eq!((held.receive, held.transmit), self.umem.at_port(0));
+        assert_eq!((held.receive, held.transmit), self.umem.at_port(PortIndex::P0));
         assert_eq!(self.net.violations(&self.id), []);
         let nic = self.net.counters(&self.id);
         assert_eq!(nic.arrived, nic.passed + nic.dropped + nic.refused + nic.delivered + nic.waiting, "{nic:?}");
@@ -234,7 +234,7 @@ fn completions_that_never_come_are_frames_at_the_kernel_until_the_port_is_closed
     assert_eq!(rig.net.holdings(&rig.id).lost, 256);
     rig.books();
     drop(rig.port);
-    assert_eq!(rig.umem.recall(0).1, 256);
+    assert_eq!(rig.umem.recall(PortIndex::P0).1, 256);
 }
 
 /// The simulated kernel sees it when a port gives away what is not its own.
@@ -244,7 +244,7 @@ fn a_frame_taken_back_too_early_is_seen() {
     rig.post(0, 1);
     rig.port.kick().unwrap();
     // As a port would that recalls before its socket is closed.
-    rig.umem.recall(0);
+    rig.umem.recall(PortIndex::P0);
     rig.inject(&packet(0, 60));
     rig.kernel();
     let violations = rig.net.violations(&rig.id);

@@ -74,8 +74,8 @@ impl SimBackend {
         let memory = Region::map(layout.bytes(), PageKind::Base, None);
         let region = memory.map_err(|source| PortError::Memory { id: self.first(), source })?;
         let umem = Umem::new(region, layout).map_err(|source| PortError::Layout { id: self.first(), source })?;
-        // At most MAX_PORTS of them make sense; the layout's check bounds what they can hold.
-        let ports = self.ids.iter().zip(may).zip(0..);
+        // The layout was refused if they were more.
+        let ports = self.ids.iter().zip(may).zip(PortIndex::ALL);
         let ports = ports.map(|((id, may), at)| may.and_then(|()| self.port(id, at, layout)));
         Ok((umem, ports.collect()))
     }

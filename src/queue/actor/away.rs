@@ -7,7 +7,7 @@ use oxide_actors::supervisor::Word;
 use super::{Actor, Report};
 use crate::port::{Backend, Port, PortError, PortInfo};
 use crate::queue::{Handler, PortRequests};
-use crate::umem::{MAX_PORTS, PortIndex};
+use crate::umem::{MAX_PORTS, PortIndex, PortList};
 
 /// How long a queue may answer EBUSY: the kernel takes a socket down 15 to 60 ms after it was closed. Less than the
 /// supervisor waits for the port.
@@ -48,7 +48,11 @@ impl Away {
 
     fn opening(&self) -> impl Iterator<Item = PortIndex> + use<> {
         let fates = self.fates.clone();
-        (0..).zip(fates).filter(|(_, fate)| matches!(fate, Some(Fate::Opening))).map(|(port, _)| port)
+        PortIndex::ALL
+            .into_iter()
+            .zip(fates)
+            .filter(|(_, fate)| matches!(fate, Some(Fate::Opening)))
+            .map(|(port, _)| port)
     }
 
     /// How an actor with these ports is, its handler aside. A failure goes before a wait: it can be mended now.
@@ -70,9 +74,9 @@ impl Away {
 }
 
 /// What an actor was opened with: what it is without, what each port is, and those that are open.
-pub(super) fn sort<P: Port>(opened: Vec<Result<P, PortError>>) -> (Away, Vec<PortInfo>, Vec<Option<P>>) {
-    let (mut away, mut infos, mut ports) = (Away::default(), Vec::new(), Vec::new());
-    for (opened, at) in opened.into_iter().zip(0..) {
+pub(super) fn sort<P: Port>(opened: Vec<Result<P, PortError>>) -> (Away, Vec<PortInfo>, PortList<Option<P>>) {
+    let (mut away, mut infos, mut ports) = (Away::default(), Vec::new(), PortList::new());
+    for (opened, at) in opened.into_iter().zip(PortIndex::ALL) {
         match &opened {
             Ok(port) => infos.push(port.info().clone()),
             Err(error) => {
@@ -88,7 +92,7 @@ pub(super) fn sort<P: Port>(opened: Vec<Result<P, PortError>>) -> (Away, Vec<Por
 impl<B: Backend, H: Handler> Actor<B, H> {
     /// A port is of no more use: closes it and tells.
     pub(super) fn lose(&mut self, port: PortIndex, error: &PortError) {
-        tracing::warn!(queue = self.info.queue, port, %error, "port closed");
+        tracing::warn!(queue = self.info.queue, port = port.number(), %error, "port closed");
         self.worker.close_port(port);
         self.away.set(port, Some(Fate::Failed(error.to_string())));
         self.tell();
@@ -96,7 +100,7 @@ impl<B: Backend, H: Handler> Actor<B, H> {
 
     /// Closes ports that are of no use now, for a reason that somebody else knows.
     pub(super) fn close(&mut self, ports: u8, why: &str) {
-        for port in (0..MAX_PORTS).filter(|port| ports >> port & 1 == 1) {
+        for port in PortIndex::ALL.into_iter().filter(|port| port.is_in(ports)) {
             self.worker.close_port(port);
             self.away.set(port, Some(Fate::Waits(why.to_owned())));
         }

@@ -43,7 +43,8 @@ impl Handler for Mirror {
                 std::panic::resume_unwind(Box::new("poisoned"));
             }
             let other = batch.packet(lane).ends_with(b"cross");
-            batch.transmit(lane, batch.from() ^ u8::from(other));
+            let from = usize::from(batch.from());
+            batch.transmit(lane, PortIndex::new(from ^ usize::from(other)).unwrap());
         }
     }
 
@@ -142,7 +143,8 @@ impl Rig {
     }
 
     fn open(&self, restart: Option<PortIndex>) {
-        let requests: PortRequests<QueueId> = (0..).zip(self.ids.iter().cloned().map(Ok)).collect();
+        let requests: PortRequests<QueueId> =
+            PortIndex::ALL.into_iter().zip(self.ids.iter().cloned().map(Ok)).collect();
         self.tell(Command::Open { restart, requests });
     }
 
@@ -176,12 +178,12 @@ fn stopping_turns_new_packets_away_and_waits_for_old_ones_but_not_for_ever() {
     // A packet whose completion takes long, and one that waits on the RX ring.
     rig.net.set_faults(&rig.ids[0], Faults { delay_ns: 10_000_000_000, ..Faults::none() });
     rig.inject(0, b"");
-    rig.tell(Command::Pause(1, true));
+    rig.tell(Command::Pause(PortIndex::P1, true));
     rig.turns(2);
     rig.inject(1, b"");
     rig.turns(2);
     rig.tell(Command::Stop(50 * MS));
-    rig.tell(Command::Pause(1, false));
+    rig.tell(Command::Pause(PortIndex::P1, false));
     rig.turns(1);
     let passed = rig.net.counters(&rig.ids[1]).passed;
     rig.inject(1, b"");
@@ -247,10 +249,10 @@ fn packets_that_somebody_steered_away_are_steered_here_again() {
 #[test]
 fn a_paused_port_keeps_its_packets_until_it_goes_on() {
     let mut rig = Rig::new();
-    rig.tell(Command::Pause(0, true));
+    rig.tell(Command::Pause(PortIndex::P0, true));
     rig.turns(1);
     assert_eq!(rig.echoes(), [0, 1]);
-    rig.tell(Command::Pause(0, false));
+    rig.tell(Command::Pause(PortIndex::P0, false));
     rig.turns(1);
     assert_eq!(rig.echoes(), [2, 1], "the one that waited as well");
 }
@@ -304,11 +306,11 @@ fn what_a_failure_cost_is_told_with_its_end() {
     rig.turns(2);
     assert_eq!(rig.lost, [4]);
     // Two packets that nobody took from the ring before it was closed.
-    rig.tell(Command::Pause(1, true));
+    rig.tell(Command::Pause(PortIndex::P1, true));
     rig.turns(1);
     (0..2).for_each(|_| rig.inject(1, b""));
     rig.turns(2);
-    rig.open(Some(1));
+    rig.open(Some(PortIndex::P1));
     rig.turns(60);
     assert_eq!(rig.lost, [4, 2]);
 }

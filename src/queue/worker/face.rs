@@ -79,8 +79,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
     /// Takes no new packets of `port` while `true`: they stay on its RX ring, and when that is full the kernel
     /// drops and counts them. What is under way goes on.
     pub fn set_paused(&mut self, port: PortIndex, paused: bool) {
-        let bit = 1_u8.checked_shl(u32::from(port)).unwrap_or(0);
-        self.paused = if paused { self.paused | bit } else { self.paused & !bit };
+        self.paused = if paused { self.paused | port.bit() } else { self.paused & !port.bit() };
     }
 
     /// The ports whose packets would be taken now: none while the handler is parked.

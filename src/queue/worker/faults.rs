@@ -59,12 +59,11 @@ impl Faults {
 impl<P: Port, H: Handler> Worker<P, H> {
     /// Lets something go wrong.
     pub fn inject(&mut self, fault: Fault) {
-        let bit = |port: PortIndex| 1_u8.checked_shl(port.into()).unwrap_or(0);
         match fault {
             Fault::PanicEvery(packets) => (self.faults.panic_every, self.faults.handled) = (packets, 0),
             Fault::Stall(time) => self.faults.stall = time,
-            Fault::Completions(port) => self.faults.silent |= bit(port),
-            Fault::SocketLost(port) => self.faults.socket_lost |= bit(port),
+            Fault::Completions(port) => self.faults.silent |= port.bit(),
+            Fault::SocketLost(port) => self.faults.socket_lost |= port.bit(),
             Fault::Leak(frames) => (0..frames).for_each(|_| _ = self.umem.take()),
         }
     }

@@ -44,7 +44,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
             tracing::debug!(port = %old.info().id, %error, "steering off while closing");
         }
         drop(old);
-        self.faults.silent &= !1_u8.checked_shl(port.into()).unwrap_or(0);
+        self.faults.silent &= !port.bit();
         let _ = self.umem.write_off(port);
         let Self { out, umem, counters, .. } = self;
         if let Some(out) = out.get_mut(at) {
@@ -78,21 +78,21 @@ impl<P: Port, H: Handler> Worker<P, H> {
 
     /// Ports that are closed now.
     pub fn closed(&self) -> impl Iterator<Item = PortIndex> + '_ {
-        self.ports.iter().zip(0..).filter(|(port, _)| port.is_none()).map(|(_, at)| at)
+        self.ports.iter().zip(PortIndex::ALL).filter(|(port, _)| port.is_none()).map(|(_, at)| at)
     }
 
     /// The first port that is of no more use, and why: its interface has left the tables, or nothing that it was
     /// given to send has come back for too long while its link was up. To be asked a few times a second.
     pub fn lame(&mut self, now: Instant) -> Option<(PortIndex, PortError)> {
         let Self { ports, seats, umem, tables, faults, .. } = self;
-        for ((port, seat), at) in ports.iter().zip(seats).zip(0..) {
+        for ((port, seat), at) in ports.iter().zip(seats).zip(PortIndex::ALL) {
             let Some(port) = port else { continue };
             let id = port.info().id.clone();
             if std::mem::take(&mut seat.gone) {
                 return Some((at, PortError::Gone { id, source: io::Error::from_raw_os_error(libc::ENODEV) }));
             }
-            if faults.socket_lost >> at & 1 == 1 {
-                faults.socket_lost &= !(1 << at);
+            if at.is_in(faults.socket_lost) {
+                faults.socket_lost &= !at.bit();
                 return Some((at, PortError::Gone { id, source: io::Error::from_raw_os_error(libc::EBADF) }));
             }
             let completions = port.counters().completions;
@@ -128,7 +128,7 @@ impl<P: Port, H: Handler> Worker<P, H> {
 
     /// Packets that the kernel had no room for so far, over all sockets.
     pub(crate) fn missed(&self) -> u64 {
-        let ports = (0..).zip(&self.seats).map(|(at, _)| self.port_counters(at).1);
+        let ports = PortIndex::first(self.seats.len()).map(|at| self.port_counters(at).1);
         ports.map(|kernel| kernel.rx_dropped + kernel.rx_ring_full).sum()
     }
 

@@ -12,7 +12,7 @@ use crate::port::Burst;
 use crate::queue::{Batch, Context, Handler, Harness, QueueInfo, Requests, Verdict};
 use crate::relay::{RelayPlan, UdpRelay};
 use crate::simd::Processor;
-use crate::umem::{PageKind, Region, RingSizes, Umem, UmemLayout};
+use crate::umem::{PageKind, PortIndex, Region, RingSizes, Umem, UmemLayout};
 
 struct Bench {
     relay: UdpRelay,
@@ -60,7 +60,8 @@ impl Bench {
         Processor::detect().parse_frames(&self.umem, &self.burst, &mut self.columns);
         if relay {
             self.verdicts.fill(Verdict::None);
-            let mut batch = Batch::new(&self.umem, &mut self.burst, &self.columns, &mut self.verdicts, 0, false);
+            let mut batch =
+                Batch::new(&self.umem, &mut self.burst, &self.columns, &mut self.verdicts, PortIndex::P0, false);
             let mut cx = Context::new(self.now, &self.info, &self.tables, false, &mut self.requests);
             self.relay.handle(&mut batch, &mut cx);
         }

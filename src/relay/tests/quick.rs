@@ -2,7 +2,6 @@
 //! What only the short way could get wrong: a session's first packet opens it, later ones go it.
 
 use super::*;
-use crate::umem::PortIndex;
 
 fn relay_with(sessions: &str, change: impl FnOnce(&mut Config)) -> Harness<UdpRelay> {
     let mut config = config(sessions);
@@ -127,7 +126,7 @@ fn a_session_does_not_leave_from_the_address_of_those_that_began_later() {
     let old = source_port(&mut harness, "192.0.2.7:4000");
     harness.set_tables(World { server_side: vec!["198.51.100.9", "2001:db8:2::1"], ..World::default() }.tables(2));
     let other = datagram("192.0.2.8:4000", "192.0.2.1:53", b"?");
-    let source = |(_, frame): (PortIndex, Vec<u8>)| ends(&frame).0;
+    let source = |(_, frame): (u8, Vec<u8>)| ends(&frame).0;
     let began = source(sent(one(&mut harness, CLIENTS, &other)));
     assert_eq!(began.ip(), at("198.51.100.9:0").ip());
     let moved = source(sent(one(&mut harness, CLIENTS, &request(4))));

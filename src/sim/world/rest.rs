@@ -36,12 +36,12 @@ impl World {
     /// Frames whose completions never come are the kernel's until the socket is closed: an operator restarts
     /// such a port, and has all of them again.
     fn reopen_leaking(&mut self, watch: &mut dyn Watch) {
-        for port in 0..INTERFACES.len() {
-            let lost = |world: &Self, at: usize| world.net.holdings(&world.actors[at].ids[port]).lost;
+        for port in PortIndex::first(INTERFACES.len()) {
+            let lost = |world: &Self, at: usize| world.net.holdings(&world.actors[at].ids[usize::from(port)]).lost;
             let leaking: Vec<usize> = (0..self.actors.len()).filter(|&at| lost(self, at) > 0).collect();
             for &at in &leaking {
                 self.upsets.lost_completions += u64::from(lost(self, at));
-                self.restart(WorkerId(at), Depth::Part(port as PortIndex));
+                self.restart(WorkerId(at), Depth::Part(port.number()));
             }
             if !leaking.is_empty() && self.judge.failure.is_none() {
                 self.come_to_rest(watch);

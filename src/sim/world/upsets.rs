@@ -9,6 +9,7 @@ use super::{INTERFACES, World};
 use crate::port::sim::Faults;
 use crate::queue::Command;
 use crate::sim::{Chaos, Upset};
+use crate::umem::PortIndex;
 
 /// Panics of one storm: more than any budget of restarts.
 const STORM: u32 = 12;
@@ -92,7 +93,11 @@ impl World {
         if self.rng.chance(chaos.ppm(Upset::Flood)) {
             for _ in 0..50 {
                 let tables = Box::new(self.app.tables(&self.net));
-                let flood = [Command::Pause(0, true), Command::Tables(tables), Command::Pause(0, false)];
+                let flood = [
+                    Command::Pause(PortIndex::P0, true),
+                    Command::Tables(tables),
+                    Command::Pause(PortIndex::P0, false),
+                ];
                 flood.into_iter().for_each(|command| self.actors[queue].send(command));
             }
         }

@@ -33,7 +33,7 @@ fn all_closed_ports_are_opened_and_one_that_is_open_if_it_is_asked_for() {
     assert_eq!(rig.echoes(), [1, 1]);
     let closed = || NAMES.map(|name| rig.net.counters(&QueueId::new(name, 0)).closed);
     assert_eq!(closed(), [1, 1]);
-    rig.open(Some(0));
+    rig.open(Some(PortIndex::P0));
     rig.turns(60);
     let closed = || NAMES.map(|name| rig.net.counters(&QueueId::new(name, 0)).closed);
     assert_eq!(closed(), [2, 1], "only the one that was asked for");
@@ -44,12 +44,15 @@ fn all_closed_ports_are_opened_and_one_that_is_open_if_it_is_asked_for() {
 fn a_port_is_opened_from_what_the_newest_request_says() {
     let mut rig = Rig::new();
     rig.ids[1].queue = 1;
-    rig.open(Some(1));
+    rig.open(Some(PortIndex::P1));
     rig.turns(60);
     assert_eq!(rig.ports, [rig.ids.clone()]);
     assert_eq!(rig.actor.worker.infos()[1].id, rig.ids[1]);
     assert_eq!(rig.echoes(), [1, 1]);
-    rig.tell(Command::Open { restart: Some(0), requests: vec![(0, Err("it is not there".to_owned()))] });
+    rig.tell(Command::Open {
+        restart: Some(PortIndex::P0),
+        requests: vec![(PortIndex::P0, Err("it is not there".to_owned()))],
+    });
     rig.turns(60);
     assert_eq!(rig.words.last(), Some(&Word::Waiting("it is not there".to_owned())));
     assert_eq!(rig.echoes(), [0, 1]);
@@ -59,7 +62,7 @@ fn a_port_is_opened_from_what_the_newest_request_says() {
 fn a_queue_that_stays_busy_is_a_failure_in_bounded_time() {
     let mut rig = Rig::new();
     rig.net.refuse_open(&rig.ids[0], libc::EBUSY, 100_000);
-    rig.open(Some(0));
+    rig.open(Some(PortIndex::P0));
     rig.turns(1_000);
     assert_eq!(rig.failed(), [] as [u8; 0], "it may become free");
     rig.turns(1_000);
@@ -117,7 +120,7 @@ fn an_actor_comes_up_with_the_interface_that_is_there_and_takes_the_other_in() {
     rig.actor.begin();
     rig.turns(1);
     assert!(matches!(rig.words.as_slice(), [Word::Waiting(why)] if why.contains("left:0")), "{:?}", rig.words);
-    assert_eq!(rig.actor.worker.closed().collect::<Vec<_>>(), [0]);
+    assert_eq!(rig.actor.worker.closed().collect::<Vec<_>>(), [PortIndex::P0]);
     rig.inject(1, b"");
     rig.turns(4);
     assert_eq!(rig.net.sent(&rig.ids[1]).len(), 1);

@@ -67,7 +67,7 @@ impl RelayControl {
             let report = self.handle.reload(factory, move |tables| destinations.destinations(tables));
             pending = report?.pending;
         }
-        self.handle.configure(&next.engine);
+        self.handle.configure(&next.engine).map_err(|e| e.to_string())?;
         *config = next;
         Ok(Reloaded { changes, pending })
     }
