@@ -71,9 +71,9 @@ pub enum ZeroCopyWish {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Queues {
-    /// Every receive queue there is.
+    /// The receive queues that all interfaces have.
     Auto,
-    /// These. Packets that arrive on another go to the kernel.
+    /// These: every interface has each of them. Packets of other queues take the fallback.
     List(Vec<u32>),
 }
 

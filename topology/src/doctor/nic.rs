@@ -81,10 +81,7 @@ fn queues(p: &Patient<'_>, nic: &Nic) -> Check {
         }
     }
     let unserved = |plan: &Plan| {
-        plan.warnings
-            .iter()
-            .find(|w| w.subject == nic.name && matches!(w.code, WarningCode::QueuesUnserved | WarningCode::FewerQueues))
-            .cloned()
+        plan.warnings.iter().find(|w| w.subject == nic.name && w.code == WarningCode::QueuesUnserved).cloned()
     };
     match p.plan.as_ref().ok().and_then(unserved) {
         Some(w) => check("queues", nic, Warn, format!("{observed}: {}", w.text), wanted).mend(w.mend),

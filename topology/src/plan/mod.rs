@@ -119,6 +119,8 @@ pub struct Decision {
 pub enum DecisionCode {
     /// All receive queues are served.
     QueuesAll,
+    /// The queues that every interface has are served, and this one has more.
+    QueuesCommon,
     /// The queues that were asked for are served.
     QueuesListed,
     /// The core kept for the supervisor and the kernel.
@@ -166,9 +168,7 @@ pub struct Warning {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum WarningCode {
-    /// An interface has fewer queues than another.
-    FewerQueues,
-    /// Receive queues that nobody serves, by the user's list.
+    /// Receive queues that nobody serves: they are not on the user's list, or another interface has no such queue.
     QueuesUnserved,
     /// A number of queues could not be learned.
     QueuesUnknown,

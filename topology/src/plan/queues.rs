@@ -31,21 +31,12 @@ pub(super) fn choose(snapshot: &Snapshot, request: &Request, notes: &mut Notes) 
     let nics: Vec<Nic> = nics.into_iter().map(|nic| rules::with_program(nic, snapshot, request.native)).collect();
     let nics: Vec<&Nic> = nics.iter().collect();
     let numbers = match &request.queues {
-        Queues::Auto => all_queues(&nics, notes),
+        Queues::Auto => common_queues(&nics, notes),
         Queues::List(list) => listed_queues(list, &nics, notes),
     };
     for nic in &nics {
         check_transmit(nic, &numbers, notes);
-        if let (Some(rx), Some(&last)) = (nic.rx_queues, numbers.last())
-            && nics.len() > 1
-            && rx <= last
-        {
-            let text = format!("has {rx} queues; the actors of queues {rx} and up have no port on it");
-            let mend = format!("give all interfaces the same number: ethtool -L {} combined {}", nic.name, last + 1);
-            notes.warn(WarningCode::FewerQueues, &nic.name, text, mend);
-        }
     }
-    let has = |nic: &&Nic, queue: u32| nic.rx_queues.is_none_or(|rx| queue < rx);
     let port = |nic: &Nic, queue: u32| PortPlan {
         interface: nic.name.clone(),
         ifindex: nic.ifindex,
@@ -53,7 +44,8 @@ pub(super) fn choose(snapshot: &Snapshot, request: &Request, notes: &mut Notes) 
         numa_node: nic.numa_node.or(only_node(snapshot)),
         zero_copy: rules::zero_copy(nic, &snapshot.limits, request.frame_size),
     };
-    let ports = |queue: u32| nics.iter().filter(|nic| has(nic, queue)).map(|nic| port(nic, queue)).collect();
+    // Every interface on every actor, in one order: a port's number means the same interface to all of them.
+    let ports = |queue: u32| nics.iter().map(|nic| port(nic, queue)).collect();
     numbers.iter().map(|&queue| Duty { queue, ports: ports(queue) }).collect()
 }
 
@@ -124,8 +116,10 @@ fn check_mtu(nic: &Nic, frame_size: u32, notes: &mut Notes) {
     }
 }
 
-fn all_queues(nics: &[&Nic], notes: &mut Notes) -> Vec<u32> {
-    let mut most = 0;
+/// Chooses the queues that every interface has: an actor without a port on one of them could not send there, and would drop
+/// the answers of the clients that it serves.
+fn common_queues(nics: &[&Nic], notes: &mut Notes) -> Vec<u32> {
+    let mut counts = Vec::new();
     for nic in nics {
         let name = &nic.name;
         match nic.rx_queues {
@@ -141,13 +135,39 @@ fn all_queues(nics: &[&Nic], notes: &mut Notes) -> Vec<u32> {
                 let text = format!("{rx} queues; a plan handles {MAX_QUEUES}");
                 notes.refuse(ReasonCode::TooManyQueues, name, text, format!("ethtool -L {name} combined {MAX_QUEUES}"));
             }
-            Some(rx) => {
-                notes.decide(DecisionCode::QueuesAll, name, format!("all {rx} receive queues are served"));
-                most = most.max(rx);
-            }
+            Some(rx) => counts.push((*nic, rx)),
         }
     }
-    (0..most).collect()
+    let Some((fewest, common)) = counts.iter().map(|(nic, rx)| (&nic.name, *rx)).min_by_key(|(_, rx)| *rx) else {
+        return Vec::new();
+    };
+    for (nic, rx) in &counts {
+        if *rx == common {
+            notes.decide(DecisionCode::QueuesAll, &nic.name, format!("all {rx} receive queues are served"));
+        } else {
+            let text = format!("{common} of {rx} receive queues are served: {fewest} has no more");
+            notes.decide(DecisionCode::QueuesCommon, &nic.name, text);
+            warn_unserved(nic, common, *rx, notes);
+        }
+    }
+    (0..common).collect()
+}
+
+/// Warns of receive queues without an actor, unless RSS brings no packet there.
+fn warn_unserved(nic: &Nic, served: u32, rx: u32, notes: &mut Notes) {
+    let table = nic.rss.as_ref().and_then(|rss| rss.table.as_ref());
+    if table.is_some_and(|table| !table.is_empty() && table.iter().all(|queue| *queue < served)) {
+        return;
+    }
+    let name = &nic.name;
+    let text = format!(
+        "{served} of its {rx} receive queues are served: packets of the {} others are not relayed, they take the \
+         fallback (engine.fallback)",
+        rx - served
+    );
+    let mend =
+        format!("ethtool -L {name} combined {served}, or spread packets over these: ethtool -X {name} equal {served}");
+    notes.warn(WarningCode::QueuesUnserved, name, text, mend);
 }
 
 fn listed_queues(list: &[u32], nics: &[&Nic], notes: &mut Notes) -> Vec<u32> {
@@ -165,10 +185,16 @@ fn listed_queues(list: &[u32], nics: &[&Nic], notes: &mut Notes) -> Vec<u32> {
         return Vec::new();
     }
     for &queue in &numbers {
-        if !nics.is_empty() && nics.iter().all(|nic| nic.rx_queues.is_some_and(|rx| queue >= rx)) {
-            let have = nics.iter().map(|n| format!("{} {}", n.name, n.rx_queues.unwrap_or(0))).collect::<Vec<_>>();
-            let text = format!("no interface has it (queues: {})", have.join(", "));
-            let mend = format!("name one that exists, or add queues: ethtool -L NIC combined {}", queue + 1);
+        for (nic, rx) in nics.iter().filter_map(|nic| Some((nic, nic.rx_queues.filter(|rx| queue >= *rx)?))) {
+            let text = format!(
+                "{} does not have it: {rx} receive queues; an actor serves its queue of every interface",
+                nic.name
+            );
+            let mend = format!(
+                "name one that all interfaces have, or add queues: ethtool -L {} combined {}",
+                nic.name,
+                queue + 1
+            );
             notes.refuse(ReasonCode::QueueAbsent, format!("queue {queue}"), text, mend);
         }
     }

@@ -36,13 +36,32 @@ fn the_nics_node_first_then_the_other_then_siblings_then_sharing() {
 
 #[test]
 fn one_actor_serves_queue_k_of_every_interface() {
-    let s = snapshot(machine(1, 4, 1), vec![nic("eth0", None, 2), nic("eth1", None, 3)]);
+    let mut s = snapshot(machine(1, 4, 1), vec![nic("eth0", None, 2), nic("eth1", None, 3)]);
     let p = plan(&s, &request(&["eth1", "eth0"])).unwrap();
-    assert_eq!(p.actors.len(), 3);
-    let names = |k: usize| p.actors[k].ports.iter().map(|p| p.interface.as_str()).collect::<Vec<_>>();
-    assert_eq!((names(0), names(2)), (vec!["eth1", "eth0"], vec!["eth1"]));
-    assert!(p.actors.iter().all(|a| a.ports.iter().all(|port| port.queue == a.queue)));
-    assert!(codes(&p).contains(&WarningCode::FewerQueues));
+    assert_eq!(p.actors.len(), 2, "an actor of queue 2 could not send by eth0");
+    for actor in &p.actors {
+        let ports: Vec<_> = actor.ports.iter().map(|port| (port.interface.as_str(), port.queue)).collect();
+        assert_eq!(ports, [("eth1", actor.queue), ("eth0", actor.queue)], "port numbers mean the same on each actor");
+    }
+    let unserved: Vec<_> = p.warnings.iter().filter(|w| w.code == WarningCode::QueuesUnserved).collect();
+    let [warning] = unserved.as_slice() else { panic!("{unserved:?}") };
+    assert_eq!(warning.subject, "eth1");
+    assert!(warning.text.contains("2 of its 3") && warning.mend.contains("ethtool -L eth1 combined 2"), "{warning:?}");
+    assert!(p.decisions.iter().any(|d| d.code == DecisionCode::QueuesCommon && d.text.contains("eth0 has no more")));
+    // Where RSS brings no packet to the third queue there is nothing to warn of.
+    s.nics[1].rss = Some(RssView { table: Some(vec![0, 1, 0, 1]), ..RssView::default() });
+    let p = plan(&s, &request(&["eth1", "eth0"])).unwrap();
+    assert!(!codes(&p).contains(&WarningCode::QueuesUnserved));
+}
+
+#[test]
+fn listed_queue_that_one_interface_lacks_is_refused() {
+    let s = snapshot(machine(1, 4, 1), vec![nic("eth0", None, 2), nic("eth1", None, 3)]);
+    let listed = |queue| Request { queues: Queues::List(vec![0, queue]), ..request(&["eth0", "eth1"]) };
+    assert_eq!(plan(&s, &listed(1)).unwrap().actors.len(), 2);
+    let refusal = plan(&s, &listed(2)).unwrap_err();
+    assert_eq!(refusal.reasons.iter().map(|r| r.code).collect::<Vec<_>>(), [ReasonCode::QueueAbsent]);
+    assert!(refusal.to_string().contains("queue 2: eth0 does not have it"), "{refusal}");
 }
 
 #[test]
