@@ -9,8 +9,8 @@ use std::time::Instant;
 
 use oxide::packet::build::UdpFrame;
 use oxide::packet::{Columns, Endpoint, Flow, LANES, MacAddr, Rewrite, Translation, rewrite};
-use oxide::sim::{Application, SimOptions, run};
 use oxide::simd::Processor;
+use oxide_sim::{Application, SimOptions, run};
 
 const ROUNDS: usize = 11;
 /// Batches in a round: some milliseconds.

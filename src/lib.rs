@@ -13,12 +13,10 @@
 //! | [`packet`] | headers: parse, rewrite, checksum |
 //! | [`port`] | one NIC queue as its owner sees it |
 //! | [`queue`] | the queue actor: batch, handler, loop |
-//! | [`relay`] | the ready application |
 //! | [`engine`] | puts the rooms together: plan, interfaces, supervisor, status |
 //! | [`net`] | routes, neighbours, links by netlink |
 //! | [`telemetry`] | counters, the metric registry, and what is made from it |
-//! | [`config`] | the one configuration |
-//! | [`sim`] | the whole engine against simulated NICs, one seed one run |
+//! | [`config`] | the engine's part of a configuration |
 #![deny(unsafe_code)]
 
 pub mod config;
@@ -28,10 +26,8 @@ pub mod net;
 pub mod packet;
 pub mod port;
 pub mod queue;
-pub mod relay;
 #[allow(unsafe_code)]
 pub mod ring;
-pub mod sim;
 pub mod simd;
 pub mod telemetry;
 #[allow(unsafe_code)]

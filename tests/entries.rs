@@ -2,14 +2,14 @@
 //! actor gets more ports than the ledger has states for.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use oxide::config::{Choice, Config, EngineConfig, Realtime};
 use oxide::engine::{Engine, EngineError, Survey, make_plan, request};
 use oxide::port::sim::{SimBackend, SimInterface, SimNet};
 use oxide::port::{Backend, PortError, QueueId};
 use oxide::queue::{Batch, Context, Handler};
-use oxide::relay::{PlanError, RelayPlan};
 use oxide::umem::{LayoutError, MAX_PORTS, PortIndex, RingSizes, UmemLayout};
 use oxide::xdp::{PortRequest, XdpBackend, XdpOptions};
+use oxide_relay::config::{Choice, Config, EngineConfig, Realtime};
+use oxide_relay::{PlanError, RelayPlan};
 
 struct Nothing;
 

@@ -5,16 +5,16 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
 
-use oxide::config::Config;
 use oxide::net::{Link, LinkKind, Route, RouteKind, Tables};
 use oxide::packet::build::UdpFrame;
 use oxide::packet::{Endpoint, Flow, LANES, MacAddr};
 use oxide::port::sim::{SimBackend, SimInterface, SimNet, SimPort};
 use oxide::port::{Backend, Burst, Port, QueueId};
 use oxide::queue::{Harness, Parts, Peers, QueueInfo, Worker};
-use oxide::relay::{RelayPlan, UdpRelay};
 use oxide::simd::Processor;
 use oxide::umem::Umem;
+use oxide_relay::config::Config;
+use oxide_relay::{RelayPlan, UdpRelay};
 
 use crate::duel::{Bench, random};
 

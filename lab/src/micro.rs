@@ -7,10 +7,10 @@ use oxide::flow::{FlowHash, FlowKey, FlowKeys, FlowTable, Keyed};
 use oxide::packet::checksum::{self, Sum};
 use oxide::packet::{Columns, Endpoint, Flow, LANES, MacAddr, Rewrite, Translation};
 use oxide::ring;
-use oxide::sim::{Application, SimOptions};
 use oxide::simd::Processor;
 use oxide::umem::{PageKind, Region, RingSizes, Umem, UmemLayout};
 use oxide_actors::mailbox;
+use oxide_sim::{Application, SimOptions};
 use serde::Serialize;
 use std::hint::black_box;
 use std::net::Ipv4Addr;
@@ -269,7 +269,7 @@ fn relay_steps(batches: u32) -> impl FnMut() {
     move || {
         let packets = u64::from(batches) * LANES as u64;
         let options = SimOptions { packets, queues: 1, application: Application::Relay, ..SimOptions::default() };
-        black_box(oxide::sim::run(&options));
+        black_box(oxide_sim::run(&options));
     }
 }
 

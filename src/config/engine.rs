@@ -152,7 +152,8 @@ impl EngineConfig {
         if problems.is_empty() { Ok(()) } else { Err(ConfigError::Invalid(problems)) }
     }
 
-    pub(super) fn check(&self, problems: &mut Vec<Problem>) {
+    /// Adds to `problems` everything that is out of range or does not fit the rest.
+    pub fn check(&self, problems: &mut Vec<Problem>) {
         self.check_interfaces(problems);
         self.check_sizes(problems);
         self.check_cores(problems);

@@ -19,7 +19,9 @@ pub struct Problem {
 }
 
 impl Problem {
-    pub(super) fn new(
+    /// Names the field, shows its value, and says what is wanted and what mends it.
+    #[must_use]
+    pub fn new(
         field: impl Into<String>,
         value: impl fmt::Display,
         wanted: impl Into<String>,

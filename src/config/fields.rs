@@ -1,42 +1,48 @@
-//! What is done with the list of all fields (`sections`): errors, the example file, and the reference in
-//! `docs/configuration.md` are made from it.
+//! What declares a field of a configuration file, and checks a value for it. The sections of a file are made of these.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use toml::{Table, Value};
+use serde_json::Value;
 
 use super::error::Problem;
-use super::relay::RelayConfig;
-use super::sections::{ADMIN, ENGINE, LIMITS, RELAY, SECTIONS, SESSIONS, SUPERVISION};
 
 /// One field.
-pub(super) struct Field {
-    pub(super) name: &'static str,
+#[derive(Debug)]
+pub struct Field {
+    /// As in the file.
+    pub name: &'static str,
     /// As TOML; `None` where the field must be given.
-    pub(super) default: Option<&'static str>,
+    pub default: Option<&'static str>,
     /// What the example file holds.
-    pub(super) example: &'static str,
+    pub example: &'static str,
     /// What it may hold, for people.
-    pub(super) allowed: &'static str,
+    pub allowed: &'static str,
     /// What it does.
-    pub(super) about: &'static str,
+    pub about: &'static str,
     /// Whether a value has the right type.
     fits: fn(Value) -> bool,
 }
 
 /// One section of the file.
-pub(super) struct Section {
-    pub(super) name: &'static str,
-    pub(super) about: &'static str,
-    pub(super) fields: &'static [Field],
+#[derive(Debug)]
+pub struct Section {
+    /// As in the file.
+    pub name: &'static str,
+    /// What it is for.
+    pub about: &'static str,
+    /// In the order of the example file.
+    pub fields: &'static [Field],
 }
 
 fn fits<T: DeserializeOwned>(value: Value) -> bool {
     T::deserialize(value).is_ok()
 }
 
-pub(super) const fn optional<T: DeserializeOwned>(
+/// Declares a field that has a default.
+#[must_use]
+pub const fn optional<T: DeserializeOwned>(
     name: &'static str,
     default: &'static str,
     allowed: &'static str,
@@ -45,7 +51,9 @@ pub(super) const fn optional<T: DeserializeOwned>(
     Field { name, default: Some(default), example: default, allowed, about, fits: fits::<T> }
 }
 
-pub(super) const fn required<T: DeserializeOwned>(
+/// Declares a field that must be given.
+#[must_use]
+pub const fn required<T: DeserializeOwned>(
     name: &'static str,
     example: &'static str,
     allowed: &'static str,
@@ -55,7 +63,8 @@ pub(super) const fn required<T: DeserializeOwned>(
 }
 
 /// A field whose default is told in words.
-pub(super) const fn inherited<T: DeserializeOwned>(
+#[must_use]
+pub const fn inherited<T: DeserializeOwned>(
     name: &'static str,
     default: &'static str,
     allowed: &'static str,
@@ -66,149 +75,25 @@ pub(super) const fn inherited<T: DeserializeOwned>(
 
 impl Section {
     /// Reports a value of the right type that is not in the field's range.
-    pub(super) fn refuse(
-        &self,
-        name: &str,
-        value: impl fmt::Display,
-        mend: impl Into<String>,
-        problems: &mut Vec<Problem>,
-    ) {
+    pub fn refuse(&self, name: &str, value: impl fmt::Display, mend: impl Into<String>, problems: &mut Vec<Problem>) {
         let allowed = self.fields.iter().find(|field| field.name == name).map_or("", |field| field.allowed);
         problems.push(Problem::new(format!("{}.{name}", self.name), value, format!("allowed: {allowed}"), mend));
-    }
-
-    /// Reports fields that are unknown, missing, or of the wrong type.
-    fn check_shape(&self, path: &str, table: &Table, problems: &mut Vec<Problem>) {
-        for (name, value) in table {
-            let Some(field) = self.fields.iter().find(|field| field.name == name) else {
-                let known = self.fields.iter().map(|field| field.name);
-                problems.push(unknown(&format!("{path}.{name}"), "field", name, known));
-                continue;
-            };
-            if !(field.fits)(value.clone()) {
-                problems.push(Problem::new(
-                    format!("{path}.{name}"),
-                    value,
-                    format!("allowed: {}", field.allowed),
-                    field.write(),
-                ));
-            }
-        }
-        for field in self.fields.iter().filter(|field| field.default.is_none() && !table.contains_key(field.name)) {
-            problems.push(Problem::new(
-                format!("{path}.{}", field.name),
-                "",
-                format!("missing; allowed: {}", field.allowed),
-                field.write(),
-            ));
-        }
     }
 }
 
 impl Field {
-    fn write(&self) -> String {
+    /// Returns whether `value` has the right type; its range is not looked at.
+    #[must_use]
+    pub fn accepts(&self, value: &impl Serialize) -> bool {
+        serde_json::to_value(value).is_ok_and(self.fits)
+    }
+
+    /// Returns what to write instead of a wrong value.
+    #[must_use]
+    pub fn write(&self) -> String {
         match self.example {
             "" => "leave it out for the default".to_owned(),
             example => format!("write for example {} = {example}", self.name),
-        }
-    }
-}
-
-/// Reports everything in `file` that is unknown, missing, or of the wrong type.
-pub(super) fn check_shape(file: &Table, problems: &mut Vec<Problem>) {
-    for (name, value) in file {
-        match (name.as_str(), value) {
-            ("engine", Value::Table(table)) => ENGINE.check_shape("engine", table, problems),
-            ("sessions", Value::Table(table)) => SESSIONS.check_shape("sessions", table, problems),
-            ("admin", Value::Table(table)) => ADMIN.check_shape("admin", table, problems),
-            ("limits", Value::Table(table)) => LIMITS.check_shape("limits", table, problems),
-            ("supervision", Value::Table(table)) => SUPERVISION.check_shape("supervision", table, problems),
-            ("relay", Value::Array(entries)) if entries.iter().all(Value::is_table) => {
-                for (at, table) in entries.iter().filter_map(Value::as_table).enumerate() {
-                    let name = table.get("name").and_then(Value::as_str).unwrap_or_default();
-                    RELAY.check_shape(&RelayConfig::path(name, at + 1), table, problems);
-                }
-            }
-            ("relay", _) => problems.push(Problem::new("relay", "", "a list of entries", "write [[relay]] above each")),
-            ("engine" | "sessions" | "limits" | "supervision" | "admin", _) => {
-                problems.push(Problem::new(name, value, "a section", format!("write [{name}] and its fields below")));
-            }
-            _ => {
-                let known = SECTIONS.iter().map(|section| section.name);
-                problems.push(unknown(name, "section", name, known));
-            }
-        }
-    }
-    if !file.contains_key("engine") {
-        ENGINE.check_shape("engine", &Table::new(), problems);
-    }
-}
-
-fn unknown<'a>(path: &str, what: &str, name: &str, known: impl Iterator<Item = &'a str> + Clone) -> Problem {
-    let near = known.clone().map(|other| (distance(name, other), other)).min();
-    let mend = match near {
-        Some((steps, other)) if steps <= 1 + other.len() / 3 => format!("did you mean {other}?"),
-        _ => format!("known here: {}", known.collect::<Vec<_>>().join(", ")),
-    };
-    Problem::new(path, "", format!("no such {what}"), mend)
-}
-
-/// Letters to insert, remove or change to make one word of the other (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, letter) in a.chars().enumerate() {
-        let mut diagonal = i;
-        let mut left = i + 1;
-        for (cell, other) in row.iter_mut().skip(1).zip(&b) {
-            let change = diagonal + usize::from(letter != *other);
-            diagonal = *cell;
-            left = change.min(diagonal + 1).min(left + 1);
-            *cell = left;
-        }
-        if let Some(first) = row.first_mut() {
-            *first = i + 1;
-        }
-    }
-    row.last().copied().unwrap_or(0)
-}
-
-/// The example file.
-pub(super) fn example() -> String {
-    let mut text = String::from(
-        "# OXIDE: example configuration. Every field is here; those that hold their default can be left out.\n",
-    );
-    for section in SECTIONS {
-        let (open, close) = if section.name == "relay" { ("[[", "]]") } else { ("[", "]") };
-        let _ = write!(text, "\n# {}\n{open}{}{close}\n", section.about, section.name);
-        for field in section.fields {
-            let default = field.default.map_or("required".to_owned(), |default| format!("default: {default}"));
-            let _ = write!(text, "\n# {}\n# {default}; allowed: {}\n", field.about, field.allowed);
-            let _ = match field.example {
-                "" => writeln!(text, "# {} = 30", field.name),
-                example => writeln!(text, "{} = {example}", field.name),
-            };
-        }
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::distance;
-
-    #[test]
-    fn distances() {
-        for (a, b, wanted) in [
-            ("", "", 0),
-            ("a", "", 1),
-            ("", "abc", 3),
-            ("ring", "ring", 0),
-            ("rign_size", "ring_size", 2),
-            ("pin", "pim", 1),
-        ] {
-            assert_eq!(distance(a, b), wanted, "{a} {b}");
-            assert_eq!(distance(b, a), wanted, "{b} {a}");
         }
     }
 }

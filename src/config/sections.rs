@@ -1,19 +1,13 @@
-//! Every section and field of the file: what each may hold, its default, and what it does.
+//! The engine's own sections of a configuration file: what each field may hold, its default, and what it does.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
-
-use super::admin::{Door, SandboxLevel};
 use super::engine::{Attach, ExecutorKind, Fallback};
-use super::fields::{Section, inherited, optional, required};
-use super::value::{Choice, PortRange, Realtime};
+use super::fields::{Section, optional, required};
+use super::value::{Choice, Realtime};
 use crate::simd::Level;
 use crate::xdp::ZeroCopy;
 
-/// All of them, in the order of the example file.
-pub(super) const SECTIONS: [&Section; 6] = [&ENGINE, &SESSIONS, &LIMITS, &SUPERVISION, &ADMIN, &RELAY];
-
-pub(super) const ENGINE: Section = Section {
+/// `[engine]`.
+pub const ENGINE: Section = Section {
     name: "engine",
     about: "How the NIC queues are opened and served.",
     fields: &[
@@ -112,39 +106,8 @@ pub(super) const ENGINE: Section = Section {
     ],
 };
 
-pub(super) const SESSIONS: Section = Section {
-    name: "sessions",
-    about: "What the sessions of all relay entries may cost.",
-    fields: &[
-        optional::<u32>(
-            "capacity",
-            "65536",
-            "64 to 16777216, sessions",
-            "Most sessions at once, all queues together. Memory for all of them is taken at start.",
-        ),
-        optional::<u32>(
-            "idle_timeout_s",
-            "300",
-            "120 to 86400, seconds",
-            "A session ends after so long without a packet from its client (RFC 4787 asks for two minutes at least).",
-        ),
-        optional::<PortRange>(
-            "source_ports",
-            "\"61000-65535\"",
-            "\"first-last\", from 1024 to 65535, without any port that a relay listens on",
-            "UDP source ports toward upstreams, one for each session: their number bounds the sessions that share one of \
-             this host's addresses.",
-        ),
-        optional::<u32>(
-            "drain_s",
-            "3",
-            "0 to 3600, seconds",
-            "After SIGTERM: how long sessions that exist are still served, while no new ones begin.",
-        ),
-    ],
-};
-
-pub(super) const SUPERVISION: Section = Section {
+/// `[supervision]`.
+pub const SUPERVISION: Section = Section {
     name: "supervision",
     about: "When a queue that fails is started again, and when that is given up.",
     fields: &[
@@ -185,149 +148,6 @@ pub(super) const SUPERVISION: Section = Section {
             "0",
             "0 (never), or up to 86400 seconds, not below stall_after_ms",
             "A stall of this length ends the process with exit code 4: nothing else gives its thread back.",
-        ),
-    ],
-};
-
-pub(super) const ADMIN: Section = Section {
-    name: "admin",
-    about: "How operators reach the running relay (docs/operation.md).",
-    fields: &[
-        optional::<Door<SocketAddr>>(
-            "http",
-            "\"auto\"",
-            "\"auto\" (127.0.0.1:9797, or without and told if that is taken), an address with port, or \"off\"",
-            "Where /live, /ready, /metrics and the rest are served.",
-        ),
-        optional::<bool>(
-            "allow_remote",
-            "false",
-            "true or false",
-            "Whether http may be an address that other hosts reach. There is no password.",
-        ),
-        optional::<Door<PathBuf>>(
-            "socket",
-            "\"auto\"",
-            "\"auto\" (/run/oxide/NAME.sock, NAME being that of the configuration file), an absolute path, or \"off\"",
-            "Control socket of `oxide ctl` and `oxide top`; only the owner of the process may use it.",
-        ),
-        optional::<SandboxLevel>(
-            "sandbox",
-            "\"auto\"",
-            "\"auto\" (each layer the kernel has, told), \"require\" (or no start), or \"off\"",
-            "What the process gives up before anything is opened: capabilities, new privileges, files (Landlock), system calls (seccomp).",
-        ),
-    ],
-};
-
-pub(super) const RELAY: Section = Section {
-    name: "relay",
-    about: "One entry for each address and port that clients send to; any number of them.",
-    fields: &[
-        required::<String>(
-            "name",
-            "\"dns\"",
-            "1 to 32 letters, digits, dots, hyphens or underscores; each name once",
-            "Name in reports and metrics.",
-        ),
-        required::<SocketAddr>(
-            "listen",
-            "\"192.0.2.1:53\"",
-            "one of this host's addresses with port, \"192.0.2.1:53\" or \"[2001:db8::1]:53\"; no wildcard",
-            "Where clients send to.",
-        ),
-        required::<Vec<SocketAddr>>(
-            "upstreams",
-            "[\"198.51.100.7:53\", \"198.51.100.8:53\"]",
-            "a list of 1 to 256 addresses with port, of either IP version; names are not resolved",
-            "Servers. A client keeps to one of them, chosen by rendezvous hashing of its address and port.",
-        ),
-        optional::<bool>(
-            "allow_private",
-            "false",
-            "true or false",
-            "Whether upstreams may be private addresses (RFC 1918, 100.64.0.0/10, fc00::/7).",
-        ),
-        inherited::<u32>(
-            "idle_timeout_s",
-            "that of [sessions]",
-            "1 to 86400, seconds",
-            "Idle time of this entry's sessions; below 120 only where the protocol is known to bear it.",
-        ),
-        optional::<u64>(
-            "packets_per_s",
-            "0",
-            "0 (no limit), or up to 1000000000",
-            "Packets a second from all clients of this entry together, in equal shares of the queues.",
-        ),
-        optional::<u64>(
-            "bytes_per_s",
-            "0",
-            "0 (no limit), or up to 12500000000",
-            "Bytes a second of them, IP headers included.",
-        ),
-        optional::<u32>(
-            "down_after_sessions",
-            "0",
-            "0 (never), or 1 to 32 sessions",
-            "An upstream is down when so many sessions sent to it and none was answered; new ones pass it over.",
-        ),
-        optional::<u32>(
-            "down_after_ms",
-            "3000",
-            "100 to 600000, milliseconds",
-            "How long all of them must have been silent for that.",
-        ),
-        optional::<bool>(
-            "failover",
-            "false",
-            "true or false",
-            "Whether sessions that exist leave an upstream that is down, too.",
-        ),
-    ],
-};
-
-pub(super) const LIMITS: Section = Section {
-    name: "limits",
-    about: "How much each client network may send and be sent; nothing is limited unless a rate is written.",
-    fields: &[
-        optional::<u64>(
-            "source_packets_per_s",
-            "0",
-            "0 (no limit), or up to 1000000000",
-            "Packets a second from one client prefix, on each queue.",
-        ),
-        optional::<u64>(
-            "source_bytes_per_s",
-            "0",
-            "0 (no limit), or up to 12500000000",
-            "Bytes a second of them, IP headers included.",
-        ),
-        optional::<u64>(
-            "reply_packets_per_s",
-            "0",
-            "0 (no limit), or up to 1000000000",
-            "Packets a second to one client prefix, on each queue: bounds what a forged source address can bring upon it.",
-        ),
-        optional::<u64>(
-            "reply_bytes_per_s",
-            "0",
-            "0 (no limit), or up to 12500000000",
-            "Bytes a second of them, IP headers included.",
-        ),
-        optional::<u32>(
-            "burst_ms",
-            "1000",
-            "1 to 1000, milliseconds",
-            "What may come at once: the amount of so much time, but at least one packet and 4096 bytes.",
-        ),
-        optional::<u8>("ipv4_prefix", "32", "8 to 32, bits", "IPv4 clients that share so many bits share a limit."),
-        optional::<u8>("ipv6_prefix", "64", "16 to 128, bits", "IPv6 clients that share so many bits share a limit."),
-        optional::<u32>(
-            "sources",
-            "65536",
-            "1024 to 16777216, prefixes",
-            "Prefixes told apart at once, all queues together; 37 bytes each for either direction that is limited, taken at start.",
         ),
     ],
 };

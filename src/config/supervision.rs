@@ -48,7 +48,8 @@ impl Default for SupervisionConfig {
 }
 
 impl SupervisionConfig {
-    pub(super) fn check(&self, problems: &mut Vec<Problem>) {
+    /// Adds to `problems` everything that is out of range or does not fit the rest.
+    pub fn check(&self, problems: &mut Vec<Problem>) {
         let mut bounds = |name: &str, value: u32, least: u32, most: u32, mend: &str| {
             if !(least..=most).contains(&value) {
                 SUPERVISION.refuse(name, value, format!("write {name} = {mend}"), problems);

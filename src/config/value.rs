@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::Value;
 
 /// A value that the engine works out (`"auto"`), or that the operator fixed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -30,7 +31,7 @@ impl<T> Choice<T> {
 
 impl<'de, T: DeserializeOwned> Deserialize<'de> for Choice<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = toml::Value::deserialize(deserializer)?;
+        let value = Value::deserialize(deserializer)?;
         if value.as_str() == Some("auto") {
             return Ok(Choice::Auto);
         }
@@ -53,10 +54,12 @@ pub struct Realtime(pub Option<u8>);
 
 impl<'de> Deserialize<'de> for Realtime {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match toml::Value::deserialize(deserializer)? {
-            toml::Value::Boolean(false) | toml::Value::Integer(0) => Ok(Self(None)),
-            toml::Value::Integer(priority) => u8::try_from(priority).map(|p| Self(Some(p))).map_err(D::Error::custom),
-            _ => Err(D::Error::custom("neither false nor a priority")),
+        let value = Value::deserialize(deserializer)?;
+        match value.as_i64() {
+            Some(0) => Ok(Self(None)),
+            Some(priority) => u8::try_from(priority).map(|p| Self(Some(p))).map_err(D::Error::custom),
+            None if value == Value::Bool(false) => Ok(Self(None)),
+            None => Err(D::Error::custom("neither false nor a priority")),
         }
     }
 }

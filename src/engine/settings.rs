@@ -245,17 +245,20 @@ mod tests {
     fn limits_of_supervision_agree_with_the_files() {
         assert_eq!(Supervision::from(&SupervisionConfig::default()), Supervision::default());
         let file = |more: &str| {
-            let text = format!("engine.interfaces = [\"eth0\"]\n[supervision]\n{more}");
-            Supervision::from(&config::Config::from_toml(&text).unwrap().supervision)
+            let config: SupervisionConfig = serde_json::from_str(&format!("{{{more}}}")).unwrap();
+            let mut problems = Vec::new();
+            config.check(&mut problems);
+            assert_eq!(problems, []);
+            Supervision::from(&config)
         };
         for extreme in [
-            "restarts = 0\nwindow_s = 1\nbackoff_min_ms = 0\nbackoff_max_ms = 0\nhandler_again_within_ms = 0",
-            "port_every_ms = 100\nstall_after_ms = 250\nexit_when_stuck_s = 1",
-            "restarts = 1000000\nwindow_s = 86400\nbackoff_min_ms = 86400000\nbackoff_max_ms = 86400000",
-            "handler_again_within_ms = 86400000\nport_every_ms = 86400000\nstall_after_ms = 86400000\nexit_when_stuck_s = 86400",
+            r#""restarts": 0, "window_s": 1, "backoff_min_ms": 0, "backoff_max_ms": 0, "handler_again_within_ms": 0"#,
+            r#""port_every_ms": 100, "stall_after_ms": 250, "exit_when_stuck_s": 1"#,
+            r#""restarts": 1000000, "window_s": 86400, "backoff_min_ms": 86400000, "backoff_max_ms": 86400000"#,
+            r#""handler_again_within_ms": 86400000, "port_every_ms": 86400000, "stall_after_ms": 86400000, "exit_when_stuck_s": 86400"#,
         ] {
             file(extreme).check().unwrap();
         }
-        assert_eq!(file("exit_when_stuck_s = 7").exit_when_stuck, Some(Duration::from_secs(7)));
+        assert_eq!(file(r#""exit_when_stuck_s": 7"#).exit_when_stuck, Some(Duration::from_secs(7)));
     }
 }

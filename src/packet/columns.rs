@@ -12,7 +12,7 @@ pub const LANES: usize = 64;
 
 /// The lanes of a mask, lowest first.
 #[inline(always)]
-pub(crate) fn lanes(mut mask: u64) -> impl Iterator<Item = usize> {
+pub fn lanes(mut mask: u64) -> impl Iterator<Item = usize> {
     std::iter::from_fn(move || {
         // Of what is not zero the compiler knows that it is below 64.
         let lane = NonZeroU64::new(mask)?.trailing_zeros();

@@ -11,13 +11,13 @@ mod reflect;
 pub mod rewrite;
 pub mod translate;
 
-pub(crate) use columns::lanes;
-pub use columns::{Columns, Endpoint, Flow, LANES, MacAddr};
+pub use columns::{Columns, Endpoint, Flow, LANES, MacAddr, lanes};
 pub(crate) use parse::parse_with;
 pub use parse::{Parsed, parse, verify_udp};
 pub use recognise::{Recognised, Transport, recognise};
 pub use reflect::reflect;
-pub(crate) use rewrite::HeadRewrite;
+#[doc(hidden)]
+pub use rewrite::HeadRewrite;
 pub use rewrite::{FlowChange, Rewrite, Translation};
 
 /// UDP's protocol number, and IPv6 next header.

@@ -191,22 +191,23 @@ fn headers<const IP: usize>(frame: &mut [u8], l3: u8, l4: u8) -> Option<Headers<
 /// A [`Rewrite`] of a datagram whose headers are where they are without VLAN tag, IPv4 options and extension
 /// headers, so that all places are constants. By reference to where a session keeps it: nothing is copied but to
 /// the packet.
-#[derive(Clone, Copy)]
-pub(crate) struct HeadRewrite<'a> {
+#[derive(Debug, Clone, Copy)]
+pub struct HeadRewrite<'a> {
     /// Ethernet destination and source, as in the frame.
-    pub(crate) macs: &'a [u8; 12],
+    pub macs: &'a [u8; 12],
     /// Address and port.
-    pub(crate) source: (&'a [u8; 16], u16),
-    pub(crate) destination: (&'a [u8; 16], u16),
+    pub source: (&'a [u8; 16], u16),
+    /// Address and port.
+    pub destination: (&'a [u8; 16], u16),
     /// From the old ends to these.
-    pub(crate) change: FlowChange,
+    pub change: FlowChange,
 }
 
 impl HeadRewrite<'_> {
     /// Rewrites the packet that begins with `head`, of the family that all four addresses are of, and with more
     /// than one hop left: as [`Translation::apply`] does.
     #[inline(always)]
-    pub(crate) fn apply(&self, head: &mut [u8; 64], ipv4: bool) {
+    pub fn apply(&self, head: &mut [u8; 64], ipv4: bool) {
         head[..12].copy_from_slice(self.macs);
         let (source, destination) = (self.source.0, self.destination.0);
         if ipv4 {

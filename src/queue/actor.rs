@@ -64,8 +64,9 @@ pub struct ActorSpec<B, H> {
 }
 
 /// See the module's documentation.
-pub(crate) struct Actor<B: Backend, H> {
-    pub(crate) worker: Worker<B::Port, H>,
+pub struct Actor<B: Backend, H> {
+    /// The packets between its turns.
+    pub worker: Worker<B::Port, H>,
     pub(super) mailbox: Mailbox<Command<B::Request>>,
     pub(super) link: Link<Report>,
     backend: B,
@@ -88,7 +89,7 @@ impl<B: Backend, H: Handler> Actor<B, H> {
     ///
     /// # Errors
     /// Steering's refusal.
-    pub(crate) fn new(
+    pub fn new(
         spec: ActorSpec<B, H>,
         (umem, opened): Opened<B::Port>,
         mailbox: Mailbox<Command<B::Request>>,
@@ -141,12 +142,12 @@ impl<B: Backend, H: Handler> Actor<B, H> {
     }
 
     /// The first word: it is at work, or waits for a part.
-    pub(crate) fn begin(&self) {
+    pub fn begin(&self) {
         self.link.say(self.away.word());
     }
 
     /// The kernel's share of a turn, after [`Worker::work`]; the heart beats. A port that is of no more use is closed.
-    pub(crate) fn kick(&mut self) -> Turn {
+    pub fn kick(&mut self) -> Turn {
         let turn = self.worker.kick().unwrap_or_else(|(port, error)| {
             self.lose(port, &error);
             Turn::default()
@@ -157,7 +158,7 @@ impl<B: Backend, H: Handler> Actor<B, H> {
     }
 
     /// Whether it is time for [`control`](Self::control) after a turn with so many packets.
-    pub(crate) fn is_due(&self, packets: usize) -> bool {
+    pub fn is_due(&self, packets: usize) -> bool {
         packets == 0 || self.turns.is_multiple_of(CONTROL_EVERY)
     }
 
@@ -172,7 +173,7 @@ impl<B: Backend, H: Handler> Actor<B, H> {
     }
 
     /// Messages, reports, and whether it is time to end.
-    pub(crate) fn control(&mut self, now: Instant, packets: usize) -> Option<Exit> {
+    pub fn control(&mut self, now: Instant, packets: usize) -> Option<Exit> {
         while let Some(command) = self.mailbox.try_recv() {
             self.obey(command, now);
         }
@@ -208,14 +209,14 @@ impl<B: Backend, H: Handler> Actor<B, H> {
 
     /// The last turn is done. Steering off before the sockets close, so that packets take the program's fallback at
     /// once.
-    pub(crate) fn end(&mut self) {
+    pub fn end(&mut self) {
         if let Err(error) = self.worker.steer(false) {
             tracing::debug!(%error, "steering off while closing");
         }
     }
 
     /// Counters after the last packet.
-    pub(crate) fn last_words(&mut self) {
+    pub fn last_words(&mut self) {
         let last = Box::new(self.snapshot());
         self.link.report(Report::Last(last));
     }

@@ -34,7 +34,8 @@ pub struct Batch<'a> {
 
 impl<'a> Batch<'a> {
     /// Puts a batch together. `frames` beyond [`LANES`] are not seen.
-    pub(crate) fn new(
+    #[doc(hidden)]
+    pub fn new(
         umem: &'a Umem,
         frames: &'a mut [Frame],
         columns: &'a Columns,
@@ -101,7 +102,7 @@ impl<'a> Batch<'a> {
     /// rewrite, however long its packet is; `None` for a lane beyond the batch. A header that the columns speak of
     /// begins at a fixed place in it.
     #[inline(always)]
-    pub(crate) fn transmit_head(&mut self, lane: usize, length: u16, port: PortIndex) -> Option<&mut [u8; 64]> {
+    pub fn transmit_head(&mut self, lane: usize, length: u16, port: PortIndex) -> Option<&mut [u8; 64]> {
         let frame = self.frames.get_mut(lane)?;
         *self.verdicts.get_mut(lane)? = Verdict::Transmit(port);
         if length < frame.length() {

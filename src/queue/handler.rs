@@ -145,7 +145,9 @@ pub struct Context<'a> {
 }
 
 impl<'a> Context<'a> {
-    pub(crate) fn new(
+    /// Puts a context together, for what calls a handler without a worker.
+    #[doc(hidden)]
+    pub fn new(
         now: Instant,
         info: &'a QueueInfo,
         tables: &'a Tables,
@@ -198,7 +200,7 @@ impl<'a> Context<'a> {
 
 /// What handlers asked for since it was last looked at.
 #[derive(Debug, Default)]
-pub(crate) struct Requests(ArrayVec<(u32, IpAddr), REQUESTS>);
+pub struct Requests(ArrayVec<(u32, IpAddr), REQUESTS>);
 
 impl Requests {
     pub(crate) fn take(&mut self) -> impl Iterator<Item = (u32, IpAddr)> + '_ {

@@ -27,12 +27,15 @@ mod snapshot;
 mod way;
 mod worker;
 
-pub(crate) use actor::Actor;
+/// For the simulator, which turns an actor by hand.
+#[doc(hidden)]
+pub use actor::Actor;
 pub use actor::{ActorSpec, HandlerFactory};
 pub use batch::{Batch, Verdict};
 pub use counters::{BatchSizes, QueueCounters, TurnTimes};
-#[cfg(test)]
-pub(crate) use handler::Requests;
+/// With [`Batch::new`] and [`Context::new`], for what calls a handler without a [`Worker`].
+#[doc(hidden)]
+pub use handler::Requests;
 pub use handler::{Context, Handler, QueueInfo, Replaced, SessionInfo};
 pub use harness::{Harness, HarnessError, Outcome};
 pub use messages::{Command, Exit, PortRequests, Report};

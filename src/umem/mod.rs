@@ -18,8 +18,9 @@ pub use layout::{LayoutError, RingSizes, UmemLayout, XDP_HEADROOM};
 pub use ledger::{BadDescriptor, Census, Ledger, Place};
 pub use observe::PagesSeen;
 pub use port_index::{MAX_PORTS, PortIndex, PortList};
+pub use region::prefetch;
+pub(crate) use region::wish_for_huge_pages;
 pub use region::{HUGE_PAGE, PageKind, PageReport, Region, RegionError, choose_pages, dont_fork, with_node};
-pub(crate) use region::{prefetch, wish_for_huge_pages};
 
 use std::sync::atomic::{AtomicU32, Ordering};
 

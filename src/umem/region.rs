@@ -152,7 +152,7 @@ impl Region {
 
 /// Asks the cache for the line at `address`. No effect but time, whatever the address is.
 #[inline]
-pub(crate) fn prefetch<T>(address: *const T) {
+pub fn prefetch<T>(address: *const T) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};

@@ -1,8 +1,8 @@
 //! A configuration file: refused with words, or good for everything that is made of it, and the same when
 //! it is written and read again.
 
-use oxide::config::Config;
-use oxide::relay::RelayPlan;
+use oxide_relay::RelayPlan;
+use oxide_relay::config::Config;
 
 pub(crate) fn body(text: &[u8]) {
     let Ok(text) = std::str::from_utf8(text) else { return };

@@ -7,15 +7,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use oxide::config::Config;
 use oxide::net::{Route, RouteKind, Tables};
 use oxide::packet::build::UdpFrame;
 use oxide::packet::{Flow, MacAddr, parse};
 use oxide::port::sim::{Faults, SimBackend, SimInterface, SimNet};
 use oxide::port::{Backend, Port, QueueId};
 use oxide::queue::{Parts, Peers, QueueInfo, Worker};
-use oxide::relay::{RelayPlan, UdpRelay};
 use oxide::simd::Processor;
+use oxide_relay::config::Config;
+use oxide_relay::{RelayPlan, UdpRelay};
 
 use super::live::{LiveBackend, LivePort};
 

@@ -1,8 +1,8 @@
 //! The fault table: one row, one test. Each asserts that the fault really struck, and what it cost.
 //! `docs/testing.md` has the table by the classes of faults.
 
-use oxide::sim::{Application, SimOptions, SimReport, Upset, named};
 use oxide::telemetry::DropReason;
+use oxide_sim::{Application, SimOptions, SimReport, Upset, named};
 
 use super::pass;
 

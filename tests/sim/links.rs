@@ -2,7 +2,7 @@
 
 use oxide::port::sim::{LinkSpec, SimBackend, SimInterface, SimNet};
 use oxide::port::{Backend, Burst, Port, QueueId};
-use oxide::sim::{Application, Chaos, SimOptions, SimReport, named};
+use oxide_sim::{Application, Chaos, SimOptions, SimReport, named};
 use std::time::Duration;
 
 use super::pass;

@@ -1,7 +1,6 @@
 //! The whole engine against simulated NICs. Every failure prints the command that replays it.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
-mod cli;
 mod faults;
 mod links;
 #[path = "../common/live.rs"]
@@ -13,7 +12,7 @@ mod threads;
 mod verdicts;
 
 use oxide::port::sim::{Faults, LinkSpec};
-use oxide::sim::{Application, Chaos, Checker, SimOptions, SimReport, run};
+use oxide_sim::{Application, Chaos, Checker, SimOptions, SimReport, run};
 
 /// Runs, and panics with what replays the run if a checker does not hold.
 fn pass(options: &SimOptions) -> SimReport {

@@ -1,7 +1,7 @@
 //! The relay in the simulated engine, each decision held against the slow reference relay.
 
 use oxide::port::sim::Faults;
-use oxide::sim::{Application, Chaos, Checker, SimOptions, named};
+use oxide_sim::{Application, Chaos, Checker, SimOptions, named};
 
 use super::pass;
 

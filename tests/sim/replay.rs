@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use oxide::sim::pcap::{self, PcapWriter};
-use oxide::sim::{Application, Replay, SimOptions, SimReport, Watch, named, run_with};
+use oxide_sim::pcap::{self, PcapWriter};
+use oxide_sim::{Application, Replay, SimOptions, SimReport, Watch, named, run_with};
 
 use super::comparable;
 

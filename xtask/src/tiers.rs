@@ -330,6 +330,18 @@ fn sudo_works() -> bool {
 mod tests {
     use super::*;
 
+    /// The root package finds no tests by itself (`autotests = false`): a file that no package lists would never run.
+    #[test]
+    fn every_file_of_tests_is_a_target() {
+        let targets = test_targets().unwrap_or_default();
+        let files = fs::read_dir(root().join("tests")).into_iter().flatten().flatten().map(|entry| entry.path());
+        let tests = files.filter(|path| path.extension().is_some_and(|e| e == "rs") || path.join("main.rs").is_file());
+        let missing: Vec<_> = tests
+            .filter(|path| path.file_stem().is_none_or(|stem| targets.iter().all(|target| *target.name != *stem)))
+            .collect();
+        assert!(missing.is_empty(), "no [[test]] of a Cargo.toml names {missing:?}");
+    }
+
     #[test]
     fn unknown_tiers_are_refused() {
         let parse = |words: &[&str]| Options::parse(&words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>());

@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 
 use super::protocol::{MAX_SESSIONS, Request, Trouble, queue_id};
 use super::{NodeView, scrape};
-use oxide::config::{Change, Config, Effect};
 use oxide::engine::{Depth, EngineStatus, PendingQueue};
 use oxide::port::QueueId;
 use oxide::queue::SessionInfo;
+use oxide_relay::config::{Change, Config, Effect};
 
 /// A running relay, as its operators have it. Called on threads that may wait.
 pub trait Control: Send + Sync + 'static {

@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 
 use super::control::{Control, Reloaded};
 use super::protocol::Trouble;
-use oxide::config::{Config, EngineConfig};
 use oxide::engine::{Depth, EngineStatus, sample};
 use oxide::port::QueueId;
 use oxide::queue::SessionInfo;
+use oxide_relay::config::{Config, EngineConfig};
 
 /// Writes down what it is told; knows `eth0:0` and `eth0:1`.
 #[derive(Default)]

@@ -9,8 +9,8 @@ use super::super::fake::Fake;
 use super::super::{Client, ClientError};
 use super::*;
 use crate::admin::protocol::Code;
-use oxide::config::{AdminConfig, Door};
 use oxide::engine::Depth;
+use oxide_relay::config::{AdminConfig, Door};
 
 struct Lab {
     admin: Admin,

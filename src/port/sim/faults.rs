@@ -63,7 +63,7 @@ pub struct UnknownFault {
 impl UnknownFault {
     /// The same, where `more` names could have been written as well.
     #[must_use]
-    pub(crate) fn besides(mut self, more: &[&'static str]) -> Self {
+    pub fn besides(mut self, more: &[&'static str]) -> Self {
         self.known.extend(more);
         self
     }
@@ -131,7 +131,7 @@ impl Faults {
     }
 
     /// The words that [`named`](Self::named) makes these of; nothing where there are none.
-    pub(crate) fn words(&self) -> impl Iterator<Item = String> + use<> {
+    pub fn words(&self) -> impl Iterator<Item = String> + use<> {
         let faults = *self;
         let word = move |(at, name): (usize, &str)| match faults.get(at) {
             0 => None,
@@ -165,7 +165,11 @@ impl Faults {
 }
 
 /// A name, and the number behind it.
-pub(crate) fn number(word: &str) -> Result<(&str, Option<u64>), ()> {
+///
+/// # Errors
+/// Where it is no number.
+#[allow(clippy::result_unit_err)] // the caller names the word
+pub fn number(word: &str) -> Result<(&str, Option<u64>), ()> {
     match word.split_once('=') {
         None => Ok((word, None)),
         Some((name, number)) => Ok((name.trim(), Some(number.trim().parse().map_err(|_| ())?))),

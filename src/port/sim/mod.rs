@@ -47,7 +47,8 @@ mod rng;
 mod socket;
 
 pub use backend::SimBackend;
-pub(crate) use faults::number;
+#[doc(hidden)]
+pub use faults::number;
 pub use faults::{Faults, UnknownFault};
 pub use link::{Link, LinkCounters, LinkError, LinkSpec, Loss};
 pub use net::{SimInterface, SimNet};

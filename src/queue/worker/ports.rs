@@ -108,7 +108,8 @@ impl<P: Port, H: Handler> Worker<P, H> {
     }
 
     /// What port `port` counted, over all its sockets.
-    pub(crate) fn port_counters(&self, port: PortIndex) -> (PortCounters, KernelCounters) {
+    #[must_use]
+    pub fn port_counters(&self, port: PortIndex) -> (PortCounters, KernelCounters) {
         let at = usize::from(port);
         let Some(seat) = self.seats.get(at) else { return Default::default() };
         let (mut own, mut kernel) = (seat.past, seat.past_kernel);

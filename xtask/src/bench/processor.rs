@@ -67,7 +67,7 @@ fn record(row: &Row) -> Record {
 fn counted(cancel: &Cancel) -> Result<Vec<Record>> {
     let mut program = String::new();
     let mut build = cargo();
-    build.args(["bench", "--bench", "processor", "--no-run", "--message-format", "json"]);
+    build.args(["bench", "--package", "oxide-relay", "--bench", "processor", "--no-run", "--message-format", "json"]);
     run_lines(cancel, &mut build, |line| {
         let message: serde_json::Value = serde_json::from_str(line).unwrap_or_default();
         if message["target"]["name"] == "processor"
@@ -103,7 +103,7 @@ fn counted(cancel: &Cancel) -> Result<Vec<Record>> {
 
 fn bench() -> Command {
     let mut command = cargo();
-    command.args(["bench", "--bench", "processor", "--"]);
+    command.args(["bench", "--package", "oxide-relay", "--bench", "processor", "--"]);
     command
 }
 

@@ -15,8 +15,8 @@ mod calls;
 mod capabilities;
 mod files;
 
-use oxide::config::SandboxLevel;
 use oxide::engine::{Layer, LayerState};
+use oxide_relay::config::SandboxLevel;
 
 pub use files::Files;
 

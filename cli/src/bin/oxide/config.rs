@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Subcommand;
-use oxide::config::{Config, ephemeral_ports};
+use oxide_relay::config::{Config, ephemeral_ports};
 
 #[derive(Subcommand)]
 pub(crate) enum ConfigCommand {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
-use oxide::config::{Config, EngineConfig};
+use oxide_relay::config::{Config, EngineConfig};
 use oxide_topology::Request;
 use oxide_topology::cli::{self, DoctorArgs, Format, PlanArgs, RECORD, Source};
 use oxide_topology::doctor::Traffic;
@@ -164,7 +164,7 @@ pub(crate) fn plan(command: &PlanCommand) -> Result<ExitCode, String> {
 
 /// What the sessions of a configuration take of memory.
 fn sessions(capacity: u32) {
-    let bytes = oxide::relay::table_bytes(capacity) as f64;
+    let bytes = oxide_relay::table_bytes(capacity) as f64;
     let (each, all) = (bytes / f64::from(capacity.max(1)), bytes / f64::from(1 << 20));
     println!(
         "\nsessions   {capacity}, {each:.0} bytes each with their index: tables of {all:.1} MiB, taken at start, \

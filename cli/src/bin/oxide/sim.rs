@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 use oxide::port::sim::LinkSpec;
-use oxide::sim::pcap::PcapWriter;
-use oxide::sim::{Application, Replay, SimOptions, SimReport, Watch, named, run_with};
+use oxide_sim::pcap::PcapWriter;
+use oxide_sim::{Application, Replay, SimOptions, SimReport, Watch, named, run_with};
 
 #[derive(Args)]
 pub(crate) struct SimCommand {

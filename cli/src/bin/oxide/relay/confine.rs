@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use oxide::config::{Config, ExecutorKind};
 use oxide::engine::Survey;
 use oxide_cli::admin::Doors;
 use oxide_cli::admin::sandbox::{Files, Sandbox};
+use oxide_relay::config::{Config, ExecutorKind};
 
 /// Directories that are not one program's: of these only the configuration file itself is left.
 const SHARED: [&str; 10] = ["/", "/etc", "/home", "/opt", "/root", "/run", "/srv", "/tmp", "/usr", "/var"];

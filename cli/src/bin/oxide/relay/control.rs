@@ -5,15 +5,15 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use oxide::config::{Config, ConfigError, Effect, ephemeral_ports};
 use oxide::engine::{Depth, EngineError, EngineHandle, EngineStatus, read_tables};
 use oxide::net::Tables;
 use oxide::port::QueueId;
 use oxide::queue::SessionInfo;
-use oxide::relay::{RelayPlan, UdpRelay};
 use oxide_cli::admin::notify::Notifier;
 use oxide_cli::admin::protocol::Trouble;
 use oxide_cli::admin::{Control, Reloaded};
+use oxide_relay::config::{Config, ConfigError, Effect, ephemeral_ports};
+use oxide_relay::{RelayPlan, UdpRelay};
 use serde_json::Value;
 
 use super::Event;

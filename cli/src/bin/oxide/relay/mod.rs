@@ -10,11 +10,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use oxide::config::Config;
 use oxide::engine::{Ending, Engine, EngineStatus, Supervision, read_tables};
-use oxide::relay::UdpRelay;
 use oxide_cli::admin::notify::Notifier;
 use oxide_cli::admin::{Admin, Control, Doors, Limits};
+use oxide_relay::UdpRelay;
+use oxide_relay::config::Config;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::log::LogControl;

@@ -1,7 +1,7 @@
 //! What runs, where, and how well: for whoever started it.
 
-use oxide::config::Config;
 use oxide::engine::Engine;
+use oxide_relay::config::Config;
 
 /// Lines of the summary at most.
 const MOST: usize = 15;

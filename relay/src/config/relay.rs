@@ -1,0 +1,273 @@
+//! `[sessions]` and `[[relay]]`: what is relayed where, and what a session may cost.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::PortRange;
+use super::Problem;
+use super::limits::{MAX_BYTES_PER_S, MAX_PACKETS_PER_S};
+use super::sections::SESSIONS;
+use crate::policy::{self, Class};
+
+/// Sessions of all relay entries.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct SessionsConfig {
+    /// Most sessions at once, all queues together, 64 to 16777216. Memory for all is taken at start.
+    pub capacity: u32,
+    /// A session ends after this long without a packet from its client, seconds, 120 to 86400
+    /// (RFC 4787 REQ-5).
+    pub idle_timeout_s: u32,
+    /// UDP source ports toward upstreams; each queue owns an equal slice.
+    pub source_ports: PortRange,
+    /// After SIGTERM: how long sessions that exist are still served, while no new ones begin; seconds, 0 to 3600.
+    pub drain_s: u32,
+}
+
+/// Above the kernel's ephemeral ports (32768-60999), which its own sockets use.
+const SOURCE_PORTS: PortRange = match PortRange::new(61_000, 65_535) {
+    Some(range) => range,
+    None => unreachable!(),
+};
+
+impl Default for SessionsConfig {
+    fn default() -> Self {
+        Self { capacity: 65_536, idle_timeout_s: 300, source_ports: SOURCE_PORTS, drain_s: 3 }
+    }
+}
+
+/// One relay entry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct RelayConfig {
+    /// Its name in reports and metrics.
+    pub name: String,
+    /// Where clients send to.
+    pub listen: SocketAddr,
+    /// Where their packets go; each client keeps to one of them.
+    pub upstreams: Vec<SocketAddr>,
+    /// Whether upstreams may be private addresses.
+    #[serde(default)]
+    pub allow_private: bool,
+    /// Instead of [`SessionsConfig::idle_timeout_s`], seconds, 1 to 86400. May be below RFC 4787's two
+    /// minutes, which its REQ-5a allows where the protocol is known (DNS).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_timeout_s: Option<u32>,
+    /// Packets a second from all clients together; 0 is no limit, up to 10^9.
+    #[serde(default)]
+    pub packets_per_s: u64,
+    /// Bytes a second of them, IP headers included; 0 is no limit, up to 12.5 * 10^9.
+    #[serde(default)]
+    pub bytes_per_s: u64,
+    /// An upstream is down when so many sessions, 1 to 32, sent to it and none was answered; 0 is never.
+    #[serde(default)]
+    pub down_after_sessions: u32,
+    /// How long all of them must have been silent, milliseconds, 100 to 600000.
+    #[serde(default = "down_after_ms")]
+    pub down_after_ms: u32,
+    /// Whether sessions that exist leave an upstream that is down.
+    #[serde(default)]
+    pub failover: bool,
+}
+
+const fn down_after_ms() -> u32 {
+    3000
+}
+
+const MAX_ENTRIES: usize = 1024;
+const MAX_UPSTREAMS: usize = 256;
+const MAX_NAME: usize = 32;
+/// RFC 4787 REQ-5: a UDP mapping must not expire in less than two minutes.
+const RFC_4787_IDLE_S: u32 = 120;
+const DAY_S: u32 = 86_400;
+
+impl SessionsConfig {
+    /// How long a session of `relay` may be idle.
+    #[must_use]
+    pub fn idle_timeout(&self, relay: &RelayConfig) -> Duration {
+        Duration::from_secs(u64::from(relay.idle_timeout_s.unwrap_or(self.idle_timeout_s)))
+    }
+
+    pub(super) fn check(&self, problems: &mut Vec<Problem>) {
+        if !(64..=1 << 24).contains(&self.capacity) {
+            SESSIONS.refuse("capacity", self.capacity, "write capacity = 65536", problems);
+        }
+        if !(RFC_4787_IDLE_S..=DAY_S).contains(&self.idle_timeout_s) {
+            let mend = if self.idle_timeout_s < RFC_4787_IDLE_S {
+                "write 120 or more, and a shorter idle_timeout_s in the [[relay]] entry that wants it"
+            } else {
+                "write idle_timeout_s = 300 (the unit is seconds)"
+            };
+            SESSIONS.refuse("idle_timeout_s", self.idle_timeout_s, mend, problems);
+        }
+        if self.drain_s > 3600 {
+            SESSIONS.refuse("drain_s", self.drain_s, "write drain_s = 3 (the unit is seconds)", problems);
+        }
+        if self.source_ports.first() < 1024 {
+            SESSIONS.refuse(
+                "source_ports",
+                format!("\"{}\"", self.source_ports),
+                format!("write source_ports = \"{SOURCE_PORTS}\""),
+                problems,
+            );
+        }
+    }
+}
+
+impl RelayConfig {
+    /// How messages name it: by its name, or by its number, from one, if it has none.
+    pub(super) fn path(name: &str, number: usize) -> String {
+        if name.is_empty() { format!("relay[#{number}]") } else { format!("relay[{name}]") }
+    }
+
+    fn check(&self, path: &str, sessions: &SessionsConfig, listens: &[IpAddr], problems: &mut Vec<Problem>) {
+        let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        if self.name.is_empty() || self.name.len() > MAX_NAME || !self.name.chars().all(legal) {
+            problems.push(Problem::new(
+                format!("{path}.name"),
+                format!("{:?}", self.name),
+                "1 to 32 letters, digits, dots, hyphens or underscores",
+                "write a short name such as \"dns\"",
+            ));
+        }
+        if let Some(idle) = self.idle_timeout_s
+            && !(1..=DAY_S).contains(&idle)
+        {
+            problems.push(Problem::new(
+                format!("{path}.idle_timeout_s"),
+                idle,
+                "1 to 86400 seconds",
+                "leave it out to use the one of [sessions]",
+            ));
+        }
+        self.check_numbers(path, problems);
+        self.check_listen(&format!("{path}.listen"), sessions, problems);
+        self.check_upstreams(&format!("{path}.upstreams"), listens, problems);
+    }
+
+    fn check_numbers(&self, path: &str, problems: &mut Vec<Problem>) {
+        let mut bounds = |name: &str, value: u64, least: u64, most: u64, mend: &str| {
+            if !(least..=most).contains(&value) {
+                let wanted = format!("allowed: {least} to {most}");
+                problems.push(Problem::new(format!("{path}.{name}"), value, wanted, mend));
+            }
+        };
+        bounds("packets_per_s", self.packets_per_s, 0, MAX_PACKETS_PER_S, "leave it out for no limit");
+        bounds("bytes_per_s", self.bytes_per_s, 0, MAX_BYTES_PER_S, "leave it out for no limit");
+        bounds("down_after_sessions", self.down_after_sessions.into(), 0, 32, "write 8, or leave it out");
+        bounds("down_after_ms", self.down_after_ms.into(), 100, 600_000, "write 3000 (the unit is milliseconds)");
+        if self.failover && self.down_after_sessions == 0 {
+            problems.push(Problem::new(
+                format!("{path}.failover"),
+                "true",
+                "an upstream is never down without down_after_sessions",
+                "write down_after_sessions = 8 as well, if the protocol answers every client",
+            ));
+        }
+    }
+
+    fn check_listen(&self, field: &str, sessions: &SessionsConfig, problems: &mut Vec<Problem>) {
+        let mut say = |wanted: String, mend: String| {
+            problems.push(Problem::new(field, format!("\"{}\"", self.listen), wanted, mend));
+        };
+        let ip = self.listen.ip();
+        if ip.is_unspecified() {
+            say(
+                "a wildcard would take other services' packets".into(),
+                "write one of the interface's own addresses (see `ip -br addr`), and an entry for each".into(),
+            );
+        } else if ip.to_canonical() != ip {
+            let v4 = SocketAddr::new(ip.to_canonical(), self.listen.port());
+            say("an IPv4 address in IPv6 form".into(), format!("write \"{v4}\""));
+        } else if let Err(denied) = policy::check(ip, true, &[])
+            && denied.class != Class::Metadata
+        {
+            say(
+                format!("{denied}: no client can reach it through an AF_XDP queue"),
+                "write one of the interface's own addresses (see `ip -br addr`)".into(),
+            );
+        }
+        if self.listen.port() == 0 {
+            say("port 0 is not a port".into(), "write the port that clients send to, 1 to 65535".into());
+        } else if sessions.source_ports.contains(self.listen.port()) {
+            say(
+                format!("the port is in sessions.source_ports = \"{}\"", sessions.source_ports),
+                "move one of the two: an answer from an upstream could not be told from a client's packet".into(),
+            );
+        }
+    }
+
+    fn check_upstreams(&self, field: &str, listens: &[IpAddr], problems: &mut Vec<Problem>) {
+        let mut say = |value: String, wanted: String, mend: String| {
+            problems.push(Problem::new(field, value, wanted, mend));
+        };
+        if self.upstreams.is_empty() || self.upstreams.len() > MAX_UPSTREAMS {
+            say(
+                format!("{} upstreams", self.upstreams.len()),
+                format!("1 to {MAX_UPSTREAMS} upstreams"),
+                "write upstreams = [\"198.51.100.7:53\"]".into(),
+            );
+        }
+        for (at, upstream) in self.upstreams.iter().enumerate() {
+            let value = format!("\"{upstream}\"");
+            let ip = upstream.ip();
+            if upstream.port() == 0 {
+                say(value, "port 0 is not a port".into(), "write the server's port, 1 to 65535".into());
+            } else if self.upstreams.iter().take(at).any(|earlier| earlier == upstream) {
+                say(value, "each upstream once".into(), "remove the second one".into());
+            } else if let Err(denied) = policy::check(ip, self.allow_private, listens) {
+                let mend = match denied.class {
+                    Class::Private => "write allow_private = true in this entry if that is meant",
+                    Class::Own => "write the address of another host: a relay to itself would loop",
+                    _ => {
+                        "write the address of the server as a client on another host would; this one is never relayed to"
+                    }
+                };
+                say(value, denied.to_string(), mend.into());
+            } else if ip.to_canonical() != ip {
+                let v4 = SocketAddr::new(ip.to_canonical(), upstream.port());
+                say(value, "an IPv4 address in IPv6 form".into(), format!("write \"{v4}\""));
+            }
+        }
+    }
+}
+
+/// Checks all entries, each by itself and against each other.
+pub(super) fn check_entries(relays: &[RelayConfig], sessions: &SessionsConfig, problems: &mut Vec<Problem>) {
+    if relays.len() > MAX_ENTRIES {
+        problems.push(Problem::new(
+            "relay",
+            format!("{} entries", relays.len()),
+            format!("at most {MAX_ENTRIES} entries"),
+            "start a second engine on other interfaces",
+        ));
+    }
+    let listens: Vec<IpAddr> = relays.iter().map(|relay| relay.listen.ip()).collect();
+    let mut names = HashMap::new();
+    let mut taken = HashMap::new();
+    for (at, relay) in relays.iter().enumerate() {
+        let path = RelayConfig::path(&relay.name, at + 1);
+        relay.check(&path, sessions, &listens, problems);
+        if let Some(first) = names.insert(relay.name.as_str(), at + 1) {
+            problems.push(Problem::new(
+                format!("relay[#{}].name", at + 1),
+                format!("{:?}", relay.name),
+                format!("entry {first} has this name already"),
+                "give each entry a name of its own",
+            ));
+        }
+        if let Some(first) = taken.insert(relay.listen, path.clone()) {
+            problems.push(Problem::new(
+                format!("relay[#{}].listen", at + 1),
+                format!("\"{}\"", relay.listen),
+                format!("{first} listens there already"),
+                "write another port, or add the upstreams to that entry",
+            ));
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! The ready application: UDP relay entries, their sessions, address translation, target policy.
+//!
+//! ```text
+//!  client c:p  ->  listen address   ==[ session of (c:p, entry) ]==>  source:port  ->  upstream
+//!  client c:p  <-  listen address   <==[ session by source port ]===  source:port  <-  upstream
+//! ```
+//!
+//! [`RelayPlan`] is made once from the configuration; [`UdpRelay`] is one queue's handler, which alone
+//! touches that queue's sessions. A session lives on the queue where its client arrives, and has a
+//! source port from that queue's slice, so that any queue can tell whose an answer is.
+#![forbid(unsafe_code)]
+
+pub mod config;
+mod counters;
+pub mod gate;
+mod health;
+mod limit;
+mod plan;
+pub mod policy;
+mod ports;
+mod session;
+#[cfg(test)]
+mod tests;
+mod udp;
+
+pub use counters::RelayCounters;
+pub use limit::{Bucket, Limit, Prefixes, Rate, Sources};
+#[doc(hidden)] // for the reference relay
+pub use plan::Slices;
+pub use plan::{Entry, PlanError, RelayPlan};
+pub use session::table_bytes;
+pub use udp::UdpRelay;

@@ -1,0 +1,139 @@
+//! Who may send and be sent how much: a limit for each client prefix, and one for each entry.
+//!
+//! Each queue limits by itself and shares nothing. A client's flow stays on one queue, so the limit of a
+//! prefix holds on each; that of an entry, whose clients are on all queues, is dealt out in equal shares.
+
+mod bucket;
+mod table;
+
+pub use bucket::{Bucket, Limit, Rate};
+pub use table::{Prefixes, Sources};
+
+use super::plan::mix;
+use crate::config::{LimitsConfig, RelayConfig};
+use oxide::packet::Endpoint;
+
+/// Bytes that a bucket holds at least: the largest packet there is.
+const LEAST_BYTES: u64 = 4096;
+
+/// The rates of the configuration.
+#[derive(Debug, Clone)]
+pub(super) struct LimitsPlan {
+    config: LimitsConfig,
+    /// Packets and bytes a second of each entry.
+    entries: Vec<(u64, u64)>,
+}
+
+impl LimitsPlan {
+    pub(super) fn new(config: &LimitsConfig, relays: &[RelayConfig]) -> Self {
+        let entries = relays.iter().map(|relay| (relay.packets_per_s, relay.bytes_per_s)).collect();
+        Self { config: config.clone(), entries }
+    }
+
+    /// The limits of `queue` of `queues`; `None` where nothing is limited, so that nothing is asked.
+    pub(super) fn of(&self, queue: u32, queues: u32, seed: u64) -> Option<Box<Limits>> {
+        let Self { config, entries } = self;
+        let both = |packets, bytes, burst_ms| Limit {
+            packets: Rate::of(packets, burst_ms, 1),
+            bytes: Rate::of(bytes, burst_ms, LEAST_BYTES),
+        };
+        let table = |packets, bytes, salt| {
+            let limit = both(packets, bytes, config.burst_ms);
+            let prefixes = Prefixes::new(config.ipv4_prefix, config.ipv6_prefix);
+            let key = [mix(seed ^ salt), mix(mix(seed ^ salt))];
+            (!limit.is_unlimited()).then(|| Sources::new(limit, prefixes, config.sources / queues.max(1), key))
+        };
+        let share = |total| share(total, queue, queues);
+        let entry = |&(packets, bytes)| {
+            let limit = both(share(packets), share(bytes), config.burst_ms);
+            (limit, limit.full(0))
+        };
+        let limits = Limits {
+            sources: table(config.source_packets_per_s, config.source_bytes_per_s, 1),
+            replies: table(config.reply_packets_per_s, config.reply_bytes_per_s, 2),
+            entries: entries.iter().map(entry).collect(),
+        };
+        let any = limits.sources.is_some()
+            || limits.replies.is_some()
+            || limits.entries.iter().any(|(limit, _)| !limit.is_unlimited());
+        any.then(|| Box::new(limits))
+    }
+}
+
+/// What `queue` gets of `total`: equal parts, the first ones one more, and never a limit of zero, which
+/// would be none.
+fn share(total: u64, queue: u32, queues: u32) -> u64 {
+    let queues = u64::from(queues.max(1));
+    let part = total / queues + u64::from(u64::from(queue) < total % queues);
+    if total > 0 { part.max(1) } else { 0 }
+}
+
+/// The limits of one queue. Times are nanoseconds since any moment before; bytes those of the IP packet.
+pub(super) struct Limits {
+    sources: Option<Sources>,
+    replies: Option<Sources>,
+    entries: Vec<(Limit, Bucket)>,
+}
+
+impl Limits {
+    /// Whether `client` may send to `entry`.
+    pub(super) fn admit(&mut self, client: &Endpoint, entry: u16, now_ns: u64, bytes: u16) -> bool {
+        let Some((limit, bucket)) = self.entries.get_mut(usize::from(entry)) else { return false };
+        // The entry is asked, not charged, before the source is: what one refuses costs the other nothing.
+        limit.has(*bucket, now_ns, bytes)
+            && self.sources.as_mut().is_none_or(|sources| sources.take(client, now_ns, bytes))
+            && limit.take(bucket, now_ns, bytes)
+    }
+
+    /// Whether `client` may be sent to.
+    pub(super) fn admit_reply(&mut self, client: &Endpoint, now_ns: u64, bytes: u16) -> bool {
+        self.replies.as_mut().is_none_or(|replies| replies.take(client, now_ns, bytes))
+    }
+
+    /// Goes on with the buckets of `former`, where the limit is the same one: nobody gets a full one by making a handler
+    /// fail. `entries` says for each of its entries which one of ours it is. The tables change hands whole, as they are: they
+    /// hold plain numbers, of which a half written one is a wrong level, never more than a full bucket.
+    pub(super) fn take_over(&mut self, former: &mut Self, entries: &[Option<u16>]) {
+        let pairs = [(&mut self.sources, &mut former.sources), (&mut self.replies, &mut former.replies)];
+        for (ours, theirs) in pairs {
+            if let (Some(ours), Some(theirs)) = (ours, theirs)
+                && ours.is_like(theirs)
+            {
+                std::mem::swap(ours, theirs);
+            }
+        }
+        for ((limit, bucket), place) in former.entries.iter().zip(entries) {
+            let ours = place.and_then(|at| self.entries.get_mut(usize::from(at)));
+            if let Some((_, own)) = ours.filter(|(own, _)| own == limit) {
+                *own = *bucket;
+            }
+        }
+    }
+
+    /// Packets so far that were judged by a bucket shared with strangers.
+    pub(super) fn crowded(&self) -> u64 {
+        self.tables().map(Sources::crowded).sum()
+    }
+
+    pub(super) fn memory_bytes(&self) -> usize {
+        let entries = self.entries.capacity() * size_of::<(Limit, Bucket)>();
+        entries + self.tables().map(Sources::memory_bytes).sum::<usize>()
+    }
+
+    fn tables(&self) -> impl Iterator<Item = &Sources> {
+        self.sources.iter().chain(&self.replies)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::share;
+
+    #[test]
+    fn shares_add_up() {
+        for (total, queues) in [(10u64, 4u32), (1_000_000_007, 7), (64, 64), (0, 3)] {
+            assert_eq!((0..queues).map(|queue| share(total, queue, queues)).sum::<u64>(), total);
+        }
+        assert_eq!(share(1, 3, 4), 1, "none may be without a limit");
+    }
+}

@@ -1,0 +1,335 @@
+#![allow(clippy::unwrap_used, clippy::panic)]
+//! The relay through the harness: what goes in, what comes out.
+
+mod batches;
+mod cost;
+mod gate;
+mod health;
+mod home;
+mod inherit;
+mod limits;
+mod model;
+mod plan;
+mod quick;
+mod world;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use self::world::{CLIENT_MAC, SERVER_MAC, config_text, ends_unchecked, parsed};
+pub(super) use self::world::{World, at, ip};
+use super::{RelayPlan, UdpRelay};
+use crate::config::Config;
+use oxide::packet::build::UdpFrame;
+use oxide::packet::{self, Flow};
+use oxide::queue::{Handler, Harness, Outcome, QueueInfo};
+use oxide::telemetry::DropReason;
+
+const CLIENTS: u8 = 0;
+const SERVERS: u8 = 1;
+
+pub(super) fn config(sessions: &str) -> Config {
+    Config::from_toml(&config_text(sessions)).unwrap()
+}
+
+fn relay_on(queue: u32, queues: u32, sessions: &str) -> Harness<UdpRelay> {
+    let plan = RelayPlan::new(&config(sessions), &[]).unwrap();
+    let info = QueueInfo { queue, queues, place: queue, ..Harness::info(2) };
+    Harness::new(info, World::default().tables(1), |info| UdpRelay::new(&plan, info)).unwrap()
+}
+
+fn relay(sessions: &str) -> Harness<UdpRelay> {
+    relay_on(0, 1, sessions)
+}
+
+pub(super) fn datagram(from: &str, to: &str, payload: &[u8]) -> Vec<u8> {
+    UdpFrame::new(Flow { source: at(from).into(), destination: at(to).into() }, payload).to_vec().unwrap()
+}
+
+/// Ends of a frame whose checksums are right.
+fn ends(frame: &[u8]) -> (SocketAddr, SocketAddr) {
+    packet::verify_udp(frame, &parsed(frame)).unwrap();
+    ends_unchecked(frame)
+}
+
+fn one(harness: &mut Harness<UdpRelay>, port: u8, packet: &[u8]) -> Outcome {
+    harness.feed(port, &[packet]).remove(0)
+}
+
+#[track_caller]
+fn sent(outcome: Outcome) -> (u8, Vec<u8>) {
+    match outcome {
+        Outcome::Transmit(port, bytes) => (port, bytes),
+        other => panic!("not sent: {other:?}"),
+    }
+}
+
+/// Sends one packet to entry `a` and returns the source port it left with.
+#[track_caller]
+fn source_port(harness: &mut Harness<UdpRelay>, client: &str) -> u16 {
+    ends(&sent(one(harness, CLIENTS, &datagram(client, "192.0.2.1:53", b"?"))).1).0.port()
+}
+
+#[test]
+fn both_ways_both_families() {
+    for (client, listen, upstream, source) in [
+        ("192.0.2.7:4000", "192.0.2.1:53", "198.51.100.2:53", "198.51.100.1"),
+        ("[2001:db8:1::7]:4000", "[2001:db8:1::1]:53", "", "2001:db8:2::1"),
+    ] {
+        let mut harness = relay("");
+        let mut request = datagram(client, listen, b"question");
+        let length = request.len();
+        request.resize(length + 9, 0xee); // Ethernet padding
+        let (port, out) = sent(one(&mut harness, CLIENTS, &request));
+        let (from, to) = ends(&out);
+        assert_eq!((port, from.ip(), out.len()), (SERVERS, ip(source), length));
+        assert!(61000 <= from.port());
+        if !upstream.is_empty() {
+            assert_eq!(to, at(upstream));
+        }
+        assert_eq!((&out[..6], &out[6..12]), (&SERVER_MAC.0[..], &[2, 0, 0, 0, 1, 1][..]));
+        assert!(out.ends_with(b"question"));
+
+        let answer = datagram(&to.to_string(), &from.to_string(), b"answer");
+        let (port, back) = sent(one(&mut harness, SERVERS, &answer));
+        assert_eq!((port, ends(&back)), (CLIENTS, (at(listen), at(client))));
+        assert_eq!((&back[..6], &back[6..12]), (&CLIENT_MAC.0[..], &[2, 0, 0, 0, 1, 0][..]));
+        assert_eq!(harness.handler().sessions(), 1);
+    }
+}
+
+#[test]
+fn between_families_and_back() {
+    for (client, listen, upstream, source, grown) in [
+        ("192.0.2.7:4000", "192.0.2.1:56", "[2001:db8:2::4]:53", "2001:db8:2::1", 20),
+        ("[2001:db8:1::7]:4000", "[2001:db8:1::1]:54", "198.51.100.4:53", "198.51.100.1", -20),
+    ] {
+        let mut harness = relay("");
+        let length = |frame: &[u8]| frame.len() as i32;
+        let mut request = datagram(client, listen, b"question");
+        request.extend([0xee; 9]); // Ethernet padding
+        let (port, out) = sent(one(&mut harness, CLIENTS, &request));
+        let (from, to) = ends(&out);
+        assert_eq!((port, from.ip(), to), (SERVERS, ip(source), at(upstream)));
+        assert_eq!((&out[..6], &out[6..12]), (&SERVER_MAC.0[..], &[2, 0, 0, 0, 1, 1][..]));
+        assert_eq!(length(&out), length(&request) - 9 + grown);
+        assert!(out.ends_with(b"question"));
+
+        let answer = datagram(upstream, &from.to_string(), b"answer");
+        let (port, back) = sent(one(&mut harness, SERVERS, &answer));
+        assert_eq!((port, ends(&back)), (CLIENTS, (at(listen), at(client))));
+        assert_eq!((&back[..6], &back[6..12]), (&CLIENT_MAC.0[..], &[2, 0, 0, 0, 1, 0][..]));
+        assert_eq!(length(&back), length(&answer) - grown);
+        assert_eq!(harness.handler().sessions(), 1);
+    }
+}
+
+/// The outgoing MTU is for the packet as it leaves.
+#[test]
+fn what_grows_must_fit_when_it_has_grown() {
+    let mut harness = relay("");
+    harness.set_tables(World { mtu: 1280, ..World::default() }.tables(2));
+    for (client, listen, header) in
+        [("192.0.2.7:1", "192.0.2.1:56", 48), ("[2001:db8:1::7]:1", "[2001:db8:1::1]:54", 28)]
+    {
+        let fits = datagram(client, listen, &vec![0; 1280 - header]);
+        assert_eq!(sent(one(&mut harness, CLIENTS, &fits)).1.len(), 14 + 1280);
+        let big = datagram(client, listen, &vec![0; 1281 - header]);
+        assert_eq!(one(&mut harness, CLIENTS, &big), Outcome::Drop(DropReason::TooBig));
+        let flow = Flow { source: at(client).into(), destination: at(listen).into() };
+        let tired = UdpFrame { hop_limit: 1, ..UdpFrame::new(flow, b"") }.to_vec().unwrap();
+        assert_eq!(one(&mut harness, CLIENTS, &tired), Outcome::Drop(DropReason::TtlExpired));
+    }
+}
+
+#[test]
+fn a_mapping_is_one_port_for_one_client_at_one_entry() {
+    let mut harness = relay("");
+    let first = source_port(&mut harness, "192.0.2.7:4000");
+    assert_eq!(source_port(&mut harness, "192.0.2.7:4000"), first);
+    let mut ports =
+        vec![first, source_port(&mut harness, "192.0.2.7:4001"), source_port(&mut harness, "192.0.2.8:4000")];
+    let other = sent(one(&mut harness, CLIENTS, &datagram("192.0.2.7:4000", "192.0.2.1:54", b"")));
+    ports.push(ends(&other.1).0.port());
+    ports.sort_unstable();
+    ports.dedup();
+    assert_eq!((ports.len(), harness.handler().sessions()), (4, 4));
+}
+
+#[test]
+fn a_batch_of_one_new_client_makes_one_session() {
+    let mut harness = relay("");
+    let packet = datagram("192.0.2.7:4000", "192.0.2.1:53", b"?");
+    let outcomes = harness.feed(CLIENTS, &vec![packet; 64]);
+    assert!(outcomes.iter().all(|outcome| *outcome == outcomes[0]));
+    assert_eq!(harness.handler().counters().created, 1);
+}
+
+#[test]
+fn silence_ends_a_session_and_answers_do_not_keep_it() {
+    let mut harness = relay("idle_timeout_s = 120");
+    let port = source_port(&mut harness, "192.0.2.7:4000");
+    let answer = datagram("198.51.100.2:53", &format!("198.51.100.1:{port}"), b"!");
+    harness.advance(Duration::from_secs(120));
+    sent(one(&mut harness, SERVERS, &answer));
+    harness.advance(Duration::from_millis(100));
+    assert_eq!(one(&mut harness, SERVERS, &answer), Outcome::Drop(DropReason::NoSession));
+    assert_eq!(harness.handler().sessions(), 1);
+    // The hand comes round within a second's ticks.
+    (0..16).for_each(|_| harness.tick());
+    assert_eq!((harness.handler().sessions(), harness.handler().counters().expired), (0, 1));
+    // The client is welcome again, with another port: a late answer must not reach it.
+    assert_ne!(source_port(&mut harness, "192.0.2.7:4000"), port);
+}
+
+#[test]
+fn a_client_that_talks_keeps_its_session() {
+    let mut harness = relay("idle_timeout_s = 120");
+    let port = source_port(&mut harness, "192.0.2.7:4000");
+    for _ in 0..10 {
+        harness.advance(Duration::from_secs(119));
+        (0..10).for_each(|_| harness.tick());
+        assert_eq!(source_port(&mut harness, "192.0.2.7:4000"), port);
+    }
+}
+
+#[test]
+fn a_full_table_refuses_and_serves_on() {
+    let mut harness = relay("capacity = 64\nidle_timeout_s = 120");
+    let ports: Vec<u16> = (0..64).map(|n| source_port(&mut harness, &format!("192.0.2.7:{}", 4000 + n))).collect();
+    let refused = datagram("192.0.2.8:1", "192.0.2.1:53", b"?");
+    assert_eq!(one(&mut harness, CLIENTS, &refused), Outcome::Drop(DropReason::SessionsFull));
+    assert_eq!(source_port(&mut harness, "192.0.2.7:4063"), ports[63]);
+    // Idle ones make room at once, without waiting for a tick.
+    harness.advance(Duration::from_secs(121));
+    sent(one(&mut harness, CLIENTS, &refused));
+}
+
+#[test]
+fn ports_run_out_per_source_address() {
+    let mut harness = relay("source_ports = \"61000-61002\"");
+    for n in 0..3 {
+        source_port(&mut harness, &format!("192.0.2.7:{}", 4000 + n));
+    }
+    let packet = datagram("192.0.2.8:1", "192.0.2.1:53", b"?");
+    assert_eq!(one(&mut harness, CLIENTS, &packet), Outcome::Drop(DropReason::PortsExhausted));
+    sent(one(&mut harness, CLIENTS, &datagram("[2001:db8:1::7]:1", "[2001:db8:1::1]:53", b"?")));
+}
+
+#[test]
+fn draining_serves_and_starts_nothing() {
+    let mut harness = relay("");
+    let port = source_port(&mut harness, "192.0.2.7:4000");
+    harness.set_draining(true);
+    assert_eq!(source_port(&mut harness, "192.0.2.7:4000"), port);
+    let new = datagram("192.0.2.7:4001", "192.0.2.1:53", b"?");
+    assert_eq!(one(&mut harness, CLIENTS, &new), Outcome::Drop(DropReason::Draining));
+}
+
+#[test]
+fn strangers_are_told_apart() {
+    let mut harness = relay("");
+    let port = source_port(&mut harness, "192.0.2.7:4000");
+    for (from, to, reason) in [
+        ("198.51.100.3:53", format!("198.51.100.1:{port}"), DropReason::WrongPeer),
+        ("198.51.100.2:54", format!("198.51.100.1:{port}"), DropReason::WrongPeer),
+        ("198.51.100.2:53", format!("198.51.100.9:{port}"), DropReason::NoSession),
+        ("198.51.100.2:53", format!("198.51.100.1:{}", port ^ 1), DropReason::NoSession),
+        ("198.51.100.2:53", "198.51.100.1:60999".to_owned(), DropReason::NoSession),
+        ("192.0.2.7:4000", "192.0.2.1:57".to_owned(), DropReason::NoSession),
+        // Forged: our own address, and the upstream itself.
+        ("198.51.100.1:4000", "192.0.2.1:53".to_owned(), DropReason::BadSource),
+        ("198.51.100.2:53", "192.0.2.1:53".to_owned(), DropReason::BadSource),
+        // Leaves by an interface without a queue of ours.
+        ("192.0.2.7:4000", "192.0.2.1:55".to_owned(), DropReason::NoRoute),
+    ] {
+        assert_eq!(one(&mut harness, SERVERS, &datagram(from, &to, b"!")), Outcome::Drop(reason), "{from} {to}");
+    }
+    assert_eq!(one(&mut harness, CLIENTS, &[0; 60]), Outcome::Drop(DropReason::EtherType));
+    assert_eq!(harness.handler().sessions(), 1);
+}
+
+#[test]
+fn answers_go_to_the_queue_that_owns_the_port() {
+    let ports = "source_ports = \"60000-60010\"";
+    // 11 ports on 4 queues: 2 each, and 3 that are no one's.
+    for (port, owner) in [(60000, Some(0)), (60001, Some(0)), (60005, Some(2)), (60007, Some(3)), (60008, None)] {
+        let mut harness = relay_on(1, 4, ports);
+        let answer = datagram("198.51.100.2:53", &format!("198.51.100.1:{port}"), b"!");
+        let wanted = match owner {
+            Some(owner) => Outcome::HandOver(owner, answer.clone()),
+            None => Outcome::Drop(DropReason::NoSession),
+        };
+        assert_eq!(one(&mut harness, SERVERS, &answer), wanted, "{port}");
+    }
+    let mut harness = relay_on(1, 4, ports);
+    assert!([60002, 60003].contains(&source_port(&mut harness, "192.0.2.7:4000")));
+}
+
+#[test]
+fn a_next_hop_is_asked_for_and_waited_for() {
+    let mut harness = relay("");
+    harness.set_tables(World { known: false, ..World::default() }.tables(2));
+    let packet = datagram("192.0.2.7:4000", "192.0.2.1:53", b"?");
+    assert_eq!(harness.feed(CLIENTS, &[&packet, &packet]), vec![Outcome::Hold(packet.clone()); 2]);
+    assert_eq!(harness.take_requests(), [(2, ip("198.51.100.2"))]);
+    assert_eq!(harness.feed_again(CLIENTS, &[&packet]), [Outcome::Hold(packet.clone())]);
+    harness.set_tables(World::default().tables(3));
+    let (port, _) = sent(harness.feed_again(CLIENTS, &[&packet]).remove(0));
+    assert_eq!((port, harness.handler().sessions()), (SERVERS, 1));
+}
+
+#[test]
+fn the_next_hop_of_an_upstream_is_asked_for_before_a_client_comes() {
+    let mut harness = relay("");
+    harness.set_tables(World { known: false, ..World::default() }.tables(2));
+    let all = ["198.51.100.2", "2001:db8:2::2", "2001:db8:2::3", "2001:db8:2::4", "198.51.100.4"]
+        .map(|upstream| (2, ip(upstream)));
+    harness.tick();
+    assert_eq!(harness.take_requests(), all);
+    harness.tick();
+    assert_eq!(harness.take_requests(), [], "once is enough for half a minute");
+    harness.advance(std::time::Duration::from_secs(31));
+    harness.tick();
+    assert_eq!(harness.take_requests(), all, "and kept fresh");
+}
+
+#[test]
+fn what_cannot_leave() {
+    let mut harness = relay("");
+    harness.set_tables(World { mtu: 100, ..World::default() }.tables(2));
+    sent(one(&mut harness, CLIENTS, &datagram("192.0.2.7:1", "192.0.2.1:53", &[0; 72])));
+    let big = datagram("192.0.2.7:1", "192.0.2.1:53", &[0; 73]);
+    assert_eq!(one(&mut harness, CLIENTS, &big), Outcome::Drop(DropReason::TooBig));
+    let flow = Flow { source: at("192.0.2.7:1").into(), destination: at("192.0.2.1:53").into() };
+    let tired = UdpFrame { hop_limit: 1, ..UdpFrame::new(flow, b"") }.to_vec().unwrap();
+    assert_eq!(one(&mut harness, CLIENTS, &tired), Outcome::Drop(DropReason::TtlExpired));
+    harness.set_tables(World { routes: false, ..World::default() }.tables(3));
+    let packet = datagram("192.0.2.7:1", "192.0.2.1:53", b"");
+    assert_eq!(one(&mut harness, CLIENTS, &packet), Outcome::Drop(DropReason::NoRoute));
+    assert_eq!(harness.handler().sessions(), 1);
+}
+
+#[test]
+fn a_new_source_address_moves_the_session() {
+    let mut harness = relay("");
+    let port = source_port(&mut harness, "192.0.2.7:4000");
+    harness.set_tables(World { server_side: vec!["198.51.100.9", "2001:db8:2::1"], ..World::default() }.tables(2));
+    let (_, out) = sent(one(&mut harness, CLIENTS, &datagram("192.0.2.7:4000", "192.0.2.1:53", b"?")));
+    assert_eq!(ends(&out).0.ip(), ip("198.51.100.9"));
+    let late = datagram("198.51.100.2:53", &format!("198.51.100.1:{port}"), b"!");
+    assert_eq!(one(&mut harness, SERVERS, &late), Outcome::Drop(DropReason::NoSession));
+    assert_eq!((harness.handler().sessions(), harness.handler().counters().moved), (1, 1));
+}
+
+#[test]
+fn memory_is_taken_at_the_start() {
+    let mut harness = relay_on(0, 4, "capacity = 65536\nsource_ports = \"20000-60000\"");
+    let before = harness.handler().memory_bytes();
+    assert!((1 << 20..3 << 20).contains(&before), "{before} bytes for 16384 sessions");
+    for n in 0..2000 {
+        source_port(&mut harness, &format!("192.0.2.7:{}", 1000 + n));
+    }
+    // The ports of the one source address: six bytes each.
+    assert_eq!(harness.handler().memory_bytes() - before, 10_000 * 6);
+}

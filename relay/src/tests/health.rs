@@ -1,0 +1,158 @@
+#![allow(clippy::unwrap_used, clippy::panic)]
+//! Upstreams that do not answer, through the relay.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::{CLIENTS, SERVERS, World, config, datagram, ends, one, sent};
+use crate::{RelayPlan, UdpRelay};
+use oxide::queue::{Harness, Outcome, Replaced};
+
+const ENTRY: &str = "[2001:db8:1::1]:53";
+const FIRST: &str = "[2001:db8:2::2]:53";
+const SECOND: &str = "[2001:db8:2::3]:53";
+
+fn relay(failover: bool) -> Harness<UdpRelay> {
+    let plan = plan(failover);
+    Harness::new(Harness::info(2), World::default().tables(1), |info| UdpRelay::new(&plan, info)).unwrap()
+}
+
+fn plan(failover: bool) -> RelayPlan {
+    let mut config = config("");
+    let entry = &mut config.relays[2];
+    (entry.down_after_sessions, entry.down_after_ms, entry.failover) = (4, 1000, failover);
+    config.check().unwrap();
+    RelayPlan::new(&config, &[]).unwrap()
+}
+
+fn client(n: u32) -> String {
+    format!("[2001:db8:1::7]:{}", 4000 + n)
+}
+
+/// Sends from client `n`: which upstream got it, from which source port.
+#[track_caller]
+fn ask(harness: &mut Harness<UdpRelay>, n: u32) -> (SocketAddr, SocketAddr) {
+    let (from, to) = ends(&sent(one(harness, CLIENTS, &datagram(&client(n), ENTRY, b"?"))).1);
+    (to, from)
+}
+
+fn answer(harness: &mut Harness<UdpRelay>, (upstream, source): (SocketAddr, SocketAddr)) -> Outcome {
+    one(harness, SERVERS, &datagram(&upstream.to_string(), &source.to_string(), b"!"))
+}
+
+/// `n` clients in turn; how many went to each upstream. All but the first upstream answer.
+fn round(harness: &mut Harness<UdpRelay>, clients: std::ops::Range<u32>) -> HashMap<String, u32> {
+    let mut counts = HashMap::new();
+    for n in clients {
+        let asked = ask(harness, n);
+        *counts.entry(asked.0.to_string()).or_insert(0) += 1;
+        if asked.0.to_string() != FIRST {
+            sent(answer(harness, asked));
+        }
+    }
+    counts
+}
+
+#[test]
+fn one_that_does_not_answer_is_passed_over_tried_and_healed() {
+    let mut harness = relay(false);
+    let before = round(&mut harness, 0..100);
+    assert!((30..70).contains(&before[FIRST]), "{before:?}");
+    harness.advance(Duration::from_millis(1100));
+    // At most one of its own in a second tries it.
+    let down = round(&mut harness, 100..200);
+    assert_eq!(down.get(FIRST), None, "{down:?}");
+    let mut tries = 0;
+    for second in 0..10 {
+        harness.advance(Duration::from_millis(1100));
+        let start = 200 + 100 * second;
+        tries += round(&mut harness, start..start + 100).get(FIRST).copied().unwrap_or(0);
+    }
+    assert_eq!(tries, 10);
+    // Sessions that exist stay, and any answer to any of them heals.
+    let old = (0..100).map(|n| ask(&mut harness, n)).find(|asked| asked.0.to_string() == FIRST).unwrap();
+    sent(answer(&mut harness, old));
+    let healed = round(&mut harness, 2000..2100);
+    assert!((30..70).contains(&healed[FIRST]), "{healed:?}");
+    let counters = harness.handler().counters();
+    assert_eq!((counters.upstreams_fell, counters.upstreams_rose, counters.failed_over), (1, 1, 0));
+}
+
+#[test]
+fn sessions_leave_where_the_entry_says_so() {
+    let mut harness = relay(true);
+    round(&mut harness, 0..20);
+    harness.advance(Duration::from_millis(1100));
+    let moved = round(&mut harness, 0..20);
+    assert_eq!(moved, HashMap::from([(SECOND.to_owned(), 20)]));
+    let failed_over = harness.handler().counters().failed_over;
+    assert!(failed_over >= 4);
+    // Once, and for good.
+    round(&mut harness, 0..20);
+    assert_eq!(harness.handler().counters().failed_over, failed_over);
+}
+
+/// In one batch with clients of an upstream that is up, and with a second packet of a client that has just left.
+#[test]
+fn who_leaves_does_so_among_those_who_stay() {
+    let mut harness = relay(true);
+    let firsts: Vec<u32> = (0..20).filter(|&n| ask(&mut harness, n).0.to_string() == FIRST).collect();
+    let second = (0..20).find(|n| !firsts.contains(n)).unwrap();
+    assert!(firsts.len() >= 4);
+    let answered = ask(&mut harness, second);
+    sent(answer(&mut harness, answered));
+    harness.advance(Duration::from_millis(1100));
+    let batch = [second, firsts[0], firsts[0], second, firsts[1]].map(|n| datagram(&client(n), ENTRY, b"?"));
+    for outcome in harness.feed(CLIENTS, &batch) {
+        assert_eq!(ends(&sent(outcome).1).1.to_string(), SECOND);
+    }
+    assert_eq!(harness.handler().counters().failed_over, 2);
+}
+
+/// With nobody up there is nobody to move to.
+#[test]
+fn where_all_are_down_everybody_keeps_to_his_own() {
+    let mut harness = relay(true);
+    let before: Vec<_> = (0..40).map(|n| ask(&mut harness, n)).collect();
+    for _ in 0..5 {
+        harness.advance(Duration::from_millis(1100));
+        assert_eq!((0..40).map(|n| ask(&mut harness, n)).collect::<Vec<_>>(), before);
+    }
+    let counters = harness.handler().counters();
+    assert_eq!((counters.upstreams_fell, counters.failed_over), (2, 0));
+}
+
+/// What goes the short way counts as well: questions, and answers.
+#[test]
+fn sessions_that_exist_tell_of_their_upstream() {
+    for (answers, fell) in [(true, 0), (false, 2)] {
+        let mut harness = relay(false);
+        for n in 0..20 {
+            let asked = ask(&mut harness, n);
+            sent(answer(&mut harness, asked));
+        }
+        // All questions first: one answer of the last would hide that those before were not noted.
+        let asked: Vec<_> = (0..20).map(|n| ask(&mut harness, n)).collect();
+        for asked in asked.into_iter().filter(|_| answers) {
+            sent(answer(&mut harness, asked));
+        }
+        harness.advance(Duration::from_millis(1100));
+        (20..40).for_each(|n| _ = ask(&mut harness, n));
+        assert_eq!(harness.handler().counters().upstreams_fell, fell, "answers: {answers}");
+    }
+}
+
+#[test]
+fn one_that_is_down_is_so_for_the_next_handler() {
+    let mut harness = relay(false);
+    round(&mut harness, 0..100);
+    harness.advance(Duration::from_millis(1100));
+    assert_eq!(round(&mut harness, 100..120).get(FIRST), None);
+    let plan = plan(false);
+    for why in [Replaced::Panicked, Replaced::Asked] {
+        harness.restart_handler(why, |info| UdpRelay::new(&plan, info)).unwrap();
+        assert_eq!(round(&mut harness, 120..130).get(FIRST), None);
+        assert_eq!(harness.handler().counters().upstreams_fell, 1);
+    }
+}

@@ -1,0 +1,137 @@
+#![allow(clippy::unwrap_used, clippy::panic)]
+//! Flows stay home: four real queues on simulated NICs that spread packets by key and table.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use oxide_actors::mailbox::{Inbox, mailbox};
+
+use super::{World, config, datagram};
+use crate::{RelayPlan, UdpRelay};
+use oxide::packet::reflect;
+use oxide::port::sim::{SimBackend, SimInterface, SimNet, SimPort};
+use oxide::port::{Backend, Port, QueueId, Rss};
+use oxide::queue::{Parts, Peers, QueueInfo, Worker};
+use oxide::simd::Processor;
+
+const QUEUES: u32 = 4;
+const CLIENTS: u32 = 400;
+
+struct Nics {
+    net: SimNet,
+    workers: Vec<Worker<SimPort, UdpRelay>>,
+    now: Instant,
+}
+
+impl Nics {
+    /// `told`: whether the drivers tell their key.
+    fn new(told: bool) -> Self {
+        let net = SimNet::new(&["sim0", "sim1"].map(|name| SimInterface::new(name, QUEUES)), 7);
+        let key: Vec<u8> = (0..40u8).map(|n| n.wrapping_mul(91) ^ 0x6d).collect();
+        let table: Vec<u32> = (0..128).map(|n| n % QUEUES).collect();
+        let rss = Rss::new(Processor::detect(), &key, &table, true, true).unwrap();
+        ["sim0", "sim1"].iter().for_each(|name| net.set_rss(name, rss.clone()));
+        let plan = RelayPlan::new(&config(""), &[]).unwrap();
+        let now = Instant::now();
+        let mut addresses = Vec::new();
+        let mut workers: Vec<_> = (0..QUEUES)
+            .map(|queue| {
+                let ids = ["sim0", "sim1"].map(|name| QueueId::new(name, queue));
+                let (umem, ports) = SimBackend::new(&net, &ids).open().unwrap();
+                let info = QueueInfo {
+                    queue,
+                    queues: QUEUES,
+                    place: queue,
+                    ports: ports.iter().map(|port| port.info().clone()).collect(),
+                    changes: 0,
+                    rss: vec![told.then(|| Arc::new(rss.clone())); 2],
+                    processor: Processor::detect(),
+                    seed: u64::from(queue) + 1,
+                };
+                let (_, bell) = mailbox::<()>(1).unwrap();
+                let (address, inbox) = Inbox::with_doorbell(512, bell.doorbell()).unwrap();
+                addresses.push(address);
+                let handler = UdpRelay::new(&plan, &info);
+                let (processor, peers) = (info.processor, Peers::new(inbox, QUEUES));
+                let parts = Parts {
+                    umem,
+                    ports: ports.into_iter().map(Some).collect(),
+                    handler,
+                    processor,
+                    info,
+                    peers,
+                    batch_size: 64,
+                };
+                let mut worker = Worker::new(parts, now);
+                worker.set_tables(Box::new(World::default().tables(1)));
+                worker.steer(true).unwrap();
+                worker
+            })
+            .collect();
+        for (queue, worker) in workers.iter_mut().enumerate() {
+            for (peer, address) in addresses.iter().enumerate().filter(|&(peer, _)| peer != queue) {
+                worker.set_peer(peer as u32, Some(address.clone()));
+            }
+        }
+        Self { net, workers, now }
+    }
+
+    fn run(&mut self) {
+        for _ in 0..8 {
+            for worker in &mut self.workers {
+                worker.turn(self.now).unwrap();
+                let (umem, ports) = worker.kernel_side();
+                ports.for_each(|port| port.run_kernel(umem));
+            }
+        }
+    }
+
+    fn left(&self, interface: &str) -> Vec<Vec<u8>> {
+        (0..QUEUES).flat_map(|queue| self.net.sent(&QueueId::new(interface, queue))).collect()
+    }
+
+    /// All clients ask and are answered. Returns how many answers were handed over.
+    fn everybody_asks(&mut self) -> u64 {
+        let before = self.handed_over();
+        for n in 0..CLIENTS {
+            let (client, entry) = match n % 2 {
+                0 => (format!("192.0.2.{}:{}", 2 + n % 8, 4000 + n), "192.0.2.1:53"),
+                _ => (format!("[2001:db8:1::{}]:{}", 2 + n % 8, 4000 + n), "[2001:db8:1::1]:53"),
+            };
+            self.net.arrive("sim0", &datagram(&client, entry, b"?"));
+            self.run();
+            let mut asked = self.left("sim1");
+            assert_eq!(asked.len(), 1);
+            assert!(reflect(&mut asked[0]));
+            self.net.arrive("sim1", &asked[0]);
+            self.run();
+            assert_eq!(self.left("sim0").len(), 1, "client {n} has its answer");
+        }
+        self.handed_over() - before
+    }
+
+    fn handed_over(&self) -> u64 {
+        self.workers.iter().map(|worker| worker.counters().handed_over).sum()
+    }
+
+    fn away(&self) -> u64 {
+        self.workers.iter().map(|worker| worker.handler().counters().away).sum()
+    }
+}
+
+#[test]
+fn where_the_nic_tells_its_key_no_answer_is_handed_over() {
+    let mut nics = Nics::new(true);
+    assert_eq!((nics.everybody_asks(), nics.away()), (0, 0));
+    assert_eq!((nics.everybody_asks(), nics.away()), (0, 0));
+}
+
+#[test]
+fn where_it_does_not_everything_works_and_is_counted() {
+    let mut nics = Nics::new(false);
+    let handed_over = nics.everybody_asks();
+    // Three of four, more or less.
+    assert!((250..350).contains(&handed_over), "{handed_over}");
+    assert_eq!(nics.everybody_asks(), handed_over);
+    assert_eq!(nics.away(), 0, "nothing is known of where they go");
+}

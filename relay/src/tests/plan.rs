@@ -1,0 +1,117 @@
+#![allow(clippy::unwrap_used, clippy::panic)]
+//! What all queues agree on.
+
+use std::collections::HashSet;
+
+use super::{World, at, config, ip, source_port};
+use crate::{Entry, PlanError, RelayPlan, UdpRelay};
+use oxide::packet::Endpoint;
+use oxide::queue::{Handler, Harness, QueueInfo};
+
+fn client(n: u32) -> Endpoint {
+    Endpoint { address: u128::from(n).wrapping_mul(0x1234_5678_9abc_def1).to_be_bytes(), port: n as u16 }
+}
+
+fn eight_upstreams() -> Entry {
+    let mut entry = RelayPlan::new(&config(""), &[]).unwrap().entries()[2].clone();
+    entry.upstreams = (2..10).map(|n| at(&format!("[2001:db8:2::{n}]:53")).into()).collect();
+    entry
+}
+
+#[test]
+fn upstreams_share_evenly_and_a_change_moves_only_its_own_clients() {
+    let entry = eight_upstreams();
+    let chosen = |entry: &Entry, n| entry.upstreams[entry.upstream_for(&client(n))];
+    let mut fewer = entry.clone();
+    let gone = fewer.upstreams.remove(3);
+    fewer.upstreams.reverse();
+    let mut counts = std::collections::HashMap::new();
+    for n in 0..8000 {
+        let (with, without) = (chosen(&entry, n), chosen(&fewer, n));
+        *counts.entry(with).or_insert(0) += 1;
+        assert!(with == without || with == gone, "{n}");
+        assert_ne!(without, gone);
+    }
+    assert_eq!(counts.len(), 8);
+    assert!(counts.values().all(|&n| (850..1150).contains(&n)), "{counts:?}");
+}
+
+/// The choice is promised to be the same in every version.
+#[test]
+fn upstream_choices_do_not_change_between_versions() {
+    let entry = eight_upstreams();
+    let choices: Vec<usize> = (1..=16).map(|n| entry.upstream_for(&client(n))).collect();
+    assert_eq!(choices, CHOICES);
+}
+const CHOICES: [usize; 16] = [0, 6, 2, 5, 3, 6, 6, 1, 2, 3, 5, 3, 2, 4, 1, 0];
+
+#[test]
+fn every_port_has_at_most_one_owner_and_slices_are_equal() {
+    for (ports, queues) in [("61000-65535", 4), ("61000-65535", 7), ("1024-65535", 64), ("65535-65535", 1)] {
+        let plan = RelayPlan::new(&config(&format!("source_ports = \"{ports}\"")), &[]).unwrap();
+        plan.check_queues(queues).unwrap();
+        let slices = plan.slices(queues);
+        let mut seen = HashSet::new();
+        for queue in 0..queues {
+            assert_eq!(slices.of(queue).len(), slices.of(0).len());
+            for port in slices.of(queue) {
+                let port = u16::try_from(port).unwrap();
+                assert!(seen.insert(port));
+                assert_eq!(slices.owner(port), Some(queue));
+            }
+        }
+        assert!((0..=u16::MAX).filter(|port| !seen.contains(port)).all(|port| slices.owner(port).is_none()));
+        assert!(slices.of(queues).is_empty());
+    }
+}
+
+#[test]
+fn more_queues_than_ports() {
+    let plan = RelayPlan::new(&config("source_ports = \"61000-61002\""), &[]).unwrap();
+    assert!(plan.check_queues(3).is_ok());
+    assert!(plan.check_queues(4).unwrap_err().to_string().contains("3 ports for 4 queues"));
+    assert_eq!(plan.slices(4).owner(61000), None);
+}
+
+/// A queue has its share whatever its number: shares go by place.
+#[test]
+fn single_queue_with_high_number_has_all_ports() {
+    let plan = RelayPlan::new(&config("source_ports = \"61000-61002\""), &[]).unwrap();
+    let info = QueueInfo { queue: 7, queues: 1, place: 0, ..Harness::info(2) };
+    let mut harness = Harness::new(info, World::default().tables(1), |info| UdpRelay::new(&plan, info)).unwrap();
+    for n in 0..3 {
+        source_port(&mut harness, &format!("192.0.2.7:{}", 4000 + n));
+    }
+    assert_eq!(harness.handler().sessions(), 3);
+}
+
+#[test]
+fn steering_lists_where_clients_send_and_where_answers_come_back() {
+    let plan = RelayPlan::new(&config(""), &[]).unwrap();
+    let tables = World::default().tables(1);
+    assert_eq!(plan.source_addresses(&tables), [ip("198.51.100.1"), ip("203.0.113.1"), ip("2001:db8:2::1")]);
+    let destinations = plan.destinations(&tables);
+    assert!(destinations.contains(&(ip("192.0.2.1"), 54..=54)));
+    assert!(destinations.contains(&(ip("2001:db8:2::1"), 61000..=65535)));
+    assert_eq!(destinations.len(), 6 + 3);
+}
+
+#[test]
+fn what_cannot_be_planned() {
+    let own = [ip("198.51.100.2")];
+    let error = RelayPlan::new(&config(""), &own).unwrap_err().to_string();
+    assert!(error.contains("relay[a].upstreams: 198.51.100.2 is an address of this host"), "{error}");
+    let mut none = config("");
+    none.relays.clear();
+    assert!(matches!(RelayPlan::new(&none, &[]), Err(PlanError::NoEntry)));
+}
+
+#[test]
+fn what_will_not_work_is_told() {
+    let plan = RelayPlan::new(&config(""), &[]).unwrap();
+    assert!(plan.warnings(&World::default().tables(1)).is_empty());
+    let warnings = plan.warnings(&World { routes: false, ..World::default() }.tables(1)).join("\n");
+    assert!(warnings.contains("no route to 198.51.100.2"), "{warnings}");
+    let warnings = plan.warnings(&oxide::net::Tables::default()).join("\n");
+    assert!(warnings.contains("no interface has 192.0.2.1"), "{warnings}");
+}

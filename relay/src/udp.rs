@@ -1,0 +1,375 @@
+//! One queue's relay: looks each packet up, then sends it on with new addresses.
+//!
+//! | direction | found by | refreshes the session | leaves as |
+//! |---|---|---|---|
+//! | client to upstream | (client, entry), made if new | yes (RFC 4787 REQ-6) | source address and port -> upstream |
+//! | upstream to client | source address and port; the sender must be the session's upstream | no | listen address -> client |
+//!
+//! Where client and upstream are of different families, the IP header is replaced as well
+//! ([`translate`](oxide::packet::translate)).
+//!
+//! A session whose idle time is over is gone, whether its slot was swept yet or not. A session whose
+//! upstream is reached from another source address since the tables changed is gone as well: its
+//! answers would not come to us any more.
+
+mod cross;
+mod inherit;
+mod knock;
+mod life;
+mod out;
+mod quick;
+mod ways;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use arrayvec::ArrayVec;
+use foldhash::fast::FixedState;
+
+use super::counters::RelayCounters;
+use super::gate::Gate;
+use super::health::{Health, Policy};
+use super::limit::Limits;
+use super::plan::{Entry, RelayPlan, Slices};
+use super::ports::SourcePorts;
+use super::session::{Session, Sessions, Upstream};
+use oxide::flow::{FlowHash, FlowKey};
+use oxide::packet::{Endpoint, Flow};
+use oxide::queue::{Batch, Context, Handler, QueueInfo, Replaced, SessionInfo, Verdict};
+use oxide::telemetry::DropReason;
+use oxide::umem::PortIndex;
+use ways::Ways;
+
+/// The relay's clock: steps of [`Handler::tick`]. Wraps after 13 years.
+const TICK: Duration = Duration::from_millis(100);
+/// Next hops in use are asked for this often, in ticks, so that the kernel keeps them (half a minute).
+const ASK_EVERY: u32 = 300;
+/// Upstreams whose next hop is asked for in one tick.
+const WARM: usize = 16;
+/// Slots looked at in one tick: all of them within a second, but never more than 256 KiB of memory.
+const SWEEP: usize = 4096;
+const SWEEP_ROUND: usize = 10;
+
+const STRAY: Verdict = Verdict::Drop(DropReason::NoSession);
+const LIMITED: Verdict = Verdict::Drop(DropReason::RateLimited);
+const NO_ROUTE: Verdict = Verdict::Drop(DropReason::NoRoute);
+
+/// The relay of one queue.
+pub struct UdpRelay {
+    listens: HashMap<Endpoint, u16, FixedState>,
+    entries: Vec<Served>,
+    /// Of all entries' idle timeouts, in ticks.
+    shortest_idle: u32,
+    /// Of all entries, one after the other.
+    upstreams: Vec<Upstream>,
+    plan: RelayPlan,
+    slices: Slices,
+    queue: u32,
+    /// Position of this queue among those served: whose ports and shares are its own.
+    place: u32,
+    seed: u64,
+    sessions: Sessions,
+    sources: Vec<SourcePorts>,
+    counters: RelayCounters,
+    /// When the clock stood at zero: the first batch or tick.
+    epoch: Option<Instant>,
+    now: u32,
+    /// The tables and ports seen last, and the period of [`ASK_EVERY`] it was in.
+    seen: (u64, u32, u32),
+    /// Rises whenever `seen` changes: next hops copied before are looked up again.
+    generation: u32,
+    /// Next hops asked for since.
+    asked: ArrayVec<(u32, IpAddr), 16>,
+    /// Upstreams whose next hop was asked for since, in the order of the list.
+    warmed: usize,
+    /// What clients may send and be sent; `None` where nothing is limited.
+    limits: Option<Box<Limits>>,
+    /// Which upstreams answer; `None` where nobody wants to know.
+    health: Option<Box<Health>>,
+    /// Asked before a session is made.
+    gate: Option<Box<dyn Gate>>,
+    /// Since the epoch, for the limits.
+    now_ns: u64,
+    /// No room was found in this batch: further new sessions need not look again.
+    reclaimed: bool,
+    /// What was seen of this batch at first may not hold any more: a session has ended, so that a slot may be
+    /// another's, or an upstream's packets leave from another address.
+    stale: bool,
+    /// No packet is ordinary.
+    #[cfg(test)]
+    plain: bool,
+}
+
+/// What each packet of an entry needs.
+struct Served {
+    listen: Endpoint,
+    /// Place of its first upstream in the list of all.
+    first_upstream: u32,
+    /// In ticks.
+    idle_timeout: u32,
+}
+
+impl UdpRelay {
+    /// Makes the relay of `queue`, with memory for all its sessions. Its share of ports, sessions and rates goes by
+    /// [`QueueInfo::place`]; see [`RelayPlan::check_queues`].
+    #[must_use]
+    pub fn new(plan: &RelayPlan, queue: &QueueInfo) -> Self {
+        let mut upstreams = Vec::new();
+        let mut entries = Vec::new();
+        let mut listens = HashMap::with_hasher(FixedState::with_seed(queue.seed));
+        for (at, entry) in plan.entries().iter().enumerate() {
+            // The configuration has at most 1024 entries of 256 upstreams.
+            listens.insert(entry.listen, at as u16);
+            entries.push(Served {
+                listen: entry.listen,
+                first_upstream: upstreams.len() as u32,
+                idle_timeout: ticks(entry.idle_timeout),
+            });
+            upstreams.extend(entry.upstreams.iter().copied().map(Upstream::new));
+        }
+        let health = Health::new(plan.entries().iter().map(policy).collect(), upstreams.len());
+        Self {
+            listens,
+            shortest_idle: entries.iter().map(|entry: &Served| entry.idle_timeout).min().unwrap_or(0),
+            entries,
+            upstreams,
+            plan: plan.clone(),
+            slices: plan.slices(queue.queues),
+            queue: queue.queue,
+            place: queue.place,
+            seed: queue.seed,
+            sessions: Sessions::new(plan.capacity_per_queue(queue.queues), FlowHash::new(queue.processor, queue.seed)),
+            sources: Vec::new(),
+            counters: RelayCounters::default(),
+            epoch: None,
+            now: 0,
+            seen: (0, 0, 0),
+            generation: 0,
+            asked: ArrayVec::new(),
+            warmed: 0,
+            limits: plan.limits(queue.place, queue.queues, queue.seed),
+            health,
+            gate: None,
+            now_ns: 0,
+            reclaimed: false,
+            stale: false,
+            #[cfg(test)]
+            plain: false,
+        }
+    }
+
+    /// Serves every packet the long way, as the reference for the short one.
+    #[cfg(test)]
+    pub(super) fn plain(mut self) -> Self {
+        self.plain = true;
+        self
+    }
+
+    /// What became of sessions so far.
+    #[must_use]
+    pub fn counters(&self) -> RelayCounters {
+        let crowded = self.limits.as_ref().map_or(0, |limits| limits.crowded());
+        let (upstreams_fell, upstreams_rose) = self.health.as_ref().map_or((0, 0), |health| (health.fell, health.rose));
+        RelayCounters { crowded, upstreams_fell, upstreams_rose, ..self.counters }
+    }
+
+    fn refresh(&mut self, cx: &Context<'_>) {
+        let epoch = *self.epoch.get_or_insert(cx.now());
+        let since = cx.now().saturating_duration_since(epoch);
+        self.now = ticks(since);
+        // Wraps after 584 years.
+        self.now_ns = since.as_nanos() as u64;
+        (self.reclaimed, self.stale) = (false, false);
+        let seen = (cx.tables().generation, cx.info().changes, self.now / ASK_EVERY);
+        if seen != self.seen {
+            self.seen = seen;
+            self.generation = self.generation.wrapping_add(1);
+            self.asked.clear();
+            self.warmed = 0;
+        }
+    }
+
+    /// The source address of ours that this is, and its place.
+    #[inline]
+    fn source_of(&self, at: &Endpoint) -> Option<(usize, &SourcePorts)> {
+        self.sources.iter().enumerate().find(|(_, source)| source.address == at.address)
+    }
+
+    /// The slot of the session that has this source address and port.
+    fn slot_of(&self, at: &Endpoint) -> Option<u32> {
+        self.source_of(at)?.1.slot(at.port)
+    }
+
+    /// Serves a packet of any kind.
+    #[cold]
+    #[inline(never)]
+    fn serve(&mut self, batch: &mut Batch<'_>, lane: usize, ways: &Ways, cx: &mut Context<'_>) -> Verdict {
+        let slot = ways.slot(lane);
+        let outcome = if ways.clients & 1 << lane != 0 {
+            self.serve_client(batch, lane, &ways.keys.get(lane), slot, cx)
+        } else {
+            self.serve_answer(batch, lane, slot, cx)
+        };
+        outcome.map_or_else(|verdict| verdict, Verdict::Transmit)
+    }
+
+    fn serve_client(
+        &mut self,
+        batch: &mut Batch<'_>,
+        lane: usize,
+        key: &FlowKey,
+        slot: Option<u32>,
+        cx: &mut Context<'_>,
+    ) -> Result<PortIndex, Verdict> {
+        let old = &batch.columns().flow[lane];
+        // A packet that was held has paid.
+        if let Some(limits) = self.limits.as_mut().filter(|_| !batch.again())
+            && !limits.admit(&key.remote, key.local, self.now_ns, ip_bytes(batch, lane))
+        {
+            return Err(LIMITED);
+        }
+        let mut length = batch.columns().length[lane];
+        let slot = match self.current(slot, key, cx) {
+            Some(slot) => slot,
+            None => {
+                self.may_begin(key, cx).map_err(Verdict::Drop)?;
+                length = self.knock(batch, lane, key.local, cx)?;
+                self.create(key, cx).map_err(Verdict::Drop)?
+            }
+        };
+        let now = self.now;
+        let session = self.sessions.get_mut(slot).ok_or(STRAY)?;
+        session.last_seen = now;
+        let Session { port, source, upstream, change, .. } = *session;
+        let way = self.way_to(upstream, source, old.source.is_ipv4(), cx)?;
+        let source = Endpoint { address: way.address, port: port.get() };
+        let new = Flow { source, destination: way.server };
+        let sent = self.send(batch, lane, length, &new, (way.hop, change));
+        if let (Some(health), Ok(_)) = (&mut self.health, sent) {
+            health.sent(key.local, upstream, slot, now);
+        }
+        sent
+    }
+
+    fn serve_answer(
+        &mut self,
+        batch: &mut Batch<'_>,
+        lane: usize,
+        slot: Option<u32>,
+        cx: &mut Context<'_>,
+    ) -> Result<PortIndex, Verdict> {
+        let old = &batch.columns().flow[lane];
+        // The session may have ended, or begun, earlier in this batch.
+        let holds = |slot: u32| {
+            self.sessions.get(slot).is_some_and(|s| {
+                let source = self.sources.get(usize::from(s.source));
+                s.port.get() == old.destination.port && source.is_some_and(|s| s.address == old.destination.address)
+            })
+        };
+        let slot = slot.filter(|&slot| holds(slot)).or_else(|| self.slot_of(&old.destination)).ok_or(STRAY)?;
+        let session = self.sessions.get(slot).ok_or(STRAY)?;
+        if self.expired(session) {
+            return Err(STRAY);
+        }
+        if self.upstreams.get(session.upstream as usize).is_none_or(|upstream| upstream.server != old.source) {
+            return Err(Verdict::Drop(DropReason::WrongPeer));
+        }
+        if let Some(health) = &mut self.health {
+            health.answered(session.upstream);
+        }
+        if let Some(limits) = self.limits.as_mut().filter(|_| !batch.again())
+            && !limits.admit_reply(&session.key.remote, self.now_ns, ip_bytes(batch, lane))
+        {
+            return Err(LIMITED);
+        }
+        let listen = self.entries.get(usize::from(session.key.local)).ok_or(STRAY)?.listen;
+        let new = Flow { source: listen, destination: session.key.remote };
+        let (mut hop, change) = (session.to_client, session.change.reversed());
+        if !hop.fresh(self.generation) {
+            hop = self.resolve(old.source.is_ipv4(), &new.destination, cx)?;
+            self.sessions.get_mut(slot).ok_or(STRAY)?.to_client = hop;
+        }
+        self.send(batch, lane, batch.columns().length[lane], &new, (hop, change))
+    }
+}
+
+impl Handler for UdpRelay {
+    fn handle(&mut self, batch: &mut Batch<'_>, cx: &mut Context<'_>) {
+        self.refresh(cx);
+        let mut ways = self.classify(batch);
+        self.look_up(batch, &mut ways);
+        // In order of arrival, whether ordinary or not: what comes out is what one packet at a time gives.
+        let mut rest = ways.clients | ways.answers;
+        let mut ordinary = self.ordinary(batch, &ways);
+        while rest != 0 {
+            let (lane, first) = (rest.trailing_zeros() as usize, rest & rest.wrapping_neg());
+            if self.stale {
+                ordinary = 0;
+            }
+            let of_client = ways.clients & first != 0;
+            if ordinary & first == 0 || of_client && !self.stays(ways.slots[lane]) {
+                let verdict = self.serve(batch, lane, &ways, cx);
+                batch.decide(lane, verdict);
+                rest ^= first;
+                continue;
+            }
+            let alike = ordinary & if of_client { ways.clients } else { ways.answers };
+            // All before the next one that is not alike; if there is none (zero), all.
+            let others = rest & !if self.health.is_some() { first } else { alike };
+            let run = rest & (others & others.wrapping_neg()).wrapping_sub(1);
+            if of_client {
+                self.send_to_upstreams(batch, run, &ways);
+            } else {
+                self.send_to_clients(batch, run, &ways);
+            }
+            rest &= !run;
+        }
+    }
+
+    fn tick(&mut self, cx: &mut Context<'_>) {
+        self.refresh(cx);
+        self.sweep(self.sessions.capacity().div_ceil(SWEEP_ROUND).min(SWEEP));
+        self.warm(cx);
+    }
+
+    fn sessions(&self) -> u64 {
+        self.sessions.len() as u64
+    }
+
+    fn counts(&self, count: &mut dyn FnMut(&'static str, u64)) {
+        self.counters().tell(count);
+    }
+
+    fn describe_sessions(&self, limit: usize, into: &mut Vec<SessionInfo>) {
+        self.describe(limit, into);
+    }
+
+    fn inherit(&mut self, former: &mut Self, _why: Replaced) -> Result<u64, String> {
+        Ok(self.take_over(former))
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        let ports: usize = self.sources.iter().map(SourcePorts::memory_bytes).sum();
+        let limits = self.limits.as_ref().map_or(0, |limits| limits.memory_bytes());
+        let upstreams = size_of_val(self.upstreams.as_slice());
+        (size_of::<Self>() + self.sessions.memory_bytes() + upstreams + ports + limits) as u64
+    }
+}
+
+fn policy(entry: &Entry) -> Policy {
+    let (sessions, silence) = entry.down_after;
+    Policy { sessions, silence: ticks(silence), failover: entry.failover }
+}
+
+/// Length of a parsed packet without its Ethernet header.
+#[inline]
+fn ip_bytes(batch: &Batch<'_>, lane: usize) -> u16 {
+    let columns = batch.columns();
+    columns.length[lane].saturating_sub(u16::from(columns.l3[lane]))
+}
+
+fn ticks(time: Duration) -> u32 {
+    // Wraps on purpose; differences stay right.
+    (time.as_millis() / TICK.as_millis()) as u32
+}

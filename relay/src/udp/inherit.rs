@@ -1,0 +1,130 @@
+//! What a relay takes over from the one that it replaces, and what it tells of its sessions.
+//!
+//! Sessions are copied one by one into new tables, each checked as if it came from a stranger: after a panic the
+//! old tables may be in the middle of a change, and after a reload the entries are others. Nothing but the plain
+//! slots is read of them; index and free lists are made anew. Buckets of limits and the upstreams that are down go over
+//! too, so that neither a flood nor a dead upstream is forgotten with each handler. A handler that fails again right after
+//! its start is followed by one that takes over nothing at all.
+
+use super::super::session::{NextHop, Session};
+use super::{TICK, UdpRelay};
+use oxide::flow::FlowKey;
+use oxide::packet::Endpoint;
+use oxide::queue::SessionInfo;
+
+/// Slots looked at for one list of sessions: 4 MiB.
+const LOOK_AT: usize = 65_536;
+
+impl UdpRelay {
+    /// Copies the sessions of `former` that this relay can serve, each with its source port. Returns how many.
+    pub(super) fn take_over(&mut self, former: &mut Self) -> u64 {
+        (self.epoch, self.now, self.counters) = (former.epoch, former.now, former.counters);
+        let (entries, upstreams) = self.places_of(former);
+        let (mut taken, mut refused) = (0, 0);
+        for (_, session) in former.sessions.iter_from(0) {
+            match self.adopt(former, session, &entries, &upstreams) {
+                Some(()) => taken += 1,
+                None => refused += 1,
+            }
+        }
+        for source in &mut self.sources {
+            source.settle();
+        }
+        if let (Some(ours), Some(theirs)) = (&mut self.limits, &mut former.limits) {
+            ours.take_over(theirs, &entries);
+        }
+        if let (Some(ours), Some(theirs)) = (&mut self.health, &former.health) {
+            ours.take_over(theirs, &upstreams);
+        }
+        if refused > 0 {
+            tracing::warn!(
+                queue = self.queue,
+                taken,
+                refused,
+                "sessions not taken over: not to be served any more, or broken"
+            );
+        }
+        taken
+    }
+
+    /// For each entry and each upstream of `former`, its place here, if it is still served.
+    fn places_of(&self, former: &Self) -> (Vec<Option<u16>>, Vec<Option<u32>>) {
+        let mut upstreams = vec![None; former.upstreams.len()];
+        let entries = former.plan.entries().iter().zip(&former.entries).map(|(planned, old)| {
+            let entry = self.listens.get(&old.listen).copied()?;
+            let new = self.entries.get(usize::from(entry))?;
+            let listed = &self.plan.entries().get(usize::from(entry))?.upstreams;
+            for (at, upstream) in planned.upstreams.iter().enumerate() {
+                // Most lists do not change.
+                let same = (listed.get(at) == Some(upstream)).then_some(at);
+                let now = same.or_else(|| listed.iter().position(|other| other == upstream));
+                if let Some(place) = upstreams.get_mut(old.first_upstream as usize + at) {
+                    *place = now.map(|now| new.first_upstream + now as u32);
+                }
+            }
+            Some(entry)
+        });
+        let entries = entries.collect();
+        (entries, upstreams)
+    }
+
+    fn adopt(
+        &mut self,
+        former: &Self,
+        session: &Session,
+        entries: &[Option<u16>],
+        upstreams: &[Option<u32>],
+    ) -> Option<()> {
+        let entry = (*entries.get(usize::from(session.key.local))?)?;
+        let upstream = (*upstreams.get(session.upstream as usize)?)?;
+        let address = former.sources.get(usize::from(session.source))?.address;
+        let key = FlowKey { local: entry, ..session.key };
+        let fits = self.slices.owner(session.port.get()) == Some(self.place)
+            && self.belongs(upstream, entry)
+            && self.sessions.find(&key).is_none();
+        let from = Endpoint { address, port: session.port.get() };
+        let server = self.upstreams.get(upstream as usize)?.server;
+        let change = self.change(&key, from, server).ok().filter(|_| fits)?;
+        let slot = self.sessions.next_slot()?;
+        let source = self.source(address)?;
+        let ports = self.sources.get_mut(source)?;
+        if !ports.claim(session.port.get(), slot) {
+            return None;
+        }
+        let (source, to_client) = (source as u8, NextHop::UNKNOWN);
+        let copy = Session { key, upstream, source, change, to_client, ..*session };
+        if self.sessions.insert(copy).is_err() {
+            ports.disclaim(session.port.get());
+            return None;
+        }
+        Some(())
+    }
+
+    /// Whether the upstream at `place` of the list of all is one of `entry`'s.
+    fn belongs(&self, place: u32, entry: u16) -> bool {
+        let first = self.entries.get(usize::from(entry)).map(|served| served.first_upstream);
+        let count = self.plan.entries().get(usize::from(entry)).map_or(0, |planned| planned.upstreams.len());
+        first.and_then(|first| place.checked_sub(first)).is_some_and(|at| (at as usize) < count)
+    }
+
+    pub(super) fn describe(&self, limit: usize, into: &mut Vec<SessionInfo>) {
+        let slots = self.sessions.iter_from(0).take_while(|&(slot, _)| (slot as usize) < LOOK_AT);
+        into.extend(slots.filter_map(|(_, session)| self.describe_one(session)).take(limit));
+    }
+
+    fn describe_one(&self, session: &Session) -> Option<SessionInfo> {
+        let source =
+            Endpoint { address: self.sources.get(usize::from(session.source))?.address, port: session.port.get() };
+        Some(SessionInfo {
+            queue: self.queue,
+            client: session.key.remote.into(),
+            listen: self.entries.get(usize::from(session.key.local))?.listen.into(),
+            source: source.into(),
+            upstream: self.upstreams.get(session.upstream as usize)?.server.into(),
+            idle: TICK * self.now.wrapping_sub(session.last_seen),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

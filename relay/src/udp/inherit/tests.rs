@@ -1,0 +1,177 @@
+#![allow(clippy::unwrap_used)]
+//! What is left behind of tables that a panic has left broken, or that do not fit any more.
+
+use std::num::NonZeroU16;
+
+use super::*;
+use crate::RelayPlan;
+use crate::tests::{at, config};
+use oxide::flow::FlowHash;
+use oxide::packet::{Flow, FlowChange};
+use oxide::queue::{Harness, QueueInfo};
+
+const FIRST_PORT: u16 = 61_000;
+const SEED: u64 = 7;
+const PORTS: &str = "source_ports = \"61000-61039\"";
+/// Entries `a` and `six` of the configuration, and the places of their first upstreams.
+const A: (u16, u32) = (0, 0);
+const SIX: (u16, u32) = (2, 2);
+
+fn relay(seed: u64, sessions: &str) -> UdpRelay {
+    let plan = RelayPlan::new(&config(sessions), &[]).unwrap();
+    UdpRelay::new(&plan, &QueueInfo { seed, ..Harness::info(2) })
+}
+
+fn key(entry: u16, n: u32) -> FlowKey {
+    let [_, a, b, c] = n.to_be_bytes();
+    let client = if entry == SIX.0 { format!("[2001:db8::{n:x}]:4000") } else { format!("10.{a}.{b}.{c}:4000") };
+    FlowKey { remote: at(&client).into(), local: entry }
+}
+
+/// Puts in a session as it may be in tables nobody vouches for; its slot.
+fn put(relay: &mut UdpRelay, key: FlowKey, upstream: u32, port: u16) -> u32 {
+    let own = if key.local == SIX.0 { "[2001:db8:2::1]:0" } else { "198.51.100.1:0" };
+    let source = relay.source(Endpoint::from(at(own)).address).unwrap();
+    let port = NonZeroU16::new(port).unwrap();
+    // What it may be after a panic: of no packet.
+    let flow = Flow { source: key.remote, destination: key.remote };
+    let (change, to_client) = (FlowChange::new(&flow, &flow).unwrap(), NextHop::UNKNOWN);
+    let session = Session { key, port, source: source as u8, upstream, last_seen: 0, change, to_client };
+    relay.sessions.insert(session).ok().unwrap()
+}
+
+/// All the ports that the relay has left to give out, sorted.
+fn free_ports(relay: &mut UdpRelay) -> Vec<u16> {
+    let ports = &mut relay.sources[0];
+    let mut free: Vec<u16> = std::iter::from_fn(|| ports.take(0, 0, |_| false)).collect();
+    free.sort_unstable();
+    free
+}
+
+/// All ports but those of the relay's sessions.
+fn others(relay: &UdpRelay) -> Vec<u16> {
+    let used: Vec<u16> = relay.sessions.iter_from(0).map(|(_, session)| session.port.get()).collect();
+    (FIRST_PORT..FIRST_PORT + 40).filter(|port| !used.contains(port)).collect()
+}
+
+#[test]
+fn an_upstream_of_another_entry_or_of_none_ends_the_session() {
+    // The upstream of an entry beside it, on either side, and one that is not there at all.
+    for (entry, upstream, taken) in [
+        (A.0, A.1, 1),
+        (A.0, A.1 + 1, 0),
+        (A.0, SIX.1, 0),
+        (A.0, 7, 0),
+        (SIX.0, SIX.1 - 1, 0),
+        (SIX.0, SIX.1, 1),
+        (SIX.0, SIX.1 + 1, 1),
+        (SIX.0, SIX.1 + 2, 0),
+        (6, 0, 0),
+    ] {
+        let (mut former, mut next) = (relay(SEED, PORTS), relay(SEED, PORTS));
+        put(&mut former, key(entry, 1), upstream, FIRST_PORT);
+        assert_eq!(next.take_over(&mut former), taken, "entry {entry}, upstream {upstream}");
+        let kept: Vec<_> = next.sessions.iter_from(0).map(|(_, kept)| (kept.key, kept.upstream)).collect();
+        let wanted = [(key(entry, 1), upstream)];
+        assert_eq!(kept, wanted[..taken as usize], "entry {entry}, upstream {upstream}");
+    }
+}
+
+#[test]
+fn of_two_sessions_of_one_client_the_first_is_kept() {
+    let (mut former, mut next) = (relay(SEED, PORTS), relay(SEED, PORTS));
+    put(&mut former, key(A.0, 1), A.1, FIRST_PORT);
+    let second = put(&mut former, key(A.0, 2), A.1, FIRST_PORT + 1);
+    // The index of the old table is not asked.
+    former.sessions.get_mut(second).unwrap().key = key(A.0, 1);
+    assert_eq!(next.take_over(&mut former), 1);
+    assert_eq!(next.sessions.iter_from(0).map(|(_, kept)| kept.port.get()).collect::<Vec<_>>(), [FIRST_PORT]);
+    // The same relay again adds nothing.
+    assert_eq!((next.take_over(&mut former), next.sessions.len()), (0, 1));
+    assert_eq!(free_ports(&mut next), (FIRST_PORT + 1..FIRST_PORT + 40).collect::<Vec<_>>());
+}
+
+#[test]
+fn of_two_sessions_with_one_port_the_first_is_kept() {
+    let (mut former, mut next) = (relay(SEED, PORTS), relay(SEED, PORTS));
+    put(&mut former, key(A.0, 1), A.1, FIRST_PORT);
+    put(&mut former, key(A.0, 2), A.1, FIRST_PORT);
+    // Ports that are no one's and another range's.
+    put(&mut former, key(A.0, 3), A.1, FIRST_PORT - 1);
+    put(&mut former, key(A.0, 4), A.1, FIRST_PORT + 40);
+    assert_eq!((next.take_over(&mut former), next.sessions.len()), (1, 1));
+    let slot = next.sessions.find(&key(A.0, 1));
+    assert!(slot.is_some() && next.sources[0].slot(FIRST_PORT) == slot);
+}
+
+/// Whatever the old tables say of checksums and next hops, it is found anew.
+#[test]
+fn a_session_is_taken_over_without_what_can_be_worked_out() {
+    let (mut former, mut next) = (relay(SEED, PORTS), relay(SEED, PORTS));
+    put(&mut former, key(A.0, 1), A.1, FIRST_PORT);
+    assert_eq!(next.take_over(&mut former), 1);
+    let slot = next.sessions.find(&key(A.0, 1)).unwrap();
+    let kept = next.sessions.get(slot).unwrap();
+    let end = |end: &str| Endpoint::from(at(end));
+    let came = Flow { source: key(A.0, 1).remote, destination: end("192.0.2.1:53") };
+    let goes = Flow { source: end("198.51.100.1:61000"), destination: end("198.51.100.2:53") };
+    assert_eq!(kept.change, FlowChange::new(&came, &goes).unwrap());
+    assert!(!kept.to_client.fresh(kept.to_client.generation));
+    // A client that is not of its entry's family never was one.
+    let stranger = FlowKey { remote: end("[2001:db8::1]:4000"), local: A.0 };
+    put(&mut former, stranger, A.1, FIRST_PORT + 1);
+    assert_eq!(relay(SEED, PORTS).take_over(&mut former), 1);
+}
+
+/// A source address costs memory for all its ports, and a place of which there are few.
+#[test]
+fn no_source_address_is_taken_over_for_sessions_that_are_refused() {
+    let (mut former, mut next) = (relay(SEED, PORTS), relay(SEED, PORTS));
+    put(&mut former, key(A.0, 1), A.1, FIRST_PORT - 1);
+    put(&mut former, key(A.0, 2), A.1 + 1, FIRST_PORT);
+    put(&mut former, key(A.0, 3), A.1, FIRST_PORT + 40);
+    assert_eq!((next.take_over(&mut former), next.sources.len()), (0, 0));
+}
+
+/// The index has no room for keys that all want the same two buckets: their ports stay free.
+#[test]
+fn a_session_that_the_index_has_no_room_for_leaves_its_port_free() {
+    let (mut former, mut next) = (relay(SEED + 1, PORTS), relay(SEED, &format!("capacity = 64\n{PORTS}")));
+    let hash = FlowHash::new(Harness::info(2).processor, SEED);
+    // With both halves of the hash this small, the place is the first bucket of no more than 16, and the next.
+    let low = |hash: u64| hash >> 60 == 0 && hash as u32 >> 28 == 0;
+    let keys: Vec<_> = (0..).map(|n| key(A.0, n)).filter(|key| low(hash.one(key))).take(30).collect();
+    for (key, port) in keys.iter().zip(FIRST_PORT..) {
+        put(&mut former, *key, A.1, port);
+    }
+    // Two buckets of eleven.
+    assert_eq!((next.take_over(&mut former), next.sessions.len()), (22, 22));
+    let wanted = others(&next);
+    for &port in &wanted {
+        assert_eq!(next.sources[0].slot(port), None, "{port}");
+    }
+    assert_eq!((wanted.len(), free_ports(&mut next)), (18, wanted));
+}
+
+#[test]
+fn what_was_taken_over_is_not_free() {
+    let (mut former, mut next) = (relay(SEED, PORTS), relay(SEED + 1, PORTS));
+    for n in 0..20 {
+        put(&mut former, key(A.0, n), A.1, FIRST_PORT + 2 * n as u16);
+    }
+    assert_eq!(next.take_over(&mut former), 20);
+    let wanted = others(&next);
+    assert_eq!((wanted.len(), free_ports(&mut next)), (20, wanted));
+}
+
+/// A list is made while packets wait.
+#[test]
+fn a_list_of_sessions_ends_after_so_many_slots() {
+    let mut relay = relay(SEED, "capacity = 70000");
+    (0..LOOK_AT as u32 + 9).for_each(|n| _ = put(&mut relay, key(A.0, n), A.1, FIRST_PORT));
+    let mut list = Vec::new();
+    relay.describe(usize::MAX, &mut list);
+    assert_eq!(list.len(), LOOK_AT);
+    relay.describe(5, &mut list);
+    assert_eq!(list.len(), LOOK_AT + 5);
+}

@@ -1,0 +1,250 @@
+//! How sessions of a queue begin and end. The only place that takes and gives back slots and ports.
+
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+
+use super::super::ports::SourcePorts;
+use super::super::session::{NextHop, Session};
+use super::{Served, UdpRelay};
+use oxide::flow::FlowKey;
+use oxide::net::{Resolution, Tables};
+use oxide::packet::{Endpoint, Flow, FlowChange};
+use oxide::port::Rss;
+use oxide::queue::{Context, QueueInfo};
+use oxide::telemetry::DropReason;
+use oxide::umem::PortIndex;
+
+/// Slots looked at, once a batch, when there is no room for a new session.
+const RECLAIM: usize = 64;
+/// Source ports tried for each queue before one is taken whose answers come to another: all of so many are
+/// wrong once in 3000 sessions, (1 - 1/q)^(8q) < e^-8.
+const TRIES_PER_QUEUE: usize = 8;
+/// Source addresses in use at once; more than a host has toward its upstreams.
+const SOURCES: usize = 64;
+
+impl UdpRelay {
+    /// The client's session, if it has one that still holds; ends one that does not.
+    pub(super) fn current(&mut self, slot: Option<u32>, key: &FlowKey, cx: &Context<'_>) -> Option<u32> {
+        let holds = |slot: u32| self.sessions.get(slot).is_some_and(|session| session.key == *key);
+        // It may have ended, or begun, earlier in this batch.
+        let slot = match slot.filter(|&slot| holds(slot)) {
+            Some(slot) => slot,
+            None => self.sessions.find(key)?,
+        };
+        let session = self.sessions.get(slot)?;
+        if self.expired(session) {
+            self.end(slot);
+            self.counters.expired += 1;
+            return None;
+        }
+        if !self.source_holds(session, cx.tables()) {
+            self.end(slot);
+            self.counters.moved += 1;
+            return None;
+        }
+        if self.health.is_some() && self.should_leave(key.local, session.upstream) {
+            self.end(slot);
+            self.counters.failed_over += 1;
+            return None;
+        }
+        Some(slot)
+    }
+
+    fn should_leave(&mut self, entry: u16, upstream: u32) -> bool {
+        let at = usize::from(entry);
+        match (&mut self.health, self.plan.entries().get(at), self.entries.get(at)) {
+            (Some(health), Some(planned), Some(served)) => {
+                health.should_leave(planned, entry, served.first_upstream, upstream, self.now)
+            }
+            _ => false,
+        }
+    }
+
+    fn source_holds(&self, session: &Session, tables: &Tables) -> bool {
+        let Some(upstream) = self.upstreams.get(session.upstream as usize) else { return false };
+        if upstream.source == session.source && upstream.hop.fresh(self.generation) {
+            return true;
+        }
+        let Some(source) = self.sources.get(usize::from(session.source)) else { return false };
+        // Without a route the answer is "none": the packet is dropped, and the session waits for the route.
+        tables.source_for(upstream.server.ip()).is_none_or(|address| self::address(address) == source.address)
+    }
+
+    /// Whether anybody may have a session, and this client be answered.
+    pub(super) fn may_begin(&self, key: &FlowKey, cx: &Context<'_>) -> Result<(), DropReason> {
+        let FlowKey { remote: client, local: entry } = key;
+        if cx.draining() {
+            return Err(DropReason::Draining);
+        }
+        let planned = self.plan.entries().get(usize::from(*entry)).ok_or(DropReason::NoSession)?;
+        // Forged: an answer to it would come back to us, or go round for ever.
+        if cx.tables().local(client.ip()) || planned.upstreams.contains(client) {
+            return Err(DropReason::BadSource);
+        }
+        Ok(())
+    }
+
+    /// A session for a client that [may have one](Self::may_begin).
+    pub(super) fn create(&mut self, key: &FlowKey, cx: &mut Context<'_>) -> Result<u32, DropReason> {
+        let FlowKey { remote: client, local: entry } = key;
+        let (Some(served), Some(planned)) =
+            (self.entries.get(usize::from(*entry)), self.plan.entries().get(usize::from(*entry)))
+        else {
+            return Err(DropReason::NoSession);
+        };
+        let choice = match &mut self.health {
+            None => planned.upstream_for(client),
+            Some(health) => health.choose(planned, *entry, served.first_upstream, client, self.now),
+        };
+        let server = *planned.upstreams.get(choice).ok_or(DropReason::NoRoute)?;
+        let upstream = server.ip();
+        // At most 2^18 upstreams in all.
+        let place = served.first_upstream + choice as u32;
+        let leaves_by = leaves_by(upstream, cx).ok_or(DropReason::NoRoute)?;
+        let address = cx.tables().source_for(upstream).filter(|source| source.is_ipv4() == upstream.is_ipv4());
+        let source =
+            self.source(self::address(address.ok_or(DropReason::NoRoute)?)).ok_or(DropReason::PortsExhausted)?;
+
+        let own = self.sources.get(source).ok_or(DropReason::PortsExhausted)?.address;
+        let home = Home::new(cx.info(), leaves_by, server, own);
+        let tries = if home.is_some() { TRIES_PER_QUEUE * cx.info().queues.min(32) as usize } else { 0 };
+
+        self.room(|relay| relay.sessions.next_slot()).ok_or(DropReason::SessionsFull)?;
+        // Making room for a port may change which slot is next.
+        let port = self
+            .room(|relay| {
+                let slot = relay.sessions.next_slot()?;
+                relay
+                    .sources
+                    .get_mut(source)?
+                    .take(slot, tries, |port| home.is_some_and(|home| home.is(port)))
+                    .and_then(NonZeroU16::new)
+            })
+            .ok_or(DropReason::PortsExhausted)?;
+        let inserted = self.change(key, Endpoint { address: own, port: port.get() }, server).and_then(|change| {
+            let (last_seen, to_client) = (self.now, NextHop::UNKNOWN);
+            let session =
+                Session { key: *key, port, source: source as u8, upstream: place, last_seen, change, to_client };
+            self.sessions.insert(session).map_err(|_| DropReason::SessionsFull)
+        });
+        match inserted {
+            Ok(_) => {
+                self.counters.created += 1;
+                self.counters.away += u64::from(home.is_some_and(|home| !home.is(port.get())));
+            }
+            Err(_) => self.sources.get_mut(source).ok_or(DropReason::SessionsFull)?.give(port.get()),
+        }
+        inserted
+    }
+
+    /// What a session's translation does to checksums: its client's packets leave `from` one of our ends `to` the
+    /// upstream.
+    pub(super) fn change(&self, key: &FlowKey, from: Endpoint, to: Endpoint) -> Result<FlowChange, DropReason> {
+        let listen = self.entries.get(usize::from(key.local)).ok_or(DropReason::NoSession)?.listen;
+        let came = Flow { source: key.remote, destination: listen };
+        FlowChange::new(&came, &Flow { source: from, destination: to })
+    }
+
+    /// The place of a source address in `self.sources`, which gets its ports when it is first used, or
+    /// takes the place of one that is not used any more.
+    pub(super) fn source(&mut self, address: [u8; 16]) -> Option<usize> {
+        if let Some(at) = self.sources.iter().position(|source| source.address == address) {
+            return Some(at);
+        }
+        let at = match self.sources.len() {
+            full if full >= SOURCES => self.sources.iter().position(SourcePorts::unused)?,
+            next => next,
+        };
+        let ports = SourcePorts::new(address, self.slices.of(self.place), self.seed ^ at as u64);
+        match self.sources.get_mut(at) {
+            Some(unused) => *unused = ports,
+            None => self.sources.push(ports),
+        }
+        Some(at)
+    }
+
+    /// What `find` finds; if that is nothing, once more after idle sessions were looked for.
+    fn room<T>(&mut self, mut find: impl FnMut(&mut Self) -> Option<T>) -> Option<T> {
+        if let Some(found) = find(self) {
+            return Some(found);
+        }
+        if std::mem::replace(&mut self.reclaimed, true) {
+            return None;
+        }
+        self.sweep(RECLAIM);
+        find(self)
+    }
+
+    /// Ends idle sessions among the next `steps` slots.
+    pub(super) fn sweep(&mut self, mut steps: usize) {
+        let now = self.now;
+        while let Some((slot, left)) = {
+            let entries = &self.entries;
+            self.sessions.advance(steps, |session| is_over(entries, session, now))
+        } {
+            self.end(slot);
+            self.counters.expired += 1;
+            steps = left;
+        }
+    }
+
+    fn end(&mut self, slot: u32) {
+        self.stale = true;
+        if let Some(session) = self.sessions.remove(slot)
+            && let Some(ports) = self.sources.get_mut(usize::from(session.source))
+        {
+            ports.give(session.port.get());
+        }
+    }
+
+    #[inline]
+    pub(super) fn expired(&self, session: &Session) -> bool {
+        is_over(&self.entries, session, self.now)
+    }
+}
+
+/// Which source ports bring a server's answers to our own queue.
+#[derive(Clone, Copy)]
+struct Home<'a> {
+    rss: &'a Rss,
+    queue: u32,
+    server: Endpoint,
+    own: [u8; 16],
+}
+
+impl<'a> Home<'a> {
+    /// For answers that come in by `port`; `None` where its NIC does not tell.
+    fn new(info: &'a QueueInfo, port: PortIndex, server: Endpoint, own: [u8; 16]) -> Option<Self> {
+        let at = usize::from(port);
+        let rss = info.rss.get(at)?.as_deref().filter(|rss| rss.covers(server.is_ipv4()))?;
+        Some(Self { rss, queue: info.ports.get(at)?.id.queue, server, own })
+    }
+
+    fn is(&self, port: u16) -> bool {
+        let answer = Flow { source: self.server, destination: Endpoint { address: self.own, port } };
+        self.rss.queue_of(&answer) == Some(self.queue)
+    }
+}
+
+/// The port of ours that packets to `upstream` leave by, now or as soon as its MAC is known.
+fn leaves_by(upstream: IpAddr, cx: &Context<'_>) -> Option<PortIndex> {
+    match cx.tables().resolve(upstream) {
+        Resolution::Hop(hop) => cx.port_of(hop.interface),
+        Resolution::Unresolved { interface, .. } => cx.port_of(interface),
+        Resolution::NoRoute => None,
+    }
+}
+
+/// Strictly longer: the stamp was rounded down, so a session never ends early.
+#[inline]
+pub(super) fn is_over(entries: &[Served], session: &Session, now: u32) -> bool {
+    let timeout = entries.get(usize::from(session.key.local)).map_or(0, |entry| entry.idle_timeout);
+    now.wrapping_sub(session.last_seen) > timeout
+}
+
+fn address(ip: IpAddr) -> [u8; 16] {
+    match ip {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}

@@ -1,0 +1,105 @@
+//! How packets leave: the next hop, and the new addresses.
+
+use super::super::session::{NextHop, Upstream};
+use super::cross::cross;
+use super::{NO_ROUTE, STRAY, UdpRelay, WARM};
+use oxide::net::Resolution;
+use oxide::packet::{Endpoint, Flow, FlowChange, Rewrite, Translation, translate};
+use oxide::queue::{Batch, Context, Verdict};
+use oxide::telemetry::DropReason;
+use oxide::umem::PortIndex;
+
+impl UdpRelay {
+    /// New addresses, and out. `length` is the packet's without Ethernet padding.
+    #[inline]
+    pub(super) fn send(
+        &self,
+        batch: &mut Batch<'_>,
+        lane: usize,
+        length: u16,
+        new: &Flow,
+        (hop, change): (NextHop, FlowChange),
+    ) -> Result<PortIndex, Verdict> {
+        let columns = batch.columns();
+        let (l3, l4) = (columns.l3[lane], columns.l4[lane]);
+        let ipv4 = columns.ipv4 & 1 << lane != 0;
+        let Flow { source, destination } = *new;
+        let crosses = destination.is_ipv4() != ipv4;
+        let growth = match (crosses, ipv4) {
+            (false, _) => 0,
+            (true, true) => translate::GROWTH,
+            (true, false) => -translate::GROWTH,
+        };
+        if length.saturating_sub(u16::from(l3)).saturating_add_signed(growth) > hop.mtu {
+            return Err(Verdict::Drop(DropReason::TooBig));
+        }
+        let [destination_mac, source_mac] = hop.macs();
+        let new = Rewrite { source_mac, destination_mac, source, destination };
+        if crosses {
+            cross(batch, lane, length, &new, change).map_err(Verdict::Drop)?;
+            return Ok(hop.port);
+        }
+        let translation = Translation::with(&new, change, ipv4);
+        translation.apply(batch.packet_mut(lane), l3, l4, ipv4).map_err(Verdict::Drop)?;
+        // Without Ethernet padding. Never longer than the frame, so it fits.
+        let _ = batch.set_length(lane, length);
+        Ok(hop.port)
+    }
+
+    /// Asks for the next hops of upstreams before a client does, some in each tick: a first packet
+    /// should not have to wait for them.
+    pub(super) fn warm(&mut self, cx: &mut Context<'_>) {
+        for Upstream { server, .. } in self.upstreams.iter().skip(self.warmed).take(WARM) {
+            let (interface, next_hop) = match cx.tables().resolve(server.ip()) {
+                Resolution::Hop(hop) => (hop.interface, hop.next_hop),
+                Resolution::Unresolved { interface, next_hop } => (interface, next_hop),
+                Resolution::NoRoute => continue,
+            };
+            if cx.port_of(interface).is_some() {
+                cx.resolve(interface, next_hop);
+            }
+        }
+        self.warmed = self.upstreams.len().min(self.warmed + WARM);
+    }
+
+    /// How packets of this upstream leave that come from `source`, one of the relay's addresses.
+    pub(super) fn way_to(
+        &mut self,
+        upstream: u32,
+        source: u8,
+        ipv4: bool,
+        cx: &mut Context<'_>,
+    ) -> Result<Upstream, Verdict> {
+        let known = *self.upstreams.get(upstream as usize).ok_or(STRAY)?;
+        if known.source == source && known.hop.fresh(self.generation) {
+            return Ok(known);
+        }
+        let address = self.sources.get(usize::from(source)).ok_or(STRAY)?.address;
+        let hop = self.resolve(ipv4, &known.server, cx)?;
+        self.stale |= known.hop.fresh(self.generation);
+        let way = Upstream { source, address, hop, ..known };
+        *self.upstreams.get_mut(upstream as usize).ok_or(STRAY)? = way;
+        Ok(way)
+    }
+
+    /// Where packets for `to` leave; `ipv4`: of what family they come.
+    pub(super) fn resolve(&mut self, ipv4: bool, to: &Endpoint, cx: &mut Context<'_>) -> Result<NextHop, Verdict> {
+        match cx.tables().resolve(to.ip()) {
+            Resolution::NoRoute => Err(NO_ROUTE),
+            Resolution::Hop(hop) => {
+                let port = cx.port_of(hop.interface).ok_or(NO_ROUTE)?;
+                // The kernel does not see our traffic: what is not asked for, it forgets.
+                if !self.asked.contains(&(hop.interface, hop.next_hop)) {
+                    let _ = self.asked.try_push((hop.interface, hop.next_hop));
+                    cx.resolve(hop.interface, hop.next_hop);
+                }
+                Ok(NextHop::new(self.generation, &hop, port, ipv4 != to.is_ipv4()))
+            }
+            Resolution::Unresolved { interface, next_hop } => {
+                cx.port_of(interface).ok_or(NO_ROUTE)?;
+                cx.resolve(interface, next_hop);
+                Err(Verdict::Hold)
+            }
+        }
+    }
+}

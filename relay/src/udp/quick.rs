@@ -1,0 +1,165 @@
+//! What nearly every packet needs, and no more.
+//!
+//! A packet is ordinary if its session was found and holds, the next hop is known, the packet stays in its
+//! family, fits, and has hops left. For such a packet this does what [`serve_client`](UdpRelay::serve_client) and
+//! [`serve_answer`](UdpRelay::serve_answer) would do, in the same order. A batch is looked at twice: first come all
+//! checks, then all that has an effect, so that each of the two loops is short.
+
+use super::{LIMITED, Served, UdpRelay, Ways, ip_bytes};
+use crate::session::{NextHop, Session, Upstream};
+use oxide::packet::{HeadRewrite, lanes};
+use oxide::queue::Batch;
+use oxide::umem::PortIndex;
+
+impl UdpRelay {
+    /// The ordinary ones of a batch's packets, but for what [`stays`](Self::stays) says. Holds until
+    /// the relay is `stale`.
+    #[inline]
+    pub(super) fn ordinary(&self, batch: &Batch<'_>, ways: &Ways) -> u64 {
+        #[cfg(test)]
+        if self.plain {
+            return 0;
+        }
+        let found = ways.found & !batch.columns().last_hop;
+        let mut ordinary = 0;
+        for lane in lanes(found & ways.clients) {
+            let Some(session) = self.sessions.get(ways.slots[lane]) else { continue };
+            let Some(upstream) = self.upstreams.get(session.upstream as usize) else { continue };
+            let goes = upstream.source == session.source && self.goes(session, &upstream.hop, batch, lane);
+            ordinary |= u64::from(goes) << lane;
+        }
+        for lane in lanes(found & ways.answers) {
+            let Some(session) = self.sessions.get(ways.slots[lane]) else { continue };
+            let Some(upstream) = self.upstreams.get(session.upstream as usize) else { continue };
+            let flow = &batch.columns().flow[lane];
+            debug_assert_eq!(session.port.get(), flow.destination.port);
+            let goes = upstream.server == flow.source && self.goes(session, &session.to_client, batch, lane);
+            ordinary |= u64::from(goes) << lane;
+        }
+        ordinary
+    }
+
+    /// Whether the session holds, and the packet in `lane` fits the way it goes and stays in its family.
+    #[inline(always)]
+    fn goes(&self, session: &Session, hop: &NextHop, batch: &Batch<'_>, lane: usize) -> bool {
+        hop.generation == self.generation
+            && batch.columns().length[lane] <= hop.frame
+            && (self.now.wrapping_sub(session.last_seen) <= self.shortest_idle || self.holds(session))
+    }
+
+    /// Whether a client's silence is still shorter than its own entry's timeout.
+    #[cold]
+    #[inline(never)]
+    fn holds(&self, session: &Session) -> bool {
+        !self.expired(session)
+    }
+
+    /// Whether the client whose session is in `slot` need not look for another upstream. Where anybody wants to know
+    /// which ones answer, each packet may change that.
+    #[inline]
+    pub(super) fn stays(&self, slot: u32) -> bool {
+        let Some(health) = &self.health else { return true };
+        self.sessions.get(slot).is_some_and(|session| health.stays(session.key.local, session.upstream))
+    }
+
+    /// Serves clients' packets, all of them [ordinary](Self::ordinary).
+    #[inline]
+    pub(super) fn send_to_upstreams(&mut self, batch: &mut Batch<'_>, of: u64, ways: &Ways) {
+        let of = if self.admits_all() { of } else { self.admitted(batch, of, ways) };
+        let ipv4 = batch.columns().ipv4;
+        self.rewrite_for_upstreams::<true>(batch, of & ipv4, ways);
+        self.rewrite_for_upstreams::<false>(batch, of & !ipv4, ways);
+    }
+
+    #[inline]
+    fn rewrite_for_upstreams<const IPV4: bool>(&mut self, batch: &mut Batch<'_>, of: u64, ways: &Ways) {
+        for lane in lanes(of) {
+            let Some(session) = self.sessions.get_mut(ways.slots[lane]) else { continue };
+            session.last_seen = self.now;
+            let Some(Upstream { server, address, hop, .. }) = self.upstreams.get(session.upstream as usize) else {
+                continue;
+            };
+            debug_assert_eq!(
+                self.sources.get(usize::from(session.source)).map(|source| source.address),
+                Some(*address)
+            );
+            let new = HeadRewrite {
+                macs: &hop.macs,
+                source: (address, session.port.get()),
+                destination: (&server.address, server.port),
+                change: session.change,
+            };
+            send::<IPV4>(batch, lane, hop.port, &new);
+        }
+    }
+
+    /// Serves answers, all of them [ordinary](Self::ordinary).
+    #[inline]
+    pub(super) fn send_to_clients(&mut self, batch: &mut Batch<'_>, of: u64, ways: &Ways) {
+        let of = if self.admits_all() { of } else { self.admitted(batch, of, ways) };
+        let ipv4 = batch.columns().ipv4;
+        self.rewrite_for_clients::<true>(batch, of & ipv4, ways);
+        self.rewrite_for_clients::<false>(batch, of & !ipv4, ways);
+    }
+
+    #[inline]
+    fn rewrite_for_clients<const IPV4: bool>(&self, batch: &mut Batch<'_>, of: u64, ways: &Ways) {
+        for lane in lanes(of) {
+            let Some(session) = self.sessions.get(ways.slots[lane]) else { continue };
+            let Some(Served { listen, .. }) = self.entries.get(usize::from(session.key.local)) else { continue };
+            let client = &session.key.remote;
+            let new = HeadRewrite {
+                macs: &session.to_client.macs,
+                source: (&listen.address, listen.port),
+                destination: (&client.address, client.port),
+                change: session.change.reversed(),
+            };
+            send::<IPV4>(batch, lane, session.to_client.port, &new);
+        }
+    }
+
+    /// Whether nothing is limited, and nobody wants to know who answers.
+    #[inline(always)]
+    fn admits_all(&self) -> bool {
+        self.limits.is_none() && self.health.is_none()
+    }
+
+    /// Those of these packets that are within the limits; the others get their verdict.
+    fn admitted(&mut self, batch: &mut Batch<'_>, of: u64, ways: &Ways) -> u64 {
+        let mut admitted = of;
+        for lane in lanes(of) {
+            let (of_client, slot) = (ways.clients & 1 << lane != 0, ways.slots[lane]);
+            let Some(Session { key, upstream, .. }) = self.sessions.get(slot) else { continue };
+            // An answer is one whether the client may have it or not.
+            if let Some(health) = self.health.as_mut().filter(|_| !of_client) {
+                health.answered(*upstream);
+            }
+            // A packet that was held has paid.
+            if let Some(limits) = self.limits.as_mut().filter(|_| !batch.again()) {
+                let (now, bytes) = (self.now_ns, ip_bytes(batch, lane));
+                let admits = if of_client {
+                    limits.admit(&key.remote, key.local, now, bytes)
+                } else {
+                    limits.admit_reply(&key.remote, now, bytes)
+                };
+                if !admits {
+                    batch.decide(lane, LIMITED);
+                    admitted ^= 1 << lane;
+                    continue;
+                }
+            }
+            if let Some(health) = self.health.as_mut().filter(|_| of_client) {
+                health.sent(key.local, *upstream, slot, self.now);
+            }
+        }
+        admitted
+    }
+}
+
+/// New addresses, and out. The packet is as long as its headers say: without Ethernet padding.
+#[inline(always)]
+fn send<const IPV4: bool>(batch: &mut Batch<'_>, lane: usize, port: PortIndex, new: &HeadRewrite<'_>) {
+    if let Some(head) = batch.transmit_head(lane, batch.columns().length[lane], port) {
+        new.apply(head, IPV4);
+    }
+}

@@ -1,0 +1,91 @@
+//! What the packets of a batch are, and where their sessions: all lanes by stages, before any is served.
+
+use super::{STRAY, UdpRelay};
+use oxide::flow::{FlowKey, FlowKeys};
+use oxide::packet::{Endpoint, Flow, LANES, lanes};
+use oxide::queue::{Batch, Verdict};
+
+/// What is known of a batch after the look-ups: masks of lanes, and columns.
+pub(super) struct Ways {
+    /// Packets for an entry, with their keys.
+    pub(super) clients: u64,
+    pub(super) keys: FlowKeys,
+    /// Packets for one of our source ports, with the place of the source address.
+    pub(super) answers: u64,
+    pub(super) sources: [u8; LANES],
+    /// Of both: those with a session, and where it is.
+    pub(super) found: u64,
+    pub(super) slots: [u32; LANES],
+}
+
+impl Ways {
+    /// Where the session of `lane` was found.
+    #[inline]
+    pub(super) fn slot(&self, lane: usize) -> Option<u32> {
+        (self.found & 1 << lane != 0).then_some(self.slots[lane])
+    }
+}
+
+impl UdpRelay {
+    /// First stage: what each lane is. Packets that are neither a client's nor an answer get their verdict.
+    pub(super) fn classify(&self, batch: &mut Batch<'_>) -> Ways {
+        let (clients, answers, found) = (0, 0, 0);
+        let (keys, sources, slots) = (FlowKeys::default(), [u8::MAX; LANES], [0; LANES]);
+        let mut ways = Ways { clients, keys, answers, sources, found, slots };
+        let columns = batch.columns();
+        let live = batch.live();
+        for lane in lanes(live & !columns.udp) {
+            batch.drop(lane, columns.fault[lane]);
+        }
+        let own = self.slices.of(self.place);
+        // Most packets of a batch are for the entry that the one before was for.
+        let mut last: Option<(Endpoint, u16)> = None;
+        for lane in lanes(live & columns.udp) {
+            let Flow { source, destination } = &columns.flow[lane];
+            if let Some((listen, entry)) = last
+                && listen == *destination
+            {
+                ways.keys.set(lane, &FlowKey { remote: *source, local: entry });
+                ways.clients |= 1 << lane;
+                continue;
+            }
+            // The configuration keeps listening ports and source ports apart. Whose a port is takes a division,
+            // whether it is ours takes none.
+            let ours = own.contains(&u32::from(destination.port));
+            match if ours { Some(self.place) } else { self.slices.owner(destination.port) } {
+                Some(owner) if owner == self.place => {
+                    if let Some((at, ports)) = self.source_of(destination) {
+                        ports.prefetch(destination.port);
+                        // At most `SOURCES`.
+                        ways.sources[lane] = at as u8;
+                    }
+                    ways.answers |= 1 << lane;
+                }
+                Some(other) => batch.decide(lane, Verdict::HandOver(other)),
+                None => match self.listens.get(destination) {
+                    Some(&entry) => {
+                        last = Some((*destination, entry));
+                        ways.keys.set(lane, &FlowKey { remote: *source, local: entry });
+                        ways.clients |= 1 << lane;
+                    }
+                    None => batch.decide(lane, STRAY),
+                },
+            }
+        }
+        ways
+    }
+
+    /// Second stage: where the sessions are. All of them are on their way to the cache afterwards.
+    pub(super) fn look_up(&self, batch: &Batch<'_>, ways: &mut Ways) {
+        ways.found = self.sessions.look_up(&ways.keys, ways.clients, &mut ways.slots);
+        for lane in lanes(ways.answers) {
+            let port = batch.columns().flow[lane].destination.port;
+            let ports = self.sources.get(usize::from(ways.sources[lane]));
+            if let Some(slot) = ports.and_then(|ports| ports.slot(port)) {
+                self.sessions.prefetch(slot);
+                ways.slots[lane] = slot;
+                ways.found |= 1 << lane;
+            }
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! One queue in the simulation: the engine's own [`Actor`] over simulated ports, turned by hand. What is here is what
+//! `engine/worker.rs` does with a thread: make an actor, speak to it, see its end.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use oxide_actors::mailbox::{Address, Inbox, Mailbox, MailboxError, mailbox};
+use oxide_actors::pulse::PulseWatch;
+use oxide_actors::supervisor::{self, End, Line, Link, WorkerId};
+
+use super::app::{App, AppHandler};
+use super::forward::Fused;
+use oxide::port::sim::{SimBackend, SimNet};
+use oxide::port::{Backend, QueueId};
+use oxide::queue::{
+    Actor, ActorSpec, Command, Exit, Parcel, Peers, PortRequests, QueueCounters, QueueSnapshot, Report,
+};
+use oxide::simd::Processor;
+use oxide::umem::PortIndex;
+
+/// Commands, and packets of other queues, that may wait for one actor, as in the engine.
+const COMMANDS: usize = 64;
+const PARCELS: usize = 512;
+/// How long opening tries again while a queue is busy, as the AF_XDP port does.
+const BUSY_DEADLINE: Duration = Duration::from_secs(2);
+
+/// The handler of every simulated actor.
+type H = Fused<AppHandler>;
+type Life = Actor<SimBackend, H>;
+
+/// What an actor's ended lives counted, and what they took with them.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Ended {
+    pub(super) counters: QueueCounters,
+    /// Lives that ended.
+    pub(super) lives: u64,
+    /// Packets in hand, waiting for a TX ring or a next hop.
+    pub(super) in_hand: u64,
+    /// Descriptors the ledger refused.
+    pub(super) bad_descriptors: u64,
+}
+
+impl Ended {
+    /// The last words of a life.
+    pub(super) fn add(&mut self, last: &QueueSnapshot) {
+        add(&mut self.counters, &last.counters);
+        self.lives += 1;
+        self.in_hand += u64::from(last.in_hand);
+        self.bad_descriptors += last.ports.iter().map(|port| port.counters.bad_descriptors).sum::<u64>();
+    }
+}
+
+enum Phase {
+    Down,
+    Opening { by: Instant, parts: Box<Opening> },
+    Up(Box<Life>),
+}
+
+struct Opening {
+    spec: ActorSpec<SimBackend, H>,
+    mailbox: Mailbox<Command<QueueId>>,
+    link: Link<Report>,
+}
+
+pub(super) struct SimActor {
+    pub(super) id: WorkerId,
+    pub(super) queue: u32,
+    pub(super) ids: Vec<QueueId>,
+    pub(super) ended: Ended,
+    /// Lit: the handler panics at its next batch.
+    pub(super) fuse: Arc<AtomicBool>,
+    /// Steps in which it gets no time on its core.
+    pub(super) stalled: u32,
+    /// While an actor lives.
+    pub(super) watch: Option<PulseWatch>,
+    pub(super) generation: u64,
+    queues: u32,
+    net: SimNet,
+    app: Arc<App>,
+    phase: Phase,
+    commands: Option<Address<Command<QueueId>>>,
+    /// What found its mailbox full, in order.
+    unsent: VecDeque<Command<QueueId>>,
+}
+
+impl SimActor {
+    pub(super) fn new(queue: u32, queues: u32, ids: Vec<QueueId>, net: &SimNet, app: &Arc<App>) -> Self {
+        Self {
+            id: WorkerId(queue as usize),
+            queue,
+            ids,
+            ended: Ended::default(),
+            fuse: Arc::default(),
+            stalled: 0,
+            watch: None,
+            generation: 0,
+            queues,
+            net: net.clone(),
+            app: app.clone(),
+            phase: Phase::Down,
+            commands: None,
+            unsent: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn life(&mut self) -> Option<&mut Life> {
+        match &mut self.phase {
+            Phase::Up(life) => Some(life),
+            _ => None,
+        }
+    }
+
+    /// Begins life `generation`; returns where packets for it go.
+    pub(super) fn start(
+        &mut self,
+        generation: u64,
+        line: &Line<Report>,
+        others: &[Option<Address<Parcel>>],
+        now: Instant,
+    ) -> Result<Address<Parcel>, End> {
+        let refused = |error: MailboxError| End::Refused(error.to_string());
+        let (commands, mailbox) = mailbox(COMMANDS).map_err(refused)?;
+        let (parcels, inbox) = Inbox::with_doorbell(PARCELS, mailbox.doorbell()).map_err(refused)?;
+        let mut peers = Peers::new(inbox, self.queues);
+        for (queue, address) in (0..).zip(others).filter(|&(queue, _)| queue != self.queue) {
+            peers.set(queue, address.clone());
+        }
+        let (app, fuse) = (self.app.clone(), self.fuse.clone());
+        let spec = ActorSpec {
+            backend: SimBackend::new(&self.net, &self.ids),
+            factory: Arc::new(move |info| Fused::new(app.handler(info), fuse.clone())),
+            processor: Processor::detect(),
+            queue: self.queue,
+            queues: self.queues,
+            place: self.queue,
+            peers,
+            batch_size: 64,
+            spin: Duration::ZERO,
+            realtime: None,
+            // Another one for each life, as the engine has it.
+            seed: u64::from(self.queue) << 32 ^ generation,
+            rss: vec![None; self.ids.len()],
+            tables: Box::new(self.app.tables(&self.net)),
+        };
+        let (link, watch) = line.link(self.id, generation, now);
+        self.generation = generation;
+        self.watch = Some(watch);
+        self.commands = Some(commands);
+        self.phase = Phase::Opening { by: now + BUSY_DEADLINE, parts: Box::new(Opening { spec, mailbox, link }) };
+        Ok(parcels)
+    }
+
+    /// Passes a decision of the supervisor's on.
+    pub(super) fn command(&mut self, decision: supervisor::Command) {
+        let command = Command::of(decision, || self.requests());
+        self.send(command);
+    }
+
+    fn requests(&self) -> PortRequests<QueueId> {
+        let request = |(port, id): (PortIndex, &QueueId)| {
+            let there = self.net.ifindex(&id.interface).map(|_| id.clone());
+            (port, there.ok_or_else(|| format!("there is no interface {}", id.interface)))
+        };
+        PortIndex::ALL.into_iter().zip(&self.ids).map(request).collect()
+    }
+
+    /// Sends a command; while its mailbox is full it waits here, behind those that wait already.
+    pub(super) fn send(&mut self, command: Command<QueueId>) {
+        if self.commands.is_some() {
+            self.unsent.push_back(command);
+            self.deliver();
+        }
+    }
+
+    fn deliver(&mut self) {
+        let Some(address) = &self.commands else { return };
+        while let Some(command) = self.unsent.pop_front() {
+            if let Err(full) = address.try_send(command) {
+                self.unsent.push_front(full.into_inner());
+                break;
+            }
+        }
+    }
+
+    /// One turn of the actor's loop, as [`run`](oxide::queue::run()) has it; how it ended, if it did.
+    pub(super) fn turn(&mut self, now: Instant) -> Option<End> {
+        if self.stalled > 0 {
+            self.stalled -= 1;
+            return None;
+        }
+        if !self.unsent.is_empty() {
+            self.deliver();
+        }
+        if matches!(self.phase, Phase::Opening { .. }) {
+            return self.open(now).err();
+        }
+        let Phase::Up(actor) = &mut self.phase else { return None };
+        let packets = actor.worker.work(now);
+        actor.kick();
+        if !actor.is_due(packets) {
+            return None;
+        }
+        let exit = actor.control(now, packets)?;
+        actor.end();
+        actor.last_words();
+        self.go_down();
+        Some(exit.end())
+    }
+
+    fn open(&mut self, now: Instant) -> Result<(), End> {
+        let Phase::Opening { by, mut parts } = std::mem::replace(&mut self.phase, Phase::Down) else { return Ok(()) };
+        let actor = match parts.spec.backend.open_present() {
+            Err(error) if error.is_busy() && now < by => {
+                self.phase = Phase::Opening { by, parts };
+                return Ok(());
+            }
+            Ok(opened) => Actor::new(parts.spec, opened, parts.mailbox, parts.link, now),
+            Err(error) => Err(error),
+        };
+        match actor {
+            Ok(actor) => {
+                actor.begin();
+                self.phase = Phase::Up(Box::new(actor));
+                Ok(())
+            }
+            Err(error) => {
+                self.go_down();
+                Err(Exit::NotOpened(error).end())
+            }
+        }
+    }
+
+    fn go_down(&mut self) {
+        self.phase = Phase::Down;
+        (self.commands, self.watch) = (None, None);
+        self.unsent.clear();
+    }
+
+    /// The kernel's step for each of this actor's ports. It goes on while the actor is stalled.
+    pub(super) fn run_kernel(&mut self) {
+        if let Phase::Up(actor) = &mut self.phase {
+            let (umem, ports) = actor.worker.kernel_side();
+            for port in ports {
+                port.run_kernel(umem);
+            }
+        }
+    }
+
+    /// Everything this actor counted in all its lives.
+    pub(super) fn counters(&mut self) -> QueueCounters {
+        let mut sum = self.ended.counters.clone();
+        if let Some(actor) = self.life() {
+            add(&mut sum, actor.worker.counters());
+        }
+        sum
+    }
+
+    /// Descriptors that the ledger refused.
+    pub(super) fn bad_descriptors(&mut self) -> u64 {
+        let ports = PortIndex::first(self.ids.len());
+        let now =
+            self.life().map_or(0, |actor| ports.map(|port| actor.worker.port_counters(port).0.bad_descriptors).sum());
+        self.ended.bad_descriptors + now
+    }
+
+    pub(super) fn light(&self) -> bool {
+        self.fuse.swap(true, Ordering::Relaxed)
+    }
+}
+
+fn add(sum: &mut QueueCounters, more: &QueueCounters) {
+    sum.received += more.received;
+    sum.taken_over += more.taken_over;
+    sum.forwarded += more.forwarded;
+    sum.handed_over += more.handed_over;
+    sum.drops.merge(&more.drops);
+    sum.batches.merge(&more.batches);
+    sum.turns += more.turns;
+}

@@ -1,0 +1,104 @@
+//! What is checked when everything is at rest, and at each restart.
+
+use std::time::Duration;
+
+use oxide_actors::policy::RestartPolicy;
+use oxide_actors::supervisor::WorkerId;
+
+use super::judge::Checker;
+use super::world::World;
+use super::{Chaos, Faults};
+use oxide::umem::PortIndex;
+
+impl World {
+    pub(super) fn check_everything(&mut self) {
+        for at in 0..self.actors.len() {
+            self.check_frames(at);
+            self.check_packets(at);
+        }
+        if self.options.faults == Faults::none() && self.options.chaos == Chaos::none() {
+            let ([asked, answered], there, back) = (self.wires.came, self.judge.there, self.judge.back);
+            let lossless = self.options.replay.is_some() || (there == asked && back == answered);
+            self.judge.check(Checker::Lossless, lossless, || {
+                format!("{asked} packets of clients came, {there} left; {answered} of servers, {back} left")
+            });
+        }
+        let links = self.wires.counters();
+        self.judge.check(Checker::Links, links.offered == links.lost + links.overflowed + links.delivered, || {
+            format!("at rest: {links:?}")
+        });
+    }
+
+    /// Every frame is free or waits to be received into, by both sides' books.
+    fn check_frames(&mut self, at: usize) {
+        let lost = self.lost_frames(at);
+        let actor = &mut self.actors[at];
+        let ids = actor.ids.clone();
+        let Some(life) = actor.life() else { return };
+        let (census, balanced) = (life.worker.umem().census(), life.worker.balanced());
+        let at_ports: Vec<_> = PortIndex::first(ids.len()).map(|port| life.worker.umem().at_port(port)).collect();
+        self.judge.check(
+            Checker::Ledger,
+            balanced && census.app == 0 && census.transmit == lost && census.written_off == 0,
+            || format!("queue {at}: balanced: {balanced}, at rest: {census:?}, never completed: {lost}"),
+        );
+        for (id, (receive, transmit)) in ids.iter().zip(at_ports) {
+            let held = self.net.holdings(id);
+            self.judge.check(Checker::Kernel, (held.receive, held.transmit) == (receive, transmit), || {
+                format!("{id}: the kernel has {held:?}, the ledger {receive} to receive and {transmit} to transmit")
+            });
+            let violations = self.net.violations(id);
+            self.judge.check(Checker::Kernel, violations.is_empty(), || format!("{id}: {violations:?}"));
+        }
+    }
+
+    /// Every packet is accounted for. What a closed socket took with it is bounded by its rings.
+    fn check_packets(&mut self, at: usize) {
+        let actor = &mut self.actors[at];
+        let counters = actor.counters();
+        let in_hand = actor.ended.in_hand;
+        let (came, went) = (
+            counters.received + counters.taken_over,
+            counters.forwarded + counters.handed_over + counters.drops.total() + in_hand,
+        );
+        self.judge
+            .check(Checker::Packets, came == went, || format!("queue {at}: {came} came, {went} went: {counters:?}"));
+        let (mut delivered, mut sent, mut closed) = (0, 0, 0);
+        for id in &actor.ids {
+            let nic = self.net.counters(id);
+            delivered += nic.delivered;
+            sent += nic.sent + nic.unsent;
+            closed += nic.closed;
+            let sum = nic.passed + nic.dropped + nic.refused + nic.delivered + nic.waiting;
+            self.judge.check(Checker::Packets, nic.arrived == sum, || format!("{id}: {nic:?}"));
+        }
+        // Rings of 256 entries each way, of each socket that was closed.
+        let most = closed * 256;
+        let (on_rx, on_tx) = (delivered.wrapping_sub(counters.received), counters.forwarded.wrapping_sub(sent));
+        self.judge.check(Checker::Packets, on_rx <= most && on_tx <= most, || {
+            format!(
+                "queue {at}: {delivered} delivered, {} received; {} forwarded, {sent} sent; {closed} sockets closed",
+                counters.received, counters.forwarded
+            )
+        });
+    }
+
+    /// A worker is restarted of itself after `backoff`, or by an operator if that is zero.
+    pub(super) fn restarted(&mut self, worker: WorkerId, backoff: Duration) {
+        if backoff.is_zero() {
+            return;
+        }
+        let RestartPolicy { max_restarts, window, backoff_min, backoff_max } = RestartPolicy::default();
+        let now = self.now;
+        let restarts = &mut self.restarts[worker.0];
+        restarts.push_back(now);
+        while restarts.front().is_some_and(|&at| now.duration_since(at) >= window) {
+            restarts.pop_front();
+        }
+        let count = restarts.len();
+        let kept = count <= max_restarts as usize && (backoff_min..=backoff_max).contains(&backoff);
+        self.judge.check(Checker::Budget, kept, || {
+            format!("{worker:?} is restarted for the {count}th time within {window:?}, after {backoff:?}")
+        });
+    }
+}

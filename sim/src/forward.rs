@@ -1,0 +1,102 @@
+//! The application that is simulated where no other is asked for: packets that come in by one port
+//! leave by the other, their MAC addresses swapped. A flow belongs to one queue, by its client's port,
+//! so that what comes in elsewhere has to be handed over, as with the relay.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use oxide::packet::{Columns, MacAddr};
+use oxide::queue::{Batch, Context, Handler, Replaced, Verdict};
+use oxide::telemetry::DropReason;
+use oxide::umem::PortIndex;
+
+/// Ports of an actor: towards the clients, and towards the servers.
+pub(super) const CLIENTS: u8 = 0;
+pub(super) const SERVERS: u8 = 1;
+
+/// The queue that a client with this UDP port belongs to.
+pub(super) fn owner(client_port: u16, queues: u32) -> u32 {
+    u32::from(client_port) % queues.max(1)
+}
+
+/// See the module's documentation.
+#[derive(Debug, Default)]
+pub(super) struct Forwarder;
+
+impl Handler for Forwarder {
+    fn handle(&mut self, batch: &mut Batch<'_>, cx: &mut Context<'_>) {
+        let columns: &Columns = batch.columns();
+        let from_clients = batch.from().number() == CLIENTS;
+        for lane in 0..batch.len() {
+            if columns.udp & 1 << lane == 0 {
+                batch.drop(lane, columns.fault[lane]);
+                continue;
+            }
+            let flow = columns.flow[lane];
+            let client = if from_clients { flow.source.port } else { flow.destination.port };
+            let owner = owner(client, cx.info().queues);
+            if owner != cx.info().place {
+                batch.decide(lane, Verdict::HandOver(owner));
+                continue;
+            }
+            if cx.draining() && from_clients {
+                batch.drop(lane, DropReason::Draining);
+                continue;
+            }
+            forward(batch.packet_mut(lane));
+            batch.transmit(lane, if from_clients { PortIndex::P1 } else { PortIndex::P0 });
+        }
+    }
+}
+
+/// What the forwarder does to a frame, for the handler and for the judge.
+pub(super) fn forward(frame: &mut [u8]) {
+    if let Some(macs) = frame.first_chunk_mut::<12>() {
+        let (to, from) = macs.split_at_mut(6);
+        to.swap_with_slice(from);
+    }
+}
+
+/// A handler that panics when the fuse is lit, and is another one otherwise.
+pub(super) struct Fused<H> {
+    inner: H,
+    fuse: Arc<AtomicBool>,
+}
+
+impl<H> Fused<H> {
+    pub(super) fn new(inner: H, fuse: Arc<AtomicBool>) -> Self {
+        Self { inner, fuse }
+    }
+}
+
+impl<H: Handler> Handler for Fused<H> {
+    fn handle(&mut self, batch: &mut Batch<'_>, cx: &mut Context<'_>) {
+        if self.fuse.load(Ordering::Relaxed) {
+            self.fuse.store(false, Ordering::Relaxed);
+            // Half of the batch is decided, as it would be in the middle of a loop.
+            for lane in 0..batch.len() / 2 {
+                batch.transmit(lane, PortIndex::P1);
+            }
+            // Without the panic hook: a long run would print thousands of them.
+            std::panic::resume_unwind(Box::new("the simulation lit the handler's fuse"));
+        }
+        self.inner.handle(batch, cx);
+    }
+
+    fn tick(&mut self, cx: &mut Context<'_>) {
+        self.inner.tick(cx);
+    }
+
+    fn sessions(&self) -> u64 {
+        self.inner.sessions()
+    }
+
+    fn inherit(&mut self, former: &mut Self, why: Replaced) -> Result<u64, String> {
+        self.inner.inherit(&mut former.inner, why)
+    }
+}
+
+/// MAC addresses of the host on the wire of an interface.
+pub(super) fn host_mac(port: u8) -> MacAddr {
+    MacAddr([0x02, 0, 0, 0, 0x10, port])
+}

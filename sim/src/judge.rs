@@ -1,0 +1,368 @@
+//! What must hold, and what did.
+
+use std::collections::VecDeque;
+
+use serde::Serialize;
+
+use super::app::{Rule, relayed};
+use super::forward::{CLIENTS, SERVERS, forward, host_mac};
+use super::traffic::{HOPS, Label, Traffic, Way, read};
+use oxide::packet::parse;
+use oxide::port::sim::SimInterface;
+
+/// What is checked. Each has a name by which reports and failures call it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Checker {
+    /// Every packet that leaves is, byte for byte, what the application has to make of one that came.
+    Content,
+    /// The relay decides about every packet as the slow reference relay does.
+    Reference,
+    /// Packets of one flow leave in the order in which they came off their link, and none twice.
+    Order,
+    /// A fault at one queue costs no other queue a packet.
+    Isolation,
+    /// What is put on a link arrives, or is lost by the link.
+    Links,
+    /// Free, with the application, at the kernel: every frame is in one place, and at rest none is in
+    /// hand or being sent.
+    Ledger,
+    /// The kernel's side counts the same frames as the ledger, and never finds one where it must not be.
+    Kernel,
+    /// Packets that came are packets that left, or were dropped with a reason, at every queue.
+    Packets,
+    /// Without faults nothing is lost.
+    Lossless,
+    /// When faults end, every queue is at work again, and everything under way is done, in bounded time.
+    Recovery,
+    /// No queue is restarted more often than its budget allows, or sooner than its backoff.
+    Budget,
+}
+
+impl Checker {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::Content,
+        Self::Reference,
+        Self::Order,
+        Self::Isolation,
+        Self::Links,
+        Self::Ledger,
+        Self::Kernel,
+        Self::Packets,
+        Self::Lossless,
+        Self::Recovery,
+        Self::Budget,
+    ];
+
+    /// The name in reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Content => "content",
+            Self::Reference => "reference",
+            Self::Order => "order",
+            Self::Isolation => "isolation",
+            Self::Links => "links",
+            Self::Ledger => "ledger",
+            Self::Kernel => "kernel",
+            Self::Packets => "packets",
+            Self::Lossless => "lossless",
+            Self::Recovery => "recovery",
+            Self::Budget => "budget",
+        }
+    }
+}
+
+/// What did not hold, and where.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Failure {
+    /// Which checker found it.
+    pub checker: Checker,
+    /// At which step.
+    pub step: u64,
+    /// What was seen, and what was wanted.
+    pub text: String,
+}
+
+/// What is known of one flow.
+#[derive(Debug, Clone, Default)]
+struct Book {
+    /// Packets that came and have not left, there and back, in the order they came.
+    came: [VecDeque<u64>; 2],
+    /// No fault may cost it a packet.
+    calm: bool,
+    /// The first of its sequence numbers that has not come off the link yet.
+    asked: u64,
+    /// Answers below this may go to another client: their session is gone, and a new one may have got its source
+    /// port, which nobody can tell from theirs.
+    forgiven: u64,
+}
+
+pub(super) struct Judge {
+    pub(super) step: u64,
+    /// Packets that left towards servers, and towards clients.
+    pub(super) there: u64,
+    pub(super) back: u64,
+    /// The first failure.
+    pub(super) failure: Option<Failure>,
+    /// Over everything that left, with its step and place.
+    pub(super) fingerprint: u64,
+    checks: [u64; Checker::ALL.len()],
+    flows: Vec<Book>,
+    expected: Vec<u8>,
+    rule: Rule,
+    /// Answers that went to another client than asked for them, and were excused ([`Book::forgiven`]).
+    pub(super) misdelivered: u64,
+}
+
+impl Judge {
+    pub(super) fn new(calm: Vec<bool>, rule: Rule) -> Self {
+        Self {
+            step: 0,
+            there: 0,
+            back: 0,
+            failure: None,
+            fingerprint: 0xcbf2_9ce4_8422_2325,
+            checks: [0; Checker::ALL.len()],
+            flows: calm.into_iter().map(|calm| Book { calm, ..Book::default() }).collect(),
+            expected: Vec::new(),
+            rule,
+            misdelivered: 0,
+        }
+    }
+
+    /// Counts a check; the first that does not hold is kept.
+    pub(super) fn check(&mut self, checker: Checker, holds: bool, text: impl FnOnce() -> String) {
+        self.checks[checker as usize] += 1;
+        if !holds && self.failure.is_none() {
+            self.failure = Some(Failure { checker, step: self.step, text: text() });
+        }
+    }
+
+    /// How often each checker looked.
+    pub(super) fn checks(&self) -> impl Iterator<Item = (Checker, u64)> + '_ {
+        Checker::ALL.into_iter().zip(self.checks)
+    }
+
+    /// A packet came off its link.
+    #[inline]
+    pub(super) fn came(&mut self, label: Label) {
+        if let Some(book) = self.flows.get_mut(label.flow as usize) {
+            book.came[usize::from(label.way == Way::Back)].push_back(label.sequence);
+            book.asked = book.asked.max(label.sequence + 1);
+        }
+    }
+
+    /// The relay of `queue`, of so many, has lost its sessions: answers that are under way may meet new ones.
+    pub(super) fn sessions_lost(&mut self, queue: u32, queues: u32) {
+        for book in self.flows.iter_mut().skip(queue as usize).step_by(queues as usize) {
+            book.forgiven = book.asked;
+        }
+    }
+
+    /// Packets that came and have not left by now never will: everything is at rest. A flow that is out of the
+    /// reach of faults has none.
+    pub(super) fn at_rest(&mut self) {
+        let late = self.flows.iter().position(|book| book.calm && book.came.iter().any(|came| !came.is_empty()));
+        if self.flows.iter().any(|book| book.calm) {
+            self.check(Checker::Isolation, late.is_none(), || {
+                format!("flow {late:?} is of a queue without faults, and lost its last packets")
+            });
+        }
+        for book in &mut self.flows {
+            book.came.iter_mut().for_each(VecDeque::clear);
+            book.forgiven = 0;
+        }
+    }
+
+    /// A frame of a replayed capture left by `port`: it must have been made, and be the next of its flow.
+    pub(super) fn left_replayed(&mut self, port: u8, frame: &[u8]) {
+        let right = matches!(&self.rule, Rule::Made(made) if made.take(port, frame));
+        self.check(Checker::Content, right, || {
+            format!("port {port}: left, and was not made, or left before, or was overtaken: {frame:02x?}")
+        });
+        *(if port == CLIENTS { &mut self.back } else { &mut self.there }) += 1;
+        let sum = frame.iter().fold(u64::from(port), |sum, byte| sum.rotate_left(7) ^ u64::from(*byte));
+        self.mark(self.step ^ sum);
+    }
+
+    /// A frame left by `port`. What it says of itself, if it is right.
+    pub(super) fn left(&mut self, port: u8, frame: &[u8], traffic: &mut Traffic) -> Option<Label> {
+        let label = read(frame).filter(|label| (label.flow as usize) < self.flows.len());
+        let right_way = |label: &Label| (label.way == Way::Back) == (port == CLIENTS);
+        let Some(label) = label.filter(right_way) else {
+            self.check(Checker::Content, false, || format!("port {port}: not a packet of this way: {frame:02x?}"));
+            return None;
+        };
+        let mut expected = std::mem::take(&mut self.expected);
+        match &self.rule {
+            Rule::Forwarded => {
+                traffic.write(label, &mut expected);
+                forward(&mut expected);
+            }
+            Rule::Relayed => {
+                let forgiven = label.sequence < self.flows[label.flow as usize].forgiven;
+                let home = rewritten(traffic, label, forgiven, frame, &mut expected);
+                self.misdelivered += u64::from(!home);
+            }
+            Rule::Made(made) => {
+                expected.clear();
+                if made.take(port, frame) {
+                    expected.extend_from_slice(frame);
+                }
+            }
+        }
+        self.check(Checker::Content, expected == frame, || {
+            format!("{label:?} left by port {port} as\n{frame:02x?}, wanted\n{expected:02x?}")
+        });
+        self.expected = expected;
+        self.in_order(label);
+        match label.way {
+            Way::There => self.there += 1,
+            Way::Back => self.back += 1,
+        }
+        self.mark(self.step ^ u64::from(label.flow) << 40 ^ label.sequence << 8 ^ u64::from(port));
+        Some(label)
+    }
+
+    fn in_order(&mut self, label: Label) {
+        let Book { came, calm, .. } = &mut self.flows[label.flow as usize];
+        let (came, calm) = (&mut came[usize::from(label.way == Way::Back)], *calm);
+        let mut lost = 0u64;
+        let found = loop {
+            match came.pop_front() {
+                Some(sequence) if sequence == label.sequence => break true,
+                Some(_) => lost += 1,
+                None => break false,
+            }
+        };
+        self.check(Checker::Order, found, || {
+            format!("{label:?}: never came, or left before, or one that came after it left before it")
+        });
+        if calm {
+            self.check(Checker::Isolation, lost == 0, || {
+                format!("{lost} packets before {label:?} are lost, though its queue has no faults")
+            });
+        }
+    }
+
+    /// Goes into the fingerprint.
+    pub(super) fn mark(&mut self, value: u64) {
+        self.fingerprint = (self.fingerprint.rotate_left(5) ^ value).wrapping_mul(0x0000_0100_0000_01b3);
+    }
+}
+
+/// What a relayed packet has to be, given the ends that it has: the one freedom is the source port
+/// towards the upstream, and, for an answer that is `forgiven`, which of the queue's clients gets it. Nothing is
+/// right if the ends are not. Whether it went to its own client or server.
+fn rewritten(traffic: &mut Traffic, label: Label, forgiven: bool, frame: &[u8], expected: &mut Vec<u8>) -> bool {
+    expected.clear();
+    let head = std::array::from_fn(|at| frame.get(at).copied().unwrap_or(0));
+    let Ok(parsed) = parse(&head, frame.len() as u16) else { return true };
+    let there = label.way == Way::There;
+    let home = relayed(there, traffic.ends(label.flow).source, &parsed.flow);
+    let other = parsed.flow.destination;
+    let excused =
+        |traffic: &Traffic| forgiven && relayed(there, other, &parsed.flow) && traffic.is_fellow(label.flow, other);
+    if home || excused(traffic) {
+        traffic.write_between(parsed.flow, label, HOPS - 1, expected);
+        let (to, from) = if there { (SERVERS, "servers") } else { (CLIENTS, "clients") };
+        expected[..6].copy_from_slice(&host_mac(to).0);
+        expected[6..12].copy_from_slice(&SimInterface::new(from, 1).mac.0);
+    }
+    home
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::app::FORWARDED;
+    use oxide::port::sim::Rng;
+
+    /// A judge that has seen the frames that `spoil` makes of packets 0 to 3 of one flow.
+    fn judged(spoil: impl Fn(u64, &mut Vec<u8>)) -> Option<Checker> {
+        let mut traffic = Traffic::new(1, FORWARDED);
+        let mut judge = Judge::new(vec![false; traffic.flows()], Rule::Forwarded);
+        let first = traffic.pick(0, &mut Rng::new(1));
+        for sequence in 0..4 {
+            let mut frame = Vec::new();
+            judge.came(Label { sequence, ..first });
+            traffic.write(Label { sequence, ..first }, &mut frame);
+            forward(&mut frame);
+            spoil(sequence, &mut frame);
+            judge.left(SERVERS, &frame, &mut traffic);
+        }
+        judge.failure.map(|failure| failure.checker)
+    }
+
+    #[test]
+    fn what_is_wrong_is_found() {
+        assert_eq!(judged(|_, _| {}), None);
+        let flip = |at: usize| {
+            judged(move |n, frame| {
+                if n == 2 {
+                    frame[at] ^= 1
+                }
+            })
+        };
+        for at in [0, 11, 12, 16, 22, 30, 36, 40, 59] {
+            assert_eq!(flip(at), Some(Checker::Content), "byte {at}");
+        }
+        assert_eq!(
+            judged(|n, frame| if n == 2 {
+                frame.truncate(50)
+            }),
+            Some(Checker::Content)
+        );
+        assert_eq!(
+            judged(|n, frame| if n == 2 {
+                frame.push(0)
+            }),
+            Some(Checker::Content)
+        );
+        assert_eq!(
+            judged(|n, frame| if n == 2 {
+                forward(frame)
+            }),
+            Some(Checker::Content)
+        );
+    }
+
+    #[test]
+    fn order_and_repetition_are_found() {
+        let run = |order: &[u64]| in_order(&[0, 1, 2, 3, 4, 5, 6], order, false);
+        assert_eq!(run(&[0, 1, 5, 6]), None, "losses are no disorder");
+        assert_eq!(run(&[0, 2, 1]), Some(Checker::Order));
+        assert_eq!(run(&[0, 1, 1]), Some(Checker::Order));
+        assert_eq!(run(&[7]), Some(Checker::Order), "it never came");
+        // What a link has put out of order must leave as it came.
+        assert_eq!(in_order(&[1, 0, 2], &[1, 0, 2], true), None);
+        assert_eq!(in_order(&[1, 0, 2], &[0, 1, 2], false), Some(Checker::Order));
+    }
+
+    #[test]
+    fn a_loss_without_faults_is_found() {
+        assert_eq!(in_order(&[0, 1, 2], &[0, 2], true), Some(Checker::Isolation));
+        assert_eq!(in_order(&[0, 1, 2], &[0, 1], true), Some(Checker::Isolation), "the last one is missed at rest");
+        assert_eq!(in_order(&[0, 1, 2], &[0, 1, 2], true), None);
+    }
+
+    /// Packets of one flow come, and leave; what is found.
+    fn in_order(came: &[u64], left: &[u64], calm: bool) -> Option<Checker> {
+        let mut traffic = Traffic::new(1, FORWARDED);
+        let mut judge = Judge::new(vec![calm; traffic.flows()], Rule::Forwarded);
+        let first = traffic.pick(0, &mut Rng::new(1));
+        came.iter().for_each(|&sequence| judge.came(Label { sequence, ..first }));
+        for &sequence in left {
+            let mut frame = Vec::new();
+            traffic.write(Label { sequence, ..first }, &mut frame);
+            forward(&mut frame);
+            judge.left(SERVERS, &frame, &mut traffic);
+        }
+        judge.at_rest();
+        judge.failure.map(|failure| failure.checker)
+    }
+}

@@ -1,0 +1,359 @@
+//! A slow relay that is obviously right, to hold the fast one against. For tests and the simulator.
+//! It knows no limits, no gate and no upstream that is down: configurations for it leave them off.
+//!
+//! It keeps sessions in a map, takes packets one by one, and computes checksums anew. What the fast
+//! relay is free to choose, a new session's source port, it learns from the fast one's first packet,
+//! after checking that the choice was allowed. Everything else it predicts.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use oxide::net::{Resolution, Tables};
+use oxide::packet::{self, Endpoint, Flow, checksum};
+use oxide::port::PortInfo;
+use oxide::queue::{Outcome, QueueInfo};
+use oxide::telemetry::DropReason;
+use oxide::umem::PortIndex;
+use oxide_relay::RelayPlan;
+
+#[derive(Debug, Clone)]
+struct Session {
+    upstream: Endpoint,
+    source: IpAddr,
+    /// Unknown until a packet has left.
+    port: Option<u16>,
+    last_seen: u32,
+}
+
+/// What the relay was in when it got a packet.
+pub struct Seen<'a> {
+    /// The batch's clock.
+    pub now: Instant,
+    /// The tables in force.
+    pub tables: &'a Tables,
+    /// The queue's ports, as they are now: one that was opened again may have another interface number.
+    pub ports: &'a [PortInfo],
+    /// Whether the engine drains.
+    pub draining: bool,
+    /// The whole frame.
+    pub packet: &'a [u8],
+}
+
+impl Seen<'_> {
+    fn port_of(&self, interface: u32) -> Option<PortIndex> {
+        self.ports.iter().position(|port| port.ifindex == interface).and_then(PortIndex::new)
+    }
+}
+
+/// One queue's reference. Exact for tables of at most 64 sessions a queue; larger ones may refuse a new
+/// session while an idle one has not been swept yet, which this does not know.
+pub struct Reference {
+    plan: RelayPlan,
+    info: QueueInfo,
+    sessions: HashMap<(Endpoint, usize), Session>,
+    epoch: Option<Instant>,
+}
+
+/// What must happen: the new frame, or a verdict.
+enum Wanted {
+    Transmit {
+        port: PortIndex,
+        frame: Vec<u8>,
+        flow: Flow,
+        learn: Option<(Endpoint, usize)>,
+    },
+    Other(Outcome),
+    /// The packet may meet a session whose port is not known yet.
+    Unknown,
+}
+
+impl Reference {
+    /// No sessions yet.
+    #[must_use]
+    pub fn new(plan: &RelayPlan, info: &QueueInfo) -> Self {
+        Self { plan: plan.clone(), info: info.clone(), sessions: HashMap::new(), epoch: None }
+    }
+
+    /// Sessions that are not over.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Moves on to `now`: to be called at each tick as well, the first time included.
+    pub fn advance(&mut self, now: Instant) -> u32 {
+        let epoch = *self.epoch.get_or_insert(now);
+        let ticks = tenths(now.duration_since(epoch));
+        let entries = self.plan.entries();
+        self.sessions.retain(|(_, entry), session| ticks - session.last_seen <= tenths(entries[*entry].idle_timeout));
+        ticks
+    }
+
+    /// Whether `did` is right for `seen`.
+    ///
+    /// # Errors
+    /// What would have been right.
+    pub fn check(&mut self, seen: &Seen<'_>, did: &Outcome) -> Result<(), String> {
+        let ticks = self.advance(seen.now);
+        match (self.decide(seen, ticks), did) {
+            (Wanted::Unknown, _) => Ok(()),
+            (Wanted::Other(wanted), did) if wanted == *did => Ok(()),
+            (Wanted::Transmit { port, frame, flow, learn }, Outcome::Transmit(to, sent)) if port.number() == *to => {
+                match learn {
+                    None => same(&frame, sent),
+                    Some(key) => {
+                        let chosen = source_port(sent).ok_or("no UDP header in what was sent")?;
+                        self.learn(key, chosen)?;
+                        // Now that the port is known, all bytes are.
+                        let new = Flow { source: Endpoint { port: chosen, ..flow.source }, ..flow };
+                        let mut wanted = seen.packet.to_vec();
+                        wanted[..12].copy_from_slice(&frame[..12]);
+                        rewrite(&mut wanted, &new).ok_or("reference cannot rewrite")?;
+                        same(&wanted, sent)
+                    }
+                }
+            }
+            (Wanted::Transmit { port, flow, .. }, did) => Err(format!("wanted {flow:?} by port {port}, got {did:?}")),
+            (Wanted::Other(wanted), did) => Err(format!("wanted {wanted:?}, got {did:?}")),
+        }
+    }
+
+    fn decide(&mut self, seen: &Seen<'_>, ticks: u32) -> Wanted {
+        let drop = |reason| Wanted::Other(Outcome::Drop(reason));
+        let mut head = [0; 64];
+        let n = seen.packet.len().min(64);
+        head[..n].copy_from_slice(&seen.packet[..n]);
+        let flow = match packet::parse(&head, seen.packet.len() as u16) {
+            Ok(parsed) => parsed.flow,
+            Err(reason) => return drop(reason),
+        };
+        if let Some(entry) = self.plan.entries().iter().position(|entry| entry.listen == flow.destination) {
+            return match self.client(seen, flow.source, entry, ticks) {
+                Ok(session) => {
+                    let learn = session.port.is_none().then_some((flow.source, entry));
+                    let source = Endpoint::from(SocketAddr::new(session.source, session.port.unwrap_or(0)));
+                    self.send(seen, Flow { source, destination: session.upstream }, learn)
+                }
+                Err(reason) => drop(reason),
+            };
+        }
+        let slices = self.plan.slices(self.info.queues);
+        let ours = slices.of(self.info.place);
+        match slices.owner(flow.destination.port) {
+            None => return drop(DropReason::NoSession),
+            Some(other) if other != self.info.place => {
+                return Wanted::Other(Outcome::HandOver(other, seen.packet.to_vec()));
+            }
+            Some(_) => debug_assert!(ours.contains(&u32::from(flow.destination.port))),
+        }
+        let source = flow.destination.ip();
+        let found = self.sessions.iter().find(|(_, s)| s.source == source && s.port == Some(flow.destination.port));
+        match found {
+            Some((_, session)) if session.upstream != flow.source => drop(DropReason::WrongPeer),
+            Some((&(client, entry), _)) => {
+                let listen = self.plan.entries()[entry].listen;
+                self.send(seen, Flow { source: listen, destination: client }, None)
+            }
+            None if self.sessions.values().any(|s| s.source == source && s.port.is_none()) => Wanted::Unknown,
+            None => drop(DropReason::NoSession),
+        }
+    }
+
+    fn client(&mut self, seen: &Seen<'_>, client: Endpoint, entry: usize, ticks: u32) -> Result<Session, DropReason> {
+        let key = (client, entry);
+        if let Some(session) = self.sessions.get_mut(&key) {
+            if seen.tables.source_for(session.upstream.ip()).is_none_or(|source| source == session.source) {
+                session.last_seen = ticks;
+                return Ok(session.clone());
+            }
+            self.sessions.remove(&key);
+        }
+        if seen.draining {
+            return Err(DropReason::Draining);
+        }
+        let planned = &self.plan.entries()[entry];
+        if seen.tables.local(client.ip()) || planned.upstreams.contains(&client) {
+            return Err(DropReason::BadSource);
+        }
+        let upstream = planned.upstreams[planned.upstream_for(&client)];
+        let leaves_by = match seen.tables.resolve(upstream.ip()) {
+            Resolution::Hop(hop) => hop.interface,
+            Resolution::Unresolved { interface, .. } => interface,
+            Resolution::NoRoute => return Err(DropReason::NoRoute),
+        };
+        seen.port_of(leaves_by).ok_or(DropReason::NoRoute)?;
+        let source = seen.tables.source_for(upstream.ip()).ok_or(DropReason::NoRoute)?;
+        let queues = self.info.queues;
+        if self.sessions.len() >= self.plan.capacity_per_queue(queues) as usize {
+            return Err(DropReason::SessionsFull);
+        }
+        let taken = self.sessions.values().filter(|session| session.source == source).count();
+        if taken >= self.plan.slices(queues).of(self.info.place).len() {
+            return Err(DropReason::PortsExhausted);
+        }
+        let session = Session { upstream, source, port: None, last_seen: ticks };
+        self.sessions.insert(key, session.clone());
+        Ok(session)
+    }
+
+    fn send(&self, seen: &Seen<'_>, new: Flow, learn: Option<(Endpoint, usize)>) -> Wanted {
+        let drop = |reason| Wanted::Other(Outcome::Drop(reason));
+        let hop = match seen.tables.resolve(new.destination.ip()) {
+            Resolution::NoRoute => return drop(DropReason::NoRoute),
+            Resolution::Unresolved { interface, .. } => {
+                return match seen.port_of(interface) {
+                    Some(_) => Wanted::Other(Outcome::Hold(seen.packet.to_vec())),
+                    None => drop(DropReason::NoRoute),
+                };
+            }
+            Resolution::Hop(hop) => hop,
+        };
+        let Some(port) = seen.port_of(hop.interface) else { return drop(DropReason::NoRoute) };
+        let mut frame = seen.packet.to_vec();
+        let Some(ip_length) = ip_length(&frame) else { return drop(DropReason::IpLength) };
+        let crossed = match (ipv4(&frame), new.destination.is_ipv4()) {
+            (true, false) => ip_length + 20,
+            (false, true) => ip_length - 20,
+            _ => ip_length,
+        };
+        if crossed > usize::from(hop.mtu) {
+            return drop(DropReason::TooBig);
+        }
+        frame[..6].copy_from_slice(&hop.destination.0);
+        frame[6..12].copy_from_slice(&hop.source.0);
+        match rewrite(&mut frame, &new) {
+            Some(()) => Wanted::Transmit { port, frame, flow: new, learn },
+            None => drop(DropReason::TtlExpired),
+        }
+    }
+
+    fn learn(&mut self, key: (Endpoint, usize), port: u16) -> Result<(), String> {
+        let ours = self.plan.slices(self.info.queues).of(self.info.place);
+        if !ours.contains(&u32::from(port)) {
+            return Err(format!("source port {port} is not in this queue's slice {ours:?}"));
+        }
+        let source = self.sessions.get(&key).map(|session| session.source);
+        if self.sessions.values().any(|other| Some(other.source) == source && other.port == Some(port)) {
+            return Err(format!("source port {port} has a session already"));
+        }
+        if let Some(session) = self.sessions.get_mut(&key) {
+            session.port = Some(port);
+        }
+        Ok(())
+    }
+}
+
+fn tenths(time: std::time::Duration) -> u32 {
+    (time.as_millis() / 100) as u32
+}
+
+fn ipv4(frame: &[u8]) -> bool {
+    frame[12..14] == [0x08, 0x00]
+}
+
+fn ip_length(frame: &[u8]) -> Option<usize> {
+    let field = |at: usize| Some(usize::from(u16::from_be_bytes([*frame.get(at)?, *frame.get(at + 1)?])));
+    if ipv4(frame) { field(16) } else { field(18).map(|payload| 40 + payload) }
+}
+
+fn source_port(frame: &[u8]) -> Option<u16> {
+    let at = if ipv4(frame) { 34 } else { 54 };
+    Some(u16::from_be_bytes([*frame.get(at)?, *frame.get(at + 1)?]))
+}
+
+/// Puts new ends into a well-formed datagram, cuts off the padding, takes one hop, and computes the
+/// checksums from nothing. A UDP checksum of zero (IPv4) stays, one that was wrong becomes another wrong
+/// one: here it is left as it was, and [`same`] does not look at it. `None` if no hop is left.
+fn rewrite(frame: &mut Vec<u8>, new: &Flow) -> Option<()> {
+    let length = 14 + ip_length(frame)?;
+    frame.truncate(length);
+    let (l4, hops, addresses, width) = if ipv4(frame) { (34, 22, 26, 4) } else { (54, 21, 22, 16) };
+    let right = udp_is_right(frame);
+    if ipv4(frame) != new.destination.is_ipv4() {
+        return cross(frame, new, right);
+    }
+    let hops = frame.get_mut(hops)?;
+    *hops = hops.checked_sub(1).filter(|&left| left > 0)?;
+    frame[addresses..addresses + width].copy_from_slice(&new.source.address[16 - width..]);
+    frame[addresses + width..addresses + 2 * width].copy_from_slice(&new.destination.address[16 - width..]);
+    frame[l4..l4 + 2].copy_from_slice(&new.source.port.to_be_bytes());
+    frame[l4 + 2..l4 + 4].copy_from_slice(&new.destination.port.to_be_bytes());
+    if ipv4(frame) {
+        let header = checksum::ipv4_header(&frame[14..34])?;
+        frame[24..26].copy_from_slice(&header.to_be_bytes());
+    }
+    if right && frame[l4 + 6..l4 + 8] != [0, 0] {
+        let sum = udp_checksum(frame)?;
+        frame[l4 + 6..l4 + 8].copy_from_slice(&sum.to_be_bytes());
+    }
+    Some(())
+}
+
+/// The same for new ends of the other family: a new header (RFC 7915), the datagram behind it.
+fn cross(frame: &mut Vec<u8>, new: &Flow, right: bool) -> Option<()> {
+    let datagram = frame.split_off(if ipv4(frame) { 34 } else { 54 });
+    let length = datagram.len() as u16;
+    let (class, hops) = if ipv4(frame) { (frame[15], frame[22]) } else { (frame[14] << 4 | frame[15] >> 4, frame[21]) };
+    let hops = hops.checked_sub(1).filter(|&left| left > 0)?;
+    frame.truncate(12);
+    if new.destination.is_ipv4() {
+        let [total, length] = (length + 20).to_be_bytes();
+        frame.extend([0x08, 0x00, 0x45, class, total, length, 0, 0, 0x40, 0, hops, 17, 0, 0]);
+        frame.extend(&new.source.address[12..]);
+        frame.extend(&new.destination.address[12..]);
+        let header = checksum::ipv4_header(&frame[14..34])?;
+        frame[24..26].copy_from_slice(&header.to_be_bytes());
+    } else {
+        let [high, low] = length.to_be_bytes();
+        frame.extend([0x86, 0xdd, 0x60 | class >> 4, class << 4, 0, 0, high, low, 17, hops]);
+        frame.extend(new.source.address);
+        frame.extend(new.destination.address);
+    }
+    let l4 = frame.len();
+    frame.extend(datagram);
+    frame[l4..l4 + 2].copy_from_slice(&new.source.port.to_be_bytes());
+    frame[l4 + 2..l4 + 4].copy_from_slice(&new.destination.port.to_be_bytes());
+    if right {
+        let sum = udp_checksum(frame)?;
+        frame[l4 + 6..l4 + 8].copy_from_slice(&sum.to_be_bytes());
+    }
+    Some(())
+}
+
+/// The UDP checksum of a whole datagram, its field taken as zero.
+fn udp_checksum(frame: &[u8]) -> Option<u16> {
+    let l4 = if ipv4(frame) { 34 } else { 54 };
+    let length = u16::from_be_bytes([*frame.get(l4 + 4)?, *frame.get(l4 + 5)?]);
+    let mut datagram = frame.get(l4..l4 + usize::from(length))?.to_vec();
+    datagram[6..8].fill(0);
+    let sum = if ipv4(frame) {
+        checksum::Sum::pseudo_ipv4(*frame[26..].first_chunk()?, *frame[30..].first_chunk()?, length)
+    } else {
+        checksum::Sum::pseudo_ipv6(*frame[22..].first_chunk()?, *frame[38..].first_chunk()?, length)
+    };
+    checksum::udp(sum, &datagram)
+}
+
+fn udp_is_right(frame: &[u8]) -> bool {
+    let l4 = if ipv4(frame) { 34 } else { 54 };
+    let field = u16::from_be_bytes([frame[l4 + 6], frame[l4 + 7]]);
+    (field == 0 && ipv4(frame)) || udp_checksum(frame) == Some(field)
+}
+
+/// Whether two frames are the same; where the wanted one's UDP checksum is wrong, any wrong one will do.
+fn same(wanted: &[u8], sent: &[u8]) -> Result<(), String> {
+    let l4 = if ipv4(wanted) { 34 } else { 54 };
+    let damaged = !udp_is_right(wanted);
+    let mut sent_like = sent.to_vec();
+    if damaged && sent.len() == wanted.len() {
+        if udp_is_right(sent) {
+            return Err("a datagram that came damaged left whole".to_owned());
+        }
+        sent_like[l4 + 6..l4 + 8].copy_from_slice(&wanted[l4 + 6..l4 + 8]);
+    }
+    if sent_like == wanted {
+        return Ok(());
+    }
+    Err(format!("wanted {wanted:02x?}, sent {sent:02x?}"))
+}

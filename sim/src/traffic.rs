@@ -1,0 +1,223 @@
+//! What clients and servers send. Every packet says which it is, so that the judge knows what it was
+//! made of when it comes out again.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use super::forward::{CLIENTS, SERVERS, host_mac, owner};
+use oxide::packet::build::UdpFrame;
+use oxide::packet::{Endpoint, Flow};
+use oxide::port::sim::Rng;
+
+/// Which way a packet goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Way {
+    /// From a client to its server.
+    There,
+    /// The server's answer.
+    Back,
+}
+
+/// What a packet says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Label {
+    pub(super) flow: u32,
+    pub(super) sequence: u64,
+    pub(super) way: Way,
+}
+
+/// Starts every payload.
+const MAGIC: [u8; 4] = *b"OXSM";
+/// Magic, flow, sequence, way.
+const LABEL: usize = 4 + 4 + 8 + 1;
+/// Hops that a packet has left when it arrives.
+pub(super) const HOPS: u8 = 64;
+/// Flows of each queue.
+const FLOWS_PER_QUEUE: u32 = 64;
+/// Clients besides, of whom each comes now and then: far more than a queue's table of sessions holds.
+const STRANGERS_PER_QUEUE: u32 = 512;
+/// One flow in this many always comes in at a queue that is not its owner's.
+const ASTRAY: u32 = 16;
+/// The longest payload: an Ethernet MTU less IPv6 and UDP headers.
+const LONGEST: usize = 1500 - 48;
+
+pub(super) struct Traffic {
+    queues: u32,
+    /// Where clients send to, by IPv4 and by IPv6.
+    service: [SocketAddr; 2],
+    /// The next sequence number of each flow: those of each queue first, then strangers'.
+    next: Vec<u64>,
+    /// How many strangers have come.
+    strangers: u32,
+    payload: Vec<u8>,
+}
+
+impl Traffic {
+    pub(super) fn new(queues: u32, service: [SocketAddr; 2]) -> Self {
+        let flows = (FLOWS_PER_QUEUE + STRANGERS_PER_QUEUE) * queues;
+        Self { queues, service, next: vec![0; flows as usize], strangers: 0, payload: Vec::with_capacity(2048) }
+    }
+
+    pub(super) fn flows(&self) -> usize {
+        self.next.len()
+    }
+
+    /// A flow that comes in at `queue`, drawn at random.
+    pub(super) fn pick(&mut self, queue: u32, rng: &mut Rng) -> Label {
+        self.label(queue + self.queues * rng.below(u64::from(FLOWS_PER_QUEUE)) as u32)
+    }
+
+    /// The next of the strangers that come in at `queue`.
+    pub(super) fn stranger(&mut self, queue: u32) -> Label {
+        self.strangers = (self.strangers + 1) % STRANGERS_PER_QUEUE;
+        self.label(queue + self.queues * (FLOWS_PER_QUEUE + self.strangers))
+    }
+
+    /// Whether no queue but its own, and none but those that `calm` names, has to do with a flow.
+    pub(super) fn stays_within(&self, flow: u32, calm: impl Fn(u32) -> bool) -> bool {
+        let owner = owner(self.ends(flow).source.port, self.queues);
+        let at = flow % self.queues;
+        // By the forwarder a flow leaves from its owner's port, by the relay from where it arrived.
+        [at, owner, self.answered_at(flow, at), self.answered_at(flow, owner)].into_iter().all(calm)
+    }
+
+    /// Whether `client` comes in at the same queue as the clients of `flow`.
+    pub(super) fn is_fellow(&self, flow: u32, client: Endpoint) -> bool {
+        let fellows = (flow % self.queues..self.flows() as u32).step_by(self.queues as usize);
+        fellows.into_iter().any(|fellow| self.ends(fellow).source == client)
+    }
+
+    fn label(&mut self, flow: u32) -> Label {
+        let next = &mut self.next[flow as usize];
+        let label = Label { flow, sequence: *next, way: Way::There };
+        *next += 1;
+        label
+    }
+
+    /// Where the answer to a packet of this flow arrives, which was sent by `queue`: RSS knows nothing of
+    /// sessions, so that some flows' answers always come to another queue.
+    pub(super) fn answered_at(&self, flow: u32, queue: u32) -> u32 {
+        let astray = flow / self.queues % ASTRAY == ASTRAY / 2;
+        if astray { (queue + 1) % self.queues } else { queue }
+    }
+
+    /// Its two ends. Flow numbers are dealt to queues in turn; astray flows have the client port of
+    /// another queue.
+    pub(super) fn ends(&self, flow: u32) -> Flow {
+        let arrives_at = flow % self.queues;
+        let astray = flow / self.queues % ASTRAY == ASTRAY - 1;
+        let belongs_to = if astray { (arrives_at + 1) % self.queues } else { arrives_at };
+        // Ports above 1024 that are congruent to the owner.
+        let base = 1024u32.next_multiple_of(self.queues);
+        let port = (base + belongs_to + self.queues * (flow / self.queues % 512)) as u16;
+        debug_assert_eq!(owner(port, self.queues), belongs_to);
+        // At most 64 queues: 36,864 flows.
+        let (low, high) = ((flow + 1) as u8, ((flow + 1) >> 8) as u8);
+        let [ipv4, ipv6] = self.service;
+        let (client, service): (IpAddr, _) = if flow % 3 == 2 {
+            (Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, flow as u16, 1).into(), ipv6)
+        } else {
+            (Ipv4Addr::new(10, 1, high, low).into(), ipv4)
+        };
+        Flow { source: SocketAddr::new(client, port).into(), destination: Endpoint::from(service) }
+    }
+
+    /// Writes the packet as it arrives at the engine to `out`, replacing what is there. An answer has the
+    /// ends of the request turned round.
+    pub(super) fn write(&mut self, label: Label, out: &mut Vec<u8>) {
+        let ends = self.ends(label.flow);
+        let ends = match label.way {
+            Way::There => ends,
+            Way::Back => Flow { source: ends.destination, destination: ends.source },
+        };
+        self.write_between(ends, label, HOPS, out);
+    }
+
+    /// The same between other ends, with so many hops left.
+    pub(super) fn write_between(&mut self, ends: Flow, label: Label, hop_limit: u8, out: &mut Vec<u8>) {
+        let Label { flow, sequence, way } = label;
+        let mut payload = std::mem::take(&mut self.payload);
+        payload.clear();
+        payload.extend_from_slice(&MAGIC);
+        payload.extend_from_slice(&flow.to_be_bytes());
+        payload.extend_from_slice(&sequence.to_be_bytes());
+        payload.push(u8::from(way == Way::Back));
+        payload.resize(length(flow, sequence), flow as u8 ^ sequence as u8);
+        let from = if way == Way::There { CLIENTS } else { SERVERS };
+        let frame = UdpFrame {
+            source_mac: host_mac(from),
+            destination_mac: host_mac(0x80 | from),
+            hop_limit,
+            ..UdpFrame::new(ends, &payload)
+        };
+        out.resize(frame.len(), 0);
+        let written = frame.write(out);
+        debug_assert_eq!(written, Some(out.len()));
+        self.payload = payload;
+    }
+}
+
+/// Mostly short, as the packets that relays see most; now and then up to the MTU.
+fn length(flow: u32, sequence: u64) -> usize {
+    let draw = (u64::from(flow) << 20 ^ sequence).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    match draw % 32 {
+        0 => LABEL + (draw as usize >> 8) % (LONGEST - LABEL + 1),
+        1 => LONGEST,
+        _ => LABEL + (draw as usize >> 8) % 64,
+    }
+}
+
+/// What a frame that left says of itself; `None` if it is none of ours.
+pub(super) fn read(frame: &[u8]) -> Option<Label> {
+    let l4 = match frame.get(12..15)? {
+        [0x08, 0x00, 0x45] => 34,
+        [0x86, 0xdd, _] => 54,
+        _ => return None,
+    };
+    let label = frame.get(l4 + 8..)?.first_chunk::<LABEL>()?;
+    let (magic, rest) = label.split_first_chunk::<4>()?;
+    let (flow, rest) = rest.split_first_chunk::<4>()?;
+    let (sequence, way) = rest.split_first_chunk::<8>()?;
+    let way = if way == [0] { Way::There } else { Way::Back };
+    let label = Label { flow: u32::from_be_bytes(*flow), sequence: u64::from_be_bytes(*sequence), way };
+    (*magic == MAGIC).then_some(label)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::app::FORWARDED;
+    use oxide::packet::{parse, verify_udp};
+
+    #[test]
+    fn packets_are_right_and_say_which_they_are() {
+        let mut traffic = Traffic::new(3, FORWARDED);
+        let mut rng = Rng::new(1);
+        let mut frame = Vec::new();
+        let mut longest = 0;
+        for i in 0..3000 {
+            let label = Label { way: if i % 2 == 0 { Way::There } else { Way::Back }, ..traffic.pick(i % 3, &mut rng) };
+            traffic.write(label, &mut frame);
+            assert_eq!(read(&frame), Some(label));
+            let head = std::array::from_fn(|at| frame.get(at).copied().unwrap_or(0));
+            let parsed = parse(&head, frame.len() as u16).unwrap();
+            assert_eq!(verify_udp(&frame, &parsed), Ok(()));
+            longest = longest.max(frame.len());
+        }
+        assert_eq!(longest, 1514);
+    }
+
+    #[test]
+    fn flows_go_to_their_queue_but_for_those_astray() {
+        let traffic = Traffic::new(4, FORWARDED);
+        let owners = |flow: u32| owner(traffic.ends(flow).source.port, 4);
+        let at_home = (0..256).filter(|&flow| owners(flow) == flow % 4).count();
+        assert_eq!(at_home, 256 - 16);
+        for queues in [1, 3, 4, 64] {
+            let traffic = Traffic::new(queues, FORWARDED);
+            let all: std::collections::HashSet<_> =
+                (0..traffic.flows() as u32).map(|flow| traffic.ends(flow)).collect();
+            assert_eq!(all.len(), traffic.flows(), "two flows have the same ends");
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! The loop of the simulation: time, faults, traffic, actors, kernel, wires, supervisor.
+
+mod report;
+mod rest;
+mod upsets;
+mod wires;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use oxide_actors::mailbox::Address;
+use oxide_actors::supervisor::{Action, Depth, Event, Heard, Input, Line, Notice, Roster, Settings, State, WorkerId};
+
+use super::actor::SimActor;
+use super::app::App;
+use super::judge::{Checker, Judge};
+use super::traffic::Traffic;
+use super::{Application, SimOptions, Watch};
+use oxide::port::QueueId;
+use oxide::port::sim::{Driver, Rng, SimInterface, SimNet};
+use oxide::queue::{Command, Parcel, Report};
+use upsets::Upsets;
+use wires::Wires;
+
+/// The interfaces, in the order of ports.
+const INTERFACES: [&str; 2] = ["clients", "servers"];
+/// Steps between two quiescent points.
+const EPOCH: u64 = 4096;
+/// The longest time of one step, ns.
+const STEP_NS: u64 = 200_000;
+/// Less than the relay's sessions may idle, by more than a packet is under way without faults.
+const SESSIONS_END: Duration = Duration::from_secs(119);
+/// Steps between two looks at the heartbeats.
+const PULSE_EVERY: u64 = 64;
+
+pub(super) struct World {
+    pub(super) options: SimOptions,
+    pub(super) net: SimNet,
+    pub(super) actors: Vec<SimActor>,
+    pub(super) roster: Roster,
+    pub(super) judge: Judge,
+    pub(super) now: Instant,
+    pub(super) wires: Wires,
+    quiescent_points: u64,
+    soft_restarts: u64,
+    /// Times at which ports were opened again while their actor lived on.
+    port_restarts: u64,
+    /// Times at which a queue's budget was used up.
+    given_up: u64,
+    /// When each worker was restarted of itself, of late.
+    pub(super) restarts: Vec<VecDeque<Instant>>,
+    upsets: Upsets,
+    rng: Rng,
+    traffic: Traffic,
+    /// Where packets for each queue go.
+    directory: Vec<Option<Address<Parcel>>>,
+    /// What actors say.
+    line: Line<Report>,
+    app: Arc<App>,
+    /// When everything was last at rest.
+    rested: Instant,
+    /// The step at which next hops that were asked for are known.
+    known_at: Option<u64>,
+}
+
+impl World {
+    pub(super) fn new(options: &SimOptions) -> Self {
+        let mut options = SimOptions { queues: options.queues.clamp(1, 64), ..options.clone() };
+        if options.replay.is_some() {
+            // What was made is known from the handlers: a capture's packets do not say which they are.
+            options.application = Application::CheckedRelay;
+        }
+        let queues = options.queues;
+        let mut rng = Rng::part(options.seed, u64::MAX);
+        let interfaces = INTERFACES.map(|name| SimInterface {
+            driver: if rng.chance(500_000) { Driver::Copy } else { Driver::ZeroCopy },
+            ..SimInterface::new(name, queues)
+        });
+        let net = SimNet::new(&interfaces, options.seed);
+        // Where time begins makes no difference to anything: only differences are looked at.
+        let now = Instant::now();
+        let app = Arc::new(App::new(&options));
+        let actor = |queue| {
+            let ids = INTERFACES.map(|name| QueueId::new(name, queue)).to_vec();
+            SimActor::new(queue, queues, ids, &net, &app)
+        };
+        let traffic = Traffic::new(queues, app.service());
+        let is_calm = |queue| options.only.is_some_and(|only| only != queue);
+        let calm = (0..traffic.flows() as u32).map(|flow| traffic.stays_within(flow, is_calm)).collect();
+        let settings = Settings { seed: options.seed, ..Settings::default() };
+        Self {
+            actors: (0..queues).map(actor).collect(),
+            roster: Roster::new(settings, queues as usize),
+            judge: Judge::new(calm, app.rule()),
+            now,
+            wires: Wires::new(&options),
+            quiescent_points: 0,
+            soft_restarts: 0,
+            port_restarts: 0,
+            given_up: 0,
+            restarts: vec![VecDeque::new(); queues as usize],
+            upsets: Upsets::new(queues),
+            rng,
+            traffic,
+            directory: vec![None; queues as usize],
+            line: Line::default(),
+            app,
+            rested: now,
+            known_at: None,
+            net,
+            options,
+        }
+    }
+
+    pub(super) fn run(&mut self, watch: &mut dyn Watch) {
+        self.decide(Input::Start);
+        self.settle(watch);
+        while self.wires.sent < self.options.packets && self.judge.failure.is_none() {
+            self.step(true, watch);
+            if self.judge.step.is_multiple_of(EPOCH) {
+                self.settle(watch);
+                watch.progress(self.wires.sent);
+            }
+        }
+        self.settle(watch);
+        watch.progress(self.wires.sent);
+    }
+
+    fn step(&mut self, traffic: bool, watch: &mut dyn Watch) {
+        self.judge.step += 1;
+        let time = Duration::from_nanos(1 + self.rng.below(STEP_NS));
+        self.advance(time);
+        self.upset();
+        if traffic {
+            self.clients_send();
+        }
+        self.come_off_links();
+        // Who comes first is drawn anew each time.
+        let first = self.rng.below(self.actors.len() as u64) as usize;
+        let mut ended = Vec::new();
+        for n in 0..self.actors.len() {
+            let at = (first + n) % self.actors.len();
+            ended.extend(self.actors[at].turn(self.now).map(|end| (at, end)));
+            self.actors[at].run_kernel();
+        }
+        for queue in 0..self.actors.len() {
+            self.go_onto_links(queue, watch);
+        }
+        // What an actor said before its end comes before its end.
+        self.listen();
+        for (at, end) in ended {
+            let SimActor { id: worker, generation, .. } = self.actors[at];
+            self.decide(Input::Ended { worker, generation, end });
+        }
+        self.resolve();
+        self.supervise();
+    }
+
+    pub(super) fn advance(&mut self, by: Duration) {
+        self.now += by;
+        self.net.advance(by);
+    }
+
+    /// Tells every actor where this queue's packets go now, as the engine does when one starts or ends.
+    fn announce(&mut self, of: usize, address: Option<Address<Parcel>>) {
+        for (_, actor) in self.actors.iter_mut().enumerate().filter(|&(at, _)| at != of) {
+            actor.send(Command::Peer { place: of as u32, address: address.clone() });
+        }
+        self.directory[of] = address;
+    }
+
+    /// As the engine does with netlink's news.
+    fn publish(&mut self) {
+        for worker in 0..self.actors.len() {
+            let tables = self.app.tables(&self.net);
+            self.actors[worker].send(Command::Tables(Box::new(tables)));
+            self.decide(Input::Wake { worker: WorkerId(worker) });
+        }
+    }
+
+    /// Words go to the roster; of reports, those are read that the simulation wants to know of.
+    fn listen(&mut self) {
+        while let Some(heard) = self.line.heard() {
+            match heard {
+                Heard::Input(input) => self.decide(input),
+                Heard::Notice(Notice::Report { worker, report, .. }) => self.read(worker, report),
+                Heard::Notice(Notice::Event(_)) => {}
+            }
+        }
+    }
+
+    fn read(&mut self, worker: WorkerId, report: Report) {
+        match report {
+            Report::Resolve { .. } if self.known_at.is_none() => {
+                self.known_at = Some(self.judge.step + 1 + self.rng.below(20));
+            }
+            Report::Ports(_) => self.port_restarts += 1,
+            Report::Last(last) => self.actors[worker.0].ended.add(&last),
+            Report::Replaced(Err(_)) => self.judge.sessions_lost(worker.0 as u32, self.options.queues),
+            _ => {}
+        }
+    }
+
+    fn supervise(&mut self) {
+        if self.judge.step.is_multiple_of(PULSE_EVERY) {
+            for at in 0..self.actors.len() {
+                let (worker, now) = (WorkerId(at), self.now);
+                if let Some(age) = self.actors[at].watch.as_mut().map(|watch| watch.age(now)) {
+                    self.decide(Input::Pulse { worker, age });
+                }
+            }
+        }
+        if self.roster.next_due().is_some_and(|due| self.now >= due) {
+            self.decide(Input::Tick);
+        }
+        // Sessions that idle for two minutes end: only after a jump of the clock may answers still be under way.
+        if self.now.duration_since(self.rested) >= SESSIONS_END {
+            (0..self.options.queues).for_each(|queue| self.judge.sessions_lost(queue, self.options.queues));
+        }
+    }
+
+    fn decide(&mut self, input: Input) {
+        if let Input::Ended { worker, .. } = &input {
+            self.judge.sessions_lost(worker.0 as u32, self.options.queues);
+            self.announce(worker.0, None);
+        }
+        let actions = self.roster.handle(self.now, input);
+        self.apply(actions);
+    }
+
+    /// Next hops that handlers asked for are known some steps later. What the reference found is reported.
+    fn resolve(&mut self) {
+        if self.known_at.is_some_and(|step| self.judge.step >= step) {
+            self.known_at = None;
+            self.app.set_known(true);
+            self.publish();
+        }
+        if self.options.application == Application::CheckedRelay {
+            let complaint = self.app.complaint();
+            self.judge.check(Checker::Reference, complaint.is_none(), || complaint.unwrap_or_default());
+        }
+    }
+
+    pub(super) fn apply(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Start { worker, generation } => self.start(worker, generation),
+                Action::Send { worker, command } => self.actors[worker.0].command(command),
+                // Its packets take the program's fallback: from now on, or until its heart beats again.
+                Action::Abandon { worker } | Action::Emit(Event::Stalled { worker, .. }) => {
+                    self.actors[worker.0].ids.iter().for_each(|id| self.net.steer_away(id));
+                }
+                Action::Emit(Event::Recovered { worker }) => self.actors[worker.0].send(Command::Steer),
+                Action::Emit(Event::Changed { to: State::Failed { .. }, .. }) => self.given_up += 1,
+                Action::Emit(Event::Changed { worker, to: State::Restarting { depth, backoff }, .. }) => {
+                    self.soft_restarts += u64::from(depth == Depth::Soft);
+                    self.judge.mark(worker.0 as u64 ^ backoff.as_nanos() as u64);
+                    self.restarted(worker, backoff);
+                }
+                Action::Emit(_) => {}
+            }
+        }
+    }
+
+    fn start(&mut self, worker: WorkerId, generation: u64) {
+        match self.actors[worker.0].start(generation, &self.line, &self.directory, self.now) {
+            Ok(address) => self.announce(worker.0, Some(address)),
+            Err(end) => self.decide(Input::Ended { worker, generation, end }),
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Quiescent points: faults end, traffic ends, everything comes to rest and is checked.
+
+use std::time::Duration;
+
+use oxide_actors::supervisor::{Depth, Input, State, WorkerId};
+
+use super::{INTERFACES, World};
+use crate::Watch;
+use crate::judge::Checker;
+use oxide::port::Port;
+use oxide::umem::PortIndex;
+
+/// The longest backoff, a try of what was waited for, and time to open.
+const WITHIN: Duration = Duration::from_secs(10);
+
+impl World {
+    /// A quiescent point; then the faults begin again, with a budget of restarts that has had its window to
+    /// forget.
+    pub(super) fn settle(&mut self, watch: &mut dyn Watch) {
+        if self.judge.failure.is_some() {
+            return;
+        }
+        self.calm_down();
+        self.come_to_rest(watch);
+        self.check_everything();
+        self.reopen_leaking(watch);
+        self.app.forget();
+        self.judge.at_rest();
+        self.quiescent_points += 1;
+        self.advance(Duration::from_secs(61));
+        self.decide(Input::Tick);
+        self.rested = self.now;
+        self.go_on();
+    }
+
+    /// Frames whose completions never come are the kernel's until the socket is closed: an operator restarts
+    /// such a port, and has all of them again.
+    fn reopen_leaking(&mut self, watch: &mut dyn Watch) {
+        for port in PortIndex::first(INTERFACES.len()) {
+            let lost = |world: &Self, at: usize| world.net.holdings(&world.actors[at].ids[usize::from(port)]).lost;
+            let leaking: Vec<usize> = (0..self.actors.len()).filter(|&at| lost(self, at) > 0).collect();
+            for &at in &leaking {
+                self.upsets.lost_completions += u64::from(lost(self, at));
+                self.restart(WorkerId(at), Depth::Part(port.number()));
+            }
+            if !leaking.is_empty() && self.judge.failure.is_none() {
+                self.come_to_rest(watch);
+                self.check_everything();
+                let left: u32 = leaking.iter().map(|&at| lost(self, at)).sum();
+                self.judge.check(Checker::Recovery, left == 0, || format!("{left} frames are lost after a restart"));
+            }
+        }
+    }
+
+    /// Frames of a queue whose completions never come.
+    pub(crate) fn lost_frames(&self, at: usize) -> u32 {
+        self.actors[at].ids.iter().map(|id| self.net.holdings(id).lost).sum()
+    }
+
+    fn come_to_rest(&mut self, watch: &mut dyn Watch) {
+        let (since, within) = (self.now, WITHIN + self.round_trip());
+        let mut steps = 0u64;
+        while !self.at_rest() {
+            if self.now.duration_since(since) > within || self.judge.failure.is_some() {
+                let states: Vec<_> = (0..self.actors.len()).map(|at| self.state_of(at)).collect();
+                self.judge.check(Checker::Recovery, false, || format!("not at rest after {within:?}: {states:?}"));
+                return;
+            }
+            self.revive();
+            self.step(false, watch);
+            steps += 1;
+            if steps > 2_000 {
+                // Whatever waits now waits for the clock.
+                self.advance(Duration::from_millis(1));
+            }
+        }
+        self.judge.check(Checker::Recovery, true, String::new);
+    }
+
+    fn at_rest(&mut self) -> bool {
+        (0..self.actors.len()).all(|at| {
+            let running = matches!(self.roster.state(WorkerId(at)), Some(State::Running));
+            let lost = self.lost_frames(at);
+            let actor = &mut self.actors[at];
+            let waiting = actor.ids.iter().any(|id| self.net.waiting(id) > 0);
+            let done = actor.life().is_some_and(|life| {
+                let received = life.worker.kernel_side().1.any(|port| port.occupancy().rx > 0);
+                let census = life.worker.umem().census();
+                let nothing = census.app == 0 && census.transmit == lost && !life.worker.has_parcels();
+                nothing && life.worker.parked().is_none() && !received
+            });
+            running && !waiting && done
+        }) && self.wires.are_empty()
+    }
+
+    fn state_of(&mut self, at: usize) -> String {
+        let state = self.roster.state(WorkerId(at)).map(ToString::to_string).unwrap_or_default();
+        let actor = &mut self.actors[at];
+        let waiting: Vec<_> = actor.ids.iter().map(|id| self.net.waiting(id)).collect();
+        let census = actor.life().map(|life| life.worker.umem().census());
+        format!("queue {at} {state}, {waiting:?} packets waiting, {census:?}")
+    }
+}
