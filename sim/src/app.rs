@@ -345,7 +345,7 @@ impl CheckedRelay {
                     Outcome::Transmit(port.number(), frame.to_vec())
                 }
                 Verdict::Drop(reason) => Outcome::Drop(reason),
-                Verdict::Hold => Outcome::Hold(frame.to_vec()),
+                Verdict::Hold | Verdict::HoldFor(_) => Outcome::Hold(frame.to_vec()),
                 Verdict::HandOver(queue) => Outcome::HandOver(queue, frame.to_vec()),
             };
             let packet = &self.packets[lane];

@@ -23,6 +23,8 @@ struct Ask {
     due: Instant,
     /// Not before this, whoever wants it.
     earliest: Instant,
+    /// A loss is asked about at once from then on.
+    loss_at: Instant,
 }
 
 #[derive(Debug, Default)]
@@ -37,14 +39,19 @@ impl Asks {
             let oldest = self.entries.iter().min_by_key(|(_, ask)| ask.wanted).map(|(key, _)| *key);
             oldest.map(|key| self.entries.remove(&key));
         }
-        let ask = self.entries.entry(key).or_insert(Ask { wanted: now, due: now, earliest: now });
+        let ask = self.entries.entry(key).or_insert(Ask { wanted: now, due: now, earliest: now, loss_at: now });
         ask.wanted = now;
         ask.fire(now)
     }
 
-    /// The kernel has forgotten `key`. Whether to ask it again now; if that is too soon, `due` will say it later.
+    /// The kernel has forgotten `key`. Whether to ask it again now; if that is too soon, `due` will say it later. A loss is
+    /// news: the request before it does not delay the next one, only a loss before it does. So a flush of the kernel's
+    /// neighbours costs no wait, and one that the kernel gives up again and again is not asked for without a pause.
     pub(super) fn lost(&mut self, key: Key, now: Instant) -> bool {
         self.entries.get_mut(&key).is_some_and(|ask| {
+            if ask.loss_at <= now {
+                (ask.earliest, ask.loss_at) = (now, now + AGAIN);
+            }
             ask.due = ask.earliest;
             ask.fire(now)
         })
@@ -105,12 +112,13 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_one_is_asked_for_again_but_not_too_soon() {
+    fn lost_neighbour_is_requested_at_once_but_not_without_pause() {
         let (mut asks, start) = (Asks::default(), Instant::now());
         assert!(!asks.lost(key(1), start), "nobody wants it");
         assert!(asks.want(key(1), start));
-        assert!(!asks.lost(key(1), start + AGAIN / 2));
-        assert_eq!(asks.due(start + AGAIN), [key(1)], "as soon as the limit lets it");
+        assert!(asks.lost(key(1), start + AGAIN / 2), "a flush is no reason to wait");
+        assert!(!asks.lost(key(1), start + AGAIN * 3 / 4), "two losses in a row are");
+        assert_eq!(asks.due(start + AGAIN * 3 / 2), [key(1)], "as soon as the limit lets it");
         assert!(asks.lost(key(1), start + AGAIN * 3));
     }
 

@@ -1,8 +1,40 @@
 //! A batch as a handler sees it: packets to read and rewrite, columns to decide by, one verdict each.
 
+use std::net::IpAddr;
+
 use crate::packet::{Columns, LANES};
 use crate::telemetry::DropReason;
 use crate::umem::{Frame, PortIndex, Umem};
+
+/// Names what a held packet waits for. Different things may have one key, which costs them fairness and nothing else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct HoldKey(u16);
+
+impl HoldKey {
+    /// Keys that are told apart: half of them next hops, half the handler's own.
+    pub(crate) const BUCKETS: usize = 512;
+
+    /// Makes a key of the handler's own. Numbers that are equal modulo 256 are not told apart.
+    #[must_use]
+    pub const fn new(number: u32) -> Self {
+        Self(256 + (number % 256) as u16)
+    }
+
+    /// Makes the key of a next hop.
+    pub(crate) fn next_hop(interface: u32, address: IpAddr) -> Self {
+        let words = match address {
+            IpAddr::V4(v4) => u128::from(v4.to_bits()),
+            IpAddr::V6(v6) => v6.to_bits(),
+        };
+        let mixed =
+            (words as u64 ^ (words >> 64) as u64 ^ u64::from(interface) << 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        Self((mixed >> 56) as u16)
+    }
+
+    pub(crate) const fn bucket(self) -> usize {
+        self.0 as usize % Self::BUCKETS
+    }
+}
 
 /// What becomes of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -17,6 +49,9 @@ pub enum Verdict {
     /// Kept, and shown again in a later batch: when the tables change, or after a short while.
     /// Bounded in number and time.
     Hold,
+    /// As [`Hold`](Self::Hold), until what the key names is there: packets that wait for one thing leave room for those
+    /// that wait for another.
+    HoldFor(HoldKey),
     /// Copied to the actor at this [place](super::QueueInfo::place), which sees it as if it had come in there by
     /// the same interface.
     HandOver(u32),

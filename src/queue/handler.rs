@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
 
-use super::Batch;
+use super::{Batch, HoldKey};
 use crate::net::Tables;
 use crate::port::{PortInfo, Rss};
 use crate::simd::Processor;
@@ -189,12 +189,13 @@ impl<'a> Context<'a> {
     }
 
     /// Asks the kernel, by way of the supervisor, for the MAC of `next_hop` on `interface`. Hold the
-    /// packet meanwhile ([`Verdict::Hold`](super::Verdict::Hold)).
-    pub fn resolve(&mut self, interface: u32, next_hop: IpAddr) {
+    /// packet meanwhile ([`Verdict::HoldFor`](super::Verdict::HoldFor)), by the key that is returned.
+    pub fn resolve(&mut self, interface: u32, next_hop: IpAddr) -> HoldKey {
         if !self.requests.contains(&(interface, next_hop)) {
             // Full: a later packet of the same flow asks again.
             let _ = self.requests.try_push((interface, next_hop));
         }
+        HoldKey::next_hop(interface, next_hop)
     }
 }
 

@@ -155,7 +155,7 @@ impl<H: Handler> Harness<H> {
                 Verdict::Transmit(to) => Outcome::Transmit(to.number(), bytes),
                 Verdict::Drop(reason) => Outcome::Drop(reason),
                 Verdict::None => Outcome::Drop(DropReason::NoVerdict),
-                Verdict::Hold => Outcome::Hold(bytes),
+                Verdict::Hold | Verdict::HoldFor(_) => Outcome::Hold(bytes),
                 Verdict::HandOver(queue) => Outcome::HandOver(queue, bytes),
             });
         }

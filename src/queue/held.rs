@@ -1,14 +1,18 @@
-//! Packets that wait for a next hop. Bounded in number and in time.
+//! Packets that wait, for a next hop or for the answer of another queue. Bounded in number and in time, and fair: who
+//! waits for one thing in vain leaves room for those who wait for another.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::batch::HoldKey;
 use crate::packet::LANES;
 use crate::port::Burst;
-use crate::umem::{Frame, PortIndex};
+use crate::umem::{Frame, HELD_FRAMES, PortIndex};
 
-/// Packets that may wait at once. One batch: the pool is sized for it.
-const CAPACITY: usize = LANES;
+/// Packets that may wait at once: the pool is sized for it.
+const CAPACITY: usize = HELD_FRAMES as usize;
+/// Packets that may wait for one thing.
+const PER_KEY: u16 = LANES as u16;
 /// How long one may wait. The kernel asks three times, a second apart, before it gives a neighbour up.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -16,6 +20,7 @@ struct Entry {
     frame: Frame,
     from: PortIndex,
     deadline: Instant,
+    key: HoldKey,
 }
 
 /// First in, first out.
@@ -23,11 +28,13 @@ pub(super) struct Held {
     waiting: VecDeque<Entry>,
     /// Entries at the front that this round has not shown yet.
     to_show: usize,
+    /// Entries by [`HoldKey::bucket`].
+    counts: [u16; HoldKey::BUCKETS],
 }
 
 impl Default for Held {
     fn default() -> Self {
-        Self { waiting: VecDeque::with_capacity(CAPACITY), to_show: 0 }
+        Self { waiting: VecDeque::with_capacity(CAPACITY), to_show: 0, counts: [0; HoldKey::BUCKETS] }
     }
 }
 
@@ -36,22 +43,42 @@ impl Held {
         self.waiting.len()
     }
 
-    /// Keeps `frame`; one that was held before keeps its deadline.
+    /// Keeps `frame`, which waits for what `key` stands for; one that was held before keeps its deadline. Where all
+    /// places are taken, the oldest of those gives way that wait for the same thing in greatest number: it is returned.
     ///
     /// # Errors
-    /// The frame, if there is no room.
+    /// The frame, if as many wait for the same already as may, or as for anything else.
     pub(super) fn hold(
         &mut self,
         frame: Frame,
         from: PortIndex,
+        key: HoldKey,
         until: Option<Instant>,
         now: Instant,
-    ) -> Result<(), Frame> {
-        if self.waiting.len() >= CAPACITY {
+    ) -> Result<Option<Frame>, Frame> {
+        let count = self.counts[key.bucket()];
+        if count >= PER_KEY {
             return Err(frame);
         }
-        self.waiting.push_back(Entry { frame, from, deadline: until.unwrap_or(now + PATIENCE) });
-        Ok(())
+        let mut evicted = None;
+        if self.waiting.len() >= CAPACITY {
+            let largest = self.counts.iter().zip(0_usize..).max().map_or(0, |(_, bucket)| bucket);
+            if self.counts[largest] < count + 2 {
+                return Err(frame);
+            }
+            evicted =
+                self.waiting.iter().position(|entry| entry.key.bucket() == largest).and_then(|at| self.remove(at));
+        }
+        self.counts[key.bucket()] += 1;
+        self.waiting.push_back(Entry { frame, from, deadline: until.unwrap_or(now + PATIENCE), key });
+        Ok(evicted.map(|entry| entry.frame))
+    }
+
+    fn remove(&mut self, at: usize) -> Option<Entry> {
+        let entry = self.waiting.remove(at)?;
+        self.to_show -= usize::from(at < self.to_show);
+        self.counts[entry.key.bucket()] -= 1;
+        Some(entry)
     }
 
     /// Starts a round: everything that waits now is shown once.
@@ -68,15 +95,96 @@ impl Held {
             if *group.get_or_insert(key) != key {
                 break;
             }
-            self.to_show -= 1;
-            // `front` was there; `burst` has room.
-            if let Some(entry) = self.waiting.pop_front()
-                && let Err(frame) = burst.push(entry.frame)
-            {
-                self.waiting.push_front(Entry { frame, ..entry });
-                break;
-            }
+            self.move_to(burst, 0)?;
         }
         group
+    }
+
+    /// `burst` has room.
+    fn move_to(&mut self, burst: &mut Burst, at: usize) -> Option<()> {
+        burst.push(self.remove(at)?.frame).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::umem::{PageKind, Region, RingSizes, Umem, UmemLayout};
+
+    fn key(n: u32) -> usize {
+        HoldKey::new(n).bucket()
+    }
+
+    struct Lab {
+        umem: Umem,
+        held: Held,
+        now: Instant,
+    }
+
+    impl Lab {
+        fn new() -> Self {
+            let rings = RingSizes::from_ring_size(64).unwrap();
+            let layout = UmemLayout::new(2048, 1024, 0, &rings, 1, 0).unwrap();
+            let umem = Umem::new(Region::map(layout.bytes(), PageKind::Base, None).unwrap(), layout).unwrap();
+            Self { umem, held: Held::default(), now: Instant::now() }
+        }
+
+        /// Whether a packet was kept, and whether another gave way. `mark` is its length.
+        fn hold(&mut self, key: u32, mark: u16) -> (bool, Option<u16>) {
+            let mut frame = self.umem.take().unwrap();
+            assert!(self.umem.set_length(&mut frame, mark));
+            let held = self.held.hold(frame, PortIndex::default(), HoldKey::new(key), None, self.now);
+            let kept = held.is_ok();
+            let back = held.map_or_else(Some, |evicted| evicted);
+            let mark = back.as_ref().map(|frame| frame.length());
+            back.into_iter().for_each(|frame| self.umem.give(frame));
+            (kept, mark.filter(|_| kept))
+        }
+
+        /// The marks of the packets that are shown.
+        fn show(&mut self, mut next: impl FnMut(&mut Held, &mut Burst) -> Option<(PortIndex, Instant)>) -> Vec<u16> {
+            let (mut burst, mut marks) = (Burst::new(), Vec::new());
+            while next(&mut self.held, &mut burst).is_some() {
+                for frame in burst.drain() {
+                    marks.push(frame.length());
+                    self.umem.give(frame);
+                }
+            }
+            marks
+        }
+    }
+
+    #[test]
+    fn dead_next_hop_leaves_room_for_others() {
+        let mut lab = Lab::new();
+        for _ in 0..100 {
+            lab.hold(1, 60);
+        }
+        assert_eq!(lab.held.len(), 64);
+        // Four dead ones fill all places; each newcomer still finds one, at the cost of those who have most.
+        (2..5).for_each(|n| (0..100).for_each(|_| _ = lab.hold(n, 60)));
+        assert_eq!(lab.held.len(), CAPACITY);
+        for n in 5..40 {
+            assert_eq!(lab.hold(n, 61), (true, Some(60)), "{n}");
+        }
+        assert_eq!(lab.held.len(), CAPACITY);
+        let counts = &lab.held.counts;
+        assert!((1..5).all(|n| (54..=56).contains(&counts[key(n)])), "{counts:?}");
+        // Nobody takes a place from those who have as few.
+        while lab.hold(5, 62).0 {}
+        assert!((43..=46).contains(&lab.held.counts[key(5)]), "{}", lab.held.counts[key(5)]);
+    }
+
+    #[test]
+    fn held_packets_are_shown_in_order() {
+        let mut lab = Lab::new();
+        for n in 0..90 {
+            lab.hold(n % 3, 100 + n as u16);
+        }
+        lab.held.begin_round();
+        let shown = lab.show(|held, burst| held.next_group(burst));
+        assert_eq!(shown, (100..190).collect::<Vec<u16>>());
+        assert_eq!((lab.held.len(), lab.held.counts.iter().sum::<u16>()), (0, 0));
     }
 }

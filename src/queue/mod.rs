@@ -31,7 +31,7 @@ mod worker;
 #[doc(hidden)]
 pub use actor::Actor;
 pub use actor::{ActorSpec, HandlerFactory};
-pub use batch::{Batch, Verdict};
+pub use batch::{Batch, HoldKey, Verdict};
 pub use counters::{BatchSizes, QueueCounters, TurnTimes};
 /// With [`Batch::new`] and [`Context::new`], for what calls a handler without a [`Worker`].
 #[doc(hidden)]

@@ -38,8 +38,7 @@ impl Context<'_> {
             }
             Resolution::Unresolved { interface, next_hop } => {
                 self.port_of(interface).ok_or(NO_ROUTE)?;
-                self.resolve(interface, next_hop);
-                Err(Verdict::Hold)
+                Err(Verdict::HoldFor(self.resolve(interface, next_hop)))
             }
         }
     }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use faults::Faults;
 use ports::Seat;
 
-use super::batch::{Batch, Verdict};
+use super::batch::{Batch, HoldKey, Verdict};
 use super::counters::QueueCounters;
 use super::handler::{Context, Handler, QueueInfo, Requests};
 use super::held::Held;
@@ -297,10 +297,14 @@ impl<P: Port, H: Handler> Worker<P, H> {
                     }
                     _ => Refusal(frame, DropReason::PortClosed),
                 },
-                Verdict::Hold => match held.hold(frame, from, held_until, now) {
-                    Ok(()) => continue,
-                    Err(frame) => Refusal(frame, DropReason::HoldFull),
-                },
+                Verdict::Hold | Verdict::HoldFor(_) => {
+                    let key = if let Verdict::HoldFor(key) = *verdict { key } else { HoldKey::default() };
+                    match held.hold(frame, from, key, held_until, now) {
+                        Ok(None) => continue,
+                        // One that waits longer, or this one.
+                        Ok(Some(frame)) | Err(frame) => Refusal(frame, DropReason::HoldFull),
+                    }
+                }
                 Verdict::HandOver(queue) => match peers.hand_over(queue, from, umem.bytes(&frame)) {
                     Ok(()) => {
                         counters.handed_over += 1;

@@ -8,6 +8,9 @@ pub const XDP_HEADROOM: u32 = 256;
 /// Most entries of one ring: the fill ring of the largest `ring_size`.
 const MAX_ENTRIES: u32 = 65_536;
 
+/// Packets of one actor that may wait at once, for a next hop or for another queue.
+pub(crate) const HELD_FRAMES: u32 = 256;
+
 /// Entries in each of the four rings of a port; all powers of two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct RingSizes {
@@ -106,11 +109,11 @@ impl UmemLayout {
     }
 
     /// Frames that are enough whatever the rings hold: those of each port and a batch that waits for its TX ring, and
-    /// two batches with the application (one in hand, one held for a next hop).
+    /// those with the application: a batch in hand, and [`HELD_FRAMES`].
     #[must_use]
     pub fn frames_for(rings: &RingSizes, ports: u32) -> u32 {
         let batch = crate::packet::LANES as u32;
-        rings.frames().saturating_add(batch).saturating_mul(ports).saturating_add(2 * batch)
+        rings.frames().saturating_add(batch).saturating_mul(ports).saturating_add(batch + HELD_FRAMES)
     }
 
     /// Bytes in a frame.

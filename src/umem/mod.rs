@@ -14,6 +14,7 @@ mod port_index;
 mod region;
 
 pub use frame::Frame;
+pub(crate) use layout::HELD_FRAMES;
 pub use layout::{LayoutError, RingSizes, UmemLayout, XDP_HEADROOM};
 pub use ledger::{BadDescriptor, Census, Ledger, Place};
 pub use observe::PagesSeen;

@@ -90,7 +90,7 @@ fn engine_values_out_of_range() {
         ("ring_size = -1", "engine.ring_size = -1: allowed"),
         ("ring_size = \"big\"", "engine.ring_size = \"big\": allowed"),
         ("frame_size = 3000", "write frame_size = 4096"),
-        ("frame_count = 100", "at least 3264 frames"),
+        ("frame_count = 100", "at least 3456 frames"),
         ("frame_count = 4000000", "1048576 are the most"),
         ("frame_count = \"many\"", "engine.frame_count = \"many\""),
         ("batch_size = 0", "1 to 64, packets"),

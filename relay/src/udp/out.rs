@@ -97,8 +97,7 @@ impl UdpRelay {
             }
             Resolution::Unresolved { interface, next_hop } => {
                 cx.port_of(interface).ok_or(NO_ROUTE)?;
-                cx.resolve(interface, next_hop);
-                Err(Verdict::Hold)
+                Err(Verdict::HoldFor(cx.resolve(interface, next_hop)))
             }
         }
     }
