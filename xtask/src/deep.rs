@@ -67,12 +67,12 @@ fn tools() -> PathBuf {
     root().join("target/tools")
 }
 
-/// cargo-fuzz into [`tools`], from the registry: some two minutes, once.
-fn install_fuzz(cancel: &Cancel) -> Result<()> {
-    println!("\n== cargo install cargo-fuzz {CARGO_FUZZ}, into target/tools");
+/// Installs a tool from the registry into [`tools`].
+pub(crate) fn install_tool(cancel: &Cancel, name: &str, version: &str) -> Result<()> {
+    println!("\n== cargo install {name} {version}, into target/tools");
     let build = tools().join("build");
     let mut command = cargo();
-    command.args(["install", "cargo-fuzz", "--version", CARGO_FUZZ, "--locked", "--root"]).arg(tools());
+    command.args(["install", name, "--version", version, "--locked", "--root"]).arg(tools());
     command.arg("--target-dir").arg(&build);
     run_lines(cancel, &mut command, |line| println!("{line}"))?;
     let _ = std::fs::remove_dir_all(build);
@@ -84,7 +84,7 @@ fn install_fuzz(cancel: &Cancel) -> Result<()> {
 pub(crate) fn fuzz(cancel: &Cancel, asked: bool, policy: Policy) -> Result<Outcome> {
     let mut tally = Tally::default();
     if asked && policy == Policy::Install && quietly_succeeds(&mut nightly(&["--version"])) && !nightly_has("fuzz") {
-        install_fuzz(cancel)?;
+        install_tool(cancel, "cargo-fuzz", CARGO_FUZZ)?;
     }
     if nightly_has("fuzz") {
         for target in ["parse", "config", "relay", "steering"] {

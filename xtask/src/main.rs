@@ -9,12 +9,14 @@
 //! | [`demo`] | the lab of three namespaces and the traffic through `oxide relay` |
 //! | [`drill`] | the fault table against the real relay |
 //! | [`bench`] | the forwarding bench: lab, forwarders, records |
+//! | [`docs`] | the link check and the book |
 //! | [`deep`] | the tiers that need another toolchain or much time |
 //! | [`tiers`] | the test tiers and their tally |
 
 mod bench;
 mod deep;
 mod demo;
+mod docs;
 mod drill;
 mod host;
 mod namespace;
@@ -61,6 +63,8 @@ cargo xtask drill  [--json] [--no-install] [--binary FILE] [NAME]...
     far end. A row for each fault: gap, packets lost where it reaches and elsewhere, ledger, verdict. Needs root.
         --binary FILE   this relay instead of the one that is built first
         NAME            only this fault
+cargo xtask docs   [--no-install]
+    Checks every link of the Markdown files and builds the book into target/book with mdBook.
 cargo xtask setup  [--no-install]
     Installs the Debian packages that build, tests and demo need.
 
@@ -85,7 +89,7 @@ fn main() -> ExitCode {
 fn run(arguments: &[String]) -> Result<()> {
     let Some((command, rest)) = arguments.split_first() else {
         print!("{HELP}");
-        return failed("which command? demo, test, bench, drill or setup");
+        return failed("which command? demo, test, bench, drill, docs or setup");
     };
     if rest.iter().any(|a| a == "--help" || a == "-h") || matches!(command.as_str(), "--help" | "-h" | "help") {
         print!("{HELP}");
@@ -96,16 +100,22 @@ fn run(arguments: &[String]) -> Result<()> {
         "test" => tiers::run(&Cancel::install()?, &tiers::Options::parse(rest)?),
         "bench" => bench::run(&Cancel::install()?, &bench::Options::parse(rest)?),
         "drill" => drill::run(&Cancel::install()?, &drill::Options::parse(rest)?),
+        "docs" => docs::run(&Cancel::install()?, policy_of("docs", rest)?),
         "setup" => {
-            let policy = match rest {
-                [] => Policy::Install,
-                [only] if only == "--no-install" => Policy::Refuse,
-                _ => return failed(format!("setup knows only --no-install, not {}", rest.join(" "))),
-            };
+            let policy = policy_of("setup", rest)?;
             setup::ensure(&Cancel::install()?, &[For::Build, For::Lab, For::Test, For::Demo], policy)?;
             setup::report_complete();
             Ok(())
         }
-        other => failed(format!("unknown command `{other}`: demo, test, bench, drill or setup (see --help)")),
+        other => failed(format!("unknown command `{other}`: demo, test, bench, drill, docs or setup (see --help)")),
+    }
+}
+
+/// Reads the only option of a command: `--no-install`.
+fn policy_of(command: &str, rest: &[String]) -> Result<Policy> {
+    match rest {
+        [] => Ok(Policy::Install),
+        [only] if only == "--no-install" => Ok(Policy::Refuse),
+        _ => failed(format!("{command}: unknown option {}; expected nothing or --no-install", rest.join(" "))),
     }
 }
