@@ -78,7 +78,11 @@ impl House {
                     }
                     let _ = reply.send(listed);
                 }
-                Ok(Heard::Net(None) | Heard::Asked(None) | Heard::Order(None | Some(Order::Stop))) => break,
+                Ok(Heard::Net(None)) => {
+                    tracing::error!("netlink service ended: routes, neighbours and programs are no longer followed");
+                    break;
+                }
+                Ok(Heard::Asked(None) | Heard::Order(None | Some(Order::Stop))) => break,
                 Err(_) => {
                     next_look = Instant::now() + LOOK_EVERY;
                     looks = looks.wrapping_add(1);

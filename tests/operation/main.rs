@@ -13,4 +13,5 @@ mod privileges;
 mod reads;
 mod rig;
 mod sandbox;
+mod secondary;
 mod trouble;

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpStream, UdpSocket};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -40,6 +40,11 @@ impl Drop for Bench {
 impl Bench {
     /// Two queues, an echo server, and the relay ready.
     pub(crate) fn new(lab: &Lab, more: &str) -> Self {
+        Self::with(lab, more, |_, _| {})
+    }
+
+    /// The same; `change` is given the directory of the test and the command that starts the relay.
+    pub(crate) fn with(lab: &Lab, more: &str, change: impl FnOnce(&Path, &mut Command)) -> Self {
         let (clients, servers) = (lab.second_namespace(), lab.second_namespace());
         clients_side(lab, &clients);
         lab.veth("r1", "s0", 2, "02:00:00:00:02:01", "02:00:00:00:02:02");
@@ -69,15 +74,16 @@ impl Bench {
         assert!(Command::new("mkfifo").arg(dir.path().join("faults")).status().unwrap().success());
         let faults = std::fs::File::options().read(true).write(true).open(dir.path().join("faults")).unwrap();
         let log = std::fs::File::create(dir.path().join("log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_oxide"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_oxide"));
+        command
             .args(["relay", "--config", dir.path().join("relay.toml").to_str().unwrap()])
             .env("NOTIFY_SOCKET", dir.path().join("notify"))
             .env("WATCHDOG_USEC", "900000")
             .env("OXIDE_FAULTS", dir.path().join("faults"))
             .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+            .stderr(log);
+        change(dir.path(), &mut command);
+        let child = command.spawn().unwrap();
         let mut bench = Self { clients, stop, dir, child, systemd, faults, notices: String::new() };
         bench.wait("the relay is ready", |b| {
             assert!(b.child.try_wait().unwrap().is_none(), "the relay ended at once");

@@ -13,8 +13,12 @@ mod top;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+
+/// For the last lines of the log to be written: an end does not wait longer for their reader.
+const LOG_WITHIN: Duration = Duration::from_secs(1);
 
 /// AF_XDP relay engine.
 #[derive(Parser)]
@@ -90,11 +94,10 @@ fn main() -> ExitCode {
         Command::Config(command) => config::config(&command),
         Command::Upset { what, interface } => faults::upset(what, &interface),
     };
-    match outcome {
-        Ok(code) => code,
-        Err(text) => {
-            eprintln!("oxide: {text}");
-            ExitCode::FAILURE
-        }
-    }
+    let code = outcome.unwrap_or_else(|text| {
+        log::line(&format!("oxide: {text}"));
+        ExitCode::FAILURE
+    });
+    log::flush(LOG_WITHIN);
+    code
 }

@@ -2,26 +2,27 @@
 
 mod confine;
 mod control;
+mod report;
 mod summary;
 
-use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use oxide::engine::{Ending, Engine, EngineStatus, Supervision, read_tables};
+use oxide::engine::{Ending, Engine, Supervision, read_tables};
 use oxide_cli::admin::notify::Notifier;
 use oxide_cli::admin::{Admin, Control, Doors, Limits};
 use oxide_relay::UdpRelay;
 use oxide_relay::config::Config;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 
 use crate::log::LogControl;
 use control::RelayControl;
+use report::Reporter;
 
-/// How often the report is written.
-const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// How often the main thread looks at the status.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long packets that are under way may take where sessions are not waited for.
 const STOP_WITHIN: Duration = Duration::from_secs(3);
 
@@ -38,6 +39,9 @@ pub(crate) fn relay(path: &Path, report: Option<&Path>, log: LogControl) -> Resu
         return Err(format!("{}: no [[relay]] entry: nothing to relay (see `oxide config example`)", path.display()));
     }
     let (doors, survey, sandbox) = confine::enter(&config, path, report, &name(path))?;
+    // Not before: a thread has the privileges of the one that started it.
+    crate::log::write_in_background().map_err(|e| format!("log thread: {e}"))?;
+    crate::log::log_panics();
     // Before the engine is opened, so that a Ctrl-C at any moment ends in order.
     let (tell, events) = flume::bounded(4);
     listen(tell.clone()).map_err(|e| format!("cannot listen for signals: {e}"))?;
@@ -73,7 +77,13 @@ pub(crate) fn relay(path: &Path, report: Option<&Path>, log: LogControl) -> Resu
     // Kept to the end: while the relay drains, operators still see how it is.
     let _admin = Admin::serve(doors, served, Limits::default(), cpus).map_err(|e| format!("admin thread: {e}"))?;
 
-    let (told, within) = watch(&engine, &control, &events, report)?;
+    let reporter = report.and_then(|path| {
+        let status = engine.handle();
+        let started = Reporter::start(path, move || status.status());
+        started.inspect_err(|error| tracing::error!(%error, "no thread for the report: none is written")).ok()
+    });
+
+    let (told, within) = watch(&engine, &control, &events)?;
     notifier.stopping(within);
     // A second signal ends the process at once; the kernel takes program and sockets back.
     std::thread::spawn(move || {
@@ -84,30 +94,30 @@ pub(crate) fn relay(path: &Path, report: Option<&Path>, log: LogControl) -> Resu
         }
     });
     let status = if within.is_zero() { engine.stop(STOP_WITHIN) } else { engine.drain(within) };
-    write_report(report, &status)?;
     let ending = match status.ending() {
         Ending::Good => told,
         worse => worse,
     };
+    if let Some(reporter) = reporter {
+        reporter.finish(status);
+    }
     Ok(ExitCode::from(ending.code()))
 }
 
-/// Writes reports and reloads, until it is time to end: how, and how long sessions may take.
+/// Reloads, until it is time to end: how, and how long sessions may take.
 fn watch(
     engine: &Engine,
     control: &RelayControl,
     events: &flume::Receiver<Event>,
-    report: Option<&Path>,
 ) -> Result<(Ending, Duration), String> {
     let supervision = Supervision::from(&control.config().supervision);
     loop {
         let status = engine.status();
-        write_report(report, &status)?;
         if let Some(ending) = status.beyond_help(&supervision) {
             tracing::error!(exit_code = ending.code(), ?ending, "this process can do no more");
             return Ok((ending, Duration::ZERO));
         }
-        let within = match events.recv_timeout(REPORT_EVERY) {
+        let within = match events.recv_timeout(LOOK_EVERY) {
             Ok(Event::Signal(SIGHUP)) => {
                 // Told by the reload itself.
                 let _ = control.reload();
@@ -136,24 +146,13 @@ fn places(doors: &Doors) -> Vec<String> {
 }
 
 fn listen(tell: flume::Sender<Event>) -> std::io::Result<()> {
-    let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM])?;
+    // SIGXFSZ would end the process where a log or a report reaches its file size limit (setrlimit(2)); with a handler the
+    // write fails instead.
+    let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM, SIGXFSZ])?;
     std::thread::Builder::new().name("oxide-signals".to_owned()).spawn(move || {
-        for signal in signals.forever() {
+        for signal in signals.forever().filter(|signal| *signal != SIGXFSZ) {
             let _ = tell.try_send(Event::Signal(signal));
         }
     })?;
     Ok(())
-}
-
-/// Whole or not at all: a reader never sees half a report.
-fn write_report(to: Option<&Path>, status: &EngineStatus) -> Result<(), String> {
-    let Some(path) = to else { return Ok(()) };
-    let failed = |e: &dyn std::fmt::Display| format!("cannot write the report {}: {e}", path.display());
-    let text = serde_json::to_vec_pretty(status).map_err(|e| failed(&e))?;
-    let beside = path.with_extension("tmp");
-    let write = || {
-        std::fs::File::create(&beside)?.write_all(&text)?;
-        std::fs::rename(&beside, path)
-    };
-    write().map_err(|e: std::io::Error| failed(&e))
 }

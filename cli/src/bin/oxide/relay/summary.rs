@@ -9,7 +9,7 @@ const MOST: usize = 15;
 /// At most fifteen lines; `doors` are where operators reach it, `notes` what else they should know.
 pub(super) fn print(config: &Config, engine: &Engine, doors: &[String], notes: &[String]) {
     for line in lines(config, engine, doors, notes) {
-        eprintln!("{line}");
+        crate::log::line(&line);
     }
 }
 
