@@ -234,7 +234,7 @@ impl Bench<'_> {
              OUTER='{outer}'; INNER='{inner}'; L={}\n\n\
              $INNER $L forward raw &          # or any forwarder of your own on vb, on CPU 1\n\
              $OUTER $L blast\n\n\
-             docs/performance.md, \"Put your own forwarder beside\", has the rest.",
+             docs/performance.md, \"Measure your own forwarder\", has the rest.",
             self.tools.lab.display()
         );
         loop {
