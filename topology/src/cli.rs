@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use serde::{Deserialize, Serialize};
 
-use crate::doctor::{Probes, Status, Traffic, Trial, doctor, self_test_checks, worst};
+use crate::doctor::{OwnRelay, Probes, Status, Traffic, Trial, doctor, self_test_checks, worst};
 use crate::plan::{Plan, Refusal, plan};
 use crate::request::Request;
 use crate::settings::{self, SettingKind};
@@ -79,6 +79,8 @@ pub struct DoctorArgs {
     pub request: Request,
     /// The relay's ports and upstreams; empty without a configuration.
     pub traffic: Traffic,
+    /// The relay of the configuration, if it runs.
+    pub own: Option<OwnRelay>,
     /// Sends packets through the real backend and says how each step went (`--self-test`).
     pub self_test: Option<fn() -> Vec<Trial>>,
     /// JSON instead of lines.
@@ -174,7 +176,11 @@ fn examine(args: &DoctorArgs, out: &mut dyn Write) -> Result<Exit, String> {
     let snapshot = described(snapshot.map_err(|e| e.to_string())?, &args.nics)?;
     let mut request = args.request.clone();
     fill_interfaces(&mut request, &snapshot, live);
-    let probes = if live { Probes::live(&args.traffic) } else { Probes::default() };
+    let probes = if live {
+        Probes { own: args.own.clone(), ..Probes::live(&request.interfaces, &args.traffic) }
+    } else {
+        Probes::default()
+    };
     let mut checks = doctor(&snapshot, &probes, &request, &args.traffic);
     if let Some(run) = args.self_test {
         checks.extend(self_test_checks(&snapshot.limits, &probes, &run()));

@@ -1,7 +1,7 @@
 //! Checks of kernel, permissions, limits and CPUs.
 
 use super::Status::{Fail, Pass, Unknown, Warn};
-use super::{Attempt, Check, Patient, Probes};
+use super::{Attempt, Check, Hidden, Patient, Probes};
 use crate::face::table::bytes;
 use crate::plan::{Page, WarningCode};
 use crate::request::Queues;
@@ -173,7 +173,17 @@ fn bpf(p: &Patient<'_>) -> Check {
             check("bpf", Warn, "the XDP program is interpreted", wanted).mend("sysctl net.core.bpf_jit_enable=1")
         }
         Some(_) => check("bpf", Pass, "the XDP program is compiled", wanted),
-        None => check("bpf", Unknown, "only root can see it", wanted).mend("sysctl net.core.bpf_jit_enable"),
+        None => {
+            let (observed, mend) = match p.probes.bpf_jit_hidden {
+                Some(Hidden::Absent) => (
+                    "this network namespace does not show it",
+                    "see it on the host: nsenter --net=/proc/1/ns/net sysctl net.core.bpf_jit_enable",
+                ),
+                Some(Hidden::Forbidden) => ("only root can see it", "sudo sysctl net.core.bpf_jit_enable"),
+                None => ("unknown: this is another machine", "sysctl net.core.bpf_jit_enable"),
+            };
+            check("bpf", Unknown, observed, wanted).mend(mend)
+        }
     }
 }
 
@@ -241,6 +251,9 @@ fn huge_pages(p: &Patient<'_>) -> Check {
         return check("huge-pages", Pass, "not asked for", wanted);
     }
     let Ok(plan) = &p.plan else { return check("huge-pages", Unknown, "there is no plan", wanted) };
+    if p.probes.own.as_ref().is_some_and(|own| own.huge_pages) {
+        return check("huge-pages", Pass, "the running relay has them", wanted);
+    }
     let short =
         plan.warnings.iter().find(|w| matches!(w.code, WarningCode::HugePagesShort | WarningCode::HugePagesUnknown));
     match short {
@@ -329,6 +342,10 @@ fn irqbalance(p: &Patient<'_>) -> Check {
 pub(super) fn plan_checks(p: &Patient<'_>) -> Vec<Check> {
     let wanted = "every queue on a core of its own, on its NIC's node";
     match &p.plan {
+        // Nothing was asked: the machine itself was looked at.
+        Err(_) if p.request.interfaces.is_empty() => {
+            vec![check("plan", Unknown, "no interface was named", wanted).mend("oxide doctor --config FILE")]
+        }
         Err(refusal) => {
             let one = |r: &crate::plan::Reason| {
                 check("plan", Fail, format!("{}: {}", r.subject, r.text), "a plan").mend(r.mend.clone())

@@ -5,12 +5,15 @@
 
 mod host;
 mod nic;
+mod own;
+mod ports;
 mod probes;
 mod self_test;
 mod spread;
 mod traffic;
 
-pub use probes::{Attempt, Probes};
+pub use own::OwnRelay;
+pub use probes::{Attempt, Hidden, Probes, Reception};
 pub use self_test::{Outcome, Trial, self_test_checks};
 pub use traffic::Traffic;
 
@@ -20,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::plan::{Plan, Refusal, plan};
 use crate::request::Request;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, live_nics};
 
 /// How a check ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -85,7 +88,9 @@ pub const CHECKS: &[&str] = &[
     "napi",
     "numa",
     "irq-affinity",
+    "relay",
     "ports",
+    "listen",
     "route",
     "smt",
     "plan",
@@ -109,8 +114,25 @@ pub fn doctor(snapshot: &Snapshot, probes: &Probes, request: &Request, traffic: 
     for name in &request.interfaces {
         checks.extend(nic::checks(&patient, name));
     }
-    checks.extend(traffic::checks(&patient));
+    checks.push(own::check(&patient));
+    checks.extend(traffic::checks(&request.interfaces, probes, traffic));
     checks.extend(host::plan_checks(&patient));
+    checks
+}
+
+/// Runs the checks that a start and a check of the configuration share with the doctor: the interfaces and the relay's
+/// own addresses and ports, of the calling thread's network namespace. Takes a few milliseconds.
+#[must_use]
+pub fn preflight(interfaces: &[String], traffic: &Traffic) -> Vec<Check> {
+    let nics = live_nics(&[]).unwrap_or_default();
+    let mut checks: Vec<Check> = interfaces
+        .iter()
+        .map(|name| match live_nics(std::slice::from_ref(name)).unwrap_or_default().first() {
+            Some(nic) => nic::link(nic),
+            None => nic::absent(name, &nics),
+        })
+        .collect();
+    checks.extend(traffic::checks(interfaces, &Probes::of_traffic(interfaces, traffic), traffic));
     checks
 }
 

@@ -7,25 +7,32 @@ use crate::plan::{Plan, ReasonCode, WarningCode, ZeroCopy};
 use crate::snapshot::Nic;
 
 pub(super) fn checks(p: &Patient<'_>, name: &str) -> Vec<Check> {
-    let Some(nic) = p.snapshot.nic(name) else {
-        let known: Vec<&str> = p.snapshot.nics.iter().map(|nic| nic.name.as_str()).collect();
-        let observed = format!("absent (there are: {})", known.join(", "));
-        return vec![Check::new("nic-exists", name, Fail, observed, "present").mend("correct the name; see `ip link`")];
-    };
+    let Some(nic) = p.snapshot.nic(name) else { return vec![absent(name, &p.snapshot.nics)] };
     let exists = match nic.ifindex {
         Some(index) => Check::new("nic-exists", name, Pass, format!("interface {index}"), "present"),
         None => Check::new("nic-exists", name, Unknown, "only described", "present"),
     };
+    let link = |_: &Patient<'_>, nic: &Nic| link(nic);
     let all = [link, driver, queues, rings, mtu, xdp_attached, xsk_owned, rss, offloads, napi, numa, irq_affinity];
     std::iter::once(exists).chain(all.iter().map(|check| check(p, nic))).collect()
+}
+
+pub(super) fn absent(name: &str, nics: &[Nic]) -> Check {
+    let known: Vec<&str> = nics.iter().map(|nic| nic.name.as_str()).collect();
+    let observed = format!("absent (there are: {})", known.join(", "));
+    Check::new("nic-exists", name, Fail, observed, "present").mend("correct the name; see `ip link`")
 }
 
 pub(super) fn check(id: &str, nic: &Nic, status: Status, observed: impl Into<String>, wanted: &str) -> Check {
     Check::new(id, &nic.name, status, observed, wanted)
 }
 
-fn link(_: &Patient<'_>, nic: &Nic) -> Check {
-    let wanted = "up, with carrier, member of nothing";
+pub(super) fn link(nic: &Nic) -> Check {
+    let wanted = "Ethernet, up, with carrier, member of nothing";
+    if nic.ethernet == Some(false) {
+        let (text, mend) = crate::plan::not_ethernet(nic);
+        return check("link", nic, Fail, text, wanted).mend(mend);
+    }
     match (nic.up, nic.carrier) {
         // Binding to a queue of an interface that is down has ended kernels (onload#177).
         (Some(false), _) => check("link", nic, Fail, "down", wanted).mend(format!("ip link set dev {} up", nic.name)),
@@ -128,9 +135,14 @@ fn mtu(p: &Patient<'_>, nic: &Nic) -> Check {
     }
 }
 
-fn xdp_attached(_: &Patient<'_>, nic: &Nic) -> Check {
+fn xdp_attached(p: &Patient<'_>, nic: &Nic) -> Check {
     let wanted = "no XDP program of somebody else";
+    let own = p.probes.own.as_ref().is_some_and(|own| own.serves(&nic.name));
     match &nic.xdp_program {
+        Some(program) if own => {
+            let id = program.id.map_or_else(String::new, |id| format!(", id {id}"));
+            check("xdp-attached", nic, Pass, format!("the running relay's own {} program{id}", program.mode), wanted)
+        }
         Some(program) => {
             let id = program.id.map_or_else(|| "unknown id".to_owned(), |id| format!("id {id}"));
             let mend = format!("whose: bpftool net show dev {0}; remove: ip link set dev {0} xdp off", nic.name);

@@ -6,8 +6,8 @@ use std::ops::RangeInclusive;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
-use super::Traffic;
-use crate::snapshot::{Hop, route_to};
+use super::{OwnRelay, Traffic};
+use crate::snapshot::{Holder, Hop, Router, holders, port_choosers};
 
 /// How an attempt went.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +16,24 @@ pub enum Attempt {
     Done,
     /// Refused, by errno: `EPERM`.
     Refused(String),
+}
+
+/// How packets to a listen address come in.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reception {
+    /// Interfaces that have the address.
+    pub holders: Vec<Holder>,
+    /// Whether the kernel takes packets to it for its own; `None` if it gave no answer.
+    pub local: Option<bool>,
+}
+
+/// Why a setting cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hidden {
+    /// It is not there: a network namespace of its own does not show it.
+    Absent,
+    /// It is there, and not for this user.
+    Forbidden,
 }
 
 /// Facts for the doctor; `None` where they could not be learned.
@@ -31,6 +49,8 @@ pub struct Probes {
     pub lockdown: Option<String>,
     /// `net.core.bpf_jit_enable`.
     pub bpf_jit: Option<u32>,
+    /// Why that could not be read.
+    pub bpf_jit_hidden: Option<Hidden>,
     /// A process called irqbalance runs.
     pub irqbalance: Option<bool>,
     /// Frequency governor of the first CPU.
@@ -41,16 +61,22 @@ pub struct Probes {
     pub reserved_ports: Vec<RangeInclusive<u16>>,
     /// Local ends of the UDP sockets of this network namespace.
     pub udp_bound: Option<Vec<(IpAddr, u16)>>,
+    /// Rules by which the kernel may give other hosts' flows any port of this host.
+    pub port_choosers: Option<Vec<String>>,
+    /// How packets to each listen address come in.
+    pub listens: Vec<(IpAddr, Reception)>,
     /// The kernel's route to each upstream, or its refusal.
     pub routes: Vec<(IpAddr, Result<Hop, String>)>,
+    /// The relay of this configuration, if it runs.
+    pub own: Option<OwnRelay>,
 }
 
 impl Probes {
-    /// Of this machine and process, and for `traffic`.
+    /// Of this machine and process, and for `traffic` by `interfaces`.
     #[must_use]
-    pub fn live(traffic: &Traffic) -> Self {
-        let text = |path: &str| Some(std::fs::read_to_string(path).ok()?.trim().to_owned());
+    pub fn live(interfaces: &[String], traffic: &Traffic) -> Self {
         let status = text("/proc/self/status");
+        let bpf_jit = std::fs::read_to_string("/proc/sys/net/core/bpf_jit_enable");
         let seccomp = status.as_deref().and_then(|s| s.lines().find_map(|line| line.strip_prefix("Seccomp:")));
         Self {
             af_xdp: Some(af_xdp()),
@@ -60,18 +86,51 @@ impl Probes {
                 .filter(|l| !l.is_empty()),
             lockdown: text("/sys/kernel/security/lockdown")
                 .and_then(|l| Some(l.split_once('[')?.1.split_once(']')?.0.to_owned())),
-            bpf_jit: text("/proc/sys/net/core/bpf_jit_enable").and_then(|t| t.parse().ok()),
+            bpf_jit_hidden: bpf_jit.as_ref().err().map(|error| match error.kind() {
+                std::io::ErrorKind::NotFound => Hidden::Absent,
+                _ => Hidden::Forbidden,
+            }),
+            bpf_jit: bpf_jit.ok().and_then(|t| t.trim().parse().ok()),
             irqbalance: irqbalance(),
             governor: text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+            ..Self::of_traffic(interfaces, traffic)
+        }
+    }
+
+    /// What concerns `traffic` alone, of this network namespace.
+    #[must_use]
+    pub fn of_traffic(interfaces: &[String], traffic: &Traffic) -> Self {
+        let mut router = Router::open();
+        let mut ask = |address| router.as_mut().and_then(|router| router.route_to(address));
+        let mut addresses: Vec<IpAddr> = traffic.listens.iter().map(|(address, _)| *address).collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        let holders = holders(&addresses, interfaces);
+        let reception = |(address, holders)| {
+            let local = ask(address).map(|route| route.is_ok_and(|hop| hop.local));
+            (address, Reception { holders, local })
+        };
+        let listens = holders.unwrap_or_default().into_iter().map(reception).collect();
+        let mut upstreams = traffic.upstreams.clone();
+        upstreams.sort_unstable();
+        upstreams.dedup();
+        Self {
             ephemeral_ports: text("/proc/sys/net/ipv4/ip_local_port_range").and_then(|t| {
                 let (low, high) = t.split_once(char::is_whitespace)?;
                 Some((low.parse().ok()?, high.trim().parse().ok()?))
             }),
             reserved_ports: text("/proc/sys/net/ipv4/ip_local_reserved_ports").map(|t| ranges(&t)).unwrap_or_default(),
             udp_bound: udp_bound(),
-            routes: traffic.upstreams.iter().filter_map(|to| Some((*to, route_to(*to)?))).collect(),
+            port_choosers: port_choosers(),
+            listens,
+            routes: upstreams.into_iter().filter_map(|to| Some((to, ask(to)?))).collect(),
+            ..Self::default()
         }
     }
+}
+
+fn text(path: &str) -> Option<String> {
+    Some(std::fs::read_to_string(path).ok()?.trim().to_owned())
 }
 
 fn af_xdp() -> Attempt {

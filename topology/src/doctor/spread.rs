@@ -29,13 +29,22 @@ pub(super) fn xsk_owned(p: &Patient<'_>, nic: &Nic) -> Check {
             .mend("Linux 6.15 tells it, or: modprobe xsk_diag; ss --xdp -p");
     };
     let served = served(p, nic);
+    let own = |queue: &u32| p.probes.own.as_ref().is_some_and(|own| own.has(&nic.name, *queue));
+    let (own, taken): (Vec<u32>, Vec<u32>) = taken.iter().copied().partition(own);
     let ours: Vec<u32> = taken.iter().copied().filter(|queue| served.contains(queue)).collect();
     match (ours.is_empty(), taken.is_empty()) {
         (false, _) => check("xsk-owned", nic, Fail, format!("queues {} have a socket already", listed(&ours)), wanted)
             .mend("stop its process; who maps socket memory (root): grep -ls 'socket:\\[' /proc/[0-9]*/maps"),
         (true, false) => {
-            check("xsk-owned", nic, Pass, format!("queues {}, which are not to be served", listed(taken)), wanted)
+            check("xsk-owned", nic, Pass, format!("queues {}, which are not to be served", listed(&taken)), wanted)
         }
+        (true, true) if !own.is_empty() => check(
+            "xsk-owned",
+            nic,
+            Pass,
+            format!("queues {} have the running relay's own sockets", listed(&own)),
+            wanted,
+        ),
         (true, true) => check("xsk-owned", nic, Pass, "none", wanted),
     }
 }

@@ -14,6 +14,7 @@ mod rules;
 
 pub(crate) use memory::WIDEN_MEMS;
 pub use planner::plan;
+pub(crate) use queues::not_ethernet;
 pub use refusal::{Reason, ReasonCode, Refusal};
 pub(crate) use rules::{with_program, zero_copy};
 

@@ -24,6 +24,11 @@ pub(super) struct Duty {
 pub(super) fn choose(snapshot: &Snapshot, request: &Request, notes: &mut Notes) -> Vec<Duty> {
     let nics = interfaces(snapshot, request, notes);
     for nic in &nics {
+        if nic.ethernet == Some(false) {
+            let (text, mend) = not_ethernet(nic);
+            notes.refuse(ReasonCode::NotEthernet, &nic.name, text, mend);
+            continue;
+        }
         check_state(nic, notes);
         check_mtu(nic, request.frame_size, notes);
         rules::apply(nic, snapshot, request, notes);
@@ -77,6 +82,16 @@ fn interfaces<'a>(snapshot: &'a Snapshot, request: &Request, notes: &mut Notes) 
         }
     }
     nics
+}
+
+/// Why an interface without Ethernet frames cannot be served, and what to do.
+pub(crate) fn not_ethernet(nic: &Nic) -> (String, &'static str) {
+    let mend = "serve the Ethernet interface that its packets come in by (see `ip -br link`)";
+    if nic.name == "lo" {
+        return ("is the loopback, which no packet of another host comes in by".to_owned(), mend);
+    }
+    let kind = nic.driver.as_deref().map_or_else(String::new, |kind| format!(" ({kind})"));
+    (format!("carries no Ethernet frames{kind}: the relay receives and sends nothing else"), mend)
 }
 
 fn check_state(nic: &Nic, notes: &mut Notes) {
@@ -209,7 +224,11 @@ fn listed_queues(list: &[u32], nics: &[&Nic], notes: &mut Notes) -> Vec<u32> {
                 let text = format!("{served} of {rx} receive queues are served, as listed");
                 notes.decide(DecisionCode::QueuesListed, &nic.name, text);
                 if served < rx as usize {
-                    let text = format!("packets on its {} other queues go to the kernel", rx as usize - served);
+                    let text = format!(
+                        "packets for the engine on its {} other queues take the fallback: dropped, unless fallback = \
+                         \"pass\"",
+                        rx as usize - served
+                    );
                     let mend =
                         format!("spread packets over the first queues only: ethtool -X {} equal {served}", nic.name);
                     notes.warn(WarningCode::QueuesUnserved, &nic.name, text, mend);

@@ -45,6 +45,8 @@ pub enum ReasonCode {
     NoQueue,
     /// A queue was asked for that no interface has.
     QueueAbsent,
+    /// An interface does not carry Ethernet frames.
+    NotEthernet,
     /// A queue can receive and not send.
     NoTransmitQueue,
     /// More queues than any plan handles.

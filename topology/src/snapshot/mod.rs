@@ -3,6 +3,7 @@
 //! Owns the description and its JSON form; `live` fills it from this machine and the current network
 //! namespace, `hwloc` from an hwloc topology. What could not be learned is `None`, never a guess.
 
+mod addresses;
 mod check;
 mod described;
 mod ethtool;
@@ -10,18 +11,22 @@ mod facts;
 mod hwloc;
 mod hwloc_xml;
 mod live;
+mod nat;
 mod netlink;
 mod nics;
 mod routes;
 mod system;
 mod xml;
 
+pub(crate) use addresses::holders;
+pub use addresses::{Holder, real_names};
 pub use check::Problem;
 pub use described::NicSpecError;
 pub use facts::{HashFields, Offloads, Peer, RssView};
 pub use live::live_nics;
+pub(crate) use nat::port_choosers;
 pub use routes::Hop;
-pub(crate) use routes::route_to;
+pub(crate) use routes::Router;
 
 use serde::{Deserialize, Serialize};
 
@@ -108,6 +113,8 @@ pub struct Nic {
     pub driver: Option<String>,
     /// Made by software: no device behind it.
     pub is_virtual: Option<bool>,
+    /// Carries Ethernet frames; loopback and most tunnels do not.
+    pub ethernet: Option<bool>,
     /// NUMA node of the device.
     pub numa_node: Option<u32>,
     /// Receive queues in use now.

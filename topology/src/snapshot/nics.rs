@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use super::ethtool::Ethtool;
-use super::netlink::{Netlink, find, put, text_of, u32_of, u64_of};
+use super::netlink::{Netlink, attributes, find, put, text_of, u16_of, u32_of, u64_of};
 use super::{NapiDefer, Nic, Peer, QueueIrq, SnapshotError, XdpFeatures, XdpProgram};
 
 const RTM_GETLINK: u16 = 18;
@@ -26,9 +26,14 @@ const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_XDP: u16 = 43;
 const IFLA_XDP_ATTACHED: u16 = 2;
 const IFLA_XDP_PROG_ID: u16 = 4;
+const IFLA_PROP_LIST: u16 = 52;
+const IFLA_ALT_IFNAME: u16 = 53;
 const IFLA_PARENT_DEV_NAME: u16 = 56;
 const IFLA_PARENT_DEV_BUS_NAME: u16 = 57;
 const IFF_UP: u32 = 1;
+const IFF_LOOPBACK: u32 = 8;
+// include/uapi/linux/if_arp.h
+const ARPHRD_ETHER: u16 = 1;
 // include/uapi/linux/netdev.h
 const NETDEV_CMD_DEV_GET: u8 = 1;
 const NETDEV_A_DEV_IFINDEX: u16 = 1;
@@ -48,15 +53,18 @@ const NETDEV_A_NAPI_ID: u16 = 2;
 const NETDEV_A_NAPI_IRQ: u16 = 3;
 
 /// What rtnetlink says of one link; the rest is added to `nic`.
-struct Link {
-    nic: Nic,
-    index: u32,
+pub(super) struct Link {
+    pub(super) nic: Nic,
+    pub(super) index: u32,
+    pub(super) loopback: bool,
+    /// Further names of it (`ip link property add altname`).
+    pub(super) alternatives: Vec<String>,
     allocated: (Option<u32>, Option<u32>),
     device: Option<PathBuf>,
     /// Index of a veth's other end, if it is in this namespace.
     peer: Option<u32>,
     /// Index of the bridge or bond it is in.
-    master: Option<u32>,
+    pub(super) master: Option<u32>,
 }
 
 /// The interfaces named, or all but loopback if none is named.
@@ -111,18 +119,19 @@ pub(super) fn read(interfaces: &[String]) -> Result<Vec<Nic>, SnapshotError> {
     Ok(nics)
 }
 
-/// Number and name of every interface.
+/// Number and name of every interface. Empty where the kernel does not list them.
 pub(super) fn names() -> Vec<(u32, String)> {
     links().map(|links| links.into_iter().map(|link| (link.index, link.nic.name)).collect()).unwrap_or_default()
 }
 
-fn links() -> Result<Vec<Link>, super::netlink::NetlinkError> {
+pub(super) fn links() -> Result<Vec<Link>, super::netlink::NetlinkError> {
     let answers = Netlink::open(None)?.dump(RTM_GETLINK, &[0; 16])?;
     Ok(answers.iter().filter_map(|answer| link(answer)).collect())
 }
 
 /// One `struct ifinfomsg` with its attributes.
 fn link(answer: &[u8]) -> Option<Link> {
+    let kind_of_device = u16_of(answer.get(2..4)?)?;
     let index = u32_of(answer.get(4..8)?)?;
     let flags = u32_of(answer.get(8..12)?)?;
     let rest = answer.get(16..)?;
@@ -141,6 +150,7 @@ fn link(answer: &[u8]) -> Option<Link> {
         ifindex: Some(index),
         is_virtual: kind.is_some().then_some(true).or(device.is_some().then_some(false)),
         driver: kind,
+        ethernet: Some(kind_of_device == ARPHRD_ETHER),
         mtu: number(IFLA_MTU),
         up: Some(up),
         // The kernel reports carrier 0 for a link that is down, whatever the cable.
@@ -153,7 +163,10 @@ fn link(answer: &[u8]) -> Option<Link> {
     // With a namespace id beside it, the index is one of that other namespace.
     let peer = number(IFLA_LINK).filter(|_| is_veth && find(rest, IFLA_LINK_NETNSID).is_none());
     let allocated = (number(IFLA_NUM_RX_QUEUES), number(IFLA_NUM_TX_QUEUES));
-    Some(Link { nic, index, allocated, device, peer, master: number(IFLA_MASTER) })
+    let names = attributes(find(rest, IFLA_PROP_LIST).unwrap_or_default());
+    let names = names.filter(|(kind, _)| *kind == IFLA_ALT_IFNAME).filter_map(|(_, name)| text_of(name)).collect();
+    let (loopback, master) = (flags & IFF_LOOPBACK != 0, number(IFLA_MASTER));
+    Some(Link { nic, index, loopback, alternatives: names, allocated, device, peer, master })
 }
 
 /// Interface and queue of every AF_XDP socket of this namespace (net/xdp/xsk_diag.c), if the kernel has

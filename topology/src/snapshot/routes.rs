@@ -11,6 +11,7 @@ const RTM_GETNEIGH: u16 = 30;
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
+const RTN_LOCAL: u8 = 2;
 const NDA_DST: u16 = 1;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -26,47 +27,65 @@ pub struct Hop {
     pub gateway: Option<IpAddr>,
     /// Whether the next hop's hardware address was found; `None` if nobody has asked for it yet.
     pub resolved: Option<bool>,
+    /// The kernel takes packets to this address for this host's own.
+    pub local: bool,
 }
 
-/// The route to `target`. The outer `None` says that the kernel could not be asked, the error is its refusal.
-pub(crate) fn route_to(target: IpAddr) -> Option<Result<Hop, String>> {
-    let (family, address) = match target {
-        IpAddr::V4(v4) => (AF_INET, v4.octets().to_vec()),
-        IpAddr::V6(v6) => (AF_INET6, v6.octets().to_vec()),
-    };
-    // struct rtmsg: family, dst_len, and ten bytes of nothing.
-    let mut request = vec![0; 12];
-    request[0] = family;
-    request[1] = if family == AF_INET { 32 } else { 128 };
-    super::netlink::put(&mut request, RTA_DST, &address);
-    let mut netlink = Netlink::open(None).ok()?;
-    let answers = match netlink.get(RTM_GETROUTE, &request) {
-        Ok(answers) => answers,
-        Err(refused) => return Some(Err(refused.cause)),
-    };
-    let route = answers.first()?.get(12..)?;
-    let index = find(route, RTA_OIF).and_then(u32_of)?;
-    let gateway = find(route, RTA_GATEWAY).and_then(address_of);
-    let interface = nics::names().into_iter().find(|(i, _)| *i == index)?.1;
-    let resolved = resolved(&mut netlink, family, index, gateway.unwrap_or(target));
-    Some(Ok(Hop { interface, gateway, resolved }))
+/// Asks the kernel for routes; interfaces and neighbours are read once.
+pub(crate) struct Router {
+    netlink: Netlink,
+    names: Vec<(u32, String)>,
+    /// Interface, address, and whether it answers.
+    neighbours: Vec<(u32, IpAddr, bool)>,
 }
 
-fn address_of(bytes: &[u8]) -> Option<IpAddr> {
+impl Router {
+    /// `None` where the kernel cannot be asked.
+    pub(crate) fn open() -> Option<Self> {
+        let mut netlink = Netlink::open(None).ok()?;
+        let answers = netlink.dump(RTM_GETNEIGH, &[0; 12]).unwrap_or_default();
+        let neighbours = answers.iter().filter_map(|answer| neighbour(answer)).collect();
+        Some(Self { netlink, names: nics::names(), neighbours })
+    }
+
+    /// The route to `target`. The outer `None` says that the kernel gave no answer, the error is its refusal.
+    pub(crate) fn route_to(&mut self, target: IpAddr) -> Option<Result<Hop, String>> {
+        let (family, address) = match target {
+            IpAddr::V4(v4) => (AF_INET, v4.octets().to_vec()),
+            IpAddr::V6(v6) => (AF_INET6, v6.octets().to_vec()),
+        };
+        // struct rtmsg: family, dst_len, and ten bytes of nothing.
+        let mut request = vec![0; 12];
+        request[0] = family;
+        request[1] = if family == AF_INET { 32 } else { 128 };
+        super::netlink::put(&mut request, RTA_DST, &address);
+        let answers = match self.netlink.get(RTM_GETROUTE, &request) {
+            Ok(answers) => answers,
+            Err(refused) => return Some(Err(refused.cause)),
+        };
+        let answer = answers.first()?;
+        let local = *answer.get(7)? == RTN_LOCAL;
+        let route = answer.get(12..)?;
+        let index = find(route, RTA_OIF).and_then(u32_of)?;
+        let gateway = find(route, RTA_GATEWAY).and_then(address_of);
+        let interface = self.names.iter().find(|(i, _)| *i == index)?.1.clone();
+        let next_hop = gateway.unwrap_or(target);
+        let resolved = self.neighbours.iter().find(|(i, address, _)| (*i, *address) == (index, next_hop));
+        Some(Ok(Hop { interface, gateway, resolved: resolved.map(|(.., answers)| *answers), local }))
+    }
+}
+
+pub(super) fn address_of(bytes: &[u8]) -> Option<IpAddr> {
     let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
     v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
 }
 
-fn resolved(netlink: &mut Netlink, family: u8, index: u32, next_hop: IpAddr) -> Option<bool> {
-    let mut request = vec![0; 12];
-    request[0] = family;
-    let answers = netlink.dump(RTM_GETNEIGH, &request).ok()?;
-    answers.iter().find_map(|answer| {
-        // struct ndmsg: family, 3 of padding, ifindex, state.
-        let same =
-            u32_of(answer.get(4..8)?)? == index && find(answer.get(12..)?, NDA_DST).and_then(address_of)? == next_hop;
-        same.then(|| u16_of(answer.get(8..10)?).map(|state| state & NUD_BAD == 0)).flatten()
-    })
+/// struct ndmsg: family, 3 of padding, ifindex, state.
+fn neighbour(answer: &[u8]) -> Option<(u32, IpAddr, bool)> {
+    let index = u32_of(answer.get(4..8)?)?;
+    let state = u16_of(answer.get(8..10)?)?;
+    let address = find(answer.get(12..)?, NDA_DST).and_then(address_of)?;
+    Some((index, address, state & NUD_BAD == 0))
 }
 
 #[cfg(test)]
@@ -76,8 +95,8 @@ mod tests {
     #[test]
     fn the_loopback_has_a_route() {
         // In a namespace whose loopback is down there is none, and that is an answer too.
-        match route_to(IpAddr::from([127, 0, 0, 1])) {
-            Some(Ok(hop)) => assert_eq!((hop.interface.as_str(), hop.gateway), ("lo", None)),
+        match Router::open().and_then(|mut router| router.route_to(IpAddr::from([127, 0, 0, 1]))) {
+            Some(Ok(hop)) => assert_eq!((hop.interface.as_str(), hop.gateway, hop.local), ("lo", None, true)),
             other => assert!(other.is_none_or(|answer| answer.is_err())),
         }
     }

@@ -182,6 +182,19 @@ fn bad_wishes_are_refused_together() {
 }
 
 #[test]
+fn interface_without_ethernet_is_refused_for_that() {
+    let mut s = snapshot(machine(1, 4, 1), vec![nic("lo", None, 1), nic("tun0", None, 1)]);
+    for nic in &mut s.nics {
+        (nic.ethernet, nic.mtu, nic.driver) = (Some(false), Some(65_536), None);
+    }
+    s.nics[1].driver = Some("tun".to_owned());
+    let refusal = plan(&s, &request(&["lo", "tun0"])).unwrap_err();
+    assert_eq!(refusal.reasons.iter().map(|r| r.code).collect::<Vec<_>>(), [ReasonCode::NotEthernet; 2]);
+    let text = refusal.to_string();
+    assert!(text.contains("loopback") && text.contains("no Ethernet frames (tun)") && !text.contains("mtu"), "{text}");
+}
+
+#[test]
 fn the_largest_numbers_are_refused_without_overflow() {
     let mut s = snapshot(machine(1, 4, 1), vec![nic("eth0", None, 2), nic("eth1", None, 2)]);
     for queue in [256, u32::MAX] {

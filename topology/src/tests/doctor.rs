@@ -1,7 +1,10 @@
 //! The doctor on described patients.
 
 use super::machines::{machine, nic, snapshot};
-use crate::doctor::{Attempt, CHECKS, Check, Outcome, Probes, Status, Traffic, Trial, doctor, self_test_checks, worst};
+use crate::doctor::{
+    Attempt, CHECKS, Check, Hidden, Outcome, OwnRelay, Probes, Reception, Status, Traffic, Trial, doctor,
+    self_test_checks, worst,
+};
 use crate::*;
 
 fn patient() -> (Snapshot, Probes, Request) {
@@ -44,19 +47,27 @@ fn patient() -> (Snapshot, Probes, Request) {
         ephemeral_ports: Some((32_768, 60_999)),
         reserved_ports: Vec::new(),
         udp_bound: Some(vec![([127, 0, 0, 1].into(), 61_000), ([0, 0, 0, 0].into(), 68)]),
+        port_choosers: Some(Vec::new()),
+        listens: vec![([192, 0, 2, 1].into(), Reception { holders: vec![holder("eth0", false)], local: Some(true) })],
         routes: vec![([198, 51, 100, 7].into(), Ok(hop("eth0", Some(true))))],
+        bpf_jit_hidden: None,
+        own: None,
     };
     (s, probes, Request::new(vec!["eth0".into()], 8 << 20))
 }
 
 fn hop(interface: &str, resolved: Option<bool>) -> Hop {
-    Hop { interface: interface.into(), gateway: Some([192, 0, 2, 254].into()), resolved }
+    Hop { interface: interface.into(), gateway: Some([192, 0, 2, 254].into()), resolved, local: false }
+}
+
+fn holder(interface: &str, elsewhere: bool) -> Holder {
+    Holder { interface: interface.into(), elsewhere }
 }
 
 fn traffic() -> Traffic {
     Traffic {
         listens: vec![([192, 0, 2, 1].into(), 53)],
-        source_ports: Some(61_000..=65_535),
+        source_ports: vec![61_000..=65_535],
         upstreams: vec![[198, 51, 100, 7].into()],
     }
 }
@@ -80,7 +91,7 @@ fn a_healthy_host_passes_every_check() {
 #[test]
 fn each_trouble_is_found_by_its_check_with_a_mend() {
     type Trouble = (&'static str, Status, fn(&mut Snapshot, &mut Probes, &mut Request));
-    let troubles: [Trouble; 52] = [
+    let troubles: [Trouble; 63] = [
         ("kernel", Status::Fail, |s, _, _| s.limits.kernel = Some("5.10.0".into())),
         ("kernel", Status::Warn, |s, _, _| s.limits.kernel = Some("6.17.1".into())),
         ("kernel", Status::Unknown, |s, _, _| s.limits.kernel = None),
@@ -137,6 +148,19 @@ fn each_trouble_is_found_by_its_check_with_a_mend() {
         ("route", Status::Fail, |_, p, _| p.routes[0].1 = Err("Network is unreachable".into())),
         ("route", Status::Fail, |_, p, _| p.routes[0].1 = Ok(hop("eth1", None))),
         ("route", Status::Warn, |_, p, _| p.routes[0].1 = Ok(hop("eth0", Some(false)))),
+        ("route", Status::Fail, |_, p, _| p.routes[0].1 = Ok(Hop { local: true, ..hop("lo", None) })),
+        ("listen", Status::Warn, |_, p, _| p.listens[0].1.holders = vec![holder("eth1", false)]),
+        ("listen", Status::Warn, |_, p, _| p.listens[0].1 = Reception { holders: Vec::new(), local: Some(false) }),
+        ("listen", Status::Unknown, |_, p, _| p.listens.clear()),
+        ("ports", Status::Warn, |_, p, _| p.port_choosers = Some(vec!["nft table ip nat, chain post".into()])),
+        ("ports", Status::Fail, |_, p, _| p.reserved_ports = vec![32_768..=60_000]),
+        ("link", Status::Fail, |s, _, _| s.nics[0].ethernet = Some(false)),
+        ("link", Status::Fail, |s, _, _| s.nics[0].carrier = Some(false)),
+        ("bpf", Status::Unknown, |_, p, _| (p.bpf_jit, p.bpf_jit_hidden) = (None, Some(Hidden::Forbidden))),
+        ("plan", Status::Unknown, |_, _, r| r.interfaces.clear()),
+        ("relay", Status::Warn, |_, p, _| {
+            p.own = Some(OwnRelay { state: "degraded".into(), ..OwnRelay::default() });
+        }),
         ("numa", Status::Warn, |_, _, r| r.numa = Numa::Node(1)),
         ("numa", Status::Warn, |s, _, _| s.limits.memory_nodes = Some([1].into_iter().collect())),
         ("rss", Status::Warn, |s, _, _| {
@@ -181,7 +205,7 @@ fn reserved_ports_and_ports_of_others_are_no_trouble() {
     assert_eq!(seen(|p| p.udp_bound = Some(vec![([192, 0, 2, 1].into(), 53)])), Status::Warn);
     let (s, probes, request) = patient();
     let unasked = doctor(&s, &probes, &request, &Traffic::default());
-    for id in ["ports", "route"] {
+    for id in ["ports", "listen", "route", "relay"] {
         assert_eq!(find(&unasked, id).status, Status::Unknown);
     }
 }
@@ -252,4 +276,86 @@ fn virtio_remedies_can_be_carried_out() {
     s.nics[0].xdp_program = Some(XdpProgram { mode: "native".into(), id: None });
     let checks = doctor(&s, &probes, &request, &traffic());
     assert_eq!(find(&checks, "queues").status, Status::Pass, "{}", find(&checks, "queues"));
+}
+
+/// observe/01: `ip_local_reserved_ports=20000-65535` took every ephemeral port, and the doctor was content.
+#[test]
+fn remedy_for_ports_leaves_the_host_its_own() {
+    let ports = |change: fn(&mut Probes), source_ports: &[std::ops::RangeInclusive<u16>]| {
+        let (s, mut probes, request) = patient();
+        change(&mut probes);
+        let traffic = Traffic { source_ports: source_ports.to_vec(), ..traffic() };
+        find(&doctor(&s, &probes, &request, &traffic), "ports").clone()
+    };
+    let mend = |check: &Check| check.mend.clone().unwrap_or_default();
+    // All of the kernel's range would be reserved: it is moved instead.
+    let wide = ports(|_| {}, &[20_000..=65_535]);
+    assert_eq!(wide.status, Status::Warn, "{wide}");
+    assert!(mend(&wide).contains("ip_local_port_range=\"10000 19999\""), "{wide}");
+    assert!(!mend(&wide).contains("ip_local_reserved_ports=20000"), "{wide}");
+    let broken = ports(|p| p.reserved_ports = vec![20_000..=65_535], &[20_000..=65_535]);
+    assert_eq!(broken.status, Status::Fail, "{broken}");
+    assert!(broken.observed.contains("0 ports only") && mend(&broken).contains("10000 19999"), "{broken}");
+    // The advice, followed, is enough.
+    let moved = ports(
+        |p| (p.ephemeral_ports, p.reserved_ports) = (Some((10_000, 19_999)), vec![20_000..=65_535]),
+        &[20_000..=65_535],
+    );
+    assert_eq!(moved.status, Status::Pass, "{moved}");
+    // A small overlap is reserved, exactly it, and what was reserved before stays so.
+    let small = ports(|p| p.reserved_ports = vec![8080..=8080], &[40_000..=41_000, 61_000..=61_010]);
+    assert!(mend(&small).contains("ip_local_reserved_ports=8080,40000-41000,"), "{small}");
+    let choosers = ports(|p| p.port_choosers = Some(vec!["nft table ip nat, chain post".into()]), &[61_000..=65_535]);
+    assert!(mend(&choosers).contains("10000-60999"), "{choosers}");
+}
+
+#[test]
+fn listen_addresses_need_a_served_interface() {
+    let listen = |reception: Reception| {
+        let (s, mut probes, request) = patient();
+        probes.listens[0].1 = reception;
+        find(&doctor(&s, &probes, &request, &traffic()), "listen").clone()
+    };
+    let on = |holders: Vec<Holder>| Reception { holders, local: Some(true) };
+    let elsewhere = listen(on(vec![holder("eth1", false)]));
+    assert!(elsewhere.observed.contains("eth1, which is not served"), "{elsewhere}");
+    assert!(elsewhere.mend.as_ref().is_some_and(|mend| mend.contains("add eth1")), "{elsewhere}");
+    assert_eq!(listen(on(vec![holder("eth1", false), holder("eth0", false)])).status, Status::Pass);
+    assert_eq!(listen(on(vec![holder("lo", true)])).status, Status::Pass, "addresses of services are often there");
+    assert_eq!(listen(on(Vec::new())).status, Status::Pass, "ip route add local");
+}
+
+/// An operator who looks for a fault of a running relay is not told to take it off.
+#[test]
+fn running_relay_is_not_taken_for_a_stranger() {
+    let (mut s, mut probes, request) = patient();
+    s.nics[0].xdp_program = Some(XdpProgram { mode: "native".into(), id: Some(7) });
+    s.nics[0].xsk_queues = Some(vec![0, 1]);
+    s.machine.nodes[0].free_huge_pages = Some(0);
+    let queues = vec![("eth0".to_owned(), 0), ("eth0".to_owned(), 1)];
+    probes.own = Some(OwnRelay { state: "running".into(), queues, huge_pages: true, notices: Vec::new() });
+    let bad = |probes: &Probes| {
+        let checks = doctor(&s, probes, &request, &traffic());
+        checks.iter().filter(|c| c.status != Status::Pass).map(|c| c.id.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(bad(&probes), Vec::<String>::new());
+    // A queue that is not its own is a stranger's.
+    probes.own.as_mut().unwrap().queues.pop();
+    assert_eq!(bad(&probes), ["xsk-owned"]);
+    probes.own.as_mut().unwrap().notices.push("eth0:0 is paused".into());
+    assert_eq!(bad(&probes), ["xsk-owned", "relay"]);
+    probes.own = None;
+    assert_eq!(bad(&probes), ["huge-pages", "xdp-attached", "xsk-owned"]);
+}
+
+#[test]
+fn setting_that_cannot_be_read_is_told_with_its_cause() {
+    let (s, mut probes, request) = patient();
+    probes.bpf_jit = None;
+    let mut observed = |hidden| {
+        probes.bpf_jit_hidden = hidden;
+        find(&doctor(&s, &probes, &request, &traffic()), "bpf").observed.clone()
+    };
+    assert!(observed(Some(Hidden::Forbidden)).contains("only root"));
+    assert!(observed(Some(Hidden::Absent)).contains("namespace"));
 }

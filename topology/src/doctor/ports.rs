@@ -1,0 +1,172 @@
+//! Whether the relay's UDP ports are its own, and whether the host keeps enough for itself.
+
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+
+use super::Status::{Fail, Pass, Unknown, Warn};
+use super::traffic::UNASKED;
+use super::{Check, Probes, Status, Traffic};
+
+/// Ports that the host's own sockets need to be given by the kernel.
+pub(crate) const HOST_PORTS: usize = 4096;
+/// Ports of services are below, or may be (IANA's user ports).
+const FIRST: u16 = 1024;
+/// Below, a port that the kernel gave away is the more likely one of a service that is started later.
+const PREFERRED: u16 = 10_000;
+
+const WANTED: &str = "the relay's UDP ports are nobody else's, and the host's own sockets keep at least 4096";
+
+fn new(status: Status, observed: impl Into<String>) -> Check {
+    Check::new("ports", "relay", status, observed, WANTED)
+}
+
+/// One bit for each port.
+struct Ports(Vec<bool>);
+
+impl Ports {
+    fn of<'a>(ranges: impl IntoIterator<Item = &'a RangeInclusive<u16>>) -> Self {
+        let mut all = vec![false; 1 << 16];
+        for range in ranges {
+            let bits = all.get_mut(usize::from(*range.start())..=usize::from(*range.end()));
+            bits.unwrap_or_default().fill(true);
+        }
+        Self(all)
+    }
+
+    fn with(&self, other: &Self, keep: impl Fn(bool, bool) -> bool) -> Self {
+        Self(self.0.iter().zip(&other.0).map(|(a, b)| keep(*a, *b)).collect())
+    }
+
+    fn and(&self, other: &Self) -> Self {
+        self.with(other, |a, b| a && b)
+    }
+
+    fn without(&self, other: &Self) -> Self {
+        self.with(other, |a, b| a && !b)
+    }
+
+    fn count(&self) -> usize {
+        self.0.iter().filter(|set| **set).count()
+    }
+
+    fn ranges(&self) -> Vec<RangeInclusive<u16>> {
+        let mut found: Vec<RangeInclusive<u16>> = Vec::new();
+        for port in (0..=u16::MAX).filter(|port| self.0.get(usize::from(*port)) == Some(&true)) {
+            match found.last_mut() {
+                Some(last) if *last.end() + 1 == port => *last = *last.start()..=port,
+                _ => found.push(port..=port),
+            }
+        }
+        found
+    }
+}
+
+/// As the kernel's list of reserved ports is written.
+fn list(ranges: &[RangeInclusive<u16>]) -> String {
+    let one = |r: &RangeInclusive<u16>| {
+        if r.start() == r.end() { r.start().to_string() } else { format!("{}-{}", r.start(), r.end()) }
+    };
+    ranges.iter().map(one).collect::<Vec<_>>().join(",")
+}
+
+/// The widest range that the relay leaves to the kernel, from the preferred ports if it is wide enough there.
+fn free_range(relay: &Ports) -> Option<RangeInclusive<u16>> {
+    let widest = |from: u16| {
+        let free = Ports::of([&(from..=u16::MAX)]).without(relay).ranges();
+        free.into_iter().max_by_key(ExactSizeIterator::len)
+    };
+    [PREFERRED, FIRST].into_iter().filter_map(widest).find(|range| range.len() >= HOST_PORTS)
+}
+
+pub(super) fn check(probes: &Probes, traffic: &Traffic) -> Check {
+    if traffic.source_ports.is_empty() {
+        return new(Unknown, UNASKED).mend("oxide doctor --config FILE");
+    }
+    let (Some((low, high)), Some(bound)) = (probes.ephemeral_ports, &probes.udp_bound) else {
+        return new(Unknown, "the kernel's ports cannot be seen").mend("sysctl net.ipv4.ip_local_port_range; ss -uan");
+    };
+    let ours = Ports::of(&traffic.source_ports);
+    let ephemeral = Ports::of([&(low..=high)]);
+    let reserved = Ports::of(&probes.reserved_ports);
+    let given = ephemeral.without(&reserved);
+    // What the kernel has to leave to the relay: also where clients send to.
+    let relays = Ports::of(
+        traffic.source_ports.iter().chain(traffic.listens.iter().map(|(_, p)| *p..=*p).collect::<Vec<_>>().iter()),
+    );
+    let left = given.without(&ours).count();
+    if left < HOST_PORTS {
+        return too_few(&relays, (low, high), given.count(), left);
+    }
+    // A listed packet goes to the AF_XDP socket, and the kernel's own socket on that port goes deaf.
+    let taken = bound.iter().find(|(address, port)| {
+        let listens = traffic.listens.iter().any(|(a, l)| l == port && (a == address || address.is_unspecified()));
+        listens || (ours.0.get(usize::from(*port)) == Some(&true) && !address.is_loopback())
+    });
+    if let Some((address, port)) = taken {
+        return new(Warn, format!("a kernel socket is bound to {}", SocketAddr::new(*address, *port)))
+            .mend(format!("whose: ss -uanp 'sport = :{port}'; stop it, or choose other ports"));
+    }
+    let shared = given.and(&ours);
+    if shared.count() > 0 {
+        let observed =
+            format!("{} of source_ports are in the kernel's ephemeral range {low}-{high}", list(&shared.ranges()));
+        // Writing replaces the list.
+        let both = reserved.with(&shared, |a, b| a || b);
+        return new(Warn, observed).mend(format!(
+            "sysctl -w net.ipv4.ip_local_reserved_ports={}, or source_ports outside of {low}-{high}",
+            list(&both.ranges())
+        ));
+    }
+    if let Some(place) = probes.port_choosers.as_deref().unwrap_or_default().first() {
+        let observed = format!("{place} translates source addresses and may give other flows ports of source_ports");
+        let range = free_range(&relays).map_or_else(|| "FIRST-LAST".to_owned(), |range| list(&[range]));
+        return new(Warn, observed).mend(format!(
+            "keep its ports apart from the relay's: nft \"masquerade to :{range}\", iptables -j MASQUERADE --to-ports \
+             {range}, for UDP"
+        ));
+    }
+    new(Pass, format!("{} are the relay's alone, and the host's own sockets have {left}", list(&traffic.source_ports)))
+}
+
+/// The host's own sockets have too few ports, or would have.
+fn too_few(relay: &Ports, (low, high): (u16, u16), given: usize, left: usize) -> Check {
+    let mend = match free_range(relay) {
+        Some(range) => format!(
+            "sysctl -w net.ipv4.ip_local_port_range=\"{} {}\" (and net.ipv4.ip_local_reserved_ports for services in it), or a \
+             narrower source_ports",
+            range.start(),
+            range.end()
+        ),
+        None => "choose a narrower source_ports: it leaves no range of 4096 ports to the host".to_owned(),
+    };
+    if given < HOST_PORTS {
+        let observed = format!(
+            "the kernel may give its own sockets {given} ports only ({low}-{high} without those that are reserved): \
+             programs of this host cannot open connections when they are used up"
+        );
+        return new(Fail, observed).mend(mend);
+    }
+    let observed = format!("source_ports leaves {left} ports of the kernel's ephemeral range {low}-{high} to the host");
+    new(Warn, observed).mend(mend)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_come_back_as_they_were_written() {
+        let ports = Ports::of(&[5..=7, 9..=9, 65_535..=65_535]);
+        assert_eq!((ports.count(), list(&ports.ranges()).as_str()), (5, "5-7,9,65535"));
+        assert_eq!(list(&Ports::of(&[]).ranges()), "");
+        assert_eq!(Ports::of([&(0..=u16::MAX)]).ranges(), [0..=u16::MAX]);
+    }
+
+    #[test]
+    fn host_range_keeps_off_services_where_it_can() {
+        assert_eq!(free_range(&Ports::of(&[20_000..=65_535])), Some(10_000..=19_999));
+        assert_eq!(free_range(&Ports::of(&[10_000..=65_535])), Some(1024..=9_999));
+        assert_eq!(free_range(&Ports::of(&[4_000..=65_535])), None);
+        assert_eq!(free_range(&Ports::of(&[61_000..=65_535])), Some(10_000..=60_999));
+    }
+}
