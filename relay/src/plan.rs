@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::limit::{Limits, LimitsPlan};
 use super::policy::{self, Denied};
 use crate::config::{Config, ConfigError, PortRange};
-use oxide::net::{Resolution, Tables};
+use oxide::net::Tables;
 use oxide::packet::Endpoint;
 
 /// One relay entry, checked.
@@ -174,32 +174,6 @@ impl RelayPlan {
         let listens = self.entries.iter().map(|entry| (entry.listen.ip(), entry.listen.port..=entry.listen.port));
         let answers = self.source_addresses(tables).into_iter().map(|source| (source, self.ports.into()));
         listens.chain(answers).collect()
-    }
-
-    /// What will not work by the tables of the moment, a sentence each with its mend. No error: the
-    /// address or route may come later.
-    #[must_use]
-    pub fn warnings(&self, tables: &Tables) -> Vec<String> {
-        let mut warnings = Vec::new();
-        for entry in &self.entries {
-            let Entry { name, listen, .. } = entry;
-            if !tables.local(listen.ip()) {
-                warnings.push(format!(
-                    "relay[{name}].listen: no interface has {}, so no client can reach it; `ip addr add` it, or write \
-                     an address from `ip -br addr`",
-                    listen.ip()
-                ));
-            }
-            for upstream in &entry.upstreams {
-                let ip = upstream.ip();
-                if tables.local(ip) {
-                    warnings.push(format!("relay[{name}].upstreams: {ip} is this host's own; nothing is sent there"));
-                } else if tables.resolve(ip) == Resolution::NoRoute {
-                    warnings.push(format!("relay[{name}].upstreams: no route to {ip}; see `ip route get {ip}`"));
-                }
-            }
-        }
-        warnings
     }
 
     /// Sessions that each of `queues` queues holds at most.

@@ -121,8 +121,8 @@ const MAX_QUEUE: u32 = MAX_QUEUES - 1;
 /// Highest CPU and node that are believed: above what any machine has, below what a slip of the finger writes.
 const MAX_CPU: u32 = 8191;
 const MAX_NODE: u32 = 1023;
-/// `IFNAMSIZ` without its terminating zero (include/uapi/linux/if.h).
-const MAX_INTERFACE_NAME: usize = 15;
+/// `ALTIFNAMSIZ` without its terminating zero: an alternative name (include/uapi/linux/if.h).
+const MAX_INTERFACE_NAME: usize = 127;
 
 impl EngineConfig {
     /// The defaults, for these interfaces.
@@ -178,7 +178,7 @@ impl EngineConfig {
             if !legal {
                 say(
                     format!("{name:?}"),
-                    "an interface name has 1 to 15 bytes, no blank, colon or slash",
+                    "an interface name has 1 to 15 bytes (an alternative name up to 127), no blank, colon or slash",
                     "take the name from `ip -br link`",
                 );
             }

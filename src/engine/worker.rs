@@ -175,7 +175,8 @@ impl<H: Handler + 'static> QueueWorker<H> {
         let address = entry.as_ref().map(|e| e.parcels.clone());
         for other in directory.iter().enumerate().filter(|(at, _)| *at != self.index).filter_map(|(_, e)| e.as_ref()) {
             let message = Command::Peer { place: self.index as u32, address: address.clone() };
-            if other.commands.try_send(message).is_err() {
+            // Closed: it ends itself, and needs to know no peer any more.
+            if let Err(SendError::Timeout(_)) = other.commands.try_send(message) {
                 tracing::warn!(
                     queue = other.queue,
                     about = self.queue,

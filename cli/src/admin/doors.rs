@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::io::Write as _;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use oxide_relay::config::{AdminConfig, Door};
 
@@ -118,7 +120,8 @@ impl Doors {
     }
 
     fn listen(&mut self, address: SocketAddr) -> Result<(), DoorsError> {
-        let listener = TcpListener::bind(address)
+        let bind = || patiently(|| TcpListener::bind(address), || answers(http_probe(address)));
+        let listener = bind()
             .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
             .map_err(|source| DoorsError::Http { address, source })?;
         self.http = Some(listener);
@@ -126,7 +129,8 @@ impl Doors {
     }
 
     fn bind(&mut self, path: &Path) -> Result<(), DoorsError> {
-        let listener = bind(path).map_err(|source| DoorsError::Socket { path: path.to_owned(), source })?;
+        let bind = || patiently(|| bind(path), || answers(socket_probe(path)));
+        let listener = bind().map_err(|source| DoorsError::Socket { path: path.to_owned(), source })?;
         self.socket = Some(listener);
         self.path = Some(path.to_owned());
         Ok(())
@@ -139,6 +143,46 @@ impl Drop for Doors {
             let _ = fs::remove_file(path);
         }
     }
+}
+
+/// How long a place is waited for whose holder does not answer: a process that was killed holds it until the kernel has
+/// taken it down, sockets and memory.
+const DYING: Duration = Duration::from_secs(5);
+/// For a holder that is alive to answer, whatever it says.
+const ANSWER_WITHIN: Duration = Duration::from_millis(500);
+
+/// Binds; a place that is in use is tried again while its holder does not answer.
+fn patiently<T>(bind: impl Fn() -> io::Result<T>, answers: impl Fn() -> bool) -> io::Result<T> {
+    let until = Instant::now() + DYING;
+    loop {
+        match bind() {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < until && !answers() => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            other => return other,
+        }
+    }
+}
+
+/// Whether anything comes back on a connection.
+fn answers(probe: io::Result<impl io::Read>) -> bool {
+    probe.and_then(|mut stream| stream.read(&mut [0])).is_ok_and(|length| length > 0)
+}
+
+fn http_probe(address: SocketAddr) -> io::Result<TcpStream> {
+    let mut stream = TcpStream::connect_timeout(&address, ANSWER_WITHIN)?;
+    stream.set_read_timeout(Some(ANSWER_WITHIN))?;
+    stream.set_write_timeout(Some(ANSWER_WITHIN))?;
+    stream.write_all(b"GET /live HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")?;
+    Ok(stream)
+}
+
+fn socket_probe(path: &Path) -> io::Result<UnixStream> {
+    let mut stream = UnixStream::connect(path)?;
+    stream.set_read_timeout(Some(ANSWER_WITHIN))?;
+    stream.set_write_timeout(Some(ANSWER_WITHIN))?;
+    stream.write_all(b"{\"do\":\"queues\"}\n")?;
+    Ok(stream)
 }
 
 /// A socket at `path` that only its owner may use. One that a dead process left is replaced; one that
@@ -177,15 +221,46 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
+    /// Answers the first two who connect.
+    fn answer_twice(listener: UnixListener) -> std::thread::JoinHandle<()> {
+        listener.set_nonblocking(false).unwrap();
+        std::thread::spawn(move || {
+            for _ in 0..2 {
+                let _ = listener.accept().and_then(|(mut stream, _)| stream.write_all(b"x"));
+            }
+        })
+    }
+
+    /// A relay that was killed holds its places until the kernel has taken it down, and answers nobody.
+    #[test]
+    fn place_of_a_dying_process_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("relay.sock");
+        let dying = (TcpListener::bind("127.0.0.1:0").unwrap(), UnixListener::bind(&path).unwrap());
+        let address = dying.0.local_addr().unwrap();
+        // Gone once each was asked: the answers never came.
+        std::thread::spawn(move || {
+            let _asked = dying.0.accept();
+            drop(dying.0);
+            let _asked = dying.1.accept();
+        });
+        let config = AdminConfig::new(Door::At(address), Door::At(path));
+        let doors = Doors::open(&config, "relay").unwrap();
+        assert_eq!(doors.http(), Some(address));
+        assert!(doors.socket().is_some());
+    }
+
     #[test]
     fn a_socket_is_its_owners_and_a_dead_ones_is_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("relay.sock");
         let config = AdminConfig::new(Door::Off, Door::At(path.clone()));
         let first = Doors::open(&config, "relay").unwrap();
+        let alive = answer_twice(first.socket.as_ref().unwrap().try_clone().unwrap());
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let second = Doors::open(&config, "relay").unwrap_err().to_string();
         assert!(second.contains("another relay serves it"), "{second}");
+        alive.join().unwrap();
         assert!(path.exists());
         // As kill -9 leaves it: the file is there, and nobody listens.
         let mut first = first;
@@ -201,9 +276,11 @@ mod tests {
     fn a_named_place_is_needed_and_a_default_one_is_not() {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap();
+        let alive = std::thread::spawn(move || taken.accept().unwrap().0.write_all(b"x").map(|()| taken).unwrap());
         let config = AdminConfig::new(Door::At(address), Door::Off);
         let error = Doors::open(&config, "relay").unwrap_err().to_string();
         assert!(error.contains(&address.to_string()) && error.contains("ss -ltnp"), "{error}");
+        drop(alive.join().unwrap());
         let nowhere = AdminConfig::new(Door::Off, Door::At("/nonexistent/a.sock".into()));
         let error = Doors::open(&nowhere, "relay").unwrap_err().to_string();
         assert!(error.contains("make its directory"), "{error}");

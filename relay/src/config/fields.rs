@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use oxide::config::fields::Section;
+use oxide::config::fields::{Field, Section};
 use oxide::config::{ENGINE, Problem, SUPERVISION};
 use toml::{Table, Value};
 
@@ -18,7 +18,7 @@ fn check_section(section: &Section, path: &str, table: &Table, problems: &mut Ve
             problems.push(unknown(&format!("{path}.{name}"), "field", name, known));
             continue;
         };
-        if !field.accepts(value) {
+        if !field.accepts(value) && !name_bad_elements(field, path, value, problems) {
             problems.push(Problem::new(
                 format!("{path}.{name}"),
                 value,
@@ -35,6 +35,18 @@ fn check_section(section: &Section, path: &str, table: &Table, problems: &mut Ve
             field.write(),
         ));
     }
+}
+
+/// Reports those elements of a list that have the wrong type by themselves; false if there are none.
+fn name_bad_elements(field: &Field, path: &str, value: &Value, problems: &mut Vec<Problem>) -> bool {
+    let before = problems.len();
+    for (at, element) in value.as_array().into_iter().flatten().enumerate() {
+        if !field.accepts(&[element]) {
+            let name = format!("{path}.{}[{at}]", field.name);
+            problems.push(Problem::new(name, element, format!("allowed: {}", field.allowed), field.write()));
+        }
+    }
+    problems.len() > before
 }
 
 /// Reports everything in `file` that is unknown, missing, or of the wrong type.

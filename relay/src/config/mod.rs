@@ -120,24 +120,6 @@ impl Config {
         if problems.is_empty() { Ok(()) } else { Err(ConfigError::Invalid(problems)) }
     }
 
-    /// What can be used but is probably not meant, a sentence each with its mend. `ephemeral` is the
-    /// kernel's own port range ([`ephemeral_ports`]), where it is known.
-    #[must_use]
-    pub fn warnings(&self, ephemeral: Option<PortRange>) -> Vec<String> {
-        let mut warnings = Vec::new();
-        let ports = self.sessions.source_ports;
-        if let Some(kernel) = ephemeral
-            && kernel.overlaps(ports)
-        {
-            warnings.push(format!(
-                "sessions.source_ports = \"{ports}\" overlaps the kernel's ephemeral ports {kernel}: packets for sockets \
-                 of this host with such a port would go to the relay; write another range, or \
-                 `sysctl -w net.ipv4.ip_local_reserved_ports={ports}`"
-            ));
-        }
-        warnings
-    }
-
     /// As a file that reads back the same, without comments.
     ///
     /// # Errors
@@ -151,13 +133,4 @@ impl Config {
     pub fn example() -> String {
         fields::example()
     }
-}
-
-/// The ports that the kernel gives its own sockets (`net.ipv4.ip_local_port_range`), of this network
-/// namespace; `None` where /proc does not tell.
-#[must_use]
-pub fn ephemeral_ports() -> Option<PortRange> {
-    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
-    let mut ports = text.split_whitespace().map(|port| port.parse().ok());
-    PortRange::new(ports.next()??, ports.next()??)
 }

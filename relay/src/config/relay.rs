@@ -85,6 +85,8 @@ const MAX_NAME: usize = 32;
 /// RFC 4787 REQ-5: a UDP mapping must not expire in less than two minutes.
 const RFC_4787_IDLE_S: u32 = 120;
 const DAY_S: u32 = 86_400;
+/// Without as many ports programs of the host run out of them for connections of their own.
+const HOST_PORTS: u32 = 4096;
 
 impl SessionsConfig {
     /// How long a session of `relay` may be idle.
@@ -107,6 +109,16 @@ impl SessionsConfig {
         }
         if self.drain_s > 3600 {
             SESSIONS.refuse("drain_s", self.drain_s, "write drain_s = 3 (the unit is seconds)", problems);
+        }
+        // Ports of the host's own sockets; the kernel gives them away from 1024 on.
+        let left = u32::from(u16::MAX - 1023).saturating_sub(self.source_ports.count());
+        if self.source_ports.first() >= 1024 && left < HOST_PORTS {
+            problems.push(Problem::new(
+                "sessions.source_ports",
+                format!("\"{}\"", self.source_ports),
+                format!("the host's own sockets need at least {HOST_PORTS} ports, and {left} are left"),
+                "write \"5120-65535\", or a narrower range",
+            ));
         }
         if self.source_ports.first() < 1024 {
             SESSIONS.refuse(

@@ -128,13 +128,15 @@ fn interfaces() {
         ("[engine]\ninterfaces = []", "at least one interface"),
         ("[engine]\ninterfaces = \"eth0\"", "engine.interfaces = \"eth0\": allowed: a list of 1 to 8"),
         ("[engine]\ninterfaces = [\"eth0\", \"eth0\"]", "each interface once"),
-        ("[engine]\ninterfaces = [\"a-name-of-16-byte\"]", "1 to 15 bytes"),
         ("[engine]\ninterfaces = [\"a/b\"]", "1 to 15 bytes"),
         ("[engine]\ninterfaces = [\"1\",\"2\",\"3\",\"4\",\"5\",\"6\",\"7\",\"8\",\"9\"]", "at most 8 interfaces"),
     ] {
         let text = wrong(line);
         assert!(text.contains(wanted), "{line}: {text}");
     }
+    let name = |length: usize| format!("[engine]\ninterfaces = [\"{}\"]", "a".repeat(length));
+    Config::from_toml(&name(127)).unwrap();
+    assert!(wrong(&name(128)).contains("alternative name up to 127"));
 }
 
 #[test]
@@ -315,13 +317,29 @@ fn all_problems_are_told_at_once() {
     assert_eq!(text.lines().count(), 3, "{text}");
 }
 
+/// After `ip_local_reserved_ports` has followed such a range, no program of the host could open a connection.
 #[test]
-fn source_ports_in_the_kernels_range_warn() {
-    let config = Config::from_toml(&format!("{MINIMAL}[sessions]\nsource_ports = \"60000-61000\"\n")).unwrap();
-    let kernel = PortRange::new(32_768, 60_999);
-    assert!(config.warnings(kernel)[0].contains("ip_local_reserved_ports=60000-61000"));
-    assert!(config.warnings(None).is_empty());
-    assert!(Config::from_toml(MINIMAL).unwrap().warnings(kernel).is_empty());
+fn source_ports_leave_ports_to_the_host() {
+    let with = |ports: &str| format!("{MINIMAL}[sessions]\nsource_ports = \"{ports}\"\n");
+    let text = wrong(&with("5000-65535"));
+    assert!(text.contains("sessions.source_ports") && text.contains("4096 ports"), "{text}");
+    Config::from_toml(&with("5120-65535")).unwrap();
+}
+
+/// A list of 200 servers has one typing error.
+#[test]
+fn one_bad_value_of_a_list_is_named() {
+    let mut upstreams: Vec<String> = (1..=200).map(|n| format!("\"198.51.100.{n}:53\"")).collect();
+    upstreams[76] = "\"198.51.100.77O:53\"".to_owned();
+    let entry = format!("name = \"dns\"\nlisten = \"192.0.2.1:53\"\nupstreams = [{}]", upstreams.join(", "));
+    let text = wrong(&relay(&entry));
+    assert!(text.starts_with("relay[dns].upstreams[76] = \"198.51.100.77O:53\": "), "{text}");
+    assert!(text.len() < 300 && text.lines().count() == 1, "{text}");
+    let queues = wrong(&format!("{MINIMAL}queues = [0, 1, \"two\", -3]\n"));
+    assert_eq!(
+        queues.lines().map(|line| line.split(':').next().unwrap()).collect::<Vec<_>>(),
+        ["engine.queues[2] = \"two\"", "engine.queues[3] = -3"]
+    );
 }
 
 #[test]

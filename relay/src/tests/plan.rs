@@ -105,13 +105,3 @@ fn what_cannot_be_planned() {
     none.relays.clear();
     assert!(matches!(RelayPlan::new(&none, &[]), Err(PlanError::NoEntry)));
 }
-
-#[test]
-fn what_will_not_work_is_told() {
-    let plan = RelayPlan::new(&config(""), &[]).unwrap();
-    assert!(plan.warnings(&World::default().tables(1)).is_empty());
-    let warnings = plan.warnings(&World { routes: false, ..World::default() }.tables(1)).join("\n");
-    assert!(warnings.contains("no route to 198.51.100.2"), "{warnings}");
-    let warnings = plan.warnings(&oxide::net::Tables::default()).join("\n");
-    assert!(warnings.contains("no interface has 192.0.2.1"), "{warnings}");
-}

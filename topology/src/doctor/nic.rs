@@ -145,7 +145,11 @@ fn xdp_attached(p: &Patient<'_>, nic: &Nic) -> Check {
         }
         Some(program) => {
             let id = program.id.map_or_else(|| "unknown id".to_owned(), |id| format!("id {id}"));
-            let mend = format!("whose: bpftool net show dev {0}; remove: ip link set dev {0} xdp off", nic.name);
+            let mend = format!(
+                "whose: bpftool net show dev {0}; stop its program, or the oxide relay that has it (its own configuration \
+                 knows it: oxide doctor --config FILE); only what a dead program left: ip link set dev {0} xdp off",
+                nic.name
+            );
             check("xdp-attached", nic, Fail, format!("{} program, {id}", program.mode), wanted).mend(mend)
         }
         None if nic.ifindex.is_some() => check("xdp-attached", nic, Pass, "none", wanted),

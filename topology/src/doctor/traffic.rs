@@ -37,8 +37,11 @@ fn unique<'a>(addresses: impl Iterator<Item = &'a IpAddr>) -> Vec<IpAddr> {
 fn listens(interfaces: &[String], probes: &Probes, traffic: &Traffic) -> Vec<Check> {
     let wanted = "packets to each listen address come in by an interface that is served";
     if traffic.listens.is_empty() {
-        let text = if traffic.source_ports.is_empty() { UNASKED } else { "the configuration has no [[relay]] entry" };
-        return vec![Check::new("listen", "relay", Unknown, text, wanted).mend("oxide doctor --config FILE")];
+        if traffic.source_ports.is_empty() {
+            return vec![Check::new("listen", "relay", Unknown, UNASKED, wanted).mend("oxide doctor --config FILE")];
+        }
+        let text = "the configuration has no [[relay]] entry: a start refuses it";
+        return vec![Check::new("listen", "relay", Fail, text, wanted).mend("write one: oxide config example")];
     }
     let all = unique(traffic.listens.iter().map(|(address, _)| address));
     all.into_iter().map(|address| listen(interfaces, probes, address, wanted)).collect()

@@ -4,11 +4,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Subcommand;
-use oxide_relay::config::{Config, ephemeral_ports};
+use oxide_relay::config::Config;
+
+use crate::preflight;
 
 #[derive(Subcommand)]
 pub(crate) enum ConfigCommand {
-    /// Read FILE and say all that is wrong with it, each with its mend. Exit code 1 if anything is.
+    /// Read FILE and say all that is wrong with it, each with its mend. Exit code 1 if anything is. What does not fit this
+    /// host is a warning: the file may be another's.
     Check {
         /// The configuration.
         file: PathBuf,
@@ -21,12 +24,13 @@ pub(crate) fn config(command: &ConfigCommand) -> Result<ExitCode, String> {
     match command {
         ConfigCommand::Check { file } => {
             let config = Config::load(file).map_err(|e| e.to_string())?;
-            for warning in config.warnings(ephemeral_ports()) {
-                println!("warning: {warning}");
+            preflight::entries(&config, file)?;
+            for finding in preflight::of_host(&config) {
+                outln!("warning: {finding}");
             }
-            println!("{}: {} relay(s) on {}", file.display(), config.relays.len(), config.engine.interfaces.join(", "));
+            outln!("{}: {} relay(s) on {}", file.display(), config.relays.len(), config.engine.interfaces.join(", "));
         }
-        ConfigCommand::Example => print!("{}", Config::example()),
+        ConfigCommand::Example => out!("{}", Config::example()),
     }
     Ok(ExitCode::SUCCESS)
 }

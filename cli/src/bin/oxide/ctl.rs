@@ -17,10 +17,10 @@ use crate::drops;
 #[derive(Args)]
 pub(crate) struct Where {
     /// Control socket of the relay.
-    #[arg(long, value_name = "PATH", conflicts_with = "name")]
+    #[arg(long, value_name = "PATH", conflicts_with = "name", global = true)]
     socket: Option<PathBuf>,
     /// Name of the relay: that of its configuration file, without `.toml`. Needed where several run.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", global = true)]
     name: Option<String>,
 }
 
@@ -53,10 +53,10 @@ pub(crate) struct CtlCommand {
     #[command(flatten)]
     relay: Where,
     /// Print the answer as JSON.
-    #[arg(long)]
+    #[arg(long, global = true)]
     json: bool,
     /// How long to wait for an answer, seconds; a drain is waited for as long as it may take.
-    #[arg(long, default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    #[arg(long, global = true, default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
     wait: u64,
     #[command(subcommand)]
     what: What,
@@ -179,7 +179,7 @@ pub(crate) fn ctl(command: &CtlCommand) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("oxide: {error}");
+            errln!("oxide: {error}");
             ExitCode::from(code(&error))
         }
     }
@@ -205,21 +205,21 @@ fn show(what: &What, json: bool, value: &Value) {
         return;
     }
     if json {
-        println!("{value:#}");
+        outln!("{value:#}");
         return;
     }
     match (what, view, value) {
-        (What::Queues, Ok(view), _) => print!("{}", view.table()),
+        (What::Queues, Ok(view), _) => out!("{}", view.table()),
         (What::Sessions { .. }, _, Value::Array(sessions)) => {
-            sessions.iter().for_each(|session| println!("{}", line(session)))
+            sessions.iter().for_each(|session| outln!("{}", line(session)))
         }
         (What::Reload, ..) => {
             let lines = value.get("text").and_then(Value::as_array).cloned().unwrap_or_default();
-            lines.iter().filter_map(Value::as_str).for_each(|line| println!("{line}"));
+            lines.iter().filter_map(Value::as_str).for_each(|line| outln!("{line}"));
         }
-        (What::Metrics, _, Value::String(text)) => print!("{text}"),
-        (_, _, Value::String(text)) => println!("{text}"),
-        _ => println!("{value:#}"),
+        (What::Metrics, _, Value::String(text)) => out!("{text}"),
+        (_, _, Value::String(text)) => outln!("{text}"),
+        _ => outln!("{value:#}"),
     }
 }
 

@@ -1,5 +1,10 @@
 //! The `oxide` command.
 #![forbid(unsafe_code)]
+// They panic when nobody reads any more: `out` has others.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
+#[macro_use]
+mod out;
 
 mod config;
 mod ctl;
@@ -7,6 +12,7 @@ mod drops;
 mod faults;
 mod log;
 mod plan;
+mod preflight;
 mod relay;
 mod sim;
 mod top;
@@ -80,7 +86,7 @@ fn main() -> ExitCode {
     let log = match log::start(filter) {
         Ok(log) => log,
         Err(error) => {
-            eprintln!("oxide: --log {filter}: {error}");
+            errln!("oxide: --log {filter}: {error}");
             return ExitCode::from(2);
         }
     };

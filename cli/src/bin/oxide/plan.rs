@@ -7,8 +7,11 @@ use clap::{Args, ValueEnum};
 use oxide_relay::config::{Config, EngineConfig};
 use oxide_topology::Request;
 use oxide_topology::cli::{self, DoctorArgs, Format, PlanArgs, RECORD, Source};
-use oxide_topology::doctor::Traffic;
+use oxide_topology::doctor::{OwnRelay, Traffic};
 use oxide_topology::settings::SettingKind;
+
+use crate::out::{Errors, Out};
+use crate::preflight;
 
 /// Which machine, and what is wanted of it.
 #[derive(Args)]
@@ -49,14 +52,13 @@ impl Subject {
     /// The relay's ports and upstreams, for the doctor.
     fn traffic(&self) -> Result<Traffic, String> {
         let Some(path) = &self.config else { return Ok(Traffic::default()) };
-        let config = Config::load(path).map_err(|e| e.to_string())?;
-        let ports = config.sessions.source_ports;
-        let mut traffic = Traffic { source_ports: Some(ports.first()..=ports.last()), ..Traffic::default() };
-        for relay in &config.relays {
-            traffic.listens.push((relay.listen.ip(), relay.listen.port()));
-            traffic.upstreams.extend(relay.upstreams.iter().map(|upstream| upstream.ip()));
-        }
-        Ok(traffic)
+        Ok(preflight::traffic(&Config::load(path).map_err(|e| e.to_string())?))
+    }
+
+    /// The relay of the configuration, for the doctor.
+    fn own(&self) -> Option<OwnRelay> {
+        let path = self.config.as_ref().filter(|_| self.source() == Source::Live)?;
+        preflight::own_relay(&Config::load(path).ok()?, path)
     }
 
     fn request(&self) -> Result<Request, String> {
@@ -66,6 +68,9 @@ impl Subject {
         };
         if !self.interfaces.is_empty() {
             engine.interfaces.clone_from(&self.interfaces);
+        }
+        if self.source() == Source::Live {
+            engine.interfaces = oxide_topology::real_names(&engine.interfaces);
         }
         // Rings and frames are counted for each interface; a described machine may name none.
         let interfaces = engine.interfaces.clone();
@@ -133,7 +138,7 @@ pub(crate) struct DoctorCommand {
 }
 
 pub(crate) fn plan(command: &PlanCommand) -> Result<ExitCode, String> {
-    let (mut out, mut errors) = (std::io::stdout(), std::io::stderr());
+    let (mut out, mut errors) = (Out, Errors);
     if command.undo {
         return Ok(cli::undo_command(&command.record, &mut out, &mut errors).into());
     }
@@ -166,7 +171,7 @@ pub(crate) fn plan(command: &PlanCommand) -> Result<ExitCode, String> {
 fn sessions(capacity: u32) {
     let bytes = oxide_relay::table_bytes(capacity) as f64;
     let (each, all) = (bytes / f64::from(capacity.max(1)), bytes / f64::from(1 << 20));
-    println!(
+    outln!(
         "\nsessions   {capacity}, {each:.0} bytes each with their index: tables of {all:.1} MiB, taken at start, \
          in equal parts for each queue"
     );
@@ -179,8 +184,9 @@ pub(crate) fn doctor(command: &DoctorCommand) -> Result<ExitCode, String> {
         nics: subject.nics.clone(),
         request: subject.request()?,
         traffic: subject.traffic()?,
+        own: subject.own(),
         self_test: command.self_test.then_some(oxide_cli::self_test::run as fn() -> _),
         json: subject.json,
     };
-    Ok(cli::doctor_command(&args, &mut std::io::stdout(), &mut std::io::stderr()).into())
+    Ok(cli::doctor_command(&args, &mut Out, &mut Errors).into())
 }

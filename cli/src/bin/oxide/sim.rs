@@ -62,20 +62,20 @@ pub(crate) fn sim(command: &SimCommand) -> Result<ExitCode, String> {
     let options = options(command)?;
     if let Some(replay) = &options.replay {
         let listens: Vec<_> = replay.listens().iter().flatten().map(ToString::to_string).collect();
-        eprintln!("  {} packets to replay; the relay listens on {}", replay.len(), listens.join(" and "));
+        errln!("  {} packets to replay; the relay listens on {}", replay.len(), listens.join(" and "));
     }
     let mut watch = Progress::new(command, options.packets)?;
     let report = run_with(&options, &mut watch);
     watch.finish()?;
     if command.json {
-        println!("{}", serde_json::to_string_pretty(&report).map_err(|e| e.to_string())?);
+        outln!("{}", serde_json::to_string_pretty(&report).map_err(|e| e.to_string())?);
     } else {
         print(&report, &options);
     }
     let Some(failure) = &report.failure else { return Ok(ExitCode::SUCCESS) };
-    eprintln!("checker {} does not hold: seed {}, step {}", failure.checker.name(), report.seed, failure.step);
-    eprintln!("  {}", failure.text);
-    eprintln!("again: {}", again(command, &options));
+    errln!("checker {} does not hold: seed {}, step {}", failure.checker.name(), report.seed, failure.step);
+    errln!("  {}", failure.text);
+    errln!("again: {}", again(command, &options));
     Ok(ExitCode::FAILURE)
 }
 
@@ -168,7 +168,7 @@ impl Watch for &mut Progress {
         self.next = sent - sent % every + every;
         let elapsed = self.started.elapsed().as_secs_f64();
         let left = elapsed / sent as f64 * (self.packets - sent) as f64;
-        eprintln!("  {sent} of {} packets sent, {elapsed:.0} s, {left:.0} s to go", self.packets);
+        errln!("  {sent} of {} packets sent, {elapsed:.0} s, {left:.0} s to go", self.packets);
     }
 
     fn left(&mut self, at: Duration, frame: &[u8]) {
@@ -184,18 +184,27 @@ impl Watch for &mut Progress {
 /// As `cargo xtask demo` prints its report: what moved, the queues, the drops, the checks.
 fn print(report: &SimReport, options: &SimOptions) {
     let SimReport { seed, queues, links, virtual_time, .. } = report;
-    println!("seed {seed}, {queues} queues, {:.1} s of virtual time", virtual_time.as_secs_f64());
-    println!(
+    outln!("seed {seed}, {queues} queues, {:.1} s of virtual time", virtual_time.as_secs_f64());
+    outln!(
         "clients sent {}, to servers left {}, answered {}, to clients left {}",
-        report.sent, report.there, report.answers, report.back
+        report.sent,
+        report.there,
+        report.answers,
+        report.back
     );
-    println!(
+    outln!(
         "\n{:<6} {:>10} {:>10} {:>11} {:>9} {:>9}  {:<10} frames: total = free + app + receive + transmit",
-        "queue", "received", "sent", "handed over", "sessions", "restarts", "state"
+        "queue",
+        "received",
+        "sent",
+        "handed over",
+        "sessions",
+        "restarts",
+        "state"
     );
     for q in &report.queue_reports {
         let c = q.census;
-        println!(
+        outln!(
             "{:<6} {:>10} {:>10} {:>11} {:>9} {:>9}  {:<10} {} = {} + {} + {} + {}, {}",
             q.queue,
             q.rx_packets,
@@ -213,8 +222,8 @@ fn print(report: &SimReport, options: &SimOptions) {
         );
     }
     let drops: Vec<String> = report.drops.nonzero().map(|(reason, n)| format!("{} {n}", reason.name())).collect();
-    let line = |name: &str, text: String| println!("{name:<29} {text}");
-    println!();
+    let line = |name: &str, text: String| outln!("{name:<29} {text}");
+    outln!();
     line("drops by reason", if drops.is_empty() { "none".to_owned() } else { drops.join(", ") });
     line("lost outside the engine", format!("{} before, {} after it", report.lost_before, report.lost_after));
     if links.offered > 0 {
@@ -246,12 +255,12 @@ fn print(report: &SimReport, options: &SimOptions) {
     let speed = report.packets_per_second / 1e6;
     line("speed", format!("{speed:.2} million packets a second of real time, on one core{slow}"));
     line("fingerprint", format!("{:016x}", report.fingerprint));
-    println!("\nchecks");
+    outln!("\nchecks");
     for (checker, looks) in &report.checks {
         let failed = report.failure.as_ref().is_some_and(|failure| failure.checker == *checker);
         let word = if failed { "FAILED" } else { "ok" };
-        println!("  {word:<6} {:<10} looked {looks} times", checker.name());
+        outln!("  {word:<6} {:<10} looked {looks} times", checker.name());
     }
     let verdict = if report.passed() { "every checker held" } else { "one did not hold" };
-    println!("\n{} times at rest: {verdict}", report.quiescent_points);
+    outln!("\n{} times at rest: {verdict}", report.quiescent_points);
 }

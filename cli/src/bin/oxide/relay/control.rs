@@ -12,7 +12,7 @@ use oxide::queue::SessionInfo;
 use oxide_cli::admin::notify::Notifier;
 use oxide_cli::admin::protocol::Trouble;
 use oxide_cli::admin::{Control, Reloaded};
-use oxide_relay::config::{Config, ConfigError, Effect, ephemeral_ports};
+use oxide_relay::config::{Config, Effect};
 use oxide_relay::{RelayPlan, UdpRelay};
 use serde_json::Value;
 
@@ -49,10 +49,8 @@ impl RelayControl {
 
     fn take_over_file(&self) -> Result<Reloaded, NotReloaded> {
         let mut config = self.lock();
-        let file = Config::load(&self.path).map_err(|e| unreadable(&e))?;
-        if file.relays.is_empty() {
-            return Err(format!("{}: no [[relay]] entry: nothing to relay", self.path.display()).into());
-        }
+        let file = super::file::load(&self.path)?;
+        crate::preflight::log(&file);
         let changes = config.changes(&file);
         let next = config.adopting(&file, Effect::Queue);
         next.check().map_err(|e| format!("what could be in force at once does not fit the rest: {e}"))?;
@@ -94,28 +92,10 @@ impl From<EngineError> for NotReloaded {
     }
 }
 
-/// The relay's plan for `config` on this host, with its warnings told.
+/// The relay's plan for `config` on this host.
 pub(super) fn plan(config: &Config, tables: &Tables) -> Result<Arc<RelayPlan>, String> {
-    for warning in config.warnings(ephemeral_ports()) {
-        tracing::warn!("{warning}");
-    }
     let own: Vec<IpAddr> = tables.links.iter().flat_map(|link| &link.addresses).map(|(address, _)| *address).collect();
-    let plan = RelayPlan::new(config, &own).map_err(|e| e.to_string())?;
-    for warning in plan.warnings(tables) {
-        tracing::warn!("{warning}");
-    }
-    Ok(Arc::new(plan))
-}
-
-/// What a sandboxed process may not read has a mend of its own.
-fn unreadable(error: &ConfigError) -> String {
-    match error {
-        ConfigError::Read { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => format!(
-            "{error} (the sandbox leaves the directory of the configuration file, and in a shared one such as /etc only \
-             the file that was there at the start: give it a directory of its own, or write it in place)"
-        ),
-        _ => error.to_string(),
-    }
+    RelayPlan::new(config, &own).map(Arc::new).map_err(|e| e.to_string())
 }
 
 fn refused(error: EngineError) -> Trouble {

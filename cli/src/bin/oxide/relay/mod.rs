@@ -2,6 +2,7 @@
 
 mod confine;
 mod control;
+mod file;
 mod report;
 mod summary;
 
@@ -34,10 +35,8 @@ enum Event {
 }
 
 pub(crate) fn relay(path: &Path, report: Option<&Path>, log: LogControl) -> Result<ExitCode, String> {
-    let config = Config::load(path).map_err(|e| e.to_string())?;
-    if config.relays.is_empty() {
-        return Err(format!("{}: no [[relay]] entry: nothing to relay (see `oxide config example`)", path.display()));
-    }
+    let config = file::load(path)?;
+    crate::preflight::log(&config);
     let (doors, survey, sandbox) = confine::enter(&config, path, report, &name(path))?;
     // Not before: a thread has the privileges of the one that started it.
     crate::log::write_in_background().map_err(|e| format!("log thread: {e}"))?;
@@ -58,7 +57,8 @@ pub(crate) fn relay(path: &Path, report: Option<&Path>, log: LogControl) -> Resu
 
     crate::faults::listen(engine.handle());
     let places = places(&doors);
-    let notes: Vec<String> = doors.notes().iter().cloned().chain([sandbox.line()]).collect();
+    let lost = file::lost_access(path).inspect(|text| tracing::warn!("{text}"));
+    let notes: Vec<String> = doors.notes().iter().cloned().chain([sandbox.line()]).chain(lost).collect();
     summary::print(&config, &engine, &places, &notes);
     let handle = engine.handle();
     handle.confined(sandbox.layers());

@@ -1,7 +1,11 @@
 //! What runs, where, and how well: for whoever started it.
 
-use oxide::engine::Engine;
+use std::collections::BTreeMap;
+
+use oxide::engine::{Engine, EngineStatus};
+use oxide::umem::PageKind;
 use oxide_relay::config::Config;
+use oxide_topology::{CpuList, Plan, WarningCode};
 
 /// Lines of the summary at most.
 const MOST: usize = 15;
@@ -28,10 +32,7 @@ fn lines(config: &Config, engine: &Engine, doors: &[String], notes: &[String]) -
     if status.queues.len() > 2 {
         lines.push(format!("  and {} more queues", status.queues.len() - 2));
     }
-    if let Some(pages) = status.queues.first().and_then(|queue| queue.pages.as_ref()) {
-        let why = pages.fallback.as_deref().map(|why| format!(" ({why})")).unwrap_or_default();
-        lines.push(format!("  packet memory: {:?} pages{why}", pages.kind));
-    }
+    lines.extend(pages(&status, engine.plan()));
     let differences = status.queues.iter().flat_map(|q| q.differences.iter().map(|d| (q.queue, d)));
     lines.extend(differences.take(1).map(|(queue, it)| format!("  not as planned: queue {queue}: {it}")));
     for relay in config.relays.iter().take(2) {
@@ -46,4 +47,64 @@ fn lines(config: &Config, engine: &Engine, doors: &[String], notes: &[String]) -
     lines.extend(notes);
     lines.truncate(MOST);
     lines
+}
+
+/// The kind of pages of all queues, and why some are not huge.
+fn pages(status: &EngineStatus, plan: &Plan) -> Option<String> {
+    let mut kinds: BTreeMap<&str, CpuList> = BTreeMap::new();
+    let mut why = None;
+    for queue in &status.queues {
+        let Some(pages) = &queue.pages else { continue };
+        let kind = if pages.kind == PageKind::Huge { "2 MiB pages" } else { "base pages" };
+        kinds.entry(kind).or_default().insert(queue.queue);
+        why = why.or(pages.fallback.clone());
+    }
+    let short = |code| matches!(code, WarningCode::HugePagesShort | WarningCode::HugePagesUnknown);
+    let planned = plan.warnings.iter().find(|warning| short(warning.code));
+    let why = why.or_else(|| planned.map(|w| format!("{}: {}; {}", w.subject, w.text, w.mend)));
+    let why = why.filter(|_| kinds.contains_key("base pages")).map_or_else(String::new, |why| format!(" ({why})"));
+    let all = match kinds.len() {
+        0 => return None,
+        1 => kinds.into_keys().collect::<String>(),
+        _ => kinds.iter().map(|(kind, queues)| format!("{kind} of queues {queues}")).collect::<Vec<_>>().join(", "),
+    };
+    Some(format!("  packet memory: {all}{why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use oxide::engine::QueueStatus;
+    use oxide::umem::PageReport;
+    use oxide_topology::{Request, Snapshot, plan};
+
+    use super::*;
+
+    fn status(kinds: &[(PageKind, Option<&str>)]) -> EngineStatus {
+        let mut status = EngineStatus::default();
+        for ((kind, why), queue) in kinds.iter().zip(0..) {
+            let mut one = QueueStatus::default();
+            one.queue = queue;
+            one.pages = Some(PageReport { kind: *kind, node: None, fallback: why.map(str::to_owned) });
+            status.queues.push(one);
+        }
+        status
+    }
+
+    #[test]
+    fn pages_of_every_queue_are_told_with_the_reason() {
+        let mut snapshot = Snapshot::synthetic("pack:1 [numa] core:4 pu:1").unwrap();
+        snapshot.machine.nodes[0].free_huge_pages = Some(4);
+        snapshot.describe_nic("eth0:queues=2,mtu=1500").unwrap();
+        let plan = plan(&snapshot, &Request::new(vec!["eth0".to_owned()], 8 << 20)).unwrap();
+        let text = |kinds: &[(PageKind, Option<&str>)]| pages(&status(kinds), &plan).unwrap();
+        let (huge, base) = ((PageKind::Huge, None), (PageKind::Base, None));
+        assert_eq!(text(&[huge, huge]), "  packet memory: 2 MiB pages");
+        let mixed = text(&[huge, base]);
+        assert!(mixed.contains("2 MiB pages of queues 0") && mixed.contains("base pages of queues 1"), "{mixed}");
+        assert!(mixed.contains("8 free 2 MiB pages are wanted, 4 are free"), "planned so: {mixed}");
+        let failed = text(&[huge, (PageKind::Base, Some("none were free"))]);
+        assert!(failed.contains("(none were free)"), "{failed}");
+        assert_eq!(pages(&EngineStatus::default(), &plan), None);
+    }
 }

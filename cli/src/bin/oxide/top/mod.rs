@@ -5,7 +5,7 @@ mod model;
 #[cfg(test)]
 mod tests;
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -44,7 +44,7 @@ pub(crate) fn top(command: &TopCommand) -> Result<ExitCode, String> {
     let mut client = match Client::connect(&command.relay.path()) {
         Ok(client) => client,
         Err(error) => {
-            eprintln!("oxide: {error}");
+            errln!("oxide: {error}");
             return Ok(ExitCode::from(code(&error)));
         }
     };
@@ -60,7 +60,7 @@ pub(crate) fn top(command: &TopCommand) -> Result<ExitCode, String> {
     match looked {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error) => {
-            eprintln!("oxide: {error}");
+            errln!("oxide: {error}");
             Ok(ExitCode::from(code(&error)))
         }
     }
@@ -78,9 +78,9 @@ fn once(client: &mut Client, model: &mut Model, interval: Duration, json: bool) 
     sleep(interval);
     look(client, model)?;
     if json {
-        println!("{}", serde_json::to_string_pretty(model).unwrap_or_default());
+        outln!("{}", serde_json::to_string_pretty(model).unwrap_or_default());
     } else {
-        print!("{}", plain(model));
+        out!("{}", plain(model));
     }
     Ok(())
 }
@@ -88,10 +88,7 @@ fn once(client: &mut Client, model: &mut Model, interval: Duration, json: bool) 
 fn lines(client: &mut Client, model: &mut Model, interval: Duration) -> Result<(), ClientError> {
     loop {
         look(client, model)?;
-        // Whoever reads may have gone.
-        if std::io::stdout().write_all(plain(model).as_bytes()).is_err() {
-            return Ok(());
-        }
+        out!("{}", plain(model));
         sleep(interval);
     }
 }
