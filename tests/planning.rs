@@ -98,6 +98,7 @@ fn the_doctor_looks_at_this_machine_and_at_others() {
         request: Request::new(vec![name.into()], 1 << 20),
         traffic: Traffic::default(),
         self_test: None,
+        own: None,
         json: true,
     };
     let mut out = Vec::new();

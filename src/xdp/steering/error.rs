@@ -6,9 +6,6 @@ use std::net::IpAddr;
 
 use super::{AttachMode, MAX_ADDRESSES, MAX_QUEUES};
 
-/// Name of the steering program in the kernel (`bpf/steer.bpf.c`).
-pub(super) const PROGRAM: &str = "oxide_steer";
-
 /// Steering could not be set up or changed. The text ends with the mend.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -21,8 +18,7 @@ pub enum SteeringError {
     },
     /// Another XDP program is attached.
     #[error(
-        "{interface}: cannot attach in {wanted} mode, {holder} is attached already; stop its owner{}{}",
-        if holder.contains(PROGRAM) { ": it is an oxide relay (`pgrep -a oxide`)" } else { "" },
+        "{interface}: cannot attach in {wanted} mode, {holder} is attached already; stop its owner{}",
         if *linked { String::new() } else { format!(", or detach it by `ip link set dev {interface} xdp off`") }
     )]
     Busy {

@@ -9,7 +9,6 @@ use aya::programs::Xdp;
 use aya::util::KernelVersion;
 use aya::{EbpfError, EbpfLoader};
 
-use super::error::PROGRAM;
 use super::{Fallback, SteeringError};
 
 /// `bpf/steer.bpf.c`, compiled; docs/steering.md says how. In the repository, so that a clone builds
@@ -43,7 +42,7 @@ impl Program {
             .load(OBJECT)
             .map_err(|e: EbpfError| failed(&e))?;
 
-        let program = object.program_mut(PROGRAM).ok_or_else(|| absent("program oxide_steer"))?;
+        let program = object.program_mut("oxide_steer").ok_or_else(|| absent("program oxide_steer"))?;
         let program: &mut Xdp = program.try_into().map_err(|e: aya::programs::ProgramError| failed(&e))?;
         program.load().map_err(|e| failed(&e))?;
         let fd = program.fd().map_err(|e| failed(&e))?.as_fd().try_clone_to_owned();

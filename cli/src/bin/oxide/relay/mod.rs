@@ -3,6 +3,7 @@
 mod confine;
 mod control;
 mod file;
+mod holder;
 mod report;
 mod summary;
 
@@ -37,6 +38,7 @@ enum Event {
 pub(crate) fn relay(path: &Path, report: Option<&Path>, log: LogControl) -> Result<ExitCode, String> {
     let config = file::load(path)?;
     crate::preflight::log(&config);
+    let holders = holder::holders(&config.engine.interfaces);
     let (doors, survey, sandbox) = confine::enter(&config, path, report, &name(path))?;
     // Not before: a thread has the privileges of the one that started it.
     crate::log::write_in_background().map_err(|e| format!("log thread: {e}"))?;
@@ -51,7 +53,7 @@ pub(crate) fn relay(path: &Path, report: Option<&Path>, log: LogControl) -> Resu
         .survey(survey)
         .supervision(Supervision::from(&config.supervision))
         .start()
-        .map_err(|e| e.to_string())?;
+        .map_err(|error| with_holders(&error.to_string(), &holders))?;
     let queues = engine.plan().actors.len() as u32;
     plan.check_queues(queues).map_err(|e| e.to_string())?;
 
@@ -102,6 +104,12 @@ pub(crate) fn relay(path: &Path, report: Option<&Path>, log: LogControl) -> Resu
         reporter.finish(status);
     }
     Ok(ExitCode::from(ending.code()))
+}
+
+/// A refusal, with the processes that have the interfaces it is about.
+fn with_holders(error: &str, holders: &[(String, String)]) -> String {
+    let about = holders.iter().filter(|(interface, _)| error.contains(interface));
+    about.fold(error.to_owned(), |text, (interface, holder)| format!("{text}; {interface}: {holder}"))
 }
 
 /// Reloads, until it is time to end: how, and how long sessions may take.
