@@ -16,7 +16,6 @@ use oxide::engine::{Ending, Engine, Supervision, read_tables};
 use oxide_cli::admin::notify::Notifier;
 use oxide_cli::admin::{Admin, Control, Doors, Limits};
 use oxide_relay::UdpRelay;
-use oxide_relay::config::Config;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 
 use crate::log::LogControl;
