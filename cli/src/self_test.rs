@@ -99,7 +99,7 @@ fn program() -> Trial {
         match try_program() {
             Ok(()) => Outcome::Done("loaded".to_owned()),
             Err(SteeringError::NotPermitted { .. }) => refused("EPERM", LOADING, true),
-            Err(error) => failed(error.to_string(), "uname -r; it needs 5.15".to_owned()),
+            Err(error) => failed(error.to_string(), "uname -r; it needs 6.1".to_owned()),
         },
     )
 }

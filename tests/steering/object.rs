@@ -11,6 +11,48 @@ const CLANG: &str = "clang version 14.";
 const RECIPE: &str =
     "clang -O2 --target=bpfel -mcpu=v2 -fno-addrsig -Wall -Wextra -Werror -c bpf/steer.bpf.c -o bpf/steer.bpf.o";
 
+/// The instructions of the object's section `xdp`, 8 bytes each: opcode, registers (source in the high half), offset,
+/// immediate value.
+fn instructions() -> Vec<[u8; 8]> {
+    let object = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("bpf/steer.bpf.o")).unwrap();
+    // ELF64, little-endian: e_shoff at 40, e_shentsize, e_shnum and e_shstrndx from 58 on.
+    let number = |at: usize, bytes: usize| -> usize {
+        object[at..at + bytes].iter().rev().fold(0, |sum, &byte| sum << 8 | usize::from(byte))
+    };
+    let section = |index: usize| number(40, 8) + index * number(58, 2);
+    // sh_name at 0, sh_offset at 24, sh_size at 32.
+    let names = number(section(number(62, 2)) + 24, 8);
+    let is_program = |&index: &usize| object[names + number(section(index), 4)..].starts_with(b"xdp\0");
+    let program = (0..number(60, 2)).find(is_program).unwrap();
+    let (at, size) = (number(section(program) + 24, 8), number(section(program) + 32, 8));
+    object[at..at + size].chunks_exact(8).map(|chunk| chunk.try_into().unwrap()).collect()
+}
+
+/// What kernels 6.1 and 6.12 refuse without `CAP_PERFMON`, and newer ones do not: the test of the object on a kernel of
+/// today would not see it.
+#[test]
+fn object_needs_no_perfmon() {
+    // BPF_ALU64 | BPF_X with BPF_SUB, with BPF_ADD; BPF_ALU64 | BPF_K with BPF_AND.
+    const SUBTRACT: u8 = 0x1f;
+    const ADD: u8 = 0x0f;
+    const MASK: u8 = 0x57;
+    // BPF_STX and BPF_ST of 1, 2 and 4 bytes, at the frame pointer.
+    const SHORT_STORES: [u8; 6] = [0x73, 0x6b, 0x63, 0x72, 0x6a, 0x62];
+    const FRAME_POINTER: u8 = 10;
+    let program = instructions();
+    assert!(program.len() > 50, "{} instructions", program.len());
+    for (at, instruction) in program.iter().enumerate() {
+        assert_ne!(instruction[0], SUBTRACT, "instruction {at} subtracts a register");
+        let short_store = SHORT_STORES.contains(&instruction[0]) && instruction[1] & 15 == FRAME_POINTER;
+        assert!(!short_store, "instruction {at} writes a part of eight bytes of the stack");
+        if instruction[0] == ADD {
+            let index = instruction[1] >> 4;
+            let masked = program[..at].iter().rev().take(4).any(|before| before[0] == MASK && before[1] & 15 == index);
+            assert!(masked, "instruction {at} adds a register that was not masked just before");
+        }
+    }
+}
+
 #[test]
 fn object_matches_its_source() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

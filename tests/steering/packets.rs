@@ -111,7 +111,7 @@ pub(crate) fn second_opinion(frame: &[u8], listed: impl Fn(IpAddr, u16) -> bool)
                 Verdict::Fragment
             } else if frame[23] != 17 {
                 Verdict::NotUdp
-            } else if number(16) < 28 || number(16) > rest {
+            } else if number(16) < 28 || rest < 28 {
                 Verdict::Malformed
             } else {
                 let to: [u8; 4] = frame[30..34].try_into().unwrap();
@@ -125,7 +125,7 @@ pub(crate) fn second_opinion(frame: &[u8], listed: impl Fn(IpAddr, u16) -> bool)
             match frame[20] {
                 44 => Verdict::Fragment,
                 0 | 43 | 50 | 51 | 60 | 135 | 139 | 140 => Verdict::Ipv6Extension,
-                17 if number(18) < 8 || number(18) + 40 > rest => Verdict::Malformed,
+                17 if number(18) < 8 || rest < 48 => Verdict::Malformed,
                 17 => {
                     let to: [u8; 16] = frame[38..54].try_into().unwrap();
                     let to = Ipv6Addr::from(to);

@@ -30,7 +30,7 @@ verdicts! {
     Redirected = "redirected",
     /// Listed, but the queue has no socket: the fallback was taken.
     NoSocket = "no_socket",
-    /// Headers cut short, a wrong IP version, or length fields that contradict the frame. To the kernel.
+    /// Headers cut short, a wrong IP version, or a length field below the headers' size. To the kernel.
     Malformed = "malformed",
     /// Destination MAC is a group address, broadcast included. To the kernel.
     Multicast = "multicast",

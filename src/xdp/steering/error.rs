@@ -87,9 +87,7 @@ pub enum SteeringError {
         source: io::Error,
     },
     /// The kernel did not take the program or a map. The text holds the verifier's last words.
-    #[error(
-        "cannot load the steering program: {reason}; it needs kernel 5.15 (`uname -r`), and CAP_PERFMON before 5.18; else please report it"
-    )]
+    #[error("cannot load the steering program: {reason}; it needs kernel 6.1 (`uname -r`); else please report it")]
     Load {
         /// The loader's and the verifier's text.
         reason: String,

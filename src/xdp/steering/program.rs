@@ -6,7 +6,6 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use aya::maps::{HashMap, Map, MapData, PerCpuArray};
 use aya::programs::Xdp;
-use aya::util::KernelVersion;
 use aya::{EbpfError, EbpfLoader};
 
 use super::{Fallback, SteeringError};
@@ -29,16 +28,10 @@ pub(super) struct Program {
 
 impl Program {
     pub(super) fn load(interface: &str, fallback: Fallback) -> Result<Self, SteeringError> {
-        Self::load_with(interface, fallback, has_buff_len())
-    }
-
-    fn load_with(interface: &str, fallback: Fallback, has_buff_len: bool) -> Result<Self, SteeringError> {
         let failed = |error: &(dyn Error + 'static)| load_error(interface, error);
-        let (action, has_buff_len) = (fallback.action(), u32::from(has_buff_len));
         let mut object = EbpfLoader::new()
             .btf(None)
-            .override_global("FALLBACK", &action, true)
-            .override_global("HAS_BUFF_LEN", &has_buff_len, true)
+            .override_global("FALLBACK", &fallback.action(), true)
             .load(OBJECT)
             .map_err(|e: EbpfError| failed(&e))?;
 
@@ -59,11 +52,6 @@ impl Program {
             sockets: sockets.map_err(|e| SteeringError::kernel(interface, "duplicate a descriptor", e))?,
         })
     }
-}
-
-/// `bpf_xdp_get_buff_len` came with 5.18. Before, the program needs `CAP_PERFMON` as well.
-fn has_buff_len() -> bool {
-    KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(5, 18, 0))
 }
 
 fn absent(what: &str) -> SteeringError {
@@ -99,39 +87,6 @@ fn load_error(interface: &str, error: &(dyn Error + 'static)) -> SteeringError {
                 cause = error.source();
             }
             SteeringError::Load { reason }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use std::io::Write;
-
-    use super::*;
-    use crate::xdp::steering::bpf;
-
-    /// Both ways of measuring the frame pass the verifier and agree, whatever this kernel has.
-    #[test]
-    fn old_and_new_kernels_agree() {
-        if !rustix::process::geteuid().is_root() {
-            let _ = writeln!(io::stderr(), "SKIPPED old_and_new_kernels_agree: needs root");
-            return;
-        }
-        let mut frame = vec![2; 12];
-        frame.extend([8, 0, 0x45, 0, 0, 30, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
-        frame.extend([0, 9, 0, 53, 0, 10, 0, 0, 1, 2]);
-        for has_buff_len in [false, has_buff_len()] {
-            let mut program = Program::load_with("none", Fallback::Drop, has_buff_len).unwrap();
-            let mut bits = [0; 8192];
-            bits[53 / 8] = 1 << (53 % 8);
-            let mapped = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 10, 0, 0, 2];
-            program.listed.insert(mapped, bits, 0).unwrap();
-            // Whole: listed, dropped for want of a socket. One byte short: passed.
-            let action = |frame: &[u8]| bpf::test_run(program.fd.as_fd(), frame, 0, 0).unwrap();
-            assert_eq!(action(&frame), Fallback::Drop.action());
-            assert_eq!(action(&frame[..frame.len() - 1]), Fallback::Pass.action());
         }
     }
 }

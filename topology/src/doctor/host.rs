@@ -8,8 +8,8 @@ use crate::request::Queues;
 use crate::snapshot::{Amount, CpuQuota, Limits};
 
 const MACHINE: &str = "machine";
-/// need_wakeup, bpf_link for XDP and shared UMEM over several devices are all there from 5.15 on.
-const KERNEL_FLOOR: (u32, u32) = (5, 15);
+/// The oldest kernel on which the relay was run.
+const KERNEL_FLOOR: (u32, u32) = (6, 1);
 
 pub(super) fn checks(patient: &Patient<'_>) -> Vec<Check> {
     let all = [
@@ -36,7 +36,7 @@ fn check(id: &str, status: super::Status, observed: impl Into<String>, wanted: &
 }
 
 fn kernel(p: &Patient<'_>) -> Check {
-    let wanted = "Linux 5.15 or later, and not 6.17";
+    let wanted = "Linux 6.1 or later, and not 6.17";
     let release = p.snapshot.limits.kernel.clone().unwrap_or_default();
     match p.snapshot.limits.kernel_version() {
         None => check("kernel", Unknown, "version unknown", wanted).mend("uname -r"),
@@ -108,20 +108,17 @@ fn grant(capabilities: &[&str]) -> String {
 }
 
 fn capabilities(p: &Patient<'_>) -> Check {
-    let wanted = "CAP_NET_RAW, CAP_NET_ADMIN, and CAP_BPF (or CAP_SYS_ADMIN); before Linux 5.18 also CAP_PERFMON";
+    let wanted = "CAP_NET_RAW, CAP_NET_ADMIN, and CAP_BPF (or CAP_SYS_ADMIN)";
     let limits = &p.snapshot.limits;
     let Some(held) = &limits.capabilities else {
         return check("capabilities", Unknown, "unknown", wanted).mend("grep CapEff /proc/self/status");
     };
     let has = |name: &str| limits.has_capability(name) == Some(true);
     let admin = has("CAP_SYS_ADMIN");
-    // bpf_xdp_get_buff_len, which spares us CAP_PERFMON, came with 5.18.
-    let old = limits.kernel_version().is_some_and(|version| version < (5, 18));
     let wants = [
         ("CAP_NET_RAW", !has("CAP_NET_RAW")),
         ("CAP_NET_ADMIN", !has("CAP_NET_ADMIN") && !admin),
         ("CAP_BPF", !has("CAP_BPF") && !admin),
-        ("CAP_PERFMON", old && !has("CAP_PERFMON") && !admin),
     ];
     let missing: Vec<&str> = wants.into_iter().filter(|(_, lacks)| *lacks).map(|(name, _)| name).collect();
     if missing.is_empty() && limits.initial_user_namespace == Some(false) {

@@ -8,12 +8,11 @@ use super::{Amount, CpuQuota, Limits, Machine, Node, SnapshotError};
 use crate::cpus::{CpuList, MAX_CPUS};
 
 /// Capabilities the engine has a use for.
-const CAPABILITIES: [(&str, CapabilitySet); 8] = [
+const CAPABILITIES: [(&str, CapabilitySet); 7] = [
     ("CAP_BPF", CapabilitySet::BPF),
     ("CAP_IPC_LOCK", CapabilitySet::IPC_LOCK),
     ("CAP_NET_ADMIN", CapabilitySet::NET_ADMIN),
     ("CAP_NET_RAW", CapabilitySet::NET_RAW),
-    ("CAP_PERFMON", CapabilitySet::PERFMON),
     ("CAP_SYS_ADMIN", CapabilitySet::SYS_ADMIN),
     ("CAP_SYS_NICE", CapabilitySet::SYS_NICE),
     ("CAP_SYS_RESOURCE", CapabilitySet::SYS_RESOURCE),

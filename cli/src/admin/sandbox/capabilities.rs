@@ -9,11 +9,10 @@ use rustix::thread::{
 use super::SandboxError;
 
 /// What is kept, and what for.
-const KEPT: [(CapabilitySet, &str, &str); 6] = [
+const KEPT: [(CapabilitySet, &str, &str); 5] = [
     (CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN", "XDP programs, device settings, neighbours"),
     (CapabilitySet::NET_RAW, "CAP_NET_RAW", "AF_XDP sockets"),
     (CapabilitySet::BPF, "CAP_BPF", "XDP programs and their maps"),
-    (CapabilitySet::PERFMON, "CAP_PERFMON", "programs that kernels before 5.19 verify with it only"),
     (CapabilitySet::IPC_LOCK, "CAP_IPC_LOCK", "packet memory above the memlock limit"),
     (CapabilitySet::SYS_NICE, "CAP_SYS_NICE", "engine.realtime"),
 ];
