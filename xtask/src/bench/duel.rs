@@ -61,10 +61,13 @@ impl Bench<'_> {
             }
             let what = format!("{ours} beside {theirs}, {} B, {} flows", load.frame, load.flows);
             let (Some(a), Some(b)) = (self.available(ours)?, self.available(theirs)?) else { continue };
-            let answer = self.duel(lab, a, b, load, &what);
-            if let Some(records) = self.unless_failed(&what, answer)? {
-                self.records.extend(records);
-            }
+            self.row(&what, 3, |bench| {
+                let answer = bench.duel(lab, a, b, load, &what);
+                if let Some(records) = bench.unless_failed(&what, answer)? {
+                    bench.records.extend(records);
+                }
+                Ok(())
+            })?;
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! What the project aims at, and whether this run's figures reach it.
 
+use super::noise::disagreement;
 use super::record::{Record, short};
 
 /// Which of a record's figures counts.
@@ -65,8 +66,10 @@ const GOALS: &[Goal] = &[
 pub(super) struct Verdict {
     pub(super) goal: String,
     pub(super) figure: String,
-    /// `None`: nothing was wanted, or nothing was measured.
+    /// `None`: nothing was wanted, nothing was measured, or the row is inconclusive.
     pub(super) reached: Option<bool>,
+    /// Why the row counts neither way; empty where it counts.
+    pub(super) inconclusive: String,
 }
 
 impl Verdict {
@@ -74,10 +77,18 @@ impl Verdict {
         match self.reached {
             Some(true) => "reached",
             Some(false) => "NOT REACHED",
+            None if !self.inconclusive.is_empty() => "inconclusive",
             None if self.figure.is_empty() => "not measured",
             None => "told",
         }
     }
+}
+
+/// How many of the goals are reached, by the rows that count.
+pub(super) fn tally(verdicts: &[Verdict]) -> String {
+    let count = |word: &str| verdicts.iter().filter(|verdict| verdict.word() == word).count();
+    let (reached, missed, inconclusive) = (count("reached"), count("NOT REACHED"), count("inconclusive"));
+    format!("{reached} of {} goals reached; {inconclusive} inconclusive, which count neither way", reached + missed)
 }
 
 /// Every goal, by the medians of `records`.
@@ -124,7 +135,16 @@ impl Goal {
             (Some(r), ValueAtMost(bound)) => (value(r), Some(r.value_median <= bound)),
             (Some(r), Told) => (ratio(r), None),
         };
-        Verdict { goal: self.text(), figure, reached }
+        let bound = match self.figure {
+            RatioAtLeast(bound) | RatioAtMost(bound) | ValueAtMost(bound) => Some(bound),
+            Told => None,
+        };
+        let noise = record.map(|r| r.inconclusive.clone()).filter(|reason| !reason.is_empty());
+        let apart = || disagreement(record?, Some(bound?));
+        let inconclusive = noise.or_else(apart).filter(|_| bound.is_some()).unwrap_or_default();
+        let (figure, reached) =
+            if inconclusive.is_empty() { (figure, reached) } else { (format!("{figure}; {inconclusive}"), None) };
+        Verdict { goal: self.text(), figure, reached, inconclusive }
     }
 }
 
@@ -142,5 +162,29 @@ mod tests {
         let verdicts = verdicts(&records);
         assert_eq!((verdicts[0].word(), verdicts[1].word()), ("reached", "not measured"));
         assert!(verdicts[0].figure.starts_with("1.00 x (0.90-1.10)"), "{}", verdicts[0].figure);
+    }
+
+    #[test]
+    fn only_conclusive_rows_count() {
+        let shape = Shape { frame: 64, flows: 256, ..Shape::default() };
+        let measure = Measure::higher("throughput", "Mpps");
+        let record = |ratios: [f64; 3]| {
+            let pairs = ratios.map(|ratio| (ratio, 1.0));
+            Record::pairs(measure, "l2fwd", "testpmd-af_xdp", &pairs, &shape)
+        };
+        // As a run beside a build gave it.
+        let apart = verdicts(&[record([0.15, 1.04, 3.9])]);
+        assert_eq!(apart[0].word(), "inconclusive");
+        assert!(apart[0].figure.contains("spread from 0.15 to 3.90"), "{}", apart[0].figure);
+        assert_eq!(tally(&apart), "0 of 0 goals reached; 1 inconclusive, which count neither way");
+        let mut disturbed = record([1.03, 1.04, 1.05]);
+        assert_eq!(
+            tally(&verdicts(&[disturbed.clone()])),
+            "1 of 1 goals reached; 0 inconclusive, which count neither way"
+        );
+        disturbed.inconclusive = "the hypervisor took 9.00 % of the cores".to_owned();
+        let verdicts = verdicts(&[disturbed]);
+        assert_eq!(verdicts[0].word(), "inconclusive");
+        assert!(verdicts[0].figure.ends_with("the hypervisor took 9.00 % of the cores"), "{}", verdicts[0].figure);
     }
 }

@@ -12,6 +12,7 @@
 //! | [`trials`] | given rates: throughput at a loss goal, loss, latency, bursts, sessions |
 //! | [`growth`] | cost as flows, frames, entries, queues and time grow |
 //! | [`micro`] | the user side in pieces: time, and instructions beside the stored ones |
+//! | [`noise`] | what disturbed a row; measuring it again |
 //! | [`goals`] | what is aimed at, held against the figures |
 //! | [`charts`], [`docs`] | pictures, and the page of figures |
 //! | [`processor`] | the batch processor beside other crates: no lab |
@@ -25,6 +26,7 @@ mod lab;
 mod latency;
 mod machine;
 pub(crate) mod micro;
+mod noise;
 mod processor;
 pub(crate) mod record;
 mod sample;
@@ -117,6 +119,8 @@ struct Bench<'a> {
     records: Vec<Record>,
     /// What could not be measured, and why.
     not_run: Vec<String>,
+    /// How late the generator was at most in the row under way, nanoseconds.
+    late_ns: u64,
 }
 
 impl Bench<'_> {
@@ -180,6 +184,7 @@ pub(crate) fn run(cancel: &Cancel, options: &Options) -> Result<()> {
         started: Instant::now(),
         records: vec![],
         not_run: vec![],
+        late_ns: 0,
     };
     let outcome = if only("lab") {
         bench.by_hand()
@@ -209,14 +214,14 @@ impl Bench<'_> {
         self.ceiling(&lab)?;
         self.pauses(&lab)?;
         self.duels(&lab)?;
-        self.growth(&lab)?;
-        self.round_trips(&lab)?;
-        self.idleness(&lab)?;
-        self.given_rates(&lab)?;
-        self.restarts(&lab)?;
+        self.row("growth", 2, |bench| bench.growth(&lab))?;
+        self.row("round trips", 2, |bench| bench.round_trips(&lab))?;
+        self.row("idleness", 2, |bench| bench.idleness(&lab))?;
+        self.row("given rates", 2, |bench| bench.given_rates(&lab))?;
+        self.row("restarts", 2, |bench| bench.restarts(&lab))?;
         drop(lab);
-        self.other_queues()?;
-        self.queues()?;
+        self.row("other queues", 2, Self::other_queues)?;
+        self.row("queues", 2, Self::queues)?;
         self.hours()?;
         if self.wanted("micro") && !self.brief() {
             self.pieces()?;
@@ -274,9 +279,11 @@ fn report(options: &Options, records: &[Record], not_run: &[String]) -> Result<(
     println!("machine: {machine}; kernel {kernel}\nbuild: {build}\ndate: {date} UTC\ncommand: {command}\n");
     print!("{}", record::table(records));
     println!("\ngoals");
-    for verdict in goals::verdicts(records) {
+    let verdicts = goals::verdicts(records);
+    for verdict in &verdicts {
         println!("  {:<12} {:<92} {}", verdict.word(), verdict.goal, verdict.figure);
     }
+    println!("  {}", goals::tally(&verdicts));
     let folder = target().join("bench");
     fs::create_dir_all(&folder).map_err(io_error(folder.display()))?;
     let charts = charts::write(&folder, records)?;

@@ -65,6 +65,9 @@ pub(crate) struct Record {
     pub(crate) shape: Shape,
     /// What a reader must know; empty where nothing.
     pub(crate) note: String,
+    /// What disturbed the row, also after it was measured again; empty where nothing.
+    #[serde(default)]
+    pub(crate) inconclusive: String,
     #[serde(flatten)]
     pub(crate) about: About,
 }
@@ -136,6 +139,7 @@ impl Record {
             peer_median: None,
             shape: shape.clone(),
             note: String::new(),
+            inconclusive: String::new(),
             about: About::default(),
         }
     }

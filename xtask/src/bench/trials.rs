@@ -174,6 +174,7 @@ impl Bench<'_> {
         }
         let sum = |value: fn(&Throughput) -> u64| pairs.iter().map(|(a, b)| value(a) + value(b)).sum::<u64>();
         let late = pairs.iter().map(|(a, b)| a.late_ns.max(b.late_ns)).max().unwrap_or_default();
+        self.late_ns = self.late_ns.max(late);
         let note = format!(
             "one of three trials must hold; {} trials, in which {} ms of the forwarder's core were stolen and the generator was \
              late by {} ms at most",
@@ -233,6 +234,8 @@ impl Bench<'_> {
         for (n, (_, measure)) in CURVE.into_iter().enumerate().filter(|_| !self.options.quick) {
             records.push(record(measure, n + 2, &|o| 100.0 * o.lost as f64 / o.sent.max(1) as f64));
         }
+        let late = pairs.iter().flat_map(|(a, b)| a.iter().chain(b)).chain(&deep).map(|o| o.late_ns).max();
+        self.late_ns = self.late_ns.max(late.unwrap_or_default());
         for r in &records {
             self.say(format_args!("relay, {}: {} {}", r.measure, short(r.value_median), r.unit));
         }
