@@ -217,7 +217,7 @@ fn make(spec: &ExecutorSpec) -> Result<Option<LocalExecutor>, ExecutorError> {
         })?),
     };
     if let Some(cpu) = spec.cpu {
-        pin(cpu).map_err(|observed| ExecutorError::Cpu {
+        pin_current_thread(cpu).map_err(|observed| ExecutorError::Cpu {
             executor: spec.name.clone(),
             cpu,
             observed,
@@ -227,7 +227,11 @@ fn make(spec: &ExecutorSpec) -> Result<Option<LocalExecutor>, ExecutorError> {
     Ok(executor)
 }
 
-fn pin(cpu: u32) -> Result<(), String> {
+/// Pins the calling thread to `cpu`. For a body that runs elsewhere rather than not at all, and tries again later.
+///
+/// # Errors
+/// Why this CPU cannot be had now: it is absent, offline, or outside this process's cpuset.
+pub fn pin_current_thread(cpu: u32) -> Result<(), String> {
     let index = cpu as usize;
     if index >= CpuSet::MAX_CPU {
         return Err(format!("above the kernel interface's {} CPUs", CpuSet::MAX_CPU));

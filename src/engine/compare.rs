@@ -16,9 +16,7 @@ pub(super) fn differences(
     cpus: &[u32],
 ) -> Vec<String> {
     let mut found: Vec<String> = ports.iter().filter_map(|port| mode(plan, config, port)).collect();
-    if cpus != [plan.cpu] {
-        found.push(format!("planned on CPU {}, but its thread may run on {cpus:?}", plan.cpu));
-    }
+    found.extend(place(plan, cpus));
     let huge = seen.page_kib.is_some_and(|kib| kib >= 2048);
     if plan.page == Page::Huge && seen.page_kib.is_some() && !huge {
         let why = pages.fallback.as_deref().unwrap_or("the kernel does not say why");
@@ -33,6 +31,19 @@ pub(super) fn differences(
         }
     }
     found
+}
+
+/// How a sentence about the CPU begins.
+const PLACE: &str = "planned on CPU ";
+
+fn place(plan: &ActorPlan, cpus: &[u32]) -> Option<String> {
+    (cpus != [plan.cpu]).then(|| format!("{PLACE}{}, but its thread may run on {cpus:?}", plan.cpu))
+}
+
+/// Brings `differences` up to date: the actor's thread may run on `cpus` now.
+pub(super) fn moved(differences: &mut Vec<String>, plan: &ActorPlan, cpus: &[u32]) {
+    differences.retain(|sentence| !sentence.starts_with(PLACE));
+    differences.extend(place(plan, cpus));
 }
 
 /// A port on a lower rung than its driver should give. A higher one is had by explicit wish only.
@@ -70,6 +81,12 @@ mod tests {
         let pages = PageReport { kind: PageKind::Base, node: Some(1), fallback: why };
         let good = PagesSeen { page_kib: Some(2048), nodes: [(1, 512)].into() };
         assert_eq!(differences(&plan, &config, &[], &pages, &good, &[3]), Vec::<String>::new());
+        let mut later = vec!["something else".to_owned()];
+        moved(&mut later, &plan, &[0, 1]);
+        moved(&mut later, &plan, &[0, 2]);
+        assert_eq!(later, ["something else", "planned on CPU 3, but its thread may run on [0, 2]"]);
+        moved(&mut later, &plan, &[3]);
+        assert_eq!(later, ["something else"]);
         let bad = PagesSeen { page_kib: Some(4), nodes: [(0, 12), (1, 500)].into() };
         let found = differences(&plan, &config, &[], &pages, &bad, &[2, 3]).join("; ");
         for word in ["CPU 3", "[2, 3]", "4 KiB", "none were free", "node 1", "12 of 512"] {

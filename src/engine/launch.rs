@@ -88,9 +88,10 @@ impl<H: Handler + 'static> Launcher<H> {
             rss: self.ports_of(index).iter().map(|id| self.rss.get(&id.interface).cloned()).collect(),
             tables: Box::new(tables.clone()),
         };
-        let executor =
-            ExecutorSpec { name: format!("oxide-q{}", plan.queue), cpu: Some(plan.cpu), kind: self.executor };
-        let handle = executor::spawn(executor, move |runtime| queue::run(spec, runtime, mailbox, link))
+        // The actor pins itself: a CPU that is offline for a while is no reason to leave the queue unserved.
+        let cpu = Some(plan.cpu);
+        let executor = ExecutorSpec { name: format!("oxide-q{}", plan.queue), cpu: None, kind: self.executor };
+        let handle = executor::spawn(executor, move |runtime| queue::run_on(cpu, spec, runtime, mailbox, link))
             .map_err(|e| failed("starting an executor")(&e))?;
         Ok(Launched { handle, commands, parcels })
     }

@@ -111,6 +111,15 @@ impl Observer {
                 }
                 queue.pages = Some(pages);
             }
+            Report::Cpus(cpus) => {
+                let Some(plan) = self.plan.actors.get(worker) else { return };
+                compare::moved(&mut queue.differences, plan, &cpus);
+                if cpus == [plan.cpu] {
+                    tracing::info!(queue = queue.queue, cpu = plan.cpu, "thread is on its CPU again");
+                } else {
+                    tracing::warn!(queue = queue.queue, cpu = plan.cpu, ?cpus, "thread cannot run on its CPU");
+                }
+            }
             Report::Ports(ports) => queue.mode = ports.iter().map(ModeStatus::from).collect(),
             Report::Snapshot(snapshot) => queue.update(&snapshot, self.started.elapsed()),
             Report::Last(snapshot) => {

@@ -82,6 +82,8 @@ impl<H: Handler + 'static> supervisor::Worker for QueueWorker<H> {
         let Launched { handle, commands, parcels } = launched.map_err(|error| match error {
             // Not there, or another program is on it: that may change.
             EngineError::Interface { .. } | EngineError::Steering { .. } => End::Waiting(error.to_string()),
+            // No thread, no descriptor, no memory for io_uring: what is short now may be there at the next try.
+            EngineError::Actor { .. } => End::Failed(error.to_string()),
             other => End::Refused(other.to_string()),
         })?;
         self.announce(Some(Entry { queue: self.queue, parcels, commands: commands.clone() }));

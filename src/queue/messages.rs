@@ -110,6 +110,8 @@ pub enum Report {
     },
     /// A port was opened again; all of them, as read back from the kernel.
     Ports(Vec<PortInfo>),
+    /// CPUs the actor's thread may run on from now on: its own went offline, or is back.
+    Cpus(Vec<u32>),
     /// Counters; dropped when the supervisor is behind.
     Snapshot(Box<QueueSnapshot>),
     /// Counters at the end of this actor, after its last packet.

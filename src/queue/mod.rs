@@ -20,6 +20,7 @@ mod held;
 mod messages;
 mod outgoing;
 mod peers;
+mod pinning;
 mod realtime;
 mod reframe;
 mod run;
@@ -40,7 +41,7 @@ pub use handler::{Context, Handler, QueueInfo, Replaced, SessionInfo};
 pub use harness::{Harness, HarnessError, Outcome};
 pub use messages::{Command, Exit, PortRequests, Report};
 pub use peers::{Parcel, Peers};
-pub use run::run;
+pub use run::{run, run_on};
 pub use snapshot::{PortSnapshot, QueueSnapshot};
 pub use way::Way;
 #[doc(hidden)]

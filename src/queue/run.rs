@@ -18,6 +18,7 @@ use super::actor::{Actor, ActorSpec};
 use super::counters::Regime;
 use super::handler::Handler;
 use super::messages::{Command, Exit, Report};
+use super::pinning::{Pinning, own_cpus};
 use super::realtime;
 use crate::port::{Backend, Port, PortError};
 use crate::umem::MAX_PORTS;
@@ -32,7 +33,20 @@ pub async fn run<B: Backend, H: Handler>(
     mailbox: Mailbox<Command<B::Request>>,
     link: Link<Report>,
 ) -> Exit {
-    let mut drive = match Drive::open(spec, mailbox, link) {
+    run_on(None, spec, runtime, mailbox, link).await
+}
+
+/// The same, on `cpu` if it can be had. If it is offline, the actor runs elsewhere, reports that, and is pinned when the CPU
+/// is back.
+pub async fn run_on<B: Backend, H: Handler>(
+    cpu: Option<u32>,
+    spec: ActorSpec<B, H>,
+    runtime: Runtime,
+    mailbox: Mailbox<Command<B::Request>>,
+    link: Link<Report>,
+) -> Exit {
+    let pinning = Pinning::new(cpu, Instant::now());
+    let mut drive = match Drive::open(spec, pinning, mailbox, link) {
         Ok(drive) => drive,
         Err(error) => return Exit::NotOpened(error),
     };
@@ -45,6 +59,7 @@ pub async fn run<B: Backend, H: Handler>(
 
 struct Drive<B: Backend, H> {
     actor: Actor<B, H>,
+    pinning: Pinning,
     spin: Duration,
     /// Where time goes now, and since when: each moment is booked once.
     regime: Regime,
@@ -54,6 +69,7 @@ struct Drive<B: Backend, H> {
 impl<B: Backend, H: Handler> Drive<B, H> {
     fn open(
         mut spec: ActorSpec<B, H>,
+        pinning: Pinning,
         mailbox: Mailbox<Command<B::Request>>,
         link: Link<Report>,
     ) -> Result<Self, PortError> {
@@ -70,7 +86,7 @@ impl<B: Backend, H: Handler> Drive<B, H> {
         let ports = actor.worker.infos().to_vec();
         actor.link.report(Report::Opened { ports, pages, seen, cpus: own_cpus() });
         actor.begin();
-        Ok(Self { actor, spin, regime: Regime::Control, since: Instant::now() })
+        Ok(Self { actor, pinning, spin, regime: Regime::Control, since: Instant::now() })
     }
 
     async fn turns(&mut self, runtime: &Runtime) -> Exit {
@@ -93,6 +109,9 @@ impl<B: Backend, H: Handler> Drive<B, H> {
             }
             if self.actor.is_called(now) {
                 self.enter(Regime::Control);
+                if self.pinning.look(now) {
+                    self.actor.link.report(Report::Cpus(own_cpus()));
+                }
             }
             if let Some(exit) = self.actor.control(now, packets) {
                 return exit;
@@ -102,7 +121,8 @@ impl<B: Backend, H: Handler> Drive<B, H> {
                 continue;
             }
             let idle = now.duration_since(last_packet);
-            if idle < self.spin || (turn.again && idle < KICK_PATIENCE) {
+            let spins = idle < self.spin && self.pinning.is_pinned();
+            if spins || (turn.again && idle < KICK_PATIENCE) {
                 std::hint::spin_loop();
             } else {
                 self.sleep(if turn.again { KICK_PATIENCE } else { Duration::MAX });
@@ -140,10 +160,4 @@ impl<B: Backend, H: Handler> Drive<B, H> {
         tracing::trace!(?woken, "woke");
         self.actor.worker.counters_mut().sleeps += 1;
     }
-}
-
-/// CPUs that the calling thread may run on (sched_getaffinity(2)); none where the kernel does not tell.
-fn own_cpus() -> Vec<u32> {
-    let Ok(set) = rustix::thread::sched_getaffinity(None) else { return Vec::new() };
-    (0..rustix::thread::CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).map(|cpu| cpu as u32).collect()
 }
