@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::EngineError;
 use super::destinations::{ByAddress, Destinations, NotExchanged, by_address, exchange};
 use super::status::SteeringStatus;
-use crate::net::{BusyPollSettings, SettingsGuard, Tables};
+use crate::net::{BusyPollSettings, SettingsGuard, Tables, put_back_settings};
 use crate::port::QueueId;
 use crate::xdp::steering::{self, AttachMode, MAX_ADDRESSES, Steering, SteeringError, SteeringOptions};
 use crate::xdp::{Device, PortRequest};
@@ -88,6 +88,8 @@ impl Interfaces {
             // The old link goes first: two programs do not fit.
             self.attached.remove(name);
             let mut steering = Steering::attach(name, &self.options).map_err(|e| refused(name, &e))?;
+            // The interface is ours from now on.
+            put_back_settings(name, device.ifindex);
             let listed = exchange(std::iter::once(&mut steering), &ByAddress::new(), &self.destinations);
             listed.map_err(|e| refused(name, &e.error))?;
             let attached = Attached { steering, ifindex: device.ifindex, settings: None, trouble: None };
@@ -175,6 +177,11 @@ impl Interfaces {
         attached.settings = Some(wanted.apply(name, attached.ifindex).map_err(|error| {
             tracing::warn!(interface = name, %error, "device settings for busy polling");
         }));
+    }
+
+    /// Puts the device settings back. In the ordered end of the engine: handles to it may live on.
+    pub(super) fn put_settings_back(&mut self) {
+        self.attached.values_mut().for_each(|attached| attached.settings = None);
     }
 
     /// Puts programs back that another process took off. Tells each change once.

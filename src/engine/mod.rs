@@ -317,6 +317,7 @@ impl Engine {
         {
             tracing::error!("the housekeeping thread panicked");
         }
+        self.handle.shared().interfaces.lock().unwrap_or_else(PoisonError::into_inner).put_settings_back();
     }
 }
 

@@ -19,5 +19,5 @@ mod tables;
 mod wire;
 
 pub use service::{Busy, NetError, NetEvent, NetOptions, NetService};
-pub use settings::{BusyPollSettings, SettingsError, SettingsGuard};
+pub use settings::{BusyPollSettings, SETTINGS_RECORDS, SettingsError, SettingsGuard, put_back_settings};
 pub use tables::{Hop, Link, LinkKind, Resolution, Route, RouteKind, Tables};

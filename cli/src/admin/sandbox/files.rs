@@ -53,7 +53,8 @@ fn rules(files: &Files) -> Result<RulesetCreated, RulesetError> {
     let list = |paths: &[PathBuf], access: BitFlags<AccessFs>| -> Vec<(PathBuf, BitFlags<AccessFs>)> {
         paths.iter().map(|path| (path.clone(), access)).collect()
     };
-    let devices: Vec<PathBuf> = files.interfaces.iter().filter_map(|name| device_directory(name)).collect();
+    let devices: Vec<PathBuf> =
+        files.interfaces.iter().filter_map(|name| device_directory(Path::new("/sys"), name)).collect();
     // Its own program: a backtrace names functions with it.
     let program: Vec<PathBuf> = std::env::current_exe().into_iter().collect();
     let all = [
@@ -75,7 +76,50 @@ fn allow(rules: RulesetCreated, path: &Path, access: BitFlags<AccessFs>) -> Resu
     rules.add_rule(PathBeneath::new(beneath, access))
 }
 
-/// The directory that holds the interface: one that is made again in its place is in it, too.
-fn device_directory(interface: &str) -> Option<PathBuf> {
-    Some(Path::new("/sys/class/net").join(interface).canonicalize().ok()?.parent()?.to_owned())
+/// The directory below which the interface is, also after it was made again, its driver bound anew, or its device unplugged
+/// and plugged in: a rule holds the directory itself, so it must be one that outlives all of these. For a PCI device that
+/// is its bus; for a virtual one the directory of all virtual interfaces.
+fn device_directory(sysfs: &Path, interface: &str) -> Option<PathBuf> {
+    let place = sysfs.join("class/net").join(interface).canonicalize().ok()?;
+    let on_pci = |directory: &&Path| {
+        let bus = directory.join("subsystem").canonicalize();
+        bus.is_ok_and(|bus| bus.ends_with("bus/pci"))
+    };
+    let device = place.ancestors().find(on_pci).unwrap_or(&place);
+    device.parent().map(Path::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn directory_of_interface_outlives_its_driver_and_its_device() {
+        let root = tempfile::tempdir().unwrap();
+        let sysfs = root.path().canonicalize().unwrap();
+        let make = |path: &str| std::fs::create_dir_all(sysfs.join(path)).unwrap();
+        let link = |to: &str, from: &str| symlink(sysfs.join(to), sysfs.join(from)).unwrap();
+        for path in ["class/net", "bus/pci", "bus/virtio", "devices/virtual/net/veth0"] {
+            make(path);
+        }
+        // A NIC behind a bridge, and a virtio device, whose own device is on another bus.
+        make("devices/pci0000:00/0000:00:01.0/0000:01:00.0/net/eth0");
+        make("devices/pci0000:00/0000:00:04.0/virtio1/net/eth1");
+        link("bus/pci", "devices/pci0000:00/0000:00:01.0/subsystem");
+        link("bus/pci", "devices/pci0000:00/0000:00:01.0/0000:01:00.0/subsystem");
+        link("bus/pci", "devices/pci0000:00/0000:00:04.0/subsystem");
+        link("bus/virtio", "devices/pci0000:00/0000:00:04.0/virtio1/subsystem");
+        link("devices/pci0000:00/0000:00:01.0/0000:01:00.0/net/eth0", "class/net/eth0");
+        link("devices/pci0000:00/0000:00:04.0/virtio1/net/eth1", "class/net/eth1");
+        link("devices/virtual/net/veth0", "class/net/veth0");
+        let directory = |name: &str| device_directory(&sysfs, name);
+        assert_eq!(directory("eth0"), Some(sysfs.join("devices/pci0000:00/0000:00:01.0")));
+        assert_eq!(directory("eth1"), Some(sysfs.join("devices/pci0000:00")));
+        assert_eq!(directory("veth0"), Some(sysfs.join("devices/virtual/net")));
+        assert_eq!(directory("absent"), None);
+    }
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use oxide::engine::Survey;
+use oxide::net::SETTINGS_RECORDS;
 use oxide_cli::admin::Doors;
 use oxide_cli::admin::sandbox::{Files, Sandbox};
 use oxide_relay::config::{Config, ExecutorKind};
@@ -23,10 +24,14 @@ pub(super) fn enter(
     // hwloc's plug-ins are programs: none can be loaded later.
     let survey = Survey::new(&config.engine).map_err(|e| e.to_string())?;
     let beside = |file: &Path| std::path::absolute(file).ok()?.parent().map(Path::to_owned);
+    let records = PathBuf::from(SETTINGS_RECORDS);
+    if let Err(error) = std::fs::create_dir_all(&records) {
+        tracing::debug!(%error, directory = %records.display(), "no place for the record of device settings");
+    }
     let files = Files {
-        read: configuration(path),
+        read: configuration(path).into_iter().chain([records.clone()]).collect(),
         update: std::env::var_os("OXIDE_FAULTS").map(PathBuf::from).into_iter().collect(),
-        replace_in: report.and_then(beside).into_iter().collect(),
+        replace_in: report.and_then(beside).into_iter().chain([records]).collect(),
         remove_from: doors.socket().and_then(beside).into_iter().collect(),
         interfaces: config.engine.interfaces.clone(),
     };
