@@ -9,7 +9,7 @@ use std::io::BufRead;
 use std::time::Duration;
 
 use oxide::config::EngineConfig;
-use oxide::engine::{Depth, Engine, EngineHandle};
+use oxide::engine::{Engine, EngineHandle, RestartScope};
 use oxide::packet::reflect;
 use oxide::port::QueueId;
 use oxide::queue::{Batch, Context, Handler, Replaced};
@@ -54,9 +54,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (handle, queue) = (engine.handle(), QueueId::new(interface, 0));
     for line in std::io::stdin().lock().lines() {
         match line?.trim() {
-            "handler" => handle.restart(&queue, Depth::Handler)?,
-            "port" => handle.restart(&queue, Depth::Port)?,
-            "queue" => handle.restart(&queue, Depth::Queue)?,
+            "handler" => handle.restart(&queue, RestartScope::Handler)?,
+            "port" => handle.restart(&queue, RestartScope::Port)?,
+            "queue" => handle.restart(&queue, RestartScope::Queue)?,
             "quit" => break,
             _ => {}
         }

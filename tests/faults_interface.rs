@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use hairpin::{Flows, LONG, all_run, id, lost, plug, plug_as, start_on, wait};
 use netns::{Far, Lab, in_namespace, skip_unless_root};
-use oxide::engine::{Depth, Engine, EngineState, EngineStatus};
+use oxide::engine::{Engine, EngineState, EngineStatus, RestartScope};
 use oxide::xdp::steering::PassAll;
 
 /// Traffic on both interfaces, `upset` to the first one; the second one loses nothing, and then the first one is as
@@ -133,7 +133,7 @@ fn another_program_is_in_the_place_of_ours() {
             assert!(queue.state.contains("near0") && queue.state.contains("oxide_pass_all"), "{}", queue.state);
         }
         // The queue as a whole, too, does without it.
-        engine.handle().restart(&id("near0", 0), Depth::Handler).unwrap();
+        engine.handle().restart(&id("near0", 0), RestartScope::Handler).unwrap();
         wait(engine, "still told", |s| s.queues[0].restarts > 0 && all_wait(s));
         drop(other);
     });
@@ -221,7 +221,7 @@ fn a_queue_is_restarted_while_one_of_its_interfaces_is_absent() {
         lab.ip("link del near0");
         wait(engine, "noticed", all_wait);
         for queue in 0..hairpin::QUEUES {
-            engine.handle().restart(&id("near1", queue), Depth::Queue).unwrap();
+            engine.handle().restart(&id("near1", queue), RestartScope::Queue).unwrap();
         }
         let without = |s: &EngineStatus| s.queues.iter().all(|queue| queue.restarts > 0) && all_wait(s);
         let status = wait(engine, "rebuilt", without);

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use hairpin::{Counts, Flows, LONG, all_run, id, lost, plug, start, wait};
 use netns::{in_namespace, skip_unless_root};
-use oxide::engine::{Depth, Engine, EngineHandle};
+use oxide::engine::{Engine, EngineHandle, RestartScope};
 use oxide::queue::Fault;
 
 /// Traffic on all queues, `upset` in the middle of it, and then all queues again without loss.
@@ -123,11 +123,11 @@ fn restarts_asked_for_at_each_depth() {
         "restarts_asked_for_at_each_depth",
         |engine| {
             let handle = engine.handle();
-            handle.restart(&id("near0", 1), Depth::Handler).unwrap();
+            handle.restart(&id("near0", 1), RestartScope::Handler).unwrap();
             until_restarted(engine, 1);
-            handle.restart(&id("near0", 1), Depth::Port).unwrap();
+            handle.restart(&id("near0", 1), RestartScope::Port).unwrap();
             until_restarted(engine, 2);
-            handle.restart(&id("near0", 3), Depth::Queue).unwrap();
+            handle.restart(&id("near0", 3), RestartScope::Queue).unwrap();
             wait(engine, "restarted", |s| s.queues[3].restarts == 1 && s.queues[3].is_running());
         },
         |counts, _| {

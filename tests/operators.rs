@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use netns::{Far, Lab, in_namespace, skip_unless_root};
 use oxide::config::{EngineConfig, ExecutorKind};
-use oxide::engine::{Depth, Ending, Engine, EngineError, EngineStatus};
+use oxide::engine::{Ending, Engine, EngineError, EngineStatus, RestartScope};
 use oxide::packet::reflect;
 use oxide::port::QueueId;
 use oxide::queue::{Batch, Context, Fault, Handler, QueueInfo, Replaced, SessionInfo};
@@ -154,7 +154,7 @@ fn a_reload_brings_other_handlers_and_destinations_and_leaves_the_sockets() {
         wait(engine, "sessions are kept", |s| s.totals.sessions > sessions);
         for queue in handle.status().queues {
             let last = queue.last_restart.unwrap();
-            assert_eq!((last.depth, last.lost), (Depth::Handler, 0), "{last:?}");
+            assert_eq!((last.depth, last.lost), (RestartScope::Handler, 0), "{last:?}");
         }
 
         struct Other;
@@ -188,7 +188,7 @@ fn reload_exchanges_full_lists_and_refuses_oversized_one_as_a_whole() {
         assert!(matches!(refused, EngineError::Steering { .. }), "{refused}");
         for queue in 0..2 {
             assert_eq!(ask(&clients[usize::from(queue)], LONG), Some((b'c', queue)), "no part of a refused reload");
-            handle.restart(&id(queue.into()), Depth::Queue).unwrap();
+            handle.restart(&id(queue.into()), RestartScope::Queue).unwrap();
             wait(engine, "restarted", |s| s.queues[usize::from(queue)].is_running());
             assert_eq!(ask(&clients[usize::from(queue)], LONG), Some((b'c', queue)), "nor with a later start");
         }
@@ -205,7 +205,7 @@ fn reload_keeps_drained_queue_stopped() {
         assert_eq!(pending.to_string(), "queue 1: stopped; new handler when it is restarted");
         assert_eq!(handle.status().queues[1].state, "stopped");
         assert_eq!(ask(&clients[0], LONG), Some((b'b', 0)));
-        handle.restart(&id(1), Depth::Handler).unwrap();
+        handle.restart(&id(1), RestartScope::Handler).unwrap();
         wait(engine, "started", |s| s.queues[1].is_running());
         assert_eq!(ask(&clients[1], LONG), Some((b'b', 1)), "with the new handler");
     });
@@ -223,7 +223,7 @@ fn reload_keeps_failed_queue_failed() {
         let report = handle.reload(greeter(b'b'), |_| vec![("10.9.0.1".parse().unwrap(), 7..=7)]).unwrap();
         assert!(report.pending[0].state.starts_with("failed ("), "{report:?}");
         assert_eq!(handle.status().queues[1].state_name(), "failed");
-        handle.restart(&id(1), Depth::Queue).unwrap();
+        handle.restart(&id(1), RestartScope::Queue).unwrap();
         wait(engine, "started", |s| s.queues[1].is_running());
         assert_eq!(ask(&clients[1], LONG), Some((b'b', 1)));
     });
@@ -250,7 +250,7 @@ fn last_of_many_quick_reloads_is_in_force_on_every_queue() {
             for word in b'b'..=b'i' {
                 scope.spawn(move || reload(word).unwrap());
                 // Queue restarts in between: an actor that opens may have made its handler by the former factory.
-                let _ = handle.restart(&id(1), Depth::Queue);
+                let _ = handle.restart(&id(1), RestartScope::Queue);
             }
         });
         wait(engine, "running", |s| s.queues.iter().all(|q| q.is_running()));
@@ -289,7 +289,7 @@ fn a_paused_queue_keeps_what_comes_and_a_restart_does_not_wake_it() {
         handle.pause(&id(1), true).unwrap();
         wait(engine, "paused", |_| ask(&clients[1], SHORT).is_none());
         assert_eq!(ask(&clients[0], LONG), Some((b'a', 0)), "the other one goes on");
-        handle.restart(&id(1), Depth::Handler).unwrap();
+        handle.restart(&id(1), RestartScope::Handler).unwrap();
         wait(engine, "restarted", |s| s.queues[1].restarts == 1 && s.queues[1].is_running());
         assert_eq!(ask(&clients[1], SHORT), None);
         handle.pause(&id(1), false).unwrap();
@@ -308,14 +308,14 @@ fn a_drained_queue_serves_its_sessions_then_stops_and_can_be_started() {
             let drained = scope.spawn(|| handle.drain_queue(&id(1), Duration::from_secs(2)));
             wait(engine, "draining", |s| s.queues[1].state == "draining");
             assert_eq!(ask(&clients[1], LONG), Some((b'a', 1)), "it goes on serving what it has");
-            let refused = handle.restart(&id(1), Depth::Queue);
+            let refused = handle.restart(&id(1), RestartScope::Queue);
             assert!(matches!(refused, Err(EngineError::NotNow { .. })), "{refused:?}");
             drained.join().unwrap().unwrap();
         });
         assert_eq!(handle.status().queues[1].state, "stopped");
         assert_eq!(ask(&clients[0], LONG), Some((b'a', 0)));
         assert!(matches!(handle.sessions(&id(1), 1), Err(EngineError::NotNow { .. })));
-        handle.restart(&id(1), Depth::Queue).unwrap();
+        handle.restart(&id(1), RestartScope::Queue).unwrap();
         wait(engine, "started", |s| s.queues[1].is_running());
         assert_eq!(ask(&clients[1], LONG), Some((b'a', 1)));
     });

@@ -11,10 +11,11 @@ use std::collections::BTreeMap;
 
 use hairpin::{Flows, LONG, QUEUES, id, lost, plug, start, wait};
 use netns::{in_namespace, skip_unless_root};
-use oxide::engine::{Depth, Engine, ProcessUsage};
+use oxide::engine::{Engine, ProcessUsage, RestartScope};
 
 /// Restarts at each depth: 1000 in all, 250 of each queue.
-const RESTARTS: [(Depth, u32); 3] = [(Depth::Handler, 600), (Depth::Port, 300), (Depth::Queue, 100)];
+const RESTARTS: [(RestartScope, u32); 3] =
+    [(RestartScope::Handler, 600), (RestartScope::Port, 300), (RestartScope::Queue, 100)];
 /// Before the first count, at each depth: thread stacks, arenas and lazily loaded things are there then.
 const WARM_UP: u32 = 40;
 /// The allocator keeps arenas for threads that have ended and may split or join them; a leak of one mapping a restart
@@ -37,7 +38,7 @@ fn held() -> (BTreeMap<String, usize>, Vec<String>, u64) {
 }
 
 /// `count` restarts of all queues in turn, all of them at once.
-fn restart(engine: &Engine, depth: Depth, count: u32) {
+fn restart(engine: &Engine, depth: RestartScope, count: u32) {
     let handle = engine.handle();
     for round in 0..count / QUEUES {
         let before: Vec<u32> = engine.status().queues.iter().map(|queue| queue.restarts).collect();

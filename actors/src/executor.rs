@@ -6,7 +6,7 @@
 //! ```text
 //! spawn(spec, body) --thread--> make executor -> pin -> [ body(Runtime) ] -> drop executor -> Outcome
 //!        ^                           |  error                |  panic                           |
-//!        +------ ExecutorError ------+                       +--> Outcome::Panicked(text) ------+--> ExecutorHandle
+//!        +------ ExecutorError ------+                       +--> ThreadOutcome::Panicked(text) ------+--> ExecutorHandle
 //! ```
 //!
 //! glommio's settings are not a matter of taste. With a short preempt timer its executor can park for
@@ -34,7 +34,7 @@ pub use spec::{ExecutorChoice, ExecutorError, ExecutorKind, ExecutorSpec};
 
 /// How a body ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome<R> {
+pub enum ThreadOutcome<R> {
     /// It returned.
     Finished(R),
     /// It panicked; the payload's text.
@@ -79,7 +79,7 @@ impl Runtime {
 #[derive(Debug)]
 pub struct ExecutorHandle<R> {
     name: String,
-    outcome: Receiver<Outcome<R>>,
+    outcome: Receiver<ThreadOutcome<R>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -98,16 +98,16 @@ impl<R> ExecutorHandle<R> {
 
     /// Waits for the end, for as long as it takes.
     #[must_use]
-    pub fn join(mut self) -> Outcome<R> {
+    pub fn join(mut self) -> ThreadOutcome<R> {
         let received = self.outcome.recv().ok();
         self.collect(received)
     }
 
     /// Waits for the end, at most `patience`; `None` if the body still runs then.
     ///
-    /// The outcome is handed over once; after that the answer is [`Outcome::Lost`].
+    /// The outcome is handed over once; after that the answer is [`ThreadOutcome::Lost`].
     #[must_use]
-    pub fn join_timeout(&mut self, patience: Duration) -> Option<Outcome<R>> {
+    pub fn join_timeout(&mut self, patience: Duration) -> Option<ThreadOutcome<R>> {
         match self.outcome.recv_timeout(patience) {
             Ok(outcome) => Some(self.collect(Some(outcome))),
             Err(RecvTimeoutError::Timeout) => None,
@@ -116,10 +116,10 @@ impl<R> ExecutorHandle<R> {
     }
 
     /// The outcome is the last thing the thread sends, so joining it does not wait for the body.
-    fn collect(&mut self, received: Option<Outcome<R>>) -> Outcome<R> {
+    fn collect(&mut self, received: Option<ThreadOutcome<R>>) -> ThreadOutcome<R> {
         let thread_end = self.thread.take().map(JoinHandle::join);
         received.unwrap_or_else(|| {
-            Outcome::Lost(match thread_end {
+            ThreadOutcome::Lost(match thread_end {
                 Some(Err(payload)) => panic_text(payload),
                 Some(Ok(())) => "the thread ended without an outcome".to_owned(),
                 None => "the outcome was taken before".to_owned(),
@@ -131,7 +131,7 @@ impl<R> ExecutorHandle<R> {
 /// Starts `body` as the root future of an executor on a new thread, and returns when it is pinned and ready.
 ///
 /// A panic of the body is caught: the executor is taken down in order, all the body owned is dropped,
-/// and the payload's text becomes [`Outcome::Panicked`]. (Needs `panic = "unwind"`.)
+/// and the payload's text becomes [`ThreadOutcome::Panicked`]. (Needs `panic = "unwind"`.)
 ///
 /// # Errors
 /// [`ExecutorError`]: no such CPU, io_uring refused, no thread.
@@ -152,7 +152,7 @@ where
             let outcome = match ended {
                 Ok(Some(outcome)) => outcome,
                 Ok(None) => return,
-                Err(payload) => Outcome::Lost(panic_text(payload)),
+                Err(payload) => ThreadOutcome::Lost(panic_text(payload)),
             };
             // Nobody may be waiting any more.
             let _ = outcome_tx.send(outcome);
@@ -168,8 +168,8 @@ where
         Err(_) => {
             let received = handle.outcome.recv().ok();
             let observed = match handle.collect(received) {
-                Outcome::Lost(text) | Outcome::Panicked(text) => text,
-                Outcome::Finished(_) => "no word of readiness".to_owned(),
+                ThreadOutcome::Lost(text) | ThreadOutcome::Panicked(text) => text,
+                ThreadOutcome::Finished(_) => "no word of readiness".to_owned(),
             };
             Err(ExecutorError::Lost { executor: handle.name, observed })
         }
@@ -177,7 +177,11 @@ where
 }
 
 /// Runs on the new thread. `None` if it did not get ready; the reason went to `ready`.
-fn run_here<F, Fut, R>(spec: &ExecutorSpec, body: F, ready: &Sender<Result<(), ExecutorError>>) -> Option<Outcome<R>>
+fn run_here<F, Fut, R>(
+    spec: &ExecutorSpec,
+    body: F,
+    ready: &Sender<Result<(), ExecutorError>>,
+) -> Option<ThreadOutcome<R>>
 where
     F: FnOnce(Runtime) -> Fut + 'static,
     Fut: Future<Output = R> + 'static,
@@ -199,8 +203,8 @@ where
         None => futures_lite::future::block_on(root),
     };
     Some(match ended {
-        Ok(value) => Outcome::Finished(value),
-        Err(payload) => Outcome::Panicked(panic_text(payload)),
+        Ok(value) => ThreadOutcome::Finished(value),
+        Err(payload) => ThreadOutcome::Panicked(panic_text(payload)),
     })
 }
 

@@ -55,7 +55,7 @@ fn a_body_returns_its_value_pinned_where_it_was_told() {
             (runtime.kind(), runtime.cpu(), cpus, std::thread::current().name().map(str::to_owned))
         })
         .unwrap();
-        let Outcome::Finished((ran_kind, ran_cpu, cpus, name)) = handle.join() else { panic!("{kind:?}") };
+        let ThreadOutcome::Finished((ran_kind, ran_cpu, cpus, name)) = handle.join() else { panic!("{kind:?}") };
         assert_eq!((ran_kind, ran_cpu, cpus), (kind, Some(cpu), vec![cpu as usize]));
         assert_eq!(name.as_deref(), Some("t-pin"));
     }
@@ -75,15 +75,15 @@ fn a_panic_is_caught_with_its_text_and_everything_owned_is_dropped_before_the_ou
             }
         });
         let outcome = formatted.unwrap().join();
-        assert_eq!(outcome, Outcome::Panicked("lane 7 of 4".into()), "{kind:?}");
+        assert_eq!(outcome, ThreadOutcome::Panicked("lane 7 of 4".into()), "{kind:?}");
         assert_eq!(drops.load(Ordering::SeqCst), 1);
         let literal = spawn(spec("t-panic", kind), |_| async { panic!("literal") });
-        assert_eq!(literal.unwrap().join(), Outcome::<()>::Panicked("literal".into()));
+        assert_eq!(literal.unwrap().join(), ThreadOutcome::<()>::Panicked("literal".into()));
         let before_the_future =
             spawn(spec("t-panic", kind), |_| -> std::future::Ready<()> { panic!("making the future") });
-        assert_eq!(before_the_future.unwrap().join(), Outcome::Panicked("making the future".into()));
+        assert_eq!(before_the_future.unwrap().join(), ThreadOutcome::Panicked("making the future".into()));
         let no_text = spawn(spec("t-panic", kind), |_| async { std::panic::panic_any(5u8) });
-        let Outcome::<()>::Panicked(text) = no_text.unwrap().join() else { panic!("{kind:?}") };
+        let ThreadOutcome::<()>::Panicked(text) = no_text.unwrap().join() else { panic!("{kind:?}") };
         assert!(text.contains("not text"), "{text}");
     }
 }
@@ -98,7 +98,7 @@ fn after_the_join_the_thread_is_gone() {
         assert!(!handle.is_finished());
         assert_eq!(handle.join_timeout(Duration::from_millis(1)), None);
         go.send(()).unwrap();
-        assert_eq!(handle.join_timeout(Duration::from_secs(60)), Some(Outcome::Finished(true)));
+        assert_eq!(handle.join_timeout(Duration::from_secs(60)), Some(ThreadOutcome::Finished(true)));
         assert!(handle.is_finished());
         // glommio's helper thread bears the name too and ends a moment after its executor.
         for _ in 0..1000 {
@@ -108,7 +108,7 @@ fn after_the_join_the_thread_is_gone() {
             std::thread::sleep(Duration::from_millis(10));
         }
         assert_eq!(threads_named(&name), 0);
-        let Some(Outcome::Lost(text)) = handle.join_timeout(Duration::ZERO) else { panic!("told twice") };
+        let Some(ThreadOutcome::Lost(text)) = handle.join_timeout(Duration::ZERO) else { panic!("told twice") };
         assert!(text.contains("taken before"), "{text}");
     }
 }
@@ -144,7 +144,7 @@ fn a_dropped_handle_lets_the_body_run_on() {
 
 #[test]
 fn a_nul_in_the_name_is_no_panic() {
-    assert_eq!(spawn(spec("a\0b", ExecutorKind::Thread), |_| async { 3 }).unwrap().join(), Outcome::Finished(3));
+    assert_eq!(spawn(spec("a\0b", ExecutorKind::Thread), |_| async { 3 }).unwrap().join(), ThreadOutcome::Finished(3));
 }
 
 #[test]
@@ -164,7 +164,7 @@ fn an_executor_that_waits_for_another_thread_is_woken() {
             .await
         });
         waker_rx.recv().unwrap().wake();
-        assert!(matches!(handle.unwrap().join(), Outcome::Finished(2..)), "{kind:?}");
+        assert!(matches!(handle.unwrap().join(), ThreadOutcome::Finished(2..)), "{kind:?}");
     }
 }
 

@@ -21,14 +21,14 @@
 //! |---|---|
 //! | [`executor`] | the thread, its core, what drives the future; the only file that names glommio |
 //! | [`mailbox`] | bounded channels, the doorbell, the idle wait of an actor |
-//! | [`pulse`] | the heartbeat |
+//! | [`heartbeat`] | the heartbeat |
 //! | [`policy`] | restart budget and backoff |
 //! | [`supervisor`] | who starts, watches, restarts and stops workers |
 #![forbid(unsafe_code)]
 
 pub mod executor;
+pub mod heartbeat;
 pub mod mailbox;
 pub mod policy;
 mod probe;
-pub mod pulse;
 pub mod supervisor;

@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, SendTimeoutError, Sender, TrySendError, bounded};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
-/// Most file descriptors one [`Mailbox::wait`] can watch: the bits of [`Woken::Ready`].
+/// Most file descriptors one [`Mailbox::wait`] can watch: the bits of [`WakeReason::Ready`].
 pub const WAIT_FDS_MAX: usize = 64;
 
 /// Why a mailbox was not made.
@@ -248,7 +248,7 @@ impl<T> fmt::Debug for Inbox<T> {
 
 /// Why [`Mailbox::wait`] came back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Woken {
+pub enum WakeReason {
     /// The doorbell rang, or a message is there; may be stale, so that no message is found.
     Message,
     /// Bit *n* is set if descriptor *n* is readable, or has an error or hang-up to report. Zero: the last look
@@ -307,21 +307,21 @@ impl<T> Mailbox<T> {
     /// everything else that could give work (own rings, inboxes on this doorbell) and says whether there is any.
     /// Only POLLIN is asked for, as an AF_XDP socket is always ready for POLLOUT. A poll that the kernel refuses
     /// (`ENOMEM`) counts as a timeout.
-    pub fn wait(&self, fds: &[BorrowedFd<'_>], timeout: Duration, last_look: impl FnOnce() -> bool) -> Woken {
+    pub fn wait(&self, fds: &[BorrowedFd<'_>], timeout: Duration, last_look: impl FnOnce() -> bool) -> WakeReason {
         let bell = &self.doorbell.0;
         bell.idle.announce();
-        let woken = if !self.is_empty() {
-            Woken::Message
+        let reason = if !self.is_empty() {
+            WakeReason::Message
         } else if last_look() {
-            Woken::Ready(0)
+            WakeReason::Ready(0)
         } else {
             self.sleep(fds, timeout)
         };
         bell.idle.withdraw();
-        woken
+        reason
     }
 
-    fn sleep(&self, fds: &[BorrowedFd<'_>], timeout: Duration) -> Woken {
+    fn sleep(&self, fds: &[BorrowedFd<'_>], timeout: Duration) -> WakeReason {
         debug_assert!(fds.len() <= WAIT_FDS_MAX, "{} descriptors, at most {WAIT_FDS_MAX}", fds.len());
         let bell = self.doorbell.0.fd.as_fd();
         // The doorbell first, then the caller's; built on the stack, unused places are not polled.
@@ -332,7 +332,7 @@ impl<T> Mailbox<T> {
         let used = fds.len().min(WAIT_FDS_MAX) + 1;
         let (set, _) = set.split_at_mut(used);
         if !poll_until(set, timeout) {
-            return Woken::Timeout;
+            return WakeReason::Timeout;
         }
         let mut ready = 0u64;
         let mut rung = false;
@@ -348,7 +348,7 @@ impl<T> Mailbox<T> {
         if rung {
             self.doorbell.drain();
         }
-        if ready != 0 { Woken::Ready(ready) } else { Woken::Message }
+        if ready != 0 { WakeReason::Ready(ready) } else { WakeReason::Message }
     }
 }
 

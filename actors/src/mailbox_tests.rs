@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicUsize;
 
 use super::*;
 
-/// So long that a lost wake shows as `Woken::Timeout`, which no test here takes for an answer.
+/// So long that a lost wake shows as `WakeReason::Timeout`, which no test here takes for an answer.
 const LONG: Duration = Duration::from_secs(60);
 
 fn is_idle(bell: &Doorbell) -> bool {
@@ -24,11 +24,11 @@ fn a_message_sent_before_the_wait_is_found_by_the_look_and_nobody_rings() {
     address.try_send(1).unwrap();
     assert!(!was_rung(&mailbox.doorbell()), "the actor was awake: no system call was due");
     let asked = Cell::new(false);
-    let woken = mailbox.wait(&[], LONG, || {
+    let reason = mailbox.wait(&[], LONG, || {
         asked.set(true);
         false
     });
-    assert_eq!(woken, Woken::Message);
+    assert_eq!(reason, WakeReason::Message);
     assert!(!asked.get());
     assert_eq!((mailbox.try_recv(), mailbox.try_recv()), (Some(1), None));
     assert!(!is_idle(&mailbox.doorbell()));
@@ -38,14 +38,14 @@ fn a_message_sent_before_the_wait_is_found_by_the_look_and_nobody_rings() {
 fn a_message_sent_between_the_last_look_and_the_sleep_rings() {
     let (address, mailbox) = mailbox(4).unwrap();
     // The flag is up while `last_look` runs: the latest moment a message can come before the sleep.
-    let woken = mailbox.wait(&[], LONG, || {
+    let reason = mailbox.wait(&[], LONG, || {
         address.try_send(2).unwrap();
         false
     });
-    assert_eq!(woken, Woken::Message);
+    assert_eq!(reason, WakeReason::Message);
     assert_eq!(mailbox.try_recv(), Some(2));
     assert!(!was_rung(&mailbox.doorbell()), "the bell was drained");
-    assert_eq!(mailbox.wait(&[], Duration::ZERO, || false), Woken::Timeout);
+    assert_eq!(mailbox.wait(&[], Duration::ZERO, || false), WakeReason::Timeout);
 }
 
 #[test]
@@ -58,7 +58,7 @@ fn a_message_sent_while_asleep_wakes() {
         }
         address.send_timeout(3, LONG).unwrap();
     });
-    assert_eq!(mailbox.wait(&[], LONG, || false), Woken::Message);
+    assert_eq!(mailbox.wait(&[], LONG, || false), WakeReason::Message);
     assert_eq!(mailbox.try_recv(), Some(3));
     sender.join().unwrap();
 }
@@ -70,15 +70,15 @@ fn an_inbox_shares_the_bell() {
     // Before the flag: no ring, found by the look.
     peer.try_send("early").unwrap();
     assert!(!was_rung(&mailbox.doorbell()));
-    assert_eq!(mailbox.wait(&[], LONG, || !inbox.is_empty()), Woken::Ready(0));
+    assert_eq!(mailbox.wait(&[], LONG, || !inbox.is_empty()), WakeReason::Ready(0));
     assert_eq!(inbox.try_recv(), Some("early"));
     // After the look: rung.
-    let woken = mailbox.wait(&[], LONG, || {
+    let reason = mailbox.wait(&[], LONG, || {
         let found = !inbox.is_empty();
         peer.try_send("late").unwrap();
         found
     });
-    assert_eq!(woken, Woken::Message);
+    assert_eq!(reason, WakeReason::Message);
     assert_eq!((inbox.try_recv(), inbox.try_recv()), (Some("late"), None));
 }
 
@@ -88,9 +88,9 @@ fn a_stale_ring_ends_one_wait_only() {
     // A sender that saw the flag up and was held up before its write.
     mailbox.doorbell().ring();
     mailbox.doorbell().ring();
-    assert_eq!(mailbox.wait(&[], LONG, || false), Woken::Message);
+    assert_eq!(mailbox.wait(&[], LONG, || false), WakeReason::Message);
     assert_eq!(mailbox.try_recv(), None);
-    assert_eq!(mailbox.wait(&[], Duration::ZERO, || false), Woken::Timeout);
+    assert_eq!(mailbox.wait(&[], Duration::ZERO, || false), WakeReason::Timeout);
 }
 
 #[test]
@@ -104,10 +104,10 @@ fn readable_and_broken_descriptors_are_told_by_their_bits() {
     drop(hung_tx); // POLLHUP
     drop(broken_rx); // POLLERR
     let fds = [quiet_rx.as_fd(), data_rx.as_fd(), hung_rx.as_fd(), broken_tx.as_fd()];
-    assert_eq!(mailbox.wait(&fds, LONG, || false), Woken::Ready(0b1110));
-    assert_eq!(mailbox.wait(&fds[..1], Duration::ZERO, || false), Woken::Timeout);
+    assert_eq!(mailbox.wait(&fds, LONG, || false), WakeReason::Ready(0b1110));
+    assert_eq!(mailbox.wait(&fds[..1], Duration::ZERO, || false), WakeReason::Timeout);
     // Nothing is written to `data_tx`, yet the pipe is writable: only POLLIN counts.
-    assert_eq!(mailbox.wait(&[data_tx.as_fd()], Duration::ZERO, || false), Woken::Timeout);
+    assert_eq!(mailbox.wait(&[data_tx.as_fd()], Duration::ZERO, || false), WakeReason::Timeout);
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn the_last_of_64_descriptors_has_its_bit_and_a_ring_beside_it_is_drained() {
     let mut fds = vec![quiet_rx.as_fd(); WAIT_FDS_MAX];
     fds[WAIT_FDS_MAX - 1] = data_rx.as_fd();
     mailbox.doorbell().ring();
-    assert_eq!(mailbox.wait(&fds, LONG, || false), Woken::Ready(1 << 63));
+    assert_eq!(mailbox.wait(&fds, LONG, || false), WakeReason::Ready(1 << 63));
     assert!(!was_rung(&mailbox.doorbell()));
 }
 
@@ -141,7 +141,7 @@ fn a_full_mailbox_takes_a_waiting_message_when_there_is_room() {
     let sender = std::thread::spawn(move || address.send_timeout(2, LONG));
     let mut got = Vec::new();
     while got.len() < 2 {
-        assert_ne!(mailbox.wait(&[], LONG, || false), Woken::Timeout);
+        assert_ne!(mailbox.wait(&[], LONG, || false), WakeReason::Timeout);
         got.extend(mailbox.try_recv());
     }
     assert_eq!(got, [1, 2]);
@@ -218,14 +218,14 @@ fn no_wake_is_lost_under_fire() {
     let (to_left, left) = mailbox::<u32>(1).unwrap();
     let (_to_right, right) = mailbox::<()>(1).unwrap();
     let (to_right, right_inbox) = Inbox::<u32>::with_doorbell(1, right.doorbell()).unwrap();
-    let wait_for = |round: u32, try_recv: &dyn Fn() -> Option<u32>, wait: &dyn Fn() -> Woken| -> u32 {
+    let wait_for = |round: u32, try_recv: &dyn Fn() -> Option<u32>, wait: &dyn Fn() -> WakeReason| -> u32 {
         for _ in 0..(round.wrapping_mul(2_654_435_761) >> 26) {
             if let Some(token) = try_recv() {
                 return token;
             }
         }
         loop {
-            assert_ne!(wait(), Woken::Timeout, "a wake was lost in round {round}");
+            assert_ne!(wait(), WakeReason::Timeout, "a wake was lost in round {round}");
             if let Some(token) = try_recv() {
                 return token;
             }

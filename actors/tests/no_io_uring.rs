@@ -1,7 +1,7 @@
 //! Where glommio cannot start, `auto` takes threads and says why. Alone in its process, as it lowers a limit.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use oxide_actors::executor::{ExecutorChoice, ExecutorError, ExecutorKind, ExecutorSpec, Outcome, spawn};
+use oxide_actors::executor::{ExecutorChoice, ExecutorError, ExecutorKind, ExecutorSpec, ThreadOutcome, spawn};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 #[test]
@@ -19,5 +19,5 @@ fn a_refused_glommio_becomes_threads_with_the_reason_and_the_mend() {
         panic!("glommio started without lockable memory");
     };
     assert_eq!((executor.as_str(), observed), ("q0", reason));
-    assert_eq!(spawn(spec(kind), |_| async { 1 }).unwrap().join(), Outcome::Finished(1));
+    assert_eq!(spawn(spec(kind), |_| async { 1 }).unwrap().join(), ThreadOutcome::Finished(1));
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use oxide_actors::executor::{ExecutorChoice, ExecutorKind, ExecutorSpec, Outcome, spawn};
+use oxide_actors::executor::{ExecutorChoice, ExecutorKind, ExecutorSpec, ThreadOutcome, spawn};
 use oxide_actors::mailbox::mailbox;
 
 fn count(path: &str) -> usize {
@@ -40,9 +40,9 @@ fn one_life(kind: ExecutorKind, life: usize) {
     .unwrap();
     address.send_timeout(life, Duration::from_secs(60)).unwrap();
     match handle.join() {
-        Outcome::Finished(n) => assert_eq!((n, n % 2), (life, 0)),
-        Outcome::Panicked(text) => assert_eq!((text, life % 2), (format!("life {life}"), 1)),
-        Outcome::Lost(text) => assert_eq!(text, "not lost"),
+        ThreadOutcome::Finished(n) => assert_eq!((n, n % 2), (life, 0)),
+        ThreadOutcome::Panicked(text) => assert_eq!((text, life % 2), (format!("life {life}"), 1)),
+        ThreadOutcome::Lost(text) => assert_eq!(text, "not lost"),
     }
 }
 

@@ -10,7 +10,7 @@ use oxide::packet::build::UdpFrame;
 use oxide::packet::{Endpoint, Flow, LANES, MacAddr};
 use oxide::port::sim::{SimBackend, SimInterface, SimNet, SimPort};
 use oxide::port::{Backend, Burst, Port, QueueId};
-use oxide::queue::{Harness, Parts, Peers, QueueInfo, Worker};
+use oxide::queue::{Datapath, Harness, Parts, Peers, QueueInfo};
 use oxide::simd::Processor;
 use oxide::umem::Umem;
 use oxide_relay::config::Config;
@@ -82,7 +82,7 @@ pub(crate) fn for_callgrind(what: &str) {
 }
 
 #[inline(never)]
-fn measured_relay(worker: &mut Worker<SimPort, UdpRelay>, now: Instant) -> usize {
+fn measured_relay(worker: &mut Datapath<SimPort, UdpRelay>, now: Instant) -> usize {
     worker.work(now)
 }
 
@@ -131,7 +131,7 @@ fn arrive(net: &SimNet, id: &QueueId, frames: impl Iterator<Item = Vec<u8>>) {
 struct Relay {
     net: SimNet,
     ids: [QueueId; 2],
-    worker: Worker<SimPort, UdpRelay>,
+    worker: Datapath<SimPort, UdpRelay>,
     sessions: u32,
     dice: Box<dyn FnMut() -> u64>,
     now: Instant,
@@ -163,7 +163,7 @@ impl Relay {
             batch_size: LANES,
         };
         let now = Instant::now();
-        let mut worker = Worker::new(parts, now);
+        let mut worker = Datapath::new(parts, now);
         worker.set_tables(Box::new(tables(&net)));
         worker.steer(true)?;
         // Its first turn fills the rings.
@@ -180,7 +180,7 @@ impl Relay {
     }
 
     /// One batch of packets from clients at random; nanoseconds.
-    fn step(&mut self, work: impl Fn(&mut Worker<SimPort, UdpRelay>, Instant) -> usize) -> Result<f64, Error> {
+    fn step(&mut self, work: impl Fn(&mut Datapath<SimPort, UdpRelay>, Instant) -> usize) -> Result<f64, Error> {
         let clients: Vec<u32> = (0..LANES).map(|_| ((self.dice)() % u64::from(self.sessions)) as u32).collect();
         self.batch(clients, work)
     }
@@ -188,7 +188,7 @@ impl Relay {
     fn batch(
         &mut self,
         clients: impl IntoIterator<Item = u32>,
-        work: impl Fn(&mut Worker<SimPort, UdpRelay>, Instant) -> usize,
+        work: impl Fn(&mut Datapath<SimPort, UdpRelay>, Instant) -> usize,
     ) -> Result<f64, Error> {
         let listen = Endpoint { address: Ipv4Addr::new(192, 0, 2, 1).to_ipv6_mapped().octets(), port: 53 };
         let frame = |n| UdpFrame::new(Flow { source: client(n), destination: listen }, &[7; 22]).to_vec();

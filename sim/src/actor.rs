@@ -6,16 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use oxide_actors::heartbeat::HeartbeatMonitor;
 use oxide_actors::mailbox::{Address, Inbox, Mailbox, MailboxError, mailbox};
-use oxide_actors::pulse::PulseWatch;
-use oxide_actors::supervisor::{self, End, Line, Link, WorkerId};
+use oxide_actors::supervisor::{self, ActorExit, ActorId, LinkReceiver, SupervisorLink};
 
 use super::app::{App, AppHandler};
 use super::forward::Fused;
 use oxide::port::sim::{SimBackend, SimNet};
 use oxide::port::{Backend, QueueId};
 use oxide::queue::{
-    Actor, ActorSpec, Command, Exit, Parcel, Peers, PortRequests, QueueCounters, QueueSnapshot, Report,
+    Actor, ActorSpec, Command, Parcel, Peers, PortRequests, QueueCounters, QueueExit, QueueSnapshot, Report,
 };
 use oxide::simd::Processor;
 use oxide::umem::PortIndex;
@@ -61,11 +61,11 @@ enum Phase {
 struct Opening {
     spec: ActorSpec<SimBackend, H>,
     mailbox: Mailbox<Command<QueueId>>,
-    link: Link<Report>,
+    link: SupervisorLink<Report>,
 }
 
 pub(super) struct SimActor {
-    pub(super) id: WorkerId,
+    pub(super) id: ActorId,
     pub(super) queue: u32,
     pub(super) ids: Vec<QueueId>,
     pub(super) ended: Ended,
@@ -74,7 +74,7 @@ pub(super) struct SimActor {
     /// Steps in which it gets no time on its core.
     pub(super) stalled: u32,
     /// While an actor lives.
-    pub(super) watch: Option<PulseWatch>,
+    pub(super) watch: Option<HeartbeatMonitor>,
     pub(super) generation: u64,
     queues: u32,
     net: SimNet,
@@ -88,7 +88,7 @@ pub(super) struct SimActor {
 impl SimActor {
     pub(super) fn new(queue: u32, queues: u32, ids: Vec<QueueId>, net: &SimNet, app: &Arc<App>) -> Self {
         Self {
-            id: WorkerId(queue as usize),
+            id: ActorId(queue as usize),
             queue,
             ids,
             ended: Ended::default(),
@@ -116,11 +116,11 @@ impl SimActor {
     pub(super) fn start(
         &mut self,
         generation: u64,
-        line: &Line<Report>,
+        line: &LinkReceiver<Report>,
         others: &[Option<Address<Parcel>>],
         now: Instant,
-    ) -> Result<Address<Parcel>, End> {
-        let refused = |error: MailboxError| End::Refused(error.to_string());
+    ) -> Result<Address<Parcel>, ActorExit> {
+        let refused = |error: MailboxError| ActorExit::Refused(error.to_string());
         let (commands, mailbox) = mailbox(COMMANDS).map_err(refused)?;
         let (parcels, inbox) = Inbox::with_doorbell(PARCELS, mailbox.doorbell()).map_err(refused)?;
         let mut peers = Peers::new(inbox, self.queues);
@@ -185,7 +185,7 @@ impl SimActor {
     }
 
     /// One turn of the actor's loop, as [`run`](oxide::queue::run()) has it; how it ended, if it did.
-    pub(super) fn turn(&mut self, now: Instant) -> Option<End> {
+    pub(super) fn turn(&mut self, now: Instant) -> Option<ActorExit> {
         if self.stalled > 0 {
             self.stalled -= 1;
             return None;
@@ -209,7 +209,7 @@ impl SimActor {
         Some(exit.end())
     }
 
-    fn open(&mut self, now: Instant) -> Result<(), End> {
+    fn open(&mut self, now: Instant) -> Result<(), ActorExit> {
         let Phase::Opening { by, mut parts } = std::mem::replace(&mut self.phase, Phase::Down) else { return Ok(()) };
         let actor = match parts.spec.backend.open_present() {
             Err(error) if error.is_busy() && now < by => {
@@ -227,7 +227,7 @@ impl SimActor {
             }
             Err(error) => {
                 self.go_down();
-                Err(Exit::NotOpened(error).end())
+                Err(QueueExit::NotOpened(error).end())
             }
         }
     }

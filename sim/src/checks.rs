@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use oxide_actors::policy::RestartPolicy;
-use oxide_actors::supervisor::WorkerId;
+use oxide_actors::supervisor::ActorId;
 
 use super::judge::Checker;
 use super::world::World;
@@ -84,7 +84,7 @@ impl World {
     }
 
     /// A worker is restarted of itself after `backoff`, or by an operator if that is zero.
-    pub(super) fn restarted(&mut self, worker: WorkerId, backoff: Duration) {
+    pub(super) fn restarted(&mut self, worker: ActorId, backoff: Duration) {
         if backoff.is_zero() {
             return;
         }

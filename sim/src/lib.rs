@@ -8,7 +8,7 @@
 //! ```
 //!
 //! What is real: the queue's actor with everything under it but the NIC, its mailbox and its words, and the
-//! supervisor's [`Roster`](oxide_actors::supervisor::Roster). What is not: threads, clocks, and the kernel.
+//! supervisor's [`SupervisorCore`](oxide_actors::supervisor::SupervisorCore). What is not: threads, clocks, and the kernel.
 //!
 //! ```
 //! let report = oxide_sim::run(&oxide_sim::SimOptions { packets: 2_000, ..Default::default() });

@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use oxide_actors::mailbox::Address;
-use oxide_actors::supervisor::{Action, Depth, Event, Heard, Input, Line, Notice, Roster, Settings, State, WorkerId};
+use oxide_actors::supervisor::{
+    Action, ActorId, Event, Input, LinkMessage, LinkReceiver, Notice, RestartDepth, Settings, State, SupervisorCore,
+};
 
 use super::actor::SimActor;
 use super::app::App;
@@ -38,7 +40,7 @@ pub(super) struct World {
     pub(super) options: SimOptions,
     pub(super) net: SimNet,
     pub(super) actors: Vec<SimActor>,
-    pub(super) roster: Roster,
+    pub(super) core: SupervisorCore,
     pub(super) judge: Judge,
     pub(super) now: Instant,
     pub(super) wires: Wires,
@@ -56,7 +58,7 @@ pub(super) struct World {
     /// Where packets for each queue go.
     directory: Vec<Option<Address<Parcel>>>,
     /// What actors say.
-    line: Line<Report>,
+    link_receiver: LinkReceiver<Report>,
     app: Arc<App>,
     /// When everything was last at rest.
     rested: Instant,
@@ -91,7 +93,7 @@ impl World {
         let settings = Settings { seed: options.seed, ..Settings::default() };
         Self {
             actors: (0..queues).map(actor).collect(),
-            roster: Roster::new(settings, queues as usize),
+            core: SupervisorCore::new(settings, queues as usize),
             judge: Judge::new(calm, app.rule()),
             now,
             wires: Wires::new(&options),
@@ -104,7 +106,7 @@ impl World {
             rng,
             traffic,
             directory: vec![None; queues as usize],
-            line: Line::default(),
+            link_receiver: LinkReceiver::default(),
             app,
             rested: now,
             known_at: None,
@@ -150,8 +152,8 @@ impl World {
         // What an actor said before its end comes before its end.
         self.listen();
         for (at, end) in ended {
-            let SimActor { id: worker, generation, .. } = self.actors[at];
-            self.decide(Input::Ended { worker, generation, end });
+            let SimActor { id: actor, generation, .. } = self.actors[at];
+            self.decide(Input::Ended { actor, generation, end });
         }
         self.resolve();
         self.supervise();
@@ -175,22 +177,22 @@ impl World {
         for worker in 0..self.actors.len() {
             let tables = self.app.tables(&self.net);
             self.actors[worker].send(Command::Tables(Box::new(tables)));
-            self.decide(Input::Wake { worker: WorkerId(worker) });
+            self.decide(Input::Wake { actor: ActorId(worker) });
         }
     }
 
     /// Words go to the roster; of reports, those are read that the simulation wants to know of.
     fn listen(&mut self) {
-        while let Some(heard) = self.line.heard() {
+        while let Some(heard) = self.link_receiver.try_recv() {
             match heard {
-                Heard::Input(input) => self.decide(input),
-                Heard::Notice(Notice::Report { worker, report, .. }) => self.read(worker, report),
-                Heard::Notice(Notice::Event(_)) => {}
+                LinkMessage::Input(input) => self.decide(input),
+                LinkMessage::Notice(Notice::Report { actor, report, .. }) => self.read(actor, report),
+                LinkMessage::Notice(Notice::Event(_)) => {}
             }
         }
     }
 
-    fn read(&mut self, worker: WorkerId, report: Report) {
+    fn read(&mut self, worker: ActorId, report: Report) {
         match report {
             Report::Resolve { .. } if self.known_at.is_none() => {
                 self.known_at = Some(self.judge.step + 1 + self.rng.below(20));
@@ -205,13 +207,13 @@ impl World {
     fn supervise(&mut self) {
         if self.judge.step.is_multiple_of(PULSE_EVERY) {
             for at in 0..self.actors.len() {
-                let (worker, now) = (WorkerId(at), self.now);
+                let (actor, now) = (ActorId(at), self.now);
                 if let Some(age) = self.actors[at].watch.as_mut().map(|watch| watch.age(now)) {
-                    self.decide(Input::Pulse { worker, age });
+                    self.decide(Input::Heartbeat { actor, age });
                 }
             }
         }
-        if self.roster.next_due().is_some_and(|due| self.now >= due) {
+        if self.core.next_due().is_some_and(|due| self.now >= due) {
             self.decide(Input::Tick);
         }
         // Sessions that idle for two minutes end: only after a jump of the clock may answers still be under way.
@@ -221,11 +223,11 @@ impl World {
     }
 
     fn decide(&mut self, input: Input) {
-        if let Input::Ended { worker, .. } = &input {
-            self.judge.sessions_lost(worker.0 as u32, self.options.queues);
-            self.announce(worker.0, None);
+        if let Input::Ended { actor, .. } = &input {
+            self.judge.sessions_lost(actor.0 as u32, self.options.queues);
+            self.announce(actor.0, None);
         }
-        let actions = self.roster.handle(self.now, input);
+        let actions = self.core.handle(self.now, input);
         self.apply(actions);
     }
 
@@ -245,28 +247,28 @@ impl World {
     pub(super) fn apply(&mut self, actions: Vec<Action>) {
         for action in actions {
             match action {
-                Action::Start { worker, generation } => self.start(worker, generation),
-                Action::Send { worker, command } => self.actors[worker.0].command(command),
+                Action::Start { actor, generation } => self.start(actor, generation),
+                Action::Send { actor, command } => self.actors[actor.0].command(command),
                 // Its packets take the program's fallback: from now on, or until its heart beats again.
-                Action::Abandon { worker } | Action::Emit(Event::Stalled { worker, .. }) => {
-                    self.actors[worker.0].ids.iter().for_each(|id| self.net.steer_away(id));
+                Action::Abandon { actor } | Action::Emit(Event::Stalled { actor, .. }) => {
+                    self.actors[actor.0].ids.iter().for_each(|id| self.net.steer_away(id));
                 }
-                Action::Emit(Event::Recovered { worker }) => self.actors[worker.0].send(Command::Steer),
+                Action::Emit(Event::Recovered { actor }) => self.actors[actor.0].send(Command::Steer),
                 Action::Emit(Event::Changed { to: State::Failed { .. }, .. }) => self.given_up += 1,
-                Action::Emit(Event::Changed { worker, to: State::Restarting { depth, backoff }, .. }) => {
-                    self.soft_restarts += u64::from(depth == Depth::Soft);
-                    self.judge.mark(worker.0 as u64 ^ backoff.as_nanos() as u64);
-                    self.restarted(worker, backoff);
+                Action::Emit(Event::Changed { actor, to: State::Restarting { depth, backoff }, .. }) => {
+                    self.soft_restarts += u64::from(depth == RestartDepth::Soft);
+                    self.judge.mark(actor.0 as u64 ^ backoff.as_nanos() as u64);
+                    self.restarted(actor, backoff);
                 }
                 Action::Emit(_) => {}
             }
         }
     }
 
-    fn start(&mut self, worker: WorkerId, generation: u64) {
-        match self.actors[worker.0].start(generation, &self.line, &self.directory, self.now) {
-            Ok(address) => self.announce(worker.0, Some(address)),
-            Err(end) => self.decide(Input::Ended { worker, generation, end }),
+    fn start(&mut self, actor: ActorId, generation: u64) {
+        match self.actors[actor.0].start(generation, &self.link_receiver, &self.directory, self.now) {
+            Ok(address) => self.announce(actor.0, Some(address)),
+            Err(end) => self.decide(Input::Ended { actor, generation, end }),
         }
     }
 }

@@ -28,10 +28,10 @@ impl RestartCounts {
         let State::Restarting { depth, .. } = to else { return };
         let asked = words.starts_with("told to");
         let (depth, cause) = match depth {
-            supervisor::Depth::Soft => ("handler", if asked { "asked" } else { "panic" }),
-            supervisor::Depth::Part(_) => ("port", if asked { "asked" } else { "port" }),
-            supervisor::Depth::Hard if asked => ("queue", "asked"),
-            supervisor::Depth::Hard => ("queue", of_queue(from, words)),
+            supervisor::RestartDepth::Soft => ("handler", if asked { "asked" } else { "panic" }),
+            supervisor::RestartDepth::Part(_) => ("port", if asked { "asked" } else { "port" }),
+            supervisor::RestartDepth::Hard if asked => ("queue", "asked"),
+            supervisor::RestartDepth::Hard => ("queue", of_queue(from, words)),
         };
         if let Some(at) = ALL.iter().position(|one| *one == (depth, cause)) {
             self.0[at] += 1;
@@ -73,28 +73,33 @@ impl Serialize for RestartCounts {
 mod tests {
     use std::time::Duration;
 
-    use oxide_actors::supervisor::{Depth, End};
+    use oxide_actors::supervisor::{ActorExit, RestartDepth};
 
     use super::*;
-    use crate::queue::Exit;
+    use crate::queue::QueueExit;
 
     #[test]
     fn each_restart_is_counted_under_one_cause() {
         let restarting = |depth| State::Restarting { depth, backoff: Duration::ZERO };
-        let leaked = Exit::Leaked.end().to_string();
-        let panicked = End::Panicked("oh".to_owned()).to_string();
+        let leaked = QueueExit::Leaked.end().to_string();
+        let panicked = ActorExit::Panicked("oh".to_owned()).to_string();
         for (from, depth, words, wanted) in [
-            (State::Running, Depth::Soft, "told to restart", ("handler", "asked")),
-            (State::Running, Depth::Soft, "index out of bounds", ("handler", "panic")),
-            (State::Running, Depth::Part(1), "told to restart", ("port", "asked")),
-            (State::Running, Depth::Part(0), "the socket is lost", ("port", "port")),
-            (State::Running, Depth::Hard, "told to restart", ("queue", "asked")),
-            (State::Running, Depth::Hard, leaked.as_str(), ("queue", "leak")),
-            (State::Running, Depth::Hard, "index out of bounds", ("queue", "panic")),
-            (State::Opening, Depth::Hard, panicked.as_str(), ("queue", "panic")),
-            (State::Opening, Depth::Hard, "EBUSY", ("queue", "open")),
-            (restarting(Depth::Soft), Depth::Hard, "handler not back within 2s of its restart", ("queue", "late")),
-            (State::Running, Depth::Hard, "ended without being told to", ("queue", "ended")),
+            (State::Running, RestartDepth::Soft, "told to restart", ("handler", "asked")),
+            (State::Running, RestartDepth::Soft, "index out of bounds", ("handler", "panic")),
+            (State::Running, RestartDepth::Part(1), "told to restart", ("port", "asked")),
+            (State::Running, RestartDepth::Part(0), "the socket is lost", ("port", "port")),
+            (State::Running, RestartDepth::Hard, "told to restart", ("queue", "asked")),
+            (State::Running, RestartDepth::Hard, leaked.as_str(), ("queue", "leak")),
+            (State::Running, RestartDepth::Hard, "index out of bounds", ("queue", "panic")),
+            (State::Opening, RestartDepth::Hard, panicked.as_str(), ("queue", "panic")),
+            (State::Opening, RestartDepth::Hard, "EBUSY", ("queue", "open")),
+            (
+                restarting(RestartDepth::Soft),
+                RestartDepth::Hard,
+                "handler not back within 2s of its restart",
+                ("queue", "late"),
+            ),
+            (State::Running, RestartDepth::Hard, "ended without being told to", ("queue", "ended")),
         ] {
             let mut counts = RestartCounts::default();
             counts.count(&from, &restarting(depth), words);

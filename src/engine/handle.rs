@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
 use oxide_actors::mailbox::SendError;
-use oxide_actors::supervisor::{self, Refusal, SupervisorError, SupervisorHandle, WorkerId};
+use oxide_actors::supervisor::{self, ActorId, Refusal, SupervisorError, SupervisorHandle};
 use oxide_topology::Plan;
 
 use super::house::Order;
 use super::interfaces::Interfaces;
-use super::worker::{Command, Directory, Note};
+use super::worker::{Command, Directory, EngineMessage};
 use super::{EngineError, EngineStatus, Layer};
 use crate::config::EngineConfig;
 use crate::port::QueueId;
@@ -27,7 +27,7 @@ const SESSIONS_MAX: usize = 10_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
-pub enum Depth {
+pub enum RestartScope {
     /// The handler: memory, sockets and packets on the rings stay, and the next handler takes its sessions over.
     Handler,
     /// The socket of one interface.
@@ -67,7 +67,7 @@ impl<H> Factory<H> {
 pub struct EngineHandle(Arc<Shared>);
 
 pub(super) struct Shared {
-    pub(super) supervisor: SupervisorHandle<Note>,
+    pub(super) supervisor: SupervisorHandle<EngineMessage>,
     pub(super) house: flume::Sender<Order>,
     pub(super) status: Arc<Mutex<EngineStatus>>,
     pub(super) interfaces: Arc<Mutex<Interfaces>>,
@@ -151,12 +151,12 @@ impl EngineHandle {
     ///
     /// # Errors
     /// [`EngineError::NoSuchQueue`]; [`EngineError::NotNow`] while it is being drained or does not end.
-    pub fn restart(&self, queue: &QueueId, depth: Depth) -> Result<(), EngineError> {
+    pub fn restart(&self, queue: &QueueId, depth: RestartScope) -> Result<(), EngineError> {
         let (worker, port) = self.find(queue)?;
         let depth = match depth {
-            Depth::Handler => supervisor::Depth::Soft,
-            Depth::Port => supervisor::Depth::Part(port.number()),
-            Depth::Queue => supervisor::Depth::Hard,
+            RestartScope::Handler => supervisor::RestartDepth::Soft,
+            RestartScope::Port => supervisor::RestartDepth::Part(port.number()),
+            RestartScope::Queue => supervisor::RestartDepth::Hard,
         };
         self.0.supervisor.restart(worker, depth).map_err(|error| self.refused("restart", queue, error))
     }
@@ -168,7 +168,7 @@ impl EngineHandle {
     /// [`EngineError::NoSuchQueue`].
     pub fn pause(&self, queue: &QueueId, paused: bool) -> Result<(), EngineError> {
         let (worker, port) = self.find(queue)?;
-        let told = self.0.supervisor.note(worker, Note::Pause(port, paused));
+        let told = self.0.supervisor.send_engine_message(worker, EngineMessage::Pause(port, paused));
         told.map_err(|error| self.refused("pause", queue, error))
     }
 
@@ -180,15 +180,15 @@ impl EngineHandle {
     pub fn drain_queue(&self, queue: &QueueId, within: Duration) -> Result<(), EngineError> {
         let (worker, _) = self.find(queue)?;
         let drained = self.0.supervisor.drain(Some(worker), within);
-        let rested = drained.map_err(|error| self.refused("drain", queue, error))?;
-        if rested.not_ended.is_empty() {
+        let report = drained.map_err(|error| self.refused("drain", queue, error))?;
+        if report.not_ended.is_empty() {
             return Ok(());
         }
-        Err(self.refused("drain", queue, Refusal::StillRuns { worker }.into()))
+        Err(self.refused("drain", queue, Refusal::StillRuns { actor }.into()))
     }
 
     /// Takes over what of `config` concerns the opening of a queue: `batch_size`, `busy_poll`, `busy_poll_timeout_us`,
-    /// `zero_copy` and `realtime`. In force for each queue with its next restart at [`Depth::Queue`]; the rest of the
+    /// `zero_copy` and `realtime`. In force for each queue with its next restart at [`RestartScope::Queue`]; the rest of the
     /// configuration belongs to the plan, and to this engine's whole life.
     ///
     /// # Errors
@@ -210,7 +210,7 @@ impl EngineHandle {
     /// # Errors
     /// [`EngineError::NoSuchQueue`]; [`EngineError::NotNow`] if it does not run or is busy; [`EngineError::Late`].
     pub fn sessions(&self, queue: &QueueId, limit: usize) -> Result<Vec<SessionInfo>, EngineError> {
-        let (WorkerId(index), _) = self.find(queue)?;
+        let (ActorId(index), _) = self.find(queue)?;
         let not_now = |text: &str| EngineError::NotNow {
             what: "list the sessions of",
             queue: queue.to_string(),
@@ -238,16 +238,16 @@ impl EngineHandle {
     #[doc(hidden)]
     pub fn inject(&self, queue: &QueueId, fault: impl FnOnce(PortIndex) -> Fault) -> Result<(), EngineError> {
         let (worker, port) = self.find(queue)?;
-        let told = self.0.supervisor.note(worker, Note::Inject(fault(port)));
+        let told = self.0.supervisor.send_engine_message(worker, EngineMessage::Inject(fault(port)));
         told.map_err(|error| self.refused("break", queue, error))
     }
 
     /// Who serves `queue`, and as which of its ports.
-    fn find(&self, queue: &QueueId) -> Result<(WorkerId, PortIndex), EngineError> {
+    fn find(&self, queue: &QueueId) -> Result<(ActorId, PortIndex), EngineError> {
         let serves = |p: &oxide_topology::PortPlan| p.interface == queue.interface && p.queue == queue.queue;
         let actors = self.0.plan.actors.iter().enumerate();
         let port = |actor: &oxide_topology::ActorPlan| PortIndex::new(actor.ports.iter().position(serves)?);
-        let found = actors.filter_map(|(at, actor)| Some((WorkerId(at), port(actor)?))).next();
+        let found = actors.filter_map(|(at, actor)| Some((ActorId(at), port(actor)?))).next();
         found.ok_or_else(|| {
             let all = self.0.plan.actors.iter().flat_map(|a| &a.ports);
             let there: Vec<_> = all.map(|p| format!("{}:{}", p.interface, p.queue)).collect();
@@ -265,7 +265,9 @@ impl EngineHandle {
             SupervisorError::Refused(Refusal::Opening { .. }) => {
                 "it is opening and has no handler yet: wait, or restart the whole queue".to_owned()
             }
-            SupervisorError::Refused(Refusal::Mending { .. }) => "it is being restarted: wait until it runs".to_owned(),
+            SupervisorError::Refused(Refusal::RebuildInProgress { .. }) => {
+                "it is being restarted: wait until it runs".to_owned()
+            }
             SupervisorError::Refused(Refusal::StillRuns { .. }) => {
                 "it was told to end and still runs: its handler is stuck, and only a restart of the process frees \
                  its thread"

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use oxide_actors::supervisor::{SupervisorHandle, WorkerId};
+use oxide_actors::supervisor::{ActorId, SupervisorHandle};
 use oxide_topology::Nic;
 
 use super::DestinationsOf;
@@ -13,7 +13,7 @@ use super::EngineError;
 use super::EngineStatus;
 use super::drift;
 use super::interfaces::{Interfaces, Tended};
-use super::worker::Note;
+use super::worker::EngineMessage;
 use crate::net::{NetEvent, NetOptions, NetService, Tables};
 
 /// How long the kernel may take to tell its tables at first.
@@ -27,7 +27,7 @@ const DRIFT_EVERY: u32 = 40;
 /// What the thread keeps.
 pub(super) struct House {
     pub(super) net: NetService,
-    pub(super) handle: SupervisorHandle<Note>,
+    pub(super) handle: SupervisorHandle<EngineMessage>,
     pub(super) interfaces: Arc<Mutex<Interfaces>>,
     pub(super) status: Arc<Mutex<EngineStatus>>,
     pub(super) destinations: DestinationsOf,
@@ -116,8 +116,8 @@ impl House {
         for name in &lost {
             tracing::warn!(interface = name, "gone, or made again: its queues are opened anew");
         }
-        for worker in (0..workers).map(WorkerId) {
-            if let Err(error) = self.handle.note(worker, Note::Tables(Arc::clone(&tables))) {
+        for worker in (0..workers).map(ActorId) {
+            if let Err(error) = self.handle.send_engine_message(worker, EngineMessage::Tables(Arc::clone(&tables))) {
                 tracing::warn!(?worker, %error, "tables not passed on");
             }
             // An interface that somebody waits for may be among them.
@@ -140,9 +140,11 @@ impl House {
                     Some((interface, why))
                 }
             };
-            for worker in (0..workers).map(WorkerId) {
+            for worker in (0..workers).map(ActorId) {
                 let told = match &close {
-                    Some((interface, why)) => self.handle.note(worker, Note::Close(interface.clone(), why.clone())),
+                    Some((interface, why)) => {
+                        self.handle.send_engine_message(worker, EngineMessage::Close(interface.clone(), why.clone()))
+                    }
                     None => self.handle.wake(worker),
                 };
                 if let Err(error) = told {

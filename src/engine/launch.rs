@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use oxide_actors::executor::{self, ExecutorHandle, ExecutorKind, ExecutorSpec};
 use oxide_actors::mailbox::{Address, Inbox, mailbox};
-use oxide_actors::supervisor::Link;
+use oxide_actors::supervisor::SupervisorLink;
 use oxide_topology::{ActorPlan, Page, Plan, PortPlan};
 
 use super::EngineError;
@@ -17,7 +17,7 @@ use super::worker::Command;
 use crate::config::EngineConfig;
 use crate::net::Tables;
 use crate::port::{QueueId, Rss};
-use crate::queue::{self, ActorSpec, Exit, Handler, HandlerFactory, Parcel, Peers, Report};
+use crate::queue::{self, ActorSpec, Handler, HandlerFactory, Parcel, Peers, QueueExit, Report};
 use crate::simd::Processor;
 use crate::umem::{PageKind, PortIndex, RingSizes};
 use crate::xdp::{BusyPoll, XdpBackend, XdpOptions};
@@ -31,7 +31,7 @@ pub(super) const INBOX_BYTES: u64 = (PARCELS * size_of::<Parcel>()) as u64;
 
 /// A running actor, as the supervisor holds it.
 pub(super) struct Launched {
-    pub(super) handle: ExecutorHandle<Exit>,
+    pub(super) handle: ExecutorHandle<QueueExit>,
     pub(super) commands: Address<Command>,
     pub(super) parcels: Address<Parcel>,
 }
@@ -55,7 +55,7 @@ impl<H: Handler + 'static> Launcher<H> {
     pub(super) fn launch(
         &self,
         index: usize,
-        link: Link<Report>,
+        link: SupervisorLink<Report>,
         interfaces: &mut Interfaces,
         tables: &Tables,
         others: &[(u32, Address<Parcel>)],

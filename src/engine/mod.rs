@@ -34,13 +34,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use oxide_actors::supervisor::{Rested, Supervisor, SupervisorError, supervise};
+use oxide_actors::supervisor::{StopReport, Supervisor, SupervisorError, supervise};
 use oxide_topology::Plan;
 
 pub use cause::RestartCounts;
 pub use destinations::Destinations;
 pub use error::EngineError;
-pub use handle::{Depth, EngineHandle};
+pub use handle::{EngineHandle, RestartScope};
 pub use house::read_tables;
 pub use layer::{Layer, LayerState};
 pub use ports::PortStatus;
@@ -56,7 +56,7 @@ use house::{House, Order};
 use interfaces::Interfaces;
 use launch::Launcher;
 use observe::Observer;
-use worker::{Directory, Note, QueueWorker};
+use worker::{Directory, EngineMessage, QueueController};
 
 use crate::config::EngineConfig;
 use crate::net::{NetOptions, NetService, Tables};
@@ -74,7 +74,7 @@ type DestinationsOf = Box<dyn Fn(&Tables) -> Destinations + Send>;
 
 /// A running engine. Dropping it stops it, without patience.
 pub struct Engine {
-    supervisor: Option<Supervisor<Note>>,
+    supervisor: Option<Supervisor<EngineMessage>>,
     house: Option<JoinHandle<()>>,
     handle: EngineHandle,
 }
@@ -158,7 +158,7 @@ impl<H: Handler + 'static> EngineBuilder<H> {
         let shared_config = Arc::clone(&config);
         let launcher = Arc::new(Launcher { config, plan: plan.clone(), executor, processor, rss, factory: newest });
         let directory: Directory = Arc::new(Mutex::new(plan.actors.iter().map(|_| None).collect()));
-        let workers = plan.actors.iter().enumerate().map(|(index, actor)| QueueWorker {
+        let workers = plan.actors.iter().enumerate().map(|(index, actor)| QueueController {
             name: worker::name(actor.queue),
             index,
             queue: actor.queue,
@@ -259,12 +259,12 @@ impl Engine {
         self.handle.notes()
     }
 
-    /// Rebuilds the actor that serves `queue`: [`EngineHandle::restart`] at [`Depth::Queue`].
+    /// Rebuilds the actor that serves `queue`: [`EngineHandle::restart`] at [`RestartScope::Queue`].
     ///
     /// # Errors
     /// As there.
     pub fn restart(&self, queue: &QueueId) -> Result<(), EngineError> {
-        self.handle.restart(queue, Depth::Queue)
+        self.handle.restart(queue, RestartScope::Queue)
     }
 
     /// Takes no new sessions, waits until the old ones have ended or `within` is over, then stops in
@@ -290,17 +290,17 @@ impl Engine {
     }
 
     /// Writes down who did not end when told to.
-    fn rested(&self, outcome: Result<Rested, SupervisorError>, step: &str) {
-        let rested = match outcome {
-            Ok(rested) => rested,
+    fn rested(&self, outcome: Result<StopReport, SupervisorError>, step: &str) {
+        let report = match outcome {
+            Ok(report) => report,
             Err(error) => return tracing::error!(%error, step),
         };
-        if !rested.not_ended.is_empty() {
-            tracing::error!(queues = ?rested.not_ended, step, "did not end; its thread goes with the process");
+        if !report.not_ended.is_empty() {
+            tracing::error!(queues = ?report.not_ended, step, "did not end; its thread goes with the process");
         }
         let plan = &self.handle.shared().plan;
         let names = plan.actors.iter().map(|actor| (actor.queue, worker::name(actor.queue)));
-        let stuck = names.filter(|(_, name)| rested.not_ended.contains(name)).map(|(queue, _)| queue);
+        let stuck = names.filter(|(_, name)| report.not_ended.contains(name)).map(|(queue, _)| queue);
         let mut status = self.handle.shared().status.lock().unwrap_or_else(PoisonError::into_inner);
         status.not_ended = stuck.collect();
     }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use oxide_actors::supervisor::{Event, Notice, State, WorkerId};
+use oxide_actors::supervisor::{ActorId, Event, Notice, State};
 use oxide_topology::Plan;
 
 use super::compare;
@@ -57,7 +57,7 @@ impl Observer {
         let mut status = status.lock().unwrap_or_else(PoisonError::into_inner);
         match notice {
             Notice::Event(event) => self.event(&mut status, event),
-            Notice::Report { worker, report, .. } => {
+            Notice::Report { actor, report, .. } => {
                 self.report(&mut status, worker, report);
                 self.drops.look(&status, Instant::now());
             }
@@ -66,17 +66,17 @@ impl Observer {
 
     fn event(&self, status: &mut EngineStatus, event: Event) {
         match event {
-            Event::Changed { worker, from, to, cause, gap } => {
+            Event::Changed { actor, from, to, cause, gap } => {
                 let Some(queue) = status.queues.get_mut(worker.0) else { return };
                 queue.state = to.to_string();
                 queue.changed(&from, &to, cause, gap);
             }
-            Event::Stalled { worker, age } => {
+            Event::Stalled { actor, age } => {
                 let Some(queue) = status.queues.get_mut(worker.0) else { return };
                 queue.stalled = true;
                 queue.last_event = format!("stalled: no heartbeat for {:.1} s", age.as_secs_f64());
             }
-            Event::Recovered { worker } => {
+            Event::Recovered { actor } => {
                 let Some(queue) = status.queues.get_mut(worker.0) else { return };
                 queue.stalled = false;
                 "its heart beats again".clone_into(&mut queue.last_event);
@@ -96,7 +96,7 @@ impl Observer {
         };
     }
 
-    fn report(&self, status: &mut EngineStatus, WorkerId(worker): WorkerId, report: Report) {
+    fn report(&self, status: &mut EngineStatus, ActorId(worker): ActorId, report: Report) {
         let Some(queue) = status.queues.get_mut(worker) else { return };
         match report {
             Report::Opened { ports, pages, seen, cpus } => {

@@ -87,7 +87,7 @@ impl EngineHandle {
             SupervisorError::Gone | SupervisorError::Refused(Refusal::Stopping) => EngineError::Ended,
             other => EngineError::Actor { step: "replacing the handlers", text: other.to_string() },
         })?;
-        let queue = |one: &NotReplaced| Some((shared.plan.actors.get(one.worker.0)?.queue, one.clone()));
+        let queue = |one: &NotReplaced| Some((shared.plan.actors.get(one.actor.0)?.queue, one.clone()));
         let pending = without.iter().filter_map(queue).map(|(queue, one)| PendingQueue::new(queue, &one));
         Ok(ReloadReport { pending: pending.collect() })
     }

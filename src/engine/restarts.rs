@@ -6,7 +6,7 @@ use std::time::Duration;
 use oxide_actors::supervisor::{self, State};
 use serde::Serialize;
 
-use super::handle::Depth;
+use super::handle::RestartScope;
 use super::status::{QueueStatus, millis};
 
 /// The last restart of a queue, of whatever depth.
@@ -14,7 +14,7 @@ use super::status::{QueueStatus, millis};
 #[non_exhaustive]
 pub struct LastRestart {
     /// What was rebuilt.
-    pub depth: Depth,
+    pub depth: RestartScope,
     /// Why: the failure's words, or that somebody asked for it.
     pub cause: String,
     /// From the failure to running again, milliseconds; `None` while it is not back.
@@ -29,9 +29,9 @@ impl fmt::Display for LastRestart {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { depth, cause, gap_ms, lost } = self;
         let depth = match depth {
-            Depth::Handler => "handler",
-            Depth::Port => "port",
-            Depth::Queue => "queue",
+            RestartScope::Handler => "handler",
+            RestartScope::Port => "port",
+            RestartScope::Queue => "queue",
         };
         match gap_ms {
             Some(gap) => write!(f, "{depth} restarted: {cause} ({gap:.1} ms, {lost} packets lost)"),
@@ -44,16 +44,16 @@ impl QueueStatus {
     /// Its state has changed from `from` to `to`: a restart may have begun, or ended.
     pub(super) fn restarted(&mut self, from: &State, to: &State, cause: &str, gap: Option<Duration>) {
         let depth = match to {
-            State::Restarting { depth: supervisor::Depth::Soft, .. } => Depth::Handler,
-            State::Restarting { depth: supervisor::Depth::Part(_), .. } => Depth::Port,
-            State::Restarting { depth: supervisor::Depth::Hard, .. } => Depth::Queue,
+            State::Restarting { depth: supervisor::RestartDepth::Soft, .. } => RestartScope::Handler,
+            State::Restarting { depth: supervisor::RestartDepth::Part(_), .. } => RestartScope::Port,
+            State::Restarting { depth: supervisor::RestartDepth::Hard, .. } => RestartScope::Queue,
             // It closed a port by itself.
-            State::Waiting { .. } if *from == State::Running => Depth::Port,
+            State::Waiting { .. } if *from == State::Running => RestartScope::Port,
             State::Running => return self.is_back(gap),
             _ => return,
         };
         // An actor that ended by itself has said its last words before.
-        let lost = if depth == Depth::Queue && self.heard.is_none() { self.last_lost } else { 0 };
+        let lost = if depth == RestartScope::Queue && self.heard.is_none() { self.last_lost } else { 0 };
         self.last_restart = Some(LastRestart { depth, cause: cause.to_owned(), gap_ms: None, lost });
     }
 
@@ -95,14 +95,17 @@ mod tests {
     use super::*;
     use crate::engine::sample;
 
-    fn restarting(depth: supervisor::Depth) -> State {
+    fn restarting(depth: supervisor::RestartDepth) -> State {
         State::Restarting { depth, backoff: Duration::ZERO }
     }
 
     #[test]
     fn each_depth_tells_cause_gap_and_cost() {
         let mut queue = sample::status().queues.swap_remove(0);
-        for (inside, depth) in [(supervisor::Depth::Soft, Depth::Handler), (supervisor::Depth::Part(1), Depth::Port)] {
+        for (inside, depth) in [
+            (supervisor::RestartDepth::Soft, RestartScope::Handler),
+            (supervisor::RestartDepth::Part(1), RestartScope::Port),
+        ] {
             queue.restarted(&State::Running, &restarting(inside), "why", None);
             assert_eq!(queue.last_restart.as_ref().unwrap().gap_ms, None);
             queue.lost(7);
@@ -118,7 +121,7 @@ mod tests {
     #[test]
     fn an_operator_reads_it_in_one_line() {
         let mut queue = sample::status().queues.swap_remove(0);
-        let soft = restarting(supervisor::Depth::Soft);
+        let soft = restarting(supervisor::RestartDepth::Soft);
         queue.changed(&State::Running, &soft, "index 9".to_owned(), None);
         assert_eq!(queue.last_event, "index 9");
         queue.lost(3);
@@ -130,7 +133,7 @@ mod tests {
 
     #[test]
     fn an_actor_costs_what_it_had_whether_it_ended_before_or_after_the_word() {
-        let hard = restarting(supervisor::Depth::Hard);
+        let hard = restarting(supervisor::RestartDepth::Hard);
         for ended_by_itself in [true, false] {
             let mut queue = sample::status().queues.swap_remove(0);
             queue.heard = Some(std::time::Instant::now());
@@ -141,7 +144,7 @@ mod tests {
             queue.retire();
             queue.restarted(&State::Opening, &State::Running, "opened", Some(Duration::from_millis(80)));
             let last = queue.last_restart.clone().unwrap();
-            assert_eq!((last.depth, last.gap_ms), (Depth::Queue, Some(80.0)));
+            assert_eq!((last.depth, last.gap_ms), (RestartScope::Queue, Some(80.0)));
             // In hand 3, on the rings 64 and 128: as the sample has it.
             assert_eq!((last.lost, queue.last_lost), (195, 195));
         }

@@ -3,16 +3,16 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use oxide_actors::executor::{ExecutorHandle, Outcome};
+use oxide_actors::executor::{ExecutorHandle, ThreadOutcome};
 use oxide_actors::mailbox::{Address, SendError};
-use oxide_actors::supervisor::{self, End, Link, Undelivered};
+use oxide_actors::supervisor::{self, ActorExit, SupervisorLink, Undelivered};
 
 use super::EngineError;
 use super::interfaces::Interfaces;
 use super::launch::{Launched, Launcher};
 use super::outbox::Outbox;
 use crate::net::Tables;
-use crate::queue::{self, Exit, Fault, Handler, Parcel, PortRequests, Report};
+use crate::queue::{self, Fault, Handler, Parcel, PortRequests, QueueExit, Report};
 use crate::umem::PortIndex;
 use crate::xdp::PortRequest;
 
@@ -20,7 +20,7 @@ use crate::xdp::PortRequest;
 pub(super) type Command = queue::Command<PortRequest>;
 
 /// What the engine tells a worker past the supervisor.
-pub(super) enum Note {
+pub(super) enum EngineMessage {
     /// New links, routes, neighbours.
     Tables(Arc<Tables>),
     /// A port is to take no new packets, or to take them again.
@@ -47,7 +47,7 @@ pub(super) fn name(queue: u32) -> String {
     format!("queue {queue}")
 }
 
-pub(super) struct QueueWorker<H> {
+pub(super) struct QueueController<H> {
     pub(super) name: String,
     pub(super) index: usize,
     pub(super) queue: u32,
@@ -61,19 +61,19 @@ pub(super) struct QueueWorker<H> {
 }
 
 pub(super) struct Running {
-    handle: ExecutorHandle<Exit>,
+    handle: ExecutorHandle<QueueExit>,
     commands: Outbox,
 }
 
-impl<H: Handler + 'static> supervisor::Worker for QueueWorker<H> {
+impl<H: Handler + 'static> supervisor::ActorController for QueueController<H> {
     type Report = Report;
-    type Note = Note;
+    type EngineMessage = EngineMessage;
 
     fn name(&self) -> &str {
         &self.name
     }
 
-    fn start(&mut self, _generation: u64, link: Link<Report>) -> Result<(), End> {
+    fn start(&mut self, _generation: u64, link: SupervisorLink<Report>) -> Result<(), ActorExit> {
         let others = self.others();
         let launched = {
             let mut interfaces = self.interfaces.lock().unwrap_or_else(PoisonError::into_inner);
@@ -81,10 +81,10 @@ impl<H: Handler + 'static> supervisor::Worker for QueueWorker<H> {
         };
         let Launched { handle, commands, parcels } = launched.map_err(|error| match error {
             // Not there, or another program is on it: that may change.
-            EngineError::Interface { .. } | EngineError::Steering { .. } => End::Waiting(error.to_string()),
+            EngineError::Interface { .. } | EngineError::Steering { .. } => ActorExit::Waiting(error.to_string()),
             // No thread, no descriptor, no memory for io_uring: what is short now may be there at the next try.
-            EngineError::Actor { .. } => End::Failed(error.to_string()),
-            other => End::Refused(other.to_string()),
+            EngineError::Actor { .. } => ActorExit::Failed(error.to_string()),
+            other => ActorExit::Refused(other.to_string()),
         })?;
         self.announce(Some(Entry { queue: self.queue, parcels, commands: commands.clone() }));
         for port in PortIndex::ALL.into_iter().filter(|port| port.is_in(self.paused)) {
@@ -104,38 +104,38 @@ impl<H: Handler + 'static> supervisor::Worker for QueueWorker<H> {
         })
     }
 
-    fn note(&mut self, note: Note) {
+    fn on_engine_message(&mut self, note: EngineMessage) {
         let command = match note {
-            Note::Tables(tables) => {
+            EngineMessage::Tables(tables) => {
                 self.tables = Arc::clone(&tables);
                 Command::Tables(Box::new((*tables).clone()))
             }
-            Note::Pause(port, paused) => {
+            EngineMessage::Pause(port, paused) => {
                 self.paused = if paused { self.paused | port.bit() } else { self.paused & !port.bit() };
                 Command::Pause(port, paused)
             }
-            Note::Close(interface, why) => {
+            EngineMessage::Close(interface, why) => {
                 let ports = self.launcher.ports_of(self.index).into_iter().zip(PortIndex::ALL);
                 let closed = ports.filter(|(id, _)| id.interface == interface).fold(0, |all, (_, at)| all | at.bit());
                 Command::Close(closed, why)
             }
-            Note::Inject(fault) => Command::Inject(fault),
+            EngineMessage::Inject(fault) => Command::Inject(fault),
         };
         if let Some(running) = &mut self.running {
             running.commands.tell(command);
         }
     }
 
-    fn poll_end(&mut self) -> Option<End> {
+    fn poll_end(&mut self) -> Option<ActorExit> {
         let running = self.running.as_mut()?;
         running.commands.deliver();
         let outcome = running.handle.join_timeout(Duration::ZERO)?;
         self.running = None;
         self.announce(None);
         Some(match outcome {
-            Outcome::Finished(exit) => exit.end(),
-            Outcome::Panicked(words) => End::Panicked(words),
-            Outcome::Lost(words) => End::Failed(words),
+            ThreadOutcome::Finished(exit) => exit.end(),
+            ThreadOutcome::Panicked(words) => ActorExit::Panicked(words),
+            ThreadOutcome::Lost(words) => ActorExit::Failed(words),
         })
     }
 
@@ -157,7 +157,7 @@ impl<H: Handler + 'static> supervisor::Worker for QueueWorker<H> {
     }
 }
 
-impl<H: Handler + 'static> QueueWorker<H> {
+impl<H: Handler + 'static> QueueController<H> {
     /// What each port can be opened from, or why it cannot be opened now.
     fn requests(&self) -> PortRequests<PortRequest> {
         let mut interfaces = self.interfaces.lock().unwrap_or_else(PoisonError::into_inner);

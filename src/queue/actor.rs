@@ -11,13 +11,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use oxide_actors::mailbox::Mailbox;
-use oxide_actors::supervisor::{Link, Word};
+use oxide_actors::supervisor::{StateReport, SupervisorLink};
 
 use super::handler::{Handler, QueueInfo};
-use super::messages::{Command, Exit, Report};
+use super::messages::{Command, QueueExit, Report};
 use super::peers::Peers;
 use super::snapshot::QueueSnapshot;
-use super::worker::{Parts, Turn, Worker};
+use super::worker::{Datapath, Parts, Turn};
 use crate::net::Tables;
 use crate::port::{Backend, Opened, Port, PortError, Rss};
 use crate::simd::Processor;
@@ -66,9 +66,9 @@ pub struct ActorSpec<B, H> {
 /// See the module's documentation.
 pub struct Actor<B: Backend, H> {
     /// The packets between its turns.
-    pub worker: Worker<B::Port, H>,
+    pub worker: Datapath<B::Port, H>,
     pub(super) mailbox: Mailbox<Command<B::Request>>,
-    pub(super) link: Link<Report>,
+    pub(super) link: SupervisorLink<Report>,
     backend: B,
     /// Ports that are closed, and what becomes of them.
     away: Away,
@@ -93,7 +93,7 @@ impl<B: Backend, H: Handler> Actor<B, H> {
         spec: ActorSpec<B, H>,
         (umem, opened): Opened<B::Port>,
         mailbox: Mailbox<Command<B::Request>>,
-        link: Link<Report>,
+        link: SupervisorLink<Report>,
         now: Instant,
     ) -> Result<Self, PortError> {
         if let (Some(first), true) = (opened.first(), opened.len() > usize::from(MAX_PORTS)) {
@@ -120,7 +120,7 @@ impl<B: Backend, H: Handler> Actor<B, H> {
             peers: spec.peers,
             batch_size: spec.batch_size,
         };
-        let mut worker = Worker::new(parts, now);
+        let mut worker = Datapath::new(parts, now);
         worker.set_tables(spec.tables);
         worker.steer(true)?;
         Ok(Self {
@@ -143,10 +143,10 @@ impl<B: Backend, H: Handler> Actor<B, H> {
 
     /// The first word: it is at work, or waits for a part.
     pub fn begin(&self) {
-        self.link.say(self.away.word());
+        self.link.report_state(self.away.word());
     }
 
-    /// The kernel's share of a turn, after [`Worker::work`]; the heart beats. A port that is of no more use is closed.
+    /// The kernel's share of a turn, after [`Datapath::work`]; the heart beats. A port that is of no more use is closed.
     pub fn kick(&mut self) -> Turn {
         let turn = self.worker.kick().unwrap_or_else(|(port, error)| {
             self.lose(port, &error);
@@ -173,7 +173,7 @@ impl<B: Backend, H: Handler> Actor<B, H> {
     }
 
     /// Messages, reports, and whether it is time to end.
-    pub fn control(&mut self, now: Instant, packets: usize) -> Option<Exit> {
+    pub fn control(&mut self, now: Instant, packets: usize) -> Option<QueueExit> {
         while let Some(command) = self.mailbox.try_recv() {
             self.obey(command, now);
         }
@@ -182,7 +182,7 @@ impl<B: Backend, H: Handler> Actor<B, H> {
         {
             self.parked_told = true;
             self.costs.begin(&self.worker);
-            self.link.say(Word::SoftFailed(words.to_owned()));
+            self.link.report_state(StateReport::SoftFailed(words.to_owned()));
         }
         self.reopen(now);
         for (interface, next_hop) in self.worker.requests() {
@@ -192,7 +192,7 @@ impl<B: Backend, H: Handler> Actor<B, H> {
         if now >= self.next_snapshot {
             self.next_snapshot = now + SNAPSHOT;
             if !self.worker.balanced() {
-                return Some(Exit::Leaked);
+                return Some(QueueExit::Leaked);
             }
             self.look(now);
             let snapshot = Box::new(self.snapshot());
@@ -200,11 +200,11 @@ impl<B: Backend, H: Handler> Actor<B, H> {
             let empty = self.draining && self.worker.handler().sessions() == 0 && self.worker.quiescent();
             if empty && !self.drained_told {
                 self.drained_told = true;
-                self.link.say(Word::Drained);
+                self.link.report_state(StateReport::Drained);
             }
         }
         let quiet = packets == 0 && self.stop_by.is_some() && self.worker.quiescent();
-        (quiet || self.stop_by.is_some_and(|by| now >= by)).then_some(Exit::Stopped)
+        (quiet || self.stop_by.is_some_and(|by| now >= by)).then_some(QueueExit::Stopped)
     }
 
     /// The last turn is done. Steering off before the sockets close, so that packets take the program's fallback at
@@ -276,7 +276,9 @@ impl<B: Backend, H: Handler> Actor<B, H> {
                 self.link.report(Report::Replaced(kept));
             }
             Err(words) => {
-                self.link.say(Word::SoftFailed(format!("the new handler panicked while it was made: {words}")));
+                self.link.report_state(StateReport::SoftFailed(format!(
+                    "the new handler panicked while it was made: {words}"
+                )));
             }
         }
     }

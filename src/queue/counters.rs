@@ -30,7 +30,7 @@ pub struct QueueCounters {
     pub turns: u64,
     /// Turns that had packets, by their time, the kernel's share included, ns.
     pub turn_ns: TurnTimes,
-    /// Time in [`work`](super::Worker::work) of turns that had packets: our own share of the cost, ns.
+    /// Time in [`work`](super::Datapath::work) of turns that had packets: our own share of the cost, ns.
     pub work_ns: u64,
     /// Time in the regime `busy`: the turn had packets, ns.
     pub busy_ns: u64,

@@ -6,8 +6,8 @@ use std::time::Duration;
 use crossbeam_channel::Sender;
 use oxide_actors::mailbox::Address;
 #[cfg(doc)]
-use oxide_actors::supervisor::Word;
-use oxide_actors::supervisor::{self, End};
+use oxide_actors::supervisor::StateReport;
+use oxide_actors::supervisor::{self, ActorExit};
 
 use super::handler::SessionInfo;
 use super::peers::Parcel;
@@ -89,13 +89,13 @@ impl<R> Command<R> {
             supervisor::Command::RestartPart(part) => {
                 Self::Open { restart: PortIndex::new(part.into()), requests: requests() }
             }
-            supervisor::Command::MendParts => Self::Open { restart: None, requests: requests() },
+            supervisor::Command::ReopenParts => Self::Open { restart: None, requests: requests() },
         }
     }
 }
 
 /// What an actor tells the engine. Changes of state are told to the supervisor as
-/// [`Word`]s.
+/// [`StateReport`]s.
 pub enum Report {
     /// Memory and ports are open; packets are being steered here.
     Opened {
@@ -133,7 +133,7 @@ pub enum Report {
 
 /// How an actor ended.
 #[derive(Debug)]
-pub enum Exit {
+pub enum QueueExit {
     /// It was told to.
     Stopped,
     /// Ports or memory could not be opened.
@@ -142,17 +142,17 @@ pub enum Exit {
     Leaked,
 }
 
-impl Exit {
+impl QueueExit {
     /// What it means to the supervisor.
     #[must_use]
-    pub fn end(&self) -> End {
+    pub fn end(&self) -> ActorExit {
         match self {
-            Exit::Stopped => End::Done,
-            Exit::NotOpened(error) if error.waits() => End::Waiting(error.to_string()),
+            QueueExit::Stopped => ActorExit::Done,
+            QueueExit::NotOpened(error) if error.waits() => ActorExit::Waiting(error.to_string()),
             // Transient by nature: the kernel tears sockets down late, memory may come back.
-            Exit::NotOpened(error) if error.is_transient() => End::Failed(error.to_string()),
-            Exit::NotOpened(error) => End::Refused(error.to_string()),
-            Exit::Leaked => End::Failed("frames are lost: the books do not balance".to_owned()),
+            QueueExit::NotOpened(error) if error.is_transient() => ActorExit::Failed(error.to_string()),
+            QueueExit::NotOpened(error) => ActorExit::Refused(error.to_string()),
+            QueueExit::Leaked => ActorExit::Failed("frames are lost: the books do not balance".to_owned()),
         }
     }
 }

@@ -7,7 +7,7 @@
 //!
 //! | part | owns | driven by |
 //! |---|---|---|
-//! | [`Worker`] | one queue's packets: ports, memory, handler, tables | the actor |
+//! | [`Datapath`] | one queue's packets: ports, memory, handler, tables | the actor |
 //! | `Actor` | what is done between turns: orders, ports that come and go, books, words to the supervisor | [`run`], or the simulator |
 //! | [`run`] | a core's time: clock, spinning, sleeping | an executor |
 
@@ -34,16 +34,16 @@ pub use actor::Actor;
 pub use actor::{ActorSpec, HandlerFactory};
 pub use batch::{Batch, HoldKey, Verdict};
 pub use counters::{BatchSizes, QueueCounters, TurnTimes};
-/// With [`Batch::new`] and [`Context::new`], for what calls a handler without a [`Worker`].
+/// With [`Batch::new`] and [`Context::new`], for what calls a handler without a [`Datapath`].
 #[doc(hidden)]
 pub use handler::Requests;
 pub use handler::{Context, Handler, QueueInfo, Replaced, SessionInfo};
 pub use harness::{Harness, HarnessError, Outcome};
-pub use messages::{Command, Exit, PortRequests, Report};
+pub use messages::{Command, PortRequests, QueueExit, Report};
 pub use peers::{Parcel, Peers};
 pub use run::{run, run_on};
 pub use snapshot::{PortSnapshot, QueueSnapshot};
 pub use way::Way;
 #[doc(hidden)]
 pub use worker::Fault;
-pub use worker::{Parts, Turn, Worker};
+pub use worker::{Datapath, Parts, Turn};

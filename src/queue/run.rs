@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 use arrayvec::ArrayVec;
 use oxide_actors::executor::Runtime;
 use oxide_actors::mailbox::Mailbox;
-use oxide_actors::supervisor::Link;
+use oxide_actors::supervisor::SupervisorLink;
 
 use super::actor::{Actor, ActorSpec};
 use super::counters::Regime;
 use super::handler::Handler;
-use super::messages::{Command, Exit, Report};
+use super::messages::{Command, QueueExit, Report};
 use super::pinning::{Pinning, own_cpus};
 use super::realtime;
 use crate::port::{Backend, Port, PortError};
@@ -31,8 +31,8 @@ pub async fn run<B: Backend, H: Handler>(
     spec: ActorSpec<B, H>,
     runtime: Runtime,
     mailbox: Mailbox<Command<B::Request>>,
-    link: Link<Report>,
-) -> Exit {
+    link: SupervisorLink<Report>,
+) -> QueueExit {
     run_on(None, spec, runtime, mailbox, link).await
 }
 
@@ -43,12 +43,12 @@ pub async fn run_on<B: Backend, H: Handler>(
     spec: ActorSpec<B, H>,
     runtime: Runtime,
     mailbox: Mailbox<Command<B::Request>>,
-    link: Link<Report>,
-) -> Exit {
+    link: SupervisorLink<Report>,
+) -> QueueExit {
     let pinning = Pinning::new(cpu, Instant::now());
     let mut drive = match Drive::open(spec, pinning, mailbox, link) {
         Ok(drive) => drive,
-        Err(error) => return Exit::NotOpened(error),
+        Err(error) => return QueueExit::NotOpened(error),
     };
     let ended = drive.turns(&runtime).await;
     drive.actor.end();
@@ -71,7 +71,7 @@ impl<B: Backend, H: Handler> Drive<B, H> {
         mut spec: ActorSpec<B, H>,
         pinning: Pinning,
         mailbox: Mailbox<Command<B::Request>>,
-        link: Link<Report>,
+        link: SupervisorLink<Report>,
     ) -> Result<Self, PortError> {
         let started = Instant::now();
         if let Some(priority) = spec.realtime
@@ -89,7 +89,7 @@ impl<B: Backend, H: Handler> Drive<B, H> {
         Ok(Self { actor, pinning, spin, regime: Regime::Control, since: Instant::now() })
     }
 
-    async fn turns(&mut self, runtime: &Runtime) -> Exit {
+    async fn turns(&mut self, runtime: &Runtime) -> QueueExit {
         let mut last_packet = Instant::now();
         loop {
             let now = self.book();

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::counters::QueueCounters;
 use super::handler::Handler;
-use super::worker::Worker;
+use super::worker::Datapath;
 use crate::port::{KernelCounters, Occupancy, Port, PortCounters, QueueId};
 use crate::umem::{Census, PortIndex};
 
@@ -56,7 +56,7 @@ pub struct QueueSnapshot {
 }
 
 impl QueueSnapshot {
-    pub(super) fn take<P: Port, H: Handler>(worker: &mut Worker<P, H>, queue: u32) -> Self {
+    pub(super) fn take<P: Port, H: Handler>(worker: &mut Datapath<P, H>, queue: u32) -> Self {
         let ids: Vec<QueueId> = worker.infos().iter().map(|info| info.id.clone()).collect();
         let one = |(id, at): (QueueId, PortIndex)| {
             let (counters, kernel) = worker.port_counters(at);

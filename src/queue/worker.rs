@@ -35,7 +35,7 @@ pub struct Parts<P, H> {
     /// The packet memory that all ports were opened with.
     pub umem: Umem,
     /// The ports, in the order of `info.ports`; `None`: closed, to be put in its place later
-    /// ([`put_port`](Worker::put_port)).
+    /// ([`put_port`](Datapath::put_port)).
     pub ports: PortList<Option<P>>,
     /// The application.
     pub handler: H,
@@ -61,7 +61,7 @@ pub struct Turn {
 }
 
 /// Ports, memory, handler and tables of one queue.
-pub struct Worker<P, H> {
+pub struct Datapath<P, H> {
     /// `None`: closed, and to be opened again.
     ports: PortList<Option<P>>,
     seats: Vec<Seat>,
@@ -91,7 +91,7 @@ pub struct Worker<P, H> {
     left_on_rings: u64,
 }
 
-impl<P: Port, H: Handler> Worker<P, H> {
+impl<P: Port, H: Handler> Datapath<P, H> {
     /// Puts a worker together; nothing moves before the first [`turn`](Self::turn).
     #[must_use]
     pub fn new(parts: Parts<P, H>, now: Instant) -> Self {

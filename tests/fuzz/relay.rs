@@ -12,7 +12,7 @@ use oxide::packet::build::UdpFrame;
 use oxide::packet::{Flow, MacAddr, parse};
 use oxide::port::sim::{Faults, SimBackend, SimInterface, SimNet};
 use oxide::port::{Backend, Port, QueueId};
-use oxide::queue::{Parts, Peers, QueueInfo, Worker};
+use oxide::queue::{Datapath, Parts, Peers, QueueInfo};
 use oxide::simd::Processor;
 use oxide_relay::config::Config;
 use oxide_relay::{RelayPlan, UdpRelay};
@@ -77,7 +77,7 @@ fn next<'a>(bytes: &mut &'a [u8]) -> Option<Op<'a>> {
 struct Path {
     net: SimNet,
     ids: [QueueId; 2],
-    worker: Worker<LivePort, UdpRelay>,
+    worker: Datapath<LivePort, UdpRelay>,
     info: QueueInfo,
     now: Instant,
     generation: u64,
@@ -111,7 +111,7 @@ impl Path {
             peers: Peers::none(),
             batch_size: 64,
         };
-        let mut path = Self { net, ids, worker: Worker::new(parts, now), info, now, generation: 0, came: 0 };
+        let mut path = Self { net, ids, worker: Datapath::new(parts, now), info, now, generation: 0, came: 0 };
         path.tables(0);
         path.worker.steer(true).unwrap();
         path

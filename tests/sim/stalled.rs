@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use oxide::net::Tables;
 use oxide::port::sim::{Faults, SimBackend, SimInterface, SimNet};
 use oxide::port::{Backend, Port, PortError, QueueId};
-use oxide::queue::{Batch, Context, Handler, Parts, Peers, QueueInfo, Worker};
+use oxide::queue::{Batch, Context, Datapath, Handler, Parts, Peers, QueueInfo};
 use oxide::simd::Processor;
 use oxide::umem::PortIndex;
 
@@ -37,7 +37,7 @@ fn gives_up(link_up: bool, faults: Faults, step: Duration) -> Option<Duration> {
         peers,
         batch_size: 64,
     };
-    let mut worker = Worker::new(parts, started);
+    let mut worker = Datapath::new(parts, started);
     worker.steer(true).unwrap();
     let mut now = started;
     while now < started + Duration::from_secs(10) {

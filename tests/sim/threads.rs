@@ -10,13 +10,13 @@ use oxide::packet::build::UdpFrame;
 use oxide::port::QueueId;
 use oxide::port::sim::{SimBackend, SimInterface, SimNet};
 use oxide::queue::{
-    ActorSpec, Batch, Command, Context, Exit, Handler, Peers, PortRequests, QueueInfo, QueueSnapshot, Report, run,
+    ActorSpec, Batch, Command, Context, Handler, Peers, PortRequests, QueueExit, QueueInfo, QueueSnapshot, Report, run,
 };
 use oxide::simd::Processor;
 use oxide::umem::PortIndex;
-use oxide_actors::executor::{ExecutorHandle, ExecutorKind, ExecutorSpec, Outcome, spawn};
+use oxide_actors::executor::{ExecutorHandle, ExecutorKind, ExecutorSpec, ThreadOutcome, spawn};
 use oxide_actors::mailbox::{Address, mailbox};
-use oxide_actors::supervisor::{self, End, Link, Settings, Undelivered, WorkerId, supervise};
+use oxide_actors::supervisor::{self, ActorExit, ActorId, Settings, SupervisorLink, Undelivered, supervise};
 
 use super::live::LiveBackend;
 
@@ -36,21 +36,21 @@ impl Handler for Mirror {
 }
 
 /// One queue, as `engine/worker.rs` starts and stops it.
-struct QueueWorker {
+struct QueueController {
     net: SimNet,
     id: QueueId,
-    running: Option<(ExecutorHandle<Exit>, Address<Command<QueueId>>)>,
+    running: Option<(ExecutorHandle<QueueExit>, Address<Command<QueueId>>)>,
 }
 
-impl supervisor::Worker for QueueWorker {
+impl supervisor::ActorController for QueueController {
     type Report = Report;
-    type Note = ();
+    type EngineMessage = ();
 
     fn name(&self) -> &str {
         &self.id.interface
     }
 
-    fn start(&mut self, _generation: u64, link: Link<Report>) -> Result<(), End> {
+    fn start(&mut self, _generation: u64, link: SupervisorLink<Report>) -> Result<(), ActorExit> {
         let (commands, mailbox) = mailbox::<Command<QueueId>>(64).unwrap();
         let spec = ActorSpec {
             backend: LiveBackend(SimBackend::new(&self.net, std::slice::from_ref(&self.id))),
@@ -78,20 +78,20 @@ impl supervisor::Worker for QueueWorker {
         commands.try_send(Command::of(command, || self.requests())).map_err(|_| Undelivered::Busy)
     }
 
-    fn note(&mut self, (): ()) {}
+    fn on_engine_message(&mut self, (): ()) {}
 
-    fn poll_end(&mut self) -> Option<End> {
+    fn poll_end(&mut self) -> Option<ActorExit> {
         let outcome = self.running.as_mut()?.0.join_timeout(Duration::ZERO)?;
         self.running = None;
         Some(match outcome {
-            Outcome::Finished(exit) => exit.end(),
-            Outcome::Panicked(words) => End::Panicked(words),
-            Outcome::Lost(words) => End::Failed(words),
+            ThreadOutcome::Finished(exit) => exit.end(),
+            ThreadOutcome::Panicked(words) => ActorExit::Panicked(words),
+            ThreadOutcome::Lost(words) => ActorExit::Failed(words),
         })
     }
 }
 
-impl QueueWorker {
+impl QueueController {
     fn requests(&self) -> PortRequests<QueueId> {
         vec![(PortIndex::P0, Ok(self.id.clone()))]
     }
@@ -137,7 +137,7 @@ fn the_real_actor_and_supervisor_over_the_simulated_port() {
     let net = SimNet::new(&[SimInterface::new("sim0", 3)], 1);
     let ids: Vec<_> = (0..3).map(|queue| QueueId::new("sim0", queue)).collect();
     let last = Arc::new(Mutex::new(Vec::new()));
-    let workers = ids.iter().map(|id| QueueWorker { net: net.clone(), id: id.clone(), running: None }).collect();
+    let workers = ids.iter().map(|id| QueueController { net: net.clone(), id: id.clone(), running: None }).collect();
     let keep = last.clone();
     let observe = move |notice| {
         if let supervisor::Notice::Report { report: Report::Last(snapshot), .. } = notice {
@@ -151,7 +151,7 @@ fn the_real_actor_and_supervisor_over_the_simulated_port() {
     // A handler that panics, a socket that dies, an operator: one queue each, and it comes back.
     lab.inject(0, b"poison");
     lab.net.kill_socket(&lab.ids[1]);
-    supervisor.handle().restart(WorkerId(2), supervisor::Depth::Hard).unwrap();
+    supervisor.handle().restart(ActorId(2), supervisor::RestartDepth::Hard).unwrap();
     (0..3).for_each(|queue| lab.passes(queue));
 
     let rested = supervisor.handle().stop(Duration::from_secs(30)).unwrap();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use oxide::net::Tables;
 use oxide::port::sim::{SimBackend, SimInterface, SimNet};
 use oxide::port::{Backend, Port, QueueId};
-use oxide::queue::{Batch, Context, Handler, Parts, Peers, QueueInfo, Verdict, Worker};
+use oxide::queue::{Batch, Context, Datapath, Handler, Parts, Peers, QueueInfo, Verdict};
 use oxide::simd::Processor;
 use oxide::telemetry::DropReason;
 use oxide::umem::PortIndex;
@@ -46,7 +46,7 @@ impl Handler for Obedient {
 struct Rig {
     net: SimNet,
     id: QueueId,
-    worker: Worker<<LiveBackend as Backend>::Port, Obedient>,
+    worker: Datapath<<LiveBackend as Backend>::Port, Obedient>,
     now: Instant,
     sent: Vec<Vec<u8>>,
 }
@@ -77,7 +77,7 @@ impl Rig {
             peers,
             batch_size: 64,
         };
-        let mut worker = Worker::new(parts, now);
+        let mut worker = Datapath::new(parts, now);
         worker.set_tables(Box::new(Tables::new(1, net.links(), Vec::new(), Default::default())));
         worker.steer(true).unwrap();
         let mut rig = Self { net, id, worker, now, sent: Vec::new() };

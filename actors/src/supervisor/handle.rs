@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, TrySendError, bounded};
 
-use super::{Depth, HandlerAge, Health, Refusal, State, WorkerId};
+use super::{ActorId, HandlerAge, Health, Refusal, RestartDepth, State};
 use crate::executor::panic_text;
 
 /// Requests of the engine and the operator that wait at most.
@@ -15,8 +15,8 @@ pub(super) const REQUESTS: usize = 64;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Status {
     /// Which.
-    pub worker: WorkerId,
-    /// [`Worker::name`](super::Worker::name).
+    pub actor: ActorId,
+    /// [`ActorController::name`](super::ActorController::name).
     pub name: String,
     /// Where it is.
     pub state: State,
@@ -32,7 +32,7 @@ pub struct Status {
 
 /// How a drain or a stop came out.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Rested {
+pub struct StopReport {
     /// Names of those that were told to end and still run.
     pub not_ended: Vec<String>,
 }
@@ -41,7 +41,7 @@ pub struct Rested {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotReplaced {
     /// Identifies the worker.
-    pub worker: WorkerId,
+    pub actor: ActorId,
     /// What it has instead: never [`HandlerAge::Newest`].
     pub handler: HandlerAge,
     /// Its state.
@@ -65,12 +65,12 @@ pub enum SupervisorError {
 
 /// One request on its way to the supervisor.
 pub(super) enum Request<N> {
-    Restart(WorkerId, Depth, Sender<Result<(), Refusal>>),
+    Restart(ActorId, RestartDepth, Sender<Result<(), Refusal>>),
     ReplaceHandlers(Replacement),
-    Drain(Vec<WorkerId>, Duration, Sender<Rested>),
-    Stop(Duration, Sender<Rested>),
-    Wake(WorkerId),
-    Note(WorkerId, N),
+    Drain(Vec<ActorId>, Duration, Sender<StopReport>),
+    Stop(Duration, Sender<StopReport>),
+    Wake(ActorId),
+    EngineMessage(ActorId, N),
     Status(Sender<(Health, Vec<Status>)>),
 }
 
@@ -90,26 +90,26 @@ pub(super) struct Replacement {
 #[derive(Debug)]
 pub struct SupervisorHandle<N> {
     requests: Sender<Request<N>>,
-    workers: usize,
+    actors: usize,
 }
 
 impl<N> Clone for SupervisorHandle<N> {
     fn clone(&self) -> Self {
-        Self { requests: self.requests.clone(), workers: self.workers }
+        Self { requests: self.requests.clone(), actors: self.actors }
     }
 }
 
 impl<N> SupervisorHandle<N> {
-    pub(super) fn new(requests: Sender<Request<N>>, workers: usize) -> Self {
-        Self { requests, workers }
+    pub(super) fn new(requests: Sender<Request<N>>, actors: usize) -> Self {
+        Self { requests, actors }
     }
 
     /// Restarts a worker, or starts one that is stopped or failed. Returns when it is under way.
     ///
     /// # Errors
     /// [`SupervisorError`].
-    pub fn restart(&self, worker: WorkerId, depth: Depth) -> Result<(), SupervisorError> {
-        Ok(self.ask(|reply| Request::Restart(worker, depth, reply))??)
+    pub fn restart(&self, actor: ActorId, depth: RestartDepth) -> Result<(), SupervisorError> {
+        Ok(self.ask(|reply| Request::Restart(actor, depth, reply))??)
     }
 
     /// Calls `commit`, which brings another factory of handlers into force, and has each live worker replace its handler.
@@ -135,39 +135,39 @@ impl<N> SupervisorHandle<N> {
     ///
     /// # Errors
     /// [`SupervisorError`].
-    pub fn drain(&self, worker: Option<WorkerId>, within: Duration) -> Result<Rested, SupervisorError> {
-        let workers = match worker {
-            Some(worker) if worker.0 >= self.workers => {
-                return Err(Refusal::Unknown { worker, workers: self.workers }.into());
+    pub fn drain(&self, actor: Option<ActorId>, within: Duration) -> Result<StopReport, SupervisorError> {
+        let actors = match actor {
+            Some(actor) if actor.0 >= self.actors => {
+                return Err(Refusal::Unknown { actor, actors: self.actors }.into());
             }
-            Some(worker) => vec![worker],
-            None => (0..self.workers).map(WorkerId).collect(),
+            Some(actor) => vec![actor],
+            None => (0..self.actors).map(ActorId).collect(),
         };
-        self.ask(|reply| Request::Drain(workers, within, reply))
+        self.ask(|reply| Request::Drain(actors, within, reply))
     }
 
     /// Stops all workers and the supervisor; waits until they have ended, at most `within`.
     ///
     /// # Errors
     /// [`SupervisorError`].
-    pub fn stop(&self, within: Duration) -> Result<Rested, SupervisorError> {
+    pub fn stop(&self, within: Duration) -> Result<StopReport, SupervisorError> {
         self.ask(|reply| Request::Stop(within, reply))
     }
 
-    /// Something `worker` may wait for has come: it tries again at once.
+    /// Something `actor` may wait for has come: it tries again at once.
     ///
     /// # Errors
     /// [`SupervisorError`].
-    pub fn wake(&self, worker: WorkerId) -> Result<(), SupervisorError> {
-        self.send(Request::Wake(worker))
+    pub fn wake(&self, actor: ActorId) -> Result<(), SupervisorError> {
+        self.send(Request::Wake(actor))
     }
 
-    /// Passes `note` to [`Worker::note`](super::Worker::note).
+    /// Passes `message` to [`ActorController::on_engine_message`](super::ActorController::on_engine_message).
     ///
     /// # Errors
     /// [`SupervisorError`].
-    pub fn note(&self, worker: WorkerId, note: N) -> Result<(), SupervisorError> {
-        self.send(Request::Note(worker, note))
+    pub fn send_engine_message(&self, actor: ActorId, message: N) -> Result<(), SupervisorError> {
+        self.send(Request::EngineMessage(actor, message))
     }
 
     /// All workers, in their order.
@@ -213,7 +213,7 @@ impl<N> Supervisor<N> {
     /// Waits for its thread to end, which it does after a stop; the text of its panic otherwise.
     ///
     /// # Errors
-    /// Text of a panic in the observer or in a [`Worker`](super::Worker).
+    /// Text of a panic in the observer or in a [`Worker`](super::Datapath).
     pub fn join(self) -> Result<(), String> {
         drop(self.handle);
         self.thread.join().map_err(panic_text)

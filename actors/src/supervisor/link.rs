@@ -5,25 +5,25 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_channel::Sender;
 
-use super::{Word, WorkerId};
-use crate::pulse::Pulse;
+use super::{ActorId, StateReport};
+use crate::heartbeat::Heartbeat;
 
 /// Messages of all workers that the supervisor has not read yet, at most.
-pub(super) const MAIL_CAPACITY: usize = 1024;
+pub(super) const MESSAGE_CAPACITY: usize = 1024;
 /// Telemetry is refused above this, so that words and reports find room without waiting.
-const TELEMETRY_ROOM: usize = MAIL_CAPACITY / 2;
+const TELEMETRY_ROOM: usize = MESSAGE_CAPACITY / 2;
 
 /// One message on the way to the supervisor.
 #[derive(Debug)]
-pub(super) struct Mail<R> {
-    pub(super) worker: WorkerId,
+pub(super) struct ActorMessage<R> {
+    pub(super) actor: ActorId,
     pub(super) generation: u64,
-    pub(super) content: Content<R>,
+    pub(super) body: ActorMessageBody<R>,
 }
 
 #[derive(Debug)]
-pub(super) enum Content<R> {
-    Word(Word),
+pub(super) enum ActorMessageBody<R> {
+    State(StateReport),
     Report(R),
     /// The link was dropped: the actor is about to end.
     Ending,
@@ -32,29 +32,29 @@ pub(super) enum Content<R> {
 /// Beats, speaks and reports for one life of one worker. The actor owns it; when it is dropped, on a panic too, the
 /// supervisor looks for the actor's end at once.
 #[derive(Debug)]
-pub struct Link<R> {
-    worker: WorkerId,
+pub struct SupervisorLink<R> {
+    actor: ActorId,
     generation: u64,
-    mail: Sender<Mail<R>>,
-    pulse: Pulse,
+    messages: Sender<ActorMessage<R>>,
+    heartbeat: Heartbeat,
     dropped: Arc<AtomicU64>,
 }
 
-impl<R> Link<R> {
+impl<R> SupervisorLink<R> {
     pub(super) fn new(
-        worker: WorkerId,
+        actor: ActorId,
         generation: u64,
-        mail: Sender<Mail<R>>,
-        pulse: Pulse,
+        messages: Sender<ActorMessage<R>>,
+        heartbeat: Heartbeat,
         dropped: Arc<AtomicU64>,
     ) -> Self {
-        Self { worker, generation, mail, pulse, dropped }
+        Self { actor, generation, messages, heartbeat, dropped }
     }
 
     /// Which worker this is.
     #[must_use]
-    pub fn worker(&self) -> WorkerId {
-        self.worker
+    pub fn actor(&self) -> ActorId {
+        self.actor
     }
 
     /// Which life of it, counted from 1.
@@ -66,25 +66,25 @@ impl<R> Link<R> {
     /// One turn done; about 1 ns.
     #[inline]
     pub fn beat(&self) {
-        self.pulse.beat();
+        self.heartbeat.beat();
     }
 
     /// Tells the supervisor a change of state. Waits for room if need be, so it is never lost; false if no
     /// supervisor is left.
-    pub fn say(&self, word: Word) -> bool {
-        self.send(Content::Word(word))
+    pub fn report_state(&self, report: StateReport) -> bool {
+        self.send(ActorMessageBody::State(report))
     }
 
-    /// Tells the observer something that must not be lost; as [`Link::say`].
+    /// Tells the observer something that must not be lost; as [`SupervisorLink::report_state`].
     pub fn report(&self, report: R) -> bool {
-        self.send(Content::Report(report))
+        self.send(ActorMessageBody::Report(report))
     }
 
     /// Tells the observer something that may be lost: if the supervisor is behind it is dropped and counted,
     /// without waiting. A send to a sleeping supervisor costs about 8 us, so a few times a second at most.
     pub fn telemetry(&self, report: R) -> bool {
-        let sent =
-            self.mail.len() < TELEMETRY_ROOM && self.mail.try_send(self.mail_of(Content::Report(report))).is_ok();
+        let sent = self.messages.len() < TELEMETRY_ROOM
+            && self.messages.try_send(self.message_of(ActorMessageBody::Report(report))).is_ok();
         if !sent {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
@@ -97,18 +97,18 @@ impl<R> Link<R> {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    fn send(&self, content: Content<R>) -> bool {
-        self.mail.send(self.mail_of(content)).is_ok()
+    fn send(&self, body: ActorMessageBody<R>) -> bool {
+        self.messages.send(self.message_of(body)).is_ok()
     }
 
-    fn mail_of(&self, content: Content<R>) -> Mail<R> {
-        Mail { worker: self.worker, generation: self.generation, content }
+    fn message_of(&self, body: ActorMessageBody<R>) -> ActorMessage<R> {
+        ActorMessage { actor: self.actor, generation: self.generation, body }
     }
 }
 
-impl<R> Drop for Link<R> {
+impl<R> Drop for SupervisorLink<R> {
     fn drop(&mut self) {
         // Only a hint: without it the supervisor sees the end at its next look.
-        let _ = self.mail.try_send(self.mail_of(Content::Ending));
+        let _ = self.messages.try_send(self.message_of(ActorMessageBody::Ending));
     }
 }

@@ -1,13 +1,13 @@
 //! Who starts workers, watches them, and starts them again.
 //!
-//! One plain thread per engine. The decisions are a pure state machine, [`Roster`]: inputs and the time go in,
-//! actions come out. The thread around it ([`supervise`]) moves messages and calls the [`Worker`]s.
+//! One plain thread per engine. The decisions are a pure state machine, [`SupervisorCore`]: inputs and the time go in,
+//! actions come out. The thread around it ([`supervise`]) moves messages and calls the [`ActorController`]s.
 //!
 //! ```text
-//!  engine, admin --SupervisorHandle--> +-----------------+ --Action::Start, Send--> Worker (engine's, this thread)
-//!                                      | loop  |  Roster |                             | spawns, speaks to
-//!  observer <------Notice------------- +-----------------+ <--Link: words, reports,-- actor (its own thread)
-//!                                                             telemetry, heartbeat
+//!  engine, admin --SupervisorHandle--> +-----------------+ --Action::Start, Send--> ActorController (engine's, this thread)
+//!                                      | SupervisorCore  |                             | spawns, speaks to
+//!  observer <--ObserverMessage-------- +-----------------+ <--SupervisorLink: states,-- actor (its own thread)
+//!                                                             reports, telemetry, heartbeat
 //!
 //!  Planned --> Opening --> Running --> Draining --> Stopped
 //!                 ^  ^      |  |  ^
@@ -15,7 +15,7 @@
 //!                 |  |      |  +-----> Restarting(soft): handler only, the actor stays parked meanwhile
 //!                 |  |      |  +-----> Restarting(part): one of its parts; it goes on with the others
 //!                 |  +------+--------> Restarting(hard): join, pause, start again
-//!                 +-- Waiting (could not open yet) <--- the worker ended as `End::Waiting`
+//!                 +-- Waiting (could not open yet) <--- the worker ended as `ActorExit::Waiting`
 //!                                      past the budget, or no use in trying: Failed, and the engine is Degraded
 //! ```
 //!
@@ -25,40 +25,40 @@
 //! use std::time::Duration;
 //! use oxide_actors::executor::{ExecutorHandle, ExecutorKind, ExecutorSpec, spawn};
 //! use oxide_actors::mailbox::{Address, Mailbox, mailbox};
-//! use oxide_actors::supervisor::{Command, End, Link, Settings, Undelivered, Word, Worker, supervise};
+//! use oxide_actors::supervisor::{Command, ActorExit, SupervisorLink, Settings, Undelivered, StateReport, ActorController, supervise};
 //!
-//! fn actor(link: Link<u64>, mailbox: Mailbox<Command>) -> End {
-//!     link.say(Word::Running);
+//! fn actor(link: SupervisorLink<u64>, mailbox: Mailbox<Command>) -> ActorExit {
+//!     link.report_state(StateReport::Running);
 //!     loop {
 //!         link.beat();
 //!         match mailbox.try_recv() {
-//!             Some(Command::Stop) => return End::Done,
-//!             Some(Command::Drain { .. }) => _ = link.say(Word::Drained),
-//!             Some(_) => _ = link.say(Word::Running),
+//!             Some(Command::Stop) => return ActorExit::Done,
+//!             Some(Command::Drain { .. }) => _ = link.report_state(StateReport::Drained),
+//!             Some(_) => _ = link.report_state(StateReport::Running),
 //!             None => _ = mailbox.wait(&[], Duration::from_millis(10), || false),
 //!         }
 //!     }
 //! }
 //!
-//! struct Counter(Option<(Address<Command>, ExecutorHandle<End>)>);
+//! struct Counter(Option<(Address<Command>, ExecutorHandle<ActorExit>)>);
 //!
-//! impl Worker for Counter {
+//! impl ActorController for Counter {
 //!     type Report = u64;
 //!     type Note = ();
 //!     fn name(&self) -> &str { "counter" }
-//!     fn start(&mut self, _generation: u64, link: Link<u64>) -> Result<(), End> {
-//!         let (address, mailbox) = mailbox(64).map_err(|error| End::Failed(error.to_string()))?;
+//!     fn start(&mut self, _generation: u64, link: SupervisorLink<u64>) -> Result<(), ActorExit> {
+//!         let (address, mailbox) = mailbox(64).map_err(|error| ActorExit::Failed(error.to_string()))?;
 //!         let spec = ExecutorSpec { name: "counter".into(), cpu: None, kind: ExecutorKind::Thread };
 //!         let handle = spawn(spec, move |_runtime| async move { actor(link, mailbox) });
-//!         self.0 = Some((address, handle.map_err(|error| End::Refused(error.to_string()))?));
+//!         self.0 = Some((address, handle.map_err(|error| ActorExit::Refused(error.to_string()))?));
 //!         Ok(())
 //!     }
 //!     fn command(&mut self, command: Command) -> Result<(), Undelivered> {
 //!         let (address, _) = self.0.as_ref().ok_or(Undelivered::Gone)?;
 //!         Ok(address.try_send(command)?)
 //!     }
-//!     fn note(&mut self, _note: ()) {}
-//!     fn poll_end(&mut self) -> Option<End> {
+//!     fn on_engine_message(&mut self, _message: ()) {}
+//!     fn poll_end(&mut self) -> Option<ActorExit> {
 //!         let end = self.0.as_mut()?.1.join_timeout(Duration::ZERO)?;
 //!         self.0 = None;
 //!         Some(end.into())
@@ -72,17 +72,19 @@
 //! ```
 
 mod handle;
-mod line;
+mod lifecycle;
 mod link;
+mod link_receiver;
 mod phase;
 mod protocol;
-mod roster;
 mod run;
-mod slot;
+mod supervisor_core;
 
-pub use handle::{NotReplaced, Rested, Status, Supervisor, SupervisorError, SupervisorHandle};
-pub use line::{Heard, Line};
-pub use link::Link;
-pub use protocol::{Command, Depth, End, Event, Health, Notice, State, Undelivered, Word, Worker, WorkerId};
-pub use roster::{Action, HandlerAge, Input, Refusal, Roster, Settings};
+pub use handle::{NotReplaced, Status, StopReport, Supervisor, SupervisorError, SupervisorHandle};
+pub use link::SupervisorLink;
+pub use link_receiver::{LinkMessage, LinkReceiver};
+pub use protocol::{
+    ActorController, ActorExit, ActorId, Command, Event, Health, Notice, RestartDepth, State, StateReport, Undelivered,
+};
 pub use run::supervise;
+pub use supervisor_core::{Action, HandlerAge, Input, Refusal, Settings, SupervisorCore};

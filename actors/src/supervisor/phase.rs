@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::roster::{Action, Settings};
-use super::{Command, State, WorkerId};
+use super::supervisor_core::{Action, Settings};
+use super::{ActorId, Command, State};
 
 /// What the supervisor waits for. Times are deadlines.
 #[derive(Debug, Clone)]
@@ -15,15 +15,15 @@ pub(super) enum Phase {
     /// Nothing: it is at work, or waits by itself.
     Up,
     /// The pause before something inside the living actor is rebuilt.
-    Parked { due: Instant, what: Inside },
+    RebuildPending { due: Instant, what: RebuildTarget },
     /// Its return.
-    Mending { by: Instant, what: Inside },
+    Rebuilding { by: Instant, what: RebuildTarget },
     /// The word that nothing is left.
     Draining { by: Instant },
     /// The end of an actor told to stop.
-    Ending { by: Instant, next: Next },
+    Ending { by: Instant, next: AfterExit },
     /// The same, past the deadline.
-    Overdue { next: Next },
+    Overdue { next: AfterExit },
     /// The pause before a hard restart; no actor lives.
     Backoff { due: Instant },
     /// The next try; no actor lives.
@@ -32,7 +32,7 @@ pub(super) enum Phase {
 
 /// What is rebuilt inside a living actor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Inside {
+pub(super) enum RebuildTarget {
     /// The handler; the actor does nothing else meanwhile.
     Handler { inherit: bool },
     /// This part, because somebody asks for it.
@@ -43,20 +43,20 @@ pub(super) enum Inside {
 
 /// What follows an awaited end.
 #[derive(Debug, Clone)]
-pub(super) enum Next {
+pub(super) enum AfterExit {
     Start { due: Instant },
     Rest(State),
 }
 
 /// What a slot needs to know and where it puts what is to be done.
-pub(super) struct Turn<'a> {
+pub(super) struct TransitionContext<'a> {
     pub(super) now: Instant,
-    pub(super) worker: WorkerId,
+    pub(super) actor: ActorId,
     pub(super) settings: &'a Settings,
     pub(super) out: &'a mut Vec<Action>,
 }
 
-impl Turn<'_> {
+impl TransitionContext<'_> {
     /// Deadlines come from operators too: one beyond all time must not overflow.
     pub(super) fn after(&self, wait: Duration) -> Instant {
         const TEN_YEARS: Duration = Duration::from_secs(10 * 366 * 86_400);
@@ -64,6 +64,6 @@ impl Turn<'_> {
     }
 
     pub(super) fn send(&mut self, command: Command) {
-        self.out.push(Action::Send { worker: self.worker, command });
+        self.out.push(Action::Send { actor: self.actor, command });
     }
 }

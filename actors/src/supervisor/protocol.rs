@@ -3,17 +3,17 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::Link;
-use crate::executor::Outcome;
+use super::SupervisorLink;
+use crate::executor::ThreadOutcome;
 use crate::mailbox::SendError;
 
 /// A worker's place in the list given to the supervisor, counted from zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct WorkerId(pub usize);
+pub struct ActorId(pub usize);
 
 /// How much of a worker a restart rebuilds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Depth {
+pub enum RestartDepth {
     /// Inside the living actor: its handler. Sockets and memory stay.
     Soft,
     /// Inside the living actor: one of its parts, counted from zero. The others go on.
@@ -36,7 +36,7 @@ pub enum State {
     /// Failed, or told to restart.
     Restarting {
         /// What is rebuilt.
-        depth: Depth,
+        depth: RestartDepth,
         /// Pause before it; zero when a restart was asked for.
         backoff: Duration,
     },
@@ -97,7 +97,7 @@ pub enum Event {
     /// A worker changed its state.
     Changed {
         /// Which.
-        worker: WorkerId,
+        actor: ActorId,
         /// Before.
         from: State,
         /// Now.
@@ -110,14 +110,14 @@ pub enum Event {
     /// A worker's heartbeat stands still; told once. Its thread cannot be killed.
     Stalled {
         /// Which.
-        worker: WorkerId,
+        actor: ActorId,
         /// How long its heartbeat has stood.
         age: Duration,
     },
     /// A stalled worker's heart beats again, or it ended.
     Recovered {
         /// Which.
-        worker: WorkerId,
+        actor: ActorId,
     },
     /// The whole became healthy or degraded.
     Health(Health),
@@ -131,7 +131,7 @@ pub enum Notice<R> {
     /// From a worker, unread by the supervisor.
     Report {
         /// Which.
-        worker: WorkerId,
+        actor: ActorId,
         /// Which life of it, counted from 1.
         generation: u64,
         /// What it said.
@@ -139,16 +139,16 @@ pub enum Notice<R> {
     },
 }
 
-/// What a worker says about itself through its [`Link`]. Never lost.
+/// What a worker says about itself through its [`SupervisorLink`]. Never lost.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Word {
+pub enum StateReport {
     /// At work: opened, handler rebuilt, or what it waited for is back.
     Running,
     /// Alive without what it needs to work; it will say `Running` by itself.
     Waiting(String),
     /// The handler failed and is gone; the actor is parked until [`Command::RestartHandler`] or [`Command::Stop`].
     SoftFailed(String),
-    /// A part failed and is closed; the actor goes on without it until [`Command::MendParts`].
+    /// A part failed and is closed; the actor goes on without it until [`Command::ReopenParts`].
     PartFailed {
         /// Which.
         part: u8,
@@ -164,7 +164,7 @@ pub enum Word {
 pub enum Command {
     /// End now.
     Stop,
-    /// Take no new work, finish the old, say [`Word::Drained`].
+    /// Take no new work, finish the old, say [`StateReport::Drained`].
     Drain {
         /// After this it will be stopped.
         within: Duration,
@@ -177,12 +177,12 @@ pub enum Command {
     /// Close this part and open it again.
     RestartPart(u8),
     /// Open again each part that is closed.
-    MendParts,
+    ReopenParts,
 }
 
 /// How one life of a worker ended, or why it did not begin.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum End {
+pub enum ActorExit {
     /// As told.
     Done,
     /// Not able to work yet (an absent interface): tried again now and then, and on
@@ -196,7 +196,7 @@ pub enum End {
     Refused(String),
 }
 
-impl fmt::Display for End {
+impl fmt::Display for ActorExit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Done => f.write_str("ended"),
@@ -206,13 +206,13 @@ impl fmt::Display for End {
     }
 }
 
-/// For a worker whose executor's body returns its [`End`].
-impl From<Outcome<End>> for End {
-    fn from(outcome: Outcome<End>) -> Self {
+/// For a worker whose executor's body returns its [`ActorExit`].
+impl From<ThreadOutcome<ActorExit>> for ActorExit {
+    fn from(outcome: ThreadOutcome<ActorExit>) -> Self {
         match outcome {
-            Outcome::Finished(end) => end,
-            Outcome::Panicked(text) => Self::Panicked(text),
-            Outcome::Lost(text) => Self::Failed(text),
+            ThreadOutcome::Finished(end) => end,
+            ThreadOutcome::Panicked(text) => Self::Panicked(text),
+            ThreadOutcome::Lost(text) => Self::Failed(text),
         }
     }
 }
@@ -237,11 +237,11 @@ impl<T> From<SendError<T>> for Undelivered {
 
 /// A worker as the engine supplies it: lives on the supervisor's thread and knows how to make, reach and join its
 /// actor. No method may block for longer than a thread takes to start.
-pub trait Worker: Send + 'static {
+pub trait ActorController: Send + 'static {
     /// What the actor tells the observer.
     type Report: Send + 'static;
     /// What the engine tells the worker past the supervisor (new tables).
-    type Note: Send + 'static;
+    type EngineMessage: Send + 'static;
 
     /// For logs and errors.
     fn name(&self) -> &str;
@@ -250,8 +250,8 @@ pub trait Worker: Send + 'static {
     /// drop tells the supervisor to look for the end.
     ///
     /// # Errors
-    /// An [`End`], as if the actor had ended so at once.
-    fn start(&mut self, generation: u64, link: Link<Self::Report>) -> Result<(), End>;
+    /// An [`ActorExit`], as if the actor had ended so at once.
+    fn start(&mut self, generation: u64, link: SupervisorLink<Self::Report>) -> Result<(), ActorExit>;
 
     /// Passes a command to the live actor, without waiting.
     ///
@@ -260,10 +260,10 @@ pub trait Worker: Send + 'static {
     fn command(&mut self, command: Command) -> Result<(), Undelivered>;
 
     /// Takes a message of the engine's, also while no actor lives.
-    fn note(&mut self, note: Self::Note);
+    fn on_engine_message(&mut self, message: Self::EngineMessage);
 
     /// How the actor ended, once, if it has; never waits.
-    fn poll_end(&mut self) -> Option<End>;
+    fn poll_end(&mut self) -> Option<ActorExit>;
 
     /// The actor was told to end, did not in time, and keeps its thread: stop giving it work from outside.
     fn abandon(&mut self) {}

@@ -1,4 +1,4 @@
-//! The supervisor's thread: moves what the [`Roster`] is told and what it decides.
+//! The supervisor's thread: moves what the [`SupervisorCore`] is told and what it decides.
 //!
 //! Everything of it, workers and observer too, lives on this one thread. It never waits for an actor: ends are looked
 //! for, commands that find a full mailbox are tried again.
@@ -12,15 +12,15 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded, never, select, tick};
 
 use super::handle::{
-    NotReplaced, REQUESTS, Replacement, ReplacementReply, Request, Rested, Status, Supervisor, SupervisorHandle,
+    NotReplaced, REQUESTS, Replacement, ReplacementReply, Request, Status, StopReport, Supervisor, SupervisorHandle,
 };
-use super::link::{Content, MAIL_CAPACITY, Mail};
+use super::link::{ActorMessage, ActorMessageBody, MESSAGE_CAPACITY};
 use super::{
-    Action, Command, End, Event, HandlerAge, Health, Input, Link, Notice, Refusal, Roster, Settings, State,
-    Undelivered, Worker, WorkerId,
+    Action, ActorController, ActorExit, ActorId, Command, Event, HandlerAge, Health, Input, Notice, Refusal, Settings,
+    State, SupervisorCore, SupervisorLink, Undelivered,
 };
 use crate::executor::panic_text;
-use crate::pulse::{Pulse, PulseWatch};
+use crate::heartbeat::{Heartbeat, HeartbeatMonitor};
 
 /// Between two looks at heartbeats and ends.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -34,23 +34,23 @@ const ORPHANED_STOP: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// The kernel gave no thread.
-pub fn supervise<W: Worker>(
+pub fn supervise<W: ActorController>(
     settings: Settings,
-    workers: Vec<W>,
+    actors: Vec<W>,
     observer: impl FnMut(Notice<W::Report>) + Send + 'static,
-) -> std::io::Result<Supervisor<W::Note>> {
+) -> std::io::Result<Supervisor<W::EngineMessage>> {
     let (requests_tx, requests) = bounded(REQUESTS);
-    let handle = SupervisorHandle::new(requests_tx, workers.len());
+    let handle = SupervisorHandle::new(requests_tx, actors.len());
     let thread = std::thread::Builder::new().name("oxide-super".to_owned()).spawn(move || {
-        Loop::new(settings, workers, observer).run(requests);
+        Loop::new(settings, actors, observer).run(requests);
     })?;
     Ok(Supervisor::new(handle, thread))
 }
 
 /// What the loop keeps of one worker beside the roster's slot.
-struct Seat<W> {
-    worker: W,
-    watch: Option<PulseWatch>,
+struct ActorRecord<W> {
+    controller: W,
+    watch: Option<HeartbeatMonitor>,
     dropped: Arc<AtomicU64>,
     /// Commands its mailbox had no room for, in their order.
     unsent: Vec<Command>,
@@ -58,7 +58,7 @@ struct Seat<W> {
     ending: bool,
 }
 
-impl<W> Seat<W> {
+impl<W> ActorRecord<W> {
     fn at_end(&mut self) {
         self.watch = None;
         self.unsent.clear();
@@ -66,47 +66,53 @@ impl<W> Seat<W> {
     }
 }
 
-struct Loop<W: Worker, O> {
-    roster: Roster,
-    seats: Vec<Seat<W>>,
+struct Loop<W: ActorController, O> {
+    core: SupervisorCore,
+    records: Vec<ActorRecord<W>>,
     observer: O,
-    mail_tx: Sender<Mail<W::Report>>,
-    mail: Receiver<Mail<W::Report>>,
+    messages_tx: Sender<ActorMessage<W::Report>>,
+    messages: Receiver<ActorMessage<W::Report>>,
     /// Decided, not yet done. A start that is refused at once decides more; in a queue, that comes after what was
     /// decided before it, as the observer must hear it.
     todo: VecDeque<Action>,
     /// Who waits until which workers are at rest.
-    waiting: Vec<(Vec<WorkerId>, Sender<Rested>)>,
+    waiting: Vec<(Vec<ActorId>, Sender<StopReport>)>,
     /// Who waits, until when, until every live worker has its new handler.
     replacing: Vec<(Instant, ReplacementReply)>,
 }
 
-impl<W: Worker, O: FnMut(Notice<W::Report>)> Loop<W, O> {
-    fn new(settings: Settings, workers: Vec<W>, observer: O) -> Self {
-        let (mail_tx, mail) = bounded(MAIL_CAPACITY);
-        let seat = |worker| Seat { worker, watch: None, dropped: Arc::default(), unsent: Vec::new(), ending: false };
+impl<W: ActorController, O: FnMut(Notice<W::Report>)> Loop<W, O> {
+    fn new(settings: Settings, actors: Vec<W>, observer: O) -> Self {
+        let (messages_tx, messages) = bounded(MESSAGE_CAPACITY);
+        let record = |controller| ActorRecord {
+            controller,
+            watch: None,
+            dropped: Arc::default(),
+            unsent: Vec::new(),
+            ending: false,
+        };
         Self {
-            roster: Roster::new(settings, workers.len()),
-            seats: workers.into_iter().map(seat).collect(),
+            core: SupervisorCore::new(settings, actors.len()),
+            records: actors.into_iter().map(record).collect(),
             observer,
-            mail_tx,
-            mail,
+            messages_tx,
+            messages,
             todo: VecDeque::new(),
             waiting: Vec::new(),
             replacing: Vec::new(),
         }
     }
 
-    fn run(mut self, mut requests: Receiver<Request<W::Note>>) {
+    fn run(mut self, mut requests: Receiver<Request<W::EngineMessage>>) {
         let look = tick(LOOK_EVERY);
-        let mail = self.mail.clone();
-        self.tell(Input::Start);
-        while !(self.roster.is_stopped() && self.waiting.is_empty()) {
+        let message = self.messages.clone();
+        self.take(Input::Start);
+        while !(self.core.is_stopped() && self.waiting.is_empty()) {
             select! {
-                recv(mail) -> received => if let Ok(first) = received {
+                recv(message) -> received => if let Ok(first) = received {
                     self.read(first);
                     // What has come meanwhile, but not for ever: the rest has a right to its turn.
-                    for more in mail.try_iter().take(MAIL_CAPACITY) {
+                    for more in message.try_iter().take(MESSAGE_CAPACITY) {
                         self.read(more);
                     }
                 },
@@ -114,17 +120,17 @@ impl<W: Worker, O: FnMut(Notice<W::Report>)> Loop<W, O> {
                     Ok(request) => self.serve(request),
                     Err(_) => {
                         requests = never();
-                        self.tell(Input::Stop { within: ORPHANED_STOP });
+                        self.take(Input::Stop { within: ORPHANED_STOP });
                     }
                 },
                 recv(look) -> _ => self.look(),
                 default(self.patience()) => {}
             }
-            if self.seats.iter().any(|seat| seat.ending) {
+            if self.records.iter().any(|record| record.ending) {
                 self.look_for_ends();
             }
-            if self.roster.next_due().is_some_and(|due| due <= Instant::now()) {
-                self.tell(Input::Tick);
+            if self.core.next_due().is_some_and(|due| due <= Instant::now()) {
+                self.take(Input::Tick);
             }
             self.answer();
             self.answer_replaced();
@@ -133,108 +139,108 @@ impl<W: Worker, O: FnMut(Notice<W::Report>)> Loop<W, O> {
 
     /// How long nothing is due.
     fn patience(&self) -> Duration {
-        if self.seats.iter().any(|seat| seat.ending) {
+        if self.records.iter().any(|record| record.ending) {
             return LOOK_SOON;
         }
-        let due = self.roster.next_due().map(|due| due.saturating_duration_since(Instant::now()));
+        let due = self.core.next_due().map(|due| due.saturating_duration_since(Instant::now()));
         due.map_or(LOOK_EVERY, |wait| wait.min(LOOK_EVERY))
     }
 
-    fn read(&mut self, mail: Mail<W::Report>) {
-        let Mail { worker, generation, content } = mail;
-        match content {
-            Content::Word(word) => self.tell(Input::Said { worker, generation, word }),
-            Content::Report(report) => (self.observer)(Notice::Report { worker, generation, report }),
-            Content::Ending => {
-                let current = self.roster.generation(worker) == generation && self.roster.is_live(worker);
-                if let Some(seat) = self.seats.get_mut(worker.0)
+    fn read(&mut self, message: ActorMessage<W::Report>) {
+        let ActorMessage { actor, generation, body } = message;
+        match body {
+            ActorMessageBody::State(report) => self.take(Input::StateReported { actor, generation, report }),
+            ActorMessageBody::Report(report) => (self.observer)(Notice::Report { actor, generation, report }),
+            ActorMessageBody::Ending => {
+                let current = self.core.generation(actor) == generation && self.core.is_live(actor);
+                if let Some(record) = self.records.get_mut(actor.0)
                     && current
                 {
-                    seat.ending = true;
+                    record.ending = true;
                 }
             }
         }
     }
 
-    fn serve(&mut self, request: Request<W::Note>) {
+    fn serve(&mut self, request: Request<W::EngineMessage>) {
         // Whoever asked may have gone; so no answer is waited for.
         match request {
-            Request::Restart(worker, depth, reply) => {
-                let result = self.roster.restart(Instant::now(), worker, depth);
+            Request::Restart(actor, depth, reply) => {
+                let result = self.core.restart(Instant::now(), actor, depth);
                 let _ = reply.send(result.map(|actions| self.act(actions)));
             }
-            Request::ReplaceHandlers(Replacement { reply, .. }) if self.roster.is_stopping() => {
+            Request::ReplaceHandlers(Replacement { reply, .. }) if self.core.is_stopping() => {
                 let _ = reply.send(Err(Refusal::Stopping));
             }
             Request::ReplaceHandlers(Replacement { commit, by, reply }) => {
                 commit();
-                self.tell(Input::ReplaceHandlers);
+                self.take(Input::ReplaceHandlers);
                 self.replacing.push((by, reply));
             }
-            Request::Drain(workers, within, reply) => {
-                for &worker in &workers {
-                    self.tell(Input::Drain { worker, within });
+            Request::Drain(actors, within, reply) => {
+                for &actor in &actors {
+                    self.take(Input::Drain { actor, within });
                 }
-                self.waiting.push((workers, reply));
+                self.waiting.push((actors, reply));
             }
             Request::Stop(within, reply) => {
-                self.tell(Input::Stop { within });
-                self.waiting.push(((0..self.seats.len()).map(WorkerId).collect(), reply));
+                self.take(Input::Stop { within });
+                self.waiting.push(((0..self.records.len()).map(ActorId).collect(), reply));
             }
-            Request::Wake(worker) => self.tell(Input::Wake { worker }),
-            Request::Note(worker, note) => {
-                if let Some(seat) = self.seats.get_mut(worker.0) {
-                    seat.worker.note(note);
+            Request::Wake(actor) => self.take(Input::Wake { actor }),
+            Request::EngineMessage(actor, message) => {
+                if let Some(record) = self.records.get_mut(actor.0) {
+                    record.controller.on_engine_message(message);
                 }
             }
-            Request::Status(reply) => drop(reply.send((self.roster.health(), self.status()))),
+            Request::Status(reply) => drop(reply.send((self.core.health(), self.status()))),
         }
     }
 
     /// The regular look at everything that does not speak by itself.
     fn look(&mut self) {
         let now = Instant::now();
-        for n in 0..self.seats.len() {
-            let worker = WorkerId(n);
-            let live = self.roster.is_live(worker);
-            let Some(seat) = self.seats.get_mut(n) else { continue };
-            seat.worker.tick(now);
-            let unsent = std::mem::take(&mut seat.unsent);
-            let age = seat.watch.as_mut().map(|watch| watch.age(now));
+        for n in 0..self.records.len() {
+            let actor = ActorId(n);
+            let live = self.core.is_live(actor);
+            let Some(record) = self.records.get_mut(n) else { continue };
+            record.controller.tick(now);
+            let unsent = std::mem::take(&mut record.unsent);
+            let age = record.watch.as_mut().map(|watch| watch.age(now));
             if live {
                 for command in unsent {
-                    self.send(worker, command);
+                    self.send(actor, command);
                 }
                 if let Some(age) = age {
-                    self.tell(Input::Pulse { worker, age });
+                    self.take(Input::Heartbeat { actor, age });
                 }
             }
         }
         self.look_for_ends();
-        self.tell(Input::Tick);
+        self.take(Input::Tick);
     }
 
     fn look_for_ends(&mut self) {
-        for n in 0..self.seats.len() {
-            let worker = WorkerId(n);
-            let Some(end) = self.seats.get_mut(n).and_then(|seat| seat.worker.poll_end()) else { continue };
+        for n in 0..self.records.len() {
+            let actor = ActorId(n);
+            let Some(end) = self.records.get_mut(n).and_then(|record| record.controller.poll_end()) else { continue };
             // What it said before its end comes before its end.
             self.read_waiting();
-            if let Some(seat) = self.seats.get_mut(n) {
-                seat.at_end();
+            if let Some(record) = self.records.get_mut(n) {
+                record.at_end();
             }
-            self.tell(Input::Ended { worker, generation: self.roster.generation(worker), end });
+            self.take(Input::Ended { actor, generation: self.core.generation(actor), end });
         }
     }
 
     fn read_waiting(&mut self) {
-        for mail in self.mail.clone().try_iter().take(MAIL_CAPACITY) {
-            self.read(mail);
+        for message in self.messages.clone().try_iter().take(MESSAGE_CAPACITY) {
+            self.read(message);
         }
     }
 
-    fn tell(&mut self, input: Input) {
-        let actions = self.roster.handle(Instant::now(), input);
+    fn take(&mut self, input: Input) {
+        let actions = self.core.handle(Instant::now(), input);
         self.act(actions);
     }
 
@@ -242,24 +248,24 @@ impl<W: Worker, O: FnMut(Notice<W::Report>)> Loop<W, O> {
         self.todo.extend(actions);
         while let Some(action) = self.todo.pop_front() {
             match action {
-                Action::Start { worker, generation } => self.start(worker, generation),
-                Action::Send { worker, command } => self.send(worker, command),
-                Action::Abandon { worker } => {
-                    if let Some(seat) = self.seats.get_mut(worker.0) {
-                        seat.worker.abandon();
+                Action::Start { actor, generation } => self.start(actor, generation),
+                Action::Send { actor, command } => self.send(actor, command),
+                Action::Abandon { actor } => {
+                    if let Some(record) = self.records.get_mut(actor.0) {
+                        record.controller.abandon();
                     }
                 }
                 Action::Emit(event) => {
                     self.log(&event);
                     let stands = match event {
-                        Event::Stalled { worker, .. } => Some((worker, true)),
-                        Event::Recovered { worker } => Some((worker, false)),
+                        Event::Stalled { actor, .. } => Some((actor, true)),
+                        Event::Recovered { actor } => Some((actor, false)),
                         _ => None,
                     };
-                    if let Some((WorkerId(n), stands)) = stands
-                        && let Some(seat) = self.seats.get_mut(n)
+                    if let Some((ActorId(n), stands)) = stands
+                        && let Some(record) = self.records.get_mut(n)
                     {
-                        seat.worker.stalled(stands);
+                        record.controller.stalled(stands);
                     }
                     (self.observer)(Notice::Event(event));
                 }
@@ -267,37 +273,39 @@ impl<W: Worker, O: FnMut(Notice<W::Report>)> Loop<W, O> {
         }
     }
 
-    fn start(&mut self, worker: WorkerId, generation: u64) {
-        let Some(seat) = self.seats.get_mut(worker.0) else { return };
-        let (pulse, watch) = Pulse::new(Instant::now());
-        let link = Link::new(worker, generation, self.mail_tx.clone(), pulse, Arc::clone(&seat.dropped));
-        seat.watch = Some(watch);
+    fn start(&mut self, actor: ActorId, generation: u64) {
+        let Some(record) = self.records.get_mut(actor.0) else { return };
+        let (heartbeat, watch) = Heartbeat::new(Instant::now());
+        let link =
+            SupervisorLink::new(actor, generation, self.messages_tx.clone(), heartbeat, Arc::clone(&record.dropped));
+        record.watch = Some(watch);
         // One worker's defect is not the supervisor's.
-        let started = catch_unwind(AssertUnwindSafe(|| seat.worker.start(generation, link)))
-            .unwrap_or_else(|payload| Err(End::Panicked(panic_text(payload))));
+        let started = catch_unwind(AssertUnwindSafe(|| record.controller.start(generation, link)))
+            .unwrap_or_else(|payload| Err(ActorExit::Panicked(panic_text(payload))));
         if let Err(end) = started {
-            seat.at_end();
-            self.todo.extend(self.roster.handle(Instant::now(), Input::Ended { worker, generation, end }));
+            record.at_end();
+            self.todo.extend(self.core.handle(Instant::now(), Input::Ended { actor, generation, end }));
         }
     }
 
-    fn send(&mut self, worker: WorkerId, command: Command) {
-        let Some(seat) = self.seats.get_mut(worker.0) else { return };
+    fn send(&mut self, actor: ActorId, command: Command) {
+        let Some(record) = self.records.get_mut(actor.0) else { return };
         // Behind what waits already: commands keep their order.
-        if !seat.unsent.is_empty() || seat.worker.command(command) == Err(Undelivered::Busy) {
-            seat.unsent.push(command);
+        if !record.unsent.is_empty() || record.controller.command(command) == Err(Undelivered::Busy) {
+            record.unsent.push(command);
         }
     }
 
     fn answer(&mut self) {
-        let (roster, seats) = (&self.roster, &self.seats);
-        self.waiting.retain(|(workers, reply)| {
-            if !workers.iter().all(|&worker| roster.is_at_rest(worker)) {
+        let (core, records) = (&self.core, &self.records);
+        self.waiting.retain(|(actors, reply)| {
+            if !actors.iter().all(|&actor| core.is_settled(actor)) {
                 return true;
             }
-            let still_live = workers.iter().filter(|&&worker| roster.is_live(worker));
-            let not_ended = still_live.filter_map(|w| seats.get(w.0)).map(|s| s.worker.name().to_owned()).collect();
-            let _ = reply.send(Rested { not_ended });
+            let still_live = actors.iter().filter(|&&actor| core.is_live(actor));
+            let not_ended =
+                still_live.filter_map(|w| records.get(w.0)).map(|s| s.controller.name().to_owned()).collect();
+            let _ = reply.send(StopReport { not_ended });
             false
         });
     }
@@ -308,11 +316,11 @@ impl<W: Worker, O: FnMut(Notice<W::Report>)> Loop<W, O> {
             return;
         }
         let not_replaced = |n: usize| {
-            let (worker, handler) = (WorkerId(n), self.roster.handler(WorkerId(n)));
-            let state = self.roster.state(worker).cloned()?;
-            (handler != HandlerAge::Newest).then_some(NotReplaced { worker, handler, state })
+            let (actor, handler) = (ActorId(n), self.core.handler(ActorId(n)));
+            let state = self.core.state(actor).cloned()?;
+            (handler != HandlerAge::Newest).then_some(NotReplaced { actor, handler, state })
         };
-        let without: Vec<NotReplaced> = (0..self.seats.len()).filter_map(not_replaced).collect();
+        let without: Vec<NotReplaced> = (0..self.records.len()).filter_map(not_replaced).collect();
         let pending = without.iter().any(|one| one.handler == HandlerAge::Pending);
         let now = Instant::now();
         self.replacing.retain(|(by, reply)| {
@@ -325,36 +333,36 @@ impl<W: Worker, O: FnMut(Notice<W::Report>)> Loop<W, O> {
     }
 
     fn status(&self) -> Vec<Status> {
-        let status = |(n, seat): (usize, &Seat<W>)| {
-            let worker = WorkerId(n);
+        let status = |(n, record): (usize, &ActorRecord<W>)| {
+            let actor = ActorId(n);
             Status {
-                worker,
-                name: seat.worker.name().to_owned(),
-                state: self.roster.state(worker).cloned().unwrap_or(State::Planned),
-                generation: self.roster.generation(worker),
-                restarts: self.roster.restarts(worker),
-                stalled: self.roster.is_stalled(worker),
-                telemetry_dropped: seat.dropped.load(Ordering::Relaxed),
+                actor,
+                name: record.controller.name().to_owned(),
+                state: self.core.state(actor).cloned().unwrap_or(State::Planned),
+                generation: self.core.generation(actor),
+                restarts: self.core.restarts(actor),
+                stalled: self.core.is_stalled(actor),
+                telemetry_dropped: record.dropped.load(Ordering::Relaxed),
             }
         };
-        self.seats.iter().enumerate().map(status).collect()
+        self.records.iter().enumerate().map(status).collect()
     }
 
     fn log(&self, event: &Event) {
-        let name = |worker: &WorkerId| self.seats.get(worker.0).map_or("?", |seat| seat.worker.name());
+        let name = |actor: &ActorId| self.records.get(actor.0).map_or("?", |record| record.controller.name());
         match event {
-            Event::Changed { worker, from, to, cause, gap } => {
-                let (worker, from, gap_ms) = (name(worker), from.name(), gap.map(|gap| gap.as_millis() as u64));
+            Event::Changed { actor, from, to, cause, gap } => {
+                let (actor, from, gap_ms) = (name(actor), from.name(), gap.map(|gap| gap.as_millis() as u64));
                 match to {
-                    State::Failed { .. } => tracing::error!(worker, from, to = %to, cause, "worker failed"),
-                    State::Restarting { .. } => tracing::warn!(worker, from, to = %to, cause, "worker restarts"),
-                    _ => tracing::info!(worker, from, to = %to, cause, gap_ms, "worker"),
+                    State::Failed { .. } => tracing::error!(actor, from, to = %to, cause, "worker failed"),
+                    State::Restarting { .. } => tracing::warn!(actor, from, to = %to, cause, "worker restarts"),
+                    _ => tracing::info!(actor, from, to = %to, cause, gap_ms, "worker"),
                 }
             }
-            Event::Stalled { worker, age } => {
-                tracing::error!(worker = name(worker), age_ms = age.as_millis() as u64, "worker stalled");
+            Event::Stalled { actor, age } => {
+                tracing::error!(actor = name(actor), age_ms = age.as_millis() as u64, "worker stalled");
             }
-            Event::Recovered { worker } => tracing::warn!(worker = name(worker), "worker no longer stalled"),
+            Event::Recovered { actor } => tracing::warn!(actor = name(actor), "worker no longer stalled"),
             Event::Health(Health::Degraded) => tracing::error!("engine degraded"),
             Event::Health(Health::Healthy) => tracing::info!("engine healthy again"),
         }

@@ -16,7 +16,7 @@ fn replacement_returns_when_all_handlers_are_new_and_names_stopped_workers() {
     assert!(committed.load(Ordering::SeqCst));
     rig.handle().drain(Some(B), LONG).unwrap();
     let without = rig.handle().replace_handlers(LONG, || {}).unwrap();
-    assert_eq!(without, [NotReplaced { worker: B, handler: HandlerAge::None, state: State::Stopped }]);
+    assert_eq!(without, [NotReplaced { actor: B, handler: HandlerAge::None, state: State::Stopped }]);
     let (_, status) = rig.handle().status().unwrap();
     assert_eq!((status[0].restarts, status[0].generation), (2, 1));
     assert_eq!((status[1].state.clone(), status[1].generation), (State::Stopped, 1), "and nobody was started");
@@ -27,7 +27,7 @@ fn replacement_returns_when_all_handlers_are_new_and_names_stopped_workers() {
 fn replacement_does_not_wait_longer_than_told() {
     let (go, gate) = bounded::<()>(0);
     let slow = Scripted::new("slow", move |link, mailbox| {
-        link.say(Word::Running);
+        link.report_state(StateReport::Running);
         let _ = gate.recv();
         obedient(link, mailbox)
     });
@@ -44,9 +44,9 @@ fn replacement_does_not_wait_longer_than_told() {
 fn replacement_after_stop_changes_nothing() {
     let (go, gate) = bounded::<()>(0);
     let deaf = Scripted::new("deaf", move |link, _| {
-        link.say(Word::Running);
+        link.report_state(StateReport::Running);
         let _ = gate.recv();
-        End::Done
+        ActorExit::Done
     });
     let rig = Rig::new(vec![deaf]);
     rig.until_state(A, "running");

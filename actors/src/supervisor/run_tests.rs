@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 use std::sync::atomic::AtomicBool;
 
-use super::super::{Depth, Refusal, SupervisorError, Word};
+use super::super::{Refusal, RestartDepth, StateReport, SupervisorError};
 use super::*;
 use crate::executor::{ExecutorHandle, ExecutorKind, ExecutorSpec, spawn};
 use crate::mailbox::{Address, Mailbox, mailbox};
@@ -10,21 +10,21 @@ use crate::policy::RestartPolicy;
 const MS: Duration = Duration::from_millis(1);
 /// Longer than anything here takes; a test that waits for it has failed.
 const LONG: Duration = Duration::from_secs(60);
-const A: WorkerId = WorkerId(0);
-const B: WorkerId = WorkerId(1);
+const A: ActorId = ActorId(0);
+const B: ActorId = ActorId(1);
 
-#[path = "run_mail_tests.rs"]
-mod mail;
+#[path = "run_message_tests.rs"]
+mod messages;
 #[path = "run_reload_tests.rs"]
 mod reload;
 
-type Script = Arc<dyn Fn(&Link<u32>, &Mailbox<Command>) -> End + Send + Sync>;
+type Script = Arc<dyn Fn(&SupervisorLink<u32>, &Mailbox<Command>) -> ActorExit + Send + Sync>;
 
 /// A worker whose actor is a function on a plain thread.
 struct Scripted {
     name: String,
     script: Script,
-    actor: Option<(Address<Command>, ExecutorHandle<End>)>,
+    actor: Option<(Address<Command>, ExecutorHandle<ActorExit>)>,
     /// So many commands find no room first.
     busy: usize,
     abandoned: Arc<AtomicBool>,
@@ -32,30 +32,33 @@ struct Scripted {
 }
 
 impl Scripted {
-    fn new(name: &str, script: impl Fn(&Link<u32>, &Mailbox<Command>) -> End + Send + Sync + 'static) -> Self {
+    fn new(
+        name: &str,
+        script: impl Fn(&SupervisorLink<u32>, &Mailbox<Command>) -> ActorExit + Send + Sync + 'static,
+    ) -> Self {
         let (name, script) = (name.to_owned(), Arc::new(script));
         Self { name, script, actor: None, busy: 0, abandoned: Arc::default(), notes: bounded(0).0 }
     }
 }
 
-impl Worker for Scripted {
+impl ActorController for Scripted {
     type Report = u32;
-    type Note = &'static str;
+    type EngineMessage = &'static str;
 
     fn name(&self) -> &str {
         &self.name
     }
 
-    fn start(&mut self, generation: u64, link: Link<u32>) -> Result<(), End> {
+    fn start(&mut self, generation: u64, link: SupervisorLink<u32>) -> Result<(), ActorExit> {
         assert_ne!((self.name.as_str(), generation), ("no start", 1), "defect in start");
         if self.name == "refused" {
-            return Err(End::Refused("EPERM".into()));
+            return Err(ActorExit::Refused("EPERM".into()));
         }
-        let (address, mailbox) = mailbox(4).map_err(|error| End::Failed(error.to_string()))?;
+        let (address, mailbox) = mailbox(4).map_err(|error| ActorExit::Failed(error.to_string()))?;
         let spec = ExecutorSpec { name: self.name.clone(), cpu: None, kind: ExecutorKind::Thread };
         let script = Arc::clone(&self.script);
         let handle = spawn(spec, move |_| async move { script(&link, &mailbox) });
-        self.actor = Some((address, handle.map_err(|error| End::Failed(error.to_string()))?));
+        self.actor = Some((address, handle.map_err(|error| ActorExit::Failed(error.to_string()))?));
         Ok(())
     }
 
@@ -68,11 +71,11 @@ impl Worker for Scripted {
         Ok(address.try_send(command)?)
     }
 
-    fn note(&mut self, note: &'static str) {
-        self.notes.send(note).unwrap();
+    fn on_engine_message(&mut self, message: &'static str) {
+        self.notes.send(message).unwrap();
     }
 
-    fn poll_end(&mut self) -> Option<End> {
+    fn poll_end(&mut self) -> Option<ActorExit> {
         let (_, handle) = self.actor.as_mut()?;
         let end = handle.join_timeout(Duration::ZERO)?;
         self.actor = None;
@@ -85,7 +88,7 @@ impl Worker for Scripted {
 }
 
 /// Beats until a command comes.
-fn command(link: &Link<u32>, mailbox: &Mailbox<Command>) -> Command {
+fn command(link: &SupervisorLink<u32>, mailbox: &Mailbox<Command>) -> Command {
     loop {
         link.beat();
         if let Some(command) = mailbox.try_recv() {
@@ -96,13 +99,13 @@ fn command(link: &Link<u32>, mailbox: &Mailbox<Command>) -> Command {
 }
 
 /// Runs, and obeys.
-fn obedient(link: &Link<u32>, mailbox: &Mailbox<Command>) -> End {
-    link.say(Word::Running);
+fn obedient(link: &SupervisorLink<u32>, mailbox: &Mailbox<Command>) -> ActorExit {
+    link.report_state(StateReport::Running);
     loop {
         match command(link, mailbox) {
-            Command::Stop => return End::Done,
-            Command::Drain { .. } => link.say(Word::Drained),
-            _ => link.say(Word::Running),
+            Command::Stop => return ActorExit::Done,
+            Command::Drain { .. } => link.report_state(StateReport::Drained),
+            _ => link.report_state(StateReport::Running),
         };
     }
 }
@@ -113,13 +116,13 @@ struct Rig {
 }
 
 impl Rig {
-    fn new(workers: Vec<Scripted>) -> Self {
-        Self::with(Settings::default(), workers)
+    fn new(actors: Vec<Scripted>) -> Self {
+        Self::with(Settings::default(), actors)
     }
 
-    fn with(settings: Settings, workers: Vec<Scripted>) -> Self {
+    fn with(settings: Settings, actors: Vec<Scripted>) -> Self {
         let (sender, notices) = crossbeam_channel::unbounded();
-        let supervisor = supervise(settings, workers, move |notice| drop(sender.send(notice))).unwrap();
+        let supervisor = supervise(settings, actors, move |notice| drop(sender.send(notice))).unwrap();
         Self { supervisor, notices }
     }
 
@@ -137,10 +140,10 @@ impl Rig {
         }
     }
 
-    /// Reads on until `worker` gets into the state of that name.
-    fn until_state(&self, worker: WorkerId, name: &str) -> (String, Option<Duration>) {
+    /// Reads on until `actor` gets into the state of that name.
+    fn until_state(&self, actor: ActorId, name: &str) -> (String, Option<Duration>) {
         self.until(|notice| match notice {
-            Notice::Event(Event::Changed { worker: w, to, cause, gap, .. }) if *w == worker && to.name() == name => {
+            Notice::Event(Event::Changed { actor: w, to, cause, gap, .. }) if *w == actor && to.name() == name => {
                 Some((cause.clone(), *gap))
             }
             _ => None,
@@ -149,16 +152,16 @@ impl Rig {
 
     /// Stops, and checks that everybody ended.
     fn finish(self) {
-        assert_eq!(self.handle().stop(LONG), Ok(Rested::default()));
+        assert_eq!(self.handle().stop(LONG), Ok(StopReport::default()));
         self.supervisor.join().unwrap();
     }
 }
 
 #[test]
 fn a_panic_restarts_its_worker_only_and_tells_cause_and_gap() {
-    let falls = |link: &Link<u32>, mailbox: &Mailbox<Command>| {
+    let falls = |link: &SupervisorLink<u32>, mailbox: &Mailbox<Command>| {
         if link.generation() <= 2 {
-            link.say(Word::Running);
+            link.report_state(StateReport::Running);
             panic!("life {}", link.generation());
         }
         obedient(link, mailbox)
@@ -178,9 +181,9 @@ fn a_panic_restarts_its_worker_only_and_tells_cause_and_gap() {
 
 #[test]
 fn a_soft_failure_is_answered_by_the_command_after_the_pause() {
-    let soft = |link: &Link<u32>, mailbox: &Mailbox<Command>| {
-        link.say(Word::Running);
-        link.say(Word::SoftFailed("handler: index 9".into()));
+    let soft = |link: &SupervisorLink<u32>, mailbox: &Mailbox<Command>| {
+        link.report_state(StateReport::Running);
+        link.report_state(StateReport::SoftFailed("handler: index 9".into()));
         assert_eq!(command(link, mailbox), Command::RestartHandler { inherit: true });
         obedient(link, mailbox)
     };
@@ -191,9 +194,9 @@ fn a_soft_failure_is_answered_by_the_command_after_the_pause() {
     assert!(gap.is_some());
     assert_eq!(rig.handle().status().unwrap().1[0].generation, 1);
     // And both depths by command.
-    rig.handle().restart(A, Depth::Soft).unwrap();
+    rig.handle().restart(A, RestartDepth::Soft).unwrap();
     assert_eq!(rig.until_state(A, "running").0, "handler restarted");
-    assert_eq!(rig.handle().restart(B, Depth::Soft), Err(Refusal::Unknown { worker: B, workers: 1 }.into()));
+    assert_eq!(rig.handle().restart(B, RestartDepth::Soft), Err(Refusal::Unknown { actor: B, actors: 1 }.into()));
     rig.finish();
 }
 
@@ -209,7 +212,7 @@ fn a_start_that_panics_is_a_failure_like_any_other() {
 fn a_storm_degrades_the_engine_and_leaves_the_others_running() {
     let policy = RestartPolicy { backoff_min: Duration::ZERO, backoff_max: Duration::ZERO, ..RestartPolicy::default() };
     let settings = Settings { policy, ..Settings::default() };
-    let storm = Scripted::new("storm", |_, _| End::Failed("no luck".into()));
+    let storm = Scripted::new("storm", |_, _| ActorExit::Failed("no luck".into()));
     let rig = Rig::with(settings, vec![storm, Scripted::new("stands", obedient)]);
     rig.until(|notice| (*notice == Notice::Event(Event::Health(Health::Degraded))).then_some(()));
     let (_, status) = rig.handle().status().unwrap();
@@ -229,7 +232,7 @@ fn what_follows_from_a_refused_start_is_told_after_what_led_to_it() {
         })
     };
     assert_eq!(next_health(), Health::Degraded);
-    rig.handle().restart(A, Depth::Hard).unwrap();
+    rig.handle().restart(A, RestartDepth::Hard).unwrap();
     assert_eq!((next_health(), next_health()), (Health::Healthy, Health::Degraded));
     assert_eq!(rig.handle().status().unwrap().0, Health::Degraded);
     rig.finish();
@@ -237,17 +240,17 @@ fn what_follows_from_a_refused_start_is_told_after_what_led_to_it() {
 
 #[test]
 fn commands_that_find_no_room_arrive_later_in_their_order() {
-    let mut worker = Scripted::new("busy", |link, mailbox| {
-        link.say(Word::Running);
+    let mut actor = Scripted::new("busy", |link, mailbox| {
+        link.report_state(StateReport::Running);
         assert!(matches!(command(link, mailbox), Command::Drain { .. }));
         assert_eq!(command(link, mailbox), Command::Stop);
-        End::Done
+        ActorExit::Done
     });
-    worker.busy = 2;
-    let rig = Rig::new(vec![worker]);
+    actor.busy = 2;
+    let rig = Rig::new(vec![actor]);
     rig.until_state(A, "running");
     // The drain's deadline passes at once, so the stop follows before the drain was taken.
-    assert_eq!(rig.handle().drain(None, Duration::ZERO), Ok(Rested::default()));
+    assert_eq!(rig.handle().drain(None, Duration::ZERO), Ok(StopReport::default()));
     assert_eq!(rig.until_state(A, "stopped").0, "ended");
     rig.finish();
 }
@@ -256,12 +259,12 @@ fn commands_that_find_no_room_arrive_later_in_their_order() {
 fn a_drained_worker_is_stopped_and_can_be_started_again() {
     let rig = Rig::new(vec![Scripted::new("a", obedient), Scripted::new("b", obedient)]);
     rig.until_state(A, "running");
-    assert_eq!(rig.handle().drain(Some(A), LONG), Ok(Rested::default()));
+    assert_eq!(rig.handle().drain(Some(A), LONG), Ok(StopReport::default()));
     assert_eq!(rig.handle().status().unwrap().1[0].state, State::Stopped);
     rig.until_state(A, "stopped");
-    rig.handle().restart(A, Depth::Soft).unwrap();
+    rig.handle().restart(A, RestartDepth::Soft).unwrap();
     rig.until_state(A, "running");
-    assert_eq!(rig.handle().drain(None, LONG), Ok(Rested::default()));
+    assert_eq!(rig.handle().drain(None, LONG), Ok(StopReport::default()));
     assert!(rig.handle().status().unwrap().1.iter().all(|status| status.state == State::Stopped));
     rig.finish();
 }
@@ -270,18 +273,18 @@ fn a_drained_worker_is_stopped_and_can_be_started_again() {
 fn who_does_not_obey_is_abandoned_and_named() {
     let (go, gate) = bounded::<()>(0);
     let deaf = Scripted::new("deaf", move |link, _| {
-        link.say(Word::Running);
+        link.report_state(StateReport::Running);
         let _ = gate.recv();
-        End::Done
+        ActorExit::Done
     });
     let abandoned = Arc::clone(&deaf.abandoned);
     let rig = Rig::new(vec![deaf, Scripted::new("b", obedient)]);
     rig.until_state(A, "running");
-    assert_eq!(rig.handle().stop(20 * MS), Ok(Rested { not_ended: vec!["deaf".to_owned()] }));
+    assert_eq!(rig.handle().stop(20 * MS), Ok(StopReport { not_ended: vec!["deaf".to_owned()] }));
     assert!(abandoned.load(Ordering::SeqCst));
     let handle = rig.handle();
     rig.supervisor.join().unwrap();
-    assert_eq!(handle.restart(A, Depth::Hard), Err(SupervisorError::Gone));
+    assert_eq!(handle.restart(A, RestartDepth::Hard), Err(SupervisorError::Gone));
     assert_eq!(handle.status(), Err(SupervisorError::Gone));
     drop(go);
 }
@@ -290,19 +293,19 @@ fn who_does_not_obey_is_abandoned_and_named() {
 fn a_heartbeat_that_stands_is_told_and_so_is_its_return() {
     let (go, gate) = bounded::<()>(0);
     let stalls = Scripted::new("stalls", move |link, mailbox| {
-        link.say(Word::Running);
+        link.report_state(StateReport::Running);
         let _ = gate.recv();
         obedient(link, mailbox)
     });
     let rig = Rig::with(Settings { stall_after: 20 * MS, ..Settings::default() }, vec![stalls]);
     let age = rig.until(|notice| match notice {
-        Notice::Event(Event::Stalled { worker: A, age }) => Some(*age),
+        Notice::Event(Event::Stalled { actor: A, age }) => Some(*age),
         _ => None,
     });
     assert!(age > 20 * MS);
     assert!(rig.handle().status().unwrap().1[0].stalled);
     drop(go);
-    rig.until(|notice| (*notice == Notice::Event(Event::Recovered { worker: A })).then_some(()));
+    rig.until(|notice| (*notice == Notice::Event(Event::Recovered { actor: A })).then_some(()));
     rig.finish();
 }
 

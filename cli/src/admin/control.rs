@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::protocol::{MAX_SESSIONS, Request, Trouble, queue_id};
 use super::{NodeView, scrape};
-use oxide::engine::{Depth, EngineStatus, PendingQueue};
+use oxide::engine::{EngineStatus, PendingQueue, RestartScope};
 use oxide::port::QueueId;
 use oxide::queue::SessionInfo;
 use oxide_relay::config::{Change, Config, Effect};
@@ -33,7 +33,7 @@ pub trait Control: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`Trouble`].
-    fn restart(&self, queue: &QueueId, depth: Depth) -> Result<(), Trouble>;
+    fn restart(&self, queue: &QueueId, depth: RestartScope) -> Result<(), Trouble>;
 
     /// Takes no new packets of a port, or takes them again.
     ///

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::control::{Control, Reloaded};
 use super::protocol::Trouble;
-use oxide::engine::{Depth, EngineStatus, sample};
+use oxide::engine::{EngineStatus, RestartScope, sample};
 use oxide::port::QueueId;
 use oxide::queue::SessionInfo;
 use oxide_relay::config::{Config, EngineConfig};
@@ -45,7 +45,7 @@ impl Control for Fake {
         queue.map_or(Ok(()), |queue| self.note(queue, "sessions".into())).map(|()| Vec::new())
     }
 
-    fn restart(&self, queue: &QueueId, depth: Depth) -> Result<(), Trouble> {
+    fn restart(&self, queue: &QueueId, depth: RestartScope) -> Result<(), Trouble> {
         self.note(queue, format!("restart {queue} {depth:?}"))
     }
 

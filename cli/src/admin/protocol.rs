@@ -10,7 +10,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use oxide::engine::Depth;
+use oxide::engine::RestartScope;
 use oxide::port::QueueId;
 
 /// Longest request, bytes, its line feed included.
@@ -42,7 +42,7 @@ pub enum Request {
         queue: String,
         /// How deep.
         #[serde(default = "whole_queue")]
-        depth: Depth,
+        depth: RestartScope,
     },
     /// Take no new packets of a port.
     Pause {
@@ -79,8 +79,8 @@ pub enum Request {
     Metrics {},
 }
 
-fn whole_queue() -> Depth {
-    Depth::Queue
+fn whole_queue() -> RestartScope {
+    RestartScope::Queue
 }
 
 /// What comes back.
@@ -158,7 +158,7 @@ mod tests {
         for request in [
             Request::Status {},
             Request::Sessions { queue: None, limit: Some(3) },
-            Request::Restart { queue: "eth0:3".into(), depth: Depth::Handler },
+            Request::Restart { queue: "eth0:3".into(), depth: RestartScope::Handler },
             Request::Drain { queue: Some("eth0:3".into()), within_s: Some(3) },
             Request::Log { filter: Some("debug".into()) },
             Request::Reload {},
@@ -167,7 +167,7 @@ mod tests {
             assert_eq!(serde_json::from_str::<Request>(&line).unwrap(), request, "{line}");
         }
         let default: Request = serde_json::from_str(r#"{"do":"restart","queue":"a:0"}"#).unwrap();
-        assert_eq!(default, Request::Restart { queue: "a:0".into(), depth: Depth::Queue });
+        assert_eq!(default, Request::Restart { queue: "a:0".into(), depth: RestartScope::Queue });
         for bad in ["", "{}", "[]", r#"{"do":"reboot"}"#, r#"{"do":"restart"}"#, r#"{"do":"reload","force":true}"#] {
             assert!(serde_json::from_str::<Request>(bad).is_err(), "{bad}");
         }

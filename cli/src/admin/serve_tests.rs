@@ -9,7 +9,7 @@ use super::super::fake::Fake;
 use super::super::{Client, ClientError};
 use super::*;
 use crate::admin::protocol::Code;
-use oxide::engine::Depth;
+use oxide::engine::RestartScope;
 use oxide_relay::config::{AdminConfig, Door};
 
 struct Lab {
@@ -136,7 +136,7 @@ fn too_many_are_told_so_and_the_others_go_on() {
 fn requests_are_carried_out_and_refusals_told() {
     let lab = lab(Limits::default());
     let mut client = lab.client();
-    let restart = |queue: &str| Request::Restart { queue: queue.into(), depth: Depth::Handler };
+    let restart = |queue: &str| Request::Restart { queue: queue.into(), depth: RestartScope::Handler };
     let words = client.ask(&restart("eth0:1"), SOON).unwrap();
     assert!(words.as_str().unwrap().contains("under way"), "{words}");
     assert_eq!(lab.fake.told.lock().unwrap().as_slice(), ["restart eth0:1 Handler"]);

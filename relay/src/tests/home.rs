@@ -11,7 +11,7 @@ use crate::{RelayPlan, UdpRelay};
 use oxide::packet::reflect;
 use oxide::port::sim::{SimBackend, SimInterface, SimNet, SimPort};
 use oxide::port::{Backend, Port, QueueId, Rss};
-use oxide::queue::{Parts, Peers, QueueInfo, Worker};
+use oxide::queue::{Datapath, Parts, Peers, QueueInfo};
 use oxide::simd::Processor;
 
 const QUEUES: u32 = 4;
@@ -19,7 +19,7 @@ const CLIENTS: u32 = 400;
 
 struct Nics {
     net: SimNet,
-    workers: Vec<Worker<SimPort, UdpRelay>>,
+    workers: Vec<Datapath<SimPort, UdpRelay>>,
     now: Instant,
 }
 
@@ -62,7 +62,7 @@ impl Nics {
                     peers,
                     batch_size: 64,
                 };
-                let mut worker = Worker::new(parts, now);
+                let mut worker = Datapath::new(parts, now);
                 worker.set_tables(Box::new(World::default().tables(1)));
                 worker.steer(true).unwrap();
                 worker

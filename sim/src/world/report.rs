@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use oxide_actors::supervisor::WorkerId;
+use oxide_actors::supervisor::ActorId;
 
 use super::World;
 use crate::{SimQueue, SimReport};
@@ -65,8 +65,8 @@ impl World {
     }
 
     fn queue(&mut self, at: usize) -> SimQueue {
-        let id = WorkerId(at);
-        let (restarts, state) = (self.roster.restarts(id), self.roster.state(id).map(ToString::to_string));
+        let id = ActorId(at);
+        let (restarts, state) = (self.core.restarts(id), self.core.state(id).map(ToString::to_string));
         let actor = &mut self.actors[at];
         let counters = actor.counters();
         let (sessions, census, balanced) = actor.life().map_or((0, Census::default(), true), |life| {

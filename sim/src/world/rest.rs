@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use oxide_actors::supervisor::{Depth, Input, State, WorkerId};
+use oxide_actors::supervisor::{ActorId, Input, RestartDepth, State};
 
 use super::{INTERFACES, World};
 use crate::Watch;
@@ -41,7 +41,7 @@ impl World {
             let leaking: Vec<usize> = (0..self.actors.len()).filter(|&at| lost(self, at) > 0).collect();
             for &at in &leaking {
                 self.upsets.lost_completions += u64::from(lost(self, at));
-                self.restart(WorkerId(at), Depth::Part(port.number()));
+                self.restart(ActorId(at), RestartDepth::Part(port.number()));
             }
             if !leaking.is_empty() && self.judge.failure.is_none() {
                 self.come_to_rest(watch);
@@ -79,7 +79,7 @@ impl World {
 
     fn at_rest(&mut self) -> bool {
         (0..self.actors.len()).all(|at| {
-            let running = matches!(self.roster.state(WorkerId(at)), Some(State::Running));
+            let running = matches!(self.core.state(ActorId(at)), Some(State::Running));
             let lost = self.lost_frames(at);
             let actor = &mut self.actors[at];
             let waiting = actor.ids.iter().any(|id| self.net.waiting(id) > 0);
@@ -94,7 +94,7 @@ impl World {
     }
 
     fn state_of(&mut self, at: usize) -> String {
-        let state = self.roster.state(WorkerId(at)).map(ToString::to_string).unwrap_or_default();
+        let state = self.core.state(ActorId(at)).map(ToString::to_string).unwrap_or_default();
         let actor = &mut self.actors[at];
         let waiting: Vec<_> = actor.ids.iter().map(|id| self.net.waiting(id)).collect();
         let census = actor.life().map(|life| life.worker.umem().census());

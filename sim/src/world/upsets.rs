@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use oxide_actors::supervisor::{Depth, State, WorkerId};
+use oxide_actors::supervisor::{ActorId, RestartDepth, State};
 
 use super::{INTERFACES, World};
 use crate::{Chaos, Upset};
@@ -87,8 +87,9 @@ impl World {
             }
         }
         if self.rng.chance(chaos.ppm(Upset::Restart)) {
-            let depth = [Depth::Soft, Depth::Part(0), Depth::Part(1), Depth::Hard][self.rng.below(4) as usize];
-            self.restart(WorkerId(queue), depth);
+            let depth = [RestartDepth::Soft, RestartDepth::Part(0), RestartDepth::Part(1), RestartDepth::Hard]
+                [self.rng.below(4) as usize];
+            self.restart(ActorId(queue), depth);
         }
         if self.rng.chance(chaos.ppm(Upset::Flood)) {
             for _ in 0..50 {
@@ -121,7 +122,7 @@ impl World {
             // What ends it is the supervisor's next try, or an operator's once the budget is used up.
             let times = 1 + self.rng.below(8) as usize;
             self.net.refuse_open(&id, libc::ENOMEM, times);
-            self.restart(WorkerId(queue), Depth::Hard);
+            self.restart(ActorId(queue), RestartDepth::Hard);
         }
     }
 
@@ -178,9 +179,9 @@ impl World {
 
     /// Queues that were given up are started again. One whose actor has not ended yet has to be asked for once more.
     pub(super) fn revive(&mut self) {
-        for worker in (0..self.actors.len()).map(WorkerId) {
-            if matches!(self.roster.state(worker), Some(State::Failed { .. })) {
-                self.restart(worker, Depth::Hard);
+        for worker in (0..self.actors.len()).map(ActorId) {
+            if matches!(self.core.state(worker), Some(State::Failed { .. })) {
+                self.restart(worker, RestartDepth::Hard);
             }
         }
     }
@@ -196,13 +197,13 @@ impl World {
     }
 
     /// As an operator would.
-    pub(super) fn restart(&mut self, worker: WorkerId, depth: Depth) {
-        if matches!(self.roster.state(worker), Some(State::Failed { .. })) {
+    pub(super) fn restart(&mut self, worker: ActorId, depth: RestartDepth) {
+        if matches!(self.core.state(worker), Some(State::Failed { .. })) {
             // Its budget begins anew.
             self.restarts[worker.0].clear();
         }
         // A refusal is a right answer: the queue is opening, or about to end.
-        if let Ok(actions) = self.roster.restart(self.now, worker, depth) {
+        if let Ok(actions) = self.core.restart(self.now, worker, depth) {
             self.apply(actions);
         }
     }

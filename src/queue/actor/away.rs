@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use oxide_actors::supervisor::Word;
+use oxide_actors::supervisor::StateReport;
 
 use super::{Actor, Report};
 use crate::port::{Backend, Port, PortError, PortInfo};
@@ -56,20 +56,20 @@ impl Away {
     }
 
     /// How an actor with these ports is, its handler aside. A failure goes before a wait: it can be mended now.
-    pub(super) fn word(&self) -> Word {
+    pub(super) fn word(&self) -> StateReport {
         let fates = || (0_u8..).zip(&self.fates);
         let failed = fates().find_map(|(part, fate)| match fate {
-            Some(Fate::Failed(cause)) => Some(Word::PartFailed { part, cause: cause.clone() }),
-            Some(Fate::Opening) => Some(Word::PartFailed { part, cause: "it is being opened".to_owned() }),
+            Some(Fate::Failed(cause)) => Some(StateReport::PartFailed { part, cause: cause.clone() }),
+            Some(Fate::Opening) => Some(StateReport::PartFailed { part, cause: "it is being opened".to_owned() }),
             _ => None,
         });
         let waits = || {
             fates().find_map(|(_, fate)| match fate {
-                Some(Fate::Waits(why)) => Some(Word::Waiting(why.clone())),
+                Some(Fate::Waits(why)) => Some(StateReport::Waiting(why.clone())),
                 _ => None,
             })
         };
-        failed.or_else(waits).unwrap_or(Word::Running)
+        failed.or_else(waits).unwrap_or(StateReport::Running)
     }
 }
 
@@ -166,13 +166,13 @@ impl<B: Backend, H: Handler> Actor<B, H> {
     /// Tells the supervisor how this actor is, all in all.
     pub(super) fn tell(&mut self) {
         let word = match self.worker.parked() {
-            Some(words) => Word::SoftFailed(words.to_owned()),
+            Some(words) => StateReport::SoftFailed(words.to_owned()),
             None => self.away.word(),
         };
         match word {
-            Word::Running => _ = self.link.report(Report::Lost(self.costs.end(&self.worker))),
+            StateReport::Running => _ = self.link.report(Report::Lost(self.costs.end(&self.worker))),
             _ => self.costs.begin(&self.worker),
         }
-        self.link.say(word);
+        self.link.report_state(word);
     }
 }

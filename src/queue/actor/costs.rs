@@ -1,7 +1,7 @@
 //! What a failure costs, from when it is noticed until what failed is back.
 
 use crate::port::Port;
-use crate::queue::{Handler, Worker};
+use crate::queue::{Datapath, Handler};
 
 #[derive(Default)]
 pub(super) struct Costs {
@@ -13,12 +13,12 @@ pub(super) struct Costs {
 
 impl Costs {
     /// Something failed.
-    pub(super) fn begin<P: Port, H: Handler>(&mut self, worker: &Worker<P, H>) {
+    pub(super) fn begin<P: Port, H: Handler>(&mut self, worker: &Datapath<P, H>) {
         self.missed.get_or_insert_with(|| worker.missed());
     }
 
     /// It is back: how many packets that cost.
-    pub(super) fn end<P: Port, H: Handler>(&mut self, worker: &Worker<P, H>) -> u64 {
+    pub(super) fn end<P: Port, H: Handler>(&mut self, worker: &Datapath<P, H>) -> u64 {
         let missed = self.missed.take().map_or(0, |before| worker.missed().saturating_sub(before));
         let lost = worker.lost();
         missed + (lost - std::mem::replace(&mut self.told, lost))

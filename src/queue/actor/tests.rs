@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use oxide_actors::mailbox::{Address, mailbox};
-use oxide_actors::supervisor::{Heard, Input, Line, Notice, WorkerId};
+use oxide_actors::supervisor::{ActorId, Input, LinkMessage, LinkReceiver, Notice};
 
 use super::*;
 use crate::port::QueueId;
@@ -65,10 +65,10 @@ struct Rig {
     ids: Vec<QueueId>,
     actor: Actor<SimBackend, Mirror>,
     commands: Address<Command<QueueId>>,
-    line: Line<Report>,
+    link_receiver: LinkReceiver<Report>,
     known: Arc<Known>,
     now: Instant,
-    words: Vec<Word>,
+    words: Vec<StateReport>,
     replaced: Vec<Result<u64, String>>,
     ports: Vec<Vec<QueueId>>,
     lost: Vec<u64>,
@@ -81,7 +81,7 @@ impl Rig {
 
     fn on(net: SimNet) -> Self {
         let ids = NAMES.map(|name| QueueId::new(name, 0)).to_vec();
-        let (known, now, line) = (Arc::<Known>::default(), Instant::now(), Line::default());
+        let (known, now, link_receiver) = (Arc::<Known>::default(), Instant::now(), LinkReceiver::default());
         let (commands, mailbox) = mailbox(16).unwrap();
         let theirs = known.clone();
         let mut spec = ActorSpec {
@@ -103,16 +103,16 @@ impl Rig {
             tables: Box::new(Tables::new(1, net.links(), Vec::new(), Default::default())),
         };
         let opened = spec.backend.open_present().unwrap();
-        let (link, _) = line.link(WorkerId(0), 1, now);
+        let (link, _) = link_receiver.link(ActorId(0), 1, now);
         let actor = Actor::new(spec, opened, mailbox, link, now).unwrap();
         let (words, replaced, ports, lost) = Default::default();
-        let mut rig = Self { net, ids, actor, commands, line, known, now, words, replaced, ports, lost };
+        let mut rig = Self { net, ids, actor, commands, link_receiver, known, now, words, replaced, ports, lost };
         rig.turns(2);
         rig
     }
 
     /// One turn, a millisecond later.
-    fn turn(&mut self) -> Option<Exit> {
+    fn turn(&mut self) -> Option<QueueExit> {
         self.now += MS;
         self.net.advance(MS);
         let packets = self.actor.worker.work(self.now);
@@ -120,12 +120,12 @@ impl Rig {
         let (umem, ports) = self.actor.worker.kernel_side();
         ports.for_each(|port| port.run_kernel(umem));
         let exit = self.actor.control(self.now, packets);
-        while let Some(heard) = self.line.heard() {
+        while let Some(heard) = self.link_receiver.try_recv() {
             match heard {
-                Heard::Input(Input::Said { word, .. }) => self.words.push(word),
-                Heard::Notice(Notice::Report { report: Report::Replaced(what), .. }) => self.replaced.push(what),
-                Heard::Notice(Notice::Report { report: Report::Lost(packets), .. }) => self.lost.push(packets),
-                Heard::Notice(Notice::Report { report: Report::Ports(ports), .. }) => {
+                LinkMessage::Input(Input::StateReported { report, .. }) => self.words.push(word),
+                LinkMessage::Notice(Notice::Report { report: Report::Replaced(what), .. }) => self.replaced.push(what),
+                LinkMessage::Notice(Notice::Report { report: Report::Lost(packets), .. }) => self.lost.push(packets),
+                LinkMessage::Notice(Notice::Report { report: Report::Ports(ports), .. }) => {
                     self.ports.push(ports.into_iter().map(|port| port.id).collect());
                 }
                 _ => {}
@@ -161,7 +161,8 @@ impl Rig {
     }
 
     fn failed(&self) -> Vec<u8> {
-        let part = |word: &Word| if let Word::PartFailed { part, .. } = word { Some(*part) } else { None };
+        let part =
+            |word: &StateReport| if let StateReport::PartFailed { part, .. } = word { Some(*part) } else { None };
         self.words.iter().filter_map(part).collect()
     }
 }
@@ -191,14 +192,14 @@ fn stopping_turns_new_packets_away_and_waits_for_old_ones_but_not_for_ever() {
     rig.turns(40);
     assert!(rig.known.draining.load(Ordering::Relaxed), "the handler knows");
     let ended = (0..20).find_map(|_| rig.turn());
-    assert!(matches!(ended, Some(Exit::Stopped)), "{ended:?}: a completion comes in seconds");
+    assert!(matches!(ended, Some(QueueExit::Stopped)), "{ended:?}: a completion comes in seconds");
 
     let mut rig = Rig::new();
     rig.inject(0, b"");
     rig.turns(4);
     rig.tell(Command::Stop(10_000 * MS));
     let ended = (0..4).find_map(|_| rig.turn());
-    assert!(matches!(ended, Some(Exit::Stopped)), "{ended:?}: nothing is under way");
+    assert!(matches!(ended, Some(QueueExit::Stopped)), "{ended:?}: nothing is under way");
 }
 
 #[test]
@@ -212,7 +213,7 @@ fn drained_is_said_once_when_nothing_is_left() {
     assert!(rig.known.draining.load(Ordering::Relaxed), "the handler knows");
     rig.known.sessions.store(0, Ordering::Relaxed);
     rig.turns(1_000);
-    assert_eq!(rig.words, [Word::Drained]);
+    assert_eq!(rig.words, [StateReport::Drained]);
 }
 
 #[test]
@@ -233,7 +234,7 @@ fn lost_frames_end_the_actor() {
     rig.turns(150);
     rig.tell(Command::Inject(Fault::Leak(1)));
     let ended = (0..150).find_map(|_| rig.turn());
-    assert!(matches!(ended, Some(Exit::Leaked)), "{ended:?}");
+    assert!(matches!(ended, Some(QueueExit::Leaked)), "{ended:?}");
 }
 
 #[test]
@@ -263,11 +264,11 @@ fn a_handler_that_panicked_is_told_of_once_and_the_next_one_inherits() {
     rig.known.sessions.store(7, Ordering::Relaxed);
     rig.inject(0, b"poison");
     rig.turns(300);
-    assert_eq!(rig.words, [Word::SoftFailed("poisoned".to_owned())]);
+    assert_eq!(rig.words, [StateReport::SoftFailed("poisoned".to_owned())]);
     assert_eq!(rig.echoes(), [0, 0], "parked");
     rig.tell(Command::RestartHandler { inherit: true });
     rig.turns(2);
-    assert_eq!((rig.words.last(), rig.replaced.as_slice()), (Some(&Word::Running), [Ok(7)].as_slice()));
+    assert_eq!((rig.words.last(), rig.replaced.as_slice()), (Some(&StateReport::Running), [Ok(7)].as_slice()));
     assert!(rig.echoes()[0] >= 1);
     // The next one's panic is told of again, and it may be told to inherit nothing.
     rig.inject(0, b"poison");
@@ -288,7 +289,7 @@ fn a_handler_that_panics_while_it_takes_over_is_replaced_by_one_that_takes_nothi
     rig.known.breaks.store(true, Ordering::Relaxed);
     rig.tell(Command::RestartHandler { inherit: true });
     rig.turns(2);
-    assert_eq!((rig.words.last(), rig.replaced.len()), (Some(&Word::Running), 1));
+    assert_eq!((rig.words.last(), rig.replaced.len()), (Some(&StateReport::Running), 1));
     assert!(rig.replaced[0].as_ref().is_err_and(|why| why.contains("half of it")), "{:?}", rig.replaced);
     assert_eq!(rig.known.seeds.lock().unwrap().len(), 3, "the broken one serves nobody");
     assert_eq!(rig.echoes(), [1, 1]);

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use oxide_actors::mailbox::Address;
 
-use super::{Outgoing, QueueCounters, TICK, Worker};
+use super::{Datapath, Outgoing, QueueCounters, TICK};
 use crate::net::Tables;
 use crate::port::{Port, PortError, PortInfo};
 use crate::queue::peers::Parcel;
@@ -31,7 +31,7 @@ pub(super) fn words(panic: &(dyn Any + Send)) -> String {
 }
 
 /// What the actor does between turns.
-impl<P: Port, H: Handler> Worker<P, H> {
+impl<P: Port, H: Handler> Datapath<P, H> {
     /// The handler's last words, if it panicked and was not replaced.
     #[must_use]
     pub fn parked(&self) -> Option<&str> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Worker;
+use super::Datapath;
 use crate::port::Port;
 use crate::queue::Handler;
 use crate::umem::PortIndex;
@@ -56,7 +56,7 @@ impl Faults {
     }
 }
 
-impl<P: Port, H: Handler> Worker<P, H> {
+impl<P: Port, H: Handler> Datapath<P, H> {
     /// Lets something go wrong.
     pub fn inject(&mut self, fault: Fault) {
         match fault {

@@ -3,7 +3,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::{Outgoing, Worker};
+use super::{Datapath, Outgoing};
 use crate::port::{KernelCounters, Occupancy, Port, PortCounters, PortError, PortInfo};
 use crate::queue::Handler;
 use crate::telemetry::DropReason;
@@ -27,7 +27,7 @@ pub(super) struct Seat {
     silent_since: Option<Instant>,
 }
 
-impl<P: Port, H: Handler> Worker<P, H> {
+impl<P: Port, H: Handler> Datapath<P, H> {
     /// Closes a port: steering off, socket closed, its frames written off until the queue can be bound again.
     /// Packets for it are dropped and counted as [`DropReason::PortClosed`].
     pub fn close_port(&mut self, port: PortIndex) {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
-use oxide::engine::Depth;
+use oxide::engine::RestartScope;
 use oxide::telemetry::DropReason;
 use oxide_cli::admin::protocol::{Code, Request};
 use oxide_cli::admin::{Client, ClientError, NodeView, default_socket};
@@ -63,7 +63,7 @@ pub(crate) struct CtlCommand {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum DepthWord {
+enum ScopeArgument {
     /// The handler; sessions are handed over, sockets and memory stay.
     Handler,
     /// The socket of this interface.
@@ -96,8 +96,8 @@ enum What {
         /// Which, as interface:queue.
         queue: String,
         /// How deep.
-        #[arg(long, value_enum, default_value_t = DepthWord::Queue)]
-        depth: DepthWord,
+        #[arg(long, value_enum, default_value_t = ScopeArgument::Queue)]
+        depth: ScopeArgument,
     },
     /// Take no new packets of a queue, until it is resumed.
     Pause {
@@ -141,9 +141,9 @@ impl What {
             Self::Restart { queue, depth } => Request::Restart {
                 queue: queue.clone(),
                 depth: match depth {
-                    DepthWord::Handler => Depth::Handler,
-                    DepthWord::Port => Depth::Port,
-                    DepthWord::Queue => Depth::Queue,
+                    ScopeArgument::Handler => RestartScope::Handler,
+                    ScopeArgument::Port => RestartScope::Port,
+                    ScopeArgument::Queue => RestartScope::Queue,
                 },
             },
             Self::Pause { queue } => Request::Pause { queue: queue.clone() },

@@ -13,7 +13,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
-use oxide::engine::{Depth, EngineError, EngineHandle, EngineStatus};
+use oxide::engine::{EngineError, EngineHandle, EngineStatus, RestartScope};
 use oxide::port::QueueId;
 use oxide::queue::Fault;
 use oxide::xdp::steering::{self, PassAll};
@@ -52,9 +52,9 @@ fn obey(engine: &EngineHandle, line: &str) -> Result<(), String> {
         "completions" => engine.inject(&id, Fault::Completions),
         "socket" => engine.inject(&id, Fault::SocketLost),
         "leak" => engine.inject(&id, |_| Fault::Leak(u32::try_from(number).unwrap_or(u32::MAX))),
-        "restart-handler" => engine.restart(&id, Depth::Handler),
-        "restart-port" => engine.restart(&id, Depth::Port),
-        "restart-queue" => engine.restart(&id, Depth::Queue),
+        "restart-handler" => engine.restart(&id, RestartScope::Handler),
+        "restart-port" => engine.restart(&id, RestartScope::Port),
+        "restart-queue" => engine.restart(&id, RestartScope::Queue),
         "restarts" => return (0..number).try_for_each(|n| restart(engine, &id, n)).map_err(|error| error.to_string()),
         _ => return Err("no such fault".to_owned()),
     };
@@ -81,9 +81,9 @@ fn restart(engine: &EngineHandle, id: &QueueId, number: u64) -> Result<(), Engin
     };
     let (before, _) = of(&engine.status());
     let depth = match number % 10 {
-        0 => Depth::Queue,
-        1..=3 => Depth::Port,
-        _ => Depth::Handler,
+        0 => RestartScope::Queue,
+        1..=3 => RestartScope::Port,
+        _ => RestartScope::Handler,
     };
     engine.restart(id, depth)?;
     engine.wait(Duration::from_secs(10), |status| of(status) == (before + 1, true)).map(drop)

@@ -15,7 +15,7 @@ fn a_lame_port_is_closed_and_opened_again_while_the_other_goes_on() {
     // Its queue is busy while the kernel takes the old socket down.
     assert_eq!((rig.echoes(), rig.ports.len()), ([1, 0], 0));
     rig.turns(60);
-    assert_eq!((rig.words.last(), rig.ports.len()), (Some(&Word::Running), 1));
+    assert_eq!((rig.words.last(), rig.ports.len()), (Some(&StateReport::Running), 1));
     assert_eq!(rig.echoes(), [1, 1]);
     assert_eq!(rig.known.changes.load(Ordering::Relaxed), 1, "the handler knows that a port is another one");
     assert!(rig.actor.worker.balanced() && rig.actor.worker.umem().census().written_off == 0);
@@ -26,7 +26,7 @@ fn all_closed_ports_are_opened_and_one_that_is_open_if_it_is_asked_for() {
     let mut rig = Rig::new();
     rig.tell(Command::Close(0b11, "no program".to_owned()));
     rig.turns(2);
-    assert_eq!(rig.words, [Word::Waiting("no program".to_owned())]);
+    assert_eq!(rig.words, [StateReport::Waiting("no program".to_owned())]);
     assert_eq!(rig.echoes(), [0, 0]);
     rig.open(None);
     rig.turns(60);
@@ -37,7 +37,7 @@ fn all_closed_ports_are_opened_and_one_that_is_open_if_it_is_asked_for() {
     rig.turns(60);
     let closed = || NAMES.map(|name| rig.net.counters(&QueueId::new(name, 0)).closed);
     assert_eq!(closed(), [2, 1], "only the one that was asked for");
-    assert_eq!((rig.echoes(), rig.words.last()), ([1, 1], Some(&Word::Running)));
+    assert_eq!((rig.echoes(), rig.words.last()), ([1, 1], Some(&StateReport::Running)));
 }
 
 #[test]
@@ -54,7 +54,7 @@ fn a_port_is_opened_from_what_the_newest_request_says() {
         requests: vec![(PortIndex::P0, Err("it is not there".to_owned()))],
     });
     rig.turns(60);
-    assert_eq!(rig.words.last(), Some(&Word::Waiting("it is not there".to_owned())));
+    assert_eq!(rig.words.last(), Some(&StateReport::Waiting("it is not there".to_owned())));
     assert_eq!(rig.echoes(), [0, 1]);
 }
 
@@ -119,7 +119,7 @@ fn an_actor_comes_up_with_the_interface_that_is_there_and_takes_the_other_in() {
     let mut rig = Rig::on(net.clone());
     rig.actor.begin();
     rig.turns(1);
-    assert!(matches!(rig.words.as_slice(), [Word::Waiting(why)] if why.contains("left:0")), "{:?}", rig.words);
+    assert!(matches!(rig.words.as_slice(), [StateReport::Waiting(why)] if why.contains("left:0")), "{:?}", rig.words);
     assert_eq!(rig.actor.worker.closed().collect::<Vec<_>>(), [PortIndex::P0]);
     rig.inject(1, b"");
     rig.turns(4);
@@ -127,7 +127,7 @@ fn an_actor_comes_up_with_the_interface_that_is_there_and_takes_the_other_in() {
     net.create("left");
     rig.open(None);
     rig.turns(60);
-    assert_eq!(rig.words.last(), Some(&Word::Running));
+    assert_eq!(rig.words.last(), Some(&StateReport::Running));
     assert_eq!(rig.echoes(), [1, 1]);
     assert!(rig.actor.worker.balanced());
     // With none of them there is nothing to come up with.

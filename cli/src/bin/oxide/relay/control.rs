@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use oxide::engine::{Depth, EngineError, EngineHandle, EngineStatus, read_tables};
+use oxide::engine::{EngineError, EngineHandle, EngineStatus, RestartScope, read_tables};
 use oxide::net::Tables;
 use oxide::port::QueueId;
 use oxide::queue::SessionInfo;
@@ -135,7 +135,7 @@ impl Control for RelayControl {
         Ok(all)
     }
 
-    fn restart(&self, queue: &QueueId, depth: Depth) -> Result<(), Trouble> {
+    fn restart(&self, queue: &QueueId, depth: RestartScope) -> Result<(), Trouble> {
         self.handle.restart(queue, depth).map_err(refused)
     }
 

@@ -11,7 +11,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use oxide::engine::Depth;
+use oxide::engine::RestartScope;
 use oxide_cli::admin::protocol::Request;
 use oxide_cli::admin::{Client, ClientError};
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind};
@@ -166,7 +166,7 @@ fn carry_out(command: &TopCommand, wish: Wish, model: &Model, selected: usize) -
     let path = command.relay.path();
     let ask = move |request: Request, within: Duration| Client::connect(&path)?.ask(&request, within);
     match wish {
-        Wish::Restart => match ask(Request::Restart { queue, depth: Depth::Queue }, ANSWER_WITHIN) {
+        Wish::Restart => match ask(Request::Restart { queue, depth: RestartScope::Queue }, ANSWER_WITHIN) {
             Ok(words) => words.as_str().unwrap_or_default().to_owned(),
             Err(error) => error.to_string(),
         },

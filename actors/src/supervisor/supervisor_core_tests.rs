@@ -1,98 +1,98 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 use super::*;
 
-#[path = "roster_inside_tests.rs"]
+#[path = "supervisor_core_inside_tests.rs"]
 mod inside;
-#[path = "roster_order_tests.rs"]
+#[path = "supervisor_core_order_tests.rs"]
 mod orders;
-#[path = "roster_random_tests.rs"]
+#[path = "supervisor_core_random_tests.rs"]
 mod random;
-#[path = "roster_reload_tests.rs"]
+#[path = "supervisor_core_reload_tests.rs"]
 mod reload;
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
-const A: WorkerId = WorkerId(0);
-const B: WorkerId = WorkerId(1);
+const A: ActorId = ActorId(0);
+const B: ActorId = ActorId(1);
 
 const MEND: Command = Command::RestartHandler { inherit: true };
 
 /// A roster in virtual time.
 struct Play {
-    roster: Roster,
+    core: SupervisorCore,
     now: Instant,
 }
 
 impl Play {
-    fn new(workers: usize) -> Self {
-        Self { roster: Roster::new(Settings::default(), workers), now: Instant::now() }
+    fn new(actors: usize) -> Self {
+        Self { core: SupervisorCore::new(Settings::default(), actors), now: Instant::now() }
     }
 
     /// With all workers at work in their first life.
-    fn running(workers: usize) -> Self {
-        let mut play = Self::new(workers);
-        play.tell(Input::Start);
-        for n in 0..workers {
-            play.say(WorkerId(n), Word::Running);
+    fn running(actors: usize) -> Self {
+        let mut play = Self::new(actors);
+        play.take(Input::Start);
+        for n in 0..actors {
+            play.report_state(ActorId(n), StateReport::Running);
         }
         play
     }
 
-    fn tell(&mut self, input: Input) -> Vec<Action> {
-        self.roster.handle(self.now, input)
+    fn take(&mut self, input: Input) -> Vec<Action> {
+        self.core.handle(self.now, input)
     }
 
-    fn say(&mut self, worker: WorkerId, word: Word) -> Vec<Action> {
-        self.tell(Input::Said { worker, generation: self.roster.generation(worker), word })
+    fn report_state(&mut self, actor: ActorId, report: StateReport) -> Vec<Action> {
+        self.take(Input::StateReported { actor, generation: self.core.generation(actor), report })
     }
 
-    fn end(&mut self, worker: WorkerId, end: End) -> Vec<Action> {
-        self.tell(Input::Ended { worker, generation: self.roster.generation(worker), end })
+    fn end(&mut self, actor: ActorId, end: ActorExit) -> Vec<Action> {
+        self.take(Input::Ended { actor, generation: self.core.generation(actor), end })
     }
 
-    fn panics(&mut self, worker: WorkerId) -> Vec<Action> {
-        self.end(worker, End::Panicked("boom".into()))
+    fn panics(&mut self, actor: ActorId) -> Vec<Action> {
+        self.end(actor, ActorExit::Panicked("boom".into()))
     }
 
-    fn soft_fails(&mut self, worker: WorkerId) -> Vec<Action> {
-        self.say(worker, Word::SoftFailed("handler".into()))
+    fn soft_fails(&mut self, actor: ActorId) -> Vec<Action> {
+        self.report_state(actor, StateReport::SoftFailed("handler".into()))
     }
 
-    fn restart(&mut self, worker: WorkerId, depth: Depth) -> Result<Vec<Action>, Refusal> {
-        self.roster.restart(self.now, worker, depth)
+    fn restart(&mut self, actor: ActorId, depth: RestartDepth) -> Result<Vec<Action>, Refusal> {
+        self.core.restart(self.now, actor, depth)
     }
 
     fn after(&mut self, wait: Duration) -> Vec<Action> {
         self.now += wait;
-        self.tell(Input::Tick)
+        self.take(Input::Tick)
     }
 
     /// Goes on to the next deadline, which must exist, and checks that nothing is decided just before it.
     fn next(&mut self) -> Vec<Action> {
-        let due = self.roster.next_due().unwrap();
+        let due = self.core.next_due().unwrap();
         if due > self.now {
             self.now = due - Duration::from_nanos(1);
-            assert_eq!(self.tell(Input::Tick), []);
+            assert_eq!(self.take(Input::Tick), []);
         }
         self.now = due;
-        self.tell(Input::Tick)
+        self.take(Input::Tick)
     }
 
-    fn state(&self, worker: WorkerId) -> State {
-        self.roster.state(worker).unwrap().clone()
+    fn state(&self, actor: ActorId) -> State {
+        self.core.state(actor).unwrap().clone()
     }
 
-    fn state_name(&self, worker: WorkerId) -> &'static str {
-        self.state(worker).name()
+    fn state_name(&self, actor: ActorId) -> &'static str {
+        self.state(actor).name()
     }
 }
 
-fn start(worker: WorkerId, generation: u64) -> Action {
-    Action::Start { worker, generation }
+fn start(actor: ActorId, generation: u64) -> Action {
+    Action::Start { actor, generation }
 }
 
-fn send(worker: WorkerId, command: Command) -> Action {
-    Action::Send { worker, command }
+fn send(actor: ActorId, command: Command) -> Action {
+    Action::Send { actor, command }
 }
 
 /// What is to be done, without what is to be told.
@@ -118,15 +118,15 @@ fn health_of(actions: &[Action]) -> Option<Health> {
 fn all_are_started_once_and_run_when_they_say_so() {
     let mut play = Play::new(2);
     assert_eq!(play.state(A), State::Planned);
-    assert_eq!(deeds(play.tell(Input::Start)), [start(A, 1), start(B, 1)]);
-    assert_eq!(play.tell(Input::Start), []);
+    assert_eq!(deeds(play.take(Input::Start)), [start(A, 1), start(B, 1)]);
+    assert_eq!(play.take(Input::Start), []);
     assert_eq!(play.state(A), State::Opening);
     let (from, to) = (State::Opening, State::Running);
-    let opened = Event::Changed { worker: A, from, to, cause: "opened".into(), gap: None };
-    assert_eq!(play.say(A, Word::Running), [Action::Emit(opened)]);
-    assert_eq!(play.say(A, Word::Running), []);
+    let opened = Event::Changed { actor: A, from, to, cause: "opened".into(), gap: None };
+    assert_eq!(play.report_state(A, StateReport::Running), [Action::Emit(opened)]);
+    assert_eq!(play.report_state(A, StateReport::Running), []);
     assert_eq!((play.state(A), play.state(B)), (State::Running, State::Opening));
-    assert_eq!(play.roster.restarts(A), 0);
+    assert_eq!(play.core.restarts(A), 0);
 }
 
 #[test]
@@ -134,16 +134,16 @@ fn a_panic_leads_to_a_restart_after_the_pause_and_the_gap_is_told_while_others_g
     let mut play = Play::running(2);
     play.after(SECOND);
     let told = play.panics(A);
-    let State::Restarting { depth: Depth::Hard, backoff } = play.state(A) else { panic!("{told:?}") };
+    let State::Restarting { depth: RestartDepth::Hard, backoff } = play.state(A) else { panic!("{told:?}") };
     assert!(backoff >= 37 * MS && backoff <= 50 * MS, "{backoff:?}");
     assert!(matches!(&told[..], [Action::Emit(Event::Changed { cause, .. })] if cause == "panicked: boom"));
     assert_eq!(deeds(play.next()), [start(A, 2)]);
     play.after(20 * MS);
-    let back = play.say(A, Word::Running);
+    let back = play.report_state(A, StateReport::Running);
     assert_eq!(gap_of(&back), Some(backoff + 20 * MS));
-    assert_eq!((play.roster.restarts(A), play.roster.restarts(B)), (1, 0));
+    assert_eq!((play.core.restarts(A), play.core.restarts(B)), (1, 0));
     assert_eq!(play.state(B), State::Running);
-    assert_eq!(play.roster.health(), Health::Healthy);
+    assert_eq!(play.core.health(), Health::Healthy);
 }
 
 #[test]
@@ -152,20 +152,20 @@ fn a_storm_ends_in_failed_and_degraded_until_an_operator_vouches_for_the_worker(
     for life in 2..=6 {
         play.panics(A);
         assert_eq!(deeds(play.next()), [start(A, life)]);
-        play.say(A, Word::Running);
+        play.report_state(A, StateReport::Running);
     }
     let told = play.panics(A);
     let State::Failed { why } = play.state(A) else { panic!("{told:?}") };
     assert!(why.contains("boom") && why.contains("5 restarts within 60s"), "{why}");
     assert_eq!(health_of(&told), Some(Health::Degraded));
-    assert_eq!(play.roster.next_due(), None);
+    assert_eq!(play.core.next_due(), None);
     assert_eq!(play.after(1000 * SECOND), []);
     assert_eq!(play.state(B), State::Running);
 
-    let told = play.restart(A, Depth::Soft).unwrap();
+    let told = play.restart(A, RestartDepth::Soft).unwrap();
     assert_eq!(health_of(&told), Some(Health::Healthy));
     assert_eq!(deeds(told), [start(A, 7)]);
-    play.say(A, Word::Running);
+    play.report_state(A, StateReport::Running);
     play.panics(A);
     assert_eq!(play.state_name(A), "restarting", "the budget begins anew");
 }
@@ -173,29 +173,29 @@ fn a_storm_ends_in_failed_and_degraded_until_an_operator_vouches_for_the_worker(
 #[test]
 fn a_start_that_is_refused_spends_the_budget_too_and_does_not_recurse() {
     let mut play = Play::new(1);
-    play.tell(Input::Start);
+    play.take(Input::Start);
     for life in 2..=6 {
-        assert_eq!(deeds(play.end(A, End::Failed("EBUSY".into()))), []);
+        assert_eq!(deeds(play.end(A, ActorExit::Failed("EBUSY".into()))), []);
         assert_eq!(deeds(play.next()), [start(A, life)]);
     }
-    play.end(A, End::Failed("EBUSY".into()));
+    play.end(A, ActorExit::Failed("EBUSY".into()));
     assert_eq!(play.state_name(A), "failed");
 }
 
 #[test]
 fn what_no_restart_mends_is_not_restarted() {
     let mut play = Play::new(1);
-    play.tell(Input::Start);
-    let told = play.end(A, End::Refused("EPERM: give it CAP_NET_RAW".into()));
+    play.take(Input::Start);
+    let told = play.end(A, ActorExit::Refused("EPERM: give it CAP_NET_RAW".into()));
     assert_eq!(play.state(A), State::Failed { why: "EPERM: give it CAP_NET_RAW".into() });
     assert_eq!(health_of(&told), Some(Health::Degraded));
-    assert_eq!((deeds(told), play.roster.next_due()), (vec![], None));
+    assert_eq!((deeds(told), play.core.next_due()), (vec![], None));
 }
 
 #[test]
 fn an_end_nobody_asked_for_is_a_failure() {
     let mut play = Play::running(1);
-    play.end(A, End::Done);
+    play.end(A, ActorExit::Done);
     assert_eq!(play.state_name(A), "restarting");
 }
 
@@ -203,12 +203,12 @@ fn an_end_nobody_asked_for_is_a_failure() {
 fn a_soft_failure_restarts_the_handler_only() {
     let mut play = Play::running(1);
     assert_eq!(deeds(play.soft_fails(A)), []);
-    let State::Restarting { depth: Depth::Soft, backoff } = play.state(A) else { panic!("{:?}", play.state(A)) };
+    let State::Restarting { depth: RestartDepth::Soft, backoff } = play.state(A) else { panic!("{:?}", play.state(A)) };
     assert_eq!(play.soft_fails(A), [], "told once");
     assert_eq!(deeds(play.next()), [send(A, MEND)]);
-    let back = play.say(A, Word::Running);
+    let back = play.report_state(A, StateReport::Running);
     assert_eq!(gap_of(&back), Some(backoff));
-    assert_eq!((play.roster.generation(A), play.roster.restarts(A)), (1, 1));
+    assert_eq!((play.core.generation(A), play.core.restarts(A)), (1, 1));
 }
 
 #[test]
@@ -219,7 +219,7 @@ fn a_handler_that_cannot_be_rebuilt_or_does_not_come_back_takes_its_actor_with_i
         play.next();
         let told = if answers { play.soft_fails(A) } else { play.next() };
         assert_eq!(deeds(told), [send(A, Command::Stop)], "answers: {answers}");
-        assert!(matches!(play.state(A), State::Restarting { depth: Depth::Hard, .. }));
+        assert!(matches!(play.state(A), State::Restarting { depth: RestartDepth::Hard, .. }));
     }
 }
 
@@ -229,13 +229,13 @@ fn a_slow_soft_storm_is_given_up_and_the_actor_is_ended() {
     for _ in 0..5 {
         play.soft_fails(A);
         assert_eq!(deeds(play.next()), [send(A, MEND)]);
-        play.say(A, Word::Running);
+        play.report_state(A, StateReport::Running);
         play.after(2 * SECOND);
     }
     assert_eq!(deeds(play.soft_fails(A)), [send(A, Command::Stop)]);
     assert_eq!(play.state_name(A), "failed");
-    assert_eq!(deeds(play.end(A, End::Done)), []);
-    assert_eq!((play.state_name(A), play.roster.is_live(A)), ("failed", false));
+    assert_eq!(deeds(play.end(A, ActorExit::Done)), []);
+    assert_eq!((play.state_name(A), play.core.is_live(A)), ("failed", false));
 }
 
 #[test]
@@ -243,24 +243,24 @@ fn a_parked_actor_that_dies_is_restarted_hard() {
     let mut play = Play::running(1);
     play.soft_fails(A);
     play.panics(A);
-    assert!(matches!(play.state(A), State::Restarting { depth: Depth::Hard, .. }));
+    assert!(matches!(play.state(A), State::Restarting { depth: RestartDepth::Hard, .. }));
     assert_eq!(deeds(play.next()), [start(A, 2)]);
 }
 
 #[test]
 fn a_worker_that_cannot_open_yet_is_tried_again_without_news_or_cost() {
     let mut play = Play::running(1);
-    let gone = || End::Waiting("eth0 is gone".into());
+    let gone = || ActorExit::Waiting("eth0 is gone".into());
     play.end(A, gone());
     assert_eq!(play.state(A), State::Waiting { why: "eth0 is gone".into() });
     for life in 2..=100 {
         assert_eq!(play.next(), [start(A, life)], "and no word of it");
         assert_eq!(play.end(A, gone()), []);
     }
-    assert_eq!(play.roster.health(), Health::Healthy);
-    assert_eq!(play.tell(Input::Wake { worker: A }), [start(A, 101)]);
-    assert_eq!(play.tell(Input::Wake { worker: A }), []);
-    assert_eq!(gap_of(&play.say(A, Word::Running)), Some(99 * SECOND));
+    assert_eq!(play.core.health(), Health::Healthy);
+    assert_eq!(play.take(Input::Wake { actor: A }), [start(A, 101)]);
+    assert_eq!(play.take(Input::Wake { actor: A }), []);
+    assert_eq!(gap_of(&play.report_state(A, StateReport::Running)), Some(99 * SECOND));
     // The budget is whole: five failures are still answered.
     for _ in 0..5 {
         play.panics(A);
@@ -272,38 +272,38 @@ fn a_worker_that_cannot_open_yet_is_tried_again_without_news_or_cost() {
 #[test]
 fn a_live_worker_that_waits_says_itself_when_it_runs_again() {
     let mut play = Play::running(1);
-    play.say(A, Word::Waiting("link down".into()));
+    play.report_state(A, StateReport::Waiting("link down".into()));
     assert_eq!(play.state(A), State::Waiting { why: "link down".into() });
     assert_eq!(play.after(5 * SECOND), []);
-    assert_eq!(gap_of(&play.say(A, Word::Running)), Some(5 * SECOND));
-    assert_eq!(play.roster.generation(A), 1);
+    assert_eq!(gap_of(&play.report_state(A, StateReport::Running)), Some(5 * SECOND));
+    assert_eq!(play.core.generation(A), 1);
 }
 
 #[test]
 fn a_stall_is_told_once_and_so_is_its_end() {
     let mut play = Play::running(1);
-    let pulse = |age| Input::Pulse { worker: A, age };
-    assert_eq!(play.tell(pulse(SECOND)), []);
+    let heartbeat = |age| Input::Heartbeat { actor: A, age };
+    assert_eq!(play.take(heartbeat(SECOND)), []);
     let age = SECOND + MS;
-    let stalled = Action::Emit(Event::Stalled { worker: A, age });
-    assert_eq!(play.tell(pulse(age)), [stalled, Action::Emit(Event::Health(Health::Degraded))]);
-    assert_eq!(play.tell(pulse(20 * SECOND)), []);
-    assert!(play.roster.is_stalled(A));
+    let stalled = Action::Emit(Event::Stalled { actor: A, age });
+    assert_eq!(play.take(heartbeat(age)), [stalled, Action::Emit(Event::Health(Health::Degraded))]);
+    assert_eq!(play.take(heartbeat(20 * SECOND)), []);
+    assert!(play.core.is_stalled(A));
     assert_eq!(play.state(A), State::Running, "a thread cannot be killed: told, not restarted");
-    let recovered = Action::Emit(Event::Recovered { worker: A });
-    assert_eq!(play.tell(pulse(MS)), [recovered.clone(), Action::Emit(Event::Health(Health::Healthy))]);
+    let recovered = Action::Emit(Event::Recovered { actor: A });
+    assert_eq!(play.take(heartbeat(MS)), [recovered.clone(), Action::Emit(Event::Health(Health::Healthy))]);
     // One that ends is no longer stalled either.
-    play.tell(pulse(age));
+    play.take(heartbeat(age));
     assert_eq!(play.panics(A).first(), Some(&recovered));
-    assert_eq!(play.tell(pulse(age)), [], "the dead have no pulse");
+    assert_eq!(play.take(heartbeat(age)), [], "the dead have no pulse");
 }
 
 #[test]
 fn opening_may_take_longer_without_a_beat() {
     let mut play = Play::new(1);
-    play.tell(Input::Start);
-    assert_eq!(play.tell(Input::Pulse { worker: A, age: 10 * SECOND }), []);
-    assert_eq!(play.tell(Input::Pulse { worker: A, age: 10 * SECOND + MS }).len(), 2);
+    play.take(Input::Start);
+    assert_eq!(play.take(Input::Heartbeat { actor: A, age: 10 * SECOND }), []);
+    assert_eq!(play.take(Input::Heartbeat { actor: A, age: 10 * SECOND + MS }).len(), 2);
 }
 
 #[test]
@@ -311,11 +311,11 @@ fn former_lives_and_unknown_workers_are_not_heard() {
     let mut play = Play::running(1);
     play.panics(A);
     play.next();
-    let word = || Word::SoftFailed("late".into());
-    assert_eq!(play.tell(Input::Said { worker: A, generation: 1, word: word() }), []);
-    assert_eq!(play.tell(Input::Ended { worker: A, generation: 1, end: End::Done }), []);
-    assert_eq!(play.tell(Input::Said { worker: B, generation: 1, word: word() }), []);
-    assert_eq!(play.tell(Input::Pulse { worker: B, age: 9 * SECOND }), []);
+    let report = || StateReport::SoftFailed("late".into());
+    assert_eq!(play.take(Input::StateReported { actor: A, generation: 1, report: report() }), []);
+    assert_eq!(play.take(Input::Ended { actor: A, generation: 1, end: ActorExit::Done }), []);
+    assert_eq!(play.take(Input::StateReported { actor: B, generation: 1, report: report() }), []);
+    assert_eq!(play.take(Input::Heartbeat { actor: B, age: 9 * SECOND }), []);
     assert_eq!(play.state(A), State::Opening);
-    assert!(play.roster.is_at_rest(B));
+    assert!(play.core.is_settled(B));
 }

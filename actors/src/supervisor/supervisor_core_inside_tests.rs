@@ -1,17 +1,17 @@
 //! What is rebuilt inside a living actor: its handler, and its parts.
 use super::*;
 
-const MEND_PARTS: Command = Command::MendParts;
+const MEND_PARTS: Command = Command::ReopenParts;
 
 fn part_fails(play: &mut Play, part: u8) -> Vec<Action> {
-    play.say(A, Word::PartFailed { part, cause: "socket lost".into() })
+    play.report_state(A, StateReport::PartFailed { part, cause: "socket lost".into() })
 }
 
 fn soft_then_again_after(quiet: Duration) -> (Play, Vec<Action>) {
     let mut play = Play::running(1);
     play.soft_fails(A);
     play.next();
-    play.say(A, Word::Running);
+    play.report_state(A, StateReport::Running);
     play.after(quiet);
     play.soft_fails(A);
     let told = deeds(play.next());
@@ -24,29 +24,31 @@ fn a_handler_that_fails_again_at_once_inherits_nothing_and_then_takes_its_actor_
     assert_eq!(told, [send(A, MEND)]);
     let (mut play, told) = soft_then_again_after(100 * MS);
     assert_eq!(told, [send(A, Command::RestartHandler { inherit: false })]);
-    play.say(A, Word::Running);
+    play.report_state(A, StateReport::Running);
     assert_eq!(deeds(play.soft_fails(A)), [send(A, Command::Stop)]);
-    let State::Restarting { depth: Depth::Hard, backoff } = play.state(A) else { panic!("{:?}", play.state(A)) };
+    let State::Restarting { depth: RestartDepth::Hard, backoff } = play.state(A) else { panic!("{:?}", play.state(A)) };
     // It ends before the pause is over; the pause still holds.
     play.after(MS);
-    assert_eq!(deeds(play.end(A, End::Done)), []);
+    assert_eq!(deeds(play.end(A, ActorExit::Done)), []);
     assert_eq!(deeds(play.after(backoff - MS)), [start(A, 2)]);
     // A new life has a clean handler: its first failure is soft again.
-    play.say(A, Word::Running);
+    play.report_state(A, StateReport::Running);
     play.soft_fails(A);
-    assert!(matches!(play.state(A), State::Restarting { depth: Depth::Soft, .. }));
+    assert!(matches!(play.state(A), State::Restarting { depth: RestartDepth::Soft, .. }));
 }
 
 #[test]
 fn a_part_that_fails_is_opened_again_and_the_gap_is_told() {
     let mut play = Play::running(1);
     assert_eq!(deeds(part_fails(&mut play, 1)), []);
-    let State::Restarting { depth: Depth::Part(1), backoff } = play.state(A) else { panic!("{:?}", play.state(A)) };
+    let State::Restarting { depth: RestartDepth::Part(1), backoff } = play.state(A) else {
+        panic!("{:?}", play.state(A))
+    };
     // A second one goes with it.
     assert_eq!(part_fails(&mut play, 0), []);
     assert_eq!(deeds(play.next()), [send(A, MEND_PARTS)]);
-    assert_eq!(gap_of(&play.say(A, Word::Running)), Some(backoff));
-    assert_eq!((play.roster.generation(A), play.roster.restarts(A)), (1, 1));
+    assert_eq!(gap_of(&play.report_state(A, StateReport::Running)), Some(backoff));
+    assert_eq!((play.core.generation(A), play.core.restarts(A)), (1, 1));
 }
 
 #[test]
@@ -63,8 +65,8 @@ fn a_part_is_never_given_up_and_never_ends_its_actor() {
         // The window moves on, so it is by the budget again now and then.
         assert!(!waits || play.now - before == Settings::default().part_every);
     }
-    play.say(A, Word::Running);
-    assert_eq!((play.state(A), play.roster.generation(A)), (State::Running, 1));
+    play.report_state(A, StateReport::Running);
+    assert_eq!((play.state(A), play.core.generation(A)), (State::Running, 1));
 }
 
 #[test]
@@ -72,15 +74,15 @@ fn a_part_without_its_interface_costs_nothing_and_is_woken() {
     let mut play = Play::running(1);
     part_fails(&mut play, 1);
     play.next();
-    let restarts = play.roster.restarts(A);
+    let restarts = play.core.restarts(A);
     for _ in 0..100 {
-        play.say(A, Word::Waiting("eth1 is gone".into()));
+        play.report_state(A, StateReport::Waiting("eth1 is gone".into()));
         assert_eq!(play.state_name(A), "waiting");
-        assert_eq!(deeds(play.tell(Input::Wake { worker: A })), [send(A, MEND_PARTS)]);
-        assert_eq!(play.tell(Input::Wake { worker: A }), [], "under way");
+        assert_eq!(deeds(play.take(Input::Wake { actor: A })), [send(A, MEND_PARTS)]);
+        assert_eq!(play.take(Input::Wake { actor: A }), [], "under way");
     }
-    play.say(A, Word::Running);
-    assert_eq!((play.state(A), play.roster.restarts(A)), (State::Running, restarts));
+    play.report_state(A, StateReport::Running);
+    assert_eq!((play.state(A), play.core.restarts(A)), (State::Running, restarts));
 }
 
 #[test]
@@ -92,23 +94,23 @@ fn a_handler_that_fails_while_a_part_is_closed_comes_first_and_the_part_after_it
     // The handler is back; the actor tells of what is still closed.
     assert_eq!(deeds(part_fails(&mut play, 1)), []);
     assert_eq!(deeds(play.next()), [send(A, MEND_PARTS)]);
-    play.say(A, Word::Running);
-    assert_eq!((play.state(A), play.roster.generation(A)), (State::Running, 1));
+    play.report_state(A, StateReport::Running);
+    assert_eq!((play.state(A), play.core.generation(A)), (State::Running, 1));
 }
 
 #[test]
 fn a_part_is_restarted_when_asked_for_at_no_cost() {
     let mut play = Play::new(1);
-    play.tell(Input::Start);
-    assert_eq!(play.restart(A, Depth::Part(0)), Err(Refusal::Opening { worker: A }));
-    play.say(A, Word::Running);
+    play.take(Input::Start);
+    assert_eq!(play.restart(A, RestartDepth::Part(0)), Err(Refusal::Opening { actor: A }));
+    play.report_state(A, StateReport::Running);
     for _ in 0..50 {
-        assert_eq!(deeds(play.restart(A, Depth::Part(0)).unwrap()), [send(A, Command::RestartPart(0))]);
-        assert_eq!(play.restart(A, Depth::Part(1)), Err(Refusal::Mending { worker: A }));
-        assert_eq!(play.state(A), State::Restarting { depth: Depth::Part(0), backoff: Duration::ZERO });
-        play.say(A, Word::Running);
+        assert_eq!(deeds(play.restart(A, RestartDepth::Part(0)).unwrap()), [send(A, Command::RestartPart(0))]);
+        assert_eq!(play.restart(A, RestartDepth::Part(1)), Err(Refusal::RebuildInProgress { actor: A }));
+        assert_eq!(play.state(A), State::Restarting { depth: RestartDepth::Part(0), backoff: Duration::ZERO });
+        play.report_state(A, StateReport::Running);
     }
     // One that does not come back takes the actor with it: it does not answer at all.
-    play.restart(A, Depth::Part(0)).unwrap();
+    play.restart(A, RestartDepth::Part(0)).unwrap();
     assert_eq!(deeds(play.next()), [send(A, Command::Stop)]);
 }

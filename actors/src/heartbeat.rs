@@ -14,14 +14,14 @@ struct Beats(AtomicU64);
 
 /// The actor's end.
 #[derive(Debug)]
-pub struct Pulse(Arc<Beats>);
+pub struct Heartbeat(Arc<Beats>);
 
-impl Pulse {
+impl Heartbeat {
     /// A pulse, and the watch on it; at `now` the pulse counts as fresh.
     #[must_use]
-    pub fn new(now: Instant) -> (Self, PulseWatch) {
+    pub fn new(now: Instant) -> (Self, HeartbeatMonitor) {
         let beats = Arc::new(Beats::default());
-        (Self(Arc::clone(&beats)), PulseWatch { beats, seen: 0, changed: now })
+        (Self(Arc::clone(&beats)), HeartbeatMonitor { beats, seen: 0, changed: now })
     }
 
     /// One turn done. About 1 ns.
@@ -35,13 +35,13 @@ impl Pulse {
 
 /// The supervisor's end.
 #[derive(Debug)]
-pub struct PulseWatch {
+pub struct HeartbeatMonitor {
     beats: Arc<Beats>,
     seen: u64,
     changed: Instant,
 }
 
-impl PulseWatch {
+impl HeartbeatMonitor {
     /// How long the count has stood still, as far as this watch has looked: it can be too small by the time
     /// between two looks, never too large.
     pub fn age(&mut self, now: Instant) -> Duration {
@@ -69,13 +69,13 @@ mod tests {
     #[test]
     fn age_grows_while_the_count_stands_and_restarts_when_it_moves() {
         let start = Instant::now();
-        let (pulse, mut watch) = Pulse::new(start);
+        let (heartbeat, mut watch) = Heartbeat::new(start);
         assert_eq!(watch.age(start + 300 * MS), 300 * MS);
-        pulse.beat();
+        heartbeat.beat();
         assert_eq!(watch.age(start + 400 * MS), Duration::ZERO);
         assert_eq!(watch.age(start + 1700 * MS), 1300 * MS);
-        pulse.beat();
-        pulse.beat();
+        heartbeat.beat();
+        heartbeat.beat();
         assert_eq!(watch.age(start + 1800 * MS), Duration::ZERO);
         assert_eq!(watch.count(), 3);
     }
@@ -83,8 +83,8 @@ mod tests {
     #[test]
     fn a_look_back_in_time_is_no_panic() {
         let start = Instant::now();
-        let (pulse, mut watch) = Pulse::new(start + 10 * MS);
-        pulse.beat();
+        let (heartbeat, mut watch) = Heartbeat::new(start + 10 * MS);
+        heartbeat.beat();
         assert_eq!(watch.age(start + 20 * MS), Duration::ZERO);
         assert_eq!(watch.age(start), Duration::ZERO);
     }
@@ -92,9 +92,9 @@ mod tests {
     #[test]
     fn a_dead_actor_leaves_the_watch_usable() {
         let start = Instant::now();
-        let (pulse, mut watch) = Pulse::new(start);
-        pulse.beat();
-        drop(pulse);
+        let (heartbeat, mut watch) = Heartbeat::new(start);
+        heartbeat.beat();
+        drop(heartbeat);
         assert_eq!(watch.age(start + MS), Duration::ZERO);
         assert_eq!(watch.age(start + 5 * MS), 4 * MS);
     }

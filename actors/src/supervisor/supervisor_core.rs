@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::phase::Turn;
-use super::slot::Slot;
-use super::{Command, Depth, End, Event, Health, State, Word, WorkerId};
+use super::lifecycle::ActorLifecycle;
+use super::phase::TransitionContext;
+use super::{ActorExit, ActorId, Command, Event, Health, RestartDepth, State, StateReport};
 use crate::policy::RestartPolicy;
 
 /// The supervisor's limits.
@@ -51,39 +51,39 @@ pub enum Input {
     /// Start all that are planned.
     Start,
     /// A worker spoke.
-    Said {
+    StateReported {
         /// Which.
-        worker: WorkerId,
+        actor: ActorId,
         /// In which life; words of a former one are not heard.
         generation: u64,
         /// What.
-        word: Word,
+        report: StateReport,
     },
     /// A worker's actor ended, or did not start.
     Ended {
         /// Which.
-        worker: WorkerId,
+        actor: ActorId,
         /// In which life.
         generation: u64,
         /// How.
-        end: End,
+        end: ActorExit,
     },
     /// A live worker's heartbeat was looked at.
-    Pulse {
+    Heartbeat {
         /// Which.
-        worker: WorkerId,
+        actor: ActorId,
         /// How long it has stood.
         age: Duration,
     },
     /// Something a waiting worker may have waited for has come.
     Wake {
         /// Which.
-        worker: WorkerId,
+        actor: ActorId,
     },
     /// Finish the work at hand, then stop; stays stopped until a restart is asked for.
     Drain {
         /// Which.
-        worker: WorkerId,
+        actor: ActorId,
         /// Then it is stopped all the same.
         within: Duration,
     },
@@ -105,21 +105,21 @@ pub enum Action {
     /// Start this life; a refusal comes back as [`Input::Ended`].
     Start {
         /// Which.
-        worker: WorkerId,
+        actor: ActorId,
         /// Its number, from 1.
         generation: u64,
     },
     /// Tell the live actor.
     Send {
         /// Which.
-        worker: WorkerId,
+        actor: ActorId,
         /// What.
         command: Command,
     },
-    /// It does not end: call [`Worker::abandon`](super::Worker::abandon).
+    /// It does not end: call [`ActorController::abandon`](super::ActorController::abandon).
     Abandon {
         /// Which.
-        worker: WorkerId,
+        actor: ActorId,
     },
     /// Tell the observer.
     Emit(Event),
@@ -143,36 +143,36 @@ pub enum HandlerAge {
 #[non_exhaustive]
 pub enum Refusal {
     /// No such worker.
-    #[error("there is no worker {worker:?}: there are {workers}, counted from 0")]
+    #[error("there is no worker {actor:?}: there are {actors}, counted from 0")]
     Unknown {
         /// Asked for.
-        worker: WorkerId,
+        actor: ActorId,
         /// There are.
-        workers: usize,
+        actors: usize,
     },
     /// It is being drained.
-    #[error("worker {worker:?} is draining: restart it when it has stopped")]
+    #[error("worker {actor:?} is draining: restart it when it has stopped")]
     Draining {
         /// Which.
-        worker: WorkerId,
+        actor: ActorId,
     },
     /// It has no handler yet.
-    #[error("worker {worker:?} is opening and has no handler to restart yet: restart it hard, or wait")]
+    #[error("worker {actor:?} is opening and has no handler to restart yet: restart it hard, or wait")]
     Opening {
         /// Which.
-        worker: WorkerId,
+        actor: ActorId,
     },
     /// Something inside it is being rebuilt.
-    #[error("worker {worker:?} is being restarted already: wait until it runs")]
-    Mending {
+    #[error("worker {actor:?} is being restarted already: wait until it runs")]
+    RebuildInProgress {
         /// Which.
-        worker: WorkerId,
+        actor: ActorId,
     },
     /// Its thread does not end.
-    #[error("worker {worker:?} was told to end and still runs: only a restart of the process frees its thread")]
+    #[error("worker {actor:?} was told to end and still runs: only a restart of the process frees its thread")]
     StillRuns {
         /// Which.
-        worker: WorkerId,
+        actor: ActorId,
     },
     /// All are being stopped.
     #[error("the engine is stopping: nothing is started any more")]
@@ -181,19 +181,19 @@ pub enum Refusal {
 
 /// All workers and what they are waited for.
 #[derive(Debug)]
-pub struct Roster {
+pub struct SupervisorCore {
     settings: Settings,
-    slots: Vec<Slot>,
+    lifecycles: Vec<ActorLifecycle>,
     health: Health,
     stopping: bool,
 }
 
-impl Roster {
-    /// `workers` planned workers, none started.
+impl SupervisorCore {
+    /// `actors` planned workers, none started.
     #[must_use]
-    pub fn new(settings: Settings, workers: usize) -> Self {
-        let slots = (0..workers).map(|n| Slot::new(&settings, WorkerId(n))).collect();
-        Self { settings, slots, health: Health::Healthy, stopping: false }
+    pub fn new(settings: Settings, actors: usize) -> Self {
+        let lifecycles = (0..actors).map(|n| ActorLifecycle::new(&settings, ActorId(n))).collect();
+        Self { settings, lifecycles, health: Health::Healthy, stopping: false }
     }
 
     /// Takes in what happened; says what to do about it. Unknown workers and former lives are not heard.
@@ -202,35 +202,37 @@ impl Roster {
         let mut out = Vec::new();
         match input {
             Input::Start if self.stopping => {}
-            Input::Start => self.each(now, &mut out, Slot::begin),
-            Input::Tick => self.each(now, &mut out, Slot::on_time),
+            Input::Start => self.each(now, &mut out, ActorLifecycle::begin),
+            Input::Tick => self.each(now, &mut out, ActorLifecycle::on_time),
             Input::Stop { within } => {
                 self.stopping = true;
-                self.each(now, &mut out, |slot, turn| slot.stop(turn, within));
+                self.each(now, &mut out, |lifecycle, cx| lifecycle.stop(cx, within));
             }
             Input::ReplaceHandlers if self.stopping => {}
-            Input::ReplaceHandlers => self.each(now, &mut out, Slot::replace_handler),
-            Input::Said { worker, generation, word } => {
-                self.one(now, &mut out, worker, |slot, turn| {
-                    if slot.generation() == generation {
-                        slot.on_word(turn, word);
+            Input::ReplaceHandlers => self.each(now, &mut out, ActorLifecycle::replace_handler),
+            Input::StateReported { actor, generation, report } => {
+                self.one(now, &mut out, actor, |lifecycle, cx| {
+                    if lifecycle.generation() == generation {
+                        lifecycle.on_state(cx, report);
                     }
                 });
             }
-            Input::Ended { worker, generation, end } => {
-                self.one(now, &mut out, worker, |slot, turn| {
-                    if slot.generation() == generation {
-                        slot.on_end(turn, end);
+            Input::Ended { actor, generation, end } => {
+                self.one(now, &mut out, actor, |lifecycle, cx| {
+                    if lifecycle.generation() == generation {
+                        lifecycle.on_end(cx, end);
                     }
                 });
             }
-            Input::Pulse { worker, age } => self.one(now, &mut out, worker, |slot, turn| slot.on_pulse(turn, age)),
-            Input::Wake { worker } => self.one(now, &mut out, worker, |slot, turn| slot.wake(turn)),
-            Input::Drain { worker, within } => {
-                self.one(now, &mut out, worker, |slot, turn| slot.drain(turn, within));
+            Input::Heartbeat { actor, age } => {
+                self.one(now, &mut out, actor, |lifecycle, cx| lifecycle.on_heartbeat(cx, age))
+            }
+            Input::Wake { actor } => self.one(now, &mut out, actor, |lifecycle, cx| lifecycle.wake(cx)),
+            Input::Drain { actor, within } => {
+                self.one(now, &mut out, actor, |lifecycle, cx| lifecycle.drain(cx, within));
             }
         }
-        self.judge(&mut out);
+        self.update_health(&mut out);
         out
     }
 
@@ -239,28 +241,28 @@ impl Roster {
     ///
     /// # Errors
     /// [`Refusal`].
-    pub fn restart(&mut self, now: Instant, worker: WorkerId, depth: Depth) -> Result<Vec<Action>, Refusal> {
+    pub fn restart(&mut self, now: Instant, actor: ActorId, depth: RestartDepth) -> Result<Vec<Action>, Refusal> {
         if self.stopping {
             return Err(Refusal::Stopping);
         }
-        let workers = self.slots.len();
-        let slot = self.slots.get_mut(worker.0).ok_or(Refusal::Unknown { worker, workers })?;
+        let actors = self.lifecycles.len();
+        let lifecycle = self.lifecycles.get_mut(actor.0).ok_or(Refusal::Unknown { actor, actors })?;
         let mut out = Vec::new();
-        slot.restart(&mut Turn { now, worker, settings: &self.settings, out: &mut out }, depth)?;
-        self.judge(&mut out);
+        lifecycle.restart(&mut TransitionContext { now, actor, settings: &self.settings, out: &mut out }, depth)?;
+        self.update_health(&mut out);
         Ok(out)
     }
 
     /// Number of workers.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.slots.len()
+        self.lifecycles.len()
     }
 
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.slots.is_empty()
+        self.lifecycles.is_empty()
     }
 
     /// The whole.
@@ -271,44 +273,44 @@ impl Roster {
 
     /// Where a worker is.
     #[must_use]
-    pub fn state(&self, worker: WorkerId) -> Option<&State> {
-        self.slots.get(worker.0).map(Slot::state)
+    pub fn state(&self, actor: ActorId) -> Option<&State> {
+        self.lifecycles.get(actor.0).map(ActorLifecycle::state)
     }
 
     /// Number of a worker's present or last life; 0: never started.
     #[must_use]
-    pub fn generation(&self, worker: WorkerId) -> u64 {
-        self.slots.get(worker.0).map_or(0, Slot::generation)
+    pub fn generation(&self, actor: ActorId) -> u64 {
+        self.lifecycles.get(actor.0).map_or(0, ActorLifecycle::generation)
     }
 
     /// Restarts of a worker so far, soft and hard, of itself and asked for.
     #[must_use]
-    pub fn restarts(&self, worker: WorkerId) -> u64 {
-        self.slots.get(worker.0).map_or(0, Slot::restarts)
+    pub fn restarts(&self, actor: ActorId) -> u64 {
+        self.lifecycles.get(actor.0).map_or(0, ActorLifecycle::restarts)
     }
 
     /// Whether a worker has an actor with a thread.
     #[must_use]
-    pub fn is_live(&self, worker: WorkerId) -> bool {
-        self.slots.get(worker.0).is_some_and(Slot::is_live)
+    pub fn is_live(&self, actor: ActorId) -> bool {
+        self.lifecycles.get(actor.0).is_some_and(ActorLifecycle::is_live)
     }
 
     /// Which handler a worker has.
     #[must_use]
-    pub fn handler(&self, worker: WorkerId) -> HandlerAge {
-        self.slots.get(worker.0).map_or(HandlerAge::None, Slot::handler)
+    pub fn handler(&self, actor: ActorId) -> HandlerAge {
+        self.lifecycles.get(actor.0).map_or(HandlerAge::None, ActorLifecycle::handler)
     }
 
     /// Whether nothing more comes from a worker without a new order; one that does not end is at rest, yet live.
     #[must_use]
-    pub fn is_at_rest(&self, worker: WorkerId) -> bool {
-        self.slots.get(worker.0).is_none_or(Slot::is_at_rest)
+    pub fn is_settled(&self, actor: ActorId) -> bool {
+        self.lifecycles.get(actor.0).is_none_or(ActorLifecycle::is_settled)
     }
 
     /// Whether a worker's heartbeat stands.
     #[must_use]
-    pub fn is_stalled(&self, worker: WorkerId) -> bool {
-        self.slots.get(worker.0).is_some_and(Slot::is_stalled)
+    pub fn is_stalled(&self, actor: ActorId) -> bool {
+        self.lifecycles.get(actor.0).is_some_and(ActorLifecycle::is_stalled)
     }
 
     /// Whether all were told to stop: nothing is started any more.
@@ -320,18 +322,23 @@ impl Roster {
     /// Whether all were told to stop and are at rest.
     #[must_use]
     pub fn is_stopped(&self) -> bool {
-        self.stopping && self.slots.iter().all(Slot::is_at_rest)
+        self.stopping && self.lifecycles.iter().all(ActorLifecycle::is_settled)
     }
 
     /// When the next [`Input::Tick`] is due.
     #[must_use]
     pub fn next_due(&self) -> Option<Instant> {
-        self.slots.iter().filter_map(Slot::due).min()
+        self.lifecycles.iter().filter_map(ActorLifecycle::due).min()
     }
 
-    fn each(&mut self, now: Instant, out: &mut Vec<Action>, mut act: impl FnMut(&mut Slot, &mut Turn<'_>)) {
-        for (n, slot) in self.slots.iter_mut().enumerate() {
-            act(slot, &mut Turn { now, worker: WorkerId(n), settings: &self.settings, out: &mut *out });
+    fn each(
+        &mut self,
+        now: Instant,
+        out: &mut Vec<Action>,
+        mut act: impl FnMut(&mut ActorLifecycle, &mut TransitionContext<'_>),
+    ) {
+        for (n, lifecycle) in self.lifecycles.iter_mut().enumerate() {
+            act(lifecycle, &mut TransitionContext { now, actor: ActorId(n), settings: &self.settings, out: &mut *out });
         }
     }
 
@@ -339,17 +346,18 @@ impl Roster {
         &mut self,
         now: Instant,
         out: &mut Vec<Action>,
-        worker: WorkerId,
-        act: impl FnOnce(&mut Slot, &mut Turn<'_>),
+        actor: ActorId,
+        act: impl FnOnce(&mut ActorLifecycle, &mut TransitionContext<'_>),
     ) {
-        if let Some(slot) = self.slots.get_mut(worker.0) {
-            act(slot, &mut Turn { now, worker, settings: &self.settings, out });
+        if let Some(lifecycle) = self.lifecycles.get_mut(actor.0) {
+            act(lifecycle, &mut TransitionContext { now, actor, settings: &self.settings, out });
         }
     }
 
-    fn judge(&mut self, out: &mut Vec<Action>) {
-        let bad = |slot: &Slot| slot.is_stalled() || matches!(slot.state(), State::Failed { .. });
-        let health = if self.slots.iter().any(bad) { Health::Degraded } else { Health::Healthy };
+    fn update_health(&mut self, out: &mut Vec<Action>) {
+        let bad =
+            |lifecycle: &ActorLifecycle| lifecycle.is_stalled() || matches!(lifecycle.state(), State::Failed { .. });
+        let health = if self.lifecycles.iter().any(bad) { Health::Degraded } else { Health::Healthy };
         if health != self.health {
             self.health = health;
             out.push(Action::Emit(Event::Health(health)));
@@ -358,5 +366,5 @@ impl Roster {
 }
 
 #[cfg(test)]
-#[path = "roster_tests.rs"]
+#[path = "supervisor_core_tests.rs"]
 mod tests;

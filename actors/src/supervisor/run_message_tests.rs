@@ -10,10 +10,10 @@ fn words_and_reports_are_never_lost_and_lost_telemetry_is_counted() {
     const LAST: u32 = 3;
     let (go, gate) = bounded::<()>(1);
     let talks = Scripted::new("talks", move |link, mailbox| {
-        link.say(Word::Running);
+        link.report_state(StateReport::Running);
         link.report(HOLD);
         let sent = (0..MANY).filter(|_| link.telemetry(TELEMETRY)).count();
-        assert!(sent <= MAIL_CAPACITY / 2, "nobody reads, yet {sent} found room");
+        assert!(sent <= MESSAGE_CAPACITY / 2, "nobody reads, yet {sent} found room");
         assert_eq!(sent as u64 + link.telemetry_dropped(), u64::from(MANY));
         go.send(()).unwrap();
         assert!((0..MANY).all(|_| link.report(REPORT)));
@@ -45,12 +45,12 @@ fn words_and_reports_are_never_lost_and_lost_telemetry_is_counted() {
 
 #[test]
 fn the_last_words_come_before_the_end() {
-    let last_words = Scripted::new("last", |link, _| {
-        link.say(Word::Running);
+    let last_report = Scripted::new("last", |link, _| {
+        link.report_state(StateReport::Running);
         assert!((0..900).all(|n| link.report(n)));
-        End::Refused("that was all".into())
+        ActorExit::Refused("that was all".into())
     });
-    let rig = Rig::new(vec![last_words]);
+    let rig = Rig::new(vec![last_report]);
     let mut next = 0;
     loop {
         match rig.notices.recv_timeout(LONG).unwrap() {
@@ -69,15 +69,15 @@ fn the_last_words_come_before_the_end() {
 #[test]
 fn a_worker_that_waits_is_tried_again_when_woken_and_notes_reach_it_meanwhile() {
     let (notes, noted) = bounded(4);
-    let mut worker = Scripted::new("waits", |link, mailbox| match link.generation() {
-        1 => End::Waiting("eth7 is absent".into()),
+    let mut actor = Scripted::new("waits", |link, mailbox| match link.generation() {
+        1 => ActorExit::Waiting("eth7 is absent".into()),
         _ => obedient(link, mailbox),
     });
-    worker.notes = notes;
+    actor.notes = notes;
     // By itself it would not be tried again in the time of this test.
-    let rig = Rig::with(Settings { retry_every: 10 * LONG, ..Settings::default() }, vec![worker]);
+    let rig = Rig::with(Settings { retry_every: 10 * LONG, ..Settings::default() }, vec![actor]);
     assert_eq!(rig.until_state(A, "waiting").0, "eth7 is absent");
-    rig.handle().note(A, "new tables").unwrap();
+    rig.handle().send_engine_message(A, "new tables").unwrap();
     assert_eq!(noted.recv_timeout(LONG), Ok("new tables"));
     rig.handle().wake(A).unwrap();
     rig.until_state(A, "running");
@@ -88,27 +88,27 @@ fn a_worker_that_waits_is_tried_again_when_woken_and_notes_reach_it_meanwhile() 
 fn a_hundred_restarts_under_load_of_two_workers_come_back_each_time() {
     let policy = RestartPolicy { max_restarts: 1000, backoff_min: Duration::ZERO, ..RestartPolicy::default() };
     let policy = RestartPolicy { backoff_max: Duration::ZERO, ..policy };
-    let falls = |link: &Link<u32>, mailbox: &Mailbox<Command>| {
-        link.say(Word::Running);
+    let falls = |link: &SupervisorLink<u32>, mailbox: &Mailbox<Command>| {
+        link.report_state(StateReport::Running);
         if link.generation() <= 100 {
-            return End::Failed("again".into());
+            return ActorExit::Failed("again".into());
         }
         obedient(link, mailbox)
     };
-    let chatters = |link: &Link<u32>, mailbox: &Mailbox<Command>| {
-        link.say(Word::Running);
+    let chatters = |link: &SupervisorLink<u32>, mailbox: &Mailbox<Command>| {
+        link.report_state(StateReport::Running);
         loop {
             link.beat();
             link.telemetry(7);
             if let Some(Command::Stop) = mailbox.try_recv() {
-                return End::Done;
+                return ActorExit::Done;
             }
         }
     };
     let settings = Settings { policy, ..Settings::default() };
     let (sender, notices) = crossbeam_channel::unbounded();
-    let workers = vec![Scripted::new("falls", falls), Scripted::new("chatters", chatters)];
-    let supervisor = supervise(settings, workers, move |notice| {
+    let actors = vec![Scripted::new("falls", falls), Scripted::new("chatters", chatters)];
+    let supervisor = supervise(settings, actors, move |notice| {
         if let Notice::Event(event) = notice {
             let _ = sender.send(event);
         }
@@ -117,13 +117,13 @@ fn a_hundred_restarts_under_load_of_two_workers_come_back_each_time() {
     let mut runs = 0;
     while runs < 101 {
         match notices.recv_timeout(LONG).unwrap() {
-            Event::Changed { worker: A, to: State::Running, .. } => runs += 1,
+            Event::Changed { actor: A, to: State::Running, .. } => runs += 1,
             Event::Changed { to, .. } => assert_ne!(to.name(), "failed"),
             _ => {}
         }
     }
     let status = supervisor.handle().status().unwrap().1;
     assert_eq!((status[0].generation, status[1].generation), (101, 1));
-    assert_eq!(supervisor.handle().stop(LONG), Ok(Rested::default()));
+    assert_eq!(supervisor.handle().stop(LONG), Ok(StopReport::default()));
     supervisor.join().unwrap();
 }

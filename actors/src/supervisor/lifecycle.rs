@@ -1,0 +1,430 @@
+//! One worker in the roster: its phase, and what each input makes of it.
+//!
+//! [`State`] is what the world sees; [`Phase`] is what the supervisor waits for. Only here do they change.
+
+mod reload;
+
+use std::time::{Duration, Instant};
+
+use super::phase::{AfterExit, Phase, RebuildTarget, TransitionContext};
+use super::supervisor_core::{Action, Refusal, Settings};
+use super::{ActorExit, ActorId, Command, Event, RestartDepth, State, StateReport};
+use crate::policy::{Decision, RestartBudget};
+
+#[derive(Debug)]
+pub(super) struct ActorLifecycle {
+    state: State,
+    phase: Phase,
+    generation: u64,
+    restarts: u64,
+    budget: RestartBudget,
+    /// When it last left `Running`.
+    down_since: Option<Instant>,
+    /// When the handler was last told to restart, or came back from it, in this life.
+    softened: Option<Instant>,
+    /// Failures of the handler, each soon after the restart before it.
+    quick: u8,
+    stalled: bool,
+    /// The live actor's handler may be one of a former factory, and is to be replaced as soon as the actor can do it.
+    outdated: bool,
+}
+
+impl ActorLifecycle {
+    pub(super) fn new(settings: &Settings, actor: ActorId) -> Self {
+        // Another seed for each, or workers felled together would come back together.
+        let seed = settings.seed ^ (actor.0 as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        Self {
+            state: State::Planned,
+            phase: Phase::Idle,
+            generation: 0,
+            restarts: 0,
+            budget: RestartBudget::new(settings.policy, seed),
+            down_since: None,
+            softened: None,
+            quick: 0,
+            stalled: false,
+            outdated: false,
+        }
+    }
+
+    pub(super) fn state(&self) -> &State {
+        &self.state
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    pub(super) fn restarts(&self) -> u64 {
+        self.restarts
+    }
+
+    pub(super) fn is_stalled(&self) -> bool {
+        self.stalled
+    }
+
+    /// Whether an actor of this slot has a thread.
+    pub(super) fn is_live(&self) -> bool {
+        !matches!(self.phase, Phase::Idle | Phase::Backoff { .. } | Phase::Waiting { .. })
+    }
+
+    /// Whether nothing more will come without a new order or a late end.
+    pub(super) fn is_settled(&self) -> bool {
+        matches!(self.phase, Phase::Idle | Phase::Overdue { next: AfterExit::Rest(_) })
+    }
+
+    pub(super) fn due(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Idle | Phase::Opening | Phase::Up | Phase::Overdue { .. } => None,
+            Phase::RebuildPending { due: at, .. }
+            | Phase::Rebuilding { by: at, .. }
+            | Phase::Draining { by: at }
+            | Phase::Ending { by: at, .. }
+            | Phase::Backoff { due: at }
+            | Phase::Waiting { retry: at } => Some(at),
+        }
+    }
+
+    /// The first start.
+    pub(super) fn begin(&mut self, cx: &mut TransitionContext<'_>) {
+        if matches!(self.state, State::Planned) {
+            self.start(cx, "started");
+        }
+    }
+
+    pub(super) fn on_state(&mut self, cx: &mut TransitionContext<'_>, report: StateReport) {
+        self.take_word(cx, report);
+        self.replace_outdated(cx);
+    }
+
+    fn take_word(&mut self, cx: &mut TransitionContext<'_>, report: StateReport) {
+        match (&self.phase, report) {
+            (Phase::Opening | Phase::Up | Phase::Rebuilding { .. }, StateReport::Running) => {
+                let cause = match &self.phase {
+                    Phase::Opening => "opened",
+                    Phase::Rebuilding { what: RebuildTarget::Handler { .. }, .. } => {
+                        self.softened = Some(cx.now);
+                        "handler restarted"
+                    }
+                    Phase::Rebuilding { .. } => "opened again",
+                    _ => "has what it waited for",
+                };
+                self.phase = Phase::Up;
+                self.go(cx, State::Running, cause);
+            }
+            (Phase::Opening | Phase::Up | Phase::Rebuilding { .. }, StateReport::Waiting(why)) => {
+                self.phase = Phase::Up;
+                self.go(cx, State::Waiting { why: why.clone() }, why);
+            }
+            (Phase::Rebuilding { what: RebuildTarget::Handler { .. }, .. }, StateReport::SoftFailed(cause)) => {
+                self.fail(cx, RestartDepth::Hard, cause);
+            }
+            // Where a part was waited for, the handler comes first: the actor tells of the part again.
+            (Phase::Opening | Phase::Up | Phase::Rebuilding { .. }, StateReport::SoftFailed(cause))
+            | (
+                Phase::RebuildPending { what: RebuildTarget::Part(_) | RebuildTarget::Parts, .. },
+                StateReport::SoftFailed(cause),
+            ) => {
+                self.soft_failed(cx, cause);
+            }
+            (Phase::Opening | Phase::Up, StateReport::PartFailed { part, cause })
+            | (
+                Phase::Rebuilding { what: RebuildTarget::Part(_) | RebuildTarget::Parts, .. },
+                StateReport::PartFailed { part, cause },
+            ) => {
+                self.part_failed(cx, part, cause);
+            }
+            // The handler is back, but not all parts are.
+            (Phase::Rebuilding { .. }, StateReport::PartFailed { part, cause }) => {
+                self.softened = Some(cx.now);
+                self.part_failed(cx, part, cause);
+            }
+            (Phase::Draining { .. }, StateReport::Drained | StateReport::SoftFailed(_)) => {
+                self.end(cx, cx.settings.end_within, AfterExit::Rest(State::Stopped));
+            }
+            // Overtaken: it speaks from before a command it has not read yet.
+            _ => {}
+        }
+    }
+
+    fn soft_failed(&mut self, cx: &mut TransitionContext<'_>, cause: String) {
+        let since = self.softened.map(|at| cx.now.saturating_duration_since(at));
+        let quick = since.is_some_and(|since| since <= cx.settings.soft_again_within);
+        self.quick = if quick { self.quick.saturating_add(1) } else { 0 };
+        self.fail(cx, if self.quick >= 2 { RestartDepth::Hard } else { RestartDepth::Soft }, cause);
+    }
+
+    /// The actor goes on without the part, so this never ends it.
+    fn part_failed(&mut self, cx: &mut TransitionContext<'_>, part: u8, cause: String) {
+        let (what, wait) = (RebuildTarget::Parts, cx.settings.part_every);
+        match self.budget.on_failure(cx.now) {
+            Decision::RestartAfter(backoff) => {
+                self.phase = Phase::RebuildPending { due: cx.after(backoff), what };
+                self.go(cx, State::Restarting { depth: RestartDepth::Part(part), backoff }, cause);
+            }
+            Decision::GiveUp { restarts, window } => {
+                self.phase = Phase::RebuildPending { due: cx.after(wait), what };
+                let why = format!("{cause}; {restarts} restarts within {window:?}, now one every {wait:?}");
+                self.go(cx, State::Waiting { why }, cause);
+            }
+        }
+    }
+
+    pub(super) fn on_end(&mut self, cx: &mut TransitionContext<'_>, end: ActorExit) {
+        if !self.is_live() {
+            return;
+        }
+        self.recover(cx);
+        let cause = end.to_string();
+        match std::mem::replace(&mut self.phase, Phase::Idle) {
+            Phase::Ending { next, .. } | Phase::Overdue { next } => self.after_exit(cx, next, cause),
+            Phase::Draining { .. } => self.after_exit(cx, AfterExit::Rest(State::Stopped), cause),
+            _ => match end {
+                ActorExit::Waiting(why) => {
+                    self.phase = Phase::Waiting { retry: cx.after(cx.settings.retry_every) };
+                    self.go(cx, State::Waiting { why }, cause);
+                }
+                ActorExit::Refused(why) => self.go(cx, State::Failed { why }, cause),
+                ActorExit::Done => self.fail(cx, RestartDepth::Hard, "ended without being told to".to_owned()),
+                ActorExit::Failed(_) | ActorExit::Panicked(_) => self.fail(cx, RestartDepth::Hard, cause),
+            },
+        }
+    }
+
+    /// What the passing of time brings.
+    pub(super) fn on_time(&mut self, cx: &mut TransitionContext<'_>) {
+        if self.due().is_none_or(|due| cx.now < due) {
+            return;
+        }
+        match &self.phase {
+            Phase::RebuildPending { what, .. } => self.start_rebuild(cx, *what),
+            Phase::Rebuilding { what, .. } => {
+                let what = if matches!(what, RebuildTarget::Handler { .. }) { "handler" } else { "part" };
+                let cause = format!("{what} not back within {:?} of its restart", cx.settings.end_within);
+                self.fail(cx, RestartDepth::Hard, cause);
+            }
+            Phase::Draining { .. } => self.end(cx, cx.settings.end_within, AfterExit::Rest(State::Stopped)),
+            Phase::Ending { next, .. } => {
+                self.phase = Phase::Overdue { next: next.clone() };
+                cx.out.push(Action::Abandon { actor: cx.actor });
+                let why = "told to end and still runs; its thread cannot be killed".to_owned();
+                self.go(cx, State::Failed { why: why.clone() }, why);
+            }
+            Phase::Backoff { .. } => self.start(cx, "starting again"),
+            Phase::Waiting { .. } => self.start(cx, "next try"),
+            Phase::Idle | Phase::Opening | Phase::Up | Phase::Overdue { .. } => {}
+        }
+    }
+
+    pub(super) fn on_heartbeat(&mut self, cx: &mut TransitionContext<'_>, age: Duration) {
+        let limit = match self.phase {
+            Phase::Idle | Phase::Backoff { .. } | Phase::Waiting { .. } => return,
+            Phase::Opening => cx.settings.open_within,
+            _ => cx.settings.stall_after,
+        };
+        if age <= limit {
+            self.recover(cx);
+            self.replace_outdated(cx);
+        } else if !self.stalled {
+            self.stalled = true;
+            cx.out.push(Action::Emit(Event::Stalled { actor: cx.actor, age }));
+            if matches!(self.phase, Phase::Draining { .. }) {
+                // It serves nobody, so nobody is waited for.
+                self.end(cx, cx.settings.end_within, AfterExit::Rest(State::Stopped));
+            }
+        }
+    }
+
+    pub(super) fn restart(&mut self, cx: &mut TransitionContext<'_>, depth: RestartDepth) -> Result<(), Refusal> {
+        let actor = cx.actor;
+        let asked = |depth| State::Restarting { depth, backoff: Duration::ZERO };
+        if self.state == State::Draining {
+            return Err(Refusal::Draining { actor });
+        }
+        match (&mut self.phase, depth) {
+            (Phase::Overdue { .. }, _) => return Err(Refusal::StillRuns { actor }),
+            (Phase::Opening, RestartDepth::Soft | RestartDepth::Part(_)) => return Err(Refusal::Opening { actor }),
+            // Under way. (Draining was answered above.)
+            (Phase::Rebuilding { what: RebuildTarget::Handler { .. }, .. }, RestartDepth::Soft)
+            | (Phase::Draining { .. }, _) => {}
+            (Phase::Idle, _) => {
+                self.budget.reset();
+                self.start(cx, "told to start");
+            }
+            (Phase::Backoff { .. } | Phase::Waiting { .. }, _) => self.start(cx, "told to start"),
+            (Phase::Ending { next, .. }, _) => {
+                *next = AfterExit::Start { due: cx.now };
+                self.go(cx, asked(RestartDepth::Hard), "told to restart");
+            }
+            // The handler of a parked actor comes first: only the actor knows that a part is closed, and tells again.
+            (Phase::RebuildPending { what: RebuildTarget::Handler { .. }, .. }, RestartDepth::Part(_)) => {
+                return Err(Refusal::RebuildInProgress { actor });
+            }
+            (Phase::Rebuilding { .. }, RestartDepth::Part(_)) => return Err(Refusal::RebuildInProgress { actor }),
+            (Phase::Up | Phase::RebuildPending { .. } | Phase::Rebuilding { .. }, RestartDepth::Soft) => {
+                self.start_rebuild(cx, RebuildTarget::Handler { inherit: true });
+                self.go(cx, asked(RestartDepth::Soft), "told to restart");
+            }
+            (Phase::Up | Phase::RebuildPending { .. }, RestartDepth::Part(part)) => {
+                self.start_rebuild(cx, RebuildTarget::Part(part));
+                self.go(cx, asked(depth), "told to restart");
+            }
+            (
+                Phase::Opening | Phase::Up | Phase::RebuildPending { .. } | Phase::Rebuilding { .. },
+                RestartDepth::Hard,
+            ) => {
+                self.go(cx, asked(RestartDepth::Hard), "told to restart");
+                self.end(cx, cx.settings.end_within, AfterExit::Start { due: cx.now });
+            }
+        }
+        Ok(())
+    }
+
+    /// Tries again at once what waits to be tried.
+    pub(super) fn wake(&mut self, cx: &mut TransitionContext<'_>) {
+        let waits = matches!(self.state, State::Waiting { .. });
+        match self.phase {
+            Phase::Waiting { .. } => self.start(cx, "woken"),
+            Phase::Up | Phase::RebuildPending { what: RebuildTarget::Parts, .. } if waits => {
+                self.start_rebuild(cx, RebuildTarget::Parts)
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn drain(&mut self, cx: &mut TransitionContext<'_>, within: Duration) {
+        match &mut self.phase {
+            Phase::Up if !self.stalled => {
+                cx.send(Command::Drain { within });
+                self.phase = Phase::Draining { by: cx.after(within) };
+                self.go(cx, State::Draining, "told to drain");
+            }
+            Phase::Draining { by } => *by = (*by).min(cx.after(within)),
+            // Nothing in it to drain.
+            _ => self.stop(cx, cx.settings.end_within),
+        }
+    }
+
+    pub(super) fn stop(&mut self, cx: &mut TransitionContext<'_>, within: Duration) {
+        const CAUSE: &str = "told to stop";
+        match &mut self.phase {
+            // A failure stays to be read.
+            Phase::Idle if matches!(self.state, State::Failed { .. }) => {}
+            Phase::Idle | Phase::Backoff { .. } | Phase::Waiting { .. } => {
+                self.phase = Phase::Idle;
+                self.go(cx, State::Stopped, CAUSE);
+            }
+            Phase::Overdue { next } => *next = AfterExit::Rest(State::Stopped),
+            Phase::Ending { next, by } => {
+                *by = cx.after(within);
+                if matches!(next, AfterExit::Start { .. }) {
+                    *next = AfterExit::Rest(State::Stopped);
+                    self.go(cx, State::Draining, CAUSE);
+                }
+            }
+            _ => {
+                self.go(cx, State::Draining, CAUSE);
+                self.end(cx, within, AfterExit::Rest(State::Stopped));
+            }
+        }
+    }
+
+    /// Answers a failure by the budget.
+    fn fail(&mut self, cx: &mut TransitionContext<'_>, depth: RestartDepth, cause: String) {
+        match self.budget.on_failure(cx.now) {
+            Decision::GiveUp { restarts, window } => {
+                let why = format!("{cause}; given up after {restarts} restarts within {window:?}");
+                self.go(cx, State::Failed { why: why.clone() }, cause);
+                self.end(cx, cx.settings.end_within, AfterExit::Rest(State::Failed { why }));
+            }
+            Decision::RestartAfter(backoff) => {
+                let due = cx.after(backoff);
+                self.go(cx, State::Restarting { depth, backoff }, cause);
+                match depth {
+                    RestartDepth::Soft => {
+                        // What it took over may be what fells it.
+                        let what = RebuildTarget::Handler { inherit: self.quick == 0 };
+                        self.phase = Phase::RebuildPending { due, what };
+                    }
+                    RestartDepth::Part(_) | RestartDepth::Hard => {
+                        self.end(cx, cx.settings.end_within, AfterExit::Start { due })
+                    }
+                }
+            }
+        }
+    }
+
+    /// Has the actor end, if there is one; then `next`.
+    fn end(&mut self, cx: &mut TransitionContext<'_>, within: Duration, next: AfterExit) {
+        if self.is_live() {
+            cx.send(Command::Stop);
+            self.phase = Phase::Ending { by: cx.after(within), next };
+        } else {
+            self.after_exit(cx, next, String::new());
+        }
+    }
+
+    /// No actor lives: goes on to `next`.
+    fn after_exit(&mut self, cx: &mut TransitionContext<'_>, next: AfterExit, cause: String) {
+        match next {
+            // Even one that is due starts by the next tick: a start that is refused at once must not recurse.
+            AfterExit::Start { due } => self.phase = Phase::Backoff { due },
+            AfterExit::Rest(state) => {
+                self.phase = Phase::Idle;
+                self.go(cx, state, cause);
+            }
+        }
+    }
+
+    fn start(&mut self, cx: &mut TransitionContext<'_>, cause: &str) {
+        self.restarts += u64::from(self.generation > 0);
+        self.generation += 1;
+        self.phase = Phase::Opening;
+        self.softened = None;
+        self.outdated = false;
+        // Tries of one that waits are not news, until one succeeds.
+        if !matches!(self.state, State::Waiting { .. }) {
+            self.go(cx, State::Opening, cause);
+        }
+        cx.out.push(Action::Start { actor: cx.actor, generation: self.generation });
+    }
+
+    /// Tells the parked or running actor to rebuild something inside it.
+    fn start_rebuild(&mut self, cx: &mut TransitionContext<'_>, what: RebuildTarget) {
+        // Tries of one that waits are not news.
+        self.restarts += u64::from(!matches!(self.state, State::Waiting { .. }));
+        self.phase = Phase::Rebuilding { by: cx.after(cx.settings.end_within), what };
+        cx.send(match what {
+            RebuildTarget::Handler { inherit } => {
+                self.softened = Some(cx.now);
+                self.outdated = false;
+                Command::RestartHandler { inherit }
+            }
+            RebuildTarget::Part(part) => Command::RestartPart(part),
+            RebuildTarget::Parts => Command::ReopenParts,
+        });
+    }
+
+    fn recover(&mut self, cx: &mut TransitionContext<'_>) {
+        if std::mem::take(&mut self.stalled) {
+            cx.out.push(Action::Emit(Event::Recovered { actor: cx.actor }));
+        }
+    }
+
+    fn go(&mut self, cx: &mut TransitionContext<'_>, to: State, cause: impl Into<String>) {
+        if self.state == to {
+            return;
+        }
+        if self.state == State::Running {
+            self.down_since = Some(cx.now);
+        }
+        let gap = match to {
+            State::Running => self.down_since.take().map(|since| cx.now.saturating_duration_since(since)),
+            // Ended on purpose: what follows is no gap.
+            State::Stopped => self.down_since.take().and(None),
+            _ => None,
+        };
+        let from = std::mem::replace(&mut self.state, to.clone());
+        cx.out.push(Action::Emit(Event::Changed { actor: cx.actor, from, to, cause: cause.into(), gap }));
+    }
+}

@@ -1,0 +1,94 @@
+//! Where the lines of actors end that nobody's thread supervises: whoever turns actors and the
+//! [`SupervisorCore`](super::SupervisorCore) by hand, as a simulation does, hears here what they say.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use super::link::{ActorMessage, ActorMessageBody, MESSAGE_CAPACITY};
+use super::{ActorId, Input, Notice, SupervisorLink};
+use crate::heartbeat::{Heartbeat, HeartbeatMonitor};
+
+/// What an actor said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LinkMessage<R> {
+    /// Something for the roster to decide about.
+    Input(Input),
+    /// Something for the observer.
+    Notice(Notice<R>),
+}
+
+/// The other end of any number of [`SupervisorLink`]s.
+///
+/// What a link must not lose waits for room here: on one thread, listen after each turn of an actor.
+#[derive(Debug)]
+pub struct LinkReceiver<R> {
+    sender: Sender<ActorMessage<R>>,
+    messages: Receiver<ActorMessage<R>>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl<R> Default for LinkReceiver<R> {
+    fn default() -> Self {
+        let (sender, messages) = bounded(MESSAGE_CAPACITY);
+        Self { sender, messages, dropped: Arc::default() }
+    }
+}
+
+impl<R> LinkReceiver<R> {
+    /// A link for life `generation` of `actor`, and the watch on its heart, which counts as fresh at `now`.
+    #[must_use]
+    pub fn link(&self, actor: ActorId, generation: u64, now: Instant) -> (SupervisorLink<R>, HeartbeatMonitor) {
+        let (heartbeat, watch) = Heartbeat::new(now);
+        (SupervisorLink::new(actor, generation, self.sender.clone(), heartbeat, Arc::clone(&self.dropped)), watch)
+    }
+
+    /// What was said next, if anything was.
+    pub fn try_recv(&self) -> Option<LinkMessage<R>> {
+        loop {
+            let ActorMessage { actor, generation, body } = self.messages.try_recv().ok()?;
+            return Some(match body {
+                ActorMessageBody::State(report) => {
+                    LinkMessage::Input(Input::StateReported { actor, generation, report })
+                }
+                ActorMessageBody::Report(report) => LinkMessage::Notice(Notice::Report { actor, generation, report }),
+                // Whoever turns an actor sees its end.
+                ActorMessageBody::Ending => continue,
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::supervisor::StateReport;
+
+    #[test]
+    fn what_links_say_is_heard_in_its_order() {
+        let receiver = LinkReceiver::default();
+        let now = Instant::now();
+        let (first, mut watch) = receiver.link(ActorId(0), 1, now);
+        let (second, _) = receiver.link(ActorId(1), 7, now);
+        assert_eq!(receiver.try_recv(), None);
+        first.beat();
+        second.report_state(StateReport::Running);
+        first.report("report");
+        drop(first);
+        second.telemetry("telemetry");
+        let (actor, generation) = (ActorId(1), 7);
+        assert_eq!(
+            receiver.try_recv(),
+            Some(LinkMessage::Input(Input::StateReported { actor, generation, report: StateReport::Running }))
+        );
+        let report = Notice::Report { actor: ActorId(0), generation: 1, report: "report" };
+        assert_eq!(receiver.try_recv(), Some(LinkMessage::Notice(report)));
+        let telemetry = Notice::Report { actor, generation, report: "telemetry" };
+        assert_eq!(receiver.try_recv(), Some(LinkMessage::Notice(telemetry)));
+        assert_eq!(receiver.try_recv(), None);
+        assert_eq!(watch.count(), 1);
+        let _ = watch.age(now);
+    }
+}

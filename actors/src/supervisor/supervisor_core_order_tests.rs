@@ -1,0 +1,223 @@
+//! What is asked for from outside: stop, drain, restart.
+use super::*;
+
+#[test]
+fn stop_during_the_pause_starts_nothing_any_more() {
+    let mut play = Play::running(1);
+    play.panics(A);
+    let told = play.take(Input::Stop { within: SECOND });
+    assert_eq!((deeds(told), play.state(A)), (vec![], State::Stopped));
+    assert!(play.core.is_stopped());
+    assert_eq!(play.after(1000 * SECOND), []);
+    assert_eq!(play.restart(A, RestartDepth::Hard), Err(Refusal::Stopping));
+    assert_eq!(play.take(Input::Start), []);
+}
+
+#[test]
+fn stop_reaches_every_live_phase_and_waits_for_the_ends() {
+    // opening, running, parked, mending, draining, ending for a restart, waiting by itself
+    let mut play = Play::new(7);
+    play.take(Input::Start);
+    let of = |n| ActorId(n);
+    for n in 1..7 {
+        play.report_state(of(n), StateReport::Running);
+    }
+    play.soft_fails(of(2));
+    play.restart(of(3), RestartDepth::Soft).unwrap();
+    play.take(Input::Drain { actor: of(4), within: SECOND });
+    play.restart(of(5), RestartDepth::Hard).unwrap();
+    play.report_state(of(6), StateReport::Waiting("link".into()));
+    let told = deeds(play.take(Input::Stop { within: SECOND }));
+    // The one that was ending has its command already.
+    let expected: Vec<Action> = [0, 1, 2, 3, 4, 6].map(|n| send(of(n), Command::Stop)).into();
+    assert_eq!(told, expected);
+    for n in 0..7 {
+        assert!(!play.core.is_stopped());
+        assert_eq!(play.state(of(n)), State::Draining);
+        play.end(of(n), ActorExit::Done);
+        assert_eq!(play.state(of(n)), State::Stopped);
+    }
+    assert!(play.core.is_stopped());
+}
+
+#[test]
+fn who_does_not_end_in_time_is_abandoned_and_named() {
+    let mut play = Play::running(2);
+    play.take(Input::Stop { within: 3 * SECOND });
+    play.end(B, ActorExit::Done);
+    let told = play.next();
+    assert!(told.contains(&Action::Abandon { actor: A }));
+    assert_eq!(play.state_name(A), "failed");
+    assert!(play.core.is_stopped() && play.core.is_live(A) && !play.core.is_live(B));
+    // It may end yet.
+    play.end(A, ActorExit::Done);
+    assert_eq!(play.state(A), State::Stopped);
+}
+
+#[test]
+fn a_worker_that_does_not_end_for_its_restart_is_failed_until_it_does() {
+    let mut play = Play::running(1);
+    assert_eq!(deeds(play.restart(A, RestartDepth::Hard).unwrap()), [send(A, Command::Stop)]);
+    let told = play.next();
+    assert_eq!(health_of(&told), Some(Health::Degraded));
+    assert_eq!(deeds(told), [Action::Abandon { actor: A }]);
+    assert_eq!(play.restart(A, RestartDepth::Hard), Err(Refusal::StillRuns { actor: A }));
+    play.after(100 * SECOND);
+    play.end(A, ActorExit::Done);
+    assert_eq!(deeds(play.next()), [start(A, 2)]);
+    assert_eq!(health_of(&play.report_state(A, StateReport::Running)), None);
+    assert_eq!((play.core.health(), play.state(A)), (Health::Healthy, State::Running));
+}
+
+#[test]
+fn a_restart_asked_for_is_at_once_and_costs_no_budget() {
+    let mut play = Play::running(1);
+    for life in 1..50 {
+        let told = play.restart(A, RestartDepth::Soft).unwrap();
+        assert_eq!(deeds(told), [send(A, MEND)]);
+        assert_eq!(play.state(A), State::Restarting { depth: RestartDepth::Soft, backoff: Duration::ZERO });
+        assert_eq!(play.restart(A, RestartDepth::Soft), Ok(vec![]), "it is under way");
+        play.report_state(A, StateReport::Running);
+        assert_eq!(deeds(play.restart(A, RestartDepth::Hard).unwrap()), [send(A, Command::Stop)]);
+        assert_eq!(deeds(play.end(A, ActorExit::Done)), []);
+        assert_eq!(deeds(play.after(Duration::ZERO)), [start(A, life + 1)]);
+        play.report_state(A, StateReport::Running);
+    }
+    assert_eq!(play.core.restarts(A), 2 * 49);
+}
+
+#[test]
+fn a_restart_asked_for_while_restarting_shortens_the_pause() {
+    // in the pause of a hard restart
+    let mut play = Play::running(1);
+    play.panics(A);
+    assert_eq!(deeds(play.restart(A, RestartDepth::Soft).unwrap()), [start(A, 2)]);
+    assert_eq!(play.after(10 * SECOND), []);
+    // in the pause of a soft one
+    let mut play = Play::running(1);
+    play.soft_fails(A);
+    assert_eq!(deeds(play.restart(A, RestartDepth::Soft).unwrap()), [send(A, MEND)]);
+    // hard, in the pause of a soft one; and again while it ends
+    let mut play = Play::running(1);
+    play.soft_fails(A);
+    assert_eq!(deeds(play.restart(A, RestartDepth::Hard).unwrap()), [send(A, Command::Stop)]);
+    assert_eq!(deeds(play.restart(A, RestartDepth::Hard).unwrap()), []);
+    play.end(A, ActorExit::Done);
+    assert_eq!(deeds(play.after(Duration::ZERO)), [start(A, 2)]);
+    // hard, while the handler is being rebuilt
+    let mut play = Play::running(1);
+    play.restart(A, RestartDepth::Soft).unwrap();
+    assert_eq!(deeds(play.restart(A, RestartDepth::Hard).unwrap()), [send(A, Command::Stop)]);
+    // while it ends for a failure that was given up
+    let mut play = Play::running(1);
+    for _ in 0..5 {
+        play.panics(A);
+        play.next();
+        play.report_state(A, StateReport::Running);
+    }
+    play.soft_fails(A);
+    assert_eq!(play.state_name(A), "failed");
+    assert_eq!(deeds(play.restart(A, RestartDepth::Hard).unwrap()), []);
+    play.end(A, ActorExit::Done);
+    assert_eq!(deeds(play.after(Duration::ZERO)), [start(A, 7)]);
+}
+
+#[test]
+fn restarts_that_make_no_sense_are_refused() {
+    let mut play = Play::new(1);
+    play.take(Input::Start);
+    assert_eq!(play.restart(A, RestartDepth::Soft), Err(Refusal::Opening { actor: A }));
+    assert_eq!(deeds(play.restart(A, RestartDepth::Hard).unwrap()), [send(A, Command::Stop)]);
+    assert_eq!(play.restart(B, RestartDepth::Hard), Err(Refusal::Unknown { actor: B, actors: 1 }));
+    let mut play = Play::running(1);
+    play.take(Input::Drain { actor: A, within: SECOND });
+    assert_eq!(play.restart(A, RestartDepth::Hard), Err(Refusal::Draining { actor: A }));
+    play.report_state(A, StateReport::Drained);
+    assert_eq!(play.restart(A, RestartDepth::Hard), Err(Refusal::Draining { actor: A }), "it still ends");
+    play.end(A, ActorExit::Done);
+    assert_eq!(deeds(play.restart(A, RestartDepth::Hard).unwrap()), [start(A, 2)]);
+    assert_eq!(gap_of(&play.report_state(A, StateReport::Running)), None, "a stop on purpose is no gap");
+}
+
+#[test]
+fn a_drain_ends_when_the_worker_has_nothing_left_or_at_its_deadline() {
+    for drained in [true, false] {
+        let mut play = Play::running(1);
+        let told = deeds(play.take(Input::Drain { actor: A, within: 30 * SECOND }));
+        assert_eq!(told, [send(A, Command::Drain { within: 30 * SECOND })]);
+        assert_eq!(play.state(A), State::Draining);
+        assert!(!play.core.is_settled(A));
+        let told = if drained { play.report_state(A, StateReport::Drained) } else { play.after(30 * SECOND) };
+        assert_eq!(deeds(told), [send(A, Command::Stop)]);
+        assert_eq!(deeds(play.end(A, ActorExit::Done)), []);
+        assert_eq!(play.state(A), State::Stopped);
+        assert!(play.core.is_settled(A) && !play.core.is_stopped());
+        assert_eq!(play.after(1000 * SECOND), []);
+    }
+}
+
+#[test]
+fn a_failure_while_draining_stops_and_is_told_but_not_restarted() {
+    let mut play = Play::running(1);
+    play.take(Input::Drain { actor: A, within: 30 * SECOND });
+    let told = play.panics(A);
+    assert!(matches!(&told[..], [Action::Emit(Event::Changed { cause, to: State::Stopped, .. })]
+        if cause == "panicked: boom"));
+    assert_eq!(play.after(1000 * SECOND), []);
+
+    let mut play = Play::running(1);
+    play.take(Input::Drain { actor: A, within: 30 * SECOND });
+    assert_eq!(deeds(play.soft_fails(A)), [send(A, Command::Stop)]);
+    play.end(A, ActorExit::Failed("late".into()));
+    assert_eq!(play.state(A), State::Stopped);
+}
+
+#[test]
+fn a_drain_of_what_is_not_at_work_is_a_stop() {
+    let drain = Input::Drain { actor: A, within: 30 * SECOND };
+    let mut planned = Play::new(1);
+    assert_eq!((deeds(planned.take(drain.clone())), planned.state(A)), (vec![], State::Stopped));
+    let mut opening = Play::new(1);
+    opening.take(Input::Start);
+    assert_eq!(deeds(opening.take(drain.clone())), [send(A, Command::Stop)]);
+    let mut pausing = Play::running(1);
+    pausing.panics(A);
+    assert_eq!((deeds(pausing.take(drain.clone())), pausing.state(A)), (vec![], State::Stopped));
+    let mut failed = Play::running(1);
+    failed.end(A, ActorExit::Refused("no".into()));
+    failed.take(drain);
+    assert_eq!(failed.state(A), State::Failed { why: "no".into() }, "a failure stays to be read");
+}
+
+#[test]
+fn a_second_drain_can_only_shorten_and_endless_ones_do_not_overflow() {
+    let mut play = Play::running(1);
+    play.take(Input::Drain { actor: A, within: Duration::MAX });
+    assert_eq!(play.after(1000 * SECOND), []);
+    play.take(Input::Drain { actor: A, within: SECOND });
+    play.take(Input::Drain { actor: A, within: 50 * SECOND });
+    assert_eq!(deeds(play.after(SECOND)), [send(A, Command::Stop)]);
+    play.take(Input::Stop { within: Duration::MAX });
+}
+
+#[test]
+fn a_stalled_worker_is_not_waited_for_when_all_is_to_end() {
+    let heartbeat = |age| Input::Heartbeat { actor: A, age };
+    let patience = Settings::default().end_within;
+    for stalls_first in [true, false] {
+        let mut play = Play::running(1);
+        let drain = Input::Drain { actor: A, within: 600 * SECOND };
+        if stalls_first {
+            play.take(heartbeat(2 * SECOND));
+            assert_eq!(deeds(play.take(drain)), [send(A, Command::Stop)]);
+        } else {
+            play.take(drain);
+            assert_eq!(deeds(play.take(heartbeat(2 * SECOND))), [send(A, Command::Stop)]);
+        }
+        assert_eq!(deeds(play.after(patience)), [Action::Abandon { actor: A }]);
+        assert!(play.core.is_settled(A) && play.core.is_live(A), "its thread is there, and nobody waits for it");
+        // It came back after all.
+        play.end(A, ActorExit::Done);
+        assert_eq!(play.state(A), State::Stopped);
+    }
+}
