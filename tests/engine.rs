@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use netns::{Far, Lab, in_namespace, skip_unless_root};
 use oxide::config::{Choice, EngineConfig, ExecutorKind};
-use oxide::engine::{Engine, EngineError, EngineState, Survey};
+use oxide::engine::{Engine, EngineError, EngineState, PlannedMachine};
 use oxide::packet::reflect;
 use oxide::port::QueueId;
 use oxide::queue::{Batch, Context, Handler, QueueInfo};
@@ -56,10 +56,10 @@ fn engine_refuses_a_survey_of_other_interfaces() {
     }
     in_namespace(|lab| {
         lab.veth("near", "far", 1, "02:00:00:00:00:0a", "02:00:00:00:00:0b");
-        let survey = Survey::new(&config(ExecutorKind::Thread)).unwrap();
+        let survey = PlannedMachine::new(&config(ExecutorKind::Thread)).unwrap();
         let mut other = config(ExecutorKind::Thread);
         other.interfaces.push("far".to_owned());
-        let refused = Engine::builder(other, |_| Echo).survey(survey).start().map(drop);
+        let refused = Engine::builder(other, |_| Echo).planned_machine(survey).start().map(drop);
         match refused {
             Err(EngineError::OtherSurvey { surveyed, configured }) => {
                 assert_eq!((surveyed.as_str(), configured.as_str()), ("near", "far, near"));

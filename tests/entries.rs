@@ -2,7 +2,7 @@
 //! actor gets more ports than the ledger has states for.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use oxide::engine::{Engine, EngineError, Survey, make_plan, request};
+use oxide::engine::{Engine, EngineError, PlannedMachine, make_plan, request};
 use oxide::port::sim::{SimBackend, SimInterface, SimNet};
 use oxide::port::{Backend, PortError, QueueId};
 use oxide::queue::{Batch, Context, Handler};
@@ -48,7 +48,7 @@ fn engine_entries_refuse_each_wrong_value_by_its_field() {
     for (field, config) in wrong() {
         let refused = [
             Engine::builder(config.clone(), |_| Nothing).start().map(drop),
-            Survey::new(&config).map(drop),
+            PlannedMachine::new(&config).map(drop),
             make_plan(&config).map(drop),
             request(&config).map(drop),
         ];

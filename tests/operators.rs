@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use netns::{Far, Lab, in_namespace, skip_unless_root};
 use oxide::config::{EngineConfig, ExecutorKind};
-use oxide::engine::{Ending, Engine, EngineError, EngineStatus, RestartScope};
+use oxide::engine::{Engine, EngineError, EngineStatus, RelayExit, RestartScope};
 use oxide::packet::reflect;
 use oxide::port::QueueId;
 use oxide::queue::{Batch, Context, Fault, Handler, QueueInfo, Replaced, SessionInfo};
@@ -79,7 +79,7 @@ fn lab(test: &'static str, body: fn(&Far, &Engine, [UdpSocket; 2])) {
         body(&far, &engine, clients);
         let status = engine.stop(LONG);
         assert!(status.balanced && status.unaccounted == 0, "{status:#?}");
-        assert_eq!(status.ending(), Ending::Good);
+        assert_eq!(status.relay_exit(), RelayExit::Ok);
     });
 }
 
@@ -338,6 +338,10 @@ fn a_handler_that_does_not_come_back_is_named_and_holds_up_nobody() {
         });
         assert_eq!(ask(&clients[0], LONG), Some((b'a', 0)));
         let status = engine.stop(Duration::from_millis(500));
-        assert_eq!((status.not_ended.as_slice(), status.ending()), ([1].as_slice(), Ending::Stuck), "{status:#?}");
+        assert_eq!(
+            (status.not_ended.as_slice(), status.relay_exit()),
+            ([1].as_slice(), RelayExit::HandlerStuck),
+            "{status:#?}"
+        );
     });
 }

@@ -1,5 +1,5 @@
 //! One queue in the simulation: the engine's own [`Actor`] over simulated ports, turned by hand. What is here is what
-//! `engine/worker.rs` does with a thread: make an actor, speak to it, see its end.
+//! `engine/controller.rs` does with a thread: make an actor, speak to it, see its end.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -204,7 +204,7 @@ impl SimActor {
         }
         let exit = actor.control(now, packets)?;
         actor.end();
-        actor.last_words();
+        actor.send_final_snapshot();
         self.go_down();
         Some(exit.end())
     }

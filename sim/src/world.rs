@@ -198,7 +198,7 @@ impl World {
                 self.known_at = Some(self.judge.step + 1 + self.rng.below(20));
             }
             Report::Ports(_) => self.port_restarts += 1,
-            Report::Last(last) => self.actors[worker.0].ended.add(&last),
+            Report::FinalSnapshot(last) => self.actors[worker.0].ended.add(&last),
             Report::Replaced(Err(_)) => self.judge.sessions_lost(worker.0 as u32, self.options.queues),
             _ => {}
         }

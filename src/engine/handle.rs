@@ -9,9 +9,9 @@ use oxide_actors::mailbox::SendError;
 use oxide_actors::supervisor::{self, ActorId, Refusal, SupervisorError, SupervisorHandle};
 use oxide_topology::Plan;
 
-use super::house::Order;
+use super::controller::{Command, Directory, EngineMessage};
+use super::housekeeper::HousekeeperCommand;
 use super::interfaces::Interfaces;
-use super::worker::{Command, Directory, EngineMessage};
 use super::{EngineError, EngineStatus, Layer};
 use crate::config::EngineConfig;
 use crate::port::QueueId;
@@ -68,7 +68,7 @@ pub struct EngineHandle(Arc<Shared>);
 
 pub(super) struct Shared {
     pub(super) supervisor: SupervisorHandle<EngineMessage>,
-    pub(super) house: flume::Sender<Order>,
+    pub(super) housekeeper: flume::Sender<HousekeeperCommand>,
     pub(super) status: Arc<Mutex<EngineStatus>>,
     pub(super) interfaces: Arc<Mutex<Interfaces>>,
     pub(super) directory: Directory,
@@ -152,13 +152,13 @@ impl EngineHandle {
     /// # Errors
     /// [`EngineError::NoSuchQueue`]; [`EngineError::NotNow`] while it is being drained or does not end.
     pub fn restart(&self, queue: &QueueId, depth: RestartScope) -> Result<(), EngineError> {
-        let (worker, port) = self.find(queue)?;
+        let (actor, port) = self.find(queue)?;
         let depth = match depth {
             RestartScope::Handler => supervisor::RestartDepth::Soft,
             RestartScope::Port => supervisor::RestartDepth::Part(port.number()),
             RestartScope::Queue => supervisor::RestartDepth::Hard,
         };
-        self.0.supervisor.restart(worker, depth).map_err(|error| self.refused("restart", queue, error))
+        self.0.supervisor.restart(actor, depth).map_err(|error| self.refused("restart", queue, error))
     }
 
     /// Lets `queue` take no new packets, or lets it take them again. Its packets wait on the RX ring meanwhile;
@@ -167,8 +167,8 @@ impl EngineHandle {
     /// # Errors
     /// [`EngineError::NoSuchQueue`].
     pub fn pause(&self, queue: &QueueId, paused: bool) -> Result<(), EngineError> {
-        let (worker, port) = self.find(queue)?;
-        let told = self.0.supervisor.send_engine_message(worker, EngineMessage::Pause(port, paused));
+        let (actor, port) = self.find(queue)?;
+        let told = self.0.supervisor.send_engine_message(actor, EngineMessage::Pause(port, paused));
         told.map_err(|error| self.refused("pause", queue, error))
     }
 
@@ -178,8 +178,8 @@ impl EngineHandle {
     /// # Errors
     /// [`EngineError::NoSuchQueue`]; [`EngineError::NotNow`] if it was told to end and still runs.
     pub fn drain_queue(&self, queue: &QueueId, within: Duration) -> Result<(), EngineError> {
-        let (worker, _) = self.find(queue)?;
-        let drained = self.0.supervisor.drain(Some(worker), within);
+        let (actor, _) = self.find(queue)?;
+        let drained = self.0.supervisor.drain(Some(actor), within);
         let report = drained.map_err(|error| self.refused("drain", queue, error))?;
         if report.not_ended.is_empty() {
             return Ok(());
@@ -237,8 +237,8 @@ impl EngineHandle {
     /// Lets something go wrong in the actor that serves `queue`: `fault` is given the number of its port there.
     #[doc(hidden)]
     pub fn inject(&self, queue: &QueueId, fault: impl FnOnce(PortIndex) -> Fault) -> Result<(), EngineError> {
-        let (worker, port) = self.find(queue)?;
-        let told = self.0.supervisor.send_engine_message(worker, EngineMessage::Inject(fault(port)));
+        let (actor, port) = self.find(queue)?;
+        let told = self.0.supervisor.send_engine_message(actor, EngineMessage::Inject(fault(port)));
         told.map_err(|error| self.refused("break", queue, error))
     }
 

@@ -18,7 +18,7 @@ pub(super) struct Interfaces {
     options: SteeringOptions,
     attached: BTreeMap<String, Attached>,
     /// There, wanted, and refused our program when that was last tried: another one was there first.
-    refusing: BTreeMap<String, Pause>,
+    refusing: BTreeMap<String, RetryDelay>,
     destinations: ByAddress,
 }
 
@@ -28,7 +28,7 @@ struct Attached {
     /// Device settings for busy polling, put back when this is dropped; `Err` where they were refused.
     settings: Option<Result<SettingsGuard, ()>>,
     /// Why the program is not on the interface though that is there, and when that was last looked at.
-    trouble: Option<(String, Pause)>,
+    detached_reason: Option<(String, RetryDelay)>,
 }
 
 /// Between two tries of a program that cannot be put back: each names who is in its place, which takes a while.
@@ -36,14 +36,14 @@ const TRY_EVERY: Duration = Duration::from_millis(500);
 
 /// Until something that was refused is tried again.
 #[derive(Clone, Copy)]
-struct Pause {
+struct RetryDelay {
     since: Instant,
     /// Another program has the interface: it is asked for that at each look, which is one netlink question, where a try may
     /// be a program load.
     held: bool,
 }
 
-impl Pause {
+impl RetryDelay {
     fn new(held: bool) -> Self {
         Self { since: Instant::now(), held }
     }
@@ -54,11 +54,11 @@ impl Pause {
 }
 
 /// What became of a program that somebody took off.
-pub(super) enum Tended {
+pub(super) enum ProgramEvent {
     /// It is on its interface again; the sockets in its map never left it.
-    Back { interface: String },
+    Reattached { interface: String },
     /// It is not: another one is there, or the kernel refuses.
-    Trouble { interface: String, why: String },
+    Detached { interface: String, why: String },
 }
 
 impl Attached {
@@ -92,7 +92,7 @@ impl Interfaces {
             put_back_settings(name, device.ifindex);
             let listed = exchange(std::iter::once(&mut steering), &ByAddress::new(), &self.destinations);
             listed.map_err(|e| refused(name, &e.error))?;
-            let attached = Attached { steering, ifindex: device.ifindex, settings: None, trouble: None };
+            let attached = Attached { steering, ifindex: device.ifindex, settings: None, detached_reason: None };
             self.attached.insert(name.to_owned(), attached);
         }
         Ok(())
@@ -107,7 +107,7 @@ impl Interfaces {
         }
     }
 
-    /// What a backend needs to open `id`. A refusal is looked after by [`tend`](Self::tend) from then on.
+    /// What a backend needs to open `id`. A refusal is looked after by [`check_programs`](Self::check_programs) from then on.
     pub(super) fn request(&mut self, id: &QueueId) -> Result<PortRequest, EngineError> {
         let ensured = self.ensure(&id.interface);
         if let Err(EngineError::Steering { .. }) = ensured {
@@ -185,55 +185,57 @@ impl Interfaces {
     }
 
     /// Puts programs back that another process took off. Tells each change once.
-    pub(super) fn tend(&mut self) -> Vec<Tended> {
-        let mut tended = self.tend_refusing();
+    pub(super) fn check_programs(&mut self) -> Vec<ProgramEvent> {
+        let mut events = self.retry_refusing();
         let Self { attached, options, .. } = self;
-        let tend = |(name, attached): (&String, &mut Attached)| {
+        let check = |(name, attached): (&String, &mut Attached)| {
             let interface = name.clone();
-            if attached.trouble.as_ref().is_some_and(|(_, pause)| !pause.is_over(name)) {
+            if attached.detached_reason.as_ref().is_some_and(|(_, pause)| !pause.is_over(name)) {
                 return None;
             }
             match attached.put_back(options) {
                 // Put back by somebody else than this look, perhaps: a queue that was started meanwhile.
-                Ok(put) => (attached.trouble.take().is_some() || put).then_some(Tended::Back { interface }),
+                Ok(put) => {
+                    (attached.detached_reason.take().is_some() || put).then_some(ProgramEvent::Reattached { interface })
+                }
                 // Deleted, or another one of that name: netlink says so.
                 Err(_) if Device::named(name).map_or(0, |device| device.ifindex) != attached.ifindex => None,
                 Err(error) => {
                     let why = error.to_string();
-                    let news = attached.trouble.as_ref().is_none_or(|(before, _)| *before != why);
+                    let news = attached.detached_reason.as_ref().is_none_or(|(before, _)| *before != why);
                     let held = matches!(error, SteeringError::Busy { .. });
-                    attached.trouble = Some((why.clone(), Pause::new(held)));
-                    news.then_some(Tended::Trouble { interface, why })
+                    attached.detached_reason = Some((why.clone(), RetryDelay::new(held)));
+                    news.then_some(ProgramEvent::Detached { interface, why })
                 }
             }
         };
-        tended.extend(attached.iter_mut().filter_map(tend));
-        tended
+        events.extend(attached.iter_mut().filter_map(check));
+        events
     }
 
     /// Those whose program could not be attached when a port was to be opened: now?
-    fn tend_refusing(&mut self) -> Vec<Tended> {
+    fn retry_refusing(&mut self) -> Vec<ProgramEvent> {
         // Or a queue that came later found the place free: those that were refused before it are to be told, and the
         // program that has the interface now is ours.
         let ours = |name: &str| self.attached.get(name).is_some_and(|a| a.steering.is_attached().unwrap_or(false));
-        let now = |(name, pause): &(&String, &Pause)| ours(name) || pause.is_over(name);
+        let now = |(name, pause): &(&String, &RetryDelay)| ours(name) || pause.is_over(name);
         let due: Vec<String> = self.refusing.iter().filter(now).map(|(name, _)| name.clone()).collect();
-        let mut tended = Vec::new();
+        let mut events = Vec::new();
         for interface in due {
             self.refusing.remove(&interface);
             match self.ensure(&interface) {
-                Ok(()) => tended.push(Tended::Back { interface }),
+                Ok(()) => events.push(ProgramEvent::Reattached { interface }),
                 Err(EngineError::Steering { .. }) => self.refuses(&interface),
                 // Not there at all: netlink tells when it is.
                 Err(_) => {}
             }
         }
-        tended
+        events
     }
 
     fn refuses(&mut self, interface: &str) {
         let held = !self.attached.contains_key(interface) && steering::has_program(interface);
-        self.refusing.insert(interface.to_owned(), Pause::new(held));
+        self.refusing.insert(interface.to_owned(), RetryDelay::new(held));
     }
 
     /// Drops the programs of interfaces that are not there any more, or were made again under the same

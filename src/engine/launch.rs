@@ -12,8 +12,8 @@ use oxide_actors::supervisor::SupervisorLink;
 use oxide_topology::{ActorPlan, Page, Plan, PortPlan};
 
 use super::EngineError;
+use super::controller::Command;
 use super::interfaces::Interfaces;
-use super::worker::Command;
 use crate::config::EngineConfig;
 use crate::net::Tables;
 use crate::port::{QueueId, Rss};

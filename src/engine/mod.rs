@@ -8,12 +8,13 @@
 
 mod cause;
 mod compare;
+mod controller;
 mod destinations;
 mod drift;
 mod drop_log;
 mod error;
 mod handle;
-mod house;
+mod housekeeper;
 mod interfaces;
 mod launch;
 mod layer;
@@ -28,7 +29,6 @@ mod settings;
 mod status;
 mod supervision;
 mod totals;
-mod worker;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -41,22 +41,22 @@ pub use cause::RestartCounts;
 pub use destinations::Destinations;
 pub use error::EngineError;
 pub use handle::{EngineHandle, RestartScope};
-pub use house::read_tables;
+pub use housekeeper::read_tables;
 pub use layer::{Layer, LayerState};
 pub use ports::PortStatus;
 pub use reload::{PendingQueue, ReloadReport};
 pub use restarts::LastRestart;
-pub use settings::{Survey, make_plan, request};
+pub use settings::{PlannedMachine, make_plan, request};
 pub use status::{EngineState, EngineStatus, ModeStatus, ProcessUsage, QueueStatus, SteeringStatus};
-pub use supervision::{Ending, Supervision};
+pub use supervision::{RelayExit, Supervision};
 pub use totals::Totals;
 
+use controller::{Directory, EngineMessage, QueueController};
 use handle::{Factory, Shared};
-use house::{House, Order};
+use housekeeper::{Housekeeper, HousekeeperCommand};
 use interfaces::Interfaces;
 use launch::Launcher;
 use observe::Observer;
-use worker::{Directory, EngineMessage, QueueController};
 
 use crate::config::EngineConfig;
 use crate::net::{NetOptions, NetService, Tables};
@@ -75,7 +75,7 @@ type DestinationsOf = Box<dyn Fn(&Tables) -> Destinations + Send>;
 /// A running engine. Dropping it stops it, without patience.
 pub struct Engine {
     supervisor: Option<Supervisor<EngineMessage>>,
-    house: Option<JoinHandle<()>>,
+    housekeeper: Option<JoinHandle<()>>,
     handle: EngineHandle,
 }
 
@@ -84,7 +84,7 @@ pub struct EngineBuilder<H> {
     config: EngineConfig,
     factory: HandlerFactory<H>,
     destinations: DestinationsOf,
-    survey: Option<Survey>,
+    planned_machine: Option<PlannedMachine>,
     supervision: Supervision,
 }
 
@@ -97,7 +97,7 @@ impl Engine {
     ) -> EngineBuilder<H> {
         let destinations: DestinationsOf = Box::new(|_| Vec::new());
         let supervision = Supervision::default();
-        EngineBuilder { config, factory: Arc::new(factory), destinations, supervision, survey: None }
+        EngineBuilder { config, factory: Arc::new(factory), destinations, supervision, planned_machine: None }
     }
 }
 
@@ -112,8 +112,8 @@ impl<H: Handler + 'static> EngineBuilder<H> {
 
     /// Starts by what was seen and planned before, instead of looking at the machine again.
     #[must_use]
-    pub fn survey(mut self, survey: Survey) -> Self {
-        self.survey = Some(survey);
+    pub fn planned_machine(mut self, machine: PlannedMachine) -> Self {
+        self.planned_machine = Some(machine);
         self
     }
 
@@ -130,22 +130,22 @@ impl<H: Handler + 'static> EngineBuilder<H> {
     /// [`EngineError`]: what stands in the way, with its mend. Nothing is left behind then.
     pub fn start(self) -> Result<Engine, EngineError> {
         let started = Instant::now();
-        let Self { config, factory, destinations, survey, supervision } = self;
+        let Self { config, factory, destinations, planned_machine, supervision } = self;
         config.validate()?;
         supervision.check()?;
-        if let Some(survey) = &survey {
-            survey.check(&config)?;
+        if let Some(machine) = &planned_machine {
+            machine.check(&config)?;
         }
         let processor = settings::processor(&config)?;
         let (executor, why_threads) = settings::executor(&config).resolve();
         let net = NetService::start(NetOptions::default()).map_err(|e| EngineError::Net { text: e.to_string() })?;
-        let tables = Arc::new(house::first_tables(&net)?);
-        let survey = survey.map_or_else(|| Survey::new(&config), Ok)?;
+        let tables = Arc::new(housekeeper::first_tables(&net)?);
+        let machine = planned_machine.map_or_else(|| PlannedMachine::new(&config), Ok)?;
 
         let mut interfaces = Interfaces::new(settings::steering_options(&config));
         interfaces.set_destinations(&destinations(&tables))?;
         interfaces.attach(&config.interfaces);
-        let Survey { plan, rss, .. } = survey.with_programs_attached()?;
+        let PlannedMachine { plan, rss, .. } = machine.with_programs_attached()?;
         settings::log_warnings(&plan, &config);
         let planned = oxide_topology::live_nics(&config.interfaces).unwrap_or_default();
         let interfaces = Arc::new(Mutex::new(interfaces));
@@ -158,8 +158,8 @@ impl<H: Handler + 'static> EngineBuilder<H> {
         let shared_config = Arc::clone(&config);
         let launcher = Arc::new(Launcher { config, plan: plan.clone(), executor, processor, rss, factory: newest });
         let directory: Directory = Arc::new(Mutex::new(plan.actors.iter().map(|_| None).collect()));
-        let workers = plan.actors.iter().enumerate().map(|(index, actor)| QueueController {
-            name: worker::name(actor.queue),
+        let actors = plan.actors.iter().enumerate().map(|(index, actor)| QueueController {
+            name: controller::name(actor.queue),
             index,
             queue: actor.queue,
             launcher: Arc::clone(&launcher),
@@ -171,24 +171,24 @@ impl<H: Handler + 'static> EngineBuilder<H> {
         });
         let (ask, asked) = flume::bounded(ASKS);
         let observer = Observer::new(Arc::clone(&status), plan.clone(), Arc::clone(&shared_config), ask, started);
-        let supervisor = supervise(supervision.settings(), workers.collect(), observer.into_fn())
+        let supervisor = supervise(supervision.settings(), actors.collect(), observer.into_fn())
             .map_err(|e| EngineError::Actor { step: "starting the supervisor", text: e.to_string() })?;
-        let (order, orders) = flume::bounded(ORDERS);
-        let house = House {
+        let (order, commands) = flume::bounded(ORDERS);
+        let housekeeper = Housekeeper {
             net,
             handle: supervisor.handle(),
             interfaces: Arc::clone(&interfaces),
             status: Arc::clone(&status),
             destinations,
             asked,
-            orders,
+            commands,
             tables,
             planned,
         };
-        let workers = plan.actors.len();
-        let house = thread::Builder::new()
-            .name("oxide-house".to_owned())
-            .spawn(move || house.keep(workers))
+        let actors = plan.actors.len();
+        let housekeeper = thread::Builder::new()
+            .name("oxide-housekeep".to_owned())
+            .spawn(move || housekeeper.run(actors))
             .map_err(|e| EngineError::Actor { step: "starting the housekeeping thread", text: e.to_string() })?;
 
         let mut notes = Vec::new();
@@ -196,7 +196,7 @@ impl<H: Handler + 'static> EngineBuilder<H> {
         notes.push(format!("simd: {}", processor.why()));
         let handle = EngineHandle::new(Shared {
             supervisor: supervisor.handle(),
-            house: order,
+            housekeeper: order,
             status,
             interfaces,
             directory,
@@ -207,7 +207,7 @@ impl<H: Handler + 'static> EngineBuilder<H> {
             started,
             reloading: Mutex::new(()),
         });
-        let engine = Engine { supervisor: Some(supervisor), house: Some(house), handle };
+        let engine = Engine { supervisor: Some(supervisor), housekeeper: Some(housekeeper), handle };
         engine.wait_until_running(started)?;
         Ok(engine)
     }
@@ -272,7 +272,7 @@ impl Engine {
     #[must_use]
     pub fn drain(self, within: Duration) -> EngineStatus {
         self.mark(EngineState::Draining);
-        self.rested(self.handle.shared().supervisor.drain(None, within), "draining");
+        self.check_stopped(self.handle.shared().supervisor.drain(None, within), "draining");
         self.stop(Duration::from_secs(2))
     }
 
@@ -290,7 +290,7 @@ impl Engine {
     }
 
     /// Writes down who did not end when told to.
-    fn rested(&self, outcome: Result<StopReport, SupervisorError>, step: &str) {
+    fn check_stopped(&self, outcome: Result<StopReport, SupervisorError>, step: &str) {
         let report = match outcome {
             Ok(report) => report,
             Err(error) => return tracing::error!(%error, step),
@@ -299,7 +299,7 @@ impl Engine {
             tracing::error!(queues = ?report.not_ended, step, "did not end; its thread goes with the process");
         }
         let plan = &self.handle.shared().plan;
-        let names = plan.actors.iter().map(|actor| (actor.queue, worker::name(actor.queue)));
+        let names = plan.actors.iter().map(|actor| (actor.queue, controller::name(actor.queue)));
         let stuck = names.filter(|(_, name)| report.not_ended.contains(name)).map(|(queue, _)| queue);
         let mut status = self.handle.shared().status.lock().unwrap_or_else(PoisonError::into_inner);
         status.not_ended = stuck.collect();
@@ -307,13 +307,13 @@ impl Engine {
 
     fn shut_down(&mut self, within: Duration) {
         let Some(supervisor) = self.supervisor.take() else { return };
-        self.rested(self.handle.shared().supervisor.stop(within), "stopping");
+        self.check_stopped(self.handle.shared().supervisor.stop(within), "stopping");
         if let Err(panic) = supervisor.join() {
             tracing::error!(panic, "the supervisor panicked");
         }
-        let _ = self.handle.shared().house.send(Order::Stop);
-        if let Some(house) = self.house.take()
-            && house.join().is_err()
+        let _ = self.handle.shared().housekeeper.send(HousekeeperCommand::Stop);
+        if let Some(housekeeper) = self.housekeeper.take()
+            && housekeeper.join().is_err()
         {
             tracing::error!("the housekeeping thread panicked");
         }

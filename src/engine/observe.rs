@@ -58,7 +58,7 @@ impl Observer {
         match notice {
             Notice::Event(event) => self.event(&mut status, event),
             Notice::Report { actor, report, .. } => {
-                self.report(&mut status, worker, report);
+                self.report(&mut status, actor, report);
                 self.drops.look(&status, Instant::now());
             }
         }
@@ -67,17 +67,17 @@ impl Observer {
     fn event(&self, status: &mut EngineStatus, event: Event) {
         match event {
             Event::Changed { actor, from, to, cause, gap } => {
-                let Some(queue) = status.queues.get_mut(worker.0) else { return };
+                let Some(queue) = status.queues.get_mut(actor.0) else { return };
                 queue.state = to.to_string();
                 queue.changed(&from, &to, cause, gap);
             }
             Event::Stalled { actor, age } => {
-                let Some(queue) = status.queues.get_mut(worker.0) else { return };
+                let Some(queue) = status.queues.get_mut(actor.0) else { return };
                 queue.stalled = true;
                 queue.last_event = format!("stalled: no heartbeat for {:.1} s", age.as_secs_f64());
             }
             Event::Recovered { actor } => {
-                let Some(queue) = status.queues.get_mut(worker.0) else { return };
+                let Some(queue) = status.queues.get_mut(actor.0) else { return };
                 queue.stalled = false;
                 "its heart beats again".clone_into(&mut queue.last_event);
             }
@@ -96,13 +96,13 @@ impl Observer {
         };
     }
 
-    fn report(&self, status: &mut EngineStatus, ActorId(worker): ActorId, report: Report) {
-        let Some(queue) = status.queues.get_mut(worker) else { return };
+    fn report(&self, status: &mut EngineStatus, ActorId(actor): ActorId, report: Report) {
+        let Some(queue) = status.queues.get_mut(actor) else { return };
         match report {
             Report::Opened { ports, pages, seen, cpus } => {
                 queue.begin(self.started.elapsed());
                 queue.mode = ports.iter().map(ModeStatus::from).collect();
-                if let Some(plan) = self.plan.actors.get(worker) {
+                if let Some(plan) = self.plan.actors.get(actor) {
                     let config = self.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
                     queue.differences = compare::differences(plan, &config, &ports, &pages, &seen, &cpus);
                     for difference in &queue.differences {
@@ -112,7 +112,7 @@ impl Observer {
                 queue.pages = Some(pages);
             }
             Report::Cpus(cpus) => {
-                let Some(plan) = self.plan.actors.get(worker) else { return };
+                let Some(plan) = self.plan.actors.get(actor) else { return };
                 compare::moved(&mut queue.differences, plan, &cpus);
                 if cpus == [plan.cpu] {
                     tracing::info!(queue = queue.queue, cpu = plan.cpu, "thread is on its CPU again");
@@ -122,7 +122,7 @@ impl Observer {
             }
             Report::Ports(ports) => queue.mode = ports.iter().map(ModeStatus::from).collect(),
             Report::Snapshot(snapshot) => queue.update(&snapshot, self.started.elapsed()),
-            Report::Last(snapshot) => {
+            Report::FinalSnapshot(snapshot) => {
                 queue.update(&snapshot, self.started.elapsed());
                 queue.retire();
             }
@@ -133,7 +133,7 @@ impl Observer {
             Report::Lost(packets) => queue.lost(packets),
             Report::Replaced(kept) => queue.replaced(kept),
             // Freed here, on the supervisor's thread.
-            Report::Retired(_) => {}
+            Report::UnusedTables(_) => {}
         }
         if status.first_packet_ms.is_none() && status.queues.iter().any(|q| q.totals.tx_packets > 0) {
             status.first_packet_ms = Some(millis(self.started.elapsed()));

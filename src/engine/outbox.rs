@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use oxide_actors::mailbox::{Address, SendError};
 
-use super::worker::Command;
+use super::controller::Command;
 
 /// Messages that may wait beside a full mailbox. Newer ones take the place of what they make void, so that only faults
 /// on purpose could be more.
@@ -21,8 +21,8 @@ impl Outbox {
     }
 
     /// Says this after all that was said before.
-    pub(super) fn tell(&mut self, command: Command) {
-        self.waiting.retain(|earlier| !command.voids(earlier));
+    pub(super) fn enqueue(&mut self, command: Command) {
+        self.waiting.retain(|earlier| !command.supersedes(earlier));
         if self.waiting.len() < WAITING {
             self.waiting.push_back(command);
         }
@@ -64,12 +64,12 @@ mod tests {
     fn a_full_mailbox_loses_nothing_that_still_matters() {
         let (address, mailbox) = mailbox(2).unwrap();
         let mut outbox = Outbox::new(address);
-        outbox.tell(Command::Steer);
-        outbox.tell(Command::Drain);
+        outbox.enqueue(Command::Steer);
+        outbox.enqueue(Command::Drain);
         for paused in [true, false, true, false] {
-            outbox.tell(Command::Pause(PortIndex::P0, paused));
-            outbox.tell(Command::Pause(PortIndex::P1, true));
-            outbox.tell(Command::Tables(Box::default()));
+            outbox.enqueue(Command::Pause(PortIndex::P0, paused));
+            outbox.enqueue(Command::Pause(PortIndex::P1, true));
+            outbox.enqueue(Command::Tables(Box::default()));
         }
         assert!(outbox.up_to_date().is_none());
         let mut heard = Vec::new();

@@ -9,7 +9,7 @@ use oxide_actors::supervisor::{HandlerAge, NotReplaced, Refusal, State, Supervis
 use serde::Serialize;
 
 use super::handle::Factory;
-use super::house::Order;
+use super::housekeeper::HousekeeperCommand;
 use super::{Destinations, EngineError, EngineHandle};
 use crate::net::Tables;
 use crate::queue::{Handler, QueueInfo};
@@ -79,8 +79,8 @@ impl EngineHandle {
         let kept = kept.map_err(|_| EngineError::OtherHandler { given: std::any::type_name::<H>() })?;
         // What the kernel may refuse comes first. After it only the end of the engine is in the way.
         let (reply, listed) = flume::bounded(1);
-        let order = Order::Destinations(Box::new(destinations), reply);
-        shared.house.send(order).map_err(|_| EngineError::Ended)?;
+        let order = HousekeeperCommand::Destinations(Box::new(destinations), reply);
+        shared.housekeeper.send(order).map_err(|_| EngineError::Ended)?;
         listed.recv().map_err(|_| EngineError::Ended)??;
         let commit = move || kept.set(Arc::new(factory));
         let without = shared.supervisor.replace_handlers(REPLACED_WITHIN, commit).map_err(|error| match error {

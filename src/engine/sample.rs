@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::status::Life;
+use super::status::Liveness;
 use super::{
     EngineState, EngineStatus, Layer, LayerState, ModeStatus, PortStatus, QueueStatus, SteeringStatus, Totals,
 };
@@ -100,7 +100,7 @@ fn queue(number: u32) -> QueueStatus {
         umem_bytes: 4 << 20,
         handler: BTreeMap::from([("created", 12), ("expired", 3)]),
         control_depth: Some(0),
-        life: if number == 0 { Life::Running } else { Life::Stuck },
+        liveness: if number == 0 { Liveness::Running } else { Liveness::Stuck },
         ..QueueStatus::default()
     }
 }

@@ -68,9 +68,9 @@ pub(super) fn rings(config: &EngineConfig) -> Result<RingSizes, EngineError> {
 }
 
 /// The machine as it was seen, and the plan for it. Making one starts no thread, but may load hwloc's plug-ins: a process
-/// that confines itself makes it before, and gives it to [`EngineBuilder::survey`](super::EngineBuilder::survey).
+/// that confines itself makes it before, and gives it to [`EngineBuilder::planned_machine`](super::EngineBuilder::planned_machine).
 #[derive(Debug)]
-pub struct Survey {
+pub struct PlannedMachine {
     pub(super) plan: Plan,
     snapshot: Snapshot,
     request: Request,
@@ -78,7 +78,7 @@ pub struct Survey {
     pub(super) rss: HashMap<String, Arc<Rss>>,
 }
 
-impl Survey {
+impl PlannedMachine {
     /// Reads the machine and plans for it.
     ///
     /// # Errors
@@ -146,7 +146,7 @@ fn plan(snapshot: &Snapshot, request: &Request) -> Result<Plan, EngineError> {
     oxide_topology::plan(snapshot, request).map_err(|e| EngineError::Plan { text: e.to_string() })
 }
 
-impl Survey {
+impl PlannedMachine {
     /// Checks that the plan serves the interfaces of `config`, each actor all of them, and nothing else.
     ///
     /// # Errors
@@ -166,9 +166,9 @@ impl Survey {
 /// Reads the machine and plans for it.
 ///
 /// # Errors
-/// As [`Survey::new`].
+/// As [`PlannedMachine::new`].
 pub fn make_plan(config: &EngineConfig) -> Result<Plan, EngineError> {
-    Ok(Survey::new(config)?.plan)
+    Ok(PlannedMachine::new(config)?.plan)
 }
 
 /// What the driver told, if it is enough to say the queue of a flow.
@@ -214,11 +214,11 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn survey(queues: u32, max: u32) -> Survey {
+    fn survey(queues: u32, max: u32) -> PlannedMachine {
         let mut snapshot = Snapshot::synthetic("pack:1 core:4 pu:1").unwrap();
         snapshot.describe_nic(&format!("eth0:driver=virtio_net,mtu=1500,queues={queues},max={max}")).unwrap();
         let request = request(&EngineConfig::new(["eth0"])).unwrap();
-        Survey { plan: plan(&snapshot, &request).unwrap(), snapshot, request, rss: HashMap::new() }
+        PlannedMachine { plan: plan(&snapshot, &request).unwrap(), snapshot, request, rss: HashMap::new() }
     }
 
     /// Native XDP was refused, say, or the driver adds other queues than it is known for.

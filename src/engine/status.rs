@@ -210,21 +210,21 @@ pub struct QueueStatus {
     /// Messages that wait for the actor; `None` while there is none.
     pub control_depth: Option<u64>,
     #[serde(skip)]
-    pub(super) retired: Retired,
+    pub(super) retired: PastTotals,
     /// When the actor was last heard; `None` while there is none.
     #[serde(skip)]
     pub(super) heard: Option<Instant>,
     #[serde(skip)]
     pub(super) frames_lost: u64,
     #[serde(skip)]
-    pub(super) life: Life,
+    pub(super) liveness: Liveness,
 }
 
 type HandlerCounts = std::collections::BTreeMap<&'static str, u64>;
 
 /// What earlier actors of a queue counted.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Retired {
+pub(super) struct PastTotals {
     totals: Totals,
     ports: Vec<PortStatus>,
     batch_sizes: BatchSizes,
@@ -234,7 +234,7 @@ pub(super) struct Retired {
 
 /// What a queue's state means for the engine as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) enum Life {
+pub(super) enum Liveness {
     #[default]
     Opening,
     Running,
@@ -248,7 +248,7 @@ impl QueueStatus {
     pub(super) fn begin(&mut self, wall: Duration) {
         self.retire();
         self.heard = Some(Instant::now());
-        self.book_down(wall);
+        self.add_downtime(wall);
     }
 
     /// Takes in what the actor says now; `wall` is the engine's age.
@@ -258,7 +258,7 @@ impl QueueStatus {
         self.totals = self.retired.totals.clone();
         self.totals.merge(&Totals::from(snapshot));
         self.totals.down_ns = down_ns;
-        self.book_down(wall);
+        self.add_downtime(wall);
         self.batch_sizes = self.retired.batch_sizes.clone();
         self.batch_sizes.merge(&snapshot.counters.batches);
         self.turn_ns = self.retired.turn_ns.clone();
@@ -293,7 +293,7 @@ impl QueueStatus {
 
     /// Books the time that no actor was there for, so that the regimes add up to `wall`, the engine's age. It
     /// never gets less: a counter that does is a restart to those who read it.
-    fn book_down(&mut self, wall: Duration) {
+    fn add_downtime(&mut self, wall: Duration) {
         let heard_ago = self.heard.map_or(Duration::ZERO, |at| at.elapsed());
         let known = wall.saturating_sub(heard_ago).as_nanos() as u64;
         self.totals.down_ns += known.saturating_sub(self.totals.wall_ns());
@@ -302,11 +302,11 @@ impl QueueStatus {
     /// Its state has changed.
     pub(super) fn changed(&mut self, from: &State, to: &State, cause: String, gap: Option<Duration>) {
         self.restarted(from, to, &cause, gap);
-        self.life = match to {
-            State::Planned | State::Opening => Life::Opening,
-            State::Running => Life::Running,
-            State::Restarting { .. } | State::Waiting { .. } | State::Failed { .. } => Life::Stuck,
-            State::Draining | State::Stopped => Life::Ended,
+        self.liveness = match to {
+            State::Planned | State::Opening => Liveness::Opening,
+            State::Running => Liveness::Running,
+            State::Restarting { .. } | State::Waiting { .. } | State::Failed { .. } => Liveness::Stuck,
+            State::Draining | State::Stopped => Liveness::Ended,
         };
         if matches!(to, State::Restarting { .. }) {
             self.restarts += 1;
@@ -328,13 +328,13 @@ impl QueueStatus {
     /// Whether it takes packets.
     #[must_use]
     pub fn is_running(&self) -> bool {
-        self.life == Life::Running
+        self.liveness == Liveness::Running
     }
 
     /// Whether it does not take packets, and will not without something changing.
     #[must_use]
     pub fn is_stuck(&self) -> bool {
-        self.life == Life::Stuck
+        self.liveness == Liveness::Stuck
     }
 
     /// The actor has ended: what it counted stays, and what it had in its hands is lost. Told twice, or for
@@ -349,7 +349,7 @@ impl QueueStatus {
         self.in_hand = 0;
         self.totals.sessions = 0;
         self.ports.iter_mut().for_each(PortStatus::close);
-        self.retired = Retired {
+        self.retired = PastTotals {
             totals: self.totals.clone(),
             ports: self.ports.clone(),
             batch_sizes: self.batch_sizes.clone(),
@@ -366,7 +366,7 @@ impl EngineStatus {
         self.process = ProcessUsage::now();
         self.totals = Totals::default();
         for queue in &mut self.queues {
-            queue.book_down(started.elapsed());
+            queue.add_downtime(started.elapsed());
             queue.heartbeat_age_s = queue.heard.map(|at| at.elapsed().as_secs_f64());
             self.totals.merge(&queue.totals);
         }

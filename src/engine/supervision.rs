@@ -42,7 +42,7 @@ pub struct Supervision {
     /// A heartbeat that stands for longer is a stall: the queue is steered away until it beats again. Default 1 s; at
     /// least 250 ms, since an idle actor beats ten times a second.
     pub stall_after: Duration,
-    /// A stall of this length is for ever ([`EngineStatus::beyond_help`]): the process has to end to get the thread
+    /// A stall of this length is for ever ([`EngineStatus::fatal_exit`]): the process has to end to get the thread
     /// back. Default: none, the other queues are worth more.
     pub exit_when_stuck: Option<Duration>,
 }
@@ -116,20 +116,20 @@ impl Supervision {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 #[repr(u8)]
-pub enum Ending {
+pub enum RelayExit {
     /// As told, and every packet and frame is accounted for.
-    Good = 0,
+    Ok = 0,
     /// It could not start, or the books did not balance.
-    Trouble = 1,
+    Failed = 1,
     /// Every queue has failed: a new start may help.
-    AllFailed = 3,
+    AllQueuesFailed = 3,
     /// A handler did not come back: its thread went with the process.
-    Stuck = 4,
+    HandlerStuck = 4,
     /// A second signal did not wait.
-    Impatient = 130,
+    SecondSignal = 130,
 }
 
-impl Ending {
+impl RelayExit {
     /// The exit code.
     #[must_use]
     pub const fn code(self) -> u8 {
@@ -140,22 +140,22 @@ impl Ending {
 impl EngineStatus {
     /// Why the engine cannot go on, if it cannot: every queue has failed, or one is stuck for longer than it may be.
     #[must_use]
-    pub fn beyond_help(&self, supervision: &Supervision) -> Option<Ending> {
+    pub fn fatal_exit(&self, supervision: &Supervision) -> Option<RelayExit> {
         if !self.queues.is_empty() && self.queues.iter().all(|queue| queue.state_name() == "failed") {
-            return Some(Ending::AllFailed);
+            return Some(RelayExit::AllQueuesFailed);
         }
         let limit = supervision.exit_when_stuck?.as_secs_f64();
         let stuck = self.queues.iter().any(|q| q.stalled && q.heartbeat_age_s.is_some_and(|age| age >= limit));
-        stuck.then_some(Ending::Stuck)
+        stuck.then_some(RelayExit::HandlerStuck)
     }
 
     /// How the process ends that had this as its last status.
     #[must_use]
-    pub fn ending(&self) -> Ending {
+    pub fn relay_exit(&self) -> RelayExit {
         match (self.not_ended.is_empty(), self.balanced && self.unaccounted == 0) {
-            (false, _) => Ending::Stuck,
-            (true, false) => Ending::Trouble,
-            (true, true) => Ending::Good,
+            (false, _) => RelayExit::HandlerStuck,
+            (true, false) => RelayExit::Failed,
+            (true, true) => RelayExit::Ok,
         }
     }
 }
@@ -191,18 +191,18 @@ mod tests {
     #[test]
     fn endings_are_told_by_the_status() {
         let mut status = sample::status();
-        assert_eq!(status.ending(), Ending::Good);
-        let mut patient = Supervision::default();
+        assert_eq!(status.relay_exit(), RelayExit::Ok);
+        let mut supervision = Supervision::default();
         status.queues[1].stalled = true;
         status.queues[1].heartbeat_age_s = Some(30.0);
-        assert_eq!(status.beyond_help(&patient), None);
-        patient.exit_when_stuck = Some(Duration::from_secs(20));
-        assert_eq!(status.beyond_help(&patient), Some(Ending::Stuck));
+        assert_eq!(status.fatal_exit(&supervision), None);
+        supervision.exit_when_stuck = Some(Duration::from_secs(20));
+        assert_eq!(status.fatal_exit(&supervision), Some(RelayExit::HandlerStuck));
         status.queues.iter_mut().for_each(|queue| "failed (why)".clone_into(&mut queue.state));
-        assert_eq!(status.beyond_help(&patient), Some(Ending::AllFailed));
+        assert_eq!(status.fatal_exit(&supervision), Some(RelayExit::AllQueuesFailed));
         status.balanced = false;
-        assert_eq!(status.ending().code(), 1);
+        assert_eq!(status.relay_exit().code(), 1);
         status.not_ended.push(1);
-        assert_eq!(status.ending().code(), 4);
+        assert_eq!(status.relay_exit().code(), 4);
     }
 }

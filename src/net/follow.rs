@@ -51,7 +51,7 @@ pub(super) struct Follower {
     /// When to read the routes again.
     reread_at: Option<Instant>,
     /// When to look after the neighbours in use.
-    tend_at: Instant,
+    check_at: Instant,
     audit_at: Instant,
     /// How long it took to read everything.
     dump_took: Duration,
@@ -84,7 +84,7 @@ impl Follower {
             publish_at: now,
             resynced: None,
             reread_at: None,
-            tend_at: now,
+            check_at: now,
             dump_took: now.elapsed(),
             complain_at: now,
         };
@@ -162,7 +162,7 @@ impl Follower {
 
     async fn want(&mut self, key: Key, wire: &mut Wire) {
         if self.asks.is_empty() {
-            self.tend_at = Instant::now() + AGAIN;
+            self.check_at = Instant::now() + AGAIN;
         }
         if self.asks.want(key, Instant::now().into_std()) {
             self.ask(key, wire).await;
@@ -203,7 +203,7 @@ impl Follower {
         let times = [
             unsent.then_some(self.publish_at),
             self.reread_at,
-            (!self.asks.is_empty()).then_some(self.tend_at),
+            (!self.asks.is_empty()).then_some(self.check_at),
             (!self.options.audit.is_zero()).then_some(self.audit_at),
         ];
         for time in times.into_iter().flatten() {
@@ -219,8 +219,8 @@ impl Follower {
             let routes = wire.routes().await.map_err(|error| format!("cannot read routes: {error}"))?;
             self.dirty |= self.state.set_routes(routes);
         }
-        if !self.asks.is_empty() && self.tend_at <= now {
-            self.tend_at = now + AGAIN;
+        if !self.asks.is_empty() && self.check_at <= now {
+            self.check_at = now + AGAIN;
             for key in self.asks.due(now.into_std()) {
                 self.ask(key, wire).await;
             }

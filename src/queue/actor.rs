@@ -216,9 +216,9 @@ impl<B: Backend, H: Handler> Actor<B, H> {
     }
 
     /// Counters after the last packet.
-    pub fn last_words(&mut self) {
+    pub fn send_final_snapshot(&mut self) {
         let last = Box::new(self.snapshot());
-        self.link.report(Report::Last(last));
+        self.link.report(Report::FinalSnapshot(last));
     }
 
     /// Closes ports that are of no more use and cannot say so themselves.
@@ -232,7 +232,7 @@ impl<B: Backend, H: Handler> Actor<B, H> {
         match command {
             Command::Tables(tables) => {
                 let old = self.worker.set_tables(tables);
-                self.link.telemetry(Report::Retired(old));
+                self.link.telemetry(Report::UnusedTables(old));
                 self.look(now);
             }
             Command::Peer { place, address } => self.worker.set_peer(place, address),

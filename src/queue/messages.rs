@@ -70,7 +70,7 @@ pub enum Command<R> {
 impl<R> Command<R> {
     /// Whether `earlier`, if it was not obeyed yet, need not be any more once this is said.
     #[must_use]
-    pub fn voids(&self, earlier: &Self) -> bool {
+    pub fn supersedes(&self, earlier: &Self) -> bool {
         match (self, earlier) {
             (Self::Tables(_), Self::Tables(_)) | (Self::Steer, Self::Steer) => true,
             (Self::Pause(port, _), Self::Pause(other, _)) => port == other,
@@ -115,7 +115,7 @@ pub enum Report {
     /// Counters; dropped when the supervisor is behind.
     Snapshot(Box<QueueSnapshot>),
     /// Counters at the end of this actor, after its last packet.
-    Last(Box<QueueSnapshot>),
+    FinalSnapshot(Box<QueueSnapshot>),
     /// So many packets were lost by what failed, or was rebuilt: told before the word that it is back.
     Lost(u64),
     /// A next hop is wanted.
@@ -126,7 +126,7 @@ pub enum Report {
         next_hop: IpAddr,
     },
     /// Tables that are no longer used, to be freed elsewhere.
-    Retired(Box<Tables>),
+    UnusedTables(Box<Tables>),
     /// A new handler is at work: how many sessions it took over, or why none.
     Replaced(Result<u64, String>),
 }

@@ -53,7 +53,7 @@ pub async fn run_on<B: Backend, H: Handler>(
     let ended = drive.turns(&runtime).await;
     drive.actor.end();
     drive.enter(Regime::Control);
-    drive.actor.last_words();
+    drive.actor.send_final_snapshot();
     ended
 }
 

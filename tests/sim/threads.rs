@@ -35,7 +35,7 @@ impl Handler for Mirror {
     }
 }
 
-/// One queue, as `engine/worker.rs` starts and stops it.
+/// One queue, as `engine/controller.rs` starts and stops it.
 struct QueueController {
     net: SimNet,
     id: QueueId,
@@ -140,7 +140,7 @@ fn the_real_actor_and_supervisor_over_the_simulated_port() {
     let workers = ids.iter().map(|id| QueueController { net: net.clone(), id: id.clone(), running: None }).collect();
     let keep = last.clone();
     let observe = move |notice| {
-        if let supervisor::Notice::Report { report: Report::Last(snapshot), .. } = notice {
+        if let supervisor::Notice::Report { report: Report::FinalSnapshot(snapshot), .. } = notice {
             keep.lock().unwrap().push(*snapshot);
         }
     };

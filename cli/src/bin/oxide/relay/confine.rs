@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use oxide::engine::Survey;
+use oxide::engine::PlannedMachine;
 use oxide::net::SETTINGS_RECORDS;
 use oxide_cli::admin::Doors;
 use oxide_cli::admin::sandbox::{Files, Sandbox};
@@ -18,11 +18,11 @@ pub(super) fn enter(
     path: &Path,
     report: Option<&Path>,
     name: &str,
-) -> Result<(Doors, Survey, Sandbox), String> {
+) -> Result<(Doors, PlannedMachine, Sandbox), String> {
     let mut sandbox = Sandbox::begin(config.admin.sandbox).map_err(|e| e.to_string())?;
     let doors = Doors::open(&config.admin, name).map_err(|e| e.to_string())?;
     // hwloc's plug-ins are programs: none can be loaded later.
-    let survey = Survey::new(&config.engine).map_err(|e| e.to_string())?;
+    let machine = PlannedMachine::new(&config.engine).map_err(|e| e.to_string())?;
     let beside = |file: &Path| std::path::absolute(file).ok()?.parent().map(Path::to_owned);
     let records = PathBuf::from(SETTINGS_RECORDS);
     if let Err(error) = std::fs::create_dir_all(&records) {
@@ -36,7 +36,7 @@ pub(super) fn enter(
         interfaces: config.engine.interfaces.clone(),
     };
     sandbox.confine(&files, config.engine.executor != ExecutorKind::Thread).map_err(|e| e.to_string())?;
-    Ok((doors, survey, sandbox))
+    Ok((doors, machine, sandbox))
 }
 
 /// What is read at a reload: the file's directory, in which an editor puts a new file, and that of the file it is a link

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use oxide::engine::{Ending, Engine, Supervision, read_tables};
+use oxide::engine::{Engine, RelayExit, Supervision, read_tables};
 use oxide_cli::admin::notify::Notifier;
 use oxide_cli::admin::{Admin, Control, Doors, Limits};
 use oxide_relay::UdpRelay;
@@ -38,7 +38,7 @@ pub(crate) fn relay(path: &Path, report: Option<&Path>, log: LogControl) -> Resu
     let config = file::load(path)?;
     crate::preflight::log(&config);
     let holders = holder::holders(&config.engine.interfaces);
-    let (doors, survey, sandbox) = confine::enter(&config, path, report, &name(path))?;
+    let (doors, machine, sandbox) = confine::enter(&config, path, report, &name(path))?;
     // Not before: a thread has the privileges of the one that started it.
     crate::log::write_in_background().map_err(|e| format!("log thread: {e}"))?;
     crate::log::log_panics();
@@ -49,7 +49,7 @@ pub(crate) fn relay(path: &Path, report: Option<&Path>, log: LogControl) -> Resu
     let (handlers, destinations) = (Arc::clone(&plan), Arc::clone(&plan));
     let engine = Engine::builder(config.engine.clone(), move |info| UdpRelay::new(&handlers, info))
         .destinations(move |tables| destinations.destinations(tables))
-        .survey(survey)
+        .planned_machine(machine)
         .supervision(Supervision::from(&config.supervision))
         .start()
         .map_err(|error| with_holders(&error.to_string(), &holders))?;
@@ -90,13 +90,13 @@ pub(crate) fn relay(path: &Path, report: Option<&Path>, log: LogControl) -> Resu
     std::thread::spawn(move || {
         while let Ok(event) = events.recv() {
             if matches!(event, Event::Signal(SIGINT | SIGTERM)) {
-                std::process::exit(Ending::Impatient.code().into());
+                std::process::exit(RelayExit::SecondSignal.code().into());
             }
         }
     });
     let status = if within.is_zero() { engine.stop(STOP_WITHIN) } else { engine.drain(within) };
-    let ending = match status.ending() {
-        Ending::Good => told,
+    let ending = match status.relay_exit() {
+        RelayExit::Ok => told,
         worse => worse,
     };
     if let Some(reporter) = reporter {
@@ -116,11 +116,11 @@ fn watch(
     engine: &Engine,
     control: &RelayControl,
     events: &flume::Receiver<Event>,
-) -> Result<(Ending, Duration), String> {
+) -> Result<(RelayExit, Duration), String> {
     let supervision = Supervision::from(&control.config().supervision);
     loop {
         let status = engine.status();
-        if let Some(ending) = status.beyond_help(&supervision) {
+        if let Some(ending) = status.fatal_exit(&supervision) {
             tracing::error!(exit_code = ending.code(), ?ending, "this process can do no more");
             return Ok((ending, Duration::ZERO));
         }
@@ -136,7 +136,7 @@ fn watch(
             Err(flume::RecvTimeoutError::Disconnected) => return Err("the signal thread ended".to_owned()),
         };
         tracing::info!(within_s = within.as_secs(), "draining, then stopping; a second signal does not wait");
-        return Ok((Ending::Good, within));
+        return Ok((RelayExit::Ok, within));
     }
 }
 

@@ -11,9 +11,9 @@ use oxide_topology::Nic;
 use super::DestinationsOf;
 use super::EngineError;
 use super::EngineStatus;
+use super::controller::EngineMessage;
 use super::drift;
-use super::interfaces::{Interfaces, Tended};
-use super::worker::EngineMessage;
+use super::interfaces::{Interfaces, ProgramEvent};
 use crate::net::{NetEvent, NetOptions, NetService, Tables};
 
 /// How long the kernel may take to tell its tables at first.
@@ -25,7 +25,7 @@ const SETTINGS_EVERY: u32 = 10;
 const DRIFT_EVERY: u32 = 40;
 
 /// What the thread keeps.
-pub(super) struct House {
+pub(super) struct Housekeeper {
     pub(super) net: NetService,
     pub(super) handle: SupervisorHandle<EngineMessage>,
     pub(super) interfaces: Arc<Mutex<Interfaces>>,
@@ -33,7 +33,7 @@ pub(super) struct House {
     pub(super) destinations: DestinationsOf,
     /// Next hops that actors want resolved.
     pub(super) asked: flume::Receiver<(u32, IpAddr)>,
-    pub(super) orders: flume::Receiver<Order>,
+    pub(super) commands: flume::Receiver<HousekeeperCommand>,
     /// As they were told last.
     pub(super) tables: Arc<Tables>,
     /// The interfaces as they were at start.
@@ -41,52 +41,54 @@ pub(super) struct House {
 }
 
 /// What the engine tells the thread.
-pub(super) enum Order {
+pub(super) enum HousekeeperCommand {
     /// Other destinations are the engine's from now on, or still the former ones: then the error says why.
     Destinations(DestinationsOf, flume::Sender<Result<(), EngineError>>),
     /// End.
     Stop,
 }
 
-enum Heard {
+enum HousekeeperEvent {
     Net(Option<NetEvent>),
     Asked(Option<(u32, IpAddr)>),
-    Order(Option<Order>),
+    Command(Option<HousekeeperCommand>),
 }
 
-impl House {
-    pub(super) fn keep(mut self, workers: usize) {
+impl Housekeeper {
+    pub(super) fn run(mut self, actors: usize) {
         let mut next_look = Instant::now() + LOOK_EVERY;
         let mut looks = 0_u32;
         loop {
-            let heard = flume::Selector::new()
-                .recv(&self.net.events, |event| Heard::Net(event.ok()))
-                .recv(&self.asked, |ask| Heard::Asked(ask.ok()))
-                .recv(&self.orders, |order| Heard::Order(order.ok()))
+            let event = flume::Selector::new()
+                .recv(&self.net.events, |event| HousekeeperEvent::Net(event.ok()))
+                .recv(&self.asked, |ask| HousekeeperEvent::Asked(ask.ok()))
+                .recv(&self.commands, |order| HousekeeperEvent::Command(order.ok()))
                 .wait_deadline(next_look);
-            match heard {
-                Ok(Heard::Net(Some(NetEvent::Tables(tables)))) => self.publish(Arc::new(tables), workers),
-                Ok(Heard::Net(Some(event))) => tracing::warn!(?event, "netlink"),
-                Ok(Heard::Asked(Some((interface, next_hop)))) => {
+            match event {
+                Ok(HousekeeperEvent::Net(Some(NetEvent::Tables(tables)))) => self.publish(Arc::new(tables), actors),
+                Ok(HousekeeperEvent::Net(Some(event))) => tracing::warn!(?event, "netlink"),
+                Ok(HousekeeperEvent::Asked(Some((interface, next_hop)))) => {
                     // Busy: the packet that waits for it asks again.
                     let _ = self.net.resolve(interface, next_hop);
                 }
-                Ok(Heard::Order(Some(Order::Destinations(destinations, reply)))) => {
+                Ok(HousekeeperEvent::Command(Some(HousekeeperCommand::Destinations(destinations, reply)))) => {
                     let listed = self.list(&destinations);
                     if listed.is_ok() {
                         self.destinations = destinations;
                     }
                     let _ = reply.send(listed);
                 }
-                Ok(Heard::Net(None)) => {
+                Ok(HousekeeperEvent::Net(None)) => {
                     tracing::error!("netlink service ended: routes, neighbours and programs are no longer followed");
                     break;
                 }
-                Ok(Heard::Asked(None) | Heard::Order(None | Some(Order::Stop))) => break,
+                Ok(
+                    HousekeeperEvent::Asked(None) | HousekeeperEvent::Command(None | Some(HousekeeperCommand::Stop)),
+                ) => break,
                 Err(_) => {
                     next_look = Instant::now() + LOOK_EVERY;
                     looks = looks.wrapping_add(1);
-                    self.tend(workers);
+                    self.check_programs(actors);
                     if looks.is_multiple_of(SETTINGS_EVERY) {
                         self.look();
                     }
@@ -107,7 +109,7 @@ impl House {
         self.interfaces.lock().unwrap_or_else(PoisonError::into_inner).set_destinations(&wanted)
     }
 
-    fn publish(&mut self, tables: Arc<Tables>, workers: usize) {
+    fn publish(&mut self, tables: Arc<Tables>, actors: usize) {
         self.tables = Arc::clone(&tables);
         if let Err(error) = self.list(&self.destinations) {
             tracing::error!(%error, "destinations not listed: the former ones stay");
@@ -116,39 +118,39 @@ impl House {
         for name in &lost {
             tracing::warn!(interface = name, "gone, or made again: its queues are opened anew");
         }
-        for worker in (0..workers).map(ActorId) {
-            if let Err(error) = self.handle.send_engine_message(worker, EngineMessage::Tables(Arc::clone(&tables))) {
-                tracing::warn!(?worker, %error, "tables not passed on");
+        for actor in (0..actors).map(ActorId) {
+            if let Err(error) = self.handle.send_engine_message(actor, EngineMessage::Tables(Arc::clone(&tables))) {
+                tracing::warn!(?actor, %error, "tables not passed on");
             }
             // An interface that somebody waits for may be among them.
-            let _ = self.handle.wake(worker);
+            let _ = self.handle.wake(actor);
         }
     }
 
     /// Programs that another process took off are put back. Where that cannot be, the interface's ports are closed and
     /// wait.
-    fn tend(&self, workers: usize) {
-        let tended = self.interfaces.lock().unwrap_or_else(PoisonError::into_inner).tend();
-        for what in tended {
+    fn check_programs(&self, actors: usize) {
+        let events = self.interfaces.lock().unwrap_or_else(PoisonError::into_inner).check_programs();
+        for what in events {
             let close = match what {
-                Tended::Back { interface } => {
+                ProgramEvent::Reattached { interface } => {
                     tracing::warn!(interface, "the XDP program was taken off; it is back");
                     None
                 }
-                Tended::Trouble { interface, why } => {
+                ProgramEvent::Detached { interface, why } => {
                     tracing::error!(interface, why, "the XDP program is not attached any more: no packets come in");
                     Some((interface, why))
                 }
             };
-            for worker in (0..workers).map(ActorId) {
+            for actor in (0..actors).map(ActorId) {
                 let told = match &close {
                     Some((interface, why)) => {
-                        self.handle.send_engine_message(worker, EngineMessage::Close(interface.clone(), why.clone()))
+                        self.handle.send_engine_message(actor, EngineMessage::Close(interface.clone(), why.clone()))
                     }
-                    None => self.handle.wake(worker),
+                    None => self.handle.wake(actor),
                 };
                 if let Err(error) = told {
-                    tracing::warn!(?worker, %error, "not told of its interface's program");
+                    tracing::warn!(?actor, %error, "not told of its interface's program");
                 }
             }
         }

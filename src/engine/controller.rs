@@ -104,8 +104,8 @@ impl<H: Handler + 'static> supervisor::ActorController for QueueController<H> {
         })
     }
 
-    fn on_engine_message(&mut self, note: EngineMessage) {
-        let command = match note {
+    fn on_engine_message(&mut self, message: EngineMessage) {
+        let command = match message {
             EngineMessage::Tables(tables) => {
                 self.tables = Arc::clone(&tables);
                 Command::Tables(Box::new((*tables).clone()))
@@ -122,7 +122,7 @@ impl<H: Handler + 'static> supervisor::ActorController for QueueController<H> {
             EngineMessage::Inject(fault) => Command::Inject(fault),
         };
         if let Some(running) = &mut self.running {
-            running.commands.tell(command);
+            running.commands.enqueue(command);
         }
     }
 
@@ -152,7 +152,7 @@ impl<H: Handler + 'static> supervisor::ActorController for QueueController<H> {
             let interfaces = self.interfaces.lock().unwrap_or_else(PoisonError::into_inner);
             interfaces.steer_away(self.launcher.ports_of(self.index));
         } else if let Some(running) = &mut self.running {
-            running.commands.tell(Command::Steer);
+            running.commands.enqueue(Command::Steer);
         }
     }
 }
