@@ -42,7 +42,7 @@ impl BlindForwarder {
         let drop = |reason| Err(Verdict::Drop(reason));
         let columns = batch.columns();
         if columns.udp & 1 << lane == 0 {
-            return drop(columns.fault[lane]);
+            return drop(columns.reject_reason[lane]);
         }
         let flow = columns.flow[lane];
         let part = self.clients.len() as u64;
@@ -67,7 +67,7 @@ impl BlindForwarder {
         } else {
             return drop(DropReason::NoSession);
         };
-        let way = cx.way_to(destination.ip())?;
+        let way = cx.egress_to(destination.ip())?;
         let (l3, l4, length) = (columns.l3[lane], columns.l4[lane], columns.length[lane]);
         if length - u16::from(l3) > way.mtu {
             return drop(DropReason::TooBig);

@@ -53,7 +53,7 @@ impl TunnelEnd {
     fn serve(&self, batch: &mut Batch<'_>, lane: usize, cx: &mut Context<'_>) -> Result<Verdict, Verdict> {
         let columns = batch.columns();
         if columns.udp & 1 << lane == 0 {
-            return Err(Verdict::Drop(columns.fault[lane]));
+            return Err(Verdict::Drop(columns.reject_reason[lane]));
         }
         if columns.flow[lane].destination == self.local {
             self.unwrap(batch, lane)
@@ -65,7 +65,7 @@ impl TunnelEnd {
     }
 
     fn wrap(&self, batch: &mut Batch<'_>, lane: usize, cx: &mut Context<'_>) -> Result<Verdict, Verdict> {
-        let way = cx.way_to(self.remote.ip())?;
+        let way = cx.egress_to(self.remote.ip())?;
         let inner = batch.columns().flow[lane];
         // What is one flow inside is one flow outside, for those who share load by ports (section 3.3).
         let bytes = inner.source.address.iter().chain(&inner.destination.address);

@@ -44,7 +44,7 @@ impl Channel {
         let drop = |reason| Err(Verdict::Drop(reason));
         let columns = batch.columns();
         if columns.udp & 1 << lane == 0 {
-            return drop(columns.fault[lane]);
+            return drop(columns.reject_reason[lane]);
         }
         let header = usize::from(columns.l4[lane]);
         let packet = batch.packet(lane);
@@ -80,7 +80,7 @@ fn send(
     data: Range<usize>,
     flow: Flow,
 ) -> Result<Verdict, Verdict> {
-    let way = cx.way_to(flow.destination.ip())?;
+    let way = cx.egress_to(flow.destination.ip())?;
     let (source_mac, destination_mac) = (way.source_mac, way.destination_mac);
     let headers = UdpFrame { source_mac, destination_mac, ..UdpFrame::new(flow, &[]) };
     if headers.len() - 14 + prefix.len() + data.len() > usize::from(way.mtu) {

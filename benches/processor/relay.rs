@@ -10,7 +10,7 @@ use oxide::packet::build::UdpFrame;
 use oxide::packet::{Endpoint, Flow, LANES, MacAddr};
 use oxide::port::sim::{SimBackend, SimInterface, SimNet, SimPort};
 use oxide::port::{Backend, Burst, Port, QueueId};
-use oxide::queue::{Datapath, Harness, Parts, Peers, QueueInfo};
+use oxide::queue::{Datapath, DatapathParts, Harness, Peers, QueueInfo};
 use oxide::simd::Processor;
 use oxide::umem::Umem;
 use oxide_relay::config::Config;
@@ -82,8 +82,8 @@ pub(crate) fn for_callgrind(what: &str) {
 }
 
 #[inline(never)]
-fn measured_relay(worker: &mut Datapath<SimPort, UdpRelay>, now: Instant) -> usize {
-    worker.work(now)
+fn measured_relay(datapath: &mut Datapath<SimPort, UdpRelay>, now: Instant) -> usize {
+    datapath.work(now)
 }
 
 #[inline(never)]
@@ -131,7 +131,7 @@ fn arrive(net: &SimNet, id: &QueueId, frames: impl Iterator<Item = Vec<u8>>) {
 struct Relay {
     net: SimNet,
     ids: [QueueId; 2],
-    worker: Datapath<SimPort, UdpRelay>,
+    datapath: Datapath<SimPort, UdpRelay>,
     sessions: u32,
     dice: Box<dyn FnMut() -> u64>,
     now: Instant,
@@ -153,7 +153,7 @@ impl Relay {
         ))?;
         let plan = RelayPlan::new(&config, &[])?;
         let handler = UdpRelay::new(&plan, &info);
-        let parts = Parts {
+        let parts = DatapathParts {
             umem,
             ports: ports.into_iter().map(Some).collect(),
             handler,
@@ -163,16 +163,16 @@ impl Relay {
             batch_size: LANES,
         };
         let now = Instant::now();
-        let mut worker = Datapath::new(parts, now);
-        worker.set_tables(Box::new(tables(&net)));
-        worker.steer(true)?;
+        let mut datapath = Datapath::new(parts, now);
+        datapath.set_tables(Box::new(tables(&net)));
+        datapath.steer(true)?;
         // Its first turn fills the rings.
-        worker.work(now);
-        let mut relay = Self { net, ids, worker, sessions, dice: Box::new(random(4)), now };
+        datapath.work(now);
+        let mut relay = Self { net, ids, datapath, sessions, dice: Box::new(random(4)), now };
         for first in (0..sessions).step_by(LANES) {
-            relay.batch(first..first + LANES as u32, |worker, now| worker.work(now))?;
+            relay.batch(first..first + LANES as u32, |datapath, now| datapath.work(now))?;
         }
-        let made = relay.worker.handler().counters().created;
+        let made = relay.datapath.handler().counters().created;
         if made != u64::from(sessions) {
             return Err(format!("{made} sessions of {sessions}").into());
         }
@@ -195,22 +195,22 @@ impl Relay {
         arrive(&self.net, &self.ids[0], clients.into_iter().filter_map(frame));
         self.kernel()?;
         let start = Instant::now();
-        let packets = work(&mut self.worker, self.now);
+        let packets = work(&mut self.datapath, self.now);
         let time = start.elapsed().as_nanos() as f64;
         // One kick sends at most 32.
         (0..4).try_for_each(|_| self.kernel())?;
         let mut sent = 0;
         self.net.drain_sent(&self.ids[1], |_| sent += 1);
         if packets != LANES || sent != LANES {
-            let drops = self.worker.counters().drops.total();
+            let drops = self.datapath.counters().drops.total();
             return Err(format!("{packets} packets came, {sent} left, {drops} were dropped").into());
         }
         Ok(time)
     }
 
     fn kernel(&mut self) -> Result<(), Error> {
-        self.worker.kick().map_err(|error| format!("{error:?}"))?;
-        let (umem, ports) = self.worker.kernel_side();
+        self.datapath.kick().map_err(|error| format!("{error:?}"))?;
+        let (umem, ports) = self.datapath.kernel_side();
         for port in ports {
             port.run_kernel(umem);
         }

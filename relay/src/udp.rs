@@ -224,7 +224,7 @@ impl UdpRelay {
     ) -> Result<PortIndex, Verdict> {
         let old = &batch.columns().flow[lane];
         // A packet that was held has paid.
-        if let Some(limits) = self.limits.as_mut().filter(|_| !batch.again())
+        if let Some(limits) = self.limits.as_mut().filter(|_| !batch.was_held())
             && !limits.admit(&key.remote, key.local, self.now_ns, ip_bytes(batch, lane))
         {
             return Err(LIMITED);
@@ -278,7 +278,7 @@ impl UdpRelay {
         if let Some(health) = &mut self.health {
             health.answered(session.upstream);
         }
-        if let Some(limits) = self.limits.as_mut().filter(|_| !batch.again())
+        if let Some(limits) = self.limits.as_mut().filter(|_| !batch.was_held())
             && !limits.admit_reply(&session.key.remote, self.now_ns, ip_bytes(batch, lane))
         {
             return Err(LIMITED);

@@ -15,7 +15,7 @@ use super::forward::Fused;
 use oxide::port::sim::{SimBackend, SimNet};
 use oxide::port::{Backend, QueueId};
 use oxide::queue::{
-    Actor, ActorSpec, Command, Parcel, Peers, PortRequests, QueueCounters, QueueExit, QueueSnapshot, Report,
+    Actor, ActorSpec, Command, Handover, Peers, PortRequests, QueueCounters, QueueExit, QueueSnapshot, Report,
 };
 use oxide::simd::Processor;
 use oxide::umem::PortIndex;
@@ -117,12 +117,12 @@ impl SimActor {
         &mut self,
         generation: u64,
         line: &LinkReceiver<Report>,
-        others: &[Option<Address<Parcel>>],
+        others: &[Option<Address<Handover>>],
         now: Instant,
-    ) -> Result<Address<Parcel>, ActorExit> {
+    ) -> Result<Address<Handover>, ActorExit> {
         let refused = |error: MailboxError| ActorExit::Refused(error.to_string());
         let (commands, mailbox) = mailbox(COMMANDS).map_err(refused)?;
-        let (parcels, inbox) = Inbox::with_doorbell(PARCELS, mailbox.doorbell()).map_err(refused)?;
+        let (handovers, inbox) = Inbox::with_doorbell(PARCELS, mailbox.doorbell()).map_err(refused)?;
         let mut peers = Peers::new(inbox, self.queues);
         for (queue, address) in (0..).zip(others).filter(|&(queue, _)| queue != self.queue) {
             peers.set(queue, address.clone());
@@ -149,7 +149,7 @@ impl SimActor {
         self.watch = Some(watch);
         self.commands = Some(commands);
         self.phase = Phase::Opening { by: now + BUSY_DEADLINE, parts: Box::new(Opening { spec, mailbox, link }) };
-        Ok(parcels)
+        Ok(handovers)
     }
 
     /// Passes a decision of the supervisor's on.
@@ -197,7 +197,7 @@ impl SimActor {
             return self.open(now).err();
         }
         let Phase::Up(actor) = &mut self.phase else { return None };
-        let packets = actor.worker.work(now);
+        let packets = actor.datapath.work(now);
         actor.kick();
         if !actor.is_due(packets) {
             return None;
@@ -241,7 +241,7 @@ impl SimActor {
     /// The kernel's step for each of this actor's ports. It goes on while the actor is stalled.
     pub(super) fn run_kernel(&mut self) {
         if let Phase::Up(actor) = &mut self.phase {
-            let (umem, ports) = actor.worker.kernel_side();
+            let (umem, ports) = actor.datapath.kernel_side();
             for port in ports {
                 port.run_kernel(umem);
             }
@@ -252,7 +252,7 @@ impl SimActor {
     pub(super) fn counters(&mut self) -> QueueCounters {
         let mut sum = self.ended.counters.clone();
         if let Some(actor) = self.life() {
-            add(&mut sum, actor.worker.counters());
+            add(&mut sum, actor.datapath.counters());
         }
         sum
     }
@@ -261,7 +261,7 @@ impl SimActor {
     pub(super) fn bad_descriptors(&mut self) -> u64 {
         let ports = PortIndex::first(self.ids.len());
         let now =
-            self.life().map_or(0, |actor| ports.map(|port| actor.worker.port_counters(port).0.bad_descriptors).sum());
+            self.life().map_or(0, |actor| ports.map(|port| actor.datapath.port_counters(port).0.bad_descriptors).sum());
         self.ended.bad_descriptors + now
     }
 

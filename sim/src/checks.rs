@@ -35,8 +35,8 @@ impl World {
         let actor = &mut self.actors[at];
         let ids = actor.ids.clone();
         let Some(life) = actor.life() else { return };
-        let (census, balanced) = (life.worker.umem().census(), life.worker.balanced());
-        let at_ports: Vec<_> = PortIndex::first(ids.len()).map(|port| life.worker.umem().at_port(port)).collect();
+        let (census, balanced) = (life.datapath.umem().census(), life.datapath.balanced());
+        let at_ports: Vec<_> = PortIndex::first(ids.len()).map(|port| life.datapath.umem().at_port(port)).collect();
         self.judge.check(
             Checker::Ledger,
             balanced && census.app == 0 && census.transmit == lost && census.written_off == 0,

@@ -29,7 +29,7 @@ impl Handler for Forwarder {
         let from_clients = batch.from().number() == CLIENTS;
         for lane in 0..batch.len() {
             if columns.udp & 1 << lane == 0 {
-                batch.drop(lane, columns.fault[lane]);
+                batch.drop(lane, columns.reject_reason[lane]);
                 continue;
             }
             let flow = columns.flow[lane];

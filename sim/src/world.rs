@@ -21,7 +21,7 @@ use super::traffic::Traffic;
 use super::{Application, SimOptions, Watch};
 use oxide::port::QueueId;
 use oxide::port::sim::{Driver, Rng, SimInterface, SimNet};
-use oxide::queue::{Command, Parcel, Report};
+use oxide::queue::{Command, Handover, Report};
 use upsets::Upsets;
 use wires::Wires;
 
@@ -56,7 +56,7 @@ pub(super) struct World {
     rng: Rng,
     traffic: Traffic,
     /// Where packets for each queue go.
-    directory: Vec<Option<Address<Parcel>>>,
+    directory: Vec<Option<Address<Handover>>>,
     /// What actors say.
     link_receiver: LinkReceiver<Report>,
     app: Arc<App>,
@@ -165,7 +165,7 @@ impl World {
     }
 
     /// Tells every actor where this queue's packets go now, as the engine does when one starts or ends.
-    fn announce(&mut self, of: usize, address: Option<Address<Parcel>>) {
+    fn announce(&mut self, of: usize, address: Option<Address<Handover>>) {
         for (_, actor) in self.actors.iter_mut().enumerate().filter(|&(at, _)| at != of) {
             actor.send(Command::Peer { place: of as u32, address: address.clone() });
         }

@@ -12,7 +12,7 @@ use super::interfaces::Interfaces;
 use super::launch::{Launched, Launcher};
 use super::outbox::Outbox;
 use crate::net::Tables;
-use crate::queue::{self, Fault, Handler, Parcel, PortRequests, QueueExit, Report};
+use crate::queue::{self, Fault, Handler, Handover, PortRequests, QueueExit, Report};
 use crate::umem::PortIndex;
 use crate::xdp::PortRequest;
 
@@ -38,7 +38,7 @@ pub(super) type Directory = Arc<Mutex<Vec<Option<Entry>>>>;
 /// One running actor, as its neighbours need it.
 pub(super) struct Entry {
     queue: u32,
-    parcels: Address<Parcel>,
+    handovers: Address<Handover>,
     pub(super) commands: Address<Command>,
 }
 
@@ -79,14 +79,14 @@ impl<H: Handler + 'static> supervisor::ActorController for QueueController<H> {
             let mut interfaces = self.interfaces.lock().unwrap_or_else(PoisonError::into_inner);
             self.launcher.launch(self.index, link, &mut interfaces, &self.tables, &others)
         };
-        let Launched { handle, commands, parcels } = launched.map_err(|error| match error {
+        let Launched { handle, commands, handovers } = launched.map_err(|error| match error {
             // Not there, or another program is on it: that may change.
             EngineError::Interface { .. } | EngineError::Steering { .. } => ActorExit::Waiting(error.to_string()),
             // No thread, no descriptor, no memory for io_uring: what is short now may be there at the next try.
             EngineError::Actor { .. } => ActorExit::Failed(error.to_string()),
             other => ActorExit::Refused(other.to_string()),
         })?;
-        self.announce(Some(Entry { queue: self.queue, parcels, commands: commands.clone() }));
+        self.announce(Some(Entry { queue: self.queue, handovers, commands: commands.clone() }));
         for port in PortIndex::ALL.into_iter().filter(|port| port.is_in(self.paused)) {
             // A new mailbox has room for them.
             let _ = commands.try_send(Command::Pause(port, true));
@@ -165,16 +165,16 @@ impl<H: Handler + 'static> QueueController<H> {
         ports.map(|(port, id)| (port, interfaces.request(&id).map_err(|error| error.to_string()))).collect()
     }
 
-    fn others(&self) -> Vec<(u32, Address<Parcel>)> {
+    fn others(&self) -> Vec<(u32, Address<Handover>)> {
         let directory = self.directory.lock().unwrap_or_else(PoisonError::into_inner);
         let entries = (0..).zip(directory.iter());
-        entries.filter_map(|(place, entry)| Some((place, entry.as_ref()?.parcels.clone()))).collect()
+        entries.filter_map(|(place, entry)| Some((place, entry.as_ref()?.handovers.clone()))).collect()
     }
 
     /// Tells every other running actor where this queue's packets go now.
     fn announce(&self, entry: Option<Entry>) {
         let mut directory = self.directory.lock().unwrap_or_else(PoisonError::into_inner);
-        let address = entry.as_ref().map(|e| e.parcels.clone());
+        let address = entry.as_ref().map(|e| e.handovers.clone());
         for other in directory.iter().enumerate().filter(|(at, _)| *at != self.index).filter_map(|(_, e)| e.as_ref()) {
             let message = Command::Peer { place: self.index as u32, address: address.clone() };
             // Closed: it ends itself, and needs to know no peer any more.

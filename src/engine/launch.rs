@@ -17,7 +17,7 @@ use super::interfaces::Interfaces;
 use crate::config::EngineConfig;
 use crate::net::Tables;
 use crate::port::{QueueId, Rss};
-use crate::queue::{self, ActorSpec, Handler, HandlerFactory, Parcel, Peers, QueueExit, Report};
+use crate::queue::{self, ActorSpec, Handler, HandlerFactory, Handover, Peers, QueueExit, Report};
 use crate::simd::Processor;
 use crate::umem::{PageKind, PortIndex, RingSizes};
 use crate::xdp::{BusyPoll, XdpBackend, XdpOptions};
@@ -27,13 +27,13 @@ const COMMANDS: usize = 64;
 /// Packets of other queues that may wait for one actor.
 const PARCELS: usize = 512;
 /// Bytes of one actor's inbox, allocated at start.
-pub(super) const INBOX_BYTES: u64 = (PARCELS * size_of::<Parcel>()) as u64;
+pub(super) const INBOX_BYTES: u64 = (PARCELS * size_of::<Handover>()) as u64;
 
 /// A running actor, as the supervisor holds it.
 pub(super) struct Launched {
     pub(super) handle: ExecutorHandle<QueueExit>,
     pub(super) commands: Address<Command>,
-    pub(super) parcels: Address<Parcel>,
+    pub(super) handovers: Address<Handover>,
 }
 
 /// All that actors are made from.
@@ -58,14 +58,14 @@ impl<H: Handler + 'static> Launcher<H> {
         link: SupervisorLink<Report>,
         interfaces: &mut Interfaces,
         tables: &Tables,
-        others: &[(u32, Address<Parcel>)],
+        others: &[(u32, Address<Handover>)],
     ) -> Result<Launched, EngineError> {
         let Some(plan) = self.plan.actors.get(index) else { return Err(EngineError::Ended) };
         let config = self.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let failed = |step| move |e: &dyn std::fmt::Display| EngineError::Actor { step, text: e.to_string() };
         let backend = backend(options(&config, plan)?, &self.ports_of(index), interfaces)?;
         let (commands, mailbox) = mailbox::<Command>(COMMANDS).map_err(|e| failed("making a mailbox")(&e))?;
-        let (parcels, inbox) =
+        let (handovers, inbox) =
             Inbox::with_doorbell(PARCELS, mailbox.doorbell()).map_err(|e| failed("making an inbox")(&e))?;
         // Shares go by how many queues are served, not by their numbers: `queues = [7]` has all of everything.
         let (queues, place) = (self.plan.actors.len() as u32, index as u32);
@@ -93,7 +93,7 @@ impl<H: Handler + 'static> Launcher<H> {
         let executor = ExecutorSpec { name: format!("oxide-q{}", plan.queue), cpu: None, kind: self.executor };
         let handle = executor::spawn(executor, move |runtime| queue::run_on(cpu, spec, runtime, mailbox, link))
             .map_err(|e| failed("starting an executor")(&e))?;
-        Ok(Launched { handle, commands, parcels })
+        Ok(Launched { handle, commands, handovers })
     }
 
     /// The ports of plan entry `index`.

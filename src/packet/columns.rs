@@ -131,7 +131,7 @@ pub struct Columns {
     /// Of these three: with one or two VLAN tags, which end where [`l3`](Self::l3) says.
     pub tagged: u64,
     /// Why a lane is not in [`udp`](Self::udp); stale for lanes that are.
-    pub fault: [DropReason; LANES],
+    pub reject_reason: [DropReason; LANES],
     /// Offset of the IP header from the start of the frame, bytes.
     pub l3: [u8; LANES],
     /// Offset of the UDP (TCP, ICMP) header from the start of the frame, bytes.
@@ -153,7 +153,7 @@ impl Default for Columns {
             tcp: 0,
             icmp: 0,
             tagged: 0,
-            fault: [DropReason::Truncated; LANES],
+            reject_reason: [DropReason::Truncated; LANES],
             l3: [0; LANES],
             l4: [0; LANES],
             length: [0; LANES],

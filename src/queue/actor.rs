@@ -4,8 +4,8 @@
 //! No threads, no waiting, no clock of its own: [`run`](super::run()) gives it a core's time, and the simulator turns
 //! the same actor by hand.
 
-mod away;
-mod costs;
+mod closed_ports;
+mod loss_meter;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,17 +13,17 @@ use std::time::{Duration, Instant};
 use oxide_actors::mailbox::Mailbox;
 use oxide_actors::supervisor::{StateReport, SupervisorLink};
 
+use super::datapath::{Datapath, DatapathParts, TurnResult};
 use super::handler::{Handler, QueueInfo};
 use super::messages::{Command, QueueExit, Report};
 use super::peers::Peers;
 use super::snapshot::QueueSnapshot;
-use super::worker::{Datapath, Parts, Turn};
 use crate::net::Tables;
 use crate::port::{Backend, Opened, Port, PortError, Rss};
 use crate::simd::Processor;
 use crate::umem::{LayoutError, MAX_PORTS};
-use away::Away;
-use costs::Costs;
+use closed_ports::ClosedPorts;
+use loss_meter::LossMeter;
 
 /// Turns between two looks into the mailbox while packets flow: a look costs 2 ns, a turn 100 or more.
 const CONTROL_EVERY: u64 = 16;
@@ -66,22 +66,22 @@ pub struct ActorSpec<B, H> {
 /// See the module's documentation.
 pub struct Actor<B: Backend, H> {
     /// The packets between its turns.
-    pub worker: Datapath<B::Port, H>,
+    pub datapath: Datapath<B::Port, H>,
     pub(super) mailbox: Mailbox<Command<B::Request>>,
     pub(super) link: SupervisorLink<Report>,
     backend: B,
     /// Ports that are closed, and what becomes of them.
-    away: Away,
-    costs: Costs,
+    closed_ports: ClosedPorts,
+    loss_meter: LossMeter,
     factory: HandlerFactory<H>,
     info: QueueInfo,
     turns: u64,
     next_snapshot: Instant,
     stop_by: Option<Instant>,
     /// The supervisor knows that the handler panicked.
-    parked_told: bool,
+    parked_reported: bool,
     draining: bool,
-    drained_told: bool,
+    drained_reported: bool,
 }
 
 impl<B: Backend, H: Handler> Actor<B, H> {
@@ -100,7 +100,7 @@ impl<B: Backend, H: Handler> Actor<B, H> {
             let id = first.as_ref().map_or_else(|error| error.id().clone(), |port| port.info().id.clone());
             return Err(PortError::Layout { id, source: LayoutError::TooManyPorts { got: opened.len() } });
         }
-        let (away, infos, ports) = away::sort(opened);
+        let (closed_ports, infos, ports) = closed_ports::sort(opened);
         let info = QueueInfo {
             queue: spec.queue,
             queues: spec.queues,
@@ -111,7 +111,7 @@ impl<B: Backend, H: Handler> Actor<B, H> {
             processor: spec.processor,
             seed: spec.seed,
         };
-        let parts = Parts {
+        let parts = DatapathParts {
             umem,
             ports,
             handler: (spec.factory)(&info),
@@ -120,37 +120,37 @@ impl<B: Backend, H: Handler> Actor<B, H> {
             peers: spec.peers,
             batch_size: spec.batch_size,
         };
-        let mut worker = Datapath::new(parts, now);
-        worker.set_tables(spec.tables);
-        worker.steer(true)?;
+        let mut datapath = Datapath::new(parts, now);
+        datapath.set_tables(spec.tables);
+        datapath.steer(true)?;
         Ok(Self {
-            worker,
+            datapath,
             mailbox,
             link,
             backend: spec.backend,
-            away,
-            costs: Costs::default(),
+            closed_ports,
+            loss_meter: LossMeter::default(),
             factory: spec.factory,
             info,
             turns: 0,
             next_snapshot: now,
             stop_by: None,
-            parked_told: false,
+            parked_reported: false,
             draining: false,
-            drained_told: false,
+            drained_reported: false,
         })
     }
 
     /// The first word: it is at work, or waits for a part.
     pub fn begin(&self) {
-        self.link.report_state(self.away.word());
+        self.link.report_state(self.closed_ports.state_report());
     }
 
     /// The kernel's share of a turn, after [`Datapath::work`]; the heart beats. A port that is of no more use is closed.
-    pub fn kick(&mut self) -> Turn {
-        let turn = self.worker.kick().unwrap_or_else(|(port, error)| {
-            self.lose(port, &error);
-            Turn::default()
+    pub fn kick(&mut self) -> TurnResult {
+        let turn = self.datapath.kick().unwrap_or_else(|(port, error)| {
+            self.close_failed_port(port, &error);
+            TurnResult::default()
         });
         self.link.beat();
         self.turns += 1;
@@ -169,48 +169,48 @@ impl<B: Backend, H: Handler> Actor<B, H> {
 
     /// How long nothing is to be done but for packets and messages.
     pub(super) fn patience(&self, now: Instant) -> Duration {
-        self.away.patience().min(self.next_snapshot.saturating_duration_since(now)).min(SNAPSHOT)
+        self.closed_ports.patience().min(self.next_snapshot.saturating_duration_since(now)).min(SNAPSHOT)
     }
 
     /// Messages, reports, and whether it is time to end.
     pub fn control(&mut self, now: Instant, packets: usize) -> Option<QueueExit> {
         while let Some(command) = self.mailbox.try_recv() {
-            self.obey(command, now);
+            self.handle_command(command, now);
         }
-        if let Some(words) = self.worker.parked()
-            && !self.parked_told
+        if let Some(message) = self.datapath.handler_panic()
+            && !self.parked_reported
         {
-            self.parked_told = true;
-            self.costs.begin(&self.worker);
-            self.link.report_state(StateReport::SoftFailed(words.to_owned()));
+            self.parked_reported = true;
+            self.loss_meter.begin(&self.datapath);
+            self.link.report_state(StateReport::SoftFailed(message.to_owned()));
         }
         self.reopen(now);
-        for (interface, next_hop) in self.worker.requests() {
+        for (interface, next_hop) in self.datapath.requests() {
             // Not taken: a later packet asks again.
             self.link.telemetry(Report::Resolve { interface, next_hop });
         }
         if now >= self.next_snapshot {
             self.next_snapshot = now + SNAPSHOT;
-            if !self.worker.balanced() {
+            if !self.datapath.balanced() {
                 return Some(QueueExit::Leaked);
             }
             self.look(now);
             let snapshot = Box::new(self.snapshot());
             self.link.telemetry(Report::Snapshot(snapshot));
-            let empty = self.draining && self.worker.handler().sessions() == 0 && self.worker.quiescent();
-            if empty && !self.drained_told {
-                self.drained_told = true;
+            let empty = self.draining && self.datapath.handler().sessions() == 0 && self.datapath.quiescent();
+            if empty && !self.drained_reported {
+                self.drained_reported = true;
                 self.link.report_state(StateReport::Drained);
             }
         }
-        let quiet = packets == 0 && self.stop_by.is_some() && self.worker.quiescent();
+        let quiet = packets == 0 && self.stop_by.is_some() && self.datapath.quiescent();
         (quiet || self.stop_by.is_some_and(|by| now >= by)).then_some(QueueExit::Stopped)
     }
 
     /// The last turn is done. Steering off before the sockets close, so that packets take the program's fallback at
     /// once.
     pub fn end(&mut self) {
-        if let Err(error) = self.worker.steer(false) {
+        if let Err(error) = self.datapath.steer(false) {
             tracing::debug!(%error, "steering off while closing");
         }
     }
@@ -223,43 +223,43 @@ impl<B: Backend, H: Handler> Actor<B, H> {
 
     /// Closes ports that are of no more use and cannot say so themselves.
     fn look(&mut self, now: Instant) {
-        while let Some((port, error)) = self.worker.lame(now) {
-            self.lose(port, &error);
+        while let Some((port, error)) = self.datapath.find_failed_port(now) {
+            self.close_failed_port(port, &error);
         }
     }
 
-    fn obey(&mut self, command: Command<B::Request>, now: Instant) {
+    fn handle_command(&mut self, command: Command<B::Request>, now: Instant) {
         match command {
             Command::Tables(tables) => {
-                let old = self.worker.set_tables(tables);
+                let old = self.datapath.set_tables(tables);
                 self.link.telemetry(Report::UnusedTables(old));
                 self.look(now);
             }
-            Command::Peer { place, address } => self.worker.set_peer(place, address),
-            Command::Pause(port, paused) => self.worker.set_paused(port, paused),
+            Command::Peer { place, address } => self.datapath.set_peer(place, address),
+            Command::Pause(port, paused) => self.datapath.set_paused(port, paused),
             Command::Steer if self.stop_by.is_some() => {}
             Command::Steer => {
                 // Off first: the ports do not know that somebody else took them out of the map.
-                if let Err(error) = self.worker.steer(false).and_then(|()| self.worker.steer(true)) {
+                if let Err(error) = self.datapath.steer(false).and_then(|()| self.datapath.steer(true)) {
                     tracing::warn!(%error, "steering on again");
                 }
             }
             Command::Drain => {
                 self.draining = true;
-                self.worker.set_draining(true);
+                self.datapath.set_draining(true);
             }
             Command::RestartHandler { inherit } => self.restart_handler(inherit),
             Command::Open { restart, requests } => self.open_ports(restart, requests, now),
             Command::Close(ports, why) => self.close(ports, &why),
-            Command::Inject(fault) => self.worker.inject(fault),
+            Command::Inject(fault) => self.datapath.inject(fault),
             Command::Sessions { mut into, reply } => {
-                self.worker.handler().describe_sessions(into.capacity(), &mut into);
+                self.datapath.handler().describe_sessions(into.capacity(), &mut into);
                 let _ = reply.try_send(into);
             }
             Command::Stop(within) => {
-                self.worker.set_draining(true);
+                self.datapath.set_draining(true);
                 self.stop_by = Some(now + within);
-                if let Err(error) = self.worker.steer(false) {
+                if let Err(error) = self.datapath.steer(false) {
                     tracing::warn!(%error, "steering off while stopping");
                 }
             }
@@ -269,22 +269,22 @@ impl<B: Backend, H: Handler> Actor<B, H> {
     fn restart_handler(&mut self, inherit: bool) {
         self.info = self.info.for_next_handler();
         let (factory, info) = (&self.factory, &self.info);
-        match self.worker.replace_handler(|| factory(info), inherit) {
+        match self.datapath.replace_handler(|| factory(info), inherit) {
             Ok(kept) => {
-                self.parked_told = false;
-                self.tell();
+                self.parked_reported = false;
+                self.report_state();
                 self.link.report(Report::Replaced(kept));
             }
-            Err(words) => {
+            Err(message) => {
                 self.link.report_state(StateReport::SoftFailed(format!(
-                    "the new handler panicked while it was made: {words}"
+                    "the new handler panicked while it was made: {message}"
                 )));
             }
         }
     }
 
     fn snapshot(&mut self) -> QueueSnapshot {
-        QueueSnapshot::take(&mut self.worker, self.info.queue)
+        QueueSnapshot::take(&mut self.datapath, self.info.queue)
     }
 }
 

@@ -64,7 +64,7 @@ pub struct Batch<'a> {
     columns: &'a Columns,
     verdicts: &'a mut [Verdict; LANES],
     from: PortIndex,
-    again: bool,
+    was_held: bool,
 }
 
 impl<'a> Batch<'a> {
@@ -76,10 +76,10 @@ impl<'a> Batch<'a> {
         columns: &'a Columns,
         verdicts: &'a mut [Verdict; LANES],
         from: PortIndex,
-        again: bool,
+        was_held: bool,
     ) -> Self {
         let length = frames.len().min(LANES);
-        Self { umem, frames: &mut frames[..length], columns, verdicts, from, again }
+        Self { umem, frames: &mut frames[..length], columns, verdicts, from, was_held }
     }
 
     /// Packets in the batch, at most [`LANES`].
@@ -109,8 +109,8 @@ impl<'a> Batch<'a> {
 
     /// Whether these packets were held before: they come for the second time.
     #[must_use]
-    pub fn again(&self) -> bool {
-        self.again
+    pub fn was_held(&self) -> bool {
+        self.was_held
     }
 
     /// What the batch processor found.

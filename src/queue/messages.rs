@@ -9,10 +9,10 @@ use oxide_actors::mailbox::Address;
 use oxide_actors::supervisor::StateReport;
 use oxide_actors::supervisor::{self, ActorExit};
 
+use super::datapath::Fault;
 use super::handler::SessionInfo;
-use super::peers::Parcel;
+use super::peers::Handover;
 use super::snapshot::QueueSnapshot;
-use super::worker::Fault;
 use crate::net::Tables;
 use crate::port::{PortError, PortInfo};
 use crate::umem::{PageReport, PagesSeen, PortIndex};
@@ -32,7 +32,7 @@ pub enum Command<R> {
         /// Its [place](super::QueueInfo::place).
         place: u32,
         /// Its inbox; `None` while it is down.
-        address: Option<Address<Parcel>>,
+        address: Option<Address<Handover>>,
     },
     /// Take no new packets of a port, or take them again.
     Pause(PortIndex, bool),

@@ -14,19 +14,19 @@
 mod actor;
 mod batch;
 mod counters;
+mod datapath;
+mod egress;
 mod handler;
 mod harness;
 mod held;
 mod messages;
-mod outgoing;
 mod peers;
 mod pinning;
 mod realtime;
 mod reframe;
 mod run;
 mod snapshot;
-mod way;
-mod worker;
+mod tx_backlog;
 
 /// For the simulator, which turns an actor by hand.
 #[doc(hidden)]
@@ -34,16 +34,16 @@ pub use actor::Actor;
 pub use actor::{ActorSpec, HandlerFactory};
 pub use batch::{Batch, HoldKey, Verdict};
 pub use counters::{BatchSizes, QueueCounters, TurnTimes};
+#[doc(hidden)]
+pub use datapath::Fault;
+pub use datapath::{Datapath, DatapathParts, TurnResult};
+pub use egress::Egress;
 /// With [`Batch::new`] and [`Context::new`], for what calls a handler without a [`Datapath`].
 #[doc(hidden)]
 pub use handler::Requests;
 pub use handler::{Context, Handler, QueueInfo, Replaced, SessionInfo};
 pub use harness::{Harness, HarnessError, Outcome};
 pub use messages::{Command, PortRequests, QueueExit, Report};
-pub use peers::{Parcel, Peers};
+pub use peers::{Handover, Peers};
 pub use run::{run, run_on};
 pub use snapshot::{PortSnapshot, QueueSnapshot};
-pub use way::Way;
-#[doc(hidden)]
-pub use worker::Fault;
-pub use worker::{Datapath, Parts, Turn};

@@ -7,23 +7,23 @@ use crate::telemetry::DropReason;
 use crate::umem::PortIndex;
 
 /// A packet on its way to another queue. Carried by value: nothing is allocated or freed per packet.
-pub struct Parcel {
+pub struct Handover {
     /// The port it came in by; the same number on each queue, since all serve the same interfaces.
     pub from: PortIndex,
     /// The whole frame.
-    pub bytes: ArrayVec<u8, { Parcel::CAPACITY }>,
+    pub bytes: ArrayVec<u8, { Handover::CAPACITY }>,
 }
 
-impl Parcel {
+impl Handover {
     /// Largest packet that can be handed over, bytes: what a 2 KiB frame holds.
     pub const CAPACITY: usize = 2048 - crate::umem::XDP_HEADROOM as usize;
 }
 
 /// One queue's inbox, and the addresses of all.
 pub struct Peers {
-    inbox: Option<Inbox<Parcel>>,
+    inbox: Option<Inbox<Handover>>,
     /// By [place](super::QueueInfo::place); `None` for this queue itself and for those that are not running.
-    addresses: Vec<Option<Address<Parcel>>>,
+    addresses: Vec<Option<Address<Handover>>>,
 }
 
 impl Peers {
@@ -35,18 +35,18 @@ impl Peers {
 
     /// With an inbox of its own; the others are told by [`set`](Self::set).
     #[must_use]
-    pub fn new(inbox: Inbox<Parcel>, queues: u32) -> Self {
+    pub fn new(inbox: Inbox<Handover>, queues: u32) -> Self {
         Self { inbox: Some(inbox), addresses: vec![None; queues as usize] }
     }
 
     /// Sets where packets for the queue at `place` go from now on.
-    pub fn set(&mut self, place: u32, address: Option<Address<Parcel>>) {
+    pub fn set(&mut self, place: u32, address: Option<Address<Handover>>) {
         if let Some(entry) = self.addresses.get_mut(place as usize) {
             *entry = address;
         }
     }
 
-    pub(super) fn take(&self) -> Option<Parcel> {
+    pub(super) fn take(&self) -> Option<Handover> {
         let inbox = self.inbox.as_ref()?;
         if inbox.is_empty() { None } else { inbox.try_recv() }
     }
@@ -60,6 +60,6 @@ impl Peers {
     pub(super) fn hand_over(&self, place: u32, from: PortIndex, packet: &[u8]) -> Result<(), DropReason> {
         let address = self.addresses.get(place as usize).and_then(Option::as_ref).ok_or(DropReason::PortClosed)?;
         let bytes = ArrayVec::try_from(packet).map_err(|_| DropReason::Oversized)?;
-        address.try_send(Parcel { from, bytes }).map_err(|_| DropReason::InboxFull)
+        address.try_send(Handover { from, bytes }).map_err(|_| DropReason::InboxFull)
     }
 }

@@ -46,18 +46,18 @@ pub async fn run_on<B: Backend, H: Handler>(
     link: SupervisorLink<Report>,
 ) -> QueueExit {
     let pinning = Pinning::new(cpu, Instant::now());
-    let mut drive = match Drive::open(spec, pinning, mailbox, link) {
-        Ok(drive) => drive,
+    let mut actor_loop = match ActorLoop::open(spec, pinning, mailbox, link) {
+        Ok(actor_loop) => actor_loop,
         Err(error) => return QueueExit::NotOpened(error),
     };
-    let ended = drive.turns(&runtime).await;
-    drive.actor.end();
-    drive.enter(Regime::Control);
-    drive.actor.send_final_snapshot();
+    let ended = actor_loop.turns(&runtime).await;
+    actor_loop.actor.end();
+    actor_loop.enter(Regime::Control);
+    actor_loop.actor.send_final_snapshot();
     ended
 }
 
-struct Drive<B: Backend, H> {
+struct ActorLoop<B: Backend, H> {
     actor: Actor<B, H>,
     pinning: Pinning,
     spin: Duration,
@@ -66,7 +66,7 @@ struct Drive<B: Backend, H> {
     since: Instant,
 }
 
-impl<B: Backend, H: Handler> Drive<B, H> {
+impl<B: Backend, H: Handler> ActorLoop<B, H> {
     fn open(
         mut spec: ActorSpec<B, H>,
         pinning: Pinning,
@@ -83,7 +83,7 @@ impl<B: Backend, H: Handler> Drive<B, H> {
         let (umem, opened) = spec.backend.open_present()?;
         let (pages, seen) = (umem.pages().clone(), umem.pages_seen());
         let actor = Actor::new(spec, (umem, opened), mailbox, link, started)?;
-        let ports = actor.worker.infos().to_vec();
+        let ports = actor.datapath.infos().to_vec();
         actor.link.report(Report::Opened { ports, pages, seen, cpus: own_cpus() });
         actor.begin();
         Ok(Self { actor, pinning, spin, regime: Regime::Control, since: Instant::now() })
@@ -92,16 +92,16 @@ impl<B: Backend, H: Handler> Drive<B, H> {
     async fn turns(&mut self, runtime: &Runtime) -> QueueExit {
         let mut last_packet = Instant::now();
         loop {
-            let now = self.book();
-            let packets = self.actor.worker.work(now);
+            let now = self.account_time();
+            let packets = self.actor.datapath.work(now);
             if packets > 0 {
-                self.actor.worker.counters_mut().work_ns += now.elapsed().as_nanos() as u64;
+                self.actor.datapath.counters_mut().work_ns += now.elapsed().as_nanos() as u64;
                 last_packet = now;
             }
             let turn = self.actor.kick();
             self.regime = match packets {
                 1.. => Regime::Busy,
-                0 if turn.again => Regime::Backpressure,
+                0 if turn.kick_again => Regime::Backpressure,
                 0 => Regime::Spin,
             };
             if !self.actor.is_due(packets) {
@@ -122,42 +122,42 @@ impl<B: Backend, H: Handler> Drive<B, H> {
             }
             let idle = now.duration_since(last_packet);
             let spins = idle < self.spin && self.pinning.is_pinned();
-            if spins || (turn.again && idle < KICK_PATIENCE) {
+            if spins || (turn.kick_again && idle < KICK_PATIENCE) {
                 std::hint::spin_loop();
             } else {
-                self.sleep(if turn.again { KICK_PATIENCE } else { Duration::MAX });
+                self.sleep(if turn.kick_again { KICK_PATIENCE } else { Duration::MAX });
             }
         }
     }
 
     /// Books the time since the last booking to the regime that it was spent in. Returns now.
-    fn book(&mut self) -> Instant {
+    fn account_time(&mut self) -> Instant {
         let now = Instant::now();
         let ns = now.duration_since(self.since).as_nanos() as u64;
-        self.actor.worker.counters_mut().spend(self.regime, ns);
+        self.actor.datapath.counters_mut().spend(self.regime, ns);
         self.since = now;
         now
     }
 
     /// From now on time goes to `regime`.
     fn enter(&mut self, regime: Regime) -> Instant {
-        let now = self.book();
+        let now = self.account_time();
         self.regime = regime;
         now
     }
 
     fn sleep(&mut self, at_most: Duration) {
         let before = self.enter(Regime::Sleep);
-        let Actor { worker, mailbox, .. } = &self.actor;
+        let Actor { datapath, mailbox, .. } = &self.actor;
         let timeout = at_most.min(self.actor.patience(before));
         let woken = {
             // A parked actor must not be woken by packets that it will not take.
-            let taking = worker.taking();
+            let taking = datapath.taking();
             let fds: ArrayVec<_, { MAX_PORTS as usize }> =
                 taking.filter_map(Port::fd).take(usize::from(MAX_PORTS)).collect();
-            mailbox.wait(&fds, timeout, || worker.has_parcels())
+            mailbox.wait(&fds, timeout, || datapath.has_handovers())
         };
         tracing::trace!(?woken, "woke");
-        self.actor.worker.counters_mut().sleeps += 1;
+        self.actor.datapath.counters_mut().sleeps += 1;
     }
 }

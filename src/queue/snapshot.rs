@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::counters::QueueCounters;
+use super::datapath::Datapath;
 use super::handler::Handler;
-use super::worker::Datapath;
 use crate::port::{KernelCounters, Occupancy, Port, PortCounters, QueueId};
 use crate::umem::{Census, PortIndex};
 
@@ -56,11 +56,11 @@ pub struct QueueSnapshot {
 }
 
 impl QueueSnapshot {
-    pub(super) fn take<P: Port, H: Handler>(worker: &mut Datapath<P, H>, queue: u32) -> Self {
-        let ids: Vec<QueueId> = worker.infos().iter().map(|info| info.id.clone()).collect();
+    pub(super) fn take<P: Port, H: Handler>(datapath: &mut Datapath<P, H>, queue: u32) -> Self {
+        let ids: Vec<QueueId> = datapath.infos().iter().map(|info| info.id.clone()).collect();
         let one = |(id, at): (QueueId, PortIndex)| {
-            let (counters, kernel) = worker.port_counters(at);
-            let port = worker.port_mut(at);
+            let (counters, kernel) = datapath.port_counters(at);
+            let port = datapath.port_mut(at);
             PortSnapshot {
                 id,
                 counters,
@@ -73,16 +73,16 @@ impl QueueSnapshot {
         let ports = ids.into_iter().zip(PortIndex::ALL).map(one).collect();
         Self {
             queue,
-            uptime: Duration::from_nanos(worker.counters().wall_ns()),
-            counters: worker.counters().clone(),
+            uptime: Duration::from_nanos(datapath.counters().wall_ns()),
+            counters: datapath.counters().clone(),
             ports,
-            census: worker.umem().census(),
-            in_hand: worker.in_hand() as u32,
-            balanced: worker.balanced(),
-            sessions: worker.handler().sessions(),
-            umem_bytes: worker.umem().layout().bytes() as u64,
-            handler_bytes: worker.handler().memory_bytes(),
-            handler: handler_counts(worker.handler()),
+            census: datapath.umem().census(),
+            in_hand: datapath.in_hand() as u32,
+            balanced: datapath.balanced(),
+            sessions: datapath.handler().sessions(),
+            umem_bytes: datapath.umem().layout().bytes() as u64,
+            handler_bytes: datapath.handler().memory_bytes(),
+            handler: handler_counts(datapath.handler()),
         }
     }
 }

@@ -69,7 +69,7 @@ impl<'a> Lanes<'a> {
             columns.flow[lane] = parsed.flow;
         });
         if let Err(reason) = accepted {
-            columns.fault[lane] = reason;
+            columns.reject_reason[lane] = reason;
         }
     }
 

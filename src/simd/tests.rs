@@ -82,7 +82,7 @@ fn check(lane: usize, (head, length): &([u8; 64], u16), columns: &Columns) {
         }
         Err(reason) => {
             assert!(!bit(columns.udp | columns.ipv4 | columns.ipv6 | columns.last_hop));
-            assert_eq!(columns.fault[lane], reason);
+            assert_eq!(columns.reject_reason[lane], reason);
         }
     }
 }
@@ -113,7 +113,7 @@ fn stale() -> Columns {
         tcp: u64::MAX,
         icmp: u64::MAX,
         tagged: u64::MAX,
-        fault: [DropReason::Handler; LANES],
+        reject_reason: [DropReason::Handler; LANES],
         l3: [1; LANES],
         l4: [2; LANES],
         length: [3; LANES],

@@ -12,7 +12,7 @@ use oxide::packet::build::UdpFrame;
 use oxide::packet::{Flow, MacAddr, parse};
 use oxide::port::sim::{Faults, SimBackend, SimInterface, SimNet};
 use oxide::port::{Backend, Port, QueueId};
-use oxide::queue::{Datapath, Parts, Peers, QueueInfo};
+use oxide::queue::{Datapath, DatapathParts, Peers, QueueInfo};
 use oxide::simd::Processor;
 use oxide_relay::config::Config;
 use oxide_relay::{RelayPlan, UdpRelay};
@@ -77,7 +77,7 @@ fn next<'a>(bytes: &mut &'a [u8]) -> Option<Op<'a>> {
 struct Path {
     net: SimNet,
     ids: [QueueId; 2],
-    worker: Datapath<LivePort, UdpRelay>,
+    datapath: Datapath<LivePort, UdpRelay>,
     info: QueueInfo,
     now: Instant,
     generation: u64,
@@ -102,7 +102,7 @@ impl Path {
             processor,
         };
         let now = Instant::now();
-        let parts = Parts {
+        let parts = DatapathParts {
             umem,
             ports: ports.into_iter().map(Some).collect(),
             handler: UdpRelay::new(&PLAN, &info),
@@ -111,9 +111,9 @@ impl Path {
             peers: Peers::none(),
             batch_size: 64,
         };
-        let mut path = Self { net, ids, worker: Datapath::new(parts, now), info, now, generation: 0, came: 0 };
+        let mut path = Self { net, ids, datapath: Datapath::new(parts, now), info, now, generation: 0, came: 0 };
         path.tables(0);
-        path.worker.steer(true).unwrap();
+        path.datapath.steer(true).unwrap();
         path
     }
 
@@ -154,7 +154,7 @@ impl Path {
                 }
             }
         }
-        self.worker.set_tables(Box::new(Tables::new(self.generation, links, routes, neighbours)));
+        self.datapath.set_tables(Box::new(Tables::new(self.generation, links, routes, neighbours)));
     }
 
     fn datagram(&mut self, port: usize, from: SocketAddr, to: SocketAddr, size: u8, changes: &[u8]) {
@@ -188,7 +188,7 @@ impl Path {
             }
             Op::Wait(value) => self.wait(Duration::from_millis(10 * u64::from(value))),
             Op::Tables(value) => self.tables(value),
-            Op::Draining(draining) => self.worker.set_draining(draining),
+            Op::Draining(draining) => self.datapath.set_draining(draining),
             Op::Faults(value) => {
                 let all = [Faults::none(), Faults::legal(), Faults::all(), Faults::none()];
                 self.net.set_all_faults(all[usize::from(value) % all.len()]);
@@ -196,7 +196,7 @@ impl Path {
             Op::Restart(inherit) => {
                 self.info.seed += 1;
                 let info = self.info.clone();
-                let _ = self.worker.replace_handler(|| UdpRelay::new(&PLAN, &info), inherit).unwrap();
+                let _ = self.datapath.replace_handler(|| UdpRelay::new(&PLAN, &info), inherit).unwrap();
             }
         }
     }
@@ -208,8 +208,8 @@ impl Path {
 
     fn turn(&mut self) {
         self.wait(Duration::from_micros(50));
-        self.worker.turn(self.now).unwrap();
-        assert!(self.worker.balanced(), "the books do not balance");
+        self.datapath.turn(self.now).unwrap();
+        assert!(self.datapath.balanced(), "the books do not balance");
     }
 }
 
@@ -228,8 +228,8 @@ pub(crate) fn body(mut input: &[u8]) {
         }
         path.turn();
     }
-    let census = path.worker.umem().census();
-    assert!(path.worker.quiescent() && census.app == 0 && census.transmit == 0, "frames are outstanding: {census:?}");
+    let census = path.datapath.umem().census();
+    assert!(path.datapath.quiescent() && census.app == 0 && census.transmit == 0, "frames are outstanding: {census:?}");
     let (mut arrived, mut left) = (0, 0);
     for id in &path.ids {
         assert_eq!(path.net.violations(id), [], "the kernel was given what is not its own");

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use oxide::net::Tables;
 use oxide::port::sim::{Faults, SimBackend, SimInterface, SimNet};
 use oxide::port::{Backend, Port, PortError, QueueId};
-use oxide::queue::{Batch, Context, Datapath, Handler, Parts, Peers, QueueInfo};
+use oxide::queue::{Batch, Context, Datapath, DatapathParts, Handler, Peers, QueueInfo};
 use oxide::simd::Processor;
 use oxide::umem::PortIndex;
 
@@ -28,7 +28,7 @@ fn gives_up(link_up: bool, faults: Faults, step: Duration) -> Option<Duration> {
     let (processor, peers) = (Processor::detect(), Peers::none());
     let info =
         QueueInfo { queue: 0, queues: 1, place: 0, ports: ports_info, rss: Vec::new(), changes: 0, seed: 1, processor };
-    let parts = Parts {
+    let parts = DatapathParts {
         umem,
         ports: ports.into_iter().map(Some).collect(),
         handler: Mirror,
@@ -37,8 +37,8 @@ fn gives_up(link_up: bool, faults: Faults, step: Duration) -> Option<Duration> {
         peers,
         batch_size: 64,
     };
-    let mut worker = Datapath::new(parts, started);
-    worker.steer(true).unwrap();
+    let mut datapath = Datapath::new(parts, started);
+    datapath.steer(true).unwrap();
     let mut now = started;
     while now < started + Duration::from_secs(10) {
         // Full rings first, then the trouble: packets that are on their way stay there.
@@ -47,13 +47,13 @@ fn gives_up(link_up: bool, faults: Faults, step: Duration) -> Option<Duration> {
             net.set_faults(&id, faults);
             net.set_link("sim0", link_up);
             let links = net.links().into_iter().map(|link| oxide::net::Link { up: link_up, ..link }).collect();
-            worker.set_tables(Box::new(Tables::new(2, links, Vec::new(), Default::default())));
+            datapath.set_tables(Box::new(Tables::new(2, links, Vec::new(), Default::default())));
         }
         now += step;
         net.advance(step);
-        worker.turn(now).unwrap_or_else(|(_, error)| panic!("{error}"));
-        match worker.lame(now) {
-            None => assert!(worker.balanced()),
+        datapath.turn(now).unwrap_or_else(|(_, error)| panic!("{error}"));
+        match datapath.find_failed_port(now) {
+            None => assert!(datapath.balanced()),
             Some((PortIndex::P0, PortError::NoCompletions { .. })) => return Some(now - started),
             Some((_, other)) => panic!("{other}"),
         }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use oxide::net::Tables;
 use oxide::port::sim::{SimBackend, SimInterface, SimNet};
 use oxide::port::{Backend, Port, QueueId};
-use oxide::queue::{Batch, Context, Datapath, Handler, Parts, Peers, QueueInfo, Verdict};
+use oxide::queue::{Batch, Context, Datapath, DatapathParts, Handler, Peers, QueueInfo, Verdict};
 use oxide::simd::Processor;
 use oxide::telemetry::DropReason;
 use oxide::umem::PortIndex;
@@ -46,7 +46,7 @@ impl Handler for Obedient {
 struct Rig {
     net: SimNet,
     id: QueueId,
-    worker: Datapath<<LiveBackend as Backend>::Port, Obedient>,
+    datapath: Datapath<<LiveBackend as Backend>::Port, Obedient>,
     now: Instant,
     sent: Vec<Vec<u8>>,
 }
@@ -68,7 +68,7 @@ impl Rig {
             seed: 1,
             processor,
         };
-        let parts = Parts {
+        let parts = DatapathParts {
             umem,
             ports: ports.into_iter().map(Some).collect(),
             handler: Obedient,
@@ -77,10 +77,10 @@ impl Rig {
             peers,
             batch_size: 64,
         };
-        let mut worker = Datapath::new(parts, now);
-        worker.set_tables(Box::new(Tables::new(1, net.links(), Vec::new(), Default::default())));
-        worker.steer(true).unwrap();
-        let mut rig = Self { net, id, worker, now, sent: Vec::new() };
+        let mut datapath = Datapath::new(parts, now);
+        datapath.set_tables(Box::new(Tables::new(1, net.links(), Vec::new(), Default::default())));
+        datapath.steer(true).unwrap();
+        let mut rig = Self { net, id, datapath, now, sent: Vec::new() };
         // The fill ring, before the first packet.
         rig.turns(1);
         rig
@@ -90,15 +90,15 @@ impl Rig {
         for _ in 0..turns {
             self.now += Duration::from_millis(10);
             self.net.advance(Duration::from_millis(10));
-            self.worker.turn(self.now).unwrap_or_else(|(_, error)| panic!("{error}"));
-            assert!(self.worker.balanced(), "{:?} {:?}", self.worker.umem().census(), self.worker.counters());
+            self.datapath.turn(self.now).unwrap_or_else(|(_, error)| panic!("{error}"));
+            assert!(self.datapath.balanced(), "{:?} {:?}", self.datapath.umem().census(), self.datapath.counters());
             let sent = &mut self.sent;
             self.net.drain_sent(&self.id, |packet| sent.push(packet.to_vec()));
         }
     }
 
     fn dropped(&self, reason: DropReason) -> u64 {
-        self.worker.counters().drops.of(reason)
+        self.datapath.counters().drops.of(reason)
     }
 }
 
@@ -112,14 +112,14 @@ fn packet(word: u8) -> Vec<u8> {
 fn no_verdict_keeps_a_frame() {
     let mut rig = Rig::new();
     // More of each than there are frames, so that one kept frame in a round would stop everything.
-    let rounds = 2 * u64::from(rig.worker.umem().census().total);
+    let rounds = 2 * u64::from(rig.datapath.umem().census().total);
     for _ in 0..rounds {
         b"?TDOX".iter().for_each(|word| rig.net.inject(&rig.id, &packet(*word)));
         rig.turns(1);
     }
     rig.turns(50);
-    assert!(rig.worker.quiescent(), "{:?}", rig.worker.umem().census());
-    assert_eq!(rig.worker.umem().census().app, 0);
+    assert!(rig.datapath.quiescent(), "{:?}", rig.datapath.umem().census());
+    assert_eq!(rig.datapath.umem().census().app, 0);
     assert_eq!(rig.sent.len() as u64, rounds);
     for (reason, times) in [(DropReason::NoVerdict, 1), (DropReason::Handler, 1), (DropReason::PortClosed, 2)] {
         assert_eq!(rig.dropped(reason), times * rounds, "{reason:?}");
@@ -133,17 +133,17 @@ fn what_is_held_is_given_back_when_its_time_is_over() {
         rig.net.inject(&rig.id, &packet(b'H'));
     }
     rig.turns(5);
-    assert_eq!((rig.worker.in_hand(), rig.dropped(DropReason::HoldFull)), (64, 36));
+    assert_eq!((rig.datapath.in_hand(), rig.dropped(DropReason::HoldFull)), (64, 36));
     rig.turns(300);
-    assert_eq!((rig.worker.in_hand(), rig.dropped(DropReason::NeighbourTimeout)), (0, 64));
-    assert_eq!(rig.worker.umem().census().app, 0);
+    assert_eq!((rig.datapath.in_hand(), rig.dropped(DropReason::NeighbourTimeout)), (0, 64));
+    assert_eq!(rig.datapath.umem().census().app, 0);
 }
 
 #[test]
 fn a_packet_leaves_from_where_its_start_was_moved_to() {
     let mut rig = Rig::new();
     // Often enough that frames come back with their start where it was.
-    let rounds = 3 * rig.worker.umem().census().total;
+    let rounds = 3 * rig.datapath.umem().census().total;
     for _ in 0..rounds {
         b"<>T".iter().for_each(|word| rig.net.inject(&rig.id, &packet(*word)));
         rig.turns(1);

@@ -11,7 +11,7 @@ use crate::{RelayPlan, UdpRelay};
 use oxide::packet::reflect;
 use oxide::port::sim::{SimBackend, SimInterface, SimNet, SimPort};
 use oxide::port::{Backend, Port, QueueId, Rss};
-use oxide::queue::{Datapath, Parts, Peers, QueueInfo};
+use oxide::queue::{Datapath, DatapathParts, Peers, QueueInfo};
 use oxide::simd::Processor;
 
 const QUEUES: u32 = 4;
@@ -53,7 +53,7 @@ impl Nics {
                 addresses.push(address);
                 let handler = UdpRelay::new(&plan, &info);
                 let (processor, peers) = (info.processor, Peers::new(inbox, QUEUES));
-                let parts = Parts {
+                let parts = DatapathParts {
                     umem,
                     ports: ports.into_iter().map(Some).collect(),
                     handler,
@@ -62,15 +62,15 @@ impl Nics {
                     peers,
                     batch_size: 64,
                 };
-                let mut worker = Datapath::new(parts, now);
-                worker.set_tables(Box::new(World::default().tables(1)));
-                worker.steer(true).unwrap();
-                worker
+                let mut datapath = Datapath::new(parts, now);
+                datapath.set_tables(Box::new(World::default().tables(1)));
+                datapath.steer(true).unwrap();
+                datapath
             })
             .collect();
-        for (queue, worker) in workers.iter_mut().enumerate() {
+        for (queue, datapath) in workers.iter_mut().enumerate() {
             for (peer, address) in addresses.iter().enumerate().filter(|&(peer, _)| peer != queue) {
-                worker.set_peer(peer as u32, Some(address.clone()));
+                datapath.set_peer(peer as u32, Some(address.clone()));
             }
         }
         Self { net, workers, now }
@@ -78,9 +78,9 @@ impl Nics {
 
     fn run(&mut self) {
         for _ in 0..8 {
-            for worker in &mut self.workers {
-                worker.turn(self.now).unwrap();
-                let (umem, ports) = worker.kernel_side();
+            for datapath in &mut self.workers {
+                datapath.turn(self.now).unwrap();
+                let (umem, ports) = datapath.kernel_side();
                 ports.for_each(|port| port.run_kernel(umem));
             }
         }
@@ -111,11 +111,11 @@ impl Nics {
     }
 
     fn handed_over(&self) -> u64 {
-        self.workers.iter().map(|worker| worker.counters().handed_over).sum()
+        self.workers.iter().map(|datapath| datapath.counters().handed_over).sum()
     }
 
     fn away(&self) -> u64 {
-        self.workers.iter().map(|worker| worker.handler().counters().away).sum()
+        self.workers.iter().map(|datapath| datapath.handler().counters().away).sum()
     }
 }
 

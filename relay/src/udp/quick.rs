@@ -135,7 +135,7 @@ impl UdpRelay {
                 health.answered(*upstream);
             }
             // A packet that was held has paid.
-            if let Some(limits) = self.limits.as_mut().filter(|_| !batch.again()) {
+            if let Some(limits) = self.limits.as_mut().filter(|_| !batch.was_held()) {
                 let (now, bytes) = (self.now_ns, ip_bytes(batch, lane));
                 let admits = if of_client {
                     limits.admit(&key.remote, key.local, now, bytes)

@@ -35,7 +35,7 @@ impl UdpRelay {
         let columns = batch.columns();
         let live = batch.live();
         for lane in lanes(live & !columns.udp) {
-            batch.drop(lane, columns.fault[lane]);
+            batch.drop(lane, columns.reject_reason[lane]);
         }
         let own = self.slices.of(self.place);
         // Most packets of a batch are for the entry that the one before was for.

@@ -70,7 +70,7 @@ impl World {
         let actor = &mut self.actors[at];
         let counters = actor.counters();
         let (sessions, census, balanced) = actor.life().map_or((0, Census::default(), true), |life| {
-            (life.worker.handler().sessions(), life.worker.umem().census(), life.worker.balanced())
+            (life.datapath.handler().sessions(), life.datapath.umem().census(), life.datapath.balanced())
         });
         SimQueue {
             queue: actor.queue,

@@ -84,10 +84,10 @@ impl World {
             let actor = &mut self.actors[at];
             let waiting = actor.ids.iter().any(|id| self.net.waiting(id) > 0);
             let done = actor.life().is_some_and(|life| {
-                let received = life.worker.kernel_side().1.any(|port| port.occupancy().rx > 0);
-                let census = life.worker.umem().census();
-                let nothing = census.app == 0 && census.transmit == lost && !life.worker.has_parcels();
-                nothing && life.worker.parked().is_none() && !received
+                let received = life.datapath.kernel_side().1.any(|port| port.occupancy().rx > 0);
+                let census = life.datapath.umem().census();
+                let nothing = census.app == 0 && census.transmit == lost && !life.datapath.has_handovers();
+                nothing && life.datapath.handler_panic().is_none() && !received
             });
             running && !waiting && done
         }) && self.wires.are_empty()
@@ -97,7 +97,7 @@ impl World {
         let state = self.core.state(ActorId(at)).map(ToString::to_string).unwrap_or_default();
         let actor = &mut self.actors[at];
         let waiting: Vec<_> = actor.ids.iter().map(|id| self.net.waiting(id)).collect();
-        let census = actor.life().map(|life| life.worker.umem().census());
+        let census = actor.life().map(|life| life.datapath.umem().census());
         format!("queue {at} {state}, {waiting:?} packets waiting, {census:?}")
     }
 }

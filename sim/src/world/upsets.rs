@@ -73,7 +73,7 @@ impl World {
             if *storm > 0 && !actor.light() {
                 *storm -= 1;
             }
-            backoff |= *storm > 0 && actor.life().is_none_or(|life| life.worker.parked().is_some());
+            backoff |= *storm > 0 && actor.life().is_none_or(|life| life.datapath.handler_panic().is_some());
         }
         if backoff {
             // Backoffs are as long as thousands of steps.

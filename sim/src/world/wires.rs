@@ -238,7 +238,7 @@ impl World {
         let actor = &mut actors[queue];
         let waiting = actor.ids.iter().map(|id| net.waiting(id)).max().unwrap_or(0) + wires.under_way(queue);
         let Some(life) = actor.life() else { return waiting };
-        let rings = life.worker.kernel_side().1.map(|port| port.occupancy());
+        let rings = life.datapath.kernel_side().1.map(|port| port.occupancy());
         waiting + rings.map(|at| u64::from(at.rx.max(at.tx))).max().unwrap_or(0)
     }
 

@@ -115,14 +115,14 @@ impl Rig {
     fn turn(&mut self) -> Option<QueueExit> {
         self.now += MS;
         self.net.advance(MS);
-        let packets = self.actor.worker.work(self.now);
+        let packets = self.actor.datapath.work(self.now);
         self.actor.kick();
-        let (umem, ports) = self.actor.worker.kernel_side();
+        let (umem, ports) = self.actor.datapath.kernel_side();
         ports.for_each(|port| port.run_kernel(umem));
         let exit = self.actor.control(self.now, packets);
         while let Some(heard) = self.link_receiver.try_recv() {
             match heard {
-                LinkMessage::Input(Input::StateReported { report, .. }) => self.words.push(word),
+                LinkMessage::Input(Input::StateReported { report, .. }) => self.words.push(report),
                 LinkMessage::Notice(Notice::Report { report: Report::Replaced(what), .. }) => self.replaced.push(what),
                 LinkMessage::Notice(Notice::Report { report: Report::Lost(packets), .. }) => self.lost.push(packets),
                 LinkMessage::Notice(Notice::Report { report: Report::Ports(ports), .. }) => {
@@ -162,7 +162,7 @@ impl Rig {
 
     fn failed(&self) -> Vec<u8> {
         let part =
-            |word: &StateReport| if let StateReport::PartFailed { part, .. } = word { Some(*part) } else { None };
+            |report: &StateReport| if let StateReport::PartFailed { part, .. } = report { Some(*part) } else { None };
         self.words.iter().filter_map(part).collect()
     }
 }

@@ -26,7 +26,7 @@ pub(crate) fn listen(engine: EngineHandle) {
         // Read and write: a pipe whose last writer has gone does not end.
         let Ok(pipe) = OpenOptions::new().read(true).write(true).open(&path) else { return };
         for line in BufReader::new(pipe).lines().map_while(Result::ok) {
-            match obey(&engine, &line) {
+            match run_fault_command(&engine, &line) {
                 Ok(()) => tracing::warn!(line, "a fault on purpose"),
                 Err(error) => tracing::error!(line, error, "not a fault"),
             }
@@ -37,7 +37,7 @@ pub(crate) fn listen(engine: EngineHandle) {
     }
 }
 
-fn obey(engine: &EngineHandle, line: &str) -> Result<(), String> {
+fn run_fault_command(engine: &EngineHandle, line: &str) -> Result<(), String> {
     let mut words = line.split_whitespace();
     let (Some(what), Some(whom)) = (words.next(), words.next()) else { return Err("two words at least".to_owned()) };
     if let Some(done) = break_out(what, whom) {

@@ -18,7 +18,7 @@ fn a_lame_port_is_closed_and_opened_again_while_the_other_goes_on() {
     assert_eq!((rig.words.last(), rig.ports.len()), (Some(&StateReport::Running), 1));
     assert_eq!(rig.echoes(), [1, 1]);
     assert_eq!(rig.known.changes.load(Ordering::Relaxed), 1, "the handler knows that a port is another one");
-    assert!(rig.actor.worker.balanced() && rig.actor.worker.umem().census().written_off == 0);
+    assert!(rig.actor.datapath.balanced() && rig.actor.datapath.umem().census().written_off == 0);
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn a_port_is_opened_from_what_the_newest_request_says() {
     rig.open(Some(PortIndex::P1));
     rig.turns(60);
     assert_eq!(rig.ports, [rig.ids.clone()]);
-    assert_eq!(rig.actor.worker.infos()[1].id, rig.ids[1]);
+    assert_eq!(rig.actor.datapath.infos()[1].id, rig.ids[1]);
     assert_eq!(rig.echoes(), [1, 1]);
     rig.tell(Command::Open {
         restart: Some(PortIndex::P0),
@@ -83,7 +83,7 @@ fn a_port_whose_completions_never_come_is_closed() {
     rig.open(None);
     rig.turns(60);
     assert_eq!(rig.echoes(), [1, 1]);
-    assert_eq!(rig.actor.worker.umem().census().written_off, 0, "its frame is back");
+    assert_eq!(rig.actor.datapath.umem().census().written_off, 0, "its frame is back");
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn a_tx_ring_that_does_not_move_holds_up_other_ports_for_a_moment_only() {
     }
     rig.turns(100);
     assert_eq!(rig.echoes(), [0, 1]);
-    assert!(rig.actor.worker.counters().drops.of(crate::telemetry::DropReason::TxFull) > 0);
+    assert!(rig.actor.datapath.counters().drops.of(crate::telemetry::DropReason::TxFull) > 0);
     rig.net.set_link("left", true);
     rig.turns(20);
     assert_eq!(rig.echoes(), [1, 1]);
@@ -120,7 +120,7 @@ fn an_actor_comes_up_with_the_interface_that_is_there_and_takes_the_other_in() {
     rig.actor.begin();
     rig.turns(1);
     assert!(matches!(rig.words.as_slice(), [StateReport::Waiting(why)] if why.contains("left:0")), "{:?}", rig.words);
-    assert_eq!(rig.actor.worker.closed().collect::<Vec<_>>(), [PortIndex::P0]);
+    assert_eq!(rig.actor.datapath.closed().collect::<Vec<_>>(), [PortIndex::P0]);
     rig.inject(1, b"");
     rig.turns(4);
     assert_eq!(rig.net.sent(&rig.ids[1]).len(), 1);
@@ -129,7 +129,7 @@ fn an_actor_comes_up_with_the_interface_that_is_there_and_takes_the_other_in() {
     rig.turns(60);
     assert_eq!(rig.words.last(), Some(&StateReport::Running));
     assert_eq!(rig.echoes(), [1, 1]);
-    assert!(rig.actor.worker.balanced());
+    assert!(rig.actor.datapath.balanced());
     // With none of them there is nothing to come up with.
     NAMES.iter().for_each(|name| net.delete(name));
     assert!(SimBackend::new(&net, &rig.ids).open_present().is_err_and(|error| error.waits()));
@@ -143,16 +143,16 @@ fn what_waits_for_a_port_that_is_closed_is_dropped_and_its_frames_are_back() {
         (0..64).for_each(|_| rig.inject(1, b"cross"));
         rig.turns(1);
     }
-    let waiting = rig.actor.worker.in_hand();
+    let waiting = rig.actor.datapath.in_hand();
     assert!(waiting > 0, "the ring is full");
     rig.tell(Command::Close(0b01, "no program".to_owned()));
     rig.turns(3);
-    assert_eq!((rig.actor.worker.in_hand(), rig.actor.worker.umem().census().app), (0, 0));
-    assert!(rig.actor.worker.counters().drops.of(crate::telemetry::DropReason::PortClosed) >= waiting as u64);
-    assert!(rig.actor.worker.umem().census().written_off > 0, "the kernel may still read what was on its ring");
+    assert_eq!((rig.actor.datapath.in_hand(), rig.actor.datapath.umem().census().app), (0, 0));
+    assert!(rig.actor.datapath.counters().drops.of(crate::telemetry::DropReason::PortClosed) >= waiting as u64);
+    assert!(rig.actor.datapath.umem().census().written_off > 0, "the kernel may still read what was on its ring");
     rig.net.set_link("left", true);
     rig.open(None);
     rig.turns(60);
     assert_eq!(rig.echoes(), [1, 1]);
-    assert!(rig.actor.worker.balanced() && rig.actor.worker.umem().census().written_off == 0);
+    assert!(rig.actor.datapath.balanced() && rig.actor.datapath.umem().census().written_off == 0);
 }

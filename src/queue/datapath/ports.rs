@@ -3,7 +3,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::{Datapath, Outgoing};
+use super::{Datapath, TxBacklog};
 use crate::port::{KernelCounters, Occupancy, Port, PortCounters, PortError, PortInfo};
 use crate::queue::Handler;
 use crate::telemetry::DropReason;
@@ -15,7 +15,7 @@ const COMPLETIONS_WITHIN: Duration = Duration::from_millis(500);
 
 /// What the worker knows of one port besides the port.
 #[derive(Default)]
-pub(super) struct Seat {
+pub(super) struct PortSlot {
     /// What earlier sockets of this port counted.
     past: PortCounters,
     past_kernel: KernelCounters,
@@ -35,10 +35,10 @@ impl<P: Port, H: Handler> Datapath<P, H> {
         let Some(mut old) = self.ports.get_mut(at).and_then(Option::take) else { return };
         let Occupancy { rx, tx, .. } = old.occupancy();
         self.left_on_rings += u64::from(rx) + u64::from(tx);
-        if let Some(seat) = self.seats.get_mut(at) {
-            add(&mut seat.past, &old.counters());
-            add_kernel(&mut seat.past_kernel, &old.kernel_counters().unwrap_or_default());
-            (seat.completions, seat.silent_since) = (0, None);
+        if let Some(slot) = self.port_slots.get_mut(at) {
+            add(&mut slot.past, &old.counters());
+            add_kernel(&mut slot.past_kernel, &old.kernel_counters().unwrap_or_default());
+            (slot.completions, slot.silent_since) = (0, None);
         }
         if let Err(error) = old.steer(false) {
             tracing::debug!(port = %old.info().id, %error, "steering off while closing");
@@ -64,8 +64,8 @@ impl<P: Port, H: Handler> Datapath<P, H> {
             info.clone_from(opened.info());
         }
         self.info.changes = self.info.changes.wrapping_add(1);
-        if let Some(seat) = self.seats.get_mut(at) {
-            seat.gone = false;
+        if let Some(slot) = self.port_slots.get_mut(at) {
+            slot.gone = false;
         }
         if let Some(place) = self.ports.get_mut(at) {
             *place = Some(opened);
@@ -83,12 +83,12 @@ impl<P: Port, H: Handler> Datapath<P, H> {
 
     /// The first port that is of no more use, and why: its interface has left the tables, or nothing that it was
     /// given to send has come back for too long while its link was up. To be asked a few times a second.
-    pub fn lame(&mut self, now: Instant) -> Option<(PortIndex, PortError)> {
-        let Self { ports, seats, umem, tables, faults, .. } = self;
-        for ((port, seat), at) in ports.iter().zip(seats).zip(PortIndex::ALL) {
+    pub fn find_failed_port(&mut self, now: Instant) -> Option<(PortIndex, PortError)> {
+        let Self { ports, port_slots, umem, tables, faults, .. } = self;
+        for ((port, slot), at) in ports.iter().zip(port_slots).zip(PortIndex::ALL) {
             let Some(port) = port else { continue };
             let id = port.info().id.clone();
-            if std::mem::take(&mut seat.gone) {
+            if std::mem::take(&mut slot.gone) {
                 return Some((at, PortError::Gone { id, source: io::Error::from_raw_os_error(libc::ENODEV) }));
             }
             if at.is_in(faults.socket_lost) {
@@ -98,9 +98,9 @@ impl<P: Port, H: Handler> Datapath<P, H> {
             let completions = port.counters().completions;
             let (_, sent) = umem.at_port(at);
             let up = tables.link(port.info().ifindex).is_none_or(|link| link.up);
-            if sent == 0 || !up || completions != seat.completions {
-                (seat.completions, seat.silent_since) = (completions, None);
-            } else if now.duration_since(*seat.silent_since.get_or_insert(now)) >= COMPLETIONS_WITHIN {
+            if sent == 0 || !up || completions != slot.completions {
+                (slot.completions, slot.silent_since) = (completions, None);
+            } else if now.duration_since(*slot.silent_since.get_or_insert(now)) >= COMPLETIONS_WITHIN {
                 return Some((at, PortError::NoCompletions { id, sent, after: COMPLETIONS_WITHIN }));
             }
         }
@@ -111,8 +111,8 @@ impl<P: Port, H: Handler> Datapath<P, H> {
     #[must_use]
     pub fn port_counters(&self, port: PortIndex) -> (PortCounters, KernelCounters) {
         let at = usize::from(port);
-        let Some(seat) = self.seats.get(at) else { return Default::default() };
-        let (mut own, mut kernel) = (seat.past, seat.past_kernel);
+        let Some(slot) = self.port_slots.get(at) else { return Default::default() };
+        let (mut own, mut kernel) = (slot.past, slot.past_kernel);
         if let Some(Some(port)) = self.ports.get(at) {
             add(&mut own, &port.counters());
             add_kernel(&mut kernel, &port.kernel_counters().unwrap_or_default());
@@ -129,7 +129,7 @@ impl<P: Port, H: Handler> Datapath<P, H> {
 
     /// Packets that the kernel had no room for so far, over all sockets.
     pub(crate) fn missed(&self) -> u64 {
-        let ports = PortIndex::first(self.seats.len()).map(|at| self.port_counters(at).1);
+        let ports = PortIndex::first(self.port_slots.len()).map(|at| self.port_counters(at).1);
         ports.map(|kernel| kernel.rx_dropped + kernel.rx_ring_full).sum()
     }
 
@@ -141,13 +141,13 @@ impl<P: Port, H: Handler> Datapath<P, H> {
 }
 
 /// Notes which ports' interfaces have left the tables: an idle socket is never told.
-pub(super) fn mark_gone<'a>(seats: &mut [Seat], left: impl Iterator<Item = bool> + 'a) {
-    for (seat, left) in seats.iter_mut().zip(left) {
-        seat.gone |= left;
+pub(super) fn mark_gone<'a>(slots: &mut [PortSlot], left: impl Iterator<Item = bool> + 'a) {
+    for (slot, left) in slots.iter_mut().zip(left) {
+        slot.gone |= left;
     }
 }
 
-impl Outgoing {
+impl TxBacklog {
     fn give_up(&mut self, umem: &mut crate::umem::Umem, counters: &mut super::QueueCounters, why: DropReason) {
         for frame in self.take_all() {
             counters.drops.count(why);

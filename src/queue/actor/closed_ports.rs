@@ -17,7 +17,7 @@ const TRY_EVERY: Duration = Duration::from_millis(2);
 
 /// What becomes of one closed port.
 #[derive(Debug, Clone)]
-enum Fate {
+enum ClosedReason {
     /// The supervisor decides when it is opened again.
     Failed(String),
     /// There is nothing to open it on now; the engine says when there is.
@@ -28,44 +28,46 @@ enum Fate {
 
 /// The closed ports.
 #[derive(Default)]
-pub(super) struct Away {
-    fates: [Option<Fate>; MAX_PORTS as usize],
+pub(super) struct ClosedPorts {
+    reasons: [Option<ClosedReason>; MAX_PORTS as usize],
     /// While some are being opened: the next try, and when to give up.
     tries: Option<(Instant, Instant)>,
 }
 
-impl Away {
+impl ClosedPorts {
     /// How long the actor may sleep.
     pub(super) fn patience(&self) -> Duration {
         if self.tries.is_some() { TRY_EVERY } else { Duration::MAX }
     }
 
-    fn set(&mut self, port: PortIndex, fate: Option<Fate>) {
-        if let Some(place) = self.fates.get_mut(usize::from(port)) {
-            *place = fate;
+    fn set(&mut self, port: PortIndex, reason: Option<ClosedReason>) {
+        if let Some(place) = self.reasons.get_mut(usize::from(port)) {
+            *place = reason;
         }
     }
 
     fn opening(&self) -> impl Iterator<Item = PortIndex> + use<> {
-        let fates = self.fates.clone();
+        let reasons = self.reasons.clone();
         PortIndex::ALL
             .into_iter()
-            .zip(fates)
-            .filter(|(_, fate)| matches!(fate, Some(Fate::Opening)))
+            .zip(reasons)
+            .filter(|(_, reason)| matches!(reason, Some(ClosedReason::Opening)))
             .map(|(port, _)| port)
     }
 
     /// How an actor with these ports is, its handler aside. A failure goes before a wait: it can be mended now.
-    pub(super) fn word(&self) -> StateReport {
-        let fates = || (0_u8..).zip(&self.fates);
-        let failed = fates().find_map(|(part, fate)| match fate {
-            Some(Fate::Failed(cause)) => Some(StateReport::PartFailed { part, cause: cause.clone() }),
-            Some(Fate::Opening) => Some(StateReport::PartFailed { part, cause: "it is being opened".to_owned() }),
+    pub(super) fn state_report(&self) -> StateReport {
+        let reasons = || (0_u8..).zip(&self.reasons);
+        let failed = reasons().find_map(|(part, reason)| match reason {
+            Some(ClosedReason::Failed(cause)) => Some(StateReport::PartFailed { part, cause: cause.clone() }),
+            Some(ClosedReason::Opening) => {
+                Some(StateReport::PartFailed { part, cause: "it is being opened".to_owned() })
+            }
             _ => None,
         });
         let waits = || {
-            fates().find_map(|(_, fate)| match fate {
-                Some(Fate::Waits(why)) => Some(StateReport::Waiting(why.clone())),
+            reasons().find_map(|(_, reason)| match reason {
+                Some(ClosedReason::Waits(why)) => Some(StateReport::Waiting(why.clone())),
                 _ => None,
             })
         };
@@ -74,37 +76,37 @@ impl Away {
 }
 
 /// What an actor was opened with: what it is without, what each port is, and those that are open.
-pub(super) fn sort<P: Port>(opened: Vec<Result<P, PortError>>) -> (Away, Vec<PortInfo>, PortList<Option<P>>) {
-    let (mut away, mut infos, mut ports) = (Away::default(), Vec::new(), PortList::new());
+pub(super) fn sort<P: Port>(opened: Vec<Result<P, PortError>>) -> (ClosedPorts, Vec<PortInfo>, PortList<Option<P>>) {
+    let (mut closed_ports, mut infos, mut ports) = (ClosedPorts::default(), Vec::new(), PortList::new());
     for (opened, at) in opened.into_iter().zip(PortIndex::ALL) {
         match &opened {
             Ok(port) => infos.push(port.info().clone()),
             Err(error) => {
-                away.set(at, Some(Fate::Waits(error.to_string())));
+                closed_ports.set(at, Some(ClosedReason::Waits(error.to_string())));
                 infos.push(PortInfo::closed(error.id().clone(), error.to_string()));
             }
         }
         ports.push(opened.ok());
     }
-    (away, infos, ports)
+    (closed_ports, infos, ports)
 }
 
 impl<B: Backend, H: Handler> Actor<B, H> {
     /// A port is of no more use: closes it and tells.
-    pub(super) fn lose(&mut self, port: PortIndex, error: &PortError) {
+    pub(super) fn close_failed_port(&mut self, port: PortIndex, error: &PortError) {
         tracing::warn!(queue = self.info.queue, port = port.number(), %error, "port closed");
-        self.worker.close_port(port);
-        self.away.set(port, Some(Fate::Failed(error.to_string())));
-        self.tell();
+        self.datapath.close_port(port);
+        self.closed_ports.set(port, Some(ClosedReason::Failed(error.to_string())));
+        self.report_state();
     }
 
     /// Closes ports that are of no use now, for a reason that somebody else knows.
     pub(super) fn close(&mut self, ports: u8, why: &str) {
         for port in PortIndex::ALL.into_iter().filter(|port| port.is_in(ports)) {
-            self.worker.close_port(port);
-            self.away.set(port, Some(Fate::Waits(why.to_owned())));
+            self.datapath.close_port(port);
+            self.closed_ports.set(port, Some(ClosedReason::Waits(why.to_owned())));
         }
-        self.tell();
+        self.report_state();
     }
 
     /// Opens what is closed, and `restart` anew; goes on in [`reopen`](Self::reopen).
@@ -113,66 +115,66 @@ impl<B: Backend, H: Handler> Actor<B, H> {
             return;
         }
         if let Some(port) = restart {
-            self.worker.close_port(port);
+            self.datapath.close_port(port);
         }
-        let closed: Vec<PortIndex> = self.worker.closed().collect();
+        let closed: Vec<PortIndex> = self.datapath.closed().collect();
         for (port, request) in requests.into_iter().filter(|(port, _)| closed.contains(port)) {
-            self.away.set(
+            self.closed_ports.set(
                 port,
                 Some(match request {
                     Ok(request) => {
                         self.backend.renew(port, request);
-                        Fate::Opening
+                        ClosedReason::Opening
                     }
-                    Err(why) => Fate::Waits(why),
+                    Err(why) => ClosedReason::Waits(why),
                 }),
             );
         }
-        self.away.tries = Some((now, now + OPEN_WITHIN));
+        self.closed_ports.tries = Some((now, now + OPEN_WITHIN));
         self.reopen(now);
     }
 
     /// Tries the ports that are being opened; when none is left, tells how it went.
     pub(super) fn reopen(&mut self, now: Instant) {
-        let Some((next, until)) = self.away.tries.filter(|_| self.stop_by.is_none()) else { return };
+        let Some((next, until)) = self.closed_ports.tries.filter(|_| self.stop_by.is_none()) else { return };
         if now < next {
             return;
         }
-        self.away.tries = Some((now + TRY_EVERY, until));
+        self.closed_ports.tries = Some((now + TRY_EVERY, until));
         let mut opened = false;
-        for port in self.away.opening() {
-            let outcome = self.backend.reopen(port, self.worker.umem_mut());
-            let fate = match outcome.and_then(|open| self.worker.put_port(port, open)) {
+        for port in self.closed_ports.opening() {
+            let outcome = self.backend.reopen(port, self.datapath.umem_mut());
+            let reason = match outcome.and_then(|open| self.datapath.put_port(port, open)) {
                 Ok(()) => {
                     opened = true;
                     None
                 }
                 Err(error) if error.is_busy() && now < until => continue,
-                Err(error) if error.waits() => Some(Fate::Waits(error.to_string())),
-                Err(error) => Some(Fate::Failed(error.to_string())),
+                Err(error) if error.waits() => Some(ClosedReason::Waits(error.to_string())),
+                Err(error) => Some(ClosedReason::Failed(error.to_string())),
             };
-            self.away.set(port, fate);
+            self.closed_ports.set(port, reason);
         }
         if opened {
-            self.info.ports = self.worker.infos().to_vec();
+            self.info.ports = self.datapath.infos().to_vec();
             self.link.report(Report::Ports(self.info.ports.clone()));
         }
-        if self.away.opening().next().is_none() {
-            self.away.tries = None;
-            self.tell();
+        if self.closed_ports.opening().next().is_none() {
+            self.closed_ports.tries = None;
+            self.report_state();
         }
     }
 
     /// Tells the supervisor how this actor is, all in all.
-    pub(super) fn tell(&mut self) {
-        let word = match self.worker.parked() {
-            Some(words) => StateReport::SoftFailed(words.to_owned()),
-            None => self.away.word(),
+    pub(super) fn report_state(&mut self) {
+        let report = match self.datapath.handler_panic() {
+            Some(message) => StateReport::SoftFailed(message.to_owned()),
+            None => self.closed_ports.state_report(),
         };
-        match word {
-            StateReport::Running => _ = self.link.report(Report::Lost(self.costs.end(&self.worker))),
-            _ => self.costs.begin(&self.worker),
+        match report {
+            StateReport::Running => _ = self.link.report(Report::Lost(self.loss_meter.end(&self.datapath))),
+            _ => self.loss_meter.begin(&self.datapath),
         }
-        self.link.report_state(word);
+        self.link.report_state(report);
     }
 }

@@ -5,37 +5,37 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use oxide_actors::mailbox::Address;
 
-use super::{Datapath, Outgoing, QueueCounters, TICK};
+use super::{Datapath, QueueCounters, TICK, TxBacklog};
 use crate::net::Tables;
 use crate::port::{Port, PortError, PortInfo};
-use crate::queue::peers::Parcel;
+use crate::queue::peers::Handover;
 use crate::queue::{Handler, Replaced};
 use crate::umem::{PortIndex, Umem};
 
 /// What a call said when it panicked.
 fn caught<T>(call: impl FnOnce() -> T) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(call)).map_err(|panic| words(panic.as_ref()))
+    catch_unwind(AssertUnwindSafe(call)).map_err(|panic| panic_message(panic.as_ref()))
 }
 
 /// Drops a handler that may be broken.
 fn discard<H>(handler: H) {
-    if let Err(words) = caught(|| drop(handler)) {
-        tracing::warn!(words, "a handler panicked while it was dropped");
+    if let Err(message) = caught(|| drop(handler)) {
+        tracing::warn!(message, "a handler panicked while it was dropped");
     }
 }
 
-pub(super) fn words(panic: &(dyn Any + Send)) -> String {
+pub(super) fn panic_message(panic: &(dyn Any + Send)) -> String {
     let owned = || panic.downcast_ref::<String>().cloned();
-    let words = panic.downcast_ref::<&str>().map(|s| (*s).to_owned()).or_else(owned);
-    words.unwrap_or_else(|| "a panic without words".to_owned())
+    let message = panic.downcast_ref::<&str>().map(|s| (*s).to_owned()).or_else(owned);
+    message.unwrap_or_else(|| "a panic without words".to_owned())
 }
 
 /// What the actor does between turns.
 impl<P: Port, H: Handler> Datapath<P, H> {
     /// The handler's last words, if it panicked and was not replaced.
     #[must_use]
-    pub fn parked(&self) -> Option<&str> {
-        self.parked.as_deref()
+    pub fn handler_panic(&self) -> Option<&str> {
+        self.handler_panic.as_deref()
     }
 
     /// Puts a handler that `make` makes in the place of the one there is, which may have panicked. Ports and
@@ -46,31 +46,31 @@ impl<P: Port, H: Handler> Datapath<P, H> {
     pub fn replace_handler(&mut self, make: impl Fn() -> H, inherit: bool) -> Result<Result<u64, String>, String> {
         let made = || caught(&make);
         let mut next = made()?;
-        let why = if self.parked.is_some() { Replaced::Panicked } else { Replaced::Asked };
+        let why = if self.handler_panic.is_some() { Replaced::Panicked } else { Replaced::Asked };
         let kept = match inherit.then(|| caught(|| next.inherit(&mut self.handler, why))) {
             Some(Ok(kept)) => kept,
-            Some(Err(words)) => {
+            Some(Err(message)) => {
                 // Half of it is taken over, perhaps.
                 discard(std::mem::replace(&mut next, made()?));
-                Err(format!("taking over panicked: {words}"))
+                Err(format!("taking over panicked: {message}"))
             }
             None => Err("it failed again right after it had taken over".to_owned()),
         };
         discard(std::mem::replace(&mut self.handler, next));
-        self.parked = None;
+        self.handler_panic = None;
         Ok(kept)
     }
 
     /// New tables; the old ones are returned, so that they need not be freed on this core.
     ///
     /// A port whose interface is not among them any more under its name is dead, and need not notice by itself: an
-    /// idle socket is never told. [`lame`](Self::lame) names it.
+    /// idle socket is never told. [`lame`](Self::find_failed_port) names it.
     pub fn set_tables(&mut self, tables: Box<Tables>) -> Box<Tables> {
         let has = |tables: &Tables, port: &PortInfo| {
             tables.link(port.ifindex).is_some_and(|link| link.name == port.id.interface)
         };
         let left = |info: &PortInfo| has(&self.tables, info) && !has(&tables, info);
-        super::ports::mark_gone(&mut self.seats, self.info.ports.iter().map(left));
+        super::ports::mark_gone(&mut self.port_slots, self.info.ports.iter().map(left));
         // Whoever waits for a next hop is looked at in the next turn.
         self.next_tick = self.next_tick.checked_sub(TICK).unwrap_or(self.next_tick);
         std::mem::replace(&mut self.tables, tables)
@@ -84,7 +84,7 @@ impl<P: Port, H: Handler> Datapath<P, H> {
 
     /// The ports whose packets would be taken now: none while the handler is parked.
     pub(crate) fn taking(&self) -> impl Iterator<Item = &P> {
-        let taking = if self.parked.is_some() { &[] } else { self.ports.as_slice() };
+        let taking = if self.handler_panic.is_some() { &[] } else { self.ports.as_slice() };
         taking.iter().enumerate().filter(|(at, _)| self.paused >> at & 1 == 0).filter_map(|(_, port)| port.as_ref())
     }
 
@@ -123,7 +123,7 @@ impl<P: Port, H: Handler> Datapath<P, H> {
     /// Frames with the application: waiting for a TX ring, or for a next hop.
     #[must_use]
     pub fn in_hand(&self) -> usize {
-        self.held.len() + self.out.iter().map(Outgoing::len).sum::<usize>() + self.burst.len()
+        self.held.len() + self.out.iter().map(TxBacklog::len).sum::<usize>() + self.burst.len()
     }
 
     /// Whether each frame is where the books say, and each packet became exactly one thing.
@@ -184,12 +184,12 @@ impl<P: Port, H: Handler> Datapath<P, H> {
     /// Whether packets of other queues wait: the look before sleeping. What waits on RX rings wakes by
     /// itself.
     #[must_use]
-    pub fn has_parcels(&self) -> bool {
+    pub fn has_handovers(&self) -> bool {
         !self.peers.is_empty()
     }
 
     /// Sets where packets for the queue at `place` go from now on.
-    pub fn set_peer(&mut self, place: u32, address: Option<Address<Parcel>>) {
+    pub fn set_peer(&mut self, place: u32, address: Option<Address<Handover>>) {
         self.peers.set(place, address);
     }
 }

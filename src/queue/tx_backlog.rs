@@ -12,7 +12,7 @@ use crate::umem::{Frame, Umem};
 const PATIENCE: Duration = Duration::from_millis(50);
 
 #[derive(Default)]
-pub(super) struct Outgoing {
+pub(super) struct TxBacklog {
     waiting: Burst,
     /// Since when nothing has moved.
     stuck_since: Option<Instant>,
@@ -20,7 +20,7 @@ pub(super) struct Outgoing {
     stalled: bool,
 }
 
-impl Outgoing {
+impl TxBacklog {
     pub(super) fn len(&self) -> usize {
         self.waiting.len()
     }
@@ -114,7 +114,7 @@ mod tests {
         let backend =
             SimBackend::new(&net, std::slice::from_ref(&id)).with_rings(RingSizes::from_ring_size(64).unwrap());
         let (mut umem, mut ports) = backend.clone().open().unwrap();
-        let (port, mut out, mut counters) = (&mut ports[0], Outgoing::default(), QueueCounters::default());
+        let (port, mut out, mut counters) = (&mut ports[0], TxBacklog::default(), QueueCounters::default());
         let now = Instant::now();
         let mut burst = Burst::new();
         for _ in 0..64 {

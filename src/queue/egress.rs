@@ -11,7 +11,7 @@ use crate::umem::PortIndex;
 
 /// Where packets for an address leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Way {
+pub struct Egress {
     /// By this port.
     pub port: PortIndex,
     /// Largest IP packet, bytes.
@@ -28,13 +28,13 @@ impl Context<'_> {
     /// # Errors
     /// What to do with the packet otherwise: hold it, the next hop having been asked for, or drop it,
     /// because there is no route or it leaves by an interface that is not served.
-    pub fn way_to(&mut self, to: IpAddr) -> Result<Way, Verdict> {
+    pub fn egress_to(&mut self, to: IpAddr) -> Result<Egress, Verdict> {
         const NO_ROUTE: Verdict = Verdict::Drop(DropReason::NoRoute);
         match self.tables().resolve(to) {
             Resolution::NoRoute => Err(NO_ROUTE),
             Resolution::Hop(hop) => {
                 let port = self.port_of(hop.interface).ok_or(NO_ROUTE)?;
-                Ok(Way { port, mtu: hop.mtu, source_mac: hop.source, destination_mac: hop.destination })
+                Ok(Egress { port, mtu: hop.mtu, source_mac: hop.source, destination_mac: hop.destination })
             }
             Resolution::Unresolved { interface, next_hop } => {
                 self.port_of(interface).ok_or(NO_ROUTE)?;

@@ -1,7 +1,7 @@
 //! One queue's work, one turn at a time: no threads, no waiting, no clock of its own. The actor loop
 //! ([`super::actor`]) turns it on a real core; tests and the simulator turn it by hand.
 
-mod face;
+mod control;
 mod faults;
 mod ports;
 
@@ -10,14 +10,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use faults::Faults;
-use ports::Seat;
+use ports::PortSlot;
 
 use super::batch::{Batch, HoldKey, Verdict};
 use super::counters::QueueCounters;
 use super::handler::{Context, Handler, QueueInfo, Requests};
 use super::held::Held;
-use super::outgoing::Outgoing;
-use super::peers::{Parcel, Peers};
+use super::peers::{Handover, Peers};
+use super::tx_backlog::TxBacklog;
 use crate::net::Tables;
 use crate::packet::{Columns, LANES};
 use crate::port::{Burst, Kick, Port, PortError};
@@ -31,7 +31,7 @@ pub use faults::Fault;
 pub(super) const TICK: Duration = Duration::from_millis(100);
 
 /// What a worker is made of.
-pub struct Parts<P, H> {
+pub struct DatapathParts<P, H> {
     /// The packet memory that all ports were opened with.
     pub umem: Umem,
     /// The ports, in the order of `info.ports`; `None`: closed, to be put in its place later
@@ -51,11 +51,11 @@ pub struct Parts<P, H> {
 
 /// What one turn did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Turn {
+pub struct TurnResult {
     /// Packets looked at.
     pub packets: usize,
     /// Something is waiting for the kernel that another turn would move on.
-    pub again: bool,
+    pub kick_again: bool,
     /// At least one port's link is down.
     pub link_down: bool,
 }
@@ -64,9 +64,9 @@ pub struct Turn {
 pub struct Datapath<P, H> {
     /// `None`: closed, and to be opened again.
     ports: PortList<Option<P>>,
-    seats: Vec<Seat>,
+    port_slots: Vec<PortSlot>,
     /// What waits for each port's TX ring.
-    out: Vec<Outgoing>,
+    out: Vec<TxBacklog>,
     umem: Umem,
     handler: H,
     processor: Processor,
@@ -85,7 +85,7 @@ pub struct Datapath<P, H> {
     /// Ports that take no new packets, a bit each.
     paused: u8,
     /// The handler panicked and has not been replaced yet: its words.
-    parked: Option<String>,
+    handler_panic: Option<String>,
     faults: Faults,
     /// Packets that were on the rings of sockets when they were closed.
     left_on_rings: u64,
@@ -94,11 +94,11 @@ pub struct Datapath<P, H> {
 impl<P: Port, H: Handler> Datapath<P, H> {
     /// Puts a worker together; nothing moves before the first [`turn`](Self::turn).
     #[must_use]
-    pub fn new(parts: Parts<P, H>, now: Instant) -> Self {
-        let Parts { umem, ports, handler, processor, info, peers, batch_size } = parts;
+    pub fn new(parts: DatapathParts<P, H>, now: Instant) -> Self {
+        let DatapathParts { umem, ports, handler, processor, info, peers, batch_size } = parts;
         Self {
-            out: ports.iter().map(|_| Outgoing::default()).collect(),
-            seats: ports.iter().map(|_| Seat::default()).collect(),
+            out: ports.iter().map(|_| TxBacklog::default()).collect(),
+            port_slots: ports.iter().map(|_| PortSlot::default()).collect(),
             ports,
             umem,
             handler,
@@ -117,7 +117,7 @@ impl<P: Port, H: Handler> Datapath<P, H> {
             next_tick: now,
             draining: false,
             paused: 0,
-            parked: None,
+            handler_panic: None,
             faults: Faults::default(),
             left_on_rings: 0,
         }
@@ -127,10 +127,10 @@ impl<P: Port, H: Handler> Datapath<P, H> {
     ///
     /// # Errors
     /// As [`kick`](Self::kick).
-    pub fn turn(&mut self, now: Instant) -> Result<Turn, (PortIndex, PortError)> {
+    pub fn turn(&mut self, now: Instant) -> Result<TurnResult, (PortIndex, PortError)> {
         let packets = self.work(now);
         let again = self.kick()?;
-        Ok(Turn { packets, ..again })
+        Ok(TurnResult { packets, ..again })
     }
 
     /// Our own share of a turn: reclaim, fill, receive, process, transmit; inbox and timeouts. No
@@ -146,7 +146,7 @@ impl<P: Port, H: Handler> Datapath<P, H> {
         }
         self.counters.turns += 1;
         let mut packets = 0;
-        if self.parked.is_some() {
+        if self.handler_panic.is_some() {
             return packets;
         }
         // Before the ports: what waited for a next hop is older than what comes now.
@@ -157,8 +157,8 @@ impl<P: Port, H: Handler> Datapath<P, H> {
         }
         for from in PortIndex::first(self.ports.len()) {
             // A full TX ring pushes back to the RX rings, where the kernel counts what it drops.
-            let open = self.parked.is_none() && !from.is_in(self.paused);
-            if open && self.out.iter().all(Outgoing::ready) {
+            let open = self.handler_panic.is_none() && !from.is_in(self.paused);
+            if open && self.out.iter().all(TxBacklog::ready) {
                 packets += self.serve_port(from, now);
             }
         }
@@ -171,16 +171,16 @@ impl<P: Port, H: Handler> Datapath<P, H> {
     /// # Errors
     /// [`PortError::Gone`] or the kernel's refusal, and of which port: that one is of no more use
     /// ([`close_port`](Self::close_port)), while every frame is still in the ledger.
-    pub fn kick(&mut self) -> Result<Turn, (PortIndex, PortError)> {
-        let mut turn = Turn::default();
+    pub fn kick(&mut self) -> Result<TurnResult, (PortIndex, PortError)> {
+        let mut turn = TurnResult::default();
         for ((port, out), at) in self.ports.iter_mut().zip(&self.out).zip(PortIndex::ALL) {
             let Some(port) = port else { continue };
             match port.kick().map_err(|error| (at, error))? {
                 Kick::Done => {}
-                Kick::Again => turn.again = true,
+                Kick::Again => turn.kick_again = true,
                 Kick::LinkDown => turn.link_down = true,
             }
-            turn.again |= !out.is_empty();
+            turn.kick_again |= !out.is_empty();
         }
         Ok(turn)
     }
@@ -199,16 +199,16 @@ impl<P: Port, H: Handler> Datapath<P, H> {
         let mut taken = 0;
         let mut batch_from = PortIndex::P0;
         while taken < LANES
-            && let Some(parcel) = self.peers.take()
+            && let Some(handover) = self.peers.take()
         {
             taken += 1;
             // A batch has one port: a parcel from another one begins a new batch.
-            if parcel.from != batch_from {
+            if handover.from != batch_from {
                 self.process(batch_from, None, now);
-                batch_from = parcel.from;
+                batch_from = handover.from;
             }
             self.counters.taken_over += 1;
-            if let Err(reason) = self.unpack(&parcel) {
+            if let Err(reason) = self.unpack(&handover) {
                 self.counters.drops.count(reason);
             }
         }
@@ -217,11 +217,11 @@ impl<P: Port, H: Handler> Datapath<P, H> {
     }
 
     /// Copies a parcel into a frame of ours, at the end of `self.burst`.
-    fn unpack(&mut self, parcel: &Parcel) -> Result<(), DropReason> {
+    fn unpack(&mut self, handover: &Handover) -> Result<(), DropReason> {
         let mut frame = self.umem.take().ok_or(DropReason::NoFrame)?;
         // A parcel holds less than 2 KiB.
-        if self.umem.set_length(&mut frame, parcel.bytes.len() as u16) {
-            self.umem.bytes_mut(&mut frame).copy_from_slice(&parcel.bytes);
+        if self.umem.set_length(&mut frame, handover.bytes.len() as u16) {
+            self.umem.bytes_mut(&mut frame).copy_from_slice(&handover.bytes);
             return self.burst.push(frame).map_err(|frame| {
                 self.umem.give(frame);
                 DropReason::NoFrame
@@ -263,7 +263,7 @@ impl<P: Port, H: Handler> Datapath<P, H> {
             Batch::new(&self.umem, &mut self.burst, &self.columns, &mut self.verdicts, from, held_until.is_some());
         let mut cx = Context::new(now, &self.info, &self.tables, self.draining, &mut self.requests);
         // The handler is the one part that may be wrong: batch and memory stay whole, it is not used again.
-        let outcome = match self.parked {
+        let outcome = match self.handler_panic {
             None => catch_unwind(AssertUnwindSafe(|| {
                 self.faults.strike(batch.len());
                 handler.handle(&mut batch, &mut cx);
@@ -271,15 +271,15 @@ impl<P: Port, H: Handler> Datapath<P, H> {
             Some(_) => Ok(()),
         };
         if let Err(panic) = outcome {
-            self.park(panic.as_ref());
+            self.mark_handler_failed(panic.as_ref());
         }
-        if self.parked.is_some() {
+        if self.handler_panic.is_some() {
             self.verdicts.fill(Verdict::Drop(DropReason::HandlerPanic));
         }
-        self.settle(from, held_until, now);
+        self.apply_verdicts(from, held_until, now);
     }
 
-    fn settle(&mut self, from: PortIndex, held_until: Option<Instant>, now: Instant) {
+    fn apply_verdicts(&mut self, from: PortIndex, held_until: Option<Instant>, now: Instant) {
         let Self { burst, verdicts, umem, ports, out, counters, held, peers, .. } = self;
         // The common case: the whole batch leaves by one port.
         if let Verdict::Transmit(to) = verdicts[0]
@@ -330,12 +330,12 @@ impl<P: Port, H: Handler> Datapath<P, H> {
         let handler = &mut self.handler;
         let mut cx = Context::new(now, &self.info, &self.tables, self.draining, &mut self.requests);
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| handler.tick(&mut cx))) {
-            self.park(panic.as_ref());
+            self.mark_handler_failed(panic.as_ref());
         }
     }
 
-    fn park(&mut self, panic: &(dyn Any + Send)) {
-        self.parked = Some(face::words(panic));
+    fn mark_handler_failed(&mut self, panic: &(dyn Any + Send)) {
+        self.handler_panic = Some(control::panic_message(panic));
     }
 }
 
