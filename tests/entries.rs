@@ -93,7 +93,7 @@ fn backends_refuse_a_ninth_port() {
         other => panic!("{other:?}"),
     };
     too_many(SimBackend::new(&net, &ids).open().map(drop));
-    too_many(SimBackend::new(&net, &ids).open_present().map(drop));
+    too_many(SimBackend::new(&net, &ids).open_available().map(drop));
     // Loopback is everywhere, and asking what it is needs no privilege.
     let request = |queue| PortRequest { id: QueueId::new("lo", queue), slot: None, generic: None };
     too_many(XdpBackend::new(XdpOptions::default(), (0..9).map(request).collect()).open().map(drop));

@@ -5,14 +5,14 @@
 
 #[path = "../src/ring/cursor.rs"]
 mod cursor;
-#[path = "../src/ring/ends.rs"]
+#[path = "../src/ring/endpoints.rs"]
 mod ends;
 
 /// Stands in for `src/ring/sync.rs`.
 mod sync {
     pub(super) use loom::sync::atomic::{AtomicU32, Ordering, fence};
 
-    pub(super) type Slot<T> = loom::cell::UnsafeCell<T>;
+    pub(super) type RingCell<T> = loom::cell::UnsafeCell<T>;
 }
 
 use loom::thread;

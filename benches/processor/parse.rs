@@ -188,7 +188,7 @@ fn dram(bench: &mut Bench) {
         for _ in 0..64 {
             let frames = chunk(&mut other);
             frames.iter().for_each(|frame| umem.prefetch(frame));
-            black_box(frames.iter().fold(0, |sum, frame| sum ^ umem.head(frame)[12]));
+            black_box(frames.iter().fold(0, |sum, frame| sum ^ umem.header_bytes(frame)[12]));
         }
     }));
     bench.compare(MEASURE, "128 MiB of frames in random order", 64 * LANES, contestants);

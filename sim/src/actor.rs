@@ -211,7 +211,7 @@ impl SimActor {
 
     fn open(&mut self, now: Instant) -> Result<(), ActorExit> {
         let Phase::Opening { by, mut parts } = std::mem::replace(&mut self.phase, Phase::Down) else { return Ok(()) };
-        let actor = match parts.spec.backend.open_present() {
+        let actor = match parts.spec.backend.open_available() {
             Err(error) if error.is_busy() && now < by => {
                 self.phase = Phase::Opening { by, parts };
                 return Ok(());

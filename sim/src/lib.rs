@@ -41,7 +41,7 @@ pub use replay::{Replay, ReplayError};
 
 use oxide::port::sim::{Faults, LinkCounters, LinkSpec};
 use oxide::telemetry::DropCounters;
-use oxide::umem::Census;
+use oxide::umem::FrameCounts;
 
 /// What to simulate.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -165,7 +165,7 @@ pub struct SimQueue {
     /// As the supervisor has it.
     pub state: String,
     /// Where its frames are.
-    pub census: Census,
+    pub census: FrameCounts,
     /// Whether its books balance.
     pub balanced: bool,
 }

@@ -10,7 +10,7 @@ use super::{
 use crate::port::{KernelCounters, Mode, Occupancy, PortCounters, QueueId};
 use crate::queue::{BatchSizes, TurnTimes};
 use crate::telemetry::DropReason;
-use crate::umem::{Census, RingSizes};
+use crate::umem::{FrameCounts, RingSizes};
 
 /// Returns the same status at each call.
 #[must_use]
@@ -93,7 +93,7 @@ fn queue(number: u32) -> QueueStatus {
         last_lost: 4,
         last_event: "opened".to_owned(),
         last_gap_ms: Some(31.5),
-        census: Census { total: 2048, free: 1000, app: 3, receive: 900, transmit: 145, written_off: 0 },
+        census: FrameCounts { total: 2048, free: 1000, app: 3, receive: 900, transmit: 145, written_off: 0 },
         balanced: true,
         work_ns_per_packet: 285.0,
         memory_bytes: 1 << 20,

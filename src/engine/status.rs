@@ -14,7 +14,7 @@ use super::totals::Totals;
 use crate::port::{Mode, PortInfo};
 use crate::queue::{BatchSizes, QueueSnapshot, TurnTimes};
 use crate::telemetry::DropReason;
-use crate::umem::{Census, PageReport, RingSizes};
+use crate::umem::{FrameCounts, PageReport, RingSizes};
 
 /// How the engine as a whole is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Default)]
@@ -196,7 +196,7 @@ pub struct QueueStatus {
     /// Its heartbeat stands still.
     pub stalled: bool,
     /// Where its frames are.
-    pub census: Census,
+    pub census: FrameCounts,
     /// Whether its books balance.
     pub balanced: bool,
     /// Our own work for one packet, nanoseconds.

@@ -31,7 +31,7 @@ use bucket::Bucket;
 pub use verify::Inconsistent;
 
 pub use crate::simd::{FlowHash, FlowKey, FlowKeys};
-use crate::umem::{prefetch, wish_for_huge_pages};
+use crate::umem::{advise_huge_pages, prefetch};
 
 /// Flows for which there is a bucket, when the table is full: six of eleven entries are taken, and one bucket
 /// in fifty has spilled.
@@ -273,7 +273,7 @@ fn buckets_for(capacity: u32) -> usize {
 /// would cost a walk through the page tables for each line else.
 fn filled<T>(count: usize, value: impl FnMut() -> T) -> Box<[T]> {
     let mut memory = Vec::with_capacity(count);
-    wish_for_huge_pages(memory.spare_capacity_mut());
+    advise_huge_pages(memory.spare_capacity_mut());
     memory.resize_with(count, value);
     memory.into()
 }

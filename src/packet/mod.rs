@@ -17,7 +17,7 @@ pub use parse::{Parsed, parse, verify_udp};
 pub use recognise::{Recognised, Transport, recognise};
 pub use reflect::reflect;
 #[doc(hidden)]
-pub use rewrite::HeadRewrite;
+pub use rewrite::FixedHeaderRewrite;
 pub use rewrite::{FlowChange, Rewrite, Translation};
 
 /// UDP's protocol number, and IPv6 next header.

@@ -192,7 +192,7 @@ fn headers<const IP: usize>(frame: &mut [u8], l3: u8, l4: u8) -> Option<Headers<
 /// headers, so that all places are constants. By reference to where a session keeps it: nothing is copied but to
 /// the packet.
 #[derive(Debug, Clone, Copy)]
-pub struct HeadRewrite<'a> {
+pub struct FixedHeaderRewrite<'a> {
     /// Ethernet destination and source, as in the frame.
     pub macs: &'a [u8; 12],
     /// Address and port.
@@ -203,7 +203,7 @@ pub struct HeadRewrite<'a> {
     pub change: FlowChange,
 }
 
-impl HeadRewrite<'_> {
+impl FixedHeaderRewrite<'_> {
     /// Rewrites the packet that begins with `head`, of the family that all four addresses are of, and with more
     /// than one hop left: as [`Translation::apply`] does.
     #[inline(always)]

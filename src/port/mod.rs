@@ -6,7 +6,7 @@
 //! by the AF_XDP port ([`crate::xdp`]) and the simulated one.
 
 mod burst;
-mod ends;
+mod rings;
 mod rss;
 pub mod sim;
 
@@ -16,7 +16,7 @@ use std::os::fd::BorrowedFd;
 use serde::{Deserialize, Serialize};
 
 pub use burst::Burst;
-pub(crate) use ends::{Ends, Rings};
+pub(crate) use rings::{PortRings, RingHandles};
 pub use rss::Rss;
 
 use crate::packet::MacAddr;
@@ -399,7 +399,7 @@ pub trait Backend: Send + 'static {
     ///
     /// # Errors
     /// As there; if no port can be opened, the first one's.
-    fn open_present(&mut self) -> Result<Opened<Self::Port>, PortError> {
+    fn open_available(&mut self) -> Result<Opened<Self::Port>, PortError> {
         let (umem, ports) = self.open()?;
         Ok((umem, ports.into_iter().map(Ok).collect()))
     }
@@ -408,7 +408,7 @@ pub trait Backend: Send + 'static {
     /// one try, which does not wait. Steering is off.
     ///
     /// The earlier socket's frames are written off with the first try
-    /// ([`Census::written_off`](crate::umem::Census)), because the kernel may work on them until it has
+    /// ([`FrameCounts::written_off`](crate::umem::FrameCounts)), because the kernel may work on them until it has
     /// taken that socket down; they are free again when this one is bound.
     ///
     /// # Errors
@@ -418,5 +418,5 @@ pub trait Backend: Send + 'static {
 
     /// Replaces what port `port` is opened from by the next [`reopen`](Self::reopen): its interface was
     /// made again, and has another program.
-    fn renew(&mut self, port: PortIndex, request: Self::Request);
+    fn set_params(&mut self, port: PortIndex, request: Self::Request);
 }

@@ -137,13 +137,13 @@ impl<'a> Batch<'a> {
     /// rewrite, however long its packet is; `None` for a lane beyond the batch. A header that the columns speak of
     /// begins at a fixed place in it.
     #[inline(always)]
-    pub fn transmit_head(&mut self, lane: usize, length: u16, port: PortIndex) -> Option<&mut [u8; 64]> {
+    pub fn transmit_headers(&mut self, lane: usize, length: u16, port: PortIndex) -> Option<&mut [u8; 64]> {
         let frame = self.frames.get_mut(lane)?;
         *self.verdicts.get_mut(lane)? = Verdict::Transmit(port);
         if length < frame.length() {
             let _ = self.umem.set_length(frame, length);
         }
-        Some(self.umem.head_mut(frame))
+        Some(self.umem.header_bytes_mut(frame))
     }
 
     /// Sets the length of the frame of `lane`, bytes; `false`, and no change, if it would not fit.

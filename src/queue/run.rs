@@ -80,7 +80,7 @@ impl<B: Backend, H: Handler> ActorLoop<B, H> {
             tracing::warn!(queue = spec.queue, why, "realtime");
         }
         let spin = spec.spin;
-        let (umem, opened) = spec.backend.open_present()?;
+        let (umem, opened) = spec.backend.open_available()?;
         let (pages, seen) = (umem.pages().clone(), umem.pages_seen());
         let actor = Actor::new(spec, (umem, opened), mailbox, link, started)?;
         let ports = actor.datapath.infos().to_vec();

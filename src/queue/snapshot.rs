@@ -9,7 +9,7 @@ use super::counters::QueueCounters;
 use super::datapath::Datapath;
 use super::handler::Handler;
 use crate::port::{KernelCounters, Occupancy, Port, PortCounters, QueueId};
-use crate::umem::{Census, PortIndex};
+use crate::umem::{FrameCounts, PortIndex};
 
 /// One port at one moment.
 #[derive(Debug, Clone, Serialize)]
@@ -40,7 +40,7 @@ pub struct QueueSnapshot {
     /// Its ports.
     pub ports: Vec<PortSnapshot>,
     /// Where its frames are.
-    pub census: Census,
+    pub census: FrameCounts,
     /// Frames with the application that the queue knows of; `census.app` where nothing is lost.
     pub in_hand: u32,
     /// Whether the books balance.

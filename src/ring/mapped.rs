@@ -6,8 +6,8 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use super::cursor::{Cursor, RingSizeError};
-use super::ends::{Consumer, Producer, RingMemory};
-use super::sync::{AtomicU32, Ordering, Slot};
+use super::endpoints::{Consumer, Producer, RingMemory};
+use super::sync::{AtomicU32, Ordering, RingCell};
 
 /// Where a ring's parts lie, bytes from the start of its memory (`struct xdp_ring_offset`,
 /// include/uapi/linux/if_xdp.h).
@@ -29,7 +29,7 @@ pub struct Mapped<T> {
     producer: NonNull<AtomicU32>,
     consumer: NonNull<AtomicU32>,
     flags: NonNull<AtomicU32>,
-    slots: NonNull<Slot<MaybeUninit<T>>>,
+    slots: NonNull<RingCell<MaybeUninit<T>>>,
     /// Keeps the memory where it is.
     _memory: Arc<dyn Any + Send + Sync>,
 }
@@ -56,7 +56,7 @@ unsafe impl<T> RingMemory<T> for Mapped<T> {
     }
 
     #[inline]
-    unsafe fn slot(&self, at: usize) -> &Slot<MaybeUninit<T>> {
+    unsafe fn slot(&self, at: usize) -> &RingCell<MaybeUninit<T>> {
         // SAFETY: `at` is below the capacity by the caller's promise, and that many slots are there by
         // that of `new`.
         let slot = unsafe { self.slots.add(at) };

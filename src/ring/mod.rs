@@ -15,12 +15,12 @@
 //! through the orders that two threads' memory operations may take.
 
 mod cursor;
-mod ends;
+mod endpoints;
 mod mapped;
 mod sync;
 
 pub use cursor::RingSizeError;
-pub use ends::{Consumer, InMemory, Peeked, Producer, Reservation, RingMemory, pair};
+pub use endpoints::{Consumer, InMemory, Peeked, Producer, Reservation, RingMemory, pair};
 pub use mapped::{Mapped, RingOffsets};
 
 /// One entry of an RX or TX ring (`struct xdp_desc`, include/uapi/linux/if_xdp.h).

@@ -6,9 +6,9 @@ pub(super) use std::sync::atomic::{AtomicU32, Ordering, fence};
 /// one can be laid over memory that the kernel mapped.
 #[derive(Debug)]
 #[repr(transparent)]
-pub struct Slot<T>(std::cell::UnsafeCell<T>);
+pub struct RingCell<T>(std::cell::UnsafeCell<T>);
 
-impl<T> Slot<T> {
+impl<T> RingCell<T> {
     pub(super) fn new(value: T) -> Self {
         Self(std::cell::UnsafeCell::new(value))
     }

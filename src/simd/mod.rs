@@ -135,23 +135,23 @@ impl Processor {
     /// at any head. Heads are asked for 8 lanes before they are read, so this one pass over 64 frames
     /// does not push them out of L1 before they are read; stages that read the heads again should work
     /// on groups of at most 16.
-    pub fn parse(&self, heads: &[&[u8; 64]; LANES], lengths: &[u16; LANES], live: u64, columns: &mut Columns) {
-        parse::lanes(*self, heads, lengths, live, columns);
+    pub fn parse(&self, headers: &[&[u8; 64]; LANES], lengths: &[u16; LANES], live: u64, columns: &mut Columns) {
+        parse::lanes(*self, headers, lengths, live, columns);
     }
 
     /// Parses `frames`, lane `i` being `frames[i]`, and [recognises](crate::packet::recognise()) what is not plain UDP.
     /// Frames beyond [`LANES`] have no lane and are not looked at.
     pub fn parse_frames(&self, umem: &Umem, frames: &[Frame], columns: &mut Columns) {
         debug_assert!(frames.len() <= LANES, "{} frames in {LANES} lanes", frames.len());
-        let (mut heads, mut lengths) = ([&[0; 64]; LANES], [0; LANES]);
+        let (mut headers, mut lengths) = ([&[0; 64]; LANES], [0; LANES]);
         // On their way while all of them are listed.
         frames.iter().take(parse::AHEAD).for_each(|frame| umem.prefetch(frame));
-        for ((frame, head), length) in frames.iter().zip(&mut heads).zip(&mut lengths) {
-            (*head, *length) = (umem.head(frame), frame.length());
+        for ((frame, head), length) in frames.iter().zip(&mut headers).zip(&mut lengths) {
+            (*head, *length) = (umem.header_bytes(frame), frame.length());
         }
         // A shift by 64 would overflow: 64 lanes are all ones.
         let live = u64::MAX.checked_shr((LANES - frames.len().min(LANES)) as u32).unwrap_or(0);
-        self.parse(&heads, &lengths, live, columns);
+        self.parse(&headers, &lengths, live, columns);
         (columns.udp_extended, columns.tcp, columns.icmp, columns.tagged) = (0, 0, 0, 0);
         let others = live & !columns.udp;
         if others != 0 {

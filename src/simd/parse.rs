@@ -16,24 +16,24 @@ pub(super) const AHEAD: usize = 2 * GROUP;
 
 pub(super) fn lanes(
     processor: Processor,
-    heads: &[&[u8; 64]; LANES],
+    headers: &[&[u8; 64]; LANES],
     lengths: &[u16; LANES],
     live: u64,
     columns: &mut Columns,
 ) {
     #[cfg(target_arch = "x86_64")]
     if let Some(token) = processor.avx2() {
-        return avx2::lanes(token, heads, lengths, live, columns);
+        return avx2::lanes(token, headers, lengths, live, columns);
     }
     let _ = processor;
-    plain(heads, lengths, live, columns);
+    plain(headers, lengths, live, columns);
 }
 
-fn plain(heads: &[&[u8; 64]; LANES], lengths: &[u16; LANES], live: u64, columns: &mut Columns) {
+fn plain(headers: &[&[u8; 64]; LANES], lengths: &[u16; LANES], live: u64, columns: &mut Columns) {
     let mut lanes = Lanes::new(columns);
-    heads.iter().take(AHEAD).for_each(|head| prefetch(*head));
-    for (lane, (head, length)) in heads.iter().zip(lengths).enumerate() {
-        if let Some(ahead) = heads.get(lane + AHEAD) {
+    headers.iter().take(AHEAD).for_each(|head| prefetch(*head));
+    for (lane, (head, length)) in headers.iter().zip(lengths).enumerate() {
+        if let Some(ahead) = headers.get(lane + AHEAD) {
             prefetch(*ahead);
         }
         if live & 1 << lane != 0 {

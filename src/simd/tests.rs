@@ -124,11 +124,11 @@ fn stale() -> Columns {
 proptest! {
     #[test]
     fn lanes_equal_the_reference(packets in prop::collection::vec(packet(), LANES), live: u64) {
-        let heads: [&[u8; 64]; LANES] = std::array::from_fn(|i| &packets[i].0);
+        let headers: [&[u8; 64]; LANES] = std::array::from_fn(|i| &packets[i].0);
         let lengths = std::array::from_fn(|i| packets[i].1);
         for level in Processor::levels() {
             let mut columns = stale();
-            Processor::with_level(level).unwrap().parse(&heads, &lengths, live, &mut columns);
+            Processor::with_level(level).unwrap().parse(&headers, &lengths, live, &mut columns);
             prop_assert_eq!((columns.udp & !live, columns.ipv4 & columns.ipv6), (0, 0));
             for (lane, packet) in packets.iter().enumerate() {
                 if live >> lane & 1 == 1 {

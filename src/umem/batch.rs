@@ -1,7 +1,7 @@
 //! The ledger's moves by batches, for ports whose every nanosecond counts: the same checks for each
 //! frame, the counters once.
 
-use super::{BadDescriptor, Frame, Place, PortIndex, Umem};
+use super::{BadDescriptor, Frame, FrameState, PortIndex, Umem};
 
 impl Umem {
     /// Free -> the fill ring of `port`, up to `wanted` frames; `post` gets the address of each, the one
@@ -11,10 +11,10 @@ impl Umem {
         let count = self.free.len().min(wanted as usize);
         let Self { free, ledger, layout, .. } = self;
         for index in free.drain(free.len() - count..).rev() {
-            ledger.put(index, Place::Free, Place::Receive(port));
+            ledger.put(index, FrameState::Free, FrameState::Receive(port));
             post(layout.address(index) as u64);
         }
-        ledger.count(count as u32, Place::Free, Place::Receive(port));
+        ledger.count(count as u32, FrameState::Free, FrameState::Receive(port));
         count as u32
     }
 
@@ -37,7 +37,7 @@ impl Umem {
                     self.prefetch(&frame);
                     taken += 1;
                     if let Err(frame) = take(frame) {
-                        self.ledger.put(frame.index(), Place::App, Place::Free);
+                        self.ledger.put(frame.index(), FrameState::App, FrameState::Free);
                         self.free.push(frame.index());
                         returned += 1;
                     }
@@ -45,8 +45,8 @@ impl Umem {
                 Err(error) => refuse(error),
             }
         }
-        self.ledger.count(taken, Place::Receive(port), Place::App);
-        self.ledger.count(returned, Place::App, Place::Free);
+        self.ledger.count(taken, FrameState::Receive(port), FrameState::App);
+        self.ledger.count(returned, FrameState::App, FrameState::Free);
         taken - returned
     }
 
@@ -61,12 +61,12 @@ impl Umem {
         let mut count = 0;
         for frame in frames {
             self.own(&frame);
-            self.ledger.put(frame.index(), Place::App, Place::Transmit(port));
+            self.ledger.put(frame.index(), FrameState::App, FrameState::Transmit(port));
             let address = self.layout.address(frame.index()) + usize::from(frame.offset());
             post(address as u64, u32::from(frame.length()));
             count += 1;
         }
-        self.ledger.count(count, Place::App, Place::Transmit(port));
+        self.ledger.count(count, FrameState::App, FrameState::Transmit(port));
         count
     }
 
@@ -87,7 +87,7 @@ impl Umem {
                 Err(error) => refuse(error),
             }
         }
-        self.ledger.count(count, Place::Transmit(port), Place::Free);
+        self.ledger.count(count, FrameState::Transmit(port), FrameState::Free);
         count
     }
 
@@ -98,8 +98,8 @@ impl Umem {
         if u32::from(offset).saturating_add(length.max(64)) > self.layout.frame_size() {
             return Err(BadDescriptor::PastFrame { address, length });
         }
-        self.ledger.expect(index, Place::Receive(port), address)?;
-        self.ledger.put(index, Place::Receive(port), Place::App);
+        self.ledger.expect(index, FrameState::Receive(port), address)?;
+        self.ledger.put(index, FrameState::Receive(port), FrameState::App);
         // length <= frame_size <= 4096 by the check above.
         Ok(Frame::new(self.id, index, offset, length as u16))
     }
@@ -108,8 +108,8 @@ impl Umem {
     #[inline]
     pub(super) fn release(&mut self, port: PortIndex, address: u64) -> Result<(), BadDescriptor> {
         let (index, _) = self.locate(address)?;
-        self.ledger.expect(index, Place::Transmit(port), address)?;
-        self.ledger.put(index, Place::Transmit(port), Place::Free);
+        self.ledger.expect(index, FrameState::Transmit(port), address)?;
+        self.ledger.put(index, FrameState::Transmit(port), FrameState::Free);
         self.free.push(index);
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 
 /// The right to one frame's bytes. Neither `Copy` nor `Clone`: sending it, freeing it or keeping it
 /// are the only things that can be done, and each only once. A `Frame` that is forgotten stays in
-/// [`Place::App`](super::Place::App) for ever, which the actor finds by its census.
+/// [`FrameState::App`](super::FrameState::App) for ever, which the actor finds by its census.
 ///
 /// A frame is used once:
 ///
@@ -77,7 +77,7 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// Only `Umem` calls this, and only for a frame in `Place::App` that has no other token.
+    /// Only `Umem` calls this, and only for a frame in `FrameState::App` that has no other token.
     #[inline]
     pub(super) fn new(umem: u32, index: u32, offset: u16, length: u16) -> Self {
         Self { umem, index, offset, length, stays: PhantomData }

@@ -99,7 +99,7 @@ impl UmemLayout {
         if frame_count < wanted {
             return Err(LayoutError::TooFewFrames { got: frame_count, wanted, ports });
         }
-        // Room for the 64 bytes that `Umem::head` reads, whatever the packet's length.
+        // Room for the 64 bytes that `Umem::header_bytes` reads, whatever the packet's length.
         let room = frame_size.saturating_sub(XDP_HEADROOM.saturating_add(headroom));
         let packet = mtu.saturating_add(ETHERNET).max(64);
         if packet > room {

@@ -9,7 +9,7 @@ use super::{MAX_PORTS, PortIndex};
 
 /// Where one frame is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum FrameState {
     /// In the pool.
     Free,
     /// With the application: there is a `Frame` for it.
@@ -23,19 +23,19 @@ pub enum Place {
     WrittenOff(PortIndex),
 }
 
-/// First code of [`Place::WrittenOff`], behind those of the ports' other places.
+/// First code of [`FrameState::WrittenOff`], behind those of the ports' other places.
 const WRITTEN_OFF: u8 = 2 + 2 * MAX_PORTS;
 /// Number of codes.
 const PLACES: usize = (WRITTEN_OFF + MAX_PORTS) as usize;
 
-impl Place {
+impl FrameState {
     const fn code(self) -> u8 {
         match self {
-            Place::Free => 0,
-            Place::App => 1,
-            Place::Receive(port) => 2 + 2 * port.number(),
-            Place::Transmit(port) => 3 + 2 * port.number(),
-            Place::WrittenOff(port) => WRITTEN_OFF + port.number(),
+            FrameState::Free => 0,
+            FrameState::App => 1,
+            FrameState::Receive(port) => 2 + 2 * port.number(),
+            FrameState::Transmit(port) => 3 + 2 * port.number(),
+            FrameState::WrittenOff(port) => WRITTEN_OFF + port.number(),
         }
     }
 
@@ -43,11 +43,11 @@ impl Place {
         // Codes come from `code`, so the remainder changes none.
         let port = |number: u8| PortIndex::ALL[(number % MAX_PORTS) as usize];
         match code {
-            0 => Place::Free,
-            1 => Place::App,
-            off if off >= WRITTEN_OFF => Place::WrittenOff(port(off - WRITTEN_OFF)),
-            even if even % 2 == 0 => Place::Receive(port((even - 2) / 2)),
-            odd => Place::Transmit(port((odd - 3) / 2)),
+            0 => FrameState::Free,
+            1 => FrameState::App,
+            off if off >= WRITTEN_OFF => FrameState::WrittenOff(port(off - WRITTEN_OFF)),
+            even if even % 2 == 0 => FrameState::Receive(port((even - 2) / 2)),
+            odd => FrameState::Transmit(port((odd - 3) / 2)),
         }
     }
 }
@@ -76,9 +76,9 @@ pub enum BadDescriptor {
         /// As returned.
         address: u64,
         /// What the ledger has.
-        actual: Place,
+        actual: FrameState,
         /// What it would have to have.
-        expected: Place,
+        expected: FrameState,
     },
 }
 
@@ -95,14 +95,14 @@ impl Ledger {
     pub fn new(frames: u32) -> Self {
         let mut counts = [0; PLACES];
         counts[0] = frames;
-        Self { places: vec![Place::Free.code(); frames as usize].into_boxed_slice(), counts }
+        Self { places: vec![FrameState::Free.code(); frames as usize].into_boxed_slice(), counts }
     }
 
     /// Where frame `index` is.
     #[must_use]
     #[inline]
-    pub fn place(&self, index: u32) -> Place {
-        Place::from_code(self.places[index as usize])
+    pub fn place(&self, index: u32) -> FrameState {
+        FrameState::from_code(self.places[index as usize])
     }
 
     /// Checks where frame `index` is, for an `address` the kernel returned.
@@ -110,7 +110,7 @@ impl Ledger {
     /// # Errors
     /// [`BadDescriptor::WrongPlace`] if it is elsewhere.
     #[inline]
-    pub fn expect(&self, index: u32, place: Place, address: u64) -> Result<(), BadDescriptor> {
+    pub fn expect(&self, index: u32, place: FrameState, address: u64) -> Result<(), BadDescriptor> {
         if self.places[index as usize] == place.code() {
             return Ok(());
         }
@@ -122,7 +122,7 @@ impl Ledger {
     /// # Panics
     /// As [`put`](Self::put).
     #[inline]
-    pub fn moved(&mut self, index: u32, from: Place, to: Place) {
+    pub fn moved(&mut self, index: u32, from: FrameState, to: FrameState) {
         self.put(index, from, to);
         self.count(1, from, to);
     }
@@ -133,24 +133,24 @@ impl Ledger {
     /// In debug builds, if the frame is not at `from`: a defect in this crate, since what the kernel
     /// says goes through [`expect`](Self::expect) first.
     #[inline]
-    pub(super) fn put(&mut self, index: u32, from: Place, to: Place) {
+    pub(super) fn put(&mut self, index: u32, from: FrameState, to: FrameState) {
         debug_assert_eq!(self.place(index), from, "frame {index} moved from where it is not");
         self.places[index as usize] = to.code();
     }
 
     /// The counters of `frames` moves.
     #[inline]
-    pub(super) fn count(&mut self, frames: u32, from: Place, to: Place) {
+    pub(super) fn count(&mut self, frames: u32, from: FrameState, to: FrameState) {
         self.counts[usize::from(from.code())] -= frames;
         self.counts[usize::from(to.code())] += frames;
     }
 
     /// All counters at once.
     #[must_use]
-    pub fn census(&self) -> Census {
+    pub fn census(&self) -> FrameCounts {
         let (live, written_off) = self.counts.split_at(usize::from(WRITTEN_OFF));
         let sum = |first: usize| live[first..].iter().step_by(2).sum();
-        Census {
+        FrameCounts {
             total: self.places.len() as u32,
             free: live[0],
             app: live[1],
@@ -163,15 +163,15 @@ impl Ledger {
     /// Frames at the kernel for one port: to receive into, and to be sent.
     #[must_use]
     pub fn at_port(&self, port: PortIndex) -> (u32, u32) {
-        let at = |place: Place| self.counts[usize::from(place.code())];
-        (at(Place::Receive(port)), at(Place::Transmit(port)))
+        let at = |place: FrameState| self.counts[usize::from(place.code())];
+        (at(FrameState::Receive(port)), at(FrameState::Transmit(port)))
     }
 }
 
 /// How many frames are where. `receive` covers fill and RX ring, `transmit` TX and completion ring:
 /// which of the two a frame is on changes under our feet and is read from the rings when asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
-pub struct Census {
+pub struct FrameCounts {
     /// Frames in all.
     pub total: u32,
     /// In the pool.
@@ -187,7 +187,7 @@ pub struct Census {
     pub written_off: u32,
 }
 
-impl Census {
+impl FrameCounts {
     /// free + app + receive + transmit + written_off = total.
     #[must_use]
     pub fn balanced(&self) -> bool {

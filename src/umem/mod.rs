@@ -2,7 +2,7 @@
 //!
 //! Owned by exactly one actor and never shared. A [`Frame`] is the only key to its bytes: it can
 //! neither be copied nor made outside this room, so whoever has it owns the bytes. While the kernel
-//! owns a frame there is no `Frame` value for it, only its [`Place`] in the ledger. The life of a
+//! owns a frame there is no `Frame` value for it, only its [`FrameState`] in the ledger. The life of a
 //! frame is drawn in `docs/frame-life.md`.
 
 mod batch;
@@ -16,11 +16,11 @@ mod region;
 pub use frame::Frame;
 pub(crate) use layout::HELD_FRAMES;
 pub use layout::{LayoutError, RingSizes, UmemLayout, XDP_HEADROOM};
-pub use ledger::{BadDescriptor, Census, Ledger, Place};
+pub use ledger::{BadDescriptor, FrameCounts, FrameState, Ledger};
 pub use observe::PagesSeen;
 pub use port_index::{MAX_PORTS, PortIndex, PortList};
+pub(crate) use region::advise_huge_pages;
 pub use region::prefetch;
-pub(crate) use region::wish_for_huge_pages;
 pub use region::{HUGE_PAGE, PageKind, PageReport, Region, RegionError, choose_pages, dont_fork, with_node};
 
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -80,7 +80,7 @@ impl Umem {
 
     /// Where all frames are now.
     #[must_use]
-    pub fn census(&self) -> Census {
+    pub fn census(&self) -> FrameCounts {
         self.ledger.census()
     }
 
@@ -88,7 +88,7 @@ impl Umem {
     #[must_use]
     pub fn take(&mut self) -> Option<Frame> {
         let index = self.free.pop()?;
-        self.ledger.moved(index, Place::Free, Place::App);
+        self.ledger.moved(index, FrameState::Free, FrameState::App);
         Some(Frame::new(self.id, index, self.layout.data_offset(), 0))
     }
 
@@ -98,7 +98,7 @@ impl Umem {
     /// If the frame belongs to another memory: a defect in this crate, never reachable by packets.
     pub fn give(&mut self, frame: Frame) {
         self.own(&frame);
-        self.ledger.moved(frame.index(), Place::App, Place::Free);
+        self.ledger.moved(frame.index(), FrameState::App, FrameState::Free);
         self.free.push(frame.index());
     }
 
@@ -129,7 +129,7 @@ impl Umem {
     /// The first 64 bytes from the start of the packet; what lies beyond its length is stale.
     #[must_use]
     #[inline]
-    pub fn head<'a>(&'a self, frame: &'a Frame) -> &'a [u8; 64] {
+    pub fn header_bytes<'a>(&'a self, frame: &'a Frame) -> &'a [u8; 64] {
         self.own(frame);
         let at = self.layout.address(frame.index()) + usize::from(frame.offset());
         // SAFETY: a frame's offset + 64 is always within the frame (data_offset by the layout's check,
@@ -140,13 +140,13 @@ impl Umem {
         head.first_chunk().unwrap_or(&[0; 64])
     }
 
-    /// As [`head`](Self::head), to write to. What is written beyond the packet's length is nobody's.
+    /// As [`header_bytes`](Self::header_bytes), to write to. What is written beyond the packet's length is nobody's.
     #[must_use]
     #[inline(always)]
-    pub fn head_mut<'a>(&'a self, frame: &'a mut Frame) -> &'a mut [u8; 64] {
+    pub fn header_bytes_mut<'a>(&'a self, frame: &'a mut Frame) -> &'a mut [u8; 64] {
         self.own(frame);
         let at = self.layout.address(frame.index()) + usize::from(frame.offset());
-        // SAFETY: 64 bytes from the packet's start lie within the frame, as in `head`; and `frame` is borrowed
+        // SAFETY: 64 bytes from the packet's start lie within the frame, as in `header_bytes`; and `frame` is borrowed
         // mutably and is the only value for its index, so this is the only reference to the range.
         let head = unsafe { self.region.slice_mut(at, 64) };
         // SAFETY: the slice is 64 bytes long by the call above, and an array of bytes has its alignment.
@@ -167,7 +167,7 @@ impl Umem {
     pub fn move_start(&self, frame: &mut Frame, by: i16) -> bool {
         let offset = i32::from(frame.offset()) + i32::from(by);
         let length = i32::from(frame.length()) - i32::from(by);
-        // 64: what `head` reads, whatever the packet's length. A frame has at most 4096 bytes.
+        // 64: what `header_bytes` reads, whatever the packet's length. A frame has at most 4096 bytes.
         let fits = offset >= 0 && length >= 0 && offset + 64 <= self.layout.frame_size() as i32;
         if fits {
             frame.set_start(offset as u16, length as u16);
@@ -200,7 +200,7 @@ impl Umem {
     #[inline]
     pub fn post_fill(&mut self, port: PortIndex) -> Option<u32> {
         let index = self.free.pop()?;
-        self.ledger.moved(index, Place::Free, Place::Receive(port));
+        self.ledger.moved(index, FrameState::Free, FrameState::Receive(port));
         Some(index)
     }
 
@@ -212,7 +212,7 @@ impl Umem {
     #[inline]
     pub fn received(&mut self, port: PortIndex, address: u64, length: u32) -> Result<Frame, BadDescriptor> {
         let frame = self.accept(port, address, length)?;
-        self.ledger.count(1, Place::Receive(port), Place::App);
+        self.ledger.count(1, FrameState::Receive(port), FrameState::App);
         Ok(frame)
     }
 
@@ -220,7 +220,7 @@ impl Umem {
     #[inline]
     pub fn post_transmit(&mut self, port: PortIndex, frame: Frame) -> (u64, u32) {
         self.own(&frame);
-        self.ledger.moved(frame.index(), Place::App, Place::Transmit(port));
+        self.ledger.moved(frame.index(), FrameState::App, FrameState::Transmit(port));
         let address = self.layout.address(frame.index()) + usize::from(frame.offset());
         (address as u64, u32::from(frame.length()))
     }
@@ -232,7 +232,7 @@ impl Umem {
     #[inline]
     pub fn completed(&mut self, port: PortIndex, address: u64) -> Result<(), BadDescriptor> {
         self.release(port, address)?;
-        self.ledger.count(1, Place::Transmit(port), Place::Free);
+        self.ledger.count(1, FrameState::Transmit(port), FrameState::Free);
         Ok(())
     }
 
@@ -240,31 +240,34 @@ impl Umem {
     /// use any more, or never could: it was not bound. Returns how many were to be received into, and how
     /// many were to be sent.
     pub fn recall(&mut self, port: PortIndex) -> (u32, u32) {
-        (self.move_all(Place::Receive(port), Place::Free), self.move_all(Place::Transmit(port), Place::Free))
+        (
+            self.move_all(FrameState::Receive(port), FrameState::Free),
+            self.move_all(FrameState::Transmit(port), FrameState::Free),
+        )
     }
 
     /// The socket of `port` is closed: what it had is neither ours nor anybody's, because the kernel takes
     /// a socket down late, some tens of milliseconds after it was closed, and works on its frames until
     /// then. Returns how many frames that are.
     pub fn write_off(&mut self, port: PortIndex) -> u32 {
-        let off = Place::WrittenOff(port);
-        self.move_all(Place::Receive(port), off) + self.move_all(Place::Transmit(port), off)
+        let off = FrameState::WrittenOff(port);
+        self.move_all(FrameState::Receive(port), off) + self.move_all(FrameState::Transmit(port), off)
     }
 
     /// What was written off with an earlier socket of `port` is free again. Only when the queue could be
     /// bound anew, which proves that the earlier socket is gone (xp_assign_dev, net/xdp/xsk_buff_pool.c:
     /// EBUSY while the queue still has its pool). Returns how many frames that are.
     pub fn take_back(&mut self, port: PortIndex) -> u32 {
-        self.move_all(Place::WrittenOff(port), Place::Free)
+        self.move_all(FrameState::WrittenOff(port), FrameState::Free)
     }
 
-    fn move_all(&mut self, from: Place, to: Place) -> u32 {
+    fn move_all(&mut self, from: FrameState, to: FrameState) -> u32 {
         let mut moved = 0;
         for index in 0..self.layout.frame_count() {
             if self.ledger.place(index) == from {
                 self.ledger.moved(index, from, to);
                 moved += 1;
-                if to == Place::Free {
+                if to == FrameState::Free {
                     self.free.push(index);
                 }
             }
@@ -283,7 +286,7 @@ impl Umem {
     /// # Errors
     /// [`BadDescriptor`], and no change, if the frame is not there, or the packet would not fit.
     pub(crate) fn kernel_write(&mut self, port: PortIndex, address: u64, packet: &[u8]) -> Result<(), BadDescriptor> {
-        let at = self.kernel_holds(Place::Receive(port), address, packet.len())?;
+        let at = self.kernel_holds(FrameState::Receive(port), address, packet.len())?;
         // SAFETY: the range is inside one frame, by `kernel_holds`. The frame is in Place::Receive, so
         // no `Frame` for it exists, and a real kernel is not in this process; `self` is borrowed
         // mutably, so no other reference to the region lives.
@@ -296,14 +299,14 @@ impl Umem {
     /// # Errors
     /// [`BadDescriptor`] if the frame is not there, or the packet reaches past it.
     pub(crate) fn kernel_read(&self, port: PortIndex, address: u64, length: u32) -> Result<&[u8], BadDescriptor> {
-        let at = self.kernel_holds(Place::Transmit(port), address, length as usize)?;
+        let at = self.kernel_holds(FrameState::Transmit(port), address, length as usize)?;
         // SAFETY: the range is inside one frame, by `kernel_holds`. The frame is in Place::Transmit, so
         // no `Frame` for it exists and nobody writes to it while `self` is borrowed.
         Ok(unsafe { self.region.slice(at, length as usize) })
     }
 
     /// Where `length` bytes at `address` lie within the region, if the frame is at `place`.
-    fn kernel_holds(&self, place: Place, address: u64, length: usize) -> Result<usize, BadDescriptor> {
+    fn kernel_holds(&self, place: FrameState, address: u64, length: usize) -> Result<usize, BadDescriptor> {
         let (index, offset) = self.locate(address)?;
         self.ledger.expect(index, place, address)?;
         if usize::from(offset) + length > self.layout.frame_size() as usize {

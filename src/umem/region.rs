@@ -80,8 +80,8 @@ impl Region {
     ///
     /// # Errors
     /// [`RegionError`] if not even base pages can be had, or the node does not exist.
-    pub fn map(bytes: usize, wish: PageKind, node: Option<u32>) -> Result<Self, RegionError> {
-        let (kind, fallback) = choose_pages(bytes, wish, node);
+    pub fn map(bytes: usize, wanted: PageKind, node: Option<u32>) -> Result<Self, RegionError> {
+        let (kind, fallback) = choose_pages(bytes, wanted, node);
         let (mapping, kind, fallback) = with_node(node, || match Mapping::new(bytes, kind) {
             Err(RegionError::Map { source, .. }) if kind == PageKind::Huge => {
                 let why = format!("mapping huge pages failed: {source}");
@@ -166,7 +166,7 @@ pub fn prefetch<T>(address: *const T) {
 /// Asks the kernel to back what is in `memory` of whole huge pages with such, when it is first written to. For large
 /// tables that are read in random order; smaller memory is left as it is. A wish: where transparent huge pages are
 /// off (`/sys/kernel/mm/transparent_hugepage/enabled` says `never`) nothing happens.
-pub(crate) fn wish_for_huge_pages<T>(memory: &mut [MaybeUninit<T>]) {
+pub(crate) fn advise_huge_pages<T>(memory: &mut [MaybeUninit<T>]) {
     let range = memory.as_mut_ptr_range();
     let (start, end) = (range.start.addr().next_multiple_of(HUGE_PAGE), range.end.addr() / HUGE_PAGE * HUGE_PAGE);
     if cfg!(miri) || end <= start {
@@ -239,8 +239,8 @@ pub fn dont_fork(start: NonNull<u8>, length: usize) {
 /// Decides for huge pages only if the pool has enough of them free, on the wanted node: with an empty
 /// node pool mmap(2) succeeds and the first touch is SIGBUS.
 #[must_use]
-pub fn choose_pages(bytes: usize, wish: PageKind, node: Option<u32>) -> (PageKind, Option<String>) {
-    if wish == PageKind::Base {
+pub fn choose_pages(bytes: usize, wanted: PageKind, node: Option<u32>) -> (PageKind, Option<String>) {
+    if wanted == PageKind::Base {
         return (PageKind::Base, None);
     }
     let folder = match node {

@@ -16,10 +16,10 @@ fn bytes_written_are_read_back_and_sent_from_the_same_place() {
     assert!(umem.set_length(&mut frame, 5));
     umem.bytes_mut(&mut frame).copy_from_slice(b"hello");
     assert_eq!(umem.bytes(&frame), b"hello");
-    assert_eq!(umem.head(&frame)[..5], *b"hello");
+    assert_eq!(umem.header_bytes(&frame)[..5], *b"hello");
     // What is written past the length is not part of the packet.
-    umem.head_mut(&mut frame)[4..].fill(b'!');
-    assert_eq!((umem.bytes(&frame), umem.head(&frame)[63]), (&b"hell!"[..], b'!'));
+    umem.header_bytes_mut(&mut frame)[4..].fill(b'!');
+    assert_eq!((umem.bytes(&frame), umem.header_bytes(&frame)[63]), (&b"hell!"[..], b'!'));
     let index = frame.index();
     let (address, length) = umem.post_transmit(PortIndex::P0, frame);
     assert_eq!((address, length), (u64::from(index) * 2048 + 256, 5));
@@ -66,11 +66,11 @@ fn the_start_moves_within_the_frame_and_the_end_stays() {
     let (address, length) = umem.post_transmit(PortIndex::P0, frame);
     assert_eq!((address, length), (index * 2048, 356));
     umem.completed(PortIndex::P0, address).unwrap();
-    // `head` reads 64 bytes from the start.
+    // `header_bytes` reads 64 bytes from the start.
     let mut frame = umem.take().unwrap();
     assert!(umem.set_length(&mut frame, 1792));
     assert!(umem.move_start(&mut frame, 1728) && !umem.move_start(&mut frame, 1));
-    assert_eq!(umem.head(&frame).len(), 64);
+    assert_eq!(umem.header_bytes(&frame).len(), 64);
     umem.give(frame);
 }
 

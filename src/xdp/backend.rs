@@ -24,9 +24,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Device;
 use super::options::{self, BusyPoll};
-use super::port::{BusyPolling, Parts, XdpPort};
+use super::port::{BoundSocket, BusyPolling, XdpPort};
 use super::refusal::{device, is_gone, refused};
-use super::steering::Slot;
+use super::steering::XskMapEntry;
 use super::xsk::{REGISTERING, Xsk};
 use crate::port::{Backend, Mode, Opened, Port, PortError, PortInfo, QueueId};
 use crate::umem::{PageKind, PortIndex, Region, RingSizes, Umem, UmemLayout};
@@ -93,7 +93,7 @@ pub struct PortRequest {
     /// Interface and queue.
     pub id: QueueId,
     /// The queue's entry in the interface's XSKMAP; `None` for a socket that only sends.
-    pub slot: Option<Slot>,
+    pub slot: Option<XskMapEntry>,
     /// Why the interface's program is attached in generic mode; `None` where it is native.
     pub generic: Option<String>,
 }
@@ -110,7 +110,7 @@ const BINDING: &str = "binding the AF_XDP socket";
 /// One port's place in the actor.
 struct Place {
     id: QueueId,
-    slot: Option<Arc<Slot>>,
+    slot: Option<Arc<XskMapEntry>>,
     generic: Option<String>,
     /// A socket with rings and frames that waits for its queue to become free.
     prepared: Option<Prepared>,
@@ -152,7 +152,7 @@ impl XdpBackend {
         Self { options, places: requests.into_iter().map(Place::new).collect() }
     }
 
-    /// Adds a port that there is nothing to open from now, for this reason: it waits for [`Backend::renew`].
+    /// Adds a port that there is nothing to open from now, for this reason: it waits for [`Backend::set_params`].
     #[must_use]
     pub fn with_absent(mut self, at: PortIndex, id: QueueId, why: String) -> Self {
         let place = Place { absent: Some(why), ..Place::new(PortRequest { id, slot: None, generic: None }) };
@@ -161,7 +161,7 @@ impl XdpBackend {
     }
 
     /// Opens port `port` anew, as [`Backend::reopen`] does.
-    fn try_again(&mut self, port: PortIndex, umem: &mut Umem) -> Result<XdpPort, PortError> {
+    fn reopen_once(&mut self, port: PortIndex, umem: &mut Umem) -> Result<XdpPort, PortError> {
         let Some(place) = self.places.get_mut(usize::from(port)) else {
             let source = io::Error::from_raw_os_error(libc::EINVAL);
             return Err(refused(&QueueId::new("none", 0), "no such port", source, 0));
@@ -186,11 +186,11 @@ impl Backend for XdpBackend {
     type Request = PortRequest;
 
     fn open(&mut self) -> Result<(Umem, Vec<XdpPort>), PortError> {
-        let (umem, ports) = self.open_present()?;
+        let (umem, ports) = self.open_available()?;
         Ok((umem, ports.into_iter().collect::<Result<_, _>>()?))
     }
 
-    fn open_present(&mut self) -> Result<Opened<XdpPort>, PortError> {
+    fn open_available(&mut self) -> Result<Opened<XdpPort>, PortError> {
         let opened = match self.open_on(self.options.pages, None) {
             Err(PortError::Refused { step: REGISTERING, source, .. }) if self.options.pages == PageKind::Huge => {
                 self.open_on(PageKind::Base, Some(format!("huge pages could not be registered: {source}")))
@@ -205,10 +205,10 @@ impl Backend for XdpBackend {
     }
 
     fn reopen(&mut self, port: PortIndex, umem: &mut Umem) -> Result<XdpPort, PortError> {
-        self.try_again(port, umem)
+        self.reopen_once(port, umem)
     }
 
-    fn renew(&mut self, port: PortIndex, request: PortRequest) {
+    fn set_params(&mut self, port: PortIndex, request: PortRequest) {
         if let Some(place) = self.places.get_mut(usize::from(port)) {
             let Place { prepared, bound_to, .. } = std::mem::replace(place, Place::new(request));
             (place.prepared, place.renewed, place.bound_to) = (prepared, true, bound_to);
@@ -391,17 +391,17 @@ impl Place {
             mode_reason: if mode == Mode::ZeroCopy { String::new() } else { reasons.join("; ") },
             busy_poll: busy_poll_text,
         };
-        Ok(XdpPort::new(Parts { xsk, slot: self.slot.clone(), info, busy_poll }))
+        Ok(XdpPort::new(BoundSocket { xsk, slot: self.slot.clone(), info, busy_poll }))
     }
 }
 
 /// How far it got, and the words for it.
 fn busy_poll(options: &XdpOptions, fd: RawFd) -> (BusyPolling, String) {
-    let Some(wish) = options.busy_poll else {
+    let Some(wanted) = options.busy_poll else {
         return (BusyPolling::Off, "off in the configuration".to_owned());
     };
-    let words = format!("{} us, budget {}", wish.timeout_us, wish.budget);
-    match wish.apply(fd) {
+    let words = format!("{} us, budget {}", wanted.timeout_us, wanted.budget);
+    match wanted.apply(fd) {
         Ok(()) if options::has_napi(fd) => (BusyPolling::On, words),
         Ok(()) => (BusyPolling::Accepted, format!("{words}, if the device has a NAPI instance for this queue")),
         Err(error) => (BusyPolling::Off, format!("refused by the kernel: {error}")),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rustix::net::sockopt;
 
 use super::options;
-use super::steering::Slot;
+use super::steering::XskMapEntry;
 use super::xsk::Xsk;
 use crate::port::{Burst, KernelCounters, Kick, Occupancy, Port, PortCounters, PortError, PortInfo};
 use crate::umem::Umem;
@@ -18,7 +18,7 @@ use crate::umem::Umem;
 /// milliseconds later, until when the queue answers EBUSY to a new bind.
 pub struct XdpPort {
     // Dropped in this order: steering off first, so that no packet goes to a dying socket.
-    gate: Gate,
+    gate: XskMapGuard,
     xsk: Xsk,
     info: PortInfo,
     busy_poll: BusyPolling,
@@ -36,12 +36,12 @@ pub(super) enum BusyPolling {
 }
 
 /// The socket's entry in the XSKMAP, taken out on drop.
-struct Gate {
-    slot: Option<Arc<Slot>>,
+struct XskMapGuard {
+    slot: Option<Arc<XskMapEntry>>,
     open: bool,
 }
 
-impl Drop for Gate {
+impl Drop for XskMapGuard {
     fn drop(&mut self) {
         if self.open
             && let Some(slot) = &self.slot
@@ -53,18 +53,18 @@ impl Drop for Gate {
 }
 
 /// What the backend hands over.
-pub(super) struct Parts {
+pub(super) struct BoundSocket {
     /// Bound.
     pub(super) xsk: Xsk,
-    pub(super) slot: Option<Arc<Slot>>,
+    pub(super) slot: Option<Arc<XskMapEntry>>,
     pub(super) info: PortInfo,
     pub(super) busy_poll: BusyPolling,
 }
 
 impl XdpPort {
-    pub(super) fn new(parts: Parts) -> Self {
-        let Parts { xsk, slot, info, busy_poll } = parts;
-        Self { gate: Gate { slot, open: false }, xsk, info, busy_poll }
+    pub(super) fn new(parts: BoundSocket) -> Self {
+        let BoundSocket { xsk, slot, info, busy_poll } = parts;
+        Self { gate: XskMapGuard { slot, open: false }, xsk, info, busy_poll }
     }
 
     fn refused(&self, step: &'static str, source: io::Error) -> PortError {

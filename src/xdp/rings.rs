@@ -17,13 +17,13 @@ use rustix::net::xdp::{
     XDP_PGOFF_RX_RING, XDP_PGOFF_TX_RING, XDP_UMEM_PGOFF_COMPLETION_RING, XDP_UMEM_PGOFF_FILL_RING, XdpRingOffset,
 };
 
-use crate::port::{Ends, Rings};
+use crate::port::{PortRings, RingHandles};
 use crate::ring::{Descriptor, Mapped, RingOffsets};
 use crate::umem::{self, PortIndex, RingSizes};
 
 /// Our ends of a socket's rings. Each unmaps its ring when it is dropped: the kernel keeps the socket, and
 /// so the queue, as long as one of them is mapped.
-pub(super) type MappedEnds = Ends<Mapped<u64>, Mapped<Descriptor>>;
+pub(super) type MappedEnds = PortRings<Mapped<u64>, Mapped<Descriptor>>;
 
 /// Sets the sizes (XDP_RX_RING and its like) and maps the rings. Before bind: xsk_mmap
 /// (net/xdp/xsk.c) refuses a bound socket. Only once for a socket, since a ring has one end here.
@@ -38,13 +38,13 @@ pub(super) fn map(socket: BorrowedFd<'_>, port: PortIndex, sizes: RingSizes) -> 
     let tx = ring(socket, XDP_PGOFF_TX_RING, &at.tx, sizes.tx)?;
     let fill = ring(socket, XDP_UMEM_PGOFF_FILL_RING, &at.fr, sizes.fill)?;
     let completion = ring(socket, XDP_UMEM_PGOFF_COMPLETION_RING, &at.cr, sizes.completion)?;
-    let rings = Rings {
+    let rings = RingHandles {
         rx: rx.consumer(sizes.rx).map_err(invalid)?,
         tx: tx.producer(sizes.tx).map_err(invalid)?,
         fill: fill.producer(sizes.fill).map_err(invalid)?,
         completion: completion.consumer(sizes.completion).map_err(invalid)?,
     };
-    Ok(Ends::new(rings, port, sizes))
+    Ok(PortRings::new(rings, port, sizes))
 }
 
 /// Maps the ring of `entries` entries at `page_offset` of `socket`.

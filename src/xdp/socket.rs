@@ -11,7 +11,7 @@ use super::backend::{PortRequest, XdpBackend, XdpOptions};
 use super::port::XdpPort;
 use super::steering::{AttachMode, Steering, SteeringOptions};
 use crate::port::{Backend, Burst, KernelCounters, Kick, Port, PortCounters, PortError, PortInfo, QueueId};
-use crate::umem::{Census, Frame, Umem};
+use crate::umem::{Frame, FrameCounts, Umem};
 
 /// What [`Socket::open`] needs.
 #[derive(Debug, Clone)]
@@ -47,7 +47,7 @@ pub struct SocketStats {
     /// The kernel's.
     pub kernel: KernelCounters,
     /// Where the frames are.
-    pub census: Census,
+    pub census: FrameCounts,
 }
 
 /// One queue of one interface, alone: no actor, no supervisor.

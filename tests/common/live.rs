@@ -70,8 +70,8 @@ impl Backend for LiveBackend {
         Ok((umem, ports.into_iter().map(LivePort).collect()))
     }
 
-    fn open_present(&mut self) -> Result<Opened<LivePort>, PortError> {
-        let (umem, ports) = self.0.open_present()?;
+    fn open_available(&mut self) -> Result<Opened<LivePort>, PortError> {
+        let (umem, ports) = self.0.open_available()?;
         Ok((umem, ports.into_iter().map(|port| port.map(LivePort)).collect()))
     }
 
@@ -79,7 +79,7 @@ impl Backend for LiveBackend {
         self.0.reopen(port, umem).map(LivePort)
     }
 
-    fn renew(&mut self, port: PortIndex, request: QueueId) {
-        self.0.renew(port, request);
+    fn set_params(&mut self, port: PortIndex, request: QueueId) {
+        self.0.set_params(port, request);
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use oxide::port::{Backend, Burst, Port, QueueId};
 use oxide::umem::{PageKind, RingSizes, Umem};
-use oxide::xdp::steering::{AttachMode, PassAll, Slot, Steering, SteeringOptions, Verdict};
+use oxide::xdp::steering::{AttachMode, PassAll, Steering, SteeringOptions, Verdict, XskMapEntry};
 use oxide::xdp::{PortRequest, XdpBackend, XdpOptions, XdpPort};
 
 use crate::lab::{in_namespace, ip, veth};
@@ -20,7 +20,7 @@ struct Queue {
 }
 
 impl Queue {
-    fn open(slot: Slot) -> Self {
+    fn open(slot: XskMapEntry) -> Self {
         let rings = RingSizes { fill: 256, rx: 128, tx: 64, completion: 64 };
         let options = XdpOptions { rings, pages: PageKind::Base, ..XdpOptions::default() };
         let id = QueueId::new("vb", slot.queue());

@@ -7,7 +7,7 @@
 
 use super::{LIMITED, Served, UdpRelay, Ways, ip_bytes};
 use crate::session::{NextHop, Session, Upstream};
-use oxide::packet::{HeadRewrite, lanes};
+use oxide::packet::{FixedHeaderRewrite, lanes};
 use oxide::queue::Batch;
 use oxide::umem::PortIndex;
 
@@ -83,7 +83,7 @@ impl UdpRelay {
                 self.sources.get(usize::from(session.source)).map(|source| source.address),
                 Some(*address)
             );
-            let new = HeadRewrite {
+            let new = FixedHeaderRewrite {
                 macs: &hop.macs,
                 source: (address, session.port.get()),
                 destination: (&server.address, server.port),
@@ -108,7 +108,7 @@ impl UdpRelay {
             let Some(session) = self.sessions.get(ways.slots[lane]) else { continue };
             let Some(Served { listen, .. }) = self.entries.get(usize::from(session.key.local)) else { continue };
             let client = &session.key.remote;
-            let new = HeadRewrite {
+            let new = FixedHeaderRewrite {
                 macs: &session.to_client.macs,
                 source: (&listen.address, listen.port),
                 destination: (&client.address, client.port),
@@ -158,8 +158,8 @@ impl UdpRelay {
 
 /// New addresses, and out. The packet is as long as its headers say: without Ethernet padding.
 #[inline(always)]
-fn send<const IPV4: bool>(batch: &mut Batch<'_>, lane: usize, port: PortIndex, new: &HeadRewrite<'_>) {
-    if let Some(head) = batch.transmit_head(lane, batch.columns().length[lane], port) {
+fn send<const IPV4: bool>(batch: &mut Batch<'_>, lane: usize, port: PortIndex, new: &FixedHeaderRewrite<'_>) {
+    if let Some(head) = batch.transmit_headers(lane, batch.columns().length[lane], port) {
         new.apply(head, IPV4);
     }
 }

@@ -8,7 +8,7 @@ use super::World;
 use crate::{SimQueue, SimReport};
 use oxide::queue::Handler;
 use oxide::telemetry::DropCounters;
-use oxide::umem::Census;
+use oxide::umem::FrameCounts;
 
 impl World {
     pub(crate) fn report(mut self, real_time: Duration) -> SimReport {
@@ -69,7 +69,7 @@ impl World {
         let (restarts, state) = (self.core.restarts(id), self.core.state(id).map(ToString::to_string));
         let actor = &mut self.actors[at];
         let counters = actor.counters();
-        let (sessions, census, balanced) = actor.life().map_or((0, Census::default(), true), |life| {
+        let (sessions, census, balanced) = actor.life().map_or((0, FrameCounts::default(), true), |life| {
             (life.datapath.handler().sessions(), life.datapath.umem().census(), life.datapath.balanced())
         });
         SimQueue {

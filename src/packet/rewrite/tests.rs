@@ -39,7 +39,7 @@ fn built(flow: Flow, new: &Rewrite, hop_limit: u8, traffic_class: u8, payload: &
     UdpFrame { source_mac, destination_mac, flow, hop_limit, traffic_class, payload }.to_vec().unwrap()
 }
 
-/// The same by [`HeadRewrite`]: bytes that are not the packet's are noise before and after. The change is made for
+/// The same by [`FixedHeaderRewrite`]: bytes that are not the packet's are noise before and after. The change is made for
 /// this way or turned round from the other.
 fn in_head(frame: &[u8], new: &Rewrite) -> Vec<u8> {
     let at = parsed(frame).unwrap();
@@ -48,7 +48,7 @@ fn in_head(frame: &[u8], new: &Rewrite) -> Vec<u8> {
     let reversed = FlowChange::new(&back(&flow), &back(&at.flow)).unwrap().reversed();
     let macs = [new.destination_mac.0, new.source_mac.0].concat().try_into().unwrap();
     let heads = [FlowChange::new(&at.flow, &flow).unwrap(), reversed].map(|change| {
-        let short = HeadRewrite {
+        let short = FixedHeaderRewrite {
             macs: &macs,
             source: (&new.source.address, new.source.port),
             destination: (&new.destination.address, new.destination.port),

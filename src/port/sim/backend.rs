@@ -5,11 +5,11 @@ use std::io;
 use super::net::lock;
 use super::socket::KernelRings;
 use super::{Descriptor, SimNet, SimPort};
-use crate::port::{Backend, Ends, Mode, Opened, PortError, PortInfo, QueueId, Rings};
+use crate::port::{Backend, Mode, Opened, PortError, PortInfo, PortRings, QueueId, RingHandles};
 use crate::ring::{self, InMemory};
 use crate::umem::{PageKind, PortIndex, Region, RingSizes, Umem, UmemLayout};
 
-type UserRings = Rings<InMemory<u64>, InMemory<Descriptor>>;
+type UserRings = RingHandles<InMemory<u64>, InMemory<Descriptor>>;
 
 /// Opens one UMEM and one port on it for each of the queues named.
 #[derive(Clone)]
@@ -95,7 +95,7 @@ impl SimBackend {
                 mode_reason: "no kernel is asked".to_owned(),
                 busy_poll: "not for a simulated port".to_owned(),
             },
-            ends: Ends::new(user, index, self.rings),
+            ends: PortRings::new(user, index, self.rings),
             net: self.net.clone(),
             nic: nic.clone(),
             socket,
@@ -114,7 +114,7 @@ impl SimBackend {
         let rx = ring::pair(self.rings.rx, nic.ring_start()).map_err(refused)?;
         let tx = ring::pair(self.rings.tx, nic.ring_start()).map_err(refused)?;
         Ok((
-            Rings { fill: fill.0, completion: completion.1, rx: rx.1, tx: tx.0 },
+            RingHandles { fill: fill.0, completion: completion.1, rx: rx.1, tx: tx.0 },
             KernelRings { fill: fill.1, completion: completion.0, rx: rx.0, tx: tx.1 },
         ))
     }
@@ -134,7 +134,7 @@ impl Backend for SimBackend {
         Ok((umem, ports.into_iter().collect::<Result<_, _>>()?))
     }
 
-    fn open_present(&mut self) -> Result<Opened<SimPort>, PortError> {
+    fn open_available(&mut self) -> Result<Opened<SimPort>, PortError> {
         let layout = self.layout()?;
         let mut may: Vec<_> = self.ids.iter().map(|id| self.may_bind(id, &layout)).collect();
         let none = may.iter().all(Result::is_err);
@@ -153,7 +153,7 @@ impl Backend for SimBackend {
         Ok(opened)
     }
 
-    fn renew(&mut self, port: PortIndex, request: QueueId) {
+    fn set_params(&mut self, port: PortIndex, request: QueueId) {
         if let Some(id) = self.ids.get_mut(usize::from(port)) {
             *id = request;
         }

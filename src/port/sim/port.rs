@@ -6,14 +6,14 @@ use std::sync::{Arc, Mutex};
 use super::SimNet;
 use super::net::lock;
 use super::nic::NicQueue;
-use crate::port::{Burst, Ends, KernelCounters, Kick, Occupancy, Port, PortCounters, PortError, PortInfo};
+use crate::port::{Burst, KernelCounters, Kick, Occupancy, Port, PortCounters, PortError, PortInfo, PortRings};
 use crate::ring::{Descriptor, InMemory};
 use crate::umem::Umem;
 
 /// One queue of one simulated interface. Dropping it closes its socket.
 pub struct SimPort {
     pub(super) info: PortInfo,
-    pub(super) ends: Ends<InMemory<u64>, InMemory<Descriptor>>,
+    pub(super) ends: PortRings<InMemory<u64>, InMemory<Descriptor>>,
     pub(super) net: SimNet,
     pub(super) nic: Arc<Mutex<NicQueue>>,
     /// Number of the socket at its NIC queue.

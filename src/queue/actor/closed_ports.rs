@@ -123,7 +123,7 @@ impl<B: Backend, H: Handler> Actor<B, H> {
                 port,
                 Some(match request {
                     Ok(request) => {
-                        self.backend.renew(port, request);
+                        self.backend.set_params(port, request);
                         ClosedReason::Opening
                     }
                     Err(why) => ClosedReason::Waits(why),

@@ -102,7 +102,7 @@ impl Rig {
             rss: Vec::new(),
             tables: Box::new(Tables::new(1, net.links(), Vec::new(), Default::default())),
         };
-        let opened = spec.backend.open_present().unwrap();
+        let opened = spec.backend.open_available().unwrap();
         let (link, _) = link_receiver.link(ActorId(0), 1, now);
         let actor = Actor::new(spec, opened, mailbox, link, now).unwrap();
         let (words, replaced, ports, lost) = Default::default();

@@ -20,19 +20,19 @@ type Heads<'a> = [&'a [u8; 64]; GROUP];
 fearless_simd::kernel!(
     pub(super) fn lanes(
         avx2: Avx2,
-        heads: &[&[u8; 64]; LANES],
+        headers: &[&[u8; 64]; LANES],
         lengths: &[u16; LANES],
         live: u64,
         columns: &mut Columns,
     ) {
-        let (mut four, mut six) = (Queue::default(), Queue::default());
+        let (mut four, mut six) = (FamilyLanes::default(), FamilyLanes::default());
         // Of neither family, or not as the kernels want them.
         let mut rest = 0;
         let mut last_hop = 0;
         columns.l3.fill(14);
         columns.l4.fill(34);
-        let groups = heads.as_chunks::<GROUP>().0;
-        heads.iter().take(AHEAD).for_each(|head| prefetch(*head));
+        let groups = headers.as_chunks::<GROUP>().0;
+        headers.iter().take(AHEAD).for_each(|head| prefetch(*head));
         for (group, of_group) in groups.iter().enumerate() {
             let first = group * GROUP;
             if live >> first == 0 {
@@ -45,40 +45,40 @@ fearless_simd::kernel!(
             // Where all are of one family, as mostly, nothing has to be put in order.
             if live & ipv4 == u8::MAX {
                 four.all |= 0xff << first;
-                let found = ipv4_udp::<true>(heads, lengths, [first as u8; GROUP], columns);
+                let found = ipv4_udp::<true>(headers, lengths, [first as u8; GROUP], columns);
                 (rest, last_hop) = (rest | found.bad, last_hop | found.last_hop);
                 continue;
             }
             if live & ipv6 == u8::MAX {
                 six.all |= 0xff << first;
-                let found = ipv6_udp::<true>(heads, lengths, [first as u8; GROUP], columns);
+                let found = ipv6_udp::<true>(headers, lengths, [first as u8; GROUP], columns);
                 (rest, last_hop) = (rest | found.bad, last_hop | found.last_hop);
                 continue;
             }
             four.add(first, live & ipv4);
             six.add(first, live & ipv6);
             if let Some(lanes) = four.eight() {
-                let found = ipv4_udp::<false>(heads, lengths, lanes, columns);
+                let found = ipv4_udp::<false>(headers, lengths, lanes, columns);
                 (rest, last_hop) = (rest | found.bad, last_hop | found.last_hop);
             }
             if let Some(lanes) = six.eight() {
-                let found = ipv6_udp::<false>(heads, lengths, lanes, columns);
+                let found = ipv6_udp::<false>(headers, lengths, lanes, columns);
                 (rest, last_hop) = (rest | found.bad, last_hop | found.last_hop);
             }
         }
         if let Some(lanes) = four.last() {
-            let found = ipv4_udp::<false>(heads, lengths, lanes, columns);
+            let found = ipv4_udp::<false>(headers, lengths, lanes, columns);
             (rest, last_hop) = (rest | found.bad, last_hop | found.last_hop);
         }
         if let Some(lanes) = six.last() {
-            let found = ipv6_udp::<false>(heads, lengths, lanes, columns);
+            let found = ipv6_udp::<false>(headers, lengths, lanes, columns);
             (rest, last_hop) = (rest | found.bad, last_hop | found.last_hop);
         }
         let mut out = Lanes { ipv4: four.all & !rest, ipv6: six.all & !rest, last_hop: last_hop & !rest, columns };
         while rest != 0 {
             let lane = rest.trailing_zeros() as usize % LANES;
             rest &= rest - 1;
-            out.parse(lane, heads[lane], lengths[lane]);
+            out.parse(lane, headers[lane], lengths[lane]);
         }
         out.finish();
     }
@@ -86,7 +86,7 @@ fearless_simd::kernel!(
 
 /// Lanes of one family that wait until there are eight: a byte for each, 15 at most.
 #[derive(Default)]
-struct Queue {
+struct FamilyLanes {
     lanes: u128,
     waiting: u32,
     /// Every lane that was ever here.
@@ -111,7 +111,7 @@ const PLACES: [u64; 256] = {
     table
 };
 
-impl Queue {
+impl FamilyLanes {
     /// Adds the lanes of a group, which begins at `first`. Fewer than eight may wait before.
     #[inline(always)]
     fn add(&mut self, first: usize, mask: u8) {
@@ -150,9 +150,9 @@ impl Queue {
 /// version of IPv6: a bit for each.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn families(heads: &Heads<'_>) -> (u8, u8) {
+fn families(headers: &Heads<'_>) -> (u8, u8) {
     let word = |i: usize| {
-        let [.., a, b, c, d] = heads[i].first_chunk::<16>().unwrap_or(&[0; 16]);
+        let [.., a, b, c, d] = headers[i].first_chunk::<16>().unwrap_or(&[0; 16]);
         i32::from_le_bytes([*a, *b, *c, *d])
     };
     let words = _mm256_setr_epi32(word(0), word(1), word(2), word(3), word(4), word(5), word(6), word(7));
@@ -166,10 +166,10 @@ fn families(heads: &Heads<'_>) -> (u8, u8) {
 /// the order of the wire. `pair` gets frames `i` and `i + 4` in the lower and the upper half, before they are turned.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn words<const AT: usize>(heads: &Heads<'_>, mut pair: impl FnMut(usize, __m256i)) -> [__m256i; 4] {
+fn words<const AT: usize>(headers: &Heads<'_>, mut pair: impl FnMut(usize, __m256i)) -> [__m256i; 4] {
     let [mut a, mut b, mut c, mut d] = [_mm256_setzero_si256(); 4];
     for (i, to) in [&mut a, &mut b, &mut c, &mut d].into_iter().enumerate() {
-        *to = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(load::<AT>(heads[i])), load::<AT>(heads[i + 4]));
+        *to = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(load::<AT>(headers[i])), load::<AT>(headers[i + 4]));
         pair(i, *to);
     }
     let (ab, cd) = (_mm256_unpacklo_epi32(a, b), _mm256_unpacklo_epi32(c, d));
@@ -227,7 +227,7 @@ fn places<const IN_ORDER: bool>(lanes: [u8; GROUP]) -> [usize; GROUP] {
 }
 
 /// Masks of lanes.
-struct Found {
+struct LaneMasks {
     /// What the plain parser has to look at.
     bad: u64,
     last_hop: u64,
@@ -243,7 +243,7 @@ fn finish<const IN_ORDER: bool>(
     good: __m256i,
     last_hop: __m256i,
     columns: &mut Columns,
-) -> Found {
+) -> LaneMasks {
     let turn = _mm256_broadcastsi128_si256(_mm_setr_epi8(1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14));
     let (mut both, mut totals) = ([0_u32; GROUP], [0_u32; GROUP]);
     _mm256_storeu_si256(&mut both, _mm256_shuffle_epi8(ports, turn));
@@ -261,33 +261,33 @@ fn finish<const IN_ORDER: bool>(
     }
     let (bad, last_hop) = (u64::from(!bits(good)), u64::from(bits(last_hop)));
     if IN_ORDER {
-        return Found { bad: bad << at[0], last_hop: last_hop << at[0] };
+        return LaneMasks { bad: bad << at[0], last_hop: last_hop << at[0] };
     }
     // A branch for each would be mispredicted in a mix.
     let lanes = |of: u64| zip(0.., at).fold(0, |mask, (i, lane)| mask | (of >> i & 1) << lane);
-    Found { bad: lanes(bad), last_hop: if last_hop == 0 { 0 } else { lanes(last_hop) } }
+    LaneMasks { bad: lanes(bad), last_hop: if last_hop == 0 { 0 } else { lanes(last_hop) } }
 }
 
 /// Flows and lengths of frames that may be IPv4; of those that the plain parser would not accept they are noise.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn ipv4_udp<const IN_ORDER: bool>(
-    heads: &[&[u8; 64]; LANES],
+    headers: &[&[u8; 64]; LANES],
     lengths: &[u16; LANES],
     lanes: [u8; GROUP],
     columns: &mut Columns,
-) -> Found {
+) -> LaneMasks {
     let set = _mm256_set1_epi32;
     let (eq, gt, and, or) = (_mm256_cmpeq_epi32, _mm256_cmpgt_epi32, _mm256_and_si256, _mm256_or_si256);
     let frame = lengths_of::<IN_ORDER>(lengths, lanes);
     let at = places::<IN_ORDER>(lanes);
-    let heads = &at.map(|lane| heads[lane]);
+    let headers = &at.map(|lane| headers[lane]);
 
     // Sources are bytes 0 to 4 of each half, destinations 4 to 8; the mapped form has them last.
     let last = |at| _mm256_broadcastsi128_si256(_mm_setr_epi32(-1, -1, -1, at));
     let (first, second) = (last(0x0302_0100), last(0x0706_0504));
     let mapped = _mm256_broadcastsi128_si256(_mm_setr_epi32(0, 0, 0xffff_0000_u32 as i32, 0));
-    let [source, destination, ports, udp] = words::<26>(heads, |i, pair| {
+    let [source, destination, ports, udp] = words::<26>(headers, |i, pair| {
         let source = or(_mm256_shuffle_epi8(pair, first), mapped);
         let destination = or(_mm256_shuffle_epi8(pair, second), mapped);
         let flow = &mut columns.flow[at[i]];
@@ -298,7 +298,7 @@ fn ipv4_udp<const IN_ORDER: bool>(
         _mm_storeu_si128(&mut flow.destination.address, _mm256_extracti128_si256::<1>(destination));
     });
     // Version to total length; identification and fragment; TTL, protocol and checksum.
-    let [_, length, fragment, protocol] = words::<10>(heads, |_, _| ());
+    let [_, length, fragment, protocol] = words::<10>(headers, |_, _| ());
 
     // Ten words: at most 20 bits. Folded once, it is 0xffff just if it is a multiple of it.
     let low = set(0xffff);
@@ -338,26 +338,26 @@ fn ipv4_udp<const IN_ORDER: bool>(
 #[inline]
 #[target_feature(enable = "avx2")]
 fn ipv6_udp<const IN_ORDER: bool>(
-    heads: &[&[u8; 64]; LANES],
+    headers: &[&[u8; 64]; LANES],
     lengths: &[u16; LANES],
     lanes: [u8; GROUP],
     columns: &mut Columns,
-) -> Found {
+) -> LaneMasks {
     let set = _mm256_set1_epi32;
     let (eq, gt, and, or) = (_mm256_cmpeq_epi32, _mm256_cmpgt_epi32, _mm256_and_si256, _mm256_or_si256);
     let frame = lengths_of::<IN_ORDER>(lengths, lanes);
     let at = places::<IN_ORDER>(lanes);
-    let heads = &at.map(|lane| heads[lane]);
-    for (&lane, head) in zip(&at, heads) {
+    let headers = &at.map(|lane| headers[lane]);
+    for (&lane, head) in zip(&at, headers) {
         columns.l4[lane] = 54;
         let flow = &mut columns.flow[lane];
         _mm_storeu_si128(&mut flow.source.address, load::<22>(head));
         _mm_storeu_si128(&mut flow.destination.address, load::<38>(head));
     }
     // Version to flow label; payload length, next header, hop limit; the source's upper half.
-    let [_, length, source, subnet] = words::<14>(heads, |_, _| ());
+    let [_, length, source, subnet] = words::<14>(headers, |_, _| ());
     // The destination's lower half; ports; UDP length and checksum.
-    let [destination, _, ports, udp] = words::<46>(heads, |_, _| ());
+    let [destination, _, ports, udp] = words::<46>(headers, |_, _| ());
 
     let payload = be16::<0, 1>(length);
     let long = gt(payload, _mm256_sub_epi32(frame, set(54)));

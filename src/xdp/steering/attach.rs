@@ -22,13 +22,13 @@ pub(super) struct Attachment {
 
 /// How an attachment is now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Hold {
+pub(super) enum AttachmentState {
     /// As it was made.
     Ours,
     /// The link is on the interface, with another program (`bpftool link`, or whoever may open links by their number).
     Swapped(u32),
     /// The link is on no interface.
-    Off,
+    Detached,
 }
 
 impl Attachment {
@@ -74,12 +74,12 @@ impl Attachment {
 
     /// Whether the program still is on the interface. Another process with the privilege can take it off or put
     /// another one under our link, and deleting the interface takes it off; none of it is told by any event of the link.
-    pub(super) fn hold(&self) -> io::Result<Hold> {
+    pub(super) fn hold(&self) -> io::Result<AttachmentState> {
         let info = bpf::link_info(self.link.as_fd())?;
         Ok(match (info.ifindex == self.ifindex, info.program == self.program || self.program == 0) {
-            (false, _) => Hold::Off,
-            (true, false) => Hold::Swapped(info.program),
-            (true, true) => Hold::Ours,
+            (false, _) => AttachmentState::Detached,
+            (true, false) => AttachmentState::Swapped(info.program),
+            (true, true) => AttachmentState::Ours,
         })
     }
 
@@ -214,7 +214,7 @@ mod tests {
 
         let attachment = Attachment::new(program.as_fd(), "lo", AttachMode::Auto, true).unwrap();
         assert_eq!(attachment.mode, AttachMode::Generic);
-        assert_eq!(attachment.hold().unwrap(), Hold::Ours);
+        assert_eq!(attachment.hold().unwrap(), AttachmentState::Ours);
         drop(attachment);
         assert_eq!(Interface::find("lo").unwrap().programs().count(), 0);
     }

@@ -1,7 +1,7 @@
 //! Steering: which received packets go to a queue's AF_XDP socket, and which to the kernel.
 //!
 //! One [`Steering`] per interface owns our XDP program (`bpf/steer.bpf.c`), its maps and its link. The
-//! supervisor holds it; each queue's actor gets the [`Slot`] of its queue, and nothing else of it. All
+//! supervisor holds it; each queue's actor gets the [`XskMapEntry`] of its queue, and nothing else of it. All
 //! that is listed by [`Steering::allow`] goes to the sockets, everything else to the kernel untouched.
 //! The table of verdicts is in `docs/steering.md`.
 //!
@@ -36,7 +36,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use aya::maps::MapError;
 
-use attach::{Attachment, Hold};
+use attach::{Attachment, AttachmentState};
 use program::{Key, PortBits, Program};
 
 /// Slots of the XSKMAP: RX queues 0 to 255.
@@ -122,7 +122,7 @@ pub struct Steering {
 const _: () = {
     const fn is_send<T: Send>() {}
     is_send::<Steering>();
-    is_send::<Slot>();
+    is_send::<XskMapEntry>();
     is_send::<PassAll>();
 };
 
@@ -242,13 +242,13 @@ impl Steering {
     ///
     /// # Errors
     /// [`SteeringError::Queue`] if `queue` is not below [`MAX_QUEUES`].
-    pub fn slot(&self, queue: u32) -> Result<Slot, SteeringError> {
+    pub fn slot(&self, queue: u32) -> Result<XskMapEntry, SteeringError> {
         if queue >= MAX_QUEUES {
             return Err(SteeringError::Queue { interface: self.interface.clone(), queue });
         }
         let map = self.program.sockets.try_clone();
         let map = map.map_err(|e| SteeringError::kernel(&self.interface, "duplicate a descriptor", e))?;
-        Ok(Slot { map, queue })
+        Ok(XskMapEntry { map, queue })
     }
 
     /// Packets by verdict since the program was attached. Costs one system call per verdict.
@@ -271,10 +271,10 @@ impl Steering {
     /// # Errors
     /// [`SteeringError`] if the kernel refuses.
     pub fn is_attached(&self) -> Result<bool, SteeringError> {
-        self.hold().map(|hold| hold == Hold::Ours)
+        self.hold().map(|hold| hold == AttachmentState::Ours)
     }
 
-    fn hold(&self) -> Result<Hold, SteeringError> {
+    fn hold(&self) -> Result<AttachmentState, SteeringError> {
         self.attachment.hold().map_err(|e| SteeringError::kernel(&self.interface, "look at the XDP link", e))
     }
 
@@ -285,7 +285,7 @@ impl Steering {
     /// As [`attach`](Self::attach); [`SteeringError::Busy`] if another program is there now.
     pub fn reattach(&mut self, options: &SteeringOptions) -> Result<(), SteeringError> {
         let program = self.program.fd.as_fd();
-        if let Hold::Swapped(other) = self.hold()? {
+        if let AttachmentState::Swapped(other) = self.hold()? {
             tracing::warn!(interface = self.interface, program = other, "another program was put under our XDP link");
             let restored = self.attachment.restore(program);
             return restored.map_err(|e| SteeringError::kernel(&self.interface, "put our XDP program back", e));
@@ -355,12 +355,12 @@ fn key(address: IpAddr) -> Key {
 /// handle of its own: it can go to another thread, and may outlive its [`Steering`], without effect
 /// then.
 #[derive(Debug)]
-pub struct Slot {
+pub struct XskMapEntry {
     map: OwnedFd,
     queue: u32,
 }
 
-impl Slot {
+impl XskMapEntry {
     /// Index of the RX queue.
     #[must_use]
     pub fn queue(&self) -> u32 {

@@ -118,8 +118,8 @@ impl Plan {
             let lines = arrows.keys().filter(|(name, _)| *name == nic.name).count() as u32;
             let queues = 52 + 12 * nic.rx_queues.unwrap_or(0).min(400).div_ceil(QUEUES_IN_ROW);
             let height = queues.max(24 + ARROW * lines);
-            let wish = wanted(nic);
-            let y = if wish == u32::MAX { free } else { free.max(wish) };
+            let wanted = wanted(nic);
+            let y = if wanted == u32::MAX { free } else { free.max(wanted) };
             places.push((nic, y, height));
             free = y + height + 14;
         }

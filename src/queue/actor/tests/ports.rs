@@ -132,7 +132,7 @@ fn an_actor_comes_up_with_the_interface_that_is_there_and_takes_the_other_in() {
     assert!(rig.actor.datapath.balanced());
     // With none of them there is nothing to come up with.
     NAMES.iter().for_each(|name| net.delete(name));
-    assert!(SimBackend::new(&net, &rig.ids).open_present().is_err_and(|error| error.waits()));
+    assert!(SimBackend::new(&net, &rig.ids).open_available().is_err_and(|error| error.waits()));
 }
 
 #[test]

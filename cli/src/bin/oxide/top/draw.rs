@@ -14,14 +14,14 @@ use crate::drops::most_frequent;
 pub(super) struct Ui {
     pub(super) selected: usize,
     /// Asked for, and not confirmed yet.
-    pub(super) ask: Option<Wish>,
+    pub(super) ask: Option<KeyAction>,
     /// What came of the last command, or why the relay does not answer.
     pub(super) said: String,
 }
 
 /// What a key can ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wish {
+pub(super) enum KeyAction {
     Restart,
     Drain,
 }
@@ -109,10 +109,10 @@ pub(super) fn draw(frame: &mut Frame<'_>, model: &Model, ui: &Ui) {
 fn foot_line(model: &Model, ui: &Ui) -> Line<'static> {
     let queue = model.queues.get(ui.selected).map(|row| row.queue).unwrap_or_default();
     match ui.ask {
-        Some(Wish::Restart) => {
+        Some(KeyAction::Restart) => {
             Line::styled(format!("restart queue {queue}? y: yes, any other key: no"), bold(Color::Yellow))
         }
-        Some(Wish::Drain) => {
+        Some(KeyAction::Drain) => {
             let text = format!("drain queue {queue}: its sessions end, then it stops. y: yes, any other key: no");
             Line::styled(text, bold(Color::Yellow))
         }

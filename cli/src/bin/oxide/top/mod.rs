@@ -17,7 +17,7 @@ use oxide_cli::admin::{Client, ClientError};
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind};
 
 use crate::ctl::{Where, code};
-use draw::{Ui, Wish, draw, plain};
+use draw::{KeyAction, Ui, draw, plain};
 use model::Model;
 
 /// For the relay to answer.
@@ -116,7 +116,7 @@ fn screen(command: &TopCommand, client: Client, mut model: Model, interval: Dura
         match press(key, &mut ui, model.queues.len()) {
             Press::Nothing => {}
             Press::Quit => break Ok(ExitCode::SUCCESS),
-            Press::Do(wish) => ui.said = carry_out(command, wish, &model, ui.selected),
+            Press::Do(wanted) => ui.said = carry_out(command, wanted, &model, ui.selected),
         }
     };
     ratatui::restore();
@@ -139,38 +139,38 @@ fn refresh(command: &TopCommand, relay: &mut Option<Client>, model: &mut Model, 
 enum Press {
     Nothing,
     Quit,
-    Do(Wish),
+    Do(KeyAction),
 }
 
 /// What a key means. Nothing is done without a second key that confirms it.
 fn press(key: KeyCode, ui: &mut Ui, queues: usize) -> Press {
-    if let Some(wish) = ui.ask.take() {
-        return if matches!(key, KeyCode::Char('y' | 'Y')) { Press::Do(wish) } else { Press::Nothing };
+    if let Some(wanted) = ui.ask.take() {
+        return if matches!(key, KeyCode::Char('y' | 'Y')) { Press::Do(wanted) } else { Press::Nothing };
     }
     match key {
         KeyCode::Char('q') | KeyCode::Esc => return Press::Quit,
         KeyCode::Up | KeyCode::Char('k') => ui.selected = ui.selected.saturating_sub(1),
         KeyCode::Down | KeyCode::Char('j') => ui.selected = (ui.selected + 1).min(queues.saturating_sub(1)),
-        KeyCode::Char('r') => ui.ask = Some(Wish::Restart),
-        KeyCode::Char('d') => ui.ask = Some(Wish::Drain),
+        KeyCode::Char('r') => ui.ask = Some(KeyAction::Restart),
+        KeyCode::Char('d') => ui.ask = Some(KeyAction::Drain),
         _ => ui.said.clear(),
     }
     Press::Nothing
 }
 
 /// On a connection of its own: a drain may take long, and the screen goes on.
-fn carry_out(command: &TopCommand, wish: Wish, model: &Model, selected: usize) -> String {
+fn carry_out(command: &TopCommand, wanted: KeyAction, model: &Model, selected: usize) -> String {
     let Some(queue) = model.queues.get(selected).and_then(|row| row.ports.first()).cloned() else {
         return "this queue has no port just now".to_owned();
     };
     let path = command.relay.path();
     let ask = move |request: Request, within: Duration| Client::connect(&path)?.ask(&request, within);
-    match wish {
-        Wish::Restart => match ask(Request::Restart { queue, depth: RestartScope::Queue }, ANSWER_WITHIN) {
+    match wanted {
+        KeyAction::Restart => match ask(Request::Restart { queue, depth: RestartScope::Queue }, ANSWER_WITHIN) {
             Ok(words) => words.as_str().unwrap_or_default().to_owned(),
             Err(error) => error.to_string(),
         },
-        Wish::Drain => {
+        KeyAction::Drain => {
             let said = format!("{queue}: draining");
             // Its end is seen in the table.
             std::thread::spawn(move || {

@@ -103,14 +103,14 @@ fn nothing_is_done_without_a_yes() {
     let mut ui = Ui::default();
     let key = |c: char, ui: &mut Ui| press(KeyCode::Char(c), ui, 2);
     assert_eq!(key('r', &mut ui), Press::Nothing);
-    assert_eq!(ui.ask, Some(Wish::Restart));
+    assert_eq!(ui.ask, Some(KeyAction::Restart));
     assert_eq!(key('n', &mut ui), Press::Nothing);
     assert_eq!(key('y', &mut ui), Press::Nothing, "the question was answered with no");
     key('d', &mut ui);
     let mut model = Model::default();
     model.take(view(1));
     assert!(screen(&model, &ui).contains("drain queue 0"), "{}", screen(&model, &ui));
-    assert_eq!(key('y', &mut ui), Press::Do(Wish::Drain));
+    assert_eq!(key('y', &mut ui), Press::Do(KeyAction::Drain));
     key('j', &mut ui);
     key('j', &mut ui);
     assert_eq!(ui.selected, 1);

@@ -12,7 +12,7 @@ use crate::ring::{Consumer, Descriptor, Producer, RingMemory};
 use crate::umem::{BadDescriptor, PortIndex, RingSizes, Umem};
 
 /// The rings, over whatever memory they are in: that of addresses and that of descriptors.
-pub(crate) struct Rings<A, D> {
+pub(crate) struct RingHandles<A, D> {
     pub(crate) fill: Producer<u64, A>,
     pub(crate) completion: Consumer<u64, A>,
     pub(crate) rx: Consumer<Descriptor, D>,
@@ -20,8 +20,8 @@ pub(crate) struct Rings<A, D> {
 }
 
 /// See the module's documentation.
-pub(crate) struct Ends<A, D> {
-    rings: Rings<A, D>,
+pub(crate) struct PortRings<A, D> {
+    rings: RingHandles<A, D>,
     port: PortIndex,
     sizes: RingSizes,
     /// Frames posted to the fill ring that have not come back by the RX ring.
@@ -31,9 +31,9 @@ pub(crate) struct Ends<A, D> {
     counters: PortCounters,
 }
 
-impl<A: RingMemory<u64>, D: RingMemory<Descriptor>> Ends<A, D> {
+impl<A: RingMemory<u64>, D: RingMemory<Descriptor>> PortRings<A, D> {
     /// Over empty rings of these sizes, for port `port` of its actor.
-    pub(crate) fn new(rings: Rings<A, D>, port: PortIndex, sizes: RingSizes) -> Self {
+    pub(crate) fn new(rings: RingHandles<A, D>, port: PortIndex, sizes: RingSizes) -> Self {
         Self { rings, port, sizes, posted_fill: 0, posted_tx: 0, counters: PortCounters::default() }
     }
 

@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use std::sync::Arc;
 
 use super::cursor::{Cursor, RingSizeError};
-use super::sync::{AtomicU32, Ordering, Slot, fence};
+use super::sync::{AtomicU32, Ordering, RingCell, fence};
 
 /// Set in the flags by a consumer that sleeps until it is woken (`XDP_RING_NEED_WAKEUP`,
 /// include/uapi/linux/if_xdp.h).
@@ -34,7 +34,7 @@ pub unsafe trait RingMemory<T> {
     ///
     /// # Safety
     /// `at` must be below the ring's capacity.
-    unsafe fn slot(&self, at: usize) -> &Slot<MaybeUninit<T>>;
+    unsafe fn slot(&self, at: usize) -> &RingCell<MaybeUninit<T>>;
     /// Asks the cache for the line of slot `at`, to be written or only to be read. No effect but time,
     /// whatever `at` is; nothing at all unless the other end is on another core.
     #[inline]
@@ -55,7 +55,7 @@ struct Shared<T> {
     producer: Padded,
     consumer: Padded,
     flags: Padded,
-    slots: Box<[Slot<MaybeUninit<T>>]>,
+    slots: Box<[RingCell<MaybeUninit<T>>]>,
 }
 
 /// Ordinary memory, shared by the two ends.
@@ -80,7 +80,7 @@ unsafe impl<T> RingMemory<T> for InMemory<T> {
     }
 
     #[inline]
-    unsafe fn slot(&self, at: usize) -> &Slot<MaybeUninit<T>> {
+    unsafe fn slot(&self, at: usize) -> &RingCell<MaybeUninit<T>> {
         &self.0.slots[at]
     }
 }
@@ -96,7 +96,7 @@ pub fn pair<T: Copy>(capacity: u32, start: u32) -> Result<(Producer<T>, Consumer
         producer: Padded(AtomicU32::new(start)),
         consumer: Padded(AtomicU32::new(start)),
         flags: Padded(AtomicU32::new(0)),
-        slots: (0..capacity).map(|_| Slot::new(MaybeUninit::uninit())).collect(),
+        slots: (0..capacity).map(|_| RingCell::new(MaybeUninit::uninit())).collect(),
     });
     let memory = InMemory(Arc::clone(&shared));
     Ok((Producer::over(memory, producer), Consumer::over(InMemory(shared), consumer)))
