@@ -9,35 +9,35 @@ pub struct RelayCounters {
     /// Sessions that ended because their client was silent.
     pub expired: u64,
     /// Sessions that ended because their source address was no longer the right one.
-    pub moved: u64,
+    pub source_changed: u64,
     /// Packets judged by a rate that their source shares with strangers: the table of sources
     /// ([`LimitsConfig::sources`](crate::config::LimitsConfig::sources)) is too small, or a flood comes
     /// from forged addresses.
-    pub crowded: u64,
+    pub shared_bucket: u64,
     /// Challenges sent to clients without a session.
     pub challenged: u64,
     /// Sessions whose answers will come to another queue and be handed over, because no source port was
     /// found that brings them here.
-    pub away: u64,
+    pub misdirected: u64,
     /// Times an upstream was found to be down.
-    pub upstreams_fell: u64,
+    pub upstream_down: u64,
     /// Times an upstream that was down answered.
-    pub upstreams_rose: u64,
+    pub upstream_up: u64,
     /// Sessions that ended because their upstream was down, and were made anew.
     pub failed_over: u64,
 }
 
 impl RelayCounters {
     /// Each by its name.
-    pub(super) fn tell(&self, count: &mut dyn FnMut(&'static str, u64)) {
+    pub(super) fn report(&self, count: &mut dyn FnMut(&'static str, u64)) {
         count("created", self.created);
         count("expired", self.expired);
-        count("moved", self.moved);
-        count("crowded", self.crowded);
+        count("source_changed", self.source_changed);
+        count("shared_bucket", self.shared_bucket);
         count("challenged", self.challenged);
-        count("away", self.away);
-        count("upstreams_fell", self.upstreams_fell);
-        count("upstreams_rose", self.upstreams_rose);
+        count("misdirected", self.misdirected);
+        count("upstream_down", self.upstream_down);
+        count("upstream_up", self.upstream_up);
         count("failed_over", self.failed_over);
     }
 }
@@ -50,7 +50,7 @@ mod tests {
     #[test]
     fn each_count_is_in_the_registry() {
         let mut names = Vec::new();
-        RelayCounters::default().tell(&mut |name, _| names.push(name));
+        RelayCounters::default().report(&mut |name, _| names.push(name));
         assert_eq!(names, RELAY_EVENTS.iter().map(|(name, _)| *name).collect::<Vec<_>>());
     }
 }

@@ -22,14 +22,14 @@
 //! use oxide_relay::config::Config;
 //! use oxide::packet::{Flow, build::UdpFrame};
 //! use oxide::queue::{Harness, Outcome};
-//! use oxide_relay::gate::{Admission, Gate, Knock};
+//! use oxide_relay::gate::{Admission, Gate, AdmissionRequest};
 //! use oxide_relay::{RelayPlan, UdpRelay};
 //! use oxide::telemetry::DropReason;
 //!
 //! /// A knock on the door is a payload that starts with `sesame`; others are asked for it.
 //! struct Sesame;
 //! impl Gate for Sesame {
-//!     fn ask(&mut self, knock: &mut Knock<'_>) -> Admission {
+//!     fn ask(&mut self, knock: &mut AdmissionRequest<'_>) -> Admission {
 //!         match knock.payload() {
 //!             b"" => Admission::Refuse,
 //!             word if word.starts_with(b"sesame") => knock.admit_without(b"sesame".len()),
@@ -76,27 +76,27 @@ pub const MAX_CHALLENGE: usize = 256;
 /// gates keep nothing.
 pub trait Gate {
     /// Asked once for each packet of a client without a session. The packet's UDP checksum is right.
-    fn ask(&mut self, knock: &mut Knock<'_>) -> Admission;
+    fn ask(&mut self, request: &mut AdmissionRequest<'_>) -> Admission;
 }
 
-/// What a [`Gate`] decides. Only a [`Knock`] makes one that is not plain.
+/// What a [`Gate`] decides. Only an [`AdmissionRequest`] makes one that is not plain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admission {
     /// The client gets a session, if there is room for one, and the packet is relayed.
     Admit,
     /// The packet is dropped ([`DropReason::Refused`](oxide::telemetry::DropReason::Refused)).
     Refuse,
-    /// [`Knock::admit_without`].
-    AdmitWithout(Cut),
-    /// [`Knock::challenge`].
+    /// [`AdmissionRequest::admit_without`].
+    AdmitStripped(StripPrefix),
+    /// [`AdmissionRequest::challenge`].
     Challenge(Challenge),
 }
 
 /// Bytes at the start of a payload that the upstream will not see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cut(u16);
+pub struct StripPrefix(u16);
 
-impl Cut {
+impl StripPrefix {
     pub(super) const fn bytes(self) -> u16 {
         self.0
     }
@@ -107,7 +107,7 @@ impl Cut {
 pub struct Challenge(());
 
 /// A packet of a client that has no session.
-pub struct Knock<'a> {
+pub struct AdmissionRequest<'a> {
     pub(super) client: Endpoint,
     pub(super) listen: Endpoint,
     pub(super) now: Instant,
@@ -115,7 +115,7 @@ pub struct Knock<'a> {
     pub(super) answer: &'a mut ArrayVec<u8, MAX_CHALLENGE>,
 }
 
-impl Knock<'_> {
+impl AdmissionRequest<'_> {
     /// Who it says it is.
     #[must_use]
     pub fn client(&self) -> Endpoint {
@@ -156,7 +156,7 @@ impl Knock<'_> {
     #[must_use]
     pub fn admit_without(&self, bytes: usize) -> Admission {
         match u16::try_from(bytes) {
-            Ok(cut) if bytes <= self.payload.len() => Admission::AdmitWithout(Cut(cut)),
+            Ok(cut) if bytes <= self.payload.len() => Admission::AdmitStripped(StripPrefix(cut)),
             _ => Admission::Refuse,
         }
     }
@@ -258,17 +258,17 @@ impl CookieGate {
 }
 
 impl Gate for CookieGate {
-    fn ask(&mut self, knock: &mut Knock<'_>) -> Admission {
-        let (client, listen, now) = (knock.client, knock.listen, knock.now);
-        match knock.payload.strip_prefix(&LABEL).map(|rest| rest.first_chunk()) {
+    fn ask(&mut self, request: &mut AdmissionRequest<'_>) -> Admission {
+        let (client, listen, now) = (request.client, request.listen, request.now);
+        match request.payload.strip_prefix(&LABEL).map(|rest| rest.first_chunk()) {
             None => {
                 let mut challenge = [0; LABEL.len() + COOKIE];
                 challenge[..LABEL.len()].copy_from_slice(&LABEL);
                 challenge[LABEL.len()..].copy_from_slice(&self.0.make(client, listen, now));
-                knock.challenge(&challenge)
+                request.challenge(&challenge)
             }
             Some(Some(cookie)) if self.0.check(cookie, client, listen, now) => {
-                knock.admit_without(LABEL.len() + COOKIE)
+                request.admit_without(LABEL.len() + COOKIE)
             }
             Some(_) => Admission::Refuse,
         }

@@ -50,22 +50,24 @@ pub(super) struct Health {
     policies: Vec<Policy>,
     upstreams: Vec<Upstream>,
     /// How often one went down.
-    pub(super) fell: u64,
+    pub(super) went_down: u64,
     /// How often one came up again.
-    pub(super) rose: u64,
+    pub(super) came_up: u64,
 }
 
 impl Health {
     /// `None` where no entry wants to know, so that nothing is noted.
     pub(super) fn new(policies: Vec<Policy>, upstreams: usize) -> Option<Box<Self>> {
         let any = policies.iter().any(|policy| policy.sessions > 0);
-        any.then(|| Box::new(Self { policies, upstreams: vec![Upstream::default(); upstreams], fell: 0, rose: 0 }))
+        any.then(|| {
+            Box::new(Self { policies, upstreams: vec![Upstream::default(); upstreams], went_down: 0, came_up: 0 })
+        })
     }
 
     /// Goes on with what `former` knows, `places` being ours for each of its upstreams. Of those that are up nothing
     /// is taken: their sessions have other slots now, and would be counted twice.
     pub(super) fn take_over(&mut self, former: &Self, places: &[Option<u32>]) {
-        (self.fell, self.rose) = (former.fell, former.rose);
+        (self.went_down, self.came_up) = (former.went_down, former.came_up);
         for (theirs, place) in former.upstreams.iter().zip(places).filter(|(theirs, _)| theirs.down) {
             if let Some(ours) = place.and_then(|at| self.upstreams.get_mut(at as usize)) {
                 *ours = *theirs;
@@ -94,7 +96,7 @@ impl Health {
         if let Some(state) = self.upstreams.get_mut(upstream as usize)
             && state.asked != 0
         {
-            self.rose += u64::from(state.down);
+            self.came_up += u64::from(state.down);
             *state = Upstream::default();
         }
     }
@@ -109,7 +111,7 @@ impl Health {
         if !state.down && state.asked.count_ones() >= policy.sessions && now.wrapping_sub(state.since) > policy.silence
         {
             (state.down, state.tried, state.turned_away) = (true, now, 0);
-            self.fell += 1;
+            self.went_down += 1;
         }
         state.down
     }
@@ -182,10 +184,10 @@ mod tests {
         assert!(!health.down(1, 4, 240));
         assert!(health.down(1, 4, 241));
         assert!(!health.down(1, 5, 241));
-        assert_eq!((health.fell, health.rose), (1, 0));
+        assert_eq!((health.went_down, health.came_up), (1, 0));
         health.answered(4);
         assert!(!health.down(1, 4, 500));
-        assert_eq!((health.fell, health.rose), (1, 1));
+        assert_eq!((health.went_down, health.came_up), (1, 1));
         // Any answer begins all anew.
         for round in 0..100 {
             (0..64).for_each(|slot| health.sent(1, 4, slot, 600 + 10 * round));
@@ -205,9 +207,9 @@ mod tests {
         assert!(next.down(1, 2, 32) && !next.down(1, 4, 32));
         // Silent, but not for long enough yet: from anew.
         assert!(!next.down(1, 3, 1000));
-        assert_eq!(next.fell, 1);
+        assert_eq!(next.went_down, 1);
         next.answered(2);
-        assert!(!next.down(1, 2, 33) && next.rose == 1);
+        assert!(!next.down(1, 2, 33) && next.came_up == 1);
     }
 
     #[test]

@@ -24,7 +24,7 @@ mod tests;
 mod udp;
 
 pub use counters::RelayCounters;
-pub use limit::{Bucket, Limit, Prefixes, Rate, Sources};
+pub use limit::{Bucket, Limit, PrefixLimiter, Prefixes, Rate};
 #[doc(hidden)] // for the reference relay
 pub use plan::Slices;
 pub use plan::{Entry, PlanError, RelayPlan};

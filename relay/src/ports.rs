@@ -56,7 +56,7 @@ impl SourcePorts {
     }
 
     /// Takes this very port, for a session that is taken over; `false` if it is another's or not here. Call
-    /// [`settle`](Self::settle) before the next [`take`](Self::take).
+    /// [`rebuild_free_list`](Self::rebuild_free_list) before the next [`take`](Self::take).
     pub(super) fn claim(&mut self, port: u16, slot: u32) -> bool {
         let entry = self.slots.get_mut(usize::from(port.wrapping_sub(self.first)));
         entry.filter(|entry| **entry == NONE).map(|entry| *entry = slot).is_some()
@@ -70,7 +70,7 @@ impl SourcePorts {
     }
 
     /// Ports that were claimed are not free any more.
-    pub(super) fn settle(&mut self) {
+    pub(super) fn rebuild_free_list(&mut self) {
         let Self { slots, free, first, .. } = self;
         free.retain(|&port| slots.get(usize::from(port.wrapping_sub(*first))).is_some_and(|&slot| slot == NONE));
     }

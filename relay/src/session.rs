@@ -3,7 +3,7 @@
 use std::num::NonZeroU16;
 
 use oxide::flow::{FlowKey, FlowTable, Keyed};
-use oxide::net::Hop;
+use oxide::net::ResolvedHop;
 use oxide::packet::{Endpoint, FlowChange, MacAddr};
 use oxide::umem::PortIndex;
 
@@ -12,26 +12,26 @@ const ETHERNET: u16 = 14;
 
 /// Where packets leave, a copy from the tables.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct NextHop {
+pub(super) struct CachedNextHop {
     /// When it was copied from the tables, by the relay's count: one that is missed would have to be 2^32
     /// counts away.
     pub(super) generation: u32,
-    /// Largest IP packet, bytes; 0 in [`NextHop::UNKNOWN`].
+    /// Largest IP packet, bytes; 0 in [`CachedNextHop::UNKNOWN`].
     pub(super) mtu: u16,
     /// Largest frame without VLAN tag that stays in its family on the way, bytes; 0 if packets cross to the other.
     pub(super) frame: u16,
     /// Ethernet destination and source, as in the frame.
     pub(super) macs: [u8; 12],
-    /// Outgoing port; without meaning in [`NextHop::UNKNOWN`].
+    /// Outgoing port; without meaning in [`CachedNextHop::UNKNOWN`].
     pub(super) port: PortIndex,
 }
 
-impl NextHop {
+impl CachedNextHop {
     pub(super) const UNKNOWN: Self = Self { generation: 0, mtu: 0, frame: 0, macs: [0; 12], port: PortIndex::P0 };
 
     /// `crosses`: the packets are of the other family afterwards.
-    pub(super) fn new(generation: u32, to: &Hop, port: PortIndex, crosses: bool) -> Self {
-        let frame = if crosses { 0 } else { to.mtu.saturating_add(ETHERNET) };
+    pub(super) fn new(generation: u32, to: &ResolvedHop, port: PortIndex, changes_family: bool) -> Self {
+        let frame = if changes_family { 0 } else { to.mtu.saturating_add(ETHERNET) };
         let mut macs = [0; 12];
         macs[..6].copy_from_slice(&to.destination.0);
         macs[6..].copy_from_slice(&to.source.0);
@@ -59,14 +59,14 @@ pub(super) struct Upstream {
     /// Which of the relay's source addresses `hop` is for, and that address.
     pub(super) source: u8,
     pub(super) address: [u8; 16],
-    pub(super) hop: NextHop,
+    pub(super) hop: CachedNextHop,
 }
 
 const _: () = assert!(size_of::<Upstream>() == 64);
 
 impl Upstream {
     pub(super) fn new(server: Endpoint) -> Self {
-        Self { server, source: u8::MAX, address: [0; 16], hop: NextHop::UNKNOWN }
+        Self { server, source: u8::MAX, address: [0; 16], hop: CachedNextHop::UNKNOWN }
     }
 }
 
@@ -86,7 +86,7 @@ pub(super) struct Session {
     pub(super) last_seen: u32,
     /// Of the client's packets; the answers' is the reverse.
     pub(super) change: FlowChange,
-    pub(super) to_client: NextHop,
+    pub(super) to_client: CachedNextHop,
 }
 
 const _: () = assert!(size_of::<Option<Session>>() == 64);

@@ -3,6 +3,7 @@
 
 mod batches;
 mod cost;
+mod fast_path;
 mod gate;
 mod health;
 mod home;
@@ -10,7 +11,6 @@ mod inherit;
 mod limits;
 mod model;
 mod plan;
-mod quick;
 mod world;
 
 use std::net::SocketAddr;
@@ -319,7 +319,7 @@ fn a_new_source_address_moves_the_session() {
     assert_eq!(ends(&out).0.ip(), ip("198.51.100.9"));
     let late = datagram("198.51.100.2:53", &format!("198.51.100.1:{port}"), b"!");
     assert_eq!(one(&mut harness, SERVERS, &late), Outcome::Drop(DropReason::NoSession));
-    assert_eq!((harness.handler().sessions(), harness.handler().counters().moved), (1, 1));
+    assert_eq!((harness.handler().sessions(), harness.handler().counters().source_changed), (1, 1));
 }
 
 #[test]

@@ -12,13 +12,13 @@
 //! upstream is reached from another source address since the tables changed is gone as well: its
 //! answers would not come to us any more.
 
-mod cross;
+mod admission;
+mod classify;
+mod family_translation;
+mod fast_path;
+mod forward;
 mod inherit;
-mod knock;
-mod life;
-mod out;
-mod quick;
-mod ways;
+mod session_lifecycle;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -34,31 +34,31 @@ use super::limit::Limits;
 use super::plan::{Entry, RelayPlan, Slices};
 use super::ports::SourcePorts;
 use super::session::{Session, Sessions, Upstream};
+use classify::LookupResult;
 use oxide::flow::{FlowHash, FlowKey};
 use oxide::packet::{Endpoint, Flow};
 use oxide::queue::{Batch, Context, Handler, QueueInfo, Replaced, SessionInfo, Verdict};
 use oxide::telemetry::DropReason;
 use oxide::umem::PortIndex;
-use ways::Ways;
 
 /// The relay's clock: steps of [`Handler::tick`]. Wraps after 13 years.
 const TICK: Duration = Duration::from_millis(100);
 /// Next hops in use are asked for this often, in ticks, so that the kernel keeps them (half a minute).
 const ASK_EVERY: u32 = 300;
 /// Upstreams whose next hop is asked for in one tick.
-const WARM: usize = 16;
+const RESOLVE_EARLY: usize = 16;
 /// Slots looked at in one tick: all of them within a second, but never more than 256 KiB of memory.
 const SWEEP: usize = 4096;
 const SWEEP_ROUND: usize = 10;
 
-const STRAY: Verdict = Verdict::Drop(DropReason::NoSession);
+const NO_SESSION: Verdict = Verdict::Drop(DropReason::NoSession);
 const LIMITED: Verdict = Verdict::Drop(DropReason::RateLimited);
 const NO_ROUTE: Verdict = Verdict::Drop(DropReason::NoRoute);
 
 /// The relay of one queue.
 pub struct UdpRelay {
     listens: HashMap<Endpoint, u16, FixedState>,
-    entries: Vec<Served>,
+    entries: Vec<EntryRuntime>,
     /// Of all entries' idle timeouts, in ticks.
     shortest_idle: u32,
     /// Of all entries, one after the other.
@@ -82,7 +82,7 @@ pub struct UdpRelay {
     /// Next hops asked for since.
     asked: ArrayVec<(u32, IpAddr), 16>,
     /// Upstreams whose next hop was asked for since, in the order of the list.
-    warmed: usize,
+    resolved_early: usize,
     /// What clients may send and be sent; `None` where nothing is limited.
     limits: Option<Box<Limits>>,
     /// Which upstreams answer; `None` where nobody wants to know.
@@ -95,14 +95,14 @@ pub struct UdpRelay {
     reclaimed: bool,
     /// What was seen of this batch at first may not hold any more: a session has ended, so that a slot may be
     /// another's, or an upstream's packets leave from another address.
-    stale: bool,
+    batch_invalidated: bool,
     /// No packet is ordinary.
     #[cfg(test)]
-    plain: bool,
+    force_slow_path: bool,
 }
 
 /// What each packet of an entry needs.
-struct Served {
+struct EntryRuntime {
     listen: Endpoint,
     /// Place of its first upstream in the list of all.
     first_upstream: u32,
@@ -121,7 +121,7 @@ impl UdpRelay {
         for (at, entry) in plan.entries().iter().enumerate() {
             // The configuration has at most 1024 entries of 256 upstreams.
             listens.insert(entry.listen, at as u16);
-            entries.push(Served {
+            entries.push(EntryRuntime {
                 listen: entry.listen,
                 first_upstream: upstreams.len() as u32,
                 idle_timeout: ticks(entry.idle_timeout),
@@ -131,7 +131,7 @@ impl UdpRelay {
         let health = Health::new(plan.entries().iter().map(policy).collect(), upstreams.len());
         Self {
             listens,
-            shortest_idle: entries.iter().map(|entry: &Served| entry.idle_timeout).min().unwrap_or(0),
+            shortest_idle: entries.iter().map(|entry: &EntryRuntime| entry.idle_timeout).min().unwrap_or(0),
             entries,
             upstreams,
             plan: plan.clone(),
@@ -147,31 +147,32 @@ impl UdpRelay {
             seen: (0, 0, 0),
             generation: 0,
             asked: ArrayVec::new(),
-            warmed: 0,
+            resolved_early: 0,
             limits: plan.limits(queue.place, queue.queues, queue.seed),
             health,
             gate: None,
             now_ns: 0,
             reclaimed: false,
-            stale: false,
+            batch_invalidated: false,
             #[cfg(test)]
-            plain: false,
+            force_slow_path: false,
         }
     }
 
     /// Serves every packet the long way, as the reference for the short one.
     #[cfg(test)]
-    pub(super) fn plain(mut self) -> Self {
-        self.plain = true;
+    pub(super) fn force_slow_path(mut self) -> Self {
+        self.force_slow_path = true;
         self
     }
 
     /// What became of sessions so far.
     #[must_use]
     pub fn counters(&self) -> RelayCounters {
-        let crowded = self.limits.as_ref().map_or(0, |limits| limits.crowded());
-        let (upstreams_fell, upstreams_rose) = self.health.as_ref().map_or((0, 0), |health| (health.fell, health.rose));
-        RelayCounters { crowded, upstreams_fell, upstreams_rose, ..self.counters }
+        let shared_bucket = self.limits.as_ref().map_or(0, |limits| limits.shared_bucket());
+        let (upstream_down, upstream_up) =
+            self.health.as_ref().map_or((0, 0), |health| (health.went_down, health.came_up));
+        RelayCounters { shared_bucket, upstream_down, upstream_up, ..self.counters }
     }
 
     fn refresh(&mut self, cx: &Context<'_>) {
@@ -180,13 +181,13 @@ impl UdpRelay {
         self.now = ticks(since);
         // Wraps after 584 years.
         self.now_ns = since.as_nanos() as u64;
-        (self.reclaimed, self.stale) = (false, false);
+        (self.reclaimed, self.batch_invalidated) = (false, false);
         let seen = (cx.tables().generation, cx.info().changes, self.now / ASK_EVERY);
         if seen != self.seen {
             self.seen = seen;
             self.generation = self.generation.wrapping_add(1);
             self.asked.clear();
-            self.warmed = 0;
+            self.resolved_early = 0;
         }
     }
 
@@ -204,10 +205,10 @@ impl UdpRelay {
     /// Serves a packet of any kind.
     #[cold]
     #[inline(never)]
-    fn serve(&mut self, batch: &mut Batch<'_>, lane: usize, ways: &Ways, cx: &mut Context<'_>) -> Verdict {
-        let slot = ways.slot(lane);
-        let outcome = if ways.clients & 1 << lane != 0 {
-            self.serve_client(batch, lane, &ways.keys.get(lane), slot, cx)
+    fn serve(&mut self, batch: &mut Batch<'_>, lane: usize, lookup: &LookupResult, cx: &mut Context<'_>) -> Verdict {
+        let slot = lookup.slot(lane);
+        let outcome = if lookup.clients & 1 << lane != 0 {
+            self.serve_client(batch, lane, &lookup.keys.get(lane), slot, cx)
         } else {
             self.serve_answer(batch, lane, slot, cx)
         };
@@ -234,18 +235,18 @@ impl UdpRelay {
             Some(slot) => slot,
             None => {
                 self.may_begin(key, cx).map_err(Verdict::Drop)?;
-                length = self.knock(batch, lane, key.local, cx)?;
+                length = self.admit_new_client(batch, lane, key.local, cx)?;
                 self.create(key, cx).map_err(Verdict::Drop)?
             }
         };
         let now = self.now;
-        let session = self.sessions.get_mut(slot).ok_or(STRAY)?;
+        let session = self.sessions.get_mut(slot).ok_or(NO_SESSION)?;
         session.last_seen = now;
         let Session { port, source, upstream, change, .. } = *session;
-        let way = self.way_to(upstream, source, old.source.is_ipv4(), cx)?;
-        let source = Endpoint { address: way.address, port: port.get() };
-        let new = Flow { source, destination: way.server };
-        let sent = self.send(batch, lane, length, &new, (way.hop, change));
+        let target = self.upstream_next_hop(upstream, source, old.source.is_ipv4(), cx)?;
+        let source = Endpoint { address: target.address, port: port.get() };
+        let new = Flow { source, destination: target.server };
+        let sent = self.send(batch, lane, length, &new, (target.hop, change));
         if let (Some(health), Ok(_)) = (&mut self.health, sent) {
             health.sent(key.local, upstream, slot, now);
         }
@@ -267,10 +268,10 @@ impl UdpRelay {
                 s.port.get() == old.destination.port && source.is_some_and(|s| s.address == old.destination.address)
             })
         };
-        let slot = slot.filter(|&slot| holds(slot)).or_else(|| self.slot_of(&old.destination)).ok_or(STRAY)?;
-        let session = self.sessions.get(slot).ok_or(STRAY)?;
+        let slot = slot.filter(|&slot| holds(slot)).or_else(|| self.slot_of(&old.destination)).ok_or(NO_SESSION)?;
+        let session = self.sessions.get(slot).ok_or(NO_SESSION)?;
         if self.expired(session) {
-            return Err(STRAY);
+            return Err(NO_SESSION);
         }
         if self.upstreams.get(session.upstream as usize).is_none_or(|upstream| upstream.server != old.source) {
             return Err(Verdict::Drop(DropReason::WrongPeer));
@@ -283,12 +284,12 @@ impl UdpRelay {
         {
             return Err(LIMITED);
         }
-        let listen = self.entries.get(usize::from(session.key.local)).ok_or(STRAY)?.listen;
+        let listen = self.entries.get(usize::from(session.key.local)).ok_or(NO_SESSION)?.listen;
         let new = Flow { source: listen, destination: session.key.remote };
         let (mut hop, change) = (session.to_client, session.change.reversed());
         if !hop.fresh(self.generation) {
             hop = self.resolve(old.source.is_ipv4(), &new.destination, cx)?;
-            self.sessions.get_mut(slot).ok_or(STRAY)?.to_client = hop;
+            self.sessions.get_mut(slot).ok_or(NO_SESSION)?.to_client = hop;
         }
         self.send(batch, lane, batch.columns().length[lane], &new, (hop, change))
     }
@@ -297,31 +298,31 @@ impl UdpRelay {
 impl Handler for UdpRelay {
     fn handle(&mut self, batch: &mut Batch<'_>, cx: &mut Context<'_>) {
         self.refresh(cx);
-        let mut ways = self.classify(batch);
-        self.look_up(batch, &mut ways);
+        let mut lookup = self.classify(batch);
+        self.look_up(batch, &mut lookup);
         // In order of arrival, whether ordinary or not: what comes out is what one packet at a time gives.
-        let mut rest = ways.clients | ways.answers;
-        let mut ordinary = self.ordinary(batch, &ways);
+        let mut rest = lookup.clients | lookup.answers;
+        let mut fast = self.fast_path_lanes(batch, &lookup);
         while rest != 0 {
             let (lane, first) = (rest.trailing_zeros() as usize, rest & rest.wrapping_neg());
-            if self.stale {
-                ordinary = 0;
+            if self.batch_invalidated {
+                fast = 0;
             }
-            let of_client = ways.clients & first != 0;
-            if ordinary & first == 0 || of_client && !self.stays(ways.slots[lane]) {
-                let verdict = self.serve(batch, lane, &ways, cx);
+            let of_client = lookup.clients & first != 0;
+            if fast & first == 0 || of_client && !self.stays(lookup.slots[lane]) {
+                let verdict = self.serve(batch, lane, &lookup, cx);
                 batch.decide(lane, verdict);
                 rest ^= first;
                 continue;
             }
-            let alike = ordinary & if of_client { ways.clients } else { ways.answers };
+            let alike = fast & if of_client { lookup.clients } else { lookup.answers };
             // All before the next one that is not alike; if there is none (zero), all.
             let others = rest & !if self.health.is_some() { first } else { alike };
             let run = rest & (others & others.wrapping_neg()).wrapping_sub(1);
             if of_client {
-                self.send_to_upstreams(batch, run, &ways);
+                self.send_to_upstreams(batch, run, &lookup);
             } else {
-                self.send_to_clients(batch, run, &ways);
+                self.send_to_clients(batch, run, &lookup);
             }
             rest &= !run;
         }
@@ -330,7 +331,7 @@ impl Handler for UdpRelay {
     fn tick(&mut self, cx: &mut Context<'_>) {
         self.refresh(cx);
         self.sweep(self.sessions.capacity().div_ceil(SWEEP_ROUND).min(SWEEP));
-        self.warm(cx);
+        self.resolve_next_hops_early(cx);
     }
 
     fn sessions(&self) -> u64 {
@@ -338,7 +339,7 @@ impl Handler for UdpRelay {
     }
 
     fn counts(&self, count: &mut dyn FnMut(&'static str, u64)) {
-        self.counters().tell(count);
+        self.counters().report(count);
     }
 
     fn describe_sessions(&self, limit: usize, into: &mut Vec<SessionInfo>) {

@@ -271,7 +271,7 @@ fn rewrite(frame: &mut Vec<u8>, new: &Flow) -> Option<()> {
     let (l4, hops, addresses, width) = if ipv4(frame) { (34, 22, 26, 4) } else { (54, 21, 22, 16) };
     let right = udp_is_right(frame);
     if ipv4(frame) != new.destination.is_ipv4() {
-        return cross(frame, new, right);
+        return translate_family(frame, new, right);
     }
     let hops = frame.get_mut(hops)?;
     *hops = hops.checked_sub(1).filter(|&left| left > 0)?;
@@ -291,7 +291,7 @@ fn rewrite(frame: &mut Vec<u8>, new: &Flow) -> Option<()> {
 }
 
 /// The same for new ends of the other family: a new header (RFC 7915), the datagram behind it.
-fn cross(frame: &mut Vec<u8>, new: &Flow, right: bool) -> Option<()> {
+fn translate_family(frame: &mut Vec<u8>, new: &Flow, right: bool) -> Option<()> {
     let datagram = frame.split_off(if ipv4(frame) { 34 } else { 54 });
     let length = datagram.len() as u16;
     let (class, hops) = if ipv4(frame) { (frame[15], frame[22]) } else { (frame[14] << 4 | frame[15] >> 4, frame[21]) };

@@ -19,7 +19,7 @@ use crate::packet::MacAddr;
 
 /// One thing the kernel says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Fact {
+pub(super) enum TableUpdate {
     /// A link is there, or has changed. What is `None` was not in the message.
     Link { index: u32, up: bool, kind: LinkKind, name: Option<String>, mac: Option<MacAddr>, mtu: Option<u32> },
     /// A link is gone from this namespace.
@@ -63,27 +63,30 @@ pub(super) enum Standing {
 }
 
 /// The fact in a message; `None` for what the tables do not hold.
-pub(super) fn fact(message: RouteNetlinkMessage, replace: bool) -> Option<Fact> {
+pub(super) fn table_update(message: RouteNetlinkMessage, replace: bool) -> Option<TableUpdate> {
     match message {
         RouteNetlinkMessage::NewLink(m) => link(m),
         RouteNetlinkMessage::DelLink(m) => {
             // A port that leaves its bridge is told as a DELLINK of the bridge family: the link is still there.
-            (m.header.interface_family == AddressFamily::Unspec).then_some(Fact::LinkGone { index: m.header.index })
+            (m.header.interface_family == AddressFamily::Unspec)
+                .then_some(TableUpdate::LinkGone { index: m.header.index })
         }
-        RouteNetlinkMessage::NewAddress(m) => Some(Fact::Address { index: m.header.index, address: address(&m)? }),
+        RouteNetlinkMessage::NewAddress(m) => {
+            Some(TableUpdate::Address { index: m.header.index, address: address(&m)? })
+        }
         RouteNetlinkMessage::DelAddress(m) => {
             let Address { address, prefix, .. } = address(&m)?;
-            Some(Fact::AddressGone { index: m.header.index, address, prefix })
+            Some(TableUpdate::AddressGone { index: m.header.index, address, prefix })
         }
-        RouteNetlinkMessage::NewRoute(m) => Some(Fact::Routes { routes: routes(m)?, replace }),
-        RouteNetlinkMessage::DelRoute(m) => Some(Fact::RoutesGone { routes: routes(m)? }),
+        RouteNetlinkMessage::NewRoute(m) => Some(TableUpdate::Routes { routes: routes(m)?, replace }),
+        RouteNetlinkMessage::DelRoute(m) => Some(TableUpdate::RoutesGone { routes: routes(m)? }),
         RouteNetlinkMessage::NewNeighbour(m) => neighbour(m),
-        RouteNetlinkMessage::DelNeighbour(m) => Some(Fact::NeighbourGone { key: neighbour_key(&m)? }),
+        RouteNetlinkMessage::DelNeighbour(m) => Some(TableUpdate::NeighbourGone { key: neighbour_key(&m)? }),
         _ => None,
     }
 }
 
-fn link(message: LinkMessage) -> Option<Fact> {
+fn link(message: LinkMessage) -> Option<TableUpdate> {
     let header = &message.header;
     if header.interface_family != AddressFamily::Unspec {
         return None;
@@ -109,7 +112,7 @@ fn link(message: LinkMessage) -> Option<Fact> {
             _ => {}
         }
     }
-    Some(Fact::Link { index: message.header.index, up, kind, name, mac, mtu })
+    Some(TableUpdate::Link { index: message.header.index, up, kind, name, mac, mtu })
 }
 
 fn address(message: &AddressMessage) -> Option<Address> {
@@ -229,7 +232,7 @@ fn neighbour_key(message: &NeighbourMessage) -> Option<(u32, IpAddr)> {
     (!address.is_multicast()).then_some((message.header.ifindex, address))
 }
 
-fn neighbour(message: NeighbourMessage) -> Option<Fact> {
+fn neighbour(message: NeighbourMessage) -> Option<TableUpdate> {
     let key = neighbour_key(&message)?;
     let mac = message.attributes.iter().find_map(|attribute| match attribute {
         NeighbourAttribute::LinkLayerAddress(bytes) => <[u8; 6]>::try_from(bytes.as_slice()).ok().map(MacAddr),
@@ -246,7 +249,7 @@ fn neighbour(message: NeighbourMessage) -> Option<Fact> {
         ) => Standing::Usable(mac),
         _ => Standing::Unknown,
     };
-    Some(Fact::Neighbour { key, standing })
+    Some(TableUpdate::Neighbour { key, standing })
 }
 
 #[cfg(test)]

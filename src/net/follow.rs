@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-use super::asks::{AGAIN, Asks};
-use super::decode::Fact;
+use super::decode::TableUpdate;
+use super::neighbour_requests::{AGAIN, NeighbourRequests};
 use super::service::{NetError, NetEvent, NetOptions};
+use super::sockets::{NetlinkSockets, Notice};
 use super::state::{Key, State};
-use super::wire::{Notice, Wire};
 
 /// Work that costs the length of the tables is done at most a tenth of the time.
 const SHARE: u32 = 10;
@@ -40,7 +40,7 @@ pub(super) struct Follower {
     options: NetOptions,
     channels: Channels,
     state: State,
-    asks: Asks,
+    neighbour_requests: NeighbourRequests,
     generation: u64,
     /// The tables differ from those last sent.
     dirty: bool,
@@ -60,25 +60,25 @@ pub(super) struct Follower {
 }
 
 /// Opens the sockets and reads everything. In this order: what changes meanwhile is noticed.
-async fn read(receive_buffer: usize) -> io::Result<(Wire, State)> {
-    let mut wire = Wire::open(receive_buffer)?;
-    let state = wire.state().await?;
-    Ok((wire, state))
+async fn read(receive_buffer: usize) -> io::Result<(NetlinkSockets, State)> {
+    let mut sockets = NetlinkSockets::open(receive_buffer)?;
+    let state = sockets.state().await?;
+    Ok((sockets, state))
 }
 
 impl Follower {
     /// Opens the sockets, reads everything, and sends the first tables.
-    pub(super) async fn begin(mut options: NetOptions, channels: Channels) -> Result<(Self, Wire), NetError> {
+    pub(super) async fn begin(mut options: NetOptions, channels: Channels) -> Result<(Self, NetlinkSockets), NetError> {
         // So that no sum of times overflows.
         (options.audit, options.quiet) = (options.audit.min(DAY), options.quiet.min(DAY));
         let now = Instant::now();
-        let (wire, state) = read(options.receive_buffer).await.map_err(|source| NetError::Read { source })?;
+        let (sockets, state) = read(options.receive_buffer).await.map_err(|source| NetError::Read { source })?;
         let mut follower = Self {
             audit_at: now + options.audit,
             options,
             channels,
             state,
-            asks: Asks::default(),
+            neighbour_requests: NeighbourRequests::default(),
             generation: 0,
             dirty: true,
             publish_at: now,
@@ -89,20 +89,20 @@ impl Follower {
             complain_at: now,
         };
         follower.publish();
-        Ok((follower, wire))
+        Ok((follower, sockets))
     }
 
     /// Follows until stopped.
-    pub(super) async fn run(mut self, mut wire: Wire) {
+    pub(super) async fn run(mut self, mut sockets: NetlinkSockets) {
         loop {
-            match self.follow(&mut wire).await {
+            match self.follow(&mut sockets).await {
                 End::Stopped => return,
                 End::Lost(why) => {
                     tracing::warn!(why, "netlink tables are read anew");
                     // Its backlog is of no use now.
-                    drop(wire);
+                    drop(sockets);
                     match self.resync(why).await {
-                        Some(new) => wire = new,
+                        Some(new) => sockets = new,
                         None => return,
                     }
                 }
@@ -110,70 +110,70 @@ impl Follower {
         }
     }
 
-    async fn follow(&mut self, wire: &mut Wire) -> End {
+    async fn follow(&mut self, sockets: &mut NetlinkSockets) -> End {
         loop {
             self.publish();
             let wake = self.wake();
             tokio::select! {
                 _ = self.channels.stopped.recv_async() => return End::Stopped,
-                notice = wire.notice() => {
+                notice = sockets.notice() => {
                     // All that is here first: what belongs together comes out together.
                     let mut next = Some(notice);
                     while let Some(notice) = next {
                         match notice {
                             Notice::Lost(why) => return End::Lost(why.into()),
-                            Notice::Fact(fact) => self.take(fact, wire).await,
+                            Notice::TableUpdate(update) => self.take(update, sockets).await,
                             Notice::Other => {}
                         }
-                        next = wire.pending();
+                        next = sockets.pending();
                     }
                 }
                 wanted = self.channels.wanted.recv_async() => match wanted {
-                    Ok(key) => self.want(key, wire).await,
+                    Ok(key) => self.want(key, sockets).await,
                     Err(_) => return End::Stopped,
                 },
                 () = sleep_until(wake) => {}
             }
-            if let Err(why) = self.timers(wire).await {
+            if let Err(why) = self.timers(sockets).await {
                 return End::Lost(why);
             }
         }
     }
 
-    async fn take(&mut self, fact: Fact, wire: &mut Wire) {
-        let effect = self.state.apply(fact);
+    async fn take(&mut self, update: TableUpdate, sockets: &mut NetlinkSockets) {
+        let effect = self.state.apply(update);
         self.dirty |= effect.changed;
         if effect.reread_routes && self.reread_at.is_none() {
             self.reread_at = Some(Instant::now() + SETTLE.max(self.dump_took * SHARE));
         }
         if let Some(key) = effect.lost {
-            self.lost(key, wire).await;
+            self.lost(key, sockets).await;
         }
     }
 
     /// The kernel has forgotten a neighbour: if it is in use its last MAC stays, and the kernel is asked.
-    async fn lost(&mut self, key: Key, wire: &mut Wire) {
-        if self.asks.lost(key, Instant::now().into_std()) {
-            self.ask(key, wire).await;
-        } else if !self.asks.contains(key) {
+    async fn lost(&mut self, key: Key, sockets: &mut NetlinkSockets) {
+        if self.neighbour_requests.lost(key, Instant::now().into_std()) {
+            self.ask(key, sockets).await;
+        } else if !self.neighbour_requests.contains(key) {
             self.dirty |= self.state.drop_neighbour(key);
         }
     }
 
-    async fn want(&mut self, key: Key, wire: &mut Wire) {
-        if self.asks.is_empty() {
+    async fn want(&mut self, key: Key, sockets: &mut NetlinkSockets) {
+        if self.neighbour_requests.is_empty() {
             self.check_at = Instant::now() + AGAIN;
         }
-        if self.asks.want(key, Instant::now().into_std()) {
-            self.ask(key, wire).await;
+        if self.neighbour_requests.want(key, Instant::now().into_std()) {
+            self.ask(key, sockets).await;
         }
     }
 
-    async fn ask(&mut self, key: Key, wire: &mut Wire) {
+    async fn ask(&mut self, key: Key, sockets: &mut NetlinkSockets) {
         if !self.state.askable(key) {
             return;
         }
-        let result = wire.use_neighbour(key).await;
+        let result = sockets.use_neighbour(key).await;
         let (why, mend) = match result {
             Ok(()) if self.state.can_solicit(key) => return,
             Ok(()) => (
@@ -203,7 +203,7 @@ impl Follower {
         let times = [
             unsent.then_some(self.publish_at),
             self.reread_at,
-            (!self.asks.is_empty()).then_some(self.check_at),
+            (!self.neighbour_requests.is_empty()).then_some(self.check_at),
             (!self.options.audit.is_zero()).then_some(self.audit_at),
         ];
         for time in times.into_iter().flatten() {
@@ -212,40 +212,40 @@ impl Follower {
         wake
     }
 
-    async fn timers(&mut self, wire: &mut Wire) -> Result<(), String> {
+    async fn timers(&mut self, sockets: &mut NetlinkSockets) -> Result<(), String> {
         let now = Instant::now();
         if self.reread_at.is_some_and(|at| at <= now) {
             self.reread_at = None;
-            let routes = wire.routes().await.map_err(|error| format!("cannot read routes: {error}"))?;
+            let routes = sockets.routes().await.map_err(|error| format!("cannot read routes: {error}"))?;
             self.dirty |= self.state.set_routes(routes);
         }
-        if !self.asks.is_empty() && self.check_at <= now {
+        if !self.neighbour_requests.is_empty() && self.check_at <= now {
             self.check_at = now + AGAIN;
-            for key in self.asks.due(now.into_std()) {
-                self.ask(key, wire).await;
+            for key in self.neighbour_requests.due(now.into_std()) {
+                self.ask(key, sockets).await;
             }
-            self.dirty |= self.state.forget(|key| self.asks.contains(key));
+            self.dirty |= self.state.forget(|key| self.neighbour_requests.contains(key));
         }
         if !self.options.audit.is_zero() && self.audit_at <= now {
-            self.audit(wire).await.map_err(|error| format!("cannot read tables: {error}"))?;
+            self.audit(sockets).await.map_err(|error| format!("cannot read tables: {error}"))?;
             self.audit_at = now + self.options.audit.max(self.dump_took * SHARE);
         }
         Ok(())
     }
 
     /// Reads everything and compares.
-    async fn audit(&mut self, wire: &mut Wire) -> Result<(), String> {
+    async fn audit(&mut self, sockets: &mut NetlinkSockets) -> Result<(), String> {
         let start = Instant::now();
-        let mut fresh = wire.state().await.map_err(|error| error.to_string())?;
+        let mut fresh = sockets.state().await.map_err(|error| error.to_string())?;
         self.dump_took = start.elapsed();
         // What has happened meanwhile is in the dump or on its way here. Facts may come twice.
         tokio::time::sleep(Duration::from_millis(5)).await;
-        while let Some(notice) = wire.pending() {
+        while let Some(notice) = sockets.pending() {
             match notice {
                 Notice::Lost(why) => return Err(why.into()),
-                Notice::Fact(fact) => {
-                    fresh.apply(fact.clone());
-                    self.take(fact, wire).await;
+                Notice::TableUpdate(update) => {
+                    fresh.apply(update.clone());
+                    self.take(update, sockets).await;
                 }
                 Notice::Other => {}
             }
@@ -253,13 +253,13 @@ impl Follower {
         if let Some(what) = self.state.difference(&fresh) {
             tracing::info!(what, "netlink tables had drifted from the kernel's");
             self.resynced = Some(format!("{what} had drifted from the kernel's"));
-            self.adopt(fresh, wire).await;
+            self.adopt(fresh, sockets).await;
         }
         Ok(())
     }
 
     /// New sockets, and everything anew; `None` when stopped meanwhile.
-    async fn resync(&mut self, why: String) -> Option<Wire> {
+    async fn resync(&mut self, why: String) -> Option<NetlinkSockets> {
         let mut pause = RESYNC.max(self.dump_took * SHARE);
         loop {
             tokio::select! {
@@ -268,12 +268,12 @@ impl Follower {
             }
             let start = Instant::now();
             match read(self.options.receive_buffer).await {
-                Ok((mut wire, fresh)) => {
+                Ok((mut sockets, fresh)) => {
                     self.dump_took = start.elapsed();
                     self.resynced = Some(why);
                     self.reread_at = None;
-                    self.adopt(fresh, &mut wire).await;
-                    return Some(wire);
+                    self.adopt(fresh, &mut sockets).await;
+                    return Some(sockets);
                 }
                 Err(error) => {
                     tracing::warn!(%error, "netlink tables cannot be read, trying again");
@@ -283,12 +283,12 @@ impl Follower {
         }
     }
 
-    async fn adopt(&mut self, mut fresh: State, wire: &mut Wire) {
-        let lost = fresh.succeed(&self.state, |key| self.asks.contains(key));
+    async fn adopt(&mut self, mut fresh: State, sockets: &mut NetlinkSockets) {
+        let lost = fresh.succeed(&self.state, |key| self.neighbour_requests.contains(key));
         self.state = fresh;
         self.dirty = true;
         for key in lost {
-            self.lost(key, wire).await;
+            self.lost(key, sockets).await;
         }
     }
 

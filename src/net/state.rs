@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
-use super::decode::{Address, Fact, Standing};
+use super::decode::{Address, Standing, TableUpdate};
 use super::tables::{Link, LinkKind, Order, Route, RouteKind, Tables, order};
 use crate::packet::MacAddr;
 
@@ -27,7 +27,7 @@ struct Known {
     /// Entered by somebody: must not be asked for.
     fixed: bool,
     /// The kernel no longer has it; this is the last that was known.
-    ghost: bool,
+    forgotten: bool,
 }
 
 #[derive(Debug, Default)]
@@ -42,11 +42,11 @@ pub(super) struct State {
 impl State {
     /// Takes one fact in. Facts may come twice, and a dump's and a notice's may come in either order: each
     /// says all about its object, and the last one holds.
-    pub(super) fn apply(&mut self, fact: Fact) -> Effect {
-        match fact {
-            Fact::Link { index, up, kind, name, mac, mtu } => self.link(index, up, kind, name, mac, mtu),
-            Fact::LinkGone { index } => self.link_gone(index),
-            Fact::Address { index, address } => {
+    pub(super) fn apply(&mut self, update: TableUpdate) -> Effect {
+        match update {
+            TableUpdate::Link { index, up, kind, name, mac, mtu } => self.link(index, up, kind, name, mac, mtu),
+            TableUpdate::LinkGone { index } => self.link_gone(index),
+            TableUpdate::Address { index, address } => {
                 let list = self.addresses.entry(index).or_default();
                 let old = list.iter_mut().find(|a| (a.address, a.prefix) == (address.address, address.prefix));
                 let changed = old.as_deref() != Some(&address);
@@ -56,7 +56,7 @@ impl State {
                 }
                 Effect { changed, ..Effect::default() }
             }
-            Fact::AddressGone { index, address, prefix } => {
+            TableUpdate::AddressGone { index, address, prefix } => {
                 let changed = self.addresses.get_mut(&index).is_some_and(|list| {
                     let before = list.len();
                     list.retain(|a| (a.address, a.prefix) != (address, prefix));
@@ -65,16 +65,16 @@ impl State {
                 // IPv4 routes that prefer this source go without a notice (fib_sync_down_addr).
                 Effect { changed, reread_routes: address.is_ipv4(), lost: None }
             }
-            Fact::Routes { routes, replace } => self.routes(routes, replace),
-            Fact::RoutesGone { routes } => {
+            TableUpdate::Routes { routes, replace } => self.routes(routes, replace),
+            TableUpdate::RoutesGone { routes } => {
                 let found = routes.iter().filter(|route| self.routes.remove(&order(route)).is_some()).count();
                 // Not found: something was missed before.
                 Effect { changed: found > 0, reread_routes: found < routes.len(), lost: None }
             }
-            Fact::Neighbour { key, standing } => self.neighbour(key, standing),
-            Fact::NeighbourGone { key } => match self.neighbours.get_mut(&key) {
+            TableUpdate::Neighbour { key, standing } => self.neighbour(key, standing),
+            TableUpdate::NeighbourGone { key } => match self.neighbours.get_mut(&key) {
                 Some(known) => {
-                    known.ghost = true;
+                    known.forgotten = true;
                     Effect { lost: Some(key), ..Effect::default() }
                 }
                 None => Effect::default(),
@@ -145,7 +145,7 @@ impl State {
             Standing::Fixed(mac) => (mac, true),
             Standing::Unknown => {
                 if let Some(known) = self.neighbours.get_mut(&key) {
-                    (known.ghost, known.fixed) = (true, false);
+                    (known.forgotten, known.fixed) = (true, false);
                 }
                 return Effect::default();
             }
@@ -153,7 +153,7 @@ impl State {
                 return Effect { changed: self.neighbours.remove(&key).is_some(), ..Effect::default() };
             }
         };
-        self.neighbours.insert(key, Known { mac, fixed, ghost: false });
+        self.neighbours.insert(key, Known { mac, fixed, forgotten: false });
         Effect { changed: old != Some(mac), ..Effect::default() }
     }
 
@@ -172,7 +172,7 @@ impl State {
             .neighbours
             .iter()
             .filter(|(key, _)| !self.neighbours.contains_key(key) && self.links.contains_key(&key.0) && wanted(**key))
-            .map(|(key, known)| (*key, Known { ghost: true, fixed: false, ..known.clone() }))
+            .map(|(key, known)| (*key, Known { forgotten: true, fixed: false, ..known.clone() }))
             .collect();
         self.neighbours.extend(lost.iter().cloned());
         lost.into_iter().map(|(key, _)| key).collect()
@@ -181,7 +181,7 @@ impl State {
     /// What differs from `other`, in a word; `None` if nothing an actor would see.
     pub(super) fn difference(&self, other: &Self) -> Option<&'static str> {
         let macs = |s: &Self| -> HashMap<Key, MacAddr> {
-            s.neighbours.iter().filter(|(_, known)| !known.ghost).map(|(key, known)| (*key, known.mac)).collect()
+            s.neighbours.iter().filter(|(_, known)| !known.forgotten).map(|(key, known)| (*key, known.mac)).collect()
         };
         if self.links != other.links {
             Some("links")
@@ -202,7 +202,7 @@ impl State {
     /// Drops neighbours the kernel has forgotten and nobody is `wanted` for. Whether there were any.
     pub(super) fn forget(&mut self, wanted: impl Fn(Key) -> bool) -> bool {
         let before = self.neighbours.len();
-        self.neighbours.retain(|key, known| !known.ghost || wanted(*key));
+        self.neighbours.retain(|key, known| !known.forgotten || wanted(*key));
         self.neighbours.len() != before
     }
 

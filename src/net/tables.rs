@@ -86,7 +86,7 @@ pub struct Route {
 
 /// Where and how a packet leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Hop {
+pub struct ResolvedHop {
     /// Interface it leaves by.
     pub interface: u32,
     /// That interface's MTU, bytes of IP packet.
@@ -103,7 +103,7 @@ pub struct Hop {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resolution {
     /// Everything is known.
-    Hop(Hop),
+    Hop(ResolvedHop),
     /// The route is known, the next hop's MAC is not: ask the kernel to resolve it.
     Unresolved {
         /// Interface it will leave by.
@@ -187,7 +187,7 @@ impl Tables {
         let Some((route, link)) = self.way(destination) else { return Resolution::NoRoute };
         let next_hop = route.gateway.unwrap_or(destination);
         match (link.kind, self.neighbours.get(&(link.index, next_hop))) {
-            (LinkKind::Ethernet | LinkKind::NoArp, Some(&mac)) => Resolution::Hop(Hop {
+            (LinkKind::Ethernet | LinkKind::NoArp, Some(&mac)) => Resolution::Hop(ResolvedHop {
                 interface: link.index,
                 mtu: u16::try_from(link.mtu).unwrap_or(u16::MAX),
                 source: link.mac,

@@ -164,12 +164,15 @@ metrics! {
 pub const RELAY_EVENTS: &[(&str, &str)] = &[
     ("created", "Sessions made."),
     ("expired", "Sessions that ended because their client was silent."),
-    ("moved", "Sessions that ended because their source address was no longer the right one."),
-    ("crowded", "Packets judged by a rate that their source shares with strangers: `limits.sources` is too small."),
+    ("source_changed", "Sessions that ended because their source address was no longer the right one."),
+    (
+        "shared_bucket",
+        "Packets judged by a rate that their source shares with strangers: `limits.sources` is too small.",
+    ),
     ("challenged", "Questions sent to clients without a session."),
-    ("away", "Sessions whose answers come to another queue and are handed over."),
-    ("upstreams_fell", "Times an upstream was found to be down, by each queue for itself."),
-    ("upstreams_rose", "Times an upstream that was down answered."),
+    ("misdirected", "Sessions whose answers come to another queue and are handed over."),
+    ("upstream_down", "Times an upstream was found to be down, by each queue for itself."),
+    ("upstream_up", "Times an upstream that was down answered."),
     ("failed_over", "Sessions that left an upstream that was down."),
 ];
 

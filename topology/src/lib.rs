@@ -27,7 +27,7 @@ pub use plan::{
 };
 pub use request::{Numa, Pin, Queues, Request, ZeroCopyWish};
 pub use snapshot::{
-    Amount, Core, CpuQuota, HashFields, Holder, Hop, Limits, Machine, NapiDefer, Nic, NicSpecError, Node, Offloads,
-    Peer, Problem, QueueIrq, RssView, SNAPSHOT_SCHEMA, Snapshot, SnapshotError, XdpFeatures, XdpProgram, live_nics,
-    real_names,
+    Amount, Core, CpuQuota, HashFields, Holder, KernelRoute, Limits, Machine, NapiDefer, Nic, NicSpecError, Node,
+    Offloads, Peer, Problem, QueueIrq, RssView, SNAPSHOT_SCHEMA, Snapshot, SnapshotError, XdpFeatures, XdpProgram,
+    live_nics, real_names,
 };

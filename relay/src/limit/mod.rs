@@ -7,7 +7,7 @@ mod bucket;
 mod table;
 
 pub use bucket::{Bucket, Limit, Rate};
-pub use table::{Prefixes, Sources};
+pub use table::{PrefixLimiter, Prefixes};
 
 use super::plan::mix;
 use crate::config::{LimitsConfig, RelayConfig};
@@ -41,7 +41,7 @@ impl LimitsPlan {
             let limit = both(packets, bytes, config.burst_ms);
             let prefixes = Prefixes::new(config.ipv4_prefix, config.ipv6_prefix);
             let key = [mix(seed ^ salt), mix(mix(seed ^ salt))];
-            (!limit.is_unlimited()).then(|| Sources::new(limit, prefixes, config.sources / queues.max(1), key))
+            (!limit.is_unlimited()).then(|| PrefixLimiter::new(limit, prefixes, config.sources / queues.max(1), key))
         };
         let share = |total| share(total, queue, queues);
         let entry = |&(packets, bytes)| {
@@ -70,8 +70,8 @@ fn share(total: u64, queue: u32, queues: u32) -> u64 {
 
 /// The limits of one queue. Times are nanoseconds since any moment before; bytes those of the IP packet.
 pub(super) struct Limits {
-    sources: Option<Sources>,
-    replies: Option<Sources>,
+    sources: Option<PrefixLimiter>,
+    replies: Option<PrefixLimiter>,
     entries: Vec<(Limit, Bucket)>,
 }
 
@@ -111,16 +111,16 @@ impl Limits {
     }
 
     /// Packets so far that were judged by a bucket shared with strangers.
-    pub(super) fn crowded(&self) -> u64 {
-        self.tables().map(Sources::crowded).sum()
+    pub(super) fn shared_bucket(&self) -> u64 {
+        self.tables().map(PrefixLimiter::shared_bucket).sum()
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
         let entries = self.entries.capacity() * size_of::<(Limit, Bucket)>();
-        entries + self.tables().map(Sources::memory_bytes).sum::<usize>()
+        entries + self.tables().map(PrefixLimiter::memory_bytes).sum::<usize>()
     }
 
-    fn tables(&self) -> impl Iterator<Item = &Sources> {
+    fn tables(&self) -> impl Iterator<Item = &PrefixLimiter> {
         self.sources.iter().chain(&self.replies)
     }
 }

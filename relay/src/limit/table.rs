@@ -69,17 +69,17 @@ const fn leading(bits: u8) -> u128 {
     }
 }
 
-/// One limit for each source prefix. All memory is taken by [`Sources::new`].
-pub struct Sources {
+/// One limit for each source prefix. All memory is taken by [`PrefixLimiter::new`].
+pub struct PrefixLimiter {
     sets: Vec<Set>,
     limit: Limit,
     prefixes: Prefixes,
     hasher: SipHasher13,
     /// Packets that a shared bucket judged.
-    crowded: u64,
+    shared_bucket: u64,
 }
 
-impl Sources {
+impl PrefixLimiter {
     /// Whether a bucket there means what it means here.
     pub(super) fn is_like(&self, other: &Self) -> bool {
         self.limit == other.limit && self.prefixes == other.prefixes && self.sets.len() == other.sets.len()
@@ -95,7 +95,7 @@ impl Sources {
             limit,
             prefixes,
             hasher: SipHasher13::new_with_keys(key[0], key[1]),
-            crowded: 0,
+            shared_bucket: 0,
         }
     }
 
@@ -110,7 +110,7 @@ impl Sources {
         match set.bucket(hash.max(1), &limit, now_ns) {
             Some(bucket) => limit.take(bucket, now_ns, bytes),
             None => {
-                self.crowded += 1;
+                self.shared_bucket += 1;
                 limit.take(&mut set.shared, now_ns, bytes)
             }
         }
@@ -119,8 +119,8 @@ impl Sources {
     /// Packets so far that were judged by a shared bucket: a table that is too small, or a flood from
     /// forged addresses.
     #[must_use]
-    pub fn crowded(&self) -> u64 {
-        self.crowded
+    pub fn shared_bucket(&self) -> u64 {
+        self.shared_bucket
     }
 
     /// Bytes kept.
@@ -136,8 +136,8 @@ impl Set {
         if let Some(at) = self.tags.iter().position(|&other| other == tag) {
             return self.owned.get_mut(at);
         }
-        let ways = self.tags.iter_mut().zip(&mut self.owned);
-        let free = ways.filter(|(owner, bucket)| **owner == 0 || limit.is_full(**bucket, now_ns));
+        let lookup = self.tags.iter_mut().zip(&mut self.owned);
+        let free = lookup.filter(|(owner, bucket)| **owner == 0 || limit.is_full(**bucket, now_ns));
         let (owner, bucket) = free.min_by_key(|(owner, bucket)| (**owner != 0, bucket.used_ns()))?;
         *owner = tag;
         *bucket = limit.at(self.shared, now_ns);
@@ -160,14 +160,14 @@ mod tests {
         Limit { packets: Rate::new(per_second, burst), bytes: Rate::UNLIMITED }
     }
 
-    fn table(limit: Limit, sources: u32) -> Sources {
-        Sources::new(limit, Prefixes::new(32, 64), sources, [1, 2])
+    fn table(limit: Limit, sources: u32) -> PrefixLimiter {
+        PrefixLimiter::new(limit, Prefixes::new(32, 64), sources, [1, 2])
     }
 
     #[test]
     fn prefixes_share_and_families_do_not_mix() {
         let limit = limit(1, 1);
-        let mut sources = Sources::new(limit, Prefixes::new(24, 56), 1024, [1, 2]);
+        let mut sources = PrefixLimiter::new(limit, Prefixes::new(24, 56), 1024, [1, 2]);
         let mut first = |text: &str| {
             let at: std::net::SocketAddr = text.parse().unwrap_or_else(|_| ([0, 0, 0, 0], 0).into());
             sources.take(&at.into(), 0, 60)
@@ -208,7 +208,7 @@ mod tests {
                     prop_assert!(limit.take(own, now, 60), "{} got more than its bucket", who);
                 }
             }
-            prop_assert!(crowd > WAYS as u128 || sources.crowded() == 0);
+            prop_assert!(crowd > WAYS as u128 || sources.shared_bucket() == 0);
         }
     }
 
@@ -228,7 +228,7 @@ mod tests {
             }
         }
         assert!(passed <= 5 + 10 * 10, "{passed} passed in ten seconds");
-        assert!(sources.crowded() > 400_000);
+        assert!(sources.shared_bucket() > 400_000);
     }
 
     /// Memory is flat, and all together stay below the table's own bound.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 
 use super::{CLIENTS, SERVERS, World, at, config, datagram, ends, one, parsed, sent};
-use crate::gate::{Admission, CookieGate, Cookies, Gate, Knock, LABEL};
+use crate::gate::{Admission, AdmissionRequest, CookieGate, Cookies, Gate, LABEL};
 use crate::{RelayPlan, UdpRelay};
 use oxide::packet::build::UdpFrame;
 use oxide::packet::{self, Flow};
@@ -95,8 +95,8 @@ fn a_packet_that_waits_for_its_next_hop_is_asked_about_once() {
     let mut harness = relay(cookies());
     let (_, challenge) = sent(one(&mut harness, CLIENTS, &datagram(CLIENT, ENTRY, &[1; 24])));
     harness.set_tables(World { known: false, ..World::default() }.tables(2));
-    let knock = datagram(CLIENT, ENTRY, &[payload(&challenge), b"data"].concat());
-    let held = match one(&mut harness, CLIENTS, &knock) {
+    let request = datagram(CLIENT, ENTRY, &[payload(&challenge), b"data"].concat());
+    let held = match one(&mut harness, CLIENTS, &request) {
         Outcome::Hold(bytes) => bytes,
         other => panic!("{other:?}"),
     };
@@ -113,10 +113,10 @@ struct Whim {
 }
 
 impl Gate for Whim {
-    fn ask(&mut self, knock: &mut Knock<'_>) -> Admission {
+    fn ask(&mut self, request: &mut AdmissionRequest<'_>) -> Admission {
         match self.cut {
-            Some(cut) => knock.admit_without(cut),
-            None => knock.challenge(&self.message),
+            Some(cut) => request.admit_without(cut),
+            None => request.challenge(&self.message),
         }
     }
 }

@@ -76,7 +76,7 @@ fn one_that_does_not_answer_is_passed_over_tried_and_healed() {
     let healed = round(&mut harness, 2000..2100);
     assert!((30..70).contains(&healed[FIRST]), "{healed:?}");
     let counters = harness.handler().counters();
-    assert_eq!((counters.upstreams_fell, counters.upstreams_rose, counters.failed_over), (1, 1, 0));
+    assert_eq!((counters.upstream_down, counters.upstream_up, counters.failed_over), (1, 1, 0));
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn where_all_are_down_everybody_keeps_to_his_own() {
         assert_eq!((0..40).map(|n| ask(&mut harness, n)).collect::<Vec<_>>(), before);
     }
     let counters = harness.handler().counters();
-    assert_eq!((counters.upstreams_fell, counters.failed_over), (2, 0));
+    assert_eq!((counters.upstream_down, counters.failed_over), (2, 0));
 }
 
 /// What goes the short way counts as well: questions, and answers.
@@ -139,7 +139,7 @@ fn sessions_that_exist_tell_of_their_upstream() {
         }
         harness.advance(Duration::from_millis(1100));
         (20..40).for_each(|n| _ = ask(&mut harness, n));
-        assert_eq!(harness.handler().counters().upstreams_fell, fell, "answers: {answers}");
+        assert_eq!(harness.handler().counters().upstream_down, fell, "answers: {answers}");
     }
 }
 
@@ -153,6 +153,6 @@ fn one_that_is_down_is_so_for_the_next_handler() {
     for why in [Replaced::Panicked, Replaced::Asked] {
         harness.restart_handler(why, |info| UdpRelay::new(&plan, info)).unwrap();
         assert_eq!(round(&mut harness, 120..130).get(FIRST), None);
-        assert_eq!(harness.handler().counters().upstreams_fell, 1);
+        assert_eq!(harness.handler().counters().upstream_down, 1);
     }
 }

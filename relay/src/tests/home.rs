@@ -114,16 +114,16 @@ impl Nics {
         self.workers.iter().map(|datapath| datapath.counters().handed_over).sum()
     }
 
-    fn away(&self) -> u64 {
-        self.workers.iter().map(|datapath| datapath.handler().counters().away).sum()
+    fn misdirected(&self) -> u64 {
+        self.workers.iter().map(|datapath| datapath.handler().counters().misdirected).sum()
     }
 }
 
 #[test]
 fn where_the_nic_tells_its_key_no_answer_is_handed_over() {
     let mut nics = Nics::new(true);
-    assert_eq!((nics.everybody_asks(), nics.away()), (0, 0));
-    assert_eq!((nics.everybody_asks(), nics.away()), (0, 0));
+    assert_eq!((nics.everybody_asks(), nics.misdirected()), (0, 0));
+    assert_eq!((nics.everybody_asks(), nics.misdirected()), (0, 0));
 }
 
 #[test]
@@ -133,5 +133,5 @@ fn where_it_does_not_everything_works_and_is_counted() {
     // Three of four, more or less.
     assert!((250..350).contains(&handed_over), "{handed_over}");
     assert_eq!(nics.everybody_asks(), handed_over);
-    assert_eq!(nics.away(), 0, "nothing is known of where they go");
+    assert_eq!(nics.misdirected(), 0, "nothing is known of where they go");
 }

@@ -40,7 +40,7 @@ fn a_source_gets_its_rate_and_others_theirs() {
     assert_eq!(sent(&harness.feed(CLIENTS, &one_source)), 3);
     harness.advance(Duration::from_millis(5));
     assert_eq!(sent(&harness.feed(CLIENTS, &one_source)), 1);
-    assert_eq!((harness.handler().sessions(), harness.handler().counters().crowded), (2, 0));
+    assert_eq!((harness.handler().sessions(), harness.handler().counters().shared_bucket), (2, 0));
 }
 
 #[test]

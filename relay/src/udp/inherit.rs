@@ -6,7 +6,7 @@
 //! too, so that neither a flood nor a dead upstream is forgotten with each handler. A handler that fails again right after
 //! its start is followed by one that takes over nothing at all.
 
-use super::super::session::{NextHop, Session};
+use super::super::session::{CachedNextHop, Session};
 use super::{TICK, UdpRelay};
 use oxide::flow::FlowKey;
 use oxide::packet::Endpoint;
@@ -28,7 +28,7 @@ impl UdpRelay {
             }
         }
         for source in &mut self.sources {
-            source.settle();
+            source.rebuild_free_list();
         }
         if let (Some(ours), Some(theirs)) = (&mut self.limits, &mut former.limits) {
             ours.take_over(theirs, &entries);
@@ -91,7 +91,7 @@ impl UdpRelay {
         if !ports.claim(session.port.get(), slot) {
             return None;
         }
-        let (source, to_client) = (source as u8, NextHop::UNKNOWN);
+        let (source, to_client) = (source as u8, CachedNextHop::UNKNOWN);
         let copy = Session { key, upstream, source, change, to_client, ..*session };
         if self.sessions.insert(copy).is_err() {
             ports.disclaim(session.port.get());

@@ -19,10 +19,10 @@ fn new_link(family: AddressFamily, layer: LinkLayerType, flags: LinkFlags) -> Li
 #[test]
 fn a_port_that_leaves_its_bridge_is_still_a_link() {
     let message = |family| new_link(family, LinkLayerType::Ether, LinkFlags::empty());
-    assert_eq!(fact(RouteNetlinkMessage::DelLink(message(AddressFamily::Bridge)), false), None);
-    assert_eq!(fact(RouteNetlinkMessage::NewLink(message(AddressFamily::Bridge)), false), None);
-    let gone = fact(RouteNetlinkMessage::DelLink(message(AddressFamily::Unspec)), false);
-    assert_eq!(gone, Some(Fact::LinkGone { index: 7 }));
+    assert_eq!(table_update(RouteNetlinkMessage::DelLink(message(AddressFamily::Bridge)), false), None);
+    assert_eq!(table_update(RouteNetlinkMessage::NewLink(message(AddressFamily::Bridge)), false), None);
+    let gone = table_update(RouteNetlinkMessage::DelLink(message(AddressFamily::Unspec)), false);
+    assert_eq!(gone, Some(TableUpdate::LinkGone { index: 7 }));
 }
 
 #[test]
@@ -38,7 +38,8 @@ fn kinds_of_links_and_when_they_are_up() {
         (LinkLayerType::Loopback, F::Loopback | F::Up | F::Running, LinkKind::Loopback, true),
     ] {
         let message = new_link(AddressFamily::Unspec, layer, flags);
-        let Some(Fact::Link { kind, up, mac, .. }) = fact(RouteNetlinkMessage::NewLink(message), false) else {
+        let Some(TableUpdate::Link { kind, up, mac, .. }) = table_update(RouteNetlinkMessage::NewLink(message), false)
+        else {
             unreachable!()
         };
         assert_eq!((kind, up, mac), (wanted_kind, wanted_up, Some(MacAddr([2, 0, 0, 0, 0, 1]))));
@@ -147,7 +148,7 @@ fn neighbours_that_can_be_sent_to() {
         m.attributes = vec![NeighbourAttribute::Destination(NeighbourAddress::Inet([10, 0, 0, 2].into()))];
         m.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.to_vec()));
         match neighbour(m) {
-            Some(Fact::Neighbour { standing, .. }) => standing,
+            Some(TableUpdate::Neighbour { standing, .. }) => standing,
             _ => unreachable!(),
         }
     };

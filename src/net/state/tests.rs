@@ -11,9 +11,9 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-fn link(index: u32, up: bool) -> Fact {
+fn link(index: u32, up: bool) -> TableUpdate {
     let name = Some(format!("v{index}"));
-    Fact::Link { index, up, kind: LinkKind::Ethernet, name, mac: Some(MAC), mtu: Some(1500) }
+    TableUpdate::Link { index, up, kind: LinkKind::Ethernet, name, mac: Some(MAC), mtu: Some(1500) }
 }
 
 fn route(to: &str, prefix: u8, gateway: Option<&str>, metric: u32) -> Route {
@@ -22,18 +22,18 @@ fn route(to: &str, prefix: u8, gateway: Option<&str>, metric: u32) -> Route {
     Route { destination, prefix, kind, gateway, interface: 7, preferred_source: None, metric }
 }
 
-fn routes<const N: usize>(routes: [Route; N], replace: bool) -> Fact {
-    Fact::Routes { routes: routes.to_vec(), replace }
+fn routes<const N: usize>(routes: [Route; N], replace: bool) -> TableUpdate {
+    TableUpdate::Routes { routes: routes.to_vec(), replace }
 }
 
-fn neighbour(address: &str, standing: Standing) -> Fact {
-    Fact::Neighbour { key: (7, ip(address)), standing }
+fn neighbour(address: &str, standing: Standing) -> TableUpdate {
+    TableUpdate::Neighbour { key: (7, ip(address)), standing }
 }
 
-fn state(facts: Vec<Fact>) -> State {
+fn state(updates: Vec<TableUpdate>) -> State {
     let mut state = State::default();
-    for fact in facts {
-        state.apply(fact);
+    for update in updates {
+        state.apply(update);
     }
     state
 }
@@ -49,17 +49,17 @@ const SAME: Effect = Effect { changed: false, reread_routes: false, lost: None }
 fn a_fact_that_says_nothing_new_changes_nothing() {
     let address = Address { address: ip("10.0.0.1"), prefix: 24, rank: 0, assigned: true };
     let mut state = State::default();
-    for fact in [
+    for update in [
         link(7, true),
-        Fact::Address { index: 7, address },
+        TableUpdate::Address { index: 7, address },
         routes([route("0.0.0.0", 0, Some("10.0.0.2"), 0)], false),
         neighbour("10.0.0.2", Standing::Usable(MAC)),
     ] {
-        assert_eq!(state.apply(fact.clone()), CHANGED, "{fact:?}");
-        assert_eq!(state.apply(fact.clone()), SAME, "{fact:?}");
+        assert_eq!(state.apply(update.clone()), CHANGED, "{update:?}");
+        assert_eq!(state.apply(update.clone()), SAME, "{update:?}");
     }
     // A notice that leaves things out keeps them.
-    let partial = Fact::Link { index: 7, up: true, kind: LinkKind::Ethernet, name: None, mac: None, mtu: None };
+    let partial = TableUpdate::Link { index: 7, up: true, kind: LinkKind::Ethernet, name: None, mac: None, mtu: None };
     assert_eq!(state.apply(partial), SAME);
 }
 
@@ -83,7 +83,7 @@ fn neighbours_by_their_standing() {
 fn a_forgotten_neighbour_stays_while_wanted() {
     let key = (7, ip("10.0.0.2"));
     let mut s = state(vec![link(7, true), neighbour("10.0.0.2", Standing::Usable(MAC))]);
-    assert_eq!(s.apply(Fact::NeighbourGone { key }), Effect { lost: Some(key), ..SAME });
+    assert_eq!(s.apply(TableUpdate::NeighbourGone { key }), Effect { lost: Some(key), ..SAME });
     assert!(!s.forget(|_| true) && mac_of(&s, "10.0.0.2") == Some(MAC));
     // Through a new dump that does not have it, too; but not if its link is gone.
     let mut fresh = state(vec![link(7, true)]);
@@ -99,13 +99,13 @@ fn a_forgotten_neighbour_stays_while_wanted() {
 #[test]
 fn whom_the_kernel_may_be_asked_for() {
     let mut s = state(vec![link(7, true), link(8, false), neighbour("10.0.0.3", Standing::Fixed(MAC))]);
-    s.apply(Fact::Link { index: 9, up: true, kind: LinkKind::NoArp, name: None, mac: None, mtu: None });
+    s.apply(TableUpdate::Link { index: 9, up: true, kind: LinkKind::NoArp, name: None, mac: None, mtu: None });
     let askable = |s: &State, index, address| s.askable((index, ip(address)));
     assert!(askable(&s, 7, "10.0.0.2") && !askable(&s, 7, "10.0.0.3"));
     assert!(!askable(&s, 8, "10.0.0.2") && !askable(&s, 9, "10.0.0.2") && !askable(&s, u32::MAX, "10.0.0.2"));
     let address = Address { address: ip("fe80::1"), prefix: 64, rank: 3, assigned: true };
     assert!(!s.can_solicit((7, ip("fd00::1"))) && s.can_solicit((7, ip("10.0.0.2"))));
-    s.apply(Fact::Address { index: 7, address });
+    s.apply(TableUpdate::Address { index: 7, address });
     assert!(s.can_solicit((7, ip("fd00::1"))));
 }
 
@@ -119,9 +119,9 @@ fn replaced_and_deleted_routes() {
     // Two next hops, one of them replaced: which, the kernel does not say.
     s.apply(routes([a.clone()], false));
     assert!(s.apply(routes([b.clone()], true)).reread_routes);
-    assert_eq!(s.apply(Fact::RoutesGone { routes: vec![other] }), CHANGED);
+    assert_eq!(s.apply(TableUpdate::RoutesGone { routes: vec![other] }), CHANGED);
     // Deleting what is not known means that something was missed.
-    assert_eq!(s.apply(Fact::RoutesGone { routes: vec![a.clone()] }), Effect { reread_routes: true, ..SAME });
+    assert_eq!(s.apply(TableUpdate::RoutesGone { routes: vec![a.clone()] }), Effect { reread_routes: true, ..SAME });
     assert!(s.set_routes([a.clone()]) && !s.set_routes([a]));
 }
 
@@ -130,7 +130,7 @@ fn a_link_takes_what_it_had_along() {
     let address = Address { address: ip("10.0.0.1"), prefix: 24, rank: 0, assigned: true };
     let mut s = state(vec![
         link(7, true),
-        Fact::Address { index: 7, address },
+        TableUpdate::Address { index: 7, address },
         routes([route("0.0.0.0", 0, Some("10.0.0.2"), 0)], false),
         neighbour("10.0.0.2", Standing::Usable(MAC)),
     ]);
@@ -138,17 +138,17 @@ fn a_link_takes_what_it_had_along() {
     assert_eq!(s.tables(1).resolve(ip("8.8.8.8")), Resolution::NoRoute);
     s.apply(link(7, true));
     assert!(matches!(s.tables(1).resolve(ip("8.8.8.8")), Resolution::Hop(_)));
-    assert!(s.apply(Fact::LinkGone { index: 7 }).changed);
+    assert!(s.apply(TableUpdate::LinkGone { index: 7 }).changed);
     let t = s.tables(1);
     assert!(t.links.is_empty() && t.routes.is_empty() && t.neighbours.is_empty() && !t.local(ip("10.0.0.1")));
-    assert_eq!(s.apply(Fact::LinkGone { index: 7 }), SAME);
+    assert_eq!(s.apply(TableUpdate::LinkGone { index: 7 }), SAME);
 }
 
 #[test]
 fn addresses_in_order_and_only_those_that_are_ours() {
     let address = |text: &str, rank, assigned| {
         let address = Address { address: ip(text), prefix: 64, rank, assigned };
-        Fact::Address { index: 7, address }
+        TableUpdate::Address { index: 7, address }
     };
     let mut s = state(vec![
         link(7, true),
@@ -163,7 +163,7 @@ fn addresses_in_order_and_only_those_that_are_ours() {
     // Duplicate address detection has let it through.
     assert!(s.apply(address("fd00::5", 0, true)).changed);
     assert!(s.tables(1).local(ip("fd00::5")));
-    s.apply(Fact::AddressGone { index: 7, address: ip("fd00::5"), prefix: 64 });
+    s.apply(TableUpdate::AddressGone { index: 7, address: ip("fd00::5"), prefix: 64 });
     assert!(!s.tables(1).local(ip("fd00::5")));
 }
 
@@ -172,7 +172,7 @@ fn differences_an_actor_would_see() {
     let make = || state(vec![link(7, true), neighbour("10.0.0.2", Standing::Usable(MAC))]);
     let (mut a, b) = (make(), make());
     assert_eq!(a.difference(&b), None);
-    a.apply(Fact::NeighbourGone { key: (7, ip("10.0.0.2")) });
+    a.apply(TableUpdate::NeighbourGone { key: (7, ip("10.0.0.2")) });
     assert_eq!(a.difference(&b), Some("neighbours"));
     a.apply(routes([route("10.0.0.0", 8, None, 0)], false));
     assert_eq!(a.difference(&b), Some("routes"));

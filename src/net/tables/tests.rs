@@ -70,7 +70,7 @@ fn longest_prefix_on_link_and_by_gateway() {
     let t = two_links();
     let hop = |interface, last, next_hop| {
         let next_hop = ip(next_hop);
-        Resolution::Hop(Hop { interface, mtu: 1500, source: mac(0xf0), destination: mac(last), next_hop })
+        Resolution::Hop(ResolvedHop { interface, mtu: 1500, source: mac(0xf0), destination: mac(last), next_hop })
     };
     assert_eq!(t.resolve(ip("10.0.0.7")), hop(2, 2, "10.0.0.7"), "on the link");
     assert_eq!(t.resolve(ip("::ffff:10.0.0.7")), hop(2, 2, "10.0.0.7"), "mapped is the same address");

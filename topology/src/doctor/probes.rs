@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::{OwnRelay, Traffic};
-use crate::snapshot::{Holder, Hop, Router, holders, port_choosers};
+use crate::snapshot::{Holder, KernelRoute, Router, holders, port_choosers};
 
 /// How an attempt went.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,7 +66,7 @@ pub struct Probes {
     /// How packets to each listen address come in.
     pub listens: Vec<(IpAddr, Reception)>,
     /// The kernel's route to each upstream, or its refusal.
-    pub routes: Vec<(IpAddr, Result<Hop, String>)>,
+    pub routes: Vec<(IpAddr, Result<KernelRoute, String>)>,
     /// The relay of this configuration, if it runs.
     pub own: Option<OwnRelay>,
 }

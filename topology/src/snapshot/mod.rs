@@ -25,7 +25,7 @@ pub use described::NicSpecError;
 pub use facts::{HashFields, Offloads, Peer, RssView};
 pub use live::live_nics;
 pub(crate) use nat::port_choosers;
-pub use routes::Hop;
+pub use routes::KernelRoute;
 pub(crate) use routes::Router;
 
 use serde::{Deserialize, Serialize};

@@ -20,7 +20,7 @@ const NUD_BAD: u16 = 0x21;
 
 /// Where packets to an address go.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Hop {
+pub struct KernelRoute {
     /// Interface they leave by.
     pub interface: String,
     /// Gateway; `None` where the address is on the link itself.
@@ -49,7 +49,7 @@ impl Router {
     }
 
     /// The route to `target`. The outer `None` says that the kernel gave no answer, the error is its refusal.
-    pub(crate) fn route_to(&mut self, target: IpAddr) -> Option<Result<Hop, String>> {
+    pub(crate) fn route_to(&mut self, target: IpAddr) -> Option<Result<KernelRoute, String>> {
         let (family, address) = match target {
             IpAddr::V4(v4) => (AF_INET, v4.octets().to_vec()),
             IpAddr::V6(v6) => (AF_INET6, v6.octets().to_vec()),
@@ -71,7 +71,7 @@ impl Router {
         let interface = self.names.iter().find(|(i, _)| *i == index)?.1.clone();
         let next_hop = gateway.unwrap_or(target);
         let resolved = self.neighbours.iter().find(|(i, address, _)| (*i, *address) == (index, next_hop));
-        Some(Ok(Hop { interface, gateway, resolved: resolved.map(|(.., answers)| *answers), local }))
+        Some(Ok(KernelRoute { interface, gateway, resolved: resolved.map(|(.., answers)| *answers), local }))
     }
 }
 

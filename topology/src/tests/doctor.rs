@@ -56,8 +56,8 @@ fn patient() -> (Snapshot, Probes, Request) {
     (s, probes, Request::new(vec!["eth0".into()], 8 << 20))
 }
 
-fn hop(interface: &str, resolved: Option<bool>) -> Hop {
-    Hop { interface: interface.into(), gateway: Some([192, 0, 2, 254].into()), resolved, local: false }
+fn hop(interface: &str, resolved: Option<bool>) -> KernelRoute {
+    KernelRoute { interface: interface.into(), gateway: Some([192, 0, 2, 254].into()), resolved, local: false }
 }
 
 fn holder(interface: &str, elsewhere: bool) -> Holder {
@@ -147,7 +147,7 @@ fn each_trouble_is_found_by_its_check_with_a_mend() {
         ("route", Status::Fail, |_, p, _| p.routes[0].1 = Err("Network is unreachable".into())),
         ("route", Status::Fail, |_, p, _| p.routes[0].1 = Ok(hop("eth1", None))),
         ("route", Status::Warn, |_, p, _| p.routes[0].1 = Ok(hop("eth0", Some(false)))),
-        ("route", Status::Fail, |_, p, _| p.routes[0].1 = Ok(Hop { local: true, ..hop("lo", None) })),
+        ("route", Status::Fail, |_, p, _| p.routes[0].1 = Ok(KernelRoute { local: true, ..hop("lo", None) })),
         ("listen", Status::Warn, |_, p, _| p.listens[0].1.holders = vec![holder("eth1", false)]),
         ("listen", Status::Warn, |_, p, _| p.listens[0].1 = Reception { holders: Vec::new(), local: Some(false) }),
         ("listen", Status::Unknown, |_, p, _| p.listens.clear()),

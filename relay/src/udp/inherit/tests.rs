@@ -35,7 +35,7 @@ fn put(relay: &mut UdpRelay, key: FlowKey, upstream: u32, port: u16) -> u32 {
     let port = NonZeroU16::new(port).unwrap();
     // What it may be after a panic: of no packet.
     let flow = Flow { source: key.remote, destination: key.remote };
-    let (change, to_client) = (FlowChange::new(&flow, &flow).unwrap(), NextHop::UNKNOWN);
+    let (change, to_client) = (FlowChange::new(&flow, &flow).unwrap(), CachedNextHop::UNKNOWN);
     let session = Session { key, port, source: source as u8, upstream, last_seen: 0, change, to_client };
     relay.sessions.insert(session).ok().unwrap()
 }

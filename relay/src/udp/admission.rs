@@ -3,7 +3,7 @@
 use arrayvec::ArrayVec;
 
 use super::UdpRelay;
-use crate::gate::{Admission, Gate, Knock};
+use crate::gate::{Admission, AdmissionRequest, Gate};
 use oxide::packet::build::UdpFrame;
 use oxide::packet::{Flow, MacAddr, Parsed, checksum, verify_udp};
 use oxide::queue::{Batch, Context, Verdict};
@@ -22,7 +22,7 @@ impl UdpRelay {
 
     /// Whether the client of `lane` may have a session. Returns the packet's length, which is smaller where
     /// the gate kept something; a verdict where it may not, the challenge being written then.
-    pub(super) fn knock(
+    pub(super) fn admit_new_client(
         &mut self,
         batch: &mut Batch<'_>,
         lane: usize,
@@ -37,15 +37,15 @@ impl UdpRelay {
         let parsed = Parsed { ipv4, l3, l4, length, last_hop, flow };
         // Nobody is answered, or let in, for what he may not have said.
         verify_udp(batch.packet(lane), &parsed).map_err(Verdict::Drop)?;
-        let listen = self.entries.get(usize::from(entry)).ok_or(super::STRAY)?.listen;
+        let listen = self.entries.get(usize::from(entry)).ok_or(super::NO_SESSION)?.listen;
         let mut answer = ArrayVec::new();
         let payload = payload(batch.packet(lane), &parsed).ok_or(Verdict::Drop(DropReason::Truncated))?;
         let client = parsed.flow.source;
-        let mut knock = Knock { client, listen, now: cx.now(), payload, answer: &mut answer };
-        match gate.ask(&mut knock) {
+        let mut request = AdmissionRequest { client, listen, now: cx.now(), payload, answer: &mut answer };
+        match gate.ask(&mut request) {
             Admission::Admit => Ok(length),
             Admission::Refuse => Err(Verdict::Drop(DropReason::Refused)),
-            Admission::AdmitWithout(cut) => {
+            Admission::AdmitStripped(cut) => {
                 let cut = cut.bytes();
                 strip(batch.packet_mut(lane), &parsed, cut).ok_or(Verdict::Drop(DropReason::Truncated))?;
                 let length = length - cut;

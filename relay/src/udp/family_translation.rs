@@ -7,7 +7,7 @@ use oxide::telemetry::DropReason;
 /// Replaces the IP header of `lane`. `length` is the packet's without Ethernet padding. A packet that is
 /// refused is to be dropped: its start may have moved.
 #[cold]
-pub(super) fn cross(
+pub(super) fn translate_family(
     batch: &mut Batch<'_>,
     lane: usize,
     length: u16,

@@ -17,7 +17,7 @@ pub(super) const IN_USE: Duration = Duration::from_secs(120);
 pub(super) const CAPACITY: usize = 4096;
 
 #[derive(Debug)]
-struct Ask {
+struct NeighbourRequest {
     wanted: Instant,
     /// When to ask the kernel next.
     due: Instant,
@@ -28,18 +28,19 @@ struct Ask {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Asks {
-    entries: HashMap<Key, Ask>,
+pub(super) struct NeighbourRequests {
+    entries: HashMap<Key, NeighbourRequest>,
 }
 
-impl Asks {
+impl NeighbourRequests {
     /// Somebody wants `key`. Whether to ask the kernel now.
     pub(super) fn want(&mut self, key: Key, now: Instant) -> bool {
         if !self.entries.contains_key(&key) && self.entries.len() >= CAPACITY {
             let oldest = self.entries.iter().min_by_key(|(_, ask)| ask.wanted).map(|(key, _)| *key);
             oldest.map(|key| self.entries.remove(&key));
         }
-        let ask = self.entries.entry(key).or_insert(Ask { wanted: now, due: now, earliest: now, loss_at: now });
+        let ask =
+            self.entries.entry(key).or_insert(NeighbourRequest { wanted: now, due: now, earliest: now, loss_at: now });
         ask.wanted = now;
         ask.fire(now)
     }
@@ -74,7 +75,7 @@ impl Asks {
     }
 }
 
-impl Ask {
+impl NeighbourRequest {
     fn fire(&mut self, now: Instant) -> bool {
         let may = self.earliest <= now;
         if may {
@@ -95,42 +96,42 @@ mod tests {
 
     #[test]
     fn asked_once_in_a_while_and_kept_fresh_while_in_use() {
-        let (mut asks, start) = (Asks::default(), Instant::now());
-        assert!(asks.want(key(1), start));
-        assert!(!asks.want(key(1), start + AGAIN / 2), "too soon");
-        assert!(asks.want(key(2), start + AGAIN / 2), "another neighbour is another matter");
-        assert!(asks.want(key(1), start + AGAIN));
+        let (mut requests, start) = (NeighbourRequests::default(), Instant::now());
+        assert!(requests.want(key(1), start));
+        assert!(!requests.want(key(1), start + AGAIN / 2), "too soon");
+        assert!(requests.want(key(2), start + AGAIN / 2), "another neighbour is another matter");
+        assert!(requests.want(key(1), start + AGAIN));
         let later = start + AGAIN + FRESH;
-        assert!(asks.due(later - Duration::from_millis(501)).is_empty());
-        let mut due = asks.due(later);
+        assert!(requests.due(later - Duration::from_millis(501)).is_empty());
+        let mut due = requests.due(later);
         due.sort();
         assert_eq!(due, [key(1), key(2)]);
-        assert!(asks.due(later).is_empty());
+        assert!(requests.due(later).is_empty());
         // Nobody has wanted them for two minutes: no more probes.
-        assert!(asks.due(start + AGAIN + IN_USE).is_empty());
-        assert!(asks.is_empty());
+        assert!(requests.due(start + AGAIN + IN_USE).is_empty());
+        assert!(requests.is_empty());
     }
 
     #[test]
     fn lost_neighbour_is_requested_at_once_but_not_without_pause() {
-        let (mut asks, start) = (Asks::default(), Instant::now());
-        assert!(!asks.lost(key(1), start), "nobody wants it");
-        assert!(asks.want(key(1), start));
-        assert!(asks.lost(key(1), start + AGAIN / 2), "a flush is no reason to wait");
-        assert!(!asks.lost(key(1), start + AGAIN * 3 / 4), "two losses in a row are");
-        assert_eq!(asks.due(start + AGAIN * 3 / 2), [key(1)], "as soon as the limit lets it");
-        assert!(asks.lost(key(1), start + AGAIN * 3));
+        let (mut requests, start) = (NeighbourRequests::default(), Instant::now());
+        assert!(!requests.lost(key(1), start), "nobody wants it");
+        assert!(requests.want(key(1), start));
+        assert!(requests.lost(key(1), start + AGAIN / 2), "a flush is no reason to wait");
+        assert!(!requests.lost(key(1), start + AGAIN * 3 / 4), "two losses in a row are");
+        assert_eq!(requests.due(start + AGAIN * 3 / 2), [key(1)], "as soon as the limit lets it");
+        assert!(requests.lost(key(1), start + AGAIN * 3));
     }
 
     #[test]
     fn memory_is_bounded_and_the_oldest_gives_way() {
-        let (mut asks, start) = (Asks::default(), Instant::now());
+        let (mut requests, start) = (NeighbourRequests::default(), Instant::now());
         for i in 0..CAPACITY as u16 {
-            asks.want(key(i), start + Duration::from_millis(i.into()));
+            requests.want(key(i), start + Duration::from_millis(i.into()));
         }
-        asks.want(key(0), start + Duration::from_secs(10));
-        asks.want(key(u16::MAX), start + Duration::from_secs(11));
-        assert_eq!(asks.entries.len(), CAPACITY);
-        assert!(asks.contains(key(0)) && !asks.contains(key(1)) && asks.contains(key(u16::MAX)));
+        requests.want(key(0), start + Duration::from_secs(10));
+        requests.want(key(u16::MAX), start + Duration::from_secs(11));
+        assert_eq!(requests.entries.len(), CAPACITY);
+        assert!(requests.contains(key(0)) && !requests.contains(key(1)) && requests.contains(key(u16::MAX)));
     }
 }

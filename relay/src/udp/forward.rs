@@ -1,8 +1,8 @@
 //! How packets leave: the next hop, and the new addresses.
 
-use super::super::session::{NextHop, Upstream};
-use super::cross::cross;
-use super::{NO_ROUTE, STRAY, UdpRelay, WARM};
+use super::super::session::{CachedNextHop, Upstream};
+use super::family_translation::translate_family;
+use super::{NO_ROUTE, NO_SESSION, RESOLVE_EARLY, UdpRelay};
 use oxide::net::Resolution;
 use oxide::packet::{Endpoint, Flow, FlowChange, Rewrite, Translation, translate};
 use oxide::queue::{Batch, Context, Verdict};
@@ -18,14 +18,14 @@ impl UdpRelay {
         lane: usize,
         length: u16,
         new: &Flow,
-        (hop, change): (NextHop, FlowChange),
+        (hop, change): (CachedNextHop, FlowChange),
     ) -> Result<PortIndex, Verdict> {
         let columns = batch.columns();
         let (l3, l4) = (columns.l3[lane], columns.l4[lane]);
         let ipv4 = columns.ipv4 & 1 << lane != 0;
         let Flow { source, destination } = *new;
-        let crosses = destination.is_ipv4() != ipv4;
-        let growth = match (crosses, ipv4) {
+        let changes_family = destination.is_ipv4() != ipv4;
+        let growth = match (changes_family, ipv4) {
             (false, _) => 0,
             (true, true) => translate::GROWTH,
             (true, false) => -translate::GROWTH,
@@ -35,8 +35,8 @@ impl UdpRelay {
         }
         let [destination_mac, source_mac] = hop.macs();
         let new = Rewrite { source_mac, destination_mac, source, destination };
-        if crosses {
-            cross(batch, lane, length, &new, change).map_err(Verdict::Drop)?;
+        if changes_family {
+            translate_family(batch, lane, length, &new, change).map_err(Verdict::Drop)?;
             return Ok(hop.port);
         }
         let translation = Translation::with(&new, change, ipv4);
@@ -48,8 +48,8 @@ impl UdpRelay {
 
     /// Asks for the next hops of upstreams before a client does, some in each tick: a first packet
     /// should not have to wait for them.
-    pub(super) fn warm(&mut self, cx: &mut Context<'_>) {
-        for Upstream { server, .. } in self.upstreams.iter().skip(self.warmed).take(WARM) {
+    pub(super) fn resolve_next_hops_early(&mut self, cx: &mut Context<'_>) {
+        for Upstream { server, .. } in self.upstreams.iter().skip(self.resolved_early).take(RESOLVE_EARLY) {
             let (interface, next_hop) = match cx.tables().resolve(server.ip()) {
                 Resolution::Hop(hop) => (hop.interface, hop.next_hop),
                 Resolution::Unresolved { interface, next_hop } => (interface, next_hop),
@@ -59,31 +59,36 @@ impl UdpRelay {
                 cx.resolve(interface, next_hop);
             }
         }
-        self.warmed = self.upstreams.len().min(self.warmed + WARM);
+        self.resolved_early = self.upstreams.len().min(self.resolved_early + RESOLVE_EARLY);
     }
 
     /// How packets of this upstream leave that come from `source`, one of the relay's addresses.
-    pub(super) fn way_to(
+    pub(super) fn upstream_next_hop(
         &mut self,
         upstream: u32,
         source: u8,
         ipv4: bool,
         cx: &mut Context<'_>,
     ) -> Result<Upstream, Verdict> {
-        let known = *self.upstreams.get(upstream as usize).ok_or(STRAY)?;
+        let known = *self.upstreams.get(upstream as usize).ok_or(NO_SESSION)?;
         if known.source == source && known.hop.fresh(self.generation) {
             return Ok(known);
         }
-        let address = self.sources.get(usize::from(source)).ok_or(STRAY)?.address;
+        let address = self.sources.get(usize::from(source)).ok_or(NO_SESSION)?.address;
         let hop = self.resolve(ipv4, &known.server, cx)?;
-        self.stale |= known.hop.fresh(self.generation);
-        let way = Upstream { source, address, hop, ..known };
-        *self.upstreams.get_mut(upstream as usize).ok_or(STRAY)? = way;
-        Ok(way)
+        self.batch_invalidated |= known.hop.fresh(self.generation);
+        let target = Upstream { source, address, hop, ..known };
+        *self.upstreams.get_mut(upstream as usize).ok_or(NO_SESSION)? = target;
+        Ok(target)
     }
 
     /// Where packets for `to` leave; `ipv4`: of what family they come.
-    pub(super) fn resolve(&mut self, ipv4: bool, to: &Endpoint, cx: &mut Context<'_>) -> Result<NextHop, Verdict> {
+    pub(super) fn resolve(
+        &mut self,
+        ipv4: bool,
+        to: &Endpoint,
+        cx: &mut Context<'_>,
+    ) -> Result<CachedNextHop, Verdict> {
         match cx.tables().resolve(to.ip()) {
             Resolution::NoRoute => Err(NO_ROUTE),
             Resolution::Hop(hop) => {
@@ -93,7 +98,7 @@ impl UdpRelay {
                     let _ = self.asked.try_push((hop.interface, hop.next_hop));
                     cx.resolve(hop.interface, hop.next_hop);
                 }
-                Ok(NextHop::new(self.generation, &hop, port, ipv4 != to.is_ipv4()))
+                Ok(CachedNextHop::new(self.generation, &hop, port, ipv4 != to.is_ipv4()))
             }
             Resolution::Unresolved { interface, next_hop } => {
                 cx.port_of(interface).ok_or(NO_ROUTE)?;

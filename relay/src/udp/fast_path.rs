@@ -5,8 +5,8 @@
 //! [`serve_answer`](UdpRelay::serve_answer) would do, in the same order. A batch is looked at twice: first come all
 //! checks, then all that has an effect, so that each of the two loops is short.
 
-use super::{LIMITED, Served, UdpRelay, Ways, ip_bytes};
-use crate::session::{NextHop, Session, Upstream};
+use super::{EntryRuntime, LIMITED, LookupResult, UdpRelay, ip_bytes};
+use crate::session::{CachedNextHop, Session, Upstream};
 use oxide::packet::{FixedHeaderRewrite, lanes};
 use oxide::queue::Batch;
 use oxide::umem::PortIndex;
@@ -15,33 +15,33 @@ impl UdpRelay {
     /// The ordinary ones of a batch's packets, but for what [`stays`](Self::stays) says. Holds until
     /// the relay is `stale`.
     #[inline]
-    pub(super) fn ordinary(&self, batch: &Batch<'_>, ways: &Ways) -> u64 {
+    pub(super) fn fast_path_lanes(&self, batch: &Batch<'_>, lookup: &LookupResult) -> u64 {
         #[cfg(test)]
-        if self.plain {
+        if self.force_slow_path {
             return 0;
         }
-        let found = ways.found & !batch.columns().last_hop;
-        let mut ordinary = 0;
-        for lane in lanes(found & ways.clients) {
-            let Some(session) = self.sessions.get(ways.slots[lane]) else { continue };
+        let found = lookup.found & !batch.columns().last_hop;
+        let mut fast = 0;
+        for lane in lanes(found & lookup.clients) {
+            let Some(session) = self.sessions.get(lookup.slots[lane]) else { continue };
             let Some(upstream) = self.upstreams.get(session.upstream as usize) else { continue };
             let goes = upstream.source == session.source && self.goes(session, &upstream.hop, batch, lane);
-            ordinary |= u64::from(goes) << lane;
+            fast |= u64::from(goes) << lane;
         }
-        for lane in lanes(found & ways.answers) {
-            let Some(session) = self.sessions.get(ways.slots[lane]) else { continue };
+        for lane in lanes(found & lookup.answers) {
+            let Some(session) = self.sessions.get(lookup.slots[lane]) else { continue };
             let Some(upstream) = self.upstreams.get(session.upstream as usize) else { continue };
             let flow = &batch.columns().flow[lane];
             debug_assert_eq!(session.port.get(), flow.destination.port);
             let goes = upstream.server == flow.source && self.goes(session, &session.to_client, batch, lane);
-            ordinary |= u64::from(goes) << lane;
+            fast |= u64::from(goes) << lane;
         }
-        ordinary
+        fast
     }
 
     /// Whether the session holds, and the packet in `lane` fits the way it goes and stays in its family.
     #[inline(always)]
-    fn goes(&self, session: &Session, hop: &NextHop, batch: &Batch<'_>, lane: usize) -> bool {
+    fn goes(&self, session: &Session, hop: &CachedNextHop, batch: &Batch<'_>, lane: usize) -> bool {
         hop.generation == self.generation
             && batch.columns().length[lane] <= hop.frame
             && (self.now.wrapping_sub(session.last_seen) <= self.shortest_idle || self.holds(session))
@@ -62,19 +62,19 @@ impl UdpRelay {
         self.sessions.get(slot).is_some_and(|session| health.stays(session.key.local, session.upstream))
     }
 
-    /// Serves clients' packets, all of them [ordinary](Self::ordinary).
+    /// Serves clients' packets, all of them [ordinary](Self::fast_path_lanes).
     #[inline]
-    pub(super) fn send_to_upstreams(&mut self, batch: &mut Batch<'_>, of: u64, ways: &Ways) {
-        let of = if self.admits_all() { of } else { self.admitted(batch, of, ways) };
+    pub(super) fn send_to_upstreams(&mut self, batch: &mut Batch<'_>, of: u64, lookup: &LookupResult) {
+        let of = if self.admits_all() { of } else { self.admitted(batch, of, lookup) };
         let ipv4 = batch.columns().ipv4;
-        self.rewrite_for_upstreams::<true>(batch, of & ipv4, ways);
-        self.rewrite_for_upstreams::<false>(batch, of & !ipv4, ways);
+        self.rewrite_for_upstreams::<true>(batch, of & ipv4, lookup);
+        self.rewrite_for_upstreams::<false>(batch, of & !ipv4, lookup);
     }
 
     #[inline]
-    fn rewrite_for_upstreams<const IPV4: bool>(&mut self, batch: &mut Batch<'_>, of: u64, ways: &Ways) {
+    fn rewrite_for_upstreams<const IPV4: bool>(&mut self, batch: &mut Batch<'_>, of: u64, lookup: &LookupResult) {
         for lane in lanes(of) {
-            let Some(session) = self.sessions.get_mut(ways.slots[lane]) else { continue };
+            let Some(session) = self.sessions.get_mut(lookup.slots[lane]) else { continue };
             session.last_seen = self.now;
             let Some(Upstream { server, address, hop, .. }) = self.upstreams.get(session.upstream as usize) else {
                 continue;
@@ -93,20 +93,20 @@ impl UdpRelay {
         }
     }
 
-    /// Serves answers, all of them [ordinary](Self::ordinary).
+    /// Serves answers, all of them [ordinary](Self::fast_path_lanes).
     #[inline]
-    pub(super) fn send_to_clients(&mut self, batch: &mut Batch<'_>, of: u64, ways: &Ways) {
-        let of = if self.admits_all() { of } else { self.admitted(batch, of, ways) };
+    pub(super) fn send_to_clients(&mut self, batch: &mut Batch<'_>, of: u64, lookup: &LookupResult) {
+        let of = if self.admits_all() { of } else { self.admitted(batch, of, lookup) };
         let ipv4 = batch.columns().ipv4;
-        self.rewrite_for_clients::<true>(batch, of & ipv4, ways);
-        self.rewrite_for_clients::<false>(batch, of & !ipv4, ways);
+        self.rewrite_for_clients::<true>(batch, of & ipv4, lookup);
+        self.rewrite_for_clients::<false>(batch, of & !ipv4, lookup);
     }
 
     #[inline]
-    fn rewrite_for_clients<const IPV4: bool>(&self, batch: &mut Batch<'_>, of: u64, ways: &Ways) {
+    fn rewrite_for_clients<const IPV4: bool>(&self, batch: &mut Batch<'_>, of: u64, lookup: &LookupResult) {
         for lane in lanes(of) {
-            let Some(session) = self.sessions.get(ways.slots[lane]) else { continue };
-            let Some(Served { listen, .. }) = self.entries.get(usize::from(session.key.local)) else { continue };
+            let Some(session) = self.sessions.get(lookup.slots[lane]) else { continue };
+            let Some(EntryRuntime { listen, .. }) = self.entries.get(usize::from(session.key.local)) else { continue };
             let client = &session.key.remote;
             let new = FixedHeaderRewrite {
                 macs: &session.to_client.macs,
@@ -125,10 +125,10 @@ impl UdpRelay {
     }
 
     /// Those of these packets that are within the limits; the others get their verdict.
-    fn admitted(&mut self, batch: &mut Batch<'_>, of: u64, ways: &Ways) -> u64 {
+    fn admitted(&mut self, batch: &mut Batch<'_>, of: u64, lookup: &LookupResult) -> u64 {
         let mut admitted = of;
         for lane in lanes(of) {
-            let (of_client, slot) = (ways.clients & 1 << lane != 0, ways.slots[lane]);
+            let (of_client, slot) = (lookup.clients & 1 << lane != 0, lookup.slots[lane]);
             let Some(Session { key, upstream, .. }) = self.sessions.get(slot) else { continue };
             // An answer is one whether the client may have it or not.
             if let Some(health) = self.health.as_mut().filter(|_| !of_client) {

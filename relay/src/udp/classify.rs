@@ -1,12 +1,12 @@
 //! What the packets of a batch are, and where their sessions: all lanes by stages, before any is served.
 
-use super::{STRAY, UdpRelay};
+use super::{NO_SESSION, UdpRelay};
 use oxide::flow::{FlowKey, FlowKeys};
 use oxide::packet::{Endpoint, Flow, LANES, lanes};
 use oxide::queue::{Batch, Verdict};
 
 /// What is known of a batch after the look-ups: masks of lanes, and columns.
-pub(super) struct Ways {
+pub(super) struct LookupResult {
     /// Packets for an entry, with their keys.
     pub(super) clients: u64,
     pub(super) keys: FlowKeys,
@@ -18,7 +18,7 @@ pub(super) struct Ways {
     pub(super) slots: [u32; LANES],
 }
 
-impl Ways {
+impl LookupResult {
     /// Where the session of `lane` was found.
     #[inline]
     pub(super) fn slot(&self, lane: usize) -> Option<u32> {
@@ -28,10 +28,10 @@ impl Ways {
 
 impl UdpRelay {
     /// First stage: what each lane is. Packets that are neither a client's nor an answer get their verdict.
-    pub(super) fn classify(&self, batch: &mut Batch<'_>) -> Ways {
+    pub(super) fn classify(&self, batch: &mut Batch<'_>) -> LookupResult {
         let (clients, answers, found) = (0, 0, 0);
         let (keys, sources, slots) = (FlowKeys::default(), [u8::MAX; LANES], [0; LANES]);
-        let mut ways = Ways { clients, keys, answers, sources, found, slots };
+        let mut lookup = LookupResult { clients, keys, answers, sources, found, slots };
         let columns = batch.columns();
         let live = batch.live();
         for lane in lanes(live & !columns.udp) {
@@ -45,8 +45,8 @@ impl UdpRelay {
             if let Some((listen, entry)) = last
                 && listen == *destination
             {
-                ways.keys.set(lane, &FlowKey { remote: *source, local: entry });
-                ways.clients |= 1 << lane;
+                lookup.keys.set(lane, &FlowKey { remote: *source, local: entry });
+                lookup.clients |= 1 << lane;
                 continue;
             }
             // The configuration keeps listening ports and source ports apart. Whose a port is takes a division,
@@ -57,34 +57,34 @@ impl UdpRelay {
                     if let Some((at, ports)) = self.source_of(destination) {
                         ports.prefetch(destination.port);
                         // At most `SOURCES`.
-                        ways.sources[lane] = at as u8;
+                        lookup.sources[lane] = at as u8;
                     }
-                    ways.answers |= 1 << lane;
+                    lookup.answers |= 1 << lane;
                 }
                 Some(other) => batch.decide(lane, Verdict::HandOver(other)),
                 None => match self.listens.get(destination) {
                     Some(&entry) => {
                         last = Some((*destination, entry));
-                        ways.keys.set(lane, &FlowKey { remote: *source, local: entry });
-                        ways.clients |= 1 << lane;
+                        lookup.keys.set(lane, &FlowKey { remote: *source, local: entry });
+                        lookup.clients |= 1 << lane;
                     }
-                    None => batch.decide(lane, STRAY),
+                    None => batch.decide(lane, NO_SESSION),
                 },
             }
         }
-        ways
+        lookup
     }
 
     /// Second stage: where the sessions are. All of them are on their way to the cache afterwards.
-    pub(super) fn look_up(&self, batch: &Batch<'_>, ways: &mut Ways) {
-        ways.found = self.sessions.look_up(&ways.keys, ways.clients, &mut ways.slots);
-        for lane in lanes(ways.answers) {
+    pub(super) fn look_up(&self, batch: &Batch<'_>, lookup: &mut LookupResult) {
+        lookup.found = self.sessions.look_up(&lookup.keys, lookup.clients, &mut lookup.slots);
+        for lane in lanes(lookup.answers) {
             let port = batch.columns().flow[lane].destination.port;
-            let ports = self.sources.get(usize::from(ways.sources[lane]));
+            let ports = self.sources.get(usize::from(lookup.sources[lane]));
             if let Some(slot) = ports.and_then(|ports| ports.slot(port)) {
                 self.sessions.prefetch(slot);
-                ways.slots[lane] = slot;
-                ways.found |= 1 << lane;
+                lookup.slots[lane] = slot;
+                lookup.found |= 1 << lane;
             }
         }
     }

@@ -20,7 +20,7 @@ use rtnetlink::sys::{AsyncSocket, SocketAddr};
 use rtnetlink::{Handle, MulticastGroup};
 use tokio::task::JoinSet;
 
-use super::decode::{Fact, fact};
+use super::decode::{TableUpdate, table_update};
 use super::state::{Key, State};
 use super::tables::Route;
 
@@ -44,21 +44,21 @@ type Message = NetlinkMessage<RouteNetlinkMessage>;
 /// What the notices socket says next.
 pub(super) enum Notice {
     /// Something the tables hold.
-    Fact(Fact),
+    TableUpdate(TableUpdate),
     /// Something else.
     Other,
     /// Notices were lost, or the socket is gone: everything must be read anew.
     Lost(&'static str),
 }
 
-pub(super) struct Wire {
+pub(super) struct NetlinkSockets {
     notices: Pin<Box<dyn Stream<Item = (Message, SocketAddr)> + Send>>,
     requests: Handle,
     /// Drives both sockets; aborted when dropped.
     _drivers: JoinSet<()>,
 }
 
-impl Wire {
+impl NetlinkSockets {
     /// Opens both sockets; from now on notices are kept by the kernel, up to `receive_buffer` bytes of them.
     pub(super) fn open(receive_buffer: usize) -> io::Result<Self> {
         let (mut follow, _, notices) = rtnetlink::new_multicast_connection(&GROUPS)?;
@@ -97,8 +97,8 @@ impl Wire {
         let addresses = RouteNetlinkMessage::GetAddress(AddressMessage::default());
         let neighbours = RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default());
         for request in [links, addresses, neighbours] {
-            for fact in self.dump(request).await? {
-                state.apply(fact);
+            for update in self.dump(request).await? {
+                state.apply(update);
             }
         }
         state.set_routes(self.routes().await?);
@@ -111,8 +111,8 @@ impl Wire {
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut request = RouteMessage::default();
             request.header.address_family = family;
-            for fact in self.dump(RouteNetlinkMessage::GetRoute(request)).await? {
-                if let Fact::Routes { routes, .. } = fact {
+            for update in self.dump(RouteNetlinkMessage::GetRoute(request)).await? {
+                if let TableUpdate::Routes { routes, .. } = update {
                     all.extend(routes);
                 }
             }
@@ -136,7 +136,7 @@ impl Wire {
         self.answers(RouteNetlinkMessage::NewNeighbour(message), flags).await.map(drop)
     }
 
-    async fn dump(&mut self, request: RouteNetlinkMessage) -> io::Result<Vec<Fact>> {
+    async fn dump(&mut self, request: RouteNetlinkMessage) -> io::Result<Vec<TableUpdate>> {
         let mut attempt = 1;
         loop {
             let answers = self.answers(request.clone(), NLM_F_REQUEST | NLM_F_DUMP).await?;
@@ -176,12 +176,12 @@ fn notice(message: Message) -> Notice {
         return Notice::Lost("the kernel had more notices than the socket's buffer holds (ENOBUFS)");
     }
     let replace = message.header.flags & NLM_F_REPLACE != 0;
-    message_fact(message, replace).map_or(Notice::Other, Notice::Fact)
+    message_fact(message, replace).map_or(Notice::Other, Notice::TableUpdate)
 }
 
-fn message_fact(message: Message, replace: bool) -> Option<Fact> {
+fn message_fact(message: Message, replace: bool) -> Option<TableUpdate> {
     match message.payload {
-        NetlinkPayload::InnerMessage(inner) => fact(inner, replace),
+        NetlinkPayload::InnerMessage(inner) => table_update(inner, replace),
         _ => None,
     }
 }

@@ -130,7 +130,7 @@ fn a_session_does_not_leave_from_the_address_of_those_that_began_later() {
     let began = source(sent(one(&mut harness, CLIENTS, &other)));
     assert_eq!(began.ip(), at("198.51.100.9:0").ip());
     let moved = source(sent(one(&mut harness, CLIENTS, &request(4))));
-    assert_eq!((moved.ip(), harness.handler().counters().moved), (began.ip(), 1));
+    assert_eq!((moved.ip(), harness.handler().counters().source_changed), (began.ip(), 1));
     assert_eq!(one(&mut harness, SERVERS, &answer(old, 4)), Outcome::Drop(DropReason::NoSession));
     sent(one(&mut harness, SERVERS, &answer_to("198.51.100.9", moved.port(), 4)));
 }

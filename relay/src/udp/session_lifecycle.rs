@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::num::NonZeroU16;
 
 use super::super::ports::SourcePorts;
-use super::super::session::{NextHop, Session};
-use super::{Served, UdpRelay};
+use super::super::session::{CachedNextHop, Session};
+use super::{EntryRuntime, UdpRelay};
 use oxide::flow::FlowKey;
 use oxide::net::{Resolution, Tables};
 use oxide::packet::{Endpoint, Flow, FlowChange};
@@ -33,17 +33,17 @@ impl UdpRelay {
         };
         let session = self.sessions.get(slot)?;
         if self.expired(session) {
-            self.end(slot);
+            self.remove_session(slot);
             self.counters.expired += 1;
             return None;
         }
         if !self.source_holds(session, cx.tables()) {
-            self.end(slot);
-            self.counters.moved += 1;
+            self.remove_session(slot);
+            self.counters.source_changed += 1;
             return None;
         }
         if self.health.is_some() && self.should_leave(key.local, session.upstream) {
-            self.end(slot);
+            self.remove_session(slot);
             self.counters.failed_over += 1;
             return None;
         }
@@ -106,23 +106,23 @@ impl UdpRelay {
             self.source(self::address(address.ok_or(DropReason::NoRoute)?)).ok_or(DropReason::PortsExhausted)?;
 
         let own = self.sources.get(source).ok_or(DropReason::PortsExhausted)?.address;
-        let home = Home::new(cx.info(), leaves_by, server, own);
+        let home = HomeQueue::new(cx.info(), leaves_by, server, own);
         let tries = if home.is_some() { TRIES_PER_QUEUE * cx.info().queues.min(32) as usize } else { 0 };
 
-        self.room(|relay| relay.sessions.next_slot()).ok_or(DropReason::SessionsFull)?;
+        self.find_or_reclaim(|relay| relay.sessions.next_slot()).ok_or(DropReason::SessionsFull)?;
         // Making room for a port may change which slot is next.
         let port = self
-            .room(|relay| {
+            .find_or_reclaim(|relay| {
                 let slot = relay.sessions.next_slot()?;
                 relay
                     .sources
                     .get_mut(source)?
-                    .take(slot, tries, |port| home.is_some_and(|home| home.is(port)))
+                    .take(slot, tries, |port| home.is_some_and(|home| home.receives(port)))
                     .and_then(NonZeroU16::new)
             })
             .ok_or(DropReason::PortsExhausted)?;
         let inserted = self.change(key, Endpoint { address: own, port: port.get() }, server).and_then(|change| {
-            let (last_seen, to_client) = (self.now, NextHop::UNKNOWN);
+            let (last_seen, to_client) = (self.now, CachedNextHop::UNKNOWN);
             let session =
                 Session { key: *key, port, source: source as u8, upstream: place, last_seen, change, to_client };
             self.sessions.insert(session).map_err(|_| DropReason::SessionsFull)
@@ -130,7 +130,7 @@ impl UdpRelay {
         match inserted {
             Ok(_) => {
                 self.counters.created += 1;
-                self.counters.away += u64::from(home.is_some_and(|home| !home.is(port.get())));
+                self.counters.misdirected += u64::from(home.is_some_and(|home| !home.receives(port.get())));
             }
             Err(_) => self.sources.get_mut(source).ok_or(DropReason::SessionsFull)?.give(port.get()),
         }
@@ -164,7 +164,7 @@ impl UdpRelay {
     }
 
     /// What `find` finds; if that is nothing, once more after idle sessions were looked for.
-    fn room<T>(&mut self, mut find: impl FnMut(&mut Self) -> Option<T>) -> Option<T> {
+    fn find_or_reclaim<T>(&mut self, mut find: impl FnMut(&mut Self) -> Option<T>) -> Option<T> {
         if let Some(found) = find(self) {
             return Some(found);
         }
@@ -182,14 +182,14 @@ impl UdpRelay {
             let entries = &self.entries;
             self.sessions.advance(steps, |session| is_over(entries, session, now))
         } {
-            self.end(slot);
+            self.remove_session(slot);
             self.counters.expired += 1;
             steps = left;
         }
     }
 
-    fn end(&mut self, slot: u32) {
-        self.stale = true;
+    fn remove_session(&mut self, slot: u32) {
+        self.batch_invalidated = true;
         if let Some(session) = self.sessions.remove(slot)
             && let Some(ports) = self.sources.get_mut(usize::from(session.source))
         {
@@ -205,14 +205,14 @@ impl UdpRelay {
 
 /// Which source ports bring a server's answers to our own queue.
 #[derive(Clone, Copy)]
-struct Home<'a> {
+struct HomeQueue<'a> {
     rss: &'a Rss,
     queue: u32,
     server: Endpoint,
     own: [u8; 16],
 }
 
-impl<'a> Home<'a> {
+impl<'a> HomeQueue<'a> {
     /// For answers that come in by `port`; `None` where its NIC does not tell.
     fn new(info: &'a QueueInfo, port: PortIndex, server: Endpoint, own: [u8; 16]) -> Option<Self> {
         let at = usize::from(port);
@@ -220,7 +220,7 @@ impl<'a> Home<'a> {
         Some(Self { rss, queue: info.ports.get(at)?.id.queue, server, own })
     }
 
-    fn is(&self, port: u16) -> bool {
+    fn receives(&self, port: u16) -> bool {
         let answer = Flow { source: self.server, destination: Endpoint { address: self.own, port } };
         self.rss.queue_of(&answer) == Some(self.queue)
     }
@@ -237,7 +237,7 @@ fn leaves_by(upstream: IpAddr, cx: &Context<'_>) -> Option<PortIndex> {
 
 /// Strictly longer: the stamp was rounded down, so a session never ends early.
 #[inline]
-pub(super) fn is_over(entries: &[Served], session: &Session, now: u32) -> bool {
+pub(super) fn is_over(entries: &[EntryRuntime], session: &Session, now: u32) -> bool {
     let timeout = entries.get(usize::from(session.key.local)).map_or(0, |entry| entry.idle_timeout);
     now.wrapping_sub(session.last_seen) > timeout
 }
