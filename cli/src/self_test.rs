@@ -217,29 +217,29 @@ fn attach() -> Outcome {
 fn packets() -> Outcome {
     match exchange() {
         Ok(seen) => Outcome::Done(seen),
-        Err(Trouble::Port(PortError::Refused { source, step, .. }))
+        Err(SelfTestError::Port(PortError::Refused { source, step, .. }))
             if source.raw_os_error() == Some(rustix::io::Errno::PERM.raw_os_error()) =>
         {
             refused(format!("EPERM at {step}"), &[&["CAP_NET_RAW"]], true)
         }
-        Err(Trouble::Port(error)) => failed(error.to_string(), "see dmesg".to_owned()),
-        Err(Trouble::Text(text)) => failed(text, "please report it, with the kernel's version".to_owned()),
+        Err(SelfTestError::Port(error)) => failed(error.to_string(), "see dmesg".to_owned()),
+        Err(SelfTestError::Text(text)) => failed(text, "please report it, with the kernel's version".to_owned()),
     }
 }
 
-enum Trouble {
+enum SelfTestError {
     Port(PortError),
     Text(String),
 }
 
-impl From<PortError> for Trouble {
+impl From<PortError> for SelfTestError {
     fn from(error: PortError) -> Self {
         Self::Port(error)
     }
 }
 
 /// Sends every frame from one end to the other and back, and compares it.
-fn exchange() -> Result<String, Trouble> {
+fn exchange() -> Result<String, SelfTestError> {
     let open = |interface: &str, at: SocketAddr| {
         let config = SocketConfig::new(interface, 0, at.ip(), at.port()..=at.port());
         Socket::open(SocketConfig { options: options(), ..config })
@@ -256,7 +256,9 @@ fn exchange() -> Result<String, Trouble> {
         while !waiting.is_empty() {
             if Instant::now() >= until {
                 let all = ROUNDS * PER_ROUND;
-                return Err(Trouble::Text(format!("{back} of {all} packets came back within {PACKETS_WITHIN:?}")));
+                return Err(SelfTestError::Text(format!(
+                    "{back} of {all} packets came back within {PACKETS_WITHIN:?}"
+                )));
             }
             answer(&mut echo)?;
             back += compare(&mut asker, &mut waiting)?;
@@ -277,12 +279,12 @@ fn question(number: usize, asker: &Socket, echo: &Socket) -> Option<Vec<u8>> {
     UdpFrame { source_mac, destination_mac, ..UdpFrame::new(flow, &payload) }.to_vec()
 }
 
-fn ask(socket: &mut Socket, frames: &[Vec<u8>]) -> Result<(), Trouble> {
+fn ask(socket: &mut Socket, frames: &[Vec<u8>]) -> Result<(), SelfTestError> {
     let mut burst = Burst::new();
     for bytes in frames {
-        let mut frame = socket.take().ok_or_else(|| Trouble::Text("no free frame".to_owned()))?;
+        let mut frame = socket.take().ok_or_else(|| SelfTestError::Text("no free frame".to_owned()))?;
         if !socket.set_length(&mut frame, bytes.len() as u16) {
-            return Err(Trouble::Text(format!("{} bytes do not fit a frame", bytes.len())));
+            return Err(SelfTestError::Text(format!("{} bytes do not fit a frame", bytes.len())));
         }
         socket.packet_mut(&mut frame).copy_from_slice(bytes);
         if let Err(full) = burst.push(frame) {
@@ -293,7 +295,7 @@ fn ask(socket: &mut Socket, frames: &[Vec<u8>]) -> Result<(), Trouble> {
 }
 
 /// What did not fit the ring is dropped; the round ends by its deadline then.
-fn send(socket: &mut Socket, burst: &mut Burst) -> Result<(), Trouble> {
+fn send(socket: &mut Socket, burst: &mut Burst) -> Result<(), SelfTestError> {
     socket.send_batch(burst)?;
     for frame in burst.drain() {
         socket.give(frame);
@@ -301,7 +303,7 @@ fn send(socket: &mut Socket, burst: &mut Burst) -> Result<(), Trouble> {
     Ok(())
 }
 
-fn answer(socket: &mut Socket) -> Result<(), Trouble> {
+fn answer(socket: &mut Socket) -> Result<(), SelfTestError> {
     let mut burst = Burst::new();
     socket.poll(Duration::from_millis(5))?;
     socket.recv_batch(&mut burst)?;
@@ -312,7 +314,7 @@ fn answer(socket: &mut Socket) -> Result<(), Trouble> {
 }
 
 /// Takes what came back off `waiting`; a frame that is none of them ends the test.
-fn compare(socket: &mut Socket, waiting: &mut Vec<Vec<u8>>) -> Result<usize, Trouble> {
+fn compare(socket: &mut Socket, waiting: &mut Vec<Vec<u8>>) -> Result<usize, SelfTestError> {
     let mut burst = Burst::new();
     socket.poll(Duration::from_millis(5))?;
     let came = socket.recv_batch(&mut burst)?;
@@ -322,7 +324,10 @@ fn compare(socket: &mut Socket, waiting: &mut Vec<Vec<u8>>) -> Result<usize, Tro
         reflect(&mut bytes);
         socket.give(frame);
         let Some(at) = waiting.iter().position(|sent| *sent == bytes) else {
-            return Err(Trouble::Text(format!("a packet of {} bytes came back that was never sent so", bytes.len())));
+            return Err(SelfTestError::Text(format!(
+                "a packet of {} bytes came back that was never sent so",
+                bytes.len()
+            )));
         };
         waiting.swap_remove(at);
     }

@@ -11,7 +11,7 @@ use crate::rig::{clients_side, lab, write_config};
 fn privileges_are_dropped_and_no_restart_needs_them() {
     lab("privileges_are_dropped_and_no_restart_needs_them", "", |lab, bench| {
         bench.serves(5000);
-        bench.told(&["restart", "r0:0"]);
+        bench.ctl_output(&["restart", "r0:0"]);
         bench.serves(5000);
         lab.ip("link delete r0");
         bench.wait("the queues wait for it", |b| b.queues()["queues"][0]["state"] != "running");

@@ -73,11 +73,17 @@ fn what_is_read_is_true() {
         assert!(top["queues"][0]["rx_pps"].is_number() && top["queues"][1]["state"] == "running", "{top:#}");
         let sessions: Value = serde_json::from_str(&bench.get("/sessions?limit=5").1).unwrap();
         assert_eq!(sessions.as_array().unwrap().len(), 5, "{sessions}");
-        assert!(bench.told(&["sessions"]).contains("-> 10.2.0.2:6000"));
-        assert!(bench.told(&["plan"]).contains("housekeeping") && bench.told(&["config"]).contains("10.1.0.1:5000"));
-        assert!(bench.told(&["queues"]).contains("running") && bench.told(&["status"]).contains("\"balanced\": true"));
-        assert_eq!(bench.told(&["log"]).trim(), "info");
-        assert!(bench.told(&["log", "oxide=debug"]).contains("oxide=debug"));
+        assert!(bench.ctl_output(&["sessions"]).contains("-> 10.2.0.2:6000"));
+        assert!(
+            bench.ctl_output(&["plan"]).contains("housekeeping")
+                && bench.ctl_output(&["config"]).contains("10.1.0.1:5000")
+        );
+        assert!(
+            bench.ctl_output(&["queues"]).contains("running")
+                && bench.ctl_output(&["status"]).contains("\"balanced\": true")
+        );
+        assert_eq!(bench.ctl_output(&["log"]).trim(), "info");
+        assert!(bench.ctl_output(&["log", "oxide=debug"]).contains("oxide=debug"));
         assert_eq!(bench.refused(&["log", "=="]).0, 2);
         let log = bench.log();
         assert!(log.lines().filter(|l| l.starts_with('{')).all(|l| serde_json::from_str::<Value>(l).is_ok()), "{log}");

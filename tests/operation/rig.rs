@@ -123,7 +123,7 @@ impl Bench {
     }
 
     /// What `ctl` printed, if it succeeded.
-    pub(crate) fn told(&self, words: &[&str]) -> String {
+    pub(crate) fn ctl_output(&self, words: &[&str]) -> String {
         let output = self.ctl(words);
         let text = String::from_utf8(output.stdout).unwrap();
         assert!(output.status.success(), "ctl {words:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
@@ -137,7 +137,7 @@ impl Bench {
     }
 
     pub(crate) fn queues(&self) -> Value {
-        serde_json::from_str(&self.told(&["--json", "queues"])).unwrap()
+        serde_json::from_str(&self.ctl_output(&["--json", "queues"])).unwrap()
     }
 
     pub(crate) fn get(&self, path: &str) -> (u16, String) {

@@ -57,7 +57,7 @@ fn does_all_it_must(lab: &Lab, bench: &mut Bench) {
     bench.serves(5000);
     for depth in ["handler", "port", "queue"] {
         let before = bench.queues()["queues"][0]["restarts"].as_u64().unwrap();
-        bench.told(&["restart", "r0:0", "--depth", depth]);
+        bench.ctl_output(&["restart", "r0:0", "--depth", depth]);
         bench.wait("the queue is back", |b| {
             let queue = &b.queues()["queues"][0];
             queue["restarts"].as_u64().unwrap() > before && queue["state"] == "running"
@@ -69,7 +69,7 @@ fn does_all_it_must(lab: &Lab, bench: &mut Bench) {
     let text = std::fs::read_to_string(&new).unwrap().replace("10.1.0.1:5000", "10.1.0.1:5001");
     std::fs::write(&new, text).unwrap();
     std::fs::rename(&new, &config).unwrap();
-    assert!(bench.told(&["reload"]).contains("engine.batch_size: 64 -> 16"));
+    assert!(bench.ctl_output(&["reload"]).contains("engine.batch_size: 64 -> 16"));
     bench.serves(5001);
     assert!(upset("detach").0.wait().unwrap().success());
     bench.serves(5001);
@@ -102,7 +102,7 @@ fn does_all_it_must(lab: &Lab, bench: &mut Bench) {
         let count = metrics.lines().find_map(|l| l.strip_prefix(&line)).unwrap_or_else(|| panic!("{line}: {metrics}"));
         assert_ne!(count, "0", "{line}");
     }
-    let status: Value = serde_json::from_str(&bench.told(&["status"])).unwrap();
+    let status: Value = serde_json::from_str(&bench.ctl_output(&["status"])).unwrap();
     assert_eq!((&status["balanced"], &status["sandbox"][3]["state"]), (&true.into(), &"on".into()), "{status:#}");
     for thread in std::fs::read_dir(format!("/proc/{}/task", bench.child.id())).unwrap() {
         let status = std::fs::read_to_string(thread.unwrap().path().join("status")).unwrap();

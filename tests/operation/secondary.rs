@@ -67,7 +67,7 @@ fn log_reader_that_goes_away_does_not_end_traffic() {
         });
         drop(bench.child.stderr.take());
         // Each of these is logged, by the supervisor, by the control socket's thread, and by the panic itself.
-        bench.told(&["restart", "r0:0", "--depth", "queue"]);
+        bench.ctl_output(&["restart", "r0:0", "--depth", "queue"]);
         bench.inject("panic r0:1 1");
         bench.wait("the handler is replaced", |b| {
             let _ = b.answered(5000, 4, 1);
@@ -91,7 +91,7 @@ fn log_that_is_not_read_does_not_hold_up_traffic() {
             command.stderr(Stdio::piped());
         });
         // Each wake-up of each actor is logged: far more than a pipe holds.
-        bench.told(&["log", "trace"]);
+        bench.ctl_output(&["log", "trace"]);
         for _ in 0..50 {
             assert!(bench.answered(5000, 8, 4) > 0);
         }

@@ -78,7 +78,7 @@ fn sessions_survive_a_handler_that_panics() {
         for (client, before) in clients.iter().zip(before) {
             assert_eq!(seen_as(client), before);
         }
-        let status: Value = serde_json::from_str(&bench.told(&["status"])).unwrap();
+        let status: Value = serde_json::from_str(&bench.ctl_output(&["status"])).unwrap();
         let last = &status["queues"][queue as usize]["last_restart"];
         assert_eq!((&last["depth"], &last["lost"]), (&"handler".into(), &1.into()), "{last:#}");
         assert!(last["cause"].as_str().unwrap().contains("a fault on purpose"), "{last:#}");

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::protocol::{Answer, Request, Trouble};
+use super::protocol::{ControlError, ControlResponse, Request};
 
 /// Longest answer, bytes: a thousand sessions, or the status of a thousand queues.
 const MAX_ANSWER: u64 = 16 << 20;
@@ -34,7 +34,7 @@ pub enum ClientError {
     },
     /// The relay said no.
     #[error(transparent)]
-    Trouble(#[from] Trouble),
+    Control(#[from] ControlError),
 }
 
 fn mend(error: &io::Error) -> &'static str {
@@ -67,7 +67,7 @@ impl Client {
     /// Asks, and waits for the answer, at most `within`.
     ///
     /// # Errors
-    /// [`ClientError::NoAnswer`]; [`ClientError::Trouble`] with the relay's words.
+    /// [`ClientError::NoAnswer`]; [`ClientError::Control`] with the relay's words.
     pub fn ask(&mut self, request: &Request, within: Duration) -> Result<Value, ClientError> {
         let line = self.exchange(request, within).map_err(|error| ClientError::NoAnswer {
             path: self.path.clone(),
@@ -78,8 +78,8 @@ impl Client {
             },
         })?;
         match serde_json::from_str(&line) {
-            Ok(Answer::Ok(value)) => Ok(value),
-            Ok(Answer::Error(trouble)) => Err(trouble.into()),
+            Ok(ControlResponse::Ok(value)) => Ok(value),
+            Ok(ControlResponse::Error(error)) => Err(error.into()),
             Err(error) => {
                 Err(ClientError::NoAnswer { path: self.path.clone(), text: format!("not an answer: {error}") })
             }

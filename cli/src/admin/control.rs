@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::protocol::{MAX_SESSIONS, Request, Trouble, queue_id};
+use super::protocol::{ControlError, MAX_SESSIONS, Request, queue_id};
 use super::{NodeView, scrape};
 use oxide::engine::{EngineStatus, PendingQueue, RestartScope};
 use oxide::port::QueueId;
@@ -26,38 +26,38 @@ pub trait Control: Send + Sync + 'static {
     /// At most `limit` sessions of one queue, or of each.
     ///
     /// # Errors
-    /// [`Trouble`].
-    fn sessions(&self, queue: Option<&QueueId>, limit: usize) -> Result<Vec<SessionInfo>, Trouble>;
+    /// [`ControlError`].
+    fn sessions(&self, queue: Option<&QueueId>, limit: usize) -> Result<Vec<SessionInfo>, ControlError>;
 
     /// Rebuilds a queue; returns when it is under way.
     ///
     /// # Errors
-    /// [`Trouble`].
-    fn restart(&self, queue: &QueueId, depth: RestartScope) -> Result<(), Trouble>;
+    /// [`ControlError`].
+    fn restart(&self, queue: &QueueId, depth: RestartScope) -> Result<(), ControlError>;
 
     /// Takes no new packets of a port, or takes them again.
     ///
     /// # Errors
-    /// [`Trouble`].
-    fn pause(&self, queue: &QueueId, paused: bool) -> Result<(), Trouble>;
+    /// [`ControlError`].
+    fn pause(&self, queue: &QueueId, paused: bool) -> Result<(), ControlError>;
 
     /// Drains a queue and waits for its end, or begins to drain the whole relay, which then ends.
     ///
     /// # Errors
-    /// [`Trouble`].
-    fn drain(&self, queue: Option<&QueueId>, within: Option<Duration>) -> Result<(), Trouble>;
+    /// [`ControlError`].
+    fn drain(&self, queue: Option<&QueueId>, within: Option<Duration>) -> Result<(), ControlError>;
 
     /// What is logged; set first if a filter is given.
     ///
     /// # Errors
-    /// [`Trouble`] if the filter makes no sense.
-    fn log(&self, filter: Option<&str>) -> Result<String, Trouble>;
+    /// [`ControlError`] if the filter makes no sense.
+    fn log(&self, filter: Option<&str>) -> Result<String, ControlError>;
 
     /// Reads the configuration file again and brings into force what can be.
     ///
     /// # Errors
-    /// [`Trouble`]: the file is wrong, and nothing has changed.
-    fn reload(&self) -> Result<Reloaded, Trouble>;
+    /// [`ControlError`]: the file is wrong, and nothing has changed.
+    fn reload(&self) -> Result<Reloaded, ControlError>;
 }
 
 /// What a reload came to.
@@ -89,9 +89,9 @@ impl Reloaded {
 /// Carries out `request`.
 ///
 /// # Errors
-/// [`Trouble`].
-pub fn answer(control: &dyn Control, request: &Request) -> Result<Value, Trouble> {
-    let json = |value: Result<Value, serde_json::Error>| value.map_err(|e| Trouble::refused(e.to_string()));
+/// [`ControlError`].
+pub fn answer(control: &dyn Control, request: &Request) -> Result<Value, ControlError> {
+    let json = |value: Result<Value, serde_json::Error>| value.map_err(|e| ControlError::refused(e.to_string()));
     match request {
         Request::Status {} => json(serde_json::to_value(control.status())),
         Request::Queues {} => json(serde_json::to_value(NodeView::from(&control.status()))),

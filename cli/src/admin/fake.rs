@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::control::{Control, Reloaded};
-use super::protocol::Trouble;
+use super::protocol::ControlError;
 use oxide::engine::{EngineStatus, RestartScope, sample};
 use oxide::port::QueueId;
 use oxide::queue::SessionInfo;
@@ -15,15 +15,15 @@ use oxide_relay::config::{Config, EngineConfig};
 /// Writes down what it is told; knows `eth0:0` and `eth0:1`.
 #[derive(Default)]
 pub(crate) struct Fake {
-    pub(crate) told: Mutex<Vec<String>>,
+    pub(crate) commands: Mutex<Vec<String>>,
 }
 
 impl Fake {
-    fn note(&self, queue: &QueueId, what: String) -> Result<(), Trouble> {
+    fn record(&self, queue: &QueueId, what: String) -> Result<(), ControlError> {
         if queue.interface != "eth0" || queue.queue > 1 {
-            return Err(Trouble::refused(format!("no queue {queue}; there are: eth0:0, eth0:1")));
+            return Err(ControlError::refused(format!("no queue {queue}; there are: eth0:0, eth0:1")));
         }
-        self.told.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(what);
+        self.commands.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(what);
         Ok(())
     }
 }
@@ -41,28 +41,28 @@ impl Control for Fake {
         Config::from_engine(EngineConfig::new(["eth0"])).unwrap_or_else(|_| unreachable!())
     }
 
-    fn sessions(&self, queue: Option<&QueueId>, _: usize) -> Result<Vec<SessionInfo>, Trouble> {
-        queue.map_or(Ok(()), |queue| self.note(queue, "sessions".into())).map(|()| Vec::new())
+    fn sessions(&self, queue: Option<&QueueId>, _: usize) -> Result<Vec<SessionInfo>, ControlError> {
+        queue.map_or(Ok(()), |queue| self.record(queue, "sessions".into())).map(|()| Vec::new())
     }
 
-    fn restart(&self, queue: &QueueId, depth: RestartScope) -> Result<(), Trouble> {
-        self.note(queue, format!("restart {queue} {depth:?}"))
+    fn restart(&self, queue: &QueueId, depth: RestartScope) -> Result<(), ControlError> {
+        self.record(queue, format!("restart {queue} {depth:?}"))
     }
 
-    fn pause(&self, queue: &QueueId, paused: bool) -> Result<(), Trouble> {
-        self.note(queue, format!("pause {queue} {paused}"))
+    fn pause(&self, queue: &QueueId, paused: bool) -> Result<(), ControlError> {
+        self.record(queue, format!("pause {queue} {paused}"))
     }
 
-    fn drain(&self, queue: Option<&QueueId>, within: Option<Duration>) -> Result<(), Trouble> {
+    fn drain(&self, queue: Option<&QueueId>, within: Option<Duration>) -> Result<(), ControlError> {
         std::thread::sleep(within.unwrap_or_default());
-        queue.map_or(Ok(()), |queue| self.note(queue, format!("drain {queue}")))
+        queue.map_or(Ok(()), |queue| self.record(queue, format!("drain {queue}")))
     }
 
-    fn log(&self, filter: Option<&str>) -> Result<String, Trouble> {
+    fn log(&self, filter: Option<&str>) -> Result<String, ControlError> {
         Ok(filter.unwrap_or("info").to_owned())
     }
 
-    fn reload(&self) -> Result<Reloaded, Trouble> {
+    fn reload(&self) -> Result<Reloaded, ControlError> {
         Ok(Reloaded { changes: Vec::new(), pending: Vec::new() })
     }
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use serde_json::{Value, json};
 
 use super::control::{Control, answer};
-use super::protocol::{Code, Request, Trouble};
+use super::protocol::{ControlError, ControlErrorKind, Request};
 use super::{NodeView, scrape};
 use oxide::engine::{EngineState, EngineStatus};
 
@@ -25,7 +25,7 @@ const INDEX: &str = "\
 
 /// What is asked for, without what HTTP adds to it.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Ask {
+pub(super) struct HttpRequest {
     pub(super) get: bool,
     pub(super) path: String,
     pub(super) query: String,
@@ -34,13 +34,13 @@ pub(super) struct Ask {
 
 /// What goes back.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Reply {
+pub(super) struct HttpResponse {
     pub(super) status: u16,
     pub(super) kind: &'static str,
     pub(super) body: String,
 }
 
-impl Reply {
+impl HttpResponse {
     pub(super) fn text(status: u16, body: impl Into<String>) -> Self {
         Self { status, kind: TEXT, body: body.into() }
     }
@@ -49,63 +49,63 @@ impl Reply {
         Self { status, kind: JSON, body: format!("{body:#}\n") }
     }
 
-    pub(super) fn trouble(trouble: &Trouble) -> Self {
-        let status = match trouble.code {
-            Code::Refused => 409,
-            Code::BadRequest => 400,
-            Code::Busy => 503,
+    pub(super) fn error(error: &ControlError) -> Self {
+        let status = match error.code {
+            ControlErrorKind::Refused => 409,
+            ControlErrorKind::BadRequest => 400,
+            ControlErrorKind::Busy => 503,
         };
-        Self::json(status, &json!({ "error": trouble }))
+        Self::json(status, &json!({ "error": error }))
     }
 }
 
 /// Answers `ask`. `named` says whether the host may be asked for by a name.
-pub(super) fn reply(control: &dyn Control, ask: &Ask, named: bool) -> Reply {
+pub(super) fn reply(control: &dyn Control, ask: &HttpRequest, named: bool) -> HttpResponse {
     if !ask.get {
-        return Reply::text(405, "only GET and HEAD; `oxide ctl` changes things\n");
+        return HttpResponse::text(405, "only GET and HEAD; `oxide ctl` changes things\n");
     }
     if !named && !is_ours(ask.host.as_deref()) {
-        return Reply::text(421, "ask for this host by its address: another name may be somebody else's page\n");
+        return HttpResponse::text(421, "ask for this host by its address: another name may be somebody else's page\n");
     }
     let as_text = parameter(&ask.query, "format") == Some("text");
     let asked = |request: Request| match answer(control, &request) {
-        Ok(value) => Reply::json(200, &value),
-        Err(trouble) => Reply::trouble(&trouble),
+        Ok(value) => HttpResponse::json(200, &value),
+        Err(error) => HttpResponse::error(&error),
     };
     match ask.path.as_str() {
-        "/" => Reply::text(200, INDEX),
+        "/" => HttpResponse::text(200, INDEX),
         "/live" => live(&control.status()),
         "/ready" => ready(&control.status()),
-        "/metrics" => Reply { status: 200, kind: PROMETHEUS, body: scrape(&control.status()) },
-        "/queues" if as_text => Reply::text(200, NodeView::from(&control.status()).table()),
+        "/metrics" => HttpResponse { status: 200, kind: PROMETHEUS, body: scrape(&control.status()) },
+        "/queues" if as_text => HttpResponse::text(200, NodeView::from(&control.status()).table()),
         "/queues" => asked(Request::Queues {}),
         "/status" => asked(Request::Status {}),
         "/plan" => asked(Request::Plan {}),
         "/config" if parameter(&ask.query, "format") == Some("toml") => match control.config().to_toml() {
-            Ok(text) => Reply::text(200, text),
-            Err(text) => Reply::text(500, text),
+            Ok(text) => HttpResponse::text(200, text),
+            Err(text) => HttpResponse::text(500, text),
         },
         "/config" => asked(Request::Config {}),
         "/sessions" => {
             let limit = parameter(&ask.query, "limit").map(str::parse).transpose();
-            let Ok(limit) = limit else { return Reply::text(400, "limit is a number\n") };
+            let Ok(limit) = limit else { return HttpResponse::text(400, "limit is a number\n") };
             asked(Request::Sessions { queue: parameter(&ask.query, "queue").map(str::to_owned), limit })
         }
-        _ => Reply::text(404, INDEX),
+        _ => HttpResponse::text(404, INDEX),
     }
 }
 
-fn live(status: &EngineStatus) -> Reply {
+fn live(status: &EngineStatus) -> HttpResponse {
     let code = if status.state == EngineState::Stopped { 503 } else { 200 };
-    Reply::text(code, format!("{}\n", status.state.name()))
+    HttpResponse::text(code, format!("{}\n", status.state.name()))
 }
 
-fn ready(status: &EngineStatus) -> Reply {
+fn ready(status: &EngineStatus) -> HttpResponse {
     let running = status.queues.iter().filter(|queue| queue.is_running() && !queue.stalled).count();
     let open = matches!(status.state, EngineState::Running | EngineState::Degraded);
     let code = if open && running > 0 { 200 } else { 503 };
     let body = json!({ "state": status.state, "queues": status.queues.len(), "queues_running": running });
-    Reply::json(code, &body)
+    HttpResponse::json(code, &body)
 }
 
 /// The value of `name` in a query string. Names of queues and numbers need no decoding but that of the colon.
@@ -129,9 +129,10 @@ mod tests {
     use super::super::fake::Fake;
     use super::*;
 
-    fn get(path: &str) -> Reply {
+    fn get(path: &str) -> HttpResponse {
         let (path, query) = path.split_once('?').unwrap_or((path, ""));
-        let ask = Ask { get: true, path: path.to_owned(), query: query.to_owned(), host: Some("127.0.0.1:1".into()) };
+        let ask =
+            HttpRequest { get: true, path: path.to_owned(), query: query.to_owned(), host: Some("127.0.0.1:1".into()) };
         reply(&Fake::default(), &ask, false)
     }
 
@@ -152,10 +153,11 @@ mod tests {
 
     #[test]
     fn only_reading_and_only_by_address() {
-        let post = Ask { get: false, path: "/live".into(), ..Ask::default() };
+        let post = HttpRequest { get: false, path: "/live".into(), ..HttpRequest::default() };
         assert_eq!(reply(&Fake::default(), &post, false).status, 405);
         let by = |host: &str| {
-            let ask = Ask { get: true, path: "/live".into(), host: Some(host.into()), ..Ask::default() };
+            let ask =
+                HttpRequest { get: true, path: "/live".into(), host: Some(host.into()), ..HttpRequest::default() };
             (reply(&Fake::default(), &ask, false).status, reply(&Fake::default(), &ask, true).status)
         };
         for host in ["127.0.0.1", "127.0.0.1:9797", "localhost:9797", "[::1]:9797", "[::1]"] {

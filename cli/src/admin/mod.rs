@@ -8,7 +8,7 @@
 //!
 //! | file | owns |
 //! |---|---|
-//! | `doors` | listeners: where they are, who may reach them |
+//! | `listeners` | listeners: where they are, who may reach them |
 //! | [`sandbox`] | privileges given up at start |
 //! | `serve` | the thread behind them; bounds on number, size and time |
 //! | `http` | what is there to read |
@@ -24,11 +24,11 @@
 
 mod client;
 mod control;
-mod doors;
 #[cfg(test)]
 pub(crate) mod fake;
 mod http;
 mod line;
+mod listeners;
 pub mod notify;
 pub mod protocol;
 pub mod sandbox;
@@ -38,7 +38,7 @@ mod view;
 
 pub use client::{Client, ClientError};
 pub use control::{Control, Reloaded, answer};
-pub use doors::{DEFAULT_HTTP, Doors, DoorsError, default_socket};
+pub use listeners::{DEFAULT_HTTP, ListenError, Listeners, default_socket};
 pub use scrape::scrape;
 pub use serve::{Admin, Limits};
 pub use view::{NodeView, QueueView};

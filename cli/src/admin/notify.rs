@@ -19,11 +19,11 @@ const WAITING: usize = 16;
 /// reload nor the end. Ends with its last clone.
 #[derive(Debug, Clone)]
 pub struct Notifier {
-    tell: flume::Sender<Tell>,
+    sender: flume::Sender<NotifyMessage>,
 }
 
 #[derive(Debug)]
-enum Tell {
+enum NotifyMessage {
     Ready,
     Reloading,
     Stopping(Duration),
@@ -36,80 +36,80 @@ impl Notifier {
     /// The kernel's, if there is no thread to be had.
     pub fn ready(status: impl Fn() -> EngineStatus + Send + 'static) -> std::io::Result<Self> {
         let every = sd_notify::watchdog_enabled().map_or(TELL_EVERY, |limit| TELL_EVERY.min(limit / 3));
-        let (tell, told) = flume::bounded(WAITING);
-        std::thread::Builder::new().name("oxide-notify".to_owned()).spawn(move || keep(&told, every, status))?;
-        let notifier = Self { tell };
-        notifier.say(Tell::Ready);
+        let (sender, messages) = flume::bounded(WAITING);
+        std::thread::Builder::new().name("oxide-notify".to_owned()).spawn(move || run(&messages, every, status))?;
+        let notifier = Self { sender };
+        notifier.send(NotifyMessage::Ready);
         Ok(notifier)
     }
 
     /// A reload begins; [`reloaded`](Self::reloaded) ends it.
     pub fn reloading(&self) {
-        self.say(Tell::Reloading);
+        self.send(NotifyMessage::Reloading);
     }
 
     /// A reload is over.
     pub fn reloaded(&self) {
-        self.say(Tell::Ready);
+        self.send(NotifyMessage::Ready);
     }
 
     /// The end has begun, and may take so long.
     pub fn stopping(&self, within: Duration) {
-        self.say(Tell::Stopping(within));
+        self.send(NotifyMessage::Stopping(within));
     }
 
-    fn say(&self, what: Tell) {
+    fn send(&self, what: NotifyMessage) {
         // Full: the manager does not read.
-        let _ = self.tell.try_send(what);
+        let _ = self.sender.try_send(what);
     }
 }
 
-fn keep(told: &flume::Receiver<Tell>, every: Duration, status: impl Fn() -> EngineStatus) {
-    let mut last_words = String::new();
+fn run(messages: &flume::Receiver<NotifyMessage>, every: Duration, status: impl Fn() -> EngineStatus) {
+    let mut last_text = String::new();
     let mut next = Instant::now() + every;
     loop {
-        match told.recv_deadline(next) {
-            Ok(Tell::Ready) => tell(&[NotifyState::Ready]),
-            Ok(Tell::Reloading) => match NotifyState::monotonic_usec_now() {
-                Ok(now) => tell(&[NotifyState::Reloading, now]),
-                Err(_) => tell(&[NotifyState::Reloading]),
+        match messages.recv_deadline(next) {
+            Ok(NotifyMessage::Ready) => notify(&[NotifyState::Ready]),
+            Ok(NotifyMessage::Reloading) => match NotifyState::monotonic_usec_now() {
+                Ok(now) => notify(&[NotifyState::Reloading, now]),
+                Err(_) => notify(&[NotifyState::Reloading]),
             },
-            Ok(Tell::Stopping(within)) => {
+            Ok(NotifyMessage::Stopping(within)) => {
                 let within = within + Duration::from_secs(10);
                 let micros = u32::try_from(within.as_micros()).unwrap_or(u32::MAX);
-                tell(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(micros)]);
+                notify(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(micros)]);
             }
             Err(flume::RecvTimeoutError::Disconnected) => return,
             Err(flume::RecvTimeoutError::Timeout) => {
                 next = Instant::now() + every;
                 let status = status();
-                let words = words(&status);
-                if words != last_words {
-                    tell(&[NotifyState::Status(&words)]);
-                    last_words = words;
+                let text = status_text(&status);
+                if text != last_text {
+                    notify(&[NotifyState::Status(&text)]);
+                    last_text = text;
                 }
-                if hearts_beat(&status) {
-                    tell(&[NotifyState::Watchdog]);
+                if should_feed_watchdog(&status) {
+                    notify(&[NotifyState::Watchdog]);
                 }
             }
         }
     }
 }
 
-fn tell(what: &[NotifyState<'_>]) {
+fn notify(what: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(what) {
         tracing::debug!(%error, "sd_notify");
     }
 }
 
-fn words(status: &EngineStatus) -> String {
+fn status_text(status: &EngineStatus) -> String {
     let running = status.queues.iter().filter(|queue| queue.is_running()).count();
     format!("{}: {running} of {} queues run", status.state.name(), status.queues.len())
 }
 
 /// Whether the watchdog may be fed: at least one actor's heart beats, or none is there to beat, which is the
 /// supervisor's business. One stuck queue is no reason to take the others down.
-fn hearts_beat(status: &EngineStatus) -> bool {
+fn should_feed_watchdog(status: &EngineStatus) -> bool {
     if matches!(status.state, EngineState::Draining | EngineState::Stopped) {
         return true;
     }
@@ -124,23 +124,23 @@ mod tests {
     #[test]
     fn the_watchdog_is_fed_as_long_as_one_heart_beats() {
         let mut status = oxide::engine::sample::status();
-        assert!(hearts_beat(&status));
-        assert_eq!(words(&status), "degraded: 1 of 2 queues run");
+        assert!(should_feed_watchdog(&status));
+        assert_eq!(status_text(&status), "degraded: 1 of 2 queues run");
         let set = |status: &mut EngineStatus, ages: [Option<f64>; 2], stalled: [bool; 2]| {
             for (queue, (age, stalled)) in status.queues.iter_mut().zip(ages.into_iter().zip(stalled)) {
                 (queue.heartbeat_age_s, queue.stalled) = (age, stalled);
             }
         };
         set(&mut status, [Some(9.0), Some(0.1)], [true, false]);
-        assert!(hearts_beat(&status), "one of two");
+        assert!(should_feed_watchdog(&status), "one of two");
         set(&mut status, [Some(9.0), Some(9.0)], [true, true]);
-        assert!(!hearts_beat(&status), "none");
+        assert!(!should_feed_watchdog(&status), "none");
         set(&mut status, [Some(9.0), None], [true, false]);
-        assert!(!hearts_beat(&status), "the only one there");
+        assert!(!should_feed_watchdog(&status), "the only one there");
         set(&mut status, [None, None], [false, false]);
-        assert!(hearts_beat(&status), "both wait for their interface");
+        assert!(should_feed_watchdog(&status), "both wait for their interface");
         status.state = EngineState::Draining;
         set(&mut status, [Some(9.0), Some(9.0)], [true, true]);
-        assert!(hearts_beat(&status), "it ends anyway");
+        assert!(should_feed_watchdog(&status), "it ends anyway");
     }
 }

@@ -86,19 +86,19 @@ fn whole_queue() -> RestartScope {
 /// What comes back.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Answer {
+pub enum ControlResponse {
     /// As asked.
     Ok(Value),
     /// Not done, and why.
-    Error(Trouble),
+    Error(ControlError),
 }
 
 /// Why a request came to nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{text}")]
-pub struct Trouble {
+pub struct ControlError {
     /// What kind of trouble.
-    pub code: Code,
+    pub code: ControlErrorKind,
     /// In words, with the mend.
     pub text: String,
 }
@@ -107,7 +107,7 @@ pub struct Trouble {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
-pub enum Code {
+pub enum ControlErrorKind {
     /// The relay understood and does not do it.
     Refused,
     /// The request makes no sense.
@@ -116,35 +116,35 @@ pub enum Code {
     Busy,
 }
 
-impl Trouble {
+impl ControlError {
     /// The relay does not do it.
     #[must_use]
     pub fn refused(text: impl Into<String>) -> Self {
-        Self { code: Code::Refused, text: text.into() }
+        Self { code: ControlErrorKind::Refused, text: text.into() }
     }
 
     /// The request makes no sense.
     #[must_use]
     pub fn bad(text: impl Into<String>) -> Self {
-        Self { code: Code::BadRequest, text: text.into() }
+        Self { code: ControlErrorKind::BadRequest, text: text.into() }
     }
 
     /// Try again.
     #[must_use]
     pub fn busy(text: impl Into<String>) -> Self {
-        Self { code: Code::Busy, text: text.into() }
+        Self { code: ControlErrorKind::Busy, text: text.into() }
     }
 }
 
 /// Reads `interface:queue`.
 ///
 /// # Errors
-/// [`Trouble`] that says how it is written.
-pub fn queue_id(text: &str) -> Result<QueueId, Trouble> {
+/// [`ControlError`] that says how it is written.
+pub fn queue_id(text: &str) -> Result<QueueId, ControlError> {
     let parts = text.rsplit_once(':').and_then(|(interface, queue)| Some((interface, queue.parse().ok()?)));
     match parts {
         Some((interface, queue)) if !interface.is_empty() => Ok(QueueId::new(interface, queue)),
-        _ => Err(Trouble::bad(format!("{text:?} names no queue; write interface:queue, such as eth0:3"))),
+        _ => Err(ControlError::bad(format!("{text:?} names no queue; write interface:queue, such as eth0:3"))),
     }
 }
 

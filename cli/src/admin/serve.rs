@@ -19,10 +19,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use super::control::{Control, answer, may_wait};
-use super::doors::Doors;
-use super::http::{self, Ask, Reply};
+use super::http::{self, HttpRequest, HttpResponse};
 use super::line;
-use super::protocol::{Answer, MAX_REQUEST, Request, Trouble};
+use super::listeners::Listeners;
+use super::protocol::{ControlError, ControlResponse, MAX_REQUEST, Request};
 
 /// How much the doors bear.
 #[derive(Debug, Clone, Copy)]
@@ -70,19 +70,24 @@ const FULL_LINE: &[u8] = b"{\"error\":{\"code\":\"busy\",\"text\":\"too many con
 /// The doors at work. Closed when dropped.
 #[derive(Debug)]
 pub struct Admin {
-    doors: Doors,
+    listeners: Listeners,
     /// Dropped to end the thread.
     stop: Option<flume::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Admin {
-    /// Serves `doors` from a thread of its own, on one of `cpus`; any, if there are none.
+    /// Serves `listeners` from a thread of its own, on one of `cpus`; any, if there are none.
     ///
     /// # Errors
     /// The kernel's, if there is no thread or no runtime to be had.
-    pub fn serve(mut doors: Doors, control: Arc<dyn Control>, limits: Limits, cpus: &[u32]) -> io::Result<Self> {
-        let (http, socket, named) = (doors.http.take(), doors.socket.take(), doors.named);
+    pub fn serve(
+        mut listeners: Listeners,
+        control: Arc<dyn Control>,
+        limits: Limits,
+        cpus: &[u32],
+    ) -> io::Result<Self> {
+        let (http, socket, named) = (listeners.http.take(), listeners.socket.take(), listeners.named);
         let (stop, stopped) = flume::bounded::<()>(0);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
@@ -93,27 +98,32 @@ impl Admin {
         let cpus = cpus.to_vec();
         let thread = std::thread::Builder::new().name("oxide-admin".to_owned()).spawn(move || {
             stay_on(&cpus);
-            let house =
-                Arc::new(House { control, limits, named, under_way: AtomicUsize::new(0), long: AtomicUsize::new(0) });
+            let state = Arc::new(AdminState {
+                control,
+                limits,
+                named,
+                under_way: AtomicUsize::new(0),
+                long: AtomicUsize::new(0),
+            });
             runtime.block_on(async move {
                 if let Some(listener) = http.and_then(|l| TcpListener::from_std(l).ok()) {
-                    tokio::spawn(accept_http(listener, Arc::clone(&house)));
+                    tokio::spawn(accept_http(listener, Arc::clone(&state)));
                 }
                 if let Some(listener) = socket.and_then(|l| UnixListener::from_std(l).ok()) {
-                    tokio::spawn(accept_control(listener, house));
+                    tokio::spawn(accept_control(listener, state));
                 }
                 let _ = stopped.recv_async().await;
             });
             // Threads that wait for the engine are not waited for.
             runtime.shutdown_background();
         })?;
-        Ok(Self { doors, stop: Some(stop), thread: Some(thread) })
+        Ok(Self { listeners, stop: Some(stop), thread: Some(thread) })
     }
 
     /// Where the control socket is.
     #[must_use]
     pub fn socket(&self) -> Option<&Path> {
-        self.doors.socket()
+        self.listeners.socket()
     }
 }
 
@@ -139,7 +149,7 @@ fn stay_on(cpus: &[u32]) {
     }
 }
 
-struct House {
+struct AdminState {
     control: Arc<dyn Control>,
     limits: Limits,
     named: bool,
@@ -148,39 +158,39 @@ struct House {
 }
 
 /// One of a bounded number; gives its place back when dropped.
-struct Place(Arc<House>, fn(&House) -> &AtomicUsize);
+struct RequestPermit(Arc<AdminState>, fn(&AdminState) -> &AtomicUsize);
 
-impl Place {
-    fn take(house: &Arc<House>, of: fn(&House) -> &AtomicUsize, most: usize) -> Option<Self> {
+impl RequestPermit {
+    fn take(state: &Arc<AdminState>, of: fn(&AdminState) -> &AtomicUsize, most: usize) -> Option<Self> {
         // One thread takes, any gives back: a count that is too high for a moment refuses, and never admits.
-        if of(house).fetch_add(1, Ordering::AcqRel) >= most {
-            of(house).fetch_sub(1, Ordering::AcqRel);
+        if of(state).fetch_add(1, Ordering::AcqRel) >= most {
+            of(state).fetch_sub(1, Ordering::AcqRel);
             return None;
         }
-        Some(Self(Arc::clone(house), of))
+        Some(Self(Arc::clone(state), of))
     }
 }
 
-impl Drop for Place {
+impl Drop for RequestPermit {
     fn drop(&mut self) {
         (self.1)(&self.0).fetch_sub(1, Ordering::AcqRel);
     }
 }
 
-impl House {
+impl AdminState {
     /// Has `work` done by a thread that may wait.
     async fn ask<R: Send + 'static>(
         self: &Arc<Self>,
         long: bool,
         work: impl FnOnce(&dyn Control) -> R + Send + 'static,
-    ) -> Result<R, Trouble> {
-        let busy = || Trouble::busy("too many requests are under way: try again");
+    ) -> Result<R, ControlError> {
+        let busy = || ControlError::busy("too many requests are under way: try again");
         let (of, most, within): (fn(&Self) -> &AtomicUsize, _, _) = if long {
-            (|house| &house.long, self.limits.long, LONGEST)
+            (|state| &state.long, self.limits.long, LONGEST)
         } else {
-            (|house| &house.under_way, self.limits.requests - self.limits.long, self.limits.answer)
+            (|state| &state.under_way, self.limits.requests - self.limits.long, self.limits.answer)
         };
-        let place = Place::take(self, of, most).ok_or_else(busy)?;
+        let place = RequestPermit::take(self, of, most).ok_or_else(busy)?;
         let control = Arc::clone(&self.control);
         let done = tokio::task::spawn_blocking(move || {
             let result = work(&*control);
@@ -189,40 +199,40 @@ impl House {
         });
         match tokio::time::timeout(within, done).await {
             Ok(Ok(result)) => Ok(result),
-            Ok(Err(_)) => Err(Trouble::refused("the answer could not be made: a defect, told in the log")),
-            Err(_) => Err(Trouble::busy(format!("no answer within {within:?}: the engine is busy, try again"))),
+            Ok(Err(_)) => Err(ControlError::refused("the answer could not be made: a defect, told in the log")),
+            Err(_) => Err(ControlError::busy(format!("no answer within {within:?}: the engine is busy, try again"))),
         }
     }
 }
 
-async fn accept_http(listener: TcpListener, house: Arc<House>) {
+async fn accept_http(listener: TcpListener, state: Arc<AdminState>) {
     let open = Arc::new(());
     loop {
         let Some(stream) = accepted(listener.accept().await.map(|(stream, _)| stream)).await else { continue };
         // One clone is this loop's own.
-        if Arc::strong_count(&open) > house.limits.http {
+        if Arc::strong_count(&open) > state.limits.http {
             let _ = stream.try_write(FULL);
             continue;
         }
-        let (house, place) = (Arc::clone(&house), Arc::clone(&open));
+        let (state, place) = (Arc::clone(&state), Arc::clone(&open));
         tokio::spawn(async move {
-            serve_http(stream, house).await;
+            serve_http(stream, state).await;
             drop(place);
         });
     }
 }
 
-async fn accept_control(listener: UnixListener, house: Arc<House>) {
+async fn accept_control(listener: UnixListener, state: Arc<AdminState>) {
     let open = Arc::new(());
     loop {
         let Some(stream) = accepted(listener.accept().await.map(|(stream, _)| stream)).await else { continue };
-        if Arc::strong_count(&open) > house.limits.control {
+        if Arc::strong_count(&open) > state.limits.control {
             let _ = stream.try_write(FULL_LINE);
             continue;
         }
-        let (house, place) = (Arc::clone(&house), Arc::clone(&open));
+        let (state, place) = (Arc::clone(&state), Arc::clone(&open));
         tokio::spawn(async move {
-            if let Err(error) = serve_control(&stream, &house).await {
+            if let Err(error) = serve_control(&stream, &state).await {
                 tracing::debug!(%error, "control connection");
             }
             drop(place);
@@ -243,11 +253,11 @@ async fn accepted<S>(stream: io::Result<S>) -> Option<S> {
 }
 
 /// One request, one answer, and the connection is closed: nobody keeps a place.
-async fn serve_http(stream: TcpStream, house: Arc<House>) {
-    let (patience, answer) = (house.limits.patience, house.limits.answer);
+async fn serve_http(stream: TcpStream, state: Arc<AdminState>) {
+    let (patience, answer) = (state.limits.patience, state.limits.answer);
     let service = service_fn(move |request: hyper::Request<Incoming>| {
-        let house = Arc::clone(&house);
-        async move { Ok::<_, Infallible>(respond(&house, &request).await) }
+        let state = Arc::clone(&state);
+        async move { Ok::<_, Infallible>(respond(&state, &request).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -263,16 +273,16 @@ async fn serve_http(stream: TcpStream, house: Arc<House>) {
     }
 }
 
-async fn respond(house: &Arc<House>, request: &hyper::Request<Incoming>) -> Response<Full<Bytes>> {
-    let ask = Ask {
+async fn respond(state: &Arc<AdminState>, request: &hyper::Request<Incoming>) -> Response<Full<Bytes>> {
+    let ask = HttpRequest {
         get: matches!(*request.method(), Method::GET | Method::HEAD),
         path: request.uri().path().to_owned(),
         query: request.uri().query().unwrap_or_default().to_owned(),
         host: request.headers().get(HOST).map(|host| String::from_utf8_lossy(host.as_bytes()).into_owned()),
     };
-    let named = house.named;
-    let reply = house.ask(false, move |control| http::reply(control, &ask, named)).await;
-    let Reply { status, kind, body } = reply.unwrap_or_else(|trouble| Reply::trouble(&trouble));
+    let named = state.named;
+    let reply = state.ask(false, move |control| http::reply(control, &ask, named)).await;
+    let HttpResponse { status, kind, body } = reply.unwrap_or_else(|error| HttpResponse::error(&error));
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
@@ -281,37 +291,37 @@ async fn respond(house: &Arc<House>, request: &hyper::Request<Incoming>) -> Resp
 }
 
 /// Requests, one after the other, for as long as they come.
-async fn serve_control(stream: &UnixStream, house: &Arc<House>) -> io::Result<()> {
+async fn serve_control(stream: &UnixStream, state: &Arc<AdminState>) -> io::Result<()> {
     let mut rest = Vec::new();
     loop {
-        let line = match tokio::time::timeout(house.limits.idle, line::read(stream, &mut rest, MAX_REQUEST)).await {
+        let line = match tokio::time::timeout(state.limits.idle, line::read(stream, &mut rest, MAX_REQUEST)).await {
             Err(_) | Ok(Ok(None)) => return Ok(()),
             Ok(Ok(Some(line))) => line,
             Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
                 let text = format!("a request is one line of at most {MAX_REQUEST} bytes");
-                return say(stream, house, &Answer::Error(Trouble::bad(text))).await;
+                return send_response(stream, state, &ControlResponse::Error(ControlError::bad(text))).await;
             }
             Ok(Err(error)) => return Err(error),
         };
         let answer = match serde_json::from_slice::<Request>(&line) {
-            Err(error) => Answer::Error(Trouble::bad(format!("not a request: {error}"))),
+            Err(error) => ControlResponse::Error(ControlError::bad(format!("not a request: {error}"))),
             Ok(request) => {
                 let long = may_wait(&request);
                 if !matches!(request, Request::Status {} | Request::Queues {} | Request::Metrics {}) {
                     tracing::info!(?request, "control socket");
                 }
-                let asked = house.ask(long, move |control| answer(control, &request)).await;
-                asked.and_then(|result| result).map_or_else(Answer::Error, Answer::Ok)
+                let asked = state.ask(long, move |control| answer(control, &request)).await;
+                asked.and_then(|result| result).map_or_else(ControlResponse::Error, ControlResponse::Ok)
             }
         };
-        say(stream, house, &answer).await?;
+        send_response(stream, state, &answer).await?;
     }
 }
 
-async fn say(stream: &UnixStream, house: &House, answer: &Answer) -> io::Result<()> {
+async fn send_response(stream: &UnixStream, state: &AdminState, answer: &ControlResponse) -> io::Result<()> {
     let mut bytes = serde_json::to_vec(answer)?;
     bytes.push(b'\n');
-    let written = tokio::time::timeout(house.limits.patience, line::write(stream, &bytes)).await;
+    let written = tokio::time::timeout(state.limits.patience, line::write(stream, &bytes)).await;
     written.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 

@@ -8,9 +8,9 @@ use std::time::Instant;
 use super::super::fake::Fake;
 use super::super::{Client, ClientError};
 use super::*;
-use crate::admin::protocol::Code;
+use crate::admin::protocol::ControlErrorKind;
 use oxide::engine::RestartScope;
-use oxide_relay::config::{AdminConfig, Door};
+use oxide_relay::config::{AdminConfig, ListenSetting};
 
 struct Lab {
     admin: Admin,
@@ -21,11 +21,14 @@ struct Lab {
 
 fn lab(limits: Limits) -> Lab {
     let dir = tempfile::tempdir().unwrap();
-    let config = AdminConfig::new(Door::At("127.0.0.1:0".parse().unwrap()), Door::At(dir.path().join("relay.sock")));
-    let doors = Doors::open(&config, "relay").unwrap();
-    let http = doors.http().unwrap();
+    let config = AdminConfig::new(
+        ListenSetting::At("127.0.0.1:0".parse().unwrap()),
+        ListenSetting::At(dir.path().join("relay.sock")),
+    );
+    let listeners = Listeners::open(&config, "relay").unwrap();
+    let http = listeners.http().unwrap();
     let fake = Arc::new(Fake::default());
-    let admin = Admin::serve(doors, Arc::clone(&fake) as Arc<dyn Control>, limits, &[]).unwrap();
+    let admin = Admin::serve(listeners, Arc::clone(&fake) as Arc<dyn Control>, limits, &[]).unwrap();
     Lab { admin, http, fake, _dir: dir }
 }
 
@@ -51,7 +54,7 @@ impl Lab {
     }
 
     /// The answer to one line.
-    fn line(&self, bytes: &[u8]) -> Answer {
+    fn line(&self, bytes: &[u8]) -> ControlResponse {
         let mut stream = Std::connect(self.admin.socket().unwrap()).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         let _ = stream.write_all(bytes);
@@ -87,10 +90,13 @@ fn what_is_too_large_is_refused() {
     let heads =
         (0..200).fold("GET /live HTTP/1.1\r\n".to_owned(), |text, n| text + &format!("X-{n}: {n}\r\n")) + "\r\n";
     assert!(lab.http(heads.as_bytes()).starts_with("HTTP/1.1 431"));
-    let Answer::Error(trouble) = lab.line(&vec![b'x'; 100_000]) else { panic!("accepted") };
-    assert_eq!((trouble.code, trouble.text.contains("4096 bytes")), (Code::BadRequest, true));
+    let ControlResponse::Error(error) = lab.line(&vec![b'x'; 100_000]) else { panic!("accepted") };
+    assert_eq!((error.code, error.text.contains("4096 bytes")), (ControlErrorKind::BadRequest, true));
     for bad in [&b"\n"[..], b"{}\n", b"[1]\n", b"\xff\xfe\n", b"{\"do\":\"reboot\"}\n"] {
-        assert!(matches!(lab.line(bad), Answer::Error(Trouble { code: Code::BadRequest, .. })));
+        assert!(matches!(
+            lab.line(bad),
+            ControlResponse::Error(ControlError { code: ControlErrorKind::BadRequest, .. })
+        ));
     }
     assert!(lab.http(b"GET /ready HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").starts_with("HTTP/1.1 200"));
 }
@@ -123,7 +129,10 @@ fn too_many_are_told_so_and_the_others_go_on() {
     let answer = lab.http(b"GET /live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n");
     assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("too many"), "{answer}");
     let refused = lab.client().ask(&Request::Queues {}, SOON);
-    assert!(matches!(refused, Err(ClientError::Trouble(Trouble { code: Code::Busy, .. }))), "{refused:?}");
+    assert!(
+        matches!(refused, Err(ClientError::Control(ControlError { code: ControlErrorKind::Busy, .. }))),
+        "{refused:?}"
+    );
     clients[0].ask(&Request::Queues {}, SOON).unwrap();
     drop((held, clients));
     let until = Instant::now() + SOON;
@@ -139,9 +148,9 @@ fn requests_are_carried_out_and_refusals_told() {
     let restart = |queue: &str| Request::Restart { queue: queue.into(), depth: RestartScope::Handler };
     let words = client.ask(&restart("eth0:1"), SOON).unwrap();
     assert!(words.as_str().unwrap().contains("under way"), "{words}");
-    assert_eq!(lab.fake.told.lock().unwrap().as_slice(), ["restart eth0:1 Handler"]);
+    assert_eq!(lab.fake.commands.lock().unwrap().as_slice(), ["restart eth0:1 Handler"]);
     let refused = client.ask(&restart("eth0:2"), SOON).unwrap_err();
-    assert!(matches!(&refused, ClientError::Trouble(t) if t.code == Code::Refused), "{refused:?}");
+    assert!(matches!(&refused, ClientError::Control(t) if t.code == ControlErrorKind::Refused), "{refused:?}");
     assert_eq!(refused.to_string(), "no queue eth0:2; there are: eth0:0, eth0:1");
     let view: super::super::NodeView = serde_json::from_value(client.ask(&Request::Queues {}, SOON).unwrap()).unwrap();
     assert_eq!((view.queues.len(), view.state.as_str()), (2, "degraded"));

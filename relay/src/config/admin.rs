@@ -14,18 +14,18 @@ use super::Problem;
 #[non_exhaustive]
 pub struct AdminConfig {
     /// Where HTTP is served.
-    pub http: Door<SocketAddr>,
+    pub http: ListenSetting<SocketAddr>,
     /// Whether `http` may be an address that other hosts reach.
     pub allow_remote: bool,
     /// Path of the control socket.
-    pub socket: Door<PathBuf>,
+    pub socket: ListenSetting<PathBuf>,
     /// How much of its privileges the process gives up before it opens anything.
     pub sandbox: SandboxLevel,
 }
 
 /// A way in.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum Door<T> {
+pub enum ListenSetting<T> {
     /// At the default place; without it, and told, where that cannot be had.
     #[default]
     Auto,
@@ -48,7 +48,7 @@ pub enum SandboxLevel {
     Off,
 }
 
-impl<'de, T: Place> Deserialize<'de> for Door<T> {
+impl<'de, T: ListenAddress> Deserialize<'de> for ListenSetting<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         match text.as_str() {
@@ -59,7 +59,7 @@ impl<'de, T: Place> Deserialize<'de> for Door<T> {
     }
 }
 
-impl<T: Place> Serialize for Door<T> {
+impl<T: ListenAddress> Serialize for ListenSetting<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::Auto => serializer.serialize_str("auto"),
@@ -69,15 +69,15 @@ impl<T: Place> Serialize for Door<T> {
     }
 }
 
-/// Where a [`Door`] may be.
-pub trait Place: Sized {
+/// Where a [`ListenSetting`] may be.
+pub trait ListenAddress: Sized {
     /// Reads it.
     fn read(text: &str) -> Option<Self>;
     /// As [`read`](Self::read) reads it.
     fn write(&self) -> String;
 }
 
-impl Place for SocketAddr {
+impl ListenAddress for SocketAddr {
     fn read(text: &str) -> Option<Self> {
         text.parse().ok()
     }
@@ -87,7 +87,7 @@ impl Place for SocketAddr {
     }
 }
 
-impl Place for PathBuf {
+impl ListenAddress for PathBuf {
     fn read(text: &str) -> Option<Self> {
         // Bytes of sun_path (unix(7)), less the terminating zero and what is appended while it is made.
         (text.starts_with('/') && text.len() <= 100).then(|| text.into())
@@ -101,12 +101,12 @@ impl Place for PathBuf {
 impl AdminConfig {
     /// Returns the defaults with these two listeners.
     #[must_use]
-    pub fn new(http: Door<SocketAddr>, socket: Door<PathBuf>) -> Self {
+    pub fn new(http: ListenSetting<SocketAddr>, socket: ListenSetting<PathBuf>) -> Self {
         Self { http, socket, ..Self::default() }
     }
 
     pub(super) fn check(&self, problems: &mut Vec<Problem>) {
-        if let Door::At(address) = self.http
+        if let ListenSetting::At(address) = self.http
             && !address.ip().to_canonical().is_loopback()
             && !self.allow_remote
         {

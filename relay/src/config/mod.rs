@@ -17,7 +17,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-pub use admin::{AdminConfig, Door, Place, SandboxLevel};
+pub use admin::{AdminConfig, ListenAddress, ListenSetting, SandboxLevel};
 pub use changes::{Change, Effect};
 pub use limits::LimitsConfig;
 pub use oxide::config::{

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use oxide::config::fields::{Section, inherited, optional, required};
 use oxide::config::{ENGINE, PortRange, SUPERVISION};
 
-use super::admin::{Door, SandboxLevel};
+use super::admin::{ListenSetting, SandboxLevel};
 
 /// All of them, in the order of the example file.
 pub(super) const SECTIONS: [&Section; 6] = [&ENGINE, &SESSIONS, &LIMITS, &SUPERVISION, &ADMIN, &RELAY];
@@ -47,7 +47,7 @@ pub(super) const ADMIN: Section = Section {
     name: "admin",
     about: "How operators reach the running relay (docs/operation.md).",
     fields: &[
-        optional::<Door<SocketAddr>>(
+        optional::<ListenSetting<SocketAddr>>(
             "http",
             "\"auto\"",
             "\"auto\" (127.0.0.1:9797, or without and told if that is taken), an address with port, or \"off\"",
@@ -59,7 +59,7 @@ pub(super) const ADMIN: Section = Section {
             "true or false",
             "Whether http may be an address that other hosts reach. There is no password.",
         ),
-        optional::<Door<PathBuf>>(
+        optional::<ListenSetting<PathBuf>>(
             "socket",
             "\"auto\"",
             "\"auto\" (/run/oxide/NAME.sock, NAME being that of the configuration file), an absolute path, or \"off\"",

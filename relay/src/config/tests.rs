@@ -201,7 +201,7 @@ fn admin_doors() {
     }
     let text = "[admin]\nhttp = \"[::]:1\"\nallow_remote = true\nsocket = \"/run/a.sock\"\nsandbox = \"off\"\n";
     let config = Config::from_toml(&format!("{MINIMAL}{text}")).unwrap();
-    assert_eq!(config.admin.socket, Door::At("/run/a.sock".into()));
+    assert_eq!(config.admin.socket, ListenSetting::At("/run/a.sock".into()));
     assert_eq!(Config::from_toml(&toml::to_string(&config).unwrap()).unwrap(), config);
 }
 

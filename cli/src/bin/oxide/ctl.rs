@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 use oxide::engine::RestartScope;
 use oxide::telemetry::DropReason;
-use oxide_cli::admin::protocol::{Code, Request};
+use oxide_cli::admin::protocol::{ControlErrorKind, Request};
 use oxide_cli::admin::{Client, ClientError, NodeView, default_socket};
 use serde_json::Value;
 
@@ -189,9 +189,9 @@ pub(crate) fn ctl(command: &CtlCommand) -> ExitCode {
 pub(crate) fn code(error: &ClientError) -> u8 {
     match error {
         ClientError::NoRelay { .. } => 3,
-        ClientError::Trouble(trouble) => match trouble.code {
-            Code::Refused => 1,
-            Code::BadRequest => 2,
+        ClientError::Control(error) => match error.code {
+            ControlErrorKind::Refused => 1,
+            ControlErrorKind::BadRequest => 2,
             _ => 4,
         },
         _ => 4,

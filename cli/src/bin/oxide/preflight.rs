@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use oxide_cli::admin::protocol::Request;
 use oxide_cli::admin::{Client, default_socket};
-use oxide_relay::config::{Config, Door};
+use oxide_relay::config::{Config, ListenSetting};
 use oxide_topology::doctor::{Check, OwnRelay, Status, Traffic, preflight};
 use serde_json::Value;
 
@@ -70,9 +70,9 @@ fn text(Check { subject, observed, mend, .. }: &Check) -> String {
 /// Asks the relay that was started with the file at `path` how it is; `None` if none answers.
 pub(crate) fn own_relay(config: &Config, path: &Path) -> Option<OwnRelay> {
     let socket = match &config.admin.socket {
-        Door::Off => return None,
-        Door::At(socket) => socket.clone(),
-        Door::Auto => default_socket(&path.file_stem()?.to_string_lossy()),
+        ListenSetting::Off => return None,
+        ListenSetting::At(socket) => socket.clone(),
+        ListenSetting::Auto => default_socket(&path.file_stem()?.to_string_lossy()),
     };
     let status = Client::connect(&socket).ok()?.ask(&Request::Status {}, ANSWER_WITHIN).ok()?;
     Some(read_status(&status))

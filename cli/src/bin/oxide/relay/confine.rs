@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use oxide::engine::PlannedMachine;
 use oxide::net::SETTINGS_RECORDS;
-use oxide_cli::admin::Doors;
+use oxide_cli::admin::Listeners;
 use oxide_cli::admin::sandbox::{Files, Sandbox};
 use oxide_relay::config::{Config, ExecutorKind};
 
@@ -18,9 +18,9 @@ pub(super) fn enter(
     path: &Path,
     report: Option<&Path>,
     name: &str,
-) -> Result<(Doors, PlannedMachine, Sandbox), String> {
+) -> Result<(Listeners, PlannedMachine, Sandbox), String> {
     let mut sandbox = Sandbox::begin(config.admin.sandbox).map_err(|e| e.to_string())?;
-    let doors = Doors::open(&config.admin, name).map_err(|e| e.to_string())?;
+    let listeners = Listeners::open(&config.admin, name).map_err(|e| e.to_string())?;
     // hwloc's plug-ins are programs: none can be loaded later.
     let machine = PlannedMachine::new(&config.engine).map_err(|e| e.to_string())?;
     let beside = |file: &Path| std::path::absolute(file).ok()?.parent().map(Path::to_owned);
@@ -32,11 +32,11 @@ pub(super) fn enter(
         read: configuration(path).into_iter().chain([records.clone()]).collect(),
         update: std::env::var_os("OXIDE_FAULTS").map(PathBuf::from).into_iter().collect(),
         replace_in: report.and_then(beside).into_iter().chain([records]).collect(),
-        remove_from: doors.socket().and_then(beside).into_iter().collect(),
+        remove_from: listeners.socket().and_then(beside).into_iter().collect(),
         interfaces: config.engine.interfaces.clone(),
     };
     sandbox.confine(&files, config.engine.executor != ExecutorKind::Thread).map_err(|e| e.to_string())?;
-    Ok((doors, machine, sandbox))
+    Ok((listeners, machine, sandbox))
 }
 
 /// What is read at a reload: the file's directory, in which an editor puts a new file, and that of the file it is a link

@@ -10,7 +10,7 @@ use oxide::net::Tables;
 use oxide::port::QueueId;
 use oxide::queue::SessionInfo;
 use oxide_cli::admin::notify::Notifier;
-use oxide_cli::admin::protocol::Trouble;
+use oxide_cli::admin::protocol::ControlError;
 use oxide_cli::admin::{Control, Reloaded};
 use oxide_relay::config::{Config, Effect};
 use oxide_relay::{RelayPlan, UdpRelay};
@@ -26,7 +26,7 @@ pub(super) struct RelayControl {
     pub(super) log: LogControl,
     pub(super) notifier: Notifier,
     /// To the main thread, which alone may end the engine.
-    pub(super) tell: flume::Sender<Event>,
+    pub(super) notify: flume::Sender<Event>,
 }
 
 impl RelayControl {
@@ -98,10 +98,10 @@ pub(super) fn plan(config: &Config, tables: &Tables) -> Result<Arc<RelayPlan>, S
     RelayPlan::new(config, &own).map(Arc::new).map_err(|e| e.to_string())
 }
 
-fn refused(error: EngineError) -> Trouble {
+fn refused(error: EngineError) -> ControlError {
     match error {
-        EngineError::Late { .. } => Trouble::busy(error.to_string()),
-        _ => Trouble::refused(error.to_string()),
+        EngineError::Late { .. } => ControlError::busy(error.to_string()),
+        _ => ControlError::refused(error.to_string()),
     }
 }
 
@@ -118,7 +118,7 @@ impl Control for RelayControl {
         self.lock().clone()
     }
 
-    fn sessions(&self, queue: Option<&QueueId>, limit: usize) -> Result<Vec<SessionInfo>, Trouble> {
+    fn sessions(&self, queue: Option<&QueueId>, limit: usize) -> Result<Vec<SessionInfo>, ControlError> {
         if let Some(queue) = queue {
             return self.handle.sessions(queue, limit).map_err(refused);
         }
@@ -135,27 +135,29 @@ impl Control for RelayControl {
         Ok(all)
     }
 
-    fn restart(&self, queue: &QueueId, depth: RestartScope) -> Result<(), Trouble> {
+    fn restart(&self, queue: &QueueId, depth: RestartScope) -> Result<(), ControlError> {
         self.handle.restart(queue, depth).map_err(refused)
     }
 
-    fn pause(&self, queue: &QueueId, paused: bool) -> Result<(), Trouble> {
+    fn pause(&self, queue: &QueueId, paused: bool) -> Result<(), ControlError> {
         self.handle.pause(queue, paused).map_err(refused)
     }
 
-    fn drain(&self, queue: Option<&QueueId>, within: Option<Duration>) -> Result<(), Trouble> {
+    fn drain(&self, queue: Option<&QueueId>, within: Option<Duration>) -> Result<(), ControlError> {
         let within = within.unwrap_or_else(|| self.drain_within()).min(Duration::from_secs(3600));
         match queue {
             Some(queue) => self.handle.drain_queue(queue, within).map_err(refused),
-            None => self.tell.try_send(Event::Drain(within)).map_err(|_| Trouble::refused("the relay ends already")),
+            None => {
+                self.notify.try_send(Event::Drain(within)).map_err(|_| ControlError::refused("the relay ends already"))
+            }
         }
     }
 
-    fn log(&self, filter: Option<&str>) -> Result<String, Trouble> {
-        (self.log)(filter).map_err(Trouble::bad)
+    fn log(&self, filter: Option<&str>) -> Result<String, ControlError> {
+        (self.log)(filter).map_err(ControlError::bad)
     }
 
-    fn reload(&self) -> Result<Reloaded, Trouble> {
+    fn reload(&self) -> Result<Reloaded, ControlError> {
         self.notifier.reloading();
         let reloaded = self.try_reload();
         self.notifier.reloaded();
@@ -163,6 +165,6 @@ impl Control for RelayControl {
             Ok(done) => done.lines().iter().for_each(|line| tracing::info!("reload: {line}")),
             Err(error) => tracing::error!(error, "reload failed"),
         }
-        reloaded.map_err(Trouble::refused)
+        reloaded.map_err(ControlError::refused)
     }
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use oxide::engine::{Engine, RelayExit, Supervision, read_tables};
 use oxide_cli::admin::notify::Notifier;
-use oxide_cli::admin::{Admin, Control, Doors, Limits};
+use oxide_cli::admin::{Admin, Control, Limits, Listeners};
 use oxide_relay::UdpRelay;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 
@@ -38,13 +38,13 @@ pub(crate) fn relay(path: &Path, report: Option<&Path>, log: LogControl) -> Resu
     let config = file::load(path)?;
     crate::preflight::log(&config);
     let holders = holder::holders(&config.engine.interfaces);
-    let (doors, machine, sandbox) = confine::enter(&config, path, report, &name(path))?;
+    let (listeners, machine, sandbox) = confine::enter(&config, path, report, &name(path))?;
     // Not before: a thread has the privileges of the one that started it.
     crate::log::write_in_background().map_err(|e| format!("log thread: {e}"))?;
     crate::log::log_panics();
     // Before the engine is opened, so that a Ctrl-C at any moment ends in order.
-    let (tell, events) = flume::bounded(4);
-    listen(tell.clone()).map_err(|e| format!("cannot listen for signals: {e}"))?;
+    let (notify, events) = flume::bounded(4);
+    listen(notify.clone()).map_err(|e| format!("cannot listen for signals: {e}"))?;
     let plan = control::plan(&config, &read_tables().map_err(|e| e.to_string())?)?;
     let (handlers, destinations) = (Arc::clone(&plan), Arc::clone(&plan));
     let engine = Engine::builder(config.engine.clone(), move |info| UdpRelay::new(&handlers, info))
@@ -57,9 +57,9 @@ pub(crate) fn relay(path: &Path, report: Option<&Path>, log: LogControl) -> Resu
     plan.check_queues(queues).map_err(|e| e.to_string())?;
 
     crate::faults::listen(engine.handle());
-    let places = places(&doors);
+    let places = places(&listeners);
     let lost = file::lost_access(path).inspect(|text| tracing::warn!("{text}"));
-    let notes: Vec<String> = doors.notes().iter().cloned().chain([sandbox.line()]).chain(lost).collect();
+    let notes: Vec<String> = listeners.notes().iter().cloned().chain([sandbox.line()]).chain(lost).collect();
     summary::print(&config, &engine, &places, &notes);
     let handle = engine.handle();
     handle.confined(sandbox.layers());
@@ -71,12 +71,12 @@ pub(crate) fn relay(path: &Path, report: Option<&Path>, log: LogControl) -> Resu
         config: config.into(),
         log,
         notifier: notifier.clone(),
-        tell,
+        notify,
     });
     let cpus = &engine.plan().housekeeping;
     let served = Arc::clone(&control) as Arc<dyn Control>;
     // Kept to the end: while the relay drains, operators still see how it is.
-    let _admin = Admin::serve(doors, served, Limits::default(), cpus).map_err(|e| format!("admin thread: {e}"))?;
+    let _admin = Admin::serve(listeners, served, Limits::default(), cpus).map_err(|e| format!("admin thread: {e}"))?;
 
     let reporter = report.and_then(|path| {
         let status = engine.handle();
@@ -146,9 +146,9 @@ fn name(path: &Path) -> String {
 }
 
 /// Where operators reach it.
-fn places(doors: &Doors) -> Vec<String> {
-    let http = doors.http().map(|address| format!("http://{address}"));
-    let socket = doors.socket().map(|path| format!("oxide ctl --socket {}", path.display()));
+fn places(listeners: &Listeners) -> Vec<String> {
+    let http = listeners.http().map(|address| format!("http://{address}"));
+    let socket = listeners.socket().map(|path| format!("oxide ctl --socket {}", path.display()));
     http.into_iter().chain(socket).collect()
 }
 

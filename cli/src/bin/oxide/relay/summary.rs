@@ -11,13 +11,13 @@ use oxide_topology::{CpuList, Plan, WarningCode};
 const MOST: usize = 15;
 
 /// At most fifteen lines; `doors` are where operators reach it, `notes` what else they should know.
-pub(super) fn print(config: &Config, engine: &Engine, doors: &[String], notes: &[String]) {
-    for line in lines(config, engine, doors, notes) {
+pub(super) fn print(config: &Config, engine: &Engine, listeners: &[String], notes: &[String]) {
+    for line in lines(config, engine, listeners, notes) {
         crate::log::line(&line);
     }
 }
 
-fn lines(config: &Config, engine: &Engine, doors: &[String], notes: &[String]) -> Vec<String> {
+fn lines(config: &Config, engine: &Engine, listeners: &[String], notes: &[String]) -> Vec<String> {
     let status = engine.status();
     let ready = status.start_to_ready_ms.unwrap_or_default();
     let mut lines = vec![format!("oxide {} ready in {ready:.0} ms", env!("CARGO_PKG_VERSION"))];
@@ -42,7 +42,10 @@ fn lines(config: &Config, engine: &Engine, doors: &[String], notes: &[String]) -
     if config.relays.len() > 2 {
         lines.push(format!("  and {} more relays", config.relays.len() - 2));
     }
-    lines.push(format!("  {}", if doors.is_empty() { "no way in for operators".to_owned() } else { doors.join(", ") }));
+    lines.push(format!(
+        "  {}",
+        if listeners.is_empty() { "no way in for operators".to_owned() } else { listeners.join(", ") }
+    ));
     let notes = notes.iter().chain(engine.notes()).map(|note| format!("  {note}"));
     lines.extend(notes);
     lines.truncate(MOST);

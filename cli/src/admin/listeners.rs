@@ -9,7 +9,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use oxide_relay::config::{AdminConfig, Door};
+use oxide_relay::config::{AdminConfig, ListenSetting};
 
 /// Where HTTP is served by default.
 pub const DEFAULT_HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9797);
@@ -19,7 +19,7 @@ const RUN: &str = "/run/oxide";
 /// A listener that was wanted at a certain place cannot be had.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum DoorsError {
+pub enum ListenError {
     /// HTTP.
     #[error("admin.http = \"{address}\": {source}{}", mend_http(.source))]
     Http {
@@ -57,7 +57,7 @@ fn mend_socket(error: &io::Error) -> &'static str {
 
 /// Open listeners. The socket's file goes when this is dropped.
 #[derive(Debug, Default)]
-pub struct Doors {
+pub struct Listeners {
     pub(super) http: Option<TcpListener>,
     pub(super) socket: Option<UnixListener>,
     pub(super) path: Option<PathBuf>,
@@ -66,39 +66,39 @@ pub struct Doors {
     notes: Vec<String>,
 }
 
-impl Doors {
+impl Listeners {
     /// Opens what `config` asks for; `name` is the relay's, for the socket's default path.
     ///
     /// # Errors
-    /// [`DoorsError`] for a place that was named and cannot be had. A default place that cannot be had is a
+    /// [`ListenError`] for a place that was named and cannot be had. A default place that cannot be had is a
     /// [note](Self::notes).
-    pub fn open(config: &AdminConfig, name: &str) -> Result<Self, DoorsError> {
-        let mut doors = Self::default();
-        doors.named = config.allow_remote;
+    pub fn open(config: &AdminConfig, name: &str) -> Result<Self, ListenError> {
+        let mut listeners = Self::default();
+        listeners.named = config.allow_remote;
         match config.http {
-            Door::Off => {}
-            Door::At(address) => doors.listen(address)?,
-            Door::Auto => {
-                if let Err(error) = doors.listen(DEFAULT_HTTP) {
-                    doors.notes.push(format!("no HTTP: {error}"));
+            ListenSetting::Off => {}
+            ListenSetting::At(address) => listeners.listen(address)?,
+            ListenSetting::Auto => {
+                if let Err(error) = listeners.listen(DEFAULT_HTTP) {
+                    listeners.notes.push(format!("no HTTP: {error}"));
                 }
             }
         }
         match &config.socket {
-            Door::Off => {}
-            Door::At(path) => doors.bind(path)?,
-            Door::Auto => {
+            ListenSetting::Off => {}
+            ListenSetting::At(path) => listeners.bind(path)?,
+            ListenSetting::Auto => {
                 let path = default_socket(name);
                 if let Some(directory) = path.parent() {
                     // There already, or not to be made: binding says which.
                     let _ = fs::DirBuilder::new().mode(0o755).create(directory);
                 }
-                if let Err(error) = doors.bind(&path) {
-                    doors.notes.push(format!("no control socket: {error}"));
+                if let Err(error) = listeners.bind(&path) {
+                    listeners.notes.push(format!("no control socket: {error}"));
                 }
             }
         }
-        Ok(doors)
+        Ok(listeners)
     }
 
     /// Where HTTP is served.
@@ -119,25 +119,25 @@ impl Doors {
         &self.notes
     }
 
-    fn listen(&mut self, address: SocketAddr) -> Result<(), DoorsError> {
+    fn listen(&mut self, address: SocketAddr) -> Result<(), ListenError> {
         let bind = || patiently(|| TcpListener::bind(address), || answers(http_probe(address)));
         let listener = bind()
             .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
-            .map_err(|source| DoorsError::Http { address, source })?;
+            .map_err(|source| ListenError::Http { address, source })?;
         self.http = Some(listener);
         Ok(())
     }
 
-    fn bind(&mut self, path: &Path) -> Result<(), DoorsError> {
+    fn bind(&mut self, path: &Path) -> Result<(), ListenError> {
         let bind = || patiently(|| bind(path), || answers(socket_probe(path)));
-        let listener = bind().map_err(|source| DoorsError::Socket { path: path.to_owned(), source })?;
+        let listener = bind().map_err(|source| ListenError::Socket { path: path.to_owned(), source })?;
         self.socket = Some(listener);
         self.path = Some(path.to_owned());
         Ok(())
     }
 }
 
-impl Drop for Doors {
+impl Drop for Listeners {
     fn drop(&mut self) {
         if let Some(path) = &self.path {
             let _ = fs::remove_file(path);
@@ -244,21 +244,21 @@ mod tests {
             drop(dying.0);
             let _asked = dying.1.accept();
         });
-        let config = AdminConfig::new(Door::At(address), Door::At(path));
-        let doors = Doors::open(&config, "relay").unwrap();
-        assert_eq!(doors.http(), Some(address));
-        assert!(doors.socket().is_some());
+        let config = AdminConfig::new(ListenSetting::At(address), ListenSetting::At(path));
+        let listeners = Listeners::open(&config, "relay").unwrap();
+        assert_eq!(listeners.http(), Some(address));
+        assert!(listeners.socket().is_some());
     }
 
     #[test]
     fn a_socket_is_its_owners_and_a_dead_ones_is_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("relay.sock");
-        let config = AdminConfig::new(Door::Off, Door::At(path.clone()));
-        let first = Doors::open(&config, "relay").unwrap();
+        let config = AdminConfig::new(ListenSetting::Off, ListenSetting::At(path.clone()));
+        let first = Listeners::open(&config, "relay").unwrap();
         let alive = answer_twice(first.socket.as_ref().unwrap().try_clone().unwrap());
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        let second = Doors::open(&config, "relay").unwrap_err().to_string();
+        let second = Listeners::open(&config, "relay").unwrap_err().to_string();
         assert!(second.contains("another relay serves it"), "{second}");
         alive.join().unwrap();
         assert!(path.exists());
@@ -267,7 +267,7 @@ mod tests {
         first.path = None;
         drop(first);
         assert!(path.exists());
-        drop(Doors::open(&config, "relay").unwrap());
+        drop(Listeners::open(&config, "relay").unwrap());
         assert!(!path.exists());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left beside it");
     }
@@ -277,12 +277,12 @@ mod tests {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap();
         let alive = std::thread::spawn(move || taken.accept().unwrap().0.write_all(b"x").map(|()| taken).unwrap());
-        let config = AdminConfig::new(Door::At(address), Door::Off);
-        let error = Doors::open(&config, "relay").unwrap_err().to_string();
+        let config = AdminConfig::new(ListenSetting::At(address), ListenSetting::Off);
+        let error = Listeners::open(&config, "relay").unwrap_err().to_string();
         assert!(error.contains(&address.to_string()) && error.contains("ss -ltnp"), "{error}");
         drop(alive.join().unwrap());
-        let nowhere = AdminConfig::new(Door::Off, Door::At("/nonexistent/a.sock".into()));
-        let error = Doors::open(&nowhere, "relay").unwrap_err().to_string();
+        let nowhere = AdminConfig::new(ListenSetting::Off, ListenSetting::At("/nonexistent/a.sock".into()));
+        let error = Listeners::open(&nowhere, "relay").unwrap_err().to_string();
         assert!(error.contains("make its directory"), "{error}");
     }
 }
