@@ -51,7 +51,7 @@ fn checks(capabilities: &str, arguments: &[&str]) -> Vec<Check> {
     assert_eq!(output.status.code(), Some(code));
     for check in &checks {
         assert!(CHECKS.contains(&check.id.as_str()), "{check}");
-        assert!(matches!(check.status, Status::Pass | Status::Unknown) || check.mend.is_some(), "no mend: {check}");
+        assert!(matches!(check.status, Status::Pass | Status::Unknown) || check.remedy.is_some(), "no remedy: {check}");
     }
     checks
 }
@@ -228,7 +228,7 @@ fn queues_and_programs_of_others_are_found() {
         assert_eq!(find(&seen, "xdp-attached", "va").status, Status::Pass);
         let check = find(&seen, "offloads", "va");
         assert_eq!(check.status, Status::Warn, "{check}");
-        assert!(check.mend.as_deref().is_some_and(|m| m.starts_with("ethtool -K vb tx off")), "{check}");
+        assert!(check.remedy.as_deref().is_some_and(|m| m.starts_with("ethtool -K vb tx off")), "{check}");
         lab.run("ethtool", "-K vb tx off gro on");
         let _socket = Socket::open(SocketConfig::new("va", 1, "192.0.2.1".parse().unwrap(), 7..=7)).unwrap();
         let seen = checks("", &["--interface", "va"]);

@@ -72,7 +72,7 @@ fn exit_codes_tell_refusal_from_bad_input() {
     let args = PlanArgs { nics: vec!["eth0:queues=0,mtu=1500".into()], ..worked_case() };
     let (exit, out, errors) = run(&args);
     assert_eq!((exit, out.as_str()), (Exit::Refused, ""));
-    assert!(errors.contains("mend: ethtool -L eth0 combined 1"), "{errors}");
+    assert!(errors.contains("remedy: ethtool -L eth0 combined 1"), "{errors}");
     let (exit, out, _) = run(&PlanArgs { format: Format::Json, ..args });
     assert_eq!(exit, Exit::Refused);
     assert!(matches!(serde_json::from_str(&out), Ok(Answer::Refusal(_))));
@@ -105,7 +105,7 @@ fn the_doctor_looks_at_this_machine_and_at_others() {
     let exit = doctor_command(&args(Source::Live, "no-such-nic"), &mut out, &mut Vec::new());
     assert_eq!(exit, Exit::Refused);
     let checks: Vec<oxide_topology::doctor::Check> = serde_json::from_slice(&out).unwrap();
-    assert!(checks.iter().any(|check| check.id == "nic-exists" && check.mend.is_some()));
+    assert!(checks.iter().any(|check| check.id == "nic-exists" && check.remedy.is_some()));
 
     let machine = Snapshot::synthetic("pack:1 core:4 pu:1").unwrap();
     let folder = tempfile::tempdir().unwrap();

@@ -231,7 +231,10 @@ fn doctor_knows_its_running_relay() {
         std::fs::write(setup.path("relay.toml"), text.replace("ctl.sock", "other.sock")).unwrap();
         let strange = setup.doctor();
         let program = strange.iter().find(|check| check.id == "xdp-attached").unwrap();
-        assert!(program.status == Status::Fail && program.mend.as_ref().unwrap().contains("oxide relay"), "{program}");
+        assert!(
+            program.status == Status::Fail && program.remedy.as_ref().unwrap().contains("oxide relay"),
+            "{program}"
+        );
     });
 }
 

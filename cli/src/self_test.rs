@@ -51,8 +51,8 @@ pub fn run() -> Vec<Trial> {
     let until = Instant::now() + ALL_WITHIN;
     let lab = thread::Builder::new().name("oxide-self-test".to_owned()).spawn(move || in_namespace(&tell));
     if let Err(error) = lab {
-        let mend = "see ulimit -u and the cgroup's pids.max".to_owned();
-        trials.push(trial("namespace", failed(format!("no thread: {error}"), mend)));
+        let remedy = "see ulimit -u and the cgroup's pids.max".to_owned();
+        trials.push(trial("namespace", failed(format!("no thread: {error}"), remedy)));
         return trials;
     }
     // The thread hangs up when it is done. One that hangs is left behind: it ends with the process.
@@ -85,8 +85,8 @@ fn trial(step: &'static str, outcome: Outcome) -> Trial {
     Trial { step, wanted, outcome }
 }
 
-fn failed(text: String, mend: String) -> Outcome {
-    Outcome::Failed { text, mend }
+fn failed(text: String, remedy: String) -> Outcome {
+    Outcome::Failed { text, remedy }
 }
 
 fn refused(text: impl Into<String>, needs: &'static [&'static [&'static str]], relay_needs_it: bool) -> Outcome {
@@ -140,7 +140,7 @@ fn in_namespace(tell: &mpsc::Sender<Trial>) {
     let mut stopped: Option<&str> = None;
     for (step, try_it) in steps {
         let outcome = match stopped {
-            Some(at) => Outcome::Untried { why: format!("{at} did not work"), mend: format!("see {at} above") },
+            Some(at) => Outcome::Untried { why: format!("{at} did not work"), remedy: format!("see {at} above") },
             None => try_it(),
         };
         if stopped.is_none() && !matches!(outcome, Outcome::Done(_)) {
@@ -165,7 +165,7 @@ fn namespace() -> Outcome {
         Err(Errno::PERM) => refused("EPERM", &[&["CAP_SYS_ADMIN"]], false),
         Err(error) => Outcome::Untried {
             why: format!("no network namespace: {error}"),
-            mend: "a kernel with CONFIG_NET_NS=y; sysctl user.max_net_namespaces".to_owned(),
+            remedy: "a kernel with CONFIG_NET_NS=y; sysctl user.max_net_namespaces".to_owned(),
         },
     }
 }
@@ -199,7 +199,7 @@ fn netlink(error: rtnetlink::Error) -> Outcome {
     match rustix::io::Errno::from_io_error(&error) {
         Some(rustix::io::Errno::PERM) => refused("EPERM", &[&["CAP_NET_ADMIN"]], false),
         Some(rustix::io::Errno::OPNOTSUPP) => {
-            Outcome::Untried { why: "this kernel has no veth".to_owned(), mend: "modprobe veth".to_owned() }
+            Outcome::Untried { why: "this kernel has no veth".to_owned(), remedy: "modprobe veth".to_owned() }
         }
         _ => failed(error.to_string(), "see dmesg".to_owned()),
     }

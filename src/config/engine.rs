@@ -160,8 +160,8 @@ impl EngineConfig {
     }
 
     fn check_interfaces(&self, problems: &mut Vec<Problem>) {
-        let mut say = |value: String, wanted: &str, mend: &str| {
-            problems.push(Problem::new("engine.interfaces", value, wanted, mend));
+        let mut say = |value: String, wanted: &str, remedy: &str| {
+            problems.push(Problem::new("engine.interfaces", value, wanted, remedy));
         };
         if self.interfaces.is_empty() {
             say(String::new(), "at least one interface is needed", "write interfaces = [\"eth0\"] (see `ip -br link`)");
@@ -221,24 +221,24 @@ impl EngineConfig {
             ENGINE.refuse("batch_size", self.batch_size, "write batch_size = 64", problems);
         }
         if !(1..=1000).contains(&self.busy_poll_timeout_us) {
-            let mend = if self.busy_poll_timeout_us == 0 {
+            let remedy = if self.busy_poll_timeout_us == 0 {
                 "write busy_poll = false to do without busy polling"
             } else {
                 "write busy_poll_timeout_us = 20 (the unit is microseconds)"
             };
-            ENGINE.refuse("busy_poll_timeout_us", self.busy_poll_timeout_us, mend, problems);
+            ENGINE.refuse("busy_poll_timeout_us", self.busy_poll_timeout_us, remedy, problems);
         }
     }
 
     fn check_cores(&self, problems: &mut Vec<Problem>) {
-        for (name, list, highest, mend) in [
+        for (name, list, highest, remedy) in [
             ("queues", self.queues.fixed(), MAX_QUEUE, "write queues = \"auto\", or [0, 1] (see `ethtool -l`)"),
             ("pin", self.pin.fixed(), MAX_CPU, "write pin = \"auto\", or one CPU for each queue (see `lscpu -e`)"),
         ] {
             let Some(list) = list else { continue };
             let unique = list.iter().collect::<HashSet<_>>().len() == list.len();
             if list.is_empty() || !unique || list.iter().any(|&n| n > highest) {
-                ENGINE.refuse(name, format!("{list:?}"), mend, problems);
+                ENGINE.refuse(name, format!("{list:?}"), remedy, problems);
             }
         }
         if let Choice::Fixed(node) = self.numa

@@ -15,7 +15,7 @@ pub struct Problem {
     /// What may stand there.
     pub wanted: String,
     /// What to write instead.
-    pub mend: String,
+    pub remedy: String,
 }
 
 impl Problem {
@@ -25,9 +25,9 @@ impl Problem {
         field: impl Into<String>,
         value: impl fmt::Display,
         wanted: impl Into<String>,
-        mend: impl Into<String>,
+        remedy: impl Into<String>,
     ) -> Self {
-        Self { field: field.into(), value: value.to_string(), wanted: wanted.into(), mend: mend.into() }
+        Self { field: field.into(), value: value.to_string(), wanted: wanted.into(), remedy: remedy.into() }
     }
 }
 
@@ -37,7 +37,7 @@ impl fmt::Display for Problem {
         if !self.value.is_empty() {
             write!(f, " = {}", self.value)?;
         }
-        write!(f, ": {}; {}", self.wanted, self.mend)
+        write!(f, ": {}; {}", self.wanted, self.remedy)
     }
 }
 

@@ -75,9 +75,9 @@ pub const fn inherited<T: DeserializeOwned>(
 
 impl Section {
     /// Reports a value of the right type that is not in the field's range.
-    pub fn refuse(&self, name: &str, value: impl fmt::Display, mend: impl Into<String>, problems: &mut Vec<Problem>) {
+    pub fn refuse(&self, name: &str, value: impl fmt::Display, remedy: impl Into<String>, problems: &mut Vec<Problem>) {
         let allowed = self.fields.iter().find(|field| field.name == name).map_or("", |field| field.allowed);
-        problems.push(Problem::new(format!("{}.{name}", self.name), value, format!("allowed: {allowed}"), mend));
+        problems.push(Problem::new(format!("{}.{name}", self.name), value, format!("allowed: {allowed}"), remedy));
     }
 }
 

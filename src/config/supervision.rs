@@ -50,9 +50,9 @@ impl Default for SupervisionConfig {
 impl SupervisionConfig {
     /// Adds to `problems` everything that is out of range or does not fit the rest.
     pub fn check(&self, problems: &mut Vec<Problem>) {
-        let mut bounds = |name: &str, value: u32, least: u32, most: u32, mend: &str| {
+        let mut bounds = |name: &str, value: u32, least: u32, most: u32, remedy: &str| {
             if !(least..=most).contains(&value) {
-                SUPERVISION.refuse(name, value, format!("write {name} = {mend}"), problems);
+                SUPERVISION.refuse(name, value, format!("write {name} = {remedy}"), problems);
             }
         };
         bounds("restarts", self.restarts, 0, 1_000_000, "5");

@@ -128,16 +128,16 @@ impl PlannedMachine {
 /// Logs the plan's warnings: what degrades service as such, what only costs speed as information.
 pub(super) fn log_warnings(plan: &Plan, config: &EngineConfig) {
     use WarningCode as W;
-    for oxide_topology::Warning { code, subject, text, mend } in &plan.warnings {
+    for oxide_topology::Warning { code, subject, text, remedy } in &plan.warnings {
         let speed_only = matches!(
             code,
             W::Driver | W::SmtShared | W::CpuShared | W::HousekeepingUsed | W::MixedCores | W::RemoteNode
         );
         let pages = matches!(code, W::HugePagesShort | W::HugePagesUnknown);
         if speed_only || pages && config.huge_pages != Choice::Fixed(true) {
-            tracing::info!(subject, remedy = mend, "plan: {text}");
+            tracing::info!(subject, remedy = remedy, "plan: {text}");
         } else {
-            tracing::warn!(subject, remedy = mend, "plan: {text}");
+            tracing::warn!(subject, remedy = remedy, "plan: {text}");
         }
     }
 }

@@ -174,25 +174,25 @@ impl Follower {
             return;
         }
         let result = sockets.use_neighbour(key).await;
-        let (why, mend) = match result {
+        let (why, remedy) = match result {
             Ok(()) if self.state.can_solicit(key) => return,
             Ok(()) => (
                 "the interface has no link-local address to ask from".to_owned(),
                 "sysctl net.ipv6.conf.<interface>.addr_gen_mode=0, or ip address add fe80::<n>/64 dev <interface>",
             ),
             Err(error) => {
-                let mend = match error.raw_os_error() {
+                let remedy = match error.raw_os_error() {
                     Some(libc::EPERM) => "the process needs CAP_NET_ADMIN",
                     Some(libc::ENOBUFS) => "the neighbour table is full: raise net.ipv4|ipv6.neigh.default.gc_thresh3",
                     _ => "",
                 };
-                (error.to_string(), mend)
+                (error.to_string(), remedy)
             }
         };
         let now = Instant::now();
         if now >= self.complain_at {
             self.complain_at = now + COMPLAINTS;
-            tracing::warn!(interface = key.0, address = %key.1, why, mend, "the kernel cannot resolve a neighbour");
+            tracing::warn!(interface = key.0, address = %key.1, why, remedy, "the kernel cannot resolve a neighbour");
         }
     }
 

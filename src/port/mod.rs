@@ -199,7 +199,7 @@ pub enum PortError {
         why: String,
     },
     /// A step of opening or using the port was refused.
-    #[error("{id}: {step}: {source}{}", mend(.advice))]
+    #[error("{id}: {step}: {source}{}", remedy(.advice))]
     Refused {
         /// Which port.
         id: QueueId,
@@ -318,7 +318,7 @@ impl PortError {
     }
 }
 
-fn mend(advice: &str) -> String {
+fn remedy(advice: &str) -> String {
     if advice.is_empty() { String::new() } else { format!(" ({advice})") }
 }
 

@@ -24,7 +24,7 @@ fn packet() -> impl Strategy<Value = ([u8; 64], u16)> {
         let mut head = std::array::from_fn(|i| frame.get(i).copied().unwrap_or(stale[i % 32]));
         head[if ipv4 { 22 } else { 21 }] = hops;
         if ipv4 {
-            mend(&mut head);
+            repair(&mut head);
         }
         (head, frame.len() as u16)
     });
@@ -33,12 +33,12 @@ fn packet() -> impl Strategy<Value = ([u8; 64], u16)> {
     let near = (right.clone(), 12usize..44, prop_oneof![Just(0u8), Just(0xff), any::<u8>()]);
     let near = near.prop_map(|((mut head, length), at, byte)| {
         head[at] = byte;
-        mend(&mut head);
+        repair(&mut head);
         (head, length)
     });
     let lengths = (right.clone(), 0u16..80).prop_map(|((mut head, length), total)| {
         head[16..18].copy_from_slice(&total.to_be_bytes());
-        mend(&mut head);
+        repair(&mut head);
         (head, length)
     });
     let udp = (right.clone(), 0u16..80).prop_map(|((mut head, length), udp)| {
@@ -48,7 +48,7 @@ fn packet() -> impl Strategy<Value = ([u8; 64], u16)> {
     let tagged =
         (right.clone(), prop_oneof![Just(17u8), Just(6), Just(1)]).prop_map(|((mut head, length), protocol)| {
             head[23] = protocol;
-            mend(&mut head);
+            repair(&mut head);
             head.copy_within(12..60, 16);
             head[12..16].copy_from_slice(&[0x81, 0, 0, 7]);
             (head, length + 4)
@@ -56,7 +56,7 @@ fn packet() -> impl Strategy<Value = ([u8; 64], u16)> {
     let other = (right.clone(), prop_oneof![Just(6u8), Just(1)]).prop_map(|((mut head, length), protocol)| {
         head[if head[12] == 8 { 23 } else { 20 }] = protocol;
         head[46] = 0x50;
-        mend(&mut head);
+        repair(&mut head);
         (head, length)
     });
     let noise = (prop::array::uniform32(any::<[u8; 2]>()), any::<u16>());
@@ -65,7 +65,7 @@ fn packet() -> impl Strategy<Value = ([u8; 64], u16)> {
 }
 
 /// A right IPv4 header checksum, whatever else is wrong.
-fn mend(head: &mut [u8; 64]) {
+fn repair(head: &mut [u8; 64]) {
     head[24..26].fill(0);
     let sum = crate::packet::checksum::Sum::default().bytes(&head[14..34]).checksum();
     head[24..26].copy_from_slice(&sum.to_be_bytes());

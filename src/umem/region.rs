@@ -255,12 +255,12 @@ pub fn choose_pages(bytes: usize, wanted: PageKind, node: Option<u32>) -> (PageK
         Some(free) => {
             let on = node.map(|n| format!(" on node {n}")).unwrap_or_default();
             // vm.nr_hugepages would spread them over all nodes.
-            let mend = format!(
+            let remedy = format!(
                 "{wanted} huge pages of 2 MiB wanted{on}, {free} free: `oxide plan --apply huge-pages`, or raise \
                  {folder}/nr_hugepages by {}",
                 wanted - free
             );
-            (PageKind::Base, Some(mend))
+            (PageKind::Base, Some(remedy))
         }
         None => (PageKind::Base, Some(format!("this kernel offers no 2 MiB pages ({pool} is not there)"))),
     }

@@ -71,7 +71,7 @@ pub enum SettingError {
         cause: String,
     },
     /// The kernel took less than was asked.
-    #[error("{file} holds {now} after {wanted} was written: the kernel could not do more; {mend}")]
+    #[error("{file} holds {now} after {wanted} was written: the kernel could not do more; {remedy}")]
     NotTaken {
         /// The file.
         file: String,
@@ -80,7 +80,7 @@ pub enum SettingError {
         /// What it holds.
         now: String,
         /// What to do.
-        mend: &'static str,
+        remedy: &'static str,
     },
     /// The record of an earlier apply cannot be used.
     #[error("record {file}: {cause}")]
@@ -191,12 +191,12 @@ pub fn apply(settings: &[Setting], root: &Path, record: &Path) -> Result<usize, 
         write(root, &setting.file, &setting.wanted)?;
         changed += 1;
         if let Standing::Differs(now) = setting.check(root)? {
-            let mend = match setting.kind {
+            let remedy = match setting.kind {
                 SettingKind::HugePages => "memory is too fragmented or too small: reserve them at boot (hugepages=N)",
                 SettingKind::IrqAffinity => "this interrupt cannot be moved",
             };
             let (file, wanted) = (setting.file.display().to_string(), setting.wanted.clone());
-            return Err(SettingError::NotTaken { file, wanted, now, mend });
+            return Err(SettingError::NotTaken { file, wanted, now, remedy });
         }
     }
     Ok(changed)

@@ -17,7 +17,7 @@ const MAX_ANSWER: u64 = 16 << 20;
 #[non_exhaustive]
 pub enum ClientError {
     /// Nobody there.
-    #[error("no relay at {}: {source}{}", path.display(), mend(.source))]
+    #[error("no relay at {}: {source}{}", path.display(), remedy(.source))]
     NoRelay {
         /// Where it was looked for.
         path: PathBuf,
@@ -37,7 +37,7 @@ pub enum ClientError {
     Control(#[from] ControlError),
 }
 
-fn mend(error: &io::Error) -> &'static str {
+fn remedy(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::NotFound => " (is it running? --socket names another place)",
         io::ErrorKind::ConnectionRefused => " (it has ended; --socket names another place)",

@@ -23,7 +23,7 @@ pub enum Effect {
 impl Effect {
     /// What to do, as a sentence's end.
     #[must_use]
-    pub const fn mend(self) -> &'static str {
+    pub const fn remedy(self) -> &'static str {
         match self {
             Self::Live => "in force",
             Self::Handler => "in force: new handlers have taken the sessions over",
@@ -52,7 +52,7 @@ pub struct Change {
 impl std::fmt::Display for Change {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let shown = |text: &str| if text.is_empty() { "nothing".to_owned() } else { text.to_owned() };
-        write!(f, "{}: {} -> {}: {}", self.field, shown(&self.from), shown(&self.to), self.effect.mend())
+        write!(f, "{}: {} -> {}: {}", self.field, shown(&self.from), shown(&self.to), self.effect.remedy())
     }
 }
 

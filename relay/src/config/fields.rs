@@ -81,11 +81,11 @@ pub(super) fn check_shape(file: &Table, problems: &mut Vec<Problem>) {
 
 fn unknown<'a>(path: &str, what: &str, name: &str, known: impl Iterator<Item = &'a str> + Clone) -> Problem {
     let near = known.clone().map(|other| (distance(name, other), other)).min();
-    let mend = match near {
+    let remedy = match near {
         Some((steps, other)) if steps <= 1 + other.len() / 3 => format!("did you mean {other}?"),
         _ => format!("known here: {}", known.collect::<Vec<_>>().join(", ")),
     };
-    Problem::new(path, "", format!("no such {what}"), mend)
+    Problem::new(path, "", format!("no such {what}"), remedy)
 }
 
 /// Letters to insert, remove or change to make one word of the other (Levenshtein).

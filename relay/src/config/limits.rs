@@ -50,9 +50,9 @@ impl Default for LimitsConfig {
 
 impl LimitsConfig {
     pub(super) fn check(&self, problems: &mut Vec<Problem>) {
-        let mut bounds = |name: &str, value: u64, least: u64, most: u64, mend: &str| {
+        let mut bounds = |name: &str, value: u64, least: u64, most: u64, remedy: &str| {
             if !(least..=most).contains(&value) {
-                LIMITS.refuse(name, value, format!("write {name} = {mend}"), problems);
+                LIMITS.refuse(name, value, format!("write {name} = {remedy}"), problems);
             }
         };
         bounds("source_packets_per_s", self.source_packets_per_s, 0, MAX_PACKETS_PER_S, "0 for no limit");

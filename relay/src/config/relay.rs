@@ -100,12 +100,12 @@ impl SessionsConfig {
             SESSIONS.refuse("capacity", self.capacity, "write capacity = 65536", problems);
         }
         if !(RFC_4787_IDLE_S..=DAY_S).contains(&self.idle_timeout_s) {
-            let mend = if self.idle_timeout_s < RFC_4787_IDLE_S {
+            let remedy = if self.idle_timeout_s < RFC_4787_IDLE_S {
                 "write 120 or more, and a shorter idle_timeout_s in the [[relay]] entry that wants it"
             } else {
                 "write idle_timeout_s = 300 (the unit is seconds)"
             };
-            SESSIONS.refuse("idle_timeout_s", self.idle_timeout_s, mend, problems);
+            SESSIONS.refuse("idle_timeout_s", self.idle_timeout_s, remedy, problems);
         }
         if self.drain_s > 3600 {
             SESSIONS.refuse("drain_s", self.drain_s, "write drain_s = 3 (the unit is seconds)", problems);
@@ -163,10 +163,10 @@ impl RelayConfig {
     }
 
     fn check_numbers(&self, path: &str, problems: &mut Vec<Problem>) {
-        let mut bounds = |name: &str, value: u64, least: u64, most: u64, mend: &str| {
+        let mut bounds = |name: &str, value: u64, least: u64, most: u64, remedy: &str| {
             if !(least..=most).contains(&value) {
                 let wanted = format!("allowed: {least} to {most}");
-                problems.push(Problem::new(format!("{path}.{name}"), value, wanted, mend));
+                problems.push(Problem::new(format!("{path}.{name}"), value, wanted, remedy));
             }
         };
         bounds("packets_per_s", self.packets_per_s, 0, MAX_PACKETS_PER_S, "leave it out for no limit");
@@ -184,8 +184,8 @@ impl RelayConfig {
     }
 
     fn check_listen(&self, field: &str, sessions: &SessionsConfig, problems: &mut Vec<Problem>) {
-        let mut say = |wanted: String, mend: String| {
-            problems.push(Problem::new(field, format!("\"{}\"", self.listen), wanted, mend));
+        let mut say = |wanted: String, remedy: String| {
+            problems.push(Problem::new(field, format!("\"{}\"", self.listen), wanted, remedy));
         };
         let ip = self.listen.ip();
         if ip.is_unspecified() {
@@ -215,8 +215,8 @@ impl RelayConfig {
     }
 
     fn check_upstreams(&self, field: &str, listens: &[IpAddr], problems: &mut Vec<Problem>) {
-        let mut say = |value: String, wanted: String, mend: String| {
-            problems.push(Problem::new(field, value, wanted, mend));
+        let mut say = |value: String, wanted: String, remedy: String| {
+            problems.push(Problem::new(field, value, wanted, remedy));
         };
         if self.upstreams.is_empty() || self.upstreams.len() > MAX_UPSTREAMS {
             say(
@@ -233,14 +233,14 @@ impl RelayConfig {
             } else if self.upstreams.iter().take(at).any(|earlier| earlier == upstream) {
                 say(value, "each upstream once".into(), "remove the second one".into());
             } else if let Err(denied) = policy::check(ip, self.allow_private, listens) {
-                let mend = match denied.class {
+                let remedy = match denied.class {
                     Class::Private => "write allow_private = true in this entry if that is meant",
                     Class::Own => "write the address of another host: a relay to itself would loop",
                     _ => {
                         "write the address of the server as a client on another host would; this one is never relayed to"
                     }
                 };
-                say(value, denied.to_string(), mend.into());
+                say(value, denied.to_string(), remedy.into());
             } else if ip.to_canonical() != ip {
                 let v4 = SocketAddr::new(ip.to_canonical(), upstream.port());
                 say(value, "an IPv4 address in IPv6 form".into(), format!("write \"{v4}\""));

@@ -172,7 +172,7 @@ impl World {
         for actor in &mut self.actors {
             actor.stalled = 0;
             actor.fuse.store(false, Ordering::Relaxed);
-            actor.ids.iter().for_each(|id| self.net.mend(id));
+            actor.ids.iter().for_each(|id| self.net.repair(id));
         }
         self.revive();
     }

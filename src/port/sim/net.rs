@@ -163,8 +163,8 @@ impl SimNet {
 
     /// Takes back what [`refuse_open`](Self::refuse_open) and [`fail_next_kick`](Self::fail_next_kick) have
     /// in store.
-    pub fn mend(&self, queue: &QueueId) {
-        self.queue(queue).mend();
+    pub fn repair(&self, queue: &QueueId) {
+        self.queue(queue).repair();
     }
 
     /// The socket at `queue` dies, while its interface stays: [`PortError::Gone`](crate::port::PortError)

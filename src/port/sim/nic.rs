@@ -167,7 +167,7 @@ impl NicQueue {
     }
 
     /// Takes back what the next binds and kicks would be answered with.
-    pub(super) fn mend(&mut self) {
+    pub(super) fn repair(&mut self) {
         self.refusals.clear();
         self.kick_error = None;
     }

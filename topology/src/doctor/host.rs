@@ -39,11 +39,11 @@ fn kernel(p: &Patient<'_>) -> Check {
     let wanted = "Linux 6.1 or later, and not 6.17";
     let release = p.snapshot.limits.kernel.clone().unwrap_or_default();
     match p.snapshot.limits.kernel_version() {
-        None => check("kernel", Unknown, "version unknown", wanted).mend("uname -r"),
+        None => check("kernel", Unknown, "version unknown", wanted).remedy("uname -r"),
         Some(version) if version < KERNEL_FLOOR => check("kernel", Fail, release, wanted)
-            .mend("install a newer kernel (Debian: linux-image-amd64 of backports)"),
+            .remedy("install a newer kernel (Debian: linux-image-amd64 of backports)"),
         // On record at quilkin as broken for AF_XDP.
-        Some((6, 17)) => check("kernel", Warn, release, wanted).mend("use 6.12 LTS, or 6.18 and later"),
+        Some((6, 17)) => check("kernel", Warn, release, wanted).remedy("use 6.12 LTS, or 6.18 and later"),
         Some(_) => check("kernel", Pass, release, wanted),
     }
 }
@@ -54,12 +54,12 @@ fn af_xdp(p: &Patient<'_>) -> Check {
         None => check("af-xdp", Unknown, "not tried: this is another machine", wanted),
         Some(Attempt::Done) => check("af-xdp", Pass, "a socket was opened and closed", wanted),
         Some(Attempt::Refused(errno)) if errno == "EAFNOSUPPORT" => {
-            let mend = "a kernel with CONFIG_XDP_SOCKETS=y: grep XDP_SOCKETS /boot/config-$(uname -r)";
-            check("af-xdp", Fail, "EAFNOSUPPORT: this kernel has no AF_XDP", wanted).mend(mend)
+            let remedy = "a kernel with CONFIG_XDP_SOCKETS=y: grep XDP_SOCKETS /boot/config-$(uname -r)";
+            check("af-xdp", Fail, "EAFNOSUPPORT: this kernel has no AF_XDP", wanted).remedy(remedy)
         }
         Some(Attempt::Refused(errno)) => {
-            let (who, mend) = explain_refusal(&p.snapshot.limits, p.probes, &[&["CAP_NET_RAW"]]);
-            check("af-xdp", Fail, format!("{errno}: {who}"), wanted).mend(mend)
+            let (who, remedy) = explain_refusal(&p.snapshot.limits, p.probes, &[&["CAP_NET_RAW"]]);
+            check("af-xdp", Fail, format!("{errno}: {who}"), wanted).remedy(remedy)
         }
     }
 }
@@ -81,12 +81,12 @@ pub(super) fn explain_refusal(limits: &Limits, probes: &Probes, needs: &[&[&str]
     }
     let capability = least.join(", ");
     if limits.initial_user_namespace == Some(false) {
-        let mend = "run in the initial user namespace (podman: --userns=host, as root)";
-        return (format!("{capability} counts only in this user namespace"), mend.into());
+        let remedy = "run in the initial user namespace (podman: --userns=host, as root)";
+        return (format!("{capability} counts only in this user namespace"), remedy.into());
     }
     if probes.seccomp == Some(2) {
-        let mend = "allow socket(AF_XDP) and bpf in the profile (docker: --security-opt seccomp=PROFILE.json)";
-        return (format!("{capability} is there; a seccomp filter is active"), mend.into());
+        let remedy = "allow socket(AF_XDP) and bpf in the profile (docker: --security-opt seccomp=PROFILE.json)";
+        return (format!("{capability} is there; a seccomp filter is active"), remedy.into());
     }
     let label = probes.label.as_deref().filter(|label| !label.starts_with("unconfined") && *label != "kernel");
     if let Some(label) = label {
@@ -96,8 +96,8 @@ pub(super) fn explain_refusal(limits: &Limits, probes: &Probes, needs: &[&[&str]
         );
     }
     if let Some(mode) = probes.lockdown.as_deref().filter(|mode| *mode != "none") {
-        let mend = "boot without lockdown= (secure boot sets it), or sign what it refuses";
-        return (format!("{capability} is there; the kernel is locked down ({mode})"), mend.into());
+        let remedy = "boot without lockdown= (secure boot sets it), or sign what it refuses";
+        return (format!("{capability} is there; the kernel is locked down ({mode})"), remedy.into());
     }
     (format!("{capability} is there; no seccomp filter and no profile was seen"), "see journalctl -k".into())
 }
@@ -111,7 +111,7 @@ fn capabilities(p: &Patient<'_>) -> Check {
     let wanted = "CAP_NET_RAW, CAP_NET_ADMIN, and CAP_BPF (or CAP_SYS_ADMIN)";
     let limits = &p.snapshot.limits;
     let Some(held) = &limits.capabilities else {
-        return check("capabilities", Unknown, "unknown", wanted).mend("grep CapEff /proc/self/status");
+        return check("capabilities", Unknown, "unknown", wanted).remedy("grep CapEff /proc/self/status");
     };
     let has = |name: &str| limits.has_capability(name) == Some(true);
     let admin = has("CAP_SYS_ADMIN");
@@ -123,19 +123,19 @@ fn capabilities(p: &Patient<'_>) -> Check {
     let missing: Vec<&str> = wants.into_iter().filter(|(_, lacks)| *lacks).map(|(name, _)| name).collect();
     if missing.is_empty() && limits.initial_user_namespace == Some(false) {
         // bpf(2) asks the initial namespace (bpf_capable, include/linux/bpf.h).
-        let mend = "run in the initial user namespace (podman: as root, --userns=host)";
+        let remedy = "run in the initial user namespace (podman: as root, --userns=host)";
         return check("capabilities", Fail, "held in this user namespace only, where CAP_BPF does not count", wanted)
-            .mend(mend);
+            .remedy(remedy);
     }
     if missing.is_empty() && !has("CAP_NET_ADMIN") {
         let observed = "CAP_SYS_ADMIN loads the program, but without CAP_NET_ADMIN no next hop is asked for and busy \
                         polling is not preferred";
-        return check("capabilities", Warn, observed, wanted).mend(grant(&["CAP_NET_ADMIN"]));
+        return check("capabilities", Warn, observed, wanted).remedy(grant(&["CAP_NET_ADMIN"]));
     }
     if missing.is_empty() {
         return check("capabilities", Pass, held.join(" "), wanted);
     }
-    check("capabilities", Fail, format!("missing: {}", missing.join(" ")), wanted).mend(grant(&missing))
+    check("capabilities", Fail, format!("missing: {}", missing.join(" ")), wanted).remedy(grant(&missing))
 }
 
 fn confinement(p: &Patient<'_>) -> Check {
@@ -156,9 +156,9 @@ fn confinement(p: &Patient<'_>) -> Check {
     }
     match (probes.seccomp, found.is_empty()) {
         (_, false) => {
-            check("confinement", Warn, found.join(", "), wanted).mend("if af-xdp or self-test fails, look here first")
+            check("confinement", Warn, found.join(", "), wanted).remedy("if af-xdp or self-test fails, look here first")
         }
-        (None, true) => check("confinement", Unknown, "unknown", wanted).mend("grep Seccomp /proc/self/status"),
+        (None, true) => check("confinement", Unknown, "unknown", wanted).remedy("grep Seccomp /proc/self/status"),
         (Some(_), true) => check("confinement", Pass, "none seen", wanted),
     }
 }
@@ -167,11 +167,11 @@ fn bpf(p: &Patient<'_>) -> Check {
     let wanted = "net.core.bpf_jit_enable = 1";
     match p.probes.bpf_jit {
         Some(0) => {
-            check("bpf", Warn, "the XDP program is interpreted", wanted).mend("sysctl net.core.bpf_jit_enable=1")
+            check("bpf", Warn, "the XDP program is interpreted", wanted).remedy("sysctl net.core.bpf_jit_enable=1")
         }
         Some(_) => check("bpf", Pass, "the XDP program is compiled", wanted),
         None => {
-            let (observed, mend) = match p.probes.bpf_jit_hidden {
+            let (observed, remedy) = match p.probes.bpf_jit_hidden {
                 Some(Hidden::Absent) => (
                     "this network namespace does not show it",
                     "see it on the host: nsenter --net=/proc/1/ns/net sysctl net.core.bpf_jit_enable",
@@ -179,7 +179,7 @@ fn bpf(p: &Patient<'_>) -> Check {
                 Some(Hidden::Forbidden) => ("only root can see it", "sudo sysctl net.core.bpf_jit_enable"),
                 None => ("unknown: this is another machine", "sysctl net.core.bpf_jit_enable"),
             };
-            check("bpf", Unknown, observed, wanted).mend(mend)
+            check("bpf", Unknown, observed, wanted).remedy(remedy)
         }
     }
 }
@@ -193,13 +193,13 @@ fn io_uring(p: &Patient<'_>) -> Check {
         }
         Some(value) => {
             let seen = format!("kernel.io_uring_disabled = {value}: plain threads are used");
-            check("io-uring", Warn, seen, wanted).mend("sysctl kernel.io_uring_disabled=0")
+            check("io-uring", Warn, seen, wanted).remedy("sysctl kernel.io_uring_disabled=0")
         }
         // The knob is there since Linux 6.6; before, nothing but seccomp forbids it.
         None if p.snapshot.limits.kernel_version().is_some_and(|v| v < (6, 6)) => {
             check("io-uring", Pass, "this kernel has no switch for it", wanted)
         }
-        None => check("io-uring", Unknown, "unknown", wanted).mend("sysctl kernel.io_uring_disabled"),
+        None => check("io-uring", Unknown, "unknown", wanted).remedy("sysctl kernel.io_uring_disabled"),
     }
 }
 
@@ -222,23 +222,23 @@ fn memlock(p: &Patient<'_>) -> Check {
     let needed = packet_memory(p).saturating_mul(p.request.interfaces.len().max(1) as u64);
     let wanted = format!("{} for the packet memory, or CAP_IPC_LOCK", bytes(needed));
     let new = |status, observed: String| Check::new("memlock", MACHINE, status, observed, &wanted);
-    let mend = format!("unit file: LimitMEMLOCK={needed}; shell: ulimit -l {}", needed.div_ceil(1024));
+    let remedy = format!("unit file: LimitMEMLOCK={needed}; shell: ulimit -l {}", needed.div_ceil(1024));
     let initial = limits.initial_user_namespace != Some(false);
     if initial && limits.has_capability("CAP_IPC_LOCK") == Some(true) {
         return new(Pass, "CAP_IPC_LOCK lifts the limit".into());
     }
     let raise = initial && limits.has_capability("CAP_SYS_RESOURCE") == Some(true);
     match (limits.memlock, limits.memlock_max) {
-        (None, _) => new(Unknown, "unknown".into()).mend("ulimit -l"),
+        (None, _) => new(Unknown, "unknown".into()).remedy("ulimit -l"),
         (Some(Amount::Unlimited), _) => new(Pass, "unlimited".into()),
         (Some(Amount::Bytes(soft)), _) if soft >= needed => new(Pass, bytes(soft)),
         (Some(Amount::Bytes(soft)), Some(Amount::Unlimited)) => {
-            new(Warn, format!("{} (raisable)", bytes(soft))).mend(mend)
+            new(Warn, format!("{} (raisable)", bytes(soft))).remedy(remedy)
         }
         (Some(Amount::Bytes(soft)), Some(Amount::Bytes(hard))) if hard >= needed || raise => {
-            new(Warn, format!("{} (raisable)", bytes(soft))).mend(mend)
+            new(Warn, format!("{} (raisable)", bytes(soft))).remedy(remedy)
         }
-        (Some(Amount::Bytes(soft)), _) => new(Fail, bytes(soft)).mend(mend),
+        (Some(Amount::Bytes(soft)), _) => new(Fail, bytes(soft)).remedy(remedy),
     }
 }
 
@@ -255,9 +255,9 @@ fn huge_pages(p: &Patient<'_>) -> Check {
         plan.warnings.iter().find(|w| matches!(w.code, WarningCode::HugePagesShort | WarningCode::HugePagesUnknown));
     match short {
         Some(w) if w.code == WarningCode::HugePagesShort => {
-            check("huge-pages", Warn, format!("{}: {}", w.subject, w.text), wanted).mend(w.mend.clone())
+            check("huge-pages", Warn, format!("{}: {}", w.subject, w.text), wanted).remedy(w.remedy.clone())
         }
-        Some(w) => check("huge-pages", Unknown, format!("{}: {}", w.subject, w.text), wanted).mend(w.mend.clone()),
+        Some(w) => check("huge-pages", Unknown, format!("{}: {}", w.subject, w.text), wanted).remedy(w.remedy.clone()),
         None => {
             let huge = plan.actors.iter().filter(|actor| actor.page == Page::Huge).count();
             check("huge-pages", Pass, format!("enough for {huge} actors"), wanted)
@@ -270,10 +270,10 @@ fn cpus(p: &Patient<'_>) -> Check {
     let usable = p.snapshot.usable_cpus();
     let queues = p.plan.as_ref().map_or(1, |plan| plan.actors.len());
     let observed = format!("cpu {usable} for {queues} queues");
-    let mend = format!("allow {} cpus (AllowedCPUs=, taskset -c), or serve fewer queues", queues + 1);
+    let remedy = format!("allow {} cpus (AllowedCPUs=, taskset -c), or serve fewer queues", queues + 1);
     match usable.len() {
-        0 => check("cpus", Fail, "none", wanted).mend(mend),
-        n if n <= queues => check("cpus", Warn, observed, wanted).mend(mend),
+        0 => check("cpus", Fail, "none", wanted).remedy(remedy),
+        n if n <= queues => check("cpus", Warn, observed, wanted).remedy(remedy),
         _ => check("cpus", Pass, observed, wanted),
     }
 }
@@ -281,7 +281,7 @@ fn cpus(p: &Patient<'_>) -> Check {
 fn cpu_quota(p: &Patient<'_>) -> Check {
     let wanted = "no quota, or at least one cpu for each actor";
     match p.snapshot.limits.cpu_quota {
-        None => check("cpu-quota", Unknown, "unknown", wanted).mend("cat /sys/fs/cgroup/cpu.max"),
+        None => check("cpu-quota", Unknown, "unknown", wanted).remedy("cat /sys/fs/cgroup/cpu.max"),
         Some(CpuQuota::Unlimited) => check("cpu-quota", Pass, "none", wanted),
         Some(CpuQuota::MilliCpus(milli)) => {
             let actors = p.plan.as_ref().map_or(1, |plan| plan.actors.len()) as u64;
@@ -289,7 +289,7 @@ fn cpu_quota(p: &Patient<'_>) -> Check {
             if milli >= 1000 * actors {
                 return check("cpu-quota", Pass, observed, wanted);
             }
-            check("cpu-quota", Warn, observed, wanted).mend("raise CPUQuota= or resources.limits.cpu")
+            check("cpu-quota", Warn, observed, wanted).remedy("raise CPUQuota= or resources.limits.cpu")
         }
     }
 }
@@ -309,8 +309,8 @@ fn clock(p: &Patient<'_>) -> Check {
     match p.snapshot.limits.clock_source.as_deref() {
         None => check("clock", Unknown, "unknown", wanted),
         Some(slow @ ("hpet" | "acpi_pm" | "jiffies" | "refined-jiffies")) => {
-            let mend = "echo tsc > /sys/devices/system/clocksource/clocksource0/current_clocksource; why not: dmesg | grep -i tsc";
-            check("clock", Warn, slow, wanted).mend(mend)
+            let remedy = "echo tsc > /sys/devices/system/clocksource/clocksource0/current_clocksource; why not: dmesg | grep -i tsc";
+            check("clock", Warn, slow, wanted).remedy(remedy)
         }
         Some(source) => check("clock", Pass, source, wanted),
     }
@@ -320,7 +320,9 @@ fn governor(p: &Patient<'_>) -> Check {
     let wanted = "performance (or schedutil), not powersave";
     match p.probes.governor.as_deref() {
         None => check("governor", Unknown, "no frequency control is seen, as in most virtual machines", wanted),
-        Some("powersave") => check("governor", Warn, "powersave", wanted).mend("cpupower frequency-set -g performance"),
+        Some("powersave") => {
+            check("governor", Warn, "powersave", wanted).remedy("cpupower frequency-set -g performance")
+        }
         Some(governor) => check("governor", Pass, governor, wanted),
     }
 }
@@ -328,10 +330,10 @@ fn governor(p: &Patient<'_>) -> Check {
 fn irqbalance(p: &Patient<'_>) -> Check {
     let wanted = "nobody moves the NIC's interrupts away from their actors";
     match p.probes.irqbalance {
-        None => check("irqbalance", Unknown, "other processes cannot be seen", wanted).mend("pgrep -x irqbalance"),
+        None => check("irqbalance", Unknown, "other processes cannot be seen", wanted).remedy("pgrep -x irqbalance"),
         Some(false) => check("irqbalance", Pass, "irqbalance is not running", wanted),
         Some(true) => check("irqbalance", Warn, "irqbalance is running", wanted)
-            .mend("systemctl stop irqbalance, or ban our cpus: IRQBALANCE_BANNED_CPULIST in /etc/default/irqbalance"),
+            .remedy("systemctl stop irqbalance, or ban our cpus: IRQBALANCE_BANNED_CPULIST in /etc/default/irqbalance"),
     }
 }
 
@@ -341,22 +343,22 @@ pub(super) fn plan_checks(p: &Patient<'_>) -> Vec<Check> {
     match &p.plan {
         // Nothing was asked: the machine itself was looked at.
         Err(_) if p.request.interfaces.is_empty() => {
-            vec![check("plan", Unknown, "no interface was named", wanted).mend("oxide doctor --config FILE")]
+            vec![check("plan", Unknown, "no interface was named", wanted).remedy("oxide doctor --config FILE")]
         }
         Err(refusal) => {
             let one = |r: &crate::plan::Reason| {
-                check("plan", Fail, format!("{}: {}", r.subject, r.text), "a plan").mend(r.mend.clone())
+                check("plan", Fail, format!("{}: {}", r.subject, r.text), "a plan").remedy(r.remedy.clone())
             };
             refusal.reasons.iter().map(one).collect()
         }
         Ok(plan) => {
             let find = |code| plan.warnings.iter().find(|w| w.code == code);
             let smt = match find(WarningCode::SmtShared) {
-                Some(w) => check("smt", Warn, w.text.clone(), "one actor on a physical core").mend(w.mend.clone()),
+                Some(w) => check("smt", Warn, w.text.clone(), "one actor on a physical core").remedy(w.remedy.clone()),
                 None => check("smt", Pass, "no two actors on one physical core", "one actor on a physical core"),
             };
             let whole = match find(WarningCode::CpuShared) {
-                Some(w) => check("plan", Warn, w.text.clone(), wanted).mend(w.mend.clone()),
+                Some(w) => check("plan", Warn, w.text.clone(), wanted).remedy(w.remedy.clone()),
                 None => check("plan", Pass, format!("{} actors", plan.actors.len()), wanted),
             };
             vec![smt, whole]

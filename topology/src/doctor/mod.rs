@@ -54,7 +54,7 @@ pub struct Check {
     /// What is wanted.
     pub wanted: String,
     /// What to do, a command where there is one; `None` if it passed.
-    pub mend: Option<String>,
+    pub remedy: Option<String>,
     /// Where to read on.
     pub doc: String,
 }
@@ -150,13 +150,13 @@ impl Check {
             status,
             observed: observed.into(),
             wanted: wanted.into(),
-            mend: None,
+            remedy: None,
             doc: format!("docs/planning.md#doctor-{id}"),
         }
     }
 
-    fn mend(mut self, mend: impl Into<String>) -> Self {
-        self.mend = Some(mend.into());
+    fn remedy(mut self, remedy: impl Into<String>) -> Self {
+        self.remedy = Some(remedy.into());
         self
     }
 }
@@ -173,8 +173,8 @@ impl fmt::Display for Check {
         if self.status != Status::Pass {
             write!(f, "\n           wanted: {}", self.wanted)?;
         }
-        if let Some(mend) = &self.mend {
-            write!(f, "\n           mend:   {mend}")?;
+        if let Some(remedy) = &self.remedy {
+            write!(f, "\n           remedy: {remedy}")?;
         }
         Ok(())
     }

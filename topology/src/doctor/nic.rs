@@ -20,7 +20,7 @@ pub(super) fn checks(p: &Patient<'_>, name: &str) -> Vec<Check> {
 pub(super) fn absent(name: &str, nics: &[Nic]) -> Check {
     let known: Vec<&str> = nics.iter().map(|nic| nic.name.as_str()).collect();
     let observed = format!("absent (there are: {})", known.join(", "));
-    Check::new("nic-exists", name, Fail, observed, "present").mend("correct the name; see `ip link`")
+    Check::new("nic-exists", name, Fail, observed, "present").remedy("correct the name; see `ip link`")
 }
 
 pub(super) fn check(id: &str, nic: &Nic, status: Status, observed: impl Into<String>, wanted: &str) -> Check {
@@ -30,23 +30,23 @@ pub(super) fn check(id: &str, nic: &Nic, status: Status, observed: impl Into<Str
 pub(super) fn link(nic: &Nic) -> Check {
     let wanted = "Ethernet, up, with carrier, member of nothing";
     if nic.ethernet == Some(false) {
-        let (text, mend) = crate::plan::not_ethernet(nic);
-        return check("link", nic, Fail, text, wanted).mend(mend);
+        let (text, remedy) = crate::plan::not_ethernet(nic);
+        return check("link", nic, Fail, text, wanted).remedy(remedy);
     }
     match (nic.up, nic.carrier) {
         // Binding to a queue of an interface that is down has ended kernels (onload#177).
-        (Some(false), _) => check("link", nic, Fail, "down", wanted).mend(format!("ip link set dev {} up", nic.name)),
+        (Some(false), _) => check("link", nic, Fail, "down", wanted).remedy(format!("ip link set dev {} up", nic.name)),
         (_, Some(false)) => {
-            check("link", nic, Fail, "no carrier", wanted).mend(format!("check cable or peer: ethtool {}", nic.name))
+            check("link", nic, Fail, "no carrier", wanted).remedy(format!("check cable or peer: ethtool {}", nic.name))
         }
         (Some(true), Some(true)) if nic.master.is_some() => {
             let master = nic.master.as_deref().unwrap_or_default();
-            let mend = format!("serve a NIC of its own, or take it out: ip link set dev {} nomaster", nic.name);
+            let remedy = format!("serve a NIC of its own, or take it out: ip link set dev {} nomaster", nic.name);
             check("link", nic, Warn, format!("a member of {master}: what the relay takes never gets there"), wanted)
-                .mend(mend)
+                .remedy(remedy)
         }
         (Some(true), Some(true)) => check("link", nic, Pass, "up, with carrier", wanted),
-        _ => check("link", nic, Unknown, "unknown", wanted).mend(format!("ip link show dev {}", nic.name)),
+        _ => check("link", nic, Unknown, "unknown", wanted).remedy(format!("ip link show dev {}", nic.name)),
     }
 }
 
@@ -61,11 +61,11 @@ fn driver(p: &Patient<'_>, nic: &Nic) -> Check {
     };
     match nic.xdp_features {
         None => check("driver", nic, Unknown, format!("{name}: its XDP features are not told"), wanted)
-            .mend("Linux 6.3 tells them: xdp-loader features, or try: oxide doctor --self-test"),
+            .remedy("Linux 6.3 tells them: xdp-loader features, or try: oxide doctor --self-test"),
         Some(f) if f.basic && f.redirect => check("driver", nic, Pass, format!("{name}: {rung}"), wanted),
         Some(_) => {
-            let mend = "generic mode works, slowly; choose an interface with native XDP if there is one";
-            check("driver", nic, Warn, format!("{name} has no native XDP: generic mode is left"), wanted).mend(mend)
+            let remedy = "generic mode works, slowly; choose an interface with native XDP if there is one";
+            check("driver", nic, Warn, format!("{name} has no native XDP: generic mode is left"), wanted).remedy(remedy)
         }
     }
 }
@@ -73,7 +73,7 @@ fn driver(p: &Patient<'_>, nic: &Nic) -> Check {
 fn queues(p: &Patient<'_>, nic: &Nic) -> Check {
     let wanted = "as many transmit as receive queues, and the spare ones the driver wants";
     let (Some(rx), Some(tx)) = (nic.rx_queues, nic.tx_queues) else {
-        return check("queues", nic, Unknown, "unknown", wanted).mend(format!("ethtool -l {}", nic.name));
+        return check("queues", nic, Unknown, "unknown", wanted).remedy(format!("ethtool -l {}", nic.name));
     };
     let max = nic.max_queues.map_or_else(String::new, |max| format!(", at most {max}"));
     let then = crate::plan::with_program(nic, p.snapshot, p.request.native);
@@ -84,16 +84,16 @@ fn queues(p: &Patient<'_>, nic: &Nic) -> Check {
         let ours = |code| matches!(code, ReasonCode::SpareQueues | ReasonCode::NoTransmitQueue | ReasonCode::NoQueue);
         if let Some(reason) = refusal.reasons.iter().find(|r| r.subject == nic.name && ours(r.code)) {
             return check("queues", nic, Fail, format!("{observed}: {}", reason.text), wanted)
-                .mend(reason.mend.clone());
+                .remedy(reason.remedy.clone());
         }
     }
     let unserved = |plan: &Plan| {
         plan.warnings.iter().find(|w| w.subject == nic.name && w.code == WarningCode::QueuesUnserved).cloned()
     };
     match p.plan.as_ref().ok().and_then(unserved) {
-        Some(w) => check("queues", nic, Warn, format!("{observed}: {}", w.text), wanted).mend(w.mend),
+        Some(w) => check("queues", nic, Warn, format!("{observed}: {}", w.text), wanted).remedy(w.remedy),
         None if then.rx_queues != then.tx_queues => {
-            check("queues", nic, Warn, observed, wanted).mend(format!("ethtool -L {} combined {rx}", nic.name))
+            check("queues", nic, Warn, observed, wanted).remedy(format!("ethtool -L {} combined {rx}", nic.name))
         }
         None => check("queues", nic, Pass, observed, wanted),
     }
@@ -105,19 +105,19 @@ fn rings(p: &Patient<'_>, nic: &Nic) -> Check {
     match (nic.rx_ring, nic.tx_ring) {
         (Some(rx), Some(tx)) if u64::from(rx) > frames / 2 => {
             let observed = format!("receive {rx}, transmit {tx} descriptors, {frames} frames for each queue");
-            let mend = format!("ethtool -G {} rx {}, or raise frame_count", nic.name, (frames / 2).max(64));
-            check("rings", nic, Warn, observed, wanted).mend(mend)
+            let remedy = format!("ethtool -G {} rx {}, or raise frame_count", nic.name, (frames / 2).max(64));
+            check("rings", nic, Warn, observed, wanted).remedy(remedy)
         }
         (Some(rx), Some(tx)) => check("rings", nic, Pass, format!("receive {rx}, transmit {tx} descriptors"), wanted),
         _ if nic.is_virtual == Some(true) => check("rings", nic, Pass, "none: a virtual interface", wanted),
-        _ => check("rings", nic, Unknown, "not told", wanted).mend(format!("ethtool -g {}", nic.name)),
+        _ => check("rings", nic, Unknown, "not told", wanted).remedy(format!("ethtool -g {}", nic.name)),
     }
 }
 
 fn mtu(p: &Patient<'_>, nic: &Nic) -> Check {
     let wanted = "a packet fits a frame, and the driver's native limit";
     let Some(mtu) = nic.mtu else {
-        return check("mtu", nic, Unknown, "unknown", wanted).mend(format!("ip link show dev {}", nic.name));
+        return check("mtu", nic, Unknown, "unknown", wanted).remedy(format!("ip link show dev {}", nic.name));
     };
     let reason = p
         .plan
@@ -129,8 +129,8 @@ fn mtu(p: &Patient<'_>, nic: &Nic) -> Check {
             plan.warnings.iter().find(|w| w.subject == nic.name && w.code == WarningCode::Mtu).cloned()
         });
     match (reason, warning) {
-        (Some(reason), _) => check("mtu", nic, Fail, reason.text, wanted).mend(reason.mend),
-        (_, Some(warning)) => check("mtu", nic, Warn, warning.text, wanted).mend(warning.mend),
+        (Some(reason), _) => check("mtu", nic, Fail, reason.text, wanted).remedy(reason.remedy),
+        (_, Some(warning)) => check("mtu", nic, Warn, warning.text, wanted).remedy(warning.remedy),
         _ => check("mtu", nic, Pass, mtu.to_string(), wanted),
     }
 }
@@ -145,12 +145,12 @@ fn xdp_attached(p: &Patient<'_>, nic: &Nic) -> Check {
         }
         Some(program) => {
             let id = program.id.map_or_else(|| "unknown id".to_owned(), |id| format!("id {id}"));
-            let mend = format!(
+            let remedy = format!(
                 "whose: bpftool net show dev {0}; stop its program, or the oxide relay that has it (its own configuration \
                  knows it: oxide doctor --config FILE); only what a dead program left: ip link set dev {0} xdp off",
                 nic.name
             );
-            check("xdp-attached", nic, Fail, format!("{} program, {id}", program.mode), wanted).mend(mend)
+            check("xdp-attached", nic, Fail, format!("{} program, {id}", program.mode), wanted).remedy(remedy)
         }
         None if nic.ifindex.is_some() => check("xdp-attached", nic, Pass, "none", wanted),
         None => check("xdp-attached", nic, Unknown, "unknown", wanted),
@@ -163,8 +163,8 @@ fn numa(p: &Patient<'_>, nic: &Nic) -> Check {
         return check("numa", nic, Pass, "one node", wanted);
     }
     let Some(node) = nic.numa_node else {
-        let mend = format!("cat /sys/class/net/{}/device/numa_node; set numa = N if you know it", nic.name);
-        return check("numa", nic, Unknown, "its node is unknown", wanted).mend(mend);
+        let remedy = format!("cat /sys/class/net/{}/device/numa_node; set numa = N if you know it", nic.name);
+        return check("numa", nic, Unknown, "its node is unknown", wanted).remedy(remedy);
     };
     let Ok(plan) = &p.plan else { return check("numa", nic, Unknown, "there is no plan", wanted) };
     let mine = plan.actors.iter().filter(|actor| actor.ports.iter().any(|port| port.interface == nic.name));
@@ -174,11 +174,11 @@ fn numa(p: &Patient<'_>, nic: &Nic) -> Check {
     }
     if let Some(nodes) = p.snapshot.limits.memory_nodes.as_ref().filter(|nodes| !nodes.contains(node)) {
         let observed = format!("node {node}, from which this process may not take memory: cpuset.mems is {nodes}");
-        return check("numa", nic, Warn, observed, wanted).mend(crate::plan::WIDEN_MEMS);
+        return check("numa", nic, Warn, observed, wanted).remedy(crate::plan::WIDEN_MEMS);
     }
     let observed = format!("node {node}; {far} of its queues are served from another");
     check("numa", nic, Warn, observed, wanted)
-        .mend("use interfaces of one node, or fewer queues: see `oxide plan --tree`")
+        .remedy("use interfaces of one node, or fewer queues: see `oxide plan --tree`")
 }
 
 fn irq_affinity(p: &Patient<'_>, nic: &Nic) -> Check {
@@ -199,11 +199,11 @@ fn irq_affinity(p: &Patient<'_>, nic: &Nic) -> Check {
     }
     match (known, far.first()) {
         (0, _) => check("irq-affinity", nic, Unknown, "the interrupts of its queues are not told", wanted)
-            .mend(format!("grep {} /proc/interrupts", nic.name)),
+            .remedy(format!("grep {} /proc/interrupts", nic.name)),
         (_, Some(first)) => {
-            let mend = "oxide plan --apply irq-affinity, or write /proc/irq/N/smp_affinity_list";
+            let remedy = "oxide plan --apply irq-affinity, or write /proc/irq/N/smp_affinity_list";
             check("irq-affinity", nic, Warn, format!("{} queues on another node, first {first}", far.len()), wanted)
-                .mend(mend)
+                .remedy(remedy)
         }
         (known, None) => check("irq-affinity", nic, Pass, format!("{known} interrupts on their actors' node"), wanted),
     }

@@ -32,7 +32,7 @@ pub(super) fn check(p: &Patient<'_>) -> Check {
     let check = |status, observed: String| Check::new("relay", "relay", status, observed, wanted);
     match &p.probes.own {
         None if p.traffic.source_ports.is_empty() => {
-            check(Unknown, UNASKED.to_owned()).mend("oxide doctor --config FILE")
+            check(Unknown, UNASKED.to_owned()).remedy("oxide doctor --config FILE")
         }
         None => check(Pass, "none runs, or none that this user may ask".to_owned()),
         Some(own) if own.state == "running" && own.notices.is_empty() => {
@@ -40,7 +40,7 @@ pub(super) fn check(p: &Patient<'_>) -> Check {
         }
         Some(own) => {
             let notices = if own.notices.is_empty() { String::new() } else { format!(": {}", own.notices.join("; ")) };
-            check(Warn, format!("{}{notices}", own.state)).mend("oxide ctl queues, and the log, tell more")
+            check(Warn, format!("{}{notices}", own.state)).remedy("oxide ctl queues, and the log, tell more")
         }
     }
 }

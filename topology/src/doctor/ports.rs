@@ -80,10 +80,11 @@ fn free_range(relay: &Ports) -> Option<RangeInclusive<u16>> {
 
 pub(super) fn check(probes: &Probes, traffic: &Traffic) -> Check {
     if traffic.source_ports.is_empty() {
-        return new(Unknown, UNASKED).mend("oxide doctor --config FILE");
+        return new(Unknown, UNASKED).remedy("oxide doctor --config FILE");
     }
     let (Some((low, high)), Some(bound)) = (probes.ephemeral_ports, &probes.udp_bound) else {
-        return new(Unknown, "the kernel's ports cannot be seen").mend("sysctl net.ipv4.ip_local_port_range; ss -uan");
+        return new(Unknown, "the kernel's ports cannot be seen")
+            .remedy("sysctl net.ipv4.ip_local_port_range; ss -uan");
     };
     let ours = Ports::of(&traffic.source_ports);
     let ephemeral = Ports::of([&(low..=high)]);
@@ -104,7 +105,7 @@ pub(super) fn check(probes: &Probes, traffic: &Traffic) -> Check {
     });
     if let Some((address, port)) = taken {
         return new(Warn, format!("a kernel socket is bound to {}", SocketAddr::new(*address, *port)))
-            .mend(format!("whose: ss -uanp 'sport = :{port}'; stop it, or choose other ports"));
+            .remedy(format!("whose: ss -uanp 'sport = :{port}'; stop it, or choose other ports"));
     }
     let shared = given.and(&ours);
     if shared.count() > 0 {
@@ -112,7 +113,7 @@ pub(super) fn check(probes: &Probes, traffic: &Traffic) -> Check {
             format!("{} of source_ports are in the kernel's ephemeral range {low}-{high}", list(&shared.ranges()));
         // Writing replaces the list.
         let both = reserved.with(&shared, |a, b| a || b);
-        return new(Warn, observed).mend(format!(
+        return new(Warn, observed).remedy(format!(
             "sysctl -w net.ipv4.ip_local_reserved_ports={}, or source_ports outside of {low}-{high}",
             list(&both.ranges())
         ));
@@ -120,7 +121,7 @@ pub(super) fn check(probes: &Probes, traffic: &Traffic) -> Check {
     if let Some(place) = probes.port_choosers.as_deref().unwrap_or_default().first() {
         let observed = format!("{place} translates source addresses and may give other flows ports of source_ports");
         let range = free_range(&relays).map_or_else(|| "FIRST-LAST".to_owned(), |range| list(&[range]));
-        return new(Warn, observed).mend(format!(
+        return new(Warn, observed).remedy(format!(
             "keep its ports apart from the relay's: nft \"masquerade to :{range}\", iptables -j MASQUERADE --to-ports \
              {range}, for UDP"
         ));
@@ -130,7 +131,7 @@ pub(super) fn check(probes: &Probes, traffic: &Traffic) -> Check {
 
 /// The host's own sockets have too few ports, or would have.
 fn too_few(relay: &Ports, (low, high): (u16, u16), given: usize, left: usize) -> Check {
-    let mend = match free_range(relay) {
+    let remedy = match free_range(relay) {
         Some(range) => format!(
             "sysctl -w net.ipv4.ip_local_port_range=\"{} {}\" (and net.ipv4.ip_local_reserved_ports for services in it), or a \
              narrower source_ports",
@@ -144,10 +145,10 @@ fn too_few(relay: &Ports, (low, high): (u16, u16), given: usize, left: usize) ->
             "the kernel may give its own sockets {given} ports only ({low}-{high} without those that are reserved): \
              programs of this host cannot open connections when they are used up"
         );
-        return new(Fail, observed).mend(mend);
+        return new(Fail, observed).remedy(remedy);
     }
     let observed = format!("source_ports leaves {left} ports of the kernel's ephemeral range {low}-{high} to the host");
-    new(Warn, observed).mend(mend)
+    new(Warn, observed).remedy(remedy)
 }
 
 #[cfg(test)]

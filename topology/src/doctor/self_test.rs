@@ -35,14 +35,14 @@ pub enum Outcome {
         /// How.
         text: String,
         /// What to do.
-        mend: String,
+        remedy: String,
     },
     /// It could not be tried, for a reason that is not the relay's concern.
     Untried {
         /// Why.
         why: String,
         /// What to do.
-        mend: String,
+        remedy: String,
     },
 }
 
@@ -56,16 +56,16 @@ fn one(limits: &Limits, probes: &Probes, trial: &Trial) -> Check {
     let check = |status, observed: String| Check::new("self-test", trial.step, status, observed, trial.wanted);
     match &trial.outcome {
         Outcome::Done(seen) => check(Pass, seen.clone()),
-        Outcome::Failed { text, mend } => check(Fail, text.clone()).mend(mend.clone()),
-        Outcome::Untried { why, mend } => check(Unknown, format!("not tried: {why}")).mend(mend.clone()),
+        Outcome::Failed { text, remedy } => check(Fail, text.clone()).remedy(remedy.clone()),
+        Outcome::Untried { why, remedy } => check(Unknown, format!("not tried: {why}")).remedy(remedy.clone()),
         Outcome::Refused { text, needs, relay_needs_it } => {
-            let (who, mend) = explain_refusal(limits, probes, needs);
+            let (who, remedy) = explain_refusal(limits, probes, needs);
             let observed = format!("{text}: {who}");
             if *relay_needs_it {
-                return check(Fail, observed).mend(mend);
+                return check(Fail, observed).remedy(remedy);
             }
             check(Unknown, format!("{observed}; the relay itself does not need it"))
-                .mend(format!("for this test: {mend}"))
+                .remedy(format!("for this test: {remedy}"))
         }
     }
 }

@@ -26,7 +26,7 @@ pub(super) fn xsk_owned(p: &Patient<'_>, nic: &Nic) -> Check {
     let wanted = "no other AF_XDP socket on the queues to be served";
     let Some(taken) = &nic.xsk_queues else {
         return check("xsk-owned", nic, Unknown, "this kernel does not tell", wanted)
-            .mend("Linux 6.15 tells it, or: modprobe xsk_diag; ss --xdp -p");
+            .remedy("Linux 6.15 tells it, or: modprobe xsk_diag; ss --xdp -p");
     };
     let served = served(p, nic);
     let own = |queue: &u32| p.probes.own.as_ref().is_some_and(|own| own.has(&nic.name, *queue));
@@ -34,7 +34,7 @@ pub(super) fn xsk_owned(p: &Patient<'_>, nic: &Nic) -> Check {
     let ours: Vec<u32> = taken.iter().copied().filter(|queue| served.contains(queue)).collect();
     match (ours.is_empty(), taken.is_empty()) {
         (false, _) => check("xsk-owned", nic, Fail, format!("queues {} have a socket already", listed(&ours)), wanted)
-            .mend("stop its process; who maps socket memory (root): grep -ls 'socket:\\[' /proc/[0-9]*/maps"),
+            .remedy("stop its process; who maps socket memory (root): grep -ls 'socket:\\[' /proc/[0-9]*/maps"),
         (true, false) => {
             check("xsk-owned", nic, Pass, format!("queues {}, which are not to be served", listed(&taken)), wanted)
         }
@@ -59,7 +59,7 @@ pub(super) fn rss(p: &Patient<'_>, nic: &Nic) -> Check {
             return check("rss", nic, Pass, "a veth has none: the sender's transmit queue decides", wanted);
         }
         return check("rss", nic, Unknown, "neither driver nor kernel tells", wanted)
-            .mend(format!("ethtool -x {0}; ethtool -n {0} rx-flow-hash udp4", nic.name));
+            .remedy(format!("ethtool -x {0}; ethtool -n {0} rx-flow-hash udp4", nic.name));
     };
     let function = view.function.as_deref().unwrap_or("function unknown");
     let served = served(p, nic);
@@ -72,11 +72,11 @@ pub(super) fn rss(p: &Patient<'_>, nic: &Nic) -> Check {
     let idle: Vec<u32> = served.iter().filter(there).copied().filter(|queue| !table.contains(queue)).collect();
     if !table.is_empty() && !elsewhere.is_empty() {
         let observed = format!("{function}; packets also go to queues {}, which nobody serves", listed(&elsewhere));
-        return check("rss", nic, Warn, observed, wanted).mend(equal(nic, &served));
+        return check("rss", nic, Warn, observed, wanted).remedy(equal(nic, &served));
     }
     if !table.is_empty() && !idle.is_empty() {
         let observed = format!("{function}; no packet ever goes to queues {}", listed(&idle));
-        return check("rss", nic, Warn, observed, wanted).mend(equal(nic, &served));
+        return check("rss", nic, Warn, observed, wanted).remedy(equal(nic, &served));
     }
     let fields = [("udp4", view.fields_udp4), ("udp6", view.fields_udp6)];
     if nic.driver.as_deref() == Some("virtio_net")
@@ -84,14 +84,14 @@ pub(super) fn rss(p: &Patient<'_>, nic: &Nic) -> Check {
     {
         // The driver refuses other fields with EINVAL then (virtnet_set_hashflow, drivers/net/virtio_net.c).
         let observed = "the device offers no hash over UDP: the host chooses the queue of each flow";
-        return check("rss", nic, Warn, observed, wanted).mend(
+        return check("rss", nic, Warn, observed, wanted).remedy(
             "give the virtual machine a NIC with RSS (QEMU: -device virtio-net-pci,rss=on,hash=on), or one queue",
         );
     }
     if let Some((flow, Some(hashed))) = fields.iter().find(|(_, f)| f.is_some_and(|f| !f.has_ports())) {
         let observed = format!("{function}; {flow} hashes {hashed}: all flows of two hosts share a queue");
         return check("rss", nic, Warn, observed, wanted)
-            .mend(format!("ethtool -N {} rx-flow-hash {flow} sdfn", nic.name));
+            .remedy(format!("ethtool -N {} rx-flow-hash {flow} sdfn", nic.name));
     }
     match (view.table.is_some(), view.fields_udp4) {
         (true, Some(hashed)) => {
@@ -99,9 +99,9 @@ pub(super) fn rss(p: &Patient<'_>, nic: &Nic) -> Check {
             check("rss", nic, Pass, observed, wanted)
         }
         (false, _) => check("rss", nic, Unknown, format!("{function}; the table is not told"), wanted)
-            .mend(format!("ethtool -x {}", nic.name)),
+            .remedy(format!("ethtool -x {}", nic.name)),
         (true, None) => check("rss", nic, Unknown, format!("{function}; the hashed fields are not told"), wanted)
-            .mend(format!("ethtool -n {} rx-flow-hash udp4 (netlink tells from Linux 6.17 on)", nic.name)),
+            .remedy(format!("ethtool -n {} rx-flow-hash udp4 (netlink tells from Linux 6.17 on)", nic.name)),
     }
 }
 
@@ -114,11 +114,11 @@ fn equal(nic: &Nic, served: &[u32]) -> String {
 pub(super) fn offloads(_: &Patient<'_>, nic: &Nic) -> Check {
     let wanted = "packets arrive one by one, whole and with their checksums";
     let Some(on) = nic.offloads else {
-        return check("offloads", nic, Unknown, "unknown", wanted).mend(format!("ethtool -k {}", nic.name));
+        return check("offloads", nic, Unknown, "unknown", wanted).remedy(format!("ethtool -k {}", nic.name));
     };
-    let (found, mend) = merging(nic, on);
+    let (found, remedy) = merging(nic, on);
     if !found.is_empty() {
-        return check("offloads", nic, Warn, found.join("; "), wanted).mend(mend);
+        return check("offloads", nic, Warn, found.join("; "), wanted).remedy(remedy);
     }
     if nic.driver.as_deref() == Some("veth") {
         return veth(nic, wanted);
@@ -146,11 +146,11 @@ fn merging(nic: &Nic, on: Offloads) -> (Vec<&'static str>, String) {
 fn veth(nic: &Nic, wanted: &str) -> Check {
     let Some(peer) = &nic.peer else {
         return check("offloads", nic, Unknown, "its peer is in another namespace", wanted)
-            .mend("in the peer's namespace: ethtool -K PEER tx off gso off tso off gro on");
+            .remedy("in the peer's namespace: ethtool -K PEER tx off gso off tso off gro on");
     };
     let Some(on) = peer.offloads else {
         return check("offloads", nic, Unknown, format!("those of its peer {} are unknown", peer.name), wanted)
-            .mend(format!("ethtool -k {}", peer.name));
+            .remedy(format!("ethtool -k {}", peer.name));
     };
     let mut found = Vec::new();
     let mut switches = Vec::new();
@@ -170,7 +170,7 @@ fn veth(nic: &Nic, wanted: &str) -> Check {
     if found.is_empty() {
         return check("offloads", nic, Pass, format!("peer {} sends whole packets", peer.name), wanted);
     }
-    check("offloads", nic, Warn, format!("peer {} {}", peer.name, found.join("; ")), wanted).mend(format!(
+    check("offloads", nic, Warn, format!("peer {} {}", peer.name, found.join("; ")), wanted).remedy(format!(
         "ethtool -K {} {}",
         peer.name,
         switches.join(" ")
@@ -182,7 +182,7 @@ pub(super) fn napi(_: &Patient<'_>, nic: &Nic) -> Check {
     let wanted = "with busy_poll on a NIC: napi_defer_hard_irqs 2, gro_flush_timeout 200000; not needed";
     match nic.napi {
         None => check("napi", nic, Unknown, "unknown", wanted)
-            .mend(format!("cat /sys/class/net/{}/napi_defer_hard_irqs", nic.name)),
+            .remedy(format!("cat /sys/class/net/{}/napi_defer_hard_irqs", nic.name)),
         Some(n) => {
             let observed =
                 format!("napi_defer_hard_irqs {}, gro_flush_timeout {}", n.defer_hard_irqs, n.gro_flush_timeout_ns);

@@ -38,10 +38,10 @@ fn listens(interfaces: &[String], probes: &Probes, traffic: &Traffic) -> Vec<Che
     let wanted = "packets to each listen address come in by an interface that is served";
     if traffic.listens.is_empty() {
         if traffic.source_ports.is_empty() {
-            return vec![Check::new("listen", "relay", Unknown, UNASKED, wanted).mend("oxide doctor --config FILE")];
+            return vec![Check::new("listen", "relay", Unknown, UNASKED, wanted).remedy("oxide doctor --config FILE")];
         }
         let text = "the configuration has no [[relay]] entry: a start refuses it";
-        return vec![Check::new("listen", "relay", Fail, text, wanted).mend("write one: oxide config example")];
+        return vec![Check::new("listen", "relay", Fail, text, wanted).remedy("write one: oxide config example")];
     }
     let all = unique(traffic.listens.iter().map(|(address, _)| address));
     all.into_iter().map(|address| listen(interfaces, probes, address, wanted)).collect()
@@ -52,7 +52,7 @@ fn listen(interfaces: &[String], probes: &Probes, address: IpAddr, wanted: &str)
     let check = |status, observed: String| Check::new("listen", &subject, status, observed, wanted);
     let served = interfaces.join(", ");
     let Some((_, reception)) = probes.listens.iter().find(|(own, _)| *own == address) else {
-        return check(Unknown, "the kernel could not be asked".into()).mend("ip -br addr");
+        return check(Unknown, "the kernel could not be asked".into()).remedy("ip -br addr");
     };
     let names = |holders: &[Holder]| holders.iter().map(|h| h.interface.as_str()).collect::<Vec<_>>().join(", ");
     let holders = &reception.holders;
@@ -65,7 +65,7 @@ fn listen(interfaces: &[String], probes: &Probes, address: IpAddr, wanted: &str)
     if !holders.is_empty() {
         let on = names(holders);
         return check(Warn, format!("on {on}, which is not served: what comes in by {on} goes to the kernel"))
-            .mend(format!("add {on} to interfaces, or listen on an address of {served}"));
+            .remedy(format!("add {on} to interfaces, or listen on an address of {served}"));
     }
     if reception.local == Some(true) {
         return check(Pass, "no interface has it; a local route takes it".into());
@@ -73,13 +73,13 @@ fn listen(interfaces: &[String], probes: &Probes, address: IpAddr, wanted: &str)
     let prefix = if address.is_ipv4() { 32 } else { 128 };
     let device = interfaces.first().map_or("NIC", String::as_str);
     check(Warn, "no interface of this host has it, so no neighbour is answered who asks for it".into())
-        .mend(format!("ip addr add {address}/{prefix} dev {device}, or listen on an address from `ip -br addr`"))
+        .remedy(format!("ip addr add {address}/{prefix} dev {device}, or listen on an address from `ip -br addr`"))
 }
 
 fn routes(interfaces: &[String], probes: &Probes, traffic: &Traffic) -> Vec<Check> {
     let wanted = "a route to each upstream, by an interface that is served";
     if traffic.upstreams.is_empty() {
-        return vec![Check::new("route", "relay", Unknown, UNASKED, wanted).mend("oxide doctor --config FILE")];
+        return vec![Check::new("route", "relay", Unknown, UNASKED, wanted).remedy("oxide doctor --config FILE")];
     }
     let all = unique(traffic.upstreams.iter());
     all.into_iter().map(|upstream| route(interfaces, probes, upstream, wanted)).collect()
@@ -89,11 +89,11 @@ fn route(interfaces: &[String], probes: &Probes, upstream: IpAddr, wanted: &str)
     let subject = format!("upstream {upstream}");
     let check = |status: Status, observed: String| Check::new("route", &subject, status, observed, wanted);
     let Some((_, route)) = probes.routes.iter().find(|(target, _)| *target == upstream) else {
-        return check(Unknown, "the kernel could not be asked".into()).mend(format!("ip route get {upstream}"));
+        return check(Unknown, "the kernel could not be asked".into()).remedy(format!("ip route get {upstream}"));
     };
     let hop = match route {
         Err(refusal) => {
-            return check(Fail, format!("none: {refusal}")).mend(format!(
+            return check(Fail, format!("none: {refusal}")).remedy(format!(
                 "ip route add {upstream} via GATEWAY dev {}",
                 interfaces.first().map_or("NIC", String::as_str)
             ));
@@ -102,18 +102,18 @@ fn route(interfaces: &[String], probes: &Probes, upstream: IpAddr, wanted: &str)
     };
     if hop.local {
         return check(Fail, "is this host's own address: nothing is sent there".into())
-            .mend("write the address of another host");
+            .remedy("write the address of another host");
     }
     if !interfaces.contains(&hop.interface) {
         let observed = format!("leaves by {}, which is not served", hop.interface);
         return check(Fail, observed)
-            .mend(format!("add {} to interfaces, or route {upstream} by one of them", hop.interface));
+            .remedy(format!("add {} to interfaces, or route {upstream} by one of them", hop.interface));
     }
     let via = hop.gateway.map_or_else(|| "on the link".to_owned(), |gateway| format!("via {gateway}"));
     let next = hop.gateway.unwrap_or(upstream);
     match hop.resolved {
         Some(false) => check(Warn, format!("by {}, {via}, who does not answer", hop.interface))
-            .mend(format!("see ip neigh show {next}; is it on, and on this link?")),
+            .remedy(format!("see ip neigh show {next}; is it on, and on this link?")),
         Some(true) => check(Pass, format!("by {}, {via}, who answers", hop.interface)),
         None => check(Pass, format!("by {}, {via}, not asked for yet", hop.interface)),
     }

@@ -70,8 +70,8 @@ impl fmt::Display for Plan {
         let total = self.actors.iter().fold(0_u64, |sum, actor| sum.saturating_add(actor.umem_bytes));
         let kept: CpuList = self.housekeeping.iter().copied().collect();
         writeln!(f, "\nhousekeeping cpu {kept}; packet memory {} in all", bytes(total))?;
-        for Warning { subject, text, mend, .. } in &self.warnings {
-            writeln!(f, "warning: {subject}: {text}\n    mend: {mend}")?;
+        for Warning { subject, text, remedy, .. } in &self.warnings {
+            writeln!(f, "warning: {subject}: {text}\n    remedy: {remedy}")?;
         }
         Ok(())
     }

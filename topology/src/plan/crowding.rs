@@ -18,8 +18,8 @@ pub(super) fn warn(actors: &[ActorPlan], seats: usize, housekeeping: &CpuList, s
     let crowded: CpuList = load.iter().filter(|(_, load)| **load > 1).map(|(cpu, _)| *cpu).collect();
     if !crowded.is_empty() {
         let text = format!("{} actors for {seats} cpus: several share cpu {}", actors.len(), brief(&crowded));
-        let mend = format!("fewer queues (ethtool -L NIC combined {seats}), or allow more cpus");
-        notes.warn(WarningCode::CpuShared, "actors", text, mend);
+        let remedy = format!("fewer queues (ethtool -L NIC combined {seats}), or allow more cpus");
+        notes.warn(WarningCode::CpuShared, "actors", text, remedy);
     }
     let used: CpuList = load.keys().copied().collect();
     let twice = snapshot.machine.cores.iter().map(|core| core.cpus.and(&used)).filter(|cpus| cpus.len() > 1);
@@ -38,8 +38,8 @@ pub(super) fn warn(actors: &[ActorPlan], seats: usize, housekeeping: &CpuList, s
     {
         let (whole, part) = (granted / 1000, granted % 1000);
         let text = format!("the cgroup grants {whole}.{part:03} cpus, the plan keeps {} busy under load", used.len());
-        let mend = "raise CPUQuota= (systemd) or resources.limits.cpu (Kubernetes), or serve fewer queues";
-        notes.warn(WarningCode::CpuQuota, "cgroup", text, mend);
+        let remedy = "raise CPUQuota= (systemd) or resources.limits.cpu (Kubernetes), or serve fewer queues";
+        notes.warn(WarningCode::CpuQuota, "cgroup", text, remedy);
     }
 }
 
@@ -70,11 +70,11 @@ fn distance(actors: &[ActorPlan], snapshot: &Snapshot, notes: &mut Notes) {
         let node = node.map_or_else(|| "an unknown node".to_owned(), |id| format!("node {id}"));
         let nics = nics.into_iter().collect::<Vec<_>>().join(", ");
         let text = format!("served from {node}; packets of {nics}, which is on another node, cross");
-        let mend = "use interfaces of one node, fewer queues, or allow more cpus on the NIC's node";
-        notes.warn(WarningCode::RemoteNode, format!("queues {}", brief(&queues)), text, mend);
+        let remedy = "use interfaces of one node, fewer queues, or allow more cpus on the NIC's node";
+        notes.warn(WarningCode::RemoteNode, format!("queues {}", brief(&queues)), text, remedy);
     }
     for nic in lost.into_keys() {
-        let mend = format!("see /sys/class/net/{nic}/device/numa_node; set numa = N if you know it");
-        notes.warn(WarningCode::NicNodeUnknown, nic, "its node is unknown: cores are taken from the lowest", mend);
+        let remedy = format!("see /sys/class/net/{nic}/device/numa_node; set numa = N if you know it");
+        notes.warn(WarningCode::NicNodeUnknown, nic, "its node is unknown: cores are taken from the lowest", remedy);
     }
 }

@@ -100,15 +100,15 @@ fn choose_pages(actors: &mut [ActorPlan], snapshot: &Snapshot, request: &Request
             }
             Some(free) => {
                 let text = format!("{needed} free 2 MiB pages are wanted, {free} are free: the rest gets base pages");
-                let mend = format!("echo {needed} > {knob}  (more if others use some)");
+                let remedy = format!("echo {needed} > {knob}  (more if others use some)");
                 notes.decide(DecisionCode::PageBase, &subject, "base pages where huge ones do not suffice");
-                notes.warn(WarningCode::HugePagesShort, subject, text, mend);
+                notes.warn(WarningCode::HugePagesShort, subject, text, remedy);
             }
             None => {
                 let text = format!("{needed} free 2 MiB pages are wanted; how many there are is unknown");
-                let mend = format!("echo {needed} > {knob}");
+                let remedy = format!("echo {needed} > {knob}");
                 notes.decide(DecisionCode::PageHuge, &subject, "2 MiB pages, if they are there at start");
-                notes.warn(WarningCode::HugePagesUnknown, subject, text, mend);
+                notes.warn(WarningCode::HugePagesUnknown, subject, text, remedy);
             }
         }
     }
@@ -126,7 +126,7 @@ fn mib(bytes: u128) -> String {
 }
 
 fn check_totals(actors: &[ActorPlan], snapshot: &Snapshot, notes: &mut Notes) {
-    let mend = "lower frame_count, or serve fewer queues";
+    let remedy = "lower frame_count, or serve fewer queues";
     let mut by_node: BTreeMap<u32, u128> = BTreeMap::new();
     for (node, actor) in actors.iter().filter_map(|actor| Some((actor.numa_node?, actor))) {
         *by_node.entry(node).or_default() += u128::from(actor.umem_bytes);
@@ -136,7 +136,7 @@ fn check_totals(actors: &[ActorPlan], snapshot: &Snapshot, notes: &mut Notes) {
             && needed > u128::from(has)
         {
             let text = format!("packet memory of {} exceeds the node's {}", mib(needed), mib(has.into()));
-            notes.refuse(ReasonCode::Memory, format!("node {id}"), text, mend);
+            notes.refuse(ReasonCode::Memory, format!("node {id}"), text, remedy);
         }
     }
     let needed: u128 = actors.iter().map(|actor| u128::from(actor.umem_bytes)).sum();
@@ -145,7 +145,7 @@ fn check_totals(actors: &[ActorPlan], snapshot: &Snapshot, notes: &mut Notes) {
         && needed > u128::from(total)
     {
         let text = format!("packet memory of {} exceeds the machine's {}", mib(needed), mib(total.into()));
-        notes.refuse(ReasonCode::Memory, "machine", text, mend);
+        notes.refuse(ReasonCode::Memory, "machine", text, remedy);
     }
     // Huge pages are reserved already and not part of the available memory.
     let base: u128 = actors.iter().filter(|a| a.page == Page::Base).map(|a| u128::from(a.umem_bytes)).sum();
@@ -153,7 +153,7 @@ fn check_totals(actors: &[ActorPlan], snapshot: &Snapshot, notes: &mut Notes) {
         && base > u128::from(available)
     {
         let text = format!("packet memory of {}, but {} are available now", mib(base), mib(available.into()));
-        notes.warn(WarningCode::MemoryTight, "machine", text, mend);
+        notes.warn(WarningCode::MemoryTight, "machine", text, remedy);
     }
 }
 
@@ -172,17 +172,17 @@ fn check_memlock(actors: &[ActorPlan], snapshot: &Snapshot, notes: &mut Notes) {
         _ => None,
     };
     let Some(soft) = short(limits.memlock) else { return };
-    let mend =
+    let remedy =
         format!("LimitMEMLOCK={needed} in the unit file, `ulimit -l {}`, or CAP_IPC_LOCK", needed.div_ceil(1024));
     let raise = limits.has_capability("CAP_SYS_RESOURCE") == Some(true) && initial != Some(false);
     match short(limits.memlock_max) {
         Some(hard) if !raise && limits.capabilities.is_some() => {
             let text = format!("packet memory of {} exceeds the memlock limit of {hard}", mib(needed));
-            notes.refuse(ReasonCode::Memlock, "memlock", text, mend);
+            notes.refuse(ReasonCode::Memlock, "memlock", text, remedy);
         }
         _ => {
             let text = format!("packet memory of {} exceeds the soft memlock limit of {soft}", mib(needed));
-            notes.warn(WarningCode::Memlock, "memlock", text, mend);
+            notes.warn(WarningCode::Memlock, "memlock", text, remedy);
         }
     }
 }

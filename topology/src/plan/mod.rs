@@ -21,7 +21,7 @@ pub(crate) use rules::{with_program, zero_copy};
 use serde::{Deserialize, Serialize};
 
 /// Version of the plan's JSON form.
-pub const PLAN_SCHEMA: u32 = 1;
+pub const PLAN_SCHEMA: u32 = 2;
 
 /// Who runs where. The engine starts from this and from nothing else.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -161,7 +161,7 @@ pub struct Warning {
     /// What was seen, and what it costs.
     pub text: String,
     /// What to do about it, a command where there is one.
-    pub mend: String,
+    pub remedy: String,
 }
 
 /// Kinds of warnings. Stable: the JSON form is the kebab-case name.

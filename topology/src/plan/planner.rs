@@ -24,9 +24,9 @@ impl Notes {
         code: WarningCode,
         subject: impl Into<String>,
         text: impl Into<String>,
-        mend: impl Into<String>,
+        remedy: impl Into<String>,
     ) {
-        self.warnings.push(Warning { code, subject: subject.into(), text: text.into(), mend: mend.into() });
+        self.warnings.push(Warning { code, subject: subject.into(), text: text.into(), remedy: remedy.into() });
     }
 
     pub(super) fn refuse(
@@ -34,9 +34,9 @@ impl Notes {
         code: ReasonCode,
         subject: impl Into<String>,
         text: impl Into<String>,
-        mend: impl Into<String>,
+        remedy: impl Into<String>,
     ) {
-        self.reasons.push(Reason { code, subject: subject.into(), text: text.into(), mend: mend.into() });
+        self.reasons.push(Reason { code, subject: subject.into(), text: text.into(), remedy: remedy.into() });
     }
 
     fn refusal(&mut self) -> Result<(), Refusal> {
@@ -52,8 +52,8 @@ impl Notes {
 pub fn plan(snapshot: &Snapshot, request: &Request) -> Result<Plan, Refusal> {
     let mut notes = Notes::default();
     for problem in snapshot.problems() {
-        let mend = format!("take the snapshot again, or correct it ({})", snapshot.source);
-        notes.refuse(ReasonCode::Snapshot, problem.subject, problem.text, mend);
+        let remedy = format!("take the snapshot again, or correct it ({})", snapshot.source);
+        notes.refuse(ReasonCode::Snapshot, problem.subject, problem.text, remedy);
     }
     // The rest may rely on a machine without contradictions.
     notes.refusal()?;

@@ -25,8 +25,8 @@ pub(super) fn choose(snapshot: &Snapshot, request: &Request, notes: &mut Notes) 
     let nics = interfaces(snapshot, request, notes);
     for nic in &nics {
         if nic.ethernet == Some(false) {
-            let (text, mend) = not_ethernet(nic);
-            notes.refuse(ReasonCode::NotEthernet, &nic.name, text, mend);
+            let (text, remedy) = not_ethernet(nic);
+            notes.refuse(ReasonCode::NotEthernet, &nic.name, text, remedy);
             continue;
         }
         check_state(nic, notes);
@@ -65,8 +65,8 @@ fn only_node(snapshot: &Snapshot) -> Option<u32> {
 fn interfaces<'a>(snapshot: &'a Snapshot, request: &Request, notes: &mut Notes) -> Vec<&'a Nic> {
     let known = || snapshot.nics.iter().map(|nic| nic.name.as_str()).collect::<Vec<_>>().join(", ");
     if request.interfaces.is_empty() {
-        let mend = format!("name at least one, for example interfaces = [\"eth0\"] (there are: {})", known());
-        notes.refuse(ReasonCode::NoInterface, "interfaces", "none is named", mend);
+        let remedy = format!("name at least one, for example interfaces = [\"eth0\"] (there are: {})", known());
+        notes.refuse(ReasonCode::NoInterface, "interfaces", "none is named", remedy);
     }
     let mut seen = BTreeSet::new();
     let mut nics = Vec::new();
@@ -77,8 +77,8 @@ fn interfaces<'a>(snapshot: &'a Snapshot, request: &Request, notes: &mut Notes) 
             nics.push(nic);
         } else {
             let text = format!("is not among the interfaces (there are: {})", known());
-            let mend = format!("correct the name, or describe it: --nic {name}:node=N,queues=Q");
-            notes.refuse(ReasonCode::InterfaceAbsent, name, text, mend);
+            let remedy = format!("correct the name, or describe it: --nic {name}:node=N,queues=Q");
+            notes.refuse(ReasonCode::InterfaceAbsent, name, text, remedy);
         }
     }
     nics
@@ -86,28 +86,28 @@ fn interfaces<'a>(snapshot: &'a Snapshot, request: &Request, notes: &mut Notes) 
 
 /// Why an interface without Ethernet frames cannot be served, and what to do.
 pub(crate) fn not_ethernet(nic: &Nic) -> (String, &'static str) {
-    let mend = "serve the Ethernet interface that its packets come in by (see `ip -br link`)";
+    let remedy = "serve the Ethernet interface that its packets come in by (see `ip -br link`)";
     if nic.name == "lo" {
-        return ("is the loopback, which no packet of another host comes in by".to_owned(), mend);
+        return ("is the loopback, which no packet of another host comes in by".to_owned(), remedy);
     }
     let kind = nic.driver.as_deref().map_or_else(String::new, |kind| format!(" ({kind})"));
-    (format!("carries no Ethernet frames{kind}: the relay receives and sends nothing else"), mend)
+    (format!("carries no Ethernet frames{kind}: the relay receives and sends nothing else"), remedy)
 }
 
 fn check_state(nic: &Nic, notes: &mut Notes) {
     let name = &nic.name;
     if nic.up == Some(false) {
-        let mend = format!("ip link set dev {name} up");
-        notes.warn(WarningCode::LinkDown, name, "is down: its ports wait until it is up", mend);
+        let remedy = format!("ip link set dev {name} up");
+        notes.warn(WarningCode::LinkDown, name, "is down: its ports wait until it is up", remedy);
     } else if nic.carrier == Some(false) {
         notes.warn(WarningCode::LinkDown, name, "has no carrier", format!("check cable or peer: ethtool {name}"));
     }
     if let Some(program) = &nic.xdp_program {
         let id = program.id.map_or_else(String::new, |id| format!(", id {id}"));
         let text = format!("has an XDP program already ({}{id}), so ours cannot be attached", program.mode);
-        let mend =
+        let remedy =
             format!("see whose it is: bpftool net show dev {name}; to remove it: ip link set dev {name} xdp off");
-        notes.warn(WarningCode::XdpAttached, name, text, mend);
+        notes.warn(WarningCode::XdpAttached, name, text, remedy);
     }
 }
 
@@ -125,8 +125,8 @@ fn check_mtu(nic: &Nic, frame_size: u32, notes: &mut Notes) {
         }
         Some(_) => {}
         None => {
-            let mend = format!("keep it at {room} or below, which a frame of {frame_size} bytes holds");
-            notes.warn(WarningCode::Mtu, &nic.name, "MTU unknown", mend);
+            let remedy = format!("keep it at {room} or below, which a frame of {frame_size} bytes holds");
+            notes.warn(WarningCode::Mtu, &nic.name, "MTU unknown", remedy);
         }
     }
 }
@@ -139,12 +139,12 @@ fn common_queues(nics: &[&Nic], notes: &mut Notes) -> Vec<u32> {
         let name = &nic.name;
         match nic.rx_queues {
             None => {
-                let mend = format!("name the queues (queues = [0]), or see ethtool -l {name}");
-                notes.refuse(ReasonCode::QueuesUnknown, name, "the number of its queues is unknown", mend);
+                let remedy = format!("name the queues (queues = [0]), or see ethtool -l {name}");
+                notes.refuse(ReasonCode::QueuesUnknown, name, "the number of its queues is unknown", remedy);
             }
             Some(0) => {
-                let mend = format!("ethtool -L {name} combined 1");
-                notes.refuse(ReasonCode::NoQueue, name, "has no receive queue", mend);
+                let remedy = format!("ethtool -L {name} combined 1");
+                notes.refuse(ReasonCode::NoQueue, name, "has no receive queue", remedy);
             }
             Some(rx) if rx > MAX_QUEUES => {
                 let text = format!("{rx} queues; a plan handles {MAX_QUEUES}");
@@ -180,9 +180,9 @@ fn warn_unserved(nic: &Nic, served: u32, rx: u32, notes: &mut Notes) {
          fallback (engine.fallback)",
         rx - served
     );
-    let mend =
+    let remedy =
         format!("ethtool -L {name} combined {served}, or spread packets over these: ethtool -X {name} equal {served}");
-    notes.warn(WarningCode::QueuesUnserved, name, text, mend);
+    notes.warn(WarningCode::QueuesUnserved, name, text, remedy);
 }
 
 fn listed_queues(list: &[u32], nics: &[&Nic], notes: &mut Notes) -> Vec<u32> {
@@ -205,12 +205,12 @@ fn listed_queues(list: &[u32], nics: &[&Nic], notes: &mut Notes) -> Vec<u32> {
                 "{} does not have it: {rx} receive queues; an actor serves its queue of every interface",
                 nic.name
             );
-            let mend = format!(
+            let remedy = format!(
                 "name one that all interfaces have, or add queues: ethtool -L {} combined {}",
                 nic.name,
                 queue + 1
             );
-            notes.refuse(ReasonCode::QueueAbsent, format!("queue {queue}"), text, mend);
+            notes.refuse(ReasonCode::QueueAbsent, format!("queue {queue}"), text, remedy);
         }
     }
     for nic in nics {
@@ -229,9 +229,9 @@ fn listed_queues(list: &[u32], nics: &[&Nic], notes: &mut Notes) -> Vec<u32> {
                          \"pass\"",
                         rx as usize - served
                     );
-                    let mend =
+                    let remedy =
                         format!("spread packets over the first queues only: ethtool -X {} equal {served}", nic.name);
-                    notes.warn(WarningCode::QueuesUnserved, &nic.name, text, mend);
+                    notes.warn(WarningCode::QueuesUnserved, &nic.name, text, remedy);
                 }
             }
         }
@@ -245,7 +245,8 @@ fn check_transmit(nic: &Nic, numbers: &[u32], notes: &mut Notes) {
     let (Some(rx), Some(tx)) = (nic.rx_queues, nic.tx_queues) else { return };
     if let Some(queue) = numbers.iter().find(|&&queue| queue < rx && queue >= tx) {
         let text = format!("queue {queue} can receive but not send: {rx} receive and {tx} transmit queues");
-        let mend = format!("ethtool -L {} combined {}, or make the interface with equal numbers", nic.name, rx.min(tx));
-        notes.refuse(ReasonCode::NoTransmitQueue, &nic.name, text, mend);
+        let remedy =
+            format!("ethtool -L {} combined {}, or make the interface with equal numbers", nic.name, rx.min(tx));
+        notes.refuse(ReasonCode::NoTransmitQueue, &nic.name, text, remedy);
     }
 }

@@ -23,7 +23,7 @@ pub struct Reason {
     /// What was observed and what is wanted.
     pub text: String,
     /// What to do, a command where there is one.
-    pub mend: String,
+    pub remedy: String,
 }
 
 /// Kinds of refusals. Stable: the JSON form is the kebab-case name.
@@ -72,8 +72,8 @@ pub enum ReasonCode {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "no plan:")?;
-        for Reason { subject, text, mend, .. } in &self.reasons {
-            write!(f, "\n  {subject}: {text}\n      mend: {mend}")?;
+        for Reason { subject, text, remedy, .. } in &self.reasons {
+            write!(f, "\n  {subject}: {text}\n      remedy: {remedy}")?;
         }
         Ok(())
     }

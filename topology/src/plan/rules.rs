@@ -42,8 +42,8 @@ pub(super) fn apply(nic: &Nic, snapshot: &Snapshot, request: &Request, notes: &m
             format!("MTU {mtu} is above the {limit} that native XDP takes on {}: generic mode is left", row.name);
         notes.warn(WarningCode::Mtu, name, text, format!("ip link set dev {name} mtu {limit}"));
     }
-    if let Some((text, mend)) = row.note {
-        notes.warn(WarningCode::Driver, name, format!("{} {text}", row.name), mend);
+    if let Some((text, remedy)) = row.note {
+        notes.warn(WarningCode::Driver, name, format!("{} {text}", row.name), remedy);
     }
     if nic.xdp_features.is_some_and(|f| f.zero_copy) && request.native {
         advise_zero_copy(nic, row, snapshot, request, notes);
@@ -63,11 +63,11 @@ fn advise_zero_copy(nic: &Nic, row: &Driver, snapshot: &Snapshot, request: &Requ
             let size = request.frame_size;
             let text =
                 format!("zero-copy of {} needs frames of {bytes} bytes, frame_size is {size} ({source})", row.name);
-            let mend = format!("set frame_size = {bytes}, or zero_copy = \"off\" for copy mode");
+            let remedy = format!("set frame_size = {bytes}, or zero_copy = \"off\" for copy mode");
             if required {
-                notes.refuse(ReasonCode::BadSize, name, text, mend);
+                notes.refuse(ReasonCode::BadSize, name, text, remedy);
             } else {
-                notes.warn(WarningCode::Driver, name, format!("{text}: copy mode is used"), mend);
+                notes.warn(WarningCode::Driver, name, format!("{text}: copy mode is used"), remedy);
             }
         }
         _ if required => {
@@ -114,8 +114,8 @@ fn half_of_maximum(nic: &Nic, source: &str, notes: &mut Notes) {
             let text = format!(
                 "{now} of {max} queues are in use; XDP takes as many again, so at most {half} may be ({source})"
             );
-            let mend = format!("ethtool -L {name} combined {half}  (or: rx {half} tx {half})");
-            notes.refuse(ReasonCode::SpareQueues, name, text, mend);
+            let remedy = format!("ethtool -L {name} combined {half}  (or: rx {half} tx {half})");
+            notes.refuse(ReasonCode::SpareQueues, name, text, remedy);
         }
         (Some(_), Some(_)) => {}
         _ => {
@@ -140,9 +140,9 @@ fn adds_one_per_cpu(nic: &Nic, snapshot: &Snapshot, request: &Request, source: &
          its {max} queue pairs are spare ({source})"
     );
     let fewest = (max + 1).saturating_sub(cpus).max(1);
-    let mend = format!(
+    let remedy = format!(
         "for fewer queues leave less spare: ethtool -L {name} combined {fewest}, or give the virtual machine as many queue \
          pairs as cpus"
     );
-    notes.warn(WarningCode::Driver, name, text, mend);
+    notes.warn(WarningCode::Driver, name, text, remedy);
 }

@@ -18,8 +18,8 @@ use crate::cpus::{CpuList, MAX_CPUS};
 const REDIRECTIONS: [&str; 6] =
     ["HWLOC_XMLFILE", "HWLOC_SYNTHETIC", "HWLOC_FSROOT", "HWLOC_CPUID_PATH", "HWLOC_THISSYSTEM", "HWLOC_COMPONENTS"];
 
-fn failed(step: &str, cause: &dyn std::fmt::Display, mend: &str) -> SnapshotError {
-    SnapshotError::Hwloc { step: step.into(), cause: cause.to_string(), mend: mend.into() }
+fn failed(step: &str, cause: &dyn std::fmt::Display, remedy: &str) -> SnapshotError {
+    SnapshotError::Hwloc { step: step.into(), cause: cause.to_string(), remedy: remedy.into() }
 }
 
 /// This machine's processors and nodes, without memory sizes.
@@ -27,8 +27,8 @@ pub(super) fn live() -> Result<Machine, SnapshotError> {
     if let Some(variable) = REDIRECTIONS.into_iter().find(|v| std::env::var_os(v).is_some()) {
         return Err(SnapshotError::Redirected { variable: variable.into() });
     }
-    let mend = "is /sys mounted? `mount -t sysfs sysfs /sys`";
-    let topology = build(Ok).map_err(|cause| failed("read this machine's topology", &cause, mend))?;
+    let remedy = "is /sys mounted? `mount -t sysfs sysfs /sys`";
+    let topology = build(Ok).map_err(|cause| failed("read this machine's topology", &cause, remedy))?;
     if !topology.is_this_system() {
         return Err(SnapshotError::NotThisMachine);
     }
@@ -37,8 +37,8 @@ pub(super) fn live() -> Result<Machine, SnapshotError> {
 
 /// A machine from hwloc's synthetic description, such as `pack:2 [numa] core:32 pu:2`.
 pub(super) fn synthetic(description: &str) -> Result<Machine, SnapshotError> {
-    let mend = "write it like \"pack:2 [numa] core:32 pu:2\" (hwloc manual, Synthetic topologies)";
-    let error = |cause: String| failed("read the synthetic topology", &cause, mend);
+    let remedy = "write it like \"pack:2 [numa] core:32 pu:2\" (hwloc manual, Synthetic topologies)";
+    let error = |cause: String| failed("read the synthetic topology", &cause, remedy);
     check_synthetic(description).map_err(error)?;
     let topology = build(|builder| builder.from_synthetic(description).map_err(|e| e.to_string())).map_err(error)?;
     let mut machine = machine(&topology);

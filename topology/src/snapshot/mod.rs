@@ -277,14 +277,14 @@ pub enum SnapshotError {
     #[error("hwloc loaded a topology that is not this machine's; unset the HWLOC_ environment variables")]
     NotThisMachine,
     /// hwloc failed.
-    #[error("hwloc could not {step}: {cause}; {mend}")]
+    #[error("hwloc could not {step}: {cause}; {remedy}")]
     Hwloc {
         /// What was tried.
         step: String,
         /// What it answered.
         cause: String,
         /// What to do.
-        mend: String,
+        remedy: String,
     },
     /// An interface that does not exist here.
     #[error("interface {name} is not in this network namespace (there are: {present}); see `ip link`")]

@@ -17,7 +17,7 @@ fn codes(plan: &Plan) -> Vec<WarningCode> {
 
 fn refused(snapshot: &Snapshot, request: &Request) -> Vec<ReasonCode> {
     let refusal = plan(snapshot, request).unwrap_err();
-    assert!(refusal.reasons.iter().all(|r| !r.mend.is_empty() && !r.text.is_empty()));
+    assert!(refusal.reasons.iter().all(|r| !r.remedy.is_empty() && !r.text.is_empty()));
     refusal.reasons.iter().map(|r| r.code).collect()
 }
 
@@ -46,7 +46,10 @@ fn one_actor_serves_queue_k_of_every_interface() {
     let unserved: Vec<_> = p.warnings.iter().filter(|w| w.code == WarningCode::QueuesUnserved).collect();
     let [warning] = unserved.as_slice() else { panic!("{unserved:?}") };
     assert_eq!(warning.subject, "eth1");
-    assert!(warning.text.contains("2 of its 3") && warning.mend.contains("ethtool -L eth1 combined 2"), "{warning:?}");
+    assert!(
+        warning.text.contains("2 of its 3") && warning.remedy.contains("ethtool -L eth1 combined 2"),
+        "{warning:?}"
+    );
     assert!(p.decisions.iter().any(|d| d.code == DecisionCode::QueuesCommon && d.text.contains("eth0 has no more")));
     // Where RSS brings no packet to the third queue there is nothing to warn of.
     s.nics[1].rss = Some(RssView { table: Some(vec![0, 1, 0, 1]), ..RssView::default() });
@@ -139,8 +142,8 @@ fn huge_pages_are_planned_as_long_as_they_last() {
     s.machine.nodes[0].free_huge_pages = Some(9);
     let p = plan(&s, &request(&["eth0"])).unwrap();
     assert_eq!(p.actors.iter().map(|a| a.page).collect::<Vec<_>>(), [Page::Huge, Page::Huge, Page::Base]);
-    let mend = &p.warnings.iter().find(|w| w.code == WarningCode::HugePagesShort).unwrap().mend;
-    assert!(mend.starts_with("echo 12 > "), "{mend}");
+    let remedy = &p.warnings.iter().find(|w| w.code == WarningCode::HugePagesShort).unwrap().remedy;
+    assert!(remedy.starts_with("echo 12 > "), "{remedy}");
     let p = plan(&s, &Request { huge_pages: false, ..request(&["eth0"]) }).unwrap();
     assert!(p.actors.iter().all(|a| a.page == Page::Base));
 }

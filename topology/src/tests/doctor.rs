@@ -174,7 +174,7 @@ fn each_trouble_is_found_by_its_check_with_a_mend() {
         let checks = doctor(&s, &probes, &request, &traffic());
         let check = find(&checks, id);
         assert_eq!(check.status, status, "case {index}: {check}");
-        assert!(check.mend.as_ref().is_some_and(|m| !m.is_empty()), "case {index}: {check}");
+        assert!(check.remedy.as_ref().is_some_and(|m| !m.is_empty()), "case {index}: {check}");
         assert!(worst(&checks) >= status);
     }
 }
@@ -234,9 +234,9 @@ fn the_self_test_says_what_is_missing() {
     let only_the_test = check(refused(false), &with(&[]));
     assert_eq!(only_the_test.status, Status::Unknown);
     assert!(only_the_test.observed.contains("the relay itself does not need it"), "{only_the_test}");
-    let untried = Outcome::Untried { why: "no veth".into(), mend: "modprobe veth".into() };
+    let untried = Outcome::Untried { why: "no veth".into(), remedy: "modprobe veth".into() };
     assert_eq!(check(untried, &s.limits).status, Status::Unknown);
-    let failed = Outcome::Failed { text: "511 of 512".into(), mend: "report it".into() };
+    let failed = Outcome::Failed { text: "511 of 512".into(), remedy: "report it".into() };
     assert_eq!(check(failed, &s.limits).status, Status::Fail);
 }
 
@@ -262,8 +262,8 @@ fn virtio_remedies_can_be_carried_out() {
     s.nics[0].driver = Some("virtio_net".into());
     rss(&mut s).fields_udp4 = Some(HashFields::default());
     let checks = doctor(&s, &probes, &request, &traffic());
-    let mend = find(&checks, "rss").mend.clone().unwrap();
-    assert!(!mend.contains("rx-flow-hash") && mend.contains("rss=on"), "{mend}");
+    let remedy = find(&checks, "rss").remedy.clone().unwrap();
+    assert!(!remedy.contains("rx-flow-hash") && remedy.contains("rss=on"), "{remedy}");
     // Two queues become ten with eight CPUs; the table grows with them.
     rss(&mut s).fields_udp4 = Some(HashFields::from_bits(0xf0));
     s.nics[0].max_queues = Some(10);
@@ -286,15 +286,15 @@ fn remedy_for_ports_leaves_the_host_its_own() {
         let traffic = Traffic { source_ports: source_ports.to_vec(), ..traffic() };
         find(&doctor(&s, &probes, &request, &traffic), "ports").clone()
     };
-    let mend = |check: &Check| check.mend.clone().unwrap_or_default();
+    let remedy = |check: &Check| check.remedy.clone().unwrap_or_default();
     // All of the kernel's range would be reserved: it is moved instead.
     let wide = ports(|_| {}, &[20_000..=65_535]);
     assert_eq!(wide.status, Status::Warn, "{wide}");
-    assert!(mend(&wide).contains("ip_local_port_range=\"10000 19999\""), "{wide}");
-    assert!(!mend(&wide).contains("ip_local_reserved_ports=20000"), "{wide}");
+    assert!(remedy(&wide).contains("ip_local_port_range=\"10000 19999\""), "{wide}");
+    assert!(!remedy(&wide).contains("ip_local_reserved_ports=20000"), "{wide}");
     let broken = ports(|p| p.reserved_ports = vec![20_000..=65_535], &[20_000..=65_535]);
     assert_eq!(broken.status, Status::Fail, "{broken}");
-    assert!(broken.observed.contains("0 ports only") && mend(&broken).contains("10000 19999"), "{broken}");
+    assert!(broken.observed.contains("0 ports only") && remedy(&broken).contains("10000 19999"), "{broken}");
     // The advice, followed, is enough.
     let moved = ports(
         |p| (p.ephemeral_ports, p.reserved_ports) = (Some((10_000, 19_999)), vec![20_000..=65_535]),
@@ -303,9 +303,9 @@ fn remedy_for_ports_leaves_the_host_its_own() {
     assert_eq!(moved.status, Status::Pass, "{moved}");
     // A small overlap is reserved, exactly it, and what was reserved before stays so.
     let small = ports(|p| p.reserved_ports = vec![8080..=8080], &[40_000..=41_000, 61_000..=61_010]);
-    assert!(mend(&small).contains("ip_local_reserved_ports=8080,40000-41000,"), "{small}");
+    assert!(remedy(&small).contains("ip_local_reserved_ports=8080,40000-41000,"), "{small}");
     let choosers = ports(|p| p.port_choosers = Some(vec!["nft table ip nat, chain post".into()]), &[61_000..=65_535]);
-    assert!(mend(&choosers).contains("10000-60999"), "{choosers}");
+    assert!(remedy(&choosers).contains("10000-60999"), "{choosers}");
 }
 
 #[test]
@@ -318,7 +318,7 @@ fn listen_addresses_need_a_served_interface() {
     let on = |holders: Vec<Holder>| Reception { holders, local: Some(true) };
     let elsewhere = listen(on(vec![holder("eth1", false)]));
     assert!(elsewhere.observed.contains("eth1, which is not served"), "{elsewhere}");
-    assert!(elsewhere.mend.as_ref().is_some_and(|mend| mend.contains("add eth1")), "{elsewhere}");
+    assert!(elsewhere.remedy.as_ref().is_some_and(|remedy| remedy.contains("add eth1")), "{elsewhere}");
     assert_eq!(listen(on(vec![holder("eth1", false), holder("eth0", false)])).status, Status::Pass);
     assert_eq!(listen(on(vec![holder("lo", true)])).status, Status::Pass, "addresses of services are often there");
     assert_eq!(listen(on(Vec::new())).status, Status::Pass, "ip route add local");

@@ -31,7 +31,7 @@ fn igb_has_zero_copy_with_frames_of_4_kib_only() {
     let p = plan(&s, &request()).unwrap();
     assert_eq!(p.actors[0].ports[0].zero_copy, ZeroCopy::Avoid);
     let warning = p.warnings.iter().find(|w| w.text.contains("4096")).unwrap();
-    assert!(warning.mend.contains("frame_size = 4096"), "{warning:?}");
+    assert!(warning.remedy.contains("frame_size = 4096"), "{warning:?}");
 
     let required = Request { zero_copy: ZeroCopyWish::Require, ..request() };
     let refusal = plan(&s, &required).unwrap_err();
@@ -66,7 +66,7 @@ fn virtio_plan_serves_queues_that_attaching_adds() {
     let (served, p) = queues(&s, &request());
     assert_eq!(served, (0..8).collect::<Vec<_>>());
     let advice = p.warnings.iter().find(|w| w.code == WarningCode::Driver).unwrap();
-    assert!(advice.mend.contains("ethtool -L eth0 combined 5"), "{advice:?}");
+    assert!(advice.remedy.contains("ethtool -L eth0 combined 5"), "{advice:?}");
     // The advice leaves no spare pairs: nothing grows then, and there is nothing to warn of.
     (s.nics[0].rx_queues, s.nics[0].tx_queues) = (Some(5), Some(5));
     let (served, p) = queues(&s, &request());
@@ -96,7 +96,7 @@ fn memory_stays_inside_cpuset_mems() {
     let p = plan(&s, &request()).unwrap();
     assert_eq!((p.actors[0].cpu, p.actors[0].numa_node), (2, Some(0)));
     let warning = p.warnings.iter().find(|w| w.text.contains("cpuset.mems")).unwrap();
-    assert!(!warning.mend.is_empty());
+    assert!(!warning.remedy.is_empty());
     let refusal = plan(&s, &Request { numa: Numa::Node(1), ..request() }).unwrap_err();
     assert_eq!(refusal.reasons[0].code, ReasonCode::NodeUnusable);
     assert!(refusal.to_string().contains("cpuset.mems"), "{refusal}");

@@ -73,7 +73,7 @@ fn what_no_machine_can_be_is_an_error_or_a_refusal() {
         if let Ok(mut s) = Snapshot::from_hwloc_xml(text, "changed") {
             s.describe_nic("ens0f0:queues=1").unwrap();
             let refusal = plan(&s, &request("ens0f0")).unwrap_err();
-            assert!(refusal.reasons.iter().all(|r| !r.mend.is_empty()), "case {index}");
+            assert!(refusal.reasons.iter().all(|r| !r.remedy.is_empty()), "case {index}");
         }
     }
 }

@@ -11,13 +11,13 @@ fn request(names: &[&str]) -> Request {
 fn warned(s: &Snapshot, names: &[&str], code: WarningCode) -> Plan {
     let plan = plan(s, &request(names)).unwrap();
     let found = plan.warnings.iter().find(|w| w.code == code);
-    assert!(found.is_some_and(|w| !w.text.is_empty() && !w.mend.is_empty()), "{code:?} in {:?}", plan.warnings);
+    assert!(found.is_some_and(|w| !w.text.is_empty() && !w.remedy.is_empty()), "{code:?} in {:?}", plan.warnings);
     plan
 }
 
 fn refused(s: &Snapshot, names: &[&str], code: ReasonCode) {
     let refusal = plan(s, &request(names)).unwrap_err();
-    assert!(refusal.reasons.iter().any(|r| r.code == code && !r.mend.is_empty()), "{code:?} in {refusal}");
+    assert!(refusal.reasons.iter().any(|r| r.code == code && !r.remedy.is_empty()), "{code:?} in {refusal}");
 }
 
 #[test]

@@ -63,7 +63,7 @@ fn plans_and_refusals_fit_the_schema() {
     assert_eq!(fits(&Answer::Plan(good)), None);
     s.nics[0].mtu = Some(9000);
     assert_eq!(fits(&Answer::Refusal(plan(&s, &request).unwrap_err())), None);
-    assert!(violation(&schema, &schema, &serde_json::json!({"plan": {"schema": 2}}), "answer").is_some());
+    assert!(violation(&schema, &schema, &serde_json::json!({"plan": {"schema": 3}}), "answer").is_some());
 }
 
 #[test]

@@ -49,8 +49,8 @@ pub(crate) fn of_host(config: &Config) -> Vec<String> {
 
 /// Logs what does not fit this host.
 pub(crate) fn log(config: &Config) {
-    for Check { subject, observed, mend, .. } in checks(config) {
-        let remedy = mend.unwrap_or_default();
+    for Check { subject, observed, remedy, .. } in checks(config) {
+        let remedy = remedy.unwrap_or_default();
         tracing::warn!(subject, remedy, "{observed}");
     }
 }
@@ -62,9 +62,9 @@ fn checks(config: &Config) -> Vec<Check> {
     checks
 }
 
-fn text(Check { subject, observed, mend, .. }: &Check) -> String {
-    let mend = mend.as_ref().map_or_else(String::new, |mend| format!("; {mend}"));
-    format!("{subject}: {observed}{mend}")
+fn text(Check { subject, observed, remedy, .. }: &Check) -> String {
+    let remedy = remedy.as_ref().map_or_else(String::new, |remedy| format!("; {remedy}"));
+    format!("{subject}: {observed}{remedy}")
 }
 
 /// Asks the relay that was started with the file at `path` how it is; `None` if none answers.

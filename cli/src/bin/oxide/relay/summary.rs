@@ -64,7 +64,7 @@ fn pages(status: &EngineStatus, plan: &Plan) -> Option<String> {
     }
     let short = |code| matches!(code, WarningCode::HugePagesShort | WarningCode::HugePagesUnknown);
     let planned = plan.warnings.iter().find(|warning| short(warning.code));
-    let why = why.or_else(|| planned.map(|w| format!("{}: {}; {}", w.subject, w.text, w.mend)));
+    let why = why.or_else(|| planned.map(|w| format!("{}: {}; {}", w.subject, w.text, w.remedy)));
     let why = why.filter(|_| kinds.contains_key("base pages")).map_or_else(String::new, |why| format!(" ({why})"));
     let all = match kinds.len() {
         0 => return None,
