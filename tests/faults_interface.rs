@@ -13,13 +13,13 @@ use netns::{Far, Lab, in_namespace, skip_unless_root};
 use oxide::engine::{Engine, EngineState, EngineStatus, RestartScope};
 use oxide::xdp::steering::PassAll;
 
-/// Traffic on both interfaces, `upset` to the first one; the second one loses nothing, and then the first one is as
+/// Traffic on both interfaces, `with_fault` to the first one; the second one loses nothing, and then the first one is as
 /// good as before.
-fn upset_first(test: &'static str, upset_it: fn(&Lab, &Far, &Engine)) {
-    upset(test, &[], move |lab, far, engine| {
+fn with_first_interface(test: &'static str, inject: fn(&Lab, &Far, &Engine)) {
+    with_fault(test, &[], move |lab, far, engine| {
         let others = Flows::find(far, &[1]).run(far);
         drop(Flows::find(far, &[0]));
-        upset_it(lab, far, engine);
+        inject(lab, far, engine);
         wait(engine, "all run again", all_run);
         std::thread::sleep(Duration::from_millis(100));
         let (_, counts) = others.end();
@@ -27,8 +27,8 @@ fn upset_first(test: &'static str, upset_it: fn(&Lab, &Far, &Engine)) {
     });
 }
 
-/// An engine on these queues (none: all of them), `upset`, and then all is as good as before.
-fn upset(test: &'static str, queues: &'static [u32], upset: impl FnOnce(&Lab, &Far, &Engine) + Send + 'static) {
+/// An engine on these queues (none: all of them), `with_fault`, and then all is as good as before.
+fn with_fault(test: &'static str, queues: &'static [u32], fault: impl FnOnce(&Lab, &Far, &Engine) + Send + 'static) {
     if skip_unless_root(test) {
         return;
     }
@@ -37,7 +37,7 @@ fn upset(test: &'static str, queues: &'static [u32], upset: impl FnOnce(&Lab, &F
         plug(lab, &far, 0);
         plug(lab, &far, 1);
         let engine = start_on(queues);
-        upset(lab, &far, &engine);
+        fault(lab, &far, &engine);
         wait(&engine, "all run again", all_run);
         if queues.is_empty() {
             let traffic = Flows::find(&far, &[0, 1]).run(&far);
@@ -52,7 +52,7 @@ fn upset(test: &'static str, queues: &'static [u32], upset: impl FnOnce(&Lab, &F
 
 #[test]
 fn its_link_flaps() {
-    upset_first("its_link_flaps", |lab, _, engine| {
+    with_first_interface("its_link_flaps", |lab, _, engine| {
         for _ in 0..5 {
             lab.ip("link set near0 down");
             lab.ip("link set near0 up");
@@ -64,7 +64,7 @@ fn its_link_flaps() {
 
 #[test]
 fn it_is_deleted_and_made_again() {
-    upset_first("it_is_deleted_and_made_again", |lab, far, engine| {
+    with_first_interface("it_is_deleted_and_made_again", |lab, far, engine| {
         for _ in 0..2 {
             lab.ip("link del near0");
             let waits = |s: &oxide::engine::EngineStatus| s.queues.iter().all(|q| q.state.starts_with("waiting"));
@@ -77,7 +77,7 @@ fn it_is_deleted_and_made_again() {
 
 #[test]
 fn it_is_renamed_and_named_back() {
-    upset_first("it_is_renamed_and_named_back", |lab, _, engine| {
+    with_first_interface("it_is_renamed_and_named_back", |lab, _, engine| {
         lab.ip("link set near0 down");
         lab.ip("link set near0 name other");
         wait(engine, "noticed", |s| s.queues.iter().all(|q| q.state.starts_with("waiting")));
@@ -89,7 +89,7 @@ fn it_is_renamed_and_named_back() {
 
 #[test]
 fn its_program_is_taken_off() {
-    upset_first("its_program_is_taken_off", |lab, _, engine| {
+    with_first_interface("its_program_is_taken_off", |lab, _, engine| {
         // As another process with the privilege would.
         assert!(program(lab, "near0").is_some());
         oxide::xdp::steering::detach_all("near0").unwrap();
@@ -118,7 +118,7 @@ fn all_wait(status: &EngineStatus) -> bool {
 
 #[test]
 fn another_program_is_in_the_place_of_ours() {
-    upset_first("another_program_is_in_the_place_of_ours", |_, _, engine| {
+    with_first_interface("another_program_is_in_the_place_of_ours", |_, _, engine| {
         // Whoever is first after ours was taken off.
         let mut other = None;
         until(engine, "another program", || {
@@ -142,7 +142,7 @@ fn another_program_is_in_the_place_of_ours() {
 /// It was first on an interface that was made again.
 #[test]
 fn another_program_is_there_before_ours() {
-    upset_first("another_program_is_there_before_ours", |lab, far, engine| {
+    with_first_interface("another_program_is_there_before_ours", |lab, far, engine| {
         lab.ip("link del near0");
         wait(engine, "noticed", all_wait);
         plug_as(lab, far, 0, "tmp0");
@@ -158,7 +158,7 @@ fn another_program_is_there_before_ours() {
 
 #[test]
 fn another_program_is_put_under_our_link() {
-    upset_first("another_program_is_put_under_our_link", |lab, _, engine| {
+    with_first_interface("another_program_is_put_under_our_link", |lab, _, engine| {
         let ours = program(lab, "near0");
         for _ in 0..3 {
             oxide::xdp::steering::swap_all("near0").unwrap();
@@ -171,7 +171,7 @@ fn another_program_is_put_under_our_link() {
 
 #[test]
 fn it_is_moved_to_another_namespace_and_back() {
-    upset_first("it_is_moved_to_another_namespace_and_back", |lab, _, engine| {
+    with_first_interface("it_is_moved_to_another_namespace_and_back", |lab, _, engine| {
         let away = lab.second_namespace();
         lab.ip(&format!("link set near0 netns {}", away.path().display()));
         wait(engine, "gone for us", all_wait);
@@ -187,7 +187,7 @@ fn it_is_moved_to_another_namespace_and_back() {
 
 #[test]
 fn its_mtu_is_changed() {
-    upset_first("its_mtu_is_changed", |lab, far, engine| {
+    with_first_interface("its_mtu_is_changed", |lab, far, engine| {
         for mtu in [1400, 2000] {
             lab.ip(&format!("link set near0 mtu {mtu}"));
             far.run(move |lab| lab.ip(&format!("link set far0 mtu {mtu}")));
@@ -204,7 +204,7 @@ fn its_mtu_is_changed() {
 
 #[test]
 fn its_offloads_are_changed() {
-    upset_first("its_offloads_are_changed", |lab, _, engine| {
+    with_first_interface("its_offloads_are_changed", |lab, _, engine| {
         lab.run("ethtool", "-K near0 gro on");
         let told = |s: &EngineStatus| s.drift.iter().any(|news| news.contains("offloads of near0 were changed"));
         wait(engine, "told", told);
@@ -217,7 +217,7 @@ fn its_offloads_are_changed() {
 /// A queue that serves two interfaces is rebuilt while one of them is not there: it comes up with the other one.
 #[test]
 fn a_queue_is_restarted_while_one_of_its_interfaces_is_absent() {
-    upset("a_queue_is_restarted_while_one_of_its_interfaces_is_absent", &[], |lab, far, engine| {
+    with_fault("a_queue_is_restarted_while_one_of_its_interfaces_is_absent", &[], |lab, far, engine| {
         lab.ip("link del near0");
         wait(engine, "noticed", all_wait);
         for queue in 0..hairpin::QUEUES {
@@ -242,7 +242,7 @@ fn a_queue_is_restarted_while_one_of_its_interfaces_is_absent() {
 #[test]
 fn its_channels_are_fewer_or_more() {
     // Two of four queues are served, so that the kernel lets the number change.
-    upset("its_channels_are_fewer_or_more", &[0, 1], |lab, far, engine| {
+    with_fault("its_channels_are_fewer_or_more", &[0, 1], |lab, far, engine| {
         for count in [2, 3, 4] {
             let near = || lab.run("ethtool", &format!("-L near0 rx {count} tx {count}"));
             let there = || far.run(move |lab| lab.run("ethtool", &format!("-L far0 rx {count} tx {count}")));
@@ -267,7 +267,7 @@ fn its_channels_are_fewer_or_more() {
 
 #[test]
 fn its_channels_cannot_be_fewer_than_our_sockets() {
-    upset_first("its_channels_cannot_be_fewer_than_our_sockets", |lab, _, _| {
+    with_first_interface("its_channels_cannot_be_fewer_than_our_sockets", |lab, _, _| {
         let fewer = ["-L", "near0", "rx", "2", "tx", "2"];
         let refused = std::process::Command::new("ethtool").args(fewer).output().unwrap();
         assert!(!refused.status.success(), "the kernel lets a queue go that has a socket");

@@ -11,10 +11,10 @@ use std::time::Duration;
 use hairpin::{Counts, Flows, LONG, all_run, id, lost, plug, start, wait};
 use netns::{in_namespace, skip_unless_root};
 use oxide::engine::{Engine, EngineHandle, RestartScope};
-use oxide::queue::Fault;
+use oxide::queue::DatapathFault;
 
 /// Traffic on all queues, `upset` in the middle of it, and then all queues again without loss.
-fn under_traffic(test: &'static str, upset: fn(&Engine), judge: fn(&Counts, &EngineHandle)) {
+fn under_traffic(test: &'static str, fault: fn(&Engine), judge: fn(&Counts, &EngineHandle)) {
     if skip_unless_root(test) {
         return;
     }
@@ -26,7 +26,7 @@ fn under_traffic(test: &'static str, upset: fn(&Engine), judge: fn(&Counts, &Eng
         let flows = Flows::find(&far, &[0, 1]);
         let traffic = flows.run(&far);
         std::thread::sleep(Duration::from_millis(100));
-        upset(&engine);
+        fault(&engine);
         wait(&engine, "all run again", all_run);
         std::thread::sleep(Duration::from_millis(100));
         let (flows, counts) = traffic.end();
@@ -51,9 +51,9 @@ fn a_handler_that_panics_now_and_then() {
     under_traffic(
         "a_handler_that_panics_now_and_then",
         |engine| {
-            engine.handle().inject(&id("near0", 1), |_| Fault::PanicEvery(100)).unwrap();
+            engine.handle().inject(&id("near0", 1), |_| DatapathFault::PanicEvery(100)).unwrap();
             until_restarted(engine, 3);
-            engine.handle().inject(&id("near0", 1), |_| Fault::PanicEvery(0)).unwrap();
+            engine.handle().inject(&id("near0", 1), |_| DatapathFault::PanicEvery(0)).unwrap();
         },
         |counts, _| {
             assert_eq!(lost(counts, |_, queue| queue != 1), 0, "{counts:?}");
@@ -68,7 +68,7 @@ fn completions_that_stop_cost_one_port() {
     under_traffic(
         "completions_that_stop_cost_one_port",
         |engine| {
-            engine.handle().inject(&id("near0", 1), Fault::Completions).unwrap();
+            engine.handle().inject(&id("near0", 1), DatapathFault::Completions).unwrap();
             until_restarted(engine, 1);
         },
         |counts, handle| {
@@ -83,7 +83,7 @@ fn a_socket_that_is_lost_costs_one_port() {
     under_traffic(
         "a_socket_that_is_lost_costs_one_port",
         |engine| {
-            engine.handle().inject(&id("near1", 1), Fault::SocketLost).unwrap();
+            engine.handle().inject(&id("near1", 1), DatapathFault::SocketLost).unwrap();
             until_restarted(engine, 1);
         },
         |counts, _| assert_eq!(lost(counts, |interface, queue| (interface, queue) != (1, 1)), 0, "{counts:?}"),
@@ -95,7 +95,7 @@ fn frames_that_leak_cost_one_actor() {
     under_traffic(
         "frames_that_leak_cost_one_actor",
         |engine| {
-            engine.handle().inject(&id("near0", 1), |_| Fault::Leak(3)).unwrap();
+            engine.handle().inject(&id("near0", 1), |_| DatapathFault::Leak(3)).unwrap();
             until_restarted(engine, 1);
         },
         |counts, _| assert_eq!(lost(counts, |_, queue| queue != 1), 0, "{counts:?}"),
@@ -107,7 +107,7 @@ fn a_handler_that_stalls_is_told_and_costs_one_actor() {
     under_traffic(
         "a_handler_that_stalls_is_told_and_costs_one_actor",
         |engine| {
-            engine.handle().inject(&id("near0", 1), |_| Fault::Stall(Duration::from_millis(1800))).unwrap();
+            engine.handle().inject(&id("near0", 1), |_| DatapathFault::Stall(Duration::from_millis(1800))).unwrap();
             wait(engine, "stalled", |s| s.queues[1].stalled);
         },
         |counts, handle| {

@@ -15,7 +15,7 @@ use oxide::config::{EngineConfig, ExecutorKind};
 use oxide::engine::{Engine, EngineError, EngineStatus, RelayExit, RestartScope};
 use oxide::packet::reflect;
 use oxide::port::QueueId;
-use oxide::queue::{Batch, Context, Fault, Handler, QueueInfo, Replaced, SessionInfo};
+use oxide::queue::{Batch, Context, DatapathFault, Handler, QueueInfo, Replaced, SessionInfo};
 
 const LONG: Duration = Duration::from_secs(10);
 const SHORT: Duration = Duration::from_millis(300);
@@ -217,7 +217,7 @@ fn reload_keeps_failed_queue_failed() {
         let handle = engine.handle();
         while handle.status().queues[1].state_name() != "failed" {
             // A frame is lost: the actor ends, and after five restarts it is not started again.
-            let _ = handle.inject(&id(1), |_| Fault::Leak(1));
+            let _ = handle.inject(&id(1), |_| DatapathFault::Leak(1));
             std::thread::sleep(Duration::from_millis(20));
         }
         let report = handle.reload(greeter(b'b'), |_| vec![("10.9.0.1".parse().unwrap(), 7..=7)]).unwrap();
@@ -330,7 +330,7 @@ fn a_handler_that_does_not_come_back_is_named_and_holds_up_nobody() {
     in_namespace(|lab| {
         let (_far, engine, clients) = set_up(lab);
         // Longer than this test; its thread goes with the process.
-        engine.handle().inject(&id(1), |_| Fault::Stall(Duration::from_secs(20))).unwrap();
+        engine.handle().inject(&id(1), |_| DatapathFault::Stall(Duration::from_secs(20))).unwrap();
         wait(&engine, "stalled", |s| {
             // Which of them comes after the fault nobody knows.
             let _ = clients[1].send(&[0; 16]);

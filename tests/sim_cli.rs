@@ -3,8 +3,8 @@
 
 use std::process::{Command, Output};
 
-use oxide::port::sim::Faults;
-use oxide_sim::{Application, Chaos, SimOptions, named, pcap};
+use oxide::port::sim::KernelFaultRates;
+use oxide_sim::{Application, FaultRates, SimOptions, named, pcap};
 
 fn sim(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_oxide")).arg("sim").args(arguments).output().unwrap()
@@ -32,19 +32,24 @@ fn a_run_tells_what_moved_and_what_was_checked() {
 /// What a failure prints is the run that failed: the same packets at the same times, whatever its options were.
 #[test]
 fn the_command_of_a_run_makes_the_same_run() {
-    let (faults, chaos) = named("legal,lost,panic,restart").unwrap();
+    let (faults, fault_rates) = named("legal,lost,panic,restart").unwrap();
     let options = SimOptions {
         queues: 3,
         packets: 4000,
-        faults: Faults { batch: 5, delay_ns: 123, ..faults },
-        chaos: chaos.times(7),
+        faults: KernelFaultRates { batch: 5, delay_ns: 123, ..faults },
+        fault_rates: fault_rates.times(7),
         application: Application::Forward,
         links: ["delay=1ms,loss=ge:0.01/0.3,reorder=0.02".parse().unwrap(), "rate=1G".parse().unwrap()],
         only: Some(1),
         replay: None,
         seed: 77,
     };
-    let all = SimOptions { packets: 3000, faults: Faults::all(), chaos: Chaos::all(), ..Default::default() };
+    let all = SimOptions {
+        packets: 3000,
+        faults: KernelFaultRates::all(),
+        fault_rates: FaultRates::all(),
+        ..Default::default()
+    };
     let plain = SimOptions { packets: 2000, application: Application::CheckedRelay, ..Default::default() };
     for options in [options, all, plain] {
         let command = options.command();

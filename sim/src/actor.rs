@@ -11,7 +11,7 @@ use oxide_actors::mailbox::{Address, Inbox, Mailbox, MailboxError, mailbox};
 use oxide_actors::supervisor::{self, ActorExit, ActorId, LinkReceiver, SupervisorLink};
 
 use super::app::{App, AppHandler};
-use super::forward::Fused;
+use super::forward::PanicHandler;
 use oxide::port::sim::{SimBackend, SimNet};
 use oxide::port::{Backend, QueueId};
 use oxide::queue::{
@@ -27,15 +27,15 @@ const PARCELS: usize = 512;
 const BUSY_DEADLINE: Duration = Duration::from_secs(2);
 
 /// The handler of every simulated actor.
-type H = Fused<AppHandler>;
-type Life = Actor<SimBackend, H>;
+type H = PanicHandler<AppHandler>;
+type SimQueueActor = Actor<SimBackend, H>;
 
 /// What an actor's ended lives counted, and what they took with them.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Ended {
     pub(super) counters: QueueCounters,
     /// Lives that ended.
-    pub(super) lives: u64,
+    pub(super) generations: u64,
     /// Packets in hand, waiting for a TX ring or a next hop.
     pub(super) in_hand: u64,
     /// Descriptors the ledger refused.
@@ -46,7 +46,7 @@ impl Ended {
     /// The last words of a life.
     pub(super) fn add(&mut self, last: &QueueSnapshot) {
         add(&mut self.counters, &last.counters);
-        self.lives += 1;
+        self.generations += 1;
         self.in_hand += u64::from(last.in_hand);
         self.bad_descriptors += last.ports.iter().map(|port| port.counters.bad_descriptors).sum::<u64>();
     }
@@ -55,7 +55,7 @@ impl Ended {
 enum Phase {
     Down,
     Opening { by: Instant, parts: Box<Opening> },
-    Up(Box<Life>),
+    Up(Box<SimQueueActor>),
 }
 
 struct Opening {
@@ -105,9 +105,9 @@ impl SimActor {
         }
     }
 
-    pub(super) fn life(&mut self) -> Option<&mut Life> {
+    pub(super) fn run_actor(&mut self) -> Option<&mut SimQueueActor> {
         match &mut self.phase {
-            Phase::Up(life) => Some(life),
+            Phase::Up(queue_actor) => Some(queue_actor),
             _ => None,
         }
     }
@@ -130,7 +130,7 @@ impl SimActor {
         let (app, fuse) = (self.app.clone(), self.fuse.clone());
         let spec = ActorSpec {
             backend: SimBackend::new(&self.net, &self.ids),
-            factory: Arc::new(move |info| Fused::new(app.handler(info), fuse.clone())),
+            factory: Arc::new(move |info| PanicHandler::new(app.handler(info), fuse.clone())),
             processor: Processor::detect(),
             queue: self.queue,
             queues: self.queues,
@@ -251,7 +251,7 @@ impl SimActor {
     /// Everything this actor counted in all its lives.
     pub(super) fn counters(&mut self) -> QueueCounters {
         let mut sum = self.ended.counters.clone();
-        if let Some(actor) = self.life() {
+        if let Some(actor) = self.run_actor() {
             add(&mut sum, actor.datapath.counters());
         }
         sum
@@ -260,12 +260,13 @@ impl SimActor {
     /// Descriptors that the ledger refused.
     pub(super) fn bad_descriptors(&mut self) -> u64 {
         let ports = PortIndex::first(self.ids.len());
-        let now =
-            self.life().map_or(0, |actor| ports.map(|port| actor.datapath.port_counters(port).0.bad_descriptors).sum());
+        let now = self
+            .run_actor()
+            .map_or(0, |actor| ports.map(|port| actor.datapath.port_counters(port).0.bad_descriptors).sum());
         self.ended.bad_descriptors + now
     }
 
-    pub(super) fn light(&self) -> bool {
+    pub(super) fn arm_panic(&self) -> bool {
         self.fuse.swap(true, Ordering::Relaxed)
     }
 }

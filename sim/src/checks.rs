@@ -5,26 +5,26 @@ use std::time::Duration;
 use oxide_actors::policy::RestartPolicy;
 use oxide_actors::supervisor::ActorId;
 
-use super::judge::Checker;
-use super::world::World;
-use super::{Chaos, Faults};
+use super::invariants::Checker;
+use super::simulation::Simulation;
+use super::{FaultRates, KernelFaultRates};
 use oxide::umem::PortIndex;
 
-impl World {
+impl Simulation {
     pub(super) fn check_everything(&mut self) {
         for at in 0..self.actors.len() {
             self.check_frames(at);
             self.check_packets(at);
         }
-        if self.options.faults == Faults::none() && self.options.chaos == Chaos::none() {
-            let ([asked, answered], there, back) = (self.wires.came, self.judge.there, self.judge.back);
+        if self.options.faults == KernelFaultRates::none() && self.options.fault_rates == FaultRates::none() {
+            let ([asked, answered], there, back) = (self.wires.came, self.invariants.there, self.invariants.back);
             let lossless = self.options.replay.is_some() || (there == asked && back == answered);
-            self.judge.check(Checker::Lossless, lossless, || {
+            self.invariants.check(Checker::Lossless, lossless, || {
                 format!("{asked} packets of clients came, {there} left; {answered} of servers, {back} left")
             });
         }
         let links = self.wires.counters();
-        self.judge.check(Checker::Links, links.offered == links.lost + links.overflowed + links.delivered, || {
+        self.invariants.check(Checker::Links, links.offered == links.lost + links.overflowed + links.delivered, || {
             format!("at rest: {links:?}")
         });
     }
@@ -34,21 +34,22 @@ impl World {
         let lost = self.lost_frames(at);
         let actor = &mut self.actors[at];
         let ids = actor.ids.clone();
-        let Some(life) = actor.life() else { return };
-        let (census, balanced) = (life.datapath.umem().census(), life.datapath.balanced());
-        let at_ports: Vec<_> = PortIndex::first(ids.len()).map(|port| life.datapath.umem().at_port(port)).collect();
-        self.judge.check(
+        let Some(queue_actor) = actor.run_actor() else { return };
+        let (census, balanced) = (queue_actor.datapath.umem().census(), queue_actor.datapath.balanced());
+        let at_ports: Vec<_> =
+            PortIndex::first(ids.len()).map(|port| queue_actor.datapath.umem().at_port(port)).collect();
+        self.invariants.check(
             Checker::Ledger,
             balanced && census.app == 0 && census.transmit == lost && census.written_off == 0,
             || format!("queue {at}: balanced: {balanced}, at rest: {census:?}, never completed: {lost}"),
         );
         for (id, (receive, transmit)) in ids.iter().zip(at_ports) {
             let held = self.net.holdings(id);
-            self.judge.check(Checker::Kernel, (held.receive, held.transmit) == (receive, transmit), || {
+            self.invariants.check(Checker::Kernel, (held.receive, held.transmit) == (receive, transmit), || {
                 format!("{id}: the kernel has {held:?}, the ledger {receive} to receive and {transmit} to transmit")
             });
             let violations = self.net.violations(id);
-            self.judge.check(Checker::Kernel, violations.is_empty(), || format!("{id}: {violations:?}"));
+            self.invariants.check(Checker::Kernel, violations.is_empty(), || format!("{id}: {violations:?}"));
         }
     }
 
@@ -61,7 +62,7 @@ impl World {
             counters.received + counters.taken_over,
             counters.forwarded + counters.handed_over + counters.drops.total() + in_hand,
         );
-        self.judge
+        self.invariants
             .check(Checker::Packets, came == went, || format!("queue {at}: {came} came, {went} went: {counters:?}"));
         let (mut delivered, mut sent, mut closed) = (0, 0, 0);
         for id in &actor.ids {
@@ -70,12 +71,12 @@ impl World {
             sent += nic.sent + nic.unsent;
             closed += nic.closed;
             let sum = nic.passed + nic.dropped + nic.refused + nic.delivered + nic.waiting;
-            self.judge.check(Checker::Packets, nic.arrived == sum, || format!("{id}: {nic:?}"));
+            self.invariants.check(Checker::Packets, nic.arrived == sum, || format!("{id}: {nic:?}"));
         }
         // Rings of 256 entries each way, of each socket that was closed.
         let most = closed * 256;
         let (on_rx, on_tx) = (delivered.wrapping_sub(counters.received), counters.forwarded.wrapping_sub(sent));
-        self.judge.check(Checker::Packets, on_rx <= most && on_tx <= most, || {
+        self.invariants.check(Checker::Packets, on_rx <= most && on_tx <= most, || {
             format!(
                 "queue {at}: {delivered} delivered, {} received; {} forwarded, {sent} sent; {closed} sockets closed",
                 counters.received, counters.forwarded
@@ -97,7 +98,7 @@ impl World {
         }
         let count = restarts.len();
         let kept = count <= max_restarts as usize && (backoff_min..=backoff_max).contains(&backoff);
-        self.judge.check(Checker::Budget, kept, || {
+        self.invariants.check(Checker::Budget, kept, || {
             format!("{worker:?} is restarted for the {count}th time within {window:?}, after {backoff:?}")
         });
     }

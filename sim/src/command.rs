@@ -1,7 +1,7 @@
 //! A run as a command line.
 
-use super::{Application, Chaos, SimOptions};
-use oxide::port::sim::{Faults, LinkSpec};
+use super::{Application, FaultRates, SimOptions};
+use oxide::port::sim::{KernelFaultRates, LinkSpec};
 
 /// Packets above which every decision is no longer held against the reference unless asked for: it is several
 /// times slower than the relay.
@@ -29,13 +29,13 @@ impl SimOptions {
     /// The command that makes the same run. A capture that is replayed has to be named besides (`--pcap-in`).
     #[must_use]
     pub fn command(&self) -> String {
-        let Self { queues, packets, faults, chaos, application, links, only, replay, seed } = self;
+        let Self { queues, packets, faults, fault_rates, application, links, only, replay, seed } = self;
         let mut words = vec![format!("oxide sim --queues {queues} --packets {packets} --seed {seed}")];
-        let both = (*faults, *chaos);
-        if both == (Faults::all(), Chaos::all()) {
+        let both = (*faults, *fault_rates);
+        if both == (KernelFaultRates::all(), FaultRates::all()) {
             words.push("--faults all".to_owned());
-        } else if both != (Faults::none(), Chaos::none()) {
-            let names: Vec<String> = faults.words().chain(chaos.words()).collect();
+        } else if both != (KernelFaultRates::none(), FaultRates::none()) {
+            let names: Vec<String> = faults.names().chain(fault_rates.names()).collect();
             words.push(format!("--faults {}", names.join(",")));
         }
         // A capture goes through the relay, and is held against the reference, whatever is asked for.

@@ -58,18 +58,18 @@ pub(super) fn forward(frame: &mut [u8]) {
 }
 
 /// A handler that panics when the fuse is lit, and is another one otherwise.
-pub(super) struct Fused<H> {
+pub(super) struct PanicHandler<H> {
     inner: H,
     fuse: Arc<AtomicBool>,
 }
 
-impl<H> Fused<H> {
+impl<H> PanicHandler<H> {
     pub(super) fn new(inner: H, fuse: Arc<AtomicBool>) -> Self {
         Self { inner, fuse }
     }
 }
 
-impl<H: Handler> Handler for Fused<H> {
+impl<H: Handler> Handler for PanicHandler<H> {
     fn handle(&mut self, batch: &mut Batch<'_>, cx: &mut Context<'_>) {
         if self.fuse.load(Ordering::Relaxed) {
             self.fuse.store(false, Ordering::Relaxed);

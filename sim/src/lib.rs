@@ -18,28 +18,28 @@
 
 mod actor;
 mod app;
-mod chaos;
 mod checks;
 mod command;
+mod fault_rates;
 mod forward;
-mod judge;
+mod invariants;
 mod malformed;
 pub mod pcap;
 pub mod reference;
 mod replay;
+mod simulation;
 mod traffic;
-mod world;
 
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
 pub use app::Application;
-pub use chaos::{Chaos, Upset, named};
-pub use judge::{Checker, Failure};
+pub use fault_rates::{FaultRates, InjectedFault, named};
+pub use invariants::{Checker, Failure};
 pub use replay::{Replay, ReplayError};
 
-use oxide::port::sim::{Faults, LinkCounters, LinkSpec};
+use oxide::port::sim::{KernelFaultRates, LinkCounters, LinkSpec};
 use oxide::telemetry::DropCounters;
 use oxide::umem::FrameCounts;
 
@@ -51,9 +51,9 @@ pub struct SimOptions {
     /// Packets that clients send. Servers answer each one they get.
     pub packets: u64,
     /// Faults of the kernel and the NICs.
-    pub faults: Faults,
+    pub faults: KernelFaultRates,
     /// Faults of actors, links and devices.
-    pub chaos: Chaos,
+    pub fault_rates: FaultRates,
     /// What handles the packets.
     pub application: Application,
     /// Links between the engine and its clients, and between it and servers; both ways of each.
@@ -72,8 +72,8 @@ impl Default for SimOptions {
         Self {
             queues: 2,
             packets: 100_000,
-            faults: Faults::none(),
-            chaos: Chaos::none(),
+            faults: KernelFaultRates::none(),
+            fault_rates: FaultRates::none(),
             application: Application::Forward,
             links: [LinkSpec::default(); 2],
             only: None,
@@ -103,7 +103,7 @@ pub struct SimReport {
     /// Packets besides that were malformed.
     pub malformed: u64,
     /// Of the clients' packets: those of clients that come once.
-    pub strangers: u64,
+    pub one_time_clients: u64,
     /// Packets that the engine dropped, by reason.
     pub drops: DropCounters,
     /// Packets that were lost before the engine saw them: the wire, no frame, no room on the RX ring,
@@ -207,7 +207,7 @@ impl<F: FnMut(u64)> Watch for F {
 #[must_use]
 pub fn run_with(options: &SimOptions, mut watch: impl Watch) -> SimReport {
     let started = Instant::now();
-    let mut world = world::World::new(options);
+    let mut world = simulation::Simulation::new(options);
     world.run(&mut watch);
     world.report(started.elapsed())
 }

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use super::forward::CLIENTS;
-use super::traffic::{Label, Traffic, Way};
+use super::traffic::{Direction, Label, Traffic};
 use oxide::packet::checksum;
 use oxide::port::sim::Rng;
 
@@ -48,7 +48,8 @@ const IPV6: [Form; 2] = [Form::Extension, Form::NoChecksum];
 pub(super) fn write(port: u8, traffic: &mut Traffic, rng: &mut Rng, out: &mut Vec<u8>) {
     let flow = rng.below(traffic.flows() as u64) as u32;
     // A number that no packet has: should it ever leave, nobody takes it for one that is right.
-    let label = Label { flow, sequence: u64::MAX, way: if port == CLIENTS { Way::There } else { Way::Back } };
+    let label =
+        Label { flow, sequence: u64::MAX, direction: if port == CLIENTS { Direction::There } else { Direction::Back } };
     traffic.write(label, out);
     let ipv4 = out.get(12..14) == Some(&[8, 0]);
     let more: &[Form] = if ipv4 { &IPV4 } else { &IPV6 };
@@ -89,9 +90,9 @@ fn spoil(form: Form, ipv4: bool, rng: &mut Rng, frame: &mut Vec<u8>) {
         Form::Extension => put(20, &[[0, 43, 44, 60][draw as usize % 4]]),
         Form::NoChecksum => put(l4 + 6, &[0, 0]),
     }
-    let mended = !matches!(form, Form::WrongHeaderSum | Form::Garbage | Form::Cut | Form::Vlan);
+    let valid = !matches!(form, Form::WrongHeaderSum | Form::Garbage | Form::Cut | Form::Vlan);
     if ipv4
-        && mended
+        && valid
         && let Some(sum) = frame.get(14..).and_then(checksum::ipv4_header)
         && let Some(place) = frame.get_mut(24..26)
     {

@@ -10,7 +10,7 @@ use oxide::port::sim::Rng;
 
 /// Which way a packet goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Way {
+pub(super) enum Direction {
     /// From a client to its server.
     There,
     /// The server's answer.
@@ -22,7 +22,7 @@ pub(super) enum Way {
 pub(super) struct Label {
     pub(super) flow: u32,
     pub(super) sequence: u64,
-    pub(super) way: Way,
+    pub(super) direction: Direction,
 }
 
 /// Starts every payload.
@@ -34,7 +34,7 @@ pub(super) const HOPS: u8 = 64;
 /// Flows of each queue.
 const FLOWS_PER_QUEUE: u32 = 64;
 /// Clients besides, of whom each comes now and then: far more than a queue's table of sessions holds.
-const STRANGERS_PER_QUEUE: u32 = 512;
+const ONE_TIME_CLIENTS_PER_QUEUE: u32 = 512;
 /// One flow in this many always comes in at a queue that is not its owner's.
 const ASTRAY: u32 = 16;
 /// The longest payload: an Ethernet MTU less IPv6 and UDP headers.
@@ -47,14 +47,14 @@ pub(super) struct Traffic {
     /// The next sequence number of each flow: those of each queue first, then strangers'.
     next: Vec<u64>,
     /// How many strangers have come.
-    strangers: u32,
+    one_time_clients: u32,
     payload: Vec<u8>,
 }
 
 impl Traffic {
     pub(super) fn new(queues: u32, service: [SocketAddr; 2]) -> Self {
-        let flows = (FLOWS_PER_QUEUE + STRANGERS_PER_QUEUE) * queues;
-        Self { queues, service, next: vec![0; flows as usize], strangers: 0, payload: Vec::with_capacity(2048) }
+        let flows = (FLOWS_PER_QUEUE + ONE_TIME_CLIENTS_PER_QUEUE) * queues;
+        Self { queues, service, next: vec![0; flows as usize], one_time_clients: 0, payload: Vec::with_capacity(2048) }
     }
 
     pub(super) fn flows(&self) -> usize {
@@ -67,17 +67,17 @@ impl Traffic {
     }
 
     /// The next of the strangers that come in at `queue`.
-    pub(super) fn stranger(&mut self, queue: u32) -> Label {
-        self.strangers = (self.strangers + 1) % STRANGERS_PER_QUEUE;
-        self.label(queue + self.queues * (FLOWS_PER_QUEUE + self.strangers))
+    pub(super) fn one_time_client(&mut self, queue: u32) -> Label {
+        self.one_time_clients = (self.one_time_clients + 1) % ONE_TIME_CLIENTS_PER_QUEUE;
+        self.label(queue + self.queues * (FLOWS_PER_QUEUE + self.one_time_clients))
     }
 
     /// Whether no queue but its own, and none but those that `calm` names, has to do with a flow.
-    pub(super) fn stays_within(&self, flow: u32, calm: impl Fn(u32) -> bool) -> bool {
+    pub(super) fn stays_within(&self, flow: u32, fault_free: impl Fn(u32) -> bool) -> bool {
         let owner = owner(self.ends(flow).source.port, self.queues);
         let at = flow % self.queues;
         // By the forwarder a flow leaves from its owner's port, by the relay from where it arrived.
-        [at, owner, self.answered_at(flow, at), self.answered_at(flow, owner)].into_iter().all(calm)
+        [at, owner, self.answered_at(flow, at), self.answered_at(flow, owner)].into_iter().all(fault_free)
     }
 
     /// Whether `client` comes in at the same queue as the clients of `flow`.
@@ -88,7 +88,7 @@ impl Traffic {
 
     fn label(&mut self, flow: u32) -> Label {
         let next = &mut self.next[flow as usize];
-        let label = Label { flow, sequence: *next, way: Way::There };
+        let label = Label { flow, sequence: *next, direction: Direction::There };
         *next += 1;
         label
     }
@@ -125,24 +125,24 @@ impl Traffic {
     /// ends of the request turned round.
     pub(super) fn write(&mut self, label: Label, out: &mut Vec<u8>) {
         let ends = self.ends(label.flow);
-        let ends = match label.way {
-            Way::There => ends,
-            Way::Back => Flow { source: ends.destination, destination: ends.source },
+        let ends = match label.direction {
+            Direction::There => ends,
+            Direction::Back => Flow { source: ends.destination, destination: ends.source },
         };
         self.write_between(ends, label, HOPS, out);
     }
 
     /// The same between other ends, with so many hops left.
     pub(super) fn write_between(&mut self, ends: Flow, label: Label, hop_limit: u8, out: &mut Vec<u8>) {
-        let Label { flow, sequence, way } = label;
+        let Label { flow, sequence, direction } = label;
         let mut payload = std::mem::take(&mut self.payload);
         payload.clear();
         payload.extend_from_slice(&MAGIC);
         payload.extend_from_slice(&flow.to_be_bytes());
         payload.extend_from_slice(&sequence.to_be_bytes());
-        payload.push(u8::from(way == Way::Back));
+        payload.push(u8::from(direction == Direction::Back));
         payload.resize(length(flow, sequence), flow as u8 ^ sequence as u8);
-        let from = if way == Way::There { CLIENTS } else { SERVERS };
+        let from = if direction == Direction::There { CLIENTS } else { SERVERS };
         let frame = UdpFrame {
             source_mac: host_mac(from),
             destination_mac: host_mac(0x80 | from),
@@ -176,9 +176,9 @@ pub(super) fn read(frame: &[u8]) -> Option<Label> {
     let label = frame.get(l4 + 8..)?.first_chunk::<LABEL>()?;
     let (magic, rest) = label.split_first_chunk::<4>()?;
     let (flow, rest) = rest.split_first_chunk::<4>()?;
-    let (sequence, way) = rest.split_first_chunk::<8>()?;
-    let way = if way == [0] { Way::There } else { Way::Back };
-    let label = Label { flow: u32::from_be_bytes(*flow), sequence: u64::from_be_bytes(*sequence), way };
+    let (sequence, direction) = rest.split_first_chunk::<8>()?;
+    let direction = if direction == [0] { Direction::There } else { Direction::Back };
+    let label = Label { flow: u32::from_be_bytes(*flow), sequence: u64::from_be_bytes(*sequence), direction };
     (*magic == MAGIC).then_some(label)
 }
 
@@ -196,7 +196,10 @@ mod tests {
         let mut frame = Vec::new();
         let mut longest = 0;
         for i in 0..3000 {
-            let label = Label { way: if i % 2 == 0 { Way::There } else { Way::Back }, ..traffic.pick(i % 3, &mut rng) };
+            let label = Label {
+                direction: if i % 2 == 0 { Direction::There } else { Direction::Back },
+                ..traffic.pick(i % 3, &mut rng)
+            };
             traffic.write(label, &mut frame);
             assert_eq!(read(&frame), Some(label));
             let head = std::array::from_fn(|at| frame.get(at).copied().unwrap_or(0));

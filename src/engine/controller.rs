@@ -12,7 +12,7 @@ use super::interfaces::Interfaces;
 use super::launch::{Launched, Launcher};
 use super::outbox::Outbox;
 use crate::net::Tables;
-use crate::queue::{self, Fault, Handler, Handover, PortRequests, QueueExit, Report};
+use crate::queue::{self, DatapathFault, Handler, Handover, PortRequests, QueueExit, Report};
 use crate::umem::PortIndex;
 use crate::xdp::PortRequest;
 
@@ -28,7 +28,7 @@ pub(super) enum EngineMessage {
     /// This interface is of no use now, for this reason: its port is to be closed until the worker is woken.
     Close(String, String),
     /// Let something go wrong.
-    Inject(Fault),
+    Inject(DatapathFault),
 }
 
 /// The inboxes of all queues, by place in the plan: who is up, and where its packets go. Touched only

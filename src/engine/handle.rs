@@ -15,7 +15,7 @@ use super::interfaces::Interfaces;
 use super::{EngineError, EngineStatus, Layer};
 use crate::config::EngineConfig;
 use crate::port::QueueId;
-use crate::queue::{Fault, HandlerFactory, SessionInfo};
+use crate::queue::{DatapathFault, HandlerFactory, SessionInfo};
 use crate::umem::PortIndex;
 
 /// For an actor to answer a question. It answers between two batches; a stuck handler never does.
@@ -236,7 +236,7 @@ impl EngineHandle {
 
     /// Lets something go wrong in the actor that serves `queue`: `fault` is given the number of its port there.
     #[doc(hidden)]
-    pub fn inject(&self, queue: &QueueId, fault: impl FnOnce(PortIndex) -> Fault) -> Result<(), EngineError> {
+    pub fn inject(&self, queue: &QueueId, fault: impl FnOnce(PortIndex) -> DatapathFault) -> Result<(), EngineError> {
         let (actor, port) = self.find(queue)?;
         let told = self.0.supervisor.send_engine_message(actor, EngineMessage::Inject(fault(port)));
         told.map_err(|error| self.refused("break", queue, error))

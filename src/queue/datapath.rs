@@ -9,7 +9,7 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use faults::Faults;
+use faults::ActiveFaults;
 use ports::PortSlot;
 
 use super::batch::{Batch, HoldKey, Verdict};
@@ -25,7 +25,7 @@ use crate::simd::Processor;
 use crate::telemetry::DropReason;
 use crate::umem::{Frame, PortIndex, PortList, Umem};
 
-pub use faults::Fault;
+pub use faults::DatapathFault;
 
 /// How often [`Handler::tick`] is called, and held packets are shown again.
 pub(super) const TICK: Duration = Duration::from_millis(100);
@@ -86,7 +86,7 @@ pub struct Datapath<P, H> {
     paused: u8,
     /// The handler panicked and has not been replaced yet: its words.
     handler_panic: Option<String>,
-    faults: Faults,
+    faults: ActiveFaults,
     /// Packets that were on the rings of sockets when they were closed.
     left_on_rings: u64,
 }
@@ -118,7 +118,7 @@ impl<P: Port, H: Handler> Datapath<P, H> {
             draining: false,
             paused: 0,
             handler_panic: None,
-            faults: Faults::default(),
+            faults: ActiveFaults::default(),
             left_on_rings: 0,
         }
     }

@@ -9,7 +9,7 @@ use oxide_actors::mailbox::Address;
 use oxide_actors::supervisor::StateReport;
 use oxide_actors::supervisor::{self, ActorExit};
 
-use super::datapath::Fault;
+use super::datapath::DatapathFault;
 use super::handler::SessionInfo;
 use super::peers::Handover;
 use super::snapshot::QueueSnapshot;
@@ -55,7 +55,7 @@ pub enum Command<R> {
     /// Close these ports, a bit each, until [`Command::Open`]: for this reason they are of no use now.
     Close(u8, String),
     /// Let something go wrong.
-    Inject(Fault),
+    Inject(DatapathFault),
     /// Describe sessions in `into`, at most as many as it has room for, and send it back.
     Sessions {
         /// Allocated by whoever asks, so that it is not here.

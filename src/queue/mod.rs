@@ -35,7 +35,7 @@ pub use actor::{ActorSpec, HandlerFactory};
 pub use batch::{Batch, HoldKey, Verdict};
 pub use counters::{BatchSizes, QueueCounters, TurnTimes};
 #[doc(hidden)]
-pub use datapath::Fault;
+pub use datapath::DatapathFault;
 pub use datapath::{Datapath, DatapathParts, TurnResult};
 pub use egress::Egress;
 /// With [`Batch::new`] and [`Context::new`], for what calls a handler without a [`Datapath`].

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use oxide::net::{Route, RouteKind, Tables};
 use oxide::packet::build::UdpFrame;
 use oxide::packet::{Flow, MacAddr, parse};
-use oxide::port::sim::{Faults, SimBackend, SimInterface, SimNet};
+use oxide::port::sim::{KernelFaultRates, SimBackend, SimInterface, SimNet};
 use oxide::port::{Backend, Port, QueueId};
 use oxide::queue::{Datapath, DatapathParts, Peers, QueueInfo};
 use oxide::simd::Processor;
@@ -190,7 +190,12 @@ impl Path {
             Op::Tables(value) => self.tables(value),
             Op::Draining(draining) => self.datapath.set_draining(draining),
             Op::Faults(value) => {
-                let all = [Faults::none(), Faults::legal(), Faults::all(), Faults::none()];
+                let all = [
+                    KernelFaultRates::none(),
+                    KernelFaultRates::legal(),
+                    KernelFaultRates::all(),
+                    KernelFaultRates::none(),
+                ];
                 self.net.set_all_faults(all[usize::from(value) % all.len()]);
             }
             Op::Restart(inherit) => {
@@ -220,7 +225,7 @@ pub(crate) fn body(mut input: &[u8]) {
         path.turn();
     }
     // Faults end, next hops become known, whoever still waits for one gives up.
-    path.net.set_all_faults(Faults::none());
+    path.net.set_all_faults(KernelFaultRates::none());
     path.tables(0);
     for turn in 0..200 {
         if turn > 20 {

@@ -22,7 +22,7 @@ fn samples(text: &str, name: &str, with: &str) -> f64 {
 }
 
 /// Each packet that came to a queue became exactly one thing, at whatever moment it is asked.
-pub(crate) fn books_balance(text: &str) {
+pub(crate) fn accounting_balances(text: &str) {
     for queue in ["0", "1"] {
         let of = |name: &str| samples(text, name, queue);
         let came = of("oxide_rx_packets_total") + of("oxide_taken_over_packets_total");
@@ -39,7 +39,7 @@ fn what_is_read_is_true() {
         std::thread::sleep(Duration::from_millis(300));
         let (code, text) = bench.get("/metrics");
         assert_eq!(code, 200);
-        books_balance(&text);
+        accounting_balances(&text);
         let mut received = 0.0;
         for queue in ["0", "1"] {
             let of = |name: &str| samples(&text, name, queue);

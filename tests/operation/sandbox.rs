@@ -6,7 +6,7 @@ use std::process::{Child, Command};
 use serde_json::Value;
 
 use crate::netns::Lab;
-use crate::reads::books_balance;
+use crate::reads::accounting_balances;
 use crate::rig::{Bench, clients_side, lab, write_config};
 
 /// SIGSYS, asm-generic/signal.h.
@@ -26,14 +26,14 @@ fn done(bench: &mut Bench, line: &str) -> String {
 }
 
 /// Does something to the program of `r0`, as another process that may.
-fn upset(what: &str) -> Upset {
-    Upset(Command::new(env!("CARGO_BIN_EXE_oxide")).args(["upset", what, "r0"]).spawn().unwrap())
+fn inject_program_fault(what: &str) -> ProgramFault {
+    ProgramFault(Command::new(env!("CARGO_BIN_EXE_oxide")).args(["inject-program-fault", what, "r0"]).spawn().unwrap())
 }
 
 /// Ends with the test, however that ends.
-struct Upset(Child);
+struct ProgramFault(Child);
 
-impl Drop for Upset {
+impl Drop for ProgramFault {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -42,7 +42,7 @@ impl Drop for Upset {
 
 /// The relay may not look at what belongs to others: it says what it knows, and how to learn the rest.
 fn names_who_is_in_its_place(bench: &mut Bench) {
-    let other = upset("replace");
+    let other = inject_program_fault("replace");
     bench.wait("the queues wait, and tell where to look", |b| {
         b.queues()["queues"][0]["state"] == "waiting" && b.log().contains("bpftool prog show id")
     });
@@ -71,7 +71,7 @@ fn does_all_it_must(lab: &Lab, bench: &mut Bench) {
     std::fs::rename(&new, &config).unwrap();
     assert!(bench.ctl_output(&["reload"]).contains("engine.batch_size: 64 -> 16"));
     bench.serves(5001);
-    assert!(upset("detach").0.wait().unwrap().success());
+    assert!(inject_program_fault("detach").0.wait().unwrap().success());
     bench.serves(5001);
     names_who_is_in_its_place(bench);
     let before = bench.queues()["queues"][0]["restarts"].as_u64().unwrap();
@@ -90,7 +90,7 @@ fn does_all_it_must(lab: &Lab, bench: &mut Bench) {
     let (code, metrics) = bench.get("/metrics");
     assert_eq!(code, 200);
     // Over a panic, restarts of every depth and a lost interface.
-    books_balance(&metrics);
+    accounting_balances(&metrics);
     for layer in ["capabilities", "no_new_privs", "landlock", "seccomp"] {
         let line = format!("oxide_sandbox_info{{layer=\"{layer}\",state=\"on\"}} 1");
         assert!(metrics.contains(&line), "{line}: {metrics}");

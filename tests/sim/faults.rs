@@ -2,7 +2,7 @@
 //! `docs/testing.md` has the table by the classes of faults.
 
 use oxide::telemetry::DropReason;
-use oxide_sim::{Application, SimOptions, SimReport, Upset, named};
+use oxide_sim::{Application, InjectedFault, SimOptions, SimReport, named};
 
 use super::pass;
 
@@ -12,10 +12,10 @@ fn with(names: &str) -> Vec<SimReport> {
 }
 
 fn with_options(names: &str, options: &SimOptions) -> Vec<SimReport> {
-    let (faults, chaos) = named(names).unwrap();
+    let (faults, fault_rates) = named(names).unwrap();
     // As often in some hundred steps as else in ten thousand.
-    let chaos = chaos.times(25);
-    let run = |seed| pass(&SimOptions { packets: 20_000, faults, chaos, seed, ..options.clone() });
+    let fault_rates = fault_rates.times(25);
+    let run = |seed| pass(&SimOptions { packets: 20_000, faults, fault_rates, seed, ..options.clone() });
     (0..6).map(run).collect()
 }
 
@@ -213,9 +213,9 @@ fn malformed_packets_are_dropped_with_a_reason_and_cost_nothing_else() {
 #[test]
 fn table_full_refuses_new_clients_and_serves_the_old() {
     for application in [Application::Relay, Application::CheckedRelay] {
-        let reports = with_options("strangers", &SimOptions { application, ..Default::default() });
+        let reports = with_options("one-time-clients", &SimOptions { application, ..Default::default() });
         for report in &reports {
-            assert!(report.strangers > 0);
+            assert!(report.one_time_clients > 0);
             let refused = report.drops.of(DropReason::SessionsFull);
             assert!(refused > 0, "{report:?}");
             assert_eq!(report.there + refused, report.sent, "nothing else is lost: {report:?}");
@@ -249,13 +249,13 @@ fn next_hops_that_are_forgotten_are_asked_for() {
 
 #[test]
 fn calm_queues_lose_nothing_while_another_has_every_fault() {
-    let (faults, chaos) = named("all,lost").unwrap();
+    let (faults, fault_rates) = named("all,lost").unwrap();
     let mut reports = Vec::new();
     for seed in 0..8 {
         let application = if seed % 2 == 0 { Application::Forward } else { Application::Relay };
-        let (queues, only, chaos) = (4, Some(seed as u32 % 4), chaos.times(20));
+        let (queues, only, fault_rates) = (4, Some(seed as u32 % 4), fault_rates.times(20));
         let options =
-            SimOptions { queues, only, packets: 40_000, faults, chaos, application, seed, ..Default::default() };
+            SimOptions { queues, only, packets: 40_000, faults, fault_rates, application, seed, ..Default::default() };
         let report = pass(&options);
         let looked = report.checks.iter().find(|(checker, _)| checker.name() == "isolation").unwrap().1;
         assert!(looked > 10_000, "hardly a packet was of a calm queue: {report:?}");
@@ -277,5 +277,5 @@ fn every_fault_has_a_row() {
         });
         assert!(row, "no row tests {name}");
     }
-    assert!(named("panic").unwrap().1.ppm(Upset::Panic) > 0);
+    assert!(named("panic").unwrap().1.ppm(InjectedFault::Panic) > 0);
 }

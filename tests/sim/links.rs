@@ -2,15 +2,15 @@
 
 use oxide::port::sim::{LinkSpec, SimBackend, SimInterface, SimNet};
 use oxide::port::{Backend, Burst, Port, QueueId};
-use oxide_sim::{Application, Chaos, SimOptions, SimReport, named};
+use oxide_sim::{Application, FaultRates, SimOptions, SimReport, named};
 use std::time::Duration;
 
 use super::pass;
 
 fn run(links: [&str; 2], application: Application, faults: &str, seed: u64) -> SimReport {
     let links = links.map(|text| if text.is_empty() { LinkSpec::default() } else { text.parse().unwrap() });
-    let (faults, chaos) = named(faults).unwrap();
-    pass(&SimOptions { packets: 10_000, links, application, faults, chaos, seed, ..Default::default() })
+    let (faults, fault_rates) = named(faults).unwrap();
+    pass(&SimOptions { packets: 10_000, links, application, faults, fault_rates, seed, ..Default::default() })
 }
 
 const BAD: &str = "delay=2ms,loss=ge:0.01/0.3,reorder=0.02,rate=1G";
@@ -59,7 +59,7 @@ fn links_leave_other_runs_as_they_were() {
     let zero = run(["delay=0ms,loss=0", "delay=0ms"], Application::Forward, "all", 3);
     assert_eq!(plain.fingerprint, zero.fingerprint);
     assert_eq!(zero.links.offered, 0, "a wire is no link");
-    let _ = Chaos::none();
+    let _ = FaultRates::none();
 }
 
 /// Two simulated queues joined by a link, with a port on each.

@@ -11,8 +11,8 @@ mod stalled;
 mod threads;
 mod verdicts;
 
-use oxide::port::sim::{Faults, LinkSpec};
-use oxide_sim::{Application, Chaos, Checker, SimOptions, SimReport, run};
+use oxide::port::sim::{KernelFaultRates, LinkSpec};
+use oxide_sim::{Application, Checker, FaultRates, SimOptions, SimReport, run};
 
 /// Runs, and panics with what replays the run if a checker does not hold.
 fn pass(options: &SimOptions) -> SimReport {
@@ -56,8 +56,8 @@ fn one_seed_is_one_run_bit_for_bit() {
                 queues,
                 seed,
                 application,
-                faults: Faults::all(),
-                chaos: Chaos::all().times(10),
+                faults: KernelFaultRates::all(),
+                fault_rates: FaultRates::all().times(10),
                 links: ["delay=1ms,loss=ge:0.01/0.3,reorder=0.02,rate=1G".parse().unwrap(), LinkSpec::default()],
                 ..Default::default()
             };
@@ -80,8 +80,8 @@ fn every_checker_holds_with_all_faults_at_once() {
         let options = SimOptions {
             queues,
             packets: 20_000,
-            faults: Faults::all(),
-            chaos: Chaos::all(),
+            faults: KernelFaultRates::all(),
+            fault_rates: FaultRates::all(),
             seed,
             ..Default::default()
         };
@@ -98,8 +98,10 @@ fn every_checker_holds_with_all_faults_at_once() {
 fn long() {
     let number = |name: &str, or: u64| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(or);
     let (packets, seed) = (number("SIM_PACKETS", 2_000_000), number("SIM_SEED", 1));
-    for (name, faults, chaos) in [("none", Faults::none(), Chaos::none()), ("all", Faults::all(), Chaos::all())] {
-        let report = pass(&SimOptions { queues: 4, packets, faults, chaos, seed, ..Default::default() });
+    for (name, faults, fault_rates) in
+        [("none", KernelFaultRates::none(), FaultRates::none()), ("all", KernelFaultRates::all(), FaultRates::all())]
+    {
+        let report = pass(&SimOptions { queues: 4, packets, faults, fault_rates, seed, ..Default::default() });
         eprintln!("faults {name}: {:.2} M packets/s on one core", report.packets_per_second / 1e6);
         eprintln!("{report:?}");
     }
@@ -112,12 +114,12 @@ fn seeds() {
     let range = std::env::var("SIM_SEEDS").unwrap_or_else(|_| "0..20".to_owned());
     let (first, last) = range.split_once("..").unwrap();
     for seed in first.parse().unwrap()..last.parse().unwrap() {
-        let chaos = Chaos::all().times(1 + seed as u32 % 20);
+        let fault_rates = FaultRates::all().times(1 + seed as u32 % 20);
         pass(&SimOptions {
             queues: 1 + seed as u32 % 5,
             packets: 20_000,
-            faults: Faults::all(),
-            chaos,
+            faults: KernelFaultRates::all(),
+            fault_rates,
             seed,
             ..Default::default()
         });

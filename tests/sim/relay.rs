@@ -1,7 +1,7 @@
 //! The relay in the simulated engine, each decision held against the slow reference relay.
 
-use oxide::port::sim::Faults;
-use oxide_sim::{Application, Chaos, Checker, SimOptions, named};
+use oxide::port::sim::KernelFaultRates;
+use oxide_sim::{Application, Checker, FaultRates, SimOptions, named};
 
 use super::pass;
 
@@ -23,8 +23,8 @@ fn with_all_faults_it_does_what_the_reference_does() {
         let options = SimOptions {
             queues: 1 + seed as u32 % 3,
             packets: 15_000,
-            faults: Faults::all(),
-            chaos: Chaos::all().times(5),
+            faults: KernelFaultRates::all(),
+            fault_rates: FaultRates::all().times(5),
             application: if seed % 2 == 0 { Application::CheckedRelay } else { Application::Relay },
             seed,
             ..Default::default()
@@ -36,12 +36,19 @@ fn with_all_faults_it_does_what_the_reference_does() {
 
 #[test]
 fn packets_wait_for_a_next_hop_and_keep_their_order() {
-    let (faults, chaos) = named("neighbour").unwrap();
+    let (faults, fault_rates) = named("neighbour").unwrap();
     for seed in 0..4 {
-        let chaos = chaos.times(40);
+        let fault_rates = fault_rates.times(40);
         let application = Application::CheckedRelay;
-        let report =
-            pass(&SimOptions { queues: 2, packets: 20_000, faults, chaos, application, seed, ..Default::default() });
+        let report = pass(&SimOptions {
+            queues: 2,
+            packets: 20_000,
+            faults,
+            fault_rates,
+            application,
+            seed,
+            ..Default::default()
+        });
         let order = report.checks.iter().find(|(checker, _)| *checker == Checker::Order).unwrap();
         assert!(order.1 > 10_000);
     }

@@ -54,15 +54,15 @@ fn a_capture_goes_through_the_relay() {
 #[test]
 fn a_capture_is_replayed_under_faults_and_links_bit_for_bit() {
     let replay = Replay::from_bytes(capture(1500), "capture").unwrap();
-    let (faults, chaos) = named("all").unwrap();
+    let (faults, fault_rates) = named("all").unwrap();
     for seed in 0..3 {
         let links = ["delay=1ms,loss=0.02,reorder=0.05".parse().unwrap(), Default::default()];
-        let chaos = chaos.times(5);
+        let fault_rates = fault_rates.times(5);
         let options = SimOptions {
             packets: 9000,
             replay: Some(replay.clone()),
             faults,
-            chaos,
+            fault_rates,
             links,
             seed,
             ..Default::default()

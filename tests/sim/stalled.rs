@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use oxide::net::Tables;
-use oxide::port::sim::{Faults, SimBackend, SimInterface, SimNet};
+use oxide::port::sim::{KernelFaultRates, SimBackend, SimInterface, SimNet};
 use oxide::port::{Backend, Port, PortError, QueueId};
 use oxide::queue::{Batch, Context, Datapath, DatapathParts, Handler, Peers, QueueInfo};
 use oxide::simd::Processor;
@@ -20,7 +20,7 @@ impl Handler for Mirror {
 }
 
 /// Packets come in for ten seconds of virtual time; how long until the port was given up, if it was.
-fn gives_up(link_up: bool, faults: Faults, step: Duration) -> Option<Duration> {
+fn gives_up(link_up: bool, faults: KernelFaultRates, step: Duration) -> Option<Duration> {
     let (net, id) = (SimNet::new(&[SimInterface::new("sim0", 1)], 1), QueueId::new("sim0", 0));
     let (umem, ports) = LiveBackend(SimBackend::new(&net, std::slice::from_ref(&id))).open().unwrap();
     let started = Instant::now();
@@ -64,18 +64,18 @@ fn gives_up(link_up: bool, faults: Faults, step: Duration) -> Option<Duration> {
 
 #[test]
 fn completions_that_never_come_end_the_port_in_bounded_time() {
-    let lost = Faults { lost_ppm: 1_000_000, ..Faults::none() };
+    let lost = KernelFaultRates { lost_ppm: 1_000_000, ..KernelFaultRates::none() };
     let after = gives_up(true, lost, Duration::from_millis(10)).unwrap();
     assert!(after < Duration::from_secs(4), "{after:?}");
 }
 
 #[test]
 fn a_link_that_is_down_is_waited_for() {
-    assert_eq!(gives_up(false, Faults::none(), Duration::from_millis(10)), None);
+    assert_eq!(gives_up(false, KernelFaultRates::none(), Duration::from_millis(10)), None);
 }
 
 #[test]
 fn a_kernel_that_is_slow_is_not_given_up() {
-    let slow = Faults { batch: 1, again_ppm: 500_000, ..Faults::legal() };
+    let slow = KernelFaultRates { batch: 1, again_ppm: 500_000, ..KernelFaultRates::legal() };
     assert_eq!(gives_up(true, slow, Duration::from_millis(10)), None);
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use oxide::port::sim::{Driver, Faults, SimBackend, SimInterface, SimNet, SimPort};
+use oxide::port::sim::{Driver, KernelFaultRates, SimBackend, SimInterface, SimNet, SimPort};
 use oxide::port::{Backend, Burst, Kick, Port, PortError, QueueId};
 use oxide::umem::{PortIndex, RingSizes, Umem};
 
@@ -11,7 +11,7 @@ use super::contract::{Rig, number, packet};
 
 #[test]
 fn what_waits_while_the_link_is_down_leaves_when_it_is_up() {
-    let mut rig = SimRig::opened(Driver::Copy, Faults::none(), 4);
+    let mut rig = SimRig::opened(Driver::Copy, KernelFaultRates::none(), 4);
     rig.post(0, 20);
     rig.net.set_link("sim0", false);
     rig.inject(&packet(1, 60));
@@ -31,7 +31,7 @@ fn what_waits_while_the_link_is_down_leaves_when_it_is_up() {
 
 #[test]
 fn a_deleted_interface_is_gone_for_this_socket_for_ever() {
-    let mut rig = SimRig::opened(Driver::Copy, Faults::none(), 5);
+    let mut rig = SimRig::opened(Driver::Copy, KernelFaultRates::none(), 5);
     rig.post(0, 5);
     rig.net.delete("sim0");
     assert!(matches!(rig.port.kick(), Err(PortError::Gone { .. })));
@@ -57,7 +57,7 @@ fn a_deleted_interface_is_gone_for_this_socket_for_ever() {
 
 #[test]
 fn a_closed_queue_is_busy_for_a_while() {
-    let rig = SimRig::new(Driver::Copy, Faults::none(), 6);
+    let rig = SimRig::new(Driver::Copy, KernelFaultRates::none(), 6);
     let mut backend = SimBackend::new(&rig.net, std::slice::from_ref(&rig.id));
     let busy = |result: Result<(Umem, Vec<SimPort>), PortError>| match result {
         Err(PortError::Refused { step, source, .. }) => step == "bind" && source.raw_os_error() == Some(libc::EBUSY),

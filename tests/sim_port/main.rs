@@ -8,7 +8,7 @@ mod life;
 use std::time::Duration;
 
 use contract::{Rig, number, packet};
-use oxide::port::sim::{Driver, Faults, SimBackend, SimInterface, SimNet, SimPort, Violation};
+use oxide::port::sim::{Driver, KernelFaultRates, SimBackend, SimInterface, SimNet, SimPort, Violation};
 use oxide::port::{Backend, Burst, Kick, Port, QueueId};
 use oxide::umem::{PortIndex, Umem};
 
@@ -20,7 +20,7 @@ struct SimRig {
 }
 
 impl SimRig {
-    fn new(driver: Driver, faults: Faults, seed: u64) -> Self {
+    fn new(driver: Driver, faults: KernelFaultRates, seed: u64) -> Self {
         let interface = SimInterface { driver, ..SimInterface::new("sim0", 1) };
         let net = SimNet::new(&[interface], seed);
         let id = QueueId::new("sim0", 0);
@@ -29,7 +29,7 @@ impl SimRig {
         Self { net, id, umem, port: ports.remove(0) }
     }
 
-    fn opened(driver: Driver, faults: Faults, seed: u64) -> Self {
+    fn opened(driver: Driver, faults: KernelFaultRates, seed: u64) -> Self {
         let mut rig = Self::new(driver, faults, seed);
         rig.port.steer(true).unwrap();
         rig.port.fill(&mut rig.umem);
@@ -86,15 +86,22 @@ impl Rig for SimRig {
 #[test]
 fn the_contract_holds_with_both_drivers() {
     for seed in 0..10 {
-        contract::all(|| SimRig::new(Driver::Copy, Faults::none(), seed));
-        contract::all(|| SimRig::new(Driver::ZeroCopy, Faults::none(), seed));
+        contract::all(|| SimRig::new(Driver::Copy, KernelFaultRates::none(), seed));
+        contract::all(|| SimRig::new(Driver::ZeroCopy, KernelFaultRates::none(), seed));
     }
 }
 
 /// Everything a kernel may do on a good day but lose packets: the contract is the same.
 #[test]
 fn the_contract_holds_with_a_slow_and_moody_kernel() {
-    let faults = Faults { starve_ppm: 0, rx_drop_ppm: 0, tx_drop_ppm: 0, doze_ppm: 0, again_ppm: 0, ..Faults::legal() };
+    let faults = KernelFaultRates {
+        starve_ppm: 0,
+        rx_drop_ppm: 0,
+        tx_drop_ppm: 0,
+        doze_ppm: 0,
+        again_ppm: 0,
+        ..KernelFaultRates::legal()
+    };
     for seed in 0..40 {
         let driver = if seed % 2 == 0 { Driver::Copy } else { Driver::ZeroCopy };
         contract::all(|| SimRig::new(driver, faults, seed));
@@ -107,7 +114,7 @@ fn the_contract_holds_with_a_slow_and_moody_kernel() {
 fn no_fault_loses_a_frame() {
     for seed in 0..100 {
         let driver = if seed % 2 == 0 { Driver::Copy } else { Driver::ZeroCopy };
-        let mut rig = SimRig::opened(driver, Faults::all(), seed);
+        let mut rig = SimRig::opened(driver, KernelFaultRates::all(), seed);
         let (mut received, mut last) = (0, None);
         for turn in 0..400 {
             (0..turn % 90).for_each(|i| rig.inject(&packet(turn * 100 + i, 60 + i as usize)));
@@ -127,7 +134,7 @@ fn no_fault_loses_a_frame() {
             rig.kernel();
             assert_eq!(rig.net.violations(&rig.id), [], "seed {seed}");
         }
-        rig.net.set_faults(&rig.id, Faults::none());
+        rig.net.set_faults(&rig.id, KernelFaultRates::none());
         for _ in 0..200 {
             let mut burst = Burst::new();
             rig.port.reclaim(&mut rig.umem);
@@ -150,7 +157,7 @@ fn no_fault_loses_a_frame() {
 
 #[test]
 fn one_kick_takes_32_and_asks_for_another() {
-    let mut rig = SimRig::opened(Driver::Copy, Faults::none(), 1);
+    let mut rig = SimRig::opened(Driver::Copy, KernelFaultRates::none(), 1);
     rig.post(0, 64);
     rig.post(64, 6);
     rig.kernel();
@@ -167,7 +174,7 @@ fn one_kick_takes_32_and_asks_for_another() {
 
 #[test]
 fn a_kernel_that_asks_for_wakeups_does_nothing_without() {
-    let asleep_after_each_step = Faults { doze_ppm: 1_000_000, ..Faults::none() };
+    let asleep_after_each_step = KernelFaultRates { doze_ppm: 1_000_000, ..KernelFaultRates::none() };
     let mut rig = SimRig::opened(Driver::ZeroCopy, asleep_after_each_step, 2);
     rig.kernel();
     rig.post(0, 10);
@@ -186,7 +193,7 @@ fn a_kernel_that_asks_for_wakeups_does_nothing_without() {
 
 #[test]
 fn without_frames_packets_are_dropped_and_counted_and_a_refill_helps() {
-    let mut rig = SimRig::opened(Driver::Copy, Faults::none(), 3);
+    let mut rig = SimRig::opened(Driver::Copy, KernelFaultRates::none(), 3);
     // The fill ring's 512, of which the RX ring shows 256 at a time.
     (0..600).for_each(|i| rig.inject(&packet(i, 60)));
     rig.kernel();
@@ -214,7 +221,7 @@ fn without_frames_packets_are_dropped_and_counted_and_a_refill_helps() {
 
 #[test]
 fn completions_that_never_come_are_frames_at_the_kernel_until_the_port_is_closed() {
-    let mut rig = SimRig::opened(Driver::Copy, Faults { lost_ppm: 1_000_000, ..Faults::none() }, 7);
+    let mut rig = SimRig::opened(Driver::Copy, KernelFaultRates { lost_ppm: 1_000_000, ..KernelFaultRates::none() }, 7);
     let mut sent = 0;
     loop {
         let mut burst = Burst::new();
@@ -240,7 +247,7 @@ fn completions_that_never_come_are_frames_at_the_kernel_until_the_port_is_closed
 /// The simulated kernel sees it when a port gives away what is not its own.
 #[test]
 fn a_frame_taken_back_too_early_is_seen() {
-    let mut rig = SimRig::opened(Driver::Copy, Faults::none(), 8);
+    let mut rig = SimRig::opened(Driver::Copy, KernelFaultRates::none(), 8);
     rig.post(0, 1);
     rig.port.kick().unwrap();
     // As a port would that recalls before its socket is closed.
@@ -254,10 +261,10 @@ fn a_frame_taken_back_too_early_is_seen() {
 /// The same seed is the same run; another queue's faults move nothing here.
 #[test]
 fn one_seed_is_one_run() {
-    let run = |seed: u64, others: Faults| {
+    let run = |seed: u64, others: KernelFaultRates| {
         let net = SimNet::new(&[SimInterface::new("sim0", 2)], seed);
         let ids = [QueueId::new("sim0", 0), QueueId::new("sim0", 1)];
-        net.set_faults(&ids[0], Faults::all());
+        net.set_faults(&ids[0], KernelFaultRates::all());
         net.set_faults(&ids[1], others);
         let mut actors: Vec<_> =
             ids.iter().map(|id| SimBackend::new(&net, std::slice::from_ref(id)).open().unwrap()).collect();
@@ -281,8 +288,8 @@ fn one_seed_is_one_run() {
         }
         log
     };
-    let calm = run(1, Faults::none());
-    assert!(calm == run(1, Faults::none()), "not the same run again");
-    assert!(calm == run(1, Faults::all()), "another queue's faults are felt here");
-    assert!(calm != run(2, Faults::none()), "the seed has no effect");
+    let calm = run(1, KernelFaultRates::none());
+    assert!(calm == run(1, KernelFaultRates::none()), "not the same run again");
+    assert!(calm == run(1, KernelFaultRates::all()), "another queue's faults are felt here");
+    assert!(calm != run(2, KernelFaultRates::none()), "the seed has no effect");
 }

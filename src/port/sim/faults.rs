@@ -5,7 +5,7 @@
 /// All but [`bogus_ppm`](Self::bogus_ppm), [`duplicate_ppm`](Self::duplicate_ppm) and
 /// [`lost_ppm`](Self::lost_ppm) are what a kernel may do on any good day.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Faults {
+pub struct KernelFaultRates {
     /// Packets and completions moved in one step: 1 to this many, drawn anew each time; 0 for no limit.
     pub batch: u32,
     /// Descriptors taken by one kick; 0 for the kernel's own 32 (`TX_BATCH_SIZE`, net/xdp/xsk.c).
@@ -34,7 +34,7 @@ pub struct Faults {
     pub lost_ppm: u32,
 }
 
-/// The names by which [`Faults::named`] knows them.
+/// The names by which [`KernelFaultRates::named`] knows them.
 const NAMES: [&str; 12] = [
     "batch",
     "delay",
@@ -69,7 +69,7 @@ impl UnknownFault {
     }
 }
 
-impl Faults {
+impl KernelFaultRates {
     /// A kernel without faults.
     #[must_use]
     pub fn none() -> Self {
@@ -131,7 +131,7 @@ impl Faults {
     }
 
     /// The words that [`named`](Self::named) makes these of; nothing where there are none.
-    pub fn words(&self) -> impl Iterator<Item = String> + use<> {
+    pub fn names(&self) -> impl Iterator<Item = String> + use<> {
         let faults = *self;
         let word = move |(at, name): (usize, &str)| match faults.get(at) {
             0 => None,
@@ -184,17 +184,17 @@ mod tests {
     #[test]
     fn each_name_switches_something_on() {
         for name in NAMES {
-            assert_ne!(Faults::named(name).unwrap(), Faults::none(), "{name}");
+            assert_ne!(KernelFaultRates::named(name).unwrap(), KernelFaultRates::none(), "{name}");
         }
-        assert_eq!(Faults::named("none").unwrap(), Faults::none());
-        assert_eq!(Faults::named(" legal, duplicate,bogus").unwrap(), Faults::all());
+        assert_eq!(KernelFaultRates::named("none").unwrap(), KernelFaultRates::none());
+        assert_eq!(KernelFaultRates::named(" legal, duplicate,bogus").unwrap(), KernelFaultRates::all());
         for (at, name) in NAMES.into_iter().enumerate() {
-            let faults = Faults::named(&format!("{name}={}", at + 7)).unwrap();
-            assert_eq!(faults.words().collect::<Vec<_>>(), [format!("{name}={}", at + 7)], "its own field, no other");
+            let faults = KernelFaultRates::named(&format!("{name}={}", at + 7)).unwrap();
+            assert_eq!(faults.names().collect::<Vec<_>>(), [format!("{name}={}", at + 7)], "its own field, no other");
         }
-        let words = |faults: Faults| faults.words().collect::<Vec<_>>().join(",");
-        assert_eq!(Faults::named(&words(Faults::all())).unwrap(), Faults::all());
-        assert!(Faults::named("batch=many").is_err() && Faults::named("batch=").is_err());
-        assert!(Faults::named("rx-dorp").unwrap_err().to_string().contains("rx-drop"));
+        let words = |faults: KernelFaultRates| faults.names().collect::<Vec<_>>().join(",");
+        assert_eq!(KernelFaultRates::named(&words(KernelFaultRates::all())).unwrap(), KernelFaultRates::all());
+        assert!(KernelFaultRates::named("batch=many").is_err() && KernelFaultRates::named("batch=").is_err());
+        assert!(KernelFaultRates::named("rx-dorp").unwrap_err().to_string().contains("rx-drop"));
     }
 }

@@ -49,7 +49,7 @@ mod socket;
 pub use backend::SimBackend;
 #[doc(hidden)]
 pub use faults::number;
-pub use faults::{Faults, UnknownFault};
+pub use faults::{KernelFaultRates, UnknownFault};
 pub use link::{Link, LinkCounters, LinkError, LinkSpec, Loss};
 pub use net::{SimInterface, SimNet};
 pub use nic::NicCounters;

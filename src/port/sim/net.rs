@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::link::{Link, LinkCounters, LinkSpec};
 use super::nic::{NicCounters, NicQueue};
-use super::{Driver, Faults, Holdings, Rng, Violation};
+use super::{Driver, Holdings, KernelFaultRates, Rng, Violation};
 use crate::net::{self, LinkKind};
 use crate::packet::{MacAddr, parse};
 use crate::port::{QueueId, Rss};
@@ -118,12 +118,12 @@ impl SimNet {
     }
 
     /// Faults of one queue from now on.
-    pub fn set_faults(&self, queue: &QueueId, faults: Faults) {
+    pub fn set_faults(&self, queue: &QueueId, faults: KernelFaultRates) {
         self.queue(queue).faults = faults;
     }
 
     /// Faults of all queues from now on.
-    pub fn set_all_faults(&self, faults: Faults) {
+    pub fn set_all_faults(&self, faults: KernelFaultRates) {
         for nic in self.0.queues.values() {
             lock(nic).faults = faults;
         }

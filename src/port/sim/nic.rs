@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 
 use super::socket::{Delivery, KernelRings, Socket};
-use super::{Driver, Faults, Holdings, Rng, Violation};
+use super::{Driver, Holdings, KernelFaultRates, Rng, Violation};
 use crate::port::{Kick, PortError, QueueId};
 use crate::umem::{PortIndex, RegionError, Umem, UmemLayout};
 
@@ -20,7 +20,7 @@ pub struct NicCounters {
     pub arrived: u64,
     /// Of them: not for a socket, because none was steered to, or the link was down.
     pub passed: u64,
-    /// Of them: lost by [`Faults::rx_drop_ppm`].
+    /// Of them: lost by [`KernelFaultRates::rx_drop_ppm`].
     pub dropped: u64,
     /// Of them: no frame, no room on the RX ring, or too long for a frame; see the kernel's counters.
     pub refused: u64,
@@ -38,7 +38,7 @@ pub struct NicCounters {
 
 pub(super) struct NicQueue {
     pub(super) id: QueueId,
-    pub(super) faults: Faults,
+    pub(super) faults: KernelFaultRates,
     driver: Driver,
     rng: Rng,
     link_up: bool,
@@ -71,7 +71,7 @@ struct Bound {
 
 impl Bound {
     /// Whether this is a socket of the interface as it is now.
-    fn lives(&self, generation: u64) -> bool {
+    fn is_current(&self, generation: u64) -> bool {
         !self.dead && self.generation == generation
     }
 }
@@ -80,7 +80,7 @@ impl NicQueue {
     pub(super) fn new(id: QueueId, driver: Driver, rng: Rng) -> Self {
         Self {
             id,
-            faults: Faults::none(),
+            faults: KernelFaultRates::none(),
             driver,
             rng,
             link_up: true,
@@ -197,7 +197,9 @@ impl NicQueue {
         let generation = self.generation;
         let id = &self.id;
         match &mut self.bound {
-            Some(bound) if bound.number == number && bound.lives(generation) && self.present => Ok(&mut bound.socket),
+            Some(bound) if bound.number == number && bound.is_current(generation) && self.present => {
+                Ok(&mut bound.socket)
+            }
             _ => Err(PortError::Gone { id: id.clone(), source: io::Error::from_raw_os_error(libc::ENXIO) }),
         }
     }
@@ -252,7 +254,7 @@ impl NicQueue {
     pub(super) fn run(&mut self, number: u64, umem: &mut Umem, now_ns: u64) {
         let (faults, link_up) = (self.faults, self.link_up);
         let Self { rng, bound, arrivals, sent, buffers, counters, present, generation, .. } = self;
-        let Some(bound) = bound.as_mut().filter(|b| b.number == number && b.lives(*generation) && *present) else {
+        let Some(bound) = bound.as_mut().filter(|b| b.number == number && b.is_current(*generation) && *present) else {
             return;
         };
         if rng.chance(faults.idle_ppm) {
@@ -295,7 +297,7 @@ impl NicQueue {
     /// A packet comes by the wire.
     pub(super) fn inject(&mut self, packet: &[u8]) {
         self.counters.arrived += 1;
-        let steered = self.bound.as_ref().is_some_and(|b| b.socket.steered && b.lives(self.generation));
+        let steered = self.bound.as_ref().is_some_and(|b| b.socket.steered && b.is_current(self.generation));
         if steered && self.link_up && self.present {
             let packet = copy(&mut self.buffers, packet);
             self.arrivals.push_back(packet);

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use super::{Descriptor, Driver, Faults, Rng};
+use super::{Descriptor, Driver, KernelFaultRates, Rng};
 use crate::port::KernelCounters;
 use crate::ring::{Consumer, Producer};
 use crate::umem::{BadDescriptor, PortIndex, Umem, UmemLayout};
@@ -118,7 +118,7 @@ impl Socket {
     }
 
     /// The system call: awake again, and up to a batch of descriptors taken. Whether some are left.
-    pub(super) fn kicked(&mut self, faults: &Faults) -> bool {
+    pub(super) fn kicked(&mut self, faults: &KernelFaultRates) -> bool {
         self.asleep = false;
         self.rings.fill.set_need_wakeup(false);
         self.rings.tx.set_need_wakeup(self.driver == Driver::Copy);
@@ -163,7 +163,7 @@ impl Socket {
         umem: &Umem,
         limit: u32,
         now_ns: u64,
-        faults: &Faults,
+        faults: &KernelFaultRates,
         rng: &mut Rng,
         mut wire: impl FnMut(Option<&[u8]>),
     ) {
@@ -179,7 +179,7 @@ impl Socket {
     }
 
     /// Puts up to `limit` completions that are due on their ring.
-    pub(super) fn complete(&mut self, umem: &Umem, limit: u32, now_ns: u64, faults: &Faults, rng: &mut Rng) {
+    pub(super) fn complete(&mut self, umem: &Umem, limit: u32, now_ns: u64, faults: &KernelFaultRates, rng: &mut Rng) {
         for _ in 0..limit {
             if rng.chance(faults.reorder_ppm) {
                 let other = rng.below(self.completing.len() as u64) as usize;
@@ -228,7 +228,13 @@ impl Socket {
     }
 
     /// A packet from the wire.
-    pub(super) fn receive(&mut self, umem: &mut Umem, packet: &[u8], faults: &Faults, rng: &mut Rng) -> Delivery {
+    pub(super) fn receive(
+        &mut self,
+        umem: &mut Umem,
+        packet: &[u8],
+        faults: &KernelFaultRates,
+        rng: &mut Rng,
+    ) -> Delivery {
         let data_offset = u64::from(self.layout.data_offset());
         if packet.len() as u64 + data_offset > u64::from(self.layout.frame_size()) {
             self.counters.rx_dropped += 1;

@@ -11,8 +11,8 @@ use oxide_actors::supervisor::{ActorId, Input, LinkMessage, LinkReceiver, Notice
 
 use super::*;
 use crate::port::QueueId;
-use crate::port::sim::{Faults, SimBackend, SimInterface, SimNet};
-use crate::queue::{Batch, Context, Fault, PortRequests, Replaced};
+use crate::port::sim::{KernelFaultRates, SimBackend, SimInterface, SimNet};
+use crate::queue::{Batch, Context, DatapathFault, PortRequests, Replaced};
 use crate::umem::PortIndex;
 
 const MS: Duration = Duration::from_millis(1);
@@ -177,7 +177,7 @@ fn stopping_turns_new_packets_away_and_waits_for_old_ones_but_not_for_ever() {
     assert_eq!(rig.echoes(), [0, 1], "the other side's link is up");
     rig.net.set_link("left", true);
     // A packet whose completion takes long, and one that waits on the RX ring.
-    rig.net.set_faults(&rig.ids[0], Faults { delay_ns: 10_000_000_000, ..Faults::none() });
+    rig.net.set_faults(&rig.ids[0], KernelFaultRates { delay_ns: 10_000_000_000, ..KernelFaultRates::none() });
     rig.inject(0, b"");
     rig.tell(Command::Pause(PortIndex::P1, true));
     rig.turns(2);
@@ -221,7 +221,7 @@ fn a_packet_under_way_is_not_drained() {
     let mut rig = Rig::new();
     rig.inject(0, b"");
     rig.turns(1);
-    rig.net.set_faults(&rig.ids[0], Faults { lost_ppm: 1_000_000, ..Faults::none() });
+    rig.net.set_faults(&rig.ids[0], KernelFaultRates { lost_ppm: 1_000_000, ..KernelFaultRates::none() });
     rig.turns(3);
     rig.tell(Command::Drain);
     rig.turns(250);
@@ -232,7 +232,7 @@ fn a_packet_under_way_is_not_drained() {
 fn lost_frames_end_the_actor() {
     let mut rig = Rig::new();
     rig.turns(150);
-    rig.tell(Command::Inject(Fault::Leak(1)));
+    rig.tell(Command::Inject(DatapathFault::Leak(1)));
     let ended = (0..150).find_map(|_| rig.turn());
     assert!(matches!(ended, Some(QueueExit::Leaked)), "{ended:?}");
 }

@@ -10,7 +10,7 @@ use crate::umem::PortIndex;
 /// Something that goes wrong in one queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Fault {
+pub enum DatapathFault {
     /// The handler panics at each packet whose number is a multiple of this; 0: no more.
     PanicEvery(u64),
     /// The handler does not return for this long, once.
@@ -25,7 +25,7 @@ pub enum Fault {
 
 /// The faults in force.
 #[derive(Default)]
-pub(super) struct Faults {
+pub(super) struct ActiveFaults {
     panic_every: u64,
     handled: u64,
     stall: Duration,
@@ -34,7 +34,7 @@ pub(super) struct Faults {
     pub(super) socket_lost: u8,
 }
 
-impl Faults {
+impl ActiveFaults {
     /// Where the handler is called, with the number of packets it is about to get.
     #[inline]
     pub(super) fn strike(&mut self, packets: usize) {
@@ -58,13 +58,13 @@ impl Faults {
 
 impl<P: Port, H: Handler> Datapath<P, H> {
     /// Lets something go wrong.
-    pub fn inject(&mut self, fault: Fault) {
+    pub fn inject(&mut self, fault: DatapathFault) {
         match fault {
-            Fault::PanicEvery(packets) => (self.faults.panic_every, self.faults.handled) = (packets, 0),
-            Fault::Stall(time) => self.faults.stall = time,
-            Fault::Completions(port) => self.faults.silent |= port.bit(),
-            Fault::SocketLost(port) => self.faults.socket_lost |= port.bit(),
-            Fault::Leak(frames) => (0..frames).for_each(|_| _ = self.umem.take()),
+            DatapathFault::PanicEvery(packets) => (self.faults.panic_every, self.faults.handled) = (packets, 0),
+            DatapathFault::Stall(time) => self.faults.stall = time,
+            DatapathFault::Completions(port) => self.faults.silent |= port.bit(),
+            DatapathFault::SocketLost(port) => self.faults.socket_lost |= port.bit(),
+            DatapathFault::Leak(frames) => (0..frames).for_each(|_| _ = self.umem.take()),
         }
     }
 }

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 const STEPS: [(&str, &[&str]); 5] = [
     ("no faults", &[]),
     ("delay, loss, reorder, 1G", &["--link", "delay=2ms,loss=ge:0.01/0.3,reorder=0.02,rate=1G"]),
-    ("malformed, table full", &["--faults", "malformed,strangers"]),
+    ("malformed, table full", &["--faults", "malformed,one-time-clients"]),
     ("faults at queue 0 alone", &["--faults", "all", "--only", "0"]),
     ("every fault", &["--faults", "all,lost"]),
 ];

@@ -55,9 +55,9 @@ impl Scene<'_> {
     }
 
     /// Does something to the first interface's XDP program, as another process with the privilege would.
-    fn upset(&mut self, what: &str) -> Result<()> {
+    fn inject_program_fault(&mut self, what: &str) -> Result<()> {
         let binary = self.binary.display().to_string();
-        self.lab.near(self.session, &[&binary, "upset", what, "near0"])
+        self.lab.near(self.session, &[&binary, "inject-program-fault", what, "near0"])
     }
 
     fn waiting(&mut self) -> Result<()> {
@@ -100,7 +100,7 @@ const MAPPINGS: u64 = 8;
 const RSS_KIB: u64 = 4096;
 
 /// One row.
-pub(super) struct Fault {
+pub(super) struct DrillCase {
     pub(super) name: &'static str,
     pub(super) what: &'static str,
     pub(super) reach: Reach,
@@ -108,8 +108,8 @@ pub(super) struct Fault {
 }
 
 /// The fault table's rows, in the order in which they run.
-pub(super) const FAULTS: &[Fault] = &[
-    Fault {
+pub(super) const FAULTS: &[DrillCase] = &[
+    DrillCase {
         name: "panic",
         what: "handler panics every 1000th packet, twice",
         reach: Reach::Actor,
@@ -118,7 +118,7 @@ pub(super) const FAULTS: &[Fault] = &[
             scene.relay.inject("panic near0:1 0")
         },
     },
-    Fault {
+    DrillCase {
         name: "stall",
         what: "handler does not return for 2.5 s",
         reach: Reach::Actor,
@@ -130,38 +130,43 @@ pub(super) const FAULTS: &[Fault] = &[
             scene.session.cancel.sleep(end.saturating_duration_since(Instant::now()))
         },
     },
-    Fault {
+    DrillCase {
         name: "completions",
         what: "completions stop, link up",
         reach: Reach::Port,
         act: |scene| scene.broken("completions near0:1", 1),
     },
-    Fault { name: "socket", what: "socket lost", reach: Reach::Port, act: |scene| scene.broken("socket near0:1", 1) },
-    Fault {
+    DrillCase {
+        name: "socket",
+        what: "socket lost",
+        reach: Reach::Port,
+        act: |scene| scene.broken("socket near0:1", 1),
+    },
+    DrillCase {
         name: "leak",
         what: "three frames leak",
         reach: Reach::Actor,
         act: |scene| scene.broken("leak near0:1 3", 1),
     },
-    Fault {
+    DrillCase {
         name: "restart-handler",
         what: "handler restarted by command",
         reach: Reach::Nobody,
         act: |scene| scene.broken("restart-handler near0:1", 1),
     },
-    Fault {
+    DrillCase {
         name: "restart-port",
         what: "port restarted by command",
         reach: Reach::Port,
         act: |scene| scene.broken("restart-port near0:1", 1),
     },
-    Fault {
+    DrillCase {
         name: "restart-queue",
         what: "queue restarted by command",
         reach: Reach::Actor,
         act: |scene| scene.broken("restart-queue near0:1", 1),
     },
-    Fault {
+    DrillCase {
         name: "thousand",
         what: "a thousand restarts after a thousand: 600 handlers, 300 ports, 100 queues; nothing is left",
         reach: Reach::Actor,
@@ -175,7 +180,7 @@ pub(super) const FAULTS: &[Fault] = &[
             scene.let_go_of_what_was_not_held(before)
         },
     },
-    Fault {
+    DrillCase {
         name: "flap",
         what: "link down and up, five times",
         reach: Reach::Interface,
@@ -188,31 +193,31 @@ pub(super) const FAULTS: &[Fault] = &[
             scene.lab.running(scene.session, 0)
         },
     },
-    Fault {
+    DrillCase {
         name: "detach",
         what: "XDP program taken off",
         reach: Reach::Interface,
-        act: |scene| scene.upset("detach"),
+        act: |scene| scene.inject_program_fault("detach"),
     },
-    Fault {
+    DrillCase {
         name: "swap",
         what: "another program put under our link",
         reach: Reach::Interface,
-        act: |scene| scene.upset("swap"),
+        act: |scene| scene.inject_program_fault("swap"),
     },
-    Fault {
+    DrillCase {
         name: "replace",
         what: "another program in the place of ours, then gone",
         reach: Reach::Interface,
         act: |scene| {
             let binary = scene.binary.display().to_string();
-            let other = scene.lab.near_spawn(scene.session, &[&binary, "upset", "replace", "near0"])?;
+            let other = scene.lab.near_spawn(scene.session, &[&binary, "inject-program-fault", "replace", "near0"])?;
             scene.waiting()?;
             drop(other);
             Ok(())
         },
     },
-    Fault {
+    DrillCase {
         name: "mtu",
         what: "MTU lowered, raised, and set back",
         reach: Reach::Interface,
@@ -224,7 +229,7 @@ pub(super) const FAULTS: &[Fault] = &[
             Ok(())
         },
     },
-    Fault {
+    DrillCase {
         name: "move",
         what: "interface moved to another namespace and back",
         reach: Reach::Interface,
@@ -238,7 +243,7 @@ pub(super) const FAULTS: &[Fault] = &[
             scene.lab.running(scene.session, 0)
         },
     },
-    Fault {
+    DrillCase {
         name: "absent",
         what: "queue restarted while an interface is absent, which comes back",
         reach: Reach::InterfaceAndActor,
@@ -253,7 +258,7 @@ pub(super) const FAULTS: &[Fault] = &[
             scene.lab.plug(scene.session, 0)
         },
     },
-    Fault {
+    DrillCase {
         name: "channels",
         what: "channels set to 2, then to 4",
         reach: Reach::Interface,
@@ -264,7 +269,7 @@ pub(super) const FAULTS: &[Fault] = &[
             Ok(())
         },
     },
-    Fault {
+    DrillCase {
         name: "recreate",
         what: "interface deleted and made again",
         reach: Reach::Interface,
@@ -274,7 +279,7 @@ pub(super) const FAULTS: &[Fault] = &[
             scene.lab.plug(scene.session, 0)
         },
     },
-    Fault {
+    DrillCase {
         name: "rename",
         what: "interface renamed and named back",
         reach: Reach::Interface,

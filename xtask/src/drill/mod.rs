@@ -7,7 +7,7 @@ mod traffic;
 use crate::host::Host;
 use crate::process::{Cancel, Result, Session, failed, io_error, is_root, run_visible};
 use crate::setup::{self, For, Policy};
-use faults::{FAULTS, Fault, Scene};
+use faults::{DrillCase, FAULTS, Scene};
 use lab::{Lab, Relay, Report};
 use serde::Serialize;
 use std::fs;
@@ -103,7 +103,7 @@ pub(crate) fn run(cancel: &Cancel, options: &Options) -> Result<()> {
 }
 
 fn drill(session: &Session, options: &Options, binary: &Path) -> Result<Vec<Row>> {
-    let chosen = |fault: &&Fault| options.names.is_empty() || options.names.iter().any(|name| name == fault.name);
+    let chosen = |fault: &&DrillCase| options.names.is_empty() || options.names.iter().any(|name| name == fault.name);
     let mut rows = Vec::new();
     if !options.json {
         println!(
@@ -122,7 +122,7 @@ fn drill(session: &Session, options: &Options, binary: &Path) -> Result<Vec<Row>
     Ok(rows)
 }
 
-fn one(session: &Session, fault: &'static Fault, binary: &Path) -> Result<Row> {
+fn one(session: &Session, fault: &'static DrillCase, binary: &Path) -> Result<Row> {
     let _ = fs::remove_file(session.dir.join("faults"));
     let _ = fs::remove_file(session.dir.join("report.json"));
     let lab = Lab::create(session)?;

@@ -5,7 +5,7 @@
 //! `restart-handler|restart-port|restart-queue IF:QUEUE`, `restarts IF:QUEUE NUMBER` (of all depths, one after the other);
 //! and what a sandbox has to forbid: `read FILE`, `write FILE`, `spawn PROGRAM`, `exec PROGRAM`, `connect ADDRESS`.
 //!
-//! What happens to XDP programs another process does (`oxide upset`): the relay has given up the privileges for it.
+//! What happens to XDP programs another process does (`oxide inject-program-fault`): the relay has given up the privileges for it.
 
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader};
@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use oxide::engine::{EngineError, EngineHandle, EngineStatus, RestartScope};
 use oxide::port::QueueId;
-use oxide::queue::Fault;
+use oxide::queue::DatapathFault;
 use oxide::xdp::steering::{self, PassAll};
 
 /// Starts to listen, if told to.
@@ -47,11 +47,11 @@ fn run_fault_command(engine: &EngineHandle, line: &str) -> Result<(), String> {
     let id = QueueId::new(interface, queue.parse().map_err(|_| "no queue number")?);
     let number: u64 = words.next().unwrap_or("0").parse().map_err(|_| "no number")?;
     let done = match what {
-        "panic" => engine.inject(&id, |_| Fault::PanicEvery(number)),
-        "stall" => engine.inject(&id, |_| Fault::Stall(Duration::from_millis(number))),
-        "completions" => engine.inject(&id, Fault::Completions),
-        "socket" => engine.inject(&id, Fault::SocketLost),
-        "leak" => engine.inject(&id, |_| Fault::Leak(u32::try_from(number).unwrap_or(u32::MAX))),
+        "panic" => engine.inject(&id, |_| DatapathFault::PanicEvery(number)),
+        "stall" => engine.inject(&id, |_| DatapathFault::Stall(Duration::from_millis(number))),
+        "completions" => engine.inject(&id, DatapathFault::Completions),
+        "socket" => engine.inject(&id, DatapathFault::SocketLost),
+        "leak" => engine.inject(&id, |_| DatapathFault::Leak(u32::try_from(number).unwrap_or(u32::MAX))),
         "restart-handler" => engine.restart(&id, RestartScope::Handler),
         "restart-port" => engine.restart(&id, RestartScope::Port),
         "restart-queue" => engine.restart(&id, RestartScope::Queue),
@@ -91,7 +91,7 @@ fn restart(engine: &EngineHandle, id: &QueueId, number: u64) -> Result<(), Engin
 
 /// What another process may do to the XDP program of an interface.
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
-pub(crate) enum Upset {
+pub(crate) enum ProgramFault {
     /// Takes it off.
     Detach,
     /// Puts another one under its link.
@@ -100,11 +100,11 @@ pub(crate) enum Upset {
     Replace,
 }
 
-pub(crate) fn upset(what: Upset, interface: &str) -> Result<ExitCode, String> {
+pub(crate) fn inject_program_fault(what: ProgramFault, interface: &str) -> Result<ExitCode, String> {
     match what {
-        Upset::Detach => steering::detach_all(interface).map_err(|error| error.to_string())?,
-        Upset::Swap => steering::swap_all(interface).map_err(|error| error.to_string())?,
-        Upset::Replace => {
+        ProgramFault::Detach => steering::detach_all(interface).map_err(|error| error.to_string())?,
+        ProgramFault::Swap => steering::swap_all(interface).map_err(|error| error.to_string())?,
+        ProgramFault::Replace => {
             let _other = replace(interface)?;
             loop {
                 std::thread::park();

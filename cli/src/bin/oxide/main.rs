@@ -70,10 +70,10 @@ enum Command {
     Config(config::ConfigCommand),
     /// Do something to the XDP program of an interface, for `cargo xtask drill`.
     #[command(hide = true)]
-    Upset {
+    InjectProgramFault {
         /// What.
         #[arg(value_enum)]
-        what: faults::Upset,
+        what: faults::ProgramFault,
         /// To which interface's.
         interface: String,
     },
@@ -98,7 +98,7 @@ fn main() -> ExitCode {
         Command::Doctor(command) => plan::doctor(&command),
         Command::Sim(command) => sim::sim(&command),
         Command::Config(command) => config::config(&command),
-        Command::Upset { what, interface } => faults::upset(what, &interface),
+        Command::InjectProgramFault { what, interface } => faults::inject_program_fault(what, &interface),
     };
     let code = outcome.unwrap_or_else(|text| {
         log::line(&format!("oxide: {text}"));

@@ -80,7 +80,7 @@ pub(crate) fn sim(command: &SimCommand) -> Result<ExitCode, String> {
 }
 
 fn options(command: &SimCommand) -> Result<SimOptions, String> {
-    let (faults, chaos) = named(&command.faults).map_err(|e| format!("--faults: {e}"))?;
+    let (faults, fault_rates) = named(&command.faults).map_err(|e| format!("--faults: {e}"))?;
     if let Some(only) = command.only
         && only >= command.queues
     {
@@ -95,7 +95,7 @@ fn options(command: &SimCommand) -> Result<SimOptions, String> {
         queues: command.queues,
         packets,
         faults,
-        chaos,
+        fault_rates,
         application: match command.handler {
             Some(Kind::Forward) => Application::Forward,
             Some(Kind::Relay) => Application::Relay,

@@ -73,13 +73,13 @@ fn a_queue_that_stays_busy_is_a_failure_in_bounded_time() {
 #[test]
 fn a_port_whose_completions_never_come_is_closed() {
     let mut rig = Rig::new();
-    rig.net.set_faults(&rig.ids[1], Faults { lost_ppm: 1_000_000, ..Faults::none() });
+    rig.net.set_faults(&rig.ids[1], KernelFaultRates { lost_ppm: 1_000_000, ..KernelFaultRates::none() });
     rig.inject(1, b"");
     rig.turns(400);
     assert_eq!(rig.failed(), [] as [u8; 0]);
     rig.turns(400);
     assert_eq!(rig.failed(), [1]);
-    rig.net.set_faults(&rig.ids[1], Faults::none());
+    rig.net.set_faults(&rig.ids[1], KernelFaultRates::none());
     rig.open(None);
     rig.turns(60);
     assert_eq!(rig.echoes(), [1, 1]);

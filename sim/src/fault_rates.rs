@@ -1,11 +1,11 @@
 //! Faults above the kernel's rings: what happens to actors, sockets, links, devices and the world around.
 
-use oxide::port::sim::{Faults, UnknownFault, number};
+use oxide::port::sim::{KernelFaultRates, UnknownFault, number};
 
 /// Something that happens to a queue, an interface or the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Upset {
+pub enum InjectedFault {
     /// The handler panics in the middle of a batch.
     Panic,
     /// A handler panics again and again, until its queue's budget of restarts is used up.
@@ -33,35 +33,35 @@ pub enum Upset {
     /// Packets arrive that are wrong in one of the ways of `docs/malformed.md`.
     Malformed,
     /// Ever new clients arrive, more than a queue's table of sessions holds. Of effect with the relay.
-    Strangers,
+    OneTimeClients,
     /// Time jumps by up to two minutes, as for a virtual machine that was stopped.
     Clock,
 }
 
 /// Each with its name, and how often it happens by default, in parts per million of steps.
-const UPSETS: [(Upset, &str, u32); 15] = [
-    (Upset::Panic, "panic", 600),
-    (Upset::Storm, "storm", 200),
-    (Upset::Stall, "stall", 1_000),
-    (Upset::Restart, "restart", 150),
-    (Upset::Link, "link", 300),
-    (Upset::Device, "device", 150),
-    (Upset::Socket, "socket", 100),
-    (Upset::Errno, "errno", 150),
-    (Upset::Memory, "memory", 100),
-    (Upset::Flood, "flood", 500),
-    (Upset::Overload, "overload", 2_000),
-    (Upset::Neighbour, "neighbour", 500),
-    (Upset::Malformed, "malformed", 10_000),
-    (Upset::Strangers, "strangers", 1_000),
-    (Upset::Clock, "clock", 100),
+const INJECTED_FAULTS: [(InjectedFault, &str, u32); 15] = [
+    (InjectedFault::Panic, "panic", 600),
+    (InjectedFault::Storm, "storm", 200),
+    (InjectedFault::Stall, "stall", 1_000),
+    (InjectedFault::Restart, "restart", 150),
+    (InjectedFault::Link, "link", 300),
+    (InjectedFault::Device, "device", 150),
+    (InjectedFault::Socket, "socket", 100),
+    (InjectedFault::Errno, "errno", 150),
+    (InjectedFault::Memory, "memory", 100),
+    (InjectedFault::Flood, "flood", 500),
+    (InjectedFault::Overload, "overload", 2_000),
+    (InjectedFault::Neighbour, "neighbour", 500),
+    (InjectedFault::Malformed, "malformed", 10_000),
+    (InjectedFault::OneTimeClients, "one-time-clients", 1_000),
+    (InjectedFault::Clock, "clock", 100),
 ];
 
-/// How often each [`Upset`] happens, to a queue or an interface drawn at random.
+/// How often each [`InjectedFault`] happens, to a queue or an interface drawn at random.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Chaos([u32; UPSETS.len()]);
+pub struct FaultRates([u32; INJECTED_FAULTS.len()]);
 
-impl Chaos {
+impl FaultRates {
     /// Nothing happens.
     #[must_use]
     pub fn none() -> Self {
@@ -71,7 +71,7 @@ impl Chaos {
     /// All of it, now and then.
     #[must_use]
     pub fn all() -> Self {
-        Self(UPSETS.map(|(_, _, ppm)| ppm))
+        Self(INJECTED_FAULTS.map(|(_, _, ppm)| ppm))
     }
 
     /// The same, `factor` times as often.
@@ -82,55 +82,55 @@ impl Chaos {
 
     /// The same with `upset` in so many parts per million of the simulation's steps.
     #[must_use]
-    pub fn with(mut self, upset: Upset, ppm: u32) -> Self {
-        self.0[upset as usize] = ppm;
+    pub fn with(mut self, fault: InjectedFault, ppm: u32) -> Self {
+        self.0[fault as usize] = ppm;
         self
     }
 
     /// How often `upset` happens, in parts per million of the simulation's steps.
     #[must_use]
-    pub fn ppm(&self, upset: Upset) -> u32 {
-        self.0[upset as usize]
+    pub fn ppm(&self, fault: InjectedFault) -> u32 {
+        self.0[fault as usize]
     }
 
     /// The words that [`named`] makes these of; nothing where there are none.
-    pub(super) fn words(&self) -> impl Iterator<Item = String> + '_ {
-        let often = UPSETS.iter().map(|&(upset, name, _)| (name, self.ppm(upset)));
+    pub(super) fn names(&self) -> impl Iterator<Item = String> + '_ {
+        let often = INJECTED_FAULTS.iter().map(|&(fault, name, _)| (name, self.ppm(fault)));
         often.filter(|&(_, ppm)| ppm > 0).map(|(name, ppm)| format!("{name}={ppm}"))
     }
 
     /// Without what strikes more than one queue at once: links, devices, next hops, the clock.
     pub(super) fn of_one_queue(self) -> Self {
-        [Upset::Link, Upset::Device, Upset::Neighbour, Upset::Clock]
+        [InjectedFault::Link, InjectedFault::Device, InjectedFault::Neighbour, InjectedFault::Clock]
             .into_iter()
-            .fold(self, |chaos, it| chaos.with(it, 0))
+            .fold(self, |fault_rates, it| fault_rates.with(it, 0))
     }
 }
 
-/// Faults of either kind by their names, separated by commas: those of [`Faults::named`], and panic,
+/// Faults of either kind by their names, separated by commas: those of [`KernelFaultRates::named`], and panic,
 /// storm, stall, restart, link, device, socket, errno, memory, flood, overload, neighbour, malformed,
 /// strangers, clock. `all` is all of both kinds; `name=number` is that often, in parts per million of steps.
 ///
 /// # Errors
 /// [`UnknownFault`] for a name that is none of these.
-pub fn named(names: &str) -> Result<(Faults, Chaos), UnknownFault> {
-    let mut chaos = Chaos::none();
+pub fn named(names: &str) -> Result<(KernelFaultRates, FaultRates), UnknownFault> {
+    let mut fault_rates = FaultRates::none();
     let mut others = Vec::new();
     for word in names.split(',').map(str::trim) {
         let (name, ppm) = number(word).unwrap_or((word, None));
-        if let Some(&(upset, _, usual)) = UPSETS.iter().find(|(_, known, _)| *known == name) {
+        if let Some(&(fault, _, usual)) = INJECTED_FAULTS.iter().find(|(_, known, _)| *known == name) {
             let ppm = ppm.map_or(usual, |ppm| u32::try_from(ppm).unwrap_or(u32::MAX));
-            chaos = chaos.with(upset, ppm);
+            fault_rates = fault_rates.with(fault, ppm);
             continue;
         }
         if name == "all" {
-            chaos = Chaos::all();
+            fault_rates = FaultRates::all();
         }
         others.push(word);
     }
-    match Faults::named(&others.join(",")) {
-        Ok(faults) => Ok((faults, chaos)),
-        Err(unknown) => Err(unknown.besides(&UPSETS.map(|(_, name, _)| name))),
+    match KernelFaultRates::named(&others.join(",")) {
+        Ok(faults) => Ok((faults, fault_rates)),
+        Err(unknown) => Err(unknown.besides(&INJECTED_FAULTS.map(|(_, name, _)| name))),
     }
 }
 
@@ -141,15 +141,19 @@ mod tests {
 
     #[test]
     fn names_of_both_kinds_go_together() {
-        assert_eq!(named("none").unwrap(), (Faults::none(), Chaos::none()));
-        assert_eq!(named("all").unwrap(), (Faults::all(), Chaos::all()));
-        let (faults, chaos) = named("panic, reorder").unwrap();
-        assert!(faults.reorder_ppm > 0 && chaos.ppm(Upset::Panic) > 0 && chaos.ppm(Upset::Link) == 0);
-        for (at, (upset, name, ppm)) in UPSETS.into_iter().enumerate() {
-            assert_eq!(upset as usize, at, "the table is in the order of the variants");
-            assert_eq!(named(name).unwrap().1, Chaos::none().with(upset, ppm), "{name}");
+        assert_eq!(named("none").unwrap(), (KernelFaultRates::none(), FaultRates::none()));
+        assert_eq!(named("all").unwrap(), (KernelFaultRates::all(), FaultRates::all()));
+        let (faults, fault_rates) = named("panic, reorder").unwrap();
+        assert!(
+            faults.reorder_ppm > 0
+                && fault_rates.ppm(InjectedFault::Panic) > 0
+                && fault_rates.ppm(InjectedFault::Link) == 0
+        );
+        for (at, (fault, name, ppm)) in INJECTED_FAULTS.into_iter().enumerate() {
+            assert_eq!(fault as usize, at, "the table is in the order of the variants");
+            assert_eq!(named(name).unwrap().1, FaultRates::none().with(fault, ppm), "{name}");
         }
-        assert_eq!(named("panic=7,batch=3").unwrap().1, Chaos::none().with(Upset::Panic, 7));
+        assert_eq!(named("panic=7,batch=3").unwrap().1, FaultRates::none().with(InjectedFault::Panic, 7));
         assert!(named("panic=often").is_err());
         let text = named("panik").unwrap_err().to_string();
         assert!(text.contains("\"panik\"") && text.contains("reorder") && text.contains("panic"), "{text}");

@@ -4,32 +4,32 @@ use std::time::Duration;
 
 use oxide_actors::supervisor::{ActorId, Input, RestartDepth, State};
 
-use super::{INTERFACES, World};
+use super::{INTERFACES, Simulation};
 use crate::Watch;
-use crate::judge::Checker;
+use crate::invariants::Checker;
 use oxide::port::Port;
 use oxide::umem::PortIndex;
 
 /// The longest backoff, a try of what was waited for, and time to open.
 const WITHIN: Duration = Duration::from_secs(10);
 
-impl World {
+impl Simulation {
     /// A quiescent point; then the faults begin again, with a budget of restarts that has had its window to
     /// forget.
-    pub(super) fn settle(&mut self, watch: &mut dyn Watch) {
-        if self.judge.failure.is_some() {
+    pub(super) fn settle_until_quiescent(&mut self, watch: &mut dyn Watch) {
+        if self.invariants.failure.is_some() {
             return;
         }
-        self.calm_down();
+        self.stop_faults();
         self.come_to_rest(watch);
         self.check_everything();
         self.reopen_leaking(watch);
         self.app.forget();
-        self.judge.at_rest();
+        self.invariants.at_rest();
         self.quiescent_points += 1;
         self.advance(Duration::from_secs(61));
         self.decide(Input::Tick);
-        self.rested = self.now;
+        self.settled_at = self.now;
         self.go_on();
     }
 
@@ -40,14 +40,15 @@ impl World {
             let lost = |world: &Self, at: usize| world.net.holdings(&world.actors[at].ids[usize::from(port)]).lost;
             let leaking: Vec<usize> = (0..self.actors.len()).filter(|&at| lost(self, at) > 0).collect();
             for &at in &leaking {
-                self.upsets.lost_completions += u64::from(lost(self, at));
+                self.injected.lost_completions += u64::from(lost(self, at));
                 self.restart(ActorId(at), RestartDepth::Part(port.number()));
             }
-            if !leaking.is_empty() && self.judge.failure.is_none() {
+            if !leaking.is_empty() && self.invariants.failure.is_none() {
                 self.come_to_rest(watch);
                 self.check_everything();
                 let left: u32 = leaking.iter().map(|&at| lost(self, at)).sum();
-                self.judge.check(Checker::Recovery, left == 0, || format!("{left} frames are lost after a restart"));
+                self.invariants
+                    .check(Checker::Recovery, left == 0, || format!("{left} frames are lost after a restart"));
             }
         }
     }
@@ -61,9 +62,9 @@ impl World {
         let (since, within) = (self.now, WITHIN + self.round_trip());
         let mut steps = 0u64;
         while !self.at_rest() {
-            if self.now.duration_since(since) > within || self.judge.failure.is_some() {
+            if self.now.duration_since(since) > within || self.invariants.failure.is_some() {
                 let states: Vec<_> = (0..self.actors.len()).map(|at| self.state_of(at)).collect();
-                self.judge.check(Checker::Recovery, false, || format!("not at rest after {within:?}: {states:?}"));
+                self.invariants.check(Checker::Recovery, false, || format!("not at rest after {within:?}: {states:?}"));
                 return;
             }
             self.revive();
@@ -74,7 +75,7 @@ impl World {
                 self.advance(Duration::from_millis(1));
             }
         }
-        self.judge.check(Checker::Recovery, true, String::new);
+        self.invariants.check(Checker::Recovery, true, String::new);
     }
 
     fn at_rest(&mut self) -> bool {
@@ -83,11 +84,11 @@ impl World {
             let lost = self.lost_frames(at);
             let actor = &mut self.actors[at];
             let waiting = actor.ids.iter().any(|id| self.net.waiting(id) > 0);
-            let done = actor.life().is_some_and(|life| {
-                let received = life.datapath.kernel_side().1.any(|port| port.occupancy().rx > 0);
-                let census = life.datapath.umem().census();
-                let nothing = census.app == 0 && census.transmit == lost && !life.datapath.has_handovers();
-                nothing && life.datapath.handler_panic().is_none() && !received
+            let done = actor.run_actor().is_some_and(|queue_actor| {
+                let received = queue_actor.datapath.kernel_side().1.any(|port| port.occupancy().rx > 0);
+                let census = queue_actor.datapath.umem().census();
+                let nothing = census.app == 0 && census.transmit == lost && !queue_actor.datapath.has_handovers();
+                nothing && queue_actor.datapath.handler_panic().is_none() && !received
             });
             running && !waiting && done
         }) && self.wires.are_empty()
@@ -97,7 +98,7 @@ impl World {
         let state = self.core.state(ActorId(at)).map(ToString::to_string).unwrap_or_default();
         let actor = &mut self.actors[at];
         let waiting: Vec<_> = actor.ids.iter().map(|id| self.net.waiting(id)).collect();
-        let census = actor.life().map(|life| life.datapath.umem().census());
+        let census = actor.run_actor().map(|queue_actor| queue_actor.datapath.umem().census());
         format!("queue {at} {state}, {waiting:?} packets waiting, {census:?}")
     }
 }

@@ -1,8 +1,8 @@
 //! The loop of the simulation: time, faults, traffic, actors, kernel, wires, supervisor.
 
+mod injected_faults;
+mod quiescence;
 mod report;
-mod rest;
-mod upsets;
 mod wires;
 
 use std::collections::VecDeque;
@@ -16,13 +16,13 @@ use oxide_actors::supervisor::{
 
 use super::actor::SimActor;
 use super::app::App;
-use super::judge::{Checker, Judge};
+use super::invariants::{Checker, InvariantChecker};
 use super::traffic::Traffic;
 use super::{Application, SimOptions, Watch};
+use injected_faults::InjectedFaults;
 use oxide::port::QueueId;
 use oxide::port::sim::{Driver, Rng, SimInterface, SimNet};
 use oxide::queue::{Command, Handover, Report};
-use upsets::Upsets;
 use wires::Wires;
 
 /// The interfaces, in the order of ports.
@@ -36,12 +36,12 @@ const SESSIONS_END: Duration = Duration::from_secs(119);
 /// Steps between two looks at the heartbeats.
 const PULSE_EVERY: u64 = 64;
 
-pub(super) struct World {
+pub(super) struct Simulation {
     pub(super) options: SimOptions,
     pub(super) net: SimNet,
     pub(super) actors: Vec<SimActor>,
     pub(super) core: SupervisorCore,
-    pub(super) judge: Judge,
+    pub(super) invariants: InvariantChecker,
     pub(super) now: Instant,
     pub(super) wires: Wires,
     quiescent_points: u64,
@@ -52,7 +52,7 @@ pub(super) struct World {
     given_up: u64,
     /// When each worker was restarted of itself, of late.
     pub(super) restarts: Vec<VecDeque<Instant>>,
-    upsets: Upsets,
+    injected: InjectedFaults,
     rng: Rng,
     traffic: Traffic,
     /// Where packets for each queue go.
@@ -61,12 +61,12 @@ pub(super) struct World {
     link_receiver: LinkReceiver<Report>,
     app: Arc<App>,
     /// When everything was last at rest.
-    rested: Instant,
+    settled_at: Instant,
     /// The step at which next hops that were asked for are known.
     known_at: Option<u64>,
 }
 
-impl World {
+impl Simulation {
     pub(super) fn new(options: &SimOptions) -> Self {
         let mut options = SimOptions { queues: options.queues.clamp(1, 64), ..options.clone() };
         if options.replay.is_some() {
@@ -88,13 +88,13 @@ impl World {
             SimActor::new(queue, queues, ids, &net, &app)
         };
         let traffic = Traffic::new(queues, app.service());
-        let is_calm = |queue| options.only.is_some_and(|only| only != queue);
-        let calm = (0..traffic.flows() as u32).map(|flow| traffic.stays_within(flow, is_calm)).collect();
+        let is_fault_free = |queue| options.only.is_some_and(|only| only != queue);
+        let fault_free = (0..traffic.flows() as u32).map(|flow| traffic.stays_within(flow, is_fault_free)).collect();
         let settings = Settings { seed: options.seed, ..Settings::default() };
         Self {
             actors: (0..queues).map(actor).collect(),
             core: SupervisorCore::new(settings, queues as usize),
-            judge: Judge::new(calm, app.rule()),
+            invariants: InvariantChecker::new(fault_free, app.rule()),
             now,
             wires: Wires::new(&options),
             quiescent_points: 0,
@@ -102,13 +102,13 @@ impl World {
             port_restarts: 0,
             given_up: 0,
             restarts: vec![VecDeque::new(); queues as usize],
-            upsets: Upsets::new(queues),
+            injected: InjectedFaults::new(queues),
             rng,
             traffic,
             directory: vec![None; queues as usize],
             link_receiver: LinkReceiver::default(),
             app,
-            rested: now,
+            settled_at: now,
             known_at: None,
             net,
             options,
@@ -117,23 +117,23 @@ impl World {
 
     pub(super) fn run(&mut self, watch: &mut dyn Watch) {
         self.decide(Input::Start);
-        self.settle(watch);
-        while self.wires.sent < self.options.packets && self.judge.failure.is_none() {
+        self.settle_until_quiescent(watch);
+        while self.wires.sent < self.options.packets && self.invariants.failure.is_none() {
             self.step(true, watch);
-            if self.judge.step.is_multiple_of(EPOCH) {
-                self.settle(watch);
+            if self.invariants.step.is_multiple_of(EPOCH) {
+                self.settle_until_quiescent(watch);
                 watch.progress(self.wires.sent);
             }
         }
-        self.settle(watch);
+        self.settle_until_quiescent(watch);
         watch.progress(self.wires.sent);
     }
 
     fn step(&mut self, traffic: bool, watch: &mut dyn Watch) {
-        self.judge.step += 1;
+        self.invariants.step += 1;
         let time = Duration::from_nanos(1 + self.rng.below(STEP_NS));
         self.advance(time);
-        self.upset();
+        self.inject_fault();
         if traffic {
             self.clients_send();
         }
@@ -195,17 +195,17 @@ impl World {
     fn read(&mut self, worker: ActorId, report: Report) {
         match report {
             Report::Resolve { .. } if self.known_at.is_none() => {
-                self.known_at = Some(self.judge.step + 1 + self.rng.below(20));
+                self.known_at = Some(self.invariants.step + 1 + self.rng.below(20));
             }
             Report::Ports(_) => self.port_restarts += 1,
             Report::FinalSnapshot(last) => self.actors[worker.0].ended.add(&last),
-            Report::Replaced(Err(_)) => self.judge.sessions_lost(worker.0 as u32, self.options.queues),
+            Report::Replaced(Err(_)) => self.invariants.sessions_lost(worker.0 as u32, self.options.queues),
             _ => {}
         }
     }
 
     fn supervise(&mut self) {
-        if self.judge.step.is_multiple_of(PULSE_EVERY) {
+        if self.invariants.step.is_multiple_of(PULSE_EVERY) {
             for at in 0..self.actors.len() {
                 let (actor, now) = (ActorId(at), self.now);
                 if let Some(age) = self.actors[at].watch.as_mut().map(|watch| watch.age(now)) {
@@ -217,14 +217,14 @@ impl World {
             self.decide(Input::Tick);
         }
         // Sessions that idle for two minutes end: only after a jump of the clock may answers still be under way.
-        if self.now.duration_since(self.rested) >= SESSIONS_END {
-            (0..self.options.queues).for_each(|queue| self.judge.sessions_lost(queue, self.options.queues));
+        if self.now.duration_since(self.settled_at) >= SESSIONS_END {
+            (0..self.options.queues).for_each(|queue| self.invariants.sessions_lost(queue, self.options.queues));
         }
     }
 
     fn decide(&mut self, input: Input) {
         if let Input::Ended { actor, .. } = &input {
-            self.judge.sessions_lost(actor.0 as u32, self.options.queues);
+            self.invariants.sessions_lost(actor.0 as u32, self.options.queues);
             self.announce(actor.0, None);
         }
         let actions = self.core.handle(self.now, input);
@@ -233,14 +233,14 @@ impl World {
 
     /// Next hops that handlers asked for are known some steps later. What the reference found is reported.
     fn resolve(&mut self) {
-        if self.known_at.is_some_and(|step| self.judge.step >= step) {
+        if self.known_at.is_some_and(|step| self.invariants.step >= step) {
             self.known_at = None;
             self.app.set_known(true);
             self.publish();
         }
         if self.options.application == Application::CheckedRelay {
             let complaint = self.app.complaint();
-            self.judge.check(Checker::Reference, complaint.is_none(), || complaint.unwrap_or_default());
+            self.invariants.check(Checker::Reference, complaint.is_none(), || complaint.unwrap_or_default());
         }
     }
 
@@ -257,7 +257,7 @@ impl World {
                 Action::Emit(Event::Changed { to: State::Failed { .. }, .. }) => self.given_up += 1,
                 Action::Emit(Event::Changed { actor, to: State::Restarting { depth, backoff }, .. }) => {
                     self.soft_restarts += u64::from(depth == RestartDepth::Soft);
-                    self.judge.mark(actor.0 as u64 ^ backoff.as_nanos() as u64);
+                    self.invariants.mark(actor.0 as u64 ^ backoff.as_nanos() as u64);
                     self.restarted(actor, backoff);
                 }
                 Action::Emit(_) => {}

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::app::{Rule, relayed};
 use super::forward::{CLIENTS, SERVERS, forward, host_mac};
-use super::traffic::{HOPS, Label, Traffic, Way, read};
+use super::traffic::{Direction, HOPS, Label, Traffic, read};
 use oxide::packet::parse;
 use oxide::port::sim::SimInterface;
 
@@ -88,11 +88,11 @@ pub struct Failure {
 
 /// What is known of one flow.
 #[derive(Debug, Clone, Default)]
-struct Book {
+struct FlowRecord {
     /// Packets that came and have not left, there and back, in the order they came.
     came: [VecDeque<u64>; 2],
     /// No fault may cost it a packet.
-    calm: bool,
+    fault_free: bool,
     /// The first of its sequence numbers that has not come off the link yet.
     asked: u64,
     /// Answers below this may go to another client: their session is gone, and a new one may have got its source
@@ -100,7 +100,7 @@ struct Book {
     forgiven: u64,
 }
 
-pub(super) struct Judge {
+pub(super) struct InvariantChecker {
     pub(super) step: u64,
     /// Packets that left towards servers, and towards clients.
     pub(super) there: u64,
@@ -110,15 +110,15 @@ pub(super) struct Judge {
     /// Over everything that left, with its step and place.
     pub(super) fingerprint: u64,
     checks: [u64; Checker::ALL.len()],
-    flows: Vec<Book>,
+    flows: Vec<FlowRecord>,
     expected: Vec<u8>,
     rule: Rule,
-    /// Answers that went to another client than asked for them, and were excused ([`Book::forgiven`]).
+    /// Answers that went to another client than asked for them, and were excused ([`FlowRecord::forgiven`]).
     pub(super) misdelivered: u64,
 }
 
-impl Judge {
-    pub(super) fn new(calm: Vec<bool>, rule: Rule) -> Self {
+impl InvariantChecker {
+    pub(super) fn new(fault_free: Vec<bool>, rule: Rule) -> Self {
         Self {
             step: 0,
             there: 0,
@@ -126,7 +126,10 @@ impl Judge {
             failure: None,
             fingerprint: 0xcbf2_9ce4_8422_2325,
             checks: [0; Checker::ALL.len()],
-            flows: calm.into_iter().map(|calm| Book { calm, ..Book::default() }).collect(),
+            flows: fault_free
+                .into_iter()
+                .map(|fault_free| FlowRecord { fault_free, ..FlowRecord::default() })
+                .collect(),
             expected: Vec::new(),
             rule,
             misdelivered: 0,
@@ -149,31 +152,32 @@ impl Judge {
     /// A packet came off its link.
     #[inline]
     pub(super) fn came(&mut self, label: Label) {
-        if let Some(book) = self.flows.get_mut(label.flow as usize) {
-            book.came[usize::from(label.way == Way::Back)].push_back(label.sequence);
-            book.asked = book.asked.max(label.sequence + 1);
+        if let Some(record) = self.flows.get_mut(label.flow as usize) {
+            record.came[usize::from(label.direction == Direction::Back)].push_back(label.sequence);
+            record.asked = record.asked.max(label.sequence + 1);
         }
     }
 
     /// The relay of `queue`, of so many, has lost its sessions: answers that are under way may meet new ones.
     pub(super) fn sessions_lost(&mut self, queue: u32, queues: u32) {
-        for book in self.flows.iter_mut().skip(queue as usize).step_by(queues as usize) {
-            book.forgiven = book.asked;
+        for record in self.flows.iter_mut().skip(queue as usize).step_by(queues as usize) {
+            record.forgiven = record.asked;
         }
     }
 
     /// Packets that came and have not left by now never will: everything is at rest. A flow that is out of the
     /// reach of faults has none.
     pub(super) fn at_rest(&mut self) {
-        let late = self.flows.iter().position(|book| book.calm && book.came.iter().any(|came| !came.is_empty()));
-        if self.flows.iter().any(|book| book.calm) {
+        let late =
+            self.flows.iter().position(|record| record.fault_free && record.came.iter().any(|came| !came.is_empty()));
+        if self.flows.iter().any(|record| record.fault_free) {
             self.check(Checker::Isolation, late.is_none(), || {
                 format!("flow {late:?} is of a queue without faults, and lost its last packets")
             });
         }
-        for book in &mut self.flows {
-            book.came.iter_mut().for_each(VecDeque::clear);
-            book.forgiven = 0;
+        for record in &mut self.flows {
+            record.came.iter_mut().for_each(VecDeque::clear);
+            record.forgiven = 0;
         }
     }
 
@@ -191,8 +195,8 @@ impl Judge {
     /// A frame left by `port`. What it says of itself, if it is right.
     pub(super) fn left(&mut self, port: u8, frame: &[u8], traffic: &mut Traffic) -> Option<Label> {
         let label = read(frame).filter(|label| (label.flow as usize) < self.flows.len());
-        let right_way = |label: &Label| (label.way == Way::Back) == (port == CLIENTS);
-        let Some(label) = label.filter(right_way) else {
+        let expected_direction = |label: &Label| (label.direction == Direction::Back) == (port == CLIENTS);
+        let Some(label) = label.filter(expected_direction) else {
             self.check(Checker::Content, false, || format!("port {port}: not a packet of this way: {frame:02x?}"));
             return None;
         };
@@ -219,17 +223,17 @@ impl Judge {
         });
         self.expected = expected;
         self.in_order(label);
-        match label.way {
-            Way::There => self.there += 1,
-            Way::Back => self.back += 1,
+        match label.direction {
+            Direction::There => self.there += 1,
+            Direction::Back => self.back += 1,
         }
         self.mark(self.step ^ u64::from(label.flow) << 40 ^ label.sequence << 8 ^ u64::from(port));
         Some(label)
     }
 
     fn in_order(&mut self, label: Label) {
-        let Book { came, calm, .. } = &mut self.flows[label.flow as usize];
-        let (came, calm) = (&mut came[usize::from(label.way == Way::Back)], *calm);
+        let FlowRecord { came, fault_free, .. } = &mut self.flows[label.flow as usize];
+        let (came, fault_free) = (&mut came[usize::from(label.direction == Direction::Back)], *fault_free);
         let mut lost = 0u64;
         let found = loop {
             match came.pop_front() {
@@ -241,7 +245,7 @@ impl Judge {
         self.check(Checker::Order, found, || {
             format!("{label:?}: never came, or left before, or one that came after it left before it")
         });
-        if calm {
+        if fault_free {
             self.check(Checker::Isolation, lost == 0, || {
                 format!("{lost} packets before {label:?} are lost, though its queue has no faults")
             });
@@ -261,7 +265,7 @@ fn rewritten(traffic: &mut Traffic, label: Label, forgiven: bool, frame: &[u8], 
     expected.clear();
     let head = std::array::from_fn(|at| frame.get(at).copied().unwrap_or(0));
     let Ok(parsed) = parse(&head, frame.len() as u16) else { return true };
-    let there = label.way == Way::There;
+    let there = label.direction == Direction::There;
     let home = relayed(there, traffic.ends(label.flow).source, &parsed.flow);
     let other = parsed.flow.destination;
     let excused =
@@ -285,17 +289,17 @@ mod tests {
     /// A judge that has seen the frames that `spoil` makes of packets 0 to 3 of one flow.
     fn judged(spoil: impl Fn(u64, &mut Vec<u8>)) -> Option<Checker> {
         let mut traffic = Traffic::new(1, FORWARDED);
-        let mut judge = Judge::new(vec![false; traffic.flows()], Rule::Forwarded);
+        let mut invariants = InvariantChecker::new(vec![false; traffic.flows()], Rule::Forwarded);
         let first = traffic.pick(0, &mut Rng::new(1));
         for sequence in 0..4 {
             let mut frame = Vec::new();
-            judge.came(Label { sequence, ..first });
+            invariants.came(Label { sequence, ..first });
             traffic.write(Label { sequence, ..first }, &mut frame);
             forward(&mut frame);
             spoil(sequence, &mut frame);
-            judge.left(SERVERS, &frame, &mut traffic);
+            invariants.left(SERVERS, &frame, &mut traffic);
         }
-        judge.failure.map(|failure| failure.checker)
+        invariants.failure.map(|failure| failure.checker)
     }
 
     #[test]
@@ -351,18 +355,18 @@ mod tests {
     }
 
     /// Packets of one flow come, and leave; what is found.
-    fn in_order(came: &[u64], left: &[u64], calm: bool) -> Option<Checker> {
+    fn in_order(came: &[u64], left: &[u64], fault_free: bool) -> Option<Checker> {
         let mut traffic = Traffic::new(1, FORWARDED);
-        let mut judge = Judge::new(vec![calm; traffic.flows()], Rule::Forwarded);
+        let mut invariants = InvariantChecker::new(vec![fault_free; traffic.flows()], Rule::Forwarded);
         let first = traffic.pick(0, &mut Rng::new(1));
-        came.iter().for_each(|&sequence| judge.came(Label { sequence, ..first }));
+        came.iter().for_each(|&sequence| invariants.came(Label { sequence, ..first }));
         for &sequence in left {
             let mut frame = Vec::new();
             traffic.write(Label { sequence, ..first }, &mut frame);
             forward(&mut frame);
-            judge.left(SERVERS, &frame, &mut traffic);
+            invariants.left(SERVERS, &frame, &mut traffic);
         }
-        judge.at_rest();
-        judge.failure.map(|failure| failure.checker)
+        invariants.at_rest();
+        invariants.failure.map(|failure| failure.checker)
     }
 }

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use oxide_actors::supervisor::{ActorId, RestartDepth, State};
 
-use super::{INTERFACES, World};
-use crate::{Chaos, Upset};
-use oxide::port::sim::Faults;
+use super::{INTERFACES, Simulation};
+use crate::{FaultRates, InjectedFault};
+use oxide::port::sim::KernelFaultRates;
 use oxide::queue::Command;
 use oxide::umem::PortIndex;
 
@@ -19,7 +19,7 @@ const FINAL: [i32; 3] = [libc::EPERM, libc::EINVAL, libc::EOPNOTSUPP];
 /// Answers to kicks whose port is of no more use.
 const KICKS: [i32; 4] = [libc::EIO, libc::EINVAL, libc::EOPNOTSUPP, libc::EBADF];
 
-pub(super) struct Upsets {
+pub(super) struct InjectedFaults {
     /// Faults are on.
     pub(super) on: bool,
     /// When an interface comes back that is down or deleted.
@@ -30,68 +30,69 @@ pub(super) struct Upsets {
     pub(super) lost_completions: u64,
 }
 
-impl Upsets {
+impl InjectedFaults {
     pub(super) fn new(queues: u32) -> Self {
         Self { on: true, back_at: [None; 2], storms: vec![0; queues as usize], lost_completions: 0 }
     }
 }
 
-impl World {
-    fn chaos(&self) -> Chaos {
-        let chaos = self.options.chaos;
-        if self.options.only.is_some() { chaos.of_one_queue() } else { chaos }
+impl Simulation {
+    fn draw_faults(&self) -> FaultRates {
+        let fault_rates = self.options.fault_rates;
+        if self.options.only.is_some() { fault_rates.of_one_queue() } else { fault_rates }
     }
 
-    /// Draws whether `upset` happens to `queue` now, of those that are drawn for each queue.
-    pub(super) fn strikes(&mut self, upset: Upset, queue: usize) -> bool {
+    /// Draws whether `inject_fault` happens to `queue` now, of those that are drawn for each queue.
+    pub(super) fn strikes(&mut self, fault: InjectedFault, queue: usize) -> bool {
         let may = self.options.only.is_none_or(|only| only as usize == queue);
-        self.upsets.on && may && self.rng.chance(self.chaos().ppm(upset))
+        self.injected.on && may && self.rng.chance(self.draw_faults().ppm(fault))
     }
 
     /// What happens in this step.
-    pub(super) fn upset(&mut self) {
-        if !self.upsets.on || self.options.chaos == Chaos::none() {
+    pub(super) fn inject_fault(&mut self) {
+        if !self.injected.on || self.options.fault_rates == FaultRates::none() {
             return;
         }
-        let chaos = self.chaos();
+        let fault_rates = self.draw_faults();
         let drawn = self.rng.below(self.actors.len() as u64) as usize;
         let queue = self.options.only.map_or(drawn, |only| only as usize);
-        self.upset_actor(queue, chaos);
-        self.upset_kernel(queue, chaos);
-        self.upset_all(chaos);
+        self.inject_actor_fault(queue, fault_rates);
+        self.inject_kernel_fault(queue, fault_rates);
+        self.inject_shared_fault(fault_rates);
     }
 
-    fn upset_actor(&mut self, queue: usize, chaos: Chaos) {
-        if self.rng.chance(chaos.ppm(Upset::Panic)) {
-            self.actors[queue].light();
+    fn inject_actor_fault(&mut self, queue: usize, fault_rates: FaultRates) {
+        if self.rng.chance(fault_rates.ppm(InjectedFault::Panic)) {
+            self.actors[queue].arm_panic();
         }
-        if self.rng.chance(chaos.ppm(Upset::Storm)) {
-            self.upsets.storms[queue] = STORM;
+        if self.rng.chance(fault_rates.ppm(InjectedFault::Storm)) {
+            self.injected.storms[queue] = STORM;
         }
         let mut backoff = false;
-        for (storm, actor) in self.upsets.storms.iter_mut().zip(&mut self.actors) {
-            if *storm > 0 && !actor.light() {
+        for (storm, actor) in self.injected.storms.iter_mut().zip(&mut self.actors) {
+            if *storm > 0 && !actor.arm_panic() {
                 *storm -= 1;
             }
-            backoff |= *storm > 0 && actor.life().is_none_or(|life| life.datapath.handler_panic().is_some());
+            backoff |= *storm > 0
+                && actor.run_actor().is_none_or(|queue_actor| queue_actor.datapath.handler_panic().is_some());
         }
         if backoff {
             // Backoffs are as long as thousands of steps.
             self.advance(Duration::from_millis(5));
         }
-        if self.rng.chance(chaos.ppm(Upset::Stall)) {
+        if self.rng.chance(fault_rates.ppm(InjectedFault::Stall)) {
             self.actors[queue].stalled = 1 + self.rng.below(100) as u32;
             if self.options.only.is_none() && self.rng.chance(100_000) {
                 // Longer than the heartbeat may stand; nobody else misses it, because nobody runs meanwhile.
                 self.advance(Duration::from_millis(1200));
             }
         }
-        if self.rng.chance(chaos.ppm(Upset::Restart)) {
+        if self.rng.chance(fault_rates.ppm(InjectedFault::Restart)) {
             let depth = [RestartDepth::Soft, RestartDepth::Part(0), RestartDepth::Part(1), RestartDepth::Hard]
                 [self.rng.below(4) as usize];
             self.restart(ActorId(queue), depth);
         }
-        if self.rng.chance(chaos.ppm(Upset::Flood)) {
+        if self.rng.chance(fault_rates.ppm(InjectedFault::Flood)) {
             for _ in 0..50 {
                 let tables = Box::new(self.app.tables(&self.net));
                 let flood = [
@@ -104,12 +105,12 @@ impl World {
         }
     }
 
-    fn upset_kernel(&mut self, queue: usize, chaos: Chaos) {
+    fn inject_kernel_fault(&mut self, queue: usize, fault_rates: FaultRates) {
         let id = self.actors[queue].ids[self.rng.below(2) as usize].clone();
-        if self.rng.chance(chaos.ppm(Upset::Socket)) {
+        if self.rng.chance(fault_rates.ppm(InjectedFault::Socket)) {
             self.net.kill_socket(&id);
         }
-        if self.rng.chance(chaos.ppm(Upset::Errno)) {
+        if self.rng.chance(fault_rates.ppm(InjectedFault::Errno)) {
             let draw = self.rng.next() as usize;
             self.net.fail_next_kick(&id, KICKS[draw % KICKS.len()]);
             if self.rng.chance(250_000) {
@@ -118,7 +119,7 @@ impl World {
                 self.net.refuse_open(&id, TRANSIENT[draw % TRANSIENT.len()], 1 + draw / 8 % 20);
             }
         }
-        if self.rng.chance(chaos.ppm(Upset::Memory)) {
+        if self.rng.chance(fault_rates.ppm(InjectedFault::Memory)) {
             // What ends it is the supervisor's next try, or an operator's once the budget is used up.
             let times = 1 + self.rng.below(8) as usize;
             self.net.refuse_open(&id, libc::ENOMEM, times);
@@ -126,49 +127,52 @@ impl World {
         }
     }
 
-    fn upset_all(&mut self, chaos: Chaos) {
-        if self.rng.chance(chaos.ppm(Upset::Neighbour)) {
+    fn inject_shared_fault(&mut self, fault_rates: FaultRates) {
+        if self.rng.chance(fault_rates.ppm(InjectedFault::Neighbour)) {
             self.app.set_known(false);
             self.publish();
         }
-        if self.rng.chance(chaos.ppm(Upset::Clock)) {
+        if self.rng.chance(fault_rates.ppm(InjectedFault::Clock)) {
             let by = Duration::from_nanos(self.rng.below(120_000_000_000));
             self.advance(by);
-            self.judge.mark(by.as_nanos() as u64);
+            self.invariants.mark(by.as_nanos() as u64);
         }
         for (at, interface) in INTERFACES.into_iter().enumerate() {
-            if self.upsets.back_at[at].is_some_and(|due| self.now >= due) {
+            if self.injected.back_at[at].is_some_and(|due| self.now >= due) {
                 self.bring_back(at);
             }
-            let (link, device) = (self.rng.chance(chaos.ppm(Upset::Link)), self.rng.chance(chaos.ppm(Upset::Device)));
-            if self.upsets.back_at[at].is_none() && (link || device) {
+            let (link, device) = (
+                self.rng.chance(fault_rates.ppm(InjectedFault::Link)),
+                self.rng.chance(fault_rates.ppm(InjectedFault::Device)),
+            );
+            if self.injected.back_at[at].is_none() && (link || device) {
                 if device {
                     self.net.delete(interface);
                     self.publish();
                 } else {
                     self.net.set_link(interface, false);
                 }
-                self.upsets.back_at[at] = Some(self.now + Duration::from_nanos(self.rng.below(30_000_000)));
+                self.injected.back_at[at] = Some(self.now + Duration::from_nanos(self.rng.below(30_000_000)));
             }
         }
     }
 
     fn bring_back(&mut self, interface: usize) {
-        self.upsets.back_at[interface] = None;
+        self.injected.back_at[interface] = None;
         self.net.set_link(INTERFACES[interface], true);
         self.net.create(INTERFACES[interface]);
         self.publish();
     }
 
     /// Faults end.
-    pub(super) fn calm_down(&mut self) {
-        self.upsets.on = false;
-        self.net.set_all_faults(Faults::none());
+    pub(super) fn stop_faults(&mut self) {
+        self.injected.on = false;
+        self.net.set_all_faults(KernelFaultRates::none());
         self.app.set_known(true);
         for interface in 0..INTERFACES.len() {
             self.bring_back(interface);
         }
-        self.upsets.storms.fill(0);
+        self.injected.storms.fill(0);
         for actor in &mut self.actors {
             actor.stalled = 0;
             actor.fuse.store(false, Ordering::Relaxed);
@@ -188,7 +192,7 @@ impl World {
 
     /// Faults begin again.
     pub(super) fn go_on(&mut self) {
-        self.upsets.on = true;
+        self.injected.on = true;
         for actor in &self.actors {
             if self.options.only.is_none_or(|only| only == actor.queue) {
                 actor.ids.iter().for_each(|id| self.net.set_faults(id, self.options.faults));

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::{INTERFACES, World};
+use super::{INTERFACES, Simulation};
 use crate::forward::{CLIENTS, SERVERS, host_mac};
 use crate::replay::ends;
-use crate::traffic::{HOPS, Label, Way, read};
-use crate::{SimOptions, Upset, Watch, malformed};
+use crate::traffic::{Direction, HOPS, Label, read};
+use crate::{InjectedFault, SimOptions, Watch, malformed};
 use oxide::packet::Flow;
 use oxide::packet::build::UdpFrame;
 use oxide::port::Port;
@@ -20,7 +20,7 @@ const BURST: u64 = 64;
 const SPARE_BUFFERS: usize = 4096;
 
 /// Links of one queue's port: towards the engine, and away from it.
-type Ways = [Link<Vec<u8>>; 2];
+type DirectionLinks = [Link<Vec<u8>>; 2];
 
 pub(crate) struct Wires {
     /// Packets that clients sent.
@@ -30,9 +30,9 @@ pub(crate) struct Wires {
     /// Packets of clients, and of servers, that came off their link.
     pub(crate) came: [u64; 2],
     pub(super) malformed: u64,
-    pub(super) strangers: u64,
+    pub(super) one_time_clients: u64,
     /// By queue and port; empty where all are wires without delay or loss.
-    links: Vec<[Ways; 2]>,
+    links: Vec<[DirectionLinks; 2]>,
     buffers: Vec<Vec<u8>>,
     frame: Vec<u8>,
     asked: Vec<Vec<u8>>,
@@ -40,8 +40,8 @@ pub(crate) struct Wires {
 
 impl Wires {
     pub(super) fn new(options: &SimOptions) -> Self {
-        let way = |queue: u32, port: usize, way: u64| {
-            let part = 1 << 62 | u64::from(queue) << 8 | (port as u64) << 1 | way;
+        let direction = |queue: u32, port: usize, direction: u64| {
+            let part = 1 << 62 | u64::from(queue) << 8 | (port as u64) << 1 | direction;
             Link::new(options.links[port], Rng::part(options.seed, part))
         };
         let plain = options.links == [LinkSpec::default(); 2];
@@ -51,8 +51,8 @@ impl Wires {
             answers: 0,
             came: [0; 2],
             malformed: 0,
-            strangers: 0,
-            links: (0..queues).map(|queue| [0, 1].map(|port| [0, 1].map(|to| way(queue, port, to)))).collect(),
+            one_time_clients: 0,
+            links: (0..queues).map(|queue| [0, 1].map(|port| [0, 1].map(|to| direction(queue, port, to)))).collect(),
             buffers: Vec::new(),
             frame: Vec::new(),
             asked: Vec::new(),
@@ -83,16 +83,16 @@ impl Wires {
     }
 }
 
-impl World {
+impl Simulation {
     pub(super) fn clients_send(&mut self) {
         if self.options.replay.is_some() {
             return self.clients_send_again();
         }
         for queue in 0..self.actors.len() {
             let count = self.rng.below(BURST);
-            let overload = self.strikes(Upset::Overload, queue);
+            let overload = self.strikes(InjectedFault::Overload, queue);
             // Clients of a queue that is down try now and then.
-            let down = self.actors[queue].life().is_none() && !self.rng.chance(20_000);
+            let down = self.actors[queue].run_actor().is_none() && !self.rng.chance(20_000);
             let count = match self.backlog(queue) {
                 _ if down => 0,
                 _ if overload => 400,
@@ -103,14 +103,14 @@ impl World {
                 let label = self.traffic.pick(queue as u32, &mut self.rng);
                 self.client_sends(queue, label);
             }
-            if self.strikes(Upset::Strangers, queue) {
+            if self.strikes(InjectedFault::OneTimeClients, queue) {
                 for _ in 0..BURST.min(self.options.packets - self.wires.sent) {
-                    let label = self.traffic.stranger(queue as u32);
+                    let label = self.traffic.one_time_client(queue as u32);
                     self.client_sends(queue, label);
-                    self.wires.strangers += 1;
+                    self.wires.one_time_clients += 1;
                 }
             }
-            if self.strikes(Upset::Malformed, queue) {
+            if self.strikes(InjectedFault::Malformed, queue) {
                 let port = if self.rng.chance(500_000) { CLIENTS } else { SERVERS };
                 malformed::write(port, &mut self.traffic, &mut self.rng, &mut self.wires.frame);
                 self.net.inject(&self.actors[queue].ids[usize::from(port)], &self.wires.frame);
@@ -144,8 +144,8 @@ impl World {
 
     /// A host puts a packet on the wire towards the engine.
     fn send_to(&mut self, queue: usize, port: u8, frame: &[u8], label: Option<Label>) {
-        let Some(ways) = self.wires.links.get(queue) else { return self.comes(queue, port, frame, label) };
-        debug_assert_eq!(ways.len(), INTERFACES.len());
+        let Some(links) = self.wires.links.get(queue) else { return self.comes(queue, port, frame, label) };
+        debug_assert_eq!(links.len(), INTERFACES.len());
         let (now_ns, buffer) = (self.now_ns(), self.wires.copy(frame));
         let lost = self.wires.links[queue][usize::from(port)][0].offer(now_ns, frame.len(), buffer).err();
         lost.into_iter().for_each(|buffer| self.wires.recycle(buffer));
@@ -155,7 +155,7 @@ impl World {
     fn comes(&mut self, queue: usize, port: u8, frame: &[u8], label: Option<Label>) {
         self.wires.came[usize::from(port)] += 1;
         if let Some(label) = label {
-            self.judge.came(label);
+            self.invariants.came(label);
         }
         self.net.inject(&self.actors[queue].ids[usize::from(port)], frame);
     }
@@ -187,13 +187,13 @@ impl World {
         let replayed = self.options.replay.is_some();
         for port in [CLIENTS, SERVERS] {
             let place = usize::from(port);
-            let Self { actors, net, judge, traffic, wires, .. } = self;
+            let Self { actors, net, invariants, traffic, wires, .. } = self;
             let mut asked = std::mem::take(&mut wires.asked);
             net.drain_sent(&actors[queue].ids[place], |packet| {
                 watch.left(at, packet);
                 if replayed {
-                    judge.left_replayed(port, packet);
-                } else if judge.left(port, packet, traffic).is_none() {
+                    invariants.left_replayed(port, packet);
+                } else if invariants.left(port, packet, traffic).is_none() {
                     return;
                 }
                 if !wires.links.is_empty() {
@@ -224,7 +224,7 @@ impl World {
             let at = (queue + usize::from(astray)) % self.actors.len();
             self.send_to(at, SERVERS, &frame, None);
         } else if let Some(label) = read(packet) {
-            let label = Label { way: Way::Back, ..label };
+            let label = Label { direction: Direction::Back, ..label };
             self.traffic.write_between(back, label, HOPS, &mut frame);
             let at = self.traffic.answered_at(label.flow, queue as u32);
             self.send_to(at as usize, SERVERS, &frame, Some(label));
@@ -237,8 +237,8 @@ impl World {
         let Self { actors, net, wires, .. } = self;
         let actor = &mut actors[queue];
         let waiting = actor.ids.iter().map(|id| net.waiting(id)).max().unwrap_or(0) + wires.under_way(queue);
-        let Some(life) = actor.life() else { return waiting };
-        let rings = life.datapath.kernel_side().1.map(|port| port.occupancy());
+        let Some(queue_actor) = actor.run_actor() else { return waiting };
+        let rings = queue_actor.datapath.kernel_side().1.map(|port| port.occupancy());
         waiting + rings.map(|at| u64::from(at.rx.max(at.tx))).max().unwrap_or(0)
     }
 
