@@ -7,7 +7,7 @@ use foldhash::fast::FixedState;
 use oxide::packet::LANES;
 use oxide::simd::{FlowHash, FlowKey, FlowKeys, Level, Processor, Toeplitz, Tuples};
 
-use crate::duel::{Bench, contestant};
+use crate::comparison::{Bench, contestant};
 use crate::frames;
 
 pub(crate) fn run(bench: &mut Bench) {

@@ -8,7 +8,7 @@ use oxide::flow::{FlowHash, FlowKey, FlowKeys, FlowTable, Keyed};
 use oxide::packet::LANES;
 use oxide::simd::Processor;
 
-use crate::duel::{Bench, contestant, random};
+use crate::comparison::{Bench, contestant, random};
 use crate::frames;
 
 /// As large as the relay's session.

@@ -5,7 +5,7 @@
 
 #![allow(missing_docs)]
 
-mod duel;
+mod comparison;
 mod frames;
 mod hash;
 mod lookup;
@@ -13,7 +13,7 @@ mod parse;
 mod relay;
 mod sum;
 
-use duel::Bench;
+use comparison::Bench;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();

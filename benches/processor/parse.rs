@@ -8,7 +8,7 @@ use oxide::simd::Processor;
 use oxide::umem::{Frame, PageKind, Region, RingSizes, Umem, UmemLayout};
 use smoltcp::wire::{EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, Ipv6Packet, UdpPacket};
 
-use crate::duel::{Bench, Contestant, contestant, random};
+use crate::comparison::{Bench, Contestant, contestant, random};
 use crate::frames;
 
 pub(crate) fn run(bench: &mut Bench) {

@@ -16,7 +16,7 @@ use oxide::umem::Umem;
 use oxide_relay::config::Config;
 use oxide_relay::{RelayPlan, UdpRelay};
 
-use crate::duel::{Bench, random};
+use crate::comparison::{Bench, random};
 
 /// Upstreams of the entry, each by a source address of its own: a million sessions need so many ports.
 const UPSTREAMS: u8 = 32;

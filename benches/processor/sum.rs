@@ -6,7 +6,7 @@ use std::hint::black_box;
 use oxide::simd::Processor;
 use s2n_quic_core::inet::checksum::Checksum;
 
-use crate::duel::{Bench, Contestant, contestant};
+use crate::comparison::{Bench, Contestant, contestant};
 
 const PACKETS: usize = 128;
 

@@ -16,7 +16,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use oxide_topology::doctor::{Outcome, Trial};
+use oxide_topology::doctor::{Outcome, SelfTestStep};
 use rtnetlink::{LinkUnspec, LinkVeth};
 
 use oxide::packet::build::UdpFrame;
@@ -45,7 +45,7 @@ const ECHO_AT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 
 
 /// Every step in order, the last of which is `packets`.
 #[must_use]
-pub fn run() -> Vec<Trial> {
+pub fn run() -> Vec<SelfTestStep> {
     let mut trials = vec![program(), memory()];
     let (tell, told) = mpsc::channel();
     let until = Instant::now() + ALL_WITHIN;
@@ -73,7 +73,7 @@ pub fn run() -> Vec<Trial> {
     }
 }
 
-fn trial(step: &'static str, outcome: Outcome) -> Trial {
+fn trial(step: &'static str, outcome: Outcome) -> SelfTestStep {
     let wanted = match step {
         "program" => "the kernel takes the steering program and its maps",
         "memory" => "the kernel takes an AF_XDP socket and its packet memory",
@@ -82,7 +82,7 @@ fn trial(step: &'static str, outcome: Outcome) -> Trial {
         "attach" => "the program goes onto an interface",
         _ => "every packet comes back with its bytes",
     };
-    Trial { step, wanted, outcome }
+    SelfTestStep { step, wanted, outcome }
 }
 
 fn failed(text: String, remedy: String) -> Outcome {
@@ -93,7 +93,7 @@ fn refused(text: impl Into<String>, needs: &'static [&'static [&'static str]], r
     Outcome::Refused { text: text.into(), needs, relay_needs_it }
 }
 
-fn program() -> Trial {
+fn program() -> SelfTestStep {
     trial(
         "program",
         match try_program() {
@@ -104,7 +104,7 @@ fn program() -> Trial {
     )
 }
 
-fn memory() -> Trial {
+fn memory() -> SelfTestStep {
     use rustix::io::Errno;
     trial(
         "memory",
@@ -135,7 +135,7 @@ fn options() -> XdpOptions {
 type Step = (&'static str, fn() -> Outcome);
 
 /// The steps that need a namespace, on a thread of their own: unshare(2) concerns the calling thread.
-fn in_namespace(tell: &mpsc::Sender<Trial>) {
+fn in_namespace(tell: &mpsc::Sender<SelfTestStep>) {
     let steps: [Step; 4] = [("namespace", namespace), ("veth", veth), ("attach", attach), ("packets", packets)];
     let mut stopped: Option<&str> = None;
     for (step, try_it) in steps {

@@ -38,7 +38,7 @@ pub(crate) struct Meter {
 
 /// A look at a [`Meter`].
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Look {
+pub(crate) struct Sample {
     at: Instant,
     user: u64,
     kernel: u64,
@@ -46,7 +46,7 @@ pub(crate) struct Look {
 
 /// A core's time in a window, nanoseconds.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
-pub(crate) struct Split {
+pub(crate) struct CpuTime {
     pub(crate) user_ns: f64,
     /// System calls, softirq and interrupts.
     pub(crate) kernel_ns: f64,
@@ -78,17 +78,17 @@ impl Meter {
     }
 
     /// Samples so far.
-    pub(crate) fn look(&self) -> Result<Look> {
-        Ok(Look { at: Instant::now(), user: self.samples.get(0)?, kernel: self.samples.get(1)? })
+    pub(crate) fn sample(&self) -> Result<Sample> {
+        Ok(Sample { at: Instant::now(), user: self.samples.get(0)?, kernel: self.samples.get(1)? })
     }
 }
 
-impl Look {
+impl Sample {
     /// What the core did since `earlier`.
-    pub(crate) fn since(self, earlier: Self) -> Split {
+    pub(crate) fn since(self, earlier: Self) -> CpuTime {
         let (user, kernel) = (self.user - earlier.user, self.kernel - earlier.kernel);
         let [user_ns, kernel_ns] = [user, kernel].map(|samples| (samples * PERIOD_NS) as f64);
         let all = (self.at - earlier.at).as_nanos() as f64;
-        Split { user_ns, kernel_ns, idle_ns: (all - user_ns - kernel_ns).max(0.0), samples: user + kernel }
+        CpuTime { user_ns, kernel_ns, idle_ns: (all - user_ns - kernel_ns).max(0.0), samples: user + kernel }
     }
 }

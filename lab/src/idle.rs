@@ -16,8 +16,8 @@ pub(crate) struct Options {
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     let meter = Meter::start(options.forwarder_cpu)?;
-    let before = meter.look()?;
+    let before = meter.sample()?;
     std::thread::sleep(Duration::from_millis(options.ms));
-    let split = meter.look()?.since(before);
+    let split = meter.sample()?.since(before);
     crate::print(&split)
 }

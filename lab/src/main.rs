@@ -6,9 +6,9 @@
 //! | [`frame`] | the lab's addresses and frames |
 //! | [`programs`] | the BPF generator and the far-side counter |
 //! | [`cpu`] | pinning, and where a core's time goes |
-//! | [`bed`] | what [`blast`] and [`trials`] are told: where to send, what, on which CPUs |
-//! | [`blast`] | saturating load, and what comes through |
-//! | [`flood`] | the same by AF_XDP, for several queues |
+//! | [`testbed`] | what [`saturate`] and [`trials`] are told: where to send, what, on which CPUs |
+//! | [`saturate`] | saturating load, and what comes through |
+//! | [`socket_load`] | the same by AF_XDP, for several queues |
 //! | [`trials`] | so many frames at such a rate, counted and timed at the far side |
 //! | [`times`] | the far side's table of times |
 //! | [`rfc`] | searches over trials: RFC 2544, 9004, 9693 |
@@ -19,15 +19,12 @@
 //! | [`idle`] | a core when nothing comes |
 //! | [`pauses`] | how long a core stops when nothing of ours runs on it |
 //! | [`micro`] | the user side in pieces |
-//! | [`fixtures`] | reference forwarders |
+//! | [`forwarders`] | reference forwarders |
 
-mod bed;
-mod blast;
 mod client;
 mod cpu;
 mod figures;
-mod fixtures;
-mod flood;
+mod forwarders;
 mod frame;
 mod idle;
 mod micro;
@@ -36,7 +33,10 @@ mod pauses;
 mod probe;
 mod programs;
 mod rfc;
+mod saturate;
+mod socket_load;
 mod tally;
+mod testbed;
 mod times;
 mod trials;
 
@@ -79,7 +79,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Saturates a forwarder with live frames and counts what comes through.
-    Blast(blast::Options),
+    Saturate(saturate::Options),
     /// Given rates by live frames: what is lost, and how long each packet takes.
     Trial(trials::Options),
     /// Highest rate that loses no more than a goal (RFC 2544).
@@ -103,12 +103,12 @@ enum Command {
     /// One of those pieces, a given number of times.
     Work(micro::WorkOptions),
     /// A reference forwarder, until it is killed.
-    Forward(fixtures::Options),
+    Forward(forwarders::Options),
 }
 
 fn main() -> ExitCode {
     let answer = match Arguments::parse().command {
-        Command::Blast(options) => blast::run(&options),
+        Command::Saturate(options) => saturate::run(&options),
         Command::Trial(options) => trials::run(&options),
         Command::Throughput(options) => rfc::throughput(&options),
         Command::Burst(options) => rfc::burst(&options),
@@ -120,7 +120,7 @@ fn main() -> ExitCode {
         Command::Pauses(options) => pauses::run(&options),
         Command::Micro(options) => micro::run(&options),
         Command::Work(options) => micro::work(&options),
-        Command::Forward(options) => fixtures::run(&options),
+        Command::Forward(options) => forwarders::run(&options),
     };
     match answer {
         Ok(()) => ExitCode::SUCCESS,

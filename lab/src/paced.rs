@@ -3,7 +3,7 @@
 
 use crate::Result;
 use crate::client::{self, BURST, Client, Ends};
-use crate::cpu::{self, Meter, Split};
+use crate::cpu::{self, CpuTime, Meter};
 use crate::figures::Percentiles;
 use clap::Args;
 use serde::Serialize;
@@ -62,7 +62,7 @@ struct Report {
     steal_ms: u64,
     #[serde(flatten)]
     latency: Percentiles,
-    core: Split,
+    core: CpuTime,
 }
 
 /// What has come.
@@ -121,7 +121,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let missed = |ports: &Ports| ports.back.as_ref().unwrap_or(&ports.out).missed();
     let missed_before = missed(&ports)?;
     let meter = Meter::start(options.forwarder_cpu)?;
-    let (look, steal, start) = (meter.look()?, cpu::steal_ms(options.forwarder_cpu), Instant::now());
+    let (look, steal, start) = (meter.sample()?, cpu::steal_ms(options.forwarder_cpu), Instant::now());
     let total = options.rate * options.ms / 1000;
     let mut arrivals = Arrivals {
         start,
@@ -133,7 +133,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         latencies: Vec::with_capacity(total as usize),
     };
     let (sent, late) = send_all(options.rate, total, &templates, &mut ports, &mut arrivals)?;
-    let (seconds, core) = (start.elapsed().as_secs_f64(), meter.look()?.since(look));
+    let (seconds, core) = (start.elapsed().as_secs_f64(), meter.sample()?.since(look));
     let drained = Instant::now();
     while arrivals.received < sent && drained.elapsed() < Duration::from_millis(200) {
         ports.receive(&mut arrivals)?;

@@ -47,7 +47,7 @@ pub(crate) struct Generator {
 }
 
 impl Generator {
-    /// Loads it for `shape`, to send by interface `ifindex`; `ordered`: only what [`Orders`] ask for.
+    /// Loads it for `shape`, to send by interface `ifindex`; `ordered`: only what [`TrialControl`] ask for.
     pub(crate) fn load(shape: Shape, ifindex: u32, ordered: bool) -> Result<Self> {
         if !shape.flows.is_power_of_two() || shape.flows > 1 << 22 || shape.ports == 0 {
             return Err(Error::Text("flows must be a power of two up to 4 Mi, ports at least one".to_owned()));
@@ -107,8 +107,8 @@ impl Generator {
     }
 
     /// What it is to do, and what it has done.
-    pub(crate) fn orders(&mut self) -> Result<Orders> {
-        Ok(Orders { order: array(&mut self.object, "ORDER")?, progress: array(&mut self.object, "PROGRESS")? })
+    pub(crate) fn orders(&mut self) -> Result<TrialControl> {
+        Ok(TrialControl { order: array(&mut self.object, "ORDER")?, progress: array(&mut self.object, "PROGRESS")? })
     }
 }
 
@@ -137,12 +137,12 @@ pub(crate) struct Progress {
 }
 
 /// The maps by which an ordered [`Generator`] is told what to do.
-pub(crate) struct Orders {
+pub(crate) struct TrialControl {
     order: Array<MapData, [u64; 4]>,
     progress: Array<MapData, [u64; 5]>,
 }
 
-impl Orders {
+impl TrialControl {
     /// Begins trial `number`, which is none that was before.
     pub(crate) fn give(&mut self, number: u64, order: &Order) -> Result<()> {
         let step = if order.pps > 0.0 { (1e9 * 1024.0 / order.pps) as u64 } else { 0 };
@@ -193,13 +193,13 @@ pub(crate) struct Counter {
 
 /// What a [`Counter`] has seen.
 #[derive(Debug, Clone, Copy, Default, serde::Serialize)]
-pub(crate) struct Seen {
+pub(crate) struct FarSideCount {
     pub(crate) packets: u64,
     pub(crate) bytes: u64,
     pub(crate) others: u64,
 }
 
-impl Seen {
+impl FarSideCount {
     /// What came since `earlier`.
     pub(crate) fn since(self, earlier: Self) -> Self {
         Self {
@@ -223,15 +223,15 @@ impl Counter {
     }
 
     /// What came so far.
-    pub(crate) fn seen(&self) -> Result<Seen> {
-        Ok(Seen { packets: self.counters.get(0)?, bytes: self.counters.get(1)?, others: self.counters.get(2)? })
+    pub(crate) fn seen(&self) -> Result<FarSideCount> {
+        Ok(FarSideCount { packets: self.counters.get(0)?, bytes: self.counters.get(1)?, others: self.counters.get(2)? })
     }
 
     /// What came so far by all of `counters`.
-    pub(crate) fn all(counters: &[Self]) -> Result<Seen> {
-        counters.iter().try_fold(Seen::default(), |sum, counter| {
+    pub(crate) fn all(counters: &[Self]) -> Result<FarSideCount> {
+        counters.iter().try_fold(FarSideCount::default(), |sum, counter| {
             let seen = counter.seen()?;
-            Ok(Seen {
+            Ok(FarSideCount {
                 packets: sum.packets + seen.packets,
                 bytes: sum.bytes + seen.bytes,
                 others: sum.others + seen.others,
@@ -256,7 +256,7 @@ pub(crate) struct Bounce {
 impl Bounce {
     /// Packets of `interface` leave by `out`, or go back without one.
     pub(crate) fn attach(interface: &str, out: Option<&str>) -> Result<Self> {
-        let ifindex = out.map_or(Ok(0), crate::blast::ifindex)?;
+        let ifindex = out.map_or(Ok(0), crate::saturate::ifindex)?;
         let bytes = [frame::VD.0, frame::VC.0].concat();
         let macs: [u16; 6] = std::array::from_fn(|n| u16::from_ne_bytes([bytes[2 * n], bytes[2 * n + 1]]));
         let mut object = EbpfLoader::new()

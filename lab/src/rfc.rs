@@ -4,8 +4,8 @@
 //! A shared machine takes a core away now and then, whatever the rate. So a rate that failed is tried again, and holds
 //! when one of [`TRIES`] trials of it does (binary search with loss verification, ETSI GS NFV-TST 009, section 12.3.3).
 
-use crate::bed::Bed;
 use crate::programs::Order;
+use crate::testbed::TestbedArgs;
 use crate::trials::Trials;
 use crate::{Error, Result};
 use clap::Args;
@@ -26,7 +26,7 @@ struct Tally {
 #[derive(Args)]
 pub(crate) struct ThroughputOptions {
     #[command(flatten)]
-    bed: Bed,
+    testbed: TestbedArgs,
     /// Share of packets that may be lost; each is searched for, the largest first.
     #[arg(long = "goal", default_values = ["0.000001", "0"])]
     goals: Vec<f64>,
@@ -92,7 +92,7 @@ fn search(top: f64, steps: u32, mut holds: impl FnMut(f64) -> Result<bool>) -> R
 
 /// `oxide-lab throughput`.
 pub(crate) fn throughput(options: &ThroughputOptions) -> Result<()> {
-    let mut trials = Trials::start(&options.bed)?;
+    let mut trials = Trials::start(&options.testbed)?;
     let saturated = trials.saturate(Duration::from_millis(500))?;
     let saturated_pps = saturated.received as f64 / saturated.seconds.max(1e-9);
     let mut goals = options.goals.clone();
@@ -117,7 +117,7 @@ pub(crate) fn throughput(options: &ThroughputOptions) -> Result<()> {
 #[derive(Args)]
 pub(crate) struct BurstOptions {
     #[command(flatten)]
-    bed: Bed,
+    testbed: TestbedArgs,
     /// Bursts of one length before it holds.
     #[arg(long, default_value_t = 5)]
     bursts: u32,
@@ -136,7 +136,7 @@ struct Bursts {
 
 /// `oxide-lab burst`: the longest burst at the generator's full rate that is forwarded whole.
 pub(crate) fn burst(options: &BurstOptions) -> Result<()> {
-    let mut trials = Trials::start(&options.bed)?;
+    let mut trials = Trials::start(&options.testbed)?;
     let mut made_pps = 0.0;
     let mut holds = |frames: u64| -> Result<bool> {
         for _ in 0..options.bursts {
@@ -170,7 +170,7 @@ pub(crate) fn burst(options: &BurstOptions) -> Result<()> {
 #[derive(Args)]
 pub(crate) struct SessionOptions {
     #[command(flatten)]
-    bed: Bed,
+    testbed: TestbedArgs,
     /// New sessions in each trial.
     #[arg(long, default_value_t = 65_536)]
     each: u64,
@@ -195,8 +195,8 @@ struct Sessions {
 
 /// `oxide-lab sessions`: every flow is new in its trial, so `--flows` bounds how many trials there can be.
 pub(crate) fn sessions(options: &SessionOptions) -> Result<()> {
-    let mut trials = Trials::start(&options.bed)?;
-    let flows = u64::from(options.bed.flows);
+    let mut trials = Trials::start(&options.testbed)?;
+    let flows = u64::from(options.testbed.flows);
     // The first ones were begun while the forwarder started.
     let mut first = flows.min(65_536);
     let mut report = Sessions { setups_per_s: 0.0, begun: 0, held: 0, held_again: 0 };

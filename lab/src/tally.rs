@@ -1,7 +1,7 @@
 //! The far side alone: what comes by some interfaces in a while, whoever sends it.
 
 use crate::cpu::Meter;
-use crate::programs::{Counter, Seen};
+use crate::programs::{Counter, FarSideCount};
 use crate::{Result, print};
 use clap::Args;
 use serde::Serialize;
@@ -24,15 +24,15 @@ pub(crate) struct Options {
 struct Report {
     seconds: f64,
     #[serde(flatten)]
-    seen: Seen,
-    core: crate::cpu::Split,
+    seen: FarSideCount,
+    core: crate::cpu::CpuTime,
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     let counters = options.interfaces.iter().map(|name| Counter::attach(name)).collect::<Result<Vec<_>>>()?;
     let meter = Meter::start(options.forwarder_cpu)?;
-    let (look, start, before) = (meter.look()?, Instant::now(), Counter::all(&counters)?);
+    let (look, start, before) = (meter.sample()?, Instant::now(), Counter::all(&counters)?);
     std::thread::sleep(Duration::from_millis(options.ms));
     let seen = Counter::all(&counters)?.since(before);
-    print(&Report { seconds: start.elapsed().as_secs_f64(), seen, core: meter.look()?.since(look) })
+    print(&Report { seconds: start.elapsed().as_secs_f64(), seen, core: meter.sample()?.since(look) })
 }

@@ -2,12 +2,12 @@
 //! the far side (`bpf/count.bpf.c`). Open loop: a frame's time runs from when it was due, so a late generator shows as
 //! latency and not as a smaller load.
 
-use crate::bed::Bed;
-use crate::cpu::{self, Meter, Split};
+use crate::cpu::{self, CpuTime, Meter};
 use crate::figures::Percentiles;
-use crate::programs::{Counter, Generator, Order, Orders};
+use crate::programs::{Counter, Generator, Order, TrialControl};
+use crate::testbed::TestbedArgs;
 use crate::times;
-use crate::{Error, Result, blast};
+use crate::{Error, Result, saturate};
 use clap::Args;
 use serde::Serialize;
 use std::time::{Duration, Instant};
@@ -31,7 +31,7 @@ pub(crate) struct Outcome {
     #[serde(flatten)]
     pub(crate) latency: Percentiles,
     /// The forwarder's core.
-    pub(crate) core: Split,
+    pub(crate) core: CpuTime,
 }
 
 impl Outcome {
@@ -43,7 +43,7 @@ impl Outcome {
 
 /// A generator that waits for orders, and the far side's counters.
 pub(crate) struct Trials {
-    orders: Orders,
+    orders: TrialControl,
     counters: Vec<Counter>,
     meter: Meter,
     forwarder_cpu: u32,
@@ -55,10 +55,10 @@ const SILENCE: Duration = Duration::from_millis(20);
 
 impl Trials {
     /// Starts the generator's loop, and waits until the forwarder lets a packet through.
-    pub(crate) fn start(bed: &Bed) -> Result<Self> {
-        cpu::pin(bed.cpu as usize)?;
-        let mut generator = Generator::load(bed.shape(), blast::ifindex(&bed.out)?, true)?;
-        let counters = bed.counters()?;
+    pub(crate) fn start(testbed: &TestbedArgs) -> Result<Self> {
+        cpu::pin(testbed.cpu as usize)?;
+        let mut generator = Generator::load(testbed.shape(), saturate::ifindex(&testbed.out)?, true)?;
+        let counters = testbed.counters()?;
         let orders = generator.orders()?;
         std::thread::Builder::new()
             .name("generator".to_owned())
@@ -67,9 +67,9 @@ impl Trials {
                 while generator.send(u32::MAX).is_ok() {}
             })
             .map_err(Error::io("starting the generator"))?;
-        let meter = Meter::start(bed.forwarder_cpu)?;
-        let mut trials = Self { orders, counters, meter, forwarder_cpu: bed.forwarder_cpu, last: 0 };
-        trials.wait_until_ready(u64::from(bed.flows), Duration::from_millis(bed.ready_ms))?;
+        let meter = Meter::start(testbed.forwarder_cpu)?;
+        let mut trials = Self { orders, counters, meter, forwarder_cpu: testbed.forwarder_cpu, last: 0 };
+        trials.wait_until_ready(u64::from(testbed.flows), Duration::from_millis(testbed.ready_ms))?;
         Ok(trials)
     }
 
@@ -113,7 +113,7 @@ impl Trials {
         self.last += 1;
         let (seen, times, steal) = (self.seen()?, self.times()?, cpu::steal_ms(self.forwarder_cpu));
         self.orders.give(self.last, order)?;
-        let (look, start) = (self.meter.look()?, Instant::now());
+        let (look, start) = (self.meter.sample()?, Instant::now());
         let due = if order.pps > 0.0 { order.frames as f64 / order.pps } else { 0.0 };
         let mut pause = Duration::from_secs_f64(due).min(within);
         loop {
@@ -124,7 +124,7 @@ impl Trials {
             }
             pause = Duration::from_millis(1);
         }
-        let core = self.meter.look()?.since(look);
+        let core = self.meter.sample()?.since(look);
         self.orders.stop()?;
         self.wait_for_silence(seen)?;
         let progress = self.orders.progress(self.last)?;
@@ -165,7 +165,7 @@ impl Trials {
 #[derive(Args)]
 pub(crate) struct Options {
     #[command(flatten)]
-    bed: Bed,
+    testbed: TestbedArgs,
     /// Packets per second, 0 for as many as can be made; one trial for each.
     #[arg(long = "rate", required = true)]
     rates: Vec<f64>,
@@ -176,7 +176,7 @@ pub(crate) struct Options {
 
 /// `oxide-lab trial`: an array of outcomes.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let mut trials = Trials::start(&options.bed)?;
+    let mut trials = Trials::start(&options.testbed)?;
     let mut outcomes = vec![];
     for &pps in &options.rates {
         outcomes.push(if pps > 0.0 {

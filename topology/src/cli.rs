@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use serde::{Deserialize, Serialize};
 
-use crate::doctor::{OwnRelay, Probes, Status, Traffic, Trial, doctor, self_test_checks, worst};
+use crate::doctor::{OwnRelay, Probes, SelfTestStep, Status, Traffic, doctor, self_test_checks, worst};
 use crate::plan::{Plan, Refusal, plan};
 use crate::request::Request;
 use crate::settings::{self, SettingKind};
@@ -82,7 +82,7 @@ pub struct DoctorArgs {
     /// The relay of the configuration, if it runs.
     pub own: Option<OwnRelay>,
     /// Sends packets through the real backend and says how each step went (`--self-test`).
-    pub self_test: Option<fn() -> Vec<Trial>>,
+    pub self_test: Option<fn() -> Vec<SelfTestStep>>,
     /// JSON instead of lines.
     pub json: bool,
 }

@@ -10,8 +10,8 @@ pub mod cli;
 mod cpus;
 pub mod doctor;
 mod drivers;
-mod face;
 mod plan;
+mod render;
 mod request;
 pub mod settings;
 mod snapshot;
@@ -20,11 +20,11 @@ mod snapshot;
 mod tests;
 
 pub use cpus::{CpuList, CpuListError, MAX_CPUS};
-pub use face::Change;
 pub use plan::{
     ActorPlan, Decision, DecisionCode, PLAN_SCHEMA, Page, Plan, PortPlan, Reason, ReasonCode, Refusal, Warning,
     WarningCode, ZeroCopy, plan,
 };
+pub use render::Change;
 pub use request::{Numa, Pin, Queues, Request, ZeroCopyWish};
 pub use snapshot::{
     Amount, Core, CpuQuota, HashFields, Holder, KernelRoute, Limits, Machine, NapiDefer, Nic, NicSpecError, Node,

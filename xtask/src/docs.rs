@@ -1,8 +1,8 @@
 //! `cargo xtask docs`: checks every link of the Markdown files, then builds the book with mdBook.
 
-use crate::deep::install_tool;
 use crate::process::{Cancel, Result, failed, has_program, run_lines};
 use crate::setup::Policy;
+use crate::slow_tiers::install_tool;
 use crate::tiers::root;
 use std::collections::BTreeSet;
 use std::fs;

@@ -10,11 +10,10 @@
 //! | [`drill`] | the fault table against the real relay |
 //! | [`bench`] | the forwarding bench: lab, forwarders, records |
 //! | [`docs`] | the link check and the book |
-//! | [`deep`] | the tiers that need another toolchain or much time |
+//! | [`slow_tiers`] | the tiers that need another toolchain or much time |
 //! | [`tiers`] | the test tiers and their tally |
 
 mod bench;
-mod deep;
 mod demo;
 mod docs;
 mod drill;
@@ -22,6 +21,7 @@ mod host;
 mod namespace;
 mod process;
 mod setup;
+mod slow_tiers;
 mod tally;
 mod tiers;
 

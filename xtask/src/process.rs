@@ -121,7 +121,7 @@ impl Running {
                 return Ok(status);
             }
             if Instant::now() >= end {
-                return failed(format!("{} did not end within {} s{}", self.name, limit.as_secs(), self.last_words()));
+                return failed(format!("{} did not end within {} s{}", self.name, limit.as_secs(), self.last_output()));
             }
             cancel.sleep(Duration::from_millis(5))?;
         }
@@ -131,7 +131,7 @@ impl Running {
     pub(crate) fn must_run(&mut self) -> Result<()> {
         match self.poll() {
             None => Ok(()),
-            Some(status) => failed(format!("{} ended ({status}){}", self.name, self.last_words())),
+            Some(status) => failed(format!("{} ended ({status}){}", self.name, self.last_output())),
         }
     }
 
@@ -151,7 +151,7 @@ impl Running {
     }
 
     /// The last lines of its standard error, for a message.
-    pub(crate) fn last_words(&self) -> String {
+    pub(crate) fn last_output(&self) -> String {
         self.stderr.as_deref().map(tail).unwrap_or_default()
     }
 }

@@ -5,10 +5,10 @@
 //! begins with `SKIPPED-OK`: the reason is the machine's, not the user's.
 
 use crate::bench::micro::Compared;
-use crate::deep;
 use crate::host::Host;
 use crate::process::{Cancel, Error, Result, failed, has_program, io_error, is_root, run_lines};
 use crate::setup::{self, For, Policy};
+use crate::slow_tiers;
 use crate::tally::{Outcome, Tally, summary};
 use serde_json::Value;
 use std::fs;
@@ -142,10 +142,10 @@ fn run_tier(cancel: &Cancel, tier: Tier, targets: &[Target], options: &Options) 
         )),
         Tier::Instructions => instructions(cancel),
         Tier::Qemu => on_lesser_cpus(cancel),
-        Tier::Miri if asked => deep::miri(cancel),
+        Tier::Miri if asked => slow_tiers::miri(cancel),
         Tier::Miri => Ok(Outcome::NotRun("only when asked for: --tier miri, some ten minutes".to_owned())),
-        Tier::Fuzz => deep::fuzz(cancel, asked, options.policy),
-        Tier::Long if asked => deep::long(cancel),
+        Tier::Fuzz => slow_tiers::fuzz(cancel, asked, options.policy),
+        Tier::Long if asked => slow_tiers::long(cancel),
         Tier::Long => Ok(Outcome::NotRun("only when asked for: --tier long, some minutes".to_owned())),
     }
 }

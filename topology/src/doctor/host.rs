@@ -1,9 +1,9 @@
 //! Checks of kernel, permissions, limits and CPUs.
 
 use super::Status::{Fail, Pass, Unknown, Warn};
-use super::{Attempt, Check, Hidden, Patient, Probes};
-use crate::face::table::bytes;
+use super::{Attempt, Check, CheckContext, Hidden, Probes};
 use crate::plan::{Page, WarningCode};
+use crate::render::table::bytes;
 use crate::request::Queues;
 use crate::snapshot::{Amount, CpuQuota, Limits};
 
@@ -11,7 +11,7 @@ const MACHINE: &str = "machine";
 /// The oldest kernel on which the relay was run.
 const KERNEL_FLOOR: (u32, u32) = (6, 1);
 
-pub(super) fn checks(patient: &Patient<'_>) -> Vec<Check> {
+pub(super) fn checks(cx: &CheckContext<'_>) -> Vec<Check> {
     let all = [
         kernel,
         af_xdp,
@@ -28,14 +28,14 @@ pub(super) fn checks(patient: &Patient<'_>) -> Vec<Check> {
         governor,
         irqbalance,
     ];
-    all.iter().map(|check| check(patient)).collect()
+    all.iter().map(|check| check(cx)).collect()
 }
 
 fn check(id: &str, status: super::Status, observed: impl Into<String>, wanted: &str) -> Check {
     Check::new(id, MACHINE, status, observed, wanted)
 }
 
-fn kernel(p: &Patient<'_>) -> Check {
+fn kernel(p: &CheckContext<'_>) -> Check {
     let wanted = "Linux 6.1 or later, and not 6.17";
     let release = p.snapshot.limits.kernel.clone().unwrap_or_default();
     match p.snapshot.limits.kernel_version() {
@@ -48,7 +48,7 @@ fn kernel(p: &Patient<'_>) -> Check {
     }
 }
 
-fn af_xdp(p: &Patient<'_>) -> Check {
+fn af_xdp(p: &CheckContext<'_>) -> Check {
     let wanted = "an AF_XDP socket can be opened";
     match &p.probes.af_xdp {
         None => check("af-xdp", Unknown, "not tried: this is another machine", wanted),
@@ -107,7 +107,7 @@ fn grant(capabilities: &[&str]) -> String {
     format!("unit file: AmbientCapabilities={}; or: setcap {lower}+ep BINARY; or run as root", capabilities.join(" "))
 }
 
-fn capabilities(p: &Patient<'_>) -> Check {
+fn capabilities(p: &CheckContext<'_>) -> Check {
     let wanted = "CAP_NET_RAW, CAP_NET_ADMIN, and CAP_BPF (or CAP_SYS_ADMIN)";
     let limits = &p.snapshot.limits;
     let Some(held) = &limits.capabilities else {
@@ -138,7 +138,7 @@ fn capabilities(p: &Patient<'_>) -> Check {
     check("capabilities", Fail, format!("missing: {}", missing.join(" ")), wanted).remedy(grant(&missing))
 }
 
-fn confinement(p: &Patient<'_>) -> Check {
+fn confinement(p: &CheckContext<'_>) -> Check {
     let wanted = "no seccomp filter, profile or lockdown that could refuse bpf and AF_XDP";
     let probes = p.probes;
     let mut found = Vec::new();
@@ -163,7 +163,7 @@ fn confinement(p: &Patient<'_>) -> Check {
     }
 }
 
-fn bpf(p: &Patient<'_>) -> Check {
+fn bpf(p: &CheckContext<'_>) -> Check {
     let wanted = "net.core.bpf_jit_enable = 1";
     match p.probes.bpf_jit {
         Some(0) => {
@@ -184,7 +184,7 @@ fn bpf(p: &Patient<'_>) -> Check {
     }
 }
 
-fn io_uring(p: &Patient<'_>) -> Check {
+fn io_uring(p: &CheckContext<'_>) -> Check {
     let wanted = "kernel.io_uring_disabled = 0, or plain threads are used instead";
     match p.snapshot.limits.io_uring_disabled {
         Some(0) => check("io-uring", Pass, "allowed by the kernel", wanted),
@@ -204,7 +204,7 @@ fn io_uring(p: &Patient<'_>) -> Check {
 }
 
 /// Of the plan; without one, of as many actors as it would have.
-fn packet_memory(p: &Patient<'_>) -> u64 {
+fn packet_memory(p: &CheckContext<'_>) -> u64 {
     let actors = match (&p.plan, &p.request.queues) {
         (Ok(plan), _) => plan.actors.len() as u64,
         (Err(_), Queues::List(list)) => list.len() as u64,
@@ -216,7 +216,7 @@ fn packet_memory(p: &Patient<'_>) -> u64 {
     actors.max(1).saturating_mul(p.request.umem_bytes_per_queue)
 }
 
-fn memlock(p: &Patient<'_>) -> Check {
+fn memlock(p: &CheckContext<'_>) -> Check {
     let limits = &p.snapshot.limits;
     // Each port of an actor registers the memory for itself, and the kernel counts it each time.
     let needed = packet_memory(p).saturating_mul(p.request.interfaces.len().max(1) as u64);
@@ -242,7 +242,7 @@ fn memlock(p: &Patient<'_>) -> Check {
     }
 }
 
-fn huge_pages(p: &Patient<'_>) -> Check {
+fn huge_pages(p: &CheckContext<'_>) -> Check {
     let wanted = "free 2 MiB pages for all packet memory on its nodes";
     if !p.request.huge_pages {
         return check("huge-pages", Pass, "not asked for", wanted);
@@ -265,7 +265,7 @@ fn huge_pages(p: &Patient<'_>) -> Check {
     }
 }
 
-fn cpus(p: &Patient<'_>) -> Check {
+fn cpus(p: &CheckContext<'_>) -> Check {
     let wanted = "one cpu for housekeeping and one for each queue";
     let usable = p.snapshot.usable_cpus();
     let queues = p.plan.as_ref().map_or(1, |plan| plan.actors.len());
@@ -278,7 +278,7 @@ fn cpus(p: &Patient<'_>) -> Check {
     }
 }
 
-fn cpu_quota(p: &Patient<'_>) -> Check {
+fn cpu_quota(p: &CheckContext<'_>) -> Check {
     let wanted = "no quota, or at least one cpu for each actor";
     match p.snapshot.limits.cpu_quota {
         None => check("cpu-quota", Unknown, "unknown", wanted).remedy("cat /sys/fs/cgroup/cpu.max"),
@@ -295,7 +295,7 @@ fn cpu_quota(p: &Patient<'_>) -> Check {
 }
 
 /// Never worse than a pass: most hosts do well without.
-fn isolation(p: &Patient<'_>) -> Check {
+fn isolation(p: &CheckContext<'_>) -> Check {
     let wanted = "isolated cores for the lowest latency; not needed";
     match &p.snapshot.limits.isolated_cpus {
         None => check("isolation", Unknown, "unknown", wanted),
@@ -304,7 +304,7 @@ fn isolation(p: &Patient<'_>) -> Check {
     }
 }
 
-fn clock(p: &Patient<'_>) -> Check {
+fn clock(p: &CheckContext<'_>) -> Check {
     let wanted = "a clock read without a system call: tsc, kvm-clock, arch_sys_counter";
     match p.snapshot.limits.clock_source.as_deref() {
         None => check("clock", Unknown, "unknown", wanted),
@@ -316,7 +316,7 @@ fn clock(p: &Patient<'_>) -> Check {
     }
 }
 
-fn governor(p: &Patient<'_>) -> Check {
+fn governor(p: &CheckContext<'_>) -> Check {
     let wanted = "performance (or schedutil), not powersave";
     match p.probes.governor.as_deref() {
         None => check("governor", Unknown, "no frequency control is seen, as in most virtual machines", wanted),
@@ -327,7 +327,7 @@ fn governor(p: &Patient<'_>) -> Check {
     }
 }
 
-fn irqbalance(p: &Patient<'_>) -> Check {
+fn irqbalance(p: &CheckContext<'_>) -> Check {
     let wanted = "nobody moves the NIC's interrupts away from their actors";
     match p.probes.irqbalance {
         None => check("irqbalance", Unknown, "other processes cannot be seen", wanted).remedy("pgrep -x irqbalance"),
@@ -338,7 +338,7 @@ fn irqbalance(p: &Patient<'_>) -> Check {
 }
 
 /// Checks of the whole: after those of the interfaces.
-pub(super) fn plan_checks(p: &Patient<'_>) -> Vec<Check> {
+pub(super) fn plan_checks(p: &CheckContext<'_>) -> Vec<Check> {
     let wanted = "every queue on a core of its own, on its NIC's node";
     match &p.plan {
         // Nothing was asked: the machine itself was looked at.

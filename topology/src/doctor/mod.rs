@@ -14,7 +14,7 @@ mod traffic;
 
 pub use own::OwnRelay;
 pub use probes::{Attempt, Hidden, Probes, Reception};
-pub use self_test::{Outcome, Trial, self_test_checks};
+pub use self_test::{Outcome, SelfTestStep, self_test_checks};
 pub use traffic::Traffic;
 
 use std::fmt;
@@ -98,7 +98,7 @@ pub const CHECKS: &[&str] = &[
 ];
 
 /// What the checks look at.
-pub(crate) struct Patient<'a> {
+pub(crate) struct CheckContext<'a> {
     snapshot: &'a Snapshot,
     probes: &'a Probes,
     request: &'a Request,
@@ -109,14 +109,14 @@ pub(crate) struct Patient<'a> {
 /// Runs every check but the self-test for `request` and `traffic` on the machine of `snapshot`.
 #[must_use]
 pub fn doctor(snapshot: &Snapshot, probes: &Probes, request: &Request, traffic: &Traffic) -> Vec<Check> {
-    let patient = Patient { snapshot, probes, request, traffic, plan: plan(snapshot, request) };
-    let mut checks = host::checks(&patient);
+    let cx = CheckContext { snapshot, probes, request, traffic, plan: plan(snapshot, request) };
+    let mut checks = host::checks(&cx);
     for name in &request.interfaces {
-        checks.extend(nic::checks(&patient, name));
+        checks.extend(nic::checks(&cx, name));
     }
-    checks.push(own::check(&patient));
+    checks.push(own::check(&cx));
     checks.extend(traffic::checks(&request.interfaces, probes, traffic));
-    checks.extend(host::plan_checks(&patient));
+    checks.extend(host::plan_checks(&cx));
     checks
 }
 

@@ -2,17 +2,17 @@
 
 use super::Status::{Fail, Pass, Unknown, Warn};
 use super::spread::{napi, offloads, rss, xsk_owned};
-use super::{Check, Patient, Status};
+use super::{Check, CheckContext, Status};
 use crate::plan::{Plan, ReasonCode, WarningCode, ZeroCopy};
 use crate::snapshot::Nic;
 
-pub(super) fn checks(p: &Patient<'_>, name: &str) -> Vec<Check> {
+pub(super) fn checks(p: &CheckContext<'_>, name: &str) -> Vec<Check> {
     let Some(nic) = p.snapshot.nic(name) else { return vec![absent(name, &p.snapshot.nics)] };
     let exists = match nic.ifindex {
         Some(index) => Check::new("nic-exists", name, Pass, format!("interface {index}"), "present"),
         None => Check::new("nic-exists", name, Unknown, "only described", "present"),
     };
-    let link = |_: &Patient<'_>, nic: &Nic| link(nic);
+    let link = |_: &CheckContext<'_>, nic: &Nic| link(nic);
     let all = [link, driver, queues, rings, mtu, xdp_attached, xsk_owned, rss, offloads, napi, numa, irq_affinity];
     std::iter::once(exists).chain(all.iter().map(|check| check(p, nic))).collect()
 }
@@ -50,7 +50,7 @@ pub(super) fn link(nic: &Nic) -> Check {
     }
 }
 
-fn driver(p: &Patient<'_>, nic: &Nic) -> Check {
+fn driver(p: &CheckContext<'_>, nic: &Nic) -> Check {
     let wanted = "native XDP, zero-copy where it is safe";
     let name = nic.driver.as_deref().unwrap_or("driver unknown");
     let rung = match crate::plan::zero_copy(nic, &p.snapshot.limits, p.request.frame_size) {
@@ -70,7 +70,7 @@ fn driver(p: &Patient<'_>, nic: &Nic) -> Check {
     }
 }
 
-fn queues(p: &Patient<'_>, nic: &Nic) -> Check {
+fn queues(p: &CheckContext<'_>, nic: &Nic) -> Check {
     let wanted = "as many transmit as receive queues, and the spare ones the driver wants";
     let (Some(rx), Some(tx)) = (nic.rx_queues, nic.tx_queues) else {
         return check("queues", nic, Unknown, "unknown", wanted).remedy(format!("ethtool -l {}", nic.name));
@@ -99,7 +99,7 @@ fn queues(p: &Patient<'_>, nic: &Nic) -> Check {
     }
 }
 
-fn rings(p: &Patient<'_>, nic: &Nic) -> Check {
+fn rings(p: &CheckContext<'_>, nic: &Nic) -> Check {
     let wanted = "rings of the NIC no larger than half of the frames of a queue";
     let frames = p.request.umem_bytes_per_queue.checked_div(u64::from(p.request.frame_size)).unwrap_or(0);
     match (nic.rx_ring, nic.tx_ring) {
@@ -114,7 +114,7 @@ fn rings(p: &Patient<'_>, nic: &Nic) -> Check {
     }
 }
 
-fn mtu(p: &Patient<'_>, nic: &Nic) -> Check {
+fn mtu(p: &CheckContext<'_>, nic: &Nic) -> Check {
     let wanted = "a packet fits a frame, and the driver's native limit";
     let Some(mtu) = nic.mtu else {
         return check("mtu", nic, Unknown, "unknown", wanted).remedy(format!("ip link show dev {}", nic.name));
@@ -135,7 +135,7 @@ fn mtu(p: &Patient<'_>, nic: &Nic) -> Check {
     }
 }
 
-fn xdp_attached(p: &Patient<'_>, nic: &Nic) -> Check {
+fn xdp_attached(p: &CheckContext<'_>, nic: &Nic) -> Check {
     let wanted = "no XDP program of somebody else";
     let own = p.probes.own.as_ref().is_some_and(|own| own.serves(&nic.name));
     match &nic.xdp_program {
@@ -157,7 +157,7 @@ fn xdp_attached(p: &Patient<'_>, nic: &Nic) -> Check {
     }
 }
 
-fn numa(p: &Patient<'_>, nic: &Nic) -> Check {
+fn numa(p: &CheckContext<'_>, nic: &Nic) -> Check {
     let wanted = "actors and memory on the NIC's node";
     if p.snapshot.machine.nodes.len() < 2 {
         return check("numa", nic, Pass, "one node", wanted);
@@ -181,7 +181,7 @@ fn numa(p: &Patient<'_>, nic: &Nic) -> Check {
         .remedy("use interfaces of one node, or fewer queues: see `oxide plan --tree`")
 }
 
-fn irq_affinity(p: &Patient<'_>, nic: &Nic) -> Check {
+fn irq_affinity(p: &CheckContext<'_>, nic: &Nic) -> Check {
     let wanted = "the interrupt of each queue on its actor's cpu, or at least on its node";
     if nic.is_virtual == Some(true) {
         return check("irq-affinity", nic, Pass, "no interrupts: a virtual interface", wanted);

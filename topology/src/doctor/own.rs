@@ -2,7 +2,7 @@
 
 use super::Status::{Pass, Unknown, Warn};
 use super::traffic::UNASKED;
-use super::{Check, Patient};
+use super::{Check, CheckContext};
 
 /// A running relay, as it answered on its control socket.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -27,7 +27,7 @@ impl OwnRelay {
     }
 }
 
-pub(super) fn check(p: &Patient<'_>) -> Check {
+pub(super) fn check(p: &CheckContext<'_>) -> Check {
     let wanted = "a relay of this configuration, if one runs, serves all its queues";
     let check = |status, observed: String| Check::new("relay", "relay", status, observed, wanted);
     match &p.probes.own {

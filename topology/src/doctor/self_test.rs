@@ -7,7 +7,7 @@ use crate::snapshot::Limits;
 
 /// One step of the self-test.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Trial {
+pub struct SelfTestStep {
     /// What was tried: `program`, `memory`, `namespace`, `packets`.
     pub step: &'static str,
     /// What is wanted of it.
@@ -48,11 +48,11 @@ pub enum Outcome {
 
 /// A check for each step, all called `self-test`. An EPERM is taken apart.
 #[must_use]
-pub fn self_test_checks(limits: &Limits, probes: &Probes, trials: &[Trial]) -> Vec<Check> {
+pub fn self_test_checks(limits: &Limits, probes: &Probes, trials: &[SelfTestStep]) -> Vec<Check> {
     trials.iter().map(|trial| one(limits, probes, trial)).collect()
 }
 
-fn one(limits: &Limits, probes: &Probes, trial: &Trial) -> Check {
+fn one(limits: &Limits, probes: &Probes, trial: &SelfTestStep) -> Check {
     let check = |status, observed: String| Check::new("self-test", trial.step, status, observed, trial.wanted);
     match &trial.outcome {
         Outcome::Done(seen) => check(Pass, seen.clone()),

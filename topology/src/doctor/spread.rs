@@ -3,11 +3,11 @@
 
 use super::Status::{Fail, Pass, Unknown, Warn};
 use super::nic::check;
-use super::{Check, Patient};
+use super::{Check, CheckContext};
 use crate::snapshot::{HashFields, Nic, Offloads};
 
 /// Queues of `nic` that the plan serves; those in use now if there is no plan.
-fn served(p: &Patient<'_>, nic: &Nic) -> Vec<u32> {
+fn served(p: &CheckContext<'_>, nic: &Nic) -> Vec<u32> {
     match &p.plan {
         Ok(plan) => {
             let ports = plan.actors.iter().flat_map(|actor| &actor.ports);
@@ -22,7 +22,7 @@ fn listed(queues: &[u32]) -> String {
     format!("{}{}", text.join(", "), if queues.len() > 8 { ", .." } else { "" })
 }
 
-pub(super) fn xsk_owned(p: &Patient<'_>, nic: &Nic) -> Check {
+pub(super) fn xsk_owned(p: &CheckContext<'_>, nic: &Nic) -> Check {
     let wanted = "no other AF_XDP socket on the queues to be served";
     let Some(taken) = &nic.xsk_queues else {
         return check("xsk-owned", nic, Unknown, "this kernel does not tell", wanted)
@@ -49,7 +49,7 @@ pub(super) fn xsk_owned(p: &Patient<'_>, nic: &Nic) -> Check {
     }
 }
 
-pub(super) fn rss(p: &Patient<'_>, nic: &Nic) -> Check {
+pub(super) fn rss(p: &CheckContext<'_>, nic: &Nic) -> Check {
     let wanted = "hash over addresses and ports of UDP, spread over exactly the served queues";
     if nic.rx_queues == Some(1) {
         return check("rss", nic, Pass, "one queue: nothing to spread", wanted);
@@ -111,7 +111,7 @@ fn equal(nic: &Nic, served: &[u32]) -> String {
     format!("ethtool -X {}{start} equal {}", nic.name, served.len().max(1))
 }
 
-pub(super) fn offloads(_: &Patient<'_>, nic: &Nic) -> Check {
+pub(super) fn offloads(_: &CheckContext<'_>, nic: &Nic) -> Check {
     let wanted = "packets arrive one by one, whole and with their checksums";
     let Some(on) = nic.offloads else {
         return check("offloads", nic, Unknown, "unknown", wanted).remedy(format!("ethtool -k {}", nic.name));
@@ -178,7 +178,7 @@ fn veth(nic: &Nic, wanted: &str) -> Check {
 }
 
 /// Never worse than a pass: it works without, with more interrupts.
-pub(super) fn napi(_: &Patient<'_>, nic: &Nic) -> Check {
+pub(super) fn napi(_: &CheckContext<'_>, nic: &Nic) -> Check {
     let wanted = "with busy_poll on a NIC: napi_defer_hard_irqs 2, gro_flush_timeout 200000; not needed";
     match nic.napi {
         None => check("napi", nic, Unknown, "unknown", wanted)

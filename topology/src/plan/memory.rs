@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::planner::Notes;
+use super::planner::PlanLog;
 use super::{ActorPlan, DecisionCode, Page, ReasonCode, WarningCode, place};
 use crate::cpus::CpuList;
 use crate::request::Request;
@@ -12,15 +12,15 @@ const HUGE_PAGE: u64 = 2 << 20;
 /// What lets the process take memory from more nodes.
 pub(crate) const WIDEN_MEMS: &str = "widen cpuset.mems of the cgroup (unit file: AllowedMemoryNodes=)";
 
-pub(super) fn assign(actors: &mut [ActorPlan], snapshot: &Snapshot, request: &Request, notes: &mut Notes) {
-    choose_nodes(actors, snapshot, notes);
-    choose_pages(actors, snapshot, request, notes);
-    check_totals(actors, snapshot, notes);
-    check_memlock(actors, snapshot, notes);
+pub(super) fn assign(actors: &mut [ActorPlan], snapshot: &Snapshot, request: &Request, log: &mut PlanLog) {
+    choose_nodes(actors, snapshot, log);
+    choose_pages(actors, snapshot, request, log);
+    check_totals(actors, snapshot, log);
+    check_memlock(actors, snapshot, log);
 }
 
 /// Memory is on the core's own node, or on the nearest that has any.
-fn choose_nodes(actors: &mut [ActorPlan], snapshot: &Snapshot, notes: &mut Notes) {
+fn choose_nodes(actors: &mut [ActorPlan], snapshot: &Snapshot, log: &mut PlanLog) {
     let machine = &snapshot.machine;
     let allowed = |id: u32| snapshot.limits.memory_nodes.as_ref().is_none_or(|nodes| nodes.contains(id));
     let usable = |node: &Node| node.memory_bytes != Some(0) && allowed(node.id);
@@ -29,7 +29,7 @@ fn choose_nodes(actors: &mut [ActorPlan], snapshot: &Snapshot, notes: &mut Notes
         let Some(own) = actor.numa_node else { continue };
         let subject = format!("queue {}", actor.queue);
         if machine.node(own).is_none_or(usable) {
-            notes.decide(DecisionCode::MemoryLocal, subject, format!("memory on node {own}, its core's own"));
+            log.decide(DecisionCode::MemoryLocal, subject, format!("memory on node {own}, its core's own"));
             continue;
         }
         let nearest = machine
@@ -42,7 +42,7 @@ fn choose_nodes(actors: &mut [ActorPlan], snapshot: &Snapshot, notes: &mut Notes
                 actor.numa_node = Some(node.id);
                 let why = if allowed(own) { "has none" } else { "is outside cpuset.mems" };
                 let text = format!("memory on node {}, the nearest: the core's node {own} {why}", node.id);
-                notes.decide(DecisionCode::MemoryNearest, subject, text);
+                log.decide(DecisionCode::MemoryNearest, subject, text);
                 if !allowed(own) {
                     forbidden.entry(own).or_default().insert(actor.queue);
                 }
@@ -50,26 +50,26 @@ fn choose_nodes(actors: &mut [ActorPlan], snapshot: &Snapshot, notes: &mut Notes
             None => match &snapshot.limits.memory_nodes {
                 Some(nodes) => {
                     let text = format!("no node with memory is in cpuset.mems, which is {nodes}");
-                    notes.refuse(ReasonCode::Memory, subject, text, WIDEN_MEMS);
+                    log.refuse(ReasonCode::Memory, subject, text, WIDEN_MEMS);
                 }
                 None => {
                     let text = "no node of this machine has memory";
-                    notes.refuse(ReasonCode::Memory, subject, text, "correct the machine's description");
+                    log.refuse(ReasonCode::Memory, subject, text, "correct the machine's description");
                 }
             },
         }
     }
     for (node, queues) in forbidden {
         let text = format!("their memory is not on node {node}, where their cores are: cpuset.mems leaves it out");
-        notes.warn(WarningCode::RemoteNode, format!("queues {queues}"), text, WIDEN_MEMS);
+        log.warn(WarningCode::RemoteNode, format!("queues {queues}"), text, WIDEN_MEMS);
     }
 }
 
 /// Huge pages in the order of the queues, as long as the node's free ones last: a node-bound mapping of
 /// huge pages that are not there succeeds, and ends in SIGBUS at the first touch.
-fn choose_pages(actors: &mut [ActorPlan], snapshot: &Snapshot, request: &Request, notes: &mut Notes) {
+fn choose_pages(actors: &mut [ActorPlan], snapshot: &Snapshot, request: &Request, log: &mut PlanLog) {
     if !request.huge_pages {
-        notes.decide(DecisionCode::PageBase, "actors", "base pages, as configured");
+        log.decide(DecisionCode::PageBase, "actors", "base pages, as configured");
         return;
     }
     let wanted = request.umem_bytes_per_queue.div_ceil(HUGE_PAGE);
@@ -96,19 +96,19 @@ fn choose_pages(actors: &mut [ActorPlan], snapshot: &Snapshot, request: &Request
         match free_pages(snapshot, node) {
             Some(free) if free >= needed => {
                 let text = format!("2 MiB pages: {needed} wanted, {free} free");
-                notes.decide(DecisionCode::PageHuge, subject, text);
+                log.decide(DecisionCode::PageHuge, subject, text);
             }
             Some(free) => {
                 let text = format!("{needed} free 2 MiB pages are wanted, {free} are free: the rest gets base pages");
                 let remedy = format!("echo {needed} > {knob}  (more if others use some)");
-                notes.decide(DecisionCode::PageBase, &subject, "base pages where huge ones do not suffice");
-                notes.warn(WarningCode::HugePagesShort, subject, text, remedy);
+                log.decide(DecisionCode::PageBase, &subject, "base pages where huge ones do not suffice");
+                log.warn(WarningCode::HugePagesShort, subject, text, remedy);
             }
             None => {
                 let text = format!("{needed} free 2 MiB pages are wanted; how many there are is unknown");
                 let remedy = format!("echo {needed} > {knob}");
-                notes.decide(DecisionCode::PageHuge, &subject, "2 MiB pages, if they are there at start");
-                notes.warn(WarningCode::HugePagesUnknown, subject, text, remedy);
+                log.decide(DecisionCode::PageHuge, &subject, "2 MiB pages, if they are there at start");
+                log.warn(WarningCode::HugePagesUnknown, subject, text, remedy);
             }
         }
     }
@@ -125,7 +125,7 @@ fn mib(bytes: u128) -> String {
     format!("{} MiB", bytes.div_ceil(1 << 20))
 }
 
-fn check_totals(actors: &[ActorPlan], snapshot: &Snapshot, notes: &mut Notes) {
+fn check_totals(actors: &[ActorPlan], snapshot: &Snapshot, log: &mut PlanLog) {
     let remedy = "lower frame_count, or serve fewer queues";
     let mut by_node: BTreeMap<u32, u128> = BTreeMap::new();
     for (node, actor) in actors.iter().filter_map(|actor| Some((actor.numa_node?, actor))) {
@@ -136,7 +136,7 @@ fn check_totals(actors: &[ActorPlan], snapshot: &Snapshot, notes: &mut Notes) {
             && needed > u128::from(has)
         {
             let text = format!("packet memory of {} exceeds the node's {}", mib(needed), mib(has.into()));
-            notes.refuse(ReasonCode::Memory, format!("node {id}"), text, remedy);
+            log.refuse(ReasonCode::Memory, format!("node {id}"), text, remedy);
         }
     }
     let needed: u128 = actors.iter().map(|actor| u128::from(actor.umem_bytes)).sum();
@@ -145,7 +145,7 @@ fn check_totals(actors: &[ActorPlan], snapshot: &Snapshot, notes: &mut Notes) {
         && needed > u128::from(total)
     {
         let text = format!("packet memory of {} exceeds the machine's {}", mib(needed), mib(total.into()));
-        notes.refuse(ReasonCode::Memory, "machine", text, remedy);
+        log.refuse(ReasonCode::Memory, "machine", text, remedy);
     }
     // Huge pages are reserved already and not part of the available memory.
     let base: u128 = actors.iter().filter(|a| a.page == Page::Base).map(|a| u128::from(a.umem_bytes)).sum();
@@ -153,14 +153,14 @@ fn check_totals(actors: &[ActorPlan], snapshot: &Snapshot, notes: &mut Notes) {
         && base > u128::from(available)
     {
         let text = format!("packet memory of {}, but {} are available now", mib(base), mib(available.into()));
-        notes.warn(WarningCode::MemoryTight, "machine", text, remedy);
+        log.warn(WarningCode::MemoryTight, "machine", text, remedy);
     }
 }
 
 /// The kernel counts UMEM against RLIMIT_MEMLOCK of the user unless CAP_IPC_LOCK is held in the initial
 /// user namespace (xdp_umem_account_pages, net/xdp/xdp_umem.c): once for each port of an actor, since
 /// every socket registers the memory for itself.
-fn check_memlock(actors: &[ActorPlan], snapshot: &Snapshot, notes: &mut Notes) {
+fn check_memlock(actors: &[ActorPlan], snapshot: &Snapshot, log: &mut PlanLog) {
     let limits = &snapshot.limits;
     let initial = limits.initial_user_namespace;
     if limits.has_capability("CAP_IPC_LOCK") == Some(true) && initial != Some(false) {
@@ -178,11 +178,11 @@ fn check_memlock(actors: &[ActorPlan], snapshot: &Snapshot, notes: &mut Notes) {
     match short(limits.memlock_max) {
         Some(hard) if !raise && limits.capabilities.is_some() => {
             let text = format!("packet memory of {} exceeds the memlock limit of {hard}", mib(needed));
-            notes.refuse(ReasonCode::Memlock, "memlock", text, remedy);
+            log.refuse(ReasonCode::Memlock, "memlock", text, remedy);
         }
         _ => {
             let text = format!("packet memory of {} exceeds the soft memlock limit of {soft}", mib(needed));
-            notes.warn(WarningCode::Memlock, "memlock", text, remedy);
+            log.warn(WarningCode::Memlock, "memlock", text, remedy);
         }
     }
 }

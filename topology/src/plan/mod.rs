@@ -1,10 +1,10 @@
 //! The plan: which actor runs where, on whose memory, and why.
 //!
 //! Owns the result types, and [`plan`], the only way to make one. The work is in `queues` (which
-//! queues, whose actors), `rules` (drivers), `place` (cores), `crowding` (what that costs) and `memory`
+//! queues, whose actors), `rules` (drivers), `place` (cores), `cpu_contention` (what that costs) and `memory`
 //! (pages and limits).
 
-mod crowding;
+mod cpu_contention;
 mod memory;
 mod place;
 mod planner;

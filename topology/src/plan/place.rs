@@ -6,15 +6,15 @@
 
 use std::cmp::Reverse;
 
-use super::planner::Notes;
-use super::queues::Duty;
-use super::{ActorPlan, DecisionCode, Page, ReasonCode, WarningCode, crowding};
+use super::planner::PlanLog;
+use super::queues::ActorPorts;
+use super::{ActorPlan, DecisionCode, Page, ReasonCode, WarningCode, cpu_contention};
 use crate::cpus::CpuList;
 use crate::request::{Numa, Pin, Request};
 use crate::snapshot::{Machine, Snapshot};
 
 /// One usable CPU while actors are dealt out.
-struct Seat {
+struct CpuCandidate {
     cpu: u32,
     /// Index of its core in the machine.
     core: usize,
@@ -26,9 +26,9 @@ struct Seat {
 }
 
 /// The CPUs there are to choose from.
-pub(super) struct Ground {
+pub(super) struct CpuPool {
     pub(super) housekeeping: CpuList,
-    seats: Vec<Seat>,
+    candidates: Vec<CpuCandidate>,
 }
 
 /// A core and those of its CPUs that may be used.
@@ -40,15 +40,15 @@ struct UsableCore {
     kind: u32,
 }
 
-impl Ground {
+impl CpuPool {
     /// Looks at what may be used, and keeps the housekeeping core.
-    pub(super) fn survey(snapshot: &Snapshot, request: &Request, notes: &mut Notes) -> Self {
+    pub(super) fn survey(snapshot: &Snapshot, request: &Request, log: &mut PlanLog) -> Self {
         let usable = snapshot.usable_cpus();
         if usable.is_empty() {
             let allowed = snapshot.limits.allowed_cpus.clone().unwrap_or_default();
             let text = format!("none of the allowed cpus ({allowed}) is online ({})", snapshot.machine.cpus());
-            notes.refuse(ReasonCode::NoCpu, "cpuset", text, "allow at least one: taskset -c 0-1 ..., or AllowedCPUs=");
-            return Self { housekeeping: CpuList::new(), seats: Vec::new() };
+            log.refuse(ReasonCode::NoCpu, "cpuset", text, "allow at least one: taskset -c 0-1 ..., or AllowedCPUs=");
+            return Self { housekeeping: CpuList::new(), candidates: Vec::new() };
         }
         let isolated = snapshot.limits.isolated_cpus.clone().unwrap_or_default();
         let cores: Vec<UsableCore> = snapshot
@@ -65,12 +65,12 @@ impl Ground {
             })
             .filter(|core| !core.cpus.is_empty())
             .collect();
-        check_pins(snapshot, request, &usable, notes);
-        check_node(request, &cores, snapshot, notes);
-        let housekeeping = housekeeping(&cores, snapshot, request, notes);
-        let seats = cores.iter().flat_map(|core| {
+        check_pins(snapshot, request, &usable, log);
+        check_node(request, &cores, snapshot, log);
+        let housekeeping = housekeeping(&cores, snapshot, request, log);
+        let candidates = cores.iter().flat_map(|core| {
             let (isolated, housekeeping) = (&isolated, &housekeeping);
-            core.cpus.iter().map(move |cpu| Seat {
+            core.cpus.iter().map(move |cpu| CpuCandidate {
                 cpu,
                 core: core.index,
                 node: core.node,
@@ -80,13 +80,13 @@ impl Ground {
                 load: 0,
             })
         });
-        let seats: Vec<Seat> = seats.collect();
-        let kinds: std::collections::BTreeSet<u32> = seats.iter().map(|seat| seat.kind).collect();
+        let candidates: Vec<CpuCandidate> = candidates.collect();
+        let kinds: std::collections::BTreeSet<u32> = candidates.iter().map(|candidate| candidate.kind).collect();
         if kinds.len() > 1 {
             let text = "the cores are of different kinds; the faster kind of a node is used first";
-            notes.warn(WarningCode::MixedCores, "machine", text, "name the cores with pin to choose otherwise");
+            log.warn(WarningCode::MixedCores, "machine", text, "name the cores with pin to choose otherwise");
         }
-        Self { housekeeping, seats }
+        Self { housekeeping, candidates }
     }
 }
 
@@ -98,15 +98,10 @@ fn node_of(machine: &Machine, told: Option<u32>) -> Option<u32> {
     })
 }
 
-fn check_pins(snapshot: &Snapshot, request: &Request, usable: &CpuList, notes: &mut Notes) {
+fn check_pins(snapshot: &Snapshot, request: &Request, usable: &CpuList, log: &mut PlanLog) {
     let Pin::List(pins) = &request.pin else { return };
     if pins.is_empty() {
-        notes.refuse(
-            ReasonCode::CpuUnusable,
-            "pin",
-            "the list is empty",
-            "set pin = \"auto\" or name at least one cpu",
-        );
+        log.refuse(ReasonCode::CpuUnusable, "pin", "the list is empty", "set pin = \"auto\" or name at least one cpu");
     }
     let machine = &snapshot.machine;
     for &cpu in pins.iter().filter(|&&cpu| !usable.contains(cpu)) {
@@ -117,39 +112,39 @@ fn check_pins(snapshot: &Snapshot, request: &Request, usable: &CpuList, notes: &
         } else {
             "does not exist".to_owned()
         };
-        notes.refuse(ReasonCode::CpuUnusable, format!("cpu {cpu}"), text, format!("choose among {usable}"));
+        log.refuse(ReasonCode::CpuUnusable, format!("cpu {cpu}"), text, format!("choose among {usable}"));
     }
     if let Numa::Node(wanted) = request.numa {
         for &cpu in pins.iter().filter(|&&cpu| usable.contains(cpu)) {
             let node = machine.core_of(cpu).and_then(|core| node_of(machine, core.node));
             if node != Some(wanted) {
                 let text = format!("is named by pin and is not on node {wanted}, which numa asks for");
-                notes.refuse(ReasonCode::CpuUnusable, format!("cpu {cpu}"), text, "leave pin or numa to auto");
+                log.refuse(ReasonCode::CpuUnusable, format!("cpu {cpu}"), text, "leave pin or numa to auto");
             }
         }
     }
 }
 
-fn check_node(request: &Request, cores: &[UsableCore], snapshot: &Snapshot, notes: &mut Notes) {
+fn check_node(request: &Request, cores: &[UsableCore], snapshot: &Snapshot, log: &mut PlanLog) {
     let Numa::Node(wanted) = request.numa else { return };
     let ids = snapshot.machine.nodes.iter().map(|node| node.id.to_string()).collect::<Vec<_>>().join(", ");
     let subject = format!("node {wanted}");
     if snapshot.machine.node(wanted).is_none() {
         let text = format!("does not exist (there are: {ids})");
-        notes.refuse(ReasonCode::NodeUnusable, subject, text, "set numa = \"auto\" or one of them");
+        log.refuse(ReasonCode::NodeUnusable, subject, text, "set numa = \"auto\" or one of them");
     } else if let Some(nodes) = snapshot.limits.memory_nodes.as_ref().filter(|nodes| !nodes.contains(wanted)) {
         let text = format!("this process may not take memory from it: cpuset.mems is {nodes}");
-        notes.refuse(ReasonCode::NodeUnusable, subject, text, super::memory::WIDEN_MEMS);
+        log.refuse(ReasonCode::NodeUnusable, subject, text, super::memory::WIDEN_MEMS);
     } else if !cores.iter().any(|core| core.node == Some(wanted)) {
         let text = "has no cpu that this process may use";
-        notes.refuse(ReasonCode::NodeUnusable, subject, text, "widen the cpuset, or set numa = \"auto\"");
+        log.refuse(ReasonCode::NodeUnusable, subject, text, "widen the cpuset, or set numa = \"auto\"");
     }
 }
 
 /// Chooses the CPUs for the supervisor and the kernel: a core named by no pin; rather not the only one on
 /// a NIC's node, rather not isolated, rather of the slowest kind; the lowest of those. On most machines
 /// that is cpu 0, where the kernel keeps its own work anyway. A machine of one core gives one thread.
-fn housekeeping(cores: &[UsableCore], snapshot: &Snapshot, request: &Request, notes: &mut Notes) -> CpuList {
+fn housekeeping(cores: &[UsableCore], snapshot: &Snapshot, request: &Request, log: &mut PlanLog) -> CpuList {
     let all: CpuList = cores.iter().flat_map(|core| core.cpus.iter()).collect();
     let pins: CpuList = match &request.pin {
         Pin::List(pins) => pins.iter().copied().collect(),
@@ -157,7 +152,7 @@ fn housekeeping(cores: &[UsableCore], snapshot: &Snapshot, request: &Request, no
     };
     if let (1, Some(cpu)) = (all.len(), all.first()) {
         let text = "is the only one allowed: the supervisor and all actors share it";
-        notes.decide(DecisionCode::HousekeepingShared, format!("cpu {cpu}"), text);
+        log.decide(DecisionCode::HousekeepingShared, format!("cpu {cpu}"), text);
         return all;
     }
     let near: Vec<Option<u32>> = match request.numa {
@@ -175,111 +170,128 @@ fn housekeeping(cores: &[UsableCore], snapshot: &Snapshot, request: &Request, no
         .min_by_key(|core| (last_on_node(core), core.isolated, core.kind, core.cpus.first()));
     if let Some(core) = best {
         let text = "kept for the supervisor and the kernel";
-        notes.decide(DecisionCode::HousekeepingCore, format!("cpu {}", core.cpus), text);
+        log.decide(DecisionCode::HousekeepingCore, format!("cpu {}", core.cpus), text);
         return core.cpus.clone();
     }
     let free = all.without(&pins).first();
     let cpu = free.or(all.first()).unwrap_or(0);
     if free.is_some() {
         let text = "kept for the supervisor and the kernel; its core is used by actors as well";
-        notes.decide(DecisionCode::HousekeepingCore, format!("cpu {cpu}"), text);
+        log.decide(DecisionCode::HousekeepingCore, format!("cpu {cpu}"), text);
     } else {
-        notes.decide(DecisionCode::HousekeepingShared, format!("cpu {cpu}"), "shared, since pin names every cpu");
+        log.decide(DecisionCode::HousekeepingShared, format!("cpu {cpu}"), "shared, since pin names every cpu");
     }
     [cpu].into_iter().collect()
 }
 
 /// Deals the duties out.
 pub(super) fn place(
-    ground: &Ground,
+    pool: &CpuPool,
     snapshot: &Snapshot,
     request: &Request,
-    duties: Vec<Duty>,
-    notes: &mut Notes,
+    per_actor: Vec<ActorPorts>,
+    log: &mut PlanLog,
 ) -> Vec<ActorPlan> {
-    let alone = ground.seats.len() == 1;
-    let may_sit = |seat: &&Seat| {
+    let alone = pool.candidates.len() == 1;
+    let may_sit = |candidate: &&CpuCandidate| {
         let on_node = match request.numa {
-            Numa::Node(wanted) => seat.node == Some(wanted),
+            Numa::Node(wanted) => candidate.node == Some(wanted),
             Numa::Auto => true,
         };
         let named = matches!(request.pin, Pin::List(_));
-        on_node && (named || alone || request.allow_housekeeping || !seat.housekeeping)
+        on_node && (named || alone || request.allow_housekeeping || !candidate.housekeeping)
     };
-    let mut seats: Vec<Seat> = ground.seats.iter().filter(may_sit).map(Seat::copy).collect();
-    if seats.is_empty() {
-        let text = format!("the only usable cpu there ({}) is kept for housekeeping", ground.housekeeping);
-        notes.refuse(ReasonCode::NodeUnusable, "numa", text, "set allow_housekeeping = true, or numa = \"auto\"");
+    let mut candidates: Vec<CpuCandidate> = pool.candidates.iter().filter(may_sit).map(CpuCandidate::copy).collect();
+    if candidates.is_empty() {
+        let text = format!("the only usable cpu there ({}) is kept for housekeeping", pool.housekeeping);
+        log.refuse(ReasonCode::NodeUnusable, "numa", text, "set allow_housekeeping = true, or numa = \"auto\"");
         return Vec::new();
     }
     let mut core_load = vec![0_u32; snapshot.machine.cores.len()];
-    let mut actors = Vec::with_capacity(duties.len());
-    for (turn, duty) in duties.into_iter().enumerate() {
-        let home = home_node(&duty, request);
+    let mut actors = Vec::with_capacity(per_actor.len());
+    for (turn, actor_ports) in per_actor.into_iter().enumerate() {
+        let home = home_node(&actor_ports, request);
         let chosen = match &request.pin {
             Pin::List(pins) => {
-                pins.get(turn % pins.len().max(1)).and_then(|&cpu| seats.iter().position(|s| s.cpu == cpu))
+                pins.get(turn % pins.len().max(1)).and_then(|&cpu| candidates.iter().position(|s| s.cpu == cpu))
             }
-            Pin::Auto => best_seat(&seats, &core_load, home, &duty, &snapshot.machine),
+            Pin::Auto => best_candidate(&candidates, &core_load, home, &actor_ports, &snapshot.machine),
         };
-        let seat = chosen.and_then(|index| seats.get_mut(index));
-        let Some((seat, core)) = seat.and_then(|seat| core_load.get_mut(seat.core).map(|core| (seat, core))) else {
+        let candidate = chosen.and_then(|index| candidates.get_mut(index));
+        let Some((candidate, core)) =
+            candidate.and_then(|candidate| core_load.get_mut(candidate.core).map(|core| (candidate, core)))
+        else {
             let text = "no cpu could be found for it";
-            notes.refuse(ReasonCode::NoCpu, format!("queue {}", duty.queue), text, "allow more cpus");
+            log.refuse(ReasonCode::NoCpu, format!("queue {}", actor_ports.queue), text, "allow more cpus");
             continue;
         };
-        tell(seat, *core, home, &duty, request, snapshot, notes);
-        seat.load += 1;
+        report(candidate, *core, home, &actor_ports, request, snapshot, log);
+        candidate.load += 1;
         *core += 1;
         actors.push(ActorPlan {
-            queue: duty.queue,
-            ports: duty.ports,
-            cpu: seat.cpu,
+            queue: actor_ports.queue,
+            ports: actor_ports.ports,
+            cpu: candidate.cpu,
             shares_cpu: false,
-            numa_node: seat.node,
+            numa_node: candidate.node,
             umem_bytes: request.umem_bytes_per_queue,
             page: Page::Base,
         });
     }
-    let loads: std::collections::BTreeMap<u32, u32> = seats.iter().map(|seat| (seat.cpu, seat.load)).collect();
+    let loads: std::collections::BTreeMap<u32, u32> =
+        candidates.iter().map(|candidate| (candidate.cpu, candidate.load)).collect();
     for actor in &mut actors {
         actor.shares_cpu = loads.get(&actor.cpu).is_some_and(|&load| load > 1);
     }
-    crowding::warn(&actors, seats.len(), &ground.housekeeping, snapshot, notes);
+    cpu_contention::warn(&actors, candidates.len(), &pool.housekeeping, snapshot, log);
     actors
 }
 
-impl Seat {
+impl CpuCandidate {
     fn copy(&self) -> Self {
         Self { load: 0, ..*self }
     }
 }
 
 /// The node with most of the ports; where several tie, that of the interface named first.
-fn home_node(duty: &Duty, request: &Request) -> Option<u32> {
+fn home_node(actor_ports: &ActorPorts, request: &Request) -> Option<u32> {
     if let Numa::Node(wanted) = request.numa {
         return Some(wanted);
     }
-    let nodes = || duty.ports.iter().filter_map(|port| port.numa_node);
+    let nodes = || actor_ports.ports.iter().filter_map(|port| port.numa_node);
     let count = |node: u32| nodes().filter(|&n| n == node).count();
     // max_by_key keeps the last of equals; the reversed order makes that the first interface.
     nodes().collect::<Vec<_>>().into_iter().rev().max_by_key(|&node| count(node))
 }
 
-fn best_seat(seats: &[Seat], core_load: &[u32], home: Option<u32>, duty: &Duty, machine: &Machine) -> Option<usize> {
+fn best_candidate(
+    candidates: &[CpuCandidate],
+    core_load: &[u32],
+    home: Option<u32>,
+    actor_ports: &ActorPorts,
+    machine: &Machine,
+) -> Option<usize> {
     let away = |node: Option<u32>| -> (bool, bool, u32) {
         if home.is_none() || node == home {
             return (false, false, 0);
         }
-        let has_port = duty.ports.iter().any(|port| port.numa_node == node);
+        let has_port = actor_ports.ports.iter().any(|port| port.numa_node == node);
         (true, !has_port, distance(machine, home, node))
     };
-    let key = |seat: &Seat| {
-        let core = core_load.get(seat.core).copied().unwrap_or(0);
+    let key = |candidate: &CpuCandidate| {
+        let core = core_load.get(candidate.core).copied().unwrap_or(0);
         // Fewer actors on the CPU, then on its core; only then is near better than far.
-        (seat.load, core, seat.housekeeping, away(seat.node), !seat.isolated, Reverse(seat.kind), seat.cpu)
+        (
+            candidate.load,
+            core,
+            candidate.housekeeping,
+            away(candidate.node),
+            !candidate.isolated,
+            Reverse(candidate.kind),
+            candidate.cpu,
+        )
     };
-    (0..seats.len()).min_by_key(|&index| seats.get(index).map(key))
+    (0..candidates.len()).min_by_key(|&index| candidates.get(index).map(key))
 }
 
 /// Distance as the home node sees it; the matrix need not be symmetric.
@@ -290,33 +302,33 @@ pub(super) fn distance(machine: &Machine, home: Option<u32>, node: Option<u32>) 
 }
 
 /// Writes down why this seat.
-fn tell(
-    seat: &Seat,
+fn report(
+    candidate: &CpuCandidate,
     core_load: u32,
     home: Option<u32>,
-    duty: &Duty,
+    actor_ports: &ActorPorts,
     request: &Request,
     snapshot: &Snapshot,
-    notes: &mut Notes,
+    log: &mut PlanLog,
 ) {
-    let subject = format!("queue {}", duty.queue);
-    let cpu = seat.cpu;
+    let subject = format!("queue {}", actor_ports.queue);
+    let cpu = candidate.cpu;
     let several = snapshot.machine.nodes.len() > 1;
     let on = |node: Option<u32>| node.map_or_else(|| "an unknown node".to_owned(), |n| format!("node {n}"));
-    let at_home = home.is_some() && seat.node == home;
+    let at_home = home.is_some() && candidate.node == home;
     let (code, text) = if matches!(request.pin, Pin::List(_)) {
         (DecisionCode::CpuPinned, format!("cpu {cpu}, as named by pin"))
-    } else if seat.load > 0 {
-        (DecisionCode::CpuShared, format!("cpu {cpu}, together with {} other actors: no cpu is free", seat.load))
+    } else if candidate.load > 0 {
+        (DecisionCode::CpuShared, format!("cpu {cpu}, together with {} other actors: no cpu is free", candidate.load))
     } else if core_load > 0 {
         (DecisionCode::SmtSibling, format!("cpu {cpu}, second thread of a core in use: no physical core is free"))
     } else if several && at_home {
         (DecisionCode::CoreOnNicNode, format!("cpu {cpu}, a core of its own on the NIC's {}", on(home)))
     } else if several && home.is_some() {
-        let text = format!("cpu {cpu}, a core of its own on {}: {} has no free core", on(seat.node), on(home));
+        let text = format!("cpu {cpu}, a core of its own on {}: {} has no free core", on(candidate.node), on(home));
         (DecisionCode::CoreOnOtherNode, text)
     } else {
         (DecisionCode::CoreFree, format!("cpu {cpu}, a core of its own"))
     };
-    notes.decide(code, &subject, text);
+    log.decide(code, &subject, text);
 }

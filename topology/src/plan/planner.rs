@@ -8,13 +8,13 @@ use crate::snapshot::Snapshot;
 
 /// What is said along the way. A plan is given only if no reason against it was found.
 #[derive(Default)]
-pub(super) struct Notes {
+pub(super) struct PlanLog {
     decisions: Vec<Decision>,
     warnings: Vec<Warning>,
     reasons: Vec<Reason>,
 }
 
-impl Notes {
+impl PlanLog {
     pub(super) fn decide(&mut self, code: DecisionCode, subject: impl Into<String>, text: impl Into<String>) {
         self.decisions.push(Decision { code, subject: subject.into(), text: text.into() });
     }
@@ -50,32 +50,32 @@ impl Notes {
 /// # Errors
 /// [`Refusal`] with every reason found, each with its mend.
 pub fn plan(snapshot: &Snapshot, request: &Request) -> Result<Plan, Refusal> {
-    let mut notes = Notes::default();
+    let mut log = PlanLog::default();
     for problem in snapshot.problems() {
         let remedy = format!("take the snapshot again, or correct it ({})", snapshot.source);
-        notes.refuse(ReasonCode::Snapshot, problem.subject, problem.text, remedy);
+        log.refuse(ReasonCode::Snapshot, problem.subject, problem.text, remedy);
     }
     // The rest may rely on a machine without contradictions.
-    notes.refusal()?;
-    check_sizes(request, &mut notes);
-    let duties = queues::choose(snapshot, request, &mut notes);
-    let ground = place::Ground::survey(snapshot, request, &mut notes);
-    notes.refusal()?;
-    let mut actors = place::place(&ground, snapshot, request, duties, &mut notes);
-    notes.refusal()?;
-    memory::assign(&mut actors, snapshot, request, &mut notes);
-    notes.refusal()?;
-    let housekeeping = ground.housekeeping.iter().collect();
-    Ok(Plan { schema: PLAN_SCHEMA, actors, housekeeping, decisions: notes.decisions, warnings: notes.warnings })
+    log.refusal()?;
+    check_sizes(request, &mut log);
+    let per_actor = queues::choose(snapshot, request, &mut log);
+    let pool = place::CpuPool::survey(snapshot, request, &mut log);
+    log.refusal()?;
+    let mut actors = place::place(&pool, snapshot, request, per_actor, &mut log);
+    log.refusal()?;
+    memory::assign(&mut actors, snapshot, request, &mut log);
+    log.refusal()?;
+    let housekeeping = pool.housekeeping.iter().collect();
+    Ok(Plan { schema: PLAN_SCHEMA, actors, housekeeping, decisions: log.decisions, warnings: log.warnings })
 }
 
-fn check_sizes(request: &Request, notes: &mut Notes) {
+fn check_sizes(request: &Request, log: &mut PlanLog) {
     if !matches!(request.frame_size, 2048 | 4096) {
         let text = format!("is {}, AF_XDP's aligned chunks are 2048 or 4096 bytes here", request.frame_size);
-        notes.refuse(ReasonCode::BadSize, "frame_size", text, "set frame_size = 2048");
+        log.refuse(ReasonCode::BadSize, "frame_size", text, "set frame_size = 2048");
     }
     if request.umem_bytes_per_queue < 64 * u64::from(request.frame_size) {
         let text = format!("{} bytes of packet memory hold less than one batch", request.umem_bytes_per_queue);
-        notes.refuse(ReasonCode::BadSize, "frame_count", text, "leave frame_count to auto, or raise it");
+        log.refuse(ReasonCode::BadSize, "frame_count", text, "leave frame_count to auto, or raise it");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::planner::Notes;
+use super::planner::PlanLog;
 use super::{DecisionCode, PortPlan, ReasonCode, WarningCode, rules};
 use crate::request::{Queues, Request};
 use crate::snapshot::{Nic, Snapshot};
@@ -15,32 +15,32 @@ const XDP_HEADROOM: u32 = 256;
 const ETHERNET: u32 = 18;
 
 /// What one actor has to serve.
-pub(super) struct Duty {
+pub(super) struct ActorPorts {
     pub(super) queue: u32,
     pub(super) ports: Vec<PortPlan>,
 }
 
 /// One duty for each queue number that is served, by rising number.
-pub(super) fn choose(snapshot: &Snapshot, request: &Request, notes: &mut Notes) -> Vec<Duty> {
-    let nics = interfaces(snapshot, request, notes);
+pub(super) fn choose(snapshot: &Snapshot, request: &Request, log: &mut PlanLog) -> Vec<ActorPorts> {
+    let nics = interfaces(snapshot, request, log);
     for nic in &nics {
         if nic.ethernet == Some(false) {
             let (text, remedy) = not_ethernet(nic);
-            notes.refuse(ReasonCode::NotEthernet, &nic.name, text, remedy);
+            log.refuse(ReasonCode::NotEthernet, &nic.name, text, remedy);
             continue;
         }
-        check_state(nic, notes);
-        check_mtu(nic, request.frame_size, notes);
-        rules::apply(nic, snapshot, request, notes);
+        check_state(nic, log);
+        check_mtu(nic, request.frame_size, log);
+        rules::apply(nic, snapshot, request, log);
     }
     let nics: Vec<Nic> = nics.into_iter().map(|nic| rules::with_program(nic, snapshot, request.native)).collect();
     let nics: Vec<&Nic> = nics.iter().collect();
     let numbers = match &request.queues {
-        Queues::Auto => common_queues(&nics, notes),
-        Queues::List(list) => listed_queues(list, &nics, notes),
+        Queues::Auto => common_queues(&nics, log),
+        Queues::List(list) => listed_queues(list, &nics, log),
     };
     for nic in &nics {
-        check_transmit(nic, &numbers, notes);
+        check_transmit(nic, &numbers, log);
     }
     let port = |nic: &Nic, queue: u32| PortPlan {
         interface: nic.name.clone(),
@@ -51,7 +51,7 @@ pub(super) fn choose(snapshot: &Snapshot, request: &Request, notes: &mut Notes) 
     };
     // Every interface on every actor, in one order: a port's number means the same interface to all of them.
     let ports = |queue: u32| nics.iter().map(|nic| port(nic, queue)).collect();
-    numbers.iter().map(|&queue| Duty { queue, ports: ports(queue) }).collect()
+    numbers.iter().map(|&queue| ActorPorts { queue, ports: ports(queue) }).collect()
 }
 
 /// On a machine of one node, everything is on that node.
@@ -62,23 +62,23 @@ fn only_node(snapshot: &Snapshot) -> Option<u32> {
     }
 }
 
-fn interfaces<'a>(snapshot: &'a Snapshot, request: &Request, notes: &mut Notes) -> Vec<&'a Nic> {
+fn interfaces<'a>(snapshot: &'a Snapshot, request: &Request, log: &mut PlanLog) -> Vec<&'a Nic> {
     let known = || snapshot.nics.iter().map(|nic| nic.name.as_str()).collect::<Vec<_>>().join(", ");
     if request.interfaces.is_empty() {
         let remedy = format!("name at least one, for example interfaces = [\"eth0\"] (there are: {})", known());
-        notes.refuse(ReasonCode::NoInterface, "interfaces", "none is named", remedy);
+        log.refuse(ReasonCode::NoInterface, "interfaces", "none is named", remedy);
     }
     let mut seen = BTreeSet::new();
     let mut nics = Vec::new();
     for name in &request.interfaces {
         if !seen.insert(name) {
-            notes.refuse(ReasonCode::InterfaceTwice, name, "is named twice", "name each interface once");
+            log.refuse(ReasonCode::InterfaceTwice, name, "is named twice", "name each interface once");
         } else if let Some(nic) = snapshot.nic(name) {
             nics.push(nic);
         } else {
             let text = format!("is not among the interfaces (there are: {})", known());
             let remedy = format!("correct the name, or describe it: --nic {name}:node=N,queues=Q");
-            notes.refuse(ReasonCode::InterfaceAbsent, name, text, remedy);
+            log.refuse(ReasonCode::InterfaceAbsent, name, text, remedy);
         }
     }
     nics
@@ -94,24 +94,24 @@ pub(crate) fn not_ethernet(nic: &Nic) -> (String, &'static str) {
     (format!("carries no Ethernet frames{kind}: the relay receives and sends nothing else"), remedy)
 }
 
-fn check_state(nic: &Nic, notes: &mut Notes) {
+fn check_state(nic: &Nic, log: &mut PlanLog) {
     let name = &nic.name;
     if nic.up == Some(false) {
         let remedy = format!("ip link set dev {name} up");
-        notes.warn(WarningCode::LinkDown, name, "is down: its ports wait until it is up", remedy);
+        log.warn(WarningCode::LinkDown, name, "is down: its ports wait until it is up", remedy);
     } else if nic.carrier == Some(false) {
-        notes.warn(WarningCode::LinkDown, name, "has no carrier", format!("check cable or peer: ethtool {name}"));
+        log.warn(WarningCode::LinkDown, name, "has no carrier", format!("check cable or peer: ethtool {name}"));
     }
     if let Some(program) = &nic.xdp_program {
         let id = program.id.map_or_else(String::new, |id| format!(", id {id}"));
         let text = format!("has an XDP program already ({}{id}), so ours cannot be attached", program.mode);
         let remedy =
             format!("see whose it is: bpftool net show dev {name}; to remove it: ip link set dev {name} xdp off");
-        notes.warn(WarningCode::XdpAttached, name, text, remedy);
+        log.warn(WarningCode::XdpAttached, name, text, remedy);
     }
 }
 
-fn check_mtu(nic: &Nic, frame_size: u32, notes: &mut Notes) {
+fn check_mtu(nic: &Nic, frame_size: u32, log: &mut PlanLog) {
     let room = frame_size.saturating_sub(XDP_HEADROOM + ETHERNET);
     match nic.mtu {
         Some(mtu) if mtu > room => {
@@ -121,34 +121,34 @@ fn check_mtu(nic: &Nic, frame_size: u32, notes: &mut Notes) {
             } else {
                 ""
             };
-            notes.refuse(ReasonCode::Mtu, &nic.name, text, format!("{larger}ip link set dev {} mtu {room}", nic.name));
+            log.refuse(ReasonCode::Mtu, &nic.name, text, format!("{larger}ip link set dev {} mtu {room}", nic.name));
         }
         Some(_) => {}
         None => {
             let remedy = format!("keep it at {room} or below, which a frame of {frame_size} bytes holds");
-            notes.warn(WarningCode::Mtu, &nic.name, "MTU unknown", remedy);
+            log.warn(WarningCode::Mtu, &nic.name, "MTU unknown", remedy);
         }
     }
 }
 
 /// Chooses the queues that every interface has: an actor without a port on one of them could not send there, and would drop
 /// the answers of the clients that it serves.
-fn common_queues(nics: &[&Nic], notes: &mut Notes) -> Vec<u32> {
+fn common_queues(nics: &[&Nic], log: &mut PlanLog) -> Vec<u32> {
     let mut counts = Vec::new();
     for nic in nics {
         let name = &nic.name;
         match nic.rx_queues {
             None => {
                 let remedy = format!("name the queues (queues = [0]), or see ethtool -l {name}");
-                notes.refuse(ReasonCode::QueuesUnknown, name, "the number of its queues is unknown", remedy);
+                log.refuse(ReasonCode::QueuesUnknown, name, "the number of its queues is unknown", remedy);
             }
             Some(0) => {
                 let remedy = format!("ethtool -L {name} combined 1");
-                notes.refuse(ReasonCode::NoQueue, name, "has no receive queue", remedy);
+                log.refuse(ReasonCode::NoQueue, name, "has no receive queue", remedy);
             }
             Some(rx) if rx > MAX_QUEUES => {
                 let text = format!("{rx} queues; a plan handles {MAX_QUEUES}");
-                notes.refuse(ReasonCode::TooManyQueues, name, text, format!("ethtool -L {name} combined {MAX_QUEUES}"));
+                log.refuse(ReasonCode::TooManyQueues, name, text, format!("ethtool -L {name} combined {MAX_QUEUES}"));
             }
             Some(rx) => counts.push((*nic, rx)),
         }
@@ -158,18 +158,18 @@ fn common_queues(nics: &[&Nic], notes: &mut Notes) -> Vec<u32> {
     };
     for (nic, rx) in &counts {
         if *rx == common {
-            notes.decide(DecisionCode::QueuesAll, &nic.name, format!("all {rx} receive queues are served"));
+            log.decide(DecisionCode::QueuesAll, &nic.name, format!("all {rx} receive queues are served"));
         } else {
             let text = format!("{common} of {rx} receive queues are served: {fewest} has no more");
-            notes.decide(DecisionCode::QueuesCommon, &nic.name, text);
-            warn_unserved(nic, common, *rx, notes);
+            log.decide(DecisionCode::QueuesCommon, &nic.name, text);
+            warn_unserved(nic, common, *rx, log);
         }
     }
     (0..common).collect()
 }
 
 /// Warns of receive queues without an actor, unless RSS brings no packet there.
-fn warn_unserved(nic: &Nic, served: u32, rx: u32, notes: &mut Notes) {
+fn warn_unserved(nic: &Nic, served: u32, rx: u32, log: &mut PlanLog) {
     let table = nic.rss.as_ref().and_then(|rss| rss.table.as_ref());
     if table.is_some_and(|table| !table.is_empty() && table.iter().all(|queue| *queue < served)) {
         return;
@@ -182,21 +182,21 @@ fn warn_unserved(nic: &Nic, served: u32, rx: u32, notes: &mut Notes) {
     );
     let remedy =
         format!("ethtool -L {name} combined {served}, or spread packets over these: ethtool -X {name} equal {served}");
-    notes.warn(WarningCode::QueuesUnserved, name, text, remedy);
+    log.warn(WarningCode::QueuesUnserved, name, text, remedy);
 }
 
-fn listed_queues(list: &[u32], nics: &[&Nic], notes: &mut Notes) -> Vec<u32> {
+fn listed_queues(list: &[u32], nics: &[&Nic], log: &mut PlanLog) -> Vec<u32> {
     let numbers: BTreeSet<u32> = list.iter().copied().take(MAX_QUEUES as usize + 1).collect();
     if numbers.is_empty() {
-        notes.refuse(ReasonCode::NoQueue, "queues", "the list is empty", "set queues = \"auto\" or name at least one");
+        log.refuse(ReasonCode::NoQueue, "queues", "the list is empty", "set queues = \"auto\" or name at least one");
     }
     if list.len() > MAX_QUEUES as usize {
         let text = format!("{} are listed; a plan handles {MAX_QUEUES}", list.len());
-        notes.refuse(ReasonCode::TooManyQueues, "queues", text, "list fewer");
+        log.refuse(ReasonCode::TooManyQueues, "queues", text, "list fewer");
     }
     if let Some(queue) = numbers.last().filter(|&&queue| queue >= MAX_QUEUES) {
         let text = format!("no NIC has that many; a plan handles queues below {MAX_QUEUES}");
-        notes.refuse(ReasonCode::QueueAbsent, format!("queue {queue}"), text, "name queues that exist");
+        log.refuse(ReasonCode::QueueAbsent, format!("queue {queue}"), text, "name queues that exist");
         return Vec::new();
     }
     for &queue in &numbers {
@@ -210,19 +210,19 @@ fn listed_queues(list: &[u32], nics: &[&Nic], notes: &mut Notes) -> Vec<u32> {
                 nic.name,
                 queue + 1
             );
-            notes.refuse(ReasonCode::QueueAbsent, format!("queue {queue}"), text, remedy);
+            log.refuse(ReasonCode::QueueAbsent, format!("queue {queue}"), text, remedy);
         }
     }
     for nic in nics {
         match nic.rx_queues {
             None => {
                 let text = "the number of its queues is unknown: opening one that is absent will fail";
-                notes.warn(WarningCode::QueuesUnknown, &nic.name, text, format!("see ethtool -l {}", nic.name));
+                log.warn(WarningCode::QueuesUnknown, &nic.name, text, format!("see ethtool -l {}", nic.name));
             }
             Some(rx) => {
                 let served = numbers.range(..rx).count();
                 let text = format!("{served} of {rx} receive queues are served, as listed");
-                notes.decide(DecisionCode::QueuesListed, &nic.name, text);
+                log.decide(DecisionCode::QueuesListed, &nic.name, text);
                 if served < rx as usize {
                     let text = format!(
                         "packets for the engine on its {} other queues take the fallback: dropped, unless fallback = \
@@ -231,7 +231,7 @@ fn listed_queues(list: &[u32], nics: &[&Nic], notes: &mut Notes) -> Vec<u32> {
                     );
                     let remedy =
                         format!("spread packets over the first queues only: ethtool -X {} equal {served}", nic.name);
-                    notes.warn(WarningCode::QueuesUnserved, &nic.name, text, remedy);
+                    log.warn(WarningCode::QueuesUnserved, &nic.name, text, remedy);
                 }
             }
         }
@@ -241,12 +241,12 @@ fn listed_queues(list: &[u32], nics: &[&Nic], notes: &mut Notes) -> Vec<u32> {
 
 /// The kernel lets a socket bind to a queue that can only receive, and would then send on a transmit
 /// queue that is not there (xsk_bind compares with the larger of both numbers, net/xdp/xsk.c).
-fn check_transmit(nic: &Nic, numbers: &[u32], notes: &mut Notes) {
+fn check_transmit(nic: &Nic, numbers: &[u32], log: &mut PlanLog) {
     let (Some(rx), Some(tx)) = (nic.rx_queues, nic.tx_queues) else { return };
     if let Some(queue) = numbers.iter().find(|&&queue| queue < rx && queue >= tx) {
         let text = format!("queue {queue} can receive but not send: {rx} receive and {tx} transmit queues");
         let remedy =
             format!("ethtool -L {} combined {}, or make the interface with equal numbers", nic.name, rx.min(tx));
-        notes.refuse(ReasonCode::NoTransmitQueue, &nic.name, text, remedy);
+        log.refuse(ReasonCode::NoTransmitQueue, &nic.name, text, remedy);
     }
 }

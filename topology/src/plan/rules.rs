@@ -1,6 +1,6 @@
 //! The table of drivers, applied to one interface.
 
-use super::planner::Notes;
+use super::planner::PlanLog;
 use super::{ReasonCode, WarningCode, ZeroCopy};
 use crate::drivers::{Driver, Record, Spare, driver};
 use crate::request::{Request, ZeroCopyWish};
@@ -27,12 +27,12 @@ fn possible_cpus(snapshot: &Snapshot) -> u32 {
 }
 
 /// Applies the driver's rules to `nic` as it is now.
-pub(super) fn apply(nic: &Nic, snapshot: &Snapshot, request: &Request, notes: &mut Notes) {
+pub(super) fn apply(nic: &Nic, snapshot: &Snapshot, request: &Request, log: &mut PlanLog) {
     let Some(row) = driver(nic.driver.as_deref()) else { return };
     let name = &nic.name;
     match row.spare {
-        Some(Spare::HalfOfMaximum) => half_of_maximum(nic, row.source, notes),
-        Some(Spare::AddsOnePerCpu) => adds_one_per_cpu(nic, snapshot, request, row.source, notes),
+        Some(Spare::HalfOfMaximum) => half_of_maximum(nic, row.source, log),
+        Some(Spare::AddsOnePerCpu) => adds_one_per_cpu(nic, snapshot, request, row.source, log),
         None => {}
     }
     if let (Some(mtu), Some(limit)) = (nic.mtu, row.native_mtu)
@@ -40,18 +40,18 @@ pub(super) fn apply(nic: &Nic, snapshot: &Snapshot, request: &Request, notes: &m
     {
         let text =
             format!("MTU {mtu} is above the {limit} that native XDP takes on {}: generic mode is left", row.name);
-        notes.warn(WarningCode::Mtu, name, text, format!("ip link set dev {name} mtu {limit}"));
+        log.warn(WarningCode::Mtu, name, text, format!("ip link set dev {name} mtu {limit}"));
     }
     if let Some((text, remedy)) = row.note {
-        notes.warn(WarningCode::Driver, name, format!("{} {text}", row.name), remedy);
+        log.warn(WarningCode::Driver, name, format!("{} {text}", row.name), remedy);
     }
     if nic.xdp_features.is_some_and(|f| f.zero_copy) && request.native {
-        advise_zero_copy(nic, row, snapshot, request, notes);
+        advise_zero_copy(nic, row, snapshot, request, log);
     }
 }
 
 /// Says what is on record against zero-copy, as far as the configuration leaves the choice open.
-fn advise_zero_copy(nic: &Nic, row: &Driver, snapshot: &Snapshot, request: &Request, notes: &mut Notes) {
+fn advise_zero_copy(nic: &Nic, row: &Driver, snapshot: &Snapshot, request: &Request, log: &mut PlanLog) {
     if request.zero_copy == ZeroCopyWish::Off || zero_copy(nic, &snapshot.limits, request.frame_size) != ZeroCopy::Avoid
     {
         return;
@@ -65,18 +65,18 @@ fn advise_zero_copy(nic: &Nic, row: &Driver, snapshot: &Snapshot, request: &Requ
                 format!("zero-copy of {} needs frames of {bytes} bytes, frame_size is {size} ({source})", row.name);
             let remedy = format!("set frame_size = {bytes}, or zero_copy = \"off\" for copy mode");
             if required {
-                notes.refuse(ReasonCode::BadSize, name, text, remedy);
+                log.refuse(ReasonCode::BadSize, name, text, remedy);
             } else {
-                notes.warn(WarningCode::Driver, name, format!("{text}: copy mode is used"), remedy);
+                log.warn(WarningCode::Driver, name, format!("{text}: copy mode is used"), remedy);
             }
         }
         _ if required => {
             let text = format!("zero-copy is used as required, with this on record: {source}");
-            notes.warn(WarningCode::Driver, name, text, "zero_copy = \"auto\" leaves it alone");
+            log.warn(WarningCode::Driver, name, text, "zero_copy = \"auto\" leaves it alone");
         }
         _ => {
             let text = format!("zero-copy is left alone: {source}");
-            notes.warn(WarningCode::Driver, name, text, "zero_copy = \"require\" takes it all the same");
+            log.warn(WarningCode::Driver, name, text, "zero_copy = \"require\" takes it all the same");
         }
     }
 }
@@ -106,7 +106,7 @@ pub(crate) fn zero_copy(nic: &Nic, limits: &Limits, frame_size: u32) -> ZeroCopy
     }
 }
 
-fn half_of_maximum(nic: &Nic, source: &str, notes: &mut Notes) {
+fn half_of_maximum(nic: &Nic, source: &str, log: &mut PlanLog) {
     let name = &nic.name;
     match (nic.rx_queues, nic.max_queues) {
         (Some(now), Some(max)) if now > max / 2 => {
@@ -115,19 +115,19 @@ fn half_of_maximum(nic: &Nic, source: &str, notes: &mut Notes) {
                 "{now} of {max} queues are in use; XDP takes as many again, so at most {half} may be ({source})"
             );
             let remedy = format!("ethtool -L {name} combined {half}  (or: rx {half} tx {half})");
-            notes.refuse(ReasonCode::SpareQueues, name, text, remedy);
+            log.refuse(ReasonCode::SpareQueues, name, text, remedy);
         }
         (Some(_), Some(_)) => {}
         _ => {
             let text =
                 format!("XDP needs at most half of the queues in use here, and the maximum is unknown ({source})");
-            notes.warn(WarningCode::Driver, name, text, format!("see ethtool -l {name}; describe it with max=N"));
+            log.warn(WarningCode::Driver, name, text, format!("see ethtool -l {name}; describe it with max=N"));
         }
     }
 }
 
 /// The added queues are served too; fewer are had by leaving no pair spare.
-fn adds_one_per_cpu(nic: &Nic, snapshot: &Snapshot, request: &Request, source: &str, notes: &mut Notes) {
+fn adds_one_per_cpu(nic: &Nic, snapshot: &Snapshot, request: &Request, source: &str, log: &mut PlanLog) {
     let name = &nic.name;
     let (Some(now), Some(max)) = (nic.rx_queues, nic.max_queues) else { return };
     let then = with_program(nic, snapshot, request.native).rx_queues.unwrap_or(now);
@@ -144,5 +144,5 @@ fn adds_one_per_cpu(nic: &Nic, snapshot: &Snapshot, request: &Request, source: &
         "for fewer queues leave less spare: ethtool -L {name} combined {fewest}, or give the virtual machine as many queue \
          pairs as cpus"
     );
-    notes.warn(WarningCode::Driver, name, text, remedy);
+    log.warn(WarningCode::Driver, name, text, remedy);
 }

@@ -2,12 +2,12 @@
 
 use super::machines::{machine, nic, snapshot};
 use crate::doctor::{
-    Attempt, CHECKS, Check, Hidden, Outcome, OwnRelay, Probes, Reception, Status, Traffic, Trial, doctor,
+    Attempt, CHECKS, Check, Hidden, Outcome, OwnRelay, Probes, Reception, SelfTestStep, Status, Traffic, doctor,
     self_test_checks, worst,
 };
 use crate::*;
 
-fn patient() -> (Snapshot, Probes, Request) {
+fn healthy_machine() -> (Snapshot, Probes, Request) {
     let mut s = snapshot(machine(2, 4, 1), vec![nic("eth0", Some(0), 2)]);
     s.limits = Limits {
         kernel: Some("6.12.9-amd64".into()),
@@ -78,9 +78,9 @@ fn find<'a>(checks: &'a [Check], id: &str) -> &'a Check {
 
 #[test]
 fn a_healthy_host_passes_every_check() {
-    let (s, probes, request) = patient();
+    let (s, probes, request) = healthy_machine();
     let mut checks = doctor(&s, &probes, &request, &traffic());
-    let done = Trial { step: "packets", wanted: "they come back", outcome: Outcome::Done("512 of 512".into()) };
+    let done = SelfTestStep { step: "packets", wanted: "they come back", outcome: Outcome::Done("512 of 512".into()) };
     checks.extend(self_test_checks(&s.limits, &probes, &[done]));
     let bad: Vec<String> = checks.iter().filter(|c| c.status != Status::Pass).map(ToString::to_string).collect();
     assert_eq!(bad, Vec::<String>::new());
@@ -90,8 +90,8 @@ fn a_healthy_host_passes_every_check() {
 
 #[test]
 fn each_trouble_is_found_by_its_check_with_a_mend() {
-    type Trouble = (&'static str, Status, fn(&mut Snapshot, &mut Probes, &mut Request));
-    let troubles: [Trouble; 62] = [
+    type FaultyCase = (&'static str, Status, fn(&mut Snapshot, &mut Probes, &mut Request));
+    let troubles: [FaultyCase; 62] = [
         ("kernel", Status::Fail, |s, _, _| s.limits.kernel = Some("5.10.0".into())),
         ("kernel", Status::Warn, |s, _, _| s.limits.kernel = Some("6.17.1".into())),
         ("kernel", Status::Unknown, |s, _, _| s.limits.kernel = None),
@@ -169,7 +169,7 @@ fn each_trouble_is_found_by_its_check_with_a_mend() {
         ("irq-affinity", Status::Warn, |s, _, _| s.nics[0].irqs[1].cpus = [7].into_iter().collect()),
     ];
     for (index, (id, status, trouble)) in troubles.into_iter().enumerate() {
-        let (mut s, mut probes, mut request) = patient();
+        let (mut s, mut probes, mut request) = healthy_machine();
         trouble(&mut s, &mut probes, &mut request);
         let checks = doctor(&s, &probes, &request, &traffic());
         let check = find(&checks, id);
@@ -190,7 +190,7 @@ fn offloads(s: &mut Snapshot) -> &mut Offloads {
 #[test]
 fn reserved_ports_and_ports_of_others_are_no_trouble() {
     let seen = |change: fn(&mut Probes)| {
-        let (s, mut probes, request) = patient();
+        let (s, mut probes, request) = healthy_machine();
         change(&mut probes);
         find(&doctor(&s, &probes, &request, &traffic()), "ports").status
     };
@@ -202,7 +202,7 @@ fn reserved_ports_and_ports_of_others_are_no_trouble() {
     // Port 53 of another address is not ours.
     assert_eq!(seen(|p| p.udp_bound = Some(vec![([192, 0, 2, 9].into(), 53)])), Status::Pass);
     assert_eq!(seen(|p| p.udp_bound = Some(vec![([192, 0, 2, 1].into(), 53)])), Status::Warn);
-    let (s, probes, request) = patient();
+    let (s, probes, request) = healthy_machine();
     let unasked = doctor(&s, &probes, &request, &Traffic::default());
     for id in ["ports", "listen", "route", "relay"] {
         assert_eq!(find(&unasked, id).status, Status::Unknown);
@@ -211,9 +211,9 @@ fn reserved_ports_and_ports_of_others_are_no_trouble() {
 
 #[test]
 fn the_self_test_says_what_is_missing() {
-    let (s, probes, _) = patient();
+    let (s, probes, _) = healthy_machine();
     let check = |outcome, limits: &Limits| {
-        let trial = Trial { step: "program", wanted: "loaded", outcome };
+        let trial = SelfTestStep { step: "program", wanted: "loaded", outcome };
         self_test_checks(limits, &probes, &[trial]).remove(0)
     };
     let needs: &[&[&str]] = &[&["CAP_BPF", "CAP_SYS_ADMIN"], &["CAP_NET_ADMIN", "CAP_SYS_ADMIN"]];
@@ -243,7 +243,7 @@ fn the_self_test_says_what_is_missing() {
 #[test]
 fn eperm_is_taken_apart() {
     let seen = |change: fn(&mut Snapshot, &mut Probes)| {
-        let (mut s, mut probes, request) = patient();
+        let (mut s, mut probes, request) = healthy_machine();
         probes.af_xdp = Some(Attempt::Refused("EPERM".into()));
         change(&mut s, &mut probes);
         find(&doctor(&s, &probes, &request, &traffic()), "af-xdp").observed.clone()
@@ -258,7 +258,7 @@ fn eperm_is_taken_apart() {
 
 #[test]
 fn virtio_remedies_can_be_carried_out() {
-    let (mut s, probes, request) = patient();
+    let (mut s, probes, request) = healthy_machine();
     s.nics[0].driver = Some("virtio_net".into());
     rss(&mut s).fields_udp4 = Some(HashFields::default());
     let checks = doctor(&s, &probes, &request, &traffic());
@@ -281,7 +281,7 @@ fn virtio_remedies_can_be_carried_out() {
 #[test]
 fn remedy_for_ports_leaves_the_host_its_own() {
     let ports = |change: fn(&mut Probes), source_ports: &[std::ops::RangeInclusive<u16>]| {
-        let (s, mut probes, request) = patient();
+        let (s, mut probes, request) = healthy_machine();
         change(&mut probes);
         let traffic = Traffic { source_ports: source_ports.to_vec(), ..traffic() };
         find(&doctor(&s, &probes, &request, &traffic), "ports").clone()
@@ -311,7 +311,7 @@ fn remedy_for_ports_leaves_the_host_its_own() {
 #[test]
 fn listen_addresses_need_a_served_interface() {
     let listen = |reception: Reception| {
-        let (s, mut probes, request) = patient();
+        let (s, mut probes, request) = healthy_machine();
         probes.listens[0].1 = reception;
         find(&doctor(&s, &probes, &request, &traffic()), "listen").clone()
     };
@@ -327,7 +327,7 @@ fn listen_addresses_need_a_served_interface() {
 /// An operator who looks for a fault of a running relay is not told to take it off.
 #[test]
 fn running_relay_is_not_taken_for_a_stranger() {
-    let (mut s, mut probes, request) = patient();
+    let (mut s, mut probes, request) = healthy_machine();
     s.nics[0].xdp_program = Some(XdpProgram { mode: "native".into(), id: Some(7) });
     s.nics[0].xsk_queues = Some(vec![0, 1]);
     s.machine.nodes[0].free_huge_pages = Some(0);
@@ -349,7 +349,7 @@ fn running_relay_is_not_taken_for_a_stranger() {
 
 #[test]
 fn setting_that_cannot_be_read_is_told_with_its_cause() {
-    let (s, mut probes, request) = patient();
+    let (s, mut probes, request) = healthy_machine();
     probes.bpf_jit = None;
     let mut observed = |hidden| {
         probes.bpf_jit_hidden = hidden;

@@ -61,9 +61,13 @@ prop_compose! {
 fn any_request(snapshot: &Snapshot) -> impl Strategy<Value = Request> + use<> {
     let names: Vec<String> = snapshot.nics.iter().map(|n| n.name.clone()).collect();
     let count = names.len();
-    (subsequence(names, 1..=count).prop_shuffle(), any::<bool>(), any::<bool>()).prop_map(|(names, house, huge)| {
-        Request { allow_housekeeping: house, huge_pages: huge, ..Request::new(names, 4 << 20) }
-    })
+    (subsequence(names, 1..=count).prop_shuffle(), any::<bool>(), any::<bool>()).prop_map(
+        |(names, housekeeping, huge)| Request {
+            allow_housekeeping: housekeeping,
+            huge_pages: huge,
+            ..Request::new(names, 4 << 20)
+        },
+    )
 }
 
 fn both() -> impl Strategy<Value = (Snapshot, Request)> {
@@ -106,14 +110,14 @@ proptest! {
         }
 
         // No cpu twice, no core twice, while another is free.
-        let seats = if r.allow_housekeeping || usable.len() == 1 { usable.clone() } else { usable.without(&kept) };
-        let mut load: BTreeMap<u32, u32> = seats.iter().map(|cpu| (cpu, 0)).collect();
+        let candidates = if r.allow_housekeeping || usable.len() == 1 { usable.clone() } else { usable.without(&kept) };
+        let mut load: BTreeMap<u32, u32> = candidates.iter().map(|cpu| (cpu, 0)).collect();
         for a in &p.actors { *load.get_mut(&a.cpu).unwrap() += 1; }
         let (least, most) = (load.values().min().unwrap(), load.values().max().unwrap());
         prop_assert!(most - least <= 1, "loads {:?}", load);
         prop_assert!(p.actors.iter().all(|a| a.shares_cpu == (load[&a.cpu] > 1)));
         let core_load = |core: &Core| core.cpus.iter().filter_map(|c| load.get(&c)).sum::<u32>();
-        let free = s.machine.cores.iter().any(|c| !c.cpus.and(&seats).is_empty() && core_load(c) == 0);
+        let free = s.machine.cores.iter().any(|c| !c.cpus.and(&candidates).is_empty() && core_load(c) == 0);
         if free {
             prop_assert!(s.machine.cores.iter().all(|c| core_load(c) <= 1), "a core is used twice, another is free");
         }

@@ -58,7 +58,7 @@ fn figures(records: &[Record]) -> String {
     text.push_str("\nThe records: [bench/bench.json](bench/bench.json).\n");
     text.push_str("\n### Goals\n\n| goal | figure | |\n|---|---|---|\n");
     for verdict in goals::verdicts(records) {
-        let _ = writeln!(text, "| {} | {} | {} |", verdict.goal, verdict.figure, verdict.word());
+        let _ = writeln!(text, "| {} | {} | {} |", verdict.goal, verdict.figure, verdict.label());
     }
     let (ahead, behind): (Vec<&Record>, Vec<&Record>) = records
         .iter()

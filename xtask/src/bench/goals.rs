@@ -10,7 +10,7 @@ enum Figure {
     RatioAtMost(f64),
     ValueAtMost(f64),
     /// No goal: to be told.
-    Told,
+    ReportOnly,
 }
 
 struct Goal {
@@ -33,7 +33,7 @@ const fn goal(
     Goal { measure, subject, peer, frame, flows, figure }
 }
 
-use Figure::{RatioAtLeast, RatioAtMost, Told, ValueAtMost};
+use Figure::{RatioAtLeast, RatioAtMost, ReportOnly, ValueAtMost};
 
 const GOALS: &[Goal] = &[
     goal("throughput", "l2fwd", "testpmd-af_xdp", (64, 256), RatioAtLeast(1.0)),
@@ -44,8 +44,8 @@ const GOALS: &[Goal] = &[
     goal("throughput", "relay", "nginx", (64, 256), RatioAtLeast(3.0)),
     goal("throughput", "relay", "testpmd-af_xdp", (1400, 256), RatioAtLeast(1.0)),
     goal("throughput", "relay", "quilkin", (1400, 256), RatioAtLeast(1.4)),
-    goal("throughput", "relay", "gro-gso", (1400, 1), Told),
-    goal("throughput", "relay", "gro-gso", (64, 1), Told),
+    goal("throughput", "relay", "gro-gso", (1400, 1), ReportOnly),
+    goal("throughput", "relay", "gro-gso", (64, 1), ReportOnly),
     goal("user side", "relay", "testpmd-af_xdp", (64, 256), ValueAtMost(80.0)),
     goal("user side as work grows", "relay", "", (64, 65_536), RatioAtMost(1.3)),
     goal("lost at 60 % of peak", "relay", "raw-echo", (0, 0), ValueAtMost(0.0)),
@@ -73,7 +73,7 @@ pub(super) struct Verdict {
 }
 
 impl Verdict {
-    pub(super) fn word(&self) -> &'static str {
+    pub(super) fn label(&self) -> &'static str {
         match self.reached {
             Some(true) => "reached",
             Some(false) => "NOT REACHED",
@@ -86,7 +86,7 @@ impl Verdict {
 
 /// How many of the goals are reached, by the rows that count.
 pub(super) fn tally(verdicts: &[Verdict]) -> String {
-    let count = |word: &str| verdicts.iter().filter(|verdict| verdict.word() == word).count();
+    let count = |word: &str| verdicts.iter().filter(|verdict| verdict.label() == word).count();
     let (reached, missed, inconclusive) = (count("reached"), count("NOT REACHED"), count("inconclusive"));
     format!("{reached} of {} goals reached; {inconclusive} inconclusive, which count neither way", reached + missed)
 }
@@ -113,7 +113,7 @@ impl Goal {
             RatioAtLeast(bound) => format!(": at least {bound} x"),
             RatioAtMost(bound) => format!(": at most {bound} x"),
             ValueAtMost(bound) => format!(": at most {bound}"),
-            Told => String::new(),
+            ReportOnly => String::new(),
         };
         let check = if self.subject == "slow-echo" { " (a check of the bench itself)" } else { "" };
         format!("{}, {}{beside}{shape}{wanted}{check}", self.measure, self.subject)
@@ -133,11 +133,11 @@ impl Goal {
             (Some(r), RatioAtLeast(bound)) => (ratio(r), r.ratio_median.map(|ratio| ratio >= bound)),
             (Some(r), RatioAtMost(bound)) => (ratio(r), r.ratio_median.map(|ratio| ratio <= bound)),
             (Some(r), ValueAtMost(bound)) => (value(r), Some(r.value_median <= bound)),
-            (Some(r), Told) => (ratio(r), None),
+            (Some(r), ReportOnly) => (ratio(r), None),
         };
         let bound = match self.figure {
             RatioAtLeast(bound) | RatioAtMost(bound) | ValueAtMost(bound) => Some(bound),
-            Told => None,
+            ReportOnly => None,
         };
         let noise = record.map(|r| r.inconclusive.clone()).filter(|reason| !reason.is_empty());
         let apart = || disagreement(record?, Some(bound?));
@@ -160,7 +160,7 @@ mod tests {
         let pairs = [(1.0, 1.0), (0.9, 1.0), (1.1, 1.0)];
         let records = [Record::pairs(measure, "l2fwd", "testpmd-af_xdp", &pairs, &shape)];
         let verdicts = verdicts(&records);
-        assert_eq!((verdicts[0].word(), verdicts[1].word()), ("reached", "not measured"));
+        assert_eq!((verdicts[0].label(), verdicts[1].label()), ("reached", "not measured"));
         assert!(verdicts[0].figure.starts_with("1.00 x (0.90-1.10)"), "{}", verdicts[0].figure);
     }
 
@@ -174,7 +174,7 @@ mod tests {
         };
         // As a run beside a build gave it.
         let apart = verdicts(&[record([0.15, 1.04, 3.9])]);
-        assert_eq!(apart[0].word(), "inconclusive");
+        assert_eq!(apart[0].label(), "inconclusive");
         assert!(apart[0].figure.contains("spread from 0.15 to 3.90"), "{}", apart[0].figure);
         assert_eq!(tally(&apart), "0 of 0 goals reached; 1 inconclusive, which count neither way");
         let mut disturbed = record([1.03, 1.04, 1.05]);
@@ -184,7 +184,7 @@ mod tests {
         );
         disturbed.inconclusive = "the hypervisor took 9.00 % of the cores".to_owned();
         let verdicts = verdicts(&[disturbed]);
-        assert_eq!(verdicts[0].word(), "inconclusive");
+        assert_eq!(verdicts[0].label(), "inconclusive");
         assert!(verdicts[0].figure.ends_with("the hypervisor took 9.00 % of the cores"), "{}", verdicts[0].figure);
     }
 }

@@ -1,7 +1,7 @@
 //! Round trips, first packets after idleness, idle cores; restarts.
 
 use super::Bench;
-use super::duel::shape;
+use super::comparison::shape;
 use super::lab::Lab;
 use super::record::{Measure, Record, Shape, short};
 use super::subject::{self, Load, Subject};
@@ -72,7 +72,7 @@ impl Bench<'_> {
     ) -> Result<T> {
         let forwarder = subject.start(self.session, lab, self.tools, load)?;
         let answer = work();
-        let words = if answer.is_err() { forwarder.process.last_words() } else { String::new() };
+        let words = if answer.is_err() { forwarder.process.last_output() } else { String::new() };
         forwarder.stop(self.session, lab)?;
         match answer {
             Err(crate::process::Error::Failed(text)) => failed(format!("{}: {text}{words}", subject.name)),
@@ -150,7 +150,7 @@ impl Bench<'_> {
             pairs.push((self.probe(lab, ours, more)?, self.probe(lab, theirs, more)?));
         }
         let (a, b) = pairs[0];
-        self.say(format_args!(
+        self.log(format_args!(
             "{} p50 {} us, {} p50 {} us",
             ours.subject,
             short(a.p50_ns / 1e3),
@@ -159,7 +159,7 @@ impl Bench<'_> {
         ));
         let lost: u32 = pairs.iter().map(|(a, b)| a.lost + b.lost).sum();
         if lost > 0 {
-            self.say(format_args!("{lost} answers did not come within 200 ms, and are not in the figures"));
+            self.log(format_args!("{lost} answers did not come within 200 ms, and are not in the figures"));
         }
         Ok(pairs)
     }
@@ -212,7 +212,7 @@ impl Bench<'_> {
                 let told: Vec<f64> =
                     said.lines().filter_map(|l| l.trim().parse().ok()).filter(|g: &f64| g.is_finite()).collect();
                 lost.push(paced.lost.saturating_sub(paced.client_missed) as f64 / told.len().max(1) as f64);
-                self.say(format_args!(
+                self.log(format_args!(
                     "{name}: {} restarts, longest gap seen {} ms, {} of {} lost; generator late by {} ms at most, {} ms of \
                      the forwarder's core stolen",
                     told.len(),
@@ -249,7 +249,7 @@ impl Bench<'_> {
                 lost.push(paced.lost.saturating_sub(paced.client_missed) as f64);
             }
         }
-        self.say(format_args!("lost on queue 1 while queue 0 is restarted: {lost:?}"));
+        self.log(format_args!("lost on queue 1 while queue 0 is restarted: {lost:?}"));
         let note = "queue 0 is torn down and rebuilt every 500 ms; both on one core";
         self.records.push(Record::alone(OTHERS, "engine-echo", &lost, &shape(load)).note(note));
         Ok(())

@@ -1,7 +1,7 @@
 //! What the machine gives, before any forwarder runs: the generator's ceiling, and for how long a core stops at times.
 
 use super::Bench;
-use super::duel::{LARGE, SMALL, shape};
+use super::comparison::{LARGE, SMALL, shape};
 use super::lab::Lab;
 use super::record::{Measure, Record, Shape, short};
 use super::subject;
@@ -24,7 +24,7 @@ struct Pauses {
 impl Bench<'_> {
     /// What the generator alone makes, counted at an XDP drop on its own far side.
     pub(super) fn ceiling(&mut self, lab: &Lab) -> Result<()> {
-        if !self.wanted("generator") && !self.wants_a_duel() {
+        if !self.wanted("generator") && !self.wants_comparison() {
             return Ok(());
         }
         let subject = subject::named("sink")?;
@@ -33,10 +33,10 @@ impl Bench<'_> {
             // Nothing comes back: what vb received is read from the far namespace.
             let far = format!("/proc/{}/net/dev", lab.inner.pid());
             self.session.cancel.sleep(Duration::from_millis(300))?;
-            let sample = self.blast_running(lab, load, &["--ready-ms", "0", "--far", &far]);
+            let sample = self.saturate_running(lab, load, &["--ready-ms", "0", "--far", &far]);
             sink.stop(self.session, lab)?;
             if let Some(sample) = self.unless_failed("generator ceiling", sample)? {
-                self.say(format_args!("generator's ceiling at {} B: {} Mpps", load.frame, short(sample.mpps())));
+                self.log(format_args!("generator's ceiling at {} B: {} Mpps", load.frame, short(sample.mpps())));
                 self.records.push(Record::alone(CEILING, "generator", &[sample.mpps()], &shape(load)));
             }
         }
@@ -67,7 +67,7 @@ impl Bench<'_> {
         let longest: Vec<f64> = runs.iter().map(|run| run.longest_ns / 1e6).collect();
         let shape = Shape { mode: "no packets, both cores spin".to_owned(), ..Shape::default() };
         let record = Record::alone(PAUSE, "bare spin", &longest, &shape).note(note);
-        self.say(format_args!("longest pause of a bare spin: {} ms; {}", short(record.value_median), record.note));
+        self.log(format_args!("longest pause of a bare spin: {} ms; {}", short(record.value_median), record.note));
         self.records.push(record);
         Ok(())
     }

@@ -77,7 +77,7 @@ pub(crate) fn not_here() -> Result<Option<String>> {
 
 /// Counts every piece's instructions and holds them against the stored ones; after [`not_here`].
 pub(crate) fn compare(session: &Session, lab: &Path) -> Result<Compared> {
-    judge(&stored()?, &count(session, lab)?)
+    assess(&stored()?, &count(session, lab)?)
 }
 
 fn stored() -> Result<Counts> {
@@ -86,7 +86,7 @@ fn stored() -> Result<Counts> {
     serde_json::from_str(&text).or_else(|e| failed(format!("{}: {e}", path.display())))
 }
 
-fn judge(stored: &Counts, now: &Counts) -> Result<Compared> {
+fn assess(stored: &Counts, now: &Counts) -> Result<Compared> {
     let (mut lines, mut rises) = (vec![], vec![]);
     for (piece, count) in &now.instructions {
         let Some(before) = stored.instructions.get(piece) else {
@@ -176,9 +176,9 @@ mod tests {
 
     #[test]
     fn a_rise_of_more_than_three_per_cent_fails_and_says_how_to_accept_it() {
-        assert!(matches!(judge(&counts(1000), &counts(1030)), Ok(Compared::Held(_))));
-        assert!(matches!(judge(&counts(1000), &counts(10)), Ok(Compared::Held(_))));
-        let refusal = judge(&counts(1000), &counts(1031)).map_err(|e| e.to_string());
+        assert!(matches!(assess(&counts(1000), &counts(1030)), Ok(Compared::Held(_))));
+        assert!(matches!(assess(&counts(1000), &counts(10)), Ok(Compared::Held(_))));
+        let refusal = assess(&counts(1000), &counts(1031)).map_err(|e| e.to_string());
         assert!(refusal.is_err_and(|text| text.contains("+3.1 %") && text.contains(ACCEPT)));
     }
 }

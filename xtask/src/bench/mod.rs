@@ -7,10 +7,10 @@
 //! | [`subject`] | the forwarders, ours and others' |
 //! | [`sample`] | one run of one of them under load |
 //! | [`machine`] | what the machine gives before any of them runs |
-//! | [`duel`] | two of them in turns |
+//! | [`comparison`] | two of them in turns |
 //! | [`latency`] | round trips, idleness, restarts |
 //! | [`trials`] | given rates: throughput at a loss goal, loss, latency, bursts, sessions |
-//! | [`growth`] | cost as flows, frames, entries, queues and time grow |
+//! | [`scaling`] | cost as flows, frames, entries, queues and time grow |
 //! | [`micro`] | the user side in pieces: time, and instructions beside the stored ones |
 //! | [`noise`] | what disturbed a row; measuring it again |
 //! | [`goals`] | what is aimed at, held against the figures |
@@ -18,10 +18,9 @@
 //! | [`processor`] | the batch processor beside other crates: no lab |
 
 mod charts;
+mod comparison;
 mod docs;
-mod duel;
 mod goals;
-mod growth;
 mod lab;
 mod latency;
 mod machine;
@@ -30,6 +29,7 @@ mod noise;
 mod processor;
 pub(crate) mod record;
 mod sample;
+mod scaling;
 mod subject;
 mod trials;
 
@@ -135,7 +135,7 @@ impl Bench<'_> {
     }
 
     /// A line of progress.
-    fn say(&self, text: impl std::fmt::Display) {
+    fn log(&self, text: impl std::fmt::Display) {
         eprintln!("[{:4} s] {text}", self.started.elapsed().as_secs());
     }
 
@@ -145,7 +145,7 @@ impl Bench<'_> {
             Ok(value) => Ok(Some(value)),
             Err(Error::Cancelled) => Err(Error::Cancelled),
             Err(Error::Failed(text)) => {
-                self.say(format!("{what} NOT MEASURED: {text}"));
+                self.log(format!("{what} NOT MEASURED: {text}"));
                 self.not_run.push(format!("{what}: {}", text.lines().next().unwrap_or_default()));
                 Ok(None)
             }
@@ -214,7 +214,7 @@ impl Bench<'_> {
         self.ceiling(&lab)?;
         self.pauses(&lab)?;
         self.duels(&lab)?;
-        self.row("growth", 2, |bench| bench.growth(&lab))?;
+        self.row("growth", 2, |bench| bench.scaling(&lab))?;
         self.row("round trips", 2, |bench| bench.round_trips(&lab))?;
         self.row("idleness", 2, |bench| bench.idleness(&lab))?;
         self.row("given rates", 2, |bench| bench.given_rates(&lab))?;
@@ -281,7 +281,7 @@ fn report(options: &Options, records: &[Record], not_run: &[String]) -> Result<(
     println!("\ngoals");
     let verdicts = goals::verdicts(records);
     for verdict in &verdicts {
-        println!("  {:<12} {:<92} {}", verdict.word(), verdict.goal, verdict.figure);
+        println!("  {:<12} {:<92} {}", verdict.label(), verdict.goal, verdict.figure);
     }
     println!("  {}", goals::tally(&verdicts));
     let folder = target().join("bench");

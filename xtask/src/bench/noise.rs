@@ -117,7 +117,7 @@ impl Bench<'_> {
             let apart = || rows.iter().find_map(|record| disagreement(record, None)).filter(|_| tries > 2);
             let Some(again) = reason.clone().or_else(apart) else { return Ok(()) };
             if left > 0 {
-                self.say(format_args!("{what}: {again}: measured again"));
+                self.log(format_args!("{what}: {again}: measured again"));
             } else {
                 let reason = reason.unwrap_or_default();
                 rows.iter_mut().for_each(|record| record.inconclusive.clone_from(&reason));

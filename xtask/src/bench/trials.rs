@@ -5,7 +5,7 @@
 //! away for some milliseconds.
 
 use super::Bench;
-use super::duel::shape;
+use super::comparison::shape;
 use super::lab::Lab;
 use super::record::{Measure, Record, short, spread};
 use super::subject::{self, Load};
@@ -138,7 +138,7 @@ impl Bench<'_> {
 
     /// Saturated: what comes through at most, packets per second, and what was dropped by whom.
     fn overload(&mut self, lab: &Lab) -> Result<Option<f64>> {
-        let answer = self.blast(lab, subject::named("relay")?, LOAD);
+        let answer = self.saturate(lab, subject::named("relay")?, LOAD);
         let Some(peak) = self.unless_failed("peak of the relay", answer)? else { return Ok(None) };
         let dropped = self.relay_drops();
         if let Some((drops, missed)) = self.unless_failed("the relay's report", dropped)? {
@@ -189,7 +189,7 @@ impl Bench<'_> {
             let record = Record::pairs(measure, "relay", "raw-echo", &values, &shape(LOAD)).note(note.clone());
             none = record.value_median * 1e6;
             let peaks: Vec<f64> = pairs.iter().map(|(a, _)| a.saturated_pps / 1e6).collect();
-            self.say(format_args!(
+            self.log(format_args!(
                 "relay, {}: {} Mpps of {} saturated; raw-echo {} Mpps",
                 measure.name,
                 short(record.value_median),
@@ -237,7 +237,7 @@ impl Bench<'_> {
         let late = pairs.iter().flat_map(|(a, b)| a.iter().chain(b)).chain(&deep).map(|o| o.late_ns).max();
         self.late_ns = self.late_ns.max(late.unwrap_or_default());
         for r in &records {
-            self.say(format_args!("relay, {}: {} {}", r.measure, short(r.value_median), r.unit));
+            self.log(format_args!("relay, {}: {} {}", r.measure, short(r.value_median), r.unit));
         }
         self.records.extend(records);
         Ok(())
@@ -256,7 +256,7 @@ impl Bench<'_> {
         );
         let values: Vec<_> = pairs.iter().map(|(a, b)| (a.frames, b.frames)).collect();
         let record = Record::pairs(BURST, "relay", "raw-echo", &values, &shape(LOAD)).note(note);
-        self.say(format_args!("relay, longest burst without loss: {} frames", short(record.value_median)));
+        self.log(format_args!("relay, longest burst without loss: {} frames", short(record.value_median)));
         self.records.push(record);
         Ok(())
     }
@@ -276,7 +276,7 @@ impl Bench<'_> {
         }
         let note = "every packet begins a session, none is lost; one of three trials must hold";
         let record = Record::alone(SET_UPS, "relay", &rates, &shape(load)).note(note);
-        self.say(format_args!("relay: {} thousand sessions set up per second", short(record.value_median)));
+        self.log(format_args!("relay: {} thousand sessions set up per second", short(record.value_median)));
         self.records.push(record);
         Ok(())
     }
@@ -294,7 +294,7 @@ impl Bench<'_> {
             }
         }
         let note = format!("{TABLE} configured, {} flows; when all come again: {}", 2 * TABLE, again.join(", "));
-        self.say(format_args!("relay: {held:?} sessions held; {note}"));
+        self.log(format_args!("relay: {held:?} sessions held; {note}"));
         self.records.push(Record::alone(HELD, "relay", &held, &shape(load)).note(note));
         Ok(())
     }

@@ -136,7 +136,7 @@ impl Relay {
                 return Ok(relay);
             }
             if Instant::now() > end {
-                return failed(format!("oxide relay was not ready after 60 s{}", relay.process.last_words()));
+                return failed(format!("oxide relay was not ready after 60 s{}", relay.process.last_output()));
             }
             session.cancel.sleep(Duration::from_millis(5))?;
         }
@@ -170,7 +170,7 @@ impl Relay {
         self.process.signal(Signal::TERM);
         let status = self.process.wait(&session.cancel, Duration::from_secs(20))?;
         if !status.success() {
-            println!("oxide relay ended with {status}{}", self.process.last_words());
+            println!("oxide relay ended with {status}{}", self.process.last_output());
         }
         let links = lab.relay.run(session, "link", &["ip", "link", "show"])?;
         Ok(Stopped { report: self.report()?, status, program_left: links.stdout.contains("xdp") })

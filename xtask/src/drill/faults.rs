@@ -1,6 +1,6 @@
 //! The fault table: what is done, and how far it may reach.
 
-use super::lab::{Held, Lab, Relay, Report};
+use super::lab::{Lab, ProcessResources, Relay, Report};
 use super::traffic::At;
 use crate::process::{Result, Session, failed};
 use std::path::Path;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 /// What a fault may cost packets of.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reach {
+pub(super) enum AffectedScope {
     /// Nothing.
     Nobody,
     /// Queue 1 of the first interface.
@@ -21,27 +21,27 @@ pub(super) enum Reach {
     InterfaceAndActor,
 }
 
-impl Reach {
+impl AffectedScope {
     pub(super) fn covers(self, (interface, queue): At) -> bool {
         match self {
-            Reach::Nobody => false,
-            Reach::Port => (interface, queue) == (0, 1),
-            Reach::Actor => queue == 1,
-            Reach::Interface => interface == 0,
-            Reach::InterfaceAndActor => interface == 0 || queue == 1,
+            AffectedScope::Nobody => false,
+            AffectedScope::Port => (interface, queue) == (0, 1),
+            AffectedScope::Actor => queue == 1,
+            AffectedScope::Interface => interface == 0,
+            AffectedScope::InterfaceAndActor => interface == 0 || queue == 1,
         }
     }
 }
 
 /// What a fault is done with.
-pub(super) struct Scene<'a> {
+pub(super) struct DrillContext<'a> {
     pub(super) session: &'a Session,
     pub(super) lab: &'a Lab,
     pub(super) relay: &'a mut Relay,
     pub(super) binary: &'a Path,
 }
 
-impl Scene<'_> {
+impl DrillContext<'_> {
     /// Breaks queue 1 and waits until it was restarted as often.
     fn broken(&mut self, line: &str, restarts: u64) -> Result<()> {
         let before = self.relay.report()?.queues.get(1).map_or(0, |queue| queue.restarts);
@@ -75,7 +75,7 @@ impl Scene<'_> {
     }
 
     /// Waits until the relay holds no more than `before`: helper threads of executors end a moment after these.
-    fn let_go_of_what_was_not_held(&mut self, before: Held) -> Result<()> {
+    fn let_go_of_what_was_not_held(&mut self, before: ProcessResources) -> Result<()> {
         for _ in 0..40 {
             let after = self.relay.held()?;
             let grown = after.mappings > before.mappings + MAPPINGS || after.rss_kib > before.rss_kib + RSS_KIB;
@@ -103,8 +103,8 @@ const RSS_KIB: u64 = 4096;
 pub(super) struct DrillCase {
     pub(super) name: &'static str,
     pub(super) what: &'static str,
-    pub(super) reach: Reach,
-    pub(super) act: fn(&mut Scene<'_>) -> Result<()>,
+    pub(super) reach: AffectedScope,
+    pub(super) act: fn(&mut DrillContext<'_>) -> Result<()>,
 }
 
 /// The fault table's rows, in the order in which they run.
@@ -112,107 +112,107 @@ pub(super) const FAULTS: &[DrillCase] = &[
     DrillCase {
         name: "panic",
         what: "handler panics every 1000th packet, twice",
-        reach: Reach::Actor,
-        act: |scene| {
-            scene.broken("panic near0:1 1000", 2)?;
-            scene.relay.inject("panic near0:1 0")
+        reach: AffectedScope::Actor,
+        act: |cx| {
+            cx.broken("panic near0:1 1000", 2)?;
+            cx.relay.inject("panic near0:1 0")
         },
     },
     DrillCase {
         name: "stall",
         what: "handler does not return for 2.5 s",
-        reach: Reach::Actor,
-        act: |scene| {
+        reach: AffectedScope::Actor,
+        act: |cx| {
             let end = Instant::now() + Duration::from_millis(2500);
-            scene.relay.inject("stall near0:1 2500")?;
+            cx.relay.inject("stall near0:1 2500")?;
             let stalled = |r: &Report| r.queues.get(1).is_some_and(|queue| queue.stalled);
-            scene.relay.until(scene.session, "noticed", stalled)?;
-            scene.session.cancel.sleep(end.saturating_duration_since(Instant::now()))
+            cx.relay.until(cx.session, "noticed", stalled)?;
+            cx.session.cancel.sleep(end.saturating_duration_since(Instant::now()))
         },
     },
     DrillCase {
         name: "completions",
         what: "completions stop, link up",
-        reach: Reach::Port,
-        act: |scene| scene.broken("completions near0:1", 1),
+        reach: AffectedScope::Port,
+        act: |cx| cx.broken("completions near0:1", 1),
     },
     DrillCase {
         name: "socket",
         what: "socket lost",
-        reach: Reach::Port,
-        act: |scene| scene.broken("socket near0:1", 1),
+        reach: AffectedScope::Port,
+        act: |cx| cx.broken("socket near0:1", 1),
     },
     DrillCase {
         name: "leak",
         what: "three frames leak",
-        reach: Reach::Actor,
-        act: |scene| scene.broken("leak near0:1 3", 1),
+        reach: AffectedScope::Actor,
+        act: |cx| cx.broken("leak near0:1 3", 1),
     },
     DrillCase {
         name: "restart-handler",
         what: "handler restarted by command",
-        reach: Reach::Nobody,
-        act: |scene| scene.broken("restart-handler near0:1", 1),
+        reach: AffectedScope::Nobody,
+        act: |cx| cx.broken("restart-handler near0:1", 1),
     },
     DrillCase {
         name: "restart-port",
         what: "port restarted by command",
-        reach: Reach::Port,
-        act: |scene| scene.broken("restart-port near0:1", 1),
+        reach: AffectedScope::Port,
+        act: |cx| cx.broken("restart-port near0:1", 1),
     },
     DrillCase {
         name: "restart-queue",
         what: "queue restarted by command",
-        reach: Reach::Actor,
-        act: |scene| scene.broken("restart-queue near0:1", 1),
+        reach: AffectedScope::Actor,
+        act: |cx| cx.broken("restart-queue near0:1", 1),
     },
     DrillCase {
         name: "thousand",
         what: "a thousand restarts after a thousand: 600 handlers, 300 ports, 100 queues; nothing is left",
-        reach: Reach::Actor,
-        act: |scene| {
+        reach: AffectedScope::Actor,
+        act: |cx| {
             // Threads come and go, and with them the allocator's arenas: each has grown to what a handler's tables take
             // only after some hundred restarts, and stays so.
-            scene.restarted(1000)?;
-            scene.rest()?;
-            let before = scene.relay.held()?;
-            scene.restarted(1000)?;
-            scene.let_go_of_what_was_not_held(before)
+            cx.restarted(1000)?;
+            cx.rest()?;
+            let before = cx.relay.held()?;
+            cx.restarted(1000)?;
+            cx.let_go_of_what_was_not_held(before)
         },
     },
     DrillCase {
         name: "flap",
         what: "link down and up, five times",
-        reach: Reach::Interface,
-        act: |scene| {
+        reach: AffectedScope::Interface,
+        act: |cx| {
             for _ in 0..5 {
-                scene.rest()?;
-                scene.near("ip link set near0 down")?;
-                scene.near("ip link set near0 up")?;
+                cx.rest()?;
+                cx.near("ip link set near0 down")?;
+                cx.near("ip link set near0 up")?;
             }
-            scene.lab.running(scene.session, 0)
+            cx.lab.running(cx.session, 0)
         },
     },
     DrillCase {
         name: "detach",
         what: "XDP program taken off",
-        reach: Reach::Interface,
-        act: |scene| scene.inject_program_fault("detach"),
+        reach: AffectedScope::Interface,
+        act: |cx| cx.inject_program_fault("detach"),
     },
     DrillCase {
         name: "swap",
         what: "another program put under our link",
-        reach: Reach::Interface,
-        act: |scene| scene.inject_program_fault("swap"),
+        reach: AffectedScope::Interface,
+        act: |cx| cx.inject_program_fault("swap"),
     },
     DrillCase {
         name: "replace",
         what: "another program in the place of ours, then gone",
-        reach: Reach::Interface,
-        act: |scene| {
-            let binary = scene.binary.display().to_string();
-            let other = scene.lab.near_spawn(scene.session, &[&binary, "inject-program-fault", "replace", "near0"])?;
-            scene.waiting()?;
+        reach: AffectedScope::Interface,
+        act: |cx| {
+            let binary = cx.binary.display().to_string();
+            let other = cx.lab.near_spawn(cx.session, &[&binary, "inject-program-fault", "replace", "near0"])?;
+            cx.waiting()?;
             drop(other);
             Ok(())
         },
@@ -220,11 +220,11 @@ pub(super) const FAULTS: &[DrillCase] = &[
     DrillCase {
         name: "mtu",
         what: "MTU lowered, raised, and set back",
-        reach: Reach::Interface,
-        act: |scene| {
+        reach: AffectedScope::Interface,
+        act: |cx| {
             for mtu in ["1400", "2000", "1500"] {
-                scene.near(&format!("ip link set near0 mtu {mtu}"))?;
-                scene.rest()?;
+                cx.near(&format!("ip link set near0 mtu {mtu}"))?;
+                cx.rest()?;
             }
             Ok(())
         },
@@ -232,64 +232,64 @@ pub(super) const FAULTS: &[DrillCase] = &[
     DrillCase {
         name: "move",
         what: "interface moved to another namespace and back",
-        reach: Reach::Interface,
-        act: |scene| {
-            let (away, home) = (scene.lab.far.pid(), scene.lab.near_pid());
-            scene.near(&format!("ip link set near0 netns {away}"))?;
-            scene.waiting()?;
+        reach: AffectedScope::Interface,
+        act: |cx| {
+            let (away, home) = (cx.lab.far.pid(), cx.lab.near_pid());
+            cx.near(&format!("ip link set near0 netns {away}"))?;
+            cx.waiting()?;
             let back = format!("ip link set near0 netns {home}");
-            scene.lab.far.run(scene.session, "far", &back.split(' ').collect::<Vec<_>>())?;
-            scene.lab.address(scene.session, 0)?;
-            scene.lab.running(scene.session, 0)
+            cx.lab.far.run(cx.session, "far", &back.split(' ').collect::<Vec<_>>())?;
+            cx.lab.address(cx.session, 0)?;
+            cx.lab.running(cx.session, 0)
         },
     },
     DrillCase {
         name: "absent",
         what: "queue restarted while an interface is absent, which comes back",
-        reach: Reach::InterfaceAndActor,
-        act: |scene| {
-            scene.near("ip link del near0")?;
-            scene.waiting()?;
-            let before = scene.relay.report()?.queues.get(1).map_or(0, |queue| queue.restarts);
-            scene.relay.inject("restart-queue near1:1")?;
+        reach: AffectedScope::InterfaceAndActor,
+        act: |cx| {
+            cx.near("ip link del near0")?;
+            cx.waiting()?;
+            let before = cx.relay.report()?.queues.get(1).map_or(0, |queue| queue.restarts);
+            cx.relay.inject("restart-queue near1:1")?;
             let rebuilt =
                 |r: &Report| r.queues.get(1).is_some_and(|q| q.restarts > before && q.state.starts_with("waiting"));
-            scene.relay.until(scene.session, "rebuilt", rebuilt)?;
-            scene.lab.plug(scene.session, 0)
+            cx.relay.until(cx.session, "rebuilt", rebuilt)?;
+            cx.lab.plug(cx.session, 0)
         },
     },
     DrillCase {
         name: "channels",
         what: "channels set to 2, then to 4",
-        reach: Reach::Interface,
-        act: |scene| {
+        reach: AffectedScope::Interface,
+        act: |cx| {
             // The kernel refuses the first while sockets are bound to the others; both are tried.
-            let _ = scene.near("ethtool -L near0 rx 2 tx 2");
-            let _ = scene.near("ethtool -L near0 rx 4 tx 4");
+            let _ = cx.near("ethtool -L near0 rx 2 tx 2");
+            let _ = cx.near("ethtool -L near0 rx 4 tx 4");
             Ok(())
         },
     },
     DrillCase {
         name: "recreate",
         what: "interface deleted and made again",
-        reach: Reach::Interface,
-        act: |scene| {
-            scene.near("ip link del near0")?;
-            scene.waiting()?;
-            scene.lab.plug(scene.session, 0)
+        reach: AffectedScope::Interface,
+        act: |cx| {
+            cx.near("ip link del near0")?;
+            cx.waiting()?;
+            cx.lab.plug(cx.session, 0)
         },
     },
     DrillCase {
         name: "rename",
         what: "interface renamed and named back",
-        reach: Reach::Interface,
-        act: |scene| {
-            scene.near("ip link set near0 down")?;
-            scene.near("ip link set near0 name other")?;
-            scene.waiting()?;
-            scene.near("ip link set other name near0")?;
-            scene.near("ip link set near0 up")?;
-            scene.lab.running(scene.session, 0)
+        reach: AffectedScope::Interface,
+        act: |cx| {
+            cx.near("ip link set near0 down")?;
+            cx.near("ip link set near0 name other")?;
+            cx.waiting()?;
+            cx.near("ip link set other name near0")?;
+            cx.near("ip link set near0 up")?;
+            cx.lab.running(cx.session, 0)
         },
     },
 ];

@@ -123,7 +123,7 @@ fn address_script(interface: &str, n: u8, own: u8, other: u8, mac: &str) -> Stri
 
 /// What the relay's process holds.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Held {
+pub(super) struct ProcessResources {
     pub(super) descriptors: usize,
     pub(super) mappings: u64,
     pub(super) rss_kib: u64,
@@ -176,7 +176,7 @@ impl Relay {
     }
 
     /// What it holds now.
-    pub(super) fn held(&self) -> Result<Held> {
+    pub(super) fn held(&self) -> Result<ProcessResources> {
         let path = |file: &str| format!("/proc/{}/{file}", self.process.pid());
         let read = |file: &str| fs::read_to_string(path(file)).map_err(io_error(path(file)));
         let status = read("status")?;
@@ -184,7 +184,7 @@ impl Relay {
         let rss = rss.and_then(|rest| rest.trim().trim_end_matches(" kB").parse().ok());
         let Some(rss_kib) = rss else { return failed("no VmRSS in the relay's /proc/PID/status") };
         let descriptors = fs::read_dir(path("fd")).map_err(io_error(path("fd")))?.count();
-        Ok(Held { descriptors, mappings: read("maps")?.lines().count() as u64, rss_kib })
+        Ok(ProcessResources { descriptors, mappings: read("maps")?.lines().count() as u64, rss_kib })
     }
 
     /// Waits for a report that is as wanted.
@@ -205,7 +205,7 @@ impl Relay {
             match self.report() {
                 Ok(report) if done(&report) => return Ok(report),
                 other if Instant::now() > end => {
-                    return failed(format!("not {what} within {limit:?}: {other:?}{}", self.process.last_words()));
+                    return failed(format!("not {what} within {limit:?}: {other:?}{}", self.process.last_output()));
                 }
                 _ => session.cancel.sleep(Duration::from_millis(20))?,
             }
@@ -217,7 +217,7 @@ impl Relay {
         self.process.signal(Signal::TERM);
         let status = self.process.wait(&session.cancel, LONG)?;
         if !status.success() {
-            return failed(format!("the relay ended with {status}{}", self.process.last_words()));
+            return failed(format!("the relay ended with {status}{}", self.process.last_output()));
         }
         self.report()
     }

@@ -6,7 +6,7 @@ use clap::Args;
 
 /// Where and what to send.
 #[derive(Args, Clone)]
-pub(crate) struct Bed {
+pub(crate) struct TestbedArgs {
     /// Interface to send by.
     #[arg(long, default_value = "va")]
     pub(crate) out: String,
@@ -36,7 +36,7 @@ pub(crate) struct Bed {
     pub(crate) forwarder_cpu: u32,
 }
 
-impl Bed {
+impl TestbedArgs {
     pub(crate) fn shape(&self) -> Shape {
         Shape { frame: self.frame.max(64), flows: self.flows, port: self.port, ports: self.ports }
     }

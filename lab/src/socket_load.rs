@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Sockets that only send.
-pub(crate) struct Flood {
+pub(crate) struct SocketLoad {
     senders: Vec<Sender>,
     templates: Vec<Vec<u8>>,
     at: usize,
@@ -25,7 +25,7 @@ struct Sender {
     outgoing: Burst,
 }
 
-impl Flood {
+impl SocketLoad {
     /// Opens queues 0 to `queues` of `interface`, for up to 16384 flows; `made` counts the packets sent.
     pub(crate) fn open(interface: &str, queues: u32, shape: Shape, made: Arc<AtomicU64>) -> Result<Self> {
         let senders = (0..queues).map(|queue| Sender::open(interface, queue)).collect::<Result<_>>()?;

@@ -1,9 +1,9 @@
 //! Saturating load from live frames, and what comes through.
 
-use crate::bed::Bed;
-use crate::cpu::{self, Meter, Split};
-use crate::flood::Flood;
-use crate::programs::{Counter, Counters, Generator, Seen};
+use crate::cpu::{self, CpuTime, Meter};
+use crate::programs::{Counter, Counters, FarSideCount, Generator};
+use crate::socket_load::SocketLoad;
+use crate::testbed::TestbedArgs;
 use crate::{Error, Result};
 use clap::Args;
 use serde::Serialize;
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 #[derive(Args)]
 pub(crate) struct Options {
     #[command(flatten)]
-    bed: Bed,
+    testbed: TestbedArgs,
     /// Before the window, milliseconds.
     #[arg(long, default_value_t = 300)]
     warm_ms: u64,
@@ -37,13 +37,13 @@ struct Report {
     offered: u64,
     /// What came through.
     #[serde(flatten)]
-    seen: Seen,
+    seen: FarSideCount,
     /// From start to the first packet through, milliseconds.
     ready_ms: f64,
     /// The forwarder's core.
-    core: Split,
+    core: CpuTime,
     /// The generator's core.
-    generator_core: Split,
+    generator_core: CpuTime,
 }
 
 /// Frames it has made.
@@ -69,54 +69,54 @@ struct Bench {
 }
 
 #[derive(Clone, Copy)]
-struct Look {
+struct LoadSample {
     at: Instant,
     offered: u64,
-    seen: Seen,
-    core: cpu::Look,
-    generator_core: cpu::Look,
+    seen: FarSideCount,
+    core: cpu::Sample,
+    generator_core: cpu::Sample,
 }
 
 impl Bench {
-    fn look(&self, options: &Options) -> Result<Look> {
-        Ok(Look {
+    fn sample(&self, options: &Options) -> Result<LoadSample> {
+        Ok(LoadSample {
             at: Instant::now(),
             offered: self.made.get()?,
             seen: match &options.far {
                 Some(path) => far(path)?,
                 None => Counter::all(&self.counters)?,
             },
-            core: self.core.look()?,
-            generator_core: self.generator_core.look()?,
+            core: self.core.sample()?,
+            generator_core: self.generator_core.sample()?,
         })
     }
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let bed = &options.bed;
-    cpu::pin(bed.cpu as usize)?;
-    let (shape, counters) = (bed.shape(), bed.counters()?);
-    let [core, generator_core] = [bed.forwarder_cpu, bed.cpu].map(Meter::start);
+    let testbed = &options.testbed;
+    cpu::pin(testbed.cpu as usize)?;
+    let (shape, counters) = (testbed.shape(), testbed.counters()?);
+    let [core, generator_core] = [testbed.forwarder_cpu, testbed.cpu].map(Meter::start);
     let (core, generator_core) = (core?, generator_core?);
-    let within = Duration::from_millis(bed.ready_ms);
+    let within = Duration::from_millis(testbed.ready_ms);
     let (bench, ready);
     if options.sockets > 0 {
-        let (made, out, sockets) = (Arc::new(AtomicU64::new(0)), bed.out.clone(), options.sockets);
+        let (made, out, sockets) = (Arc::new(AtomicU64::new(0)), testbed.out.clone(), options.sockets);
         bench = Bench { counters, made: Made::Sockets(made.clone()), core, generator_core };
         // A socket stays on the thread that opened it.
-        start("generator", move || Flood::open(&out, sockets, shape, made)?.send())?;
+        start("generator", move || SocketLoad::open(&out, sockets, shape, made)?.send())?;
         ready = wait_until_ready(&bench, || Ok(()), within)?;
     } else {
-        let mut generator = Generator::load(shape, ifindex(&bed.out)?, false)?;
+        let mut generator = Generator::load(shape, ifindex(&testbed.out)?, false)?;
         bench = Bench { counters, made: Made::Live(generator.made()?), core, generator_core };
         ready = wait_until_ready(&bench, || generator.send(32), within)?;
         // One call: each costs some 25 ms of waiting for other CPUs. It ends with the process.
         start("generator", move || generator.send(u32::MAX))?;
     }
     std::thread::sleep(Duration::from_millis(options.warm_ms));
-    let before = bench.look(options)?;
+    let before = bench.sample(options)?;
     std::thread::sleep(Duration::from_millis(options.ms));
-    let after = bench.look(options)?;
+    let after = bench.sample(options)?;
     let report = Report {
         seconds: (after.at - before.at).as_secs_f64(),
         offered: after.offered - before.offered,
@@ -152,12 +152,12 @@ fn wait_until_ready(bench: &Bench, mut send: impl FnMut() -> Result<()>, within:
 }
 
 /// What vb received, by its line of /proc/net/dev: bytes and packets first. XDP drops are in it.
-fn far(path: &std::path::Path) -> Result<Seen> {
+fn far(path: &std::path::Path) -> Result<FarSideCount> {
     let text = std::fs::read_to_string(path).map_err(Error::io(path.display().to_string()))?;
     let line = text.lines().find_map(|l| l.trim_start().strip_prefix("vb:")).unwrap_or_default();
     let mut columns = line.split_whitespace().map(str::parse::<u64>);
     match (columns.next(), columns.next()) {
-        (Some(Ok(bytes)), Some(Ok(packets))) => Ok(Seen { packets, bytes, others: 0 }),
+        (Some(Ok(bytes)), Some(Ok(packets))) => Ok(FarSideCount { packets, bytes, others: 0 }),
         _ => Err(Error::Text(format!("no vb in {}", path.display()))),
     }
 }

@@ -76,12 +76,12 @@ impl Plan {
         let (mut free, mut closed) = (0, 0);
         for core in machine.cores.iter().filter(|core| core.node == id) {
             let here: Vec<&ActorPlan> = self.actors.iter().filter(|a| core.cpus.contains(a.cpu)).collect();
-            let house = core.cpus.and(&kept);
-            if here.is_empty() && house.is_empty() {
+            let housekeeping = core.cpus.and(&kept);
+            if here.is_empty() && housekeeping.is_empty() {
                 *(if core.cpus.and(&usable).is_empty() { &mut closed } else { &mut free }) += 1;
                 continue;
             }
-            branch.below.push(core_branch(core, &here, &house));
+            branch.below.push(core_branch(core, &here, &housekeeping));
         }
         if free > 0 {
             branch.below.push(Branch::leaf(format!("{free} cores free")));
@@ -103,10 +103,10 @@ fn describe(nic: &Nic) -> String {
     line
 }
 
-fn core_branch(core: &Core, actors: &[&ActorPlan], house: &CpuList) -> Branch {
+fn core_branch(core: &Core, actors: &[&ActorPlan], housekeeping: &CpuList) -> Branch {
     let mut branch = Branch::leaf(format!("core of cpu {}", core.cpus));
-    if !house.is_empty() {
-        branch.below.push(Branch::leaf(format!("cpu {house}  housekeeping")));
+    if !housekeeping.is_empty() {
+        branch.below.push(Branch::leaf(format!("cpu {housekeeping}  housekeeping")));
     }
     for actor in actors {
         let ports = actor.ports.iter().map(|port| {

@@ -2,14 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::planner::Notes;
+use super::planner::PlanLog;
 use super::{ActorPlan, WarningCode};
 use crate::cpus::CpuList;
 use crate::snapshot::{CpuQuota, Snapshot};
 
-pub(super) fn warn(actors: &[ActorPlan], seats: usize, housekeeping: &CpuList, snapshot: &Snapshot, notes: &mut Notes) {
+pub(super) fn warn(
+    actors: &[ActorPlan],
+    candidates: usize,
+    housekeeping: &CpuList,
+    snapshot: &Snapshot,
+    log: &mut PlanLog,
+) {
     if snapshot.machine.nodes.len() > 1 {
-        distance(actors, snapshot, notes);
+        distance(actors, snapshot, log);
     }
     let mut load: BTreeMap<u32, u32> = BTreeMap::new();
     for actor in actors {
@@ -17,21 +23,21 @@ pub(super) fn warn(actors: &[ActorPlan], seats: usize, housekeeping: &CpuList, s
     }
     let crowded: CpuList = load.iter().filter(|(_, load)| **load > 1).map(|(cpu, _)| *cpu).collect();
     if !crowded.is_empty() {
-        let text = format!("{} actors for {seats} cpus: several share cpu {}", actors.len(), brief(&crowded));
-        let remedy = format!("fewer queues (ethtool -L NIC combined {seats}), or allow more cpus");
-        notes.warn(WarningCode::CpuShared, "actors", text, remedy);
+        let text = format!("{} actors for {candidates} cpus: several share cpu {}", actors.len(), brief(&crowded));
+        let remedy = format!("fewer queues (ethtool -L NIC combined {candidates}), or allow more cpus");
+        log.warn(WarningCode::CpuShared, "actors", text, remedy);
     }
     let used: CpuList = load.keys().copied().collect();
     let twice = snapshot.machine.cores.iter().map(|core| core.cpus.and(&used)).filter(|cpus| cpus.len() > 1);
     let siblings = twice.fold(CpuList::new(), |all, cpus| all.or(&cpus));
     if !siblings.is_empty() {
         let text = format!("threads of the same physical cores are used by several actors: cpu {}", brief(&siblings));
-        notes.warn(WarningCode::SmtShared, "actors", text, "fewer queues, or allow more physical cores");
+        log.warn(WarningCode::SmtShared, "actors", text, "fewer queues, or allow more physical cores");
     }
     let kept = used.and(housekeeping);
     if !kept.is_empty() {
         let text = format!("cpu {kept} serves actors and housekeeping: the supervisor may be late under load");
-        notes.warn(WarningCode::HousekeepingUsed, "actors", text, "allow one more cpu, or leave one out of pin");
+        log.warn(WarningCode::HousekeepingUsed, "actors", text, "allow one more cpu, or leave one out of pin");
     }
     if let Some(CpuQuota::MilliCpus(granted)) = snapshot.limits.cpu_quota
         && granted < 1000 * used.len() as u64
@@ -39,7 +45,7 @@ pub(super) fn warn(actors: &[ActorPlan], seats: usize, housekeeping: &CpuList, s
         let (whole, part) = (granted / 1000, granted % 1000);
         let text = format!("the cgroup grants {whole}.{part:03} cpus, the plan keeps {} busy under load", used.len());
         let remedy = "raise CPUQuota= (systemd) or resources.limits.cpu (Kubernetes), or serve fewer queues";
-        notes.warn(WarningCode::CpuQuota, "cgroup", text, remedy);
+        log.warn(WarningCode::CpuQuota, "cgroup", text, remedy);
     }
 }
 
@@ -50,7 +56,7 @@ fn brief(cpus: &CpuList) -> String {
 }
 
 /// Actors that are not where their NICs are.
-fn distance(actors: &[ActorPlan], snapshot: &Snapshot, notes: &mut Notes) {
+fn distance(actors: &[ActorPlan], snapshot: &Snapshot, log: &mut PlanLog) {
     let mut far: BTreeMap<Option<u32>, (CpuList, BTreeSet<&str>)> = BTreeMap::new();
     let mut lost: BTreeMap<&str, CpuList> = BTreeMap::new();
     for actor in actors {
@@ -71,10 +77,10 @@ fn distance(actors: &[ActorPlan], snapshot: &Snapshot, notes: &mut Notes) {
         let nics = nics.into_iter().collect::<Vec<_>>().join(", ");
         let text = format!("served from {node}; packets of {nics}, which is on another node, cross");
         let remedy = "use interfaces of one node, fewer queues, or allow more cpus on the NIC's node";
-        notes.warn(WarningCode::RemoteNode, format!("queues {}", brief(&queues)), text, remedy);
+        log.warn(WarningCode::RemoteNode, format!("queues {}", brief(&queues)), text, remedy);
     }
     for nic in lost.into_keys() {
         let remedy = format!("see /sys/class/net/{nic}/device/numa_node; set numa = N if you know it");
-        notes.warn(WarningCode::NicNodeUnknown, nic, "its node is unknown: cores are taken from the lowest", remedy);
+        log.warn(WarningCode::NicNodeUnknown, nic, "its node is unknown: cores are taken from the lowest", remedy);
     }
 }

@@ -3,7 +3,7 @@
 use super::Bench;
 use super::lab::Lab;
 use super::record::{Measure, Record, Shape, short};
-use super::sample::Blast;
+use super::sample::Saturated;
 use super::subject::{self, Load};
 use crate::process::Result;
 
@@ -12,14 +12,14 @@ const USER: Measure = Measure::lower("user side", "ns/pkt");
 const KERNEL: Measure = Measure::lower("kernel side", "ns/pkt");
 
 /// Subject, peer, load, and whether `--quick` runs it.
-type Duel = (&'static str, &'static str, Load, bool);
+type Comparison = (&'static str, &'static str, Load, bool);
 
 pub(super) const SMALL: Load = Load::new(64, 256);
 pub(super) const LARGE: Load = Load::new(1400, 256);
 const BULK: Load = Load::new(64, 1);
 const BULK_LARGE: Load = Load::new(1400, 1);
 
-const DUELS: &[Duel] = &[
+const DUELS: &[Comparison] = &[
     ("slow-echo", "raw-echo", SMALL, true),
     ("l2fwd", "testpmd-af_xdp", SMALL, true),
     ("relay", "testpmd-af_xdp", SMALL, true),
@@ -49,7 +49,7 @@ pub(super) fn shape(load: Load) -> Shape {
 
 impl Bench<'_> {
     /// Whether the command line asks for any duel.
-    pub(super) fn wants_a_duel(&self) -> bool {
+    pub(super) fn wants_comparison(&self) -> bool {
         DUELS.iter().any(|(ours, theirs, ..)| self.wanted(ours) || self.wanted(theirs))
     }
 
@@ -62,7 +62,7 @@ impl Bench<'_> {
             let what = format!("{ours} beside {theirs}, {} B, {} flows", load.frame, load.flows);
             let (Some(a), Some(b)) = (self.available(ours)?, self.available(theirs)?) else { continue };
             self.row(&what, 3, |bench| {
-                let answer = bench.duel(lab, a, b, load, &what);
+                let answer = bench.run_comparison(lab, a, b, load, &what);
                 if let Some(records) = bench.unless_failed(&what, answer)? {
                     bench.records.extend(records);
                 }
@@ -84,7 +84,7 @@ impl Bench<'_> {
         Ok(None)
     }
 
-    fn duel(
+    fn run_comparison(
         &self,
         lab: &Lab,
         a: &subject::Subject,
@@ -94,18 +94,18 @@ impl Bench<'_> {
     ) -> Result<Vec<Record>> {
         let mut pairs = vec![];
         for _ in 0..self.pace.pairs {
-            pairs.push((self.blast(lab, a, load)?, self.blast(lab, b, load)?));
+            pairs.push((self.saturate(lab, a, load)?, self.saturate(lab, b, load)?));
         }
         let shape = shape(load);
-        let of = |value: fn(&Blast) -> f64| pairs.iter().map(|(a, b)| (value(a), value(b))).collect::<Vec<_>>();
+        let of = |value: fn(&Saturated) -> f64| pairs.iter().map(|(a, b)| (value(a), value(b))).collect::<Vec<_>>();
         let note = [a.note, b.note].iter().filter(|n| !n.is_empty()).copied().collect::<Vec<_>>().join("; ");
-        let mut records = vec![Record::pairs(THROUGHPUT, a.name, b.name, &of(Blast::mpps), &shape).note(note)];
+        let mut records = vec![Record::pairs(THROUGHPUT, a.name, b.name, &of(Saturated::mpps), &shape).note(note)];
         if !b.in_kernel() {
-            records.push(Record::pairs(USER, a.name, b.name, &of(Blast::user_ns), &shape));
-            records.push(Record::pairs(KERNEL, a.name, b.name, &of(Blast::kernel_ns), &shape));
+            records.push(Record::pairs(USER, a.name, b.name, &of(Saturated::user_ns), &shape));
+            records.push(Record::pairs(KERNEL, a.name, b.name, &of(Saturated::kernel_ns), &shape));
         }
         let ratio = records[0].ratio_median.map(short).unwrap_or_default();
-        self.say(format_args!("{what}: {} Mpps, {ratio} x", short(records[0].value_median)));
+        self.log(format_args!("{what}: {} Mpps, {ratio} x", short(records[0].value_median)));
         Ok(records)
     }
 }

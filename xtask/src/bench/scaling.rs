@@ -1,10 +1,10 @@
 //! What a packet costs as the work grows: flows, frame size, relay entries, queues, and time.
 
 use super::Bench;
-use super::duel::shape;
+use super::comparison::shape;
 use super::lab::Lab;
 use super::record::{Measure, Record, Shape, short};
-use super::sample::Blast;
+use super::sample::Saturated;
 use super::subject::{self, Load};
 use crate::process::{Result, failed};
 use serde::Deserialize;
@@ -30,8 +30,8 @@ const POINTS: &[(Load, bool)] = &[
 
 impl Bench<'_> {
     /// The relay at one load beside the relay at another, in turns.
-    pub(super) fn growth(&mut self, lab: &Lab) -> Result<()> {
-        if !self.wanted("growth") {
+    pub(super) fn scaling(&mut self, lab: &Lab) -> Result<()> {
+        if !self.wanted("scaling") {
             return Ok(());
         }
         for &(load, quick) in POINTS {
@@ -51,24 +51,24 @@ impl Bench<'_> {
         let relay = subject::named("relay")?;
         let mut pairs = vec![];
         for _ in 0..self.pace.pairs {
-            pairs.push((self.blast(lab, relay, load)?, self.blast(lab, relay, BASE)?));
+            pairs.push((self.saturate(lab, relay, load)?, self.saturate(lab, relay, BASE)?));
         }
-        let of = |value: fn(&Blast) -> f64| pairs.iter().map(|(a, b)| (value(a), value(b))).collect::<Vec<_>>();
+        let of = |value: fn(&Saturated) -> f64| pairs.iter().map(|(a, b)| (value(a), value(b))).collect::<Vec<_>>();
         let peer = "relay, 64 B, 256 flows";
         let note = if load.entries > 1 { format!("{} relay entries", load.entries) } else { String::new() };
         let records = vec![
-            Record::pairs(THROUGHPUT, "relay", peer, &of(Blast::mpps), &shape(load)).note(note.clone()),
-            Record::pairs(USER, "relay", peer, &of(Blast::user_ns), &shape(load)).note(note),
+            Record::pairs(THROUGHPUT, "relay", peer, &of(Saturated::mpps), &shape(load)).note(note.clone()),
+            Record::pairs(USER, "relay", peer, &of(Saturated::user_ns), &shape(load)).note(note),
         ];
         let [rate, user] = [&records[0], &records[1]].map(|r| r.ratio_median.map(short).unwrap_or_default());
-        self.say(format_args!("{what}: {rate} x the rate, {user} x the user side of {peer}"));
+        self.log(format_args!("{what}: {rate} x the rate, {user} x the user side of {peer}"));
         Ok(records)
     }
 
     /// Queues of one core: 1, 2 and 4 actors share it, with load on every queue. Live frames reach only the queue of the
     /// sender's CPU, so AF_XDP sockets send, one for each queue; they make about as much as one core forwards.
     pub(super) fn queues(&mut self) -> Result<()> {
-        if !self.wanted("growth") || self.brief() {
+        if !self.wanted("scaling") || self.brief() {
             return Ok(());
         }
         let relay = subject::named("relay")?;
@@ -79,13 +79,13 @@ impl Bench<'_> {
             let what = format!("relay with {queues} queues");
             let mut pairs = vec![];
             for _ in 0..self.pace.pairs {
-                let many = self.blast_with(&lab, relay, load, &["--sockets", &queues.to_string()]);
-                let one = self.blast_with(&single, relay, BASE, &["--sockets", "1"]);
+                let many = self.saturate_with(&lab, relay, load, &["--sockets", &queues.to_string()]);
+                let one = self.saturate_with(&single, relay, BASE, &["--sockets", "1"]);
                 if let (Some(many), Some(one)) = (self.unless_failed(&what, many)?, self.unless_failed(&what, one)?) {
                     pairs.push((many, one));
                 }
             }
-            let of = |value: fn(&Blast) -> f64| pairs.iter().map(|(a, b)| (value(a), value(b))).collect::<Vec<_>>();
+            let of = |value: fn(&Saturated) -> f64| pairs.iter().map(|(a, b)| (value(a), value(b))).collect::<Vec<_>>();
             let offered: Vec<f64> = pairs.iter().map(|(many, _)| many.offered as f64 / many.seconds / 1e6).collect();
             let note = format!(
                 "all actors on core 1; AF_XDP sockets offer {} Mpps, the same on each queue, and on one to the peer",
@@ -93,11 +93,11 @@ impl Bench<'_> {
             );
             let peer = "relay with 1 queue";
             let records = [
-                Record::pairs(THROUGHPUT, "relay", peer, &of(Blast::mpps), &shape(load)).note(note.clone()),
-                Record::pairs(USER, "relay", peer, &of(Blast::user_ns), &shape(load)).note(note),
+                Record::pairs(THROUGHPUT, "relay", peer, &of(Saturated::mpps), &shape(load)).note(note.clone()),
+                Record::pairs(USER, "relay", peer, &of(Saturated::user_ns), &shape(load)).note(note),
             ];
             let [rate, user] = [&records[0], &records[1]].map(|r| r.ratio_median.map(short).unwrap_or_default());
-            self.say(format_args!("{what}: {rate} x the rate, {user} x the user side of one"));
+            self.log(format_args!("{what}: {rate} x the rate, {user} x the user side of one"));
             self.records.extend(records);
         }
         Ok(())
@@ -127,14 +127,14 @@ impl Bench<'_> {
             (false, true) => 100_000_000,
             (false, false) => 1_000_000_000,
         };
-        self.say(format_args!("{packets} packets through the relay on the in-memory port"));
+        self.log(format_args!("{packets} packets through the relay on the in-memory port"));
         let answer = self.simulate(packets, Duration::from_secs(packets / 500_000 + 60));
         if let Some((report, tenth, end)) = self.unless_failed("a long run", answer)? {
             let shape = Shape { mode: "in-memory port".to_owned(), frame: 0, flows: 0, queues: 1 };
             let note =
                 format!("beside the memory after a tenth of the run; {} packets, all checkers held", report.sent);
             let pair = [(end as f64 / 1e6, tenth as f64 / 1e6)];
-            self.say(format_args!("memory {} MB after a tenth, {} MB at the end", tenth / 1_000_000, end / 1_000_000));
+            self.log(format_args!("memory {} MB after a tenth, {} MB at the end", tenth / 1_000_000, end / 1_000_000));
             self.records.push(Record::pairs(HOURS, "relay", "itself, early", &pair, &shape).note(note));
             let rate = report.packets_per_second / 1e6;
             self.records
@@ -177,7 +177,7 @@ impl Bench<'_> {
             self.session.cancel.sleep(Duration::from_millis(5))?;
         };
         if !status.success() {
-            return failed(format!("oxide sim ended with {status}{}", process.last_words()));
+            return failed(format!("oxide sim ended with {status}{}", process.last_output()));
         }
         let report: Simulated = serde_json::from_str(&process.said()).or_else(|e| failed(format!("oxide sim: {e}")))?;
         match (seen.get(seen.len() / 10), seen.last()) {
