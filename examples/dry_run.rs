@@ -5,7 +5,7 @@
 
 use oxide::config::EngineConfig;
 use oxide::engine::EngineError;
-use oxide_topology::{Request, Snapshot, plan};
+use oxide_topology::{PlanRequest, Snapshot, plan};
 
 /// Where clients arrive, and where servers are.
 const NICS: [&str; 2] = [
@@ -42,7 +42,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// As the engine itself asks by its defaults: enough frames for each queue.
-fn request(interfaces: &[&str]) -> Result<Request, EngineError> {
+fn request(interfaces: &[&str]) -> Result<PlanRequest, EngineError> {
     oxide::engine::request(&EngineConfig::new(interfaces.iter().copied()))
 }
 

@@ -20,7 +20,7 @@ use netns::{in_namespace, skip_unless_root};
 use oxide::xdp::{Socket, SocketConfig};
 use oxide_topology::ReasonCode;
 use oxide_topology::cli::Answer;
-use oxide_topology::doctor::{CHECKS, Check, Status};
+use oxide_topology::doctor::{CHECKS, Check, CheckStatus};
 
 const OXIDE: &str = env!("CARGO_BIN_EXE_oxide");
 
@@ -44,14 +44,17 @@ fn checks(capabilities: &str, arguments: &[&str]) -> Vec<Check> {
         .unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&output.stderr)));
     let worst = checks.iter().map(|check| check.status).max().unwrap();
     let code = match worst {
-        Status::Pass | Status::Unknown => 0,
-        Status::Warn => 1,
-        Status::Fail => 2,
+        CheckStatus::Pass | CheckStatus::Unknown => 0,
+        CheckStatus::Warn => 1,
+        CheckStatus::Fail => 2,
     };
     assert_eq!(output.status.code(), Some(code));
     for check in &checks {
         assert!(CHECKS.contains(&check.id.as_str()), "{check}");
-        assert!(matches!(check.status, Status::Pass | Status::Unknown) || check.remedy.is_some(), "no remedy: {check}");
+        assert!(
+            matches!(check.status, CheckStatus::Pass | CheckStatus::Unknown) || check.remedy.is_some(),
+            "no remedy: {check}"
+        );
     }
     checks
 }
@@ -73,59 +76,76 @@ fn skip(test: &str) -> bool {
 }
 
 /// What is expected of which check of which subject, and a word of its text.
-type Finding = (&'static str, &'static str, Status, &'static str);
+type Finding = (&'static str, &'static str, CheckStatus, &'static str);
 
 /// Capabilities taken away, and what that has to be called.
 const TAKEN: &[(&str, &[Finding])] = &[
-    ("", &[("capabilities", "machine", Status::Pass, ""), ("self-test", "packets", Status::Pass, "512 of 512")]),
+    (
+        "",
+        &[
+            ("capabilities", "machine", CheckStatus::Pass, ""),
+            ("self-test", "packets", CheckStatus::Pass, "512 of 512"),
+        ],
+    ),
     (
         "-net_raw",
         &[
-            ("af-xdp", "machine", Status::Fail, "CAP_NET_RAW is missing"),
-            ("capabilities", "machine", Status::Fail, "CAP_NET_RAW"),
-            ("self-test", "memory", Status::Fail, "CAP_NET_RAW is missing"),
-            ("self-test", "attach", Status::Pass, ""),
+            ("af-xdp", "machine", CheckStatus::Fail, "CAP_NET_RAW is missing"),
+            ("capabilities", "machine", CheckStatus::Fail, "CAP_NET_RAW"),
+            ("self-test", "memory", CheckStatus::Fail, "CAP_NET_RAW is missing"),
+            ("self-test", "attach", CheckStatus::Pass, ""),
         ],
     ),
     (
         "-net_admin",
         &[
-            ("capabilities", "machine", Status::Warn, "CAP_NET_ADMIN"),
-            ("self-test", "program", Status::Pass, ""),
-            ("self-test", "veth", Status::Unknown, "CAP_NET_ADMIN is missing"),
+            ("capabilities", "machine", CheckStatus::Warn, "CAP_NET_ADMIN"),
+            ("self-test", "program", CheckStatus::Pass, ""),
+            ("self-test", "veth", CheckStatus::Unknown, "CAP_NET_ADMIN is missing"),
         ],
     ),
-    ("-bpf", &[("capabilities", "machine", Status::Pass, "CAP_SYS_ADMIN"), ("self-test", "packets", Status::Pass, "")]),
+    (
+        "-bpf",
+        &[
+            ("capabilities", "machine", CheckStatus::Pass, "CAP_SYS_ADMIN"),
+            ("self-test", "packets", CheckStatus::Pass, ""),
+        ],
+    ),
     (
         "-sys_admin",
         &[
-            ("capabilities", "machine", Status::Pass, "CAP_BPF"),
-            ("self-test", "program", Status::Pass, ""),
-            ("self-test", "memory", Status::Pass, ""),
-            ("self-test", "namespace", Status::Unknown, "CAP_SYS_ADMIN is missing; the relay itself does not need it"),
+            ("capabilities", "machine", CheckStatus::Pass, "CAP_BPF"),
+            ("self-test", "program", CheckStatus::Pass, ""),
+            ("self-test", "memory", CheckStatus::Pass, ""),
+            (
+                "self-test",
+                "namespace",
+                CheckStatus::Unknown,
+                "CAP_SYS_ADMIN is missing; the relay itself does not need it",
+            ),
         ],
     ),
     (
         "-sys_admin,-bpf",
         &[
-            ("capabilities", "machine", Status::Fail, "CAP_BPF"),
-            ("self-test", "program", Status::Fail, "CAP_BPF or CAP_SYS_ADMIN is missing"),
+            ("capabilities", "machine", CheckStatus::Fail, "CAP_BPF"),
+            ("self-test", "program", CheckStatus::Fail, "CAP_BPF or CAP_SYS_ADMIN is missing"),
         ],
     ),
     (
         "-sys_admin,-net_admin",
         &[
-            ("capabilities", "machine", Status::Fail, "CAP_NET_ADMIN"),
-            ("self-test", "program", Status::Fail, "CAP_NET_ADMIN or CAP_SYS_ADMIN is missing"),
+            ("capabilities", "machine", CheckStatus::Fail, "CAP_NET_ADMIN"),
+            ("self-test", "program", CheckStatus::Fail, "CAP_NET_ADMIN or CAP_SYS_ADMIN is missing"),
         ],
     ),
     (
         "-all",
         &[
-            ("capabilities", "machine", Status::Fail, "CAP_NET_RAW CAP_NET_ADMIN CAP_BPF"),
-            ("self-test", "program", Status::Fail, "CAP_BPF"),
-            ("self-test", "memory", Status::Fail, "CAP_NET_RAW"),
-            ("self-test", "packets", Status::Unknown, "not tried"),
+            ("capabilities", "machine", CheckStatus::Fail, "CAP_NET_RAW CAP_NET_ADMIN CAP_BPF"),
+            ("self-test", "program", CheckStatus::Fail, "CAP_BPF"),
+            ("self-test", "memory", CheckStatus::Fail, "CAP_NET_RAW"),
+            ("self-test", "packets", CheckStatus::Unknown, "not tried"),
         ],
     ),
 ];
@@ -183,9 +203,9 @@ fn an_ordinary_user_is_told_the_same() {
         }
         assert_eq!(output.status.code(), Some(2), "{}", String::from_utf8_lossy(&output.stderr));
         let seen: Vec<Check> = serde_json::from_slice(&output.stdout).unwrap();
-        assert_eq!(find(&seen, "capabilities", "machine").status, Status::Fail);
+        assert_eq!(find(&seen, "capabilities", "machine").status, CheckStatus::Fail);
         let offloads = find(&seen, "offloads", "va");
-        assert!(offloads.status != Status::Unknown, "netlink tells everybody: {offloads}");
+        assert!(offloads.status != CheckStatus::Unknown, "netlink tells everybody: {offloads}");
     });
 }
 
@@ -209,9 +229,9 @@ fn a_user_namespace_is_not_taken_for_privilege() {
         };
         // Root there, with every capability, and of no use to bpf(2).
         let check = find(&seen, "capabilities", "machine");
-        assert_eq!(check.status, Status::Fail, "{check}");
+        assert_eq!(check.status, CheckStatus::Fail, "{check}");
         let check = find(&seen, "self-test", "program");
-        assert_eq!(check.status, Status::Fail, "{check}");
+        assert_eq!(check.status, CheckStatus::Fail, "{check}");
         assert!(check.observed.contains("user namespace"), "{check}");
     });
 }
@@ -225,17 +245,17 @@ fn queues_and_programs_of_others_are_found() {
         lab.veth("va", "vb", 2, "02:00:00:00:00:01", "02:00:00:00:00:02");
         lab.run("ethtool", "-K vb tx on");
         let seen = checks("", &["--interface", "va"]);
-        assert_eq!(find(&seen, "xdp-attached", "va").status, Status::Pass);
+        assert_eq!(find(&seen, "xdp-attached", "va").status, CheckStatus::Pass);
         let check = find(&seen, "offloads", "va");
-        assert_eq!(check.status, Status::Warn, "{check}");
+        assert_eq!(check.status, CheckStatus::Warn, "{check}");
         assert!(check.remedy.as_deref().is_some_and(|m| m.starts_with("ethtool -K vb tx off")), "{check}");
         lab.run("ethtool", "-K vb tx off gro on");
         let _socket = Socket::open(SocketConfig::new("va", 1, "192.0.2.1".parse().unwrap(), 7..=7)).unwrap();
         let seen = checks("", &["--interface", "va"]);
-        assert_eq!(find(&seen, "offloads", "va").status, Status::Pass);
-        assert_eq!(find(&seen, "xdp-attached", "va").status, Status::Fail);
+        assert_eq!(find(&seen, "offloads", "va").status, CheckStatus::Pass);
+        assert_eq!(find(&seen, "xdp-attached", "va").status, CheckStatus::Fail);
         let check = find(&seen, "xsk-owned", "va");
-        if check.status == Status::Unknown {
+        if check.status == CheckStatus::Unknown {
             use std::io::Write;
             let _ = writeln!(
                 std::io::stderr(),
@@ -243,7 +263,7 @@ fn queues_and_programs_of_others_are_found() {
             );
             return;
         }
-        assert_eq!(check.status, Status::Fail, "{check}");
+        assert_eq!(check.status, CheckStatus::Fail, "{check}");
         assert!(check.observed.starts_with("queues 1 "), "{check}");
     });
 }
@@ -268,18 +288,18 @@ fn ports_and_routes_are_looked_at() {
         let arguments = ["--config", file.to_str().unwrap()];
         let seen = checks("", &arguments);
         let route = |to: &str| find(&seen, "route", &format!("upstream {to}"));
-        assert_eq!(route("192.0.2.2").status, Status::Pass, "{}", route("192.0.2.2"));
-        assert_eq!(route("203.0.113.9").status, Status::Fail, "{}", route("203.0.113.9"));
+        assert_eq!(route("192.0.2.2").status, CheckStatus::Pass, "{}", route("192.0.2.2"));
+        assert_eq!(route("203.0.113.9").status, CheckStatus::Fail, "{}", route("203.0.113.9"));
         assert!(route("203.0.113.9").observed.contains("by vc"), "{}", route("203.0.113.9"));
-        assert_eq!(route("198.51.100.9").status, Status::Fail, "{}", route("198.51.100.9"));
+        assert_eq!(route("198.51.100.9").status, CheckStatus::Fail, "{}", route("198.51.100.9"));
         let ports = find(&seen, "ports", "relay");
-        assert_eq!(ports.status, Status::Warn, "{ports}");
+        assert_eq!(ports.status, CheckStatus::Warn, "{ports}");
         assert!(ports.observed.contains("ephemeral"), "{ports}");
 
         lab.sysctl("net/ipv4/ip_local_reserved_ports", "40000-41000");
-        assert_eq!(find(&checks("", &arguments), "ports", "relay").status, Status::Pass);
+        assert_eq!(find(&checks("", &arguments), "ports", "relay").status, CheckStatus::Pass);
         let _taken = std::net::UdpSocket::bind("192.0.2.1:53").unwrap();
         let ports = find(&checks("", &arguments), "ports", "relay").clone();
-        assert!(ports.status == Status::Warn && ports.observed.contains("192.0.2.1:53"), "{ports}");
+        assert!(ports.status == CheckStatus::Warn && ports.observed.contains("192.0.2.1:53"), "{ports}");
     });
 }

@@ -7,7 +7,7 @@ use oxide::port::sim::{SimBackend, SimInterface, SimNet};
 use oxide::port::{Backend, PortError, QueueId};
 use oxide::queue::{Batch, Context, Handler};
 use oxide::umem::{LayoutError, MAX_PORTS, PortIndex, RingSizes, UmemLayout};
-use oxide::xdp::{PortRequest, XdpBackend, XdpOptions};
+use oxide::xdp::{PortOpenParams, XdpBackend, XdpOptions};
 use oxide_relay::config::{Choice, Config, EngineConfig, Realtime};
 use oxide_relay::{PlanError, RelayPlan};
 
@@ -95,7 +95,7 @@ fn backends_refuse_a_ninth_port() {
     too_many(SimBackend::new(&net, &ids).open().map(drop));
     too_many(SimBackend::new(&net, &ids).open_available().map(drop));
     // Loopback is everywhere, and asking what it is needs no privilege.
-    let request = |queue| PortRequest { id: QueueId::new("lo", queue), slot: None, generic: None };
+    let request = |queue| PortOpenParams { id: QueueId::new("lo", queue), slot: None, generic: None };
     too_many(XdpBackend::new(XdpOptions::default(), (0..9).map(request).collect()).open().map(drop));
 }
 

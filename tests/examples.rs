@@ -14,7 +14,7 @@ use std::net::{IpAddr, SocketAddr};
 use oxide::net::{Link, LinkKind, Route, RouteKind, Tables};
 use oxide::packet::build::UdpFrame;
 use oxide::packet::{Flow, MacAddr, parse, verify_udp};
-use oxide::queue::{Handler, Harness, Outcome, QueueInfo};
+use oxide::queue::{Handler, HandlerOutcome, Harness, QueueInfo};
 use oxide::telemetry::DropReason;
 use oxide::umem::PortIndex;
 
@@ -72,8 +72,8 @@ fn datagram(from: &str, to: &str, payload: &[u8]) -> Vec<u8> {
 
 /// The port it left by, its ends and payload; its checksums are right.
 #[track_caller]
-fn sent(outcome: &Outcome) -> (u8, SocketAddr, SocketAddr, Vec<u8>) {
-    let Outcome::Transmit(port, frame) = outcome else { panic!("not sent: {outcome:?}") };
+fn sent(outcome: &HandlerOutcome) -> (u8, SocketAddr, SocketAddr, Vec<u8>) {
+    let HandlerOutcome::Transmit(port, frame) = outcome else { panic!("not sent: {outcome:?}") };
     let parsed = parse(&std::array::from_fn(|i| frame.get(i).copied().unwrap_or(0)), frame.len() as u16).unwrap();
     verify_udp(frame, &parsed).unwrap();
     assert_eq!(frame.len(), usize::from(parsed.length), "no padding");
@@ -101,9 +101,9 @@ fn a_blind_forwarder_forwards_both_ways_and_knows_only_the_last() {
         assert_eq!((port, from, to, &payload[..]), (INSIDE, at(listen), at(&client), &b"welcome"[..]));
     }
     for (from, to) in [("198.51.100.8:51820", "198.51.100.1:61000"), (target, "198.51.100.1:60999")] {
-        assert_eq!(harness.feed(OUTSIDE, &[datagram(from, to, b"?")]), [Outcome::Drop(DropReason::NoSession)]);
+        assert_eq!(harness.feed(OUTSIDE, &[datagram(from, to, b"?")]), [HandlerOutcome::Drop(DropReason::NoSession)]);
     }
-    assert_eq!(harness.feed(INSIDE, &[[0; 60]]), [Outcome::Drop(DropReason::EtherType)]);
+    assert_eq!(harness.feed(INSIDE, &[[0; 60]]), [HandlerOutcome::Drop(DropReason::EtherType)]);
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn answers_for_another_queue_are_handed_over() {
     let make = |queue: &QueueInfo| blind_forwarder::BlindForwarder::new(listen, target, queue);
     let mut harness = Harness::new(info, tables(), make).unwrap();
     let answer = datagram("198.51.100.7:51820", "198.51.100.1:64100", b"!");
-    assert_eq!(harness.feed(OUTSIDE, &[&answer]), [Outcome::HandOver(3, answer.clone())]);
+    assert_eq!(harness.feed(OUTSIDE, &[&answer]), [HandlerOutcome::HandOver(3, answer.clone())]);
 }
 
 #[test]
@@ -141,10 +141,10 @@ fn channel_data_both_ways_in_all_families() {
 
         for wrong in [&[0x40, 2, 0, 1, 7][..], &[0x40, 1, 0, 2, 7], &[0x40, 1, 0], &[0, 1, 0, 0, 0x21, 0x12]] {
             let outcome = harness.feed(INSIDE, &[datagram(client, server, wrong)]);
-            assert_eq!(outcome, [Outcome::Drop(DropReason::Handler)], "{wrong:x?}");
+            assert_eq!(outcome, [HandlerOutcome::Drop(DropReason::Handler)], "{wrong:x?}");
         }
         let big = datagram(peer, relayed, &[0; 1472]);
-        assert!(matches!(harness.feed(OUTSIDE, &[big])[0], Outcome::Drop(DropReason::TooBig)));
+        assert!(matches!(harness.feed(OUTSIDE, &[big])[0], HandlerOutcome::Drop(DropReason::TooBig)));
     }
 }
 
@@ -169,7 +169,7 @@ fn a_frame_goes_through_the_tunnel_and_comes_out_as_it_was() {
         };
         let options = [2, 0, 0x65, 0x58, 0, 0, 100, 0, 1, 2, 3, 1, 9, 9, 9, 9];
         let outcome = near.feed(OUTSIDE, &[tunnel(&options, &frame)]);
-        assert_eq!(outcome, [Outcome::Transmit(INSIDE, frame.clone())]);
+        assert_eq!(outcome, [HandlerOutcome::Transmit(INSIDE, frame.clone())]);
 
         for (header, inner, reason) in [
             (&[0x40, 0, 0x65, 0x58, 0, 0, 100, 0][..], &frame[..], DropReason::Handler), // version 1
@@ -181,9 +181,9 @@ fn a_frame_goes_through_the_tunnel_and_comes_out_as_it_was() {
             (&[63, 0, 0x65, 0x58, 0, 0, 100, 0], &frame, DropReason::Truncated),
         ] {
             let outcome = near.feed(OUTSIDE, &[tunnel(header, inner)]);
-            assert_eq!(outcome, [Outcome::Drop(reason)], "{header:x?}");
+            assert_eq!(outcome, [HandlerOutcome::Drop(reason)], "{header:x?}");
         }
         let big = datagram("192.0.2.7:9", "192.0.2.9:7000", &[0; 1472]);
-        assert_eq!(near.feed(INSIDE, &[big]), [Outcome::Drop(DropReason::TooBig)]);
+        assert_eq!(near.feed(INSIDE, &[big]), [HandlerOutcome::Drop(DropReason::TooBig)]);
     }
 }

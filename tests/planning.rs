@@ -3,7 +3,7 @@
 
 use oxide_topology::cli::{Answer, DoctorArgs, Exit, Format, PlanArgs, Source, doctor_command, plan_command};
 use oxide_topology::doctor::Traffic;
-use oxide_topology::{Change, Request, Snapshot};
+use oxide_topology::{PlanChange, PlanRequest, Snapshot};
 
 const DOC: &str = include_str!("../docs/planning.md");
 const PICTURE: &str = include_str!("../docs/planning.svg");
@@ -61,7 +61,7 @@ fn a_plan_goes_through_files_and_comes_back_the_same() {
     assert_eq!(run(&same).1.trim(), "no difference");
 
     let fewer = PlanArgs { nics: vec!["eth1:queues=15".into()], format: Format::Json, ..same };
-    let changes: Vec<Change> = serde_json::from_str(&run(&fewer).1).unwrap();
+    let changes: Vec<PlanChange> = serde_json::from_str(&run(&fewer).1).unwrap();
     let ports: Vec<_> = changes.iter().filter(|change| change.what == "ports").collect();
     assert_eq!((ports.len(), ports[0].subject.as_str()), (1, "queue 15"));
     assert_eq!(ports[0].after.as_deref(), Some("eth0:15"));
@@ -95,7 +95,7 @@ fn the_doctor_looks_at_this_machine_and_at_others() {
     let args = |source, name: &str| DoctorArgs {
         source,
         nics: Vec::new(),
-        request: Request::new(vec![name.into()], 1 << 20),
+        request: PlanRequest::new(vec![name.into()], 1 << 20),
         traffic: Traffic::default(),
         self_test: None,
         own: None,
@@ -116,5 +116,5 @@ fn the_doctor_looks_at_this_machine_and_at_others() {
     doctor_command(&described, &mut out, &mut Vec::new());
     let checks: Vec<oxide_topology::doctor::Check> = serde_json::from_slice(&out).unwrap();
     let unseen = checks.iter().find(|check| check.id == "af-xdp").unwrap();
-    assert_eq!(unseen.status, oxide_topology::doctor::Status::Unknown);
+    assert_eq!(unseen.status, oxide_topology::doctor::CheckStatus::Unknown);
 }

@@ -15,7 +15,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use netns::{Lab, in_namespace, skip_unless_root};
-use oxide_topology::doctor::{Check, Status};
+use oxide_topology::doctor::{Check, CheckStatus};
 
 const OXIDE: &str = env!("CARGO_BIN_EXE_oxide");
 
@@ -101,7 +101,7 @@ fn all_report(setup: &Setup, subject: &str, cause: &str) {
     let (_, text) = setup.check();
     assert!(text.lines().any(|line| line.contains(subject) && line.contains(cause)), "config check: {text}");
     let checks = setup.doctor();
-    let told = |check: &&Check| check.status >= Status::Warn && check.to_string().contains(cause);
+    let told = |check: &&Check| check.status >= CheckStatus::Warn && check.to_string().contains(cause);
     assert!(checks.iter().any(|check| check.subject == subject && told(&check)), "doctor: {checks:#?}");
     drop(setup.start());
     let log = setup.log();
@@ -129,7 +129,10 @@ fn listen_address_that_no_served_interface_has() {
             drop(setup.start());
             assert!(!setup.log().contains("\"WARN\""), "{}", setup.log());
             let checks = setup.doctor();
-            assert!(checks.iter().all(|check| check.id != "listen" || check.status == Status::Pass), "{checks:#?}");
+            assert!(
+                checks.iter().all(|check| check.id != "listen" || check.status == CheckStatus::Pass),
+                "{checks:#?}"
+            );
         }
     });
 }
@@ -183,7 +186,7 @@ fn file_without_entries() {
         assert!(setup.log().contains("no [[relay]] entry"), "{}", setup.log());
         let checks = setup.doctor();
         let listen = checks.iter().find(|check| check.id == "listen").unwrap();
-        assert!(listen.status == Status::Fail && listen.observed.contains("no [[relay]] entry"), "{listen}");
+        assert!(listen.status == CheckStatus::Fail && listen.observed.contains("no [[relay]] entry"), "{listen}");
         // Of another host nothing is claimed.
         setup.config("\"nowhere0\"", "192.0.2.1", "198.51.100.2", "");
         let (code, text) = setup.check();
@@ -201,7 +204,7 @@ fn alternative_name_of_an_interface() {
         lab.ip("link property add dev r0 altname enp0s31f6-port-with-a-long-name");
         setup.config("\"enp0s31f6-port-with-a-long-name\", \"r1\"", "10.1.0.1", "10.2.0.2", "");
         assert_eq!(setup.check().1.matches("warning").count(), 0, "{}", setup.check().1);
-        assert!(setup.doctor().iter().all(|check| check.status < Status::Fail));
+        assert!(setup.doctor().iter().all(|check| check.status < CheckStatus::Fail));
         let _relay = setup.start();
         assert!(setup.log().contains("(r0)"), "{}", setup.log());
         let reload = setup.oxide(&["ctl", "--socket", "ctl.sock", "reload"]);
@@ -218,7 +221,7 @@ fn doctor_knows_its_running_relay() {
         let setup = setup(lab);
         setup.config("\"r0\", \"r1\"", "10.1.0.1", "10.2.0.2", "");
         let failed = |checks: &[Check]| {
-            checks.iter().filter(|c| c.status == Status::Fail).map(ToString::to_string).collect::<Vec<_>>()
+            checks.iter().filter(|c| c.status == CheckStatus::Fail).map(ToString::to_string).collect::<Vec<_>>()
         };
         let before = failed(&setup.doctor());
         let _relay = setup.start();
@@ -232,7 +235,7 @@ fn doctor_knows_its_running_relay() {
         let strange = setup.doctor();
         let program = strange.iter().find(|check| check.id == "xdp-attached").unwrap();
         assert!(
-            program.status == Status::Fail && program.remedy.as_ref().unwrap().contains("oxide relay"),
+            program.status == CheckStatus::Fail && program.remedy.as_ref().unwrap().contains("oxide relay"),
             "{program}"
         );
     });

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use model::{Packet, Shape, Step, frame, step, world as changed};
 use oxide::port::PortInfo;
-use oxide::queue::{Harness, Outcome, QueueInfo};
+use oxide::queue::{HandlerOutcome, Harness, QueueInfo};
 use oxide_relay::config::Config;
 use oxide_relay::{RelayPlan, UdpRelay};
 use oxide_sim::reference::{Reference, Seen};
@@ -47,7 +47,7 @@ impl Pair {
             if let Err(why) = self.slow.check(&seen, outcome) {
                 return Err(TestCaseError::fail(format!("{packet:?}: {why}")));
             }
-            if let (Outcome::Transmit(1, sent), Packet::Client { entry, .. }) = (outcome, &packet.0) {
+            if let (HandlerOutcome::Transmit(1, sent), Packet::Client { entry, .. }) = (outcome, &packet.0) {
                 let source = ends_unchecked(sent).0;
                 let known = (source.ip().to_string(), source.port());
                 // A damaged port may be another entry's.

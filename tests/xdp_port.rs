@@ -17,7 +17,7 @@ use netns::{Lab, in_namespace, skip_unless_root};
 use oxide::port::{Backend, Burst, Mode, Port, QueueId};
 use oxide::umem::{PageKind, PortIndex, RingSizes, Umem};
 use oxide::xdp::steering::{Steering, SteeringOptions};
-use oxide::xdp::{PortRequest, XdpBackend, XdpOptions, XdpPort};
+use oxide::xdp::{PortOpenParams, XdpBackend, XdpOptions, XdpPort};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 
@@ -35,8 +35,8 @@ fn steering(interface: &str) -> Steering {
     steering
 }
 
-fn request(steering: &Steering, interface: &str, queue: u32) -> PortRequest {
-    PortRequest { id: QueueId::new(interface, queue), slot: Some(steering.slot(queue).unwrap()), generic: None }
+fn request(steering: &Steering, interface: &str, queue: u32) -> PortOpenParams {
+    PortOpenParams { id: QueueId::new(interface, queue), slot: Some(steering.slot(queue).unwrap()), generic: None }
 }
 
 fn pair(lab: &Lab, near: &str, far: &str, queues: u32) {
@@ -50,7 +50,7 @@ struct Alone {
 }
 
 impl Alone {
-    fn open(request: PortRequest) -> Self {
+    fn open(request: PortOpenParams) -> Self {
         let (umem, mut ports) = XdpBackend::new(options(), vec![request]).open().unwrap();
         let mut port = ports.remove(0);
         port.steer(true).unwrap();

@@ -10,7 +10,7 @@ use oxide::packet::build::UdpFrame;
 use oxide::packet::{Endpoint, Flow, LANES, MacAddr};
 use oxide::port::sim::{SimBackend, SimInterface, SimNet, SimPort};
 use oxide::port::{Backend, Burst, Port, QueueId};
-use oxide::queue::{Datapath, DatapathParts, Harness, Peers, QueueInfo};
+use oxide::queue::{Datapath, DatapathParts, Harness, QueueInfo, QueuePeers};
 use oxide::simd::Processor;
 use oxide::umem::Umem;
 use oxide_relay::config::Config;
@@ -159,7 +159,7 @@ impl Relay {
             handler,
             processor,
             info,
-            peers: Peers::none(),
+            peers: QueuePeers::none(),
             batch_size: LANES,
         };
         let now = Instant::now();

@@ -16,7 +16,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use oxide_topology::doctor::{Outcome, SelfTestStep};
+use oxide_topology::doctor::{SelfTestStep, StepOutcome};
 use rtnetlink::{LinkUnspec, LinkVeth};
 
 use oxide::packet::build::UdpFrame;
@@ -73,7 +73,7 @@ pub fn run() -> Vec<SelfTestStep> {
     }
 }
 
-fn trial(step: &'static str, outcome: Outcome) -> SelfTestStep {
+fn trial(step: &'static str, outcome: StepOutcome) -> SelfTestStep {
     let wanted = match step {
         "program" => "the kernel takes the steering program and its maps",
         "memory" => "the kernel takes an AF_XDP socket and its packet memory",
@@ -85,19 +85,19 @@ fn trial(step: &'static str, outcome: Outcome) -> SelfTestStep {
     SelfTestStep { step, wanted, outcome }
 }
 
-fn failed(text: String, remedy: String) -> Outcome {
-    Outcome::Failed { text, remedy }
+fn failed(text: String, remedy: String) -> StepOutcome {
+    StepOutcome::Failed { text, remedy }
 }
 
-fn refused(text: impl Into<String>, needs: &'static [&'static [&'static str]], relay_needs_it: bool) -> Outcome {
-    Outcome::Refused { text: text.into(), needs, relay_needs_it }
+fn refused(text: impl Into<String>, needs: &'static [&'static [&'static str]], relay_needs_it: bool) -> StepOutcome {
+    StepOutcome::Refused { text: text.into(), needs, relay_needs_it }
 }
 
 fn program() -> SelfTestStep {
     trial(
         "program",
         match try_program() {
-            Ok(()) => Outcome::Done("loaded".to_owned()),
+            Ok(()) => StepOutcome::Done("loaded".to_owned()),
             Err(SteeringError::NotPermitted { .. }) => refused("EPERM", LOADING, true),
             Err(error) => failed(error.to_string(), "uname -r; it needs 6.1".to_owned()),
         },
@@ -109,7 +109,7 @@ fn memory() -> SelfTestStep {
     trial(
         "memory",
         match try_memory(&options()) {
-            Ok(bytes) => Outcome::Done(format!("{} KiB registered", bytes / 1024)),
+            Ok(bytes) => StepOutcome::Done(format!("{} KiB registered", bytes / 1024)),
             Err(error) => match Errno::from_io_error(&error) {
                 Some(Errno::PERM | Errno::ACCESS) => refused("EPERM", &[&["CAP_NET_RAW"]], true),
                 Some(Errno::NOBUFS | Errno::NOMEM) => failed(
@@ -132,7 +132,7 @@ fn options() -> XdpOptions {
     XdpOptions { rings, pages: PageKind::Base, busy_poll: None, ..XdpOptions::default() }
 }
 
-type Step = (&'static str, fn() -> Outcome);
+type Step = (&'static str, fn() -> StepOutcome);
 
 /// The steps that need a namespace, on a thread of their own: unshare(2) concerns the calling thread.
 fn in_namespace(tell: &mpsc::Sender<SelfTestStep>) {
@@ -140,17 +140,17 @@ fn in_namespace(tell: &mpsc::Sender<SelfTestStep>) {
     let mut stopped: Option<&str> = None;
     for (step, try_it) in steps {
         let outcome = match stopped {
-            Some(at) => Outcome::Untried { why: format!("{at} did not work"), remedy: format!("see {at} above") },
+            Some(at) => StepOutcome::Untried { why: format!("{at} did not work"), remedy: format!("see {at} above") },
             None => try_it(),
         };
-        if stopped.is_none() && !matches!(outcome, Outcome::Done(_)) {
+        if stopped.is_none() && !matches!(outcome, StepOutcome::Done(_)) {
             stopped = Some(step);
         }
         let _ = tell.send(trial(step, outcome));
     }
 }
 
-fn namespace() -> Outcome {
+fn namespace() -> StepOutcome {
     use rustix::io::Errno;
     use rustix::thread::UnshareFlags;
     // The safe one: it is deprecated only because of CLONE_FILES, which is not used here.
@@ -160,26 +160,26 @@ fn namespace() -> Outcome {
         Ok(()) => {
             // IPv6 would speak on the new link by itself. Not there, or read-only: the test stands some noise.
             let _ = std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
-            Outcome::Done("made; it ends with the test".to_owned())
+            StepOutcome::Done("made; it ends with the test".to_owned())
         }
         Err(Errno::PERM) => refused("EPERM", &[&["CAP_SYS_ADMIN"]], false),
-        Err(error) => Outcome::Untried {
+        Err(error) => StepOutcome::Untried {
             why: format!("no network namespace: {error}"),
             remedy: "a kernel with CONFIG_NET_NS=y; sysctl user.max_net_namespaces".to_owned(),
         },
     }
 }
 
-fn veth() -> Outcome {
+fn veth() -> StepOutcome {
     let made = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| failed(error.to_string(), "see ulimit -n".to_owned()))
         .and_then(|runtime| runtime.block_on(make_veth()));
-    made.err().unwrap_or_else(|| Outcome::Done(format!("{ASKER} and {ECHO}, up")))
+    made.err().unwrap_or_else(|| StepOutcome::Done(format!("{ASKER} and {ECHO}, up")))
 }
 
-async fn make_veth() -> Result<(), Outcome> {
+async fn make_veth() -> Result<(), StepOutcome> {
     let broken = |error: std::io::Error| failed(error.to_string(), "see dmesg".to_owned());
     let (connection, handle, _) = rtnetlink::new_connection().map_err(broken)?;
     let connection = tokio::spawn(connection);
@@ -192,31 +192,31 @@ async fn make_veth() -> Result<(), Outcome> {
     Ok(())
 }
 
-fn netlink(error: rtnetlink::Error) -> Outcome {
+fn netlink(error: rtnetlink::Error) -> StepOutcome {
     let text = error.to_string();
     let rtnetlink::Error::NetlinkError(message) = error else { return failed(text, "see dmesg".to_owned()) };
     let error = message.to_io();
     match rustix::io::Errno::from_io_error(&error) {
         Some(rustix::io::Errno::PERM) => refused("EPERM", &[&["CAP_NET_ADMIN"]], false),
         Some(rustix::io::Errno::OPNOTSUPP) => {
-            Outcome::Untried { why: "this kernel has no veth".to_owned(), remedy: "modprobe veth".to_owned() }
+            StepOutcome::Untried { why: "this kernel has no veth".to_owned(), remedy: "modprobe veth".to_owned() }
         }
         _ => failed(error.to_string(), "see dmesg".to_owned()),
     }
 }
 
-fn attach() -> Outcome {
+fn attach() -> StepOutcome {
     match Steering::attach(ASKER, &SteeringOptions::default()) {
-        Ok(steering) if steering.mode() == AttachMode::Native => Outcome::Done("in native mode".to_owned()),
-        Ok(steering) => Outcome::Done(format!("in generic mode: {}", steering.why().unwrap_or("not told why"))),
+        Ok(steering) if steering.mode() == AttachMode::Native => StepOutcome::Done("in native mode".to_owned()),
+        Ok(steering) => StepOutcome::Done(format!("in generic mode: {}", steering.why().unwrap_or("not told why"))),
         Err(SteeringError::NotPermitted { .. }) => refused("EPERM", LOADING, true),
         Err(error) => failed(error.to_string(), "see dmesg".to_owned()),
     }
 }
 
-fn packets() -> Outcome {
+fn packets() -> StepOutcome {
     match exchange() {
-        Ok(seen) => Outcome::Done(seen),
+        Ok(seen) => StepOutcome::Done(seen),
         Err(SelfTestError::Port(PortError::Refused { source, step, .. }))
             if source.raw_os_error() == Some(rustix::io::Errno::PERM.raw_os_error()) =>
         {

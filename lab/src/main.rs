@@ -40,7 +40,7 @@ mod testbed;
 mod times;
 mod trials;
 
-use clap::{Parser, Subcommand};
+use clap::Parser;
 use std::process::ExitCode;
 
 /// Why a command ended: what was tried, and what was seen.
@@ -73,11 +73,11 @@ impl Error {
 #[command(about = "Measuring tools of `cargo xtask bench`", version)]
 struct Arguments {
     #[command(subcommand)]
-    command: Command,
+    command: Subcommand,
 }
 
-#[derive(Subcommand)]
-enum Command {
+#[derive(clap::Subcommand)]
+enum Subcommand {
     /// Saturates a forwarder with live frames and counts what comes through.
     Saturate(saturate::Options),
     /// Given rates by live frames: what is lost, and how long each packet takes.
@@ -108,19 +108,19 @@ enum Command {
 
 fn main() -> ExitCode {
     let answer = match Arguments::parse().command {
-        Command::Saturate(options) => saturate::run(&options),
-        Command::Trial(options) => trials::run(&options),
-        Command::Throughput(options) => rfc::throughput(&options),
-        Command::Burst(options) => rfc::burst(&options),
-        Command::Sessions(options) => rfc::sessions(&options),
-        Command::Paced(options) => paced::run(&options),
-        Command::Probe(options) => probe::run(&options),
-        Command::Count(options) => tally::run(&options),
-        Command::Idle(options) => idle::run(&options),
-        Command::Pauses(options) => pauses::run(&options),
-        Command::Micro(options) => micro::run(&options),
-        Command::Work(options) => micro::work(&options),
-        Command::Forward(options) => forwarders::run(&options),
+        Subcommand::Saturate(options) => saturate::run(&options),
+        Subcommand::Trial(options) => trials::run(&options),
+        Subcommand::Throughput(options) => rfc::throughput(&options),
+        Subcommand::Burst(options) => rfc::burst(&options),
+        Subcommand::Sessions(options) => rfc::sessions(&options),
+        Subcommand::Paced(options) => paced::run(&options),
+        Subcommand::Probe(options) => probe::run(&options),
+        Subcommand::Count(options) => tally::run(&options),
+        Subcommand::Idle(options) => idle::run(&options),
+        Subcommand::Pauses(options) => pauses::run(&options),
+        Subcommand::Micro(options) => micro::run(&options),
+        Subcommand::Work(options) => micro::work(&options),
+        Subcommand::Forward(options) => forwarders::run(&options),
     };
     match answer {
         Ok(()) => ExitCode::SUCCESS,

@@ -7,7 +7,7 @@ use crate::programs::Shape;
 use crate::{Error, Result};
 use oxide::port::{Backend, Burst, Kick, Port, QueueId};
 use oxide::umem::Umem;
-use oxide::xdp::{PortRequest, XdpBackend, XdpOptions, XdpPort};
+use oxide::xdp::{PortOpenParams, XdpBackend, XdpOptions, XdpPort};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -47,7 +47,7 @@ impl SocketLoad {
 
 impl Sender {
     fn open(interface: &str, queue: u32) -> Result<Self> {
-        let request = PortRequest { id: QueueId::new(interface, queue), slot: None, generic: None };
+        let request = PortOpenParams { id: QueueId::new(interface, queue), slot: None, generic: None };
         let (umem, ports) = XdpBackend::new(XdpOptions::default(), vec![request]).open()?;
         let port = ports.into_iter().next().ok_or_else(|| Error::Text(format!("no port on {interface}")))?;
         Ok(Self { port, umem, outgoing: Burst::new() })

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 /// What came of a trial.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
-pub(crate) struct Outcome {
+pub(crate) struct TrialOutcome {
     /// Packets per second asked for; 0 is as many as can be made.
     pub(crate) asked_pps: f64,
     /// Packets per second that the generator made.
@@ -34,7 +34,7 @@ pub(crate) struct Outcome {
     pub(crate) core: CpuTime,
 }
 
-impl Outcome {
+impl TrialOutcome {
     /// Share that was lost.
     pub(crate) fn loss(&self) -> f64 {
         if self.sent == 0 { 1.0 } else { self.lost as f64 / self.sent as f64 }
@@ -98,18 +98,18 @@ impl Trials {
     }
 
     /// One trial, to its end: at most twice the time it should take, and a second.
-    pub(crate) fn run(&mut self, order: &Order) -> Result<Outcome> {
+    pub(crate) fn run(&mut self, order: &Order) -> Result<TrialOutcome> {
         let pps = if order.pps > 0.0 { order.pps } else { 100_000.0 };
         let within = Duration::from_secs_f64(2.0 * order.frames as f64 / pps + 1.0);
         self.run_within(order, within)
     }
 
     /// As many as can be made, for so long.
-    pub(crate) fn saturate(&mut self, time: Duration) -> Result<Outcome> {
+    pub(crate) fn saturate(&mut self, time: Duration) -> Result<TrialOutcome> {
         self.run_within(&Order { pps: 0.0, frames: u64::MAX, first: 0 }, time)
     }
 
-    fn run_within(&mut self, order: &Order, within: Duration) -> Result<Outcome> {
+    fn run_within(&mut self, order: &Order, within: Duration) -> Result<TrialOutcome> {
         self.last += 1;
         let (seen, times, steal) = (self.seen()?, self.times()?, cpu::steal_ms(self.forwarder_cpu));
         self.orders.give(self.last, order)?;
@@ -134,7 +134,7 @@ impl Trials {
         let received = self.seen()? - seen;
         let table: Vec<u64> = self.times()?.iter().zip(&times).map(|(now, before)| now - before).collect();
         let seconds = (progress.end - progress.start) as f64 / 1e9;
-        Ok(Outcome {
+        Ok(TrialOutcome {
             asked_pps: order.pps,
             made_pps: progress.sent as f64 / seconds.max(1e-9),
             sent: progress.sent,

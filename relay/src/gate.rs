@@ -21,7 +21,7 @@
 //! use std::net::SocketAddr;
 //! use oxide_relay::config::Config;
 //! use oxide::packet::{Flow, build::UdpFrame};
-//! use oxide::queue::{Harness, Outcome};
+//! use oxide::queue::{Harness, HandlerOutcome};
 //! use oxide_relay::gate::{Admission, Gate, AdmissionRequest};
 //! use oxide_relay::{RelayPlan, UdpRelay};
 //! use oxide::telemetry::DropReason;
@@ -52,11 +52,11 @@
 //! let flow = Flow { source: client.into(), destination: listen.into() };
 //! let request = |payload| UdpFrame::new(flow, payload).to_vec().unwrap();
 //!
-//! let [Outcome::Transmit(0, challenge)] = &harness.feed(0, &[request(b"open!")])[..] else { panic!() };
+//! let [HandlerOutcome::Transmit(0, challenge)] = &harness.feed(0, &[request(b"open!")])[..] else { panic!() };
 //! assert!(challenge.ends_with(b"who?") && challenge.len() <= request(b"open!").len());
-//! assert_eq!(harness.feed(0, &[request(b"")]), [Outcome::Drop(DropReason::Refused)]);
+//! assert_eq!(harness.feed(0, &[request(b"")]), [HandlerOutcome::Drop(DropReason::Refused)]);
 //! // Admitted: now it is the routes that are missing, since this harness has none.
-//! assert_eq!(harness.feed(0, &[request(b"sesame, open!")]), [Outcome::Drop(DropReason::NoRoute)]);
+//! assert_eq!(harness.feed(0, &[request(b"sesame, open!")]), [HandlerOutcome::Drop(DropReason::NoRoute)]);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 

@@ -46,7 +46,7 @@ struct Upstream {
 }
 
 /// What one queue knows of all upstreams, by their place in the relay's list.
-pub(super) struct Health {
+pub(super) struct UpstreamHealth {
     policies: Vec<Policy>,
     upstreams: Vec<Upstream>,
     /// How often one went down.
@@ -55,7 +55,7 @@ pub(super) struct Health {
     pub(super) came_up: u64,
 }
 
-impl Health {
+impl UpstreamHealth {
     /// `None` where no entry wants to know, so that nothing is noted.
     pub(super) fn new(policies: Vec<Policy>, upstreams: usize) -> Option<Box<Self>> {
         let any = policies.iter().any(|policy| policy.sessions > 0);
@@ -158,15 +158,15 @@ impl Health {
 mod tests {
     use super::*;
 
-    fn health(sessions: u32) -> Box<Health> {
+    fn health(sessions: u32) -> Box<UpstreamHealth> {
         let policy = Policy { sessions, silence: 30, failover: true };
         let never = Policy { sessions: 0, silence: 0, failover: false };
-        Health::new(vec![never, policy], 8).unwrap_or_else(|| unreachable!())
+        UpstreamHealth::new(vec![never, policy], 8).unwrap_or_else(|| unreachable!())
     }
 
     #[test]
     fn nothing_is_noted_where_nobody_wants_to_know() {
-        assert!(Health::new(vec![Policy { sessions: 0, silence: 1, failover: false }], 3).is_none());
+        assert!(UpstreamHealth::new(vec![Policy { sessions: 0, silence: 1, failover: false }], 3).is_none());
         let mut health = health(1);
         health.sent(0, 0, 1, 0);
         assert!(!health.down(0, 0, 1000));

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
 
-use super::limit::{Limits, LimitsPlan};
+use super::limit::{LimitsPlan, RateLimits};
 use super::policy::{self, Denied};
 use crate::config::{Config, ConfigError, PortRange};
 use oxide::net::Tables;
@@ -183,7 +183,7 @@ impl RelayPlan {
     }
 
     /// What may pass on `queue` of `queues`; `None` where nothing is limited.
-    pub(super) fn limits(&self, queue: u32, queues: u32, seed: u64) -> Option<Box<Limits>> {
+    pub(super) fn limits(&self, queue: u32, queues: u32, seed: u64) -> Option<Box<RateLimits>> {
         self.limits.of(queue, queues, seed)
     }
 

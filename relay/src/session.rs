@@ -4,7 +4,7 @@ use std::num::NonZeroU16;
 
 use oxide::flow::{FlowKey, FlowTable, Keyed};
 use oxide::net::ResolvedHop;
-use oxide::packet::{Endpoint, FlowChange, MacAddr};
+use oxide::packet::{Endpoint, FlowChecksumDelta, MacAddr};
 use oxide::umem::PortIndex;
 
 /// Ethernet header, bytes.
@@ -85,7 +85,7 @@ pub(super) struct Session {
     /// When the client was last heard, in ticks of the relay's clock.
     pub(super) last_seen: u32,
     /// Of the client's packets; the answers' is the reverse.
-    pub(super) change: FlowChange,
+    pub(super) change: FlowChecksumDelta,
     pub(super) to_client: CachedNextHop,
 }
 

@@ -22,7 +22,7 @@ use super::{RelayPlan, UdpRelay};
 use crate::config::Config;
 use oxide::packet::build::UdpFrame;
 use oxide::packet::{self, Flow};
-use oxide::queue::{Handler, Harness, Outcome, QueueInfo};
+use oxide::queue::{Handler, HandlerOutcome, Harness, QueueInfo};
 use oxide::telemetry::DropReason;
 
 const CLIENTS: u8 = 0;
@@ -52,14 +52,14 @@ fn ends(frame: &[u8]) -> (SocketAddr, SocketAddr) {
     ends_unchecked(frame)
 }
 
-fn one(harness: &mut Harness<UdpRelay>, port: u8, packet: &[u8]) -> Outcome {
+fn one(harness: &mut Harness<UdpRelay>, port: u8, packet: &[u8]) -> HandlerOutcome {
     harness.feed(port, &[packet]).remove(0)
 }
 
 #[track_caller]
-fn sent(outcome: Outcome) -> (u8, Vec<u8>) {
+fn sent(outcome: HandlerOutcome) -> (u8, Vec<u8>) {
     match outcome {
-        Outcome::Transmit(port, bytes) => (port, bytes),
+        HandlerOutcome::Transmit(port, bytes) => (port, bytes),
         other => panic!("not sent: {other:?}"),
     }
 }
@@ -135,10 +135,10 @@ fn what_grows_must_fit_when_it_has_grown() {
         let fits = datagram(client, listen, &vec![0; 1280 - header]);
         assert_eq!(sent(one(&mut harness, CLIENTS, &fits)).1.len(), 14 + 1280);
         let big = datagram(client, listen, &vec![0; 1281 - header]);
-        assert_eq!(one(&mut harness, CLIENTS, &big), Outcome::Drop(DropReason::TooBig));
+        assert_eq!(one(&mut harness, CLIENTS, &big), HandlerOutcome::Drop(DropReason::TooBig));
         let flow = Flow { source: at(client).into(), destination: at(listen).into() };
         let tired = UdpFrame { hop_limit: 1, ..UdpFrame::new(flow, b"") }.to_vec().unwrap();
-        assert_eq!(one(&mut harness, CLIENTS, &tired), Outcome::Drop(DropReason::TtlExpired));
+        assert_eq!(one(&mut harness, CLIENTS, &tired), HandlerOutcome::Drop(DropReason::TtlExpired));
     }
 }
 
@@ -173,7 +173,7 @@ fn silence_ends_a_session_and_answers_do_not_keep_it() {
     harness.advance(Duration::from_secs(120));
     sent(one(&mut harness, SERVERS, &answer));
     harness.advance(Duration::from_millis(100));
-    assert_eq!(one(&mut harness, SERVERS, &answer), Outcome::Drop(DropReason::NoSession));
+    assert_eq!(one(&mut harness, SERVERS, &answer), HandlerOutcome::Drop(DropReason::NoSession));
     assert_eq!(harness.handler().sessions(), 1);
     // The hand comes round within a second's ticks.
     (0..16).for_each(|_| harness.tick());
@@ -198,7 +198,7 @@ fn a_full_table_refuses_and_serves_on() {
     let mut harness = relay("capacity = 64\nidle_timeout_s = 120");
     let ports: Vec<u16> = (0..64).map(|n| source_port(&mut harness, &format!("192.0.2.7:{}", 4000 + n))).collect();
     let refused = datagram("192.0.2.8:1", "192.0.2.1:53", b"?");
-    assert_eq!(one(&mut harness, CLIENTS, &refused), Outcome::Drop(DropReason::SessionsFull));
+    assert_eq!(one(&mut harness, CLIENTS, &refused), HandlerOutcome::Drop(DropReason::SessionsFull));
     assert_eq!(source_port(&mut harness, "192.0.2.7:4063"), ports[63]);
     // Idle ones make room at once, without waiting for a tick.
     harness.advance(Duration::from_secs(121));
@@ -212,7 +212,7 @@ fn ports_run_out_per_source_address() {
         source_port(&mut harness, &format!("192.0.2.7:{}", 4000 + n));
     }
     let packet = datagram("192.0.2.8:1", "192.0.2.1:53", b"?");
-    assert_eq!(one(&mut harness, CLIENTS, &packet), Outcome::Drop(DropReason::PortsExhausted));
+    assert_eq!(one(&mut harness, CLIENTS, &packet), HandlerOutcome::Drop(DropReason::PortsExhausted));
     sent(one(&mut harness, CLIENTS, &datagram("[2001:db8:1::7]:1", "[2001:db8:1::1]:53", b"?")));
 }
 
@@ -223,7 +223,7 @@ fn draining_serves_and_starts_nothing() {
     harness.set_draining(true);
     assert_eq!(source_port(&mut harness, "192.0.2.7:4000"), port);
     let new = datagram("192.0.2.7:4001", "192.0.2.1:53", b"?");
-    assert_eq!(one(&mut harness, CLIENTS, &new), Outcome::Drop(DropReason::Draining));
+    assert_eq!(one(&mut harness, CLIENTS, &new), HandlerOutcome::Drop(DropReason::Draining));
 }
 
 #[test]
@@ -243,9 +243,9 @@ fn strangers_are_told_apart() {
         // Leaves by an interface without a queue of ours.
         ("192.0.2.7:4000", "192.0.2.1:55".to_owned(), DropReason::NoRoute),
     ] {
-        assert_eq!(one(&mut harness, SERVERS, &datagram(from, &to, b"!")), Outcome::Drop(reason), "{from} {to}");
+        assert_eq!(one(&mut harness, SERVERS, &datagram(from, &to, b"!")), HandlerOutcome::Drop(reason), "{from} {to}");
     }
-    assert_eq!(one(&mut harness, CLIENTS, &[0; 60]), Outcome::Drop(DropReason::EtherType));
+    assert_eq!(one(&mut harness, CLIENTS, &[0; 60]), HandlerOutcome::Drop(DropReason::EtherType));
     assert_eq!(harness.handler().sessions(), 1);
 }
 
@@ -257,8 +257,8 @@ fn answers_go_to_the_queue_that_owns_the_port() {
         let mut harness = relay_on(1, 4, ports);
         let answer = datagram("198.51.100.2:53", &format!("198.51.100.1:{port}"), b"!");
         let wanted = match owner {
-            Some(owner) => Outcome::HandOver(owner, answer.clone()),
-            None => Outcome::Drop(DropReason::NoSession),
+            Some(owner) => HandlerOutcome::HandOver(owner, answer.clone()),
+            None => HandlerOutcome::Drop(DropReason::NoSession),
         };
         assert_eq!(one(&mut harness, SERVERS, &answer), wanted, "{port}");
     }
@@ -271,9 +271,9 @@ fn a_next_hop_is_asked_for_and_waited_for() {
     let mut harness = relay("");
     harness.set_tables(World { known: false, ..World::default() }.tables(2));
     let packet = datagram("192.0.2.7:4000", "192.0.2.1:53", b"?");
-    assert_eq!(harness.feed(CLIENTS, &[&packet, &packet]), vec![Outcome::Hold(packet.clone()); 2]);
+    assert_eq!(harness.feed(CLIENTS, &[&packet, &packet]), vec![HandlerOutcome::Hold(packet.clone()); 2]);
     assert_eq!(harness.take_requests(), [(2, ip("198.51.100.2"))]);
-    assert_eq!(harness.feed_again(CLIENTS, &[&packet]), [Outcome::Hold(packet.clone())]);
+    assert_eq!(harness.feed_again(CLIENTS, &[&packet]), [HandlerOutcome::Hold(packet.clone())]);
     harness.set_tables(World::default().tables(3));
     let (port, _) = sent(harness.feed_again(CLIENTS, &[&packet]).remove(0));
     assert_eq!((port, harness.handler().sessions()), (SERVERS, 1));
@@ -300,13 +300,13 @@ fn what_cannot_leave() {
     harness.set_tables(World { mtu: 100, ..World::default() }.tables(2));
     sent(one(&mut harness, CLIENTS, &datagram("192.0.2.7:1", "192.0.2.1:53", &[0; 72])));
     let big = datagram("192.0.2.7:1", "192.0.2.1:53", &[0; 73]);
-    assert_eq!(one(&mut harness, CLIENTS, &big), Outcome::Drop(DropReason::TooBig));
+    assert_eq!(one(&mut harness, CLIENTS, &big), HandlerOutcome::Drop(DropReason::TooBig));
     let flow = Flow { source: at("192.0.2.7:1").into(), destination: at("192.0.2.1:53").into() };
     let tired = UdpFrame { hop_limit: 1, ..UdpFrame::new(flow, b"") }.to_vec().unwrap();
-    assert_eq!(one(&mut harness, CLIENTS, &tired), Outcome::Drop(DropReason::TtlExpired));
+    assert_eq!(one(&mut harness, CLIENTS, &tired), HandlerOutcome::Drop(DropReason::TtlExpired));
     harness.set_tables(World { routes: false, ..World::default() }.tables(3));
     let packet = datagram("192.0.2.7:1", "192.0.2.1:53", b"");
-    assert_eq!(one(&mut harness, CLIENTS, &packet), Outcome::Drop(DropReason::NoRoute));
+    assert_eq!(one(&mut harness, CLIENTS, &packet), HandlerOutcome::Drop(DropReason::NoRoute));
     assert_eq!(harness.handler().sessions(), 1);
 }
 
@@ -318,7 +318,7 @@ fn a_new_source_address_moves_the_session() {
     let (_, out) = sent(one(&mut harness, CLIENTS, &datagram("192.0.2.7:4000", "192.0.2.1:53", b"?")));
     assert_eq!(ends(&out).0.ip(), ip("198.51.100.9"));
     let late = datagram("198.51.100.2:53", &format!("198.51.100.1:{port}"), b"!");
-    assert_eq!(one(&mut harness, SERVERS, &late), Outcome::Drop(DropReason::NoSession));
+    assert_eq!(one(&mut harness, SERVERS, &late), HandlerOutcome::Drop(DropReason::NoSession));
     assert_eq!((harness.handler().sessions(), harness.handler().counters().source_changed), (1, 1));
 }
 

@@ -29,8 +29,8 @@ use foldhash::fast::FixedState;
 
 use super::counters::RelayCounters;
 use super::gate::Gate;
-use super::health::{Health, Policy};
-use super::limit::Limits;
+use super::health::{Policy, UpstreamHealth};
+use super::limit::RateLimits;
 use super::plan::{Entry, RelayPlan, Slices};
 use super::ports::SourcePorts;
 use super::session::{Session, Sessions, Upstream};
@@ -84,9 +84,9 @@ pub struct UdpRelay {
     /// Upstreams whose next hop was asked for since, in the order of the list.
     resolved_early: usize,
     /// What clients may send and be sent; `None` where nothing is limited.
-    limits: Option<Box<Limits>>,
+    limits: Option<Box<RateLimits>>,
     /// Which upstreams answer; `None` where nobody wants to know.
-    health: Option<Box<Health>>,
+    health: Option<Box<UpstreamHealth>>,
     /// Asked before a session is made.
     gate: Option<Box<dyn Gate>>,
     /// Since the epoch, for the limits.
@@ -128,7 +128,7 @@ impl UdpRelay {
             });
             upstreams.extend(entry.upstreams.iter().copied().map(Upstream::new));
         }
-        let health = Health::new(plan.entries().iter().map(policy).collect(), upstreams.len());
+        let health = UpstreamHealth::new(plan.entries().iter().map(policy).collect(), upstreams.len());
         Self {
             listens,
             shortest_idle: entries.iter().map(|entry: &EntryRuntime| entry.idle_timeout).min().unwrap_or(0),

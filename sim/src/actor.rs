@@ -15,7 +15,7 @@ use super::forward::PanicHandler;
 use oxide::port::sim::{SimBackend, SimNet};
 use oxide::port::{Backend, QueueId};
 use oxide::queue::{
-    Actor, ActorSpec, Command, Handover, Peers, PortRequests, QueueCounters, QueueExit, QueueSnapshot, Report,
+    Actor, ActorCommand, ActorSpec, Handover, PortRequests, QueueCounters, QueueExit, QueuePeers, QueueSnapshot, Report,
 };
 use oxide::simd::Processor;
 use oxide::umem::PortIndex;
@@ -60,7 +60,7 @@ enum Phase {
 
 struct Opening {
     spec: ActorSpec<SimBackend, H>,
-    mailbox: Mailbox<Command<QueueId>>,
+    mailbox: Mailbox<ActorCommand<QueueId>>,
     link: SupervisorLink<Report>,
 }
 
@@ -80,9 +80,9 @@ pub(super) struct SimActor {
     net: SimNet,
     app: Arc<App>,
     phase: Phase,
-    commands: Option<Address<Command<QueueId>>>,
+    commands: Option<Address<ActorCommand<QueueId>>>,
     /// What found its mailbox full, in order.
-    unsent: VecDeque<Command<QueueId>>,
+    unsent: VecDeque<ActorCommand<QueueId>>,
 }
 
 impl SimActor {
@@ -123,7 +123,7 @@ impl SimActor {
         let refused = |error: MailboxError| ActorExit::Refused(error.to_string());
         let (commands, mailbox) = mailbox(COMMANDS).map_err(refused)?;
         let (handovers, inbox) = Inbox::with_doorbell(PARCELS, mailbox.doorbell()).map_err(refused)?;
-        let mut peers = Peers::new(inbox, self.queues);
+        let mut peers = QueuePeers::new(inbox, self.queues);
         for (queue, address) in (0..).zip(others).filter(|&(queue, _)| queue != self.queue) {
             peers.set(queue, address.clone());
         }
@@ -153,8 +153,8 @@ impl SimActor {
     }
 
     /// Passes a decision of the supervisor's on.
-    pub(super) fn command(&mut self, decision: supervisor::Command) {
-        let command = Command::of(decision, || self.requests());
+    pub(super) fn command(&mut self, decision: supervisor::SupervisorCommand) {
+        let command = ActorCommand::of(decision, || self.requests());
         self.send(command);
     }
 
@@ -167,7 +167,7 @@ impl SimActor {
     }
 
     /// Sends a command; while its mailbox is full it waits here, behind those that wait already.
-    pub(super) fn send(&mut self, command: Command<QueueId>) {
+    pub(super) fn send(&mut self, command: ActorCommand<QueueId>) {
         if self.commands.is_some() {
             self.unsent.push_back(command);
             self.deliver();

@@ -14,7 +14,7 @@ use crate::reference::{Reference, Seen};
 use oxide::net::{Route, RouteKind, Tables};
 use oxide::packet::{Endpoint, Flow};
 use oxide::port::sim::SimNet;
-use oxide::queue::{Batch, Context, Handler, Outcome, QueueInfo, Replaced, Verdict};
+use oxide::queue::{Batch, Context, Handler, HandlerOutcome, QueueInfo, Replaced, Verdict};
 use oxide_relay::config::Config;
 use oxide_relay::{RelayPlan, UdpRelay};
 
@@ -339,14 +339,14 @@ impl CheckedRelay {
         for lane in 0..batch.len() {
             let frame = batch.packet(lane);
             let did = match batch.verdict(lane) {
-                Verdict::None => Outcome::Drop(oxide::telemetry::DropReason::NoVerdict),
+                Verdict::None => HandlerOutcome::Drop(oxide::telemetry::DropReason::NoVerdict),
                 Verdict::Transmit(port) => {
                     self.made.add(port.number(), frame);
-                    Outcome::Transmit(port.number(), frame.to_vec())
+                    HandlerOutcome::Transmit(port.number(), frame.to_vec())
                 }
-                Verdict::Drop(reason) => Outcome::Drop(reason),
-                Verdict::Hold | Verdict::HoldFor(_) => Outcome::Hold(frame.to_vec()),
-                Verdict::HandOver(queue) => Outcome::HandOver(queue, frame.to_vec()),
+                Verdict::Drop(reason) => HandlerOutcome::Drop(reason),
+                Verdict::Hold | Verdict::HoldFor(_) => HandlerOutcome::Hold(frame.to_vec()),
+                Verdict::HandOver(queue) => HandlerOutcome::HandOver(queue, frame.to_vec()),
             };
             let packet = &self.packets[lane];
             let (now, ports) = (cx.now(), cx.info().ports.as_slice());

@@ -12,7 +12,7 @@ use std::time::Instant;
 use oxide::net::{Resolution, Tables};
 use oxide::packet::{self, Endpoint, Flow, checksum};
 use oxide::port::PortInfo;
-use oxide::queue::{Outcome, QueueInfo};
+use oxide::queue::{HandlerOutcome, QueueInfo};
 use oxide::telemetry::DropReason;
 use oxide::umem::PortIndex;
 use oxide_relay::RelayPlan;
@@ -63,7 +63,7 @@ enum Wanted {
         flow: Flow,
         learn: Option<(Endpoint, usize)>,
     },
-    Other(Outcome),
+    Other(HandlerOutcome),
     /// The packet may meet a session whose port is not known yet.
     Unknown,
 }
@@ -94,12 +94,14 @@ impl Reference {
     ///
     /// # Errors
     /// What would have been right.
-    pub fn check(&mut self, seen: &Seen<'_>, did: &Outcome) -> Result<(), String> {
+    pub fn check(&mut self, seen: &Seen<'_>, did: &HandlerOutcome) -> Result<(), String> {
         let ticks = self.advance(seen.now);
         match (self.decide(seen, ticks), did) {
             (Wanted::Unknown, _) => Ok(()),
             (Wanted::Other(wanted), did) if wanted == *did => Ok(()),
-            (Wanted::Transmit { port, frame, flow, learn }, Outcome::Transmit(to, sent)) if port.number() == *to => {
+            (Wanted::Transmit { port, frame, flow, learn }, HandlerOutcome::Transmit(to, sent))
+                if port.number() == *to =>
+            {
                 match learn {
                     None => same(&frame, sent),
                     Some(key) => {
@@ -120,7 +122,7 @@ impl Reference {
     }
 
     fn decide(&mut self, seen: &Seen<'_>, ticks: u32) -> Wanted {
-        let drop = |reason| Wanted::Other(Outcome::Drop(reason));
+        let drop = |reason| Wanted::Other(HandlerOutcome::Drop(reason));
         let mut head = [0; 64];
         let n = seen.packet.len().min(64);
         head[..n].copy_from_slice(&seen.packet[..n]);
@@ -143,7 +145,7 @@ impl Reference {
         match slices.owner(flow.destination.port) {
             None => return drop(DropReason::NoSession),
             Some(other) if other != self.info.place => {
-                return Wanted::Other(Outcome::HandOver(other, seen.packet.to_vec()));
+                return Wanted::Other(HandlerOutcome::HandOver(other, seen.packet.to_vec()));
             }
             Some(_) => debug_assert!(ours.contains(&u32::from(flow.destination.port))),
         }
@@ -198,12 +200,12 @@ impl Reference {
     }
 
     fn send(&self, seen: &Seen<'_>, new: Flow, learn: Option<(Endpoint, usize)>) -> Wanted {
-        let drop = |reason| Wanted::Other(Outcome::Drop(reason));
+        let drop = |reason| Wanted::Other(HandlerOutcome::Drop(reason));
         let hop = match seen.tables.resolve(new.destination.ip()) {
             Resolution::NoRoute => return drop(DropReason::NoRoute),
             Resolution::Unresolved { interface, .. } => {
                 return match seen.port_of(interface) {
-                    Some(_) => Wanted::Other(Outcome::Hold(seen.packet.to_vec())),
+                    Some(_) => Wanted::Other(HandlerOutcome::Hold(seen.packet.to_vec())),
                     None => drop(DropReason::NoRoute),
                 };
             }

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use oxide_actors::mailbox::Address;
 use oxide_actors::supervisor::{
-    Action, ActorId, Event, Input, LinkMessage, LinkReceiver, Notice, RestartDepth, Settings, State, SupervisorCore,
+    Action, ActorId, ActorState, Event, Input, LinkMessage, LinkReceiver, ObserverMessage, RestartDepth, Settings,
+    SupervisorCore,
 };
 
 use super::actor::SimActor;
@@ -22,7 +23,7 @@ use super::{Application, SimOptions, Watch};
 use injected_faults::InjectedFaults;
 use oxide::port::QueueId;
 use oxide::port::sim::{Driver, Rng, SimInterface, SimNet};
-use oxide::queue::{Command, Handover, Report};
+use oxide::queue::{ActorCommand, Handover, Report};
 use wires::Wires;
 
 /// The interfaces, in the order of ports.
@@ -167,7 +168,7 @@ impl Simulation {
     /// Tells every actor where this queue's packets go now, as the engine does when one starts or ends.
     fn announce(&mut self, of: usize, address: Option<Address<Handover>>) {
         for (_, actor) in self.actors.iter_mut().enumerate().filter(|&(at, _)| at != of) {
-            actor.send(Command::Peer { place: of as u32, address: address.clone() });
+            actor.send(ActorCommand::Peer { place: of as u32, address: address.clone() });
         }
         self.directory[of] = address;
     }
@@ -176,7 +177,7 @@ impl Simulation {
     fn publish(&mut self) {
         for worker in 0..self.actors.len() {
             let tables = self.app.tables(&self.net);
-            self.actors[worker].send(Command::Tables(Box::new(tables)));
+            self.actors[worker].send(ActorCommand::Tables(Box::new(tables)));
             self.decide(Input::Wake { actor: ActorId(worker) });
         }
     }
@@ -186,8 +187,8 @@ impl Simulation {
         while let Some(heard) = self.link_receiver.try_recv() {
             match heard {
                 LinkMessage::Input(input) => self.decide(input),
-                LinkMessage::Notice(Notice::Report { actor, report, .. }) => self.read(actor, report),
-                LinkMessage::Notice(Notice::Event(_)) => {}
+                LinkMessage::ObserverMessage(ObserverMessage::Report { actor, report, .. }) => self.read(actor, report),
+                LinkMessage::ObserverMessage(ObserverMessage::Event(_)) => {}
             }
         }
     }
@@ -253,9 +254,9 @@ impl Simulation {
                 Action::Abandon { actor } | Action::Emit(Event::Stalled { actor, .. }) => {
                     self.actors[actor.0].ids.iter().for_each(|id| self.net.steer_away(id));
                 }
-                Action::Emit(Event::Recovered { actor }) => self.actors[actor.0].send(Command::Steer),
-                Action::Emit(Event::Changed { to: State::Failed { .. }, .. }) => self.given_up += 1,
-                Action::Emit(Event::Changed { actor, to: State::Restarting { depth, backoff }, .. }) => {
+                Action::Emit(Event::Recovered { actor }) => self.actors[actor.0].send(ActorCommand::Steer),
+                Action::Emit(Event::Changed { to: ActorState::Failed { .. }, .. }) => self.given_up += 1,
+                Action::Emit(Event::Changed { actor, to: ActorState::Restarting { depth, backoff }, .. }) => {
                     self.soft_restarts += u64::from(depth == RestartDepth::Soft);
                     self.invariants.mark(actor.0 as u64 ^ backoff.as_nanos() as u64);
                     self.restarted(actor, backoff);

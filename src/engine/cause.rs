@@ -1,6 +1,6 @@
 //! Why queues are restarted, as a closed set that can be counted: the words themselves are in the log and the status.
 
-use oxide_actors::supervisor::{self, State};
+use oxide_actors::supervisor::{self, ActorState};
 use serde::Serialize;
 
 /// What is restarted, and why: the words of the API and the metrics, each explained at
@@ -24,8 +24,8 @@ pub struct RestartCounts([u64; ALL.len()]);
 
 impl RestartCounts {
     /// A queue goes from `from` to `to` for this reason: if that is a restart, it is counted.
-    pub(super) fn count(&mut self, from: &State, to: &State, words: &str) {
-        let State::Restarting { depth, .. } = to else { return };
+    pub(super) fn count(&mut self, from: &ActorState, to: &ActorState, words: &str) {
+        let ActorState::Restarting { depth, .. } = to else { return };
         let asked = words.starts_with("told to");
         let (depth, cause) = match depth {
             supervisor::RestartDepth::Soft => ("handler", if asked { "asked" } else { "panic" }),
@@ -44,14 +44,14 @@ impl RestartCounts {
     }
 }
 
-fn of_queue(from: &State, words: &str) -> &'static str {
+fn of_queue(from: &ActorState, words: &str) -> &'static str {
     if words.starts_with("frames are lost") {
         "leak"
     } else if words.contains("not back within") {
         "late"
     } else if words.starts_with("ended") {
         "ended"
-    } else if matches!(from, State::Opening) && !words.starts_with("panicked") {
+    } else if matches!(from, ActorState::Opening) && !words.starts_with("panicked") {
         "open"
     } else {
         "panic"
@@ -80,30 +80,30 @@ mod tests {
 
     #[test]
     fn each_restart_is_counted_under_one_cause() {
-        let restarting = |depth| State::Restarting { depth, backoff: Duration::ZERO };
+        let restarting = |depth| ActorState::Restarting { depth, backoff: Duration::ZERO };
         let leaked = QueueExit::Leaked.end().to_string();
         let panicked = ActorExit::Panicked("oh".to_owned()).to_string();
         for (from, depth, words, wanted) in [
-            (State::Running, RestartDepth::Soft, "told to restart", ("handler", "asked")),
-            (State::Running, RestartDepth::Soft, "index out of bounds", ("handler", "panic")),
-            (State::Running, RestartDepth::Part(1), "told to restart", ("port", "asked")),
-            (State::Running, RestartDepth::Part(0), "the socket is lost", ("port", "port")),
-            (State::Running, RestartDepth::Hard, "told to restart", ("queue", "asked")),
-            (State::Running, RestartDepth::Hard, leaked.as_str(), ("queue", "leak")),
-            (State::Running, RestartDepth::Hard, "index out of bounds", ("queue", "panic")),
-            (State::Opening, RestartDepth::Hard, panicked.as_str(), ("queue", "panic")),
-            (State::Opening, RestartDepth::Hard, "EBUSY", ("queue", "open")),
+            (ActorState::Running, RestartDepth::Soft, "told to restart", ("handler", "asked")),
+            (ActorState::Running, RestartDepth::Soft, "index out of bounds", ("handler", "panic")),
+            (ActorState::Running, RestartDepth::Part(1), "told to restart", ("port", "asked")),
+            (ActorState::Running, RestartDepth::Part(0), "the socket is lost", ("port", "port")),
+            (ActorState::Running, RestartDepth::Hard, "told to restart", ("queue", "asked")),
+            (ActorState::Running, RestartDepth::Hard, leaked.as_str(), ("queue", "leak")),
+            (ActorState::Running, RestartDepth::Hard, "index out of bounds", ("queue", "panic")),
+            (ActorState::Opening, RestartDepth::Hard, panicked.as_str(), ("queue", "panic")),
+            (ActorState::Opening, RestartDepth::Hard, "EBUSY", ("queue", "open")),
             (
                 restarting(RestartDepth::Soft),
                 RestartDepth::Hard,
                 "handler not back within 2s of its restart",
                 ("queue", "late"),
             ),
-            (State::Running, RestartDepth::Hard, "ended without being told to", ("queue", "ended")),
+            (ActorState::Running, RestartDepth::Hard, "ended without being told to", ("queue", "ended")),
         ] {
             let mut counts = RestartCounts::default();
             counts.count(&from, &restarting(depth), words);
-            counts.count(&restarting(depth), &State::Running, "opened");
+            counts.count(&restarting(depth), &ActorState::Running, "opened");
             let found: Vec<_> = counts.iter().filter(|(.., count)| *count > 0).collect();
             assert_eq!(found, [(wanted.0, wanted.1, 1)], "{words}");
         }

@@ -14,10 +14,10 @@ use super::outbox::Outbox;
 use crate::net::Tables;
 use crate::queue::{self, DatapathFault, Handler, Handover, PortRequests, QueueExit, Report};
 use crate::umem::PortIndex;
-use crate::xdp::PortRequest;
+use crate::xdp::PortOpenParams;
 
 /// What is told to an actor over AF_XDP ports.
-pub(super) type Command = queue::Command<PortRequest>;
+pub(super) type ActorCommand = queue::ActorCommand<PortOpenParams>;
 
 /// What the engine tells a worker past the supervisor.
 pub(super) enum EngineMessage {
@@ -33,13 +33,13 @@ pub(super) enum EngineMessage {
 
 /// The inboxes of all queues, by place in the plan: who is up, and where its packets go. Touched only
 /// when an actor starts or ends.
-pub(super) type Directory = Arc<Mutex<Vec<Option<Entry>>>>;
+pub(super) type Directory = Arc<Mutex<Vec<Option<ActorAddresses>>>>;
 
 /// One running actor, as its neighbours need it.
-pub(super) struct Entry {
+pub(super) struct ActorAddresses {
     queue: u32,
     handovers: Address<Handover>,
-    pub(super) commands: Address<Command>,
+    pub(super) commands: Address<ActorCommand>,
 }
 
 /// The name of the worker that serves `queue`.
@@ -86,19 +86,19 @@ impl<H: Handler + 'static> supervisor::ActorController for QueueController<H> {
             EngineError::Actor { .. } => ActorExit::Failed(error.to_string()),
             other => ActorExit::Refused(other.to_string()),
         })?;
-        self.announce(Some(Entry { queue: self.queue, handovers, commands: commands.clone() }));
+        self.announce(Some(ActorAddresses { queue: self.queue, handovers, commands: commands.clone() }));
         for port in PortIndex::ALL.into_iter().filter(|port| port.is_in(self.paused)) {
             // A new mailbox has room for them.
-            let _ = commands.try_send(Command::Pause(port, true));
+            let _ = commands.try_send(ActorCommand::Pause(port, true));
         }
         self.running = Some(Running { handle, commands: Outbox::new(commands) });
         Ok(())
     }
 
-    fn command(&mut self, command: supervisor::Command) -> Result<(), Undelivered> {
+    fn command(&mut self, command: supervisor::SupervisorCommand) -> Result<(), Undelivered> {
         let Some(running) = &mut self.running else { return Err(Undelivered::Gone) };
         let Some(address) = running.commands.up_to_date() else { return Err(Undelivered::Busy) };
-        address.try_send(Command::of(command, || self.requests())).map_err(|error| match error {
+        address.try_send(ActorCommand::of(command, || self.requests())).map_err(|error| match error {
             SendError::Closed(_) => Undelivered::Gone,
             SendError::Timeout(_) => Undelivered::Busy,
         })
@@ -108,18 +108,18 @@ impl<H: Handler + 'static> supervisor::ActorController for QueueController<H> {
         let command = match message {
             EngineMessage::Tables(tables) => {
                 self.tables = Arc::clone(&tables);
-                Command::Tables(Box::new((*tables).clone()))
+                ActorCommand::Tables(Box::new((*tables).clone()))
             }
             EngineMessage::Pause(port, paused) => {
                 self.paused = if paused { self.paused | port.bit() } else { self.paused & !port.bit() };
-                Command::Pause(port, paused)
+                ActorCommand::Pause(port, paused)
             }
             EngineMessage::Close(interface, why) => {
                 let ports = self.launcher.ports_of(self.index).into_iter().zip(PortIndex::ALL);
                 let closed = ports.filter(|(id, _)| id.interface == interface).fold(0, |all, (_, at)| all | at.bit());
-                Command::Close(closed, why)
+                ActorCommand::Close(closed, why)
             }
-            EngineMessage::Inject(fault) => Command::Inject(fault),
+            EngineMessage::Inject(fault) => ActorCommand::Inject(fault),
         };
         if let Some(running) = &mut self.running {
             running.commands.enqueue(command);
@@ -152,14 +152,14 @@ impl<H: Handler + 'static> supervisor::ActorController for QueueController<H> {
             let interfaces = self.interfaces.lock().unwrap_or_else(PoisonError::into_inner);
             interfaces.steer_away(self.launcher.ports_of(self.index));
         } else if let Some(running) = &mut self.running {
-            running.commands.enqueue(Command::Steer);
+            running.commands.enqueue(ActorCommand::Steer);
         }
     }
 }
 
 impl<H: Handler + 'static> QueueController<H> {
     /// What each port can be opened from, or why it cannot be opened now.
-    fn requests(&self) -> PortRequests<PortRequest> {
+    fn requests(&self) -> PortRequests<PortOpenParams> {
         let mut interfaces = self.interfaces.lock().unwrap_or_else(PoisonError::into_inner);
         let ports = PortIndex::ALL.into_iter().zip(self.launcher.ports_of(self.index));
         ports.map(|(port, id)| (port, interfaces.request(&id).map_err(|error| error.to_string()))).collect()
@@ -172,11 +172,11 @@ impl<H: Handler + 'static> QueueController<H> {
     }
 
     /// Tells every other running actor where this queue's packets go now.
-    fn announce(&self, entry: Option<Entry>) {
+    fn announce(&self, entry: Option<ActorAddresses>) {
         let mut directory = self.directory.lock().unwrap_or_else(PoisonError::into_inner);
         let address = entry.as_ref().map(|e| e.handovers.clone());
         for other in directory.iter().enumerate().filter(|(at, _)| *at != self.index).filter_map(|(_, e)| e.as_ref()) {
-            let message = Command::Peer { place: self.index as u32, address: address.clone() };
+            let message = ActorCommand::Peer { place: self.index as u32, address: address.clone() };
             // Closed: it ends itself, and needs to know no peer any more.
             if let Err(SendError::Timeout(_)) = other.commands.try_send(message) {
                 tracing::warn!(

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
 use oxide_actors::mailbox::SendError;
-use oxide_actors::supervisor::{self, ActorId, Refusal, SupervisorError, SupervisorHandle};
+use oxide_actors::supervisor::{self, ActorId, CommandRefused, SupervisorError, SupervisorHandle};
 use oxide_topology::Plan;
 
-use super::controller::{Command, Directory, EngineMessage};
+use super::controller::{ActorCommand, Directory, EngineMessage};
 use super::housekeeper::HousekeeperCommand;
 use super::interfaces::Interfaces;
 use super::{EngineError, EngineStatus, Layer};
@@ -184,7 +184,7 @@ impl EngineHandle {
         if report.not_ended.is_empty() {
             return Ok(());
         }
-        Err(self.refused("drain", queue, Refusal::StillRuns { actor }.into()))
+        Err(self.refused("drain", queue, CommandRefused::StillRuns { actor }.into()))
     }
 
     /// Takes over what of `config` concerns the opening of a queue: `batch_size`, `busy_poll`, `busy_poll_timeout_us`,
@@ -223,7 +223,7 @@ impl EngineHandle {
         let address = address.ok_or_else(|| not_now("it does not run; `status` says why"))?;
         let (reply, answer) = bounded(1);
         let into = Vec::with_capacity(limit.min(SESSIONS_MAX));
-        address.try_send(Command::Sessions { into, reply }).map_err(|error| match error {
+        address.try_send(ActorCommand::Sessions { into, reply }).map_err(|error| match error {
             SendError::Timeout(_) => not_now("its mailbox is full: try again"),
             SendError::Closed(_) => not_now("it is ending: try again"),
         })?;
@@ -257,18 +257,18 @@ impl EngineHandle {
 
     fn refused(&self, what: &'static str, queue: &QueueId, error: SupervisorError) -> EngineError {
         let text = match error {
-            SupervisorError::Gone | SupervisorError::Refused(Refusal::Stopping) => return EngineError::Ended,
+            SupervisorError::Gone | SupervisorError::Refused(CommandRefused::Stopping) => return EngineError::Ended,
             SupervisorError::Busy => "too many requests wait: try again".to_owned(),
-            SupervisorError::Refused(Refusal::Draining { .. }) => {
+            SupervisorError::Refused(CommandRefused::Draining { .. }) => {
                 "it is draining: restart it when it has stopped".to_owned()
             }
-            SupervisorError::Refused(Refusal::Opening { .. }) => {
+            SupervisorError::Refused(CommandRefused::Opening { .. }) => {
                 "it is opening and has no handler yet: wait, or restart the whole queue".to_owned()
             }
-            SupervisorError::Refused(Refusal::RebuildInProgress { .. }) => {
+            SupervisorError::Refused(CommandRefused::RebuildInProgress { .. }) => {
                 "it is being restarted: wait until it runs".to_owned()
             }
-            SupervisorError::Refused(Refusal::StillRuns { .. }) => {
+            SupervisorError::Refused(CommandRefused::StillRuns { .. }) => {
                 "it was told to end and still runs: its handler is stuck, and only a restart of the process frees \
                  its thread"
                     .to_owned()

@@ -11,7 +11,7 @@ use super::status::SteeringStatus;
 use crate::net::{BusyPollSettings, SettingsGuard, Tables, put_back_settings};
 use crate::port::QueueId;
 use crate::xdp::steering::{self, AttachMode, MAX_ADDRESSES, Steering, SteeringError, SteeringOptions};
-use crate::xdp::{Device, PortRequest};
+use crate::xdp::{Device, PortOpenParams};
 
 /// Programs by interface name.
 pub(super) struct Interfaces {
@@ -108,7 +108,7 @@ impl Interfaces {
     }
 
     /// What a backend needs to open `id`. A refusal is looked after by [`check_programs`](Self::check_programs) from then on.
-    pub(super) fn request(&mut self, id: &QueueId) -> Result<PortRequest, EngineError> {
+    pub(super) fn request(&mut self, id: &QueueId) -> Result<PortOpenParams, EngineError> {
         let ensured = self.ensure(&id.interface);
         if let Err(EngineError::Steering { .. }) = ensured {
             self.refuses(&id.interface);
@@ -122,7 +122,7 @@ impl Interfaces {
         let slot = steering.slot(id.queue).map_err(|e| refused(&id.interface, &e))?;
         let generic =
             (steering.mode() == AttachMode::Generic).then(|| steering.why().unwrap_or("as configured").to_owned());
-        Ok(PortRequest { id: id.clone(), slot: Some(slot), generic })
+        Ok(PortOpenParams { id: id.clone(), slot: Some(slot), generic })
     }
 
     /// Takes the sockets of `ports` out of the maps: their packets go the fallback's way.

@@ -12,12 +12,12 @@ use oxide_actors::supervisor::SupervisorLink;
 use oxide_topology::{ActorPlan, Page, Plan, PortPlan};
 
 use super::EngineError;
-use super::controller::Command;
+use super::controller::ActorCommand;
 use super::interfaces::Interfaces;
 use crate::config::EngineConfig;
 use crate::net::Tables;
 use crate::port::{QueueId, Rss};
-use crate::queue::{self, ActorSpec, Handler, HandlerFactory, Handover, Peers, QueueExit, Report};
+use crate::queue::{self, ActorSpec, Handler, HandlerFactory, Handover, QueueExit, QueuePeers, Report};
 use crate::simd::Processor;
 use crate::umem::{PageKind, PortIndex, RingSizes};
 use crate::xdp::{BusyPoll, XdpBackend, XdpOptions};
@@ -32,7 +32,7 @@ pub(super) const INBOX_BYTES: u64 = (PARCELS * size_of::<Handover>()) as u64;
 /// A running actor, as the supervisor holds it.
 pub(super) struct Launched {
     pub(super) handle: ExecutorHandle<QueueExit>,
-    pub(super) commands: Address<Command>,
+    pub(super) commands: Address<ActorCommand>,
     pub(super) handovers: Address<Handover>,
 }
 
@@ -64,12 +64,12 @@ impl<H: Handler + 'static> Launcher<H> {
         let config = self.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let failed = |step| move |e: &dyn std::fmt::Display| EngineError::Actor { step, text: e.to_string() };
         let backend = backend(options(&config, plan)?, &self.ports_of(index), interfaces)?;
-        let (commands, mailbox) = mailbox::<Command>(COMMANDS).map_err(|e| failed("making a mailbox")(&e))?;
+        let (commands, mailbox) = mailbox::<ActorCommand>(COMMANDS).map_err(|e| failed("making a mailbox")(&e))?;
         let (handovers, inbox) =
             Inbox::with_doorbell(PARCELS, mailbox.doorbell()).map_err(|e| failed("making an inbox")(&e))?;
         // Shares go by how many queues are served, not by their numbers: `queues = [7]` has all of everything.
         let (queues, place) = (self.plan.actors.len() as u32, index as u32);
-        let mut peers = Peers::new(inbox, queues);
+        let mut peers = QueuePeers::new(inbox, queues);
         for (other, address) in others {
             peers.set(*other, Some(address.clone()));
         }

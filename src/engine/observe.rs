@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use oxide_actors::supervisor::{ActorId, Event, Notice, State};
+use oxide_actors::supervisor::{ActorId, ActorState, Event, ObserverMessage};
 use oxide_topology::Plan;
 
 use super::compare;
@@ -19,7 +19,7 @@ pub(super) fn initial(plan: &Plan, executor: &str, rings: RingSizes) -> EngineSt
     let queue = |actor: &oxide_topology::ActorPlan| QueueStatus {
         queue: actor.queue,
         cpu: Some(actor.cpu),
-        state: State::Planned.name().to_owned(),
+        state: ActorState::Planned.name().to_owned(),
         executor: executor.to_owned(),
         balanced: true,
         ..QueueStatus::default()
@@ -48,16 +48,16 @@ impl Observer {
         Self { status, plan, config, resolve, started, drops: DropLog::default() }
     }
 
-    pub(super) fn into_fn(mut self) -> impl FnMut(Notice<Report>) + Send + 'static {
+    pub(super) fn into_fn(mut self) -> impl FnMut(ObserverMessage<Report>) + Send + 'static {
         move |notice| self.take(notice)
     }
 
-    fn take(&mut self, notice: Notice<Report>) {
+    fn take(&mut self, notice: ObserverMessage<Report>) {
         let status = Arc::clone(&self.status);
         let mut status = status.lock().unwrap_or_else(PoisonError::into_inner);
         match notice {
-            Notice::Event(event) => self.event(&mut status, event),
-            Notice::Report { actor, report, .. } => {
+            ObserverMessage::Event(event) => self.event(&mut status, event),
+            ObserverMessage::Report { actor, report, .. } => {
                 self.report(&mut status, actor, report);
                 self.drops.look(&status, Instant::now());
             }

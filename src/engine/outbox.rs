@@ -4,24 +4,24 @@ use std::collections::VecDeque;
 
 use oxide_actors::mailbox::{Address, SendError};
 
-use super::controller::Command;
+use super::controller::ActorCommand;
 
 /// Messages that may wait beside a full mailbox. Newer ones take the place of what they make void, so that only faults
 /// on purpose could be more.
 const WAITING: usize = 64;
 
 pub(super) struct Outbox {
-    address: Address<Command>,
-    waiting: VecDeque<Command>,
+    address: Address<ActorCommand>,
+    waiting: VecDeque<ActorCommand>,
 }
 
 impl Outbox {
-    pub(super) fn new(address: Address<Command>) -> Self {
+    pub(super) fn new(address: Address<ActorCommand>) -> Self {
         Self { address, waiting: VecDeque::new() }
     }
 
     /// Says this after all that was said before.
-    pub(super) fn enqueue(&mut self, command: Command) {
+    pub(super) fn enqueue(&mut self, command: ActorCommand) {
         self.waiting.retain(|earlier| !command.supersedes(earlier));
         if self.waiting.len() < WAITING {
             self.waiting.push_back(command);
@@ -46,7 +46,7 @@ impl Outbox {
     }
 
     /// The address, once all is delivered that was said.
-    pub(super) fn up_to_date(&mut self) -> Option<Address<Command>> {
+    pub(super) fn up_to_date(&mut self) -> Option<Address<ActorCommand>> {
         self.deliver().then(|| self.address.clone())
     }
 }
@@ -64,22 +64,22 @@ mod tests {
     fn a_full_mailbox_loses_nothing_that_still_matters() {
         let (address, mailbox) = mailbox(2).unwrap();
         let mut outbox = Outbox::new(address);
-        outbox.enqueue(Command::Steer);
-        outbox.enqueue(Command::Drain);
+        outbox.enqueue(ActorCommand::Steer);
+        outbox.enqueue(ActorCommand::Drain);
         for paused in [true, false, true, false] {
-            outbox.enqueue(Command::Pause(PortIndex::P0, paused));
-            outbox.enqueue(Command::Pause(PortIndex::P1, true));
-            outbox.enqueue(Command::Tables(Box::default()));
+            outbox.enqueue(ActorCommand::Pause(PortIndex::P0, paused));
+            outbox.enqueue(ActorCommand::Pause(PortIndex::P1, true));
+            outbox.enqueue(ActorCommand::Tables(Box::default()));
         }
         assert!(outbox.up_to_date().is_none());
         let mut heard = Vec::new();
         while let Some(command) = mailbox.try_recv() {
             heard.push(match command {
-                Command::Steer => "steer",
-                Command::Drain => "drain",
-                Command::Pause(PortIndex::P0, false) => "go on",
-                Command::Pause(PortIndex::P1, true) => "pause",
-                Command::Tables(_) => "tables",
+                ActorCommand::Steer => "steer",
+                ActorCommand::Drain => "drain",
+                ActorCommand::Pause(PortIndex::P0, false) => "go on",
+                ActorCommand::Pause(PortIndex::P1, true) => "pause",
+                ActorCommand::Tables(_) => "tables",
                 _ => "something else",
             });
             outbox.deliver();

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use oxide_actors::supervisor::{HandlerAge, NotReplaced, Refusal, State, SupervisorError};
+use oxide_actors::supervisor::{ActorState, CommandRefused, HandlerAge, NotReplaced, SupervisorError};
 use serde::Serialize;
 
 use super::handle::Factory;
@@ -49,7 +49,7 @@ impl PendingQueue {
         let NotReplaced { handler, state, .. } = not_replaced;
         let until = match (handler, state) {
             (HandlerAge::Stalled, _) => "when its heartbeat resumes",
-            (HandlerAge::None, State::Stopped | State::Failed { .. }) => "when it is restarted",
+            (HandlerAge::None, ActorState::Stopped | ActorState::Failed { .. }) => "when it is restarted",
             (HandlerAge::None, _) => "with its next start",
             _ => "not confirmed yet",
         };
@@ -84,7 +84,7 @@ impl EngineHandle {
         listed.recv().map_err(|_| EngineError::Ended)??;
         let commit = move || kept.set(Arc::new(factory));
         let without = shared.supervisor.replace_handlers(REPLACED_WITHIN, commit).map_err(|error| match error {
-            SupervisorError::Gone | SupervisorError::Refused(Refusal::Stopping) => EngineError::Ended,
+            SupervisorError::Gone | SupervisorError::Refused(CommandRefused::Stopping) => EngineError::Ended,
             other => EngineError::Actor { step: "replacing the handlers", text: other.to_string() },
         })?;
         let queue = |one: &NotReplaced| Some((shared.plan.actors.get(one.actor.0)?.queue, one.clone()));

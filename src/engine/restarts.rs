@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use oxide_actors::supervisor::{self, State};
+use oxide_actors::supervisor::{self, ActorState};
 use serde::Serialize;
 
 use super::handle::RestartScope;
@@ -42,14 +42,14 @@ impl fmt::Display for LastRestart {
 
 impl QueueStatus {
     /// Its state has changed from `from` to `to`: a restart may have begun, or ended.
-    pub(super) fn restarted(&mut self, from: &State, to: &State, cause: &str, gap: Option<Duration>) {
+    pub(super) fn restarted(&mut self, from: &ActorState, to: &ActorState, cause: &str, gap: Option<Duration>) {
         let depth = match to {
-            State::Restarting { depth: supervisor::RestartDepth::Soft, .. } => RestartScope::Handler,
-            State::Restarting { depth: supervisor::RestartDepth::Part(_), .. } => RestartScope::Port,
-            State::Restarting { depth: supervisor::RestartDepth::Hard, .. } => RestartScope::Queue,
+            ActorState::Restarting { depth: supervisor::RestartDepth::Soft, .. } => RestartScope::Handler,
+            ActorState::Restarting { depth: supervisor::RestartDepth::Part(_), .. } => RestartScope::Port,
+            ActorState::Restarting { depth: supervisor::RestartDepth::Hard, .. } => RestartScope::Queue,
             // It closed a port by itself.
-            State::Waiting { .. } if *from == State::Running => RestartScope::Port,
-            State::Running => return self.is_back(gap),
+            ActorState::Waiting { .. } if *from == ActorState::Running => RestartScope::Port,
+            ActorState::Running => return self.is_back(gap),
             _ => return,
         };
         // An actor that ended by itself has said its last words before.
@@ -95,8 +95,8 @@ mod tests {
     use super::*;
     use crate::engine::sample;
 
-    fn restarting(depth: supervisor::RestartDepth) -> State {
-        State::Restarting { depth, backoff: Duration::ZERO }
+    fn restarting(depth: supervisor::RestartDepth) -> ActorState {
+        ActorState::Restarting { depth, backoff: Duration::ZERO }
     }
 
     #[test]
@@ -106,10 +106,10 @@ mod tests {
             (supervisor::RestartDepth::Soft, RestartScope::Handler),
             (supervisor::RestartDepth::Part(1), RestartScope::Port),
         ] {
-            queue.restarted(&State::Running, &restarting(inside), "why", None);
+            queue.restarted(&ActorState::Running, &restarting(inside), "why", None);
             assert_eq!(queue.last_restart.as_ref().unwrap().gap_ms, None);
             queue.lost(7);
-            queue.restarted(&restarting(inside), &State::Running, "back", Some(Duration::from_millis(30)));
+            queue.restarted(&restarting(inside), &ActorState::Running, "back", Some(Duration::from_millis(30)));
             let last = queue.last_restart.clone().unwrap();
             assert_eq!(last, LastRestart { depth, cause: "why".to_owned(), gap_ms: Some(30.0), lost: 7 });
             // What comes later is another one's.
@@ -122,10 +122,10 @@ mod tests {
     fn an_operator_reads_it_in_one_line() {
         let mut queue = sample::status().queues.swap_remove(0);
         let soft = restarting(supervisor::RestartDepth::Soft);
-        queue.changed(&State::Running, &soft, "index 9".to_owned(), None);
+        queue.changed(&ActorState::Running, &soft, "index 9".to_owned(), None);
         assert_eq!(queue.last_event, "index 9");
         queue.lost(3);
-        queue.changed(&soft, &State::Running, "handler restarted".to_owned(), Some(Duration::from_millis(50)));
+        queue.changed(&soft, &ActorState::Running, "handler restarted".to_owned(), Some(Duration::from_millis(50)));
         queue.replaced(Ok(12));
         let line = "handler restarted: index 9 (50.0 ms, 3 packets lost), 12 sessions taken over";
         assert_eq!(queue.last_event, line);
@@ -140,9 +140,9 @@ mod tests {
             if ended_by_itself {
                 queue.retire();
             }
-            queue.restarted(&State::Running, &hard, "frames are lost", None);
+            queue.restarted(&ActorState::Running, &hard, "frames are lost", None);
             queue.retire();
-            queue.restarted(&State::Opening, &State::Running, "opened", Some(Duration::from_millis(80)));
+            queue.restarted(&ActorState::Opening, &ActorState::Running, "opened", Some(Duration::from_millis(80)));
             let last = queue.last_restart.clone().unwrap();
             assert_eq!((last.depth, last.gap_ms), (RestartScope::Queue, Some(80.0)));
             // In hand 3, on the rings 64 and 128: as the sample has it.

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oxide_actors::executor::ExecutorChoice;
-use oxide_topology::{HashFields, Nic, Numa, Pin, Plan, Queues, Request, RssView, Snapshot, WarningCode, ZeroCopyWish};
+use oxide_topology::{
+    HashFields, Nic, Numa, Pin, Plan, PlanRequest, Queues, RssView, Snapshot, WarningCode, ZeroCopyWish,
+};
 
 use super::{EngineError, Supervision};
 use crate::config::{self, Choice, EngineConfig, SupervisionConfig};
@@ -73,7 +75,7 @@ pub(super) fn rings(config: &EngineConfig) -> Result<RingSizes, EngineError> {
 pub struct PlannedMachine {
     pub(super) plan: Plan,
     snapshot: Snapshot,
-    request: Request,
+    request: PlanRequest,
     /// How the interfaces spread flows over their queues, as far as their drivers tell.
     pub(super) rss: HashMap<String, Arc<Rss>>,
 }
@@ -142,7 +144,7 @@ pub(super) fn log_warnings(plan: &Plan, config: &EngineConfig) {
     }
 }
 
-fn plan(snapshot: &Snapshot, request: &Request) -> Result<Plan, EngineError> {
+fn plan(snapshot: &Snapshot, request: &PlanRequest) -> Result<Plan, EngineError> {
     oxide_topology::plan(snapshot, request).map_err(|e| EngineError::Plan { text: e.to_string() })
 }
 
@@ -186,12 +188,12 @@ fn rss(view: &RssView, processor: Processor) -> Option<Rss> {
 ///
 /// # Errors
 /// [`EngineError::Config`].
-pub fn request(config: &EngineConfig) -> Result<Request, EngineError> {
+pub fn request(config: &EngineConfig) -> Result<PlanRequest, EngineError> {
     config.validate()?;
     let rings = rings(config)?;
     let frames = config.frame_count.fixed().copied();
     let frames = frames.unwrap_or_else(|| UmemLayout::frames_for(&rings, config.interfaces.len() as u32));
-    Ok(Request {
+    Ok(PlanRequest {
         interfaces: config.interfaces.clone(),
         queues: config.queues.fixed().map_or(Queues::Auto, |list| Queues::List(list.clone())),
         pin: config.pin.fixed().map_or(Pin::Auto, |list| Pin::List(list.clone())),

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use oxide_actors::supervisor::State;
+use oxide_actors::supervisor::ActorState;
 use serde::Serialize;
 
 use super::cause::RestartCounts;
@@ -300,20 +300,20 @@ impl QueueStatus {
     }
 
     /// Its state has changed.
-    pub(super) fn changed(&mut self, from: &State, to: &State, cause: String, gap: Option<Duration>) {
+    pub(super) fn changed(&mut self, from: &ActorState, to: &ActorState, cause: String, gap: Option<Duration>) {
         self.restarted(from, to, &cause, gap);
         self.liveness = match to {
-            State::Planned | State::Opening => Liveness::Opening,
-            State::Running => Liveness::Running,
-            State::Restarting { .. } | State::Waiting { .. } | State::Failed { .. } => Liveness::Stuck,
-            State::Draining | State::Stopped => Liveness::Ended,
+            ActorState::Planned | ActorState::Opening => Liveness::Opening,
+            ActorState::Running => Liveness::Running,
+            ActorState::Restarting { .. } | ActorState::Waiting { .. } | ActorState::Failed { .. } => Liveness::Stuck,
+            ActorState::Draining | ActorState::Stopped => Liveness::Ended,
         };
-        if matches!(to, State::Restarting { .. }) {
+        if matches!(to, ActorState::Restarting { .. }) {
             self.restarts += 1;
         }
         self.restarts_by.count(from, to, &cause);
         self.last_event = match (to, gap, &self.last_restart) {
-            (State::Running, Some(_), Some(last)) => last.to_string(),
+            (ActorState::Running, Some(_), Some(last)) => last.to_string(),
             _ => cause,
         };
     }

@@ -60,7 +60,7 @@ pub struct FlowTable<T> {
 
 /// Where a key may be found.
 #[derive(Clone, Copy)]
-struct Place {
+struct BucketPair {
     tag: u8,
     first: usize,
     second: usize,
@@ -204,11 +204,11 @@ impl<T: Keyed> FlowTable<T> {
 
     /// Two buckets, and a tag.
     #[inline]
-    fn place(&self, hash: u64) -> Place {
+    fn place(&self, hash: u64) -> BucketPair {
         let first = self.first(hash);
         let second = spread(hash & 0xffff_ffff, self.buckets.len());
         let next = if first + 1 < self.buckets.len() { first + 1 } else { 0 };
-        Place { tag: hash as u8, first, second: if second == first { next } else { second } }
+        BucketPair { tag: hash as u8, first, second: if second == first { next } else { second } }
     }
 
     /// The first bucket, by the upper half of the hash.
@@ -217,7 +217,7 @@ impl<T: Keyed> FlowTable<T> {
         spread(hash >> 32, self.buckets.len())
     }
 
-    fn find_at(&self, Place { tag, first, second }: Place, key: &FlowKey) -> Option<u32> {
+    fn find_at(&self, BucketPair { tag, first, second }: BucketPair, key: &FlowKey) -> Option<u32> {
         let bucket = &self.buckets[first];
         let here = bucket.candidates(tag).find(|&slot| self.holds(slot, key));
         let there = || self.buckets[second].candidates(tag).find(|&slot| self.holds(slot, key));
@@ -230,7 +230,7 @@ impl<T: Keyed> FlowTable<T> {
     }
 
     /// Adds an entry to the first bucket, or else to the second.
-    fn enter(&mut self, Place { tag, first, second }: Place, slot: u32) -> bool {
+    fn enter(&mut self, BucketPair { tag, first, second }: BucketPair, slot: u32) -> bool {
         if self.buckets[first].add(tag, slot) {
             return true;
         }
@@ -239,7 +239,7 @@ impl<T: Keyed> FlowTable<T> {
         entered
     }
 
-    fn leave(&mut self, Place { tag, first, second }: Place, slot: u32) {
+    fn leave(&mut self, BucketPair { tag, first, second }: BucketPair, slot: u32) {
         if !self.buckets[first].take(tag, slot) && self.buckets[second].take(tag, slot) {
             self.buckets[first].spilled -= 1;
         }

@@ -1,6 +1,6 @@
 //! A batch looked up.
 
-use super::{FlowKeys, FlowTable, Keyed, Place};
+use super::{BucketPair, FlowKeys, FlowTable, Keyed};
 use crate::packet::{LANES, lanes};
 use crate::umem::prefetch;
 
@@ -60,7 +60,7 @@ impl<T: Keyed> FlowTable<T> {
             }
         }
         for lane in lanes(spilled) {
-            let Place { tag, second, .. } = self.place(hashes[lane]);
+            let BucketPair { tag, second, .. } = self.place(hashes[lane]);
             if let Some(slot) = self.buckets[second].candidate(tag) {
                 self.prefetch(slot);
                 found[lane] = slot;

@@ -10,8 +10,8 @@ use tokio::time::{Instant, sleep_until};
 use super::decode::TableUpdate;
 use super::neighbour_requests::{AGAIN, NeighbourRequests};
 use super::service::{NetError, NetEvent, NetOptions};
-use super::sockets::{NetlinkSockets, Notice};
-use super::state::{Key, State};
+use super::sockets::{NetlinkNotice, NetlinkSockets};
+use super::state::{Key, TableBuilder};
 
 /// Work that costs the length of the tables is done at most a tenth of the time.
 const SHARE: u32 = 10;
@@ -39,7 +39,7 @@ enum End {
 pub(super) struct Follower {
     options: NetOptions,
     channels: Channels,
-    state: State,
+    state: TableBuilder,
     neighbour_requests: NeighbourRequests,
     generation: u64,
     /// The tables differ from those last sent.
@@ -60,7 +60,7 @@ pub(super) struct Follower {
 }
 
 /// Opens the sockets and reads everything. In this order: what changes meanwhile is noticed.
-async fn read(receive_buffer: usize) -> io::Result<(NetlinkSockets, State)> {
+async fn read(receive_buffer: usize) -> io::Result<(NetlinkSockets, TableBuilder)> {
     let mut sockets = NetlinkSockets::open(receive_buffer)?;
     let state = sockets.state().await?;
     Ok((sockets, state))
@@ -121,9 +121,9 @@ impl Follower {
                     let mut next = Some(notice);
                     while let Some(notice) = next {
                         match notice {
-                            Notice::Lost(why) => return End::Lost(why.into()),
-                            Notice::TableUpdate(update) => self.take(update, sockets).await,
-                            Notice::Other => {}
+                            NetlinkNotice::Lost(why) => return End::Lost(why.into()),
+                            NetlinkNotice::TableUpdate(update) => self.take(update, sockets).await,
+                            NetlinkNotice::Other => {}
                         }
                         next = sockets.pending();
                     }
@@ -242,12 +242,12 @@ impl Follower {
         tokio::time::sleep(Duration::from_millis(5)).await;
         while let Some(notice) = sockets.pending() {
             match notice {
-                Notice::Lost(why) => return Err(why.into()),
-                Notice::TableUpdate(update) => {
+                NetlinkNotice::Lost(why) => return Err(why.into()),
+                NetlinkNotice::TableUpdate(update) => {
                     fresh.apply(update.clone());
                     self.take(update, sockets).await;
                 }
-                Notice::Other => {}
+                NetlinkNotice::Other => {}
             }
         }
         if let Some(what) = self.state.difference(&fresh) {
@@ -283,7 +283,7 @@ impl Follower {
         }
     }
 
-    async fn adopt(&mut self, mut fresh: State, sockets: &mut NetlinkSockets) {
+    async fn adopt(&mut self, mut fresh: TableBuilder, sockets: &mut NetlinkSockets) {
         let lost = fresh.succeed(&self.state, |key| self.neighbour_requests.contains(key));
         self.state = fresh;
         self.dirty = true;

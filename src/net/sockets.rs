@@ -21,7 +21,7 @@ use rtnetlink::{Handle, MulticastGroup};
 use tokio::task::JoinSet;
 
 use super::decode::{TableUpdate, table_update};
-use super::state::{Key, State};
+use super::state::{Key, TableBuilder};
 use super::tables::Route;
 
 const GROUPS: [MulticastGroup; 6] = [
@@ -42,7 +42,7 @@ const DUMP_ATTEMPTS: u32 = 5;
 type Message = NetlinkMessage<RouteNetlinkMessage>;
 
 /// What the notices socket says next.
-pub(super) enum Notice {
+pub(super) enum NetlinkNotice {
     /// Something the tables hold.
     TableUpdate(TableUpdate),
     /// Something else.
@@ -77,22 +77,22 @@ impl NetlinkSockets {
     }
 
     /// The next notice. Cancel-safe.
-    pub(super) async fn notice(&mut self) -> Notice {
+    pub(super) async fn notice(&mut self) -> NetlinkNotice {
         match self.notices.next().await {
             Some((message, _)) => notice(message),
-            None => Notice::Lost("the netlink socket was closed"),
+            None => NetlinkNotice::Lost("the netlink socket was closed"),
         }
     }
 
     /// A notice that is already here.
-    pub(super) fn pending(&mut self) -> Option<Notice> {
+    pub(super) fn pending(&mut self) -> Option<NetlinkNotice> {
         let (message, _) = self.notices.next().now_or_never()??;
         Some(notice(message))
     }
 
     /// Everything, by dumps.
-    pub(super) async fn state(&mut self) -> io::Result<State> {
-        let mut state = State::default();
+    pub(super) async fn state(&mut self) -> io::Result<TableBuilder> {
+        let mut state = TableBuilder::default();
         let links = RouteNetlinkMessage::GetLink(LinkMessage::default());
         let addresses = RouteNetlinkMessage::GetAddress(AddressMessage::default());
         let neighbours = RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default());
@@ -171,12 +171,12 @@ impl NetlinkSockets {
     }
 }
 
-fn notice(message: Message) -> Notice {
+fn notice(message: Message) -> NetlinkNotice {
     if matches!(message.payload, NetlinkPayload::Overrun(_)) {
-        return Notice::Lost("the kernel had more notices than the socket's buffer holds (ENOBUFS)");
+        return NetlinkNotice::Lost("the kernel had more notices than the socket's buffer holds (ENOBUFS)");
     }
     let replace = message.header.flags & NLM_F_REPLACE != 0;
-    message_fact(message, replace).map_or(Notice::Other, Notice::TableUpdate)
+    message_fact(message, replace).map_or(NetlinkNotice::Other, NetlinkNotice::TableUpdate)
 }
 
 fn message_fact(message: Message, replace: bool) -> Option<TableUpdate> {

@@ -12,7 +12,7 @@ pub(super) type Key = (u32, IpAddr);
 
 /// What a fact has done.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Effect {
+pub(super) struct UpdateEffect {
     /// The tables are others now.
     pub(super) changed: bool,
     /// The kernel drops routes in silence when this happens: read them again.
@@ -31,7 +31,7 @@ struct Known {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct State {
+pub(super) struct TableBuilder {
     links: BTreeMap<u32, Link>,
     /// By link, in the kernel's order.
     addresses: HashMap<u32, Vec<Address>>,
@@ -39,10 +39,10 @@ pub(super) struct State {
     neighbours: HashMap<Key, Known>,
 }
 
-impl State {
+impl TableBuilder {
     /// Takes one fact in. Facts may come twice, and a dump's and a notice's may come in either order: each
     /// says all about its object, and the last one holds.
-    pub(super) fn apply(&mut self, update: TableUpdate) -> Effect {
+    pub(super) fn apply(&mut self, update: TableUpdate) -> UpdateEffect {
         match update {
             TableUpdate::Link { index, up, kind, name, mac, mtu } => self.link(index, up, kind, name, mac, mtu),
             TableUpdate::LinkGone { index } => self.link_gone(index),
@@ -54,7 +54,7 @@ impl State {
                     Some(old) => *old = address,
                     None => list.push(address),
                 }
-                Effect { changed, ..Effect::default() }
+                UpdateEffect { changed, ..UpdateEffect::default() }
             }
             TableUpdate::AddressGone { index, address, prefix } => {
                 let changed = self.addresses.get_mut(&index).is_some_and(|list| {
@@ -63,21 +63,21 @@ impl State {
                     list.len() != before
                 });
                 // IPv4 routes that prefer this source go without a notice (fib_sync_down_addr).
-                Effect { changed, reread_routes: address.is_ipv4(), lost: None }
+                UpdateEffect { changed, reread_routes: address.is_ipv4(), lost: None }
             }
             TableUpdate::Routes { routes, replace } => self.routes(routes, replace),
             TableUpdate::RoutesGone { routes } => {
                 let found = routes.iter().filter(|route| self.routes.remove(&order(route)).is_some()).count();
                 // Not found: something was missed before.
-                Effect { changed: found > 0, reread_routes: found < routes.len(), lost: None }
+                UpdateEffect { changed: found > 0, reread_routes: found < routes.len(), lost: None }
             }
             TableUpdate::Neighbour { key, standing } => self.neighbour(key, standing),
             TableUpdate::NeighbourGone { key } => match self.neighbours.get_mut(&key) {
                 Some(known) => {
                     known.forgotten = true;
-                    Effect { lost: Some(key), ..Effect::default() }
+                    UpdateEffect { lost: Some(key), ..UpdateEffect::default() }
                 }
-                None => Effect::default(),
+                None => UpdateEffect::default(),
             },
         }
     }
@@ -90,7 +90,7 @@ impl State {
         name: Option<String>,
         mac: Option<MacAddr>,
         mtu: Option<u32>,
-    ) -> Effect {
+    ) -> UpdateEffect {
         let old = self.links.get(&index);
         let new = Link {
             index,
@@ -105,19 +105,19 @@ impl State {
         // IPv4 routes of a link that goes down go without a notice (fib_sync_down_dev).
         let reread_routes = !up && old.is_some_and(|l| l.up);
         self.links.insert(index, new);
-        Effect { changed, reread_routes, lost: None }
+        UpdateEffect { changed, reread_routes, lost: None }
     }
 
-    fn link_gone(&mut self, index: u32) -> Effect {
+    fn link_gone(&mut self, index: u32) -> UpdateEffect {
         let changed = self.links.remove(&index).is_some();
         self.addresses.remove(&index);
         self.neighbours.retain(|key, _| key.0 != index);
         self.routes.retain(|_, route| route.interface != index);
-        Effect { changed, reread_routes: changed, lost: None }
+        UpdateEffect { changed, reread_routes: changed, lost: None }
     }
 
-    fn routes(&mut self, routes: Vec<Route>, replace: bool) -> Effect {
-        let mut effect = Effect::default();
+    fn routes(&mut self, routes: Vec<Route>, replace: bool) -> UpdateEffect {
+        let mut effect = UpdateEffect::default();
         if let Some(first) = routes.first().filter(|_| replace) {
             let base = Route { kind: RouteKind::Unicast, interface: 0, gateway: None, ..first.clone() };
             let same =
@@ -138,7 +138,7 @@ impl State {
         effect
     }
 
-    fn neighbour(&mut self, key: Key, standing: Standing) -> Effect {
+    fn neighbour(&mut self, key: Key, standing: Standing) -> UpdateEffect {
         let old = self.neighbours.get(&key).map(|known| known.mac);
         let (mac, fixed) = match standing {
             Standing::Usable(mac) => (mac, false),
@@ -147,14 +147,14 @@ impl State {
                 if let Some(known) = self.neighbours.get_mut(&key) {
                     (known.forgotten, known.fixed) = (true, false);
                 }
-                return Effect::default();
+                return UpdateEffect::default();
             }
             Standing::Failed => {
-                return Effect { changed: self.neighbours.remove(&key).is_some(), ..Effect::default() };
+                return UpdateEffect { changed: self.neighbours.remove(&key).is_some(), ..UpdateEffect::default() };
             }
         };
         self.neighbours.insert(key, Known { mac, fixed, forgotten: false });
-        Effect { changed: old != Some(mac), ..Effect::default() }
+        UpdateEffect { changed: old != Some(mac), ..UpdateEffect::default() }
     }
 
     /// The routes as just read. Whether they differ from what was known.

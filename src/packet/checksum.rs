@@ -133,9 +133,9 @@ const fn never_zero(checksum: u16) -> u16 {
 
 /// What changing some covered words does to a checksum (RFC 1624): the sum of `~m + m'` over them.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Change(Sum);
+pub struct ChecksumDelta(Sum);
 
-impl Change {
+impl ChecksumDelta {
     /// Change of bytes at an even offset, `old` to `new`.
     #[must_use]
     #[inline]

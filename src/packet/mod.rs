@@ -18,7 +18,7 @@ pub use recognise::{Recognised, Transport, recognise};
 pub use reflect::reflect;
 #[doc(hidden)]
 pub use rewrite::FixedHeaderRewrite;
-pub use rewrite::{FlowChange, Rewrite, Translation};
+pub use rewrite::{FlowChecksumDelta, Rewrite, Translation};
 
 /// UDP's protocol number, and IPv6 next header.
 const UDP: u8 = 17;

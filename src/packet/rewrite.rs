@@ -4,7 +4,7 @@
 //! hop limit less one, and both checksums by what changed (RFC 1624), so that a datagram that came
 //! damaged leaves damaged. Owns nothing; called by whoever owns the frame.
 
-use super::checksum::Change;
+use super::checksum::ChecksumDelta;
 use super::{Endpoint, Flow, MacAddr};
 use crate::telemetry::DropReason;
 
@@ -27,20 +27,20 @@ pub struct Rewrite {
 pub struct Translation {
     new: Rewrite,
     ipv4: bool,
-    change: FlowChange,
+    change: FlowChecksumDelta,
 }
 
 /// What a translation of one flow does to checksums: worked out once, in four bytes, to be kept for a session. For
 /// the flow's own packets; [`reversed`](Self::reversed) for those that come back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FlowChange {
+pub struct FlowChecksumDelta {
     /// Addresses: to the checksum of an IPv4 header.
     l3: u16,
     /// Addresses and ports: to the UDP checksum.
     l4: u16,
 }
 
-impl FlowChange {
+impl FlowChecksumDelta {
     /// From the ends of `old` to those of `new`, of the same family or the other.
     ///
     /// # Errors
@@ -52,7 +52,7 @@ impl FlowChange {
         }
         // All ones and all zeroes add nothing, so that the mapped prefix needs no exception: neither where
         // it stays, nor where the address under it becomes one of IPv6 (`translate`).
-        let l3 = Change::default()
+        let l3 = ChecksumDelta::default()
             .bytes(&old.source.address, &new.source.address)
             .bytes(&old.destination.address, &new.destination.address);
         let l4 = l3.word(old.source.port, new.source.port).word(old.destination.port, new.destination.port);
@@ -70,13 +70,13 @@ impl FlowChange {
     /// To the IPv4 header's checksum: addresses, and one hop less. TTL is the high byte of its word, so that this is
     /// the same change for every TTL.
     #[inline(always)]
-    const fn l3(self) -> Change {
-        Change::from_bits(self.l3).word(0x0100, 0)
+    const fn l3(self) -> ChecksumDelta {
+        ChecksumDelta::from_bits(self.l3).word(0x0100, 0)
     }
 
     #[inline(always)]
-    pub(super) const fn l4(self) -> Change {
-        Change::from_bits(self.l4)
+    pub(super) const fn l4(self) -> ChecksumDelta {
+        ChecksumDelta::from_bits(self.l4)
     }
 }
 
@@ -91,7 +91,7 @@ impl Translation {
         if old.source.is_ipv4() != new.source.is_ipv4() {
             return Err(DropReason::IpVersion);
         }
-        let change = FlowChange::new(old, &Flow { source: new.source, destination: new.destination })?;
+        let change = FlowChecksumDelta::new(old, &Flow { source: new.source, destination: new.destination })?;
         Ok(Self::with(new, change, old.source.is_ipv4()))
     }
 
@@ -99,7 +99,7 @@ impl Translation {
     /// family.
     #[must_use]
     #[inline]
-    pub fn with(new: &Rewrite, change: FlowChange, ipv4: bool) -> Self {
+    pub fn with(new: &Rewrite, change: FlowChecksumDelta, ipv4: bool) -> Self {
         Self { new: *new, ipv4, change }
     }
 
@@ -200,7 +200,7 @@ pub struct FixedHeaderRewrite<'a> {
     /// Address and port.
     pub destination: (&'a [u8; 16], u16),
     /// From the old ends to these.
-    pub change: FlowChange,
+    pub change: FlowChecksumDelta,
 }
 
 impl FixedHeaderRewrite<'_> {

@@ -18,7 +18,7 @@
 //! Fragments, options and extension headers do not get here: the parser refuses them. Owns nothing.
 
 use super::checksum::{self, Sum};
-use super::{FlowChange, Rewrite, UDP, rewrite};
+use super::{FlowChecksumDelta, Rewrite, UDP, rewrite};
 use crate::telemetry::DropReason;
 
 /// By how much an IPv6 header is longer than one of IPv4 without options, bytes.
@@ -31,7 +31,12 @@ pub const GROWTH: i16 = 20;
 /// # Errors
 /// [`DropReason::TtlExpired`] if no hop is left, [`DropReason::Truncated`] if the offsets are not those of
 /// a parsed IPv4 frame. Nothing is written then.
-pub fn to_ipv6(frame: &mut [u8], (l3, l4): (u8, u8), new: &Rewrite, change: FlowChange) -> Result<(), DropReason> {
+pub fn to_ipv6(
+    frame: &mut [u8],
+    (l3, l4): (u8, u8),
+    new: &Rewrite,
+    change: FlowChecksumDelta,
+) -> Result<(), DropReason> {
     let (l3, l4, growth) = (usize::from(l3), usize::from(l4), GROWTH as usize);
     let header = frame.get(growth + l3..growth + l4).and_then(|ip| ip.first_chunk::<20>());
     let ip = *header.filter(|_| l4 == l3 + 20 && l3 >= 14).ok_or(DropReason::Truncated)?;
@@ -67,7 +72,12 @@ pub fn to_ipv6(frame: &mut [u8], (l3, l4): (u8, u8), new: &Rewrite, change: Flow
 /// [`DropReason::TtlExpired`] if no hop is left, [`DropReason::IpLength`] if the datagram is longer than
 /// IPv4 can say, [`DropReason::Truncated`] if the offsets are not those of a parsed IPv6 frame. Nothing is
 /// written then.
-pub fn to_ipv4(frame: &mut [u8], (l3, l4): (u8, u8), new: &Rewrite, change: FlowChange) -> Result<(), DropReason> {
+pub fn to_ipv4(
+    frame: &mut [u8],
+    (l3, l4): (u8, u8),
+    new: &Rewrite,
+    change: FlowChecksumDelta,
+) -> Result<(), DropReason> {
     let (l3, l4, growth) = (usize::from(l3), usize::from(l4), GROWTH as usize);
     let header = frame.get(l3..l4).and_then(|ip| ip.first_chunk::<40>());
     let ip = *header.filter(|_| l4 == l3 + 40 && l3 >= 14).ok_or(DropReason::Truncated)?;
@@ -108,7 +118,7 @@ fn link(frame: &mut [u8], from: usize, length: usize, to: usize, ether_type: [u8
 
 /// New ports, and the checksum by what changed; whether there was none. Both pseudo headers hold the same
 /// length and protocol, so only addresses and ports count.
-fn udp_header(frame: &mut [u8], at: usize, new: &Rewrite, change: FlowChange) -> bool {
+fn udp_header(frame: &mut [u8], at: usize, new: &Rewrite, change: FlowChecksumDelta) -> bool {
     let Some(udp) = frame.get_mut(at..).and_then(|udp| udp.first_chunk_mut::<8>()) else { return false };
     udp[..2].copy_from_slice(&new.source.port.to_be_bytes());
     udp[2..4].copy_from_slice(&new.destination.port.to_be_bytes());
@@ -141,7 +151,7 @@ mod tests {
     fn translated(packet: &[u8], new: &Rewrite) -> Result<Vec<u8>, DropReason> {
         let parsed = parsed(packet).unwrap();
         let flow = Flow { source: new.source, destination: new.destination };
-        let change = FlowChange::new(&parsed.flow, &flow).unwrap();
+        let change = FlowChecksumDelta::new(&parsed.flow, &flow).unwrap();
         let at = (parsed.l3, parsed.l4);
         if parsed.ipv4 {
             let mut frame = [&[0xaa; 20], packet].concat();
@@ -228,7 +238,7 @@ mod tests {
         for (old, new) in [(four, six), (six, four)] {
             let packet = built(old, 1, 0, b"last hop");
             assert_eq!(translated(&packet, &rewrite(new)), Err(DropReason::TtlExpired));
-            let change = FlowChange::new(&old, &Flow { ..new }).unwrap();
+            let change = FlowChecksumDelta::new(&old, &Flow { ..new }).unwrap();
             for length in 0..packet.len() {
                 for at in [(14, 34), (14, 54), (13, 33), (0, 20), (255, 255), (34, 14)] {
                     let (mut a, mut b) = (packet[..length].to_vec(), packet[..length].to_vec());
@@ -241,7 +251,7 @@ mod tests {
         // A datagram shorter than its header, or longer than the frame.
         for (old, new, at) in [(four, six, (14, 34)), (six, four, (14, 54))] {
             let packet = built(old, 64, 0, b"payload");
-            let change = FlowChange::new(&old, &new).unwrap();
+            let change = FlowChecksumDelta::new(&old, &new).unwrap();
             for (length, wanted) in [(0, false), (7, false), (8, true), (15, true), (16, false), (u16::MAX, false)] {
                 let mut frame = match old.source.is_ipv4() {
                     true => [&[0xaa; 20], &packet[..]].concat(),
@@ -261,7 +271,7 @@ mod tests {
         // The longest that IPv6 can say is too long for IPv4.
         let mut long = built(six, 64, 0, &[0; 8]);
         long[18..20].copy_from_slice(&65_520u16.to_be_bytes());
-        let change = FlowChange::new(&six, &four).unwrap();
+        let change = FlowChecksumDelta::new(&six, &four).unwrap();
         assert_eq!(to_ipv4(&mut long, (14, 54), &rewrite(four), change), Err(DropReason::IpLength));
     }
 }

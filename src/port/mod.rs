@@ -385,7 +385,7 @@ pub trait Backend: Send + 'static {
     /// The kind of port it opens.
     type Port: Port + 'static;
     /// What one port is opened from.
-    type Request: Send + 'static;
+    type OpenParams: Send + 'static;
 
     /// Opens the memory and all ports of one actor; the order of the ports is the order asked for.
     /// Steering is still off. May wait for queues that are busy.
@@ -418,5 +418,5 @@ pub trait Backend: Send + 'static {
 
     /// Replaces what port `port` is opened from by the next [`reopen`](Self::reopen): its interface was
     /// made again, and has another program.
-    fn set_params(&mut self, port: PortIndex, request: Self::Request);
+    fn set_params(&mut self, port: PortIndex, request: Self::OpenParams);
 }

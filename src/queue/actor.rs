@@ -15,8 +15,8 @@ use oxide_actors::supervisor::{StateReport, SupervisorLink};
 
 use super::datapath::{Datapath, DatapathParts, TurnResult};
 use super::handler::{Handler, QueueInfo};
-use super::messages::{Command, QueueExit, Report};
-use super::peers::Peers;
+use super::messages::{ActorCommand, QueueExit, Report};
+use super::peers::QueuePeers;
 use super::snapshot::QueueSnapshot;
 use crate::net::Tables;
 use crate::port::{Backend, Opened, Port, PortError, Rss};
@@ -48,7 +48,7 @@ pub struct ActorSpec<B, H> {
     /// Position of this one among them.
     pub place: u32,
     /// Other queues.
-    pub peers: Peers,
+    pub peers: QueuePeers,
     /// Packets taken from a port at once.
     pub batch_size: usize,
     /// How long to poll without packets before sleeping.
@@ -67,7 +67,7 @@ pub struct ActorSpec<B, H> {
 pub struct Actor<B: Backend, H> {
     /// The packets between its turns.
     pub datapath: Datapath<B::Port, H>,
-    pub(super) mailbox: Mailbox<Command<B::Request>>,
+    pub(super) mailbox: Mailbox<ActorCommand<B::OpenParams>>,
     pub(super) link: SupervisorLink<Report>,
     backend: B,
     /// Ports that are closed, and what becomes of them.
@@ -92,7 +92,7 @@ impl<B: Backend, H: Handler> Actor<B, H> {
     pub fn new(
         spec: ActorSpec<B, H>,
         (umem, opened): Opened<B::Port>,
-        mailbox: Mailbox<Command<B::Request>>,
+        mailbox: Mailbox<ActorCommand<B::OpenParams>>,
         link: SupervisorLink<Report>,
         now: Instant,
     ) -> Result<Self, PortError> {
@@ -228,35 +228,35 @@ impl<B: Backend, H: Handler> Actor<B, H> {
         }
     }
 
-    fn handle_command(&mut self, command: Command<B::Request>, now: Instant) {
+    fn handle_command(&mut self, command: ActorCommand<B::OpenParams>, now: Instant) {
         match command {
-            Command::Tables(tables) => {
+            ActorCommand::Tables(tables) => {
                 let old = self.datapath.set_tables(tables);
                 self.link.telemetry(Report::UnusedTables(old));
                 self.look(now);
             }
-            Command::Peer { place, address } => self.datapath.set_peer(place, address),
-            Command::Pause(port, paused) => self.datapath.set_paused(port, paused),
-            Command::Steer if self.stop_by.is_some() => {}
-            Command::Steer => {
+            ActorCommand::Peer { place, address } => self.datapath.set_peer(place, address),
+            ActorCommand::Pause(port, paused) => self.datapath.set_paused(port, paused),
+            ActorCommand::Steer if self.stop_by.is_some() => {}
+            ActorCommand::Steer => {
                 // Off first: the ports do not know that somebody else took them out of the map.
                 if let Err(error) = self.datapath.steer(false).and_then(|()| self.datapath.steer(true)) {
                     tracing::warn!(%error, "steering on again");
                 }
             }
-            Command::Drain => {
+            ActorCommand::Drain => {
                 self.draining = true;
                 self.datapath.set_draining(true);
             }
-            Command::RestartHandler { inherit } => self.restart_handler(inherit),
-            Command::Open { restart, requests } => self.open_ports(restart, requests, now),
-            Command::Close(ports, why) => self.close(ports, &why),
-            Command::Inject(fault) => self.datapath.inject(fault),
-            Command::Sessions { mut into, reply } => {
+            ActorCommand::RestartHandler { inherit } => self.restart_handler(inherit),
+            ActorCommand::Open { restart, requests } => self.open_ports(restart, requests, now),
+            ActorCommand::Close(ports, why) => self.close(ports, &why),
+            ActorCommand::Inject(fault) => self.datapath.inject(fault),
+            ActorCommand::Sessions { mut into, reply } => {
                 self.datapath.handler().describe_sessions(into.capacity(), &mut into);
                 let _ = reply.try_send(into);
             }
-            Command::Stop(within) => {
+            ActorCommand::Stop(within) => {
                 self.datapath.set_draining(true);
                 self.stop_by = Some(now + within);
                 if let Err(error) = self.datapath.steer(false) {

@@ -14,9 +14,9 @@ use ports::PortSlot;
 
 use super::batch::{Batch, HoldKey, Verdict};
 use super::counters::QueueCounters;
-use super::handler::{Context, Handler, QueueInfo, Requests};
+use super::handler::{Context, Handler, NextHopRequests, QueueInfo};
 use super::held::Held;
-use super::peers::{Handover, Peers};
+use super::peers::{Handover, QueuePeers};
 use super::tx_backlog::TxBacklog;
 use crate::net::Tables;
 use crate::packet::{Columns, LANES};
@@ -44,7 +44,7 @@ pub struct DatapathParts<P, H> {
     /// Which queue this is.
     pub info: QueueInfo,
     /// Packets that other queues hand over, and the ways to theirs.
-    pub peers: Peers,
+    pub peers: QueuePeers,
     /// Packets taken from a port at once, 1 to [`LANES`].
     pub batch_size: usize,
 }
@@ -71,14 +71,14 @@ pub struct Datapath<P, H> {
     handler: H,
     processor: Processor,
     info: QueueInfo,
-    peers: Peers,
+    peers: QueuePeers,
     batch_size: usize,
     tables: Box<Tables>,
     burst: Burst,
     columns: Box<Columns>,
     verdicts: Box<[Verdict; LANES]>,
     held: Held,
-    requests: Requests,
+    requests: NextHopRequests,
     counters: QueueCounters,
     next_tick: Instant,
     draining: bool,
@@ -111,7 +111,7 @@ impl<P: Port, H: Handler> Datapath<P, H> {
             columns: Box::default(),
             verdicts: Box::new([Verdict::None; LANES]),
             held: Held::default(),
-            requests: Requests::default(),
+            requests: NextHopRequests::default(),
             counters: QueueCounters::default(),
             // The first one at once: a handler may want to ask for something before packets come.
             next_tick: now,
@@ -295,14 +295,14 @@ impl<P: Port, H: Handler> Datapath<P, H> {
                         out.push(frame, port, umem, now, counters);
                         continue;
                     }
-                    _ => Refusal(frame, DropReason::PortClosed),
+                    _ => DroppedFrame(frame, DropReason::PortClosed),
                 },
                 Verdict::Hold | Verdict::HoldFor(_) => {
                     let key = if let Verdict::HoldFor(key) = *verdict { key } else { HoldKey::default() };
                     match held.hold(frame, from, key, held_until, now) {
                         Ok(None) => continue,
                         // One that waits longer, or this one.
-                        Ok(Some(frame)) | Err(frame) => Refusal(frame, DropReason::HoldFull),
+                        Ok(Some(frame)) | Err(frame) => DroppedFrame(frame, DropReason::HoldFull),
                     }
                 }
                 Verdict::HandOver(queue) => match peers.hand_over(queue, from, umem.bytes(&frame)) {
@@ -311,10 +311,10 @@ impl<P: Port, H: Handler> Datapath<P, H> {
                         umem.give(frame);
                         continue;
                     }
-                    Err(reason) => Refusal(frame, reason),
+                    Err(reason) => DroppedFrame(frame, reason),
                 },
-                Verdict::Drop(reason) => Refusal(frame, reason),
-                Verdict::None => Refusal(frame, DropReason::NoVerdict),
+                Verdict::Drop(reason) => DroppedFrame(frame, reason),
+                Verdict::None => DroppedFrame(frame, DropReason::NoVerdict),
             };
             counters.drops.count(reason.1);
             umem.give(reason.0);
@@ -340,4 +340,4 @@ impl<P: Port, H: Handler> Datapath<P, H> {
 }
 
 /// A frame that goes back to the pool, and why.
-struct Refusal(Frame, DropReason);
+struct DroppedFrame(Frame, DropReason);

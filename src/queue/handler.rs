@@ -152,7 +152,7 @@ impl<'a> Context<'a> {
         info: &'a QueueInfo,
         tables: &'a Tables,
         draining: bool,
-        requests: &'a mut Requests,
+        requests: &'a mut NextHopRequests,
     ) -> Self {
         Self { now, info, tables, draining, requests: &mut requests.0 }
     }
@@ -201,9 +201,9 @@ impl<'a> Context<'a> {
 
 /// What handlers asked for since it was last looked at.
 #[derive(Debug, Default)]
-pub struct Requests(ArrayVec<(u32, IpAddr), REQUESTS>);
+pub struct NextHopRequests(ArrayVec<(u32, IpAddr), REQUESTS>);
 
-impl Requests {
+impl NextHopRequests {
     pub(crate) fn take(&mut self) -> impl Iterator<Item = (u32, IpAddr)> + '_ {
         self.0.drain(..)
     }

@@ -4,7 +4,7 @@
 //! packet memory, batches of up to 64. Time stands still until it is moved.
 //!
 //! ```
-//! use oxide::queue::{Batch, Context, Handler, Harness, Outcome};
+//! use oxide::queue::{Batch, Context, Handler, Harness, HandlerOutcome};
 //! use oxide::telemetry::DropReason;
 //!
 //! struct Refuse;
@@ -14,7 +14,7 @@
 //!     }
 //! }
 //! let mut harness = Harness::new(Harness::info(2), Default::default(), |_| Refuse)?;
-//! assert_eq!(harness.feed(0, &[[0u8; 60]]), [Outcome::Drop(DropReason::Handler)]);
+//! assert_eq!(harness.feed(0, &[[0u8; 60]]), [HandlerOutcome::Drop(DropReason::Handler)]);
 //! # Ok::<(), oxide::queue::HarnessError>(())
 //! ```
 
@@ -22,7 +22,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::batch::{Batch, Verdict};
-use super::handler::{Context, Handler, QueueInfo, Replaced, Requests};
+use super::handler::{Context, Handler, NextHopRequests, QueueInfo, Replaced};
 use crate::net::Tables;
 use crate::packet::{Columns, LANES, MacAddr};
 use crate::port::{Burst, Mode, PortInfo, QueueId};
@@ -32,7 +32,7 @@ use crate::umem::{Frame, LayoutError, PageKind, PortIndex, Region, RegionError, 
 
 /// What a handler decided, and the packet as it left it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub enum HandlerOutcome {
     /// Sent by the port of this number: the whole frame.
     Transmit(u8, Vec<u8>),
     /// Dropped.
@@ -61,7 +61,7 @@ pub struct Harness<H> {
     tables: Tables,
     now: Instant,
     draining: bool,
-    requests: Requests,
+    requests: NextHopRequests,
     umem: Umem,
     processor: Processor,
     columns: Box<Columns>,
@@ -111,7 +111,7 @@ impl<H: Handler> Harness<H> {
             tables,
             now: Instant::now(),
             draining: false,
-            requests: Requests::default(),
+            requests: NextHopRequests::default(),
             umem,
             columns: Box::default(),
             verdicts: [Verdict::None; LANES],
@@ -121,16 +121,16 @@ impl<H: Handler> Harness<H> {
     /// Lets packets (whole Ethernet frames, at most 3840 bytes each) come in by `port`, in batches of 64. One
     /// outcome for each, in order; a packet that is too long is [`DropReason::Oversized`]. No outcome at all for a port
     /// that no actor can have, from [`MAX_PORTS`](crate::umem::MAX_PORTS) on.
-    pub fn feed(&mut self, port: u8, packets: &[impl AsRef<[u8]>]) -> Vec<Outcome> {
+    pub fn feed(&mut self, port: u8, packets: &[impl AsRef<[u8]>]) -> Vec<HandlerOutcome> {
         packets.chunks(LANES).flat_map(|chunk| self.batch(port, chunk, false)).collect()
     }
 
     /// As [`feed`](Self::feed), with packets that were held before.
-    pub fn feed_again(&mut self, port: u8, packets: &[impl AsRef<[u8]>]) -> Vec<Outcome> {
+    pub fn feed_again(&mut self, port: u8, packets: &[impl AsRef<[u8]>]) -> Vec<HandlerOutcome> {
         packets.chunks(LANES).flat_map(|chunk| self.batch(port, chunk, true)).collect()
     }
 
-    fn batch(&mut self, port: u8, packets: &[impl AsRef<[u8]>], again: bool) -> Vec<Outcome> {
+    fn batch(&mut self, port: u8, packets: &[impl AsRef<[u8]>], again: bool) -> Vec<HandlerOutcome> {
         let Some(port) = PortIndex::new(port.into()) else { return Vec::new() };
         let mut burst = Burst::new();
         let taken: Vec<bool> = packets.iter().map(|packet| self.load(packet.as_ref(), &mut burst)).collect();
@@ -146,17 +146,17 @@ impl<H: Handler> Harness<H> {
         let mut outcomes = Vec::with_capacity(packets.len());
         for taken in taken {
             let Some((frame, verdict)) = taken.then(|| frames.next()).flatten() else {
-                outcomes.push(Outcome::Drop(DropReason::Oversized));
+                outcomes.push(HandlerOutcome::Drop(DropReason::Oversized));
                 continue;
             };
             let bytes = self.umem.bytes(&frame).to_vec();
             self.umem.give(frame);
             outcomes.push(match verdict {
-                Verdict::Transmit(to) => Outcome::Transmit(to.number(), bytes),
-                Verdict::Drop(reason) => Outcome::Drop(reason),
-                Verdict::None => Outcome::Drop(DropReason::NoVerdict),
-                Verdict::Hold | Verdict::HoldFor(_) => Outcome::Hold(bytes),
-                Verdict::HandOver(queue) => Outcome::HandOver(queue, bytes),
+                Verdict::Transmit(to) => HandlerOutcome::Transmit(to.number(), bytes),
+                Verdict::Drop(reason) => HandlerOutcome::Drop(reason),
+                Verdict::None => HandlerOutcome::Drop(DropReason::NoVerdict),
+                Verdict::Hold | Verdict::HoldFor(_) => HandlerOutcome::Hold(bytes),
+                Verdict::HandOver(queue) => HandlerOutcome::HandOver(queue, bytes),
             });
         }
         outcomes
@@ -272,7 +272,7 @@ mod tests {
         let packet = UdpFrame::new(flow, b"a packet").to_vec().unwrap();
         let mut harness = Harness::new(Harness::info(1), Tables::default(), |_| Reader(true)).unwrap();
         for read in [true, false, true] {
-            let dropped = harness.feed(0, &[&packet]) == [Outcome::Drop(DropReason::Handler)];
+            let dropped = harness.feed(0, &[&packet]) == [HandlerOutcome::Drop(DropReason::Handler)];
             assert_eq!(dropped, read);
         }
     }

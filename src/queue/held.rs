@@ -16,7 +16,7 @@ const PER_KEY: u16 = LANES as u16;
 /// How long one may wait. The kernel asks three times, a second apart, before it gives a neighbour up.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-struct Entry {
+struct HeldPacket {
     frame: Frame,
     from: PortIndex,
     deadline: Instant,
@@ -25,7 +25,7 @@ struct Entry {
 
 /// First in, first out.
 pub(super) struct Held {
-    waiting: VecDeque<Entry>,
+    waiting: VecDeque<HeldPacket>,
     /// Entries at the front that this round has not shown yet.
     to_show: usize,
     /// Entries by [`HoldKey::bucket`].
@@ -70,11 +70,11 @@ impl Held {
                 self.waiting.iter().position(|entry| entry.key.bucket() == largest).and_then(|at| self.remove(at));
         }
         self.counts[key.bucket()] += 1;
-        self.waiting.push_back(Entry { frame, from, deadline: until.unwrap_or(now + PATIENCE), key });
+        self.waiting.push_back(HeldPacket { frame, from, deadline: until.unwrap_or(now + PATIENCE), key });
         Ok(evicted.map(|entry| entry.frame))
     }
 
-    fn remove(&mut self, at: usize) -> Option<Entry> {
+    fn remove(&mut self, at: usize) -> Option<HeldPacket> {
         let entry = self.waiting.remove(at)?;
         self.to_show -= usize::from(at < self.to_show);
         self.counts[entry.key.bucket()] -= 1;

@@ -24,7 +24,7 @@ const STOP_WITHIN: Duration = Duration::from_millis(500);
 pub type PortRequests<R> = Vec<(PortIndex, Result<R, String>)>;
 
 /// What the supervisor tells an actor.
-pub enum Command<R> {
+pub enum ActorCommand<R> {
     /// New links, routes and neighbours.
     Tables(Box<Tables>),
     /// Where packets of another queue go from now on.
@@ -52,7 +52,7 @@ pub enum Command<R> {
         /// What each port is opened from; or why it cannot be opened now, and then it waits.
         requests: PortRequests<R>,
     },
-    /// Close these ports, a bit each, until [`Command::Open`]: for this reason they are of no use now.
+    /// Close these ports, a bit each, until [`ActorCommand::Open`]: for this reason they are of no use now.
     Close(u8, String),
     /// Let something go wrong.
     Inject(DatapathFault),
@@ -67,7 +67,7 @@ pub enum Command<R> {
     Stop(Duration),
 }
 
-impl<R> Command<R> {
+impl<R> ActorCommand<R> {
     /// Whether `earlier`, if it was not obeyed yet, need not be any more once this is said.
     #[must_use]
     pub fn supersedes(&self, earlier: &Self) -> bool {
@@ -81,15 +81,15 @@ impl<R> Command<R> {
     }
 
     /// What a decision of the supervisor's is to an actor. `requests` is called where ports are to be opened.
-    pub fn of(decision: supervisor::Command, requests: impl FnOnce() -> PortRequests<R>) -> Self {
+    pub fn of(decision: supervisor::SupervisorCommand, requests: impl FnOnce() -> PortRequests<R>) -> Self {
         match decision {
-            supervisor::Command::Stop => Self::Stop(STOP_WITHIN),
-            supervisor::Command::Drain { .. } => Self::Drain,
-            supervisor::Command::RestartHandler { inherit } => Self::RestartHandler { inherit },
-            supervisor::Command::RestartPart(part) => {
+            supervisor::SupervisorCommand::Stop => Self::Stop(STOP_WITHIN),
+            supervisor::SupervisorCommand::Drain { .. } => Self::Drain,
+            supervisor::SupervisorCommand::RestartHandler { inherit } => Self::RestartHandler { inherit },
+            supervisor::SupervisorCommand::RestartPart(part) => {
                 Self::Open { restart: PortIndex::new(part.into()), requests: requests() }
             }
-            supervisor::Command::ReopenParts => Self::Open { restart: None, requests: requests() },
+            supervisor::SupervisorCommand::ReopenParts => Self::Open { restart: None, requests: requests() },
         }
     }
 }

@@ -40,10 +40,10 @@ pub use datapath::{Datapath, DatapathParts, TurnResult};
 pub use egress::Egress;
 /// With [`Batch::new`] and [`Context::new`], for what calls a handler without a [`Datapath`].
 #[doc(hidden)]
-pub use handler::Requests;
+pub use handler::NextHopRequests;
 pub use handler::{Context, Handler, QueueInfo, Replaced, SessionInfo};
-pub use harness::{Harness, HarnessError, Outcome};
-pub use messages::{Command, PortRequests, QueueExit, Report};
-pub use peers::{Handover, Peers};
+pub use harness::{HandlerOutcome, Harness, HarnessError};
+pub use messages::{ActorCommand, PortRequests, QueueExit, Report};
+pub use peers::{Handover, QueuePeers};
 pub use run::{run, run_on};
 pub use snapshot::{PortSnapshot, QueueSnapshot};

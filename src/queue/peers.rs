@@ -20,13 +20,13 @@ impl Handover {
 }
 
 /// One queue's inbox, and the addresses of all.
-pub struct Peers {
+pub struct QueuePeers {
     inbox: Option<Inbox<Handover>>,
     /// By [place](super::QueueInfo::place); `None` for this queue itself and for those that are not running.
     addresses: Vec<Option<Address<Handover>>>,
 }
 
-impl Peers {
+impl QueuePeers {
     /// No other queues.
     #[must_use]
     pub fn none() -> Self {

@@ -13,7 +13,7 @@ impl Batch<'_> {
     ///
     /// ```
     /// use oxide::packet::{Flow, build::UdpFrame};
-    /// use oxide::queue::{Batch, Context, Handler, Harness, Outcome};
+    /// use oxide::queue::{Batch, Context, Handler, Harness, HandlerOutcome};
     /// # use std::net::SocketAddr;
     ///
     /// /// Answers with what came, after `you said: `.
@@ -36,7 +36,7 @@ impl Batch<'_> {
     /// let ask = UdpFrame::new(Flow { source: a.into(), destination: b.into() }, b"ahoy").to_vec();
     /// let say = UdpFrame::new(Flow { source: b.into(), destination: a.into() }, b"you said: ahoy").to_vec();
     /// let mut harness = Harness::new(Harness::info(1), Default::default(), |_| Parrot)?;
-    /// assert_eq!(harness.feed(0, &[ask.unwrap()]), [Outcome::Transmit(0, say.unwrap())]);
+    /// assert_eq!(harness.feed(0, &[ask.unwrap()]), [HandlerOutcome::Transmit(0, say.unwrap())]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
@@ -76,7 +76,7 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
     use crate::packet::Flow;
-    use crate::queue::{Context, Handler, Harness, Outcome};
+    use crate::queue::{Context, Handler, HandlerOutcome, Harness};
     use std::net::SocketAddr;
 
     /// Asks for a prefix and data of any size; drops where it is told so, else shows the packet.
@@ -117,11 +117,11 @@ mod tests {
             let mut harness =
                 Harness::new(Harness::info(1), Default::default(), |_| Wrap(prefix, data.clone())).unwrap();
             match (harness.feed(0, &[&packet]).remove(0), wanted) {
-                (Outcome::Transmit(0, out), None) => {
+                (HandlerOutcome::Transmit(0, out), None) => {
                     let payload = [&vec![7; prefix][..], &packet[data]].concat();
                     assert_eq!(out, UdpFrame::new(flow, &payload).to_vec().unwrap());
                 }
-                (outcome, wanted) => assert_eq!(Some(outcome), wanted.map(Outcome::Drop), "{prefix} {data:?}"),
+                (outcome, wanted) => assert_eq!(Some(outcome), wanted.map(HandlerOutcome::Drop), "{prefix} {data:?}"),
             }
         }
     }

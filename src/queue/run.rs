@@ -17,7 +17,7 @@ use oxide_actors::supervisor::SupervisorLink;
 use super::actor::{Actor, ActorSpec};
 use super::counters::Regime;
 use super::handler::Handler;
-use super::messages::{Command, QueueExit, Report};
+use super::messages::{ActorCommand, QueueExit, Report};
 use super::pinning::{Pinning, own_cpus};
 use super::realtime;
 use crate::port::{Backend, Port, PortError};
@@ -30,7 +30,7 @@ const KICK_PATIENCE: Duration = Duration::from_millis(1);
 pub async fn run<B: Backend, H: Handler>(
     spec: ActorSpec<B, H>,
     runtime: Runtime,
-    mailbox: Mailbox<Command<B::Request>>,
+    mailbox: Mailbox<ActorCommand<B::OpenParams>>,
     link: SupervisorLink<Report>,
 ) -> QueueExit {
     run_on(None, spec, runtime, mailbox, link).await
@@ -42,7 +42,7 @@ pub async fn run_on<B: Backend, H: Handler>(
     cpu: Option<u32>,
     spec: ActorSpec<B, H>,
     runtime: Runtime,
-    mailbox: Mailbox<Command<B::Request>>,
+    mailbox: Mailbox<ActorCommand<B::OpenParams>>,
     link: SupervisorLink<Report>,
 ) -> QueueExit {
     let pinning = Pinning::new(cpu, Instant::now());
@@ -70,7 +70,7 @@ impl<B: Backend, H: Handler> ActorLoop<B, H> {
     fn open(
         mut spec: ActorSpec<B, H>,
         pinning: Pinning,
-        mailbox: Mailbox<Command<B::Request>>,
+        mailbox: Mailbox<ActorCommand<B::OpenParams>>,
         link: SupervisorLink<Report>,
     ) -> Result<Self, PortError> {
         let started = Instant::now();

@@ -89,7 +89,7 @@ impl Default for XdpOptions {
 
 /// One port to open.
 #[derive(Debug)]
-pub struct PortRequest {
+pub struct PortOpenParams {
     /// Interface and queue.
     pub id: QueueId,
     /// The queue's entry in the interface's XSKMAP; `None` for a socket that only sends.
@@ -101,14 +101,14 @@ pub struct PortRequest {
 /// Opens one actor's memory and ports.
 pub struct XdpBackend {
     options: XdpOptions,
-    places: Vec<Place>,
+    places: Vec<PortOpening>,
 }
 
 /// The name of the step that finds a queue busy.
 const BINDING: &str = "binding the AF_XDP socket";
 
 /// One port's place in the actor.
-struct Place {
+struct PortOpening {
     id: QueueId,
     slot: Option<Arc<XskMapEntry>>,
     generic: Option<String>,
@@ -130,9 +130,9 @@ struct Prepared {
     reasons: Vec<String>,
 }
 
-impl Place {
-    fn new(request: PortRequest) -> Self {
-        let PortRequest { id, slot, generic } = request;
+impl PortOpening {
+    fn new(request: PortOpenParams) -> Self {
+        let PortOpenParams { id, slot, generic } = request;
         Self {
             id,
             slot: slot.map(Arc::new),
@@ -148,14 +148,15 @@ impl Place {
 impl XdpBackend {
     /// Ports are numbered in the order of `requests`.
     #[must_use]
-    pub fn new(options: XdpOptions, requests: Vec<PortRequest>) -> Self {
-        Self { options, places: requests.into_iter().map(Place::new).collect() }
+    pub fn new(options: XdpOptions, requests: Vec<PortOpenParams>) -> Self {
+        Self { options, places: requests.into_iter().map(PortOpening::new).collect() }
     }
 
     /// Adds a port that there is nothing to open from now, for this reason: it waits for [`Backend::set_params`].
     #[must_use]
     pub fn with_absent(mut self, at: PortIndex, id: QueueId, why: String) -> Self {
-        let place = Place { absent: Some(why), ..Place::new(PortRequest { id, slot: None, generic: None }) };
+        let place =
+            PortOpening { absent: Some(why), ..PortOpening::new(PortOpenParams { id, slot: None, generic: None }) };
         self.places.insert(usize::from(at).min(self.places.len()), place);
         self
     }
@@ -183,7 +184,7 @@ impl XdpBackend {
 
 impl Backend for XdpBackend {
     type Port = XdpPort;
-    type Request = PortRequest;
+    type OpenParams = PortOpenParams;
 
     fn open(&mut self) -> Result<(Umem, Vec<XdpPort>), PortError> {
         let (umem, ports) = self.open_available()?;
@@ -208,9 +209,9 @@ impl Backend for XdpBackend {
         self.reopen_once(port, umem)
     }
 
-    fn set_params(&mut self, port: PortIndex, request: PortRequest) {
+    fn set_params(&mut self, port: PortIndex, request: PortOpenParams) {
         if let Some(place) = self.places.get_mut(usize::from(port)) {
-            let Place { prepared, bound_to, .. } = std::mem::replace(place, Place::new(request));
+            let PortOpening { prepared, bound_to, .. } = std::mem::replace(place, PortOpening::new(request));
             (place.prepared, place.renewed, place.bound_to) = (prepared, true, bound_to);
         }
     }
@@ -248,7 +249,7 @@ impl XdpBackend {
             let source = io::Error::from_raw_os_error(libc::EINVAL);
             return Err(refused(&QueueId::new("none", 0), "no port asked for", source, 0));
         };
-        let devices: Vec<_> = self.places.iter().map(Place::device).collect();
+        let devices: Vec<_> = self.places.iter().map(PortOpening::device).collect();
         let mtu = devices.iter().flatten().map(|d| d.mtu).max();
         let Some(mtu) = mtu else {
             // Not even one: no memory is taken for it.
@@ -268,7 +269,7 @@ impl XdpBackend {
     }
 }
 
-impl Place {
+impl PortOpening {
     /// The interface, there, up and ours.
     fn device(&self) -> Result<Device, PortError> {
         match &self.absent {

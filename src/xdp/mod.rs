@@ -20,7 +20,7 @@ pub mod steering;
 mod trial;
 mod xsk;
 
-pub use backend::{PortRequest, XdpBackend, XdpOptions, ZeroCopy};
+pub use backend::{PortOpenParams, XdpBackend, XdpOptions, ZeroCopy};
 pub use device::Device;
 pub use options::BusyPoll;
 pub use port::XdpPort;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 
-use super::backend::{PortRequest, XdpBackend, XdpOptions};
+use super::backend::{PortOpenParams, XdpBackend, XdpOptions};
 use super::port::XdpPort;
 use super::steering::{AttachMode, Steering, SteeringOptions};
 use crate::port::{Backend, Burst, KernelCounters, Kick, Port, PortCounters, PortError, PortInfo, QueueId};
@@ -89,7 +89,7 @@ impl Socket {
         }
         let slot = Some(steering.slot(id.queue).map_err(|e| refused(e.to_string()))?);
         let generic = (steering.mode() == AttachMode::Generic).then(|| steering.why().unwrap_or_default().to_owned());
-        let (umem, ports) = XdpBackend::new(options, vec![PortRequest { id: id.clone(), slot, generic }]).open()?;
+        let (umem, ports) = XdpBackend::new(options, vec![PortOpenParams { id: id.clone(), slot, generic }]).open()?;
         let gone = || PortError::Steering { id: id.clone(), text: "no port was opened".to_owned() };
         let mut port = ports.into_iter().next().ok_or_else(gone)?;
         port.steer(true)?;

@@ -63,7 +63,7 @@ pub(crate) struct LiveBackend(pub(crate) SimBackend);
 
 impl Backend for LiveBackend {
     type Port = LivePort;
-    type Request = QueueId;
+    type OpenParams = QueueId;
 
     fn open(&mut self) -> Result<(Umem, Vec<LivePort>), PortError> {
         let (umem, ports) = self.0.open()?;

@@ -12,7 +12,7 @@ use oxide::packet::build::UdpFrame;
 use oxide::packet::{Flow, MacAddr, parse};
 use oxide::port::sim::{KernelFaultRates, SimBackend, SimInterface, SimNet};
 use oxide::port::{Backend, Port, QueueId};
-use oxide::queue::{Datapath, DatapathParts, Peers, QueueInfo};
+use oxide::queue::{Datapath, DatapathParts, QueueInfo, QueuePeers};
 use oxide::simd::Processor;
 use oxide_relay::config::Config;
 use oxide_relay::{RelayPlan, UdpRelay};
@@ -108,7 +108,7 @@ impl Path {
             handler: UdpRelay::new(&PLAN, &info),
             processor,
             info: info.clone(),
-            peers: Peers::none(),
+            peers: QueuePeers::none(),
             batch_size: 64,
         };
         let mut path = Self { net, ids, datapath: Datapath::new(parts, now), info, now, generation: 0, came: 0 };

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use oxide::net::Tables;
 use oxide::port::sim::{KernelFaultRates, SimBackend, SimInterface, SimNet};
 use oxide::port::{Backend, Port, PortError, QueueId};
-use oxide::queue::{Batch, Context, Datapath, DatapathParts, Handler, Peers, QueueInfo};
+use oxide::queue::{Batch, Context, Datapath, DatapathParts, Handler, QueueInfo, QueuePeers};
 use oxide::simd::Processor;
 use oxide::umem::PortIndex;
 
@@ -25,7 +25,7 @@ fn gives_up(link_up: bool, faults: KernelFaultRates, step: Duration) -> Option<D
     let (umem, ports) = LiveBackend(SimBackend::new(&net, std::slice::from_ref(&id))).open().unwrap();
     let started = Instant::now();
     let ports_info = ports.iter().map(|port| port.info().clone()).collect();
-    let (processor, peers) = (Processor::detect(), Peers::none());
+    let (processor, peers) = (Processor::detect(), QueuePeers::none());
     let info =
         QueueInfo { queue: 0, queues: 1, place: 0, ports: ports_info, rss: Vec::new(), changes: 0, seed: 1, processor };
     let parts = DatapathParts {

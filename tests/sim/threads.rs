@@ -10,7 +10,8 @@ use oxide::packet::build::UdpFrame;
 use oxide::port::QueueId;
 use oxide::port::sim::{SimBackend, SimInterface, SimNet};
 use oxide::queue::{
-    ActorSpec, Batch, Command, Context, Handler, Peers, PortRequests, QueueExit, QueueInfo, QueueSnapshot, Report, run,
+    ActorCommand, ActorSpec, Batch, Context, Handler, PortRequests, QueueExit, QueueInfo, QueuePeers, QueueSnapshot,
+    Report, run,
 };
 use oxide::simd::Processor;
 use oxide::umem::PortIndex;
@@ -39,7 +40,7 @@ impl Handler for Mirror {
 struct QueueController {
     net: SimNet,
     id: QueueId,
-    running: Option<(ExecutorHandle<QueueExit>, Address<Command<QueueId>>)>,
+    running: Option<(ExecutorHandle<QueueExit>, Address<ActorCommand<QueueId>>)>,
 }
 
 impl supervisor::ActorController for QueueController {
@@ -51,7 +52,7 @@ impl supervisor::ActorController for QueueController {
     }
 
     fn start(&mut self, _generation: u64, link: SupervisorLink<Report>) -> Result<(), ActorExit> {
-        let (commands, mailbox) = mailbox::<Command<QueueId>>(64).unwrap();
+        let (commands, mailbox) = mailbox::<ActorCommand<QueueId>>(64).unwrap();
         let spec = ActorSpec {
             backend: LiveBackend(SimBackend::new(&self.net, std::slice::from_ref(&self.id))),
             factory: Arc::new(|_: &QueueInfo| Mirror),
@@ -59,7 +60,7 @@ impl supervisor::ActorController for QueueController {
             queue: self.id.queue,
             queues: 3,
             place: self.id.queue,
-            peers: Peers::none(),
+            peers: QueuePeers::none(),
             batch_size: 64,
             spin: Duration::ZERO,
             realtime: None,
@@ -73,9 +74,9 @@ impl supervisor::ActorController for QueueController {
         Ok(())
     }
 
-    fn command(&mut self, command: supervisor::Command) -> Result<(), Undelivered> {
+    fn command(&mut self, command: supervisor::SupervisorCommand) -> Result<(), Undelivered> {
         let Some((_, commands)) = &self.running else { return Err(Undelivered::Gone) };
-        commands.try_send(Command::of(command, || self.requests())).map_err(|_| Undelivered::Busy)
+        commands.try_send(ActorCommand::of(command, || self.requests())).map_err(|_| Undelivered::Busy)
     }
 
     fn on_engine_message(&mut self, (): ()) {}
@@ -140,7 +141,7 @@ fn the_real_actor_and_supervisor_over_the_simulated_port() {
     let workers = ids.iter().map(|id| QueueController { net: net.clone(), id: id.clone(), running: None }).collect();
     let keep = last.clone();
     let observe = move |notice| {
-        if let supervisor::Notice::Report { report: Report::FinalSnapshot(snapshot), .. } = notice {
+        if let supervisor::ObserverMessage::Report { report: Report::FinalSnapshot(snapshot), .. } = notice {
             keep.lock().unwrap().push(*snapshot);
         }
     };

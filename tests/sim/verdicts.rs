@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use oxide::net::Tables;
 use oxide::port::sim::{SimBackend, SimInterface, SimNet};
 use oxide::port::{Backend, Port, QueueId};
-use oxide::queue::{Batch, Context, Datapath, DatapathParts, Handler, Peers, QueueInfo, Verdict};
+use oxide::queue::{Batch, Context, Datapath, DatapathParts, Handler, QueueInfo, QueuePeers, Verdict};
 use oxide::simd::Processor;
 use oxide::telemetry::DropReason;
 use oxide::umem::PortIndex;
@@ -57,7 +57,7 @@ impl Rig {
         let (umem, ports) = LiveBackend(SimBackend::new(&net, std::slice::from_ref(&id))).open().unwrap();
         let now = Instant::now();
         let ports_info = ports.iter().map(|port| port.info().clone()).collect();
-        let (processor, peers) = (Processor::detect(), Peers::none());
+        let (processor, peers) = (Processor::detect(), QueuePeers::none());
         let info = QueueInfo {
             queue: 0,
             queues: 1,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use oxide::port::{Backend, Burst, Port, QueueId};
 use oxide::umem::{PageKind, RingSizes, Umem};
 use oxide::xdp::steering::{AttachMode, PassAll, Steering, SteeringOptions, Verdict, XskMapEntry};
-use oxide::xdp::{PortRequest, XdpBackend, XdpOptions, XdpPort};
+use oxide::xdp::{PortOpenParams, XdpBackend, XdpOptions, XdpPort};
 
 use crate::lab::{in_namespace, ip, veth};
 use crate::packets::{PORT, V4, V4_PORT};
@@ -25,7 +25,7 @@ impl Queue {
         let options = XdpOptions { rings, pages: PageKind::Base, ..XdpOptions::default() };
         let id = QueueId::new("vb", slot.queue());
         let (umem, mut ports) =
-            XdpBackend::new(options, vec![PortRequest { id, slot: Some(slot), generic: None }]).open().unwrap();
+            XdpBackend::new(options, vec![PortOpenParams { id, slot: Some(slot), generic: None }]).open().unwrap();
         let mut port = ports.remove(0);
         port.steer(true).unwrap();
         Self { port, umem }

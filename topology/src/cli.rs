@@ -7,9 +7,9 @@ use std::process::ExitCode;
 
 use serde::{Deserialize, Serialize};
 
-use crate::doctor::{OwnRelay, Probes, SelfTestStep, Status, Traffic, doctor, self_test_checks, worst};
+use crate::doctor::{CheckStatus, OwnRelay, Probes, SelfTestStep, Traffic, doctor, self_test_checks, worst};
 use crate::plan::{Plan, Refusal, plan};
-use crate::request::Request;
+use crate::request::PlanRequest;
 use crate::settings::{self, SettingKind};
 use crate::snapshot::{Snapshot, SnapshotError};
 
@@ -51,7 +51,7 @@ pub struct PlanArgs {
     /// `--nic NAME:node=N,queues=Q,speed=S,driver=D`, in order.
     pub nics: Vec<String>,
     /// The wish. Without interfaces, on a described machine, all its NICs whose queues are known.
-    pub request: Request,
+    pub request: PlanRequest,
     /// How to show it.
     pub format: Format,
     /// Whether the table is followed by every decision with its reason.
@@ -76,7 +76,7 @@ pub struct DoctorArgs {
     /// Descriptions of NICs, as in [`PlanArgs`].
     pub nics: Vec<String>,
     /// The wish to check.
-    pub request: Request,
+    pub request: PlanRequest,
     /// The relay's ports and upstreams; empty without a configuration.
     pub traffic: Traffic,
     /// The relay of the configuration, if it runs.
@@ -90,7 +90,7 @@ pub struct DoctorArgs {
 impl PlanArgs {
     /// `request` on this machine, as a table.
     #[must_use]
-    pub fn new(request: Request) -> Self {
+    pub fn new(request: PlanRequest) -> Self {
         Self {
             source: Source::Live,
             nics: Vec::new(),
@@ -193,13 +193,13 @@ fn examine(args: &DoctorArgs, out: &mut dyn Write) -> Result<Exit, String> {
         }
         let count = |status| checks.iter().filter(|check| check.status == status).count();
         let (pass, unknown, warn, fail) =
-            (count(Status::Pass), count(Status::Unknown), count(Status::Warn), count(Status::Fail));
+            (count(CheckStatus::Pass), count(CheckStatus::Unknown), count(CheckStatus::Warn), count(CheckStatus::Fail));
         write(out, &format!("\n{pass} pass, {warn} warn, {fail} fail, {unknown} unknown"))?;
     }
     Ok(match worst(&checks) {
-        Status::Pass | Status::Unknown => Exit::Good,
-        Status::Warn => Exit::Unusable,
-        Status::Fail => Exit::Refused,
+        CheckStatus::Pass | CheckStatus::Unknown => Exit::Good,
+        CheckStatus::Warn => Exit::Unusable,
+        CheckStatus::Fail => Exit::Refused,
     })
 }
 
@@ -271,7 +271,7 @@ fn show(args: &PlanArgs, snapshot: &Snapshot, plan: &Plan, out: &mut dyn Write) 
 }
 
 /// Without interfaces, on a described machine: all whose queues are known.
-fn fill_interfaces(request: &mut Request, snapshot: &Snapshot, live: bool) {
+fn fill_interfaces(request: &mut PlanRequest, snapshot: &Snapshot, live: bool) {
     if request.interfaces.is_empty() && !live {
         let known = snapshot.nics.iter().filter(|nic| nic.rx_queues.is_some());
         request.interfaces = known.map(|nic| nic.name.clone()).collect();

@@ -1,6 +1,6 @@
 //! Where packet queues are and where they should run.
 //!
-//! [`Snapshot`] describes a machine, its NICs and limits: taken live or loaded. [`Request`] says what
+//! [`Snapshot`] describes a machine, its NICs and limits: taken live or loaded. [`PlanRequest`] says what
 //! is wanted. [`plan`] makes a [`Plan`] of the two, or a [`Refusal`] with the mends: a pure function,
 //! the same input gives the same plan. Nothing here touches a packet, starts a thread or changes the
 //! host.
@@ -24,10 +24,10 @@ pub use plan::{
     ActorPlan, Decision, DecisionCode, PLAN_SCHEMA, Page, Plan, PortPlan, Reason, ReasonCode, Refusal, Warning,
     WarningCode, ZeroCopy, plan,
 };
-pub use render::Change;
-pub use request::{Numa, Pin, Queues, Request, ZeroCopyWish};
+pub use render::PlanChange;
+pub use request::{Numa, Pin, PlanRequest, Queues, ZeroCopyWish};
 pub use snapshot::{
-    Amount, Core, CpuQuota, HashFields, Holder, KernelRoute, Limits, Machine, NapiDefer, Nic, NicSpecError, Node,
-    Offloads, Peer, Problem, QueueIrq, RssView, SNAPSHOT_SCHEMA, Snapshot, SnapshotError, XdpFeatures, XdpProgram,
+    Amount, Core, CpuQuota, HashFields, Holder, HostLimits, KernelRoute, Machine, NapiDefer, Nic, NicSpecError, Node,
+    Offloads, Problem, QueueIrq, RssView, SNAPSHOT_SCHEMA, Snapshot, SnapshotError, VethPeer, XdpFeatures, XdpProgram,
     live_nics, real_names,
 };

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// The wish the planner tries to meet; taken from the configuration by the caller.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Request {
+pub struct PlanRequest {
     /// Interfaces to serve; the first is where clients arrive, and decides where nodes tie.
     pub interfaces: Vec<String>,
     /// Queues of them.
@@ -31,7 +31,7 @@ pub struct Request {
     pub allow_housekeeping: bool,
 }
 
-impl Request {
+impl PlanRequest {
     /// Everything left to the planner, for these interfaces; frames of 2048 bytes.
     #[must_use]
     pub fn new(interfaces: Vec<String>, umem_bytes_per_queue: u64) -> Self {

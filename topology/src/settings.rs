@@ -260,7 +260,7 @@ fn write(root: &Path, file: &Path, content: &str) -> Result<(), SettingError> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::{QueueIrq, Request, plan};
+    use crate::{PlanRequest, QueueIrq, plan};
 
     /// A root with the two files, and a machine that needs both changed.
     fn lab() -> (tempfile::TempDir, Plan, Snapshot) {
@@ -277,7 +277,7 @@ mod tests {
         snapshot.machine.nodes[0].free_huge_pages = Some(1);
         snapshot.describe_nic("eth0:queues=1,mtu=1500").unwrap();
         snapshot.nics[0].irqs = vec![QueueIrq { queue: 0, irq: 24, cpus: "0-1".parse().unwrap() }];
-        let plan = plan(&snapshot, &Request::new(vec!["eth0".into()], 8 << 20)).unwrap();
+        let plan = plan(&snapshot, &PlanRequest::new(vec!["eth0".into()], 8 << 20)).unwrap();
         (root, plan, snapshot)
     }
 

@@ -5,7 +5,7 @@
 use std::io::Write;
 use std::process::Command;
 
-use oxide_topology::{CpuList, Request, Snapshot, SnapshotError, XdpFeatures, plan};
+use oxide_topology::{CpuList, PlanRequest, Snapshot, SnapshotError, XdpFeatures, plan};
 
 const INNER: &str = "OXIDE_TOPOLOGY_TEST_INNER";
 
@@ -55,7 +55,7 @@ fn queues_of_a_veth_come_from_the_namespace_of_the_caller() {
     assert_eq!((nic.up, nic.carrier, peer.up, peer.carrier), (Some(true), Some(false), Some(false), None));
     assert_eq!((peer.rx_queues, peer.tx_queues), (Some(2), Some(4)));
     assert!(nic.xdp_features.is_none_or(|f: XdpFeatures| !f.zero_copy));
-    let p = plan(&s, &Request::new(vec!["eth0".into()], 1 << 20)).unwrap();
+    let p = plan(&s, &PlanRequest::new(vec!["eth0".into()], 1 << 20)).unwrap();
     assert_eq!(p.actors.len(), 3);
     let usable: CpuList = s.usable_cpus();
     assert!(p.actors.iter().all(|a| usable.contains(a.cpu) && a.ports[0].ifindex == nic.ifindex));

@@ -2,7 +2,7 @@
 
 use crate::process::{Cancel, Result, has_program, is_root, run_lines};
 use crate::setup::Policy;
-use crate::tally::{Outcome, Tally};
+use crate::tally::{Tally, TierOutcome};
 use crate::tiers::{cargo, cargo_test_with, quietly_succeeds, root};
 use std::path::PathBuf;
 use std::process::Command;
@@ -40,9 +40,9 @@ fn nightly_has(tool: &str) -> bool {
 }
 
 /// The rooms with unsafe code that needs no kernel, under Miri.
-pub(crate) fn miri(cancel: &Cancel) -> Result<Outcome> {
+pub(crate) fn miri(cancel: &Cancel) -> Result<TierOutcome> {
     if !nightly_has("miri") {
-        return Ok(Outcome::NotRun(
+        return Ok(TierOutcome::NotRun(
             "SKIPPED-OK miri: there is no nightly toolchain with it; rustup toolchain install nightly --component \
              miri,rust-src"
                 .to_owned(),
@@ -59,7 +59,7 @@ pub(crate) fn miri(cancel: &Cancel) -> Result<Outcome> {
         }
         all.add(cargo_test_with(cancel, command)?);
     }
-    Ok(Outcome::Ran(all))
+    Ok(TierOutcome::Ran(all))
 }
 
 /// Where tools are installed, so that nothing outside the workspace changes.
@@ -81,7 +81,7 @@ pub(crate) fn install_tool(cancel: &Cancel, name: &str, version: &str) -> Result
 
 /// libFuzzer's targets where cargo-fuzz and a nightly toolchain are, or can be had; else their stable form, longer
 /// than in the other tiers.
-pub(crate) fn fuzz(cancel: &Cancel, asked: bool, policy: Policy) -> Result<Outcome> {
+pub(crate) fn fuzz(cancel: &Cancel, asked: bool, policy: Policy) -> Result<TierOutcome> {
     let mut tally = Tally::default();
     if asked && policy == Policy::Install && quietly_succeeds(&mut nightly(&["--version"])) && !nightly_has("fuzz") {
         install_tool(cancel, "cargo-fuzz", CARGO_FUZZ)?;
@@ -98,12 +98,12 @@ pub(crate) fn fuzz(cancel: &Cancel, asked: bool, policy: Policy) -> Result<Outco
             let status = run_lines(cancel, &mut command, |line| println!("{line}"))?;
             tally.count(status.success(), &format!("cargo fuzz run {target}"));
         }
-        return Ok(Outcome::Ran(tally));
+        return Ok(TierOutcome::Ran(tally));
     }
     let why =
         "cargo-fuzz with a nightly toolchain is not here (--tier fuzz installs it where there is a nightly toolchain)";
     if !asked {
-        return Ok(Outcome::NotRun(format!("{why}; the stable form of each target ran among the tests")));
+        return Ok(TierOutcome::NotRun(format!("{why}; the stable form of each target ran among the tests")));
     }
     println!("{why}: the stable form of each target runs, with {FUZZ_TIMES} times the mutations");
     let mut command = cargo();
@@ -116,12 +116,12 @@ pub(crate) fn fuzz(cancel: &Cancel, asked: bool, policy: Policy) -> Result<Outco
         tally.excuse("SKIPPED-OK fuzz steering: needs root".to_owned());
     }
     tally.add(cargo_test_with(cancel, command)?);
-    Ok(Outcome::Ran(tally))
+    Ok(TierOutcome::Ran(tally))
 }
 
 /// The ledger over 10^8 operations, and a hundred seeds of the simulation with every fault. Both print how much
 /// and which seed.
-pub(crate) fn long(cancel: &Cancel) -> Result<Outcome> {
+pub(crate) fn long(cancel: &Cancel) -> Result<TierOutcome> {
     let mut ledger = cargo();
     ledger.args(["test", "--workspace", "--test", "ledger", "--", "--show-output"]);
     ledger.env("LEDGER_OPERATIONS", LEDGER_OPERATIONS);
@@ -130,5 +130,5 @@ pub(crate) fn long(cancel: &Cancel) -> Result<Outcome> {
     seeds.args(["test", "--workspace", "--test", "sim", "--", "--show-output", "--ignored", "seeds"]);
     seeds.env("SIM_SEEDS", SIM_SEEDS);
     tally.add(cargo_test_with(cancel, seeds)?);
-    Ok(Outcome::Ran(tally))
+    Ok(TierOutcome::Ran(tally))
 }

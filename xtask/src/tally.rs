@@ -16,7 +16,7 @@ pub(crate) struct Tally {
 }
 
 #[derive(Debug)]
-pub(crate) enum Outcome {
+pub(crate) enum TierOutcome {
     Ran(Tally),
     NotRun(String),
 }
@@ -81,16 +81,16 @@ impl Tally {
 
 /// Prints each tier, its name and what it is, with what came of it; fails if a test failed, or skipped although we are
 /// root.
-pub(crate) fn summary(outcomes: &[(&str, &str, Outcome)]) -> Result<()> {
+pub(crate) fn summary(outcomes: &[(&str, &str, TierOutcome)]) -> Result<()> {
     println!("\n{:<13} {:>7} {:>7} {:>8}", "tier", "passed", "failed", "skipped");
     let (mut passed, mut failures, mut skips, mut forbidden) = (0, 0, 0, 0);
     for (name, about, outcome) in outcomes {
         let tally = match outcome {
-            Outcome::NotRun(reason) => {
+            TierOutcome::NotRun(reason) => {
                 println!("{name:<13} not run: {reason}");
                 continue;
             }
-            Outcome::Ran(tally) => tally,
+            TierOutcome::Ran(tally) => tally,
         };
         let ignored = if tally.ignored == 0 { String::new() } else { format!("   ({} ignored)", tally.ignored) };
         let (ok, bad, skip) = (tally.really_passed(), tally.failed, tally.skips());

@@ -9,7 +9,7 @@ use crate::host::Host;
 use crate::process::{Cancel, Error, Result, failed, has_program, io_error, is_root, run_lines};
 use crate::setup::{self, For, Policy};
 use crate::slow_tiers;
-use crate::tally::{Outcome, Tally, summary};
+use crate::tally::{Tally, TierOutcome, summary};
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
@@ -119,47 +119,47 @@ pub(crate) fn run(cancel: &Cancel, options: &Options) -> Result<()> {
         let outcome = if options.only.is_empty() || options.only.contains(&tier) {
             run_tier(cancel, tier, &targets, options)?
         } else {
-            Outcome::NotRun("not asked for".to_owned())
+            TierOutcome::NotRun("not asked for".to_owned())
         };
         outcomes.push((tier.name(), tier.about(), outcome));
     }
     summary(&outcomes)
 }
 
-fn run_tier(cancel: &Cancel, tier: Tier, targets: &[Target], options: &Options) -> Result<Outcome> {
+fn run_tier(cancel: &Cancel, tier: Tier, targets: &[Target], options: &Options) -> Result<TierOutcome> {
     let asked = options.only.contains(&tier);
     let tests_in = |root: bool| targets.iter().filter(move |t| t.needs_root == root);
     match tier {
         Tier::Lint if asked => lint(cancel),
-        Tier::Lint => Ok(Outcome::NotRun("only when asked for: --tier lint; .ci/run does".to_owned())),
+        Tier::Lint => Ok(TierOutcome::NotRun("only when asked for: --tier lint; .ci/run does".to_owned())),
         Tier::Unit => cargo_test(cancel, &["--workspace", "--lib", "--bins"], false),
         Tier::Doc => cargo_test(cancel, &["--workspace", "--doc"], false),
         Tier::Integration => cargo_test_targets(cancel, tests_in(false), false),
         Tier::Namespaces if is_root() => cargo_test_targets(cancel, tests_in(true), false),
         Tier::Namespaces if sudo_works() => cargo_test_targets(cancel, tests_in(true), true),
-        Tier::Namespaces => Ok(Outcome::NotRun(
+        Tier::Namespaces => Ok(TierOutcome::NotRun(
             "needs root, and sudo wants a password: sudo true && cargo xtask test --tier namespaces".to_owned(),
         )),
         Tier::Instructions => instructions(cancel),
         Tier::Qemu => on_lesser_cpus(cancel),
         Tier::Miri if asked => slow_tiers::miri(cancel),
-        Tier::Miri => Ok(Outcome::NotRun("only when asked for: --tier miri, some ten minutes".to_owned())),
+        Tier::Miri => Ok(TierOutcome::NotRun("only when asked for: --tier miri, some ten minutes".to_owned())),
         Tier::Fuzz => slow_tiers::fuzz(cancel, asked, options.policy),
         Tier::Long if asked => slow_tiers::long(cancel),
-        Tier::Long => Ok(Outcome::NotRun("only when asked for: --tier long, some minutes".to_owned())),
+        Tier::Long => Ok(TierOutcome::NotRun("only when asked for: --tier long, some minutes".to_owned())),
     }
 }
 
 /// One check: did any piece of the user side grow by more than three per cent?
-fn instructions(cancel: &Cancel) -> Result<Outcome> {
+fn instructions(cancel: &Cancel) -> Result<TierOutcome> {
     match crate::bench::compare_instructions(cancel) {
         Ok(Compared::Held(lines)) => {
             lines.iter().for_each(|line| println!("{line}"));
-            Ok(Outcome::Ran(Tally { passed: 1, ..Tally::default() }))
+            Ok(TierOutcome::Ran(Tally { passed: 1, ..Tally::default() }))
         }
-        Ok(Compared::NotHere(why)) => Ok(Outcome::NotRun(why)),
+        Ok(Compared::NotHere(why)) => Ok(TierOutcome::NotRun(why)),
         Err(Error::Cancelled) => Err(Error::Cancelled),
-        Err(Error::Failed(text)) => Ok(Outcome::Ran(Tally { failed: 1, failures: vec![text], ..Tally::default() })),
+        Err(Error::Failed(text)) => Ok(TierOutcome::Ran(Tally { failed: 1, failures: vec![text], ..Tally::default() })),
     }
 }
 
@@ -205,10 +205,14 @@ fn speaks_of_namespaces(source: &Path) -> bool {
         .any(|file| fs::read_to_string(file).is_ok_and(|text| text.contains("netns") || text.contains("NEWNET")))
 }
 
-fn cargo_test_targets<'a>(cancel: &Cancel, targets: impl Iterator<Item = &'a Target>, sudo: bool) -> Result<Outcome> {
+fn cargo_test_targets<'a>(
+    cancel: &Cancel,
+    targets: impl Iterator<Item = &'a Target>,
+    sudo: bool,
+) -> Result<TierOutcome> {
     let names: Vec<&str> = targets.flat_map(|t| ["--test", &t.name]).collect();
     if names.is_empty() {
-        return Ok(Outcome::NotRun("there are no such tests".to_owned()));
+        return Ok(TierOutcome::NotRun("there are no such tests".to_owned()));
     }
     // The whole workspace each time: another choice of packages means other features, and compiling all again.
     let arguments = [&["--workspace"], &names[..]].concat();
@@ -216,7 +220,7 @@ fn cargo_test_targets<'a>(cancel: &Cancel, targets: impl Iterator<Item = &'a Tar
 }
 
 /// `cargo test`; with `sudo`, cargo stays the user's and each test program runs as root.
-fn cargo_test(cancel: &Cancel, arguments: &[&str], sudo: bool) -> Result<Outcome> {
+fn cargo_test(cancel: &Cancel, arguments: &[&str], sudo: bool) -> Result<TierOutcome> {
     println!("\n== cargo test {}", arguments.join(" "));
     let mut command = cargo();
     command.arg("test").args(arguments).arg("--no-fail-fast");
@@ -225,7 +229,7 @@ fn cargo_test(cancel: &Cancel, arguments: &[&str], sudo: bool) -> Result<Outcome
     }
     // libtest keeps what a passed test printed to itself unless asked.
     command.args(["--", "--show-output"]);
-    cargo_test_with(cancel, command).map(Outcome::Ran)
+    cargo_test_with(cancel, command).map(TierOutcome::Ran)
 }
 
 /// Runs a `cargo test` that is put together already.
@@ -256,10 +260,10 @@ fn run_tests(cancel: &Cancel, command: &mut Command, tally: &mut Tally) -> Resul
 
 /// The rooms with vector kernels, on CPUs that this machine is not: each level's kernels, and the choice of a level.
 /// Only x86-64: the NEON level has no kernels of its own, and the C libraries we link are rarely there for AArch64.
-fn on_lesser_cpus(cancel: &Cancel) -> Result<Outcome> {
+fn on_lesser_cpus(cancel: &Cancel) -> Result<TierOutcome> {
     let names = ["qemu-x86_64", "qemu-x86_64-static"];
     let Some(qemu) = names.into_iter().find(|name| cfg!(target_arch = "x86_64") && has_program(name)) else {
-        return Ok(Outcome::NotRun(
+        return Ok(TierOutcome::NotRun(
             "needs qemu's user mode on x86-64; asked for, it is installed: --tier qemu".to_owned(),
         ));
     };
@@ -273,10 +277,10 @@ fn on_lesser_cpus(cancel: &Cancel) -> Result<Outcome> {
         run_tests(cancel, &mut command, &mut tally)?;
     }
     println!("\nAArch64: not run, NEON has no kernels of its own and runs the plain code that was tested here");
-    Ok(Outcome::Ran(tally))
+    Ok(TierOutcome::Ran(tally))
 }
 
-fn lint(cancel: &Cancel) -> Result<Outcome> {
+fn lint(cancel: &Cancel) -> Result<TierOutcome> {
     let mut tally = Tally::default();
     let checks: &[(&str, &[&str])] = &[
         ("fmt", &["--all", "--check"]),
@@ -299,7 +303,7 @@ fn lint(cancel: &Cancel) -> Result<Outcome> {
             tally.failures.push(format!("cargo {tool} {}", arguments.join(" ")));
         }
     }
-    Ok(Outcome::Ran(tally))
+    Ok(TierOutcome::Ran(tally))
 }
 
 pub(crate) fn cargo() -> Command {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, TrySendError, bounded};
 
-use super::{ActorId, HandlerAge, Health, Refusal, RestartDepth, State};
+use super::{ActorId, ActorState, CommandRefused, EngineHealth, HandlerAge, RestartDepth};
 use crate::executor::panic_text;
 
 /// Requests of the engine and the operator that wait at most.
@@ -13,13 +13,13 @@ pub(super) const REQUESTS: usize = 64;
 
 /// What one worker looks like from outside.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Status {
+pub struct ActorStatus {
     /// Which.
     pub actor: ActorId,
     /// [`ActorController::name`](super::ActorController::name).
     pub name: String,
     /// Where it is.
-    pub state: State,
+    pub state: ActorState,
     /// Number of its present or last life, from 1; 0: never started.
     pub generation: u64,
     /// Restarts so far, soft and hard.
@@ -45,7 +45,7 @@ pub struct NotReplaced {
     /// What it has instead: never [`HandlerAge::Newest`].
     pub handler: HandlerAge,
     /// Its state.
-    pub state: State,
+    pub state: ActorState,
 }
 
 /// Why a request to the supervisor came to nothing.
@@ -54,7 +54,7 @@ pub struct NotReplaced {
 pub enum SupervisorError {
     /// Not possible in the worker's present state.
     #[error(transparent)]
-    Refused(#[from] Refusal),
+    Refused(#[from] CommandRefused),
     /// Too many requests wait.
     #[error("the supervisor has {REQUESTS} requests waiting: try again")]
     Busy,
@@ -64,18 +64,18 @@ pub enum SupervisorError {
 }
 
 /// One request on its way to the supervisor.
-pub(super) enum Request<N> {
-    Restart(ActorId, RestartDepth, Sender<Result<(), Refusal>>),
+pub(super) enum SupervisorRequest<N> {
+    Restart(ActorId, RestartDepth, Sender<Result<(), CommandRefused>>),
     ReplaceHandlers(Replacement),
     Drain(Vec<ActorId>, Duration, Sender<StopReport>),
     Stop(Duration, Sender<StopReport>),
     Wake(ActorId),
     EngineMessage(ActorId, N),
-    Status(Sender<(Health, Vec<Status>)>),
+    Status(Sender<(EngineHealth, Vec<ActorStatus>)>),
 }
 
 /// Takes the answer to a replacement of the handlers.
-pub(super) type ReplacementReply = Sender<Result<Vec<NotReplaced>, Refusal>>;
+pub(super) type ReplacementReply = Sender<Result<Vec<NotReplaced>, CommandRefused>>;
 
 /// Handlers of all workers are to be replaced.
 pub(super) struct Replacement {
@@ -89,7 +89,7 @@ pub(super) struct Replacement {
 /// Speaks to the supervisor, from any thread. When the last is dropped, all workers are stopped.
 #[derive(Debug)]
 pub struct SupervisorHandle<N> {
-    requests: Sender<Request<N>>,
+    requests: Sender<SupervisorRequest<N>>,
     actors: usize,
 }
 
@@ -100,7 +100,7 @@ impl<N> Clone for SupervisorHandle<N> {
 }
 
 impl<N> SupervisorHandle<N> {
-    pub(super) fn new(requests: Sender<Request<N>>, actors: usize) -> Self {
+    pub(super) fn new(requests: Sender<SupervisorRequest<N>>, actors: usize) -> Self {
         Self { requests, actors }
     }
 
@@ -109,7 +109,7 @@ impl<N> SupervisorHandle<N> {
     /// # Errors
     /// [`SupervisorError`].
     pub fn restart(&self, actor: ActorId, depth: RestartDepth) -> Result<(), SupervisorError> {
-        Ok(self.ask(|reply| Request::Restart(actor, depth, reply))??)
+        Ok(self.ask(|reply| SupervisorRequest::Restart(actor, depth, reply))??)
     }
 
     /// Calls `commit`, which brings another factory of handlers into force, and has each live worker replace its handler.
@@ -117,7 +117,7 @@ impl<N> SupervisorHandle<N> {
     /// every live worker has reported its new handler, at most `within`; returns the workers that do not have it.
     ///
     /// # Errors
-    /// [`SupervisorError::Gone`], or [`Refusal::Stopping`]: `commit` was not called then, and nothing has changed.
+    /// [`SupervisorError::Gone`], or [`CommandRefused::Stopping`]: `commit` was not called then, and nothing has changed.
     pub fn replace_handlers(
         &self,
         within: Duration,
@@ -126,7 +126,7 @@ impl<N> SupervisorHandle<N> {
         let (reply, answer) = bounded(1);
         let replacement = Replacement { commit: Box::new(commit), by: Instant::now() + within, reply };
         // Waits for a free place: the supervisor itself never waits.
-        self.requests.send(Request::ReplaceHandlers(replacement)).map_err(|_| SupervisorError::Gone)?;
+        self.requests.send(SupervisorRequest::ReplaceHandlers(replacement)).map_err(|_| SupervisorError::Gone)?;
         Ok(answer.recv().map_err(|_| SupervisorError::Gone)??)
     }
 
@@ -138,12 +138,12 @@ impl<N> SupervisorHandle<N> {
     pub fn drain(&self, actor: Option<ActorId>, within: Duration) -> Result<StopReport, SupervisorError> {
         let actors = match actor {
             Some(actor) if actor.0 >= self.actors => {
-                return Err(Refusal::Unknown { actor, actors: self.actors }.into());
+                return Err(CommandRefused::Unknown { actor, actors: self.actors }.into());
             }
             Some(actor) => vec![actor],
             None => (0..self.actors).map(ActorId).collect(),
         };
-        self.ask(|reply| Request::Drain(actors, within, reply))
+        self.ask(|reply| SupervisorRequest::Drain(actors, within, reply))
     }
 
     /// Stops all workers and the supervisor; waits until they have ended, at most `within`.
@@ -151,7 +151,7 @@ impl<N> SupervisorHandle<N> {
     /// # Errors
     /// [`SupervisorError`].
     pub fn stop(&self, within: Duration) -> Result<StopReport, SupervisorError> {
-        self.ask(|reply| Request::Stop(within, reply))
+        self.ask(|reply| SupervisorRequest::Stop(within, reply))
     }
 
     /// Something `actor` may wait for has come: it tries again at once.
@@ -159,7 +159,7 @@ impl<N> SupervisorHandle<N> {
     /// # Errors
     /// [`SupervisorError`].
     pub fn wake(&self, actor: ActorId) -> Result<(), SupervisorError> {
-        self.send(Request::Wake(actor))
+        self.send(SupervisorRequest::Wake(actor))
     }
 
     /// Passes `message` to [`ActorController::on_engine_message`](super::ActorController::on_engine_message).
@@ -167,25 +167,25 @@ impl<N> SupervisorHandle<N> {
     /// # Errors
     /// [`SupervisorError`].
     pub fn send_engine_message(&self, actor: ActorId, message: N) -> Result<(), SupervisorError> {
-        self.send(Request::EngineMessage(actor, message))
+        self.send(SupervisorRequest::EngineMessage(actor, message))
     }
 
     /// All workers, in their order.
     ///
     /// # Errors
     /// [`SupervisorError`].
-    pub fn status(&self) -> Result<(Health, Vec<Status>), SupervisorError> {
-        self.ask(Request::Status)
+    pub fn status(&self) -> Result<(EngineHealth, Vec<ActorStatus>), SupervisorError> {
+        self.ask(SupervisorRequest::Status)
     }
 
-    fn send(&self, request: Request<N>) -> Result<(), SupervisorError> {
+    fn send(&self, request: SupervisorRequest<N>) -> Result<(), SupervisorError> {
         self.requests.try_send(request).map_err(|error| match error {
             TrySendError::Full(_) => SupervisorError::Busy,
             TrySendError::Disconnected(_) => SupervisorError::Gone,
         })
     }
 
-    fn ask<A>(&self, request: impl FnOnce(Sender<A>) -> Request<N>) -> Result<A, SupervisorError> {
+    fn ask<A>(&self, request: impl FnOnce(Sender<A>) -> SupervisorRequest<N>) -> Result<A, SupervisorError> {
         let (reply, answer) = bounded(1);
         self.send(request(reply))?;
         answer.recv().map_err(|_| SupervisorError::Gone)

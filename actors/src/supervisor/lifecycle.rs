@@ -1,19 +1,19 @@
 //! One worker in the roster: its phase, and what each input makes of it.
 //!
-//! [`State`] is what the world sees; [`Phase`] is what the supervisor waits for. Only here do they change.
+//! [`ActorState`] is what the world sees; [`Phase`] is what the supervisor waits for. Only here do they change.
 
 mod reload;
 
 use std::time::{Duration, Instant};
 
 use super::phase::{AfterExit, Phase, RebuildTarget, TransitionContext};
-use super::supervisor_core::{Action, Refusal, Settings};
-use super::{ActorExit, ActorId, Command, Event, RestartDepth, State, StateReport};
+use super::supervisor_core::{Action, CommandRefused, Settings};
+use super::{ActorExit, ActorId, ActorState, Event, RestartDepth, StateReport, SupervisorCommand};
 use crate::policy::{Decision, RestartBudget};
 
 #[derive(Debug)]
 pub(super) struct ActorLifecycle {
-    state: State,
+    state: ActorState,
     phase: Phase,
     generation: u64,
     restarts: u64,
@@ -34,7 +34,7 @@ impl ActorLifecycle {
         // Another seed for each, or workers felled together would come back together.
         let seed = settings.seed ^ (actor.0 as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         Self {
-            state: State::Planned,
+            state: ActorState::Planned,
             phase: Phase::Idle,
             generation: 0,
             restarts: 0,
@@ -47,7 +47,7 @@ impl ActorLifecycle {
         }
     }
 
-    pub(super) fn state(&self) -> &State {
+    pub(super) fn state(&self) -> &ActorState {
         &self.state
     }
 
@@ -87,7 +87,7 @@ impl ActorLifecycle {
 
     /// The first start.
     pub(super) fn begin(&mut self, cx: &mut TransitionContext<'_>) {
-        if matches!(self.state, State::Planned) {
+        if matches!(self.state, ActorState::Planned) {
             self.start(cx, "started");
         }
     }
@@ -110,11 +110,11 @@ impl ActorLifecycle {
                     _ => "has what it waited for",
                 };
                 self.phase = Phase::Up;
-                self.go(cx, State::Running, cause);
+                self.go(cx, ActorState::Running, cause);
             }
             (Phase::Opening | Phase::Up | Phase::Rebuilding { .. }, StateReport::Waiting(why)) => {
                 self.phase = Phase::Up;
-                self.go(cx, State::Waiting { why: why.clone() }, why);
+                self.go(cx, ActorState::Waiting { why: why.clone() }, why);
             }
             (Phase::Rebuilding { what: RebuildTarget::Handler { .. }, .. }, StateReport::SoftFailed(cause)) => {
                 self.fail(cx, RestartDepth::Hard, cause);
@@ -140,7 +140,7 @@ impl ActorLifecycle {
                 self.part_failed(cx, part, cause);
             }
             (Phase::Draining { .. }, StateReport::Drained | StateReport::SoftFailed(_)) => {
-                self.end(cx, cx.settings.end_within, AfterExit::Rest(State::Stopped));
+                self.end(cx, cx.settings.end_within, AfterExit::Rest(ActorState::Stopped));
             }
             // Overtaken: it speaks from before a command it has not read yet.
             _ => {}
@@ -160,12 +160,12 @@ impl ActorLifecycle {
         match self.budget.on_failure(cx.now) {
             Decision::RestartAfter(backoff) => {
                 self.phase = Phase::RebuildPending { due: cx.after(backoff), what };
-                self.go(cx, State::Restarting { depth: RestartDepth::Part(part), backoff }, cause);
+                self.go(cx, ActorState::Restarting { depth: RestartDepth::Part(part), backoff }, cause);
             }
             Decision::GiveUp { restarts, window } => {
                 self.phase = Phase::RebuildPending { due: cx.after(wait), what };
                 let why = format!("{cause}; {restarts} restarts within {window:?}, now one every {wait:?}");
-                self.go(cx, State::Waiting { why }, cause);
+                self.go(cx, ActorState::Waiting { why }, cause);
             }
         }
     }
@@ -178,13 +178,13 @@ impl ActorLifecycle {
         let cause = end.to_string();
         match std::mem::replace(&mut self.phase, Phase::Idle) {
             Phase::Ending { next, .. } | Phase::Overdue { next } => self.after_exit(cx, next, cause),
-            Phase::Draining { .. } => self.after_exit(cx, AfterExit::Rest(State::Stopped), cause),
+            Phase::Draining { .. } => self.after_exit(cx, AfterExit::Rest(ActorState::Stopped), cause),
             _ => match end {
                 ActorExit::Waiting(why) => {
                     self.phase = Phase::Waiting { retry: cx.after(cx.settings.retry_every) };
-                    self.go(cx, State::Waiting { why }, cause);
+                    self.go(cx, ActorState::Waiting { why }, cause);
                 }
-                ActorExit::Refused(why) => self.go(cx, State::Failed { why }, cause),
+                ActorExit::Refused(why) => self.go(cx, ActorState::Failed { why }, cause),
                 ActorExit::Done => self.fail(cx, RestartDepth::Hard, "ended without being told to".to_owned()),
                 ActorExit::Failed(_) | ActorExit::Panicked(_) => self.fail(cx, RestartDepth::Hard, cause),
             },
@@ -203,12 +203,12 @@ impl ActorLifecycle {
                 let cause = format!("{what} not back within {:?} of its restart", cx.settings.end_within);
                 self.fail(cx, RestartDepth::Hard, cause);
             }
-            Phase::Draining { .. } => self.end(cx, cx.settings.end_within, AfterExit::Rest(State::Stopped)),
+            Phase::Draining { .. } => self.end(cx, cx.settings.end_within, AfterExit::Rest(ActorState::Stopped)),
             Phase::Ending { next, .. } => {
                 self.phase = Phase::Overdue { next: next.clone() };
                 cx.out.push(Action::Abandon { actor: cx.actor });
                 let why = "told to end and still runs; its thread cannot be killed".to_owned();
-                self.go(cx, State::Failed { why: why.clone() }, why);
+                self.go(cx, ActorState::Failed { why: why.clone() }, why);
             }
             Phase::Backoff { .. } => self.start(cx, "starting again"),
             Phase::Waiting { .. } => self.start(cx, "next try"),
@@ -230,20 +230,26 @@ impl ActorLifecycle {
             cx.out.push(Action::Emit(Event::Stalled { actor: cx.actor, age }));
             if matches!(self.phase, Phase::Draining { .. }) {
                 // It serves nobody, so nobody is waited for.
-                self.end(cx, cx.settings.end_within, AfterExit::Rest(State::Stopped));
+                self.end(cx, cx.settings.end_within, AfterExit::Rest(ActorState::Stopped));
             }
         }
     }
 
-    pub(super) fn restart(&mut self, cx: &mut TransitionContext<'_>, depth: RestartDepth) -> Result<(), Refusal> {
+    pub(super) fn restart(
+        &mut self,
+        cx: &mut TransitionContext<'_>,
+        depth: RestartDepth,
+    ) -> Result<(), CommandRefused> {
         let actor = cx.actor;
-        let asked = |depth| State::Restarting { depth, backoff: Duration::ZERO };
-        if self.state == State::Draining {
-            return Err(Refusal::Draining { actor });
+        let asked = |depth| ActorState::Restarting { depth, backoff: Duration::ZERO };
+        if self.state == ActorState::Draining {
+            return Err(CommandRefused::Draining { actor });
         }
         match (&mut self.phase, depth) {
-            (Phase::Overdue { .. }, _) => return Err(Refusal::StillRuns { actor }),
-            (Phase::Opening, RestartDepth::Soft | RestartDepth::Part(_)) => return Err(Refusal::Opening { actor }),
+            (Phase::Overdue { .. }, _) => return Err(CommandRefused::StillRuns { actor }),
+            (Phase::Opening, RestartDepth::Soft | RestartDepth::Part(_)) => {
+                return Err(CommandRefused::Opening { actor });
+            }
             // Under way. (Draining was answered above.)
             (Phase::Rebuilding { what: RebuildTarget::Handler { .. }, .. }, RestartDepth::Soft)
             | (Phase::Draining { .. }, _) => {}
@@ -258,9 +264,11 @@ impl ActorLifecycle {
             }
             // The handler of a parked actor comes first: only the actor knows that a part is closed, and tells again.
             (Phase::RebuildPending { what: RebuildTarget::Handler { .. }, .. }, RestartDepth::Part(_)) => {
-                return Err(Refusal::RebuildInProgress { actor });
+                return Err(CommandRefused::RebuildInProgress { actor });
             }
-            (Phase::Rebuilding { .. }, RestartDepth::Part(_)) => return Err(Refusal::RebuildInProgress { actor }),
+            (Phase::Rebuilding { .. }, RestartDepth::Part(_)) => {
+                return Err(CommandRefused::RebuildInProgress { actor });
+            }
             (Phase::Up | Phase::RebuildPending { .. } | Phase::Rebuilding { .. }, RestartDepth::Soft) => {
                 self.start_rebuild(cx, RebuildTarget::Handler { inherit: true });
                 self.go(cx, asked(RestartDepth::Soft), "told to restart");
@@ -282,7 +290,7 @@ impl ActorLifecycle {
 
     /// Tries again at once what waits to be tried.
     pub(super) fn wake(&mut self, cx: &mut TransitionContext<'_>) {
-        let waits = matches!(self.state, State::Waiting { .. });
+        let waits = matches!(self.state, ActorState::Waiting { .. });
         match self.phase {
             Phase::Waiting { .. } => self.start(cx, "woken"),
             Phase::Up | Phase::RebuildPending { what: RebuildTarget::Parts, .. } if waits => {
@@ -295,9 +303,9 @@ impl ActorLifecycle {
     pub(super) fn drain(&mut self, cx: &mut TransitionContext<'_>, within: Duration) {
         match &mut self.phase {
             Phase::Up if !self.stalled => {
-                cx.send(Command::Drain { within });
+                cx.send(SupervisorCommand::Drain { within });
                 self.phase = Phase::Draining { by: cx.after(within) };
-                self.go(cx, State::Draining, "told to drain");
+                self.go(cx, ActorState::Draining, "told to drain");
             }
             Phase::Draining { by } => *by = (*by).min(cx.after(within)),
             // Nothing in it to drain.
@@ -309,22 +317,22 @@ impl ActorLifecycle {
         const CAUSE: &str = "told to stop";
         match &mut self.phase {
             // A failure stays to be read.
-            Phase::Idle if matches!(self.state, State::Failed { .. }) => {}
+            Phase::Idle if matches!(self.state, ActorState::Failed { .. }) => {}
             Phase::Idle | Phase::Backoff { .. } | Phase::Waiting { .. } => {
                 self.phase = Phase::Idle;
-                self.go(cx, State::Stopped, CAUSE);
+                self.go(cx, ActorState::Stopped, CAUSE);
             }
-            Phase::Overdue { next } => *next = AfterExit::Rest(State::Stopped),
+            Phase::Overdue { next } => *next = AfterExit::Rest(ActorState::Stopped),
             Phase::Ending { next, by } => {
                 *by = cx.after(within);
                 if matches!(next, AfterExit::Start { .. }) {
-                    *next = AfterExit::Rest(State::Stopped);
-                    self.go(cx, State::Draining, CAUSE);
+                    *next = AfterExit::Rest(ActorState::Stopped);
+                    self.go(cx, ActorState::Draining, CAUSE);
                 }
             }
             _ => {
-                self.go(cx, State::Draining, CAUSE);
-                self.end(cx, within, AfterExit::Rest(State::Stopped));
+                self.go(cx, ActorState::Draining, CAUSE);
+                self.end(cx, within, AfterExit::Rest(ActorState::Stopped));
             }
         }
     }
@@ -334,12 +342,12 @@ impl ActorLifecycle {
         match self.budget.on_failure(cx.now) {
             Decision::GiveUp { restarts, window } => {
                 let why = format!("{cause}; given up after {restarts} restarts within {window:?}");
-                self.go(cx, State::Failed { why: why.clone() }, cause);
-                self.end(cx, cx.settings.end_within, AfterExit::Rest(State::Failed { why }));
+                self.go(cx, ActorState::Failed { why: why.clone() }, cause);
+                self.end(cx, cx.settings.end_within, AfterExit::Rest(ActorState::Failed { why }));
             }
             Decision::RestartAfter(backoff) => {
                 let due = cx.after(backoff);
-                self.go(cx, State::Restarting { depth, backoff }, cause);
+                self.go(cx, ActorState::Restarting { depth, backoff }, cause);
                 match depth {
                     RestartDepth::Soft => {
                         // What it took over may be what fells it.
@@ -357,7 +365,7 @@ impl ActorLifecycle {
     /// Has the actor end, if there is one; then `next`.
     fn end(&mut self, cx: &mut TransitionContext<'_>, within: Duration, next: AfterExit) {
         if self.is_live() {
-            cx.send(Command::Stop);
+            cx.send(SupervisorCommand::Stop);
             self.phase = Phase::Ending { by: cx.after(within), next };
         } else {
             self.after_exit(cx, next, String::new());
@@ -383,8 +391,8 @@ impl ActorLifecycle {
         self.softened = None;
         self.outdated = false;
         // Tries of one that waits are not news, until one succeeds.
-        if !matches!(self.state, State::Waiting { .. }) {
-            self.go(cx, State::Opening, cause);
+        if !matches!(self.state, ActorState::Waiting { .. }) {
+            self.go(cx, ActorState::Opening, cause);
         }
         cx.out.push(Action::Start { actor: cx.actor, generation: self.generation });
     }
@@ -392,16 +400,16 @@ impl ActorLifecycle {
     /// Tells the parked or running actor to rebuild something inside it.
     fn start_rebuild(&mut self, cx: &mut TransitionContext<'_>, what: RebuildTarget) {
         // Tries of one that waits are not news.
-        self.restarts += u64::from(!matches!(self.state, State::Waiting { .. }));
+        self.restarts += u64::from(!matches!(self.state, ActorState::Waiting { .. }));
         self.phase = Phase::Rebuilding { by: cx.after(cx.settings.end_within), what };
         cx.send(match what {
             RebuildTarget::Handler { inherit } => {
                 self.softened = Some(cx.now);
                 self.outdated = false;
-                Command::RestartHandler { inherit }
+                SupervisorCommand::RestartHandler { inherit }
             }
-            RebuildTarget::Part(part) => Command::RestartPart(part),
-            RebuildTarget::Parts => Command::ReopenParts,
+            RebuildTarget::Part(part) => SupervisorCommand::RestartPart(part),
+            RebuildTarget::Parts => SupervisorCommand::ReopenParts,
         });
     }
 
@@ -411,17 +419,17 @@ impl ActorLifecycle {
         }
     }
 
-    fn go(&mut self, cx: &mut TransitionContext<'_>, to: State, cause: impl Into<String>) {
+    fn go(&mut self, cx: &mut TransitionContext<'_>, to: ActorState, cause: impl Into<String>) {
         if self.state == to {
             return;
         }
-        if self.state == State::Running {
+        if self.state == ActorState::Running {
             self.down_since = Some(cx.now);
         }
         let gap = match to {
-            State::Running => self.down_since.take().map(|since| cx.now.saturating_duration_since(since)),
+            ActorState::Running => self.down_since.take().map(|since| cx.now.saturating_duration_since(since)),
             // Ended on purpose: what follows is no gap.
-            State::Stopped => self.down_since.take().and(None),
+            ActorState::Stopped => self.down_since.take().and(None),
             _ => None,
         };
         let from = std::mem::replace(&mut self.state, to.clone());

@@ -8,7 +8,7 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::link::{ActorMessage, ActorMessageBody, MESSAGE_CAPACITY};
-use super::{ActorId, Input, Notice, SupervisorLink};
+use super::{ActorId, Input, ObserverMessage, SupervisorLink};
 use crate::heartbeat::{Heartbeat, HeartbeatMonitor};
 
 /// What an actor said.
@@ -17,7 +17,7 @@ pub enum LinkMessage<R> {
     /// Something for the roster to decide about.
     Input(Input),
     /// Something for the observer.
-    Notice(Notice<R>),
+    ObserverMessage(ObserverMessage<R>),
 }
 
 /// The other end of any number of [`SupervisorLink`]s.
@@ -53,7 +53,9 @@ impl<R> LinkReceiver<R> {
                 ActorMessageBody::State(report) => {
                     LinkMessage::Input(Input::StateReported { actor, generation, report })
                 }
-                ActorMessageBody::Report(report) => LinkMessage::Notice(Notice::Report { actor, generation, report }),
+                ActorMessageBody::Report(report) => {
+                    LinkMessage::ObserverMessage(ObserverMessage::Report { actor, generation, report })
+                }
                 // Whoever turns an actor sees its end.
                 ActorMessageBody::Ending => continue,
             });
@@ -83,10 +85,10 @@ mod tests {
             receiver.try_recv(),
             Some(LinkMessage::Input(Input::StateReported { actor, generation, report: StateReport::Running }))
         );
-        let report = Notice::Report { actor: ActorId(0), generation: 1, report: "report" };
-        assert_eq!(receiver.try_recv(), Some(LinkMessage::Notice(report)));
-        let telemetry = Notice::Report { actor, generation, report: "telemetry" };
-        assert_eq!(receiver.try_recv(), Some(LinkMessage::Notice(telemetry)));
+        let report = ObserverMessage::Report { actor: ActorId(0), generation: 1, report: "report" };
+        assert_eq!(receiver.try_recv(), Some(LinkMessage::ObserverMessage(report)));
+        let telemetry = ObserverMessage::Report { actor, generation, report: "telemetry" };
+        assert_eq!(receiver.try_recv(), Some(LinkMessage::ObserverMessage(telemetry)));
         assert_eq!(receiver.try_recv(), None);
         assert_eq!(watch.count(), 1);
         let _ = watch.age(now);

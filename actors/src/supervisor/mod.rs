@@ -25,22 +25,22 @@
 //! use std::time::Duration;
 //! use oxide_actors::executor::{ExecutorHandle, ExecutorKind, ExecutorSpec, spawn};
 //! use oxide_actors::mailbox::{Address, Mailbox, mailbox};
-//! use oxide_actors::supervisor::{Command, ActorExit, SupervisorLink, Settings, Undelivered, StateReport, ActorController, supervise};
+//! use oxide_actors::supervisor::{SupervisorCommand, ActorExit, SupervisorLink, Settings, Undelivered, StateReport, ActorController, supervise};
 //!
-//! fn actor(link: SupervisorLink<u64>, mailbox: Mailbox<Command>) -> ActorExit {
+//! fn actor(link: SupervisorLink<u64>, mailbox: Mailbox<SupervisorCommand>) -> ActorExit {
 //!     link.report_state(StateReport::Running);
 //!     loop {
 //!         link.beat();
 //!         match mailbox.try_recv() {
-//!             Some(Command::Stop) => return ActorExit::Done,
-//!             Some(Command::Drain { .. }) => _ = link.report_state(StateReport::Drained),
+//!             Some(SupervisorCommand::Stop) => return ActorExit::Done,
+//!             Some(SupervisorCommand::Drain { .. }) => _ = link.report_state(StateReport::Drained),
 //!             Some(_) => _ = link.report_state(StateReport::Running),
 //!             None => _ = mailbox.wait(&[], Duration::from_millis(10), || false),
 //!         }
 //!     }
 //! }
 //!
-//! struct Counter(Option<(Address<Command>, ExecutorHandle<ActorExit>)>);
+//! struct Counter(Option<(Address<SupervisorCommand>, ExecutorHandle<ActorExit>)>);
 //!
 //! impl ActorController for Counter {
 //!     type Report = u64;
@@ -53,7 +53,7 @@
 //!         self.0 = Some((address, handle.map_err(|error| ActorExit::Refused(error.to_string()))?));
 //!         Ok(())
 //!     }
-//!     fn command(&mut self, command: Command) -> Result<(), Undelivered> {
+//!     fn command(&mut self, command: SupervisorCommand) -> Result<(), Undelivered> {
 //!         let (address, _) = self.0.as_ref().ok_or(Undelivered::Gone)?;
 //!         Ok(address.try_send(command)?)
 //!     }
@@ -80,11 +80,12 @@ mod protocol;
 mod run;
 mod supervisor_core;
 
-pub use handle::{NotReplaced, Status, StopReport, Supervisor, SupervisorError, SupervisorHandle};
+pub use handle::{ActorStatus, NotReplaced, StopReport, Supervisor, SupervisorError, SupervisorHandle};
 pub use link::SupervisorLink;
 pub use link_receiver::{LinkMessage, LinkReceiver};
 pub use protocol::{
-    ActorController, ActorExit, ActorId, Command, Event, Health, Notice, RestartDepth, State, StateReport, Undelivered,
+    ActorController, ActorExit, ActorId, ActorState, EngineHealth, Event, ObserverMessage, RestartDepth, StateReport,
+    SupervisorCommand, Undelivered,
 };
 pub use run::supervise;
-pub use supervisor_core::{Action, HandlerAge, Input, Refusal, Settings, SupervisorCore};
+pub use supervisor_core::{Action, CommandRefused, HandlerAge, Input, Settings, SupervisorCore};

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::supervisor_core::{Action, Settings};
-use super::{ActorId, Command, State};
+use super::{ActorId, ActorState, SupervisorCommand};
 
 /// What the supervisor waits for. Times are deadlines.
 #[derive(Debug, Clone)]
@@ -45,7 +45,7 @@ pub(super) enum RebuildTarget {
 #[derive(Debug, Clone)]
 pub(super) enum AfterExit {
     Start { due: Instant },
-    Rest(State),
+    Rest(ActorState),
 }
 
 /// What a slot needs to know and where it puts what is to be done.
@@ -63,7 +63,7 @@ impl TransitionContext<'_> {
         self.now + wait.min(TEN_YEARS)
     }
 
-    pub(super) fn send(&mut self, command: Command) {
+    pub(super) fn send(&mut self, command: SupervisorCommand) {
         self.out.push(Action::Send { actor: self.actor, command });
     }
 }

@@ -24,7 +24,7 @@ pub enum RestartDepth {
 
 /// Where a worker is in its life.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum State {
+pub enum ActorState {
     /// Known, not started.
     Planned,
     /// Started, not yet at work.
@@ -54,7 +54,7 @@ pub enum State {
     Stopped,
 }
 
-impl State {
+impl ActorState {
     /// The word used in logs, metrics and the API.
     #[must_use]
     pub const fn name(&self) -> &'static str {
@@ -71,7 +71,7 @@ impl State {
     }
 }
 
-impl fmt::Display for State {
+impl fmt::Display for ActorState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Restarting { depth, backoff } => write!(f, "restarting ({depth:?}, in {backoff:?})"),
@@ -84,7 +84,7 @@ impl fmt::Display for State {
 
 /// The engine as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Health {
+pub enum EngineHealth {
     /// No worker failed or stalled.
     Healthy,
     /// At least one has.
@@ -99,12 +99,12 @@ pub enum Event {
         /// Which.
         actor: ActorId,
         /// Before.
-        from: State,
+        from: ActorState,
         /// Now.
-        to: State,
+        to: ActorState,
         /// Why, in words.
         cause: String,
-        /// On coming back to [`State::Running`]: how long it was away.
+        /// On coming back to [`ActorState::Running`]: how long it was away.
         gap: Option<Duration>,
     },
     /// A worker's heartbeat stands still; told once. Its thread cannot be killed.
@@ -120,12 +120,12 @@ pub enum Event {
         actor: ActorId,
     },
     /// The whole became healthy or degraded.
-    Health(Health),
+    Health(EngineHealth),
 }
 
 /// What the observer gets.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Notice<R> {
+pub enum ObserverMessage<R> {
     /// From the supervisor.
     Event(Event),
     /// From a worker, unread by the supervisor.
@@ -146,22 +146,22 @@ pub enum StateReport {
     Running,
     /// Alive without what it needs to work; it will say `Running` by itself.
     Waiting(String),
-    /// The handler failed and is gone; the actor is parked until [`Command::RestartHandler`] or [`Command::Stop`].
+    /// The handler failed and is gone; the actor is parked until [`SupervisorCommand::RestartHandler`] or [`SupervisorCommand::Stop`].
     SoftFailed(String),
-    /// A part failed and is closed; the actor goes on without it until [`Command::ReopenParts`].
+    /// A part failed and is closed; the actor goes on without it until [`SupervisorCommand::ReopenParts`].
     PartFailed {
         /// Which.
         part: u8,
         /// Why.
         cause: String,
     },
-    /// Nothing left to finish after [`Command::Drain`]; waits for [`Command::Stop`].
+    /// Nothing left to finish after [`SupervisorCommand::Drain`]; waits for [`SupervisorCommand::Stop`].
     Drained,
 }
 
 /// What the supervisor tells a live worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Command {
+pub enum SupervisorCommand {
     /// End now.
     Stop,
     /// Take no new work, finish the old, say [`StateReport::Drained`].
@@ -257,7 +257,7 @@ pub trait ActorController: Send + 'static {
     ///
     /// # Errors
     /// [`Undelivered`].
-    fn command(&mut self, command: Command) -> Result<(), Undelivered>;
+    fn command(&mut self, command: SupervisorCommand) -> Result<(), Undelivered>;
 
     /// Takes a message of the engine's, also while no actor lives.
     fn on_engine_message(&mut self, message: Self::EngineMessage);

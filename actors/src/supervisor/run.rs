@@ -12,12 +12,13 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded, never, select, tick};
 
 use super::handle::{
-    NotReplaced, REQUESTS, Replacement, ReplacementReply, Request, Status, StopReport, Supervisor, SupervisorHandle,
+    ActorStatus, NotReplaced, REQUESTS, Replacement, ReplacementReply, StopReport, Supervisor, SupervisorHandle,
+    SupervisorRequest,
 };
 use super::link::{ActorMessage, ActorMessageBody, MESSAGE_CAPACITY};
 use super::{
-    Action, ActorController, ActorExit, ActorId, Command, Event, HandlerAge, Health, Input, Notice, Refusal, Settings,
-    State, SupervisorCore, SupervisorLink, Undelivered,
+    Action, ActorController, ActorExit, ActorId, ActorState, CommandRefused, EngineHealth, Event, HandlerAge, Input,
+    ObserverMessage, Settings, SupervisorCommand, SupervisorCore, SupervisorLink, Undelivered,
 };
 use crate::executor::panic_text;
 use crate::heartbeat::{Heartbeat, HeartbeatMonitor};
@@ -37,7 +38,7 @@ const ORPHANED_STOP: Duration = Duration::from_secs(5);
 pub fn supervise<W: ActorController>(
     settings: Settings,
     actors: Vec<W>,
-    observer: impl FnMut(Notice<W::Report>) + Send + 'static,
+    observer: impl FnMut(ObserverMessage<W::Report>) + Send + 'static,
 ) -> std::io::Result<Supervisor<W::EngineMessage>> {
     let (requests_tx, requests) = bounded(REQUESTS);
     let handle = SupervisorHandle::new(requests_tx, actors.len());
@@ -53,7 +54,7 @@ struct ActorRecord<W> {
     watch: Option<HeartbeatMonitor>,
     dropped: Arc<AtomicU64>,
     /// Commands its mailbox had no room for, in their order.
-    unsent: Vec<Command>,
+    unsent: Vec<SupervisorCommand>,
     /// Its link is dropped: the end comes soon.
     ending: bool,
 }
@@ -81,7 +82,7 @@ struct Loop<W: ActorController, O> {
     replacing: Vec<(Instant, ReplacementReply)>,
 }
 
-impl<W: ActorController, O: FnMut(Notice<W::Report>)> Loop<W, O> {
+impl<W: ActorController, O: FnMut(ObserverMessage<W::Report>)> Loop<W, O> {
     fn new(settings: Settings, actors: Vec<W>, observer: O) -> Self {
         let (messages_tx, messages) = bounded(MESSAGE_CAPACITY);
         let record = |controller| ActorRecord {
@@ -103,7 +104,7 @@ impl<W: ActorController, O: FnMut(Notice<W::Report>)> Loop<W, O> {
         }
     }
 
-    fn run(mut self, mut requests: Receiver<Request<W::EngineMessage>>) {
+    fn run(mut self, mut requests: Receiver<SupervisorRequest<W::EngineMessage>>) {
         let look = tick(LOOK_EVERY);
         let message = self.messages.clone();
         self.take(Input::Start);
@@ -150,7 +151,7 @@ impl<W: ActorController, O: FnMut(Notice<W::Report>)> Loop<W, O> {
         let ActorMessage { actor, generation, body } = message;
         match body {
             ActorMessageBody::State(report) => self.take(Input::StateReported { actor, generation, report }),
-            ActorMessageBody::Report(report) => (self.observer)(Notice::Report { actor, generation, report }),
+            ActorMessageBody::Report(report) => (self.observer)(ObserverMessage::Report { actor, generation, report }),
             ActorMessageBody::Ending => {
                 let current = self.core.generation(actor) == generation && self.core.is_live(actor);
                 if let Some(record) = self.records.get_mut(actor.0)
@@ -162,38 +163,38 @@ impl<W: ActorController, O: FnMut(Notice<W::Report>)> Loop<W, O> {
         }
     }
 
-    fn serve(&mut self, request: Request<W::EngineMessage>) {
+    fn serve(&mut self, request: SupervisorRequest<W::EngineMessage>) {
         // Whoever asked may have gone; so no answer is waited for.
         match request {
-            Request::Restart(actor, depth, reply) => {
+            SupervisorRequest::Restart(actor, depth, reply) => {
                 let result = self.core.restart(Instant::now(), actor, depth);
                 let _ = reply.send(result.map(|actions| self.act(actions)));
             }
-            Request::ReplaceHandlers(Replacement { reply, .. }) if self.core.is_stopping() => {
-                let _ = reply.send(Err(Refusal::Stopping));
+            SupervisorRequest::ReplaceHandlers(Replacement { reply, .. }) if self.core.is_stopping() => {
+                let _ = reply.send(Err(CommandRefused::Stopping));
             }
-            Request::ReplaceHandlers(Replacement { commit, by, reply }) => {
+            SupervisorRequest::ReplaceHandlers(Replacement { commit, by, reply }) => {
                 commit();
                 self.take(Input::ReplaceHandlers);
                 self.replacing.push((by, reply));
             }
-            Request::Drain(actors, within, reply) => {
+            SupervisorRequest::Drain(actors, within, reply) => {
                 for &actor in &actors {
                     self.take(Input::Drain { actor, within });
                 }
                 self.waiting.push((actors, reply));
             }
-            Request::Stop(within, reply) => {
+            SupervisorRequest::Stop(within, reply) => {
                 self.take(Input::Stop { within });
                 self.waiting.push(((0..self.records.len()).map(ActorId).collect(), reply));
             }
-            Request::Wake(actor) => self.take(Input::Wake { actor }),
-            Request::EngineMessage(actor, message) => {
+            SupervisorRequest::Wake(actor) => self.take(Input::Wake { actor }),
+            SupervisorRequest::EngineMessage(actor, message) => {
                 if let Some(record) = self.records.get_mut(actor.0) {
                     record.controller.on_engine_message(message);
                 }
             }
-            Request::Status(reply) => drop(reply.send((self.core.health(), self.status()))),
+            SupervisorRequest::Status(reply) => drop(reply.send((self.core.health(), self.status()))),
         }
     }
 
@@ -267,7 +268,7 @@ impl<W: ActorController, O: FnMut(Notice<W::Report>)> Loop<W, O> {
                     {
                         record.controller.stalled(stands);
                     }
-                    (self.observer)(Notice::Event(event));
+                    (self.observer)(ObserverMessage::Event(event));
                 }
             }
         }
@@ -288,7 +289,7 @@ impl<W: ActorController, O: FnMut(Notice<W::Report>)> Loop<W, O> {
         }
     }
 
-    fn send(&mut self, actor: ActorId, command: Command) {
+    fn send(&mut self, actor: ActorId, command: SupervisorCommand) {
         let Some(record) = self.records.get_mut(actor.0) else { return };
         // Behind what waits already: commands keep their order.
         if !record.unsent.is_empty() || record.controller.command(command) == Err(Undelivered::Busy) {
@@ -332,13 +333,13 @@ impl<W: ActorController, O: FnMut(Notice<W::Report>)> Loop<W, O> {
         });
     }
 
-    fn status(&self) -> Vec<Status> {
+    fn status(&self) -> Vec<ActorStatus> {
         let status = |(n, record): (usize, &ActorRecord<W>)| {
             let actor = ActorId(n);
-            Status {
+            ActorStatus {
                 actor,
                 name: record.controller.name().to_owned(),
-                state: self.core.state(actor).cloned().unwrap_or(State::Planned),
+                state: self.core.state(actor).cloned().unwrap_or(ActorState::Planned),
                 generation: self.core.generation(actor),
                 restarts: self.core.restarts(actor),
                 stalled: self.core.is_stalled(actor),
@@ -354,8 +355,8 @@ impl<W: ActorController, O: FnMut(Notice<W::Report>)> Loop<W, O> {
             Event::Changed { actor, from, to, cause, gap } => {
                 let (actor, from, gap_ms) = (name(actor), from.name(), gap.map(|gap| gap.as_millis() as u64));
                 match to {
-                    State::Failed { .. } => tracing::error!(actor, from, to = %to, cause, "worker failed"),
-                    State::Restarting { .. } => tracing::warn!(actor, from, to = %to, cause, "worker restarts"),
+                    ActorState::Failed { .. } => tracing::error!(actor, from, to = %to, cause, "worker failed"),
+                    ActorState::Restarting { .. } => tracing::warn!(actor, from, to = %to, cause, "worker restarts"),
                     _ => tracing::info!(actor, from, to = %to, cause, gap_ms, "worker"),
                 }
             }
@@ -363,8 +364,8 @@ impl<W: ActorController, O: FnMut(Notice<W::Report>)> Loop<W, O> {
                 tracing::error!(actor = name(actor), age_ms = age.as_millis() as u64, "worker stalled");
             }
             Event::Recovered { actor } => tracing::warn!(actor = name(actor), "worker no longer stalled"),
-            Event::Health(Health::Degraded) => tracing::error!("engine degraded"),
-            Event::Health(Health::Healthy) => tracing::info!("engine healthy again"),
+            Event::Health(EngineHealth::Degraded) => tracing::error!("engine degraded"),
+            Event::Health(EngineHealth::Healthy) => tracing::info!("engine healthy again"),
         }
     }
 }

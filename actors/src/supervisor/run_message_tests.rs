@@ -23,7 +23,7 @@ fn words_and_reports_are_never_lost_and_lost_telemetry_is_counted() {
     let (sender, notices) = crossbeam_channel::unbounded();
     // The supervisor is held in its observer while the telemetry is sent.
     let supervisor = supervise(Settings::default(), vec![talks], move |notice| {
-        if matches!(notice, Notice::Report { report: HOLD, .. }) {
+        if matches!(notice, ObserverMessage::Report { report: HOLD, .. }) {
             gate.recv_timeout(LONG).unwrap();
         }
         let _ = sender.send(notice);
@@ -32,8 +32,10 @@ fn words_and_reports_are_never_lost_and_lost_telemetry_is_counted() {
     let mut counts = [0; 4];
     while counts[LAST as usize] == 0 {
         match notices.recv_timeout(LONG).unwrap() {
-            Notice::Report { report, .. } => counts[report as usize] += 1,
-            Notice::Event(event) => assert!(!matches!(event, Event::Changed { to: State::Restarting { .. }, .. })),
+            ObserverMessage::Report { report, .. } => counts[report as usize] += 1,
+            ObserverMessage::Event(event) => {
+                assert!(!matches!(event, Event::Changed { to: ActorState::Restarting { .. }, .. }))
+            }
         }
     }
     let dropped = supervisor.handle().status().unwrap().1[0].telemetry_dropped;
@@ -54,11 +56,11 @@ fn the_last_words_come_before_the_end() {
     let mut next = 0;
     loop {
         match rig.notices.recv_timeout(LONG).unwrap() {
-            Notice::Report { report, generation: 1, .. } => {
+            ObserverMessage::Report { report, generation: 1, .. } => {
                 assert_eq!(report, next);
                 next += 1;
             }
-            Notice::Event(Event::Changed { to: State::Failed { .. }, .. }) => break,
+            ObserverMessage::Event(Event::Changed { to: ActorState::Failed { .. }, .. }) => break,
             _ => {}
         }
     }
@@ -88,19 +90,19 @@ fn a_worker_that_waits_is_tried_again_when_woken_and_notes_reach_it_meanwhile() 
 fn a_hundred_restarts_under_load_of_two_workers_come_back_each_time() {
     let policy = RestartPolicy { max_restarts: 1000, backoff_min: Duration::ZERO, ..RestartPolicy::default() };
     let policy = RestartPolicy { backoff_max: Duration::ZERO, ..policy };
-    let falls = |link: &SupervisorLink<u32>, mailbox: &Mailbox<Command>| {
+    let falls = |link: &SupervisorLink<u32>, mailbox: &Mailbox<SupervisorCommand>| {
         link.report_state(StateReport::Running);
         if link.generation() <= 100 {
             return ActorExit::Failed("again".into());
         }
         obedient(link, mailbox)
     };
-    let chatters = |link: &SupervisorLink<u32>, mailbox: &Mailbox<Command>| {
+    let chatters = |link: &SupervisorLink<u32>, mailbox: &Mailbox<SupervisorCommand>| {
         link.report_state(StateReport::Running);
         loop {
             link.beat();
             link.telemetry(7);
-            if let Some(Command::Stop) = mailbox.try_recv() {
+            if let Some(SupervisorCommand::Stop) = mailbox.try_recv() {
                 return ActorExit::Done;
             }
         }
@@ -109,7 +111,7 @@ fn a_hundred_restarts_under_load_of_two_workers_come_back_each_time() {
     let (sender, notices) = crossbeam_channel::unbounded();
     let actors = vec![Scripted::new("falls", falls), Scripted::new("chatters", chatters)];
     let supervisor = supervise(settings, actors, move |notice| {
-        if let Notice::Event(event) = notice {
+        if let ObserverMessage::Event(event) = notice {
             let _ = sender.send(event);
         }
     })
@@ -117,7 +119,7 @@ fn a_hundred_restarts_under_load_of_two_workers_come_back_each_time() {
     let mut runs = 0;
     while runs < 101 {
         match notices.recv_timeout(LONG).unwrap() {
-            Event::Changed { actor: A, to: State::Running, .. } => runs += 1,
+            Event::Changed { actor: A, to: ActorState::Running, .. } => runs += 1,
             Event::Changed { to, .. } => assert_ne!(to.name(), "failed"),
             _ => {}
         }

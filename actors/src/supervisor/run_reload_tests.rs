@@ -16,10 +16,10 @@ fn replacement_returns_when_all_handlers_are_new_and_names_stopped_workers() {
     assert!(committed.load(Ordering::SeqCst));
     rig.handle().drain(Some(B), LONG).unwrap();
     let without = rig.handle().replace_handlers(LONG, || {}).unwrap();
-    assert_eq!(without, [NotReplaced { actor: B, handler: HandlerAge::None, state: State::Stopped }]);
+    assert_eq!(without, [NotReplaced { actor: B, handler: HandlerAge::None, state: ActorState::Stopped }]);
     let (_, status) = rig.handle().status().unwrap();
     assert_eq!((status[0].restarts, status[0].generation), (2, 1));
-    assert_eq!((status[1].state.clone(), status[1].generation), (State::Stopped, 1), "and nobody was started");
+    assert_eq!((status[1].state.clone(), status[1].generation), (ActorState::Stopped, 1), "and nobody was started");
     rig.finish();
 }
 
@@ -55,7 +55,7 @@ fn replacement_after_stop_changes_nothing() {
         let stop = scope.spawn(|| rig.handle().stop(LONG));
         rig.until_state(A, "draining");
         let refused = handle.replace_handlers(LONG, commit(&committed));
-        assert_eq!(refused, Err(Refusal::Stopping.into()));
+        assert_eq!(refused, Err(CommandRefused::Stopping.into()));
         drop(go);
         stop.join().unwrap().unwrap();
     });

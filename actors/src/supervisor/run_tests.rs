@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 use std::sync::atomic::AtomicBool;
 
-use super::super::{Refusal, RestartDepth, StateReport, SupervisorError};
+use super::super::{CommandRefused, RestartDepth, StateReport, SupervisorError};
 use super::*;
 use crate::executor::{ExecutorHandle, ExecutorKind, ExecutorSpec, spawn};
 use crate::mailbox::{Address, Mailbox, mailbox};
@@ -18,13 +18,13 @@ mod messages;
 #[path = "run_reload_tests.rs"]
 mod reload;
 
-type Script = Arc<dyn Fn(&SupervisorLink<u32>, &Mailbox<Command>) -> ActorExit + Send + Sync>;
+type Script = Arc<dyn Fn(&SupervisorLink<u32>, &Mailbox<SupervisorCommand>) -> ActorExit + Send + Sync>;
 
 /// A worker whose actor is a function on a plain thread.
 struct Scripted {
     name: String,
     script: Script,
-    actor: Option<(Address<Command>, ExecutorHandle<ActorExit>)>,
+    actor: Option<(Address<SupervisorCommand>, ExecutorHandle<ActorExit>)>,
     /// So many commands find no room first.
     busy: usize,
     abandoned: Arc<AtomicBool>,
@@ -34,7 +34,7 @@ struct Scripted {
 impl Scripted {
     fn new(
         name: &str,
-        script: impl Fn(&SupervisorLink<u32>, &Mailbox<Command>) -> ActorExit + Send + Sync + 'static,
+        script: impl Fn(&SupervisorLink<u32>, &Mailbox<SupervisorCommand>) -> ActorExit + Send + Sync + 'static,
     ) -> Self {
         let (name, script) = (name.to_owned(), Arc::new(script));
         Self { name, script, actor: None, busy: 0, abandoned: Arc::default(), notes: bounded(0).0 }
@@ -62,7 +62,7 @@ impl ActorController for Scripted {
         Ok(())
     }
 
-    fn command(&mut self, command: Command) -> Result<(), Undelivered> {
+    fn command(&mut self, command: SupervisorCommand) -> Result<(), Undelivered> {
         if self.busy > 0 {
             self.busy -= 1;
             return Err(Undelivered::Busy);
@@ -88,7 +88,7 @@ impl ActorController for Scripted {
 }
 
 /// Beats until a command comes.
-fn command(link: &SupervisorLink<u32>, mailbox: &Mailbox<Command>) -> Command {
+fn command(link: &SupervisorLink<u32>, mailbox: &Mailbox<SupervisorCommand>) -> SupervisorCommand {
     loop {
         link.beat();
         if let Some(command) = mailbox.try_recv() {
@@ -99,12 +99,12 @@ fn command(link: &SupervisorLink<u32>, mailbox: &Mailbox<Command>) -> Command {
 }
 
 /// Runs, and obeys.
-fn obedient(link: &SupervisorLink<u32>, mailbox: &Mailbox<Command>) -> ActorExit {
+fn obedient(link: &SupervisorLink<u32>, mailbox: &Mailbox<SupervisorCommand>) -> ActorExit {
     link.report_state(StateReport::Running);
     loop {
         match command(link, mailbox) {
-            Command::Stop => return ActorExit::Done,
-            Command::Drain { .. } => link.report_state(StateReport::Drained),
+            SupervisorCommand::Stop => return ActorExit::Done,
+            SupervisorCommand::Drain { .. } => link.report_state(StateReport::Drained),
             _ => link.report_state(StateReport::Running),
         };
     }
@@ -112,7 +112,7 @@ fn obedient(link: &SupervisorLink<u32>, mailbox: &Mailbox<Command>) -> ActorExit
 
 struct Rig {
     supervisor: Supervisor<&'static str>,
-    notices: Receiver<Notice<u32>>,
+    notices: Receiver<ObserverMessage<u32>>,
 }
 
 impl Rig {
@@ -131,7 +131,7 @@ impl Rig {
     }
 
     /// Reads on to the first notice that `wanted` answers.
-    fn until<A>(&self, wanted: impl Fn(&Notice<u32>) -> Option<A>) -> A {
+    fn until<A>(&self, wanted: impl Fn(&ObserverMessage<u32>) -> Option<A>) -> A {
         loop {
             let notice = self.notices.recv_timeout(LONG).unwrap();
             if let Some(answer) = wanted(&notice) {
@@ -143,7 +143,9 @@ impl Rig {
     /// Reads on until `actor` gets into the state of that name.
     fn until_state(&self, actor: ActorId, name: &str) -> (String, Option<Duration>) {
         self.until(|notice| match notice {
-            Notice::Event(Event::Changed { actor: w, to, cause, gap, .. }) if *w == actor && to.name() == name => {
+            ObserverMessage::Event(Event::Changed { actor: w, to, cause, gap, .. })
+                if *w == actor && to.name() == name =>
+            {
                 Some((cause.clone(), *gap))
             }
             _ => None,
@@ -159,7 +161,7 @@ impl Rig {
 
 #[test]
 fn a_panic_restarts_its_worker_only_and_tells_cause_and_gap() {
-    let falls = |link: &SupervisorLink<u32>, mailbox: &Mailbox<Command>| {
+    let falls = |link: &SupervisorLink<u32>, mailbox: &Mailbox<SupervisorCommand>| {
         if link.generation() <= 2 {
             link.report_state(StateReport::Running);
             panic!("life {}", link.generation());
@@ -173,7 +175,7 @@ fn a_panic_restarts_its_worker_only_and_tells_cause_and_gap() {
     let (cause, gap) = rig.until_state(A, "running");
     assert_eq!((cause.as_str(), gap.is_some()), ("opened", true));
     let (health, status) = rig.handle().status().unwrap();
-    assert_eq!(health, Health::Healthy);
+    assert_eq!(health, EngineHealth::Healthy);
     assert_eq!((status[0].generation, status[0].restarts, status[0].state.name()), (3, 2, "running"));
     assert_eq!((status[1].generation, status[1].restarts, status[1].name.as_str()), (1, 0, "stands"));
     rig.finish();
@@ -181,10 +183,10 @@ fn a_panic_restarts_its_worker_only_and_tells_cause_and_gap() {
 
 #[test]
 fn a_soft_failure_is_answered_by_the_command_after_the_pause() {
-    let soft = |link: &SupervisorLink<u32>, mailbox: &Mailbox<Command>| {
+    let soft = |link: &SupervisorLink<u32>, mailbox: &Mailbox<SupervisorCommand>| {
         link.report_state(StateReport::Running);
         link.report_state(StateReport::SoftFailed("handler: index 9".into()));
-        assert_eq!(command(link, mailbox), Command::RestartHandler { inherit: true });
+        assert_eq!(command(link, mailbox), SupervisorCommand::RestartHandler { inherit: true });
         obedient(link, mailbox)
     };
     let rig = Rig::new(vec![Scripted::new("soft", soft)]);
@@ -196,7 +198,10 @@ fn a_soft_failure_is_answered_by_the_command_after_the_pause() {
     // And both depths by command.
     rig.handle().restart(A, RestartDepth::Soft).unwrap();
     assert_eq!(rig.until_state(A, "running").0, "handler restarted");
-    assert_eq!(rig.handle().restart(B, RestartDepth::Soft), Err(Refusal::Unknown { actor: B, actors: 1 }.into()));
+    assert_eq!(
+        rig.handle().restart(B, RestartDepth::Soft),
+        Err(CommandRefused::Unknown { actor: B, actors: 1 }.into())
+    );
     rig.finish();
 }
 
@@ -214,11 +219,11 @@ fn a_storm_degrades_the_engine_and_leaves_the_others_running() {
     let settings = Settings { policy, ..Settings::default() };
     let storm = Scripted::new("storm", |_, _| ActorExit::Failed("no luck".into()));
     let rig = Rig::with(settings, vec![storm, Scripted::new("stands", obedient)]);
-    rig.until(|notice| (*notice == Notice::Event(Event::Health(Health::Degraded))).then_some(()));
+    rig.until(|notice| (*notice == ObserverMessage::Event(Event::Health(EngineHealth::Degraded))).then_some(()));
     let (_, status) = rig.handle().status().unwrap();
     assert_eq!((status[0].generation, status[0].state.name()), (6, "failed"));
     // The other may not have been waited for.
-    assert!(matches!(status[1].state, State::Opening | State::Running));
+    assert!(matches!(status[1].state, ActorState::Opening | ActorState::Running));
     rig.finish();
 }
 
@@ -227,14 +232,14 @@ fn what_follows_from_a_refused_start_is_told_after_what_led_to_it() {
     let rig = Rig::new(vec![Scripted::new("refused", obedient)]);
     let next_health = || {
         rig.until(|notice| match notice {
-            Notice::Event(Event::Health(health)) => Some(*health),
+            ObserverMessage::Event(Event::Health(health)) => Some(*health),
             _ => None,
         })
     };
-    assert_eq!(next_health(), Health::Degraded);
+    assert_eq!(next_health(), EngineHealth::Degraded);
     rig.handle().restart(A, RestartDepth::Hard).unwrap();
-    assert_eq!((next_health(), next_health()), (Health::Healthy, Health::Degraded));
-    assert_eq!(rig.handle().status().unwrap().0, Health::Degraded);
+    assert_eq!((next_health(), next_health()), (EngineHealth::Healthy, EngineHealth::Degraded));
+    assert_eq!(rig.handle().status().unwrap().0, EngineHealth::Degraded);
     rig.finish();
 }
 
@@ -242,8 +247,8 @@ fn what_follows_from_a_refused_start_is_told_after_what_led_to_it() {
 fn commands_that_find_no_room_arrive_later_in_their_order() {
     let mut actor = Scripted::new("busy", |link, mailbox| {
         link.report_state(StateReport::Running);
-        assert!(matches!(command(link, mailbox), Command::Drain { .. }));
-        assert_eq!(command(link, mailbox), Command::Stop);
+        assert!(matches!(command(link, mailbox), SupervisorCommand::Drain { .. }));
+        assert_eq!(command(link, mailbox), SupervisorCommand::Stop);
         ActorExit::Done
     });
     actor.busy = 2;
@@ -260,12 +265,12 @@ fn a_drained_worker_is_stopped_and_can_be_started_again() {
     let rig = Rig::new(vec![Scripted::new("a", obedient), Scripted::new("b", obedient)]);
     rig.until_state(A, "running");
     assert_eq!(rig.handle().drain(Some(A), LONG), Ok(StopReport::default()));
-    assert_eq!(rig.handle().status().unwrap().1[0].state, State::Stopped);
+    assert_eq!(rig.handle().status().unwrap().1[0].state, ActorState::Stopped);
     rig.until_state(A, "stopped");
     rig.handle().restart(A, RestartDepth::Soft).unwrap();
     rig.until_state(A, "running");
     assert_eq!(rig.handle().drain(None, LONG), Ok(StopReport::default()));
-    assert!(rig.handle().status().unwrap().1.iter().all(|status| status.state == State::Stopped));
+    assert!(rig.handle().status().unwrap().1.iter().all(|status| status.state == ActorState::Stopped));
     rig.finish();
 }
 
@@ -299,13 +304,13 @@ fn a_heartbeat_that_stands_is_told_and_so_is_its_return() {
     });
     let rig = Rig::with(Settings { stall_after: 20 * MS, ..Settings::default() }, vec![stalls]);
     let age = rig.until(|notice| match notice {
-        Notice::Event(Event::Stalled { actor: A, age }) => Some(*age),
+        ObserverMessage::Event(Event::Stalled { actor: A, age }) => Some(*age),
         _ => None,
     });
     assert!(age > 20 * MS);
     assert!(rig.handle().status().unwrap().1[0].stalled);
     drop(go);
-    rig.until(|notice| (*notice == Notice::Event(Event::Recovered { actor: A })).then_some(()));
+    rig.until(|notice| (*notice == ObserverMessage::Event(Event::Recovered { actor: A })).then_some(()));
     rig.finish();
 }
 
@@ -315,7 +320,8 @@ fn without_a_handle_left_everything_is_stopped() {
     rig.until_state(A, "running");
     let Rig { supervisor, notices } = rig;
     supervisor.join().unwrap();
-    let stopped =
-        notices.iter().filter(|notice| matches!(notice, Notice::Event(Event::Changed { to: State::Stopped, .. })));
+    let stopped = notices
+        .iter()
+        .filter(|notice| matches!(notice, ObserverMessage::Event(Event::Changed { to: ActorState::Stopped, .. })));
     assert_eq!(stopped.count(), 2);
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::lifecycle::ActorLifecycle;
 use super::phase::TransitionContext;
-use super::{ActorExit, ActorId, Command, Event, Health, RestartDepth, State, StateReport};
+use super::{ActorExit, ActorId, ActorState, EngineHealth, Event, RestartDepth, StateReport, SupervisorCommand};
 use crate::policy::RestartPolicy;
 
 /// The supervisor's limits.
@@ -114,7 +114,7 @@ pub enum Action {
         /// Which.
         actor: ActorId,
         /// What.
-        command: Command,
+        command: SupervisorCommand,
     },
     /// It does not end: call [`ActorController::abandon`](super::ActorController::abandon).
     Abandon {
@@ -141,7 +141,7 @@ pub enum HandlerAge {
 /// Why a restart is not possible now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum Refusal {
+pub enum CommandRefused {
     /// No such worker.
     #[error("there is no worker {actor:?}: there are {actors}, counted from 0")]
     Unknown {
@@ -184,7 +184,7 @@ pub enum Refusal {
 pub struct SupervisorCore {
     settings: Settings,
     lifecycles: Vec<ActorLifecycle>,
-    health: Health,
+    health: EngineHealth,
     stopping: bool,
 }
 
@@ -193,7 +193,7 @@ impl SupervisorCore {
     #[must_use]
     pub fn new(settings: Settings, actors: usize) -> Self {
         let lifecycles = (0..actors).map(|n| ActorLifecycle::new(&settings, ActorId(n))).collect();
-        Self { settings, lifecycles, health: Health::Healthy, stopping: false }
+        Self { settings, lifecycles, health: EngineHealth::Healthy, stopping: false }
     }
 
     /// Takes in what happened; says what to do about it. Unknown workers and former lives are not heard.
@@ -240,13 +240,18 @@ impl SupervisorCore {
     /// was failed or stopped. A worker that has no living actor is started, whatever the depth.
     ///
     /// # Errors
-    /// [`Refusal`].
-    pub fn restart(&mut self, now: Instant, actor: ActorId, depth: RestartDepth) -> Result<Vec<Action>, Refusal> {
+    /// [`CommandRefused`].
+    pub fn restart(
+        &mut self,
+        now: Instant,
+        actor: ActorId,
+        depth: RestartDepth,
+    ) -> Result<Vec<Action>, CommandRefused> {
         if self.stopping {
-            return Err(Refusal::Stopping);
+            return Err(CommandRefused::Stopping);
         }
         let actors = self.lifecycles.len();
-        let lifecycle = self.lifecycles.get_mut(actor.0).ok_or(Refusal::Unknown { actor, actors })?;
+        let lifecycle = self.lifecycles.get_mut(actor.0).ok_or(CommandRefused::Unknown { actor, actors })?;
         let mut out = Vec::new();
         lifecycle.restart(&mut TransitionContext { now, actor, settings: &self.settings, out: &mut out }, depth)?;
         self.update_health(&mut out);
@@ -267,13 +272,13 @@ impl SupervisorCore {
 
     /// The whole.
     #[must_use]
-    pub fn health(&self) -> Health {
+    pub fn health(&self) -> EngineHealth {
         self.health
     }
 
     /// Where a worker is.
     #[must_use]
-    pub fn state(&self, actor: ActorId) -> Option<&State> {
+    pub fn state(&self, actor: ActorId) -> Option<&ActorState> {
         self.lifecycles.get(actor.0).map(ActorLifecycle::state)
     }
 
@@ -355,9 +360,10 @@ impl SupervisorCore {
     }
 
     fn update_health(&mut self, out: &mut Vec<Action>) {
-        let bad =
-            |lifecycle: &ActorLifecycle| lifecycle.is_stalled() || matches!(lifecycle.state(), State::Failed { .. });
-        let health = if self.lifecycles.iter().any(bad) { Health::Degraded } else { Health::Healthy };
+        let bad = |lifecycle: &ActorLifecycle| {
+            lifecycle.is_stalled() || matches!(lifecycle.state(), ActorState::Failed { .. })
+        };
+        let health = if self.lifecycles.iter().any(bad) { EngineHealth::Degraded } else { EngineHealth::Healthy };
         if health != self.health {
             self.health = health;
             out.push(Action::Emit(Event::Health(health)));

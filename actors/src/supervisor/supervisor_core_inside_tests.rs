@@ -1,7 +1,7 @@
 //! What is rebuilt inside a living actor: its handler, and its parts.
 use super::*;
 
-const MEND_PARTS: Command = Command::ReopenParts;
+const MEND_PARTS: SupervisorCommand = SupervisorCommand::ReopenParts;
 
 fn part_fails(play: &mut Play, part: u8) -> Vec<Action> {
     play.report_state(A, StateReport::PartFailed { part, cause: "socket lost".into() })
@@ -23,10 +23,12 @@ fn a_handler_that_fails_again_at_once_inherits_nothing_and_then_takes_its_actor_
     let (_, told) = soft_then_again_after(101 * MS);
     assert_eq!(told, [send(A, MEND)]);
     let (mut play, told) = soft_then_again_after(100 * MS);
-    assert_eq!(told, [send(A, Command::RestartHandler { inherit: false })]);
+    assert_eq!(told, [send(A, SupervisorCommand::RestartHandler { inherit: false })]);
     play.report_state(A, StateReport::Running);
-    assert_eq!(deeds(play.soft_fails(A)), [send(A, Command::Stop)]);
-    let State::Restarting { depth: RestartDepth::Hard, backoff } = play.state(A) else { panic!("{:?}", play.state(A)) };
+    assert_eq!(deeds(play.soft_fails(A)), [send(A, SupervisorCommand::Stop)]);
+    let ActorState::Restarting { depth: RestartDepth::Hard, backoff } = play.state(A) else {
+        panic!("{:?}", play.state(A))
+    };
     // It ends before the pause is over; the pause still holds.
     play.after(MS);
     assert_eq!(deeds(play.end(A, ActorExit::Done)), []);
@@ -34,14 +36,14 @@ fn a_handler_that_fails_again_at_once_inherits_nothing_and_then_takes_its_actor_
     // A new life has a clean handler: its first failure is soft again.
     play.report_state(A, StateReport::Running);
     play.soft_fails(A);
-    assert!(matches!(play.state(A), State::Restarting { depth: RestartDepth::Soft, .. }));
+    assert!(matches!(play.state(A), ActorState::Restarting { depth: RestartDepth::Soft, .. }));
 }
 
 #[test]
 fn a_part_that_fails_is_opened_again_and_the_gap_is_told() {
     let mut play = Play::running(1);
     assert_eq!(deeds(part_fails(&mut play, 1)), []);
-    let State::Restarting { depth: RestartDepth::Part(1), backoff } = play.state(A) else {
+    let ActorState::Restarting { depth: RestartDepth::Part(1), backoff } = play.state(A) else {
         panic!("{:?}", play.state(A))
     };
     // A second one goes with it.
@@ -66,7 +68,7 @@ fn a_part_is_never_given_up_and_never_ends_its_actor() {
         assert!(!waits || play.now - before == Settings::default().part_every);
     }
     play.report_state(A, StateReport::Running);
-    assert_eq!((play.state(A), play.core.generation(A)), (State::Running, 1));
+    assert_eq!((play.state(A), play.core.generation(A)), (ActorState::Running, 1));
 }
 
 #[test]
@@ -82,7 +84,7 @@ fn a_part_without_its_interface_costs_nothing_and_is_woken() {
         assert_eq!(play.take(Input::Wake { actor: A }), [], "under way");
     }
     play.report_state(A, StateReport::Running);
-    assert_eq!((play.state(A), play.core.restarts(A)), (State::Running, restarts));
+    assert_eq!((play.state(A), play.core.restarts(A)), (ActorState::Running, restarts));
 }
 
 #[test]
@@ -95,22 +97,25 @@ fn a_handler_that_fails_while_a_part_is_closed_comes_first_and_the_part_after_it
     assert_eq!(deeds(part_fails(&mut play, 1)), []);
     assert_eq!(deeds(play.next()), [send(A, MEND_PARTS)]);
     play.report_state(A, StateReport::Running);
-    assert_eq!((play.state(A), play.core.generation(A)), (State::Running, 1));
+    assert_eq!((play.state(A), play.core.generation(A)), (ActorState::Running, 1));
 }
 
 #[test]
 fn a_part_is_restarted_when_asked_for_at_no_cost() {
     let mut play = Play::new(1);
     play.take(Input::Start);
-    assert_eq!(play.restart(A, RestartDepth::Part(0)), Err(Refusal::Opening { actor: A }));
+    assert_eq!(play.restart(A, RestartDepth::Part(0)), Err(CommandRefused::Opening { actor: A }));
     play.report_state(A, StateReport::Running);
     for _ in 0..50 {
-        assert_eq!(deeds(play.restart(A, RestartDepth::Part(0)).unwrap()), [send(A, Command::RestartPart(0))]);
-        assert_eq!(play.restart(A, RestartDepth::Part(1)), Err(Refusal::RebuildInProgress { actor: A }));
-        assert_eq!(play.state(A), State::Restarting { depth: RestartDepth::Part(0), backoff: Duration::ZERO });
+        assert_eq!(
+            deeds(play.restart(A, RestartDepth::Part(0)).unwrap()),
+            [send(A, SupervisorCommand::RestartPart(0))]
+        );
+        assert_eq!(play.restart(A, RestartDepth::Part(1)), Err(CommandRefused::RebuildInProgress { actor: A }));
+        assert_eq!(play.state(A), ActorState::Restarting { depth: RestartDepth::Part(0), backoff: Duration::ZERO });
         play.report_state(A, StateReport::Running);
     }
     // One that does not come back takes the actor with it: it does not answer at all.
     play.restart(A, RestartDepth::Part(0)).unwrap();
-    assert_eq!(deeds(play.next()), [send(A, Command::Stop)]);
+    assert_eq!(deeds(play.next()), [send(A, SupervisorCommand::Stop)]);
 }

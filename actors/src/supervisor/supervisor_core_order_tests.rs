@@ -6,10 +6,10 @@ fn stop_during_the_pause_starts_nothing_any_more() {
     let mut play = Play::running(1);
     play.panics(A);
     let told = play.take(Input::Stop { within: SECOND });
-    assert_eq!((deeds(told), play.state(A)), (vec![], State::Stopped));
+    assert_eq!((deeds(told), play.state(A)), (vec![], ActorState::Stopped));
     assert!(play.core.is_stopped());
     assert_eq!(play.after(1000 * SECOND), []);
-    assert_eq!(play.restart(A, RestartDepth::Hard), Err(Refusal::Stopping));
+    assert_eq!(play.restart(A, RestartDepth::Hard), Err(CommandRefused::Stopping));
     assert_eq!(play.take(Input::Start), []);
 }
 
@@ -29,13 +29,13 @@ fn stop_reaches_every_live_phase_and_waits_for_the_ends() {
     play.report_state(of(6), StateReport::Waiting("link".into()));
     let told = deeds(play.take(Input::Stop { within: SECOND }));
     // The one that was ending has its command already.
-    let expected: Vec<Action> = [0, 1, 2, 3, 4, 6].map(|n| send(of(n), Command::Stop)).into();
+    let expected: Vec<Action> = [0, 1, 2, 3, 4, 6].map(|n| send(of(n), SupervisorCommand::Stop)).into();
     assert_eq!(told, expected);
     for n in 0..7 {
         assert!(!play.core.is_stopped());
-        assert_eq!(play.state(of(n)), State::Draining);
+        assert_eq!(play.state(of(n)), ActorState::Draining);
         play.end(of(n), ActorExit::Done);
-        assert_eq!(play.state(of(n)), State::Stopped);
+        assert_eq!(play.state(of(n)), ActorState::Stopped);
     }
     assert!(play.core.is_stopped());
 }
@@ -51,22 +51,22 @@ fn who_does_not_end_in_time_is_abandoned_and_named() {
     assert!(play.core.is_stopped() && play.core.is_live(A) && !play.core.is_live(B));
     // It may end yet.
     play.end(A, ActorExit::Done);
-    assert_eq!(play.state(A), State::Stopped);
+    assert_eq!(play.state(A), ActorState::Stopped);
 }
 
 #[test]
 fn a_worker_that_does_not_end_for_its_restart_is_failed_until_it_does() {
     let mut play = Play::running(1);
-    assert_eq!(deeds(play.restart(A, RestartDepth::Hard).unwrap()), [send(A, Command::Stop)]);
+    assert_eq!(deeds(play.restart(A, RestartDepth::Hard).unwrap()), [send(A, SupervisorCommand::Stop)]);
     let told = play.next();
-    assert_eq!(health_of(&told), Some(Health::Degraded));
+    assert_eq!(health_of(&told), Some(EngineHealth::Degraded));
     assert_eq!(deeds(told), [Action::Abandon { actor: A }]);
-    assert_eq!(play.restart(A, RestartDepth::Hard), Err(Refusal::StillRuns { actor: A }));
+    assert_eq!(play.restart(A, RestartDepth::Hard), Err(CommandRefused::StillRuns { actor: A }));
     play.after(100 * SECOND);
     play.end(A, ActorExit::Done);
     assert_eq!(deeds(play.next()), [start(A, 2)]);
     assert_eq!(health_of(&play.report_state(A, StateReport::Running)), None);
-    assert_eq!((play.core.health(), play.state(A)), (Health::Healthy, State::Running));
+    assert_eq!((play.core.health(), play.state(A)), (EngineHealth::Healthy, ActorState::Running));
 }
 
 #[test]
@@ -75,10 +75,10 @@ fn a_restart_asked_for_is_at_once_and_costs_no_budget() {
     for life in 1..50 {
         let told = play.restart(A, RestartDepth::Soft).unwrap();
         assert_eq!(deeds(told), [send(A, MEND)]);
-        assert_eq!(play.state(A), State::Restarting { depth: RestartDepth::Soft, backoff: Duration::ZERO });
+        assert_eq!(play.state(A), ActorState::Restarting { depth: RestartDepth::Soft, backoff: Duration::ZERO });
         assert_eq!(play.restart(A, RestartDepth::Soft), Ok(vec![]), "it is under way");
         play.report_state(A, StateReport::Running);
-        assert_eq!(deeds(play.restart(A, RestartDepth::Hard).unwrap()), [send(A, Command::Stop)]);
+        assert_eq!(deeds(play.restart(A, RestartDepth::Hard).unwrap()), [send(A, SupervisorCommand::Stop)]);
         assert_eq!(deeds(play.end(A, ActorExit::Done)), []);
         assert_eq!(deeds(play.after(Duration::ZERO)), [start(A, life + 1)]);
         play.report_state(A, StateReport::Running);
@@ -100,14 +100,14 @@ fn a_restart_asked_for_while_restarting_shortens_the_pause() {
     // hard, in the pause of a soft one; and again while it ends
     let mut play = Play::running(1);
     play.soft_fails(A);
-    assert_eq!(deeds(play.restart(A, RestartDepth::Hard).unwrap()), [send(A, Command::Stop)]);
+    assert_eq!(deeds(play.restart(A, RestartDepth::Hard).unwrap()), [send(A, SupervisorCommand::Stop)]);
     assert_eq!(deeds(play.restart(A, RestartDepth::Hard).unwrap()), []);
     play.end(A, ActorExit::Done);
     assert_eq!(deeds(play.after(Duration::ZERO)), [start(A, 2)]);
     // hard, while the handler is being rebuilt
     let mut play = Play::running(1);
     play.restart(A, RestartDepth::Soft).unwrap();
-    assert_eq!(deeds(play.restart(A, RestartDepth::Hard).unwrap()), [send(A, Command::Stop)]);
+    assert_eq!(deeds(play.restart(A, RestartDepth::Hard).unwrap()), [send(A, SupervisorCommand::Stop)]);
     // while it ends for a failure that was given up
     let mut play = Play::running(1);
     for _ in 0..5 {
@@ -126,14 +126,14 @@ fn a_restart_asked_for_while_restarting_shortens_the_pause() {
 fn restarts_that_make_no_sense_are_refused() {
     let mut play = Play::new(1);
     play.take(Input::Start);
-    assert_eq!(play.restart(A, RestartDepth::Soft), Err(Refusal::Opening { actor: A }));
-    assert_eq!(deeds(play.restart(A, RestartDepth::Hard).unwrap()), [send(A, Command::Stop)]);
-    assert_eq!(play.restart(B, RestartDepth::Hard), Err(Refusal::Unknown { actor: B, actors: 1 }));
+    assert_eq!(play.restart(A, RestartDepth::Soft), Err(CommandRefused::Opening { actor: A }));
+    assert_eq!(deeds(play.restart(A, RestartDepth::Hard).unwrap()), [send(A, SupervisorCommand::Stop)]);
+    assert_eq!(play.restart(B, RestartDepth::Hard), Err(CommandRefused::Unknown { actor: B, actors: 1 }));
     let mut play = Play::running(1);
     play.take(Input::Drain { actor: A, within: SECOND });
-    assert_eq!(play.restart(A, RestartDepth::Hard), Err(Refusal::Draining { actor: A }));
+    assert_eq!(play.restart(A, RestartDepth::Hard), Err(CommandRefused::Draining { actor: A }));
     play.report_state(A, StateReport::Drained);
-    assert_eq!(play.restart(A, RestartDepth::Hard), Err(Refusal::Draining { actor: A }), "it still ends");
+    assert_eq!(play.restart(A, RestartDepth::Hard), Err(CommandRefused::Draining { actor: A }), "it still ends");
     play.end(A, ActorExit::Done);
     assert_eq!(deeds(play.restart(A, RestartDepth::Hard).unwrap()), [start(A, 2)]);
     assert_eq!(gap_of(&play.report_state(A, StateReport::Running)), None, "a stop on purpose is no gap");
@@ -144,13 +144,13 @@ fn a_drain_ends_when_the_worker_has_nothing_left_or_at_its_deadline() {
     for drained in [true, false] {
         let mut play = Play::running(1);
         let told = deeds(play.take(Input::Drain { actor: A, within: 30 * SECOND }));
-        assert_eq!(told, [send(A, Command::Drain { within: 30 * SECOND })]);
-        assert_eq!(play.state(A), State::Draining);
+        assert_eq!(told, [send(A, SupervisorCommand::Drain { within: 30 * SECOND })]);
+        assert_eq!(play.state(A), ActorState::Draining);
         assert!(!play.core.is_settled(A));
         let told = if drained { play.report_state(A, StateReport::Drained) } else { play.after(30 * SECOND) };
-        assert_eq!(deeds(told), [send(A, Command::Stop)]);
+        assert_eq!(deeds(told), [send(A, SupervisorCommand::Stop)]);
         assert_eq!(deeds(play.end(A, ActorExit::Done)), []);
-        assert_eq!(play.state(A), State::Stopped);
+        assert_eq!(play.state(A), ActorState::Stopped);
         assert!(play.core.is_settled(A) && !play.core.is_stopped());
         assert_eq!(play.after(1000 * SECOND), []);
     }
@@ -161,32 +161,32 @@ fn a_failure_while_draining_stops_and_is_told_but_not_restarted() {
     let mut play = Play::running(1);
     play.take(Input::Drain { actor: A, within: 30 * SECOND });
     let told = play.panics(A);
-    assert!(matches!(&told[..], [Action::Emit(Event::Changed { cause, to: State::Stopped, .. })]
+    assert!(matches!(&told[..], [Action::Emit(Event::Changed { cause, to: ActorState::Stopped, .. })]
         if cause == "panicked: boom"));
     assert_eq!(play.after(1000 * SECOND), []);
 
     let mut play = Play::running(1);
     play.take(Input::Drain { actor: A, within: 30 * SECOND });
-    assert_eq!(deeds(play.soft_fails(A)), [send(A, Command::Stop)]);
+    assert_eq!(deeds(play.soft_fails(A)), [send(A, SupervisorCommand::Stop)]);
     play.end(A, ActorExit::Failed("late".into()));
-    assert_eq!(play.state(A), State::Stopped);
+    assert_eq!(play.state(A), ActorState::Stopped);
 }
 
 #[test]
 fn a_drain_of_what_is_not_at_work_is_a_stop() {
     let drain = Input::Drain { actor: A, within: 30 * SECOND };
     let mut planned = Play::new(1);
-    assert_eq!((deeds(planned.take(drain.clone())), planned.state(A)), (vec![], State::Stopped));
+    assert_eq!((deeds(planned.take(drain.clone())), planned.state(A)), (vec![], ActorState::Stopped));
     let mut opening = Play::new(1);
     opening.take(Input::Start);
-    assert_eq!(deeds(opening.take(drain.clone())), [send(A, Command::Stop)]);
+    assert_eq!(deeds(opening.take(drain.clone())), [send(A, SupervisorCommand::Stop)]);
     let mut pausing = Play::running(1);
     pausing.panics(A);
-    assert_eq!((deeds(pausing.take(drain.clone())), pausing.state(A)), (vec![], State::Stopped));
+    assert_eq!((deeds(pausing.take(drain.clone())), pausing.state(A)), (vec![], ActorState::Stopped));
     let mut failed = Play::running(1);
     failed.end(A, ActorExit::Refused("no".into()));
     failed.take(drain);
-    assert_eq!(failed.state(A), State::Failed { why: "no".into() }, "a failure stays to be read");
+    assert_eq!(failed.state(A), ActorState::Failed { why: "no".into() }, "a failure stays to be read");
 }
 
 #[test]
@@ -196,7 +196,7 @@ fn a_second_drain_can_only_shorten_and_endless_ones_do_not_overflow() {
     assert_eq!(play.after(1000 * SECOND), []);
     play.take(Input::Drain { actor: A, within: SECOND });
     play.take(Input::Drain { actor: A, within: 50 * SECOND });
-    assert_eq!(deeds(play.after(SECOND)), [send(A, Command::Stop)]);
+    assert_eq!(deeds(play.after(SECOND)), [send(A, SupervisorCommand::Stop)]);
     play.take(Input::Stop { within: Duration::MAX });
 }
 
@@ -209,15 +209,15 @@ fn a_stalled_worker_is_not_waited_for_when_all_is_to_end() {
         let drain = Input::Drain { actor: A, within: 600 * SECOND };
         if stalls_first {
             play.take(heartbeat(2 * SECOND));
-            assert_eq!(deeds(play.take(drain)), [send(A, Command::Stop)]);
+            assert_eq!(deeds(play.take(drain)), [send(A, SupervisorCommand::Stop)]);
         } else {
             play.take(drain);
-            assert_eq!(deeds(play.take(heartbeat(2 * SECOND))), [send(A, Command::Stop)]);
+            assert_eq!(deeds(play.take(heartbeat(2 * SECOND))), [send(A, SupervisorCommand::Stop)]);
         }
         assert_eq!(deeds(play.after(patience)), [Action::Abandon { actor: A }]);
         assert!(play.core.is_settled(A) && play.core.is_live(A), "its thread is there, and nobody waits for it");
         // It came back after all.
         play.end(A, ActorExit::Done);
-        assert_eq!(play.state(A), State::Stopped);
+        assert_eq!(play.state(A), ActorState::Stopped);
     }
 }

@@ -57,14 +57,19 @@ struct World {
     alive: [bool; 3],
     generation: [u64; 3],
     stopping: bool,
-    health: Option<Health>,
+    health: Option<EngineHealth>,
     /// Number of the newest factory, and the one that made each worker's handler.
     factory: u64,
     handler: [u64; 3],
 }
 
 impl World {
-    fn carry_out(&mut self, play: &Play, states: &mut [State; 3], actions: Vec<Action>) -> Result<(), TestCaseError> {
+    fn carry_out(
+        &mut self,
+        play: &Play,
+        states: &mut [ActorState; 3],
+        actions: Vec<Action>,
+    ) -> Result<(), TestCaseError> {
         for action in actions {
             match action {
                 Action::Start { actor: ActorId(w), generation } => {
@@ -75,7 +80,7 @@ impl World {
                     // At once: later changes of the factory come too late for it.
                     self.handler[w] = self.factory;
                 }
-                Action::Send { actor, command: Command::RestartHandler { .. } } => {
+                Action::Send { actor, command: SupervisorCommand::RestartHandler { .. } } => {
                     prop_assert!(self.alive[actor.0]);
                     self.handler[actor.0] = self.factory;
                 }
@@ -83,11 +88,11 @@ impl World {
                 Action::Emit(Event::Changed { actor, from, to, gap, .. }) => {
                     prop_assert_eq!(&from, &states[actor.0]);
                     prop_assert_ne!(&from, &to);
-                    prop_assert!(gap.is_none() || to == State::Running);
+                    prop_assert!(gap.is_none() || to == ActorState::Running);
                     states[actor.0] = to;
                 }
                 Action::Emit(Event::Health(health)) => {
-                    prop_assert_ne!(Some(health), self.health.or(Some(Health::Healthy)));
+                    prop_assert_ne!(Some(health), self.health.or(Some(EngineHealth::Healthy)));
                     self.health = Some(health);
                 }
                 Action::Emit(_) => {}
@@ -99,7 +104,7 @@ impl World {
         }
         let failed = states.iter().any(|state| state.name() == "failed");
         let stalled = (0..3).any(|w| play.core.is_stalled(ActorId(w)));
-        prop_assert_eq!(play.core.health() == Health::Degraded, failed || stalled);
+        prop_assert_eq!(play.core.health() == EngineHealth::Degraded, failed || stalled);
         Ok(())
     }
 }
@@ -110,7 +115,7 @@ proptest! {
     fn whatever_happens_lives_do_not_overlap_and_a_stop_is_final(moves in moves()) {
         let mut play = Play::new(3);
         let mut world = World::default();
-        let mut states = [State::Planned, State::Planned, State::Planned];
+        let mut states = [ActorState::Planned, ActorState::Planned, ActorState::Planned];
         let told = play.take(Input::Start);
         world.carry_out(&play, &mut states, told)?;
         for step in moves {

@@ -9,11 +9,11 @@ fn replace(play: &mut Play) -> Vec<Action> {
 fn reload_replaces_running_handlers() {
     let mut play = Play::running(2);
     assert_eq!(replace(&mut play), [send(A, MEND), send(B, MEND)]);
-    assert_eq!(play.state(A), State::Restarting { depth: RestartDepth::Soft, backoff: Duration::ZERO });
+    assert_eq!(play.state(A), ActorState::Restarting { depth: RestartDepth::Soft, backoff: Duration::ZERO });
     assert_eq!(play.core.handler(A), HandlerAge::Pending);
     play.report_state(A, StateReport::Running);
     assert_eq!((play.core.handler(A), play.core.handler(B)), (HandlerAge::Newest, HandlerAge::Pending));
-    assert_eq!((play.state(A), play.core.generation(A)), (State::Running, 1));
+    assert_eq!((play.state(A), play.core.generation(A)), (ActorState::Running, 1));
 }
 
 #[test]
@@ -22,9 +22,9 @@ fn reload_keeps_drained_worker_stopped() {
     play.take(Input::Drain { actor: A, within: SECOND });
     play.report_state(A, StateReport::Drained);
     play.end(A, ActorExit::Done);
-    assert_eq!(play.state(A), State::Stopped);
+    assert_eq!(play.state(A), ActorState::Stopped);
     assert_eq!(replace(&mut play), []);
-    assert_eq!((play.state(A), play.core.handler(A)), (State::Stopped, HandlerAge::None));
+    assert_eq!((play.state(A), play.core.handler(A)), (ActorState::Stopped, HandlerAge::None));
     assert_eq!(play.after(1000 * SECOND), []);
     assert_eq!(deeds(play.restart(A, RestartDepth::Soft).unwrap()), [start(A, 2)], "an operator starts it");
 }
@@ -34,7 +34,7 @@ fn reload_keeps_failed_worker_failed() {
     let mut play = Play::running(1);
     play.end(A, ActorExit::Refused("EPERM".into()));
     assert_eq!(replace(&mut play), []);
-    assert_eq!((play.state_name(A), play.core.health()), ("failed", Health::Degraded));
+    assert_eq!((play.state_name(A), play.core.health()), ("failed", EngineHealth::Degraded));
     assert_eq!(play.core.handler(A), HandlerAge::None);
 }
 
@@ -65,11 +65,11 @@ fn reload_during_drain_replaces_handler_and_continues_drain() {
     play.take(Input::Drain { actor: A, within: 9 * SECOND });
     assert_eq!(replace(&mut play), [send(A, MEND)]);
     play.report_state(A, StateReport::Running);
-    assert_eq!(play.state(A), State::Draining);
-    assert_eq!(deeds(play.report_state(A, StateReport::Drained)), [send(A, Command::Stop)]);
+    assert_eq!(play.state(A), ActorState::Draining);
+    assert_eq!(deeds(play.report_state(A, StateReport::Drained)), [send(A, SupervisorCommand::Stop)]);
     assert_eq!(replace(&mut play), []);
     play.end(A, ActorExit::Done);
-    assert_eq!(play.state(A), State::Stopped);
+    assert_eq!(play.state(A), ActorState::Stopped);
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn second_reload_during_first_replaces_handler_again() {
     assert_eq!(deeds(play.report_state(A, StateReport::Running)), [send(A, MEND)]);
     assert_eq!(play.core.handler(A), HandlerAge::Pending);
     assert_eq!(deeds(play.report_state(A, StateReport::Running)), []);
-    assert_eq!((play.state(A), play.core.handler(A)), (State::Running, HandlerAge::Newest));
+    assert_eq!((play.state(A), play.core.handler(A)), (ActorState::Running, HandlerAge::Newest));
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn reload_of_stalled_worker_waits_for_its_heartbeat() {
     let mut play = Play::running(1);
     play.take(Input::Heartbeat { actor: A, age: 2 * SECOND });
     assert_eq!(replace(&mut play), [], "a deadline for an answer would end it");
-    assert_eq!((play.state(A), play.core.handler(A)), (State::Running, HandlerAge::Stalled));
+    assert_eq!((play.state(A), play.core.handler(A)), (ActorState::Running, HandlerAge::Stalled));
     assert_eq!(play.after(100 * SECOND), []);
     assert_eq!(deeds(play.take(Input::Heartbeat { actor: A, age: MS })), [send(A, MEND)]);
     play.report_state(A, StateReport::Running);

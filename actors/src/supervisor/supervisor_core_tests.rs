@@ -15,7 +15,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const A: ActorId = ActorId(0);
 const B: ActorId = ActorId(1);
 
-const MEND: Command = Command::RestartHandler { inherit: true };
+const MEND: SupervisorCommand = SupervisorCommand::RestartHandler { inherit: true };
 
 /// A roster in virtual time.
 struct Play {
@@ -58,7 +58,7 @@ impl Play {
         self.report_state(actor, StateReport::SoftFailed("handler".into()))
     }
 
-    fn restart(&mut self, actor: ActorId, depth: RestartDepth) -> Result<Vec<Action>, Refusal> {
+    fn restart(&mut self, actor: ActorId, depth: RestartDepth) -> Result<Vec<Action>, CommandRefused> {
         self.core.restart(self.now, actor, depth)
     }
 
@@ -78,7 +78,7 @@ impl Play {
         self.take(Input::Tick)
     }
 
-    fn state(&self, actor: ActorId) -> State {
+    fn state(&self, actor: ActorId) -> ActorState {
         self.core.state(actor).unwrap().clone()
     }
 
@@ -91,7 +91,7 @@ fn start(actor: ActorId, generation: u64) -> Action {
     Action::Start { actor, generation }
 }
 
-fn send(actor: ActorId, command: Command) -> Action {
+fn send(actor: ActorId, command: SupervisorCommand) -> Action {
     Action::Send { actor, command }
 }
 
@@ -107,7 +107,7 @@ fn gap_of(actions: &[Action]) -> Option<Duration> {
     })
 }
 
-fn health_of(actions: &[Action]) -> Option<Health> {
+fn health_of(actions: &[Action]) -> Option<EngineHealth> {
     actions.iter().find_map(|action| match action {
         Action::Emit(Event::Health(health)) => Some(*health),
         _ => None,
@@ -117,15 +117,15 @@ fn health_of(actions: &[Action]) -> Option<Health> {
 #[test]
 fn all_are_started_once_and_run_when_they_say_so() {
     let mut play = Play::new(2);
-    assert_eq!(play.state(A), State::Planned);
+    assert_eq!(play.state(A), ActorState::Planned);
     assert_eq!(deeds(play.take(Input::Start)), [start(A, 1), start(B, 1)]);
     assert_eq!(play.take(Input::Start), []);
-    assert_eq!(play.state(A), State::Opening);
-    let (from, to) = (State::Opening, State::Running);
+    assert_eq!(play.state(A), ActorState::Opening);
+    let (from, to) = (ActorState::Opening, ActorState::Running);
     let opened = Event::Changed { actor: A, from, to, cause: "opened".into(), gap: None };
     assert_eq!(play.report_state(A, StateReport::Running), [Action::Emit(opened)]);
     assert_eq!(play.report_state(A, StateReport::Running), []);
-    assert_eq!((play.state(A), play.state(B)), (State::Running, State::Opening));
+    assert_eq!((play.state(A), play.state(B)), (ActorState::Running, ActorState::Opening));
     assert_eq!(play.core.restarts(A), 0);
 }
 
@@ -134,7 +134,7 @@ fn a_panic_leads_to_a_restart_after_the_pause_and_the_gap_is_told_while_others_g
     let mut play = Play::running(2);
     play.after(SECOND);
     let told = play.panics(A);
-    let State::Restarting { depth: RestartDepth::Hard, backoff } = play.state(A) else { panic!("{told:?}") };
+    let ActorState::Restarting { depth: RestartDepth::Hard, backoff } = play.state(A) else { panic!("{told:?}") };
     assert!(backoff >= 37 * MS && backoff <= 50 * MS, "{backoff:?}");
     assert!(matches!(&told[..], [Action::Emit(Event::Changed { cause, .. })] if cause == "panicked: boom"));
     assert_eq!(deeds(play.next()), [start(A, 2)]);
@@ -142,8 +142,8 @@ fn a_panic_leads_to_a_restart_after_the_pause_and_the_gap_is_told_while_others_g
     let back = play.report_state(A, StateReport::Running);
     assert_eq!(gap_of(&back), Some(backoff + 20 * MS));
     assert_eq!((play.core.restarts(A), play.core.restarts(B)), (1, 0));
-    assert_eq!(play.state(B), State::Running);
-    assert_eq!(play.core.health(), Health::Healthy);
+    assert_eq!(play.state(B), ActorState::Running);
+    assert_eq!(play.core.health(), EngineHealth::Healthy);
 }
 
 #[test]
@@ -155,15 +155,15 @@ fn a_storm_ends_in_failed_and_degraded_until_an_operator_vouches_for_the_worker(
         play.report_state(A, StateReport::Running);
     }
     let told = play.panics(A);
-    let State::Failed { why } = play.state(A) else { panic!("{told:?}") };
+    let ActorState::Failed { why } = play.state(A) else { panic!("{told:?}") };
     assert!(why.contains("boom") && why.contains("5 restarts within 60s"), "{why}");
-    assert_eq!(health_of(&told), Some(Health::Degraded));
+    assert_eq!(health_of(&told), Some(EngineHealth::Degraded));
     assert_eq!(play.core.next_due(), None);
     assert_eq!(play.after(1000 * SECOND), []);
-    assert_eq!(play.state(B), State::Running);
+    assert_eq!(play.state(B), ActorState::Running);
 
     let told = play.restart(A, RestartDepth::Soft).unwrap();
-    assert_eq!(health_of(&told), Some(Health::Healthy));
+    assert_eq!(health_of(&told), Some(EngineHealth::Healthy));
     assert_eq!(deeds(told), [start(A, 7)]);
     play.report_state(A, StateReport::Running);
     play.panics(A);
@@ -187,8 +187,8 @@ fn what_no_restart_mends_is_not_restarted() {
     let mut play = Play::new(1);
     play.take(Input::Start);
     let told = play.end(A, ActorExit::Refused("EPERM: give it CAP_NET_RAW".into()));
-    assert_eq!(play.state(A), State::Failed { why: "EPERM: give it CAP_NET_RAW".into() });
-    assert_eq!(health_of(&told), Some(Health::Degraded));
+    assert_eq!(play.state(A), ActorState::Failed { why: "EPERM: give it CAP_NET_RAW".into() });
+    assert_eq!(health_of(&told), Some(EngineHealth::Degraded));
     assert_eq!((deeds(told), play.core.next_due()), (vec![], None));
 }
 
@@ -203,7 +203,9 @@ fn an_end_nobody_asked_for_is_a_failure() {
 fn a_soft_failure_restarts_the_handler_only() {
     let mut play = Play::running(1);
     assert_eq!(deeds(play.soft_fails(A)), []);
-    let State::Restarting { depth: RestartDepth::Soft, backoff } = play.state(A) else { panic!("{:?}", play.state(A)) };
+    let ActorState::Restarting { depth: RestartDepth::Soft, backoff } = play.state(A) else {
+        panic!("{:?}", play.state(A))
+    };
     assert_eq!(play.soft_fails(A), [], "told once");
     assert_eq!(deeds(play.next()), [send(A, MEND)]);
     let back = play.report_state(A, StateReport::Running);
@@ -218,8 +220,8 @@ fn a_handler_that_cannot_be_rebuilt_or_does_not_come_back_takes_its_actor_with_i
         play.soft_fails(A);
         play.next();
         let told = if answers { play.soft_fails(A) } else { play.next() };
-        assert_eq!(deeds(told), [send(A, Command::Stop)], "answers: {answers}");
-        assert!(matches!(play.state(A), State::Restarting { depth: RestartDepth::Hard, .. }));
+        assert_eq!(deeds(told), [send(A, SupervisorCommand::Stop)], "answers: {answers}");
+        assert!(matches!(play.state(A), ActorState::Restarting { depth: RestartDepth::Hard, .. }));
     }
 }
 
@@ -232,7 +234,7 @@ fn a_slow_soft_storm_is_given_up_and_the_actor_is_ended() {
         play.report_state(A, StateReport::Running);
         play.after(2 * SECOND);
     }
-    assert_eq!(deeds(play.soft_fails(A)), [send(A, Command::Stop)]);
+    assert_eq!(deeds(play.soft_fails(A)), [send(A, SupervisorCommand::Stop)]);
     assert_eq!(play.state_name(A), "failed");
     assert_eq!(deeds(play.end(A, ActorExit::Done)), []);
     assert_eq!((play.state_name(A), play.core.is_live(A)), ("failed", false));
@@ -243,7 +245,7 @@ fn a_parked_actor_that_dies_is_restarted_hard() {
     let mut play = Play::running(1);
     play.soft_fails(A);
     play.panics(A);
-    assert!(matches!(play.state(A), State::Restarting { depth: RestartDepth::Hard, .. }));
+    assert!(matches!(play.state(A), ActorState::Restarting { depth: RestartDepth::Hard, .. }));
     assert_eq!(deeds(play.next()), [start(A, 2)]);
 }
 
@@ -252,12 +254,12 @@ fn a_worker_that_cannot_open_yet_is_tried_again_without_news_or_cost() {
     let mut play = Play::running(1);
     let gone = || ActorExit::Waiting("eth0 is gone".into());
     play.end(A, gone());
-    assert_eq!(play.state(A), State::Waiting { why: "eth0 is gone".into() });
+    assert_eq!(play.state(A), ActorState::Waiting { why: "eth0 is gone".into() });
     for life in 2..=100 {
         assert_eq!(play.next(), [start(A, life)], "and no word of it");
         assert_eq!(play.end(A, gone()), []);
     }
-    assert_eq!(play.core.health(), Health::Healthy);
+    assert_eq!(play.core.health(), EngineHealth::Healthy);
     assert_eq!(play.take(Input::Wake { actor: A }), [start(A, 101)]);
     assert_eq!(play.take(Input::Wake { actor: A }), []);
     assert_eq!(gap_of(&play.report_state(A, StateReport::Running)), Some(99 * SECOND));
@@ -273,7 +275,7 @@ fn a_worker_that_cannot_open_yet_is_tried_again_without_news_or_cost() {
 fn a_live_worker_that_waits_says_itself_when_it_runs_again() {
     let mut play = Play::running(1);
     play.report_state(A, StateReport::Waiting("link down".into()));
-    assert_eq!(play.state(A), State::Waiting { why: "link down".into() });
+    assert_eq!(play.state(A), ActorState::Waiting { why: "link down".into() });
     assert_eq!(play.after(5 * SECOND), []);
     assert_eq!(gap_of(&play.report_state(A, StateReport::Running)), Some(5 * SECOND));
     assert_eq!(play.core.generation(A), 1);
@@ -286,12 +288,12 @@ fn a_stall_is_told_once_and_so_is_its_end() {
     assert_eq!(play.take(heartbeat(SECOND)), []);
     let age = SECOND + MS;
     let stalled = Action::Emit(Event::Stalled { actor: A, age });
-    assert_eq!(play.take(heartbeat(age)), [stalled, Action::Emit(Event::Health(Health::Degraded))]);
+    assert_eq!(play.take(heartbeat(age)), [stalled, Action::Emit(Event::Health(EngineHealth::Degraded))]);
     assert_eq!(play.take(heartbeat(20 * SECOND)), []);
     assert!(play.core.is_stalled(A));
-    assert_eq!(play.state(A), State::Running, "a thread cannot be killed: told, not restarted");
+    assert_eq!(play.state(A), ActorState::Running, "a thread cannot be killed: told, not restarted");
     let recovered = Action::Emit(Event::Recovered { actor: A });
-    assert_eq!(play.take(heartbeat(MS)), [recovered.clone(), Action::Emit(Event::Health(Health::Healthy))]);
+    assert_eq!(play.take(heartbeat(MS)), [recovered.clone(), Action::Emit(Event::Health(EngineHealth::Healthy))]);
     // One that ends is no longer stalled either.
     play.take(heartbeat(age));
     assert_eq!(play.panics(A).first(), Some(&recovered));
@@ -316,6 +318,6 @@ fn former_lives_and_unknown_workers_are_not_heard() {
     assert_eq!(play.take(Input::Ended { actor: A, generation: 1, end: ActorExit::Done }), []);
     assert_eq!(play.take(Input::StateReported { actor: B, generation: 1, report: report() }), []);
     assert_eq!(play.take(Input::Heartbeat { actor: B, age: 9 * SECOND }), []);
-    assert_eq!(play.state(A), State::Opening);
+    assert_eq!(play.state(A), ActorState::Opening);
     assert!(play.core.is_settled(B));
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::protocol::{ControlError, ControlResponse, Request};
+use super::protocol::{ControlError, ControlRequest, ControlResponse};
 
 /// Longest answer, bytes: a thousand sessions, or the status of a thousand queues.
 const MAX_ANSWER: u64 = 16 << 20;
@@ -68,7 +68,7 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::NoAnswer`]; [`ClientError::Control`] with the relay's words.
-    pub fn ask(&mut self, request: &Request, within: Duration) -> Result<Value, ClientError> {
+    pub fn ask(&mut self, request: &ControlRequest, within: Duration) -> Result<Value, ClientError> {
         let line = self.exchange(request, within).map_err(|error| ClientError::NoAnswer {
             path: self.path.clone(),
             text: match error.kind() {
@@ -86,7 +86,7 @@ impl Client {
         }
     }
 
-    fn exchange(&mut self, request: &Request, within: Duration) -> io::Result<String> {
+    fn exchange(&mut self, request: &ControlRequest, within: Duration) -> io::Result<String> {
         let mut bytes = serde_json::to_vec(request)?;
         bytes.push(b'\n');
         let stream = self.stream.get_mut();

@@ -5,12 +5,12 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::protocol::{ControlError, MAX_SESSIONS, Request, queue_id};
+use super::protocol::{ControlError, ControlRequest, MAX_SESSIONS, queue_id};
 use super::{NodeView, scrape};
 use oxide::engine::{EngineStatus, PendingQueue, RestartScope};
 use oxide::port::QueueId;
 use oxide::queue::SessionInfo;
-use oxide_relay::config::{Change, Config, Effect};
+use oxide_relay::config::{Config, ConfigChange, ReloadAction};
 
 /// A running relay, as its operators have it. Called on threads that may wait.
 pub trait Control: Send + Sync + 'static {
@@ -64,15 +64,15 @@ pub trait Control: Send + Sync + 'static {
 #[derive(Debug, Clone, Serialize)]
 pub struct Reloaded {
     /// Every field that differed, with what brings it into force.
-    pub changes: Vec<Change>,
+    pub changes: Vec<ConfigChange>,
     /// Queues that do not have their new handler yet.
     pub pending: Vec<PendingQueue>,
 }
 
 impl Reloaded {
     /// The changes that wait for a restart.
-    pub fn waiting(&self) -> impl Iterator<Item = &Change> {
-        self.changes.iter().filter(|change| change.effect > Effect::Handler)
+    pub fn waiting(&self) -> impl Iterator<Item = &ConfigChange> {
+        self.changes.iter().filter(|change| change.effect > ReloadAction::Handler)
     }
 
     /// Returns a line for each change and for each queue that does not have it yet; one line where nothing has changed.
@@ -90,32 +90,32 @@ impl Reloaded {
 ///
 /// # Errors
 /// [`ControlError`].
-pub fn answer(control: &dyn Control, request: &Request) -> Result<Value, ControlError> {
+pub fn answer(control: &dyn Control, request: &ControlRequest) -> Result<Value, ControlError> {
     let json = |value: Result<Value, serde_json::Error>| value.map_err(|e| ControlError::refused(e.to_string()));
     match request {
-        Request::Status {} => json(serde_json::to_value(control.status())),
-        Request::Queues {} => json(serde_json::to_value(NodeView::from(&control.status()))),
-        Request::Plan {} => Ok(control.plan()),
-        Request::Config {} => json(serde_json::to_value(control.config())),
-        Request::Metrics {} => Ok(Value::String(scrape(&control.status()))),
-        Request::Sessions { queue, limit } => {
+        ControlRequest::Status {} => json(serde_json::to_value(control.status())),
+        ControlRequest::Queues {} => json(serde_json::to_value(NodeView::from(&control.status()))),
+        ControlRequest::Plan {} => Ok(control.plan()),
+        ControlRequest::Config {} => json(serde_json::to_value(control.config())),
+        ControlRequest::Metrics {} => Ok(Value::String(scrape(&control.status()))),
+        ControlRequest::Sessions { queue, limit } => {
             let queue = queue.as_deref().map(queue_id).transpose()?;
             let limit = limit.unwrap_or(100).min(MAX_SESSIONS);
             json(serde_json::to_value(control.sessions(queue.as_ref(), limit)?))
         }
-        Request::Restart { queue, depth } => {
+        ControlRequest::Restart { queue, depth } => {
             control.restart(&queue_id(queue)?, *depth)?;
             Ok(format!("{queue}: restart under way; `oxide ctl queues` shows how it went").into())
         }
-        Request::Pause { queue } => {
+        ControlRequest::Pause { queue } => {
             control.pause(&queue_id(queue)?, true)?;
             Ok(format!("{queue}: takes no new packets, until it is resumed").into())
         }
-        Request::Resume { queue } => {
+        ControlRequest::Resume { queue } => {
             control.pause(&queue_id(queue)?, false)?;
             Ok(format!("{queue}: takes packets").into())
         }
-        Request::Drain { queue, within_s } => {
+        ControlRequest::Drain { queue, within_s } => {
             let id = queue.as_deref().map(queue_id).transpose()?;
             control.drain(id.as_ref(), within_s.map(|s| Duration::from_secs(u64::from(s))))?;
             Ok(match queue {
@@ -123,8 +123,8 @@ pub fn answer(control: &dyn Control, request: &Request) -> Result<Value, Control
                 None => "draining; the relay ends after that".into(),
             })
         }
-        Request::Log { filter } => Ok(control.log(filter.as_deref())?.into()),
-        Request::Reload {} => {
+        ControlRequest::Log { filter } => Ok(control.log(filter.as_deref())?.into()),
+        ControlRequest::Reload {} => {
             let reloaded = control.reload()?;
             Ok(json!({ "changes": reloaded.changes, "pending": reloaded.pending, "text": reloaded.lines() }))
         }
@@ -132,6 +132,6 @@ pub fn answer(control: &dyn Control, request: &Request) -> Result<Value, Control
 }
 
 /// Whether `request` may take as long as it was told to.
-pub(super) fn may_wait(request: &Request) -> bool {
-    matches!(request, Request::Drain { .. })
+pub(super) fn may_wait(request: &ControlRequest) -> bool {
+    matches!(request, ControlRequest::Drain { .. })
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use serde_json::{Value, json};
 
 use super::control::{Control, answer};
-use super::protocol::{ControlError, ControlErrorKind, Request};
+use super::protocol::{ControlError, ControlErrorKind, ControlRequest};
 use super::{NodeView, scrape};
 use oxide::engine::{EngineState, EngineStatus};
 
@@ -68,7 +68,7 @@ pub(super) fn reply(control: &dyn Control, ask: &HttpRequest, named: bool) -> Ht
         return HttpResponse::text(421, "ask for this host by its address: another name may be somebody else's page\n");
     }
     let as_text = parameter(&ask.query, "format") == Some("text");
-    let asked = |request: Request| match answer(control, &request) {
+    let asked = |request: ControlRequest| match answer(control, &request) {
         Ok(value) => HttpResponse::json(200, &value),
         Err(error) => HttpResponse::error(&error),
     };
@@ -78,18 +78,18 @@ pub(super) fn reply(control: &dyn Control, ask: &HttpRequest, named: bool) -> Ht
         "/ready" => ready(&control.status()),
         "/metrics" => HttpResponse { status: 200, kind: PROMETHEUS, body: scrape(&control.status()) },
         "/queues" if as_text => HttpResponse::text(200, NodeView::from(&control.status()).table()),
-        "/queues" => asked(Request::Queues {}),
-        "/status" => asked(Request::Status {}),
-        "/plan" => asked(Request::Plan {}),
+        "/queues" => asked(ControlRequest::Queues {}),
+        "/status" => asked(ControlRequest::Status {}),
+        "/plan" => asked(ControlRequest::Plan {}),
         "/config" if parameter(&ask.query, "format") == Some("toml") => match control.config().to_toml() {
             Ok(text) => HttpResponse::text(200, text),
             Err(text) => HttpResponse::text(500, text),
         },
-        "/config" => asked(Request::Config {}),
+        "/config" => asked(ControlRequest::Config {}),
         "/sessions" => {
             let limit = parameter(&ask.query, "limit").map(str::parse).transpose();
             let Ok(limit) = limit else { return HttpResponse::text(400, "limit is a number\n") };
-            asked(Request::Sessions { queue: parameter(&ask.query, "queue").map(str::to_owned), limit })
+            asked(ControlRequest::Sessions { queue: parameter(&ask.query, "queue").map(str::to_owned), limit })
         }
         _ => HttpResponse::text(404, INDEX),
     }

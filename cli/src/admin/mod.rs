@@ -40,5 +40,5 @@ pub use client::{Client, ClientError};
 pub use control::{Control, Reloaded, answer};
 pub use listeners::{DEFAULT_HTTP, ListenError, Listeners, default_socket};
 pub use scrape::scrape;
-pub use serve::{Admin, Limits};
+pub use serve::{Admin, AdminLimits};
 pub use view::{NodeView, QueueView};

@@ -22,7 +22,7 @@ pub const MAX_SESSIONS: usize = 1000;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case", deny_unknown_fields)]
 #[non_exhaustive]
-pub enum Request {
+pub enum ControlRequest {
     /// Everything the engine says of itself.
     Status {},
     /// Each queue in short: [`NodeView`](super::NodeView).
@@ -156,20 +156,20 @@ mod tests {
     #[test]
     fn requests_read_back_and_unknown_ones_are_refused() {
         for request in [
-            Request::Status {},
-            Request::Sessions { queue: None, limit: Some(3) },
-            Request::Restart { queue: "eth0:3".into(), depth: RestartScope::Handler },
-            Request::Drain { queue: Some("eth0:3".into()), within_s: Some(3) },
-            Request::Log { filter: Some("debug".into()) },
-            Request::Reload {},
+            ControlRequest::Status {},
+            ControlRequest::Sessions { queue: None, limit: Some(3) },
+            ControlRequest::Restart { queue: "eth0:3".into(), depth: RestartScope::Handler },
+            ControlRequest::Drain { queue: Some("eth0:3".into()), within_s: Some(3) },
+            ControlRequest::Log { filter: Some("debug".into()) },
+            ControlRequest::Reload {},
         ] {
             let line = serde_json::to_string(&request).unwrap();
-            assert_eq!(serde_json::from_str::<Request>(&line).unwrap(), request, "{line}");
+            assert_eq!(serde_json::from_str::<ControlRequest>(&line).unwrap(), request, "{line}");
         }
-        let default: Request = serde_json::from_str(r#"{"do":"restart","queue":"a:0"}"#).unwrap();
-        assert_eq!(default, Request::Restart { queue: "a:0".into(), depth: RestartScope::Queue });
+        let default: ControlRequest = serde_json::from_str(r#"{"do":"restart","queue":"a:0"}"#).unwrap();
+        assert_eq!(default, ControlRequest::Restart { queue: "a:0".into(), depth: RestartScope::Queue });
         for bad in ["", "{}", "[]", r#"{"do":"reboot"}"#, r#"{"do":"restart"}"#, r#"{"do":"reload","force":true}"#] {
-            assert!(serde_json::from_str::<Request>(bad).is_err(), "{bad}");
+            assert!(serde_json::from_str::<ControlRequest>(bad).is_err(), "{bad}");
         }
     }
 

@@ -22,11 +22,11 @@ use super::control::{Control, answer, may_wait};
 use super::http::{self, HttpRequest, HttpResponse};
 use super::line;
 use super::listeners::Listeners;
-use super::protocol::{ControlError, ControlResponse, MAX_REQUEST, Request};
+use super::protocol::{ControlError, ControlRequest, ControlResponse, MAX_REQUEST};
 
 /// How much the doors bear.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub struct AdminLimits {
     /// HTTP connections at once.
     pub http: usize,
     /// Connections to the control socket at once.
@@ -43,7 +43,7 @@ pub struct Limits {
     pub long: usize,
 }
 
-impl Default for Limits {
+impl Default for AdminLimits {
     fn default() -> Self {
         Self {
             http: 32,
@@ -84,7 +84,7 @@ impl Admin {
     pub fn serve(
         mut listeners: Listeners,
         control: Arc<dyn Control>,
-        limits: Limits,
+        limits: AdminLimits,
         cpus: &[u32],
     ) -> io::Result<Self> {
         let (http, socket, named) = (listeners.http.take(), listeners.socket.take(), listeners.named);
@@ -151,7 +151,7 @@ fn stay_on(cpus: &[u32]) {
 
 struct AdminState {
     control: Arc<dyn Control>,
-    limits: Limits,
+    limits: AdminLimits,
     named: bool,
     under_way: AtomicUsize,
     long: AtomicUsize,
@@ -303,11 +303,14 @@ async fn serve_control(stream: &UnixStream, state: &Arc<AdminState>) -> io::Resu
             }
             Ok(Err(error)) => return Err(error),
         };
-        let answer = match serde_json::from_slice::<Request>(&line) {
+        let answer = match serde_json::from_slice::<ControlRequest>(&line) {
             Err(error) => ControlResponse::Error(ControlError::bad(format!("not a request: {error}"))),
             Ok(request) => {
                 let long = may_wait(&request);
-                if !matches!(request, Request::Status {} | Request::Queues {} | Request::Metrics {}) {
+                if !matches!(
+                    request,
+                    ControlRequest::Status {} | ControlRequest::Queues {} | ControlRequest::Metrics {}
+                ) {
                     tracing::info!(?request, "control socket");
                 }
                 let asked = state.ask(long, move |control| answer(control, &request)).await;

@@ -19,7 +19,7 @@ struct Lab {
     _dir: tempfile::TempDir,
 }
 
-fn lab(limits: Limits) -> Lab {
+fn lab(limits: AdminLimits) -> Lab {
     let dir = tempfile::tempdir().unwrap();
     let config = AdminConfig::new(
         ListenSetting::At("127.0.0.1:0".parse().unwrap()),
@@ -68,7 +68,7 @@ const SOON: Duration = Duration::from_secs(10);
 
 #[test]
 fn http_is_read_by_get_and_head() {
-    let lab = lab(Limits::default());
+    let lab = lab(AdminLimits::default());
     let get = lab.http(b"GET /live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n");
     assert!(get.starts_with("HTTP/1.1 200 OK\r\n") && get.ends_with("\r\n\r\ndegraded\n"), "{get}");
     assert!(get.contains("connection: close"), "{get}");
@@ -83,7 +83,7 @@ fn http_is_read_by_get_and_head() {
 
 #[test]
 fn what_is_too_large_is_refused() {
-    let lab = lab(Limits::default());
+    let lab = lab(AdminLimits::default());
     let long = format!("GET /{} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", "a".repeat(20_000));
     let answer = lab.http(long.as_bytes());
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
@@ -103,8 +103,11 @@ fn what_is_too_large_is_refused() {
 
 #[test]
 fn who_is_slow_is_hung_up_on() {
-    let lab =
-        lab(Limits { patience: Duration::from_millis(200), idle: Duration::from_millis(200), ..Limits::default() });
+    let lab = lab(AdminLimits {
+        patience: Duration::from_millis(200),
+        idle: Duration::from_millis(200),
+        ..AdminLimits::default()
+    });
     let begun = Instant::now();
     let mut half = lab.tcp();
     half.write_all(b"GET /live HT").unwrap();
@@ -119,21 +122,21 @@ fn who_is_slow_is_hung_up_on() {
 
 #[test]
 fn too_many_are_told_so_and_the_others_go_on() {
-    let lab = lab(Limits { http: 3, control: 3, ..Limits::default() });
+    let lab = lab(AdminLimits { http: 3, control: 3, ..AdminLimits::default() });
     let held: Vec<_> = (0..3).map(|_| lab.tcp()).collect();
     let mut clients: Vec<_> = (0..3).map(|_| lab.client()).collect();
     for client in &mut clients {
-        client.ask(&Request::Queues {}, SOON).unwrap();
+        client.ask(&ControlRequest::Queues {}, SOON).unwrap();
     }
     // The kernel accepts in order, so the three are ours by now.
     let answer = lab.http(b"GET /live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n");
     assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("too many"), "{answer}");
-    let refused = lab.client().ask(&Request::Queues {}, SOON);
+    let refused = lab.client().ask(&ControlRequest::Queues {}, SOON);
     assert!(
         matches!(refused, Err(ClientError::Control(ControlError { code: ControlErrorKind::Busy, .. }))),
         "{refused:?}"
     );
-    clients[0].ask(&Request::Queues {}, SOON).unwrap();
+    clients[0].ask(&ControlRequest::Queues {}, SOON).unwrap();
     drop((held, clients));
     let until = Instant::now() + SOON;
     while !lab.http(b"GET /live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").starts_with("HTTP/1.1 200") {
@@ -143,24 +146,25 @@ fn too_many_are_told_so_and_the_others_go_on() {
 
 #[test]
 fn requests_are_carried_out_and_refusals_told() {
-    let lab = lab(Limits::default());
+    let lab = lab(AdminLimits::default());
     let mut client = lab.client();
-    let restart = |queue: &str| Request::Restart { queue: queue.into(), depth: RestartScope::Handler };
+    let restart = |queue: &str| ControlRequest::Restart { queue: queue.into(), depth: RestartScope::Handler };
     let words = client.ask(&restart("eth0:1"), SOON).unwrap();
     assert!(words.as_str().unwrap().contains("under way"), "{words}");
     assert_eq!(lab.fake.commands.lock().unwrap().as_slice(), ["restart eth0:1 Handler"]);
     let refused = client.ask(&restart("eth0:2"), SOON).unwrap_err();
     assert!(matches!(&refused, ClientError::Control(t) if t.code == ControlErrorKind::Refused), "{refused:?}");
     assert_eq!(refused.to_string(), "no queue eth0:2; there are: eth0:0, eth0:1");
-    let view: super::super::NodeView = serde_json::from_value(client.ask(&Request::Queues {}, SOON).unwrap()).unwrap();
+    let view: super::super::NodeView =
+        serde_json::from_value(client.ask(&ControlRequest::Queues {}, SOON).unwrap()).unwrap();
     assert_eq!((view.queues.len(), view.state.as_str()), (2, "degraded"));
 }
 
 #[test]
 fn a_long_drain_keeps_nobody_waiting() {
-    let lab = lab(Limits::default());
+    let lab = lab(AdminLimits::default());
     let path = lab.admin.socket().unwrap().to_owned();
-    let drain = Request::Drain { queue: Some("eth0:0".into()), within_s: Some(2) };
+    let drain = ControlRequest::Drain { queue: Some("eth0:0".into()), within_s: Some(2) };
     let waiting: Vec<_> = (0..4)
         .map(|_| {
             let (path, drain) = (path.clone(), drain.clone());
@@ -168,7 +172,7 @@ fn a_long_drain_keeps_nobody_waiting() {
         })
         .collect();
     for _ in 0..10 {
-        lab.client().ask(&Request::Status {}, SOON).unwrap();
+        lab.client().ask(&ControlRequest::Status {}, SOON).unwrap();
     }
     let (done, refused): (Vec<_>, Vec<_>) = waiting.into_iter().map(|t| t.join().unwrap()).partition(Result::is_ok);
     assert_eq!((done.len(), refused.len()), (2, 2), "two wait, two are told to try again");

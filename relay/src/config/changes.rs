@@ -9,7 +9,7 @@ use super::Config;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
-pub enum Effect {
+pub enum ReloadAction {
     /// Nothing: it is in force at once.
     Live,
     /// New handlers, which a reload makes; sessions are handed over.
@@ -20,7 +20,7 @@ pub enum Effect {
     Process,
 }
 
-impl Effect {
+impl ReloadAction {
     /// What to do, as a sentence's end.
     #[must_use]
     pub const fn remedy(self) -> &'static str {
@@ -38,7 +38,7 @@ impl Effect {
 /// One field that differs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
-pub struct Change {
+pub struct ConfigChange {
     /// Which: `engine.batch_size`, `relay[dns].upstreams`; a whole entry as `relay[dns]`.
     pub field: String,
     /// As it was, as TOML; empty where there was nothing.
@@ -46,10 +46,10 @@ pub struct Change {
     /// As it is to be; empty where there is nothing any more.
     pub to: String,
     /// What brings it into force.
-    pub effect: Effect,
+    pub effect: ReloadAction,
 }
 
-impl std::fmt::Display for Change {
+impl std::fmt::Display for ConfigChange {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let shown = |text: &str| if text.is_empty() { "nothing".to_owned() } else { text.to_owned() };
         write!(f, "{}: {} -> {}: {}", self.field, shown(&self.from), shown(&self.to), self.effect.remedy())
@@ -57,20 +57,22 @@ impl std::fmt::Display for Change {
 }
 
 /// What brings `field` of `section` into force.
-pub(super) fn effect(section: &str, field: &str) -> Effect {
+pub(super) fn effect(section: &str, field: &str) -> ReloadAction {
     match (section, field) {
-        ("sessions", "drain_s") => Effect::Live,
-        ("sessions" | "limits" | "relay", _) => Effect::Handler,
-        ("engine", "batch_size" | "busy_poll" | "busy_poll_timeout_us" | "zero_copy" | "realtime") => Effect::Queue,
+        ("sessions", "drain_s") => ReloadAction::Live,
+        ("sessions" | "limits" | "relay", _) => ReloadAction::Handler,
+        ("engine", "batch_size" | "busy_poll" | "busy_poll_timeout_us" | "zero_copy" | "realtime") => {
+            ReloadAction::Queue
+        }
         // Plan, programs, executors, doors: made once.
-        _ => Effect::Process,
+        _ => ReloadAction::Process,
     }
 }
 
 impl Config {
     /// What is different in `to`, field by field, and what it takes.
     #[must_use]
-    pub fn changes(&self, to: &Self) -> Vec<Change> {
+    pub fn changes(&self, to: &Self) -> Vec<ConfigChange> {
         let (old, new) = (table(self), table(to));
         let mut changes = Vec::new();
         for section in ["engine", "sessions", "limits", "supervision", "admin"] {
@@ -88,11 +90,11 @@ impl Config {
         names.dedup();
         for name in names {
             let path = format!("relay[{name}]");
-            let whole = |from: &str, to: &str| Change {
+            let whole = |from: &str, to: &str| ConfigChange {
                 field: path.clone(),
                 from: from.to_owned(),
                 to: to.to_owned(),
-                effect: Effect::Handler,
+                effect: ReloadAction::Handler,
             };
             match (entry(&old, name), entry(&new, name)) {
                 (Some(old), Some(new)) => compare("relay", &path, &old, &new, &mut changes),
@@ -106,18 +108,18 @@ impl Config {
 
     /// This configuration with those changes of `to` that `effect` or less brings into force.
     #[must_use]
-    pub fn adopting(&self, to: &Self, most: Effect) -> Self {
+    pub fn adopting(&self, to: &Self, most: ReloadAction) -> Self {
         let mut next = self.clone();
-        if most >= Effect::Process {
+        if most >= ReloadAction::Process {
             return to.clone();
         }
-        if most >= Effect::Handler {
+        if most >= ReloadAction::Handler {
             next.relays.clone_from(&to.relays);
             next.sessions.clone_from(&to.sessions);
             next.limits.clone_from(&to.limits);
         }
         next.sessions.drain_s = to.sessions.drain_s;
-        if most >= Effect::Queue {
+        if most >= ReloadAction::Queue {
             next.engine.batch_size = to.engine.batch_size;
             next.engine.busy_poll = to.engine.busy_poll;
             next.engine.busy_poll_timeout_us = to.engine.busy_poll_timeout_us;
@@ -132,7 +134,7 @@ fn table(config: &Config) -> Table {
     Table::try_from(config).unwrap_or_default()
 }
 
-fn compare(section: &str, path: &str, old: &Table, new: &Table, changes: &mut Vec<Change>) {
+fn compare(section: &str, path: &str, old: &Table, new: &Table, changes: &mut Vec<ConfigChange>) {
     let mut names: Vec<&String> = old.keys().chain(new.keys()).collect();
     names.sort_unstable();
     names.dedup();
@@ -141,7 +143,7 @@ fn compare(section: &str, path: &str, old: &Table, new: &Table, changes: &mut Ve
         let (from, to) = (old.get(name), new.get(name));
         if from != to {
             let field = format!("{path}.{name}");
-            changes.push(Change { field, from: shown(from), to: shown(to), effect: effect(section, name) });
+            changes.push(ConfigChange { field, from: shown(from), to: shown(to), effect: effect(section, name) });
         }
     }
 }
@@ -169,13 +171,13 @@ mod tests {
         ));
         let found: Vec<_> = old.changes(&new).into_iter().map(|c| (c.field, c.from, c.to, c.effect)).collect();
         let wanted = [
-            ("engine.batch_size", "64", "32", Effect::Queue),
-            ("engine.ring_size", "1024", "256", Effect::Process),
-            ("sessions.drain_s", "3", "9", Effect::Live),
-            ("admin.http", "\"auto\"", "\"off\"", Effect::Process),
-            ("relay[a].listen", "\"192.0.2.1:53\"", "\"192.0.2.1:55\"", Effect::Handler),
-            ("relay[b]", "an entry", "", Effect::Handler),
-            ("relay[c]", "", "an entry", Effect::Handler),
+            ("engine.batch_size", "64", "32", ReloadAction::Queue),
+            ("engine.ring_size", "1024", "256", ReloadAction::Process),
+            ("sessions.drain_s", "3", "9", ReloadAction::Live),
+            ("admin.http", "\"auto\"", "\"off\"", ReloadAction::Process),
+            ("relay[a].listen", "\"192.0.2.1:53\"", "\"192.0.2.1:55\"", ReloadAction::Handler),
+            ("relay[b]", "an entry", "", ReloadAction::Handler),
+            ("relay[c]", "", "an entry", ReloadAction::Handler),
         ];
         assert_eq!(found, wanted.map(|(f, a, b, e)| (f.to_owned(), a.to_owned(), b.to_owned(), e)));
         assert!(old.changes(&old).is_empty());
@@ -189,7 +191,7 @@ mod tests {
             "engine.batch_size = 1\nengine.busy_poll = false\nengine.busy_poll_timeout_us = 7\nengine.zero_copy = \"off\"\nengine.realtime = 3\nengine.ring_size = 64\nsessions.drain_s = 1\nsessions.capacity = 64\nsessions.idle_timeout_s = 120\nsessions.source_ports = \"2000-3000\"\nadmin.socket = \"off\"\nlimits.burst_ms = 7\nsupervision.restarts = 7\n[[relay]]\nname = \"a\"\nlisten = \"192.0.2.1:1\"\nupstreams = [\"198.51.100.1:53\"]",
         );
         let all = old.changes(&new);
-        for most in [Effect::Live, Effect::Handler, Effect::Queue, Effect::Process] {
+        for most in [ReloadAction::Live, ReloadAction::Handler, ReloadAction::Queue, ReloadAction::Process] {
             let left: Vec<_> = old.adopting(&new, most).changes(&new).into_iter().map(|c| c.field).collect();
             let wanted: Vec<_> = all.iter().filter(|c| c.effect > most).map(|c| c.field.clone()).collect();
             assert_eq!(left, wanted, "{most:?}");
@@ -203,10 +205,10 @@ mod tests {
         for section in SECTIONS {
             for field in section.fields {
                 let word = match effect(section.name, field.name) {
-                    Effect::Live => "at once",
-                    Effect::Handler => "new handlers",
-                    Effect::Queue => "restart of the queue",
-                    Effect::Process => "restart of the process",
+                    ReloadAction::Live => "at once",
+                    ReloadAction::Handler => "new handlers",
+                    ReloadAction::Queue => "restart of the queue",
+                    ReloadAction::Process => "restart of the process",
                 };
                 let name = format!("`{}.{}`", section.name, field.name);
                 let line = document.lines().find(|line| line.starts_with("| ") && line.contains(word));

@@ -18,7 +18,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 pub use admin::{AdminConfig, ListenAddress, ListenSetting, SandboxLevel};
-pub use changes::{Change, Effect};
+pub use changes::{ConfigChange, ReloadAction};
 pub use limits::LimitsConfig;
 pub use oxide::config::{
     Attach, Choice, ConfigError, EngineConfig, ExecutorKind, Fallback, PortRange, Problem, Realtime, SupervisionConfig,

@@ -31,7 +31,7 @@ impl LimitsPlan {
     }
 
     /// The limits of `queue` of `queues`; `None` where nothing is limited, so that nothing is asked.
-    pub(super) fn of(&self, queue: u32, queues: u32, seed: u64) -> Option<Box<Limits>> {
+    pub(super) fn of(&self, queue: u32, queues: u32, seed: u64) -> Option<Box<RateLimits>> {
         let Self { config, entries } = self;
         let both = |packets, bytes, burst_ms| Limit {
             packets: Rate::of(packets, burst_ms, 1),
@@ -48,7 +48,7 @@ impl LimitsPlan {
             let limit = both(share(packets), share(bytes), config.burst_ms);
             (limit, limit.full(0))
         };
-        let limits = Limits {
+        let limits = RateLimits {
             sources: table(config.source_packets_per_s, config.source_bytes_per_s, 1),
             replies: table(config.reply_packets_per_s, config.reply_bytes_per_s, 2),
             entries: entries.iter().map(entry).collect(),
@@ -69,13 +69,13 @@ fn share(total: u64, queue: u32, queues: u32) -> u64 {
 }
 
 /// The limits of one queue. Times are nanoseconds since any moment before; bytes those of the IP packet.
-pub(super) struct Limits {
+pub(super) struct RateLimits {
     sources: Option<PrefixLimiter>,
     replies: Option<PrefixLimiter>,
     entries: Vec<(Limit, Bucket)>,
 }
 
-impl Limits {
+impl RateLimits {
     /// Whether `client` may send to `entry`.
     pub(super) fn admit(&mut self, client: &Endpoint, entry: u16, now_ns: u64, bytes: u16) -> bool {
         let Some((limit, bucket)) = self.entries.get_mut(usize::from(entry)) else { return false };

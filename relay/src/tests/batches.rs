@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::model::{Packet, Shape, Step, frame, step, world};
 use super::{World, config, ends_unchecked};
 use crate::{RelayPlan, UdpRelay};
-use oxide::queue::{Handler, Harness, Outcome, QueueInfo};
+use oxide::queue::{Handler, HandlerOutcome, Harness, QueueInfo};
 
 /// What there is besides sessions.
 #[derive(Debug, Clone, Copy)]
@@ -70,7 +70,7 @@ impl Twins {
         let plain: Vec<_> = frames.chunks(1).flat_map(|one| feed(&mut self.slow, one)).collect();
         for ((quick, plain), packet) in quick.iter().zip(&plain).zip(packets) {
             prop_assert_eq!(quick, plain, "{:?}", packet);
-            if let (Outcome::Transmit(1, sent), Packet::Client { .. }) = (quick, &packet.0) {
+            if let (HandlerOutcome::Transmit(1, sent), Packet::Client { .. }) = (quick, &packet.0) {
                 let source = ends_unchecked(sent).0;
                 let known = (source.ip().to_string(), source.port());
                 if !self.seen.contains(&known) {

@@ -10,7 +10,7 @@ use oxide::net::Tables;
 use oxide::packet::build::UdpFrame;
 use oxide::packet::{Columns, Flow, LANES};
 use oxide::port::Burst;
-use oxide::queue::{Batch, Context, Handler, Harness, QueueInfo, Requests, Verdict};
+use oxide::queue::{Batch, Context, Handler, Harness, NextHopRequests, QueueInfo, Verdict};
 use oxide::simd::Processor;
 use oxide::umem::{PageKind, PortIndex, Region, RingSizes, Umem, UmemLayout};
 
@@ -23,7 +23,7 @@ struct Bench {
     burst: Burst,
     columns: Box<Columns>,
     verdicts: [Verdict; LANES],
-    requests: Requests,
+    requests: NextHopRequests,
     now: Instant,
 }
 
@@ -46,7 +46,7 @@ impl Bench {
             burst,
             columns: Box::default(),
             verdicts: [Verdict::None; LANES],
-            requests: Requests::default(),
+            requests: NextHopRequests::default(),
             now: Instant::now(),
         }
     }

@@ -23,8 +23,8 @@ fn answer(port: u16, payload: usize) -> Vec<u8> {
     answer_to("198.51.100.1", port, payload)
 }
 
-fn transmitted(outcomes: &[Outcome]) -> usize {
-    outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Transmit(..))).count()
+fn transmitted(outcomes: &[HandlerOutcome]) -> usize {
+    outcomes.iter().filter(|outcome| matches!(outcome, HandlerOutcome::Transmit(..))).count()
 }
 
 /// A timeout below the half minute after which the way is looked up anew.
@@ -46,7 +46,7 @@ fn a_late_answer_to_another_address_does_not_reach_who_has_the_slot_now() {
     harness.set_tables(World { server_side: vec!["198.51.100.9", "2001:db8:2::1"], ..World::default() }.tables(2));
     let (new, late) = (answer_to("198.51.100.9", 61_000, 4), answer(61_000, 4));
     let outcomes = harness.feed(CLIENTS, &[request(4), new, late]);
-    assert_eq!((transmitted(&outcomes), &outcomes[2]), (2, &Outcome::Drop(DropReason::NoSession)));
+    assert_eq!((transmitted(&outcomes), &outcomes[2]), (2, &HandlerOutcome::Drop(DropReason::NoSession)));
 }
 
 /// The same where the answer would have gone the short way, had it come first.
@@ -57,7 +57,7 @@ fn an_answer_behind_the_end_of_its_session_reaches_nobody() {
     harness.set_tables(World { server_side: vec!["198.51.100.9", "2001:db8:2::1"], ..World::default() }.tables(2));
     sent(one(&mut harness, SERVERS, &answer(61_000, 4)));
     let outcomes = harness.feed(CLIENTS, &[answer(61_000, 4), request(4), answer(61_000, 4)]);
-    assert_eq!((transmitted(&outcomes), &outcomes[2]), (2, &Outcome::Drop(DropReason::NoSession)));
+    assert_eq!((transmitted(&outcomes), &outcomes[2]), (2, &HandlerOutcome::Drop(DropReason::NoSession)));
 }
 
 /// The same with another port of the same address.
@@ -70,7 +70,7 @@ fn a_late_answer_to_another_port_does_not_reach_who_has_the_slot_now() {
     // A port that was given back comes last.
     let second = 61_000 + u16::from(first == 61_000);
     let outcomes = harness.feed(CLIENTS, &[request(4), answer(second, 4), answer(first, 4)]);
-    assert_eq!((transmitted(&outcomes), &outcomes[2]), (2, &Outcome::Drop(DropReason::NoSession)));
+    assert_eq!((transmitted(&outcomes), &outcomes[2]), (2, &HandlerOutcome::Drop(DropReason::NoSession)));
 }
 
 /// 20 + 8 + 972 bytes: ten packets in all, the first of which is not ordinary.
@@ -98,8 +98,8 @@ fn what_was_held_has_paid_and_what_is_limited_keeps_no_session() {
     assert_eq!(transmitted(&harness.feed_again(CLIENTS, &vec![request(4); 5])), 5);
     assert_eq!(transmitted(&harness.feed_again(SERVERS, &vec![answer(port, 4); 5])), 5);
     harness.advance(Duration::from_millis(500));
-    assert_eq!(one(&mut harness, CLIENTS, &request(4)), Outcome::Drop(DropReason::RateLimited));
-    assert_eq!(one(&mut harness, SERVERS, &answer(port, 4)), Outcome::Drop(DropReason::RateLimited));
+    assert_eq!(one(&mut harness, CLIENTS, &request(4)), HandlerOutcome::Drop(DropReason::RateLimited));
+    assert_eq!(one(&mut harness, SERVERS, &answer(port, 4)), HandlerOutcome::Drop(DropReason::RateLimited));
     let mut list = Vec::new();
     harness.handler().describe_sessions(9, &mut list);
     assert_eq!(list.iter().map(|one| one.idle).collect::<Vec<_>>(), [Duration::from_millis(500)]);
@@ -131,7 +131,7 @@ fn a_session_does_not_leave_from_the_address_of_those_that_began_later() {
     assert_eq!(began.ip(), at("198.51.100.9:0").ip());
     let moved = source(sent(one(&mut harness, CLIENTS, &request(4))));
     assert_eq!((moved.ip(), harness.handler().counters().source_changed), (began.ip(), 1));
-    assert_eq!(one(&mut harness, SERVERS, &answer(old, 4)), Outcome::Drop(DropReason::NoSession));
+    assert_eq!(one(&mut harness, SERVERS, &answer(old, 4)), HandlerOutcome::Drop(DropReason::NoSession));
     sent(one(&mut harness, SERVERS, &answer_to("198.51.100.9", moved.port(), 4)));
 }
 
@@ -141,7 +141,7 @@ fn sessions_of_one_upstream_keep_their_addresses_while_there_is_none() {
     let mut harness = relay_with("", |config| config.relays[2].upstreams.truncate(1));
     let [a, b] =
         ["[2001:db8:1::7]:4000", "[2001:db8:1::8]:4000"].map(|from| datagram(from, "[2001:db8:1::1]:53", b"?"));
-    let source = |outcome: Outcome| ends(&sent(outcome).1).0;
+    let source = |outcome: HandlerOutcome| ends(&sent(outcome).1).0;
     let old = source(one(&mut harness, CLIENTS, &a));
     harness.set_tables(World { server_side: vec!["2001:db8:2::9"], ..World::default() }.tables(2));
     let new = source(one(&mut harness, CLIENTS, &b));
@@ -165,12 +165,12 @@ fn a_way_that_has_changed_is_looked_up_anew() {
         sent(one(&mut harness, SERVERS, &answer(port, 80)));
     }
     harness.set_tables(World { mtu: 100, ..World::default() }.tables(2));
-    assert_eq!(one(&mut harness, SERVERS, &answer(port, 80)), Outcome::Drop(DropReason::TooBig));
-    assert_eq!(one(&mut harness, CLIENTS, &request(80)), Outcome::Drop(DropReason::TooBig));
+    assert_eq!(one(&mut harness, SERVERS, &answer(port, 80)), HandlerOutcome::Drop(DropReason::TooBig));
+    assert_eq!(one(&mut harness, CLIENTS, &request(80)), HandlerOutcome::Drop(DropReason::TooBig));
     for _ in 0..3 {
         sent(one(&mut harness, SERVERS, &answer(port, 72)));
         sent(one(&mut harness, CLIENTS, &request(72)));
     }
-    assert_eq!(one(&mut harness, SERVERS, &answer(port, 73)), Outcome::Drop(DropReason::TooBig));
-    assert_eq!(one(&mut harness, CLIENTS, &request(73)), Outcome::Drop(DropReason::TooBig));
+    assert_eq!(one(&mut harness, SERVERS, &answer(port, 73)), HandlerOutcome::Drop(DropReason::TooBig));
+    assert_eq!(one(&mut harness, CLIENTS, &request(73)), HandlerOutcome::Drop(DropReason::TooBig));
 }

@@ -10,7 +10,7 @@ use crate::gate::{Admission, AdmissionRequest, CookieGate, Cookies, Gate, LABEL}
 use crate::{RelayPlan, UdpRelay};
 use oxide::packet::build::UdpFrame;
 use oxide::packet::{self, Flow};
-use oxide::queue::{Handler, Harness, Outcome};
+use oxide::queue::{Handler, HandlerOutcome, Harness};
 use oxide::telemetry::DropReason;
 
 const CLIENT: &str = "192.0.2.7:4000";
@@ -68,7 +68,7 @@ fn cookies_of(harness: &Harness<UdpRelay>) -> CookieGate {
 #[test]
 fn what_is_short_old_damaged_or_anothers_is_refused() {
     let mut harness = relay(cookies());
-    let refused = Outcome::Drop(DropReason::Refused);
+    let refused = HandlerOutcome::Drop(DropReason::Refused);
     assert_eq!(one(&mut harness, CLIENTS, &datagram(CLIENT, ENTRY, &[1; 23])), refused);
     let (_, challenge) = sent(one(&mut harness, CLIENTS, &datagram(CLIENT, ENTRY, &[1; 24])));
     let cookie = payload(&challenge).to_vec();
@@ -78,15 +78,15 @@ fn what_is_short_old_damaged_or_anothers_is_refused() {
     assert_eq!(one(&mut harness, CLIENTS, &datagram(CLIENT, ENTRY, &cookie[..23])), refused);
     let mut damaged = datagram(CLIENT, ENTRY, &[1; 24]);
     damaged[50] ^= 1;
-    assert_eq!(one(&mut harness, CLIENTS, &damaged), Outcome::Drop(DropReason::UdpChecksum));
+    assert_eq!(one(&mut harness, CLIENTS, &damaged), HandlerOutcome::Drop(DropReason::UdpChecksum));
     harness.advance(Duration::from_secs(21));
     assert_eq!(one(&mut harness, CLIENTS, &datagram(CLIENT, ENTRY, &cookie)), refused);
     // Nor is the gate asked about those who never get a session.
     let forged = datagram("198.51.100.1:4000", ENTRY, &[1; 24]);
-    assert_eq!(one(&mut harness, CLIENTS, &forged), Outcome::Drop(DropReason::BadSource));
+    assert_eq!(one(&mut harness, CLIENTS, &forged), HandlerOutcome::Drop(DropReason::BadSource));
     harness.set_draining(true);
     let late = datagram(CLIENT, ENTRY, &[1; 24]);
-    assert_eq!(one(&mut harness, CLIENTS, &late), Outcome::Drop(DropReason::Draining));
+    assert_eq!(one(&mut harness, CLIENTS, &late), HandlerOutcome::Drop(DropReason::Draining));
     assert_eq!(harness.handler().sessions(), 0);
 }
 
@@ -97,7 +97,7 @@ fn a_packet_that_waits_for_its_next_hop_is_asked_about_once() {
     harness.set_tables(World { known: false, ..World::default() }.tables(2));
     let request = datagram(CLIENT, ENTRY, &[payload(&challenge), b"data"].concat());
     let held = match one(&mut harness, CLIENTS, &request) {
-        Outcome::Hold(bytes) => bytes,
+        HandlerOutcome::Hold(bytes) => bytes,
         other => panic!("{other:?}"),
     };
     harness.set_tables(World::default().tables(3));
@@ -142,7 +142,7 @@ proptest! {
             frame[18..20].copy_from_slice(&length.to_be_bytes());
         }
         match one(&mut harness, CLIENTS, &frame) {
-            Outcome::Transmit(port, out) => {
+            HandlerOutcome::Transmit(port, out) => {
                 prop_assert!(fits);
                 prop_assert!(out.len() <= whole);
                 prop_assert_eq!((port, ends(&out)), (CLIENTS, (at(entry), at(client))));
@@ -150,7 +150,7 @@ proptest! {
             }
             outcome => {
                 prop_assert!(!fits);
-                prop_assert_eq!(outcome, Outcome::Drop(DropReason::Refused));
+                prop_assert_eq!(outcome, HandlerOutcome::Drop(DropReason::Refused));
             }
         }
         prop_assert_eq!(harness.handler().sessions(), 0);
@@ -168,14 +168,14 @@ proptest! {
             frame[40..42].fill(0);
         }
         match one(&mut harness, CLIENTS, &frame) {
-            Outcome::Transmit(SERVERS, out) => {
+            HandlerOutcome::Transmit(SERVERS, out) => {
                 prop_assert_eq!(packet::verify_udp(&out, &parsed(&out)), Ok(()));
                 prop_assert_eq!(payload(&out), &request[cut..]);
                 prop_assert_eq!(!six && out[40..42] == [0, 0], no_checksum && !six);
             }
             outcome => {
                 prop_assert!(cut > request.len());
-                prop_assert_eq!(outcome, Outcome::Drop(DropReason::Refused));
+                prop_assert_eq!(outcome, HandlerOutcome::Drop(DropReason::Refused));
             }
         }
     }

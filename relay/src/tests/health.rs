@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{CLIENTS, SERVERS, World, config, datagram, ends, one, sent};
 use crate::{RelayPlan, UdpRelay};
-use oxide::queue::{Harness, Outcome, Replaced};
+use oxide::queue::{HandlerOutcome, Harness, Replaced};
 
 const ENTRY: &str = "[2001:db8:1::1]:53";
 const FIRST: &str = "[2001:db8:2::2]:53";
@@ -37,7 +37,7 @@ fn ask(harness: &mut Harness<UdpRelay>, n: u32) -> (SocketAddr, SocketAddr) {
     (to, from)
 }
 
-fn answer(harness: &mut Harness<UdpRelay>, (upstream, source): (SocketAddr, SocketAddr)) -> Outcome {
+fn answer(harness: &mut Harness<UdpRelay>, (upstream, source): (SocketAddr, SocketAddr)) -> HandlerOutcome {
     one(harness, SERVERS, &datagram(&upstream.to_string(), &source.to_string(), b"!"))
 }
 

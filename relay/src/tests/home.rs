@@ -11,7 +11,7 @@ use crate::{RelayPlan, UdpRelay};
 use oxide::packet::reflect;
 use oxide::port::sim::{SimBackend, SimInterface, SimNet, SimPort};
 use oxide::port::{Backend, Port, QueueId, Rss};
-use oxide::queue::{Datapath, DatapathParts, Peers, QueueInfo};
+use oxide::queue::{Datapath, DatapathParts, QueueInfo, QueuePeers};
 use oxide::simd::Processor;
 
 const QUEUES: u32 = 4;
@@ -52,7 +52,7 @@ impl Nics {
                 let (address, inbox) = Inbox::with_doorbell(512, bell.doorbell()).unwrap();
                 addresses.push(address);
                 let handler = UdpRelay::new(&plan, &info);
-                let (processor, peers) = (info.processor, Peers::new(inbox, QUEUES));
+                let (processor, peers) = (info.processor, QueuePeers::new(inbox, QUEUES));
                 let parts = DatapathParts {
                     umem,
                     ports: ports.into_iter().map(Some).collect(),

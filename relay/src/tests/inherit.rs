@@ -57,7 +57,7 @@ fn silence_and_counts_go_on_over_a_change() {
     harness.advance(Duration::from_secs(20));
     sent(one(&mut harness, SERVERS, &answer));
     harness.advance(Duration::from_millis(100));
-    assert_eq!(one(&mut harness, SERVERS, &answer), Outcome::Drop(DropReason::NoSession));
+    assert_eq!(one(&mut harness, SERVERS, &answer), HandlerOutcome::Drop(DropReason::NoSession));
 }
 
 /// Which upstream a client of the entry with two gets, and the source port.
@@ -109,7 +109,7 @@ fn the_way_is_looked_up_anew_after_a_change() {
     harness.restart_handler(Replaced::Asked, next("")).unwrap();
     harness.set_tables(World { known: false, ..World::default() }.tables(2));
     let packet = datagram("192.0.2.7:4000", "192.0.2.1:53", b"?");
-    assert_eq!(one(&mut harness, CLIENTS, &packet), Outcome::Hold(packet.clone()));
+    assert_eq!(one(&mut harness, CLIENTS, &packet), HandlerOutcome::Hold(packet.clone()));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{CLIENTS, SERVERS, World, config, datagram, one, source_port};
 use crate::config::Config;
 use crate::{RelayPlan, UdpRelay};
-use oxide::queue::{Handler, Harness, Outcome, QueueInfo, Replaced};
+use oxide::queue::{Handler, HandlerOutcome, Harness, QueueInfo, Replaced};
 use oxide::telemetry::DropReason;
 
 fn relay(change: impl FnOnce(&mut Config), queues: u32) -> Harness<UdpRelay> {
@@ -18,9 +18,9 @@ fn relay(change: impl FnOnce(&mut Config), queues: u32) -> Harness<UdpRelay> {
     Harness::new(info, World::default().tables(1), |info| UdpRelay::new(&plan, info)).unwrap()
 }
 
-fn sent(outcomes: &[Outcome]) -> usize {
-    let limited = |outcome: &&Outcome| **outcome == Outcome::Drop(DropReason::RateLimited);
-    let sent = outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Transmit(..))).count();
+fn sent(outcomes: &[HandlerOutcome]) -> usize {
+    let limited = |outcome: &&HandlerOutcome| **outcome == HandlerOutcome::Drop(DropReason::RateLimited);
+    let sent = outcomes.iter().filter(|outcome| matches!(outcome, HandlerOutcome::Transmit(..))).count();
     assert_eq!(sent + outcomes.iter().filter(limited).count(), outcomes.len());
     sent
 }
@@ -61,7 +61,7 @@ fn replies_have_a_rate_of_their_own_that_strangers_cannot_spend() {
     let port = source_port(&mut harness, "192.0.2.7:4000");
     let to = format!("198.51.100.1:{port}");
     let stranger = datagram("198.51.100.3:53", &to, b"!");
-    assert_eq!(one(&mut harness, SERVERS, &stranger), Outcome::Drop(DropReason::WrongPeer));
+    assert_eq!(one(&mut harness, SERVERS, &stranger), HandlerOutcome::Drop(DropReason::WrongPeer));
     let answer = datagram("198.51.100.2:53", &to, b"!");
     assert_eq!(sent(&harness.feed(SERVERS, &vec![answer.clone(); 5])), 1);
     harness.advance(Duration::from_secs(1));
@@ -75,7 +75,7 @@ fn a_packet_that_waited_pays_once() {
     let mut harness = relay(|config| (config.limits.source_packets_per_s, config.limits.burst_ms) = (1, 1), 1);
     harness.set_tables(World { known: false, ..World::default() }.tables(2));
     let packet = datagram("192.0.2.7:4000", "192.0.2.1:53", b"?");
-    assert_eq!(one(&mut harness, CLIENTS, &packet), Outcome::Hold(packet.clone()));
+    assert_eq!(one(&mut harness, CLIENTS, &packet), HandlerOutcome::Hold(packet.clone()));
     harness.set_tables(World::default().tables(3));
     assert_eq!(sent(&harness.feed_again(CLIENTS, &[&packet])), 1);
 }

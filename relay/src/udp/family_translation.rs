@@ -1,6 +1,6 @@
 //! A packet whose client and upstream are of different families.
 
-use oxide::packet::{FlowChange, Rewrite, translate};
+use oxide::packet::{FlowChecksumDelta, Rewrite, translate};
 use oxide::queue::Batch;
 use oxide::telemetry::DropReason;
 
@@ -12,7 +12,7 @@ pub(super) fn translate_family(
     lane: usize,
     length: u16,
     new: &Rewrite,
-    change: FlowChange,
+    change: FlowChecksumDelta,
 ) -> Result<(), DropReason> {
     let columns = batch.columns();
     let at = (columns.l3[lane], columns.l4[lane]);

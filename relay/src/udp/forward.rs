@@ -4,7 +4,7 @@ use super::super::session::{CachedNextHop, Upstream};
 use super::family_translation::translate_family;
 use super::{NO_ROUTE, NO_SESSION, RESOLVE_EARLY, UdpRelay};
 use oxide::net::Resolution;
-use oxide::packet::{Endpoint, Flow, FlowChange, Rewrite, Translation, translate};
+use oxide::packet::{Endpoint, Flow, FlowChecksumDelta, Rewrite, Translation, translate};
 use oxide::queue::{Batch, Context, Verdict};
 use oxide::telemetry::DropReason;
 use oxide::umem::PortIndex;
@@ -18,7 +18,7 @@ impl UdpRelay {
         lane: usize,
         length: u16,
         new: &Flow,
-        (hop, change): (CachedNextHop, FlowChange),
+        (hop, change): (CachedNextHop, FlowChecksumDelta),
     ) -> Result<PortIndex, Verdict> {
         let columns = batch.columns();
         let (l3, l4) = (columns.l3[lane], columns.l4[lane]);

@@ -8,7 +8,7 @@ use super::super::session::{CachedNextHop, Session};
 use super::{EntryRuntime, UdpRelay};
 use oxide::flow::FlowKey;
 use oxide::net::{Resolution, Tables};
-use oxide::packet::{Endpoint, Flow, FlowChange};
+use oxide::packet::{Endpoint, Flow, FlowChecksumDelta};
 use oxide::port::Rss;
 use oxide::queue::{Context, QueueInfo};
 use oxide::telemetry::DropReason;
@@ -139,10 +139,10 @@ impl UdpRelay {
 
     /// What a session's translation does to checksums: its client's packets leave `from` one of our ends `to` the
     /// upstream.
-    pub(super) fn change(&self, key: &FlowKey, from: Endpoint, to: Endpoint) -> Result<FlowChange, DropReason> {
+    pub(super) fn change(&self, key: &FlowKey, from: Endpoint, to: Endpoint) -> Result<FlowChecksumDelta, DropReason> {
         let listen = self.entries.get(usize::from(key.local)).ok_or(DropReason::NoSession)?.listen;
         let came = Flow { source: key.remote, destination: listen };
-        FlowChange::new(&came, &Flow { source: from, destination: to })
+        FlowChecksumDelta::new(&came, &Flow { source: from, destination: to })
     }
 
     /// The place of a source address in `self.sources`, which gets its ports when it is first used, or

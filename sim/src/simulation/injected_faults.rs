@@ -3,12 +3,12 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use oxide_actors::supervisor::{ActorId, RestartDepth, State};
+use oxide_actors::supervisor::{ActorId, ActorState, RestartDepth};
 
 use super::{INTERFACES, Simulation};
 use crate::{FaultRates, InjectedFault};
 use oxide::port::sim::KernelFaultRates;
-use oxide::queue::Command;
+use oxide::queue::ActorCommand;
 use oxide::umem::PortIndex;
 
 /// Panics of one storm: more than any budget of restarts.
@@ -96,9 +96,9 @@ impl Simulation {
             for _ in 0..50 {
                 let tables = Box::new(self.app.tables(&self.net));
                 let flood = [
-                    Command::Pause(PortIndex::P0, true),
-                    Command::Tables(tables),
-                    Command::Pause(PortIndex::P0, false),
+                    ActorCommand::Pause(PortIndex::P0, true),
+                    ActorCommand::Tables(tables),
+                    ActorCommand::Pause(PortIndex::P0, false),
                 ];
                 flood.into_iter().for_each(|command| self.actors[queue].send(command));
             }
@@ -184,7 +184,7 @@ impl Simulation {
     /// Queues that were given up are started again. One whose actor has not ended yet has to be asked for once more.
     pub(super) fn revive(&mut self) {
         for worker in (0..self.actors.len()).map(ActorId) {
-            if matches!(self.core.state(worker), Some(State::Failed { .. })) {
+            if matches!(self.core.state(worker), Some(ActorState::Failed { .. })) {
                 self.restart(worker, RestartDepth::Hard);
             }
         }
@@ -202,7 +202,7 @@ impl Simulation {
 
     /// As an operator would.
     pub(super) fn restart(&mut self, worker: ActorId, depth: RestartDepth) {
-        if matches!(self.core.state(worker), Some(State::Failed { .. })) {
+        if matches!(self.core.state(worker), Some(ActorState::Failed { .. })) {
             // Its budget begins anew.
             self.restarts[worker.0].clear();
         }

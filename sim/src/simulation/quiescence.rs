@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use oxide_actors::supervisor::{ActorId, Input, RestartDepth, State};
+use oxide_actors::supervisor::{ActorId, ActorState, Input, RestartDepth};
 
 use super::{INTERFACES, Simulation};
 use crate::Watch;
@@ -80,7 +80,7 @@ impl Simulation {
 
     fn at_rest(&mut self) -> bool {
         (0..self.actors.len()).all(|at| {
-            let running = matches!(self.core.state(ActorId(at)), Some(State::Running));
+            let running = matches!(self.core.state(ActorId(at)), Some(ActorState::Running));
             let lost = self.lost_frames(at);
             let actor = &mut self.actors[at];
             let waiting = actor.ids.iter().any(|id| self.net.waiting(id) > 0);

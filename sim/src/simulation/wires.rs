@@ -10,7 +10,7 @@ use crate::{InjectedFault, SimOptions, Watch, malformed};
 use oxide::packet::Flow;
 use oxide::packet::build::UdpFrame;
 use oxide::port::Port;
-use oxide::port::sim::{Link, LinkCounters, LinkSpec, Rng};
+use oxide::port::sim::{LinkCounters, LinkSpec, Rng, SimLink};
 
 /// Packets under way at a queue above which clients send it no more, unless they mean to overload it.
 const BACKLOG: u64 = 96;
@@ -20,7 +20,7 @@ const BURST: u64 = 64;
 const SPARE_BUFFERS: usize = 4096;
 
 /// Links of one queue's port: towards the engine, and away from it.
-type DirectionLinks = [Link<Vec<u8>>; 2];
+type DirectionLinks = [SimLink<Vec<u8>>; 2];
 
 pub(crate) struct Wires {
     /// Packets that clients sent.
@@ -42,7 +42,7 @@ impl Wires {
     pub(super) fn new(options: &SimOptions) -> Self {
         let direction = |queue: u32, port: usize, direction: u64| {
             let part = 1 << 62 | u64::from(queue) << 8 | (port as u64) << 1 | direction;
-            Link::new(options.links[port], Rng::part(options.seed, part))
+            SimLink::new(options.links[port], Rng::part(options.seed, part))
         };
         let plain = options.links == [LinkSpec::default(); 2];
         let queues = if plain { 0 } else { options.queues };

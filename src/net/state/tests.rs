@@ -30,25 +30,25 @@ fn neighbour(address: &str, standing: Standing) -> TableUpdate {
     TableUpdate::Neighbour { key: (7, ip(address)), standing }
 }
 
-fn state(updates: Vec<TableUpdate>) -> State {
-    let mut state = State::default();
+fn state(updates: Vec<TableUpdate>) -> TableBuilder {
+    let mut state = TableBuilder::default();
     for update in updates {
         state.apply(update);
     }
     state
 }
 
-fn mac_of(state: &State, address: &str) -> Option<MacAddr> {
+fn mac_of(state: &TableBuilder, address: &str) -> Option<MacAddr> {
     state.tables(1).neighbours.get(&(7, ip(address))).copied()
 }
 
-const CHANGED: Effect = Effect { changed: true, reread_routes: false, lost: None };
-const SAME: Effect = Effect { changed: false, reread_routes: false, lost: None };
+const CHANGED: UpdateEffect = UpdateEffect { changed: true, reread_routes: false, lost: None };
+const SAME: UpdateEffect = UpdateEffect { changed: false, reread_routes: false, lost: None };
 
 #[test]
 fn a_fact_that_says_nothing_new_changes_nothing() {
     let address = Address { address: ip("10.0.0.1"), prefix: 24, rank: 0, assigned: true };
-    let mut state = State::default();
+    let mut state = TableBuilder::default();
     for update in [
         link(7, true),
         TableUpdate::Address { index: 7, address },
@@ -83,13 +83,13 @@ fn neighbours_by_their_standing() {
 fn a_forgotten_neighbour_stays_while_wanted() {
     let key = (7, ip("10.0.0.2"));
     let mut s = state(vec![link(7, true), neighbour("10.0.0.2", Standing::Usable(MAC))]);
-    assert_eq!(s.apply(TableUpdate::NeighbourGone { key }), Effect { lost: Some(key), ..SAME });
+    assert_eq!(s.apply(TableUpdate::NeighbourGone { key }), UpdateEffect { lost: Some(key), ..SAME });
     assert!(!s.forget(|_| true) && mac_of(&s, "10.0.0.2") == Some(MAC));
     // Through a new dump that does not have it, too; but not if its link is gone.
     let mut fresh = state(vec![link(7, true)]);
     assert_eq!(fresh.succeed(&s, |_| true), [key]);
     assert_eq!(mac_of(&fresh, "10.0.0.2"), Some(MAC));
-    assert!(State::default().succeed(&s, |_| true).is_empty());
+    assert!(TableBuilder::default().succeed(&s, |_| true).is_empty());
     assert!(fresh.forget(|_| false) && mac_of(&fresh, "10.0.0.2").is_none());
     // One that answers is no longer a ghost.
     s.apply(neighbour("10.0.0.2", Standing::Usable(MAC)));
@@ -100,7 +100,7 @@ fn a_forgotten_neighbour_stays_while_wanted() {
 fn whom_the_kernel_may_be_asked_for() {
     let mut s = state(vec![link(7, true), link(8, false), neighbour("10.0.0.3", Standing::Fixed(MAC))]);
     s.apply(TableUpdate::Link { index: 9, up: true, kind: LinkKind::NoArp, name: None, mac: None, mtu: None });
-    let askable = |s: &State, index, address| s.askable((index, ip(address)));
+    let askable = |s: &TableBuilder, index, address| s.askable((index, ip(address)));
     assert!(askable(&s, 7, "10.0.0.2") && !askable(&s, 7, "10.0.0.3"));
     assert!(!askable(&s, 8, "10.0.0.2") && !askable(&s, 9, "10.0.0.2") && !askable(&s, u32::MAX, "10.0.0.2"));
     let address = Address { address: ip("fe80::1"), prefix: 64, rank: 3, assigned: true };
@@ -121,7 +121,10 @@ fn replaced_and_deleted_routes() {
     assert!(s.apply(routes([b.clone()], true)).reread_routes);
     assert_eq!(s.apply(TableUpdate::RoutesGone { routes: vec![other] }), CHANGED);
     // Deleting what is not known means that something was missed.
-    assert_eq!(s.apply(TableUpdate::RoutesGone { routes: vec![a.clone()] }), Effect { reread_routes: true, ..SAME });
+    assert_eq!(
+        s.apply(TableUpdate::RoutesGone { routes: vec![a.clone()] }),
+        UpdateEffect { reread_routes: true, ..SAME }
+    );
     assert!(s.set_routes([a.clone()]) && !s.set_routes([a]));
 }
 
@@ -158,7 +161,7 @@ fn addresses_in_order_and_only_those_that_are_ours() {
         address("fd00::1", 0, true),
         address("fd00::5", 0, false),
     ]);
-    let order = |s: &State| s.tables(1).link(7).unwrap().addresses.iter().map(|a| a.0).collect::<Vec<_>>();
+    let order = |s: &TableBuilder| s.tables(1).link(7).unwrap().addresses.iter().map(|a| a.0).collect::<Vec<_>>();
     assert_eq!(order(&s), ["fd00::2", "fd00::1", "fd00::9", "fe80::1"].map(ip), "best source first, else the kernel's");
     // Duplicate address detection has let it through.
     assert!(s.apply(address("fd00::5", 0, true)).changed);

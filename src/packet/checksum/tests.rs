@@ -20,7 +20,7 @@ fn rfc_1071_section_3() {
 #[test]
 fn rfc_1624_section_4() {
     // The case that RFC 1141's equation gets wrong: 0xffff instead of 0x0000.
-    assert_eq!(Change::default().word(0x5555, 0x3285).apply(0xdd2f), 0x0000);
+    assert_eq!(ChecksumDelta::default().word(0x5555, 0x3285).apply(0xdd2f), 0x0000);
 }
 
 /// The worked example of Wikipedia's "Internet checksum".
@@ -65,7 +65,7 @@ fn udp_zero_means_none_and_is_never_made() {
     assert!(!udp_verifies(pseudo, &datagram), "none is not right");
     datagram[6..8].copy_from_slice(&[0xff, 0xff]);
     assert!(udp_verifies(pseudo, &datagram));
-    assert_eq!(Change::default().word(1, 2).apply_udp(0), 0, "none stays none");
+    assert_eq!(ChecksumDelta::default().word(1, 2).apply_udp(0), 0, "none stays none");
     assert_eq!(udp(pseudo, &datagram[..7]), None);
 }
 
@@ -111,7 +111,7 @@ proptest! {
         datagram[..2].copy_from_slice(&port.to_be_bytes());
         datagram[8..24].copy_from_slice(&source);
         datagram[24..28].copy_from_slice(&narrow);
-        let change = Change::default()
+        let change = ChecksumDelta::default()
             .word(u16::from_be_bytes([was[0], was[1]]), port)
             .bytes::<16>(was[8..24].try_into().unwrap(), &source)
             .bytes::<4>(was[24..28].try_into().unwrap(), &narrow);

@@ -45,9 +45,9 @@ fn in_head(frame: &[u8], new: &Rewrite) -> Vec<u8> {
     let at = parsed(frame).unwrap();
     let flow = Flow { source: new.source, destination: new.destination };
     let back = |flow: &Flow| Flow { source: flow.destination, destination: flow.source };
-    let reversed = FlowChange::new(&back(&flow), &back(&at.flow)).unwrap().reversed();
+    let reversed = FlowChecksumDelta::new(&back(&flow), &back(&at.flow)).unwrap().reversed();
     let macs = [new.destination_mac.0, new.source_mac.0].concat().try_into().unwrap();
-    let heads = [FlowChange::new(&at.flow, &flow).unwrap(), reversed].map(|change| {
+    let heads = [FlowChecksumDelta::new(&at.flow, &flow).unwrap(), reversed].map(|change| {
         let short = FixedHeaderRewrite {
             macs: &macs,
             source: (&new.source.address, new.source.port),
@@ -141,9 +141,9 @@ fn families_do_not_mix_and_nothing_changed() {
     // From one family to the other is a change, but each flow is of one.
     let (mixed, flow4) = (Flow { source: old6.source, ..old4 }, Flow { source: new4.source, ..old4 });
     for (old, new) in [(mixed, flow4), (flow4, mixed), (mixed, mixed)] {
-        assert_eq!(FlowChange::new(&old, &new), Err(DropReason::IpVersion));
+        assert_eq!(FlowChecksumDelta::new(&old, &new), Err(DropReason::IpVersion));
     }
-    assert!(FlowChange::new(&old4, &old6).is_ok());
+    assert!(FlowChecksumDelta::new(&old4, &old6).is_ok());
     let before = built(old6, &new6, 64, 0, b"payload");
     let mut frame = before.clone();
     let result = Translation::new(&old4, &new4).unwrap().apply(&mut frame, 14, 54, false);

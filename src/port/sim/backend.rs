@@ -122,7 +122,7 @@ impl SimBackend {
 
 impl Backend for SimBackend {
     type Port = SimPort;
-    type Request = QueueId;
+    type OpenParams = QueueId;
 
     /// Binds at once or not at all: a queue that is still being taken down is EBUSY until virtual time
     /// has passed, as with a real one.

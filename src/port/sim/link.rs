@@ -207,7 +207,7 @@ impl LinkCounters {
 
 /// One way of a wire, with what is on it.
 #[derive(Debug)]
-pub struct Link<T> {
+pub struct SimLink<T> {
     spec: LinkSpec,
     rng: Rng,
     bad: bool,
@@ -227,7 +227,7 @@ struct UnderWay<T> {
     packet: T,
 }
 
-impl<T> Link<T> {
+impl<T> SimLink<T> {
     /// An empty link; every choice follows from `rng`.
     #[must_use]
     pub fn new(spec: LinkSpec, rng: Rng) -> Self {

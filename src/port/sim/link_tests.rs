@@ -1,12 +1,12 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
 
-fn link(text: &str) -> Link<u32> {
-    Link::new(text.parse().unwrap(), Rng::new(7))
+fn link(text: &str) -> SimLink<u32> {
+    SimLink::new(text.parse().unwrap(), Rng::new(7))
 }
 
 /// Offers `count` packets of 976 bytes (1000 on the wire), `every_ns` apart; when each arrives, and which.
-fn run(link: &mut Link<u32>, count: u32, every_ns: u64) -> Vec<(u64, u32)> {
+fn run(link: &mut SimLink<u32>, count: u32, every_ns: u64) -> Vec<(u64, u32)> {
     let mut arrived = Vec::new();
     for n in 0..count {
         let _ = link.offer(u64::from(n) * every_ns, 976, n);
@@ -25,7 +25,7 @@ fn run(link: &mut Link<u32>, count: u32, every_ns: u64) -> Vec<(u64, u32)> {
 
 #[test]
 fn a_wire_takes_no_time_and_loses_nothing() {
-    let mut link = Link::new(LinkSpec::default(), Rng::new(1));
+    let mut link = SimLink::new(LinkSpec::default(), Rng::new(1));
     for n in 0..100 {
         link.offer(5, 60, n).unwrap();
     }

@@ -50,7 +50,7 @@ pub use backend::SimBackend;
 #[doc(hidden)]
 pub use faults::number;
 pub use faults::{KernelFaultRates, UnknownFault};
-pub use link::{Link, LinkCounters, LinkError, LinkSpec, Loss};
+pub use link::{LinkCounters, LinkError, LinkSpec, Loss, SimLink};
 pub use net::{SimInterface, SimNet};
 pub use nic::NicCounters;
 pub use port::SimPort;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::link::{Link, LinkCounters, LinkSpec};
+use super::link::{LinkCounters, LinkSpec, SimLink};
 use super::nic::{NicCounters, NicQueue};
 use super::{Driver, Holdings, KernelFaultRates, Rng, Violation};
 use crate::net::{self, LinkKind};
@@ -59,7 +59,7 @@ struct Shared {
 struct Cable {
     from: QueueId,
     to: QueueId,
-    link: Link<Vec<u8>>,
+    link: SimLink<Vec<u8>>,
 }
 
 impl SimNet {
@@ -183,7 +183,7 @@ impl SimNet {
         let mut cables = self.cables();
         for (from, to) in [(a, b), (b, a)] {
             let rng = Rng::part(self.0.seed, u64::MAX - 1 - cables.len() as u64);
-            cables.push(Cable { from: from.clone(), to: to.clone(), link: Link::new(spec, rng) });
+            cables.push(Cable { from: from.clone(), to: to.clone(), link: SimLink::new(spec, rng) });
         }
     }
 

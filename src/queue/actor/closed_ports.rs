@@ -110,7 +110,12 @@ impl<B: Backend, H: Handler> Actor<B, H> {
     }
 
     /// Opens what is closed, and `restart` anew; goes on in [`reopen`](Self::reopen).
-    pub(super) fn open_ports(&mut self, restart: Option<PortIndex>, requests: PortRequests<B::Request>, now: Instant) {
+    pub(super) fn open_ports(
+        &mut self,
+        restart: Option<PortIndex>,
+        requests: PortRequests<B::OpenParams>,
+        now: Instant,
+    ) {
         if self.stop_by.is_some() {
             return;
         }

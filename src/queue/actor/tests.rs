@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use oxide_actors::mailbox::{Address, mailbox};
-use oxide_actors::supervisor::{ActorId, Input, LinkMessage, LinkReceiver, Notice};
+use oxide_actors::supervisor::{ActorId, Input, LinkMessage, LinkReceiver, ObserverMessage};
 
 use super::*;
 use crate::port::QueueId;
@@ -64,7 +64,7 @@ struct Rig {
     net: SimNet,
     ids: Vec<QueueId>,
     actor: Actor<SimBackend, Mirror>,
-    commands: Address<Command<QueueId>>,
+    commands: Address<ActorCommand<QueueId>>,
     link_receiver: LinkReceiver<Report>,
     known: Arc<Known>,
     now: Instant,
@@ -94,7 +94,7 @@ impl Rig {
             queue: 0,
             queues: 1,
             place: 0,
-            peers: Peers::none(),
+            peers: QueuePeers::none(),
             batch_size: 64,
             spin: Duration::ZERO,
             realtime: None,
@@ -123,9 +123,13 @@ impl Rig {
         while let Some(heard) = self.link_receiver.try_recv() {
             match heard {
                 LinkMessage::Input(Input::StateReported { report, .. }) => self.words.push(report),
-                LinkMessage::Notice(Notice::Report { report: Report::Replaced(what), .. }) => self.replaced.push(what),
-                LinkMessage::Notice(Notice::Report { report: Report::Lost(packets), .. }) => self.lost.push(packets),
-                LinkMessage::Notice(Notice::Report { report: Report::Ports(ports), .. }) => {
+                LinkMessage::ObserverMessage(ObserverMessage::Report { report: Report::Replaced(what), .. }) => {
+                    self.replaced.push(what)
+                }
+                LinkMessage::ObserverMessage(ObserverMessage::Report { report: Report::Lost(packets), .. }) => {
+                    self.lost.push(packets)
+                }
+                LinkMessage::ObserverMessage(ObserverMessage::Report { report: Report::Ports(ports), .. }) => {
                     self.ports.push(ports.into_iter().map(|port| port.id).collect());
                 }
                 _ => {}
@@ -138,14 +142,14 @@ impl Rig {
         (0..turns).for_each(|_| assert!(self.turn().is_none()));
     }
 
-    fn tell(&self, command: Command<QueueId>) {
+    fn tell(&self, command: ActorCommand<QueueId>) {
         assert!(self.commands.try_send(command).is_ok());
     }
 
     fn open(&self, restart: Option<PortIndex>) {
         let requests: PortRequests<QueueId> =
             PortIndex::ALL.into_iter().zip(self.ids.iter().cloned().map(Ok)).collect();
-        self.tell(Command::Open { restart, requests });
+        self.tell(ActorCommand::Open { restart, requests });
     }
 
     fn inject(&self, port: usize, end: &[u8]) {
@@ -179,12 +183,12 @@ fn stopping_turns_new_packets_away_and_waits_for_old_ones_but_not_for_ever() {
     // A packet whose completion takes long, and one that waits on the RX ring.
     rig.net.set_faults(&rig.ids[0], KernelFaultRates { delay_ns: 10_000_000_000, ..KernelFaultRates::none() });
     rig.inject(0, b"");
-    rig.tell(Command::Pause(PortIndex::P1, true));
+    rig.tell(ActorCommand::Pause(PortIndex::P1, true));
     rig.turns(2);
     rig.inject(1, b"");
     rig.turns(2);
-    rig.tell(Command::Stop(50 * MS));
-    rig.tell(Command::Pause(PortIndex::P1, false));
+    rig.tell(ActorCommand::Stop(50 * MS));
+    rig.tell(ActorCommand::Pause(PortIndex::P1, false));
     rig.turns(1);
     let passed = rig.net.counters(&rig.ids[1]).passed;
     rig.inject(1, b"");
@@ -197,7 +201,7 @@ fn stopping_turns_new_packets_away_and_waits_for_old_ones_but_not_for_ever() {
     let mut rig = Rig::new();
     rig.inject(0, b"");
     rig.turns(4);
-    rig.tell(Command::Stop(10_000 * MS));
+    rig.tell(ActorCommand::Stop(10_000 * MS));
     let ended = (0..4).find_map(|_| rig.turn());
     assert!(matches!(ended, Some(QueueExit::Stopped)), "{ended:?}: nothing is under way");
 }
@@ -206,7 +210,7 @@ fn stopping_turns_new_packets_away_and_waits_for_old_ones_but_not_for_ever() {
 fn drained_is_said_once_when_nothing_is_left() {
     let mut rig = Rig::new();
     rig.known.sessions.store(1, Ordering::Relaxed);
-    rig.tell(Command::Drain);
+    rig.tell(ActorCommand::Drain);
     rig.turns(300);
     assert!(rig.words.is_empty(), "a session is left: {:?}", rig.words);
     rig.echoes();
@@ -223,7 +227,7 @@ fn a_packet_under_way_is_not_drained() {
     rig.turns(1);
     rig.net.set_faults(&rig.ids[0], KernelFaultRates { lost_ppm: 1_000_000, ..KernelFaultRates::none() });
     rig.turns(3);
-    rig.tell(Command::Drain);
+    rig.tell(ActorCommand::Drain);
     rig.turns(250);
     assert!(rig.words.is_empty(), "one packet never comes back: {:?}", rig.words);
 }
@@ -232,7 +236,7 @@ fn a_packet_under_way_is_not_drained() {
 fn lost_frames_end_the_actor() {
     let mut rig = Rig::new();
     rig.turns(150);
-    rig.tell(Command::Inject(DatapathFault::Leak(1)));
+    rig.tell(ActorCommand::Inject(DatapathFault::Leak(1)));
     let ended = (0..150).find_map(|_| rig.turn());
     assert!(matches!(ended, Some(QueueExit::Leaked)), "{ended:?}");
 }
@@ -242,7 +246,7 @@ fn packets_that_somebody_steered_away_are_steered_here_again() {
     let mut rig = Rig::new();
     rig.net.steer_away(&rig.ids[0]);
     assert_eq!(rig.echoes(), [0, 1]);
-    rig.tell(Command::Steer);
+    rig.tell(ActorCommand::Steer);
     rig.turns(1);
     assert_eq!(rig.echoes(), [1, 1]);
 }
@@ -250,10 +254,10 @@ fn packets_that_somebody_steered_away_are_steered_here_again() {
 #[test]
 fn a_paused_port_keeps_its_packets_until_it_goes_on() {
     let mut rig = Rig::new();
-    rig.tell(Command::Pause(PortIndex::P0, true));
+    rig.tell(ActorCommand::Pause(PortIndex::P0, true));
     rig.turns(1);
     assert_eq!(rig.echoes(), [0, 1]);
-    rig.tell(Command::Pause(PortIndex::P0, false));
+    rig.tell(ActorCommand::Pause(PortIndex::P0, false));
     rig.turns(1);
     assert_eq!(rig.echoes(), [2, 1], "the one that waited as well");
 }
@@ -266,7 +270,7 @@ fn a_handler_that_panicked_is_told_of_once_and_the_next_one_inherits() {
     rig.turns(300);
     assert_eq!(rig.words, [StateReport::SoftFailed("poisoned".to_owned())]);
     assert_eq!(rig.echoes(), [0, 0], "parked");
-    rig.tell(Command::RestartHandler { inherit: true });
+    rig.tell(ActorCommand::RestartHandler { inherit: true });
     rig.turns(2);
     assert_eq!((rig.words.last(), rig.replaced.as_slice()), (Some(&StateReport::Running), [Ok(7)].as_slice()));
     assert!(rig.echoes()[0] >= 1);
@@ -274,7 +278,7 @@ fn a_handler_that_panicked_is_told_of_once_and_the_next_one_inherits() {
     rig.inject(0, b"poison");
     rig.turns(2);
     assert_eq!(rig.words.len(), 3);
-    rig.tell(Command::RestartHandler { inherit: false });
+    rig.tell(ActorCommand::RestartHandler { inherit: false });
     rig.turns(2);
     assert!(rig.replaced[1].is_err());
     let mut seeds = rig.known.seeds.lock().unwrap().clone();
@@ -287,7 +291,7 @@ fn a_handler_that_panicked_is_told_of_once_and_the_next_one_inherits() {
 fn a_handler_that_panics_while_it_takes_over_is_replaced_by_one_that_takes_nothing() {
     let mut rig = Rig::new();
     rig.known.breaks.store(true, Ordering::Relaxed);
-    rig.tell(Command::RestartHandler { inherit: true });
+    rig.tell(ActorCommand::RestartHandler { inherit: true });
     rig.turns(2);
     assert_eq!((rig.words.last(), rig.replaced.len()), (Some(&StateReport::Running), 1));
     assert!(rig.replaced[0].as_ref().is_err_and(|why| why.contains("half of it")), "{:?}", rig.replaced);
@@ -303,11 +307,11 @@ fn what_a_failure_cost_is_told_with_its_end() {
     rig.inject(0, b"poison");
     rig.turns(3);
     assert_eq!(rig.lost, [] as [u64; 0]);
-    rig.tell(Command::RestartHandler { inherit: true });
+    rig.tell(ActorCommand::RestartHandler { inherit: true });
     rig.turns(2);
     assert_eq!(rig.lost, [4]);
     // Two packets that nobody took from the ring before it was closed.
-    rig.tell(Command::Pause(PortIndex::P1, true));
+    rig.tell(ActorCommand::Pause(PortIndex::P1, true));
     rig.turns(1);
     (0..2).for_each(|_| rig.inject(1, b""));
     rig.turns(2);

@@ -1,11 +1,11 @@
 //! Checks of kernel, permissions, limits and CPUs.
 
-use super::Status::{Fail, Pass, Unknown, Warn};
+use super::CheckStatus::{Fail, Pass, Unknown, Warn};
 use super::{Attempt, Check, CheckContext, Hidden, Probes};
 use crate::plan::{Page, WarningCode};
 use crate::render::table::bytes;
 use crate::request::Queues;
-use crate::snapshot::{Amount, CpuQuota, Limits};
+use crate::snapshot::{Amount, CpuQuota, HostLimits};
 
 const MACHINE: &str = "machine";
 /// The oldest kernel on which the relay was run.
@@ -31,7 +31,7 @@ pub(super) fn checks(cx: &CheckContext<'_>) -> Vec<Check> {
     all.iter().map(|check| check(cx)).collect()
 }
 
-fn check(id: &str, status: super::Status, observed: impl Into<String>, wanted: &str) -> Check {
+fn check(id: &str, status: super::CheckStatus, observed: impl Into<String>, wanted: &str) -> Check {
     Check::new(id, MACHINE, status, observed, wanted)
 }
 
@@ -67,7 +67,7 @@ fn af_xdp(p: &CheckContext<'_>) -> Check {
 /// Takes an EPERM apart, in this order: capability, user namespace, seccomp filter, security module,
 /// kernel lockdown, what is left. Of each group in `needs` any one capability would do, the least first.
 /// Returns who refuses, and the mend.
-pub(super) fn explain_refusal(limits: &Limits, probes: &Probes, needs: &[&[&str]]) -> (String, String) {
+pub(super) fn explain_refusal(limits: &HostLimits, probes: &Probes, needs: &[&[&str]]) -> (String, String) {
     let least: Vec<&str> = needs.iter().filter_map(|group| group.first().copied()).collect();
     if limits.capabilities.is_none() {
         return ("capabilities are unknown".into(), format!("grep CapEff /proc/self/status; {}", grant(&least)));

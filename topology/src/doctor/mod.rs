@@ -14,7 +14,7 @@ mod traffic;
 
 pub use own::OwnRelay;
 pub use probes::{Attempt, Hidden, Probes, Reception};
-pub use self_test::{Outcome, SelfTestStep, self_test_checks};
+pub use self_test::{SelfTestStep, StepOutcome, self_test_checks};
 pub use traffic::Traffic;
 
 use std::fmt;
@@ -22,13 +22,13 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::plan::{Plan, Refusal, plan};
-use crate::request::Request;
+use crate::request::PlanRequest;
 use crate::snapshot::{Snapshot, live_nics};
 
 /// How a check ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
-pub enum Status {
+pub enum CheckStatus {
     /// As wanted.
     Pass,
     /// Could not be seen from here; why is in `observed`.
@@ -48,7 +48,7 @@ pub struct Check {
     /// What it looked at: `machine`, an interface.
     pub subject: String,
     /// How it ended.
-    pub status: Status,
+    pub status: CheckStatus,
     /// What was seen.
     pub observed: String,
     /// What is wanted.
@@ -101,14 +101,14 @@ pub const CHECKS: &[&str] = &[
 pub(crate) struct CheckContext<'a> {
     snapshot: &'a Snapshot,
     probes: &'a Probes,
-    request: &'a Request,
+    request: &'a PlanRequest,
     traffic: &'a Traffic,
     plan: Result<Plan, Refusal>,
 }
 
 /// Runs every check but the self-test for `request` and `traffic` on the machine of `snapshot`.
 #[must_use]
-pub fn doctor(snapshot: &Snapshot, probes: &Probes, request: &Request, traffic: &Traffic) -> Vec<Check> {
+pub fn doctor(snapshot: &Snapshot, probes: &Probes, request: &PlanRequest, traffic: &Traffic) -> Vec<Check> {
     let cx = CheckContext { snapshot, probes, request, traffic, plan: plan(snapshot, request) };
     let mut checks = host::checks(&cx);
     for name in &request.interfaces {
@@ -138,12 +138,18 @@ pub fn preflight(interfaces: &[String], traffic: &Traffic) -> Vec<Check> {
 
 /// The worst status: what the command's exit code says (0 pass or unknown, 1 warn, 2 fail).
 #[must_use]
-pub fn worst(checks: &[Check]) -> Status {
-    checks.iter().map(|check| check.status).max().unwrap_or(Status::Pass)
+pub fn worst(checks: &[Check]) -> CheckStatus {
+    checks.iter().map(|check| check.status).max().unwrap_or(CheckStatus::Pass)
 }
 
 impl Check {
-    fn new(id: &str, subject: &str, status: Status, observed: impl Into<String>, wanted: impl Into<String>) -> Self {
+    fn new(
+        id: &str,
+        subject: &str,
+        status: CheckStatus,
+        observed: impl Into<String>,
+        wanted: impl Into<String>,
+    ) -> Self {
         Self {
             id: id.into(),
             subject: subject.into(),
@@ -164,13 +170,13 @@ impl Check {
 impl fmt::Display for Check {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let status = match self.status {
-            Status::Pass => "PASS   ",
-            Status::Warn => "WARN   ",
-            Status::Fail => "FAIL   ",
-            Status::Unknown => "UNKNOWN",
+            CheckStatus::Pass => "PASS   ",
+            CheckStatus::Warn => "WARN   ",
+            CheckStatus::Fail => "FAIL   ",
+            CheckStatus::Unknown => "UNKNOWN",
         };
         write!(f, "{status}  {:<13} {}: {}", self.id, self.subject, self.observed)?;
-        if self.status != Status::Pass {
+        if self.status != CheckStatus::Pass {
             write!(f, "\n           wanted: {}", self.wanted)?;
         }
         if let Some(remedy) = &self.remedy {

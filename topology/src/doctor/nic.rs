@@ -1,8 +1,8 @@
 //! Checks of one interface.
 
-use super::Status::{Fail, Pass, Unknown, Warn};
+use super::CheckStatus::{Fail, Pass, Unknown, Warn};
 use super::spread::{napi, offloads, rss, xsk_owned};
-use super::{Check, CheckContext, Status};
+use super::{Check, CheckContext, CheckStatus};
 use crate::plan::{Plan, ReasonCode, WarningCode, ZeroCopy};
 use crate::snapshot::Nic;
 
@@ -23,7 +23,7 @@ pub(super) fn absent(name: &str, nics: &[Nic]) -> Check {
     Check::new("nic-exists", name, Fail, observed, "present").remedy("correct the name; see `ip link`")
 }
 
-pub(super) fn check(id: &str, nic: &Nic, status: Status, observed: impl Into<String>, wanted: &str) -> Check {
+pub(super) fn check(id: &str, nic: &Nic, status: CheckStatus, observed: impl Into<String>, wanted: &str) -> Check {
     Check::new(id, &nic.name, status, observed, wanted)
 }
 

@@ -1,6 +1,6 @@
 //! The relay of the configuration that is looked at, where it runs: what it holds is nobody else's.
 
-use super::Status::{Pass, Unknown, Warn};
+use super::CheckStatus::{Pass, Unknown, Warn};
 use super::traffic::UNASKED;
 use super::{Check, CheckContext};
 

@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 
-use super::Status::{Fail, Pass, Unknown, Warn};
+use super::CheckStatus::{Fail, Pass, Unknown, Warn};
 use super::traffic::UNASKED;
-use super::{Check, Probes, Status, Traffic};
+use super::{Check, CheckStatus, Probes, Traffic};
 
 /// Ports that the host's own sockets need to be given by the kernel.
 pub(crate) const HOST_PORTS: usize = 4096;
@@ -16,7 +16,7 @@ const PREFERRED: u16 = 10_000;
 
 const WANTED: &str = "the relay's UDP ports are nobody else's, and the host's own sockets keep at least 4096";
 
-fn new(status: Status, observed: impl Into<String>) -> Check {
+fn new(status: CheckStatus, observed: impl Into<String>) -> Check {
     Check::new("ports", "relay", status, observed, WANTED)
 }
 

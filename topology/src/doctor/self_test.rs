@@ -1,9 +1,9 @@
 //! What the self-test found, in the words of a check. The test itself is not here: it needs the backend.
 
-use super::Status::{Fail, Pass, Unknown};
+use super::CheckStatus::{Fail, Pass, Unknown};
 use super::host::explain_refusal;
 use super::{Check, Probes};
-use crate::snapshot::Limits;
+use crate::snapshot::HostLimits;
 
 /// One step of the self-test.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,12 +13,12 @@ pub struct SelfTestStep {
     /// What is wanted of it.
     pub wanted: &'static str,
     /// How it went.
-    pub outcome: Outcome,
+    pub outcome: StepOutcome,
 }
 
 /// How a step went.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub enum StepOutcome {
     /// As wanted; what was seen.
     Done(String),
     /// The kernel refused for want of privilege.
@@ -48,17 +48,17 @@ pub enum Outcome {
 
 /// A check for each step, all called `self-test`. An EPERM is taken apart.
 #[must_use]
-pub fn self_test_checks(limits: &Limits, probes: &Probes, trials: &[SelfTestStep]) -> Vec<Check> {
+pub fn self_test_checks(limits: &HostLimits, probes: &Probes, trials: &[SelfTestStep]) -> Vec<Check> {
     trials.iter().map(|trial| one(limits, probes, trial)).collect()
 }
 
-fn one(limits: &Limits, probes: &Probes, trial: &SelfTestStep) -> Check {
+fn one(limits: &HostLimits, probes: &Probes, trial: &SelfTestStep) -> Check {
     let check = |status, observed: String| Check::new("self-test", trial.step, status, observed, trial.wanted);
     match &trial.outcome {
-        Outcome::Done(seen) => check(Pass, seen.clone()),
-        Outcome::Failed { text, remedy } => check(Fail, text.clone()).remedy(remedy.clone()),
-        Outcome::Untried { why, remedy } => check(Unknown, format!("not tried: {why}")).remedy(remedy.clone()),
-        Outcome::Refused { text, needs, relay_needs_it } => {
+        StepOutcome::Done(seen) => check(Pass, seen.clone()),
+        StepOutcome::Failed { text, remedy } => check(Fail, text.clone()).remedy(remedy.clone()),
+        StepOutcome::Untried { why, remedy } => check(Unknown, format!("not tried: {why}")).remedy(remedy.clone()),
+        StepOutcome::Refused { text, needs, relay_needs_it } => {
             let (who, remedy) = explain_refusal(limits, probes, needs);
             let observed = format!("{text}: {who}");
             if *relay_needs_it {

@@ -1,7 +1,7 @@
 //! Checks of how packets come to the queues of one interface: RSS, offloads, interrupt deferral, and
 //! sockets that are there already.
 
-use super::Status::{Fail, Pass, Unknown, Warn};
+use super::CheckStatus::{Fail, Pass, Unknown, Warn};
 use super::nic::check;
 use super::{Check, CheckContext};
 use crate::snapshot::{HashFields, Nic, Offloads};

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
-use super::Status::{Fail, Pass, Unknown, Warn};
-use super::{Check, Probes, Status};
+use super::CheckStatus::{Fail, Pass, Unknown, Warn};
+use super::{Check, CheckStatus, Probes};
 use crate::snapshot::Holder;
 
 /// What the relay will send and receive; empty where no configuration was given.
@@ -87,7 +87,7 @@ fn routes(interfaces: &[String], probes: &Probes, traffic: &Traffic) -> Vec<Chec
 
 fn route(interfaces: &[String], probes: &Probes, upstream: IpAddr, wanted: &str) -> Check {
     let subject = format!("upstream {upstream}");
-    let check = |status: Status, observed: String| Check::new("route", &subject, status, observed, wanted);
+    let check = |status: CheckStatus, observed: String| Check::new("route", &subject, status, observed, wanted);
     let Some((_, route)) = probes.routes.iter().find(|(target, _)| *target == upstream) else {
         return check(Unknown, "the kernel could not be asked".into()).remedy(format!("ip route get {upstream}"));
     };

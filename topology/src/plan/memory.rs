@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use super::planner::PlanLog;
 use super::{ActorPlan, DecisionCode, Page, ReasonCode, WarningCode, place};
 use crate::cpus::CpuList;
-use crate::request::Request;
+use crate::request::PlanRequest;
 use crate::snapshot::{Amount, Node, Snapshot};
 
 const HUGE_PAGE: u64 = 2 << 20;
 /// What lets the process take memory from more nodes.
 pub(crate) const WIDEN_MEMS: &str = "widen cpuset.mems of the cgroup (unit file: AllowedMemoryNodes=)";
 
-pub(super) fn assign(actors: &mut [ActorPlan], snapshot: &Snapshot, request: &Request, log: &mut PlanLog) {
+pub(super) fn assign(actors: &mut [ActorPlan], snapshot: &Snapshot, request: &PlanRequest, log: &mut PlanLog) {
     choose_nodes(actors, snapshot, log);
     choose_pages(actors, snapshot, request, log);
     check_totals(actors, snapshot, log);
@@ -67,7 +67,7 @@ fn choose_nodes(actors: &mut [ActorPlan], snapshot: &Snapshot, log: &mut PlanLog
 
 /// Huge pages in the order of the queues, as long as the node's free ones last: a node-bound mapping of
 /// huge pages that are not there succeeds, and ends in SIGBUS at the first touch.
-fn choose_pages(actors: &mut [ActorPlan], snapshot: &Snapshot, request: &Request, log: &mut PlanLog) {
+fn choose_pages(actors: &mut [ActorPlan], snapshot: &Snapshot, request: &PlanRequest, log: &mut PlanLog) {
     if !request.huge_pages {
         log.decide(DecisionCode::PageBase, "actors", "base pages, as configured");
         return;

@@ -10,7 +10,7 @@ use super::planner::PlanLog;
 use super::queues::ActorPorts;
 use super::{ActorPlan, DecisionCode, Page, ReasonCode, WarningCode, cpu_contention};
 use crate::cpus::CpuList;
-use crate::request::{Numa, Pin, Request};
+use crate::request::{Numa, Pin, PlanRequest};
 use crate::snapshot::{Machine, Snapshot};
 
 /// One usable CPU while actors are dealt out.
@@ -42,7 +42,7 @@ struct UsableCore {
 
 impl CpuPool {
     /// Looks at what may be used, and keeps the housekeeping core.
-    pub(super) fn survey(snapshot: &Snapshot, request: &Request, log: &mut PlanLog) -> Self {
+    pub(super) fn survey(snapshot: &Snapshot, request: &PlanRequest, log: &mut PlanLog) -> Self {
         let usable = snapshot.usable_cpus();
         if usable.is_empty() {
             let allowed = snapshot.limits.allowed_cpus.clone().unwrap_or_default();
@@ -98,7 +98,7 @@ fn node_of(machine: &Machine, told: Option<u32>) -> Option<u32> {
     })
 }
 
-fn check_pins(snapshot: &Snapshot, request: &Request, usable: &CpuList, log: &mut PlanLog) {
+fn check_pins(snapshot: &Snapshot, request: &PlanRequest, usable: &CpuList, log: &mut PlanLog) {
     let Pin::List(pins) = &request.pin else { return };
     if pins.is_empty() {
         log.refuse(ReasonCode::CpuUnusable, "pin", "the list is empty", "set pin = \"auto\" or name at least one cpu");
@@ -125,7 +125,7 @@ fn check_pins(snapshot: &Snapshot, request: &Request, usable: &CpuList, log: &mu
     }
 }
 
-fn check_node(request: &Request, cores: &[UsableCore], snapshot: &Snapshot, log: &mut PlanLog) {
+fn check_node(request: &PlanRequest, cores: &[UsableCore], snapshot: &Snapshot, log: &mut PlanLog) {
     let Numa::Node(wanted) = request.numa else { return };
     let ids = snapshot.machine.nodes.iter().map(|node| node.id.to_string()).collect::<Vec<_>>().join(", ");
     let subject = format!("node {wanted}");
@@ -144,7 +144,7 @@ fn check_node(request: &Request, cores: &[UsableCore], snapshot: &Snapshot, log:
 /// Chooses the CPUs for the supervisor and the kernel: a core named by no pin; rather not the only one on
 /// a NIC's node, rather not isolated, rather of the slowest kind; the lowest of those. On most machines
 /// that is cpu 0, where the kernel keeps its own work anyway. A machine of one core gives one thread.
-fn housekeeping(cores: &[UsableCore], snapshot: &Snapshot, request: &Request, log: &mut PlanLog) -> CpuList {
+fn housekeeping(cores: &[UsableCore], snapshot: &Snapshot, request: &PlanRequest, log: &mut PlanLog) -> CpuList {
     let all: CpuList = cores.iter().flat_map(|core| core.cpus.iter()).collect();
     let pins: CpuList = match &request.pin {
         Pin::List(pins) => pins.iter().copied().collect(),
@@ -188,7 +188,7 @@ fn housekeeping(cores: &[UsableCore], snapshot: &Snapshot, request: &Request, lo
 pub(super) fn place(
     pool: &CpuPool,
     snapshot: &Snapshot,
-    request: &Request,
+    request: &PlanRequest,
     per_actor: Vec<ActorPorts>,
     log: &mut PlanLog,
 ) -> Vec<ActorPlan> {
@@ -254,7 +254,7 @@ impl CpuCandidate {
 }
 
 /// The node with most of the ports; where several tie, that of the interface named first.
-fn home_node(actor_ports: &ActorPorts, request: &Request) -> Option<u32> {
+fn home_node(actor_ports: &ActorPorts, request: &PlanRequest) -> Option<u32> {
     if let Numa::Node(wanted) = request.numa {
         return Some(wanted);
     }
@@ -307,7 +307,7 @@ fn report(
     core_load: u32,
     home: Option<u32>,
     actor_ports: &ActorPorts,
-    request: &Request,
+    request: &PlanRequest,
     snapshot: &Snapshot,
     log: &mut PlanLog,
 ) {

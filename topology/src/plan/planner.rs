@@ -3,7 +3,7 @@
 use super::{
     Decision, DecisionCode, PLAN_SCHEMA, Plan, Reason, ReasonCode, Refusal, Warning, WarningCode, memory, place, queues,
 };
-use crate::request::Request;
+use crate::request::PlanRequest;
 use crate::snapshot::Snapshot;
 
 /// What is said along the way. A plan is given only if no reason against it was found.
@@ -49,7 +49,7 @@ impl PlanLog {
 ///
 /// # Errors
 /// [`Refusal`] with every reason found, each with its mend.
-pub fn plan(snapshot: &Snapshot, request: &Request) -> Result<Plan, Refusal> {
+pub fn plan(snapshot: &Snapshot, request: &PlanRequest) -> Result<Plan, Refusal> {
     let mut log = PlanLog::default();
     for problem in snapshot.problems() {
         let remedy = format!("take the snapshot again, or correct it ({})", snapshot.source);
@@ -69,7 +69,7 @@ pub fn plan(snapshot: &Snapshot, request: &Request) -> Result<Plan, Refusal> {
     Ok(Plan { schema: PLAN_SCHEMA, actors, housekeeping, decisions: log.decisions, warnings: log.warnings })
 }
 
-fn check_sizes(request: &Request, log: &mut PlanLog) {
+fn check_sizes(request: &PlanRequest, log: &mut PlanLog) {
     if !matches!(request.frame_size, 2048 | 4096) {
         let text = format!("is {}, AF_XDP's aligned chunks are 2048 or 4096 bytes here", request.frame_size);
         log.refuse(ReasonCode::BadSize, "frame_size", text, "set frame_size = 2048");

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::planner::PlanLog;
 use super::{DecisionCode, PortPlan, ReasonCode, WarningCode, rules};
-use crate::request::{Queues, Request};
+use crate::request::{PlanRequest, Queues};
 use crate::snapshot::{Nic, Snapshot};
 
 /// More queues than any NIC has; keeps a plan for a generated snapshot from taking hours.
@@ -21,7 +21,7 @@ pub(super) struct ActorPorts {
 }
 
 /// One duty for each queue number that is served, by rising number.
-pub(super) fn choose(snapshot: &Snapshot, request: &Request, log: &mut PlanLog) -> Vec<ActorPorts> {
+pub(super) fn choose(snapshot: &Snapshot, request: &PlanRequest, log: &mut PlanLog) -> Vec<ActorPorts> {
     let nics = interfaces(snapshot, request, log);
     for nic in &nics {
         if nic.ethernet == Some(false) {
@@ -62,7 +62,7 @@ fn only_node(snapshot: &Snapshot) -> Option<u32> {
     }
 }
 
-fn interfaces<'a>(snapshot: &'a Snapshot, request: &Request, log: &mut PlanLog) -> Vec<&'a Nic> {
+fn interfaces<'a>(snapshot: &'a Snapshot, request: &PlanRequest, log: &mut PlanLog) -> Vec<&'a Nic> {
     let known = || snapshot.nics.iter().map(|nic| nic.name.as_str()).collect::<Vec<_>>().join(", ");
     if request.interfaces.is_empty() {
         let remedy = format!("name at least one, for example interfaces = [\"eth0\"] (there are: {})", known());

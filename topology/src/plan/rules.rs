@@ -3,8 +3,8 @@
 use super::planner::PlanLog;
 use super::{ReasonCode, WarningCode, ZeroCopy};
 use crate::drivers::{Driver, Record, Spare, driver};
-use crate::request::{Request, ZeroCopyWish};
-use crate::snapshot::{Limits, Nic, Snapshot};
+use crate::request::{PlanRequest, ZeroCopyWish};
+use crate::snapshot::{HostLimits, Nic, Snapshot};
 
 /// Returns `nic` as it will be when our program is attached, as far as its driver is known to change it then.
 pub(crate) fn with_program(nic: &Nic, snapshot: &Snapshot, native: bool) -> Nic {
@@ -27,7 +27,7 @@ fn possible_cpus(snapshot: &Snapshot) -> u32 {
 }
 
 /// Applies the driver's rules to `nic` as it is now.
-pub(super) fn apply(nic: &Nic, snapshot: &Snapshot, request: &Request, log: &mut PlanLog) {
+pub(super) fn apply(nic: &Nic, snapshot: &Snapshot, request: &PlanRequest, log: &mut PlanLog) {
     let Some(row) = driver(nic.driver.as_deref()) else { return };
     let name = &nic.name;
     match row.spare {
@@ -51,7 +51,7 @@ pub(super) fn apply(nic: &Nic, snapshot: &Snapshot, request: &Request, log: &mut
 }
 
 /// Says what is on record against zero-copy, as far as the configuration leaves the choice open.
-fn advise_zero_copy(nic: &Nic, row: &Driver, snapshot: &Snapshot, request: &Request, log: &mut PlanLog) {
+fn advise_zero_copy(nic: &Nic, row: &Driver, snapshot: &Snapshot, request: &PlanRequest, log: &mut PlanLog) {
     if request.zero_copy == ZeroCopyWish::Off || zero_copy(nic, &snapshot.limits, request.frame_size) != ZeroCopy::Avoid
     {
         return;
@@ -82,7 +82,7 @@ fn advise_zero_copy(nic: &Nic, row: &Driver, snapshot: &Snapshot, request: &Requ
 }
 
 /// The driver's word first; then what is on record.
-pub(crate) fn zero_copy(nic: &Nic, limits: &Limits, frame_size: u32) -> ZeroCopy {
+pub(crate) fn zero_copy(nic: &Nic, limits: &HostLimits, frame_size: u32) -> ZeroCopy {
     if nic.xdp_features.is_some_and(|features| !features.zero_copy) {
         return ZeroCopy::Absent;
     }
@@ -127,7 +127,7 @@ fn half_of_maximum(nic: &Nic, source: &str, log: &mut PlanLog) {
 }
 
 /// The added queues are served too; fewer are had by leaving no pair spare.
-fn adds_one_per_cpu(nic: &Nic, snapshot: &Snapshot, request: &Request, source: &str, log: &mut PlanLog) {
+fn adds_one_per_cpu(nic: &Nic, snapshot: &Snapshot, request: &PlanRequest, source: &str, log: &mut PlanLog) {
     let name = &nic.name;
     let (Some(now), Some(max)) = (nic.rx_queues, nic.max_queues) else { return };
     let then = with_program(nic, snapshot, request.native).rx_queues.unwrap_or(now);

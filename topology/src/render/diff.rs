@@ -11,7 +11,7 @@ use crate::plan::{ActorPlan, Plan};
 /// One difference.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Change {
+pub struct PlanChange {
     /// What about: `queue 3`, `housekeeping`, `warning`.
     pub subject: String,
     /// What of it: `cpu`, `node`, `memory`, `pages`, `ports`, `actor`.
@@ -22,7 +22,7 @@ pub struct Change {
     pub after: Option<String>,
 }
 
-impl fmt::Display for Change {
+impl fmt::Display for PlanChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { subject, what, before, after } = self;
         match (before, after) {
@@ -37,7 +37,7 @@ impl Plan {
     /// What `after` does otherwise than this plan, by queue; empty if nothing. Decisions are not
     /// compared, only what they led to.
     #[must_use]
-    pub fn diff(&self, after: &Plan) -> Vec<Change> {
+    pub fn diff(&self, after: &Plan) -> Vec<PlanChange> {
         let mut changes = Vec::new();
         let by_queue = |plan: &Plan| -> BTreeMap<u32, Vec<(&'static str, String)>> {
             plan.actors.iter().map(|actor| (actor.queue, features(actor))).collect()
@@ -52,14 +52,14 @@ impl Plan {
                 (Some(old), Some(new)) => {
                     for ((what, before), (_, after)) in old.iter().zip(new).filter(|(old, new)| old != new) {
                         let (before, after) = (Some(before.clone()), Some(after.clone()));
-                        changes.push(Change { subject: subject.clone(), what: (*what).into(), before, after });
+                        changes.push(PlanChange { subject: subject.clone(), what: (*what).into(), before, after });
                     }
                 }
                 (Some(old), None) => {
-                    changes.push(Change { subject, what: "actor".into(), before: whole(old), after: None });
+                    changes.push(PlanChange { subject, what: "actor".into(), before: whole(old), after: None });
                 }
                 (None, Some(new)) => {
-                    changes.push(Change { subject, what: "actor".into(), before: None, after: whole(new) });
+                    changes.push(PlanChange { subject, what: "actor".into(), before: None, after: whole(new) });
                 }
                 (None, None) => {}
             }
@@ -67,13 +67,13 @@ impl Plan {
         let cpus = |plan: &Plan| plan.housekeeping.iter().copied().collect::<CpuList>().to_string();
         if self.housekeeping != after.housekeeping {
             let (before, after) = (Some(cpus(self)), Some(cpus(after)));
-            changes.push(Change { subject: "housekeeping".into(), what: "cpu".into(), before, after });
+            changes.push(PlanChange { subject: "housekeeping".into(), what: "cpu".into(), before, after });
         }
         let warnings = |plan: &Plan| -> Vec<String> {
             plan.warnings.iter().map(|warning| format!("{}: {}", warning.subject, warning.text)).collect()
         };
         let (old, new) = (warnings(self), warnings(after));
-        let warning = |before, after| Change { subject: "warning".into(), what: String::new(), before, after };
+        let warning = |before, after| PlanChange { subject: "warning".into(), what: String::new(), before, after };
         changes.extend(old.iter().filter(|w| !new.contains(w)).map(|w| warning(Some(w.clone()), None)));
         changes.extend(new.iter().filter(|w| !old.contains(w)).map(|w| warning(None, Some(w.clone()))));
         changes

@@ -6,4 +6,4 @@ mod svg;
 pub(crate) mod table;
 mod tree;
 
-pub use diff::Change;
+pub use diff::PlanChange;

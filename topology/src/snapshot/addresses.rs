@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::netlink::{Netlink, find, u32_of};
-use super::nics::{self, Link};
+use super::nics::{self, LinkReply};
 use super::routes::address_of;
 
 const RTM_GETADDR: u16 = 22;
@@ -25,7 +25,7 @@ pub(crate) fn holders(addresses: &[IpAddr], interfaces: &[String]) -> Option<Vec
     let links = nics::links().ok()?;
     let answers = Netlink::open(None).ok()?.dump(RTM_GETADDR, &[0; 8]).ok()?;
     let assigned: Vec<(IpAddr, u32)> = answers.iter().filter_map(|answer| assigned(answer)).collect();
-    let served: Vec<&Link> = links.iter().filter(|link| interfaces.contains(&link.nic.name)).collect();
+    let served: Vec<&LinkReply> = links.iter().filter(|link| interfaces.contains(&link.nic.name)).collect();
     let holder = |index: u32| {
         let link = links.iter().find(|link| link.index == index)?;
         let has_served_member = served.iter().any(|member| member.master == Some(index));

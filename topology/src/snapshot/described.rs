@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Limits, Nic, RssView, SNAPSHOT_SCHEMA, Snapshot, SnapshotError, hwloc, hwloc_xml};
+use super::{HostLimits, Nic, RssView, SNAPSHOT_SCHEMA, Snapshot, SnapshotError, hwloc, hwloc_xml};
 
 /// Largest file that is read, bytes. An hwloc file of 1,024 threads has about 2 MB.
 const MAX_FILE: u64 = 64 << 20;
@@ -62,7 +62,7 @@ impl Snapshot {
     pub fn from_hwloc_xml(text: &str, path: &str) -> Result<Self, SnapshotError> {
         let described = hwloc_xml::read(text)
             .map_err(|cause| SnapshotError::Xml { path: path.into(), cause: cause.to_string() })?;
-        let limits = Limits { allowed_cpus: described.allowed, ..Limits::default() };
+        let limits = HostLimits { allowed_cpus: described.allowed, ..HostLimits::default() };
         let source = format!("hwloc xml {path}");
         Ok(Self { schema: SNAPSHOT_SCHEMA, source, machine: described.machine, nics: described.nics, limits })
     }

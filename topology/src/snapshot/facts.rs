@@ -140,7 +140,7 @@ impl Offloads {
 /// The other end of a veth, where it is in the same network namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Peer {
+pub struct VethPeer {
     /// Its name.
     pub name: String,
     /// Its offloads.

@@ -31,13 +31,13 @@ pub(super) fn read(text: &str) -> Result<Described, HwlocXmlError> {
     let top = root.children("object").next().ok_or_else(|| HwlocXmlError::Content("it has no object".into()))?;
     let version: u32 = root.attribute("version").and_then(|v| v.split('.').next()?.parse().ok()).unwrap_or(1);
     let mut survey = Survey { version, ..Survey::default() };
-    survey.visit(top, &Place::default()).map_err(HwlocXmlError::Content)?;
+    survey.visit(top, &XmlAncestors::default()).map_err(HwlocXmlError::Content)?;
     survey.finish(&root, top).map_err(HwlocXmlError::Content)
 }
 
 /// What is above an object.
 #[derive(Default, Clone)]
-struct Place<'a> {
+struct XmlAncestors<'a> {
     package: Option<u32>,
     core: Option<usize>,
     cache: Option<(u32, u32)>,
@@ -47,7 +47,7 @@ struct Place<'a> {
 
 /// The sets of an object say again what its place in the tree says. Where the two disagree the file was
 /// damaged or edited, and to believe either would be a guess.
-fn contradiction(object: &Element, kind: &str, version: u32, above: &Place<'_>) -> Result<(), String> {
+fn contradiction(object: &Element, kind: &str, version: u32, above: &XmlAncestors<'_>) -> Result<(), String> {
     let Some(own) = object.attribute("cpuset").map(bitmap).transpose()? else { return Ok(()) };
     let name = || format!("{kind} {}", object.attribute("os_index").unwrap_or("without os_index"));
     if kind == "PU"
@@ -78,14 +78,14 @@ struct Survey<'a> {
     cores_seen: usize,
     caches: u32,
     /// Hardware threads with the core they are in.
-    threads: Vec<(u32, Place<'a>)>,
+    threads: Vec<(u32, XmlAncestors<'a>)>,
     /// Nodes with the cpus they are local to.
     nodes: Vec<(Node, CpuList)>,
     nics: Vec<(Nic, Option<&'a Element>)>,
 }
 
 impl<'a> Survey<'a> {
-    fn visit(&mut self, object: &'a Element, above: &Place<'a>) -> Result<(), String> {
+    fn visit(&mut self, object: &'a Element, above: &XmlAncestors<'a>) -> Result<(), String> {
         let mut place = above.clone();
         let kind = object.attribute("type").unwrap_or_default();
         let index = object.number::<u32>("os_index");
@@ -134,7 +134,7 @@ impl<'a> Survey<'a> {
         device.number::<u32>("osdev_type").is_some_and(|t| if self.version >= 3 { t & 48 == 16 } else { t == 2 })
     }
 
-    fn add_nic(&mut self, device: &Element, above: &Place<'a>) {
+    fn add_nic(&mut self, device: &Element, above: &XmlAncestors<'a>) {
         let Some(name) = device.attribute("name").filter(|name| !name.is_empty()) else { return };
         let nic = Nic { name: name.into(), mac: info(device, "Address"), is_virtual: Some(false), ..Nic::default() };
         self.nics.push((nic, above.processor));

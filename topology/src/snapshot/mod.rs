@@ -22,7 +22,7 @@ pub(crate) use addresses::holders;
 pub use addresses::{Holder, real_names};
 pub use check::Problem;
 pub use described::NicSpecError;
-pub use facts::{HashFields, Offloads, Peer, RssView};
+pub use facts::{HashFields, Offloads, RssView, VethPeer};
 pub use live::live_nics;
 pub(crate) use nat::port_choosers;
 pub use routes::KernelRoute;
@@ -48,7 +48,7 @@ pub struct Snapshot {
     /// Network interfaces, sorted by name.
     pub nics: Vec<Nic>,
     /// What this process may use.
-    pub limits: Limits,
+    pub limits: HostLimits,
 }
 
 /// Processors and memory. Only online hardware threads are listed.
@@ -149,7 +149,7 @@ pub struct Nic {
     /// Offloads in force.
     pub offloads: Option<Offloads>,
     /// The other end of a veth, if it is in this network namespace.
-    pub peer: Option<Peer>,
+    pub peer: Option<VethPeer>,
     /// The bridge, bond or team it is a member of.
     pub master: Option<String>,
     /// How interrupts are put off in favour of busy polling.
@@ -208,7 +208,7 @@ pub struct QueueIrq {
 /// What this process may use.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Limits {
+pub struct HostLimits {
     /// CPUs this process may run on; `None` means all that are online.
     pub allowed_cpus: Option<CpuList>,
     /// CPUs kept from the general scheduler (`isolcpus`, cpuset partitions).
@@ -377,7 +377,7 @@ impl Machine {
     }
 }
 
-impl Limits {
+impl HostLimits {
     /// Whether capability `name` is in effect; `None` if capabilities are unknown.
     #[must_use]
     pub fn has_capability(&self, name: &str) -> Option<bool> {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::ethtool::Ethtool;
 use super::netlink::{Netlink, attributes, find, put, text_of, u16_of, u32_of, u64_of};
-use super::{NapiDefer, Nic, Peer, QueueIrq, SnapshotError, XdpFeatures, XdpProgram};
+use super::{NapiDefer, Nic, QueueIrq, SnapshotError, VethPeer, XdpFeatures, XdpProgram};
 
 const RTM_GETLINK: u16 = 18;
 // include/uapi/linux/if_link.h
@@ -53,7 +53,7 @@ const NETDEV_A_NAPI_ID: u16 = 2;
 const NETDEV_A_NAPI_IRQ: u16 = 3;
 
 /// What rtnetlink says of one link; the rest is added to `nic`.
-pub(super) struct Link {
+pub(super) struct LinkReply {
     pub(super) nic: Nic,
     pub(super) index: u32,
     pub(super) loopback: bool,
@@ -80,7 +80,7 @@ pub(super) fn read(interfaces: &[String]) -> Result<Vec<Nic>, SnapshotError> {
     let mut generic = Netlink::generic().ok();
     let ethtool = generic.as_mut().and_then(|g| g.family("ethtool").ok());
     let netdev = generic.as_mut().and_then(|g| g.family("netdev").ok());
-    let wanted = |link: &Link| match interfaces {
+    let wanted = |link: &LinkReply| match interfaces {
         [] => link.nic.name != "lo",
         names => names.contains(&link.nic.name),
     };
@@ -91,7 +91,7 @@ pub(super) fn read(interfaces: &[String]) -> Result<Vec<Nic>, SnapshotError> {
     let mut nics = Vec::new();
     for mut link in links.into_iter().filter(wanted) {
         link.nic.master = link.master.and_then(by_index).map(|(_, name, _)| name.clone());
-        link.nic.peer = link.peer.and_then(by_index).map(|(_, name, has_program)| Peer {
+        link.nic.peer = link.peer.and_then(by_index).map(|(_, name, has_program)| VethPeer {
             name: name.clone(),
             offloads: None,
             has_program: *has_program,
@@ -124,13 +124,13 @@ pub(super) fn names() -> Vec<(u32, String)> {
     links().map(|links| links.into_iter().map(|link| (link.index, link.nic.name)).collect()).unwrap_or_default()
 }
 
-pub(super) fn links() -> Result<Vec<Link>, super::netlink::NetlinkError> {
+pub(super) fn links() -> Result<Vec<LinkReply>, super::netlink::NetlinkError> {
     let answers = Netlink::open(None)?.dump(RTM_GETLINK, &[0; 16])?;
     Ok(answers.iter().filter_map(|answer| link(answer)).collect())
 }
 
 /// One `struct ifinfomsg` with its attributes.
-fn link(answer: &[u8]) -> Option<Link> {
+fn link(answer: &[u8]) -> Option<LinkReply> {
     let kind_of_device = u16_of(answer.get(2..4)?)?;
     let index = u32_of(answer.get(4..8)?)?;
     let flags = u32_of(answer.get(8..12)?)?;
@@ -166,7 +166,7 @@ fn link(answer: &[u8]) -> Option<Link> {
     let names = attributes(find(rest, IFLA_PROP_LIST).unwrap_or_default());
     let names = names.filter(|(kind, _)| *kind == IFLA_ALT_IFNAME).filter_map(|(_, name)| text_of(name)).collect();
     let (loopback, master) = (flags & IFF_LOOPBACK != 0, number(IFLA_MASTER));
-    Some(Link { nic, index, loopback, alternatives: names, allocated, device, peer, master })
+    Some(LinkReply { nic, index, loopback, alternatives: names, allocated, device, peer, master })
 }
 
 /// Interface and queue of every AF_XDP socket of this namespace (net/xdp/xsk_diag.c), if the kernel has
@@ -218,7 +218,7 @@ fn request(command: u8, attributes: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     payload
 }
 
-fn add_netdev(link: &mut Link, generic: &mut Netlink, family: u16) {
+fn add_netdev(link: &mut LinkReply, generic: &mut Netlink, family: u16) {
     let index = link.index.to_ne_bytes();
     if let Ok(answers) = generic.get(family, &request(NETDEV_CMD_DEV_GET, |p| put(p, NETDEV_A_DEV_IFINDEX, &index))) {
         let bits = answers.first().and_then(|a| find(a.get(4..)?, NETDEV_A_DEV_XDP_FEATURES)).and_then(u64_of);
@@ -275,7 +275,7 @@ fn irq_cpus(irq: u32) -> Option<crate::CpuList> {
 
 /// Drivers that do not tell the kernel which interrupt is whose tell it in the interrupt's name:
 /// `eth0-TxRx-3`, `ice-eth0-TxRx-3`, `virtio2-input.3`, `mlx5_comp3@pci:0000:01:00.0`.
-fn irqs_by_name(link: &Link) -> Vec<QueueIrq> {
+fn irqs_by_name(link: &LinkReply) -> Vec<QueueIrq> {
     let device = link.device.as_ref().and_then(|d| d.file_name()).map(|d| d.to_string_lossy().into_owned());
     let table = super::system::text("/proc/interrupts").unwrap_or_default();
     let mut irqs: Vec<QueueIrq> = table
@@ -303,7 +303,7 @@ fn queue_of_interrupt(interrupt: &str, nic: &str, device: Option<&str>) -> Optio
     number.parse().ok().filter(|_| ours && receives)
 }
 
-fn add_sysfs(link: &mut Link) {
+fn add_sysfs(link: &mut LinkReply) {
     if let Some(device) = &link.device {
         if link.nic.driver.is_none() {
             link.nic.driver = link_name(&device.join("driver"));
@@ -335,7 +335,7 @@ fn add_sysfs(link: &mut Link) {
 
 /// A veth has as many queues as it was made with until ethtool changes them, which the calls above
 /// would have told; for other devices the allocated number says nothing about the number in use.
-fn add_veth_queues(link: &mut Link) {
+fn add_veth_queues(link: &mut LinkReply) {
     if link.nic.driver.as_deref() == Some("veth") {
         link.nic.rx_queues = link.nic.rx_queues.or(link.allocated.0);
         link.nic.tx_queues = link.nic.tx_queues.or(link.allocated.1);

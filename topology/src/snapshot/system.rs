@@ -4,7 +4,7 @@
 use rustix::process::{Resource, getpid, getrlimit};
 use rustix::thread::{CapabilitySet, CpuSet, capabilities, sched_getaffinity};
 
-use super::{Amount, CpuQuota, Limits, Machine, Node, SnapshotError};
+use super::{Amount, CpuQuota, HostLimits, Machine, Node, SnapshotError};
 use crate::cpus::{CpuList, MAX_CPUS};
 
 /// Capabilities the engine has a use for.
@@ -27,11 +27,11 @@ fn cpus(path: &str) -> Option<CpuList> {
     text(path)?.parse().ok()
 }
 
-pub(super) fn limits() -> Result<Limits, SnapshotError> {
+pub(super) fn limits() -> Result<HostLimits, SnapshotError> {
     let isolated = cpus("/sys/devices/system/cpu/isolated");
     let memlock = getrlimit(Resource::Memlock);
     let amount = |limit: Option<u64>| Some(limit.map_or(Amount::Unlimited, Amount::Bytes));
-    Ok(Limits {
+    Ok(HostLimits {
         allowed_cpus: Some(allowed_cpus(isolated.as_ref())?),
         isolated_cpus: isolated,
         memory_nodes: status_list("Mems_allowed_list:"),
@@ -53,7 +53,7 @@ pub(super) fn limits() -> Result<Limits, SnapshotError> {
 /// Major and minor version of the running kernel.
 pub(super) fn kernel_version() -> Option<(u32, u32)> {
     let kernel = Some(rustix::system::uname().release().to_string_lossy().into_owned());
-    Limits { kernel, ..Limits::default() }.kernel_version()
+    HostLimits { kernel, ..HostLimits::default() }.kernel_version()
 }
 
 fn effective_capabilities() -> Option<Vec<String>> {

@@ -3,8 +3,8 @@
 use super::machines::{machine, nic, snapshot};
 use crate::*;
 
-fn request(names: &[&str]) -> Request {
-    Request::new(names.iter().map(|n| (*n).to_owned()).collect(), 8 << 20)
+fn request(names: &[&str]) -> PlanRequest {
+    PlanRequest::new(names.iter().map(|n| (*n).to_owned()).collect(), 8 << 20)
 }
 
 fn cpus(plan: &Plan) -> Vec<u32> {
@@ -15,7 +15,7 @@ fn codes(plan: &Plan) -> Vec<WarningCode> {
     plan.warnings.iter().map(|w| w.code).collect()
 }
 
-fn refused(snapshot: &Snapshot, request: &Request) -> Vec<ReasonCode> {
+fn refused(snapshot: &Snapshot, request: &PlanRequest) -> Vec<ReasonCode> {
     let refusal = plan(snapshot, request).unwrap_err();
     assert!(refusal.reasons.iter().all(|r| !r.remedy.is_empty() && !r.text.is_empty()));
     refusal.reasons.iter().map(|r| r.code).collect()
@@ -60,7 +60,7 @@ fn one_actor_serves_queue_k_of_every_interface() {
 #[test]
 fn listed_queue_that_one_interface_lacks_is_refused() {
     let s = snapshot(machine(1, 4, 1), vec![nic("eth0", None, 2), nic("eth1", None, 3)]);
-    let listed = |queue| Request { queues: Queues::List(vec![0, queue]), ..request(&["eth0", "eth1"]) };
+    let listed = |queue| PlanRequest { queues: Queues::List(vec![0, queue]), ..request(&["eth0", "eth1"]) };
     assert_eq!(plan(&s, &listed(1)).unwrap().actors.len(), 2);
     let refusal = plan(&s, &listed(2)).unwrap_err();
     assert_eq!(refusal.reasons.iter().map(|r| r.code).collect::<Vec<_>>(), [ReasonCode::QueueAbsent]);
@@ -73,7 +73,7 @@ fn two_cpus_leave_one_for_housekeeping_unless_allowed() {
     let p = plan(&s, &request(&["veth0"])).unwrap();
     assert_eq!((cpus(&p), &p.housekeeping), (vec![1, 1], &vec![0]));
     assert!(p.actors.iter().all(|a| a.shares_cpu));
-    let p = plan(&s, &Request { allow_housekeeping: true, ..request(&["veth0"]) }).unwrap();
+    let p = plan(&s, &PlanRequest { allow_housekeeping: true, ..request(&["veth0"]) }).unwrap();
     assert_eq!(cpus(&p), [1, 0]);
     assert!(codes(&p).contains(&WarningCode::HousekeepingUsed));
 }
@@ -103,20 +103,20 @@ fn one_core_of_two_threads_keeps_a_thread() {
 #[test]
 fn a_pin_list_is_taken_by_the_word() {
     let s = snapshot(machine(2, 2, 1), vec![nic("eth0", Some(0), 3)]);
-    let p = plan(&s, &Request { pin: Pin::List(vec![3, 0]), ..request(&["eth0"]) }).unwrap();
+    let p = plan(&s, &PlanRequest { pin: Pin::List(vec![3, 0]), ..request(&["eth0"]) }).unwrap();
     assert_eq!((cpus(&p), p.housekeeping), (vec![3, 0, 3], vec![1]));
-    let bad = Request { pin: Pin::List(vec![9]), ..request(&["eth0"]) };
+    let bad = PlanRequest { pin: Pin::List(vec![9]), ..request(&["eth0"]) };
     assert_eq!(refused(&s, &bad), [ReasonCode::CpuUnusable]);
-    let bad = Request { pin: Pin::List(vec![3]), numa: Numa::Node(0), ..request(&["eth0"]) };
+    let bad = PlanRequest { pin: Pin::List(vec![3]), numa: Numa::Node(0), ..request(&["eth0"]) };
     assert_eq!(refused(&s, &bad), [ReasonCode::CpuUnusable]);
 }
 
 #[test]
 fn a_node_asked_for_is_kept_to() {
     let s = snapshot(machine(2, 2, 1), vec![nic("eth0", Some(0), 3)]);
-    let p = plan(&s, &Request { numa: Numa::Node(1), ..request(&["eth0"]) }).unwrap();
+    let p = plan(&s, &PlanRequest { numa: Numa::Node(1), ..request(&["eth0"]) }).unwrap();
     assert_eq!(cpus(&p), [2, 3, 2]);
-    assert_eq!(refused(&s, &Request { numa: Numa::Node(5), ..request(&["eth0"]) }), [ReasonCode::NodeUnusable]);
+    assert_eq!(refused(&s, &PlanRequest { numa: Numa::Node(5), ..request(&["eth0"]) }), [ReasonCode::NodeUnusable]);
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn huge_pages_are_planned_as_long_as_they_last() {
     assert_eq!(p.actors.iter().map(|a| a.page).collect::<Vec<_>>(), [Page::Huge, Page::Huge, Page::Base]);
     let remedy = &p.warnings.iter().find(|w| w.code == WarningCode::HugePagesShort).unwrap().remedy;
     assert!(remedy.starts_with("echo 12 > "), "{remedy}");
-    let p = plan(&s, &Request { huge_pages: false, ..request(&["eth0"]) }).unwrap();
+    let p = plan(&s, &PlanRequest { huge_pages: false, ..request(&["eth0"]) }).unwrap();
     assert!(p.actors.iter().all(|a| a.page == Page::Base));
 }
 
@@ -170,7 +170,7 @@ fn bad_wishes_are_refused_together() {
         refused(&s, &request(&["x", "eth1", "eth1"])),
         [ReasonCode::InterfaceAbsent, ReasonCode::InterfaceTwice]
     );
-    let far = Request { queues: Queues::List(vec![0, 2]), frame_size: 3000, ..request(&["eth1"]) };
+    let far = PlanRequest { queues: Queues::List(vec![0, 2]), frame_size: 3000, ..request(&["eth1"]) };
     assert_eq!(refused(&s, &far), [ReasonCode::BadSize, ReasonCode::QueueAbsent]);
     s.nics[1].tx_queues = Some(1);
     assert_eq!(refused(&s, &request(&["eth1"])), [ReasonCode::NoTransmitQueue]);
@@ -180,7 +180,7 @@ fn bad_wishes_are_refused_together() {
     s.nics[1].mtu = Some(1500);
     s.nics[1].rx_queues = None;
     assert_eq!(refused(&s, &request(&["eth1"])), [ReasonCode::QueuesUnknown]);
-    let listed = Request { queues: Queues::List(vec![0]), ..request(&["eth1"]) };
+    let listed = PlanRequest { queues: Queues::List(vec![0]), ..request(&["eth1"]) };
     assert!(codes(&plan(&s, &listed).unwrap()).contains(&WarningCode::QueuesUnknown));
 }
 
@@ -201,12 +201,12 @@ fn interface_without_ethernet_is_refused_for_that() {
 fn the_largest_numbers_are_refused_without_overflow() {
     let mut s = snapshot(machine(1, 4, 1), vec![nic("eth0", None, 2), nic("eth1", None, 2)]);
     for queue in [256, u32::MAX] {
-        let far = Request { queues: Queues::List(vec![0, queue]), ..request(&["eth0", "eth1"]) };
+        let far = PlanRequest { queues: Queues::List(vec![0, queue]), ..request(&["eth0", "eth1"]) };
         assert_eq!(refused(&s, &far), [ReasonCode::QueueAbsent]);
     }
-    let pin = Request { pin: Pin::List(vec![u32::MAX]), ..request(&["eth0"]) };
+    let pin = PlanRequest { pin: Pin::List(vec![u32::MAX]), ..request(&["eth0"]) };
     assert_eq!(refused(&s, &pin), [ReasonCode::CpuUnusable]);
-    let huge = Request { umem_bytes_per_queue: u64::MAX, ..request(&["eth0"]) };
+    let huge = PlanRequest { umem_bytes_per_queue: u64::MAX, ..request(&["eth0"]) };
     assert!(refused(&s, &huge).contains(&ReasonCode::Memory));
     s.nics[0].rx_queues = Some(u32::MAX);
     assert_eq!(refused(&s, &request(&["eth0"])), [ReasonCode::TooManyQueues]);

@@ -2,14 +2,14 @@
 
 use super::machines::{machine, nic, snapshot};
 use crate::doctor::{
-    Attempt, CHECKS, Check, Hidden, Outcome, OwnRelay, Probes, Reception, SelfTestStep, Status, Traffic, doctor,
-    self_test_checks, worst,
+    Attempt, CHECKS, Check, CheckStatus, Hidden, OwnRelay, Probes, Reception, SelfTestStep, StepOutcome, Traffic,
+    doctor, self_test_checks, worst,
 };
 use crate::*;
 
-fn healthy_machine() -> (Snapshot, Probes, Request) {
+fn healthy_machine() -> (Snapshot, Probes, PlanRequest) {
     let mut s = snapshot(machine(2, 4, 1), vec![nic("eth0", Some(0), 2)]);
-    s.limits = Limits {
+    s.limits = HostLimits {
         kernel: Some("6.12.9-amd64".into()),
         capabilities: Some(["CAP_BPF", "CAP_IPC_LOCK", "CAP_NET_ADMIN", "CAP_NET_RAW"].map(str::to_owned).to_vec()),
         memlock: Some(Amount::Bytes(8 << 20)),
@@ -53,7 +53,7 @@ fn healthy_machine() -> (Snapshot, Probes, Request) {
         bpf_jit_hidden: None,
         own: None,
     };
-    (s, probes, Request::new(vec!["eth0".into()], 8 << 20))
+    (s, probes, PlanRequest::new(vec!["eth0".into()], 8 << 20))
 }
 
 fn hop(interface: &str, resolved: Option<bool>) -> KernelRoute {
@@ -80,9 +80,10 @@ fn find<'a>(checks: &'a [Check], id: &str) -> &'a Check {
 fn a_healthy_host_passes_every_check() {
     let (s, probes, request) = healthy_machine();
     let mut checks = doctor(&s, &probes, &request, &traffic());
-    let done = SelfTestStep { step: "packets", wanted: "they come back", outcome: Outcome::Done("512 of 512".into()) };
+    let done =
+        SelfTestStep { step: "packets", wanted: "they come back", outcome: StepOutcome::Done("512 of 512".into()) };
     checks.extend(self_test_checks(&s.limits, &probes, &[done]));
-    let bad: Vec<String> = checks.iter().filter(|c| c.status != Status::Pass).map(ToString::to_string).collect();
+    let bad: Vec<String> = checks.iter().filter(|c| c.status != CheckStatus::Pass).map(ToString::to_string).collect();
     assert_eq!(bad, Vec::<String>::new());
     let ids: Vec<&str> = checks.iter().map(|c| c.id.as_str()).collect();
     assert_eq!(ids, CHECKS);
@@ -90,83 +91,85 @@ fn a_healthy_host_passes_every_check() {
 
 #[test]
 fn each_trouble_is_found_by_its_check_with_a_mend() {
-    type FaultyCase = (&'static str, Status, fn(&mut Snapshot, &mut Probes, &mut Request));
+    type FaultyCase = (&'static str, CheckStatus, fn(&mut Snapshot, &mut Probes, &mut PlanRequest));
     let troubles: [FaultyCase; 62] = [
-        ("kernel", Status::Fail, |s, _, _| s.limits.kernel = Some("5.10.0".into())),
-        ("kernel", Status::Warn, |s, _, _| s.limits.kernel = Some("6.17.1".into())),
-        ("kernel", Status::Unknown, |s, _, _| s.limits.kernel = None),
-        ("af-xdp", Status::Fail, |_, p, _| p.af_xdp = Some(Attempt::Refused("EAFNOSUPPORT".into()))),
-        ("af-xdp", Status::Fail, |_, p, _| p.af_xdp = Some(Attempt::Refused("EPERM".into()))),
-        ("capabilities", Status::Fail, |s, _, _| s.limits.capabilities = Some(vec!["CAP_IPC_LOCK".into()])),
-        ("capabilities", Status::Unknown, |s, _, _| s.limits.capabilities = None),
-        ("confinement", Status::Warn, |_, p, _| p.seccomp = Some(2)),
-        ("confinement", Status::Warn, |_, p, _| p.lockdown = Some("integrity".into())),
-        ("bpf", Status::Warn, |_, p, _| p.bpf_jit = Some(0)),
-        ("io-uring", Status::Warn, |s, _, _| s.limits.io_uring_disabled = Some(2)),
-        ("memlock", Status::Fail, |s, _, _| s.limits.capabilities = Some(vec!["CAP_NET_RAW".into()])),
-        ("huge-pages", Status::Warn, |s, _, _| s.machine.nodes[0].free_huge_pages = Some(0)),
-        ("cpus", Status::Warn, |s, _, _| s.limits.allowed_cpus = Some([0, 1].into_iter().collect())),
-        ("cpu-quota", Status::Warn, |s, _, _| s.limits.cpu_quota = Some(CpuQuota::MilliCpus(1500))),
-        ("clock", Status::Warn, |s, _, _| s.limits.clock_source = Some("hpet".into())),
-        ("governor", Status::Warn, |_, p, _| p.governor = Some("powersave".into())),
-        ("irqbalance", Status::Warn, |_, p, _| p.irqbalance = Some(true)),
-        ("nic-exists", Status::Fail, |_, _, r| r.interfaces = vec!["eth9".into()]),
-        ("link", Status::Fail, |s, _, _| s.nics[0].up = Some(false)),
-        ("driver", Status::Warn, |s, _, _| s.nics[0].xdp_features = Some(XdpFeatures::default())),
-        ("queues", Status::Fail, |s, _, _| s.nics[0].tx_queues = Some(1)),
-        ("queues", Status::Fail, |s, _, _| (s.nics[0].driver, s.nics[0].max_queues) = (Some("gve".into()), Some(2))),
-        ("rings", Status::Warn, |s, _, _| s.nics[0].rx_ring = Some(8192)),
-        ("mtu", Status::Fail, |s, _, _| s.nics[0].mtu = Some(9000)),
-        ("xdp-attached", Status::Fail, |s, _, _| {
+        ("kernel", CheckStatus::Fail, |s, _, _| s.limits.kernel = Some("5.10.0".into())),
+        ("kernel", CheckStatus::Warn, |s, _, _| s.limits.kernel = Some("6.17.1".into())),
+        ("kernel", CheckStatus::Unknown, |s, _, _| s.limits.kernel = None),
+        ("af-xdp", CheckStatus::Fail, |_, p, _| p.af_xdp = Some(Attempt::Refused("EAFNOSUPPORT".into()))),
+        ("af-xdp", CheckStatus::Fail, |_, p, _| p.af_xdp = Some(Attempt::Refused("EPERM".into()))),
+        ("capabilities", CheckStatus::Fail, |s, _, _| s.limits.capabilities = Some(vec!["CAP_IPC_LOCK".into()])),
+        ("capabilities", CheckStatus::Unknown, |s, _, _| s.limits.capabilities = None),
+        ("confinement", CheckStatus::Warn, |_, p, _| p.seccomp = Some(2)),
+        ("confinement", CheckStatus::Warn, |_, p, _| p.lockdown = Some("integrity".into())),
+        ("bpf", CheckStatus::Warn, |_, p, _| p.bpf_jit = Some(0)),
+        ("io-uring", CheckStatus::Warn, |s, _, _| s.limits.io_uring_disabled = Some(2)),
+        ("memlock", CheckStatus::Fail, |s, _, _| s.limits.capabilities = Some(vec!["CAP_NET_RAW".into()])),
+        ("huge-pages", CheckStatus::Warn, |s, _, _| s.machine.nodes[0].free_huge_pages = Some(0)),
+        ("cpus", CheckStatus::Warn, |s, _, _| s.limits.allowed_cpus = Some([0, 1].into_iter().collect())),
+        ("cpu-quota", CheckStatus::Warn, |s, _, _| s.limits.cpu_quota = Some(CpuQuota::MilliCpus(1500))),
+        ("clock", CheckStatus::Warn, |s, _, _| s.limits.clock_source = Some("hpet".into())),
+        ("governor", CheckStatus::Warn, |_, p, _| p.governor = Some("powersave".into())),
+        ("irqbalance", CheckStatus::Warn, |_, p, _| p.irqbalance = Some(true)),
+        ("nic-exists", CheckStatus::Fail, |_, _, r| r.interfaces = vec!["eth9".into()]),
+        ("link", CheckStatus::Fail, |s, _, _| s.nics[0].up = Some(false)),
+        ("driver", CheckStatus::Warn, |s, _, _| s.nics[0].xdp_features = Some(XdpFeatures::default())),
+        ("queues", CheckStatus::Fail, |s, _, _| s.nics[0].tx_queues = Some(1)),
+        ("queues", CheckStatus::Fail, |s, _, _| {
+            (s.nics[0].driver, s.nics[0].max_queues) = (Some("gve".into()), Some(2))
+        }),
+        ("rings", CheckStatus::Warn, |s, _, _| s.nics[0].rx_ring = Some(8192)),
+        ("mtu", CheckStatus::Fail, |s, _, _| s.nics[0].mtu = Some(9000)),
+        ("xdp-attached", CheckStatus::Fail, |s, _, _| {
             s.nics[0].xdp_program = Some(XdpProgram { mode: "native".into(), id: Some(7) })
         }),
-        ("link", Status::Warn, |s, _, _| s.nics[0].master = Some("br0".into())),
-        ("capabilities", Status::Warn, |s, _, _| {
+        ("link", CheckStatus::Warn, |s, _, _| s.nics[0].master = Some("br0".into())),
+        ("capabilities", CheckStatus::Warn, |s, _, _| {
             s.limits.capabilities = Some(vec!["CAP_NET_RAW".into(), "CAP_SYS_ADMIN".into()])
         }),
-        ("xsk-owned", Status::Fail, |s, _, _| s.nics[0].xsk_queues = Some(vec![1])),
-        ("xsk-owned", Status::Unknown, |s, _, _| s.nics[0].xsk_queues = None),
-        ("rss", Status::Unknown, |s, _, _| s.nics[0].rss = None),
-        ("rss", Status::Warn, |s, _, _| rss(s).table = Some(vec![0, 1, 2, 3])),
-        ("rss", Status::Warn, |s, _, _| rss(s).table = Some(vec![1, 1])),
-        ("rss", Status::Warn, |s, _, _| rss(s).fields_udp6 = Some(HashFields::from_bits(0x30))),
-        ("rss", Status::Unknown, |s, _, _| rss(s).fields_udp4 = None),
-        ("rss", Status::Unknown, |s, _, _| rss(s).table = None),
-        ("offloads", Status::Unknown, |s, _, _| s.nics[0].offloads = None),
-        ("offloads", Status::Warn, |s, _, _| offloads(s).lro = true),
-        ("offloads", Status::Warn, |s, _, _| offloads(s).hw_gro = true),
-        ("offloads", Status::Warn, |s, _, _| s.nics[0].xdp_features = Some(XdpFeatures::default())),
-        ("offloads", Status::Unknown, |s, _, _| s.nics[0].driver = Some("veth".into())),
-        ("offloads", Status::Warn, |s, _, _| {
+        ("xsk-owned", CheckStatus::Fail, |s, _, _| s.nics[0].xsk_queues = Some(vec![1])),
+        ("xsk-owned", CheckStatus::Unknown, |s, _, _| s.nics[0].xsk_queues = None),
+        ("rss", CheckStatus::Unknown, |s, _, _| s.nics[0].rss = None),
+        ("rss", CheckStatus::Warn, |s, _, _| rss(s).table = Some(vec![0, 1, 2, 3])),
+        ("rss", CheckStatus::Warn, |s, _, _| rss(s).table = Some(vec![1, 1])),
+        ("rss", CheckStatus::Warn, |s, _, _| rss(s).fields_udp6 = Some(HashFields::from_bits(0x30))),
+        ("rss", CheckStatus::Unknown, |s, _, _| rss(s).fields_udp4 = None),
+        ("rss", CheckStatus::Unknown, |s, _, _| rss(s).table = None),
+        ("offloads", CheckStatus::Unknown, |s, _, _| s.nics[0].offloads = None),
+        ("offloads", CheckStatus::Warn, |s, _, _| offloads(s).lro = true),
+        ("offloads", CheckStatus::Warn, |s, _, _| offloads(s).hw_gro = true),
+        ("offloads", CheckStatus::Warn, |s, _, _| s.nics[0].xdp_features = Some(XdpFeatures::default())),
+        ("offloads", CheckStatus::Unknown, |s, _, _| s.nics[0].driver = Some("veth".into())),
+        ("offloads", CheckStatus::Warn, |s, _, _| {
             let on = Offloads { tx_checksum: true, gro: true, ..Offloads::default() };
             s.nics[0].driver = Some("veth".into());
-            s.nics[0].peer = Some(Peer { name: "peer0".into(), offloads: Some(on), has_program: false });
+            s.nics[0].peer = Some(VethPeer { name: "peer0".into(), offloads: Some(on), has_program: false });
         }),
-        ("ports", Status::Warn, |_, p, _| p.ephemeral_ports = Some((1024, 65_535))),
-        ("ports", Status::Warn, |_, p, _| p.udp_bound = Some(vec![([0, 0, 0, 0].into(), 53)])),
-        ("route", Status::Fail, |_, p, _| p.routes[0].1 = Err("Network is unreachable".into())),
-        ("route", Status::Fail, |_, p, _| p.routes[0].1 = Ok(hop("eth1", None))),
-        ("route", Status::Warn, |_, p, _| p.routes[0].1 = Ok(hop("eth0", Some(false)))),
-        ("route", Status::Fail, |_, p, _| p.routes[0].1 = Ok(KernelRoute { local: true, ..hop("lo", None) })),
-        ("listen", Status::Warn, |_, p, _| p.listens[0].1.holders = vec![holder("eth1", false)]),
-        ("listen", Status::Warn, |_, p, _| p.listens[0].1 = Reception { holders: Vec::new(), local: Some(false) }),
-        ("listen", Status::Unknown, |_, p, _| p.listens.clear()),
-        ("ports", Status::Warn, |_, p, _| p.port_choosers = Some(vec!["nft table ip nat, chain post".into()])),
-        ("ports", Status::Fail, |_, p, _| p.reserved_ports = vec![32_768..=60_000]),
-        ("link", Status::Fail, |s, _, _| s.nics[0].ethernet = Some(false)),
-        ("link", Status::Fail, |s, _, _| s.nics[0].carrier = Some(false)),
-        ("bpf", Status::Unknown, |_, p, _| (p.bpf_jit, p.bpf_jit_hidden) = (None, Some(Hidden::Forbidden))),
-        ("plan", Status::Unknown, |_, _, r| r.interfaces.clear()),
-        ("relay", Status::Warn, |_, p, _| {
+        ("ports", CheckStatus::Warn, |_, p, _| p.ephemeral_ports = Some((1024, 65_535))),
+        ("ports", CheckStatus::Warn, |_, p, _| p.udp_bound = Some(vec![([0, 0, 0, 0].into(), 53)])),
+        ("route", CheckStatus::Fail, |_, p, _| p.routes[0].1 = Err("Network is unreachable".into())),
+        ("route", CheckStatus::Fail, |_, p, _| p.routes[0].1 = Ok(hop("eth1", None))),
+        ("route", CheckStatus::Warn, |_, p, _| p.routes[0].1 = Ok(hop("eth0", Some(false)))),
+        ("route", CheckStatus::Fail, |_, p, _| p.routes[0].1 = Ok(KernelRoute { local: true, ..hop("lo", None) })),
+        ("listen", CheckStatus::Warn, |_, p, _| p.listens[0].1.holders = vec![holder("eth1", false)]),
+        ("listen", CheckStatus::Warn, |_, p, _| p.listens[0].1 = Reception { holders: Vec::new(), local: Some(false) }),
+        ("listen", CheckStatus::Unknown, |_, p, _| p.listens.clear()),
+        ("ports", CheckStatus::Warn, |_, p, _| p.port_choosers = Some(vec!["nft table ip nat, chain post".into()])),
+        ("ports", CheckStatus::Fail, |_, p, _| p.reserved_ports = vec![32_768..=60_000]),
+        ("link", CheckStatus::Fail, |s, _, _| s.nics[0].ethernet = Some(false)),
+        ("link", CheckStatus::Fail, |s, _, _| s.nics[0].carrier = Some(false)),
+        ("bpf", CheckStatus::Unknown, |_, p, _| (p.bpf_jit, p.bpf_jit_hidden) = (None, Some(Hidden::Forbidden))),
+        ("plan", CheckStatus::Unknown, |_, _, r| r.interfaces.clear()),
+        ("relay", CheckStatus::Warn, |_, p, _| {
             p.own = Some(OwnRelay { state: "degraded".into(), ..OwnRelay::default() });
         }),
-        ("numa", Status::Warn, |_, _, r| r.numa = Numa::Node(1)),
-        ("numa", Status::Warn, |s, _, _| s.limits.memory_nodes = Some([1].into_iter().collect())),
-        ("rss", Status::Warn, |s, _, _| {
+        ("numa", CheckStatus::Warn, |_, _, r| r.numa = Numa::Node(1)),
+        ("numa", CheckStatus::Warn, |s, _, _| s.limits.memory_nodes = Some([1].into_iter().collect())),
+        ("rss", CheckStatus::Warn, |s, _, _| {
             s.nics[0].driver = Some("virtio_net".into());
             rss(s).fields_udp4 = Some(HashFields::default());
         }),
-        ("irq-affinity", Status::Warn, |s, _, _| s.nics[0].irqs[1].cpus = [7].into_iter().collect()),
+        ("irq-affinity", CheckStatus::Warn, |s, _, _| s.nics[0].irqs[1].cpus = [7].into_iter().collect()),
     ];
     for (index, (id, status, trouble)) in troubles.into_iter().enumerate() {
         let (mut s, mut probes, mut request) = healthy_machine();
@@ -195,35 +198,35 @@ fn reserved_ports_and_ports_of_others_are_no_trouble() {
         find(&doctor(&s, &probes, &request, &traffic()), "ports").status
     };
     let all = |p: &mut Probes| p.ephemeral_ports = Some((1024, 65_535));
-    assert_eq!(seen(all), Status::Warn);
+    assert_eq!(seen(all), CheckStatus::Warn);
     let reserved =
         |p: &mut Probes| (p.ephemeral_ports, p.reserved_ports) = (Some((1024, 65_535)), vec![60_000..=65_535]);
-    assert_eq!(seen(reserved), Status::Pass);
+    assert_eq!(seen(reserved), CheckStatus::Pass);
     // Port 53 of another address is not ours.
-    assert_eq!(seen(|p| p.udp_bound = Some(vec![([192, 0, 2, 9].into(), 53)])), Status::Pass);
-    assert_eq!(seen(|p| p.udp_bound = Some(vec![([192, 0, 2, 1].into(), 53)])), Status::Warn);
+    assert_eq!(seen(|p| p.udp_bound = Some(vec![([192, 0, 2, 9].into(), 53)])), CheckStatus::Pass);
+    assert_eq!(seen(|p| p.udp_bound = Some(vec![([192, 0, 2, 1].into(), 53)])), CheckStatus::Warn);
     let (s, probes, request) = healthy_machine();
     let unasked = doctor(&s, &probes, &request, &Traffic::default());
     for id in ["ports", "listen", "route", "relay"] {
-        assert_eq!(find(&unasked, id).status, Status::Unknown);
+        assert_eq!(find(&unasked, id).status, CheckStatus::Unknown);
     }
 }
 
 #[test]
 fn the_self_test_says_what_is_missing() {
     let (s, probes, _) = healthy_machine();
-    let check = |outcome, limits: &Limits| {
+    let check = |outcome, limits: &HostLimits| {
         let trial = SelfTestStep { step: "program", wanted: "loaded", outcome };
         self_test_checks(limits, &probes, &[trial]).remove(0)
     };
     let needs: &[&[&str]] = &[&["CAP_BPF", "CAP_SYS_ADMIN"], &["CAP_NET_ADMIN", "CAP_SYS_ADMIN"]];
-    let refused = |relay_needs_it| Outcome::Refused { text: "EPERM".into(), needs, relay_needs_it };
-    let with = |names: &[&str]| Limits {
+    let refused = |relay_needs_it| StepOutcome::Refused { text: "EPERM".into(), needs, relay_needs_it };
+    let with = |names: &[&str]| HostLimits {
         capabilities: Some(names.iter().map(|name| (*name).to_owned()).collect()),
         ..s.limits.clone()
     };
     let none = check(refused(true), &with(&[]));
-    assert_eq!(none.status, Status::Fail);
+    assert_eq!(none.status, CheckStatus::Fail);
     assert!(
         none.observed.contains("CAP_BPF or CAP_SYS_ADMIN, and CAP_NET_ADMIN or CAP_SYS_ADMIN is missing"),
         "{none}"
@@ -232,12 +235,12 @@ fn the_self_test_says_what_is_missing() {
     let admin = check(refused(true), &with(&["CAP_SYS_ADMIN"]));
     assert!(admin.observed.contains("no seccomp filter"), "{admin}");
     let only_the_test = check(refused(false), &with(&[]));
-    assert_eq!(only_the_test.status, Status::Unknown);
+    assert_eq!(only_the_test.status, CheckStatus::Unknown);
     assert!(only_the_test.observed.contains("the relay itself does not need it"), "{only_the_test}");
-    let untried = Outcome::Untried { why: "no veth".into(), remedy: "modprobe veth".into() };
-    assert_eq!(check(untried, &s.limits).status, Status::Unknown);
-    let failed = Outcome::Failed { text: "511 of 512".into(), remedy: "report it".into() };
-    assert_eq!(check(failed, &s.limits).status, Status::Fail);
+    let untried = StepOutcome::Untried { why: "no veth".into(), remedy: "modprobe veth".into() };
+    assert_eq!(check(untried, &s.limits).status, CheckStatus::Unknown);
+    let failed = StepOutcome::Failed { text: "511 of 512".into(), remedy: "report it".into() };
+    assert_eq!(check(failed, &s.limits).status, CheckStatus::Fail);
 }
 
 #[test]
@@ -269,12 +272,12 @@ fn virtio_remedies_can_be_carried_out() {
     s.nics[0].max_queues = Some(10);
     let checks = doctor(&s, &probes, &request, &traffic());
     let queues = find(&checks, "queues");
-    assert!(queues.status == Status::Pass && queues.observed.contains("10 receive queues once"), "{queues}");
-    assert_eq!(find(&checks, "rss").status, Status::Pass, "{}", find(&checks, "rss"));
+    assert!(queues.status == CheckStatus::Pass && queues.observed.contains("10 receive queues once"), "{queues}");
+    assert_eq!(find(&checks, "rss").status, CheckStatus::Pass, "{}", find(&checks, "rss"));
     (s.nics[0].rx_queues, s.nics[0].tx_queues) = (Some(10), Some(2));
     s.nics[0].xdp_program = Some(XdpProgram { mode: "native".into(), id: None });
     let checks = doctor(&s, &probes, &request, &traffic());
-    assert_eq!(find(&checks, "queues").status, Status::Pass, "{}", find(&checks, "queues"));
+    assert_eq!(find(&checks, "queues").status, CheckStatus::Pass, "{}", find(&checks, "queues"));
 }
 
 /// observe/01: `ip_local_reserved_ports=20000-65535` took every ephemeral port, and the doctor was content.
@@ -289,18 +292,18 @@ fn remedy_for_ports_leaves_the_host_its_own() {
     let remedy = |check: &Check| check.remedy.clone().unwrap_or_default();
     // All of the kernel's range would be reserved: it is moved instead.
     let wide = ports(|_| {}, &[20_000..=65_535]);
-    assert_eq!(wide.status, Status::Warn, "{wide}");
+    assert_eq!(wide.status, CheckStatus::Warn, "{wide}");
     assert!(remedy(&wide).contains("ip_local_port_range=\"10000 19999\""), "{wide}");
     assert!(!remedy(&wide).contains("ip_local_reserved_ports=20000"), "{wide}");
     let broken = ports(|p| p.reserved_ports = vec![20_000..=65_535], &[20_000..=65_535]);
-    assert_eq!(broken.status, Status::Fail, "{broken}");
+    assert_eq!(broken.status, CheckStatus::Fail, "{broken}");
     assert!(broken.observed.contains("0 ports only") && remedy(&broken).contains("10000 19999"), "{broken}");
     // The advice, followed, is enough.
     let moved = ports(
         |p| (p.ephemeral_ports, p.reserved_ports) = (Some((10_000, 19_999)), vec![20_000..=65_535]),
         &[20_000..=65_535],
     );
-    assert_eq!(moved.status, Status::Pass, "{moved}");
+    assert_eq!(moved.status, CheckStatus::Pass, "{moved}");
     // A small overlap is reserved, exactly it, and what was reserved before stays so.
     let small = ports(|p| p.reserved_ports = vec![8080..=8080], &[40_000..=41_000, 61_000..=61_010]);
     assert!(remedy(&small).contains("ip_local_reserved_ports=8080,40000-41000,"), "{small}");
@@ -319,9 +322,9 @@ fn listen_addresses_need_a_served_interface() {
     let elsewhere = listen(on(vec![holder("eth1", false)]));
     assert!(elsewhere.observed.contains("eth1, which is not served"), "{elsewhere}");
     assert!(elsewhere.remedy.as_ref().is_some_and(|remedy| remedy.contains("add eth1")), "{elsewhere}");
-    assert_eq!(listen(on(vec![holder("eth1", false), holder("eth0", false)])).status, Status::Pass);
-    assert_eq!(listen(on(vec![holder("lo", true)])).status, Status::Pass, "addresses of services are often there");
-    assert_eq!(listen(on(Vec::new())).status, Status::Pass, "ip route add local");
+    assert_eq!(listen(on(vec![holder("eth1", false), holder("eth0", false)])).status, CheckStatus::Pass);
+    assert_eq!(listen(on(vec![holder("lo", true)])).status, CheckStatus::Pass, "addresses of services are often there");
+    assert_eq!(listen(on(Vec::new())).status, CheckStatus::Pass, "ip route add local");
 }
 
 /// An operator who looks for a fault of a running relay is not told to take it off.
@@ -335,7 +338,7 @@ fn running_relay_is_not_taken_for_a_stranger() {
     probes.own = Some(OwnRelay { state: "running".into(), queues, huge_pages: true, notices: Vec::new() });
     let bad = |probes: &Probes| {
         let checks = doctor(&s, probes, &request, &traffic());
-        checks.iter().filter(|c| c.status != Status::Pass).map(|c| c.id.clone()).collect::<Vec<_>>()
+        checks.iter().filter(|c| c.status != CheckStatus::Pass).map(|c| c.id.clone()).collect::<Vec<_>>()
     };
     assert_eq!(bad(&probes), Vec::<String>::new());
     // A queue that is not its own is a stranger's.

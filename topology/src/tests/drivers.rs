@@ -3,8 +3,8 @@
 use super::machines::{machine, nic, snapshot};
 use crate::*;
 
-fn request() -> Request {
-    Request::new(vec!["eth0".to_owned()], 8 << 20)
+fn request() -> PlanRequest {
+    PlanRequest::new(vec!["eth0".to_owned()], 8 << 20)
 }
 
 fn zero_copy_driver(driver: &str) -> Snapshot {
@@ -24,7 +24,7 @@ fn about_zero_copy(plan: &Plan) -> Vec<&str> {
 #[test]
 fn igb_has_zero_copy_with_frames_of_4_kib_only() {
     let s = zero_copy_driver("igb");
-    let large = Request { frame_size: 4096, ..request() };
+    let large = PlanRequest { frame_size: 4096, ..request() };
     let p = plan(&s, &large).unwrap();
     assert_eq!((p.actors[0].ports[0].zero_copy, about_zero_copy(&p)), (ZeroCopy::Good, vec![]));
 
@@ -33,18 +33,18 @@ fn igb_has_zero_copy_with_frames_of_4_kib_only() {
     let warning = p.warnings.iter().find(|w| w.text.contains("4096")).unwrap();
     assert!(warning.remedy.contains("frame_size = 4096"), "{warning:?}");
 
-    let required = Request { zero_copy: ZeroCopyWish::Require, ..request() };
+    let required = PlanRequest { zero_copy: ZeroCopyWish::Require, ..request() };
     let refusal = plan(&s, &required).unwrap_err();
     assert_eq!(refusal.reasons[0].code, ReasonCode::BadSize);
     assert!(refusal.to_string().contains("frame_size = 4096"), "{refusal}");
-    assert!(plan(&s, &Request { zero_copy: ZeroCopyWish::Require, ..large }).is_ok());
+    assert!(plan(&s, &PlanRequest { zero_copy: ZeroCopyWish::Require, ..large }).is_ok());
 }
 
 #[test]
 fn zero_copy_advice_follows_the_configuration() {
     let s = zero_copy_driver("ice");
     let warned = |zero_copy| {
-        let p = plan(&s, &Request { zero_copy, ..request() }).unwrap();
+        let p = plan(&s, &PlanRequest { zero_copy, ..request() }).unwrap();
         about_zero_copy(&p).join("; ")
     };
     assert!(warned(ZeroCopyWish::Auto).contains("left alone"));
@@ -58,7 +58,7 @@ fn zero_copy_advice_follows_the_configuration() {
 fn virtio_plan_serves_queues_that_attaching_adds() {
     let mut s = snapshot(machine(1, 4, 1), vec![nic("eth0", None, 4)]);
     s.nics[0].driver = Some("virtio_net".to_owned());
-    let queues = |s: &Snapshot, request: &Request| {
+    let queues = |s: &Snapshot, request: &PlanRequest| {
         let p = plan(s, request).unwrap();
         (p.actors.iter().map(|a| a.queue).collect::<Vec<_>>(), p)
     };
@@ -73,7 +73,7 @@ fn virtio_plan_serves_queues_that_attaching_adds() {
     assert_eq!((served.len(), p.warnings.iter().any(|w| w.code == WarningCode::Driver)), (5, false));
     // Generic mode adds none, and a program that is attached already has added them.
     (s.nics[0].rx_queues, s.nics[0].tx_queues) = (Some(4), Some(4));
-    assert_eq!(queues(&s, &Request { native: false, ..request() }).0.len(), 4);
+    assert_eq!(queues(&s, &PlanRequest { native: false, ..request() }).0.len(), 4);
     (s.nics[0].rx_queues, s.nics[0].tx_queues) = (Some(8), Some(4));
     s.nics[0].xdp_program = Some(XdpProgram { mode: "native".to_owned(), id: Some(3) });
     assert_eq!(queues(&s, &request()).0.len(), 8);
@@ -83,7 +83,7 @@ fn virtio_plan_serves_queues_that_attaching_adds() {
     assert_eq!(queues(&s, &request()).0.len(), 4);
     // Listed queues leave the others unserved, those that are added too.
     s.machine.possible_cpus = Some(4);
-    let listed = Request { queues: Queues::List(vec![0, 1, 2, 3]), ..request() };
+    let listed = PlanRequest { queues: Queues::List(vec![0, 1, 2, 3]), ..request() };
     let (_, p) = queues(&s, &listed);
     let unserved = p.warnings.iter().find(|w| w.code == WarningCode::QueuesUnserved).unwrap();
     assert!(unserved.text.contains("4 other queues"), "{unserved:?}");
@@ -97,7 +97,7 @@ fn memory_stays_inside_cpuset_mems() {
     assert_eq!((p.actors[0].cpu, p.actors[0].numa_node), (2, Some(0)));
     let warning = p.warnings.iter().find(|w| w.text.contains("cpuset.mems")).unwrap();
     assert!(!warning.remedy.is_empty());
-    let refusal = plan(&s, &Request { numa: Numa::Node(1), ..request() }).unwrap_err();
+    let refusal = plan(&s, &PlanRequest { numa: Numa::Node(1), ..request() }).unwrap_err();
     assert_eq!(refusal.reasons[0].code, ReasonCode::NodeUnusable);
     assert!(refusal.to_string().contains("cpuset.mems"), "{refusal}");
     s.machine.nodes[0].memory_bytes = Some(0);

@@ -6,8 +6,8 @@ use crate::*;
 
 const XML: &str = include_str!("../../tests/data/two-nodes.xml");
 
-fn request(name: &str) -> Request {
-    Request::new(vec![name.into()], 4 << 20)
+fn request(name: &str) -> PlanRequest {
+    PlanRequest::new(vec![name.into()], 4 << 20)
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn eight_sockets_and_1024_threads() {
     for (node, name) in ["a0", "b0", "c0"].into_iter().enumerate() {
         s.describe_nic(&format!("{name}:node={node},queues=256,mtu=1500")).unwrap();
     }
-    let r = Request::new(vec!["a0".into(), "b0".into(), "c0".into()], 4 << 20);
+    let r = PlanRequest::new(vec!["a0".into(), "b0".into(), "c0".into()], 4 << 20);
     let started = std::time::Instant::now();
     let p = plan(&s, &r).unwrap();
     // No bound on it here: other tests run beside this one. `--nocapture` shows it.

@@ -1,6 +1,6 @@
 //! Described machines for tests.
 
-use crate::{Core, Limits, Machine, Nic, Node, SNAPSHOT_SCHEMA, Snapshot};
+use crate::{Core, HostLimits, Machine, Nic, Node, SNAPSHOT_SCHEMA, Snapshot};
 
 /// `nodes` nodes of `cores` cores of `threads` threads, numbered as Linux does on most servers: first
 /// threads of all cores, then second threads.
@@ -45,6 +45,6 @@ pub(super) fn nic(name: &str, node: Option<u32>, queues: u32) -> Nic {
 }
 
 pub(super) fn snapshot(machine: Machine, nics: Vec<Nic>) -> Snapshot {
-    let limits = Limits { capabilities: Some(vec!["CAP_IPC_LOCK".into()]), ..Limits::default() };
+    let limits = HostLimits { capabilities: Some(vec!["CAP_IPC_LOCK".into()]), ..HostLimits::default() };
     Snapshot { schema: SNAPSHOT_SCHEMA, source: "test".into(), machine, nics, limits }
 }

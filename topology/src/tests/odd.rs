@@ -4,8 +4,8 @@
 use super::machines::{machine, nic, snapshot};
 use crate::*;
 
-fn request(names: &[&str]) -> Request {
-    Request::new(names.iter().map(|n| (*n).to_owned()).collect(), 8 << 20)
+fn request(names: &[&str]) -> PlanRequest {
+    PlanRequest::new(names.iter().map(|n| (*n).to_owned()).collect(), 8 << 20)
 }
 
 fn warned(s: &Snapshot, names: &[&str], code: WarningCode) -> Plan {
@@ -91,5 +91,5 @@ fn a_damaged_rss_table_is_no_panic() {
     assert!(plan(&s, &request(&["eth0"])).is_ok());
     let probes = crate::doctor::Probes::default();
     let checks = crate::doctor::doctor(&s, &probes, &request(&["eth0"]), &crate::doctor::Traffic::default());
-    assert!(checks.iter().any(|c| c.id == "rss" && c.status == crate::doctor::Status::Warn));
+    assert!(checks.iter().any(|c| c.id == "rss" && c.status == crate::doctor::CheckStatus::Warn));
 }

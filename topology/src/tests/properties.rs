@@ -58,19 +58,19 @@ prop_compose! {
     }
 }
 
-fn any_request(snapshot: &Snapshot) -> impl Strategy<Value = Request> + use<> {
+fn any_request(snapshot: &Snapshot) -> impl Strategy<Value = PlanRequest> + use<> {
     let names: Vec<String> = snapshot.nics.iter().map(|n| n.name.clone()).collect();
     let count = names.len();
     (subsequence(names, 1..=count).prop_shuffle(), any::<bool>(), any::<bool>()).prop_map(
-        |(names, housekeeping, huge)| Request {
+        |(names, housekeeping, huge)| PlanRequest {
             allow_housekeeping: housekeeping,
             huge_pages: huge,
-            ..Request::new(names, 4 << 20)
+            ..PlanRequest::new(names, 4 << 20)
         },
     )
 }
 
-fn both() -> impl Strategy<Value = (Snapshot, Request)> {
+fn both() -> impl Strategy<Value = (Snapshot, PlanRequest)> {
     any_snapshot().prop_flat_map(|s| {
         let r = any_request(&s);
         (Just(s), r)
@@ -175,11 +175,11 @@ proptest! {
         s.nics[0].mtu = mtu;
         s.limits.allowed_cpus = Some([cpu % 64].into_iter().collect());
         if let Some(node) = s.machine.nodes.first_mut() { node.id = nodes; }
-        let r = Request {
+        let r = PlanRequest {
             pin: if pins.is_empty() { Pin::Auto } else { Pin::List(pins.clone()) },
             queues: if pins.len() == 1 { Queues::List(pins) } else { Queues::Auto },
             numa: numa.map_or(Numa::Auto, Numa::Node),
-            ..Request::new(vec!["eth0".into()], size)
+            ..PlanRequest::new(vec!["eth0".into()], size)
         };
         match plan(&s, &r) {
             Ok(p) => prop_assert!(!p.actors.is_empty()),

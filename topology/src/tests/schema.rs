@@ -57,7 +57,7 @@ fn plans_and_refusals_fit_the_schema() {
     let schema: Value = serde_json::from_str(PLAN_JSON_SCHEMA).unwrap();
     let fits = |answer: &Answer| violation(&schema, &schema, &serde_json::to_value(answer).unwrap(), "answer");
     let mut s = snapshot(machine(2, 2, 2), vec![nic("eth0", Some(0), 9), nic("eth1", None, 2)]);
-    let request = Request::new(vec!["eth1".into(), "eth0".into()], 4 << 20);
+    let request = PlanRequest::new(vec!["eth1".into(), "eth0".into()], 4 << 20);
     let good = plan(&s, &request).unwrap();
     assert!(good.warnings.len() > 2);
     assert_eq!(fits(&Answer::Plan(good)), None);

@@ -63,7 +63,7 @@ struct Goal {
 
 /// What `oxide-lab trial` prints of each rate.
 #[derive(Clone, Copy, Debug, Deserialize)]
-struct Outcome {
+struct TrialOutcome {
     sent: u64,
     lost: u64,
     late_ns: u64,
@@ -212,18 +212,18 @@ impl Bench<'_> {
         }
         let (mut pairs, mut deep) = (vec![], vec![]);
         for _ in 0..self.pace.pairs {
-            pairs.extend(self.both::<Vec<Outcome>>(lab, &arguments)?);
-            let answer = self.ask::<Vec<Outcome>>(lab, "relay", DEEP, &format!("trial --ms {ms} {sixty}"));
+            pairs.extend(self.both::<Vec<TrialOutcome>>(lab, &arguments)?);
+            let answer = self.ask::<Vec<TrialOutcome>>(lab, "relay", DEEP, &format!("trial --ms {ms} {sixty}"));
             deep.extend(self.unless_failed(DEEP_LOSS.name, answer)?.into_iter().flatten());
         }
-        let record = |measure: Measure, n: usize, value: &dyn Fn(&Outcome) -> f64| {
+        let record = |measure: Measure, n: usize, value: &dyn Fn(&TrialOutcome) -> f64| {
             let trials = pairs.iter().filter_map(|(a, b)| Some((*a.get(n)?, *b.get(n)?)));
-            let (ours, theirs): (Vec<Outcome>, Vec<Outcome>) = trials.unzip();
+            let (ours, theirs): (Vec<TrialOutcome>, Vec<TrialOutcome>) = trials.unzip();
             let values: Vec<_> = ours.iter().map(value).zip(theirs.iter().map(value)).collect();
             Record::pairs(measure, "relay", "raw-echo", &values, &shape(LOAD)).note(remark(&ours, &theirs))
         };
         let mut records = vec![];
-        let parts: [fn(&Outcome) -> f64; 3] = [|o| o.p50_ns, |o| o.p99_ns, |o| o.p999_ns];
+        let parts: [fn(&TrialOutcome) -> f64; 3] = [|o| o.p50_ns, |o| o.p99_ns, |o| o.p999_ns];
         for (measure, value) in LATENCY.into_iter().zip(parts) {
             records.push(record(measure, 0, &|o| value(o) / 1e3));
         }
@@ -301,7 +301,7 @@ impl Bench<'_> {
 }
 
 /// What a reader must know of these trials of ours and of the peer's.
-fn remark(ours: &[Outcome], theirs: &[Outcome]) -> String {
+fn remark(ours: &[TrialOutcome], theirs: &[TrialOutcome]) -> String {
     let both = || ours.iter().chain(theirs);
     let sent: u64 = ours.iter().map(|o| o.sent).sum();
     let late = both().map(|o| o.late_ns).max().unwrap_or_default();

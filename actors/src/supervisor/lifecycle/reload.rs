@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::ActorLifecycle;
 use crate::supervisor::phase::{Phase, RebuildTarget, TransitionContext};
 use crate::supervisor::supervisor_core::HandlerAge;
-use crate::supervisor::{Command, RestartDepth, State};
+use crate::supervisor::{ActorState, RestartDepth, SupervisorCommand};
 
 impl ActorLifecycle {
     /// Compares the handler that serves here with the newest factory.
@@ -34,7 +34,7 @@ impl ActorLifecycle {
             | Phase::Overdue { .. }
             | Phase::RebuildPending { what: RebuildTarget::Handler { .. }, .. } => {}
             // It goes on draining, with the sessions it has.
-            Phase::Draining { .. } => cx.send(Command::RestartHandler { inherit: true }),
+            Phase::Draining { .. } => cx.send(SupervisorCommand::RestartHandler { inherit: true }),
             Phase::Opening | Phase::Up | Phase::RebuildPending { .. } | Phase::Rebuilding { .. } => {
                 self.outdated = true;
                 self.replace_outdated(cx);
@@ -51,7 +51,11 @@ impl ActorLifecycle {
         );
         if self.outdated && ready && !self.stalled {
             self.start_rebuild(cx, RebuildTarget::Handler { inherit: true });
-            self.go(cx, State::Restarting { depth: RestartDepth::Soft, backoff: Duration::ZERO }, "told to restart");
+            self.go(
+                cx,
+                ActorState::Restarting { depth: RestartDepth::Soft, backoff: Duration::ZERO },
+                "told to restart",
+            );
         }
     }
 }

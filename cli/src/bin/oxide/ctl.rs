@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 use oxide::engine::RestartScope;
 use oxide::telemetry::DropReason;
-use oxide_cli::admin::protocol::{ControlErrorKind, Request};
+use oxide_cli::admin::protocol::{ControlErrorKind, ControlRequest};
 use oxide_cli::admin::{Client, ClientError, NodeView, default_socket};
 use serde_json::Value;
 
@@ -133,12 +133,12 @@ enum What {
 }
 
 impl What {
-    fn request(&self) -> Request {
+    fn request(&self) -> ControlRequest {
         match self {
-            Self::Status => Request::Status {},
-            Self::Queues | Self::Drops { .. } => Request::Queues {},
-            Self::Sessions { queue, limit } => Request::Sessions { queue: queue.clone(), limit: Some(*limit) },
-            Self::Restart { queue, depth } => Request::Restart {
+            Self::Status => ControlRequest::Status {},
+            Self::Queues | Self::Drops { .. } => ControlRequest::Queues {},
+            Self::Sessions { queue, limit } => ControlRequest::Sessions { queue: queue.clone(), limit: Some(*limit) },
+            Self::Restart { queue, depth } => ControlRequest::Restart {
                 queue: queue.clone(),
                 depth: match depth {
                     ScopeArgument::Handler => RestartScope::Handler,
@@ -146,14 +146,14 @@ impl What {
                     ScopeArgument::Queue => RestartScope::Queue,
                 },
             },
-            Self::Pause { queue } => Request::Pause { queue: queue.clone() },
-            Self::Resume { queue } => Request::Resume { queue: queue.clone() },
-            Self::Drain { queue, within } => Request::Drain { queue: queue.clone(), within_s: *within },
-            Self::Log { filter } => Request::Log { filter: filter.clone() },
-            Self::Reload => Request::Reload {},
-            Self::Plan => Request::Plan {},
-            Self::Config => Request::Config {},
-            Self::Metrics => Request::Metrics {},
+            Self::Pause { queue } => ControlRequest::Pause { queue: queue.clone() },
+            Self::Resume { queue } => ControlRequest::Resume { queue: queue.clone() },
+            Self::Drain { queue, within } => ControlRequest::Drain { queue: queue.clone(), within_s: *within },
+            Self::Log { filter } => ControlRequest::Log { filter: filter.clone() },
+            Self::Reload => ControlRequest::Reload {},
+            Self::Plan => ControlRequest::Plan {},
+            Self::Config => ControlRequest::Config {},
+            Self::Metrics => ControlRequest::Metrics {},
         }
     }
 }

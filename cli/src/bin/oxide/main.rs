@@ -21,7 +21,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::Parser;
 
 /// For the last lines of the log to be written: an end does not wait longer for their reader.
 const LOG_WITHIN: Duration = Duration::from_secs(1);
@@ -35,11 +35,11 @@ struct Arguments {
     #[arg(long, global = true, value_name = "FILTER")]
     log: Option<String>,
     #[command(subcommand)]
-    command: Command,
+    command: Subcommand,
 }
 
-#[derive(Subcommand)]
-enum Command {
+#[derive(clap::Subcommand)]
+enum Subcommand {
     /// Relay UDP between clients and upstreams. SIGHUP reloads, SIGTERM drains and ends, a second one ends at once.
     /// Exit code 0 after an orderly end, 1 if it could not start or the books do not balance, 3 if every queue failed,
     /// 4 if a handler did not come back, 130 after a second signal.
@@ -81,7 +81,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let default = if matches!(arguments.command, Command::Sim(_)) { "error" } else { "info" };
+    let default = if matches!(arguments.command, Subcommand::Sim(_)) { "error" } else { "info" };
     let filter = arguments.log.as_deref().unwrap_or(default);
     let log = match log::start(filter) {
         Ok(log) => log,
@@ -91,14 +91,14 @@ fn main() -> ExitCode {
         }
     };
     let outcome = match arguments.command {
-        Command::Relay { config, report } => relay::relay(&config, report.as_deref(), log),
-        Command::Ctl(command) => return ctl::ctl(&command),
-        Command::Top(command) => top::top(&command),
-        Command::Plan(command) => plan::plan(&command),
-        Command::Doctor(command) => plan::doctor(&command),
-        Command::Sim(command) => sim::sim(&command),
-        Command::Config(command) => config::config(&command),
-        Command::InjectProgramFault { what, interface } => faults::inject_program_fault(what, &interface),
+        Subcommand::Relay { config, report } => relay::relay(&config, report.as_deref(), log),
+        Subcommand::Ctl(command) => return ctl::ctl(&command),
+        Subcommand::Top(command) => top::top(&command),
+        Subcommand::Plan(command) => plan::plan(&command),
+        Subcommand::Doctor(command) => plan::doctor(&command),
+        Subcommand::Sim(command) => sim::sim(&command),
+        Subcommand::Config(command) => config::config(&command),
+        Subcommand::InjectProgramFault { what, interface } => faults::inject_program_fault(what, &interface),
     };
     let code = outcome.unwrap_or_else(|text| {
         log::line(&format!("oxide: {text}"));

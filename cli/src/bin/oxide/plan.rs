@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 use oxide_relay::config::{Config, EngineConfig};
-use oxide_topology::Request;
+use oxide_topology::PlanRequest;
 use oxide_topology::cli::{self, DoctorArgs, Format, PlanArgs, RECORD, Source};
 use oxide_topology::doctor::{OwnRelay, Traffic};
 use oxide_topology::settings::SettingKind;
@@ -61,7 +61,7 @@ impl Subject {
         preflight::own_relay(&Config::load(path).ok()?, path)
     }
 
-    fn request(&self) -> Result<Request, String> {
+    fn request(&self) -> Result<PlanRequest, String> {
         let mut engine = match &self.config {
             Some(path) => Config::load(path).map_err(|e| e.to_string())?.engine,
             None => EngineConfig::default(),
@@ -78,7 +78,7 @@ impl Subject {
             engine.interfaces = self.nics.iter().map(|nic| nic.split(':').next().unwrap_or(nic).to_owned()).collect();
         }
         let request = oxide::engine::request(&engine).map_err(|e| e.to_string())?;
-        Ok(Request { interfaces, ..request })
+        Ok(PlanRequest { interfaces, ..request })
     }
 }
 

@@ -4,10 +4,10 @@
 use std::path::Path;
 use std::time::Duration;
 
-use oxide_cli::admin::protocol::Request;
+use oxide_cli::admin::protocol::ControlRequest;
 use oxide_cli::admin::{Client, default_socket};
 use oxide_relay::config::{Config, ListenSetting};
-use oxide_topology::doctor::{Check, OwnRelay, Status, Traffic, preflight};
+use oxide_topology::doctor::{Check, CheckStatus, OwnRelay, Traffic, preflight};
 use serde_json::Value;
 
 /// For a running relay to answer the doctor.
@@ -58,7 +58,7 @@ pub(crate) fn log(config: &Config) {
 fn checks(config: &Config) -> Vec<Check> {
     let interfaces = oxide_topology::real_names(&config.engine.interfaces);
     let mut checks = preflight(&interfaces, &traffic(config));
-    checks.retain(|check| matches!(check.status, Status::Warn | Status::Fail));
+    checks.retain(|check| matches!(check.status, CheckStatus::Warn | CheckStatus::Fail));
     checks
 }
 
@@ -74,7 +74,7 @@ pub(crate) fn own_relay(config: &Config, path: &Path) -> Option<OwnRelay> {
         ListenSetting::At(socket) => socket.clone(),
         ListenSetting::Auto => default_socket(&path.file_stem()?.to_string_lossy()),
     };
-    let status = Client::connect(&socket).ok()?.ask(&Request::Status {}, ANSWER_WITHIN).ok()?;
+    let status = Client::connect(&socket).ok()?.ask(&ControlRequest::Status {}, ANSWER_WITHIN).ok()?;
     Some(read_status(&status))
 }
 

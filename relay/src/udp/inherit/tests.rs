@@ -7,7 +7,7 @@ use super::*;
 use crate::RelayPlan;
 use crate::tests::{at, config};
 use oxide::flow::FlowHash;
-use oxide::packet::{Flow, FlowChange};
+use oxide::packet::{Flow, FlowChecksumDelta};
 use oxide::queue::{Harness, QueueInfo};
 
 const FIRST_PORT: u16 = 61_000;
@@ -35,7 +35,7 @@ fn put(relay: &mut UdpRelay, key: FlowKey, upstream: u32, port: u16) -> u32 {
     let port = NonZeroU16::new(port).unwrap();
     // What it may be after a panic: of no packet.
     let flow = Flow { source: key.remote, destination: key.remote };
-    let (change, to_client) = (FlowChange::new(&flow, &flow).unwrap(), CachedNextHop::UNKNOWN);
+    let (change, to_client) = (FlowChecksumDelta::new(&flow, &flow).unwrap(), CachedNextHop::UNKNOWN);
     let session = Session { key, port, source: source as u8, upstream, last_seen: 0, change, to_client };
     relay.sessions.insert(session).ok().unwrap()
 }
@@ -115,7 +115,7 @@ fn a_session_is_taken_over_without_what_can_be_worked_out() {
     let end = |end: &str| Endpoint::from(at(end));
     let came = Flow { source: key(A.0, 1).remote, destination: end("192.0.2.1:53") };
     let goes = Flow { source: end("198.51.100.1:61000"), destination: end("198.51.100.2:53") };
-    assert_eq!(kept.change, FlowChange::new(&came, &goes).unwrap());
+    assert_eq!(kept.change, FlowChecksumDelta::new(&came, &goes).unwrap());
     assert!(!kept.to_client.fresh(kept.to_client.generation));
     // A client that is not of its entry's family never was one.
     let stranger = FlowKey { remote: end("[2001:db8::1]:4000"), local: A.0 };

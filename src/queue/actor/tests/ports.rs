@@ -24,7 +24,7 @@ fn a_lame_port_is_closed_and_opened_again_while_the_other_goes_on() {
 #[test]
 fn all_closed_ports_are_opened_and_one_that_is_open_if_it_is_asked_for() {
     let mut rig = Rig::new();
-    rig.tell(Command::Close(0b11, "no program".to_owned()));
+    rig.tell(ActorCommand::Close(0b11, "no program".to_owned()));
     rig.turns(2);
     assert_eq!(rig.words, [StateReport::Waiting("no program".to_owned())]);
     assert_eq!(rig.echoes(), [0, 0]);
@@ -49,7 +49,7 @@ fn a_port_is_opened_from_what_the_newest_request_says() {
     assert_eq!(rig.ports, [rig.ids.clone()]);
     assert_eq!(rig.actor.datapath.infos()[1].id, rig.ids[1]);
     assert_eq!(rig.echoes(), [1, 1]);
-    rig.tell(Command::Open {
+    rig.tell(ActorCommand::Open {
         restart: Some(PortIndex::P0),
         requests: vec![(PortIndex::P0, Err("it is not there".to_owned()))],
     });
@@ -107,7 +107,7 @@ fn a_tx_ring_that_does_not_move_holds_up_other_ports_for_a_moment_only() {
 fn a_port_whose_interface_has_left_the_tables_is_closed_though_it_is_idle() {
     let mut rig = Rig::new();
     let links = rig.net.links().into_iter().filter(|link| link.name == "right").collect();
-    rig.tell(Command::Tables(Box::new(Tables::new(2, links, Vec::new(), Default::default()))));
+    rig.tell(ActorCommand::Tables(Box::new(Tables::new(2, links, Vec::new(), Default::default()))));
     rig.turns(1);
     assert_eq!(rig.failed(), [0]);
 }
@@ -145,7 +145,7 @@ fn what_waits_for_a_port_that_is_closed_is_dropped_and_its_frames_are_back() {
     }
     let waiting = rig.actor.datapath.in_hand();
     assert!(waiting > 0, "the ring is full");
-    rig.tell(Command::Close(0b01, "no program".to_owned()));
+    rig.tell(ActorCommand::Close(0b01, "no program".to_owned()));
     rig.turns(3);
     assert_eq!((rig.actor.datapath.in_hand(), rig.actor.datapath.umem().census().app), (0, 0));
     assert!(rig.actor.datapath.counters().drops.of(crate::telemetry::DropReason::PortClosed) >= waiting as u64);

@@ -12,7 +12,7 @@ use oxide::queue::SessionInfo;
 use oxide_cli::admin::notify::Notifier;
 use oxide_cli::admin::protocol::ControlError;
 use oxide_cli::admin::{Control, Reloaded};
-use oxide_relay::config::{Config, Effect};
+use oxide_relay::config::{Config, ReloadAction};
 use oxide_relay::{RelayPlan, UdpRelay};
 use serde_json::Value;
 
@@ -52,10 +52,10 @@ impl RelayControl {
         let file = super::file::load(&self.path)?;
         crate::preflight::log(&file);
         let changes = config.changes(&file);
-        let next = config.adopting(&file, Effect::Queue);
+        let next = config.adopting(&file, ReloadAction::Queue);
         next.check().map_err(|e| format!("what could be in force at once does not fit the rest: {e}"))?;
         let mut pending = Vec::new();
-        if changes.iter().any(|change| change.effect == Effect::Handler) {
+        if changes.iter().any(|change| change.effect == ReloadAction::Handler) {
             let tables = read_tables().map_err(|e| e.to_string())?;
             let plan = plan(&next, &tables)?;
             let queues = self.handle.plan().actors.len() as u32;

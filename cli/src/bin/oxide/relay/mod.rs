@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use oxide::engine::{Engine, RelayExit, Supervision, read_tables};
 use oxide_cli::admin::notify::Notifier;
-use oxide_cli::admin::{Admin, Control, Limits, Listeners};
+use oxide_cli::admin::{Admin, AdminLimits, Control, Listeners};
 use oxide_relay::UdpRelay;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 
@@ -76,7 +76,8 @@ pub(crate) fn relay(path: &Path, report: Option<&Path>, log: LogControl) -> Resu
     let cpus = &engine.plan().housekeeping;
     let served = Arc::clone(&control) as Arc<dyn Control>;
     // Kept to the end: while the relay drains, operators still see how it is.
-    let _admin = Admin::serve(listeners, served, Limits::default(), cpus).map_err(|e| format!("admin thread: {e}"))?;
+    let _admin =
+        Admin::serve(listeners, served, AdminLimits::default(), cpus).map_err(|e| format!("admin thread: {e}"))?;
 
     let reporter = report.and_then(|path| {
         let status = engine.handle();

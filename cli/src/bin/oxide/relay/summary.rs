@@ -79,7 +79,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use oxide::engine::QueueStatus;
     use oxide::umem::PageReport;
-    use oxide_topology::{Request, Snapshot, plan};
+    use oxide_topology::{PlanRequest, Snapshot, plan};
 
     use super::*;
 
@@ -99,7 +99,7 @@ mod tests {
         let mut snapshot = Snapshot::synthetic("pack:1 [numa] core:4 pu:1").unwrap();
         snapshot.machine.nodes[0].free_huge_pages = Some(4);
         snapshot.describe_nic("eth0:queues=2,mtu=1500").unwrap();
-        let plan = plan(&snapshot, &Request::new(vec!["eth0".to_owned()], 8 << 20)).unwrap();
+        let plan = plan(&snapshot, &PlanRequest::new(vec!["eth0".to_owned()], 8 << 20)).unwrap();
         let text = |kinds: &[(PageKind, Option<&str>)]| pages(&status(kinds), &plan).unwrap();
         let (huge, base) = ((PageKind::Huge, None), (PageKind::Base, None));
         assert_eq!(text(&[huge, huge]), "  packet memory: 2 MiB pages");

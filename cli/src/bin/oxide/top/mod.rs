@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use oxide::engine::RestartScope;
-use oxide_cli::admin::protocol::Request;
+use oxide_cli::admin::protocol::ControlRequest;
 use oxide_cli::admin::{Client, ClientError};
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind};
 
@@ -67,7 +67,7 @@ pub(crate) fn top(command: &TopCommand) -> Result<ExitCode, String> {
 }
 
 fn look(client: &mut Client, model: &mut Model) -> Result<(), ClientError> {
-    let value = client.ask(&Request::Queues {}, ANSWER_WITHIN)?;
+    let value = client.ask(&ControlRequest::Queues {}, ANSWER_WITHIN)?;
     // Of another version: what it has in common is shown.
     model.take(serde_json::from_value(value).unwrap_or_default());
     Ok(())
@@ -164,9 +164,9 @@ fn carry_out(command: &TopCommand, wanted: KeyAction, model: &Model, selected: u
         return "this queue has no port just now".to_owned();
     };
     let path = command.relay.path();
-    let ask = move |request: Request, within: Duration| Client::connect(&path)?.ask(&request, within);
+    let ask = move |request: ControlRequest, within: Duration| Client::connect(&path)?.ask(&request, within);
     match wanted {
-        KeyAction::Restart => match ask(Request::Restart { queue, depth: RestartScope::Queue }, ANSWER_WITHIN) {
+        KeyAction::Restart => match ask(ControlRequest::Restart { queue, depth: RestartScope::Queue }, ANSWER_WITHIN) {
             Ok(words) => words.as_str().unwrap_or_default().to_owned(),
             Err(error) => error.to_string(),
         },
@@ -174,7 +174,7 @@ fn carry_out(command: &TopCommand, wanted: KeyAction, model: &Model, selected: u
             let said = format!("{queue}: draining");
             // Its end is seen in the table.
             std::thread::spawn(move || {
-                ask(Request::Drain { queue: Some(queue), within_s: None }, Duration::from_secs(3700))
+                ask(ControlRequest::Drain { queue: Some(queue), within_s: None }, Duration::from_secs(3700))
             });
             said
         }
