@@ -81,7 +81,7 @@ fn exit_codes_tell_refusal_from_bad_input() {
         PlanArgs { source: Source::Hwloc("/nonexistent.xml".into()), ..worked_case() },
         PlanArgs { nics: vec!["eth0:speed=fast".into()], ..worked_case() },
         PlanArgs { diff: Some("/nonexistent.json".into()), ..worked_case() },
-        PlanArgs { apply: vec![oxide_topology::settings::SettingKind::HugePages], ..worked_case() },
+        PlanArgs { apply: vec![oxide_topology::system_settings::SettingKind::HugePages], ..worked_case() },
     ];
     for args in bad {
         let (exit, _, errors) = run(&args);

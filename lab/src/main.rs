@@ -15,13 +15,14 @@
 //! | [`client`] | an AF_XDP client: the sender of [`paced`] and of [`probe`] |
 //! | [`paced`] | load at a given rate: loss, latency, gaps |
 //! | [`probe`] | round trips |
-//! | [`tally`] | the far side's counters alone |
+//! | [`count`] | the far side's counters alone |
 //! | [`idle`] | a core when nothing comes |
 //! | [`pauses`] | how long a core stops when nothing of ours runs on it |
 //! | [`micro`] | the user side in pieces |
 //! | [`forwarders`] | reference forwarders |
 
 mod client;
+mod count;
 mod cpu;
 mod figures;
 mod forwarders;
@@ -35,7 +36,6 @@ mod programs;
 mod rfc;
 mod saturate;
 mod socket_load;
-mod tally;
 mod testbed;
 mod times;
 mod trials;
@@ -93,7 +93,7 @@ enum Subcommand {
     /// Round trips to an echo.
     Probe(probe::Options),
     /// What comes in a while, whoever sends it.
-    Count(tally::Options),
+    Count(count::Options),
     /// What the forwarder's core does when nothing comes.
     Idle(idle::Options),
     /// For how long the forwarder's core is stopped at times, with a bare spin on it and on the generator's.
@@ -115,7 +115,7 @@ fn main() -> ExitCode {
         Subcommand::Sessions(options) => rfc::sessions(&options),
         Subcommand::Paced(options) => paced::run(&options),
         Subcommand::Probe(options) => probe::run(&options),
-        Subcommand::Count(options) => tally::run(&options),
+        Subcommand::Count(options) => count::run(&options),
         Subcommand::Idle(options) => idle::run(&options),
         Subcommand::Pauses(options) => pauses::run(&options),
         Subcommand::Micro(options) => micro::run(&options),

@@ -17,8 +17,8 @@ mod health;
 mod limit;
 mod plan;
 pub mod policy;
-mod ports;
 mod session;
+mod source_ports;
 #[cfg(test)]
 mod tests;
 mod udp;

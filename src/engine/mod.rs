@@ -8,6 +8,7 @@
 
 mod cause;
 mod compare;
+mod config_values;
 mod controller;
 mod destinations;
 mod drift;
@@ -20,12 +21,11 @@ mod launch;
 mod layer;
 mod observe;
 mod outbox;
-mod ports;
+mod port_status;
 mod reload;
 mod restarts;
 #[doc(hidden)]
 pub mod sample;
-mod settings;
 mod status;
 mod supervision;
 mod totals;
@@ -38,15 +38,15 @@ use oxide_actors::supervisor::{StopReport, Supervisor, SupervisorError, supervis
 use oxide_topology::Plan;
 
 pub use cause::RestartCounts;
+pub use config_values::{PlannedMachine, make_plan, request};
 pub use destinations::Destinations;
 pub use error::EngineError;
 pub use handle::{EngineHandle, RestartScope};
 pub use housekeeper::read_tables;
 pub use layer::{Layer, LayerState};
-pub use ports::PortStatus;
+pub use port_status::PortStatus;
 pub use reload::{PendingQueue, ReloadReport};
 pub use restarts::LastRestart;
-pub use settings::{PlannedMachine, make_plan, request};
 pub use status::{EngineState, EngineStatus, ModeStatus, ProcessUsage, QueueStatus, SteeringStatus};
 pub use supervision::{RelayExit, Supervision};
 pub use totals::Totals;
@@ -136,21 +136,21 @@ impl<H: Handler + 'static> EngineBuilder<H> {
         if let Some(machine) = &planned_machine {
             machine.check(&config)?;
         }
-        let processor = settings::processor(&config)?;
-        let (executor, why_threads) = settings::executor(&config).resolve();
+        let processor = config_values::processor(&config)?;
+        let (executor, why_threads) = config_values::executor(&config).resolve();
         let net = NetService::start(NetOptions::default()).map_err(|e| EngineError::Net { text: e.to_string() })?;
         let tables = Arc::new(housekeeper::first_tables(&net)?);
         let machine = planned_machine.map_or_else(|| PlannedMachine::new(&config), Ok)?;
 
-        let mut interfaces = Interfaces::new(settings::steering_options(&config));
+        let mut interfaces = Interfaces::new(config_values::steering_options(&config));
         interfaces.set_destinations(&destinations(&tables))?;
         interfaces.attach(&config.interfaces);
         let PlannedMachine { plan, rss, .. } = machine.with_programs_attached()?;
-        settings::log_warnings(&plan, &config);
+        config_values::log_warnings(&plan, &config);
         let planned = oxide_topology::live_nics(&config.interfaces).unwrap_or_default();
         let interfaces = Arc::new(Mutex::new(interfaces));
 
-        let rings = settings::rings(&config)?;
+        let rings = config_values::rings(&config)?;
         let status = Arc::new(Mutex::new(observe::initial(&plan, executor.name(), rings)));
         let factory = Factory::new(factory);
         let newest = factory.newest();

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::cause::RestartCounts;
 use super::layer::Layer;
-use super::ports::PortStatus;
+use super::port_status::PortStatus;
 use super::restarts::LastRestart;
 use super::totals::Totals;
 use crate::port::{Mode, PortInfo};

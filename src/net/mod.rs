@@ -8,16 +8,16 @@
 //!         <--requests- wire <--asks--- follow <------------------------------- resolve()
 //! ```
 
+mod busy_poll;
 mod decode;
 mod follow;
 mod neighbour_requests;
 mod prefix;
 mod service;
-mod settings;
 mod sockets;
 mod state;
 mod tables;
 
+pub use busy_poll::{BusyPollSettings, SETTINGS_RECORDS, SettingsError, SettingsGuard, put_back_settings};
 pub use service::{Busy, NetError, NetEvent, NetOptions, NetService};
-pub use settings::{BusyPollSettings, SETTINGS_RECORDS, SettingsError, SettingsGuard, put_back_settings};
 pub use tables::{Link, LinkKind, Resolution, ResolvedHop, Route, RouteKind, Tables};

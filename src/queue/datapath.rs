@@ -3,14 +3,14 @@
 
 mod control;
 mod faults;
-mod ports;
+mod port_slots;
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use faults::ActiveFaults;
-use ports::PortSlot;
+use port_slots::PortSlot;
 
 use super::batch::{Batch, HoldKey, Verdict};
 use super::counters::QueueCounters;

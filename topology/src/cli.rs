@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use crate::doctor::{CheckStatus, OwnRelay, Probes, SelfTestStep, Traffic, doctor, self_test_checks, worst};
 use crate::plan::{Plan, Refusal, plan};
 use crate::request::PlanRequest;
-use crate::settings::{self, SettingKind};
 use crate::snapshot::{Snapshot, SnapshotError};
+use crate::system_settings::{self, SettingKind};
 
 /// Where applied settings are recorded unless told otherwise.
 pub const RECORD: &str = "/var/lib/oxide/applied.jsonl";
@@ -148,7 +148,7 @@ pub fn doctor_command(args: &DoctorArgs, out: &mut dyn Write, errors: &mut dyn W
 
 /// Runs `oxide plan --undo`: puts back what `--apply` recorded in `record`.
 pub fn undo_command(record: &Path, out: &mut dyn Write, errors: &mut dyn Write) -> Exit {
-    let result = settings::undo(Path::new("/"), record)
+    let result = system_settings::undo(Path::new("/"), record)
         .map_err(|e| e.to_string())
         .and_then(|count| write(out, &format!("{count} settings put back")))
         .map(|()| Exit::Good);
@@ -300,7 +300,7 @@ fn described(mut snapshot: Snapshot, nics: &[String]) -> Result<Snapshot, String
 /// Prints what will be done, then does that and nothing else.
 fn apply(args: &PlanArgs, snapshot: &Snapshot, plan: &Plan, told: &mut dyn Write) -> Result<(), String> {
     let root = Path::new("/");
-    let wanted = settings::settings(plan, snapshot, &args.apply, root);
+    let wanted = system_settings::settings(plan, snapshot, &args.apply, root);
     if wanted.is_empty() {
         return write(told, "nothing to apply");
     }
@@ -311,7 +311,7 @@ fn apply(args: &PlanArgs, snapshot: &Snapshot, plan: &Plan, told: &mut dyn Write
     if let Some(folder) = args.record.parent() {
         std::fs::create_dir_all(folder).map_err(|e| format!("making {}: {e}", folder.display()))?;
     }
-    let count = settings::apply(&wanted, root, &args.record).map_err(|e| e.to_string())?;
+    let count = system_settings::apply(&wanted, root, &args.record).map_err(|e| e.to_string())?;
     write(told, &format!("{count} applied; what they replaced is in {}", args.record.display()))
 }
 

@@ -13,8 +13,8 @@ mod drivers;
 mod plan;
 mod render;
 mod request;
-pub mod settings;
 mod snapshot;
+pub mod system_settings;
 
 #[cfg(test)]
 mod tests;

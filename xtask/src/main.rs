@@ -22,7 +22,7 @@ mod namespace;
 mod process;
 mod setup;
 mod slow_tiers;
-mod tally;
+mod test_summary;
 mod tiers;
 
 use process::{Cancel, Error, Result, failed};

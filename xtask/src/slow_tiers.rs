@@ -2,7 +2,7 @@
 
 use crate::process::{Cancel, Result, has_program, is_root, run_lines};
 use crate::setup::Policy;
-use crate::tally::{Tally, TierOutcome};
+use crate::test_summary::{Tally, TierOutcome};
 use crate::tiers::{cargo, cargo_test_with, quietly_succeeds, root};
 use std::path::PathBuf;
 use std::process::Command;

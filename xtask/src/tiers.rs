@@ -9,7 +9,7 @@ use crate::host::Host;
 use crate::process::{Cancel, Error, Result, failed, has_program, io_error, is_root, run_lines};
 use crate::setup::{self, For, Policy};
 use crate::slow_tiers;
-use crate::tally::{Tally, TierOutcome, summary};
+use crate::test_summary::{Tally, TierOutcome, summary};
 use serde_json::Value;
 use std::fs;
 use std::path::Path;

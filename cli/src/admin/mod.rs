@@ -12,7 +12,7 @@
 //! | [`sandbox`] | privileges given up at start |
 //! | `serve` | the thread behind them; bounds on number, size and time |
 //! | `http` | what is there to read |
-//! | `line` | the socket's lines, bounded |
+//! | `line_io` | the socket's lines, bounded |
 //! | [`protocol`] | requests and answers of the socket |
 //! | `control` | what the doors need of the process |
 //! | `view` | the engine in short |
@@ -27,7 +27,7 @@ mod control;
 #[cfg(test)]
 pub(crate) mod fake;
 mod http;
-mod line;
+mod line_io;
 mod listeners;
 pub mod notify;
 pub mod protocol;

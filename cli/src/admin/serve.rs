@@ -20,7 +20,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use super::control::{Control, answer, may_wait};
 use super::http::{self, HttpRequest, HttpResponse};
-use super::line;
+use super::line_io;
 use super::listeners::Listeners;
 use super::protocol::{ControlError, ControlRequest, ControlResponse, MAX_REQUEST};
 
@@ -294,7 +294,7 @@ async fn respond(state: &Arc<AdminState>, request: &hyper::Request<Incoming>) ->
 async fn serve_control(stream: &UnixStream, state: &Arc<AdminState>) -> io::Result<()> {
     let mut rest = Vec::new();
     loop {
-        let line = match tokio::time::timeout(state.limits.idle, line::read(stream, &mut rest, MAX_REQUEST)).await {
+        let line = match tokio::time::timeout(state.limits.idle, line_io::read(stream, &mut rest, MAX_REQUEST)).await {
             Err(_) | Ok(Ok(None)) => return Ok(()),
             Ok(Ok(Some(line))) => line,
             Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
@@ -324,7 +324,7 @@ async fn serve_control(stream: &UnixStream, state: &Arc<AdminState>) -> io::Resu
 async fn send_response(stream: &UnixStream, state: &AdminState, answer: &ControlResponse) -> io::Result<()> {
     let mut bytes = serde_json::to_vec(answer)?;
     bytes.push(b'\n');
-    let written = tokio::time::timeout(state.limits.patience, line::write(stream, &bytes)).await;
+    let written = tokio::time::timeout(state.limits.patience, line_io::write(stream, &bytes)).await;
     written.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 
-use super::super::ports::SourcePorts;
 use super::super::session::{CachedNextHop, Session};
+use super::super::source_ports::SourcePorts;
 use super::{EntryRuntime, UdpRelay};
 use oxide::flow::FlowKey;
 use oxide::net::{Resolution, Tables};

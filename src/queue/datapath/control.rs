@@ -70,7 +70,7 @@ impl<P: Port, H: Handler> Datapath<P, H> {
             tables.link(port.ifindex).is_some_and(|link| link.name == port.id.interface)
         };
         let left = |info: &PortInfo| has(&self.tables, info) && !has(&tables, info);
-        super::ports::mark_gone(&mut self.port_slots, self.info.ports.iter().map(left));
+        super::port_slots::mark_gone(&mut self.port_slots, self.info.ports.iter().map(left));
         // Whoever waits for a next hop is looked at in the next turn.
         self.next_tick = self.next_tick.checked_sub(TICK).unwrap_or(self.next_tick);
         std::mem::replace(&mut self.tables, tables)

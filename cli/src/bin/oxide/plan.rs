@@ -8,7 +8,7 @@ use oxide_relay::config::{Config, EngineConfig};
 use oxide_topology::PlanRequest;
 use oxide_topology::cli::{self, DoctorArgs, Format, PlanArgs, RECORD, Source};
 use oxide_topology::doctor::{OwnRelay, Traffic};
-use oxide_topology::settings::SettingKind;
+use oxide_topology::system_settings::SettingKind;
 
 use crate::out::{Errors, Out};
 use crate::preflight;
