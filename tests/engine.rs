@@ -191,6 +191,8 @@ fn a_link_that_goes_down_and_up_needs_no_restart() {
             lab.ip("link set near down");
             lab.ip("link set near up");
             lab.running("near");
+            // The sender drops what it is given until its own kernel has seen the carrier, up to a second later.
+            far.run(|lab| lab.running("far"));
             assert!(echo(&far, "hello", LONG));
         }
         let status = engine.stop(LONG);
