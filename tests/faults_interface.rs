@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use hairpin::{Flows, LONG, all_run, id, lost, plug, plug_as, start_on, wait};
 use netns::{Far, Lab, in_namespace, skip_unless_root};
-use oxide::engine::{Engine, EngineState, EngineStatus, RestartScope};
+use oxide::engine::{Engine, EngineState, EngineStatus, QueueState, RestartScope};
 use oxide::xdp::steering::PassAll;
 
 /// Traffic on both interfaces, `with_fault` to the first one; the second one loses nothing, and then the first one is as
@@ -67,7 +67,7 @@ fn it_is_deleted_and_made_again() {
     with_first_interface("it_is_deleted_and_made_again", |lab, far, engine| {
         for _ in 0..2 {
             lab.ip("link del near0");
-            let waits = |s: &oxide::engine::EngineStatus| s.queues.iter().all(|q| q.state.starts_with("waiting"));
+            let waits = |s: &oxide::engine::EngineStatus| s.queues.iter().all(|q| q.state == QueueState::Waiting);
             wait(engine, "noticed", waits);
             plug(lab, far, 0);
             wait(engine, "served again", all_run);
@@ -80,7 +80,7 @@ fn it_is_renamed_and_named_back() {
     with_first_interface("it_is_renamed_and_named_back", |lab, _, engine| {
         lab.ip("link set near0 down");
         lab.ip("link set near0 name other");
-        wait(engine, "noticed", |s| s.queues.iter().all(|q| q.state.starts_with("waiting")));
+        wait(engine, "noticed", |s| s.queues.iter().all(|q| q.state == QueueState::Waiting));
         lab.ip("link set other name near0");
         lab.ip("link set near0 up");
         lab.running("near0");
@@ -113,7 +113,7 @@ fn until(engine: &Engine, what: &str, mut done: impl FnMut() -> bool) {
 }
 
 fn all_wait(status: &EngineStatus) -> bool {
-    status.queues.iter().all(|queue| queue.state.starts_with("waiting"))
+    status.queues.iter().all(|queue| queue.state == QueueState::Waiting)
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn another_program_is_in_the_place_of_ours() {
         let status = wait(engine, "told", all_wait);
         assert_eq!(status.state, EngineState::Degraded);
         for queue in &status.queues {
-            assert!(queue.state.contains("near0") && queue.state.contains("oxide_pass_all"), "{}", queue.state);
+            assert!(queue.reason.contains("near0") && queue.reason.contains("oxide_pass_all"), "{}", queue.reason);
         }
         // The queue as a whole, too, does without it.
         engine.handle().restart(&id("near0", 0), RestartScope::Handler).unwrap();
@@ -151,7 +151,7 @@ fn another_program_is_there_before_ours() {
         lab.ip("link set tmp0 name near0");
         lab.up("near0");
         lab.running("near0");
-        wait(engine, "told", |s| s.queues.iter().all(|queue| queue.state.contains("oxide_pass_all")));
+        wait(engine, "told", |s| s.queues.iter().all(|queue| queue.reason.contains("oxide_pass_all")));
         drop(other);
     });
 }
@@ -225,7 +225,7 @@ fn a_queue_is_restarted_while_one_of_its_interfaces_is_absent() {
         }
         let without = |s: &EngineStatus| s.queues.iter().all(|queue| queue.restarts > 0) && all_wait(s);
         let status = wait(engine, "rebuilt", without);
-        assert!(status.queues.iter().all(|queue| queue.state.contains("near0")), "{status:#?}");
+        assert!(status.queues.iter().all(|queue| queue.reason.contains("near0")), "{status:#?}");
         let traffic = Flows::find(far, &[1]).run(far);
         std::thread::sleep(Duration::from_millis(200));
         let (flows, counts) = traffic.end();

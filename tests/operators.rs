@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use netns::{Far, Lab, in_namespace, skip_unless_root};
 use oxide::config::{EngineConfig, ExecutorKind};
-use oxide::engine::{Engine, EngineError, EngineStatus, RelayExit, RestartScope};
+use oxide::engine::{Engine, EngineError, EngineStatus, QueueState, RelayExit, RestartScope};
 use oxide::packet::reflect;
 use oxide::port::QueueId;
 use oxide::queue::{Batch, Context, DatapathFault, Handler, QueueInfo, Replaced, SessionInfo};
@@ -154,7 +154,7 @@ fn a_reload_brings_other_handlers_and_destinations_and_leaves_the_sockets() {
         wait(engine, "sessions are kept", |s| s.totals.sessions > sessions);
         for queue in handle.status().queues {
             let last = queue.last_restart.unwrap();
-            assert_eq!((last.depth, last.lost), (RestartScope::Handler, 0), "{last:?}");
+            assert_eq!((last.scope, last.lost), (RestartScope::Handler, 0), "{last:?}");
         }
 
         struct Other;
@@ -203,7 +203,7 @@ fn reload_keeps_drained_queue_stopped() {
         let report = handle.reload(greeter(b'b'), |_| vec![("10.9.0.1".parse().unwrap(), 7..=7)]).unwrap();
         let [pending] = report.pending.as_slice() else { panic!("{report:?}") };
         assert_eq!(pending.to_string(), "queue 1: stopped; new handler when it is restarted");
-        assert_eq!(handle.status().queues[1].state, "stopped");
+        assert_eq!(handle.status().queues[1].state, QueueState::Stopped);
         assert_eq!(ask(&clients[0], LONG), Some((b'b', 0)));
         handle.restart(&id(1), RestartScope::Handler).unwrap();
         wait(engine, "started", |s| s.queues[1].is_running());
@@ -215,14 +215,14 @@ fn reload_keeps_drained_queue_stopped() {
 fn reload_keeps_failed_queue_failed() {
     lab("reload_keeps_failed_queue_failed", |_, engine, clients| {
         let handle = engine.handle();
-        while handle.status().queues[1].state_name() != "failed" {
+        while handle.status().queues[1].state != QueueState::Failed {
             // A frame is lost: the actor ends, and after five restarts it is not started again.
             let _ = handle.inject(&id(1), |_| DatapathFault::Leak(1));
             std::thread::sleep(Duration::from_millis(20));
         }
         let report = handle.reload(greeter(b'b'), |_| vec![("10.9.0.1".parse().unwrap(), 7..=7)]).unwrap();
-        assert!(report.pending[0].state.starts_with("failed ("), "{report:?}");
-        assert_eq!(handle.status().queues[1].state_name(), "failed");
+        assert!(report.pending[0].state == QueueState::Failed, "{report:?}");
+        assert_eq!(handle.status().queues[1].state, QueueState::Failed);
         handle.restart(&id(1), RestartScope::Queue).unwrap();
         wait(engine, "started", |s| s.queues[1].is_running());
         assert_eq!(ask(&clients[1], LONG), Some((b'b', 1)));
@@ -306,13 +306,13 @@ fn a_drained_queue_serves_its_sessions_then_stops_and_can_be_started() {
         std::thread::scope(|scope| {
             // Its sessions never end by themselves: it is waited for as long as told.
             let drained = scope.spawn(|| handle.drain_queue(&id(1), Duration::from_secs(2)));
-            wait(engine, "draining", |s| s.queues[1].state == "draining");
+            wait(engine, "draining", |s| s.queues[1].state == QueueState::Draining);
             assert_eq!(ask(&clients[1], LONG), Some((b'a', 1)), "it goes on serving what it has");
             let refused = handle.restart(&id(1), RestartScope::Queue);
             assert!(matches!(refused, Err(EngineError::NotNow { .. })), "{refused:?}");
             drained.join().unwrap().unwrap();
         });
-        assert_eq!(handle.status().queues[1].state, "stopped");
+        assert_eq!(handle.status().queues[1].state, QueueState::Stopped);
         assert_eq!(ask(&clients[0], LONG), Some((b'a', 0)));
         assert!(matches!(handle.sessions(&id(1), 1), Err(EngineError::NotNow { .. })));
         handle.restart(&id(1), RestartScope::Queue).unwrap();

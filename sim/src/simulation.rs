@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use oxide_actors::mailbox::Address;
 use oxide_actors::supervisor::{
-    Action, ActorId, ActorState, Event, Input, LinkMessage, LinkReceiver, ObserverMessage, RestartDepth, Settings,
+    Action, ActorId, ActorState, Event, Input, LinkMessage, LinkReceiver, ObserverMessage, RestartScope, Settings,
     SupervisorCore,
 };
 
@@ -256,8 +256,8 @@ impl Simulation {
                 }
                 Action::Emit(Event::Recovered { actor }) => self.actors[actor.0].send(ActorCommand::Steer),
                 Action::Emit(Event::Changed { to: ActorState::Failed { .. }, .. }) => self.given_up += 1,
-                Action::Emit(Event::Changed { actor, to: ActorState::Restarting { depth, backoff }, .. }) => {
-                    self.soft_restarts += u64::from(depth == RestartDepth::Soft);
+                Action::Emit(Event::Changed { actor, to: ActorState::Restarting { scope, backoff }, .. }) => {
+                    self.soft_restarts += u64::from(scope == RestartScope::Handler);
                     self.invariants.mark(actor.0 as u64 ^ backoff.as_nanos() as u64);
                     self.restarted(actor, backoff);
                 }

@@ -1,71 +1,52 @@
-//! Why queues are restarted, as a closed set that can be counted: the words themselves are in the log and the status.
+//! Counts restarts by scope and cause.
 
-use oxide_actors::supervisor::{self, ActorState};
+use oxide_actors::supervisor::{ActorState, Cause, RestartCause, RestartScope};
 use serde::Serialize;
 
-/// What is restarted, and why: the words of the API and the metrics, each explained at
+/// Lists the restarts that can happen: each pair is explained at
 /// [`QUEUE_RESTARTS`](crate::telemetry::metrics::QUEUE_RESTARTS).
-const ALL: [(&str, &str); 10] = [
-    ("handler", "asked"),
-    ("handler", "panic"),
-    ("port", "asked"),
-    ("port", "port"),
-    ("queue", "asked"),
-    ("queue", "panic"),
-    ("queue", "leak"),
-    ("queue", "late"),
-    ("queue", "open"),
-    ("queue", "ended"),
+const ALL: [(RestartScope, RestartCause); 11] = [
+    (RestartScope::Handler, RestartCause::Asked),
+    (RestartScope::Handler, RestartCause::Panic),
+    (RestartScope::Port, RestartCause::Asked),
+    (RestartScope::Port, RestartCause::Port),
+    (RestartScope::Queue, RestartCause::Asked),
+    (RestartScope::Queue, RestartCause::Panic),
+    (RestartScope::Queue, RestartCause::Leak),
+    (RestartScope::Queue, RestartCause::Late),
+    (RestartScope::Queue, RestartCause::Open),
+    (RestartScope::Queue, RestartCause::Ended),
+    (RestartScope::Queue, RestartCause::Error),
 ];
 
-/// Restarts of one queue, by depth and cause.
+/// Counts the restarts of one queue, by scope and cause.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RestartCounts([u64; ALL.len()]);
 
 impl RestartCounts {
-    /// A queue goes from `from` to `to` for this reason: if that is a restart, it is counted.
-    pub(super) fn count(&mut self, from: &ActorState, to: &ActorState, words: &str) {
-        let ActorState::Restarting { depth, .. } = to else { return };
-        let asked = words.starts_with("told to");
-        let (depth, cause) = match depth {
-            supervisor::RestartDepth::Soft => ("handler", if asked { "asked" } else { "panic" }),
-            supervisor::RestartDepth::Part(_) => ("port", if asked { "asked" } else { "port" }),
-            supervisor::RestartDepth::Hard if asked => ("queue", "asked"),
-            supervisor::RestartDepth::Hard => ("queue", of_queue(from, words)),
-        };
-        if let Some(at) = ALL.iter().position(|one| *one == (depth, cause)) {
-            self.0[at] += 1;
+    /// Counts the change to the state `to` for the reason `cause`, if a restart begins with it.
+    pub(super) fn count(&mut self, to: &ActorState, cause: &Cause) {
+        let ActorState::Restarting { scope, .. } = to else { return };
+        let at = cause.of_restart().and_then(|cause| ALL.iter().position(|one| *one == (*scope, cause)));
+        if let Some(count) = at.and_then(|at| self.0.get_mut(at)) {
+            *count += 1;
         }
     }
 
-    /// Depth, cause and count of each, also of those at zero.
-    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> + '_ {
-        ALL.iter().zip(self.0).map(|((depth, cause), count)| (*depth, *cause, count))
-    }
-}
-
-fn of_queue(from: &ActorState, words: &str) -> &'static str {
-    if words.starts_with("frames are lost") {
-        "leak"
-    } else if words.contains("not back within") {
-        "late"
-    } else if words.starts_with("ended") {
-        "ended"
-    } else if matches!(from, ActorState::Opening) && !words.starts_with("panicked") {
-        "open"
-    } else {
-        "panic"
+    /// Scope, cause and count of each, also of those at zero.
+    pub fn iter(&self) -> impl Iterator<Item = (RestartScope, RestartCause, u64)> + '_ {
+        ALL.iter().zip(self.0).map(|((scope, cause), count)| (*scope, *cause, count))
     }
 }
 
 impl Serialize for RestartCounts {
     /// As `{"handler": {"asked": 1, ...}, ...}`.
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut by_depth = std::collections::BTreeMap::<_, std::collections::BTreeMap<_, _>>::new();
-        for (depth, cause, count) in self.iter() {
-            by_depth.entry(depth).or_default().insert(cause, count);
+        let mut by_scope = std::collections::BTreeMap::<_, std::collections::BTreeMap<_, _>>::new();
+        for (scope, cause, count) in self.iter() {
+            by_scope.entry(scope).or_default().insert(cause, count);
         }
-        by_depth.serialize(serializer)
+        by_scope.serialize(serializer)
     }
 }
 
@@ -73,39 +54,46 @@ impl Serialize for RestartCounts {
 mod tests {
     use std::time::Duration;
 
-    use oxide_actors::supervisor::{ActorExit, RestartDepth};
+    use oxide_actors::supervisor::Failure;
 
     use super::*;
-    use crate::queue::QueueExit;
 
     #[test]
-    fn each_restart_is_counted_under_one_cause() {
-        let restarting = |depth| ActorState::Restarting { depth, backoff: Duration::ZERO };
-        let leaked = QueueExit::Leaked.end().to_string();
-        let panicked = ActorExit::Panicked("oh".to_owned()).to_string();
-        for (from, depth, words, wanted) in [
-            (ActorState::Running, RestartDepth::Soft, "told to restart", ("handler", "asked")),
-            (ActorState::Running, RestartDepth::Soft, "index out of bounds", ("handler", "panic")),
-            (ActorState::Running, RestartDepth::Part(1), "told to restart", ("port", "asked")),
-            (ActorState::Running, RestartDepth::Part(0), "the socket is lost", ("port", "port")),
-            (ActorState::Running, RestartDepth::Hard, "told to restart", ("queue", "asked")),
-            (ActorState::Running, RestartDepth::Hard, leaked.as_str(), ("queue", "leak")),
-            (ActorState::Running, RestartDepth::Hard, "index out of bounds", ("queue", "panic")),
-            (ActorState::Opening, RestartDepth::Hard, panicked.as_str(), ("queue", "panic")),
-            (ActorState::Opening, RestartDepth::Hard, "EBUSY", ("queue", "open")),
-            (
-                restarting(RestartDepth::Soft),
-                RestartDepth::Hard,
-                "handler not back within 2s of its restart",
-                ("queue", "late"),
-            ),
-            (ActorState::Running, RestartDepth::Hard, "ended without being told to", ("queue", "ended")),
+    fn restart_is_counted_once_under_its_scope_and_cause() {
+        let restarting = |scope| ActorState::Restarting { scope, backoff: Duration::ZERO };
+        let failed = |failure| Cause::Failed(failure);
+        let text = || "told to restart; frames are lost; not back within 2 s; ended".to_owned();
+        for (scope, cause, wanted) in [
+            (RestartScope::Handler, Cause::RestartAsked, RestartCause::Asked),
+            (RestartScope::Handler, failed(Failure::HandlerPanic(text())), RestartCause::Panic),
+            (RestartScope::Port, Cause::RestartAsked, RestartCause::Asked),
+            (RestartScope::Port, failed(Failure::Port(text())), RestartCause::Port),
+            (RestartScope::Queue, Cause::RestartAsked, RestartCause::Asked),
+            (RestartScope::Queue, failed(Failure::HandlerPanic(text())), RestartCause::Panic),
+            (RestartScope::Queue, failed(Failure::ActorPanic(text())), RestartCause::Panic),
+            (RestartScope::Queue, failed(Failure::Accounting(text())), RestartCause::Leak),
+            (RestartScope::Queue, failed(Failure::Late(scope_of(), Duration::ZERO)), RestartCause::Late),
+            (RestartScope::Queue, failed(Failure::Open(text())), RestartCause::Open),
+            (RestartScope::Queue, failed(Failure::Ended), RestartCause::Ended),
+            (RestartScope::Queue, failed(Failure::Error(text())), RestartCause::Error),
         ] {
             let mut counts = RestartCounts::default();
-            counts.count(&from, &restarting(depth), words);
-            counts.count(&restarting(depth), &ActorState::Running, "opened");
+            counts.count(&restarting(scope), &cause);
+            counts.count(&ActorState::Running, &Cause::Opened);
             let found: Vec<_> = counts.iter().filter(|(.., count)| *count > 0).collect();
-            assert_eq!(found, [(wanted.0, wanted.1, 1)], "{words}");
+            assert_eq!(found, [(scope, wanted, 1)], "{cause:?}");
+        }
+    }
+
+    fn scope_of() -> RestartScope {
+        RestartScope::Handler
+    }
+
+    #[test]
+    fn every_cause_is_explained_at_its_metric() {
+        let help = crate::telemetry::metrics::QUEUE_RESTARTS.help;
+        for cause in RestartCause::ALL {
+            assert!(help.contains(&format!("{} (", cause.name())), "{cause}: {help}");
         }
     }
 }

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
 use oxide_actors::mailbox::SendError;
-use oxide_actors::supervisor::{self, ActorId, CommandRefused, SupervisorError, SupervisorHandle};
+use oxide_actors::supervisor::{ActorId, CommandRefused, RestartScope, SupervisorError, SupervisorHandle};
 use oxide_topology::Plan;
 
 use super::controller::{ActorCommand, Directory, EngineMessage};
 use super::housekeeper::HousekeeperCommand;
 use super::interfaces::Interfaces;
-use super::{EngineError, EngineStatus, Layer};
+use super::{EngineError, EngineStatus, Layer, QueueStatus};
 use crate::config::EngineConfig;
 use crate::port::QueueId;
 use crate::queue::{DatapathFault, HandlerFactory, SessionInfo};
@@ -22,19 +22,6 @@ use crate::umem::PortIndex;
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 /// Sessions described at once.
 const SESSIONS_MAX: usize = 10_000;
-
-/// How much a restart rebuilds. What is not rebuilt goes on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum RestartScope {
-    /// The handler: memory, sockets and packets on the rings stay, and the next handler takes its sessions over.
-    Handler,
-    /// The socket of one interface.
-    Port,
-    /// The actor with its memory, its sockets and its handler.
-    Queue,
-}
 
 /// The handlers to come are made by what stands here.
 pub(super) struct Factory<H>(Mutex<HandlerFactory<H>>);
@@ -139,7 +126,7 @@ impl EngineHandle {
                 return Ok(status);
             }
             if Instant::now() >= until {
-                let states: Vec<_> = status.queues.iter().map(|q| format!("{}: {}", q.queue, q.state)).collect();
+                let states: Vec<_> = status.queues.iter().map(QueueStatus::described).collect();
                 return Err(EngineError::Late { step: "waiting for a status", within, text: states.join("; ") });
             }
             std::thread::sleep(Duration::from_millis(2));
@@ -151,14 +138,9 @@ impl EngineHandle {
     ///
     /// # Errors
     /// [`EngineError::NoSuchQueue`]; [`EngineError::NotNow`] while it is being drained or does not end.
-    pub fn restart(&self, queue: &QueueId, depth: RestartScope) -> Result<(), EngineError> {
+    pub fn restart(&self, queue: &QueueId, scope: RestartScope) -> Result<(), EngineError> {
         let (actor, port) = self.find(queue)?;
-        let depth = match depth {
-            RestartScope::Handler => supervisor::RestartDepth::Soft,
-            RestartScope::Port => supervisor::RestartDepth::Part(port.number()),
-            RestartScope::Queue => supervisor::RestartDepth::Hard,
-        };
-        self.0.supervisor.restart(actor, depth).map_err(|error| self.refused("restart", queue, error))
+        self.0.supervisor.restart(actor, scope, port.number()).map_err(|error| self.refused("restart", queue, error))
     }
 
     /// Lets `queue` take no new packets, or lets it take them again. Its packets wait on the RX ring meanwhile;

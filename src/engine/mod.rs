@@ -26,6 +26,7 @@ mod reload;
 mod restarts;
 #[doc(hidden)]
 pub mod sample;
+mod state;
 mod status;
 mod supervision;
 mod totals;
@@ -34,6 +35,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+pub use oxide_actors::supervisor::{RestartCause, RestartScope};
 use oxide_actors::supervisor::{StopReport, Supervisor, SupervisorError, supervise};
 use oxide_topology::Plan;
 
@@ -41,13 +43,14 @@ pub use cause::RestartCounts;
 pub use config_values::{PlannedMachine, make_plan, request};
 pub use destinations::Destinations;
 pub use error::EngineError;
-pub use handle::{EngineHandle, RestartScope};
+pub use handle::EngineHandle;
 pub use housekeeper::read_tables;
 pub use layer::{Layer, LayerState};
 pub use port_status::PortStatus;
-pub use reload::{PendingQueue, ReloadReport};
+pub use reload::{PendingQueue, PendingUntil, ReloadReport};
 pub use restarts::LastRestart;
-pub use status::{EngineState, EngineStatus, ModeStatus, ProcessUsage, QueueStatus, SteeringStatus};
+pub use state::{EngineState, QueueState};
+pub use status::{EngineStatus, ModeStatus, ProcessUsage, QueueStatus, SteeringStatus};
 pub use supervision::{RelayExit, Supervision};
 pub use totals::Totals;
 
@@ -227,7 +230,7 @@ impl Engine {
                 return Err(EngineError::Port { text: format!("queue {}: {}", queue.queue, queue.last_event) });
             }
             if Instant::now() >= until {
-                let states: Vec<_> = status.queues.iter().map(|q| format!("{}: {}", q.queue, q.state)).collect();
+                let states: Vec<_> = status.queues.iter().map(QueueStatus::described).collect();
                 let text = format!("not every queue opened within {START_WITHIN:?} ({})", states.join("; "));
                 return Err(EngineError::Actor { step: "starting the queues", text });
             }

@@ -4,12 +4,13 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use oxide_actors::supervisor::{ActorId, ActorState, Event, ObserverMessage};
+use oxide_actors::supervisor::{ActorId, Event, ObserverMessage};
 use oxide_topology::Plan;
 
 use super::compare;
 use super::drop_log::DropLog;
-use super::status::{EngineState, EngineStatus, ModeStatus, QueueStatus, millis};
+use super::state::EngineState;
+use super::status::{EngineStatus, ModeStatus, QueueStatus, millis};
 use crate::config::EngineConfig;
 use crate::queue::Report;
 use crate::umem::RingSizes;
@@ -19,7 +20,6 @@ pub(super) fn initial(plan: &Plan, executor: &str, rings: RingSizes) -> EngineSt
     let queue = |actor: &oxide_topology::ActorPlan| QueueStatus {
         queue: actor.queue,
         cpu: Some(actor.cpu),
-        state: ActorState::Planned.name().to_owned(),
         executor: executor.to_owned(),
         balanced: true,
         ..QueueStatus::default()
@@ -68,8 +68,7 @@ impl Observer {
         match event {
             Event::Changed { actor, from, to, cause, gap } => {
                 let Some(queue) = status.queues.get_mut(actor.0) else { return };
-                queue.state = to.to_string();
-                queue.changed(&from, &to, cause, gap);
+                queue.changed(&from, &to, &cause, gap);
             }
             Event::Stalled { actor, age } => {
                 let Some(queue) = status.queues.get_mut(actor.0) else { return };

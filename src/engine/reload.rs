@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::handle::Factory;
 use super::housekeeper::HousekeeperCommand;
-use super::{Destinations, EngineError, EngineHandle};
+use super::{Destinations, EngineError, EngineHandle, QueueState};
 use crate::net::Tables;
 use crate::queue::{Handler, QueueInfo};
 
@@ -31,16 +31,43 @@ pub struct ReloadReport {
 pub struct PendingQueue {
     /// Queue number.
     pub queue: u32,
-    /// State of the queue: `stopped`, `failed (why)`, `stalled` and so on.
-    pub state: String,
+    /// State of the queue.
+    pub state: QueueState,
     /// What brings the new handler.
-    pub until: String,
+    pub until: PendingUntil,
+}
+
+/// What brings a queue its new handler.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum PendingUntil {
+    /// The queue is stalled: its heartbeat, when it resumes.
+    Heartbeat,
+    /// A restart that somebody requests.
+    Restart,
+    /// The queue's next start, which comes by itself.
+    Start,
+    /// Nothing more: the queue has not reported the new handler yet.
+    Report,
+}
+
+impl fmt::Display for PendingUntil {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Heartbeat => "when its heartbeat resumes",
+            Self::Restart => "when it is restarted",
+            Self::Start => "with its next start",
+            Self::Report => "not confirmed yet",
+        })
+    }
 }
 
 impl fmt::Display for PendingQueue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { queue, state, until } = self;
-        write!(f, "queue {queue}: {state}; new handler {until}")
+        let stalled = if *until == PendingUntil::Heartbeat { ", stalled" } else { "" };
+        write!(f, "queue {queue}: {state}{stalled}; new handler {until}")
     }
 }
 
@@ -48,13 +75,12 @@ impl PendingQueue {
     fn new(queue: u32, not_replaced: &NotReplaced) -> Self {
         let NotReplaced { handler, state, .. } = not_replaced;
         let until = match (handler, state) {
-            (HandlerAge::Stalled, _) => "when its heartbeat resumes",
-            (HandlerAge::None, ActorState::Stopped | ActorState::Failed { .. }) => "when it is restarted",
-            (HandlerAge::None, _) => "with its next start",
-            _ => "not confirmed yet",
+            (HandlerAge::Stalled, _) => PendingUntil::Heartbeat,
+            (HandlerAge::None, ActorState::Stopped | ActorState::Failed { .. }) => PendingUntil::Restart,
+            (HandlerAge::None, _) => PendingUntil::Start,
+            _ => PendingUntil::Report,
         };
-        let state = if *handler == HandlerAge::Stalled { "stalled".to_owned() } else { state.to_string() };
-        Self { queue, state, until: until.to_owned() }
+        Self { queue, state: QueueState::from(state), until }
     }
 }
 

@@ -3,10 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use oxide_actors::supervisor::{self, ActorState};
+use oxide_actors::supervisor::{ActorState, Cause, RestartCause, RestartScope};
 use serde::Serialize;
 
-use super::handle::RestartScope;
 use super::status::{QueueStatus, millis};
 
 /// The last restart of a queue, of whatever depth.
@@ -14,9 +13,12 @@ use super::status::{QueueStatus, millis};
 #[non_exhaustive]
 pub struct LastRestart {
     /// What was rebuilt.
-    pub depth: RestartScope,
-    /// Why: the failure's words, or that somebody asked for it.
-    pub cause: String,
+    #[serde(rename = "depth")]
+    pub scope: RestartScope,
+    /// Why.
+    pub cause: RestartCause,
+    /// The failure's message, or that somebody requested the restart.
+    pub detail: String,
     /// From the failure to running again, milliseconds; `None` while it is not back.
     pub gap_ms: Option<f64>,
     /// Packets that it cost, as far as they can be counted: the batch in hand, what was left on the rings of a socket that
@@ -27,34 +29,29 @@ pub struct LastRestart {
 
 impl fmt::Display for LastRestart {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { depth, cause, gap_ms, lost } = self;
-        let depth = match depth {
-            RestartScope::Handler => "handler",
-            RestartScope::Port => "port",
-            RestartScope::Queue => "queue",
-        };
+        let Self { scope, detail, gap_ms, lost, .. } = self;
         match gap_ms {
-            Some(gap) => write!(f, "{depth} restarted: {cause} ({gap:.1} ms, {lost} packets lost)"),
-            None => write!(f, "{depth} restarts: {cause}"),
+            Some(gap) => write!(f, "{scope} restarted: {detail} ({gap:.1} ms, {lost} packets lost)"),
+            None => write!(f, "{scope} restarts: {detail}"),
         }
     }
 }
 
 impl QueueStatus {
     /// Its state has changed from `from` to `to`: a restart may have begun, or ended.
-    pub(super) fn restarted(&mut self, from: &ActorState, to: &ActorState, cause: &str, gap: Option<Duration>) {
-        let depth = match to {
-            ActorState::Restarting { depth: supervisor::RestartDepth::Soft, .. } => RestartScope::Handler,
-            ActorState::Restarting { depth: supervisor::RestartDepth::Part(_), .. } => RestartScope::Port,
-            ActorState::Restarting { depth: supervisor::RestartDepth::Hard, .. } => RestartScope::Queue,
+    pub(super) fn restarted(&mut self, from: &ActorState, to: &ActorState, cause: &Cause, gap: Option<Duration>) {
+        let scope = match to {
+            ActorState::Restarting { scope, .. } => *scope,
             // It closed a port by itself.
             ActorState::Waiting { .. } if *from == ActorState::Running => RestartScope::Port,
             ActorState::Running => return self.is_back(gap),
             _ => return,
         };
         // An actor that ended by itself has said its last words before.
-        let lost = if depth == RestartScope::Queue && self.heard.is_none() { self.last_lost } else { 0 };
-        self.last_restart = Some(LastRestart { depth, cause: cause.to_owned(), gap_ms: None, lost });
+        let lost = if scope == RestartScope::Queue && self.heard.is_none() { self.last_lost } else { 0 };
+        let detail = cause.to_string();
+        let cause = cause.of_restart().unwrap_or(RestartCause::Port);
+        self.last_restart = Some(LastRestart { scope, cause, detail, gap_ms: None, lost });
     }
 
     /// A handler is at work: how many sessions it took over, or why none.
@@ -64,7 +61,7 @@ impl QueueStatus {
         }
         let kept =
             kept.map_or_else(|why| format!("no session taken over: {why}"), |n| format!("{n} sessions taken over"));
-        if !self.last_event.starts_with("handler restarted") {
+        if !std::mem::take(&mut self.handler_back) {
             "handler restarted".clone_into(&mut self.last_event);
         }
         self.last_event = format!("{}, {kept}", self.last_event);
@@ -83,8 +80,8 @@ impl QueueStatus {
         self.last_gap_ms = Some(gap_ms);
         let Some(last) = self.last_restart.as_mut().filter(|last| last.gap_ms.is_none()) else { return };
         last.gap_ms = Some(gap_ms);
-        let LastRestart { depth, cause, lost, .. } = last;
-        tracing::info!(queue = self.queue, ?depth, cause, gap_ms, lost, "restarted");
+        let LastRestart { scope, cause, detail, lost, .. } = last;
+        tracing::info!(queue = self.queue, depth = %scope, %cause, detail, gap_ms, lost, "restarted");
     }
 }
 
@@ -92,26 +89,43 @@ impl QueueStatus {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use oxide_actors::supervisor::Failure;
+
     use super::*;
     use crate::engine::sample;
 
-    fn restarting(depth: supervisor::RestartDepth) -> ActorState {
-        ActorState::Restarting { depth, backoff: Duration::ZERO }
+    fn restarting(scope: RestartScope) -> ActorState {
+        ActorState::Restarting { scope, backoff: Duration::ZERO }
+    }
+
+    fn failed(message: &str) -> Cause {
+        Cause::Failed(Failure::HandlerPanic(message.to_owned()))
     }
 
     #[test]
     fn each_depth_tells_cause_gap_and_cost() {
         let mut queue = sample::status().queues.swap_remove(0);
-        for (inside, depth) in [
-            (supervisor::RestartDepth::Soft, RestartScope::Handler),
-            (supervisor::RestartDepth::Part(1), RestartScope::Port),
-        ] {
-            queue.restarted(&ActorState::Running, &restarting(inside), "why", None);
+        for scope in [RestartScope::Handler, RestartScope::Port] {
+            queue.restarted(&ActorState::Running, &restarting(scope), &failed("why"), None);
             assert_eq!(queue.last_restart.as_ref().unwrap().gap_ms, None);
             queue.lost(7);
-            queue.restarted(&restarting(inside), &ActorState::Running, "back", Some(Duration::from_millis(30)));
+            queue.restarted(
+                &restarting(scope),
+                &ActorState::Running,
+                &Cause::PortOpened,
+                Some(Duration::from_millis(30)),
+            );
             let last = queue.last_restart.clone().unwrap();
-            assert_eq!(last, LastRestart { depth, cause: "why".to_owned(), gap_ms: Some(30.0), lost: 7 });
+            assert_eq!(
+                last,
+                LastRestart {
+                    scope,
+                    cause: RestartCause::Panic,
+                    detail: "why".to_owned(),
+                    gap_ms: Some(30.0),
+                    lost: 7
+                }
+            );
             // What comes later is another one's.
             queue.lost(0);
             assert_eq!((queue.last_restart.as_ref().unwrap().lost, queue.last_lost), (7, 0));
@@ -121,11 +135,11 @@ mod tests {
     #[test]
     fn an_operator_reads_it_in_one_line() {
         let mut queue = sample::status().queues.swap_remove(0);
-        let soft = restarting(supervisor::RestartDepth::Soft);
-        queue.changed(&ActorState::Running, &soft, "index 9".to_owned(), None);
+        let soft = restarting(RestartScope::Handler);
+        queue.changed(&ActorState::Running, &soft, &failed("index 9"), None);
         assert_eq!(queue.last_event, "index 9");
         queue.lost(3);
-        queue.changed(&soft, &ActorState::Running, "handler restarted".to_owned(), Some(Duration::from_millis(50)));
+        queue.changed(&soft, &ActorState::Running, &Cause::HandlerRestarted, Some(Duration::from_millis(50)));
         queue.replaced(Ok(12));
         let line = "handler restarted: index 9 (50.0 ms, 3 packets lost), 12 sessions taken over";
         assert_eq!(queue.last_event, line);
@@ -133,18 +147,28 @@ mod tests {
 
     #[test]
     fn an_actor_costs_what_it_had_whether_it_ended_before_or_after_the_word() {
-        let hard = restarting(supervisor::RestartDepth::Hard);
+        let hard = restarting(RestartScope::Queue);
         for ended_by_itself in [true, false] {
             let mut queue = sample::status().queues.swap_remove(0);
             queue.heard = Some(std::time::Instant::now());
             if ended_by_itself {
                 queue.retire();
             }
-            queue.restarted(&ActorState::Running, &hard, "frames are lost", None);
+            queue.restarted(
+                &ActorState::Running,
+                &hard,
+                &Cause::Failed(Failure::Accounting("2 frames".to_owned())),
+                None,
+            );
             queue.retire();
-            queue.restarted(&ActorState::Opening, &ActorState::Running, "opened", Some(Duration::from_millis(80)));
+            queue.restarted(
+                &ActorState::Opening,
+                &ActorState::Running,
+                &Cause::Opened,
+                Some(Duration::from_millis(80)),
+            );
             let last = queue.last_restart.clone().unwrap();
-            assert_eq!((last.depth, last.gap_ms), (RestartScope::Queue, Some(80.0)));
+            assert_eq!((last.scope, last.cause, last.gap_ms), (RestartScope::Queue, RestartCause::Leak, Some(80.0)));
             // In hand 3, on the rings 64 and 128: as the sample has it.
             assert_eq!((last.lost, queue.last_lost), (195, 195));
         }

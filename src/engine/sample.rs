@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use super::status::Liveness;
 use super::{
-    EngineState, EngineStatus, Layer, LayerState, ModeStatus, PortStatus, QueueStatus, SteeringStatus, Totals,
+    EngineState, EngineStatus, Layer, LayerState, ModeStatus, PortStatus, QueueState, QueueStatus, SteeringStatus,
+    Totals,
 };
 use crate::port::{KernelCounters, Mode, Occupancy, PortCounters, QueueId};
 use crate::queue::{BatchSizes, TurnTimes};
@@ -67,7 +67,8 @@ fn queue(number: u32) -> QueueStatus {
     QueueStatus {
         queue: number,
         cpu: Some(number + 2),
-        state: if number == 0 { "running" } else { "waiting (eth0 is gone)" }.to_owned(),
+        state: if number == 0 { QueueState::Running } else { QueueState::Waiting },
+        reason: if number == 0 { "" } else { "eth0 is gone" }.to_owned(),
         executor: "thread".to_owned(),
         mode: vec![ModeStatus {
             interface: "eth0".to_owned(),
@@ -100,7 +101,6 @@ fn queue(number: u32) -> QueueStatus {
         umem_bytes: 4 << 20,
         handler: BTreeMap::from([("created", 12), ("expired", 3)]),
         control_depth: Some(0),
-        liveness: if number == 0 { Liveness::Running } else { Liveness::Stuck },
         ..QueueStatus::default()
     }
 }

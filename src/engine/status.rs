@@ -3,49 +3,19 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use oxide_actors::supervisor::ActorState;
+use oxide_actors::supervisor::{ActorState, Cause};
 use serde::Serialize;
 
 use super::cause::RestartCounts;
 use super::layer::Layer;
 use super::port_status::PortStatus;
 use super::restarts::LastRestart;
+use super::state::{EngineState, QueueState};
 use super::totals::Totals;
 use crate::port::{Mode, PortInfo};
 use crate::queue::{BatchSizes, QueueSnapshot, TurnTimes};
 use crate::telemetry::DropReason;
 use crate::umem::{FrameCounts, PageReport, RingSizes};
-
-/// How the engine as a whole is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Default)]
-#[serde(rename_all = "lowercase")]
-pub enum EngineState {
-    /// Not every queue has opened yet.
-    #[default]
-    Starting,
-    /// Every queue runs.
-    Running,
-    /// At least one queue does not.
-    Degraded,
-    /// Ending: no new sessions, then no packets.
-    Draining,
-    /// Ended.
-    Stopped,
-}
-
-impl EngineState {
-    /// The word of the API and the metrics.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Starting => "starting",
-            Self::Running => "running",
-            Self::Degraded => "degraded",
-            Self::Draining => "draining",
-            Self::Stopped => "stopped",
-        }
-    }
-}
 
 /// The engine at one moment.
 #[derive(Debug, Clone, Serialize, Default)]
@@ -158,8 +128,10 @@ pub struct QueueStatus {
     pub queue: u32,
     /// CPU of its actor.
     pub cpu: Option<u32>,
-    /// State and, where it is not running, why.
-    pub state: String,
+    /// State.
+    pub state: QueueState,
+    /// Why it restarts, waits or has failed, for people; empty otherwise.
+    pub reason: String,
     /// What runs the actor.
     pub executor: String,
     /// The rung of each port.
@@ -216,8 +188,9 @@ pub struct QueueStatus {
     pub(super) heard: Option<Instant>,
     #[serde(skip)]
     pub(super) frames_lost: u64,
+    /// The last change of state was a handler that came back.
     #[serde(skip)]
-    pub(super) liveness: Liveness,
+    pub(super) handler_back: bool,
 }
 
 type HandlerCounts = std::collections::BTreeMap<&'static str, u64>;
@@ -230,17 +203,6 @@ pub(super) struct PastTotals {
     batch_sizes: BatchSizes,
     turn_ns: TurnTimes,
     handler: HandlerCounts,
-}
-
-/// What a queue's state means for the engine as a whole.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) enum Liveness {
-    #[default]
-    Opening,
-    Running,
-    /// Waiting, failed, or between two tries.
-    Stuck,
-    Ended,
 }
 
 impl QueueStatus {
@@ -300,41 +262,42 @@ impl QueueStatus {
     }
 
     /// Its state has changed.
-    pub(super) fn changed(&mut self, from: &ActorState, to: &ActorState, cause: String, gap: Option<Duration>) {
-        self.restarted(from, to, &cause, gap);
-        self.liveness = match to {
-            ActorState::Planned | ActorState::Opening => Liveness::Opening,
-            ActorState::Running => Liveness::Running,
-            ActorState::Restarting { .. } | ActorState::Waiting { .. } | ActorState::Failed { .. } => Liveness::Stuck,
-            ActorState::Draining | ActorState::Stopped => Liveness::Ended,
+    pub(super) fn changed(&mut self, from: &ActorState, to: &ActorState, cause: &Cause, gap: Option<Duration>) {
+        self.restarted(from, to, cause, gap);
+        self.state = QueueState::from(to);
+        self.reason = match to {
+            ActorState::Restarting { .. } => cause.to_string(),
+            ActorState::Waiting { why } => why.to_string(),
+            ActorState::Failed { why } => why.to_string(),
+            _ => String::new(),
         };
         if matches!(to, ActorState::Restarting { .. }) {
             self.restarts += 1;
         }
-        self.restarts_by.count(from, to, &cause);
+        self.restarts_by.count(to, cause);
+        self.handler_back = *cause == Cause::HandlerRestarted;
         self.last_event = match (to, gap, &self.last_restart) {
             (ActorState::Running, Some(_), Some(last)) => last.to_string(),
-            _ => cause,
+            _ => cause.to_string(),
         };
     }
 
-    /// The word for its state, without the reason: one of `planned`, `opening`, `running`, `draining`,
-    /// `restarting`, `waiting`, `failed`, `stopped`.
-    #[must_use]
-    pub fn state_name(&self) -> &str {
-        self.state.split(' ').next().unwrap_or_default()
+    /// Describes its state for people, with the reason.
+    pub(super) fn described(&self) -> String {
+        let Self { queue, state, reason, .. } = self;
+        if reason.is_empty() { format!("{queue}: {state}") } else { format!("{queue}: {state} ({reason})") }
     }
 
     /// Whether it takes packets.
     #[must_use]
     pub fn is_running(&self) -> bool {
-        self.liveness == Liveness::Running
+        self.state == QueueState::Running
     }
 
     /// Whether it does not take packets, and will not without something changing.
     #[must_use]
     pub fn is_stuck(&self) -> bool {
-        self.liveness == Liveness::Stuck
+        matches!(self.state, QueueState::Restarting | QueueState::Waiting | QueueState::Failed)
     }
 
     /// The actor has ended: what it counted stays, and what it had in its hands is lost. Told twice, or for

@@ -5,7 +5,7 @@ use std::time::Duration;
 use oxide_actors::policy::RestartPolicy;
 use oxide_actors::supervisor::Settings;
 
-use super::{EngineError, EngineStatus};
+use super::{EngineError, EngineStatus, QueueState};
 
 /// When something is restarted, how often, and when that is given up. Given to
 /// [`EngineBuilder::supervision`](super::EngineBuilder::supervision).
@@ -141,7 +141,7 @@ impl EngineStatus {
     /// Why the engine cannot go on, if it cannot: every queue has failed, or one is stuck for longer than it may be.
     #[must_use]
     pub fn fatal_exit(&self, supervision: &Supervision) -> Option<RelayExit> {
-        if !self.queues.is_empty() && self.queues.iter().all(|queue| queue.state_name() == "failed") {
+        if !self.queues.is_empty() && self.queues.iter().all(|queue| queue.state == QueueState::Failed) {
             return Some(RelayExit::AllQueuesFailed);
         }
         let limit = supervision.exit_when_stuck?.as_secs_f64();
@@ -198,7 +198,7 @@ mod tests {
         assert_eq!(status.fatal_exit(&supervision), None);
         supervision.exit_when_stuck = Some(Duration::from_secs(20));
         assert_eq!(status.fatal_exit(&supervision), Some(RelayExit::HandlerStuck));
-        status.queues.iter_mut().for_each(|queue| "failed (why)".clone_into(&mut queue.state));
+        status.queues.iter_mut().for_each(|queue| queue.state = QueueState::Failed);
         assert_eq!(status.fatal_exit(&supervision), Some(RelayExit::AllQueuesFailed));
         status.balanced = false;
         assert_eq!(status.relay_exit().code(), 1);

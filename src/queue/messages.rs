@@ -152,7 +152,7 @@ impl QueueExit {
             // Transient by nature: the kernel tears sockets down late, memory may come back.
             QueueExit::NotOpened(error) if error.is_transient() => ActorExit::Failed(error.to_string()),
             QueueExit::NotOpened(error) => ActorExit::Refused(error.to_string()),
-            QueueExit::Leaked => ActorExit::Failed("frames are lost: the books do not balance".to_owned()),
+            QueueExit::Leaked => ActorExit::AccountingFailed("frames are lost: the books do not balance".to_owned()),
         }
     }
 }

@@ -138,7 +138,7 @@ metrics! {
         QUEUE_STATE = Gauge "oxide_queue_state", "1 for the state in force", ["queue", "state"],
             "How a queue is: planned, opening, running, draining, restarting, waiting (for an interface), failed, stopped.";
         QUEUE_RESTARTS = Counter "oxide_queue_restarts_total", "restarts", ["queue", "depth", "cause"],
-            "Restarts, by what was rebuilt (handler, port, queue) and why: asked (by an operator), panic (of the handler), port (its socket is of no use), leak (of frames), late (a restart inside it did not come back), open (memory or sockets could not be had), ended (the actor, by itself).";
+            "Restarts, by what was rebuilt (handler, port, queue) and why: asked (by an operator), panic (of the handler), port (its socket is of no use), leak (of frames), late (a restart inside it did not come back), open (memory or sockets could not be had), ended (the actor, by itself), error (the actor ended with another error).";
         QUEUE_GAP = Gauge "oxide_queue_last_gap_seconds", "seconds", ["queue"],
             "From the last failure or restart to running again; absent before the first.";
         QUEUE_LOST = Gauge "oxide_queue_last_lost_packets", "packets", ["queue"],

@@ -81,7 +81,8 @@ fn sessions_survive_a_handler_that_panics() {
         let status: Value = serde_json::from_str(&bench.ctl_output(&["status"])).unwrap();
         let last = &status["queues"][queue as usize]["last_restart"];
         assert_eq!((&last["depth"], &last["lost"]), (&"handler".into(), &1.into()), "{last:#}");
-        assert!(last["cause"].as_str().unwrap().contains("a fault on purpose"), "{last:#}");
+        assert_eq!(last["cause"], "panic", "{last:#}");
+        assert!(last["detail"].as_str().unwrap().contains("a fault on purpose"), "{last:#}");
         assert!(last["gap_ms"].is_number(), "{last:#}");
         assert_eq!(status["queues"][1 - queue as usize]["restarts"], 0);
     });

@@ -152,7 +152,7 @@ fn the_real_actor_and_supervisor_over_the_simulated_port() {
     // A handler that panics, a socket that dies, an operator: one queue each, and it comes back.
     lab.inject(0, b"poison");
     lab.net.kill_socket(&lab.ids[1]);
-    supervisor.handle().restart(ActorId(2), supervisor::RestartDepth::Hard).unwrap();
+    supervisor.handle().restart(ActorId(2), supervisor::RestartScope::Queue, 0).unwrap();
     (0..3).for_each(|queue| lab.passes(queue));
 
     let rested = supervisor.handle().stop(Duration::from_secs(30)).unwrap();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, TrySendError, bounded};
 
-use super::{ActorId, ActorState, CommandRefused, EngineHealth, HandlerAge, RestartDepth};
+use super::{ActorId, ActorState, CommandRefused, EngineHealth, HandlerAge, RestartScope};
 use crate::executor::panic_text;
 
 /// Requests of the engine and the operator that wait at most.
@@ -65,7 +65,7 @@ pub enum SupervisorError {
 
 /// One request on its way to the supervisor.
 pub(super) enum SupervisorRequest<N> {
-    Restart(ActorId, RestartDepth, Sender<Result<(), CommandRefused>>),
+    Restart(ActorId, RestartScope, u8, Sender<Result<(), CommandRefused>>),
     ReplaceHandlers(Replacement),
     Drain(Vec<ActorId>, Duration, Sender<StopReport>),
     Stop(Duration, Sender<StopReport>),
@@ -108,8 +108,8 @@ impl<N> SupervisorHandle<N> {
     ///
     /// # Errors
     /// [`SupervisorError`].
-    pub fn restart(&self, actor: ActorId, depth: RestartDepth) -> Result<(), SupervisorError> {
-        Ok(self.ask(|reply| SupervisorRequest::Restart(actor, depth, reply))??)
+    pub fn restart(&self, actor: ActorId, scope: RestartScope, port: u8) -> Result<(), SupervisorError> {
+        Ok(self.ask(|reply| SupervisorRequest::Restart(actor, scope, port, reply))??)
     }
 
     /// Calls `commit`, which brings another factory of handlers into force, and has each live worker replace its handler.

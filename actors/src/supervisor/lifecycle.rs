@@ -2,14 +2,18 @@
 //!
 //! [`ActorState`] is what the world sees; [`Phase`] is what the supervisor waits for. Only here do they change.
 
+mod failure;
 mod reload;
 
 use std::time::{Duration, Instant};
 
 use super::phase::{AfterExit, Phase, RebuildTarget, TransitionContext};
 use super::supervisor_core::{Action, CommandRefused, Settings};
-use super::{ActorExit, ActorId, ActorState, Event, RestartDepth, StateReport, SupervisorCommand};
-use crate::policy::{Decision, RestartBudget};
+use super::{
+    ActorExit, ActorId, ActorState, Cause, Event, FailReason, Failure, RestartScope, StateReport, SupervisorCommand,
+    WaitReason,
+};
+use crate::policy::RestartBudget;
 
 #[derive(Debug)]
 pub(super) struct ActorLifecycle {
@@ -88,7 +92,7 @@ impl ActorLifecycle {
     /// The first start.
     pub(super) fn begin(&mut self, cx: &mut TransitionContext<'_>) {
         if matches!(self.state, ActorState::Planned) {
-            self.start(cx, "started");
+            self.start(cx, Cause::FirstStart);
         }
     }
 
@@ -101,93 +105,50 @@ impl ActorLifecycle {
         match (&self.phase, report) {
             (Phase::Opening | Phase::Up | Phase::Rebuilding { .. }, StateReport::Running) => {
                 let cause = match &self.phase {
-                    Phase::Opening => "opened",
+                    Phase::Opening => Cause::Opened,
                     Phase::Rebuilding { what: RebuildTarget::Handler { .. }, .. } => {
                         self.softened = Some(cx.now);
-                        "handler restarted"
+                        Cause::HandlerRestarted
                     }
-                    Phase::Rebuilding { .. } => "opened again",
-                    _ => "has what it waited for",
+                    Phase::Rebuilding { .. } => Cause::PortOpened,
+                    _ => Cause::Resumed,
                 };
                 self.phase = Phase::Up;
                 self.go(cx, ActorState::Running, cause);
             }
             (Phase::Opening | Phase::Up | Phase::Rebuilding { .. }, StateReport::Waiting(why)) => {
                 self.phase = Phase::Up;
-                self.go(cx, ActorState::Waiting { why: why.clone() }, why);
+                let why = WaitReason::Absent(why);
+                self.go(cx, ActorState::Waiting { why: why.clone() }, Cause::Waits(why));
             }
-            (Phase::Rebuilding { what: RebuildTarget::Handler { .. }, .. }, StateReport::SoftFailed(cause)) => {
-                self.fail(cx, RestartDepth::Hard, cause);
+            (Phase::Rebuilding { what: RebuildTarget::Handler { .. }, .. }, StateReport::SoftFailed(message)) => {
+                self.fail(cx, RestartScope::Queue, Failure::HandlerPanic(message));
             }
             // Where a part was waited for, the handler comes first: the actor tells of the part again.
-            (Phase::Opening | Phase::Up | Phase::Rebuilding { .. }, StateReport::SoftFailed(cause))
+            (Phase::Opening | Phase::Up | Phase::Rebuilding { .. }, StateReport::SoftFailed(message))
             | (
                 Phase::RebuildPending { what: RebuildTarget::Part(_) | RebuildTarget::Parts, .. },
-                StateReport::SoftFailed(cause),
+                StateReport::SoftFailed(message),
             ) => {
-                self.soft_failed(cx, cause);
+                self.soft_failed(cx, Failure::HandlerPanic(message));
             }
-            (Phase::Opening | Phase::Up, StateReport::PartFailed { part, cause })
+            (Phase::Opening | Phase::Up, StateReport::PartFailed { cause, .. })
             | (
                 Phase::Rebuilding { what: RebuildTarget::Part(_) | RebuildTarget::Parts, .. },
-                StateReport::PartFailed { part, cause },
+                StateReport::PartFailed { cause, .. },
             ) => {
-                self.part_failed(cx, part, cause);
+                self.part_failed(cx, Failure::Port(cause));
             }
             // The handler is back, but not all parts are.
-            (Phase::Rebuilding { .. }, StateReport::PartFailed { part, cause }) => {
+            (Phase::Rebuilding { .. }, StateReport::PartFailed { cause, .. }) => {
                 self.softened = Some(cx.now);
-                self.part_failed(cx, part, cause);
+                self.part_failed(cx, Failure::Port(cause));
             }
             (Phase::Draining { .. }, StateReport::Drained | StateReport::SoftFailed(_)) => {
                 self.end(cx, cx.settings.end_within, AfterExit::Rest(ActorState::Stopped));
             }
             // Overtaken: it speaks from before a command it has not read yet.
             _ => {}
-        }
-    }
-
-    fn soft_failed(&mut self, cx: &mut TransitionContext<'_>, cause: String) {
-        let since = self.softened.map(|at| cx.now.saturating_duration_since(at));
-        let quick = since.is_some_and(|since| since <= cx.settings.soft_again_within);
-        self.quick = if quick { self.quick.saturating_add(1) } else { 0 };
-        self.fail(cx, if self.quick >= 2 { RestartDepth::Hard } else { RestartDepth::Soft }, cause);
-    }
-
-    /// The actor goes on without the part, so this never ends it.
-    fn part_failed(&mut self, cx: &mut TransitionContext<'_>, part: u8, cause: String) {
-        let (what, wait) = (RebuildTarget::Parts, cx.settings.part_every);
-        match self.budget.on_failure(cx.now) {
-            Decision::RestartAfter(backoff) => {
-                self.phase = Phase::RebuildPending { due: cx.after(backoff), what };
-                self.go(cx, ActorState::Restarting { depth: RestartDepth::Part(part), backoff }, cause);
-            }
-            Decision::GiveUp { restarts, window } => {
-                self.phase = Phase::RebuildPending { due: cx.after(wait), what };
-                let why = format!("{cause}; {restarts} restarts within {window:?}, now one every {wait:?}");
-                self.go(cx, ActorState::Waiting { why }, cause);
-            }
-        }
-    }
-
-    pub(super) fn on_end(&mut self, cx: &mut TransitionContext<'_>, end: ActorExit) {
-        if !self.is_live() {
-            return;
-        }
-        self.recover(cx);
-        let cause = end.to_string();
-        match std::mem::replace(&mut self.phase, Phase::Idle) {
-            Phase::Ending { next, .. } | Phase::Overdue { next } => self.after_exit(cx, next, cause),
-            Phase::Draining { .. } => self.after_exit(cx, AfterExit::Rest(ActorState::Stopped), cause),
-            _ => match end {
-                ActorExit::Waiting(why) => {
-                    self.phase = Phase::Waiting { retry: cx.after(cx.settings.retry_every) };
-                    self.go(cx, ActorState::Waiting { why }, cause);
-                }
-                ActorExit::Refused(why) => self.go(cx, ActorState::Failed { why }, cause),
-                ActorExit::Done => self.fail(cx, RestartDepth::Hard, "ended without being told to".to_owned()),
-                ActorExit::Failed(_) | ActorExit::Panicked(_) => self.fail(cx, RestartDepth::Hard, cause),
-            },
         }
     }
 
@@ -199,19 +160,18 @@ impl ActorLifecycle {
         match &self.phase {
             Phase::RebuildPending { what, .. } => self.start_rebuild(cx, *what),
             Phase::Rebuilding { what, .. } => {
-                let what = if matches!(what, RebuildTarget::Handler { .. }) { "handler" } else { "part" };
-                let cause = format!("{what} not back within {:?} of its restart", cx.settings.end_within);
-                self.fail(cx, RestartDepth::Hard, cause);
+                let handler = matches!(what, RebuildTarget::Handler { .. });
+                let scope = if handler { RestartScope::Handler } else { RestartScope::Port };
+                self.fail(cx, RestartScope::Queue, Failure::Late(scope, cx.settings.end_within));
             }
             Phase::Draining { .. } => self.end(cx, cx.settings.end_within, AfterExit::Rest(ActorState::Stopped)),
             Phase::Ending { next, .. } => {
                 self.phase = Phase::Overdue { next: next.clone() };
                 cx.out.push(Action::Abandon { actor: cx.actor });
-                let why = "told to end and still runs; its thread cannot be killed".to_owned();
-                self.go(cx, ActorState::Failed { why: why.clone() }, why);
+                self.go(cx, ActorState::Failed { why: FailReason::StillRuns }, Cause::StillRuns);
             }
-            Phase::Backoff { .. } => self.start(cx, "starting again"),
-            Phase::Waiting { .. } => self.start(cx, "next try"),
+            Phase::Backoff { .. } => self.start(cx, Cause::BackoffOver),
+            Phase::Waiting { .. } => self.start(cx, Cause::NextTry),
             Phase::Idle | Phase::Opening | Phase::Up | Phase::Overdue { .. } => {}
         }
     }
@@ -238,50 +198,49 @@ impl ActorLifecycle {
     pub(super) fn restart(
         &mut self,
         cx: &mut TransitionContext<'_>,
-        depth: RestartDepth,
+        scope: RestartScope,
+        port: u8,
     ) -> Result<(), CommandRefused> {
         let actor = cx.actor;
-        let asked = |depth| ActorState::Restarting { depth, backoff: Duration::ZERO };
+        let asked = |scope| ActorState::Restarting { scope, backoff: Duration::ZERO };
         if self.state == ActorState::Draining {
             return Err(CommandRefused::Draining { actor });
         }
-        match (&mut self.phase, depth) {
+        match (&mut self.phase, scope) {
             (Phase::Overdue { .. }, _) => return Err(CommandRefused::StillRuns { actor }),
-            (Phase::Opening, RestartDepth::Soft | RestartDepth::Part(_)) => {
+            (Phase::Opening, RestartScope::Handler | RestartScope::Port) => {
                 return Err(CommandRefused::Opening { actor });
             }
             // Under way. (Draining was answered above.)
-            (Phase::Rebuilding { what: RebuildTarget::Handler { .. }, .. }, RestartDepth::Soft)
+            (Phase::Rebuilding { what: RebuildTarget::Handler { .. }, .. }, RestartScope::Handler)
             | (Phase::Draining { .. }, _) => {}
             (Phase::Idle, _) => {
                 self.budget.reset();
-                self.start(cx, "told to start");
+                self.start(cx, Cause::StartAsked);
             }
-            (Phase::Backoff { .. } | Phase::Waiting { .. }, _) => self.start(cx, "told to start"),
+            (Phase::Backoff { .. } | Phase::Waiting { .. }, _) => self.start(cx, Cause::StartAsked),
             (Phase::Ending { next, .. }, _) => {
                 *next = AfterExit::Start { due: cx.now };
-                self.go(cx, asked(RestartDepth::Hard), "told to restart");
+                self.go(cx, asked(RestartScope::Queue), Cause::RestartAsked);
             }
             // The handler of a parked actor comes first: only the actor knows that a part is closed, and tells again.
-            (Phase::RebuildPending { what: RebuildTarget::Handler { .. }, .. }, RestartDepth::Part(_)) => {
+            (Phase::RebuildPending { what: RebuildTarget::Handler { .. }, .. }, RestartScope::Port) => {
                 return Err(CommandRefused::RebuildInProgress { actor });
             }
-            (Phase::Rebuilding { .. }, RestartDepth::Part(_)) => {
-                return Err(CommandRefused::RebuildInProgress { actor });
-            }
-            (Phase::Up | Phase::RebuildPending { .. } | Phase::Rebuilding { .. }, RestartDepth::Soft) => {
+            (Phase::Rebuilding { .. }, RestartScope::Port) => return Err(CommandRefused::RebuildInProgress { actor }),
+            (Phase::Up | Phase::RebuildPending { .. } | Phase::Rebuilding { .. }, RestartScope::Handler) => {
                 self.start_rebuild(cx, RebuildTarget::Handler { inherit: true });
-                self.go(cx, asked(RestartDepth::Soft), "told to restart");
+                self.go(cx, asked(RestartScope::Handler), Cause::RestartAsked);
             }
-            (Phase::Up | Phase::RebuildPending { .. }, RestartDepth::Part(part)) => {
-                self.start_rebuild(cx, RebuildTarget::Part(part));
-                self.go(cx, asked(depth), "told to restart");
+            (Phase::Up | Phase::RebuildPending { .. }, RestartScope::Port) => {
+                self.start_rebuild(cx, RebuildTarget::Part(port));
+                self.go(cx, asked(scope), Cause::RestartAsked);
             }
             (
                 Phase::Opening | Phase::Up | Phase::RebuildPending { .. } | Phase::Rebuilding { .. },
-                RestartDepth::Hard,
+                RestartScope::Queue,
             ) => {
-                self.go(cx, asked(RestartDepth::Hard), "told to restart");
+                self.go(cx, asked(RestartScope::Queue), Cause::RestartAsked);
                 self.end(cx, cx.settings.end_within, AfterExit::Start { due: cx.now });
             }
         }
@@ -292,7 +251,7 @@ impl ActorLifecycle {
     pub(super) fn wake(&mut self, cx: &mut TransitionContext<'_>) {
         let waits = matches!(self.state, ActorState::Waiting { .. });
         match self.phase {
-            Phase::Waiting { .. } => self.start(cx, "woken"),
+            Phase::Waiting { .. } => self.start(cx, Cause::WakeReason),
             Phase::Up | Phase::RebuildPending { what: RebuildTarget::Parts, .. } if waits => {
                 self.start_rebuild(cx, RebuildTarget::Parts)
             }
@@ -305,7 +264,7 @@ impl ActorLifecycle {
             Phase::Up if !self.stalled => {
                 cx.send(SupervisorCommand::Drain { within });
                 self.phase = Phase::Draining { by: cx.after(within) };
-                self.go(cx, ActorState::Draining, "told to drain");
+                self.go(cx, ActorState::Draining, Cause::DrainAsked);
             }
             Phase::Draining { by } => *by = (*by).min(cx.after(within)),
             // Nothing in it to drain.
@@ -314,50 +273,24 @@ impl ActorLifecycle {
     }
 
     pub(super) fn stop(&mut self, cx: &mut TransitionContext<'_>, within: Duration) {
-        const CAUSE: &str = "told to stop";
         match &mut self.phase {
             // A failure stays to be read.
             Phase::Idle if matches!(self.state, ActorState::Failed { .. }) => {}
             Phase::Idle | Phase::Backoff { .. } | Phase::Waiting { .. } => {
                 self.phase = Phase::Idle;
-                self.go(cx, ActorState::Stopped, CAUSE);
+                self.go(cx, ActorState::Stopped, Cause::StopAsked);
             }
             Phase::Overdue { next } => *next = AfterExit::Rest(ActorState::Stopped),
             Phase::Ending { next, by } => {
                 *by = cx.after(within);
                 if matches!(next, AfterExit::Start { .. }) {
                     *next = AfterExit::Rest(ActorState::Stopped);
-                    self.go(cx, ActorState::Draining, CAUSE);
+                    self.go(cx, ActorState::Draining, Cause::StopAsked);
                 }
             }
             _ => {
-                self.go(cx, ActorState::Draining, CAUSE);
+                self.go(cx, ActorState::Draining, Cause::StopAsked);
                 self.end(cx, within, AfterExit::Rest(ActorState::Stopped));
-            }
-        }
-    }
-
-    /// Answers a failure by the budget.
-    fn fail(&mut self, cx: &mut TransitionContext<'_>, depth: RestartDepth, cause: String) {
-        match self.budget.on_failure(cx.now) {
-            Decision::GiveUp { restarts, window } => {
-                let why = format!("{cause}; given up after {restarts} restarts within {window:?}");
-                self.go(cx, ActorState::Failed { why: why.clone() }, cause);
-                self.end(cx, cx.settings.end_within, AfterExit::Rest(ActorState::Failed { why }));
-            }
-            Decision::RestartAfter(backoff) => {
-                let due = cx.after(backoff);
-                self.go(cx, ActorState::Restarting { depth, backoff }, cause);
-                match depth {
-                    RestartDepth::Soft => {
-                        // What it took over may be what fells it.
-                        let what = RebuildTarget::Handler { inherit: self.quick == 0 };
-                        self.phase = Phase::RebuildPending { due, what };
-                    }
-                    RestartDepth::Part(_) | RestartDepth::Hard => {
-                        self.end(cx, cx.settings.end_within, AfterExit::Start { due })
-                    }
-                }
             }
         }
     }
@@ -368,12 +301,12 @@ impl ActorLifecycle {
             cx.send(SupervisorCommand::Stop);
             self.phase = Phase::Ending { by: cx.after(within), next };
         } else {
-            self.after_exit(cx, next, String::new());
+            self.after_exit(cx, next, Cause::Ended(ActorExit::Done));
         }
     }
 
     /// No actor lives: goes on to `next`.
-    fn after_exit(&mut self, cx: &mut TransitionContext<'_>, next: AfterExit, cause: String) {
+    fn after_exit(&mut self, cx: &mut TransitionContext<'_>, next: AfterExit, cause: Cause) {
         match next {
             // Even one that is due starts by the next tick: a start that is refused at once must not recurse.
             AfterExit::Start { due } => self.phase = Phase::Backoff { due },
@@ -384,7 +317,7 @@ impl ActorLifecycle {
         }
     }
 
-    fn start(&mut self, cx: &mut TransitionContext<'_>, cause: &str) {
+    fn start(&mut self, cx: &mut TransitionContext<'_>, cause: Cause) {
         self.restarts += u64::from(self.generation > 0);
         self.generation += 1;
         self.phase = Phase::Opening;
@@ -419,7 +352,7 @@ impl ActorLifecycle {
         }
     }
 
-    fn go(&mut self, cx: &mut TransitionContext<'_>, to: ActorState, cause: impl Into<String>) {
+    fn go(&mut self, cx: &mut TransitionContext<'_>, to: ActorState, cause: Cause) {
         if self.state == to {
             return;
         }
@@ -433,6 +366,6 @@ impl ActorLifecycle {
             _ => None,
         };
         let from = std::mem::replace(&mut self.state, to.clone());
-        cx.out.push(Action::Emit(Event::Changed { actor: cx.actor, from, to, cause: cause.into(), gap }));
+        cx.out.push(Action::Emit(Event::Changed { actor: cx.actor, from, to, cause, gap }));
     }
 }

@@ -77,6 +77,7 @@ mod link;
 mod link_receiver;
 mod phase;
 mod protocol;
+mod restart;
 mod run;
 mod supervisor_core;
 
@@ -84,8 +85,9 @@ pub use handle::{ActorStatus, NotReplaced, StopReport, Supervisor, SupervisorErr
 pub use link::SupervisorLink;
 pub use link_receiver::{LinkMessage, LinkReceiver};
 pub use protocol::{
-    ActorController, ActorExit, ActorId, ActorState, EngineHealth, Event, ObserverMessage, RestartDepth, StateReport,
+    ActorController, ActorExit, ActorId, ActorState, EngineHealth, Event, ObserverMessage, StateReport,
     SupervisorCommand, Undelivered,
 };
+pub use restart::{Cause, FailReason, Failure, RestartCause, RestartScope, WaitReason};
 pub use run::supervise;
 pub use supervisor_core::{Action, CommandRefused, HandlerAge, Input, Settings, SupervisorCore};

@@ -3,24 +3,13 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::SupervisorLink;
+use super::{Cause, FailReason, RestartScope, SupervisorLink, WaitReason};
 use crate::executor::ThreadOutcome;
 use crate::mailbox::SendError;
 
 /// A worker's place in the list given to the supervisor, counted from zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ActorId(pub usize);
-
-/// How much of a worker a restart rebuilds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum RestartDepth {
-    /// Inside the living actor: its handler. Sockets and memory stay.
-    Soft,
-    /// Inside the living actor: one of its parts, counted from zero. The others go on.
-    Part(u8),
-    /// The actor itself: it ends, is joined, and starts again.
-    Hard,
-}
 
 /// Where a worker is in its life.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -36,19 +25,19 @@ pub enum ActorState {
     /// Failed, or told to restart.
     Restarting {
         /// What is rebuilt.
-        depth: RestartDepth,
+        scope: RestartScope,
         /// Pause before it; zero when a restart was asked for.
         backoff: Duration,
     },
     /// Healthy, but without what it needs to work.
     Waiting {
         /// For what.
-        why: String,
+        why: WaitReason,
     },
     /// Not started again without being told to.
     Failed {
-        /// The last cause.
-        why: String,
+        /// Why.
+        why: FailReason,
     },
     /// Ended as told.
     Stopped,
@@ -74,7 +63,7 @@ impl ActorState {
 impl fmt::Display for ActorState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Restarting { depth, backoff } => write!(f, "restarting ({depth:?}, in {backoff:?})"),
+            Self::Restarting { scope, backoff } => write!(f, "restarting ({scope}, in {backoff:?})"),
             Self::Waiting { why } => write!(f, "waiting ({why})"),
             Self::Failed { why } => write!(f, "failed ({why})"),
             plain => f.write_str(plain.name()),
@@ -93,6 +82,7 @@ pub enum EngineHealth {
 
 /// Something the observer is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant)] // one for each change of state: rare, and moved a few times
 pub enum Event {
     /// A worker changed its state.
     Changed {
@@ -102,8 +92,8 @@ pub enum Event {
         from: ActorState,
         /// Now.
         to: ActorState,
-        /// Why, in words.
-        cause: String,
+        /// Why.
+        cause: Cause,
         /// On coming back to [`ActorState::Running`]: how long it was away.
         gap: Option<Duration>,
     },
@@ -125,6 +115,7 @@ pub enum Event {
 
 /// What the observer gets.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant)] // one for each change of state: rare, and moved a few times
 pub enum ObserverMessage<R> {
     /// From the supervisor.
     Event(Event),
@@ -190,6 +181,8 @@ pub enum ActorExit {
     Waiting(String),
     /// An error that a restart may mend; spends the budget.
     Failed(String),
+    /// Its accounting does not add up; spends the budget.
+    AccountingFailed(String),
     /// A panic; spends the budget.
     Panicked(String),
     /// An error no restart mends (permission, configuration).
@@ -201,7 +194,9 @@ impl fmt::Display for ActorExit {
         match self {
             Self::Done => f.write_str("ended"),
             Self::Panicked(text) => write!(f, "panicked: {text}"),
-            Self::Waiting(text) | Self::Failed(text) | Self::Refused(text) => f.write_str(text),
+            Self::Waiting(text) | Self::Failed(text) | Self::AccountingFailed(text) | Self::Refused(text) => {
+                f.write_str(text)
+            }
         }
     }
 }

@@ -166,8 +166,8 @@ impl<W: ActorController, O: FnMut(ObserverMessage<W::Report>)> Loop<W, O> {
     fn serve(&mut self, request: SupervisorRequest<W::EngineMessage>) {
         // Whoever asked may have gone; so no answer is waited for.
         match request {
-            SupervisorRequest::Restart(actor, depth, reply) => {
-                let result = self.core.restart(Instant::now(), actor, depth);
+            SupervisorRequest::Restart(actor, scope, port, reply) => {
+                let result = self.core.restart(Instant::now(), actor, scope, port);
                 let _ = reply.send(result.map(|actions| self.act(actions)));
             }
             SupervisorRequest::ReplaceHandlers(Replacement { reply, .. }) if self.core.is_stopping() => {
@@ -355,9 +355,9 @@ impl<W: ActorController, O: FnMut(ObserverMessage<W::Report>)> Loop<W, O> {
             Event::Changed { actor, from, to, cause, gap } => {
                 let (actor, from, gap_ms) = (name(actor), from.name(), gap.map(|gap| gap.as_millis() as u64));
                 match to {
-                    ActorState::Failed { .. } => tracing::error!(actor, from, to = %to, cause, "worker failed"),
-                    ActorState::Restarting { .. } => tracing::warn!(actor, from, to = %to, cause, "worker restarts"),
-                    _ => tracing::info!(actor, from, to = %to, cause, gap_ms, "worker"),
+                    ActorState::Failed { .. } => tracing::error!(actor, from, to = %to, %cause, "worker failed"),
+                    ActorState::Restarting { .. } => tracing::warn!(actor, from, to = %to, %cause, "worker restarts"),
+                    _ => tracing::info!(actor, from, to = %to, %cause, gap_ms, "worker"),
                 }
             }
             Event::Stalled { actor, age } => {

@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 use std::sync::atomic::AtomicBool;
 
-use super::super::{CommandRefused, RestartDepth, StateReport, SupervisorError};
+use super::super::{CommandRefused, RestartScope, StateReport, SupervisorError};
 use super::*;
 use crate::executor::{ExecutorHandle, ExecutorKind, ExecutorSpec, spawn};
 use crate::mailbox::{Address, Mailbox, mailbox};
@@ -146,7 +146,7 @@ impl Rig {
             ObserverMessage::Event(Event::Changed { actor: w, to, cause, gap, .. })
                 if *w == actor && to.name() == name =>
             {
-                Some((cause.clone(), *gap))
+                Some((cause.to_string(), *gap))
             }
             _ => None,
         })
@@ -195,11 +195,11 @@ fn a_soft_failure_is_answered_by_the_command_after_the_pause() {
     assert_eq!(cause, "handler restarted");
     assert!(gap.is_some());
     assert_eq!(rig.handle().status().unwrap().1[0].generation, 1);
-    // And both depths by command.
-    rig.handle().restart(A, RestartDepth::Soft).unwrap();
+    // And both scopes by command.
+    rig.handle().restart(A, RestartScope::Handler, 0).unwrap();
     assert_eq!(rig.until_state(A, "running").0, "handler restarted");
     assert_eq!(
-        rig.handle().restart(B, RestartDepth::Soft),
+        rig.handle().restart(B, RestartScope::Handler, 0),
         Err(CommandRefused::Unknown { actor: B, actors: 1 }.into())
     );
     rig.finish();
@@ -237,7 +237,7 @@ fn what_follows_from_a_refused_start_is_told_after_what_led_to_it() {
         })
     };
     assert_eq!(next_health(), EngineHealth::Degraded);
-    rig.handle().restart(A, RestartDepth::Hard).unwrap();
+    rig.handle().restart(A, RestartScope::Queue, 0).unwrap();
     assert_eq!((next_health(), next_health()), (EngineHealth::Healthy, EngineHealth::Degraded));
     assert_eq!(rig.handle().status().unwrap().0, EngineHealth::Degraded);
     rig.finish();
@@ -267,7 +267,7 @@ fn a_drained_worker_is_stopped_and_can_be_started_again() {
     assert_eq!(rig.handle().drain(Some(A), LONG), Ok(StopReport::default()));
     assert_eq!(rig.handle().status().unwrap().1[0].state, ActorState::Stopped);
     rig.until_state(A, "stopped");
-    rig.handle().restart(A, RestartDepth::Soft).unwrap();
+    rig.handle().restart(A, RestartScope::Handler, 0).unwrap();
     rig.until_state(A, "running");
     assert_eq!(rig.handle().drain(None, LONG), Ok(StopReport::default()));
     assert!(rig.handle().status().unwrap().1.iter().all(|status| status.state == ActorState::Stopped));
@@ -289,7 +289,7 @@ fn who_does_not_obey_is_abandoned_and_named() {
     assert!(abandoned.load(Ordering::SeqCst));
     let handle = rig.handle();
     rig.supervisor.join().unwrap();
-    assert_eq!(handle.restart(A, RestartDepth::Hard), Err(SupervisorError::Gone));
+    assert_eq!(handle.restart(A, RestartScope::Queue, 0), Err(SupervisorError::Gone));
     assert_eq!(handle.status(), Err(SupervisorError::Gone));
     drop(go);
 }

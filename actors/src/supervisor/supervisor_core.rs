@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::lifecycle::ActorLifecycle;
 use super::phase::TransitionContext;
-use super::{ActorExit, ActorId, ActorState, EngineHealth, Event, RestartDepth, StateReport, SupervisorCommand};
+use super::{ActorExit, ActorId, ActorState, EngineHealth, Event, RestartScope, StateReport, SupervisorCommand};
 use crate::policy::RestartPolicy;
 
 /// The supervisor's limits.
@@ -101,6 +101,7 @@ pub enum Input {
 
 /// What is to be done, in this order.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant)] // one for each change of state: rare, and moved a few times
 pub enum Action {
     /// Start this life; a refusal comes back as [`Input::Ended`].
     Start {
@@ -237,7 +238,8 @@ impl SupervisorCore {
     }
 
     /// Restarts a worker because someone asks for it; the budget is not spent, and begins anew for one that
-    /// was failed or stopped. A worker that has no living actor is started, whatever the depth.
+    /// was failed or stopped. A worker that has no living actor is started, whatever the scope. `port` is the part that
+    /// [`RestartScope::Port`] is about; the other scopes do not read it.
     ///
     /// # Errors
     /// [`CommandRefused`].
@@ -245,7 +247,8 @@ impl SupervisorCore {
         &mut self,
         now: Instant,
         actor: ActorId,
-        depth: RestartDepth,
+        scope: RestartScope,
+        port: u8,
     ) -> Result<Vec<Action>, CommandRefused> {
         if self.stopping {
             return Err(CommandRefused::Stopping);
@@ -253,7 +256,11 @@ impl SupervisorCore {
         let actors = self.lifecycles.len();
         let lifecycle = self.lifecycles.get_mut(actor.0).ok_or(CommandRefused::Unknown { actor, actors })?;
         let mut out = Vec::new();
-        lifecycle.restart(&mut TransitionContext { now, actor, settings: &self.settings, out: &mut out }, depth)?;
+        lifecycle.restart(
+            &mut TransitionContext { now, actor, settings: &self.settings, out: &mut out },
+            scope,
+            port,
+        )?;
         self.update_health(&mut out);
         Ok(out)
     }

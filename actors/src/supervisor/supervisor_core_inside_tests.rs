@@ -26,7 +26,7 @@ fn a_handler_that_fails_again_at_once_inherits_nothing_and_then_takes_its_actor_
     assert_eq!(told, [send(A, SupervisorCommand::RestartHandler { inherit: false })]);
     play.report_state(A, StateReport::Running);
     assert_eq!(deeds(play.soft_fails(A)), [send(A, SupervisorCommand::Stop)]);
-    let ActorState::Restarting { depth: RestartDepth::Hard, backoff } = play.state(A) else {
+    let ActorState::Restarting { scope: RestartScope::Queue, backoff } = play.state(A) else {
         panic!("{:?}", play.state(A))
     };
     // It ends before the pause is over; the pause still holds.
@@ -36,14 +36,14 @@ fn a_handler_that_fails_again_at_once_inherits_nothing_and_then_takes_its_actor_
     // A new life has a clean handler: its first failure is soft again.
     play.report_state(A, StateReport::Running);
     play.soft_fails(A);
-    assert!(matches!(play.state(A), ActorState::Restarting { depth: RestartDepth::Soft, .. }));
+    assert!(matches!(play.state(A), ActorState::Restarting { scope: RestartScope::Handler, .. }));
 }
 
 #[test]
 fn a_part_that_fails_is_opened_again_and_the_gap_is_told() {
     let mut play = Play::running(1);
     assert_eq!(deeds(part_fails(&mut play, 1)), []);
-    let ActorState::Restarting { depth: RestartDepth::Part(1), backoff } = play.state(A) else {
+    let ActorState::Restarting { scope: RestartScope::Port, backoff } = play.state(A) else {
         panic!("{:?}", play.state(A))
     };
     // A second one goes with it.
@@ -104,18 +104,15 @@ fn a_handler_that_fails_while_a_part_is_closed_comes_first_and_the_part_after_it
 fn a_part_is_restarted_when_asked_for_at_no_cost() {
     let mut play = Play::new(1);
     play.take(Input::Start);
-    assert_eq!(play.restart(A, RestartDepth::Part(0)), Err(CommandRefused::Opening { actor: A }));
+    assert_eq!(play.restart_port(A, 0), Err(CommandRefused::Opening { actor: A }));
     play.report_state(A, StateReport::Running);
     for _ in 0..50 {
-        assert_eq!(
-            deeds(play.restart(A, RestartDepth::Part(0)).unwrap()),
-            [send(A, SupervisorCommand::RestartPart(0))]
-        );
-        assert_eq!(play.restart(A, RestartDepth::Part(1)), Err(CommandRefused::RebuildInProgress { actor: A }));
-        assert_eq!(play.state(A), ActorState::Restarting { depth: RestartDepth::Part(0), backoff: Duration::ZERO });
+        assert_eq!(deeds(play.restart_port(A, 0).unwrap()), [send(A, SupervisorCommand::RestartPart(0))]);
+        assert_eq!(play.restart_port(A, 1), Err(CommandRefused::RebuildInProgress { actor: A }));
+        assert_eq!(play.state(A), ActorState::Restarting { scope: RestartScope::Port, backoff: Duration::ZERO });
         play.report_state(A, StateReport::Running);
     }
     // One that does not come back takes the actor with it: it does not answer at all.
-    play.restart(A, RestartDepth::Part(0)).unwrap();
+    play.restart_port(A, 0).unwrap();
     assert_eq!(deeds(play.next()), [send(A, SupervisorCommand::Stop)]);
 }

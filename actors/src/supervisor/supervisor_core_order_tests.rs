@@ -9,7 +9,7 @@ fn stop_during_the_pause_starts_nothing_any_more() {
     assert_eq!((deeds(told), play.state(A)), (vec![], ActorState::Stopped));
     assert!(play.core.is_stopped());
     assert_eq!(play.after(1000 * SECOND), []);
-    assert_eq!(play.restart(A, RestartDepth::Hard), Err(CommandRefused::Stopping));
+    assert_eq!(play.restart(A, RestartScope::Queue), Err(CommandRefused::Stopping));
     assert_eq!(play.take(Input::Start), []);
 }
 
@@ -23,9 +23,9 @@ fn stop_reaches_every_live_phase_and_waits_for_the_ends() {
         play.report_state(of(n), StateReport::Running);
     }
     play.soft_fails(of(2));
-    play.restart(of(3), RestartDepth::Soft).unwrap();
+    play.restart(of(3), RestartScope::Handler).unwrap();
     play.take(Input::Drain { actor: of(4), within: SECOND });
-    play.restart(of(5), RestartDepth::Hard).unwrap();
+    play.restart(of(5), RestartScope::Queue).unwrap();
     play.report_state(of(6), StateReport::Waiting("link".into()));
     let told = deeds(play.take(Input::Stop { within: SECOND }));
     // The one that was ending has its command already.
@@ -57,11 +57,11 @@ fn who_does_not_end_in_time_is_abandoned_and_named() {
 #[test]
 fn a_worker_that_does_not_end_for_its_restart_is_failed_until_it_does() {
     let mut play = Play::running(1);
-    assert_eq!(deeds(play.restart(A, RestartDepth::Hard).unwrap()), [send(A, SupervisorCommand::Stop)]);
+    assert_eq!(deeds(play.restart(A, RestartScope::Queue).unwrap()), [send(A, SupervisorCommand::Stop)]);
     let told = play.next();
     assert_eq!(health_of(&told), Some(EngineHealth::Degraded));
     assert_eq!(deeds(told), [Action::Abandon { actor: A }]);
-    assert_eq!(play.restart(A, RestartDepth::Hard), Err(CommandRefused::StillRuns { actor: A }));
+    assert_eq!(play.restart(A, RestartScope::Queue), Err(CommandRefused::StillRuns { actor: A }));
     play.after(100 * SECOND);
     play.end(A, ActorExit::Done);
     assert_eq!(deeds(play.next()), [start(A, 2)]);
@@ -73,12 +73,12 @@ fn a_worker_that_does_not_end_for_its_restart_is_failed_until_it_does() {
 fn a_restart_asked_for_is_at_once_and_costs_no_budget() {
     let mut play = Play::running(1);
     for life in 1..50 {
-        let told = play.restart(A, RestartDepth::Soft).unwrap();
+        let told = play.restart(A, RestartScope::Handler).unwrap();
         assert_eq!(deeds(told), [send(A, MEND)]);
-        assert_eq!(play.state(A), ActorState::Restarting { depth: RestartDepth::Soft, backoff: Duration::ZERO });
-        assert_eq!(play.restart(A, RestartDepth::Soft), Ok(vec![]), "it is under way");
+        assert_eq!(play.state(A), ActorState::Restarting { scope: RestartScope::Handler, backoff: Duration::ZERO });
+        assert_eq!(play.restart(A, RestartScope::Handler), Ok(vec![]), "it is under way");
         play.report_state(A, StateReport::Running);
-        assert_eq!(deeds(play.restart(A, RestartDepth::Hard).unwrap()), [send(A, SupervisorCommand::Stop)]);
+        assert_eq!(deeds(play.restart(A, RestartScope::Queue).unwrap()), [send(A, SupervisorCommand::Stop)]);
         assert_eq!(deeds(play.end(A, ActorExit::Done)), []);
         assert_eq!(deeds(play.after(Duration::ZERO)), [start(A, life + 1)]);
         play.report_state(A, StateReport::Running);
@@ -91,23 +91,23 @@ fn a_restart_asked_for_while_restarting_shortens_the_pause() {
     // in the pause of a hard restart
     let mut play = Play::running(1);
     play.panics(A);
-    assert_eq!(deeds(play.restart(A, RestartDepth::Soft).unwrap()), [start(A, 2)]);
+    assert_eq!(deeds(play.restart(A, RestartScope::Handler).unwrap()), [start(A, 2)]);
     assert_eq!(play.after(10 * SECOND), []);
     // in the pause of a soft one
     let mut play = Play::running(1);
     play.soft_fails(A);
-    assert_eq!(deeds(play.restart(A, RestartDepth::Soft).unwrap()), [send(A, MEND)]);
+    assert_eq!(deeds(play.restart(A, RestartScope::Handler).unwrap()), [send(A, MEND)]);
     // hard, in the pause of a soft one; and again while it ends
     let mut play = Play::running(1);
     play.soft_fails(A);
-    assert_eq!(deeds(play.restart(A, RestartDepth::Hard).unwrap()), [send(A, SupervisorCommand::Stop)]);
-    assert_eq!(deeds(play.restart(A, RestartDepth::Hard).unwrap()), []);
+    assert_eq!(deeds(play.restart(A, RestartScope::Queue).unwrap()), [send(A, SupervisorCommand::Stop)]);
+    assert_eq!(deeds(play.restart(A, RestartScope::Queue).unwrap()), []);
     play.end(A, ActorExit::Done);
     assert_eq!(deeds(play.after(Duration::ZERO)), [start(A, 2)]);
     // hard, while the handler is being rebuilt
     let mut play = Play::running(1);
-    play.restart(A, RestartDepth::Soft).unwrap();
-    assert_eq!(deeds(play.restart(A, RestartDepth::Hard).unwrap()), [send(A, SupervisorCommand::Stop)]);
+    play.restart(A, RestartScope::Handler).unwrap();
+    assert_eq!(deeds(play.restart(A, RestartScope::Queue).unwrap()), [send(A, SupervisorCommand::Stop)]);
     // while it ends for a failure that was given up
     let mut play = Play::running(1);
     for _ in 0..5 {
@@ -117,7 +117,7 @@ fn a_restart_asked_for_while_restarting_shortens_the_pause() {
     }
     play.soft_fails(A);
     assert_eq!(play.state_name(A), "failed");
-    assert_eq!(deeds(play.restart(A, RestartDepth::Hard).unwrap()), []);
+    assert_eq!(deeds(play.restart(A, RestartScope::Queue).unwrap()), []);
     play.end(A, ActorExit::Done);
     assert_eq!(deeds(play.after(Duration::ZERO)), [start(A, 7)]);
 }
@@ -126,16 +126,16 @@ fn a_restart_asked_for_while_restarting_shortens_the_pause() {
 fn restarts_that_make_no_sense_are_refused() {
     let mut play = Play::new(1);
     play.take(Input::Start);
-    assert_eq!(play.restart(A, RestartDepth::Soft), Err(CommandRefused::Opening { actor: A }));
-    assert_eq!(deeds(play.restart(A, RestartDepth::Hard).unwrap()), [send(A, SupervisorCommand::Stop)]);
-    assert_eq!(play.restart(B, RestartDepth::Hard), Err(CommandRefused::Unknown { actor: B, actors: 1 }));
+    assert_eq!(play.restart(A, RestartScope::Handler), Err(CommandRefused::Opening { actor: A }));
+    assert_eq!(deeds(play.restart(A, RestartScope::Queue).unwrap()), [send(A, SupervisorCommand::Stop)]);
+    assert_eq!(play.restart(B, RestartScope::Queue), Err(CommandRefused::Unknown { actor: B, actors: 1 }));
     let mut play = Play::running(1);
     play.take(Input::Drain { actor: A, within: SECOND });
-    assert_eq!(play.restart(A, RestartDepth::Hard), Err(CommandRefused::Draining { actor: A }));
+    assert_eq!(play.restart(A, RestartScope::Queue), Err(CommandRefused::Draining { actor: A }));
     play.report_state(A, StateReport::Drained);
-    assert_eq!(play.restart(A, RestartDepth::Hard), Err(CommandRefused::Draining { actor: A }), "it still ends");
+    assert_eq!(play.restart(A, RestartScope::Queue), Err(CommandRefused::Draining { actor: A }), "it still ends");
     play.end(A, ActorExit::Done);
-    assert_eq!(deeds(play.restart(A, RestartDepth::Hard).unwrap()), [start(A, 2)]);
+    assert_eq!(deeds(play.restart(A, RestartScope::Queue).unwrap()), [start(A, 2)]);
     assert_eq!(gap_of(&play.report_state(A, StateReport::Running)), None, "a stop on purpose is no gap");
 }
 
@@ -162,7 +162,7 @@ fn a_failure_while_draining_stops_and_is_told_but_not_restarted() {
     play.take(Input::Drain { actor: A, within: 30 * SECOND });
     let told = play.panics(A);
     assert!(matches!(&told[..], [Action::Emit(Event::Changed { cause, to: ActorState::Stopped, .. })]
-        if cause == "panicked: boom"));
+        if *cause == Cause::Ended(ActorExit::Panicked("boom".into()))));
     assert_eq!(play.after(1000 * SECOND), []);
 
     let mut play = Play::running(1);
@@ -186,7 +186,11 @@ fn a_drain_of_what_is_not_at_work_is_a_stop() {
     let mut failed = Play::running(1);
     failed.end(A, ActorExit::Refused("no".into()));
     failed.take(drain);
-    assert_eq!(failed.state(A), ActorState::Failed { why: "no".into() }, "a failure stays to be read");
+    assert_eq!(
+        failed.state(A),
+        ActorState::Failed { why: FailReason::Refused("no".into()) },
+        "a failure stays to be read"
+    );
 }
 
 #[test]

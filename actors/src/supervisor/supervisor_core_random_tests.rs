@@ -12,7 +12,7 @@ enum Move {
     Heartbeat(usize, u64),
     Wake(usize),
     Drain(usize, u64),
-    Restart(usize, RestartDepth),
+    Restart(usize, RestartScope),
     Replace,
     Stop(u64),
 }
@@ -30,10 +30,11 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
         2 => Just(ActorExit::Done),
         1 => Just(ActorExit::Waiting("w".into())),
         1 => Just(ActorExit::Failed("f".into())),
+        1 => Just(ActorExit::AccountingFailed("a".into())),
         1 => Just(ActorExit::Panicked("p".into())),
         1 => Just(ActorExit::Refused("r".into())),
     ];
-    let depth = prop_oneof![Just(RestartDepth::Soft), Just(RestartDepth::Part(0)), Just(RestartDepth::Hard)];
+    let scope = prop_oneof![Just(RestartScope::Handler), Just(RestartScope::Port), Just(RestartScope::Queue)];
     prop::collection::vec(
         prop_oneof![
             6 => (0u64..4000).prop_map(Move::Wait),
@@ -43,7 +44,7 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
             1 => (actor.clone(), 0u64..20_000).prop_map(|(w, age)| Move::Heartbeat(w, age)),
             1 => actor.clone().prop_map(Move::Wake),
             1 => (actor.clone(), 0u64..5000).prop_map(|(w, within)| Move::Drain(w, within)),
-            2 => (actor, depth).prop_map(|(w, depth)| Move::Restart(w, depth)),
+            2 => (actor, scope).prop_map(|(w, scope)| Move::Restart(w, scope)),
             2 => Just(Move::Replace),
             1 => (0u64..5000).prop_map(Move::Stop),
         ],
@@ -136,7 +137,7 @@ proptest! {
                 Move::Drain(w, ms) => {
                     play.take(Input::Drain { actor: ActorId(w), within: Duration::from_millis(ms) })
                 }
-                Move::Restart(w, depth) => play.restart(ActorId(w), depth).unwrap_or_default(),
+                Move::Restart(w, scope) => play.restart(ActorId(w), scope).unwrap_or_default(),
                 Move::Replace => {
                     world.factory += 1;
                     let told = play.take(Input::ReplaceHandlers);

@@ -9,7 +9,7 @@ fn replace(play: &mut Play) -> Vec<Action> {
 fn reload_replaces_running_handlers() {
     let mut play = Play::running(2);
     assert_eq!(replace(&mut play), [send(A, MEND), send(B, MEND)]);
-    assert_eq!(play.state(A), ActorState::Restarting { depth: RestartDepth::Soft, backoff: Duration::ZERO });
+    assert_eq!(play.state(A), ActorState::Restarting { scope: RestartScope::Handler, backoff: Duration::ZERO });
     assert_eq!(play.core.handler(A), HandlerAge::Pending);
     play.report_state(A, StateReport::Running);
     assert_eq!((play.core.handler(A), play.core.handler(B)), (HandlerAge::Newest, HandlerAge::Pending));
@@ -26,7 +26,7 @@ fn reload_keeps_drained_worker_stopped() {
     assert_eq!(replace(&mut play), []);
     assert_eq!((play.state(A), play.core.handler(A)), (ActorState::Stopped, HandlerAge::None));
     assert_eq!(play.after(1000 * SECOND), []);
-    assert_eq!(deeds(play.restart(A, RestartDepth::Soft).unwrap()), [start(A, 2)], "an operator starts it");
+    assert_eq!(deeds(play.restart(A, RestartScope::Handler).unwrap()), [start(A, 2)], "an operator starts it");
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn reload_while_opening_replaces_handler_after_first_report() {
 #[test]
 fn reload_while_part_reopens_replaces_handler_after_it() {
     let mut play = Play::running(1);
-    play.restart(A, RestartDepth::Part(1)).unwrap();
+    play.restart_port(A, 1).unwrap();
     assert_eq!(replace(&mut play), []);
     assert_eq!(deeds(play.report_state(A, StateReport::Running)), [send(A, MEND)]);
     play.report_state(A, StateReport::Running);

@@ -1,6 +1,9 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 use super::*;
+use crate::supervisor::{Cause, FailReason, Failure, RestartCause, RestartScope, WaitReason};
 
+#[path = "supervisor_core_cause_tests.rs"]
+mod cause;
 #[path = "supervisor_core_inside_tests.rs"]
 mod inside;
 #[path = "supervisor_core_order_tests.rs"]
@@ -58,8 +61,12 @@ impl Play {
         self.report_state(actor, StateReport::SoftFailed("handler".into()))
     }
 
-    fn restart(&mut self, actor: ActorId, depth: RestartDepth) -> Result<Vec<Action>, CommandRefused> {
-        self.core.restart(self.now, actor, depth)
+    fn restart(&mut self, actor: ActorId, scope: RestartScope) -> Result<Vec<Action>, CommandRefused> {
+        self.core.restart(self.now, actor, scope, 0)
+    }
+
+    fn restart_port(&mut self, actor: ActorId, port: u8) -> Result<Vec<Action>, CommandRefused> {
+        self.core.restart(self.now, actor, RestartScope::Port, port)
     }
 
     fn after(&mut self, wait: Duration) -> Vec<Action> {
@@ -122,7 +129,7 @@ fn all_are_started_once_and_run_when_they_say_so() {
     assert_eq!(play.take(Input::Start), []);
     assert_eq!(play.state(A), ActorState::Opening);
     let (from, to) = (ActorState::Opening, ActorState::Running);
-    let opened = Event::Changed { actor: A, from, to, cause: "opened".into(), gap: None };
+    let opened = Event::Changed { actor: A, from, to, cause: Cause::Opened, gap: None };
     assert_eq!(play.report_state(A, StateReport::Running), [Action::Emit(opened)]);
     assert_eq!(play.report_state(A, StateReport::Running), []);
     assert_eq!((play.state(A), play.state(B)), (ActorState::Running, ActorState::Opening));
@@ -134,9 +141,10 @@ fn a_panic_leads_to_a_restart_after_the_pause_and_the_gap_is_told_while_others_g
     let mut play = Play::running(2);
     play.after(SECOND);
     let told = play.panics(A);
-    let ActorState::Restarting { depth: RestartDepth::Hard, backoff } = play.state(A) else { panic!("{told:?}") };
+    let ActorState::Restarting { scope: RestartScope::Queue, backoff } = play.state(A) else { panic!("{told:?}") };
     assert!(backoff >= 37 * MS && backoff <= 50 * MS, "{backoff:?}");
-    assert!(matches!(&told[..], [Action::Emit(Event::Changed { cause, .. })] if cause == "panicked: boom"));
+    assert!(matches!(&told[..], [Action::Emit(Event::Changed { cause, .. })]
+        if *cause == Cause::Failed(Failure::ActorPanic("boom".into()))));
     assert_eq!(deeds(play.next()), [start(A, 2)]);
     play.after(20 * MS);
     let back = play.report_state(A, StateReport::Running);
@@ -156,13 +164,14 @@ fn a_storm_ends_in_failed_and_degraded_until_an_operator_vouches_for_the_worker(
     }
     let told = play.panics(A);
     let ActorState::Failed { why } = play.state(A) else { panic!("{told:?}") };
-    assert!(why.contains("boom") && why.contains("5 restarts within 60s"), "{why}");
+    let boom = Failure::ActorPanic("boom".into());
+    assert_eq!(why, FailReason::Budget { failure: boom, restarts: 5, window: 60 * SECOND });
     assert_eq!(health_of(&told), Some(EngineHealth::Degraded));
     assert_eq!(play.core.next_due(), None);
     assert_eq!(play.after(1000 * SECOND), []);
     assert_eq!(play.state(B), ActorState::Running);
 
-    let told = play.restart(A, RestartDepth::Soft).unwrap();
+    let told = play.restart(A, RestartScope::Handler).unwrap();
     assert_eq!(health_of(&told), Some(EngineHealth::Healthy));
     assert_eq!(deeds(told), [start(A, 7)]);
     play.report_state(A, StateReport::Running);
@@ -187,7 +196,7 @@ fn what_no_restart_mends_is_not_restarted() {
     let mut play = Play::new(1);
     play.take(Input::Start);
     let told = play.end(A, ActorExit::Refused("EPERM: give it CAP_NET_RAW".into()));
-    assert_eq!(play.state(A), ActorState::Failed { why: "EPERM: give it CAP_NET_RAW".into() });
+    assert_eq!(play.state(A), ActorState::Failed { why: FailReason::Refused("EPERM: give it CAP_NET_RAW".into()) });
     assert_eq!(health_of(&told), Some(EngineHealth::Degraded));
     assert_eq!((deeds(told), play.core.next_due()), (vec![], None));
 }
@@ -203,7 +212,7 @@ fn an_end_nobody_asked_for_is_a_failure() {
 fn a_soft_failure_restarts_the_handler_only() {
     let mut play = Play::running(1);
     assert_eq!(deeds(play.soft_fails(A)), []);
-    let ActorState::Restarting { depth: RestartDepth::Soft, backoff } = play.state(A) else {
+    let ActorState::Restarting { scope: RestartScope::Handler, backoff } = play.state(A) else {
         panic!("{:?}", play.state(A))
     };
     assert_eq!(play.soft_fails(A), [], "told once");
@@ -221,7 +230,7 @@ fn a_handler_that_cannot_be_rebuilt_or_does_not_come_back_takes_its_actor_with_i
         play.next();
         let told = if answers { play.soft_fails(A) } else { play.next() };
         assert_eq!(deeds(told), [send(A, SupervisorCommand::Stop)], "answers: {answers}");
-        assert!(matches!(play.state(A), ActorState::Restarting { depth: RestartDepth::Hard, .. }));
+        assert!(matches!(play.state(A), ActorState::Restarting { scope: RestartScope::Queue, .. }));
     }
 }
 
@@ -245,7 +254,7 @@ fn a_parked_actor_that_dies_is_restarted_hard() {
     let mut play = Play::running(1);
     play.soft_fails(A);
     play.panics(A);
-    assert!(matches!(play.state(A), ActorState::Restarting { depth: RestartDepth::Hard, .. }));
+    assert!(matches!(play.state(A), ActorState::Restarting { scope: RestartScope::Queue, .. }));
     assert_eq!(deeds(play.next()), [start(A, 2)]);
 }
 
@@ -254,7 +263,7 @@ fn a_worker_that_cannot_open_yet_is_tried_again_without_news_or_cost() {
     let mut play = Play::running(1);
     let gone = || ActorExit::Waiting("eth0 is gone".into());
     play.end(A, gone());
-    assert_eq!(play.state(A), ActorState::Waiting { why: "eth0 is gone".into() });
+    assert_eq!(play.state(A), ActorState::Waiting { why: WaitReason::Absent("eth0 is gone".into()) });
     for life in 2..=100 {
         assert_eq!(play.next(), [start(A, life)], "and no word of it");
         assert_eq!(play.end(A, gone()), []);
@@ -275,7 +284,7 @@ fn a_worker_that_cannot_open_yet_is_tried_again_without_news_or_cost() {
 fn a_live_worker_that_waits_says_itself_when_it_runs_again() {
     let mut play = Play::running(1);
     play.report_state(A, StateReport::Waiting("link down".into()));
-    assert_eq!(play.state(A), ActorState::Waiting { why: "link down".into() });
+    assert_eq!(play.state(A), ActorState::Waiting { why: WaitReason::Absent("link down".into()) });
     assert_eq!(play.after(5 * SECOND), []);
     assert_eq!(gap_of(&play.report_state(A, StateReport::Running)), Some(5 * SECOND));
     assert_eq!(play.core.generation(A), 1);

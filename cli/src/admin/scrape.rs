@@ -1,6 +1,6 @@
 //! The engine's status as Prometheus text.
 
-use oxide::engine::{EngineState, EngineStatus, LayerState, PortStatus, QueueStatus};
+use oxide::engine::{EngineState, EngineStatus, LayerState, PortStatus, QueueState, QueueStatus};
 use oxide::telemetry::{DropReason, Exposition, metrics as m};
 use oxide::umem::RingSizes;
 
@@ -8,10 +8,6 @@ use oxide::umem::RingSizes;
 const NS: f64 = 1e-9;
 /// Turns shorter than this are in one bucket, ns.
 const SHORTEST_TURN: u64 = 128;
-const QUEUE_STATES: [&str; 8] =
-    ["planned", "opening", "running", "draining", "restarting", "waiting", "failed", "stopped"];
-const ENGINE_STATES: [EngineState; 5] =
-    [EngineState::Starting, EngineState::Running, EngineState::Degraded, EngineState::Draining, EngineState::Stopped];
 
 /// Every metric of the registry that `status` has a value for.
 #[must_use]
@@ -45,7 +41,7 @@ fn engine(out: &mut Exposition, status: &EngineStatus) {
     if let Some(ms) = status.start_to_ready_ms {
         out.set(&m::READY_SECONDS, &[], ms / 1e3);
     }
-    for state in ENGINE_STATES {
+    for state in EngineState::ALL {
         out.set(&m::STATE, &[state.name()], f64::from(u8::from(state == status.state)));
     }
     for layer in &status.sandbox {
@@ -109,11 +105,11 @@ fn memory_and_loop(out: &mut Exposition, name: &str, queue: &QueueStatus) {
 }
 
 fn supervision(out: &mut Exposition, name: &str, queue: &QueueStatus) {
-    for state in QUEUE_STATES {
-        out.set(&m::QUEUE_STATE, &[name, state], f64::from(u8::from(state == queue.state_name())));
+    for state in QueueState::ALL {
+        out.set(&m::QUEUE_STATE, &[name, state.name()], f64::from(u8::from(state == queue.state)));
     }
-    for (depth, cause, count) in queue.restarts_by.iter() {
-        out.set(&m::QUEUE_RESTARTS, &[name, depth, cause], count as f64);
+    for (scope, cause, count) in queue.restarts_by.iter() {
+        out.set(&m::QUEUE_RESTARTS, &[name, scope.name(), cause.name()], count as f64);
     }
     if let Some(ms) = queue.last_gap_ms {
         out.set(&m::QUEUE_GAP, &[name], ms / 1e3);

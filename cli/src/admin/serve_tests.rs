@@ -9,7 +9,7 @@ use super::super::fake::Fake;
 use super::super::{Client, ClientError};
 use super::*;
 use crate::admin::protocol::ControlErrorKind;
-use oxide::engine::RestartScope;
+use oxide::engine::{EngineState, RestartScope};
 use oxide_relay::config::{AdminConfig, ListenSetting};
 
 struct Lab {
@@ -157,7 +157,7 @@ fn requests_are_carried_out_and_refusals_told() {
     assert_eq!(refused.to_string(), "no queue eth0:2; there are: eth0:0, eth0:1");
     let view: super::super::NodeView =
         serde_json::from_value(client.ask(&ControlRequest::Queues {}, SOON).unwrap()).unwrap();
-    assert_eq!((view.queues.len(), view.state.as_str()), (2, "degraded"));
+    assert_eq!((view.queues.len(), view.state), (2, EngineState::Degraded));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
-use oxide::engine::{EngineStatus, QueueStatus};
+use oxide::engine::{EngineState, EngineStatus, QueueState, QueueStatus};
 
 /// A relay in short.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -13,8 +13,8 @@ use oxide::engine::{EngineStatus, QueueStatus};
 pub struct NodeView {
     /// Version that runs.
     pub version: String,
-    /// State of the engine: `running`, `degraded` and so on.
-    pub state: String,
+    /// State of the engine.
+    pub state: EngineState,
     /// Since the engine was started, seconds.
     pub uptime_s: f64,
     /// What was changed on the interfaces since they were planned for, each with its mend.
@@ -31,8 +31,8 @@ pub struct QueueView {
     pub queue: u32,
     /// Its ports, as `interface:queue`.
     pub ports: Vec<String>,
-    /// State: `running`, `waiting` and so on.
-    pub state: String,
+    /// State.
+    pub state: QueueState,
     /// Its state with the reason, and what happened last.
     pub last_event: String,
     /// CPU of its actor.
@@ -81,7 +81,7 @@ impl From<&EngineStatus> for NodeView {
     fn from(status: &EngineStatus) -> Self {
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            state: status.state.name().to_owned(),
+            state: status.state,
             uptime_s: status.uptime_s,
             drift: status.drift.clone(),
             queues: status.queues.iter().map(|queue| QueueView::new(queue, status)).collect(),
@@ -103,7 +103,7 @@ impl QueueView {
         Self {
             queue: queue.queue,
             ports: queue.ports.iter().map(|p| p.id.to_string()).collect(),
-            state: queue.state_name().to_owned(),
+            state: queue.state,
             last_event: queue.last_event.clone(),
             cpu: queue.cpu,
             modes: modes.into_iter().collect(),
@@ -126,6 +126,12 @@ impl QueueView {
             heartbeat_age_s: queue.heartbeat_age_s,
             stalled: queue.stalled,
         }
+    }
+
+    /// Returns the name of its state as people see it: a stalled queue is shown as such.
+    #[must_use]
+    pub fn shown_state(&self) -> &'static str {
+        if self.stalled { "stalled" } else { self.state.name() }
     }
 
     /// Packets dropped, for all reasons.
@@ -151,7 +157,7 @@ impl NodeView {
                 text,
                 "{:<5} {:<10} {:>3} {:<9} {:>12} {:>12} {:>10} {:>8} {:>8} {:>5} {:>8} {:>7}  {}",
                 q.queue,
-                if q.stalled { "stalled" } else { &q.state },
+                q.shown_state(),
                 or_dash(q.cpu.map(|c| c.to_string())),
                 or_dash((!q.modes.is_empty()).then(|| q.modes.join("/"))),
                 q.rx_packets,

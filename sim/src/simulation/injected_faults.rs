@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use oxide_actors::supervisor::{ActorId, ActorState, RestartDepth};
+use oxide_actors::supervisor::{ActorId, ActorState, RestartScope};
 
 use super::{INTERFACES, Simulation};
 use crate::{FaultRates, InjectedFault};
@@ -88,9 +88,13 @@ impl Simulation {
             }
         }
         if self.rng.chance(fault_rates.ppm(InjectedFault::Restart)) {
-            let depth = [RestartDepth::Soft, RestartDepth::Part(0), RestartDepth::Part(1), RestartDepth::Hard]
-                [self.rng.below(4) as usize];
-            self.restart(ActorId(queue), depth);
+            let (scope, port) = match self.rng.below(4) {
+                0 => (RestartScope::Handler, 0),
+                1 => (RestartScope::Port, 0),
+                2 => (RestartScope::Port, 1),
+                _ => (RestartScope::Queue, 0),
+            };
+            self.restart(ActorId(queue), scope, port);
         }
         if self.rng.chance(fault_rates.ppm(InjectedFault::Flood)) {
             for _ in 0..50 {
@@ -123,7 +127,7 @@ impl Simulation {
             // What ends it is the supervisor's next try, or an operator's once the budget is used up.
             let times = 1 + self.rng.below(8) as usize;
             self.net.refuse_open(&id, libc::ENOMEM, times);
-            self.restart(ActorId(queue), RestartDepth::Hard);
+            self.restart(ActorId(queue), RestartScope::Queue, 0);
         }
     }
 
@@ -185,7 +189,7 @@ impl Simulation {
     pub(super) fn revive(&mut self) {
         for worker in (0..self.actors.len()).map(ActorId) {
             if matches!(self.core.state(worker), Some(ActorState::Failed { .. })) {
-                self.restart(worker, RestartDepth::Hard);
+                self.restart(worker, RestartScope::Queue, 0);
             }
         }
     }
@@ -201,13 +205,13 @@ impl Simulation {
     }
 
     /// As an operator would.
-    pub(super) fn restart(&mut self, worker: ActorId, depth: RestartDepth) {
+    pub(super) fn restart(&mut self, worker: ActorId, scope: RestartScope, port: u8) {
         if matches!(self.core.state(worker), Some(ActorState::Failed { .. })) {
             // Its budget begins anew.
             self.restarts[worker.0].clear();
         }
         // A refusal is a right answer: the queue is opening, or about to end.
-        if let Ok(actions) = self.core.restart(self.now, worker, depth) {
+        if let Ok(actions) = self.core.restart(self.now, worker, scope, port) {
             self.apply(actions);
         }
     }

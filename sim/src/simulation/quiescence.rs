@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use oxide_actors::supervisor::{ActorId, ActorState, Input, RestartDepth};
+use oxide_actors::supervisor::{ActorId, ActorState, Input, RestartScope};
 
 use super::{INTERFACES, Simulation};
 use crate::Watch;
@@ -41,7 +41,7 @@ impl Simulation {
             let leaking: Vec<usize> = (0..self.actors.len()).filter(|&at| lost(self, at) > 0).collect();
             for &at in &leaking {
                 self.injected.lost_completions += u64::from(lost(self, at));
-                self.restart(ActorId(at), RestartDepth::Part(port.number()));
+                self.restart(ActorId(at), RestartScope::Port, port.number());
             }
             if !leaking.is_empty() && self.invariants.failure.is_none() {
                 self.come_to_rest(watch);

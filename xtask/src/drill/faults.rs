@@ -61,7 +61,7 @@ impl DrillContext<'_> {
     }
 
     fn waiting(&mut self) -> Result<()> {
-        let waits = |r: &Report| r.queues.iter().all(|queue| queue.state.starts_with("waiting"));
+        let waits = |r: &Report| r.queues.iter().all(|queue| queue.state == "waiting");
         self.relay.until(self.session, "noticed", waits).map(drop)
     }
 
@@ -252,8 +252,7 @@ pub(super) const FAULTS: &[DrillCase] = &[
             cx.waiting()?;
             let before = cx.relay.report()?.queues.get(1).map_or(0, |queue| queue.restarts);
             cx.relay.inject("restart-queue near1:1")?;
-            let rebuilt =
-                |r: &Report| r.queues.get(1).is_some_and(|q| q.restarts > before && q.state.starts_with("waiting"));
+            let rebuilt = |r: &Report| r.queues.get(1).is_some_and(|q| q.restarts > before && q.state == "waiting");
             cx.relay.until(cx.session, "rebuilt", rebuilt)?;
             cx.lab.plug(cx.session, 0)
         },

@@ -45,6 +45,7 @@ pub(super) struct Queue {
 #[serde(default)]
 pub(super) struct Restart {
     pub(super) cause: String,
+    pub(super) detail: String,
     pub(super) lost: u64,
 }
 

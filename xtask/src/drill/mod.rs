@@ -156,7 +156,7 @@ fn one(session: &Session, fault: &'static DrillCase, binary: &Path) -> Result<Ro
         what: fault.what,
         gap_ms: gaps.reduce(f64::max),
         back_ms,
-        cause: told.map(|last| last.cause.clone()).unwrap_or_default(),
+        cause: told.map(|last| format!("{}: {}", last.cause, last.detail)).unwrap_or_default(),
         told_lost: told.map(|last| last.lost),
         sent: counts.values().map(|(sent, _)| sent).sum(),
         lost_there: lost(&counts, |at| fault.reach.covers(at)),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::ActorLifecycle;
 use crate::supervisor::phase::{Phase, RebuildTarget, TransitionContext};
 use crate::supervisor::supervisor_core::HandlerAge;
-use crate::supervisor::{ActorState, RestartDepth, SupervisorCommand};
+use crate::supervisor::{ActorState, Cause, RestartScope, SupervisorCommand};
 
 impl ActorLifecycle {
     /// Compares the handler that serves here with the newest factory.
@@ -53,8 +53,8 @@ impl ActorLifecycle {
             self.start_rebuild(cx, RebuildTarget::Handler { inherit: true });
             self.go(
                 cx,
-                ActorState::Restarting { depth: RestartDepth::Soft, backoff: Duration::ZERO },
-                "told to restart",
+                ActorState::Restarting { scope: RestartScope::Handler, backoff: Duration::ZERO },
+                Cause::RestartAsked,
             );
         }
     }

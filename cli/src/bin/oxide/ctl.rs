@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Subcommand};
 use oxide::engine::RestartScope;
 use oxide::telemetry::DropReason;
 use oxide_cli::admin::protocol::{ControlErrorKind, ControlRequest};
@@ -62,16 +63,6 @@ pub(crate) struct CtlCommand {
     what: What,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum ScopeArgument {
-    /// The handler; sessions are handed over, sockets and memory stay.
-    Handler,
-    /// The socket of this interface.
-    Port,
-    /// The actor with memory, sockets and handler.
-    Queue,
-}
-
 #[derive(Subcommand)]
 enum What {
     /// Everything the engine says of itself, as JSON.
@@ -95,9 +86,10 @@ enum What {
     Restart {
         /// Which, as interface:queue.
         queue: String,
-        /// How deep.
-        #[arg(long, value_enum, default_value_t = ScopeArgument::Queue)]
-        depth: ScopeArgument,
+        /// How much is rebuilt: the handler (sessions are handed over, sockets and memory stay), the port (the socket of
+        /// this interface), or the queue (the actor with memory, sockets and handler).
+        #[arg(long, value_parser = scopes(), default_value_t = RestartScope::Queue)]
+        depth: RestartScope,
     },
     /// Take no new packets of a queue, until it is resumed.
     Pause {
@@ -132,20 +124,19 @@ enum What {
     Metrics,
 }
 
+/// Reads the name of a restart scope.
+fn scopes() -> impl TypedValueParser<Value = RestartScope> {
+    let names = PossibleValuesParser::new(RestartScope::ALL.map(RestartScope::name));
+    names.map(|name| RestartScope::ALL.into_iter().find(|scope| scope.name() == name).unwrap_or(RestartScope::Queue))
+}
+
 impl What {
     fn request(&self) -> ControlRequest {
         match self {
             Self::Status => ControlRequest::Status {},
             Self::Queues | Self::Drops { .. } => ControlRequest::Queues {},
             Self::Sessions { queue, limit } => ControlRequest::Sessions { queue: queue.clone(), limit: Some(*limit) },
-            Self::Restart { queue, depth } => ControlRequest::Restart {
-                queue: queue.clone(),
-                depth: match depth {
-                    ScopeArgument::Handler => RestartScope::Handler,
-                    ScopeArgument::Port => RestartScope::Port,
-                    ScopeArgument::Queue => RestartScope::Queue,
-                },
-            },
+            Self::Restart { queue, depth } => ControlRequest::Restart { queue: queue.clone(), depth: *depth },
             Self::Pause { queue } => ControlRequest::Pause { queue: queue.clone() },
             Self::Resume { queue } => ControlRequest::Resume { queue: queue.clone() },
             Self::Drain { queue, within } => ControlRequest::Drain { queue: queue.clone(), within_s: *within },

@@ -1,5 +1,6 @@
 //! How `oxide top` looks.
 
+use oxide::engine::{EngineState, QueueState};
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout};
 use ratatui::style::{Color, Modifier, Style};
@@ -69,8 +70,9 @@ pub(super) fn draw(frame: &mut Frame<'_>, model: &Model, ui: &Ui) {
         Constraint::Length(1),
     ])
     .areas(frame.area());
-    let title = format!("oxide {}  {}  up {}", model.version, model.state, age(model.uptime_s));
-    frame.render_widget(Line::styled(title, bold(state_colour(&model.state))), head);
+    let title = format!("oxide {}  {}  up {}", model.version, state_of(model), age(model.uptime_s));
+    let colour = if model.state == Some(EngineState::Running) { Color::Green } else { Color::Yellow };
+    frame.render_widget(Line::styled(title, bold(colour)), head);
 
     let shown = columns(table.width);
     let pick = |all: [String; 17]| all.into_iter().enumerate().filter(|(at, _)| shown[*at]).map(|(_, text)| text);
@@ -79,7 +81,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, model: &Model, ui: &Ui) {
         let cells = pick(cells(row))
             .enumerate()
             .map(|(at, text)| if at < 2 { Line::raw(text) } else { Line::raw(text).right_aligned() });
-        Cells::new(cells.collect::<Vec<_>>()).style(coloured_style(state_colour(&row.state)))
+        Cells::new(cells.collect::<Vec<_>>()).style(coloured_style(state_colour(row)))
     });
     let widths =
         COLUMNS.iter().zip(shown).filter(|(_, shown)| *shown).map(|((_, width, _), _)| Constraint::Length(*width));
@@ -146,7 +148,7 @@ fn cells(row: &Row) -> [String; 17] {
     let ring = |name: &str| percent(row.rings.get(name));
     [
         row.queue.to_string(),
-        row.state.clone(),
+        if row.stalled { "stalled" } else { row.state.name() }.to_owned(),
         row.cpu.map_or_else(|| "-".to_owned(), |cpu| cpu.to_string()),
         match row.modes.as_slice() {
             [] => "-".to_owned(),
@@ -186,7 +188,7 @@ fn drop_line(row: &Row) -> Line<'static> {
 
 /// A line for each queue, for where there is no terminal.
 pub(super) fn plain(model: &Model) -> String {
-    let mut text = format!("oxide {} {}, up {:.0} s\n", model.version, model.state, model.uptime_s);
+    let mut text = format!("oxide {} {}, up {:.0} s\n", model.version, state_of(model), model.uptime_s);
     let line = |cells: &[String]| {
         cells.iter().map(|cell| format!("{cell:<9}")).collect::<String>().trim_end().to_owned() + "\n"
     };
@@ -195,10 +197,15 @@ pub(super) fn plain(model: &Model) -> String {
     text
 }
 
-fn state_colour(state: &str) -> Color {
-    match state {
-        "running" => Color::Green,
-        "stalled" | "failed" | "stopped" => Color::Red,
+fn state_of(model: &Model) -> &'static str {
+    model.state.map_or("", EngineState::name)
+}
+
+fn state_colour(row: &Row) -> Color {
+    match row.state {
+        _ if row.stalled => Color::Red,
+        QueueState::Running => Color::Green,
+        QueueState::Failed | QueueState::Stopped => Color::Red,
         _ => Color::Yellow,
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use oxide::engine::{EngineState, QueueState};
 use oxide::telemetry::quantile;
 use oxide_cli::admin::{NodeView, QueueView};
 use serde::Serialize;
@@ -14,7 +15,8 @@ const HISTORY: usize = 60;
 pub(super) struct Row {
     pub(super) queue: u32,
     pub(super) ports: Vec<String>,
-    pub(super) state: String,
+    pub(super) state: QueueState,
+    pub(super) stalled: bool,
     pub(super) cpu: Option<u32>,
     pub(super) modes: Vec<String>,
     pub(super) rx_pps: Option<f64>,
@@ -43,7 +45,8 @@ pub(super) struct Row {
 #[derive(Debug, Clone, Default, Serialize)]
 pub(super) struct Model {
     pub(super) version: String,
-    pub(super) state: String,
+    /// `None` before the first answer.
+    pub(super) state: Option<EngineState>,
     pub(super) uptime_s: f64,
     pub(super) queues: Vec<Row>,
     #[serde(skip)]
@@ -74,7 +77,7 @@ impl Model {
             row
         });
         let rows = rows.collect();
-        (self.version, self.state, self.uptime_s) = (view.version.clone(), view.state.clone(), view.uptime_s);
+        (self.version, self.state, self.uptime_s) = (view.version.clone(), Some(view.state), view.uptime_s);
         (self.queues, self.last) = (rows, Some(view));
     }
 }
@@ -93,7 +96,8 @@ fn row(now: &QueueView, before: Option<(&QueueView, f64)>) -> Row {
     Row {
         queue: now.queue,
         ports: now.ports.clone(),
-        state: if now.stalled { "stalled".to_owned() } else { now.state.clone() },
+        state: now.state,
+        stalled: now.stalled,
         cpu: now.cpu,
         modes: now.modes.clone(),
         rx_pps: rate(|q| q.rx_packets),

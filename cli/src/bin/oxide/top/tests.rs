@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use oxide::engine::{EngineState, QueueState};
 use oxide_cli::admin::{NodeView, QueueView};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
@@ -13,7 +14,7 @@ fn view(second: u64) -> NodeView {
     let queue = |queue: u32| QueueView {
         queue,
         ports: vec![format!("eth0:{queue}"), format!("eth1:{queue}")],
-        state: if queue == 0 { "running" } else { "waiting" }.to_owned(),
+        state: if queue == 0 { QueueState::Running } else { QueueState::Waiting },
         last_event: "opened".to_owned(),
         cpu: Some(queue + 2),
         modes: vec!["copy".to_owned()],
@@ -36,7 +37,7 @@ fn view(second: u64) -> NodeView {
     };
     NodeView {
         version: "0.1.0".into(),
-        state: "degraded".into(),
+        state: EngineState::Degraded,
         uptime_s: second as f64,
         drift: Vec::new(),
         queues: (0..2).map(queue).collect(),
