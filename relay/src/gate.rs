@@ -181,6 +181,12 @@ pub struct Cookies {
     keys: [[u8; 16]; 2],
 }
 
+impl std::fmt::Debug for Cookies {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cookies").field("lifetime", &self.lifetime).finish_non_exhaustive()
+    }
+}
+
 impl Cookies {
     /// `secret` is 128 bits that nobody can guess, for example from `/dev/urandom`; hosts that share it and
     /// the time of `started` know each other's cookies. `lifetime` is at least a millisecond.

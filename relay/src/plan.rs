@@ -2,13 +2,16 @@
 //! Made once, then only read; each handler has its own copy.
 
 use std::collections::BTreeSet;
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher as _, Hasher as _};
 use std::net::IpAddr;
 use std::ops::{Range, RangeInclusive};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::gate::{CookieGate, Cookies};
 use super::limit::{LimitsPlan, RateLimits};
 use super::policy::{self, Denied};
-use crate::config::{Config, ConfigError, PortRange};
+use crate::config::{Affinity, Config, ConfigError, GateKind, PortRange};
 use oxide::net::Tables;
 use oxide::packet::Endpoint;
 
@@ -21,8 +24,14 @@ pub struct Entry {
     pub listen: Endpoint,
     /// Where their packets go.
     pub upstreams: Vec<Endpoint>,
+    /// What of a client chooses its upstream.
+    pub affinity: Affinity,
+    /// Whether a client must prove its address before it gets a session.
+    pub gated: bool,
     /// How long a session may be idle.
     pub idle_timeout: Duration,
+    /// How long a session may be idle once it was answered; `None` where answers make no difference.
+    pub answer_grace: Option<Duration>,
     /// When an upstream is down: as many sessions, 0 for never, that were silent for as long.
     pub down_after: (u32, Duration),
     /// Whether sessions leave an upstream that is down.
@@ -40,8 +49,10 @@ impl Entry {
 
     /// As [`upstream_for`](Self::upstream_for), but only of those whose place `may` admits.
     pub(super) fn upstream_among(&self, client: &Endpoint, mut may: impl FnMut(usize) -> bool) -> Option<usize> {
+        let port = if self.affinity == Affinity::Address { 0 } else { client.port };
+        let client = Endpoint { port, ..*client };
         let upstreams = self.upstreams.iter().enumerate().filter(|&(at, _)| may(at));
-        upstreams.max_by_key(|(_, upstream)| weight(client, upstream)).map(|(at, _)| at)
+        upstreams.max_by_key(|(_, upstream)| weight(&client, upstream)).map(|(at, _)| at)
     }
 }
 
@@ -67,6 +78,17 @@ pub(super) fn mix(word: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
+}
+
+/// How long a cookie is good, at least; at most twice as long.
+const COOKIE_LIFETIME: Duration = Duration::from_secs(60);
+
+/// Cookies of a secret that nobody can guess: std seeds its hashers from the kernel.
+fn cookies() -> Cookies {
+    let half = || RandomState::new().build_hasher().finish().to_ne_bytes();
+    let (low, high) = (half(), half());
+    let secret = std::array::from_fn(|at| if at < 8 { low[at] } else { high[at - 8] });
+    Cookies::new(secret, COOKIE_LIFETIME, Instant::now())
 }
 
 /// Relay entries that cannot be served on this host.
@@ -107,6 +129,8 @@ pub struct RelayPlan {
     capacity: u32,
     ports: PortRange,
     limits: LimitsPlan,
+    /// For the entries that are gated; one for all queues, and for the plans that follow by reloads.
+    cookies: Cookies,
 }
 
 impl RelayPlan {
@@ -123,9 +147,12 @@ impl RelayPlan {
                 name: relay.name.clone(),
                 listen: relay.listen.into(),
                 upstreams: relay.upstreams.iter().copied().map(Endpoint::from).collect(),
+                affinity: relay.affinity,
+                gated: relay.gate == GateKind::Cookie,
                 idle_timeout: config.sessions.idle_timeout(relay),
+                answer_grace: (relay.answer_grace_ms > 0).then(|| Duration::from_millis(relay.answer_grace_ms.into())),
                 down_after: (relay.down_after_sessions, Duration::from_millis(relay.down_after_ms.into())),
-                failover: relay.failover,
+                failover: relay.fails_over(),
             })
             .collect();
         if entries.is_empty() {
@@ -138,7 +165,25 @@ impl RelayPlan {
             }
         }
         let limits = LimitsPlan::new(&config.limits, &config.relays);
-        Ok(Self { entries, capacity: config.sessions.capacity, ports: config.sessions.source_ports, limits })
+        Ok(Self {
+            entries,
+            capacity: config.sessions.capacity,
+            ports: config.sessions.source_ports,
+            limits,
+            cookies: cookies(),
+        })
+    }
+
+    /// Goes on with the secrets of `former`, which this plan takes the place of: its cookies stay good.
+    #[must_use]
+    pub fn following(mut self, former: &Self) -> Self {
+        self.cookies = former.cookies.clone();
+        self
+    }
+
+    /// Returns the gate of the entries that have one; `None` where none has.
+    pub(super) fn gate(&self) -> Option<CookieGate> {
+        self.entries.iter().any(|entry| entry.gated).then(|| CookieGate::new(self.cookies.clone()))
     }
 
     /// The entries, in the order of the file.

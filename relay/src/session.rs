@@ -80,9 +80,11 @@ pub(super) struct Session {
     pub(super) port: NonZeroU16,
     /// Which of the relay's source addresses.
     pub(super) source: u8,
+    /// The last packet was an answer; noted only where the entry's sessions end soon after one.
+    pub(super) answered: bool,
     /// Place in the relay's list of all upstreams.
     pub(super) upstream: u32,
-    /// When the client was last heard, in ticks of the relay's clock.
+    /// When the client was last heard, or answered where that is noted, in ticks of the relay's clock.
     pub(super) last_seen: u32,
     /// Of the client's packets; the answers' is the reverse.
     pub(super) change: FlowChecksumDelta,

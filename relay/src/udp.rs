@@ -61,6 +61,8 @@ pub struct UdpRelay {
     entries: Vec<EntryRuntime>,
     /// Of all entries' idle timeouts, in ticks.
     shortest_idle: u32,
+    /// Whether answers shorten the life of some entry's sessions.
+    any_grace: bool,
     /// Of all entries, one after the other.
     upstreams: Vec<Upstream>,
     plan: RelayPlan,
@@ -87,8 +89,9 @@ pub struct UdpRelay {
     limits: Option<Box<RateLimits>>,
     /// Which upstreams answer; `None` where nobody wants to know.
     health: Option<Box<UpstreamHealth>>,
-    /// Asked before a session is made.
+    /// Asked before a session is made, at the entries that are gated, or at all.
     gate: Option<Box<dyn Gate>>,
+    gates_all: bool,
     /// Since the epoch, for the limits.
     now_ns: u64,
     /// No room was found in this batch: further new sessions need not look again.
@@ -108,6 +111,10 @@ struct EntryRuntime {
     first_upstream: u32,
     /// In ticks.
     idle_timeout: u32,
+    /// The same once a session was answered; 0 where answers make no difference.
+    answer_grace: u32,
+    /// Clients must pass the gate.
+    gated: bool,
 }
 
 impl UdpRelay {
@@ -125,13 +132,17 @@ impl UdpRelay {
                 listen: entry.listen,
                 first_upstream: upstreams.len() as u32,
                 idle_timeout: ticks(entry.idle_timeout),
+                answer_grace: entry.answer_grace.map_or(0, |grace| ticks(grace).max(1)),
+                gated: entry.gated,
             });
             upstreams.extend(entry.upstreams.iter().copied().map(Upstream::new));
         }
-        let health = UpstreamHealth::new(plan.entries().iter().map(policy).collect(), upstreams.len());
+        let entry_of = plan.entries().iter().zip(0..).flat_map(|(entry, at)| entry.upstreams.iter().map(move |_| at));
+        let health = UpstreamHealth::new(plan.entries().iter().map(policy).collect(), entry_of.collect());
         Self {
             listens,
-            shortest_idle: entries.iter().map(|entry: &EntryRuntime| entry.idle_timeout).min().unwrap_or(0),
+            shortest_idle: entries.iter().map(EntryRuntime::shortest_idle).min().unwrap_or(0),
+            any_grace: entries.iter().any(|entry| entry.answer_grace > 0),
             entries,
             upstreams,
             plan: plan.clone(),
@@ -150,7 +161,8 @@ impl UdpRelay {
             resolved_early: 0,
             limits: plan.limits(queue.place, queue.queues, queue.seed),
             health,
-            gate: None,
+            gate: plan.gate().map(|gate| Box::new(gate) as Box<dyn Gate>),
+            gates_all: false,
             now_ns: 0,
             reclaimed: false,
             batch_invalidated: false,
@@ -182,6 +194,9 @@ impl UdpRelay {
         // Wraps after 584 years.
         self.now_ns = since.as_nanos() as u64;
         (self.reclaimed, self.batch_invalidated) = (false, false);
+        if let Some(health) = &mut self.health {
+            health.look(self.now);
+        }
         let seen = (cx.tables().generation, cx.info().changes, self.now / ASK_EVERY);
         if seen != self.seen {
             self.seen = seen;
@@ -231,23 +246,24 @@ impl UdpRelay {
             return Err(LIMITED);
         }
         let mut length = batch.columns().length[lane];
-        let slot = match self.current(slot, key, cx) {
-            Some(slot) => slot,
+        let (slot, new) = match self.current(slot, key, cx) {
+            Some(slot) => (slot, false),
             None => {
                 self.may_begin(key, cx).map_err(Verdict::Drop)?;
                 length = self.admit_new_client(batch, lane, key.local, cx)?;
-                self.create(key, cx).map_err(Verdict::Drop)?
+                (self.create(key, cx).map_err(Verdict::Drop)?, true)
             }
         };
         let now = self.now;
         let session = self.sessions.get_mut(slot).ok_or(NO_SESSION)?;
-        session.last_seen = now;
+        let first = new || session.last_seen != now;
+        (session.last_seen, session.answered) = (now, false);
         let Session { port, source, upstream, change, .. } = *session;
         let target = self.upstream_next_hop(upstream, source, old.source.is_ipv4(), cx)?;
         let source = Endpoint { address: target.address, port: port.get() };
         let new = Flow { source, destination: target.server };
         let sent = self.send(batch, lane, length, &new, (target.hop, change));
-        if let (Some(health), Ok(_)) = (&mut self.health, sent) {
+        if let (Some(health), Ok(_), true) = (&mut self.health, sent, first) {
             health.sent(key.local, upstream, slot, now);
         }
         sent
@@ -291,7 +307,26 @@ impl UdpRelay {
             hop = self.resolve(old.source.is_ipv4(), &new.destination, cx)?;
             self.sessions.get_mut(slot).ok_or(NO_SESSION)?.to_client = hop;
         }
-        self.send(batch, lane, batch.columns().length[lane], &new, (hop, change))
+        let sent = self.send(batch, lane, batch.columns().length[lane], &new, (hop, change));
+        if self.any_grace && sent.is_ok() {
+            self.note_answer(slot);
+        }
+        sent
+    }
+
+    /// The session in `slot` was answered: where its entry says so, it ends soon if its client sends nothing more.
+    fn note_answer(&mut self, slot: u32) {
+        let now = self.now;
+        let Some(session) = self.sessions.get_mut(slot) else { return };
+        if self.entries.get(usize::from(session.key.local)).is_some_and(|entry| entry.answer_grace > 0) {
+            (session.last_seen, session.answered) = (now, true);
+        }
+    }
+}
+
+impl EntryRuntime {
+    fn shortest_idle(&self) -> u32 {
+        if self.answer_grace > 0 { self.idle_timeout.min(self.answer_grace) } else { self.idle_timeout }
     }
 }
 
@@ -317,7 +352,7 @@ impl Handler for UdpRelay {
             }
             let alike = fast & if of_client { lookup.clients } else { lookup.answers };
             // All before the next one that is not alike; if there is none (zero), all.
-            let others = rest & !if self.health.is_some() { first } else { alike };
+            let others = rest & !if self.all_stay() { alike } else { first };
             let run = rest & (others & others.wrapping_neg()).wrapping_sub(1);
             if of_client {
                 self.send_to_upstreams(batch, run, &lookup);
@@ -331,6 +366,7 @@ impl Handler for UdpRelay {
     fn tick(&mut self, cx: &mut Context<'_>) {
         self.refresh(cx);
         self.sweep(self.sessions.capacity().div_ceil(SWEEP_ROUND).min(SWEEP));
+        self.log_health();
         self.resolve_next_hops_early(cx);
     }
 
@@ -355,6 +391,26 @@ impl Handler for UdpRelay {
         let limits = self.limits.as_ref().map_or(0, |limits| limits.memory_bytes());
         let upstreams = size_of_val(self.upstreams.as_slice());
         (size_of::<Self>() + self.sessions.memory_bytes() + upstreams + ports + limits) as u64
+    }
+}
+
+impl UdpRelay {
+    /// Logs which upstreams went down or came up.
+    fn log_health(&mut self) {
+        let Some(health) = &mut self.health else { return };
+        for (place, down) in health.changes() {
+            let first = |entry: &&EntryRuntime| entry.first_upstream <= place;
+            let at = self.entries.iter().take_while(first).count().saturating_sub(1);
+            let Some(entry) = self.plan.entries().get(at) else { continue };
+            let upstream = self.entries.get(at).and_then(|e| entry.upstreams.get((place - e.first_upstream) as usize));
+            let Some(upstream) = upstream.map(|upstream| std::net::SocketAddr::from(*upstream)) else { continue };
+            let (entry, queue, others) = (entry.name.as_str(), self.queue, entry.upstreams.len() - 1);
+            if down {
+                tracing::warn!(queue, entry, %upstream, others, "upstream does not answer");
+            } else {
+                tracing::info!(queue, entry, %upstream, "upstream answers again");
+            }
+        }
     }
 }
 

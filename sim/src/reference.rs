@@ -23,7 +23,9 @@ struct Session {
     source: IpAddr,
     /// Unknown until a packet has left.
     port: Option<u16>,
+    /// When the client was last heard, or answered where that shortens its life.
     last_seen: u32,
+    answered: bool,
 }
 
 /// What the relay was in when it got a packet.
@@ -86,7 +88,11 @@ impl Reference {
         let epoch = *self.epoch.get_or_insert(now);
         let ticks = tenths(now.duration_since(epoch));
         let entries = self.plan.entries();
-        self.sessions.retain(|(_, entry), session| ticks - session.last_seen <= tenths(entries[*entry].idle_timeout));
+        self.sessions.retain(|(_, entry), session| {
+            let (idle, grace) = (entries[*entry].idle_timeout, entries[*entry].answer_grace);
+            let lasts = grace.filter(|_| session.answered).unwrap_or(idle);
+            ticks - session.last_seen <= tenths(lasts)
+        });
         ticks
     }
 
@@ -154,8 +160,13 @@ impl Reference {
         match found {
             Some((_, session)) if session.upstream != flow.source => drop(DropReason::WrongPeer),
             Some((&(client, entry), _)) => {
-                let listen = self.plan.entries()[entry].listen;
-                self.send(seen, Flow { source: listen, destination: client }, None)
+                let planned = &self.plan.entries()[entry];
+                let wanted = self.send(seen, Flow { source: planned.listen, destination: client }, None);
+                let graced = planned.answer_grace.is_some() && matches!(wanted, Wanted::Transmit { .. });
+                if let Some(session) = self.sessions.get_mut(&(client, entry)).filter(|_| graced) {
+                    (session.last_seen, session.answered) = (ticks, true);
+                }
+                wanted
             }
             None if self.sessions.values().any(|s| s.source == source && s.port.is_none()) => Wanted::Unknown,
             None => drop(DropReason::NoSession),
@@ -166,7 +177,7 @@ impl Reference {
         let key = (client, entry);
         if let Some(session) = self.sessions.get_mut(&key) {
             if seen.tables.source_for(session.upstream.ip()).is_none_or(|source| source == session.source) {
-                session.last_seen = ticks;
+                (session.last_seen, session.answered) = (ticks, false);
                 return Ok(session.clone());
             }
             self.sessions.remove(&key);
@@ -194,7 +205,7 @@ impl Reference {
         if taken >= self.plan.slices(queues).of(self.info.place).len() {
             return Err(DropReason::PortsExhausted);
         }
-        let session = Session { upstream, source, port: None, last_seen: ticks };
+        let session = Session { upstream, source, port: None, last_seen: ticks, answered: false };
         self.sessions.insert(key, session.clone());
         Ok(session)
     }

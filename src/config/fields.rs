@@ -17,6 +17,8 @@ pub struct Field {
     pub default: Option<&'static str>,
     /// What the example file holds.
     pub example: &'static str,
+    /// Whether it holds that as a comment: the default is not a value of the field itself.
+    pub commented: bool,
     /// What it may hold, for people.
     pub allowed: &'static str,
     /// What it does.
@@ -48,7 +50,7 @@ pub const fn optional<T: DeserializeOwned>(
     allowed: &'static str,
     about: &'static str,
 ) -> Field {
-    Field { name, default: Some(default), example: default, allowed, about, fits: fits::<T> }
+    Field { name, default: Some(default), example: default, commented: false, allowed, about, fits: fits::<T> }
 }
 
 /// Declares a field that must be given.
@@ -59,18 +61,19 @@ pub const fn required<T: DeserializeOwned>(
     allowed: &'static str,
     about: &'static str,
 ) -> Field {
-    Field { name, default: None, example, allowed, about, fits: fits::<T> }
+    Field { name, default: None, example, commented: false, allowed, about, fits: fits::<T> }
 }
 
-/// A field whose default is told in words.
+/// Makes a field whose default is not a value of its own; the example file shows `example` as a comment.
 #[must_use]
 pub const fn inherited<T: DeserializeOwned>(
     name: &'static str,
     default: &'static str,
+    example: &'static str,
     allowed: &'static str,
     about: &'static str,
 ) -> Field {
-    Field { name, default: Some(default), example: "", allowed, about, fits: fits::<T> }
+    Field { name, default: Some(default), example, commented: true, allowed, about, fits: fits::<T> }
 }
 
 impl Section {
@@ -91,9 +94,8 @@ impl Field {
     /// Returns what to write instead of a wrong value.
     #[must_use]
     pub fn write(&self) -> String {
-        match self.example {
-            "" => "leave it out for the default".to_owned(),
-            example => format!("write for example {} = {example}", self.name),
-        }
+        let (name, example) = (self.name, self.example);
+        let or = if self.commented { ", or leave it out for the default" } else { "" };
+        format!("write for example {name} = {example}{or}")
     }
 }

@@ -119,10 +119,8 @@ pub(super) fn example() -> String {
         for field in section.fields {
             let default = field.default.map_or("required".to_owned(), |default| format!("default: {default}"));
             let _ = write!(text, "\n# {}\n# {default}; allowed: {}\n", field.about, field.allowed);
-            let _ = match field.example {
-                "" => writeln!(text, "# {} = 30", field.name),
-                example => writeln!(text, "{} = {example}", field.name),
-            };
+            let comment = if field.commented { "# " } else { "" };
+            let _ = writeln!(text, "{comment}{} = {}", field.name, field.example);
         }
     }
     text

@@ -23,7 +23,7 @@ pub use limits::LimitsConfig;
 pub use oxide::config::{
     Attach, Choice, ConfigError, EngineConfig, ExecutorKind, Fallback, PortRange, Problem, Realtime, SupervisionConfig,
 };
-pub use relay::{RelayConfig, SessionsConfig};
+pub use relay::{Affinity, GateKind, RelayConfig, SessionsConfig};
 
 /// The whole configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

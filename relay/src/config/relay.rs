@@ -40,6 +40,28 @@ impl Default for SessionsConfig {
     }
 }
 
+/// What of a client chooses its upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Affinity {
+    /// Its address and port: flows of one client spread over the upstreams.
+    #[default]
+    Flow,
+    /// Its address alone: all its flows go to one upstream, also after its port has changed (a NAT that rebinds).
+    Address,
+}
+
+/// What a client must do before it gets a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GateKind {
+    /// Nothing.
+    #[default]
+    None,
+    /// It must send back a cookie, which proves its address ([`CookieGate`](crate::gate::CookieGate)).
+    Cookie,
+}
+
 /// One relay entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -64,15 +86,29 @@ pub struct RelayConfig {
     /// Bytes a second of them, IP headers included; 0 is no limit, up to 12.5 * 10^9.
     #[serde(default)]
     pub bytes_per_s: u64,
-    /// An upstream is down when so many sessions, 1 to 32, sent to it and none was answered; 0 is never.
+    /// What of a client chooses its upstream.
     #[serde(default)]
+    pub affinity: Affinity,
+    /// What a client must do before it gets a session.
+    #[serde(default)]
+    pub gate: GateKind,
+    /// A session ends so long after an answer if its client sends nothing more, milliseconds, 100 to 600000: for
+    /// protocols of one question and one answer. 0 is never.
+    #[serde(default)]
+    pub answer_grace_ms: u32,
+    /// An upstream is down when so many sessions, 1 to 32, sent to it and none was answered; 0 is never.
+    #[serde(default = "down_after_sessions")]
     pub down_after_sessions: u32,
     /// How long all of them must have been silent, milliseconds, 100 to 600000.
     #[serde(default = "down_after_ms")]
     pub down_after_ms: u32,
-    /// Whether sessions that exist leave an upstream that is down.
-    #[serde(default)]
-    pub failover: bool,
+    /// Whether sessions that exist leave an upstream that is down; `None` where there is more than one upstream.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failover: Option<bool>,
+}
+
+const fn down_after_sessions() -> u32 {
+    3
 }
 
 const fn down_after_ms() -> u32 {
@@ -132,6 +168,12 @@ impl SessionsConfig {
 }
 
 impl RelayConfig {
+    /// Returns whether sessions that exist leave an upstream that is down.
+    #[must_use]
+    pub fn fails_over(&self) -> bool {
+        self.down_after_sessions > 0 && self.failover.unwrap_or(self.upstreams.len() > 1)
+    }
+
     /// How messages name it: by its name, or by its number, from one, if it has none.
     pub(super) fn path(name: &str, number: usize) -> String {
         if name.is_empty() { format!("relay[#{number}]") } else { format!("relay[{name}]") }
@@ -173,7 +215,11 @@ impl RelayConfig {
         bounds("bytes_per_s", self.bytes_per_s, 0, MAX_BYTES_PER_S, "leave it out for no limit");
         bounds("down_after_sessions", self.down_after_sessions.into(), 0, 32, "write 8, or leave it out");
         bounds("down_after_ms", self.down_after_ms.into(), 100, 600_000, "write 3000 (the unit is milliseconds)");
-        if self.failover && self.down_after_sessions == 0 {
+        if self.answer_grace_ms != 0 {
+            let remedy = "write 2000 (the unit is milliseconds), or leave it out";
+            bounds("answer_grace_ms", self.answer_grace_ms.into(), 100, 600_000, remedy);
+        }
+        if self.failover == Some(true) && self.down_after_sessions == 0 {
             problems.push(Problem::new(
                 format!("{path}.failover"),
                 "true",

@@ -7,6 +7,7 @@ use oxide::config::fields::{Section, inherited, optional, required};
 use oxide::config::{ENGINE, PortRange, SUPERVISION};
 
 use super::admin::{ListenSetting, SandboxLevel};
+use super::relay::{Affinity, GateKind};
 
 /// All of them, in the order of the example file.
 pub(super) const SECTIONS: [&Section; 6] = [&ENGINE, &SESSIONS, &LIMITS, &SUPERVISION, &ADMIN, &RELAY];
@@ -94,7 +95,7 @@ pub(super) const RELAY: Section = Section {
             "upstreams",
             "[\"198.51.100.7:53\", \"198.51.100.8:53\"]",
             "a list of 1 to 256 addresses with port, of either IP version; names are not resolved",
-            "Servers. A client keeps to one of them, chosen by rendezvous hashing of its address and port.",
+            "Servers. A client keeps to one of them, chosen by rendezvous hashing of its `affinity`.",
         ),
         optional::<bool>(
             "allow_private",
@@ -105,6 +106,7 @@ pub(super) const RELAY: Section = Section {
         inherited::<u32>(
             "idle_timeout_s",
             "that of [sessions]",
+            "30",
             "1 to 86400, seconds",
             "Idle time of this entry's sessions; below 120 only where the protocol is known to bear it.",
         ),
@@ -120,9 +122,29 @@ pub(super) const RELAY: Section = Section {
             "0 (no limit), or up to 12500000000",
             "Bytes a second of them, IP headers included.",
         ),
+        optional::<Affinity>(
+            "affinity",
+            "\"flow\"",
+            "\"flow\" (the client's address and port), or \"address\" (its address alone)",
+            "What of a client chooses its upstream. With \"address\" all flows of a client go to one server, also after a NAT \
+             has given it another port (QUIC), and with several ports at once (SIP and RTP).",
+        ),
+        optional::<GateKind>(
+            "gate",
+            "\"none\"",
+            "\"none\", or \"cookie\" (the client must send back a cookie, which proves its address)",
+            "What a client must do before it gets a session; the protocol is that of `gate::CookieGate`.",
+        ),
+        optional::<u32>(
+            "answer_grace_ms",
+            "0",
+            "0 (never), or 100 to 600000, milliseconds",
+            "A session ends so long after an answer if its client sends nothing more: for protocols of one question and one \
+             answer (DNS: 2000).",
+        ),
         optional::<u32>(
             "down_after_sessions",
-            "0",
+            "3",
             "0 (never), or 1 to 32 sessions",
             "An upstream is down when so many sessions sent to it and none was answered; new ones pass it over.",
         ),
@@ -132,9 +154,10 @@ pub(super) const RELAY: Section = Section {
             "100 to 600000, milliseconds",
             "How long all of them must have been silent for that.",
         ),
-        optional::<bool>(
+        inherited::<bool>(
             "failover",
-            "false",
+            "true where there is more than one upstream",
+            "true",
             "true or false",
             "Whether sessions that exist leave an upstream that is down, too.",
         ),

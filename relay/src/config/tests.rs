@@ -48,7 +48,7 @@ fn example_parses_and_its_defaults_are_the_defaults() {
 #[test]
 fn every_field_is_listed() {
     let mut config = Config::from_toml(&Config::example()).unwrap();
-    config.relays[0].idle_timeout_s = Some(30);
+    (config.relays[0].idle_timeout_s, config.relays[0].failover) = (Some(30), Some(true));
     let file = toml::Table::try_from(&config).unwrap();
     for section in SECTIONS {
         let table = match &file[section.name] {
@@ -267,7 +267,16 @@ fn relay_entries_that_cannot_be() {
         ("dns", "192.0.2.1:53", "192.0.2.9:53", "bytes_per_s = -1", "relay[dns].bytes_per_s = -1: allowed"),
         ("dns", "192.0.2.1:53", "192.0.2.9:53", "down_after_sessions = 33", "allowed: 0 to 32"),
         ("dns", "192.0.2.1:53", "192.0.2.9:53", "down_after_ms = 3", "the unit is milliseconds"),
-        ("dns", "192.0.2.1:53", "192.0.2.9:53", "failover = true", "write down_after_sessions = 8 as well"),
+        (
+            "dns",
+            "192.0.2.1:53",
+            "192.0.2.9:53",
+            "down_after_sessions = 0\nfailover = true",
+            "write down_after_sessions = 8",
+        ),
+        ("dns", "192.0.2.1:53", "192.0.2.9:53", "answer_grace_ms = 99", "allowed: 100 to 600000"),
+        ("dns", "192.0.2.1:53", "192.0.2.9:53", "affinity = \"client\"", "\"address\""),
+        ("dns", "192.0.2.1:53", "192.0.2.9:53", "gate = \"password\"", "\"cookie\""),
     ] {
         let entry = format!("name = {name:?}\nlisten = \"{listen}\"\nupstreams = [\"{upstreams}\"]\n{more}");
         let text = wrong(&relay(&entry));

@@ -16,13 +16,15 @@ struct Extras {
     limits: bool,
     health: bool,
     failover: bool,
+    grace: bool,
 }
 
 fn extras() -> impl Strategy<Value = Extras> {
-    (any::<bool>(), any::<bool>(), any::<bool>()).prop_map(|(limits, health, failover)| Extras {
+    any::<[bool; 4]>().prop_map(|[limits, health, failover, grace]| Extras {
         limits,
         health,
         failover: health && failover,
+        grace,
     })
 }
 
@@ -46,8 +48,11 @@ impl Twins {
         }
         if extras.health {
             for relay in &mut config.relays {
-                (relay.down_after_sessions, relay.down_after_ms, relay.failover) = (2, 1000, extras.failover);
+                (relay.down_after_sessions, relay.down_after_ms, relay.failover) = (2, 1000, Some(extras.failover));
             }
+        }
+        if extras.grace {
+            config.relays.iter_mut().step_by(2).for_each(|relay| relay.answer_grace_ms = 60_000);
         }
         config.check().unwrap();
         let plan = RelayPlan::new(&config, &[]).unwrap();

@@ -174,3 +174,29 @@ fn a_way_that_has_changed_is_looked_up_anew() {
     assert_eq!(one(&mut harness, SERVERS, &answer(port, 73)), HandlerOutcome::Drop(DropReason::TooBig));
     assert_eq!(one(&mut harness, CLIENTS, &request(73)), HandlerOutcome::Drop(DropReason::TooBig));
 }
+
+/// One question, one answer: the port is free soon after, and a client that goes on asking keeps it.
+#[test]
+fn answered_session_ends_after_its_grace() {
+    let mut harness = relay_with("", |config| config.relays[0].answer_grace_ms = 2000);
+    let port = source_port(&mut harness, "192.0.2.7:4000");
+    for _ in 0..3 {
+        sent(one(&mut harness, SERVERS, &answer(port, 4)));
+        harness.advance(Duration::from_millis(1900));
+        assert_eq!(source_port(&mut harness, "192.0.2.7:4000"), port);
+    }
+    // Not answered: the entry's whole time.
+    harness.advance(Duration::from_secs(200));
+    sent(one(&mut harness, SERVERS, &answer(port, 4)));
+    harness.advance(Duration::from_millis(2100));
+    assert_eq!(one(&mut harness, SERVERS, &answer(port, 4)), HandlerOutcome::Drop(DropReason::NoSession));
+    (0..16).for_each(|_| harness.tick());
+    assert_eq!(harness.handler().sessions(), 0);
+    // Of another entry, it stays.
+    let other = datagram("192.0.2.7:4000", "192.0.2.1:54", b"?");
+    let source = ends(&sent(one(&mut harness, CLIENTS, &other)).1).0;
+    let back = datagram("198.51.100.2:54", &source.to_string(), b"!");
+    sent(one(&mut harness, SERVERS, &back));
+    harness.advance(Duration::from_secs(200));
+    sent(one(&mut harness, SERVERS, &back));
+}

@@ -10,7 +10,7 @@ use crate::gate::{Admission, AdmissionRequest, CookieGate, Cookies, Gate, LABEL}
 use crate::{RelayPlan, UdpRelay};
 use oxide::packet::build::UdpFrame;
 use oxide::packet::{self, Flow};
-use oxide::queue::{Handler, HandlerOutcome, Harness};
+use oxide::queue::{Handler, HandlerOutcome, Harness, Replaced};
 use oxide::telemetry::DropReason;
 
 const CLIENT: &str = "192.0.2.7:4000";
@@ -179,4 +179,25 @@ proptest! {
             }
         }
     }
+}
+
+/// By configuration, for one entry: the others let everybody in. Cookies stay good over a reload.
+#[test]
+fn gate_is_an_option_of_an_entry() {
+    let mut config = config("");
+    config.relays[0].gate = crate::config::GateKind::Cookie;
+    let plan = RelayPlan::new(&config, &[]).unwrap();
+    let made = |info: &_| UdpRelay::new(&plan, info);
+    let mut harness = Harness::new(Harness::info(2), World::default().tables(1), made).unwrap();
+    sent(one(&mut harness, CLIENTS, &datagram(CLIENT, "192.0.2.1:54", b"?")));
+    let (port, challenge) = sent(one(&mut harness, CLIENTS, &datagram(CLIENT, ENTRY, &[1; 24])));
+    assert_eq!((port, harness.handler().sessions()), (CLIENTS, 1));
+    let proof = datagram(CLIENT, ENTRY, &[payload(&challenge), b"question"].concat());
+    let next = RelayPlan::new(&config, &[]).unwrap();
+    let stranger = Harness::new(Harness::info(2), World::default().tables(1), |info| UdpRelay::new(&next, info));
+    assert_eq!(one(&mut stranger.unwrap(), CLIENTS, &proof), HandlerOutcome::Drop(DropReason::Refused));
+    let next = next.following(&plan);
+    harness.restart_handler(Replaced::Asked, |info| UdpRelay::new(&next, info)).unwrap();
+    let (port, out) = sent(one(&mut harness, CLIENTS, &proof));
+    assert_eq!((port, payload(&out)), (SERVERS, &b"question"[..]));
 }

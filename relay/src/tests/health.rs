@@ -21,7 +21,7 @@ fn relay(failover: bool) -> Harness<UdpRelay> {
 fn plan(failover: bool) -> RelayPlan {
     let mut config = config("");
     let entry = &mut config.relays[2];
-    (entry.down_after_sessions, entry.down_after_ms, entry.failover) = (4, 1000, failover);
+    (entry.down_after_sessions, entry.down_after_ms, entry.failover) = (4, 1000, Some(failover));
     config.check().unwrap();
     RelayPlan::new(&config, &[]).unwrap()
 }
@@ -132,6 +132,8 @@ fn sessions_that_exist_tell_of_their_upstream() {
             let asked = ask(&mut harness, n);
             sent(answer(&mut harness, asked));
         }
+        // A session is noted with its first packet in each tick of the clock.
+        harness.advance(Duration::from_millis(100));
         // All questions first: one answer of the last would hide that those before were not noted.
         let asked: Vec<_> = (0..20).map(|n| ask(&mut harness, n)).collect();
         for asked in asked.into_iter().filter(|_| answers) {
@@ -141,6 +143,35 @@ fn sessions_that_exist_tell_of_their_upstream() {
         (20..40).for_each(|n| _ = ask(&mut harness, n));
         assert_eq!(harness.handler().counters().upstream_down, fell, "answers: {answers}");
     }
+}
+
+/// By default, where there is more than one upstream: nobody has to configure that a dead one is left.
+#[test]
+fn dead_upstream_is_left_by_default() {
+    let mut config = config("");
+    let entry = &mut config.relays[2];
+    let text = format!("[[relay]]\nname = \"d\"\nlisten = \"{ENTRY}\"\nupstreams = [\"{FIRST}\", \"{SECOND}\"]");
+    let default = crate::config::Config::from_toml(&format!("engine.interfaces = [\"sim0\"]\n{text}")).unwrap();
+    *entry = default.relays[0].clone();
+    assert!(entry.fails_over());
+    let plan = RelayPlan::new(&config, &[]).unwrap();
+    let made = |info: &_| UdpRelay::new(&plan, info);
+    let mut harness = Harness::new(Harness::info(2), World::default().tables(1), made).unwrap();
+    let before = round(&mut harness, 0..20);
+    assert!(before[FIRST] >= 3, "{before:?}");
+    harness.advance(Duration::from_millis(3100));
+    assert_eq!(round(&mut harness, 0..20), HashMap::from([(SECOND.to_owned(), 20)]));
+    // With one upstream there is nobody to go to: its sessions stay, and it is noticed all the same.
+    config.relays[2].upstreams.truncate(1);
+    assert!(!config.relays[2].fails_over());
+    let plan = RelayPlan::new(&config, &[]).unwrap();
+    let made = |info: &_| UdpRelay::new(&plan, info);
+    let mut harness = Harness::new(Harness::info(2), World::default().tables(1), made).unwrap();
+    let asked: Vec<_> = (0..20).map(|n| ask(&mut harness, n)).collect();
+    harness.advance(Duration::from_millis(3100));
+    assert_eq!((0..20).map(|n| ask(&mut harness, n)).collect::<Vec<_>>(), asked);
+    harness.tick();
+    assert_eq!(harness.handler().counters().upstream_down, 1);
 }
 
 #[test]

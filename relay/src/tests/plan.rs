@@ -36,6 +36,21 @@ fn upstreams_share_evenly_and_a_change_moves_only_its_own_clients() {
     assert!(counts.values().all(|&n| (850..1150).contains(&n)), "{counts:?}");
 }
 
+/// A client whose NAT gives it another port stays with its server where the entry says so.
+#[test]
+fn affinity_by_address_ignores_the_port() {
+    let mut entry = eight_upstreams();
+    let chosen = |entry: &Entry, address: u32| -> HashSet<usize> {
+        let of = |port| entry.upstream_for(&Endpoint { port, ..client(address) });
+        (1..=64).map(of).collect()
+    };
+    assert!((0..20).all(|n| chosen(&entry, n).len() > 4));
+    entry.affinity = crate::config::Affinity::Address;
+    assert!((0..20).all(|n| chosen(&entry, n).len() == 1));
+    let servers: HashSet<usize> = (0..200).flat_map(|n| chosen(&entry, n)).collect();
+    assert_eq!(servers.len(), 8, "addresses spread");
+}
+
 /// The choice is promised to be the same in every version.
 #[test]
 fn upstream_choices_do_not_change_between_versions() {

@@ -93,7 +93,9 @@ impl World {
 /// an interface that is not served, `up` from IPv4 to IPv6, and `down` from IPv6 to IPv4.
 pub(crate) fn config_text(sessions: &str) -> String {
     let entry = |name: &str, listen: &str, upstream: &str| {
-        format!("[[relay]]\nname = \"{name}\"\nlisten = \"{listen}\"\nupstreams = [{upstream}]\n")
+        format!(
+            "[[relay]]\nname = \"{name}\"\nlisten = \"{listen}\"\nupstreams = [{upstream}]\ndown_after_sessions = 0\n"
+        )
     };
     let entries = [
         entry("a", "192.0.2.1:53", "\"198.51.100.2:53\""),

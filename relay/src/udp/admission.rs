@@ -17,6 +17,7 @@ impl UdpRelay {
     #[must_use]
     pub fn with_gate(mut self, gate: impl Gate + 'static) -> Self {
         self.gate = Some(Box::new(gate));
+        self.gates_all = true;
         self
     }
 
@@ -31,7 +32,8 @@ impl UdpRelay {
     ) -> Result<u16, Verdict> {
         let columns = batch.columns();
         let (l3, l4, length) = (columns.l3[lane], columns.l4[lane], columns.length[lane]);
-        let Some(gate) = self.gate.as_mut() else { return Ok(length) };
+        let asks = self.gates_all || self.entries.get(usize::from(entry)).is_some_and(|entry| entry.gated);
+        let Some(gate) = self.gate.as_mut().filter(|_| asks) else { return Ok(length) };
         let of = |mask: u64| mask & 1 << lane != 0;
         let (ipv4, last_hop, flow) = (of(columns.ipv4), of(columns.last_hop), columns.flow[lane]);
         let parsed = Parsed { ipv4, l3, l4, length, last_hop, flow };

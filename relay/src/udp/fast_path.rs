@@ -58,24 +58,35 @@ impl UdpRelay {
     /// which ones answer, each packet may change that.
     #[inline]
     pub(super) fn stays(&self, slot: u32) -> bool {
-        let Some(health) = &self.health else { return true };
+        let Some(health) = self.health.as_ref().filter(|health| !health.all_stay()) else { return true };
         self.sessions.get(slot).is_some_and(|session| health.stays(session.key.local, session.upstream))
     }
 
     /// Serves clients' packets, all of them [ordinary](Self::fast_path_lanes).
     #[inline]
     pub(super) fn send_to_upstreams(&mut self, batch: &mut Batch<'_>, of: u64, lookup: &LookupResult) {
-        let of = if self.admits_all() { of } else { self.admitted(batch, of, lookup) };
+        let of = if self.limits.is_none() { of } else { self.admitted(batch, of, lookup) };
         let ipv4 = batch.columns().ipv4;
-        self.rewrite_for_upstreams::<true>(batch, of & ipv4, lookup);
-        self.rewrite_for_upstreams::<false>(batch, of & !ipv4, lookup);
+        let mut first = self.rewrite_for_upstreams::<true>(batch, of & ipv4, lookup);
+        first |= self.rewrite_for_upstreams::<false>(batch, of & !ipv4, lookup);
+        if self.health.is_some() && first != 0 {
+            self.note_sent(first, lookup);
+        }
     }
 
+    /// Returns the lanes whose session has sent nothing before in this tick.
     #[inline]
-    fn rewrite_for_upstreams<const IPV4: bool>(&mut self, batch: &mut Batch<'_>, of: u64, lookup: &LookupResult) {
+    fn rewrite_for_upstreams<const IPV4: bool>(
+        &mut self,
+        batch: &mut Batch<'_>,
+        of: u64,
+        lookup: &LookupResult,
+    ) -> u64 {
+        let mut first = 0;
         for lane in lanes(of) {
             let Some(session) = self.sessions.get_mut(lookup.slots[lane]) else { continue };
-            session.last_seen = self.now;
+            first |= u64::from(session.last_seen != self.now) << lane;
+            (session.last_seen, session.answered) = (self.now, false);
             let Some(Upstream { server, address, hop, .. }) = self.upstreams.get(session.upstream as usize) else {
                 continue;
             };
@@ -91,12 +102,46 @@ impl UdpRelay {
             };
             send::<IPV4>(batch, lane, hop.port, &new);
         }
+        first
+    }
+
+    /// Notes that the sessions of these lanes have sent to their upstreams.
+    fn note_sent(&mut self, of: u64, lookup: &LookupResult) {
+        let Some(health) = &mut self.health else { return };
+        for lane in lanes(of) {
+            if let Some(session) = self.sessions.get(lookup.slots[lane]) {
+                health.sent(session.key.local, session.upstream, lookup.slots[lane], self.now);
+            }
+        }
+    }
+
+    /// Notes that the upstreams of these lanes' sessions have answered.
+    fn note_answered(&mut self, of: u64, lookup: &LookupResult) {
+        let Some(health) = &mut self.health else { return };
+        for lane in lanes(of) {
+            if let Some(session) = self.sessions.get(lookup.slots[lane]) {
+                health.answered(session.upstream);
+            }
+        }
+    }
+
+    /// Whether no session has to look for another upstream.
+    #[inline(always)]
+    pub(super) fn all_stay(&self) -> bool {
+        self.health.as_ref().is_none_or(|health| health.all_stay())
     }
 
     /// Serves answers, all of them [ordinary](Self::fast_path_lanes).
     #[inline]
     pub(super) fn send_to_clients(&mut self, batch: &mut Batch<'_>, of: u64, lookup: &LookupResult) {
-        let of = if self.admits_all() { of } else { self.admitted(batch, of, lookup) };
+        // An answer is one whether the client may have it or not.
+        if self.health.as_ref().is_some_and(|health| health.waits()) {
+            self.note_answered(of, lookup);
+        }
+        let of = if self.limits.is_none() { of } else { self.admitted(batch, of, lookup) };
+        if self.any_grace {
+            lanes(of).for_each(|lane| self.note_answer(lookup.slots[lane]));
+        }
         let ipv4 = batch.columns().ipv4;
         self.rewrite_for_clients::<true>(batch, of & ipv4, lookup);
         self.rewrite_for_clients::<false>(batch, of & !ipv4, lookup);
@@ -118,22 +163,12 @@ impl UdpRelay {
         }
     }
 
-    /// Whether nothing is limited, and nobody wants to know who answers.
-    #[inline(always)]
-    fn admits_all(&self) -> bool {
-        self.limits.is_none() && self.health.is_none()
-    }
-
     /// Those of these packets that are within the limits; the others get their verdict.
     fn admitted(&mut self, batch: &mut Batch<'_>, of: u64, lookup: &LookupResult) -> u64 {
         let mut admitted = of;
         for lane in lanes(of) {
             let (of_client, slot) = (lookup.clients & 1 << lane != 0, lookup.slots[lane]);
-            let Some(Session { key, upstream, .. }) = self.sessions.get(slot) else { continue };
-            // An answer is one whether the client may have it or not.
-            if let Some(health) = self.health.as_mut().filter(|_| !of_client) {
-                health.answered(*upstream);
-            }
+            let Some(Session { key, .. }) = self.sessions.get(slot) else { continue };
             // A packet that was held has paid.
             if let Some(limits) = self.limits.as_mut().filter(|_| !batch.was_held()) {
                 let (now, bytes) = (self.now_ns, ip_bytes(batch, lane));
@@ -145,11 +180,7 @@ impl UdpRelay {
                 if !admits {
                     batch.decide(lane, LIMITED);
                     admitted ^= 1 << lane;
-                    continue;
                 }
-            }
-            if let Some(health) = self.health.as_mut().filter(|_| of_client) {
-                health.sent(key.local, *upstream, slot, self.now);
             }
         }
         admitted

@@ -123,8 +123,8 @@ impl UdpRelay {
             .ok_or(DropReason::PortsExhausted)?;
         let inserted = self.change(key, Endpoint { address: own, port: port.get() }, server).and_then(|change| {
             let (last_seen, to_client) = (self.now, CachedNextHop::UNKNOWN);
-            let session =
-                Session { key: *key, port, source: source as u8, upstream: place, last_seen, change, to_client };
+            let (source, answered) = (source as u8, false);
+            let session = Session { key: *key, port, source, answered, upstream: place, last_seen, change, to_client };
             self.sessions.insert(session).map_err(|_| DropReason::SessionsFull)
         });
         match inserted {
@@ -238,7 +238,10 @@ fn leaves_by(upstream: IpAddr, cx: &Context<'_>) -> Option<PortIndex> {
 /// Strictly longer: the stamp was rounded down, so a session never ends early.
 #[inline]
 pub(super) fn is_over(entries: &[EntryRuntime], session: &Session, now: u32) -> bool {
-    let timeout = entries.get(usize::from(session.key.local)).map_or(0, |entry| entry.idle_timeout);
+    let timeout = entries.get(usize::from(session.key.local)).map_or(0, |entry| match session.answered {
+        false => entry.idle_timeout,
+        true => entry.answer_grace,
+    });
     now.wrapping_sub(session.last_seen) > timeout
 }
 

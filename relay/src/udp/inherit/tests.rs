@@ -36,7 +36,8 @@ fn put(relay: &mut UdpRelay, key: FlowKey, upstream: u32, port: u16) -> u32 {
     // What it may be after a panic: of no packet.
     let flow = Flow { source: key.remote, destination: key.remote };
     let (change, to_client) = (FlowChecksumDelta::new(&flow, &flow).unwrap(), CachedNextHop::UNKNOWN);
-    let session = Session { key, port, source: source as u8, upstream, last_seen: 0, change, to_client };
+    let (source, answered) = (source as u8, false);
+    let session = Session { key, port, source, answered, upstream, last_seen: 0, change, to_client };
     relay.sessions.insert(session).ok().unwrap()
 }
 

@@ -23,6 +23,8 @@ pub(super) struct RelayControl {
     pub(super) handle: EngineHandle,
     pub(super) path: PathBuf,
     pub(super) config: Mutex<Config>,
+    /// What the handlers were made from; its secrets go over to the next one.
+    pub(super) plan: Mutex<Arc<RelayPlan>>,
     pub(super) log: LogControl,
     pub(super) notifier: Notifier,
     /// To the main thread, which alone may end the engine.
@@ -57,13 +59,15 @@ impl RelayControl {
         let mut pending = Vec::new();
         if changes.iter().any(|change| change.effect == ReloadAction::Handler) {
             let tables = read_tables().map_err(|e| e.to_string())?;
-            let plan = plan(&next, &tables)?;
+            let mut former = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
+            let plan = plan(&next, &tables, Some(&former))?;
             let queues = self.handle.plan().actors.len() as u32;
             plan.check_queues(queues).map_err(|e| e.to_string())?;
-            let (handlers, destinations) = (Arc::clone(&plan), plan);
+            let (handlers, destinations) = (Arc::clone(&plan), Arc::clone(&plan));
             let factory = move |info: &_| UdpRelay::new(&handlers, info);
             let report = self.handle.reload(factory, move |tables| destinations.destinations(tables));
             pending = report?.pending;
+            *former = plan;
         }
         self.handle.configure(&next.engine).map_err(|e| e.to_string())?;
         *config = next;
@@ -92,10 +96,14 @@ impl From<EngineError> for NotReloaded {
     }
 }
 
-/// The relay's plan for `config` on this host.
-pub(super) fn plan(config: &Config, tables: &Tables) -> Result<Arc<RelayPlan>, String> {
+/// The relay's plan for `config` on this host; it goes on with the secrets of `former`.
+pub(super) fn plan(config: &Config, tables: &Tables, former: Option<&RelayPlan>) -> Result<Arc<RelayPlan>, String> {
     let own: Vec<IpAddr> = tables.links.iter().flat_map(|link| &link.addresses).map(|(address, _)| *address).collect();
-    RelayPlan::new(config, &own).map(Arc::new).map_err(|e| e.to_string())
+    let plan = RelayPlan::new(config, &own).map_err(|e| e.to_string())?;
+    Ok(Arc::new(match former {
+        Some(former) => plan.following(former),
+        None => plan,
+    }))
 }
 
 fn refused(error: EngineError) -> ControlError {

@@ -45,7 +45,7 @@ pub(crate) fn relay(path: &Path, report: Option<&Path>, log: LogControl) -> Resu
     // Before the engine is opened, so that a Ctrl-C at any moment ends in order.
     let (notify, events) = flume::bounded(4);
     listen(notify.clone()).map_err(|e| format!("cannot listen for signals: {e}"))?;
-    let plan = control::plan(&config, &read_tables().map_err(|e| e.to_string())?)?;
+    let plan = control::plan(&config, &read_tables().map_err(|e| e.to_string())?, None)?;
     let (handlers, destinations) = (Arc::clone(&plan), Arc::clone(&plan));
     let engine = Engine::builder(config.engine.clone(), move |info| UdpRelay::new(&handlers, info))
         .destinations(move |tables| destinations.destinations(tables))
@@ -69,6 +69,7 @@ pub(crate) fn relay(path: &Path, report: Option<&Path>, log: LogControl) -> Resu
         handle,
         path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
         config: config.into(),
+        plan: plan.into(),
         log,
         notifier: notifier.clone(),
         notify,
