@@ -4,7 +4,7 @@ use crate::simd::equal_bytes;
 
 /// Entries of a bucket: as many as fit a line of 64 bytes.
 pub(super) const ENTRIES: usize = 11;
-/// Tags are compared all at once; the last five are nobody's.
+/// Tags are compared all at once; the last five belong to no entry.
 const TAGS: usize = 16;
 /// In the place of a slot: there is no entry. More than any table has.
 const NONE: u32 = u32::MAX;
@@ -14,9 +14,9 @@ const NONE: u32 = u32::MAX;
 pub(super) struct Bucket {
     /// Some bits of each entry's hash; anything where there is none.
     tags: [u8; TAGS],
-    /// Where each entry's flow is.
+    /// Slot of each entry's flow.
     slots: [u32; ENTRIES],
-    /// Entries that would be here, had there been room: they are in their second bucket.
+    /// Number of entries that did not fit here and are in their second bucket.
     pub(super) spilled: u32,
 }
 
@@ -48,7 +48,7 @@ impl Bucket {
         self.tags.iter().zip(&self.slots).filter(|(_, slot)| **slot != NONE).map(|(tag, slot)| (*tag, *slot))
     }
 
-    /// Adds an entry; `false` if there is no room.
+    /// Adds an entry. Returns `false` if the bucket is full.
     pub(super) fn add(&mut self, tag: u8, slot: u32) -> bool {
         let mut places = self.tags.iter_mut().zip(&mut self.slots);
         let free = places.find(|(_, slot)| **slot == NONE);

@@ -1,22 +1,21 @@
-//! A table of flows: fixed memory, keyed hash, look-up of a whole batch at once.
+//! The flow table: fixed memory, keyed hash, look-up of a whole batch at once.
 //!
 //! ```text
 //!  key --hash--> first bucket   [tag slot | tag slot | ... 11 entries ... | spilled]   one cache line each
-//!           \--> second bucket  (looked at only if the first has spilled)
+//!           \--> second bucket  (read only if the first has spilled)
 //!                     |
 //!                     v slot
 //!  slots  [flow][flow][    ][flow] ...      free: slots that hold nothing, last in, first out
 //!              ^ the hand: goes round, some slots in each tick, and ends what is idle
 //! ```
 //!
-//! A [`FlowTable`] is owned by one queue's handler. All memory is taken by [`FlowTable::new`]; it is a
-//! value that can be handed to the handler that follows. It knows no clock: a flow that wants to end
-//! when it is idle keeps a stamp, which costs one store to a line that is in hand anyway, and
-//! [`FlowTable::advance`] is told which flows are over.
+//! One queue's handler owns a [`FlowTable`]. [`FlowTable::new`] allocates all memory. The table can be passed to
+//! the next handler. It has no clock: a flow that expires when idle stores a time stamp in its own cache line,
+//! and [`FlowTable::advance`] receives a predicate for expired flows.
 //!
-//! A look-up of 64 keys goes in stages: hash all and ask for the buckets; compare tags and ask for the flows; compare
-//! keys. Each stage is sixteen keys behind the one before, so that their misses are under way together while others
-//! are compared, and the flows are in the cache when they are worked on.
+//! A look-up of 64 keys runs in stages: hash all keys and prefetch the buckets; compare tags and prefetch the flows;
+//! compare keys. Each stage runs sixteen keys behind the one before, so that cache misses overlap with
+//! comparisons and the flows are in the cache when they are used.
 //!
 //! Bounds: an insertion reads and writes two buckets, and if both are full (one in a thousand
 //! when the table is) tries to move each of their entries to its other bucket, once.
@@ -39,11 +38,11 @@ const LOAD: usize = 6;
 
 /// Something that is found by a key of its own.
 pub trait Keyed {
-    /// What it is found by. Must not change while it is in a table.
+    /// Returns the key that identifies the flow. It must not change while the flow is in a table.
     fn key(&self) -> &FlowKey;
 }
 
-/// Flows of type `T`, at most a fixed number. See the [module](self).
+/// Holds flows of type `T`, at most a fixed number. See the [module](self).
 ///
 /// A flow lives in a slot, a number below [`capacity`](Self::capacity) that stays its own until it is
 /// [removed](Self::remove). With `size_of::<Option<T>>()` at 64 bytes a flow is one cache line.
@@ -52,13 +51,13 @@ pub struct FlowTable<T> {
     buckets: Box<[Bucket]>,
     slots: Box<[Option<T>]>,
     free: Vec<u32>,
-    /// Where the next look for idle flows begins.
+    /// Slot at which the next sweep for idle flows begins.
     hand: u32,
     /// A change has begun and not ended: after a panic, the table is not to be trusted.
     changing: bool,
 }
 
-/// Where a key may be found.
+/// The two buckets of a key, and its tag.
 #[derive(Clone, Copy)]
 struct BucketPair {
     tag: u8,
@@ -93,7 +92,7 @@ impl<T: Keyed> FlowTable<T> {
         self.slots.len() - self.free.len()
     }
 
-    /// Whether there is none.
+    /// Returns whether the table is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -124,10 +123,10 @@ impl<T: Keyed> FlowTable<T> {
         self.slots.get_mut(slot as usize)?.as_mut()
     }
 
-    /// Asks the cache for a slot that will be looked at soon.
+    /// Prefetches a slot that will be read soon.
     #[inline]
     pub fn prefetch(&self, slot: u32) {
-        // A slot that there is not may be asked for as well: nothing comes.
+        // A prefetch of a slot that does not exist has no effect.
         prefetch(self.slots.as_ptr().wrapping_add(slot as usize));
     }
 
@@ -144,11 +143,11 @@ impl<T: Keyed> FlowTable<T> {
         self.free.last().copied()
     }
 
-    /// Puts in a flow whose key is not in the table, and returns its slot.
+    /// Inserts a flow whose key is not in the table and returns its slot.
     ///
     /// # Errors
-    /// The flow itself, if all slots are taken, or there is no room in the buckets that its key may be
-    /// in: that does not happen by chance.
+    /// Returns the flow itself if all slots are taken, or if both buckets of its key are full, which does not
+    /// happen by chance.
     pub fn insert(&mut self, flow: T) -> Result<u32, T> {
         debug_assert!(self.find(flow.key()).is_none(), "{:?} is there already", flow.key());
         let Some(&slot) = self.free.last() else { return Err(flow) };
@@ -195,8 +194,8 @@ impl<T: Keyed> FlowTable<T> {
         None
     }
 
-    /// Every flow and its slot, by slot, from slot `from` on: a reader that shows some at a time goes on
-    /// behind the last slot it saw.
+    /// Iterates over every flow and its slot, from slot `from` on. A reader that shows some at a time continues
+    /// after the last slot it saw.
     pub fn iter_from(&self, from: u32) -> impl Iterator<Item = (u32, &T)> {
         let slots = self.slots.iter().enumerate().skip(from as usize);
         slots.filter_map(|(slot, flow)| Some((slot as u32, flow.as_ref()?)))
@@ -245,7 +244,7 @@ impl<T: Keyed> FlowTable<T> {
         }
     }
 
-    /// Moves one entry of a full bucket to its other bucket; `false` if none has room there.
+    /// Moves one entry of a full bucket to its other bucket. Returns `false` if no other bucket has room.
     fn make_room(&mut self, full: usize) -> bool {
         let bucket = self.buckets[full];
         for (tag, slot) in bucket.entries() {
@@ -269,8 +268,8 @@ fn buckets_for(capacity: u32) -> usize {
     (capacity as usize).div_ceil(LOAD).max(1)
 }
 
-/// Memory on huge pages where the kernel gives them: a table of a million flows is looked at in random order, and
-/// would cost a walk through the page tables for each line else.
+/// Allocates memory on huge pages if the kernel has them. A table of a million flows is read in random order and
+/// would otherwise cost a page walk per line.
 fn filled<T>(count: usize, value: impl FnMut() -> T) -> Box<[T]> {
     let mut memory = Vec::with_capacity(count);
     advise_huge_pages(memory.spare_capacity_mut());

@@ -4,8 +4,8 @@ use super::{BucketPair, FlowKeys, FlowTable, Keyed};
 use crate::packet::{LANES, lanes};
 use crate::umem::prefetch;
 
-/// Keys in a stage of a look-up: as many lines of buckets and as many of flows are under way at once, which is about
-/// what a core can have.
+/// Keys in a stage of a look-up. As many bucket lines and flow lines are prefetched at once, about as many misses
+/// as a core can have outstanding.
 const IN_FLIGHT: usize = 16;
 
 impl<T: Keyed> FlowTable<T> {
@@ -20,8 +20,8 @@ impl<T: Keyed> FlowTable<T> {
         )
     }
 
-    /// [`look_up`](Self::look_up), with the hashes of all live lanes: three stages, each a group behind the one before,
-    /// so that lines are on their way while others are compared.
+    /// Runs [`look_up`](Self::look_up) with the hashes of all live lanes: three stages, each a group behind the one
+    /// before, so that lines are fetched while others are compared.
     #[inline(always)]
     fn search(&self, keys: &FlowKeys, live: u64, hashes: &[u64; LANES], found: &mut [u32; LANES]) -> u64 {
         let group = |number: usize| ((1 << IN_FLIGHT) - 1_u64).checked_shl((number * IN_FLIGHT) as u32).unwrap_or(0);
@@ -43,10 +43,10 @@ impl<T: Keyed> FlowTable<T> {
         hit
     }
 
-    /// Finds a slot for each of these lanes that has an entry with its tag, and asks for it. Returns those that have.
+    /// Finds a slot for each of these lanes that has an entry with its tag, and prefetches it. Returns those lanes.
     #[inline(always)]
     fn candidates(&self, of: u64, hashes: &[u64; LANES], firsts: &[usize; LANES], found: &mut [u32; LANES]) -> u64 {
-        // Lanes with a candidate, and lanes whose second bucket was asked for.
+        // Lanes with a candidate, and lanes whose second bucket was prefetched.
         let (mut hit, mut spilled) = (0, 0);
         for lane in lanes(of) {
             let bucket = &self.buckets[firsts[lane]];

@@ -42,7 +42,7 @@ enum Step {
     LookUp(Vec<u32>, u64),
     Remove(u32),
     Touch(u32),
-    /// Time passes, and the hand goes on: flows older than ten end.
+    /// Advances time and the sweep: flows older than ten expire.
     Advance(u32, usize),
     HandOver,
 }
@@ -58,7 +58,7 @@ fn step(keys: u32) -> impl Strategy<Value = Step> {
     ]
 }
 
-/// The table, and a map that says what must be in it.
+/// The table, and a map with its expected content.
 struct Pair {
     table: FlowTable<Flow>,
     model: HashMap<FlowKey, Flow>,
@@ -130,7 +130,7 @@ impl Pair {
 }
 
 proptest! {
-    /// More keys than room, so that the table is often full.
+    /// More keys than slots, so that the table is often full.
     #[test]
     fn equals_a_map(capacity in 1u32..40, seed: u64, steps in prop::collection::vec(step(60), 1..200)) {
         let mut pair =
@@ -184,7 +184,7 @@ fn collisions_chosen_for_one_seed_are_none_for_another() {
     }
 }
 
-/// What senders can choose without the seed: neighbouring addresses and ports, keys of few bits set.
+/// Keys that senders can choose without the seed: neighbouring addresses and ports, few bits set.
 #[test]
 fn regular_keys_spread() {
     let mut sets: Vec<(&str, Vec<FlowKey>)> = vec![("sequence", (0..60_000).map(key).collect())];

@@ -1,10 +1,10 @@
-//! Whether a table is what it should be.
+//! Checks a table's invariants.
 
 use std::collections::HashSet;
 
 use super::{FlowTable, Keyed};
 
-/// What is wrong with a table.
+/// Reports a violated invariant of a table.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Inconsistent {
@@ -24,7 +24,7 @@ pub enum Inconsistent {
     /// A flow cannot be found by its key, or by more than one entry.
     #[error("the flow in slot {slot} has {entries} entries in the flow table's index")]
     Entries {
-        /// Where it is.
+        /// Slot of the flow.
         slot: u32,
         /// Entries that lead to it.
         entries: usize,
@@ -40,7 +40,7 @@ pub enum Inconsistent {
     /// A bucket's count of spilled entries is wrong.
     #[error("bucket {bucket} of the flow table counts {counted} spilled entries, and has {spilled}")]
     Spilled {
-        /// Which.
+        /// Number of the bucket.
         bucket: usize,
         /// By its count.
         counted: u32,
@@ -50,7 +50,7 @@ pub enum Inconsistent {
 }
 
 impl<T: Keyed> FlowTable<T> {
-    /// Whether the last change was ended: enough to know before a table is taken over from a handler
+    /// Checks that the last change was completed. This suffices before a table is inherited from a handler
     /// that panicked. Costs nothing.
     ///
     /// # Errors
@@ -59,11 +59,11 @@ impl<T: Keyed> FlowTable<T> {
         if self.changing { Err(Inconsistent::Broken) } else { Ok(()) }
     }
 
-    /// Looks at everything: [`verify`](Self::verify), each slot, each entry, each count. For tests and
+    /// Checks everything: [`verify`](Self::verify), each slot, each entry, each count. For tests and
     /// simulations; reads all memory and allocates.
     ///
     /// # Errors
-    /// The first thing that is wrong.
+    /// Returns the first violated invariant.
     pub fn audit(&self) -> Result<(), Inconsistent> {
         self.verify()?;
         let taken = self.slots.iter().flatten().count();

@@ -1,7 +1,7 @@
 //! The only place with index arithmetic.
 //!
-//! Both indices of a ring run through all of `u32` and wrap; a slot's place is its index modulo the
-//! capacity. One cursor serves both ends, because they ask the same question: how far may my index go?
+//! Both indices of a ring run through all of `u32` and wrap. A cell's position is its index modulo the
+//! capacity. One cursor type serves both ends, because both need the same answer: how far may the own index go?
 //!
 //! ```text
 //!                 own index                     limit                         own <= limit, wrapping
@@ -9,16 +9,16 @@
 //!  consumer     consumer (next to read)      producer                        limit - own = entries to read
 //! ```
 //!
-//! The limit is a cached copy: the peer's index is read again only when the copy does not suffice, so
-//! that the cache line it lies on does not travel with every call.
+//! The limit is a cached copy: the other end's index is read again only when the copy does not suffice, so
+//! that its cache line does not move between the cores at every call.
 
 use super::sync::{AtomicU32, Ordering};
 
-/// The capacity asked for cannot be that of a ring.
+/// Reports a capacity that no ring can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a ring of {got} entries cannot be: the number must be a power of two up to 2147483648")]
 pub struct RingSizeError {
-    /// Entries asked for.
+    /// Requested number of entries.
     pub got: u32,
 }
 
@@ -33,13 +33,13 @@ pub(super) struct Cursor {
 }
 
 impl Cursor {
-    /// The producer's cursor of an empty ring whose indices both stand at `start`.
+    /// Creates the producer's cursor of an empty ring whose indices are both `start`.
     pub(super) fn producer(capacity: u32, start: u32) -> Result<Self, RingSizeError> {
         let mask = mask(capacity)?;
         Ok(Self { own: start, limit: start.wrapping_add(capacity), lead: capacity, mask })
     }
 
-    /// The consumer's cursor of an empty ring whose indices both stand at `start`.
+    /// Creates the consumer's cursor of an empty ring whose indices are both `start`.
     pub(super) fn consumer(capacity: u32, start: u32) -> Result<Self, RingSizeError> {
         Ok(Self { own: start, limit: start, lead: 0, mask: mask(capacity)? })
     }
@@ -51,17 +51,17 @@ impl Cursor {
         self.mask + 1
     }
 
-    /// How far the index may go for certain, by the cached limit.
+    /// Returns how far the index may go according to the cached limit.
     #[inline]
     fn cached(&self) -> u32 {
-        // The peer's index is not ours: whatever it holds, no more than the whole ring is available.
+        // The other end writes its index: any value makes at most the whole ring available.
         self.limit.wrapping_sub(self.own).min(self.capacity())
     }
 
-    /// How far the index may go, up to `wanted`: reads `peer` only if the cached limit is too near.
+    /// Returns how far the index may go, up to `wanted`. Reads `peer` only if the cached limit is too close.
     ///
-    /// Acquire, so that what the peer did to the slots before it moved its index has been done: it
-    /// wrote the entries (seen by a consumer), or has finished reading the slots (seen by a producer).
+    /// The load is an acquire, so that the other end's work on the cells before it moved its index is visible: it
+    /// wrote the entries (for a consumer), or has finished reading the cells (for a producer).
     #[inline]
     pub(super) fn available(&mut self, wanted: u32, peer: &AtomicU32) -> u32 {
         if self.cached() < wanted {
@@ -70,7 +70,7 @@ impl Cursor {
         self.cached().min(wanted)
     }
 
-    /// How far the index may go, as the peer has it now.
+    /// Returns how far the index may go according to the other end's current index.
     #[inline]
     pub(super) fn refresh(&mut self, peer: &AtomicU32) -> u32 {
         self.limit = peer.load(Ordering::Acquire).wrapping_add(self.lead);

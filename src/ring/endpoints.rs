@@ -17,7 +17,7 @@ const NEED_WAKEUP: u32 = 1;
 #[repr(align(128))]
 struct Padded(AtomicU32);
 
-/// Where the three words and the slots of one ring are.
+/// Gives access to the three words and the cells of one ring.
 ///
 /// # Safety
 /// The words and the slots are disjoint, stay where they are, and are valid as long as the value lives,
@@ -28,15 +28,15 @@ pub unsafe trait RingMemory<T> {
     fn producer(&self) -> &AtomicU32;
     /// The consumer's index.
     fn consumer(&self) -> &AtomicU32;
-    /// The consumer's wish to be woken.
+    /// Flags by which the consumer requests a wakeup.
     fn flags(&self) -> &AtomicU32;
     /// Slot `at`.
     ///
     /// # Safety
     /// `at` must be below the ring's capacity.
     unsafe fn slot(&self, at: usize) -> &RingCell<MaybeUninit<T>>;
-    /// Asks the cache for the line of slot `at`, to be written or only to be read. No effect but time,
-    /// whatever `at` is; nothing at all unless the other end is on another core.
+    /// Prefetches the cache line of slot `at`, for writing or for reading. Has no effect other than time
+    /// for any `at`; does nothing unless the other end runs on another core.
     #[inline]
     fn prefetch(&self, _at: usize, _to_write: bool) {}
 }
@@ -44,7 +44,7 @@ pub unsafe trait RingMemory<T> {
 /// Bytes in a cache line.
 const LINE: u32 = 64;
 
-/// How many entries of type `T` share a cache line.
+/// Returns how many entries of type `T` share a cache line.
 const fn per_line<T>() -> u32 {
     let size = size_of::<T>() as u32;
     if size == 0 || size > LINE { 1 } else { LINE / size }
@@ -170,7 +170,7 @@ impl<T: Copy, M: RingMemory<T>> Producer<T, M> {
         slot.push(entry) && slot.commit() == 1
     }
 
-    /// Asks the cache for the lines of the next `count` slots, which are with the consumer's core.
+    /// Prefetches the lines of the next `count` slots, which the consumer's core holds.
     #[inline]
     pub fn prefetch(&self, count: u32) {
         for ahead in (0..count).step_by(per_line::<T>() as usize) {
@@ -178,7 +178,7 @@ impl<T: Copy, M: RingMemory<T>> Producer<T, M> {
         }
     }
 
-    /// Whether the consumer sleeps until it is woken. Ask after a commit.
+    /// Returns whether the consumer sleeps until it is woken. Call it after a commit.
     #[must_use]
     #[inline]
     pub fn needs_wakeup(&mut self) -> bool {
@@ -208,7 +208,7 @@ impl<T: Copy, M: RingMemory<T>> Reservation<'_, T, M> {
         self.room - self.written
     }
 
-    /// Writes the next slot; `false`, and no change, if there is no room.
+    /// Writes the next slot. Returns `false` without change if the ring is full.
     #[must_use]
     #[inline]
     pub fn push(&mut self, entry: T) -> bool {
@@ -265,10 +265,10 @@ impl<T: Copy, M: RingMemory<T>> Consumer<T, M> {
         Some(entry)
     }
 
-    /// Says whether the producer must wake this end after it has appended something.
+    /// Sets whether the producer must wake this end after it has appended something.
     ///
-    /// After raising it, look at the ring once more before sleeping: what was appended before the
-    /// producer could see the flag comes without a wake.
+    /// After setting it, read the ring once more before sleeping: entries that were appended before the
+    /// producer saw the flag cause no wakeup.
     pub fn set_need_wakeup(&mut self, wanted: bool) {
         self.memory.flags().store(if wanted { NEED_WAKEUP } else { 0 }, Ordering::Relaxed);
         // Orders the flag before the next look at the ring; see `Producer::needs_wakeup`.
@@ -284,19 +284,19 @@ pub struct Peeked<'a, T, M = InMemory<T>> {
 }
 
 impl<T: Copy, M: RingMemory<T>> Peeked<'_, T, M> {
-    /// How many.
+    /// Returns the number of entries.
     #[must_use]
     pub fn len(&self) -> u32 {
         self.count
     }
 
-    /// Whether there is none.
+    /// Returns whether there are no entries.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }
 
-    /// Asks the cache for the lines of all of them at once, which are with the producer's core.
+    /// Prefetches the lines of all entries at once, which the producer's core holds.
     #[inline]
     pub fn prefetch(&self) {
         for at in (0..self.count).step_by(per_line::<T>() as usize) {

@@ -1,4 +1,4 @@
-//! Rings in memory that somebody else laid out: the kernel, and tests in its place.
+//! Rings in memory that the kernel laid out, or a test in its place.
 
 use std::any::Any;
 use std::mem::MaybeUninit;
@@ -9,7 +9,7 @@ use super::cursor::{Cursor, RingSizeError};
 use super::endpoints::{Consumer, Producer, RingMemory};
 use super::sync::{AtomicU32, Ordering, RingCell};
 
-/// Where a ring's parts lie, bytes from the start of its memory (`struct xdp_ring_offset`,
+/// Offsets of a ring's parts, bytes from the start of its memory (`struct xdp_ring_offset`,
 /// include/uapi/linux/if_xdp.h).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RingOffsets {
@@ -87,7 +87,7 @@ unsafe impl<T> RingMemory<T> for Mapped<T> {
 }
 
 impl<T: Copy> Mapped<T> {
-    /// The ring at `start`, laid out as `at` says.
+    /// Creates the ring at `start` with the offsets `at`.
     ///
     /// # Safety
     /// As long as `memory` lives, the three words and as many slots as the capacity of the end that is
@@ -107,7 +107,7 @@ impl<T: Copy> Mapped<T> {
         }
     }
 
-    /// The writing end; it goes on where the indices are.
+    /// Creates the producer; it continues at the current indices.
     ///
     /// # Errors
     /// [`RingSizeError`] if `capacity` is not a power of two.
@@ -117,7 +117,7 @@ impl<T: Copy> Mapped<T> {
         Ok(Producer::over(self, cursor))
     }
 
-    /// The reading end; it goes on where the indices are.
+    /// Creates the consumer; it continues at the current indices.
     ///
     /// # Errors
     /// [`RingSizeError`] if `capacity` is not a power of two.

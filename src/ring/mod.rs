@@ -1,8 +1,8 @@
 //! One ring cursor, and the rings on it.
 //!
-//! A ring has one producer and one consumer, which share nothing but its slots and three words: the
-//! producer's index, the consumer's index, and the flags by which the consumer asks to be woken. The
-//! rings of an AF_XDP socket have this form (kernel: `net/xdp/xsk_queue.h`).
+//! A ring has one producer and one consumer. They share only its slots and three words: the producer's index,
+//! the consumer's index, and the flags by which the consumer requests a wakeup. The rings of an AF_XDP
+//! socket have this form (kernel: `net/xdp/xsk_queue.h`).
 //!
 //! ```text
 //!   cursor.rs  all index arithmetic: how far may an end go
@@ -27,11 +27,11 @@ pub use mapped::{Mapped, RingOffsets};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct Descriptor {
-    /// Where the packet starts, bytes from the start of the UMEM.
+    /// Start of the packet, bytes from the start of the UMEM.
     pub address: u64,
     /// Its length, bytes.
     pub length: u32,
-    /// Zero: chains of descriptors (`XDP_PKT_CONTD`) are not asked for.
+    /// Zero: chains of descriptors (`XDP_PKT_CONTD`) are not requested.
     pub options: u32,
 }
 
@@ -42,7 +42,7 @@ mod tests {
     use super::cursor::Cursor;
     use super::sync::AtomicU32;
 
-    /// The other end's index is in shared memory: whatever it holds, no slot is counted twice.
+    /// The other end's index is in shared memory: no value of it makes a slot count twice.
     #[test]
     fn an_index_that_lies_gives_no_more_than_the_ring_has() {
         for start in [0, 7, u32::MAX - 3] {

@@ -1,18 +1,18 @@
 //! The keyed hash of a flow table.
 //!
-//! Whoever sends chooses addresses and ports, and must not choose collisions with them. At AVX-512 the
-//! hash is three rounds of AES over sixteen keys at once; elsewhere two multiplications. Which one it is
-//! shows in the values only, and those stay inside.
+//! A sender chooses addresses and ports and must not be able to choose collisions. At AVX-512 the hash is three
+//! AES rounds over sixteen keys at once; at other levels two multiplications. The values differ between levels
+//! and never leave the process.
 
 use super::Processor;
 use crate::packet::{Endpoint, LANES};
 
-/// What a flow is found by: the far end, and a number of the owner's choice for the near one.
+/// Identifies a flow: the far end, and a number that the owner chooses for the near end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct FlowKey {
-    /// Who sends.
+    /// Address and port of the sender.
     pub remote: Endpoint,
-    /// Which of the owner's ends it is sent to, such as the place of a relay entry in a list.
+    /// Number of the owner's end that it is sent to, such as the index of a relay entry.
     pub local: u16,
 }
 
@@ -54,7 +54,7 @@ impl FlowKeys {
         FlowKey { remote: Endpoint { address, port: ends as u16 }, local: (ends >> 16) as u16 }
     }
 
-    /// Whether the key of `lane` is `key`: one branch for all of it.
+    /// Returns whether the key of `lane` is `key`, with one branch for all fields.
     #[inline(always)]
     pub(crate) fn is(&self, lane: usize, key: &FlowKey) -> bool {
         let word = |address: [u8; 16]| u128::from_ne_bytes(address);
@@ -113,7 +113,7 @@ impl FlowHash {
     }
 }
 
-/// Says nothing of the secrets.
+/// Prints none of the secrets.
 impl std::fmt::Debug for FlowHash {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("FlowHash").finish_non_exhaustive()
@@ -142,8 +142,8 @@ fn splitmix(state: &mut u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Three rounds of AES (FIPS 197): `r(r(r(address ^ a) ^ ends) ^ b) ^ c`, port and near end in each of the four
-/// words. The hash is the lower half of the state. What speaks for three rounds is in `docs/simd.md`.
+/// Runs three rounds of AES (FIPS 197): `r(r(r(address ^ a) ^ ends) ^ b) ^ c`, port and near end in each of the four
+/// words. The hash is the lower half of the state. `docs/simd.md` states the reasons for three rounds.
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::*;

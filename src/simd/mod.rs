@@ -1,20 +1,20 @@
 //! Batch kernels behind one dispatch.
 //!
-//! A [`Processor`] is a small value that each queue actor makes once. It owns no state, allocates
-//! nothing and counts nothing: 64 lanes go in, [`Columns`] and `u64` masks come out. Which kernel runs
-//! is decided once for a batch, by the level.
+//! A [`Processor`] is a small value that each queue actor creates once. It owns no state, allocates
+//! nothing and counts nothing: 64 lanes go in, [`Columns`] and `u64` masks come out. The level selects
+//! the kernel once per batch.
 //!
 //! | file | operation | scalar reference |
 //! |---|---|---|
-//! | `parse.rs` | headers, 8 frames at a time, the next 8 on their way | [`packet::parse()`] |
+//! | `parse.rs` | headers, 8 frames at a time, the next ones prefetched | [`packet::parse()`] |
 //! | `hash.rs` | keyed hash of a flow table's keys | AES in the tests; below AVX-512 another, plain hash |
-//! | `toeplitz.rs` | the hash a NIC chooses queues by | [`Toeplitz::one`] |
+//! | `toeplitz.rs` | the hash by which a NIC chooses queues | [`Toeplitz::one`] |
 //! | `bytes.rs` | the tags of a flow table's bucket | |
 //! | `sum.rs` | Internet checksum of a payload | [`checksum::Sum`] |
 //!
-//! A kernel stands here only while it beats plain code that prefetches; `docs/simd.md` has the figures,
-//! and what was thrown out. Intrinsics are safe inside a function that has their target features, and a
-//! token of `fearless_simd` proves that the CPU has them: there is no `unsafe` in this room.
+//! A kernel stays only while it beats plain code that prefetches; `docs/simd.md` has the figures and the rejected
+//! kernels. Intrinsics are safe inside a function that has their target features, and a token of
+//! `fearless_simd` proves that the CPU has them: this module contains no `unsafe`.
 
 #![forbid(unsafe_code)]
 
@@ -37,7 +37,7 @@ use crate::umem::{Frame, Umem};
 #[derive(Debug, Clone, Copy)]
 pub struct Processor {
     level: Level,
-    /// What the CPU can, and proof of it.
+    /// Proof of the instructions that the CPU has.
     cpu: fearless_simd::Level,
 }
 
@@ -95,7 +95,7 @@ impl Processor {
         self.level.parallel_packets()
     }
 
-    /// Which level, and which there are, for the start-up summary.
+    /// Describes the level in use and the available ones, for the start-up summary.
     #[must_use]
     pub fn why(&self) -> String {
         let levels: Vec<&str> = Self::levels().map(Level::name).collect();
@@ -144,7 +144,7 @@ impl Processor {
     pub fn parse_frames(&self, umem: &Umem, frames: &[Frame], columns: &mut Columns) {
         debug_assert!(frames.len() <= LANES, "{} frames in {LANES} lanes", frames.len());
         let (mut headers, mut lengths) = ([&[0; 64]; LANES], [0; LANES]);
-        // On their way while all of them are listed.
+        // Prefetched while the list of all headers is built.
         frames.iter().take(parse::AHEAD).for_each(|frame| umem.prefetch(frame));
         for ((frame, head), length) in frames.iter().zip(&mut headers).zip(&mut lengths) {
             (*head, *length) = (umem.header_bytes(frame), frame.length());

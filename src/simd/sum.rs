@@ -49,7 +49,7 @@ mod x86 {
     use crate::packet::checksum::Sum;
 
     fearless_simd::kernel!(
-        /// [`Sum::bytes`], by a compiler that may use AVX2: it widens words as they are loaded.
+        /// Computes [`Sum::bytes`], compiled with AVX2: the compiler widens words as they are loaded.
         pub(super) fn recompiled(avx2: Avx2, data: &[u8]) -> Sum {
             Sum::default().bytes(data)
         }

@@ -15,7 +15,7 @@ fn flow(ipv4: bool, port: u16) -> Flow {
     }
 }
 
-/// A head and a length of each kind: right ones of both families, cut ones, noise.
+/// Generates a header and a length: valid ones of both families, truncated ones, random bytes.
 fn packet() -> impl Strategy<Value = ([u8; 64], u16)> {
     let hops = prop_oneof![2 => Just(64), 1 => Just(1), 1 => Just(2)];
     let right = (any::<bool>(), 1u16.., hops, 0usize..200, any::<[u8; 32]>());
@@ -64,7 +64,7 @@ fn packet() -> impl Strategy<Value = ([u8; 64], u16)> {
     prop_oneof![4 => right, 2 => cut, 3 => near, 2 => lengths, 2 => udp, 2 => tagged, 2 => other, 1 => noise]
 }
 
-/// A right IPv4 header checksum, whatever else is wrong.
+/// Sets a valid IPv4 header checksum, even if other fields are invalid.
 fn repair(head: &mut [u8; 64]) {
     head[24..26].fill(0);
     let sum = crate::packet::checksum::Sum::default().bytes(&head[14..34]).checksum();
@@ -87,7 +87,7 @@ fn check(lane: usize, (head, length): &([u8; 64], u16), columns: &Columns) {
     }
 }
 
-/// What is not plain UDP is in the mask of what it is, or in none.
+/// Checks that a packet other than plain UDP is in the mask of its kind, or in none.
 fn check_others(lane: usize, frame: &[u8], columns: &Columns) {
     let bit = |mask: u64| mask >> lane & 1 == 1;
     let masks = [bit(columns.udp_extended), bit(columns.tcp), bit(columns.icmp)];

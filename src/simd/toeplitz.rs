@@ -38,7 +38,7 @@ impl Tuples {
 #[derive(Clone)]
 pub struct Toeplitz {
     processor: Processor,
-    /// For each byte of the input, its effect bit by bit, the first bit first.
+    /// Effect of each input byte, bit by bit, first bit first.
     effects: [[u32; 8]; INPUT],
     /// The same as matrices over single bits, one for each byte of the hash, its last byte first.
     matrices: [[u64; 4]; INPUT],
@@ -113,7 +113,7 @@ fn input_of(Flow { source, destination }: &Flow, input: &mut [u8; INPUT]) -> usi
     input.iter_mut().zip(bytes).map(|(to, from)| *to = *from).count()
 }
 
-/// For `gf2p8affineqb`: bit `i` of the result is the parity of the input and byte `7 - i` of the matrix.
+/// Builds the matrices for `gf2p8affineqb`: bit `i` of the result is the parity of the input and byte `7 - i` of the matrix.
 fn matrices(effects: &[u32; 8]) -> [u64; 4] {
     std::array::from_fn(|byte| {
         let row = |i: usize| {

@@ -1,9 +1,9 @@
-//! Eight frames of one family at a time.
+//! Parses eight frames of one family at a time.
 //!
-//! A look at the EtherType and the byte behind it tells which lanes may be IPv4 and which IPv6. Each family has a
-//! queue of lanes; whenever there are eight, their headers are loaded and turned, so that a register has one field
-//! of all eight, and every check of the plain parser is made on all of them at once. No branch depends on what a
-//! single frame is, so that an unpredictable mix costs what its packets cost one by one.
+//! The EtherType and the byte after it select the lanes that may be IPv4 or IPv6. Each family collects lanes. When it
+//! has eight, their headers are loaded and transposed, so that a register has one field of all eight, and every
+//! check of the plain parser runs on all of them at once. No branch depends on a single frame, so an
+//! unpredictable mix costs the sum of its packets.
 
 use std::arch::x86_64::*;
 use std::iter::zip;
@@ -14,7 +14,7 @@ use super::{AHEAD, GROUP, Lanes};
 use crate::packet::{Columns, LANES};
 use crate::umem::prefetch;
 
-/// Of eight frames.
+/// Headers of eight frames.
 type Heads<'a> = [&'a [u8; 64]; GROUP];
 
 fearless_simd::kernel!(
@@ -197,7 +197,7 @@ fn bits(lanes: __m256i) -> u8 {
     _mm256_movemask_ps(_mm256_castsi256_ps(lanes)) as u8
 }
 
-/// Of each word, two bytes as a number.
+/// Returns two bytes of each word as a number.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn be16<const HIGH: i8, const LOW: i8>(words: __m256i) -> __m256i {
@@ -228,7 +228,7 @@ fn places<const IN_ORDER: bool>(lanes: [u8; GROUP]) -> [usize; GROUP] {
 
 /// Masks of lanes.
 struct LaneMasks {
-    /// What the plain parser has to look at.
+    /// Lanes that the plain parser must parse.
     bad: u64,
     last_hop: u64,
 }

@@ -24,7 +24,7 @@ const VECTORS: [(&str, &str, u32, u32); 8] = [
     ("[3ffe:1900:4545:3:200:f8ff:fe21:67cf]:44251", "[fe80::200:f8ff:fe21:67cf]:38024", 0x02d1feef, 0x4b61e985),
 ];
 
-/// As the definition has it, a bit at a time.
+/// Computes the hash as it is defined, one bit at a time.
 fn plain(key: &[u8; 40], input: &[u8]) -> u32 {
     let bit = |bytes: &[u8], at: usize| u32::from(bytes[at / 8] >> (7 - at % 8) & 1);
     (0..input.len() * 8)
