@@ -17,6 +17,8 @@
 //! | [`net`] | routes, neighbours, links by netlink |
 //! | [`telemetry`] | counters, the metric registry, and what is made from it |
 //! | [`config`] | the engine's part of a configuration |
+//!
+//! What an embedder needs is re-exported here: [`Engine`], [`EngineConfig`], [`Handler`], and the types around them.
 #![deny(unsafe_code)]
 
 pub mod config;
@@ -34,6 +36,11 @@ pub mod telemetry;
 pub mod umem;
 #[allow(unsafe_code)]
 pub mod xdp;
+
+pub use config::EngineConfig;
+pub use engine::{Engine, EngineBuilder, EngineError, EngineHandle, EngineStatus};
+pub use port::QueueId;
+pub use queue::{Batch, Context, Handler, Harness, QueueInfo, Verdict};
 
 /// The examples of `docs/embedding.md`, compiled and run.
 #[cfg(doctest)]

@@ -18,6 +18,8 @@ mod demo;
 mod docs;
 mod drill;
 mod host;
+#[cfg(test)]
+mod layers;
 mod namespace;
 mod process;
 mod setup;
