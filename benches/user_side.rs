@@ -1,5 +1,5 @@
-//! What one packet costs in our own code, beside a well-kept crate that does the same where there is one.
-//! Everything in one run, in turns; medians of eleven rounds with the least and the most.
+//! Measures what one packet costs in our own code, compared with a crate that does the same where one exists.
+//! One run, in turns; medians of eleven rounds with minimum and maximum.
 //!
 //! `cargo bench --bench user_side`
 
@@ -106,7 +106,7 @@ fn translate(frames: &[Vec<u8>]) {
     ]);
 }
 
-/// The whole way of a packet through worker, handler and the simulated kernel, whose cost is in it.
+/// Measures a packet's whole path through datapath, handler and simulated kernel, including the latter's cost.
 fn simulated() {
     for (name, application) in
         [("simulated NIC: forward", Application::Forward), ("simulated NIC: relay", Application::Relay)]

@@ -1,7 +1,7 @@
-//! A UDP forwarder that keeps no sessions. A client of LISTEN is sent on to TARGET from a source port that
-//! its address hashes to; what TARGET answers to that port goes to whoever used it last. One address for
-//! each port is all there is: no timers, nothing that fills up. Two clients on one port disturb each other,
-//! which a blind forwarder leaves to the ends, since what they say is encrypted.
+//! A UDP forwarder without sessions. A client of LISTEN is forwarded to TARGET from a source port to which its
+//! address hashes. An answer of TARGET to that port goes to the client that used the port last. The state is one
+//! address per port: no timers, no table that fills. Two clients on one port disturb each other; a blind forwarder
+//! leaves that to the end points, whose traffic is encrypted.
 //!
 //! `cargo run --release --example blind_forwarder -- eth0 192.0.2.1:51820 198.51.100.7:51820` (root)
 
@@ -23,7 +23,7 @@ pub const PORTS: std::ops::RangeInclusive<u16> = 61_000..=65_095;
 pub struct BlindForwarder {
     listen: Endpoint,
     target: Endpoint,
-    /// This queue's part of the ports, by who used each of them last; port 0 is nobody.
+    /// Last client of each port of this queue's slice; port 0 means no client.
     clients: Vec<Endpoint>,
     first: u16,
     hash: RandomState,

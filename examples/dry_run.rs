@@ -7,7 +7,7 @@ use oxide::config::EngineConfig;
 use oxide::engine::EngineError;
 use oxide_topology::{PlanRequest, Snapshot, plan};
 
-/// Where clients arrive, and where servers are.
+/// NIC towards the clients, and NIC towards the servers.
 const NICS: [&str; 2] = [
     "eth0:node=0,queues=16,max=64,speed=100G,driver=mlx5_core,mtu=1500",
     "eth1:node=1,queues=16,max=64,speed=100G,driver=mlx5_core,mtu=1500",
@@ -41,7 +41,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// As the engine itself asks by its defaults: enough frames for each queue.
+/// Builds the request that the engine makes by default: enough frames for each queue.
 fn request(interfaces: &[&str]) -> Result<PlanRequest, EngineError> {
     oxide::engine::request(&EngineConfig::new(interfaces.iter().copied()))
 }

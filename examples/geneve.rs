@@ -39,7 +39,7 @@ pub struct TunnelEnd {
     pub remote: Endpoint,
     /// Virtual network identifier, 24 bits.
     pub network: u32,
-    /// Where frames come from and go to that are not in the tunnel.
+    /// Port of the frames outside the tunnel.
     pub inside: PortIndex,
 }
 

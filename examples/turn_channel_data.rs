@@ -27,13 +27,13 @@ const CHANNEL_HEADER: usize = 4;
 /// A channel that is bound.
 #[derive(Debug, Clone, Copy)]
 pub struct Channel {
-    /// Where the client sends ChannelData to.
+    /// Address to which the client sends ChannelData.
     pub server: Endpoint,
-    /// Who may.
+    /// The client that may send.
     pub client: Endpoint,
     /// 0x4000 to 0x4fff.
     pub number: u16,
-    /// What the peer sees.
+    /// Address that the peer sees.
     pub relayed: Endpoint,
     /// With whom the client talks.
     pub peer: Endpoint,

@@ -22,7 +22,7 @@ impl Contestant<'_> {
     }
 }
 
-/// What `cargo xtask bench processor` reads.
+/// One result, as `cargo xtask bench processor` reads it.
 #[derive(Serialize)]
 struct Row {
     measure: String,

@@ -27,7 +27,7 @@ fn head(frame: &[u8]) -> [u8; 64] {
     std::array::from_fn(|at| frame.get(at).copied().unwrap_or(0))
 }
 
-/// Of a hundred: 60 IPv4/UDP, 20 IPv6/UDP, 10 with a VLAN tag, 5 TCP, 5 ARP.
+/// Builds frame `n` of a mix: 60 % IPv4/UDP, 20 % IPv6/UDP, 10 % with a VLAN tag, 5 % TCP, 5 % ARP.
 pub(crate) fn mixed(n: u32, dice: u64) -> [u8; 64] {
     let mut frame = udp(n, true);
     match dice % 100 {

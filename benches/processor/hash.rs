@@ -51,7 +51,7 @@ fn keyed(bench: &mut Bench) {
 
 #[cfg(target_arch = "x86_64")]
 fearless_simd::kernel!(
-    /// As many AES instructions as 64 keys need, in four chains: their number is all that counts.
+    /// Runs as many AES instructions as 64 keys need, in four chains. Only their number matters.
     fn rounds(avx512: Avx512, bytes: &[u8; 64]) {
         use std::arch::x86_64::_mm512_aesenc_epi128;
         let secret = safe_unaligned_simd::x86_64::_mm512_loadu_si512(bytes);

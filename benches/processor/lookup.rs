@@ -11,7 +11,7 @@ use oxide::simd::Processor;
 use crate::comparison::{Bench, contestant, random};
 use crate::frames;
 
-/// As large as the relay's session.
+/// A flow as large as the relay's session.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
 struct Session {

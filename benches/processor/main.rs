@@ -1,5 +1,5 @@
-//! The batch processor, the flow table and the relay's whole step, beside well-kept crates and beside their own
-//! plain forms. Everything of one measure in one run, in turns; `docs/simd.md` is made from it.
+//! Compares the batch processor, the flow table and the relay's whole step with other crates and with their own plain
+//! forms. A measure runs all contestants in one run, in turns; `docs/simd.md` has the results.
 //!
 //! `cargo xtask bench processor [--json FILE]`, or `cargo bench --bench processor -- [--quick] [MEASURE...]`
 

@@ -72,8 +72,8 @@ fn ours<'a>(batches: &'a [[&'a [u8; 64]; LANES]]) -> impl Iterator<Item = Contes
     })
 }
 
-/// What a peer found, for each frame of a batch. A result hidden from the compiler for each frame would go through one
-/// place in memory, and make the core wait for one frame before it begins with the next.
+/// Result of a peer for each frame of a batch. Hiding each result from the compiler separately would send all of them
+/// through one stack slot, and the core would wait for one frame before it starts the next.
 type Found<T> = [Option<T>; LANES];
 
 fn theirs<'a>(batches: &'a [[&'a [u8; 64]; LANES]], bounds: (f64, Option<f64>)) -> Vec<Contestant<'a>> {
@@ -115,7 +115,7 @@ fn l1(bench: &mut Bench) {
 fn mixed(bench: &mut Bench) {
     let mut dice = random(1);
     let heads: Vec<[u8; 64]> = (0..256).map(|n| frames::mixed(n, dice())).collect();
-    // 65 536 frames in an order without a pattern, from 16 KiB of heads.
+    // 65 536 frames in an unpredictable order, from 16 KiB of headers.
     let batches: Vec<[&[u8; 64]; LANES]> =
         (0..1024).map(|_| std::array::from_fn(|_| &heads[(dice() % 256) as usize])).collect();
     // What a queue does: those that are not plain UDP are recognised as well, which no peer here does for tags.
@@ -159,7 +159,7 @@ fn dram(bench: &mut Bench) {
     for last in (1..frames.len()).rev() {
         frames.swap(last, (dice() % (last as u64 + 1)) as usize);
     }
-    // Each contestant goes on where it stopped, through all of them.
+    // Each contestant continues where it stopped, through all frames.
     let (umem, batches) = (&umem, frames.chunks(LANES).count());
     let chunk = |at: &mut usize| {
         *at = (*at + 1) % batches;
@@ -182,7 +182,7 @@ fn dram(bench: &mut Bench) {
         }
     });
     contestants.push(smoltcp.at_most(0.25));
-    // What no parser can go below: each head's line, all of a batch under way at once.
+    // The lower bound of any parser: each header's cache line, all of a batch prefetched at once.
     let mut other = 250;
     contestants.push(contestant("reading the heads alone", move || {
         for _ in 0..64 {

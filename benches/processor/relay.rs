@@ -59,7 +59,7 @@ fn step(bench: &mut Bench, measure: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// For `valgrind --tool=callgrind --toggle-collect='*measured_*'`: a fixed number of packets, said at the end.
+/// Runs a fixed number of packets and prints it, for `valgrind --tool=callgrind --toggle-collect='*measured_*'`.
 pub(crate) fn for_callgrind(what: &str) {
     let steps = 64;
     let done = match what {
@@ -123,7 +123,7 @@ fn net() -> (SimNet, [QueueId; 2]) {
     (SimNet::new(&NAMES.map(|name| SimInterface::new(name, 1)), 1), NAMES.map(|name| QueueId::new(name, 0)))
 }
 
-/// Puts 64 frames into the memory of a port, the kernel's way.
+/// Delivers 64 frames to a port as the kernel does.
 fn arrive(net: &SimNet, id: &QueueId, frames: impl Iterator<Item = Vec<u8>>) {
     frames.for_each(|frame| net.inject(id, &frame));
 }
@@ -246,7 +246,7 @@ fn tables(net: &SimNet) -> Tables {
     Tables::new(1, links.collect(), (0..UPSTREAMS).map(route).collect(), neighbours)
 }
 
-/// The least there is: other MACs, and out.
+/// The smallest handler: replaces the MAC addresses and transmits.
 struct L2 {
     net: SimNet,
     ids: [QueueId; 2],

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr};
 /// Most packets in one call: a veth's ring holds 256, and all of a call are sent before it returns.
 pub(crate) const BURST: usize = 32;
 
-/// Where its answers go to.
+/// Destination of the client's packets.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Ends {
     /// Back to the clients, by va.
@@ -67,7 +67,7 @@ impl Client {
         Ok(())
     }
 
-    /// Calls `each` with what stands behind the mark of every packet that has come.
+    /// Calls `each` with the payload after the mark of every received packet.
     pub(crate) fn receive(&mut self, mut each: impl FnMut(&[u8])) -> Result<usize> {
         let came = self.socket.recv_batch(&mut self.received)?;
         while let Some(frame) = self.received.pop() {
@@ -80,7 +80,7 @@ impl Client {
         Ok(came)
     }
 
-    /// Packets that this client's own socket had no room for.
+    /// Returns the packets for which this client's own socket had no room.
     pub(crate) fn missed(&self) -> Result<u64> {
         let kernel = self.socket.stats()?.kernel;
         Ok(kernel.rx_dropped + kernel.rx_ring_full)
@@ -103,7 +103,7 @@ pub(crate) fn address() -> Ipv4Addr {
     Ipv4Addr::new(10, 77, 0, 1)
 }
 
-/// For a closed loop that must not wait for ever.
+/// Builds the error of a closed loop that stopped waiting.
 pub(crate) fn no_answer(what: &str) -> Error {
     Error::Text(format!("no answer {what}"))
 }

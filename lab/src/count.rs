@@ -1,4 +1,4 @@
-//! The far side alone: what comes by some interfaces in a while, whoever sends it.
+//! The far-side counter alone: counts what arrives at some interfaces in a given time from any sender.
 
 use crate::cpu::Meter;
 use crate::programs::{Counter, FarSideCount};

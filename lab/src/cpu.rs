@@ -29,8 +29,8 @@ pub(crate) fn steal_ms(cpu: u32) -> u64 {
     line.split_whitespace().nth(7).and_then(|ticks| ticks.parse::<u64>().ok()).unwrap_or(0) * 10
 }
 
-/// Samples what one core does: `bpf/split.bpf.c` at every beat of perf's cpu-clock. The kernel's own accounting is by ticks
-/// of 4 ms, too coarse for the 5 % of a forwarder's time that are spent in user mode; a process' rusage lacks softirq.
+/// Samples what one core does: `bpf/split.bpf.c` at every tick of perf's cpu-clock. The kernel's own accounting uses ticks
+/// of 4 ms, too coarse for the 5 % of a forwarder's time in user mode; a process' rusage lacks softirq.
 pub(crate) struct Meter {
     _object: Ebpf,
     samples: Counters,
@@ -50,9 +50,9 @@ pub(crate) struct CpuTime {
     pub(crate) user_ns: f64,
     /// System calls, softirq and interrupts.
     pub(crate) kernel_ns: f64,
-    /// What was not sampled: the clock stands still on an idle core, and while the hypervisor has taken it away.
+    /// Time without samples: the clock stops on an idle core, and while the hypervisor runs another guest.
     pub(crate) idle_ns: f64,
-    /// How many samples that is made of.
+    /// Number of samples behind the figures.
     pub(crate) samples: u64,
 }
 
@@ -84,7 +84,7 @@ impl Meter {
 }
 
 impl Sample {
-    /// What the core did since `earlier`.
+    /// Returns what the core did since `earlier`.
     pub(crate) fn since(self, earlier: Self) -> CpuTime {
         let (user, kernel) = (self.user - earlier.user, self.kernel - earlier.kernel);
         let [user_ns, kernel_ns] = [user, kernel].map(|samples| (samples * PERIOD_NS) as f64);

@@ -14,13 +14,13 @@ pub(crate) struct Percentiles {
 }
 
 impl Percentiles {
-    /// Of all `values`; zeros where there are none.
+    /// Computes the figures of all `values`; zeros if there are none.
     pub(crate) fn of(mut values: Vec<u64>) -> Self {
         values.sort_unstable();
         Self::by_rank(values.len(), |rank| values.get(rank).copied().unwrap_or(0))
     }
 
-    /// Of so many values, of which `at` gives that of a rank: 0 is the least.
+    /// Computes the figures of `samples` values; `at` returns the value of a rank, 0 is the minimum.
     pub(crate) fn by_rank(samples: usize, at: impl Fn(usize) -> u64) -> Self {
         let part = |part: f64| at((samples.saturating_sub(1) as f64 * part).round() as usize);
         Self {

@@ -15,9 +15,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// First bytes of every payload: the counter knows the lab's packets by them.
 pub(crate) const MARK: [u8; 4] = *b"OXBE";
-/// Where the forwarder listens.
+/// Listen address of the forwarder.
 pub(crate) const LISTEN: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
-/// Where a relay sends to.
+/// Upstream address of a relay.
 pub(crate) const UPSTREAM: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 2);
 /// First client.
 pub(crate) const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 79, 0, 1);
@@ -40,7 +40,7 @@ pub(crate) fn request(length: usize, port: u16) -> Result<Vec<u8>> {
     from(CLIENT, CLIENT_PORT, length, port)
 }
 
-/// As [`request`], from any client.
+/// Builds a [`request`] from any client.
 pub(crate) fn from(client: Ipv4Addr, client_port: u16, length: usize, port: u16) -> Result<Vec<u8>> {
     let mut payload = vec![0; length.saturating_sub(HEADERS).max(MARK.len())];
     payload[..MARK.len()].copy_from_slice(&MARK);

@@ -1,4 +1,4 @@
-//! What a forwarder's core does when nothing comes.
+//! Measures what a forwarder's core does without traffic.
 
 use crate::Result;
 use crate::cpu::Meter;

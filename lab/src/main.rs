@@ -1,23 +1,23 @@
-//! `oxide-lab`: the measuring tools of `cargo xtask bench`. Each command does one measurement, or is one forwarder, in
-//! the network namespace it is started in, and prints one JSON object when it is done.
+//! `oxide-lab`: the measuring tools of `cargo xtask bench`. Each command makes one measurement, or runs one forwarder,
+//! in the network namespace in which it is started, and prints one JSON object at the end.
 //!
-//! | module | is |
+//! | module | contents |
 //! |---|---|
 //! | [`frame`] | the lab's addresses and frames |
 //! | [`programs`] | the BPF generator and the far-side counter |
-//! | [`cpu`] | pinning, and where a core's time goes |
-//! | [`testbed`] | what [`saturate`] and [`trials`] are told: where to send, what, on which CPUs |
-//! | [`saturate`] | saturating load, and what comes through |
+//! | [`cpu`] | pinning, and the CPU time of a core by kind |
+//! | [`testbed`] | arguments of [`saturate`] and [`trials`]: destination, frames, CPUs |
+//! | [`saturate`] | saturating load, and the packets that arrive |
 //! | [`socket_load`] | the same by AF_XDP, for several queues |
-//! | [`trials`] | so many frames at such a rate, counted and timed at the far side |
+//! | [`trials`] | a number of frames at a rate, counted and timed at the far side |
 //! | [`times`] | the far side's table of times |
 //! | [`rfc`] | searches over trials: RFC 2544, 9004, 9693 |
 //! | [`client`] | an AF_XDP client: the sender of [`paced`] and of [`probe`] |
 //! | [`paced`] | load at a given rate: loss, latency, gaps |
 //! | [`probe`] | round trips |
 //! | [`count`] | the far side's counters alone |
-//! | [`idle`] | a core when nothing comes |
-//! | [`pauses`] | how long a core stops when nothing of ours runs on it |
+//! | [`idle`] | a core without traffic |
+//! | [`pauses`] | how long the machine stops a core |
 //! | [`micro`] | the user side in pieces |
 //! | [`forwarders`] | reference forwarders |
 
@@ -43,10 +43,10 @@ mod trials;
 use clap::Parser;
 use std::process::ExitCode;
 
-/// Why a command ended: what was tried, and what was seen.
+/// Error of a command: the attempted step and the observed result.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// In words.
+    /// A message.
     #[error("{0}")]
     Text(String),
     /// A system call.
@@ -63,7 +63,7 @@ pub(crate) enum Error {
 pub(crate) type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
-    /// For an I/O error.
+    /// Returns a function that adds the attempted step to an I/O error.
     pub(crate) fn io<E: Into<std::io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> Self {
         move |e| Error::Io(what.into(), e.into())
     }
@@ -86,19 +86,19 @@ enum Subcommand {
     Throughput(rfc::ThroughputOptions),
     /// Longest burst that is forwarded whole (RFC 9004).
     Burst(rfc::BurstOptions),
-    /// How fast and how many sessions are set up (RFC 9693).
+    /// Session set-up rate and capacity (RFC 9693).
     Sessions(rfc::SessionOptions),
     /// A given rate by an AF_XDP socket: loss, latency, order, and the longest gap.
     Paced(paced::Options),
     /// Round trips to an echo.
     Probe(probe::Options),
-    /// What comes in a while, whoever sends it.
+    /// Counts what arrives in a given time from any sender.
     Count(count::Options),
-    /// What the forwarder's core does when nothing comes.
+    /// Measures the forwarder's core without traffic.
     Idle(idle::Options),
-    /// For how long the forwarder's core is stopped at times, with a bare spin on it and on the generator's.
+    /// Measures pauses of the forwarder's core with a bare spin on it and on the generator's core.
     Pauses(pauses::Options),
-    /// The user side in pieces, timed beside crates that do the same.
+    /// Measures the user side in pieces, compared with crates that do the same.
     Micro(micro::Options),
     /// One of those pieces, a given number of times.
     Work(micro::WorkOptions),
@@ -131,7 +131,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// What a command found, as one line of JSON.
+/// Prints a command's result as one line of JSON.
 pub(crate) fn print(report: &impl serde::Serialize) -> Result<()> {
     println!("{}", serde_json::to_string(report).map_err(|e| Error::Text(e.to_string()))?);
     Ok(())

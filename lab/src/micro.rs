@@ -1,5 +1,5 @@
-//! The user side in pieces: one round of each is one batch of 64. Timed in turns beside crates that do the same, or run a
-//! given number of rounds under an instruction counter.
+//! The user side in pieces: one round is one batch of 64. Timed in turns with crates that do the same, or run for a given
+//! number of rounds under an instruction counter.
 
 use crate::{Error, Result, cpu, frame};
 use clap::Args;
@@ -27,14 +27,14 @@ pub(crate) struct Options {
 
 #[derive(Args)]
 pub(crate) struct WorkOptions {
-    /// Which piece; without it, their names are listed.
+    /// Piece to run; without it, the names are listed.
     name: Option<String>,
     /// Batches of 64.
     #[arg(default_value_t = 1000)]
     batches: u32,
 }
 
-/// One way of doing one piece of work, a batch at a time.
+/// One implementation of a piece of work, a batch at a time.
 struct Work {
     piece: &'static str,
     /// `oxide`, or the crate.
@@ -64,7 +64,7 @@ fn theirs(piece: &'static str, by: &'static str, batch: impl FnMut() + 'static) 
     Work { piece, by, batch: Box::new(batch) }
 }
 
-/// Every piece; with or without the crates beside it (a HashMap's random seed would show in instruction counts).
+/// Returns every piece, with or without the compared crates (a HashMap's random seed would change instruction counts).
 fn pieces(peers: bool) -> Result<Pieces> {
     let mut all = vec![];
     rings(&mut all)?;

@@ -1,5 +1,5 @@
-//! Load at a given rate, open loop: packets leave when they are due, whatever became of those before. Each carries its
-//! number and the time it was due, so that a late sender shows as latency and not as a smaller load.
+//! Load at a given rate, open loop: packets leave when they are due, independent of earlier results. Each carries its
+//! number and due time, so that a late sender shows as latency and not as a smaller load.
 
 use crate::Result;
 use crate::client::{self, BURST, Client, Ends};
@@ -35,7 +35,7 @@ pub(crate) struct Options {
     /// Queue of va to send by; an echo comes back by the same.
     #[arg(long, default_value_t = 0)]
     queue: u32,
-    /// How long the forwarder may take until a first packet comes through, milliseconds.
+    /// Time until the forwarder must deliver a first packet, milliseconds.
     #[arg(long, default_value_t = 10_000)]
     ready_ms: u64,
     #[arg(long, default_value_t = 0)]
@@ -56,7 +56,7 @@ struct Report {
     out_of_order: u64,
     /// Longest time without any packet, milliseconds.
     longest_gap_ms: f64,
-    /// Longest time a packet waited here to be sent after it was due: the sender stood still.
+    /// Longest delay of the sender after a packet's due time.
     late_ms: f64,
     /// Taken from the forwarder's core by the hypervisor, milliseconds.
     steal_ms: u64,
@@ -65,7 +65,7 @@ struct Report {
     core: CpuTime,
 }
 
-/// What has come.
+/// Packets that arrived.
 struct Arrivals {
     start: Instant,
     received: u64,

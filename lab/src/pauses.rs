@@ -1,5 +1,5 @@
-//! How long a core stops at times, whatever runs on it: both ends' cores spin at once and read the clock, and nothing else. What
-//! the hypervisor, interrupts or other programs take away is a gap between two readings.
+//! Measures how long the machine stops a core: the cores of both ends spin at once and only read the clock. Time that the
+//! hypervisor, interrupts or other programs take is a gap between two readings.
 
 use crate::{Error, Result, cpu};
 use clap::Args;
@@ -12,7 +12,7 @@ pub(crate) struct Options {
     /// Milliseconds.
     #[arg(long, default_value_t = 2000)]
     ms: u64,
-    /// The generator's CPU: it spins too, as under load, and is not told of.
+    /// CPU of the generator: it spins too, as under load, and is not reported.
     #[arg(long, default_value_t = 0)]
     cpu: u32,
     /// The forwarder's CPU.
@@ -23,7 +23,7 @@ pub(crate) struct Options {
 /// Gaps that are shorter are ticks and interrupts, and fit into any ring.
 const PAUSE_NS: u64 = 500_000;
 
-/// What one core was stopped for.
+/// Pauses of one core.
 #[derive(Debug, Default, PartialEq, Serialize)]
 struct Pauses {
     seconds: f64,
@@ -36,7 +36,7 @@ struct Pauses {
 }
 
 impl Pauses {
-    /// Of readings of a clock in nanoseconds, one after the other.
+    /// Computes the pauses from successive readings of a clock in nanoseconds.
     fn of(mut readings: impl Iterator<Item = u64>) -> Self {
         let Some(start) = readings.next() else { return Self::default() };
         let (mut pauses, mut last) = (Self::default(), start);
@@ -69,7 +69,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 /// Spins on `cpu`, from when the other has come as well.
 fn spin(cpu: u32, together: &Barrier, time: Duration) -> Result<Pauses> {
     let pinned = cpu::pin(cpu as usize);
-    // Also without its CPU: the other would wait for ever.
+    // Also without its CPU: otherwise the other thread would wait without end.
     together.wait();
     pinned?;
     let (start, mut last) = (Instant::now(), Duration::ZERO);

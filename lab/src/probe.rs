@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// What the client is.
+    /// Kind of client.
     #[arg(long, default_value = "xdp")]
     client: Kind,
     /// Round trips.
     #[arg(long, default_value_t = 10_000)]
     count: u32,
-    /// Pause before each, microseconds: long enough, and the echo has gone to sleep.
+    /// Pause before each request, microseconds; with a long pause the echo sleeps.
     #[arg(long, default_value_t = 0)]
     gap_us: u64,
     /// Bytes of a frame.
@@ -26,7 +26,7 @@ pub(crate) struct Options {
     /// UDP port of the echo.
     #[arg(long, default_value_t = 5000)]
     port: u16,
-    /// How long the echo may take until it answers for the first time, milliseconds.
+    /// Time until the echo must answer for the first time, milliseconds.
     #[arg(long, default_value_t = 10_000)]
     ready_ms: u64,
     #[arg(long, default_value_t = 0)]
@@ -48,13 +48,13 @@ struct Report {
     percentiles: Percentiles,
 }
 
-/// How long an answer may take before it counts as lost.
+/// Time after which an answer counts as lost.
 const LOST_AFTER: Duration = Duration::from_millis(200);
 
-/// One way to ask and to be answered.
+/// Sends requests and receives answers.
 trait Pair {
     fn ask(&mut self, number: u32) -> Result<()>;
-    /// Whether the answer to `number` is there.
+    /// Returns whether the answer to `number` has arrived.
     fn answered(&mut self, number: u32) -> Result<bool>;
 }
 

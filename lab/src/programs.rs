@@ -27,7 +27,7 @@ pub(crate) fn failed<E: std::error::Error>(what: &str) -> impl FnOnce(E) -> Erro
     }
 }
 
-/// What the generator sends.
+/// Frames that the generator sends.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Shape {
     /// Bytes of a frame, without FCS.
@@ -106,7 +106,7 @@ impl Generator {
         Counters::take(&mut self.object, "MADE")
     }
 
-    /// What it is to do, and what it has done.
+    /// Returns the maps that control the generator and report its progress.
     pub(crate) fn orders(&mut self) -> Result<TrialControl> {
         Ok(TrialControl { order: array(&mut self.object, "ORDER")?, progress: array(&mut self.object, "PROGRESS")? })
     }
@@ -155,7 +155,7 @@ impl TrialControl {
     pub(crate) fn stop(&mut self) -> Result<()> {
         let [_, step, frames, first] = self.order.get(&0, 0).map_err(failed("ordering"))?;
         self.order.set(0, [0, step, frames, first], 0).map_err(failed("ordering"))?;
-        // Frames of the batch under way.
+        // Frames of the current batch.
         std::thread::sleep(std::time::Duration::from_millis(1));
         Ok(())
     }
@@ -184,7 +184,7 @@ impl Counters {
     }
 }
 
-/// The far-side counter on one interface, attached as long as it lives.
+/// The far-side counter on one interface, attached until it is dropped.
 pub(crate) struct Counter {
     _object: Ebpf,
     counters: Counters,
@@ -200,7 +200,7 @@ pub(crate) struct FarSideCount {
 }
 
 impl FarSideCount {
-    /// What came since `earlier`.
+    /// Returns what arrived since `earlier`.
     pub(crate) fn since(self, earlier: Self) -> Self {
         Self {
             packets: self.packets - earlier.packets,
@@ -222,12 +222,12 @@ impl Counter {
         Ok(Self { _object: object, counters, times })
     }
 
-    /// What came so far.
+    /// Returns what arrived so far.
     pub(crate) fn seen(&self) -> Result<FarSideCount> {
         Ok(FarSideCount { packets: self.counters.get(0)?, bytes: self.counters.get(1)?, others: self.counters.get(2)? })
     }
 
-    /// What came so far by all of `counters`.
+    /// Returns what arrived so far at all of `counters`.
     pub(crate) fn all(counters: &[Self]) -> Result<FarSideCount> {
         counters.iter().try_fold(FarSideCount::default(), |sum, counter| {
             let seen = counter.seen()?;
@@ -248,7 +248,7 @@ impl Counter {
     }
 }
 
-/// A forwarder in the kernel on one interface, attached as long as it lives.
+/// A forwarder in the kernel on one interface, attached until it is dropped.
 pub(crate) struct Bounce {
     _object: Ebpf,
 }

@@ -1,8 +1,8 @@
-//! Searches over trials: throughput at a loss goal (RFC 2544, section 26.1), back-to-back frames (RFC 9004), and how fast and
-//! how many sessions a relay takes (RFC 9693).
+//! Searches over trials: throughput at a loss goal (RFC 2544, section 26.1), back-to-back frames (RFC 9004), session
+//! set-up rate and capacity of a relay (RFC 9693).
 //!
-//! A shared machine takes a core away now and then, whatever the rate. So a rate that failed is tried again, and holds
-//! when one of [`TRIES`] trials of it does (binary search with loss verification, ETSI GS NFV-TST 009, section 12.3.3).
+//! A shared machine stops a core now and then, at any rate. Therefore a failed rate is tried again, and holds if one of
+//! [`TRIES`] trials holds (binary search with loss verification, ETSI GS NFV-TST 009, section 12.3.3).
 
 use crate::programs::Order;
 use crate::testbed::TestbedArgs;
@@ -15,7 +15,7 @@ use std::time::Duration;
 /// Trials of one rate before it counts as too much.
 const TRIES: usize = 3;
 
-/// What a search knows.
+/// State of a search.
 #[derive(Default)]
 struct Tally {
     trials: u32,
@@ -40,7 +40,7 @@ pub(crate) struct ThroughputOptions {
 
 #[derive(Serialize)]
 struct Throughput {
-    /// What came through with as much as the generator makes.
+    /// Rate that arrived at the generator's maximum.
     saturated_pps: f64,
     goals: Vec<Goal>,
     trials: u32,
@@ -57,7 +57,7 @@ struct Goal {
 }
 
 impl Tally {
-    /// Whether one of [`TRIES`] trials at `pps` loses no more than `goal`.
+    /// Returns whether one of [`TRIES`] trials at `pps` loses at most `goal`.
     fn holds(&mut self, trials: &mut Trials, pps: f64, ms: u64, goal: f64) -> Result<bool> {
         for _ in 0..TRIES {
             let outcome = trials.run(&Order { pps, frames: (pps * ms as f64 / 1e3) as u64, first: 0 })?;
@@ -67,7 +67,7 @@ impl Tally {
             if outcome.loss() <= goal {
                 return Ok(true);
             }
-            // Far too much is not the machine's mood.
+            // A loss this high does not come from pauses of the machine.
             if outcome.loss() > 0.05 {
                 return Ok(false);
             }
@@ -188,7 +188,7 @@ struct Sessions {
     setups_per_s: f64,
     /// Sessions begun in all trials.
     begun: u64,
-    /// Of `each` flows, those that were forwarded; the same ones once more.
+    /// Flows that were forwarded when the same flows were sent once more.
     held: u64,
     held_again: u64,
 }

@@ -35,7 +35,7 @@ struct Report {
     seconds: f64,
     /// Frames the generator made.
     offered: u64,
-    /// What came through.
+    /// Packets that arrived at the far side.
     #[serde(flatten)]
     seen: FarSideCount,
     /// From start to the first packet through, milliseconds.
@@ -151,7 +151,7 @@ fn wait_until_ready(bench: &Bench, mut send: impl FnMut() -> Result<()>, within:
     Ok(start.elapsed())
 }
 
-/// What vb received, by its line of /proc/net/dev: bytes and packets first. XDP drops are in it.
+/// Reads what vb received from its line of /proc/net/dev: bytes and packets first, XDP drops included.
 fn far(path: &std::path::Path) -> Result<FarSideCount> {
     let text = std::fs::read_to_string(path).map_err(Error::io(path.display().to_string()))?;
     let line = text.lines().find_map(|l| l.trim_start().strip_prefix("vb:")).unwrap_or_default();

@@ -1,10 +1,10 @@
-//! What saturating load and trials at given rates have in common: where to send, what, and on which CPUs.
+//! Arguments that saturating load and trials at given rates share: destination, frames, CPUs.
 
 use crate::Result;
 use crate::programs::{Counter, Shape};
 use clap::Args;
 
-/// Where and what to send.
+/// Destination and frames of the load.
 #[derive(Args, Clone)]
 pub(crate) struct TestbedArgs {
     /// Interface to send by.
@@ -25,7 +25,7 @@ pub(crate) struct TestbedArgs {
     /// Ports used in turn.
     #[arg(long, default_value_t = 1)]
     pub(crate) ports: u16,
-    /// How long the forwarder may take until a first packet comes through, milliseconds; 0: `blast` does not wait.
+    /// Time until the forwarder must deliver a first packet, milliseconds; 0: `blast` does not wait.
     #[arg(long, default_value_t = 10_000)]
     pub(crate) ready_ms: u64,
     /// The generator's CPU.

@@ -12,17 +12,17 @@ use clap::Args;
 use serde::Serialize;
 use std::time::{Duration, Instant};
 
-/// What came of a trial.
+/// Result of a trial.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub(crate) struct TrialOutcome {
-    /// Packets per second asked for; 0 is as many as can be made.
+    /// Requested packets per second; 0 means the generator's maximum.
     pub(crate) asked_pps: f64,
     /// Packets per second that the generator made.
     pub(crate) made_pps: f64,
     pub(crate) sent: u64,
     pub(crate) received: u64,
     pub(crate) lost: u64,
-    /// How late the latest frame left, nanoseconds: the generator's own core was away for so long.
+    /// Largest delay of a frame, nanoseconds: a pause of the generator's own core.
     pub(crate) late_ns: u64,
     /// Time that the hypervisor took from the forwarder's CPU, as proc_stat(5) has it, in steps of 10 ms.
     pub(crate) steal_ms: u64,
@@ -104,7 +104,7 @@ impl Trials {
         self.run_within(order, within)
     }
 
-    /// As many as can be made, for so long.
+    /// Sends at the generator's maximum for `time`.
     pub(crate) fn saturate(&mut self, time: Duration) -> Result<TrialOutcome> {
         self.run_within(&Order { pps: 0.0, frames: u64::MAX, first: 0 }, time)
     }
@@ -169,7 +169,7 @@ pub(crate) struct Options {
     /// Packets per second, 0 for as many as can be made; one trial for each.
     #[arg(long = "rate", required = true)]
     rates: Vec<f64>,
-    /// How long each takes, milliseconds.
+    /// Duration of each trial, milliseconds.
     #[arg(long, default_value_t = 1000)]
     ms: u64,
 }

@@ -1,4 +1,4 @@
-//! The committed BPF objects are what their sources say.
+//! The committed BPF objects match their sources.
 #![allow(clippy::unwrap_used)]
 
 use std::io::Write as _;
@@ -7,7 +7,7 @@ use std::process::Command;
 
 /// The compiler whose output is committed; others order instructions differently.
 const CLANG: &str = "clang version 14.";
-/// As in docs/performance.md, from the repository's root.
+/// The command of docs/performance.md, from the repository's root.
 const RECIPE: &str = "clang -O2 --target=bpfel -mcpu=v2 -fno-addrsig -Wall -Wextra -Werror -c";
 
 #[test]

@@ -1,4 +1,4 @@
-//! What is made from the registry for people: the reference page and the Grafana dashboard.
+//! Generates the reference page and the Grafana dashboard from the registry.
 
 use std::fmt::Write as _;
 
@@ -170,7 +170,7 @@ mod tests {
         is_true("docs/metrics.md", &reference());
     }
 
-    /// No alert waits for a metric, or for a label, that there is not.
+    /// Alerts use only metrics and labels that exist.
     #[test]
     fn the_alerts_name_only_what_there_is() {
         let rules = include_str!("../../packaging/prometheus/oxide.rules.yml");

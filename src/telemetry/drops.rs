@@ -1,4 +1,4 @@
-//! Why a packet was not sent on. One counter each; the list is complete, so that
+//! Reasons why a packet was not forwarded, with one counter each. The list is complete:
 //! received = forwarded + sum of drops holds at every quiescent point.
 
 use serde::Serialize;
@@ -7,7 +7,7 @@ macro_rules! reasons {
     ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal {
         cause: $cause:literal, remedy: $remedy:literal, log: $log:literal $(,)?
     })+) => {
-        /// Says why a packet was dropped.
+        /// States why a packet was dropped.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[repr(u8)]
         #[non_exhaustive]
@@ -150,7 +150,7 @@ reasons! {
         log: false,
     }
 
-    // The relay's decision.
+    // Decisions of the relay.
     /// No relay entry and no session knows this packet.
     NoSession = "no_session" {
         cause: "An answer came after its session had ended, or a scan hits the source ports.",

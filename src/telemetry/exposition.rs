@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use super::Histogram;
 use super::metrics::{self, Kind, Metric};
 
-/// Samples on their way to text. Each metric's samples come out together, whatever the order they came in.
+/// Collects samples and writes them as text. The samples of a metric are grouped, in any order of insertion.
 #[derive(Debug, Default)]
 pub struct Exposition {
     samples: BTreeMap<&'static str, String>,
@@ -28,8 +28,8 @@ impl Exposition {
         line(out, metric.name, "", &pairs(metric, labels), value);
     }
 
-    /// The samples of a histogram; a value counted as `n` is `n * scale` in the metric's unit. Buckets below
-    /// `from` values are told as one.
+    /// Adds the samples of a histogram. A value counted as `n` is `n * scale` in the metric's unit. Buckets below
+    /// `from` are written as one.
     pub fn histogram<const N: usize>(
         &mut self,
         metric: &'static Metric,
@@ -54,7 +54,7 @@ impl Exposition {
         line(out, metric.name, "_count", &pairs, below as f64);
     }
 
-    /// Whether `metric` has a sample.
+    /// Returns whether `metric` has a sample.
     #[must_use]
     pub fn has(&self, metric: &Metric) -> bool {
         self.samples.contains_key(metric.name)

@@ -25,7 +25,7 @@ impl<const N: usize> Histogram<N> {
         self.sum = self.sum.wrapping_add(value);
     }
 
-    /// How many values were counted.
+    /// Returns the number of counted values.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()
@@ -86,7 +86,7 @@ pub fn quantile(buckets: &[u64], q: f64) -> Option<f64> {
 }
 
 impl<const N: usize> Serialize for Histogram<N> {
-    /// As `{"count", "sum", "le": {"64": 12}}`: buckets that hold something, by their upper bound, `inf` the last.
+    /// Writes `{"count", "sum", "le": {"64": 12}}`: non-empty buckets by their upper bound, `inf` last.
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         use serde::ser::SerializeStruct;
         let name = |bound: Option<u64>| bound.map_or_else(|| "inf".to_owned(), |bound| bound.to_string());

@@ -2,10 +2,10 @@
 //! ([`Exposition`](super::Exposition)), `docs/metrics.md` and `packaging/grafana/oxide.json` are made from it,
 //! so that none of them can name what is not there.
 
-/// What kind of number a metric is.
+/// Kind of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Only grows; begins at zero with the process, or, where the help says so, with an interface's program.
+    /// Only grows. Starts at zero with the process, or, if the help says so, with an interface's program.
     Counter,
     /// Goes up and down.
     Gauge,
@@ -32,13 +32,13 @@ pub struct Metric {
     pub section: &'static str,
     /// Its name.
     pub name: &'static str,
-    /// What kind of number it is.
+    /// Kind of the metric.
     pub kind: Kind,
-    /// Its unit, in words.
+    /// Unit, written out.
     pub unit: &'static str,
     /// Its labels, in order.
     pub labels: &'static [&'static str],
-    /// What it says.
+    /// Meaning of the metric, in a sentence.
     pub help: &'static str,
 }
 
@@ -160,7 +160,7 @@ metrics! {
     }
 }
 
-/// What the relay counts under `event` of [`HANDLER_EVENTS`], and what it means.
+/// Events of the relay under the label `event` of [`HANDLER_EVENTS`], with their meaning.
 pub const RELAY_EVENTS: &[(&str, &str)] = &[
     ("created", "Sessions made."),
     ("expired", "Sessions that ended because their client was silent."),

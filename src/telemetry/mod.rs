@@ -1,12 +1,12 @@
-//! What is counted, and under which name.
+//! Counters, drop reasons and the metric registry.
 //!
 //! | file | holds |
 //! |---|---|
-//! | `drops` | why a packet is dropped; the complete list |
+//! | `drops` | drop reasons; the complete list |
 //! | `histogram` | distributions as counts by powers of two |
 //! | [`metrics`] | the one registry of metrics |
 //! | `exposition` | Prometheus text, written by the registry |
-//! | [`documents`] | reference page and dashboard, made from the registry |
+//! | [`documents`] | reference page and dashboard, generated from the registry |
 
 pub mod documents;
 mod drops;
