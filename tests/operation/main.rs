@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod commands;
+mod device_settings;
 #[path = "../common/netns.rs"]
 mod netns;
 mod privileges;
