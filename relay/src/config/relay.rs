@@ -131,6 +131,21 @@ impl SessionsConfig {
         Duration::from_secs(u64::from(relay.idle_timeout_s.unwrap_or(self.idle_timeout_s)))
     }
 
+    /// Says how many sessions there can be at once, and which field sets that bound.
+    #[must_use]
+    pub fn bound(&self) -> String {
+        let (capacity, ports) = (self.capacity, self.source_ports.count());
+        if ports < capacity {
+            let range = self.source_ports;
+            format!(
+                "at most {ports} sessions at once for each source address, set by sessions.source_ports = \"{range}\"; \
+                 sessions.capacity = {capacity} is above that"
+            )
+        } else {
+            format!("at most {capacity} sessions at once, set by sessions.capacity")
+        }
+    }
+
     pub(super) fn check(&self, problems: &mut Vec<Problem>) {
         if !(64..=1 << 24).contains(&self.capacity) {
             SESSIONS.refuse("capacity", self.capacity, "write capacity = 65536", problems);

@@ -391,3 +391,13 @@ fn the_document_is_true() {
     let missing: Vec<_> = wanted.lines().filter(|line| !document.contains(line)).collect();
     assert!(missing.is_empty(), "docs/configuration.md lacks:\n{}", missing.join("\n"));
 }
+
+#[test]
+fn session_bound_names_the_field_that_sets_it() {
+    let bound = |lines: &str| Config::from_toml(&format!("{MINIMAL}[sessions]\n{lines}\n")).unwrap().sessions.bound();
+    let ports = bound("capacity = 65536\nsource_ports = \"61000-65535\"");
+    assert!(ports.starts_with("at most 4536 sessions at once for each source address"), "{ports}");
+    assert!(ports.contains("sessions.source_ports") && ports.contains("sessions.capacity = 65536"), "{ports}");
+    let capacity = bound("capacity = 64\nsource_ports = \"61000-65535\"");
+    assert_eq!(capacity, "at most 64 sessions at once, set by sessions.capacity");
+}

@@ -62,7 +62,7 @@ const CHOICES: [usize; 16] = [0, 6, 2, 5, 3, 6, 6, 1, 2, 3, 5, 3, 2, 4, 1, 0];
 
 #[test]
 fn every_port_has_at_most_one_owner_and_slices_are_equal() {
-    for (ports, queues) in [("61000-65535", 4), ("61000-65535", 7), ("1024-65535", 64), ("65535-65535", 1)] {
+    for (ports, queues) in [("61000-65535", 4), ("61000-65535", 7), ("5120-65535", 64), ("65535-65535", 1)] {
         let plan = RelayPlan::new(&config(&format!("source_ports = \"{ports}\"")), &[]).unwrap();
         plan.check_queues(queues).unwrap();
         let slices = plan.slices(queues);

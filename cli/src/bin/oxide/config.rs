@@ -29,6 +29,7 @@ pub(crate) fn config(command: &ConfigCommand) -> Result<ExitCode, String> {
                 outln!("warning: {finding}");
             }
             outln!("{}: {} relay(s) on {}", file.display(), config.relays.len(), config.engine.interfaces.join(", "));
+            outln!("sessions: {}", config.sessions.bound());
         }
         ConfigCommand::Example => out!("{}", Config::example()),
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
-use oxide_relay::config::{Config, EngineConfig};
+use oxide_relay::config::{Config, EngineConfig, SessionsConfig};
 use oxide_topology::PlanRequest;
 use oxide_topology::cli::{self, DoctorArgs, Format, PlanArgs, RECORD, Source};
 use oxide_topology::doctor::{OwnRelay, Traffic};
@@ -162,18 +162,20 @@ pub(crate) fn plan(command: &PlanCommand) -> Result<ExitCode, String> {
     let text = args.format == Format::Table;
     let exit = cli::plan_command(&args, &mut out, &mut errors);
     if text && let Some(path) = &subject.config {
-        sessions(Config::load(path).map_err(|e| e.to_string())?.sessions.capacity);
+        sessions(&Config::load(path).map_err(|e| e.to_string())?.sessions);
     }
     Ok(exit.into())
 }
 
 /// What the sessions of a configuration take of memory.
-fn sessions(capacity: u32) {
+fn sessions(sessions: &SessionsConfig) {
+    let capacity = sessions.capacity;
     let bytes = oxide_relay::table_bytes(capacity) as f64;
     let (each, all) = (bytes / f64::from(capacity.max(1)), bytes / f64::from(1 << 20));
     outln!(
         "\nsessions   {capacity}, {each:.0} bytes each with their index: tables of {all:.1} MiB, taken at start, \
-         in equal parts for each queue"
+         in equal parts for each queue\n           {}",
+        sessions.bound()
     );
 }
 
@@ -188,5 +190,10 @@ pub(crate) fn doctor(command: &DoctorCommand) -> Result<ExitCode, String> {
         self_test: command.self_test.then_some(oxide_cli::self_test::run as fn() -> _),
         json: subject.json,
     };
-    Ok(cli::doctor_command(&args, &mut Out, &mut Errors).into())
+    let exit = cli::doctor_command(&args, &mut Out, &mut Errors);
+    if let Some(path) = subject.config.as_ref().filter(|_| !subject.json) {
+        let config = Config::load(path).map_err(|e| e.to_string())?;
+        outln!("sessions: {}", config.sessions.bound());
+    }
+    Ok(exit.into())
 }

@@ -59,7 +59,9 @@ pub(crate) fn relay(path: &Path, report: Option<&Path>, log: LogControl) -> Resu
     crate::faults::listen(engine.handle());
     let places = places(&listeners);
     let lost = file::lost_access(path).inspect(|text| tracing::warn!("{text}"));
-    let notes: Vec<String> = listeners.notes().iter().cloned().chain([sandbox.line()]).chain(lost).collect();
+    let sessions = format!("sessions: {}", config.sessions.bound());
+    let notes = [sessions].into_iter().chain(listeners.notes().iter().cloned()).chain([sandbox.line()]).chain(lost);
+    let notes: Vec<String> = notes.collect();
     summary::print(&config, &engine, &places, &notes);
     let handle = engine.handle();
     handle.confined(sandbox.layers());
