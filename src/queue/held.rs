@@ -136,7 +136,7 @@ mod tests {
             assert!(self.umem.set_length(&mut frame, mark));
             let held = self.held.hold(frame, PortIndex::default(), HoldKey::new(key), None, self.now);
             let kept = held.is_ok();
-            let back = held.map_or_else(Some, |evicted| evicted);
+            let back = held.unwrap_or_else(Some);
             let mark = back.as_ref().map(|frame| frame.length());
             back.into_iter().for_each(|frame| self.umem.give(frame));
             (kept, mark.filter(|_| kept))

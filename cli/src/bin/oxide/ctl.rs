@@ -154,7 +154,7 @@ pub(crate) fn ctl(command: &CtlCommand) -> ExitCode {
         && DropReason::by_name(name).is_none()
     {
         let known = DropReason::ALL.iter().map(|reason| reason.name()).collect::<Vec<_>>().join(", ");
-        eprintln!("oxide: no drop reason is called {name}; there are {known}");
+        errln!("oxide: no drop reason is called {name}; there are {known}");
         return ExitCode::from(2);
     }
     let patience = match &command.what {

@@ -22,11 +22,11 @@ pub(crate) fn show(view: &NodeView, only: Option<&str>, json: bool) {
             }),
             None => json!({ "reason": name, "dropped": count }),
         };
-        println!("{:#}", json!(chosen.iter().map(one).collect::<Vec<_>>()));
+        outln!("{:#}", json!(chosen.iter().map(one).collect::<Vec<_>>()));
     } else if chosen.is_empty() {
-        println!("no packet was dropped");
+        outln!("no packet was dropped");
     } else {
-        print!("{}", chosen.iter().map(|(name, count)| paragraph(name, *count)).collect::<String>());
+        out!("{}", chosen.iter().map(|(name, count)| paragraph(name, *count)).collect::<String>());
     }
 }
 
