@@ -10,14 +10,11 @@ use oxide_actors::supervisor::{self, ActorExit, SupervisorLink, Undelivered};
 use super::EngineError;
 use super::interfaces::Interfaces;
 use super::launch::{Launched, Launcher};
-use super::outbox::Outbox;
+use super::outbox::{ActorCommand, Outbox};
 use crate::net::Tables;
-use crate::queue::{self, DatapathFault, Handler, Handover, PortRequests, QueueExit, Report};
+use crate::queue::{DatapathFault, Handler, Handover, PortRequests, QueueExit, Report};
 use crate::umem::PortIndex;
 use crate::xdp::PortOpenParams;
-
-/// What is told to an actor over AF_XDP ports.
-pub(super) type ActorCommand = queue::ActorCommand<PortOpenParams>;
 
 /// What the engine tells a worker past the supervisor.
 pub(super) enum EngineMessage {

@@ -4,10 +4,14 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
+use crate::net::Tables;
 use crate::xdp::steering::{Steering, SteeringError};
 
 /// UDP destinations that are the engine's: everything else stays the kernel's.
 pub type Destinations = Vec<(IpAddr, RangeInclusive<u16>)>;
+
+/// Which destinations are the engine's, given the addresses of the moment.
+pub(super) type DestinationsOf = Box<dyn Fn(&Tables) -> Destinations + Send>;
 
 /// The ports of each address. An IPv4-mapped address is its IPv4 address, as in the kernel's table.
 pub(super) type ByAddress = BTreeMap<IpAddr, Vec<RangeInclusive<u16>>>;

@@ -9,9 +9,10 @@ use oxide_actors::mailbox::SendError;
 use oxide_actors::supervisor::{ActorId, CommandRefused, RestartScope, SupervisorError, SupervisorHandle};
 use oxide_topology::Plan;
 
-use super::controller::{ActorCommand, Directory, EngineMessage};
+use super::controller::{Directory, EngineMessage};
 use super::housekeeper::HousekeeperCommand;
 use super::interfaces::Interfaces;
+use super::outbox::ActorCommand;
 use super::{EngineError, EngineStatus, Layer, QueueStatus};
 use crate::config::EngineConfig;
 use crate::port::QueueId;

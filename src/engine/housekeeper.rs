@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use oxide_actors::supervisor::{ActorId, SupervisorHandle};
 use oxide_topology::Nic;
 
-use super::DestinationsOf;
 use super::EngineError;
 use super::EngineStatus;
 use super::controller::EngineMessage;
+use super::destinations::DestinationsOf;
 use super::drift;
 use super::interfaces::{Interfaces, ProgramEvent};
 use crate::net::{NetEvent, NetOptions, NetService, Tables};

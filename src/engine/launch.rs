@@ -12,8 +12,8 @@ use oxide_actors::supervisor::SupervisorLink;
 use oxide_topology::{ActorPlan, Page, Plan, PortPlan};
 
 use super::EngineError;
-use super::controller::ActorCommand;
 use super::interfaces::Interfaces;
+use super::outbox::{ActorCommand, PARCELS};
 use crate::config::EngineConfig;
 use crate::net::Tables;
 use crate::port::{QueueId, Rss};
@@ -24,10 +24,6 @@ use crate::xdp::{BusyPoll, XdpBackend, XdpOptions};
 
 /// Commands that may wait for one actor: tables, peers and an operator's word or two.
 const COMMANDS: usize = 64;
-/// Packets of other queues that may wait for one actor.
-const PARCELS: usize = 512;
-/// Bytes of one actor's inbox, allocated at start.
-pub(super) const INBOX_BYTES: u64 = (PARCELS * size_of::<Handover>()) as u64;
 
 /// A running actor, as the supervisor holds it.
 pub(super) struct Launched {

@@ -39,7 +39,7 @@ pub use oxide_actors::supervisor::{RestartCause, RestartScope};
 use oxide_actors::supervisor::{StopReport, Supervisor, SupervisorError, supervise};
 use oxide_topology::Plan;
 
-pub use cause::RestartCounts;
+pub use cause::{LastRestart, RestartCounts};
 pub use config_values::{PlannedMachine, make_plan, request};
 pub use destinations::Destinations;
 pub use error::EngineError;
@@ -48,13 +48,13 @@ pub use housekeeper::read_tables;
 pub use layer::{Layer, LayerState};
 pub use port_status::PortStatus;
 pub use reload::{PendingQueue, PendingUntil, ReloadReport};
-pub use restarts::LastRestart;
 pub use state::{EngineState, QueueState};
 pub use status::{EngineStatus, ModeStatus, ProcessUsage, QueueStatus, SteeringStatus};
 pub use supervision::{RelayExit, Supervision};
 pub use totals::Totals;
 
 use controller::{Directory, EngineMessage, QueueController};
+use destinations::DestinationsOf;
 use handle::{Factory, Shared};
 use housekeeper::{Housekeeper, HousekeeperCommand};
 use interfaces::Interfaces;
@@ -72,8 +72,6 @@ const START_WITHIN: Duration = Duration::from_secs(15);
 const ASKS: usize = 1024;
 /// Orders for the housekeeping thread that may wait.
 const ORDERS: usize = 16;
-/// Which destinations are the engine's, given the addresses of the moment.
-type DestinationsOf = Box<dyn Fn(&Tables) -> Destinations + Send>;
 
 /// A running engine. Dropping it stops it, without patience.
 pub struct Engine {

@@ -4,11 +4,19 @@ use std::collections::VecDeque;
 
 use oxide_actors::mailbox::{Address, SendError};
 
-use super::controller::ActorCommand;
+use crate::queue::{self, Handover};
+use crate::xdp::PortOpenParams;
 
+/// Packets of other queues that may wait for one actor.
+pub(super) const PARCELS: usize = 512;
+/// Bytes of one actor's inbox, allocated at start.
+pub(super) const INBOX_BYTES: u64 = (PARCELS * size_of::<Handover>()) as u64;
 /// Messages that may wait beside a full mailbox. Newer ones take the place of what they make void, so that only faults
 /// on purpose could be more.
 const WAITING: usize = 64;
+
+/// What is told to an actor over AF_XDP ports.
+pub(super) type ActorCommand = queue::ActorCommand<PortOpenParams>;
 
 pub(super) struct Outbox {
     address: Address<ActorCommand>,

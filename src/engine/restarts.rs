@@ -1,41 +1,11 @@
 //! What the last restart of a queue was: why, how deep, how long it took and what it cost.
 
-use std::fmt;
 use std::time::Duration;
 
 use oxide_actors::supervisor::{ActorState, Cause, RestartCause, RestartScope};
-use serde::Serialize;
 
+use super::cause::LastRestart;
 use super::status::{QueueStatus, millis};
-
-/// The last restart of a queue, of whatever depth.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[non_exhaustive]
-pub struct LastRestart {
-    /// What was rebuilt.
-    #[serde(rename = "depth")]
-    pub scope: RestartScope,
-    /// Why.
-    pub cause: RestartCause,
-    /// The failure's message, or that somebody requested the restart.
-    pub detail: String,
-    /// From the failure to running again, milliseconds; `None` while it is not back.
-    pub gap_ms: Option<f64>,
-    /// Packets that it cost, as far as they can be counted: the batch in hand, what was left on the rings of a socket that
-    /// was closed, what came for a closed port, and what the kernel dropped at open sockets meanwhile. Packets that take the
-    /// program's fallback while there is no socket are not known by queue: the interface counts them (`no_socket`).
-    pub lost: u64,
-}
-
-impl fmt::Display for LastRestart {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { scope, detail, gap_ms, lost, .. } = self;
-        match gap_ms {
-            Some(gap) => write!(f, "{scope} restarted: {detail} ({gap:.1} ms, {lost} packets lost)"),
-            None => write!(f, "{scope} restarts: {detail}"),
-        }
-    }
-}
 
 impl QueueStatus {
     /// Its state has changed from `from` to `to`: a restart may have begun, or ended.

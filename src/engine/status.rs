@@ -6,10 +6,9 @@ use std::time::{Duration, Instant};
 use oxide_actors::supervisor::{ActorState, Cause};
 use serde::Serialize;
 
-use super::cause::RestartCounts;
+use super::cause::{LastRestart, RestartCounts};
 use super::layer::Layer;
 use super::port_status::PortStatus;
-use super::restarts::LastRestart;
 use super::state::{EngineState, QueueState};
 use super::totals::Totals;
 use crate::port::{Mode, PortInfo};
@@ -232,7 +231,7 @@ impl QueueStatus {
         self.frames_lost = u64::from(snapshot.census.app.abs_diff(snapshot.in_hand));
         let packets = snapshot.counters.received + snapshot.counters.taken_over;
         self.work_ns_per_packet = if packets == 0 { 0.0 } else { snapshot.counters.work_ns as f64 / packets as f64 };
-        self.memory_bytes = snapshot.handler_bytes + super::launch::INBOX_BYTES;
+        self.memory_bytes = snapshot.handler_bytes + super::outbox::INBOX_BYTES;
         self.umem_bytes = snapshot.umem_bytes;
         self.handler.clone_from(&self.retired.handler);
         snapshot.handler.iter().for_each(|(name, count)| *self.handler.entry(name).or_default() += count);

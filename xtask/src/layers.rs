@@ -98,6 +98,50 @@ fn modules_and_crates_import_only_what_is_declared_and_below_them() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// The names that the `use` lines of `code` take from `from`, such as `super`: of `from::a::B` the `a`.
+fn used(code: &str, from: &str) -> Vec<String> {
+    let lines =
+        code.split("use ").skip(1).filter_map(|rest| rest.split_once(';')?.0.strip_prefix(from)?.strip_prefix("::"));
+    let names = lines.flat_map(|line| {
+        let list = line.strip_prefix('{').and_then(|list| list.strip_suffix('}'));
+        let list = list.unwrap_or_else(|| line.split("::").next().unwrap_or_default());
+        list.split(',').map(|one| one.trim().split("::").next().unwrap_or_default().to_owned()).collect::<Vec<_>>()
+    });
+    names.filter(|name| !name.is_empty()).collect()
+}
+
+/// The files of the engine's module import each other in one direction. What `mod.rs` exports counts as its file's.
+#[test]
+fn files_of_the_engine_import_each_other_without_a_cycle() {
+    let folder = root().join("src/engine");
+    let read = |name: &str| {
+        let text = fs::read_to_string(folder.join(format!("{name}.rs"))).unwrap_or_default();
+        text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default().to_owned()
+    };
+    let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| Some(entry.path().file_stem()?.to_string_lossy().into_owned()));
+    let mut left: BTreeSet<String> = names.filter(|name| name != "mod").collect();
+    let exports = read("mod");
+    let file_of = |name: &str, files: &BTreeSet<String>| {
+        let exporter = files.iter().find(|file| used(&exports, file).iter().any(|one| one == name));
+        files.get(name).or(exporter).cloned().unwrap_or_else(|| format!("mod.rs ({name})"))
+    };
+    let imports: Vec<(String, BTreeSet<String>)> = left
+        .iter()
+        .map(|file| (file.clone(), used(&read(file), "super").iter().map(|name| file_of(name, &left)).collect()))
+        .collect();
+    assert!(imports.iter().any(|(_, found)| !found.is_empty()), "the imports are not found any more");
+    loop {
+        let free = |(file, found): &&(String, BTreeSet<String>)| {
+            left.contains(file) && found.iter().all(|one| !left.contains(one) && !one.starts_with("mod.rs"))
+        };
+        let Some((file, _)) = imports.iter().find(free) else { break };
+        left.remove(file);
+    }
+    let stuck: Vec<_> = imports.iter().filter(|(file, _)| left.contains(file)).collect();
+    assert!(stuck.is_empty(), "a cycle, or an import of what mod.rs itself declares: {stuck:#?}");
+}
+
 #[test]
 fn undeclared_unused_and_upward_imports_are_reported() {
     let rows = rows("| module | owns | imports |\n|---|---|---|\n| `src/a` | x | `b`, `c` |\n\n| `src/z` | x | `y` |");
