@@ -145,14 +145,28 @@ impl EngineHandle {
     }
 
     /// Lets `queue` take no new packets, or lets it take them again. Its packets wait on the RX ring meanwhile;
-    /// what does not fit is dropped and counted by the kernel. Lasts over restarts.
+    /// what does not fit is dropped and counted by the kernel, and what has waited is dropped when it is resumed
+    /// ([`DropReason::Paused`](crate::telemetry::DropReason::Paused)). Lasts over restarts.
     ///
     /// # Errors
     /// [`EngineError::NoSuchQueue`].
     pub fn pause(&self, queue: &QueueId, paused: bool) -> Result<(), EngineError> {
         let (actor, port) = self.find(queue)?;
         let told = self.0.supervisor.send_engine_message(actor, EngineMessage::Pause(port, paused));
-        told.map_err(|error| self.refused("pause", queue, error))
+        told.map_err(|error| self.refused("pause", queue, error))?;
+        let mut status = self.0.status.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(QueueStatus { paused: ports, .. }) = status.queues.get_mut(actor.0)
+            && ports.contains(queue) != paused
+        {
+            if paused {
+                ports.push(queue.clone());
+                tracing::warn!(port = %queue, remedy = format!("oxide ctl resume {queue}"), "paused: takes no new packets");
+            } else {
+                ports.retain(|port| port != queue);
+                tracing::info!(port = %queue, "resumed");
+            }
+        }
+        Ok(())
     }
 
     /// Lets the actor that serves `queue`, on each of its interfaces, start no new sessions, waits until the old

@@ -14,6 +14,7 @@ use super::controller::EngineMessage;
 use super::destinations::DestinationsOf;
 use super::drift;
 use super::interfaces::{Interfaces, ProgramEvent};
+use super::operation;
 use crate::net::{NetEvent, NetOptions, NetService, Tables};
 
 /// How long the kernel may take to tell its tables at first.
@@ -56,6 +57,7 @@ enum HousekeeperEvent {
 
 impl Housekeeper {
     pub(super) fn run(mut self, actors: usize) {
+        self.observe();
         let mut next_look = Instant::now() + LOOK_EVERY;
         let mut looks = 0_u32;
         loop {
@@ -75,6 +77,7 @@ impl Housekeeper {
                     let listed = self.list(&destinations);
                     if listed.is_ok() {
                         self.destinations = destinations;
+                        self.observe();
                     }
                     let _ = reply.send(listed);
                 }
@@ -93,6 +96,7 @@ impl Housekeeper {
                         self.look();
                     }
                     if looks.is_multiple_of(DRIFT_EVERY) {
+                        self.observe();
                         self.compare();
                     }
                 }
@@ -109,11 +113,20 @@ impl Housekeeper {
         self.interfaces.lock().unwrap_or_else(PoisonError::into_inner).set_destinations(&wanted)
     }
 
+    /// Looks at the links of the served interfaces and at the listed addresses.
+    fn observe(&self) {
+        let links = operation::links(self.planned.iter().map(|nic| nic.name.as_str()), &self.tables);
+        let wanted = (self.destinations)(&self.tables);
+        let addresses = operation::addresses(&wanted, &self.tables, oxide_topology::takes_for_its_own);
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).observe(links, addresses);
+    }
+
     fn publish(&mut self, tables: Arc<Tables>, actors: usize) {
         self.tables = Arc::clone(&tables);
         if let Err(error) = self.list(&self.destinations) {
             tracing::error!(%error, "destinations not listed: the former ones stay");
         }
+        self.observe();
         let lost = self.interfaces.lock().unwrap_or_else(PoisonError::into_inner).forget_lost(&tables);
         for name in &lost {
             tracing::warn!(interface = name, "gone, or made again: its queues are opened anew");

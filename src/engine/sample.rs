@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    EngineState, EngineStatus, Layer, LayerState, ModeStatus, PortStatus, QueueState, QueueStatus, SteeringStatus,
-    Totals,
+    AddressStatus, EngineState, EngineStatus, Layer, LayerState, LinkStatus, ModeStatus, PortStatus, QueueState,
+    QueueStatus, SteeringStatus, Totals,
 };
 use crate::port::{KernelCounters, Mode, Occupancy, PortCounters, QueueId};
 use crate::queue::{BatchSizes, TurnTimes};
@@ -30,6 +30,8 @@ pub fn status() -> EngineStatus {
             interface: "eth0".to_owned(),
             verdicts: BTreeMap::from([("redirected".to_owned(), 1000), ("not_udp".to_owned(), 17)]),
         }],
+        links: vec![LinkStatus { interface: "eth0".to_owned(), up: true }],
+        addresses: vec![AddressStatus { address: [192, 0, 2, 1].into(), present: true }],
         sandbox: vec![Layer { name: "seccomp", state: LayerState::On, detail: String::new() }],
         balanced: true,
         ..EngineStatus::default()

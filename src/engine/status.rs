@@ -8,10 +8,11 @@ use serde::Serialize;
 
 use super::cause::{LastRestart, RestartCounts};
 use super::layer::Layer;
+use super::operation::{AddressStatus, LinkStatus};
 use super::port_status::PortStatus;
 use super::state::{EngineState, QueueState};
 use super::totals::Totals;
-use crate::port::{Mode, PortInfo};
+use crate::port::{Mode, PortInfo, QueueId};
 use crate::queue::{BatchSizes, QueueSnapshot, TurnTimes};
 use crate::telemetry::DropReason;
 use crate::umem::{FrameCounts, PageReport, RingSizes};
@@ -42,6 +43,12 @@ pub struct EngineStatus {
     pub sandbox: Vec<Layer>,
     /// What was changed on the interfaces since they were planned for, a sentence each with its mend.
     pub drift: Vec<String>,
+    /// Links of the served interfaces.
+    pub links: Vec<LinkStatus>,
+    /// Addresses that are listed as the engine's.
+    pub addresses: Vec<AddressStatus>,
+    /// What an operator should know though every queue runs ([`current_notices`](Self::current_notices)).
+    pub notices: Vec<String>,
     /// Queues that were told to end and still run: their handlers did not come back.
     pub not_ended: Vec<u32>,
     /// Every queue's books balance.
@@ -166,6 +173,8 @@ pub struct QueueStatus {
     pub last_gap_ms: Option<f64>,
     /// Its heartbeat stands still.
     pub stalled: bool,
+    /// Ports that an operator paused: no new packets are taken of them. Lasts over restarts.
+    pub paused: Vec<QueueId>,
     /// Where its frames are.
     pub census: FrameCounts,
     /// Whether its books balance.
@@ -332,6 +341,7 @@ impl EngineStatus {
             queue.heartbeat_age_s = queue.heard.map(|at| at.elapsed().as_secs_f64());
             self.totals.merge(&queue.totals);
         }
+        self.notices = self.current_notices();
         self.balanced = self.queues.iter().all(|q| q.balanced && q.census.balanced() && q.adds_up());
         self.unaccounted = self.queues.iter().map(|q| q.frames_lost).sum();
     }

@@ -245,6 +245,12 @@ reasons! {
         remedy: "check the link; raise engine.ring_size; use more queues",
         log: true,
     }
+    /// It waited on the RX ring of a paused port until that was resumed.
+    Paused = "paused" {
+        cause: "An operator paused the port; what had waited on its RX ring is old when it is resumed.",
+        remedy: "none needed",
+        log: false,
+    }
     /// The outgoing port is not open.
     PortClosed = "port_closed" {
         cause: "The interface is down, deleted or taken by another program, or its queue restarts.",

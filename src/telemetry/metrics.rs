@@ -145,6 +145,12 @@ metrics! {
             "Packets that the last restart cost, of handler, port or queue, as far as they can be counted.";
         QUEUE_STALLED = Gauge "oxide_queue_stalled", "0 or 1", ["queue"],
             "Whether a queue's heartbeat stands still: its handler does not return.";
+        PORT_PAUSED = Gauge "oxide_port_paused", "0 or 1", ["interface", "queue"],
+            "Whether an operator paused a port: it takes no new packets until it is resumed.";
+        LINK_UP = Gauge "oxide_link_up", "0 or 1", ["interface"],
+            "Whether a served interface is up, with carrier.";
+        ADDRESS_PRESENT = Gauge "oxide_address_present", "0 or 1", ["destination"],
+            "Whether an address that is listed as the engine's is on this host: an interface has it, or a local route takes it.";
         HEARTBEAT_AGE = Gauge "oxide_heartbeat_age_seconds", "seconds", ["queue"],
             "Since a queue's actor was last heard: it reports every 0.1 s. Absent while it has no actor.";
         UPTIME = Gauge "oxide_uptime_seconds", "seconds", [],

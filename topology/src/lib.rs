@@ -29,5 +29,5 @@ pub use request::{Numa, Pin, PlanRequest, Queues, ZeroCopyWish};
 pub use snapshot::{
     Amount, Core, CpuQuota, HashFields, Holder, HostLimits, KernelRoute, Machine, NapiDefer, Nic, NicSpecError, Node,
     Offloads, Problem, QueueIrq, RssView, SNAPSHOT_SCHEMA, Snapshot, SnapshotError, VethPeer, XdpFeatures, XdpProgram,
-    live_nics, real_names,
+    live_nics, real_names, takes_for_its_own,
 };

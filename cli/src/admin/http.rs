@@ -104,7 +104,10 @@ fn ready(status: &EngineStatus) -> HttpResponse {
     let running = status.queues.iter().filter(|queue| queue.is_running() && !queue.stalled).count();
     let open = matches!(status.state, EngineState::Running | EngineState::Degraded);
     let code = if open && running > 0 { 200 } else { 503 };
-    let body = json!({ "state": status.state, "queues": status.queues.len(), "queues_running": running });
+    let body = json!({
+        "state": status.state, "queues": status.queues.len(), "queues_running": running,
+        "notices": status.current_notices(),
+    });
     HttpResponse::json(code, &body)
 }
 

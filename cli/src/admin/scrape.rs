@@ -25,7 +25,15 @@ fn fill(status: &EngineStatus) -> Exposition {
         supervision(&mut out, &name, queue);
         for port in &queue.ports {
             sockets(&mut out, port, &status.rings);
+            let labels = [port.id.interface.as_str(), name.as_str()];
+            out.set(&m::PORT_PAUSED, &labels, f64::from(u8::from(queue.paused.contains(&port.id))));
         }
+    }
+    for link in &status.links {
+        out.set(&m::LINK_UP, &[&link.interface], f64::from(u8::from(link.up)));
+    }
+    for listed in &status.addresses {
+        out.set(&m::ADDRESS_PRESENT, &[&listed.address.to_string()], f64::from(u8::from(listed.present)));
     }
     for interface in &status.steering {
         for (verdict, packets) in &interface.verdicts {

@@ -19,6 +19,8 @@ pub struct NodeView {
     pub uptime_s: f64,
     /// What was changed on the interfaces since they were planned for, each with its mend.
     pub drift: Vec<String>,
+    /// What an operator should know though every queue runs: paused ports, links that are down, addresses that are gone.
+    pub notices: Vec<String>,
     /// Each queue.
     pub queues: Vec<QueueView>,
 }
@@ -75,6 +77,8 @@ pub struct QueueView {
     pub heartbeat_age_s: Option<f64>,
     /// Its heartbeat stands still.
     pub stalled: bool,
+    /// Its ports that an operator paused.
+    pub paused: Vec<String>,
 }
 
 impl From<&EngineStatus> for NodeView {
@@ -84,6 +88,7 @@ impl From<&EngineStatus> for NodeView {
             state: status.state,
             uptime_s: status.uptime_s,
             drift: status.drift.clone(),
+            notices: status.current_notices(),
             queues: status.queues.iter().map(|queue| QueueView::new(queue, status)).collect(),
         }
     }
@@ -125,13 +130,19 @@ impl QueueView {
             last_lost: queue.last_lost,
             heartbeat_age_s: queue.heartbeat_age_s,
             stalled: queue.stalled,
+            paused: queue.paused.iter().map(ToString::to_string).collect(),
         }
     }
 
-    /// Returns the name of its state as people see it: a stalled queue is shown as such.
+    /// Returns the name of its state as people see it: `stalled`, or `paused` where a port of a running queue takes no
+    /// packets.
     #[must_use]
     pub fn shown_state(&self) -> &'static str {
-        if self.stalled { "stalled" } else { self.state.name() }
+        match (self.stalled, self.paused.is_empty()) {
+            (true, _) => "stalled",
+            (false, false) if self.state == QueueState::Running => "paused",
+            _ => self.state.name(),
+        }
     }
 
     /// Packets dropped, for all reasons.
@@ -170,6 +181,9 @@ impl NodeView {
                 or_dash(q.heartbeat_age_s.map(|s| format!("{s:.2}"))),
                 q.last_event
             );
+        }
+        for notice in &self.notices {
+            let _ = writeln!(text, "notice: {notice}");
         }
         for drift in &self.drift {
             let _ = writeln!(text, "changed since the start: {drift}");

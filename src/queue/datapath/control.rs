@@ -7,9 +7,11 @@ use oxide_actors::mailbox::Address;
 
 use super::{Datapath, QueueCounters, TICK, TxBacklog};
 use crate::net::Tables;
+use crate::packet::LANES;
 use crate::port::{Port, PortError, PortInfo};
 use crate::queue::peers::Handover;
 use crate::queue::{Handler, Replaced};
+use crate::telemetry::DropReason;
 use crate::umem::{PortIndex, Umem};
 
 /// What a call said when it panicked.
@@ -77,9 +79,30 @@ impl<P: Port, H: Handler> Datapath<P, H> {
     }
 
     /// Takes no new packets of `port` while `true`: they stay on its RX ring, and when that is full the kernel
-    /// drops and counts them. What is under way goes on.
+    /// drops and counts them. What is under way goes on. What has waited until the port is resumed is old by then: it is
+    /// dropped as [`DropReason::Paused`].
     pub fn set_paused(&mut self, port: PortIndex, paused: bool) {
+        if port.is_in(self.paused) && !paused {
+            self.discard_waiting(port);
+        }
         self.paused = if paused { self.paused | port.bit() } else { self.paused & !port.bit() };
+    }
+
+    /// Drops what is on the RX ring of `port` now.
+    fn discard_waiting(&mut self, port: PortIndex) {
+        let Self { ports, umem, burst, counters, .. } = self;
+        let Some(Some(port)) = ports.get_mut(usize::from(port)) else { return };
+        let mut waiting = port.occupancy().rx as usize;
+        while waiting > 0 {
+            let received = port.receive(umem, burst, waiting.min(LANES));
+            if received == 0 {
+                return;
+            }
+            waiting = waiting.saturating_sub(received);
+            counters.received += received as u64;
+            counters.drops.add(DropReason::Paused, received as u64);
+            burst.drain().for_each(|frame| umem.give(frame));
+        }
     }
 
     /// The ports whose packets would be taken now: none while the handler is parked.

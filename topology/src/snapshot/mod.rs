@@ -25,8 +25,8 @@ pub use described::NicSpecError;
 pub use facts::{HashFields, Offloads, RssView, VethPeer};
 pub use live::live_nics;
 pub(crate) use nat::port_choosers;
-pub use routes::KernelRoute;
 pub(crate) use routes::Router;
+pub use routes::{KernelRoute, takes_for_its_own};
 
 use serde::{Deserialize, Serialize};
 

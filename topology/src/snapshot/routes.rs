@@ -31,6 +31,13 @@ pub struct KernelRoute {
     pub local: bool,
 }
 
+/// Returns whether the kernel takes packets to `address` for this host's own; `None` where it gives no answer.
+#[must_use]
+pub fn takes_for_its_own(address: IpAddr) -> Option<bool> {
+    let route = Router::open()?.route_to(address)?;
+    Some(route.is_ok_and(|hop| hop.local))
+}
+
 /// Asks the kernel for routes; interfaces and neighbours are read once.
 pub(crate) struct Router {
     netlink: Netlink,

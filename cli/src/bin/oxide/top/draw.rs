@@ -70,7 +70,12 @@ pub(super) fn draw(frame: &mut Frame<'_>, model: &Model, ui: &Ui) {
         Constraint::Length(1),
     ])
     .areas(frame.area());
-    let title = format!("oxide {}  {}  up {}", model.version, state_of(model), age(model.uptime_s));
+    let notice = model.notices.first().map_or_else(String::new, |first| {
+        let more =
+            if model.notices.len() > 1 { format!(" (and {} more)", model.notices.len() - 1) } else { String::new() };
+        format!("  {first}{more}")
+    });
+    let title = format!("oxide {}  {}  up {}{notice}", model.version, state_of(model), age(model.uptime_s));
     let colour = if model.state == Some(EngineState::Running) { Color::Green } else { Color::Yellow };
     frame.render_widget(Line::styled(title, bold(colour)), head);
 
@@ -148,7 +153,12 @@ fn cells(row: &Row) -> [String; 17] {
     let ring = |name: &str| percent(row.rings.get(name));
     [
         row.queue.to_string(),
-        if row.stalled { "stalled" } else { row.state.name() }.to_owned(),
+        match (row.stalled, row.paused.is_empty()) {
+            (true, _) => "stalled",
+            (false, false) if row.state == QueueState::Running => "paused",
+            _ => row.state.name(),
+        }
+        .to_owned(),
         row.cpu.map_or_else(|| "-".to_owned(), |cpu| cpu.to_string()),
         match row.modes.as_slice() {
             [] => "-".to_owned(),
@@ -194,6 +204,7 @@ pub(super) fn plain(model: &Model) -> String {
     };
     text += &line(&COLUMNS.map(|(name, ..)| name.to_owned()));
     model.queues.iter().for_each(|row| text += &line(&cells(row)));
+    model.notices.iter().for_each(|notice| text += &format!("notice: {notice}\n"));
     text
 }
 

@@ -17,6 +17,8 @@ pub(super) struct Row {
     pub(super) ports: Vec<String>,
     pub(super) state: QueueState,
     pub(super) stalled: bool,
+    /// Ports that an operator paused.
+    pub(super) paused: Vec<String>,
     pub(super) cpu: Option<u32>,
     pub(super) modes: Vec<String>,
     pub(super) rx_pps: Option<f64>,
@@ -49,6 +51,7 @@ pub(super) struct Model {
     pub(super) state: Option<EngineState>,
     pub(super) uptime_s: f64,
     pub(super) queues: Vec<Row>,
+    pub(super) notices: Vec<String>,
     #[serde(skip)]
     last: Option<NodeView>,
 }
@@ -78,6 +81,7 @@ impl Model {
         });
         let rows = rows.collect();
         (self.version, self.state, self.uptime_s) = (view.version.clone(), Some(view.state), view.uptime_s);
+        self.notices.clone_from(&view.notices);
         (self.queues, self.last) = (rows, Some(view));
     }
 }
@@ -98,6 +102,7 @@ fn row(now: &QueueView, before: Option<(&QueueView, f64)>) -> Row {
         ports: now.ports.clone(),
         state: now.state,
         stalled: now.stalled,
+        paused: now.paused.clone(),
         cpu: now.cpu,
         modes: now.modes.clone(),
         rx_pps: rate(|q| q.rx_packets),

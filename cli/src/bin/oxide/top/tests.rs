@@ -39,8 +39,8 @@ fn view(second: u64) -> NodeView {
         version: "0.1.0".into(),
         state: EngineState::Degraded,
         uptime_s: second as f64,
-        drift: Vec::new(),
         queues: (0..2).map(queue).collect(),
+        ..NodeView::default()
     }
 }
 
@@ -145,4 +145,18 @@ fn numbers_are_as_short_as_their_columns() {
         assert!(number.len() <= 6 && time.len() <= 7, "{value}: {number} {time}");
     }
     assert_eq!((model::short(Some(999.6)), model::short(None)), ("1.0k".to_owned(), "-".to_owned()));
+}
+
+#[test]
+fn paused_port_and_notices_are_shown() {
+    let mut model = Model::default();
+    let mut seen = view(10);
+    seen.queues[1].state = QueueState::Running;
+    seen.queues[1].paused = vec!["eth0:1".into()];
+    seen.notices = vec!["eth0:1 is paused".into(), "link of eth1 is down".into()];
+    model.take(seen);
+    let text = screen(&model, &Ui::default());
+    assert!(text.contains("paused   ") && text.contains("eth0:1 is paused (and 1 more)"), "{text}");
+    let text = plain(&model);
+    assert!(text.contains("notice: link of eth1 is down"), "{text}");
 }

@@ -1,0 +1,136 @@
+//! What an operator should know of a running engine though every queue runs: paused ports, links that are down, listed
+//! addresses that the host does not have.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use serde::Serialize;
+
+use super::{Destinations, EngineStatus};
+use crate::net::Tables;
+
+/// Reports the link of a served interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LinkStatus {
+    /// Interface.
+    pub interface: String,
+    /// Up, with carrier.
+    pub up: bool,
+}
+
+/// Reports whether packets to a listed address are this host's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AddressStatus {
+    /// Address that clients, or answers, are sent to.
+    pub address: IpAddr,
+    /// An interface has it, or a local route takes it.
+    pub present: bool,
+}
+
+/// Returns the link of each of `interfaces`.
+pub(super) fn links<'a>(interfaces: impl Iterator<Item = &'a str>, tables: &Tables) -> Vec<LinkStatus> {
+    let link =
+        |name: &str| LinkStatus { interface: name.to_owned(), up: tables.link_named(name).is_some_and(|link| link.up) };
+    interfaces.map(link).collect()
+}
+
+/// Returns how each listed address is. `is_local` is asked of those that no interface has.
+pub(super) fn addresses(
+    destinations: &Destinations,
+    tables: &Tables,
+    is_local: impl Fn(IpAddr) -> Option<bool>,
+) -> Vec<AddressStatus> {
+    let all: BTreeSet<IpAddr> = destinations.iter().map(|(address, _)| *address).collect();
+    // Nothing is claimed where the kernel cannot be asked.
+    let present = |address| tables.local(address) || is_local(address).unwrap_or(true);
+    all.into_iter().map(|address| AddressStatus { address, present: present(address) }).collect()
+}
+
+impl EngineStatus {
+    /// Takes in how links and addresses are now, and logs what has changed.
+    pub(super) fn observe(&mut self, links: Vec<LinkStatus>, addresses: Vec<AddressStatus>) {
+        for link in &links {
+            let before = self.links.iter().find(|l| l.interface == link.interface).is_none_or(|l| l.up);
+            match (before, link.up) {
+                (true, false) => tracing::warn!(
+                    interface = link.interface,
+                    remedy = format!("ip link show dev {}; check cable or peer", link.interface),
+                    "link down"
+                ),
+                (false, true) => tracing::info!(interface = link.interface, "link up"),
+                _ => {}
+            }
+        }
+        for AddressStatus { address, present } in &addresses {
+            let before = self.addresses.iter().find(|a| a.address == *address).is_none_or(|a| a.present);
+            match (before, *present) {
+                (true, false) => tracing::warn!(
+                    %address,
+                    remedy = "ip addr add it again, or take it out of the configuration",
+                    "listed address is gone from this host"
+                ),
+                (false, true) => tracing::info!(%address, "listed address is on this host again"),
+                _ => {}
+            }
+        }
+        (self.links, self.addresses) = (links, addresses);
+    }
+
+    /// Returns what an operator should know though every queue runs, a sentence each.
+    #[must_use]
+    pub fn current_notices(&self) -> Vec<String> {
+        let paused = self.queues.iter().flat_map(|queue| &queue.paused);
+        let paused = paused.map(|id| format!("{id} is paused; to fix: oxide ctl resume {id}"));
+        let down = self.links.iter().filter(|link| !link.up);
+        let down = down.map(|link| format!("link of {0} is down; to fix: ip link show dev {0}", link.interface));
+        let gone = self.addresses.iter().filter(|address| !address.present);
+        let gone =
+            gone.map(|a| format!("no interface has {}, which is listed; to fix: ip addr add it again", a.address));
+        paused.chain(down).chain(gone).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::net::{LinkKind, SupervisorLink};
+    use crate::packet::MacAddr;
+    use crate::port::QueueId;
+
+    fn tables(up: bool, address: [u8; 4]) -> Tables {
+        let link = SupervisorLink {
+            index: 2,
+            name: "eth0".to_owned(),
+            mac: MacAddr::default(),
+            mtu: 1500,
+            up,
+            kind: LinkKind::Ethernet,
+            addresses: vec![(address.into(), 24)],
+        };
+        Tables::new(1, vec![link], Vec::new(), HashMap::new())
+    }
+
+    #[test]
+    fn notices_follow_links_addresses_and_paused_ports() {
+        let mut status = crate::engine::sample::status();
+        (status.links, status.addresses) = (Vec::new(), Vec::new());
+        let listen = IpAddr::from([192, 0, 2, 1]);
+        let destinations: Destinations = vec![(listen, 53..=53), (listen, 54..=54)];
+        let mut observe = |tables: &Tables, is_local: Option<bool>| {
+            let links = links(["eth0", "eth9"].into_iter(), tables);
+            status.observe(links, addresses(&destinations, tables, |_| is_local));
+            status.current_notices()
+        };
+        let good = observe(&tables(true, [192, 0, 2, 1]), Some(false));
+        assert_eq!(good.len(), 1, "{good:?}");
+        assert!(good[0].contains("eth9"), "an interface that is not there: {good:?}");
+        let bad = observe(&tables(false, [192, 0, 2, 9]), Some(false)).join("\n");
+        assert!(bad.contains("eth0 is down") && bad.contains("192.0.2.1") && bad.lines().count() == 3, "{bad}");
+        assert_eq!(observe(&tables(true, [192, 0, 2, 9]), Some(true)).len(), 1, "a local route takes it");
+        assert_eq!(observe(&tables(true, [192, 0, 2, 9]), None).len(), 1, "unknown");
+        status.queues[0].paused = vec![QueueId::new("eth0", 0)];
+        assert!(status.current_notices()[0].contains("eth0:0 is paused"));
+    }
+}
