@@ -6,13 +6,21 @@
 use std::time::Instant;
 
 use oxide::port::sim::Rng;
-use oxide::umem::{BadDescriptor, Frame, PageKind, PortIndex, Region, RingSizes, Umem, UmemLayout};
+use oxide::umem::{BadDescriptor, Frame, PageKind, PortIndex, PortKey, Region, RingSizes, Umem, UmemLayout};
 
 const PORTS: usize = 3;
 const SIZE: u64 = 2048;
 
+/// Closes a port and opens it again, with all frames that it had posted; how many those are.
+fn reopen(umem: &mut Umem, keys: &mut Vec<PortKey>, port: usize) -> usize {
+    drop(keys.remove(port));
+    keys.insert(port, umem.simulated_port(PortIndex::new(port).unwrap()).unwrap());
+    umem.take_back_simulated(&keys[port]) as usize
+}
+
 struct Model {
     umem: Umem,
+    keys: Vec<PortKey>,
     rng: Rng,
     app: Vec<Frame>,
     /// Addresses as they were posted, by port.
@@ -27,9 +35,11 @@ impl Model {
         let rings = RingSizes { fill: 128, rx: 64, tx: 64, completion: 64 };
         let frames = UmemLayout::frames_for(&rings, PORTS as u32);
         let layout = UmemLayout::new(SIZE as u32, frames, 0, &rings, PORTS as u32, 1500).unwrap();
-        let umem = Umem::new(Region::map(layout.bytes(), PageKind::Base, None).unwrap(), layout).unwrap();
+        let mut umem = Umem::new(Region::map(layout.bytes(), PageKind::Base, None).unwrap(), layout).unwrap();
+        let keys = PortIndex::first(PORTS).map(|port| umem.simulated_port(port).unwrap()).collect();
         Self {
             umem,
+            keys,
             rng: Rng::new(seed),
             app: Vec::new(),
             receive: Default::default(),
@@ -45,9 +55,8 @@ impl Model {
 
     fn step(&mut self) {
         let port = self.rng.below(PORTS as u64) as usize;
-        let index = PortIndex::new(port).unwrap();
         let kind = self.rng.below(64);
-        let Self { umem, rng, app, receive, transmit, done } = self;
+        let Self { umem, keys, rng, app, receive, transmit, done } = self;
         match kind {
             0..=5 => match umem.take() {
                 Some(frame) => app.push(frame),
@@ -57,7 +66,7 @@ impl Model {
                 Some(frame) => umem.give(frame),
                 None => return,
             },
-            12..=27 => match umem.post_fill(index) {
+            12..=27 => match umem.post_fill(&keys[port]) {
                 Some(frame) => receive[port].push(u64::from(frame) * SIZE),
                 None => return,
             },
@@ -65,24 +74,23 @@ impl Model {
                 // Anywhere in the frame that leaves room for a head, as moved by an XDP program.
                 Some(address) => {
                     let (at, length) = (rng.below(SIZE - 64), rng.below(65) as u32);
-                    app.push(umem.received(index, address + at, length).unwrap());
+                    app.push(umem.received(&keys[port], address + at, length).unwrap());
                 }
                 None => return,
             },
             40..=49 => match Self::pick(rng, app) {
-                Some(frame) => transmit[port].push(umem.post_transmit(index, frame).0),
+                Some(frame) => transmit[port].push(umem.post_transmit(&keys[port], frame).0),
                 None => return,
             },
             50..=60 => match Self::pick(rng, &mut transmit[port]) {
-                Some(address) => umem.completed(index, address).unwrap(),
+                Some(address) => umem.completed(&keys[port], address).unwrap(),
                 None => return,
             },
             61..=62 => return self.lie(port),
             63 if rng.below(4) > 0 => return self.batch(port),
             // A socket is closed, now and then.
             _ if rng.below(64) == 0 => {
-                let recalled = umem.recall(index);
-                assert_eq!(recalled, (receive[port].len() as u32, transmit[port].len() as u32));
+                assert_eq!(reopen(umem, keys, port), receive[port].len() + transmit[port].len());
                 receive[port].clear();
                 transmit[port].clear();
             }
@@ -93,13 +101,12 @@ impl Model {
 
     /// The same moves, several at once, as ports make them.
     fn batch(&mut self, port: usize) {
-        let index = PortIndex::new(port).unwrap();
-        let Self { umem, rng, app, receive, transmit, done } = self;
+        let Self { umem, keys, rng, app, receive, transmit, done } = self;
         let count = 1 + rng.below(16) as usize;
         let believed = |error: BadDescriptor| panic!("refused: {error}");
         match rng.below(4) {
             0 => {
-                let posted = umem.post_fill_batch(index, count as u32, |address| receive[port].push(address));
+                let posted = umem.post_fill_batch(&keys[port], count as u32, |address| receive[port].push(address));
                 assert!(posted <= count as u32);
             }
             1 => {
@@ -107,7 +114,7 @@ impl Model {
                 let addresses = held.split_off(held.len().saturating_sub(count));
                 let (wanted, mut kept) = (addresses.len(), 0);
                 let taken = umem.received_batch(
-                    index,
+                    &keys[port],
                     addresses.into_iter().map(|address| (address + 256, 60)),
                     |frame| {
                         // Every third finds no room, and is free again.
@@ -126,14 +133,14 @@ impl Model {
             2 => {
                 let frames = app.split_off(app.len().saturating_sub(count));
                 let wanted = frames.len();
-                let posted = umem.post_transmit_batch(index, frames.into_iter(), |at, _| transmit[port].push(at));
+                let posted = umem.post_transmit_batch(&keys[port], frames.into_iter(), |at, _| transmit[port].push(at));
                 assert_eq!(posted as usize, wanted);
             }
             _ => {
                 let held = &mut transmit[port];
                 let addresses = held.split_off(held.len().saturating_sub(count));
                 let wanted = addresses.len();
-                assert_eq!(umem.completed_batch(index, addresses.into_iter(), believed) as usize, wanted);
+                assert_eq!(umem.completed_batch(&keys[port], addresses.into_iter(), believed) as usize, wanted);
             }
         }
         done[7] += 1;
@@ -141,11 +148,10 @@ impl Model {
 
     /// The kernel says something that is not so: it is believed only where nobody could know better.
     fn lie(&mut self, port: usize) {
-        let index = PortIndex::new(port).unwrap();
         let address = self.rng.below(2 * self.umem.layout().bytes() as u64);
         let of = |held: &[u64]| held.iter().position(|held| held / SIZE == address / SIZE);
         if self.rng.chance(500_000) {
-            match (self.umem.completed(index, address), of(&self.transmit[port])) {
+            match (self.umem.completed(&self.keys[port], address), of(&self.transmit[port])) {
                 (Ok(()), Some(at)) => drop(self.transmit[port].swap_remove(at)),
                 (Err(_), None) => self.done[8] += 1,
                 (said, known) => panic!("completion of {address:#x}: {said:?}, sent: {known:?}"),
@@ -154,7 +160,7 @@ impl Model {
         }
         let length = self.rng.below(4096) as u32;
         let fits = address % SIZE + u64::from(length.max(64)) <= SIZE;
-        match (self.umem.received(index, address, length), of(&self.receive[port])) {
+        match (self.umem.received(&self.keys[port], address, length), of(&self.receive[port])) {
             (Ok(frame), Some(at)) if fits => {
                 self.receive[port].swap_remove(at);
                 assert_eq!((u32::from(frame.length()), u64::from(frame.offset())), (length, address % SIZE));
@@ -177,8 +183,8 @@ impl Model {
     /// Everything is given back; every frame is there, once.
     fn clear(&mut self) {
         for port in 0..PORTS {
-            let recalled = self.umem.recall(PortIndex::new(port).unwrap());
-            assert_eq!(recalled, (self.receive[port].len() as u32, self.transmit[port].len() as u32));
+            let gone = reopen(&mut self.umem, &mut self.keys, port);
+            assert_eq!(gone, self.receive[port].len() + self.transmit[port].len());
             self.receive[port].clear();
             self.transmit[port].clear();
         }

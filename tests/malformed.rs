@@ -106,11 +106,12 @@ fn descriptors_longer_than_their_frame_are_refused() {
     let rings = RingSizes { fill: 128, rx: 64, tx: 64, completion: 64 };
     let layout = UmemLayout::new(2048, UmemLayout::frames_for(&rings, 1), 0, &rings, 1, 1500).unwrap();
     let mut umem = Umem::new(Region::map(layout.bytes(), PageKind::Base, None).unwrap(), layout).unwrap();
-    let at = u64::from(umem.post_fill(PortIndex::P0).unwrap()) * 2048 + 256;
+    let key = umem.simulated_port(PortIndex::P0).unwrap();
+    let at = u64::from(umem.post_fill(&key).unwrap()) * 2048 + 256;
     for length in [1793, 2048, 4096, 9000, 65_536, u32::MAX - 2048] {
-        assert!(matches!(umem.received(PortIndex::P0, at, length), Err(BadDescriptor::PastFrame { .. })), "{length}");
+        assert!(matches!(umem.received(&key, at, length), Err(BadDescriptor::PastFrame { .. })), "{length}");
     }
-    let frame = umem.received(PortIndex::P0, at, 1792).unwrap();
+    let frame = umem.received(&key, at, 1792).unwrap();
     umem.give(frame);
 }
 

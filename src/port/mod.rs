@@ -20,7 +20,7 @@ pub(crate) use rings::{PortRings, RingHandles};
 pub use rss::Rss;
 
 use crate::packet::MacAddr;
-use crate::umem::{BadDescriptor, PortIndex, RegionError, Umem};
+use crate::umem::{BadDescriptor, PortIndex, PortTaken, RegionError, Umem};
 
 /// Which queue of which interface.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -248,6 +248,20 @@ pub enum PortError {
         /// Which sizes.
         source: crate::umem::LayoutError,
     },
+    /// The port's number in the packet memory is in use.
+    #[error("{id}: {source}")]
+    Taken {
+        /// Which port.
+        id: QueueId,
+        /// Which number, and who has it.
+        source: PortTaken,
+    },
+    /// The port was opened on other packet memory before.
+    #[error("{id}: this is other packet memory; expected that which `open` returned; to fix: reopen the port on it")]
+    OtherMemory {
+        /// Which port.
+        id: QueueId,
+    },
     /// Packet memory could not be had.
     #[error("{id}: {source}")]
     Memory {
@@ -278,6 +292,8 @@ impl PortError {
             | Self::NoCompletions { id, .. }
             | Self::BadDescriptor { id, .. }
             | Self::Layout { id, .. }
+            | Self::Taken { id, .. }
+            | Self::OtherMemory { id }
             | Self::Memory { id, .. }
             | Self::Steering { id, .. } => id,
         }
@@ -325,6 +341,10 @@ fn remedy(advice: &str) -> String {
 /// One queue of one interface.
 ///
 /// Every call takes the UMEM the port was opened with. No call blocks; no call allocates.
+///
+/// An implementation holds the [`PortKey`](crate::umem::PortKey) of its number and moves frames with it. Without a kernel
+/// behind it, it needs no `unsafe` ([`Umem::simulated_port`]); with one, it vouches for that kernel
+/// ([`Umem::kernel_port`]). `tests/common/device.rs` is a small one.
 pub trait Port {
     /// What this port is.
     fn info(&self) -> &PortInfo;
@@ -406,6 +426,9 @@ pub trait Backend: Send + 'static {
 
     /// Opens port `port` of `umem` again, whose earlier [`Port`] has been dropped, while the others go on:
     /// one try, which does not wait. Steering is off.
+    ///
+    /// While the earlier port lives, or on other memory than [`open`](Self::open) returned, it is refused
+    /// ([`PortError::Taken`], [`PortError::OtherMemory`]).
     ///
     /// The earlier socket's frames are written off with the first try
     /// ([`FrameCounts::written_off`](crate::umem::FrameCounts)), because the kernel may work on them until it has

@@ -9,7 +9,7 @@
 use super::{Burst, Occupancy, PortCounters};
 use crate::packet::LANES;
 use crate::ring::{Consumer, Descriptor, Producer, RingMemory};
-use crate::umem::{BadDescriptor, PortIndex, RingSizes, Umem};
+use crate::umem::{BadDescriptor, PortKey, RingSizes, Umem};
 
 /// The rings, over whatever memory they are in: that of addresses and that of descriptors.
 pub(crate) struct RingHandles<A, D> {
@@ -22,7 +22,7 @@ pub(crate) struct RingHandles<A, D> {
 /// See the module's documentation.
 pub(crate) struct PortRings<A, D> {
     rings: RingHandles<A, D>,
-    port: PortIndex,
+    key: PortKey,
     sizes: RingSizes,
     /// Frames posted to the fill ring that have not come back by the RX ring.
     posted_fill: u32,
@@ -32,9 +32,14 @@ pub(crate) struct PortRings<A, D> {
 }
 
 impl<A: RingMemory<u64>, D: RingMemory<Descriptor>> PortRings<A, D> {
-    /// Over empty rings of these sizes, for port `port` of its actor.
-    pub(crate) fn new(rings: RingHandles<A, D>, port: PortIndex, sizes: RingSizes) -> Self {
-        Self { rings, port, sizes, posted_fill: 0, posted_tx: 0, counters: PortCounters::default() }
+    /// Over empty rings of these sizes, for the port of `key`.
+    pub(crate) fn new(rings: RingHandles<A, D>, key: PortKey, sizes: RingSizes) -> Self {
+        Self { rings, key, sizes, posted_fill: 0, posted_tx: 0, counters: PortCounters::default() }
+    }
+
+    /// The port's key, for a simulated kernel.
+    pub(crate) fn key(&self) -> &PortKey {
+        &self.key
     }
 
     pub(crate) fn counters(&self) -> PortCounters {
@@ -57,7 +62,7 @@ impl<A: RingMemory<u64>, D: RingMemory<Descriptor>> PortRings<A, D> {
     /// The same, however few.
     pub(crate) fn fill_up(&mut self, umem: &mut Umem) -> usize {
         let mut slots = self.rings.fill.reserve(self.sizes.fill.saturating_sub(self.posted_fill));
-        umem.post_fill_batch(self.port, slots.room(), |address| {
+        umem.post_fill_batch(&self.key, slots.room(), |address| {
             let pushed = slots.push(address);
             debug_assert!(pushed, "no more frames than room are posted");
         });
@@ -75,7 +80,7 @@ impl<A: RingMemory<u64>, D: RingMemory<Descriptor>> PortRings<A, D> {
         limit: usize,
         mut refuse: impl FnMut(BadDescriptor),
     ) -> usize {
-        let Self { rings, counters, .. } = self;
+        let Self { rings, counters, key, .. } = self;
         let entries = rings.rx.peek(into.room().min(limit) as u32);
         let seen = entries.len();
         if seen == 0 {
@@ -84,7 +89,7 @@ impl<A: RingMemory<u64>, D: RingMemory<Descriptor>> PortRings<A, D> {
         entries.prefetch();
         let mut bytes = 0;
         let taken = umem.received_batch(
-            self.port,
+            key,
             // A multi-buffer chain is never asked for (no XDP_USE_SG), so a descriptor is a packet.
             entries.iter().map(|Descriptor { address, length, .. }| (address, length)),
             |frame| {
@@ -114,7 +119,7 @@ impl<A: RingMemory<u64>, D: RingMemory<Descriptor>> PortRings<A, D> {
         let mut slots = self.rings.tx.reserve((from.len() as u32).min(under_way));
         let frames = from.drain_front(slots.room() as usize);
         let mut bytes = 0;
-        umem.post_transmit_batch(self.port, frames, |address, length| {
+        umem.post_transmit_batch(&self.key, frames, |address, length| {
             bytes += u64::from(length);
             let pushed = slots.push(Descriptor { address, length, options: 0 });
             debug_assert!(pushed, "no more frames than room were drained");
@@ -129,13 +134,13 @@ impl<A: RingMemory<u64>, D: RingMemory<Descriptor>> PortRings<A, D> {
     /// As [`Port::reclaim`](super::Port::reclaim); `refuse` gets what the ledger does not believe.
     #[inline]
     pub(crate) fn reclaim(&mut self, umem: &mut Umem, mut refuse: impl FnMut(BadDescriptor)) -> usize {
-        let Self { rings, counters, .. } = self;
+        let Self { rings, counters, key, .. } = self;
         let entries = rings.completion.peek(u32::MAX);
         let seen = entries.len();
         if seen == 0 {
             return 0;
         }
-        let reclaimed = umem.completed_batch(self.port, entries.iter(), |error| {
+        let reclaimed = umem.completed_batch(key, entries.iter(), |error| {
             counters.bad_descriptors += 1;
             refuse(error);
         });

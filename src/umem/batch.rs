@@ -1,13 +1,14 @@
 //! The ledger's moves by batches, for ports whose every nanosecond counts: the same checks for each
 //! frame, the counters once.
 
-use super::{BadDescriptor, Frame, FrameState, PortIndex, Umem};
+use super::{BadDescriptor, Frame, FrameState, PortIndex, PortKey, Umem};
 
 impl Umem {
-    /// Free -> the fill ring of `port`, up to `wanted` frames; `post` gets the address of each, the one
+    /// Free -> the fill ring of the port, up to `wanted` frames; `post` gets the address of each, the one
     /// freed last first. Returns how many.
     #[inline]
-    pub fn post_fill_batch(&mut self, port: PortIndex, wanted: u32, mut post: impl FnMut(u64)) -> u32 {
+    pub fn post_fill_batch(&mut self, key: &PortKey, wanted: u32, mut post: impl FnMut(u64)) -> u32 {
+        let port = self.port_of(key);
         let count = self.free.len().min(wanted as usize);
         let Self { free, ledger, layout, .. } = self;
         for index in free.drain(free.len() - count..).rev() {
@@ -18,18 +19,19 @@ impl Umem {
         count as u32
     }
 
-    /// The kernel put these packets, address and length, on the RX ring of `port`: as
+    /// The kernel put these packets, address and length, on the RX ring of the port: as
     /// [`received`](Self::received) for each. `take` gets the frames, whose heads are on their way into the
     /// cache; one that it returns is free again. `refuse` gets what is not believed. Returns how many were
     /// taken.
     #[inline]
     pub fn received_batch(
         &mut self,
-        port: PortIndex,
+        key: &PortKey,
         packets: impl Iterator<Item = (u64, u32)>,
         mut take: impl FnMut(Frame) -> Result<(), Frame>,
         mut refuse: impl FnMut(BadDescriptor),
     ) -> u32 {
+        let port = self.port_of(key);
         let (mut taken, mut returned) = (0, 0);
         for (address, length) in packets {
             match self.accept(port, address, length) {
@@ -50,14 +52,15 @@ impl Umem {
         taken - returned
     }
 
-    /// Application -> the TX ring of `port`; `post` gets address and length of each. Returns how many.
+    /// Application -> the TX ring of the port; `post` gets address and length of each. Returns how many.
     #[inline]
     pub fn post_transmit_batch(
         &mut self,
-        port: PortIndex,
+        key: &PortKey,
         frames: impl Iterator<Item = Frame>,
         mut post: impl FnMut(u64, u32),
     ) -> u32 {
+        let port = self.port_of(key);
         let mut count = 0;
         for frame in frames {
             self.own(&frame);
@@ -70,16 +73,17 @@ impl Umem {
         count
     }
 
-    /// The kernel returned these addresses on the completion ring of `port`: as
+    /// The kernel returned these addresses on the completion ring of the port: as
     /// [`completed`](Self::completed) for each. `refuse` gets what is not believed. Returns how many are free
     /// again.
     #[inline]
     pub fn completed_batch(
         &mut self,
-        port: PortIndex,
+        key: &PortKey,
         addresses: impl Iterator<Item = u64>,
         mut refuse: impl FnMut(BadDescriptor),
     ) -> u32 {
+        let port = self.port_of(key);
         let mut count = 0;
         for address in addresses {
             match self.release(port, address) {

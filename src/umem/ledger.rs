@@ -84,7 +84,7 @@ pub enum BadDescriptor {
 
 /// The book itself. Entries move; they are never made or lost.
 #[derive(Debug)]
-pub struct Ledger {
+pub(super) struct Ledger {
     places: Box<[u8]>,
     counts: [u32; PLACES],
 }
@@ -92,7 +92,7 @@ pub struct Ledger {
 impl Ledger {
     /// All frames free.
     #[must_use]
-    pub fn new(frames: u32) -> Self {
+    pub(super) fn new(frames: u32) -> Self {
         let mut counts = [0; PLACES];
         counts[0] = frames;
         Self { places: vec![FrameState::Free.code(); frames as usize].into_boxed_slice(), counts }
@@ -101,7 +101,7 @@ impl Ledger {
     /// Where frame `index` is.
     #[must_use]
     #[inline]
-    pub fn place(&self, index: u32) -> FrameState {
+    pub(super) fn place(&self, index: u32) -> FrameState {
         FrameState::from_code(self.places[index as usize])
     }
 
@@ -110,7 +110,7 @@ impl Ledger {
     /// # Errors
     /// [`BadDescriptor::WrongPlace`] if it is elsewhere.
     #[inline]
-    pub fn expect(&self, index: u32, place: FrameState, address: u64) -> Result<(), BadDescriptor> {
+    pub(super) fn expect(&self, index: u32, place: FrameState, address: u64) -> Result<(), BadDescriptor> {
         if self.places[index as usize] == place.code() {
             return Ok(());
         }
@@ -122,7 +122,7 @@ impl Ledger {
     /// # Panics
     /// As [`put`](Self::put).
     #[inline]
-    pub fn moved(&mut self, index: u32, from: FrameState, to: FrameState) {
+    pub(super) fn moved(&mut self, index: u32, from: FrameState, to: FrameState) {
         self.put(index, from, to);
         self.count(1, from, to);
     }
@@ -147,7 +147,7 @@ impl Ledger {
 
     /// All counters at once.
     #[must_use]
-    pub fn census(&self) -> FrameCounts {
+    pub(super) fn census(&self) -> FrameCounts {
         let (live, written_off) = self.counts.split_at(usize::from(WRITTEN_OFF));
         let sum = |first: usize| live[first..].iter().step_by(2).sum();
         FrameCounts {
@@ -160,11 +160,14 @@ impl Ledger {
         }
     }
 
+    /// Frames at `place`.
+    pub(super) fn at(&self, place: FrameState) -> u32 {
+        self.counts[usize::from(place.code())]
+    }
+
     /// Frames at the kernel for one port: to receive into, and to be sent.
-    #[must_use]
-    pub fn at_port(&self, port: PortIndex) -> (u32, u32) {
-        let at = |place: FrameState| self.counts[usize::from(place.code())];
-        (at(FrameState::Receive(port)), at(FrameState::Transmit(port)))
+    pub(super) fn at_port(&self, port: PortIndex) -> (u32, u32) {
+        (self.at(FrameState::Receive(port)), self.at(FrameState::Transmit(port)))
     }
 }
 

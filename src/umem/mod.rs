@@ -2,8 +2,8 @@
 //!
 //! Owned by exactly one actor and never shared. A [`Frame`] is the only key to its bytes: it can
 //! neither be copied nor made outside this room, so whoever has it owns the bytes. While the kernel
-//! owns a frame there is no `Frame` value for it, only its [`FrameState`] in the ledger. The life of a
-//! frame is drawn in `docs/frame-life.md`.
+//! owns a frame there is no `Frame` value for it, only its [`FrameState`] in the ledger. A [`PortKey`] is the only right to
+//! move frames between the two. The life of a frame is drawn in `docs/frame-life.md`.
 
 mod batch;
 mod frame;
@@ -11,19 +11,24 @@ mod layout;
 mod ledger;
 mod observe;
 mod port_index;
+mod port_key;
 mod region;
 
 pub use frame::Frame;
 pub(crate) use layout::HELD_FRAMES;
 pub use layout::{LayoutError, RingSizes, UmemLayout, XDP_HEADROOM};
-pub use ledger::{BadDescriptor, FrameCounts, FrameState, Ledger};
+pub use ledger::{BadDescriptor, FrameCounts, FrameState};
 pub use observe::PagesSeen;
 pub use port_index::{MAX_PORTS, PortIndex, PortList};
-pub(crate) use region::advise_huge_pages;
+pub use port_key::{PortKey, PortTaken};
 pub use region::prefetch;
-pub use region::{HUGE_PAGE, PageKind, PageReport, Region, RegionError, choose_pages, dont_fork, with_node};
+pub use region::{HUGE_PAGE, PageKind, PageReport, Region, RegionError, choose_pages, with_node};
+pub(crate) use region::{advise_huge_pages, dont_fork};
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+
+use ledger::Ledger;
 
 /// A region cut into frames, the stack of free ones, and the ledger over all of them.
 #[derive(Debug)]
@@ -34,6 +39,10 @@ pub struct Umem {
     /// Last in, first out: the frame freed last is the one whose lines are still in the cache.
     free: Vec<u32>,
     ledger: Ledger,
+    /// Ports that have a key, a bit each.
+    keys: Arc<AtomicU8>,
+    /// Ports that a kernel has, or had.
+    kernel_ports: u8,
 }
 
 impl Umem {
@@ -52,6 +61,8 @@ impl Umem {
             layout,
             free: (0..layout.frame_count()).rev().collect(),
             ledger: Ledger::new(layout.frame_count()),
+            keys: Arc::default(),
+            kernel_ports: 0,
         })
     }
 
@@ -73,8 +84,9 @@ impl Umem {
         self.region.seen()
     }
 
-    /// Where the frames lie, for XDP_UMEM_REG: address and bytes.
-    pub(crate) fn span(&self) -> (u64, u64) {
+    /// Where the frames lie, as a port registers it with a kernel (XDP_UMEM_REG): address and bytes.
+    #[must_use]
+    pub fn span(&self) -> (u64, u64) {
         (self.region.address(), self.layout.bytes() as u64)
     }
 
@@ -192,87 +204,53 @@ impl Umem {
     }
 }
 
-/// The kernel's side of the ledger: what ports report. Ports are in this crate; an application never
-/// needs these.
+/// The kernel's side of the ledger: what ports report, each with its key. An application never needs these.
+///
+/// Each of them panics if the key is another memory's: a defect in the port, never reachable by packets.
 impl Umem {
-    /// Free -> the fill ring of `port`. The index of the frame to post, or `None` if all are in use.
+    /// Free -> the fill ring of the port. The index of the frame to post, or `None` if all are in use.
     #[must_use]
     #[inline]
-    pub fn post_fill(&mut self, port: PortIndex) -> Option<u32> {
+    pub fn post_fill(&mut self, key: &PortKey) -> Option<u32> {
+        let port = self.port_of(key);
         let index = self.free.pop()?;
         self.ledger.moved(index, FrameState::Free, FrameState::Receive(port));
         Some(index)
     }
 
-    /// The kernel put `length` bytes at `address` on the RX ring of `port`.
+    /// The kernel put `length` bytes at `address` on the RX ring of the port.
     ///
     /// # Errors
     /// [`BadDescriptor`] if the address is not in a frame that was posted to this port's fill ring,
     /// or the packet would reach past its frame. The ledger is unchanged then.
     #[inline]
-    pub fn received(&mut self, port: PortIndex, address: u64, length: u32) -> Result<Frame, BadDescriptor> {
+    pub fn received(&mut self, key: &PortKey, address: u64, length: u32) -> Result<Frame, BadDescriptor> {
+        let port = self.port_of(key);
         let frame = self.accept(port, address, length)?;
         self.ledger.count(1, FrameState::Receive(port), FrameState::App);
         Ok(frame)
     }
 
-    /// Application -> the TX ring of `port`. Address and length for the descriptor.
+    /// Application -> the TX ring of the port. Address and length for the descriptor.
     #[inline]
-    pub fn post_transmit(&mut self, port: PortIndex, frame: Frame) -> (u64, u32) {
+    pub fn post_transmit(&mut self, key: &PortKey, frame: Frame) -> (u64, u32) {
+        let port = self.port_of(key);
         self.own(&frame);
         self.ledger.moved(frame.index(), FrameState::App, FrameState::Transmit(port));
         let address = self.layout.address(frame.index()) + usize::from(frame.offset());
         (address as u64, u32::from(frame.length()))
     }
 
-    /// The kernel returned `address` on the completion ring of `port`: the frame is free again.
+    /// The kernel returned `address` on the completion ring of the port: the frame is free again.
     ///
     /// # Errors
     /// [`BadDescriptor`] if no frame of that address is with this port for sending; unchanged then.
     #[inline]
-    pub fn completed(&mut self, port: PortIndex, address: u64) -> Result<(), BadDescriptor> {
+    pub fn completed(&mut self, key: &PortKey, address: u64) -> Result<(), BadDescriptor> {
+        let port = self.port_of(key);
         self.release(port, address)?;
         self.ledger.count(1, FrameState::Transmit(port), FrameState::Free);
         Ok(())
-    }
-
-    /// Every frame that `port` has at the kernel is free again. Only for a socket that the kernel cannot
-    /// use any more, or never could: it was not bound. Returns how many were to be received into, and how
-    /// many were to be sent.
-    pub fn recall(&mut self, port: PortIndex) -> (u32, u32) {
-        (
-            self.move_all(FrameState::Receive(port), FrameState::Free),
-            self.move_all(FrameState::Transmit(port), FrameState::Free),
-        )
-    }
-
-    /// The socket of `port` is closed: what it had is neither ours nor anybody's, because the kernel takes
-    /// a socket down late, some tens of milliseconds after it was closed, and works on its frames until
-    /// then. Returns how many frames that are.
-    pub fn write_off(&mut self, port: PortIndex) -> u32 {
-        let off = FrameState::WrittenOff(port);
-        self.move_all(FrameState::Receive(port), off) + self.move_all(FrameState::Transmit(port), off)
-    }
-
-    /// What was written off with an earlier socket of `port` is free again. Only when the queue could be
-    /// bound anew, which proves that the earlier socket is gone (xp_assign_dev, net/xdp/xsk_buff_pool.c:
-    /// EBUSY while the queue still has its pool). Returns how many frames that are.
-    pub fn take_back(&mut self, port: PortIndex) -> u32 {
-        self.move_all(FrameState::WrittenOff(port), FrameState::Free)
-    }
-
-    fn move_all(&mut self, from: FrameState, to: FrameState) -> u32 {
-        let mut moved = 0;
-        for index in 0..self.layout.frame_count() {
-            if self.ledger.place(index) == from {
-                self.ledger.moved(index, from, to);
-                moved += 1;
-                if to == FrameState::Free {
-                    self.free.push(index);
-                }
-            }
-        }
-        moved
     }
 
     /// Frames of `port` at the kernel: to receive into, and to be sent.
@@ -281,27 +259,29 @@ impl Umem {
         self.ledger.at_port(port)
     }
 
-    /// Writes what a simulated kernel received to a frame that was posted to the fill ring of `port`.
+    /// Writes what a simulated kernel received to a frame that was posted to the fill ring of its port.
     ///
     /// # Errors
     /// [`BadDescriptor`], and no change, if the frame is not there, or the packet would not fit.
-    pub(crate) fn kernel_write(&mut self, port: PortIndex, address: u64, packet: &[u8]) -> Result<(), BadDescriptor> {
+    pub fn kernel_write(&mut self, key: &PortKey, address: u64, packet: &[u8]) -> Result<(), BadDescriptor> {
+        let port = self.simulated(key);
         let at = self.kernel_holds(FrameState::Receive(port), address, packet.len())?;
-        // SAFETY: the range is inside one frame, by `kernel_holds`. The frame is in Place::Receive, so
-        // no `Frame` for it exists, and a real kernel is not in this process; `self` is borrowed
+        // SAFETY: the range is inside one frame, by `kernel_holds`. The frame is in Place::Receive of a port that
+        // no kernel ever had, so no `Frame` for it exists and no kernel writes to it; `self` is borrowed
         // mutably, so no other reference to the region lives.
         unsafe { self.region.slice_mut(at, packet.len()) }.copy_from_slice(packet);
         Ok(())
     }
 
-    /// What a simulated kernel sends: `length` bytes of a frame that was posted to the TX ring of `port`.
+    /// What a simulated kernel sends: `length` bytes of a frame that was posted to the TX ring of its port.
     ///
     /// # Errors
     /// [`BadDescriptor`] if the frame is not there, or the packet reaches past it.
-    pub(crate) fn kernel_read(&self, port: PortIndex, address: u64, length: u32) -> Result<&[u8], BadDescriptor> {
+    pub fn kernel_read(&self, key: &PortKey, address: u64, length: u32) -> Result<&[u8], BadDescriptor> {
+        let port = self.simulated(key);
         let at = self.kernel_holds(FrameState::Transmit(port), address, length as usize)?;
         // SAFETY: the range is inside one frame, by `kernel_holds`. The frame is in Place::Transmit, so
-        // no `Frame` for it exists and nobody writes to it while `self` is borrowed.
+        // no `Frame` for it exists, and nobody writes to it while `self` is borrowed.
         Ok(unsafe { self.region.slice(at, length as usize) })
     }
 

@@ -226,7 +226,7 @@ impl Drop for Mapping {
 }
 
 /// A forked child must not inherit the pages: while it lives, the queue cannot be bound again.
-pub fn dont_fork(start: NonNull<u8>, length: usize) {
+pub(crate) fn dont_fork(start: NonNull<u8>, length: usize) {
     if cfg!(miri) {
         return;
     }

@@ -9,9 +9,16 @@ fn umem(frames: u32) -> Umem {
     Umem::new(Region::map(layout.bytes(), PageKind::Base, None).unwrap(), layout).unwrap()
 }
 
+/// A memory with two simulated ports.
+fn ported() -> (Umem, Vec<PortKey>) {
+    let mut umem = umem(0);
+    let keys = PortIndex::first(2).map(|port| umem.simulated_port(port).unwrap()).collect();
+    (umem, keys)
+}
+
 #[test]
 fn bytes_written_are_read_back_and_sent_from_the_same_place() {
-    let mut umem = umem(0);
+    let (mut umem, keys) = ported();
     let mut frame = umem.take().unwrap();
     assert!(umem.set_length(&mut frame, 5));
     umem.bytes_mut(&mut frame).copy_from_slice(b"hello");
@@ -21,10 +28,10 @@ fn bytes_written_are_read_back_and_sent_from_the_same_place() {
     umem.header_bytes_mut(&mut frame)[4..].fill(b'!');
     assert_eq!((umem.bytes(&frame), umem.header_bytes(&frame)[63]), (&b"hell!"[..], b'!'));
     let index = frame.index();
-    let (address, length) = umem.post_transmit(PortIndex::P0, frame);
+    let (address, length) = umem.post_transmit(&keys[0], frame);
     assert_eq!((address, length), (u64::from(index) * 2048 + 256, 5));
     assert_eq!(umem.census().transmit, 1);
-    umem.completed(PortIndex::P0, address).unwrap();
+    umem.completed(&keys[0], address).unwrap();
     assert_eq!(umem.census().free, umem.census().total);
 }
 
@@ -41,18 +48,18 @@ fn length_past_the_frame_is_refused() {
 /// The simulated kernel has no more right to what lies behind a frame than the real one.
 #[test]
 fn a_simulated_kernel_stays_within_the_frame_it_was_given() {
-    let mut umem = umem(0);
-    let index = umem.post_fill(PortIndex::P0).unwrap();
+    let (mut umem, keys) = ported();
+    let index = umem.post_fill(&keys[0]).unwrap();
     let at = u64::from(index) * 2048 + 256;
-    assert_eq!(umem.kernel_write(PortIndex::P0, at, &[7; 2048 - 256]), Ok(()));
-    let past = umem.kernel_write(PortIndex::P0, at, &[7; 2048 - 255]);
+    assert_eq!(umem.kernel_write(&keys[0], at, &[7; 2048 - 256]), Ok(()));
+    let past = umem.kernel_write(&keys[0], at, &[7; 2048 - 255]);
     assert!(matches!(past, Err(BadDescriptor::PastFrame { .. })), "{past:?}");
-    assert!(umem.kernel_read(PortIndex::P0, at, 1).is_err(), "it is not for sending");
+    assert!(umem.kernel_read(&keys[0], at, 1).is_err(), "it is not for sending");
 }
 
 #[test]
 fn the_start_moves_within_the_frame_and_the_end_stays() {
-    let mut umem = umem(0);
+    let (mut umem, keys) = ported();
     let mut frame = umem.take().unwrap();
     assert!(umem.set_length(&mut frame, 100));
     umem.bytes_mut(&mut frame).copy_from_slice(&std::array::from_fn::<u8, 100, _>(|i| i as u8));
@@ -63,9 +70,9 @@ fn the_start_moves_within_the_frame_and_the_end_stays() {
     assert!(!umem.move_start(&mut frame, -201) && !umem.move_start(&mut frame, 157));
     assert!(umem.move_start(&mut frame, -200) && frame.offset() == 0);
     let index = u64::from(frame.index());
-    let (address, length) = umem.post_transmit(PortIndex::P0, frame);
+    let (address, length) = umem.post_transmit(&keys[0], frame);
     assert_eq!((address, length), (index * 2048, 356));
-    umem.completed(PortIndex::P0, address).unwrap();
+    umem.completed(&keys[0], address).unwrap();
     // `header_bytes` reads 64 bytes from the start.
     let mut frame = umem.take().unwrap();
     assert!(umem.set_length(&mut frame, 1792));
@@ -76,27 +83,62 @@ fn the_start_moves_within_the_frame_and_the_end_stays() {
 
 #[test]
 fn what_the_kernel_returns_is_not_believed() {
-    let mut umem = umem(0);
-    let posted = u64::from(umem.post_fill(PortIndex::P0).unwrap()) * 2048;
+    let (mut umem, keys) = ported();
+    let posted = u64::from(umem.post_fill(&keys[0]).unwrap()) * 2048;
     let other = if posted == 0 { 2048 } else { 0 };
-    assert!(matches!(umem.received(PortIndex::P0, 1 << 40, 60), Err(BadDescriptor::OutOfRegion { .. })));
-    assert!(matches!(umem.received(PortIndex::P0, other + 256, 60), Err(BadDescriptor::WrongPlace { .. })));
+    assert!(matches!(umem.received(&keys[0], 1 << 40, 60), Err(BadDescriptor::OutOfRegion { .. })));
+    assert!(matches!(umem.received(&keys[0], other + 256, 60), Err(BadDescriptor::WrongPlace { .. })));
     assert!(
-        matches!(umem.received(PortIndex::P1, posted + 256, 60), Err(BadDescriptor::WrongPlace { .. })),
+        matches!(umem.received(&keys[1], posted + 256, 60), Err(BadDescriptor::WrongPlace { .. })),
         "another port's"
     );
-    assert!(matches!(umem.received(PortIndex::P0, posted + 256, 1793), Err(BadDescriptor::PastFrame { .. })));
+    assert!(matches!(umem.received(&keys[0], posted + 256, 1793), Err(BadDescriptor::PastFrame { .. })));
     assert!(
-        matches!(umem.received(PortIndex::P0, posted + 2040, 1), Err(BadDescriptor::PastFrame { .. })),
+        matches!(umem.received(&keys[0], posted + 2040, 1), Err(BadDescriptor::PastFrame { .. })),
         "no room for a head"
     );
-    assert!(matches!(umem.completed(PortIndex::P0, posted), Err(BadDescriptor::WrongPlace { .. })));
-    let frame = umem.received(PortIndex::P0, posted + 256, 1792).unwrap();
-    assert!(matches!(umem.received(PortIndex::P0, posted + 256, 60), Err(BadDescriptor::WrongPlace { .. })), "twice");
-    let (address, _) = umem.post_transmit(PortIndex::P0, frame);
-    umem.completed(PortIndex::P0, address).unwrap();
-    assert!(matches!(umem.completed(PortIndex::P0, address), Err(BadDescriptor::WrongPlace { .. })), "completed twice");
+    assert!(matches!(umem.completed(&keys[0], posted), Err(BadDescriptor::WrongPlace { .. })));
+    let frame = umem.received(&keys[0], posted + 256, 1792).unwrap();
+    assert!(matches!(umem.received(&keys[0], posted + 256, 60), Err(BadDescriptor::WrongPlace { .. })), "twice");
+    let (address, _) = umem.post_transmit(&keys[0], frame);
+    umem.completed(&keys[0], address).unwrap();
+    assert!(matches!(umem.completed(&keys[0], address), Err(BadDescriptor::WrongPlace { .. })), "completed twice");
     assert!(umem.census().balanced() && umem.census().free == umem.census().total);
+}
+
+#[test]
+#[should_panic(expected = "port of another UMEM")]
+fn key_of_another_umem_is_refused() {
+    let ((_, keys), mut other) = (ported(), umem(0));
+    let _ = other.post_fill(&keys[0]);
+}
+
+#[test]
+fn port_has_one_key_and_a_kernels_port_is_never_simulated() {
+    let mut umem = umem(0);
+    // SAFETY: nothing is posted with the key, so no kernel gets an address.
+    let key = unsafe { umem.kernel_port(PortIndex::P0) }.unwrap();
+    assert_eq!(umem.simulated_port(PortIndex::P0).unwrap_err(), PortTaken::Kernel(PortIndex::P0));
+    // SAFETY: as above.
+    assert_eq!(unsafe { umem.kernel_port(PortIndex::P0) }.unwrap_err(), PortTaken::Open(PortIndex::P0));
+    assert!(umem.check_closed(PortIndex::P0).is_err());
+    drop(key);
+    assert!(umem.check_closed(PortIndex::P0).is_ok());
+    assert!(umem.simulated_port(PortIndex::P0).is_err(), "a kernel may still work on its frames");
+    let other = umem.simulated_port(PortIndex::P1).unwrap();
+    assert_eq!(umem.simulated_port(PortIndex::P1).unwrap_err(), PortTaken::Open(PortIndex::P1));
+    drop(other);
+    assert!(umem.simulated_port(PortIndex::P1).is_ok());
+}
+
+#[test]
+#[should_panic(expected = "a kernel's port is not simulated")]
+fn simulated_kernel_does_not_write_to_frames_of_a_real_one() {
+    let mut umem = umem(0);
+    // SAFETY: what is posted with the key goes nowhere.
+    let key = unsafe { umem.kernel_port(PortIndex::P0) }.unwrap();
+    let at = u64::from(umem.post_fill(&key).unwrap()) * 2048 + 256;
+    let _ = umem.kernel_write(&key, at, &[0; 60]);
 }
 
 #[test]
@@ -131,8 +173,8 @@ proptest! {
     /// Whatever the order of takes, gives, fills, receives, sends, completions, lies and recalls:
     /// the books balance and every frame is in exactly one place.
     #[test]
-    fn frames_are_conserved(steps in prop::collection::vec((0u8..10, any::<u16>()), 1..400)) {
-        let mut umem = umem(0);
+    fn frames_are_conserved(steps in prop::collection::vec((0u8..11, any::<u16>()), 1..400)) {
+        let (mut umem, mut keys) = ported();
         let total = umem.census().total;
         let mut off = [0, 0];
         let (mut app, mut at_rx, mut at_tx) = (Vec::new(), [Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
@@ -143,21 +185,22 @@ proptest! {
             match step {
                 0 => app.extend(umem.take()),
                 1 if !app.is_empty() => { let f = app.swap_remove(nth(app.len())); umem.give(f); }
-                2 => at_rx[p].extend(umem.post_fill(port).map(|i| u64::from(i) * 2048 + 256)),
+                2 => at_rx[p].extend(umem.post_fill(&keys[p]).map(|i| u64::from(i) * 2048 + 256)),
                 3 if !at_rx[p].is_empty() => {
                     let n = nth(at_rx[p].len());
                     let address = at_rx[p].swap_remove(n);
-                    app.push(umem.received(port, address, u32::from(pick) % 1793).unwrap());
+                    app.push(umem.received(&keys[p], address, u32::from(pick) % 1793).unwrap());
                 }
-                4 if !app.is_empty() => { let f = app.swap_remove(nth(app.len())); at_tx[p].push(umem.post_transmit(port, f).0); }
+                4 if !app.is_empty() => { let f = app.swap_remove(nth(app.len())); at_tx[p].push(umem.post_transmit(&keys[p], f).0); }
                 5 if !at_tx[p].is_empty() => {
                     let n = nth(at_tx[p].len());
                     let address = at_tx[p].swap_remove(n);
-                    umem.completed(port, address).unwrap();
+                    umem.completed(&keys[p], address).unwrap();
                 }
-                6 => { let _ = umem.completed(port, u64::from(pick) * 7919).is_ok_and(|()| unreachable_if_unknown(&mut at_tx[p], u64::from(pick) * 7919)); }
+                6 => { let _ = umem.completed(&keys[p], u64::from(pick) * 7919).is_ok_and(|()| unreachable_if_unknown(&mut at_tx[p], u64::from(pick) * 7919)); }
                 7 => {
-                    let (rx, tx) = umem.recall(port);
+                    // SAFETY: the ports are simulated, and nothing stands for their kernel.
+                    let (rx, tx) = unsafe { umem.recall(port) };
                     prop_assert_eq!((rx as usize, tx as usize), (at_rx[p].len(), at_tx[p].len()));
                     at_rx[p].clear(); at_tx[p].clear();
                 }
@@ -166,11 +209,22 @@ proptest! {
                     prop_assert_eq!(gone, at_rx[p].len() + at_tx[p].len());
                     off[p] += gone;
                     for late in at_rx[p].iter().chain(&at_tx[p]) {
-                        prop_assert!(umem.received(port, *late, 60).is_err() && umem.completed(port, *late).is_err());
+                        prop_assert!(umem.received(&keys[p], *late, 60).is_err() && umem.completed(&keys[p], *late).is_err());
                     }
                     at_rx[p].clear(); at_tx[p].clear();
                 }
-                9 => { prop_assert_eq!(umem.take_back(port) as usize, off[p]); off[p] = 0; }
+                9 => {
+                    prop_assert_eq!(umem.take_back_simulated(&keys[p]) as usize, off[p]);
+                    off[p] = 0;
+                }
+                10 => {
+                    // Closed and opened again: what was posted is written off.
+                    prop_assert!(umem.simulated_port(port).is_err());
+                    drop(keys.remove(p));
+                    keys.insert(p, umem.simulated_port(port).unwrap());
+                    off[p] += at_rx[p].len() + at_tx[p].len();
+                    at_rx[p].clear(); at_tx[p].clear();
+                }
                 _ => {}
             }
             let census = umem.census();

@@ -102,6 +102,8 @@ pub struct PortOpenParams {
 pub struct XdpBackend {
     options: XdpOptions,
     places: Vec<PortOpening>,
+    /// The memory that the ports were opened on.
+    memory: Option<u32>,
 }
 
 /// The name of the step that finds a queue busy.
@@ -118,8 +120,8 @@ struct PortOpening {
     renewed: bool,
     /// Why there is nothing to open it from, until it is renewed.
     absent: Option<String>,
-    /// Interfaces that sockets of this port were bound to and may not have left yet.
-    bound_to: Vec<u32>,
+    /// Queues that sockets of this port were bound to and may not have left yet: interface number and queue.
+    bound_to: Vec<(u32, u32)>,
 }
 
 struct Prepared {
@@ -149,7 +151,7 @@ impl XdpBackend {
     /// Ports are numbered in the order of `requests`.
     #[must_use]
     pub fn new(options: XdpOptions, requests: Vec<PortOpenParams>) -> Self {
-        Self { options, places: requests.into_iter().map(PortOpening::new).collect() }
+        Self { options, places: requests.into_iter().map(PortOpening::new).collect(), memory: None }
     }
 
     /// Adds a port that there is nothing to open from now, for this reason: it waits for [`Backend::set_params`].
@@ -167,17 +169,21 @@ impl XdpBackend {
             let source = io::Error::from_raw_os_error(libc::EINVAL);
             return Err(refused(&QueueId::new("none", 0), "no such port", source, 0));
         };
+        if self.memory != Some(umem.id()) {
+            return Err(PortError::OtherMemory { id: place.id.clone() });
+        }
         if place.prepared.is_none() {
+            umem.check_closed(port).map_err(|source| PortError::Taken { id: place.id.clone(), source })?;
             umem.write_off(port);
         }
         let opened = place.attempt(port, &self.options, umem)?;
-        // The same name may be another interface now, whose bind proves nothing of the old one's.
-        let now = opened.info().ifindex;
-        place.bound_to.retain(|&earlier| earlier != now && !is_gone(earlier));
-        if place.bound_to.is_empty() {
-            umem.take_back(port);
+        let now = (opened.info().ifindex, place.id.queue);
+        place.bound_to.retain(|&queue| queue == now || !is_gone(queue.0));
+        if place.bound_to == [now] {
+            // SAFETY: each queue that an earlier socket of this port was bound to, on this memory, could be bound anew
+            // since, or its interface is gone and the kernel has unbound it.
+            unsafe { umem.take_back(port) };
         }
-        place.bound_to.push(now);
         Ok(opened)
     }
 }
@@ -220,10 +226,13 @@ impl Backend for XdpBackend {
 impl XdpBackend {
     fn open_on(&mut self, pages: PageKind, fallback: Option<String>) -> Result<Opened<XdpPort>, PortError> {
         let mut umem = self.memory(pages, fallback)?;
+        self.memory = Some(umem.id());
         let mut ports = Vec::with_capacity(self.places.len());
         // The layout was refused if they were more.
         for (index, place) in PortIndex::ALL.into_iter().zip(&mut self.places) {
             let until = Instant::now() + self.options.busy_deadline;
+            // What there is of earlier sockets concerns their memory.
+            (place.prepared, place.bound_to) = (None, Vec::new());
             let port = loop {
                 match place.attempt(index, &self.options, &mut umem) {
                     Err(error) if error.is_busy() && Instant::now() < until => thread::sleep(Duration::from_millis(1)),
@@ -231,7 +240,6 @@ impl XdpBackend {
                     other => break Ok(other?),
                 }
             };
-            place.bound_to = port.iter().map(|port| port.info().ifindex).collect();
             ports.push(port);
         }
         // One that is open is what the actor is for.
@@ -303,7 +311,8 @@ impl PortOpening {
     fn attempt(&mut self, index: PortIndex, options: &XdpOptions, umem: &mut Umem) -> Result<XdpPort, PortError> {
         let device = self.device()?;
         if std::mem::take(&mut self.renewed) && self.prepared.take().is_some() {
-            umem.recall(index);
+            // SAFETY: that socket was never bound, and is closed.
+            unsafe { umem.recall(index) };
         }
         let mut prepared = match self.prepared.take() {
             Some(prepared) => prepared,
@@ -319,16 +328,21 @@ impl PortOpening {
                 _ => SocketAddrXdpFlags::XDP_COPY,
             };
             let Err(source) = prepared.xsk.bind(device.ifindex, self.id.queue, flag) else {
+                // It proves that an earlier socket has left this queue, and nothing of any other: the same name may be
+                // another interface now.
+                let now = (device.ifindex, self.id.queue);
+                self.bound_to.retain(|&earlier| earlier != now);
+                self.bound_to.push(now);
                 return self.bound(index, options, umem, prepared, device);
             };
             if source.raw_os_error() == Some(libc::EBUSY) {
                 self.prepared = Some(prepared);
                 return Err(refused(&self.id, BINDING, source, 0));
             }
-            // It was never bound, so the kernel is done with its frames.
             let Prepared { xsk, rungs, mut reasons, .. } = prepared;
             drop(xsk);
-            umem.recall(index);
+            // SAFETY: that socket was never bound, so the kernel has not used its frames, and it is closed.
+            unsafe { umem.recall(index) };
             match source.raw_os_error() {
                 // veth and old drivers say EOPNOTSUPP, virtio-net without iommu EINVAL: both mean no.
                 Some(libc::EOPNOTSUPP | libc::EINVAL) if mode == Mode::ZeroCopy => {

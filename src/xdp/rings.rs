@@ -19,7 +19,7 @@ use rustix::net::xdp::{
 
 use crate::port::{PortRings, RingHandles};
 use crate::ring::{Descriptor, Mapped, RingOffsets};
-use crate::umem::{self, PortIndex, RingSizes};
+use crate::umem::{self, PortKey, RingSizes};
 
 /// Our ends of a socket's rings. Each unmaps its ring when it is dropped: the kernel keeps the socket, and
 /// so the queue, as long as one of them is mapped.
@@ -27,7 +27,7 @@ pub(super) type MappedEnds = PortRings<Mapped<u64>, Mapped<Descriptor>>;
 
 /// Sets the sizes (XDP_RX_RING and its like) and maps the rings. Before bind: xsk_mmap
 /// (net/xdp/xsk.c) refuses a bound socket. Only once for a socket, since a ring has one end here.
-pub(super) fn map(socket: BorrowedFd<'_>, port: PortIndex, sizes: RingSizes) -> io::Result<MappedEnds> {
+pub(super) fn map(socket: BorrowedFd<'_>, key: PortKey, sizes: RingSizes) -> io::Result<MappedEnds> {
     sockopt::set_xdp_rx_ring_size(socket, sizes.rx)?;
     sockopt::set_xdp_tx_ring_size(socket, sizes.tx)?;
     sockopt::set_xdp_umem_fill_ring_size(socket, sizes.fill)?;
@@ -44,7 +44,7 @@ pub(super) fn map(socket: BorrowedFd<'_>, port: PortIndex, sizes: RingSizes) -> 
         fill: fill.producer(sizes.fill).map_err(invalid)?,
         completion: completion.consumer(sizes.completion).map_err(invalid)?,
     };
-    Ok(PortRings::new(rings, port, sizes))
+    Ok(PortRings::new(rings, key, sizes))
 }
 
 /// Maps the ring of `entries` entries at `page_offset` of `socket`.

@@ -29,6 +29,6 @@ pub fn try_memory(options: &XdpOptions) -> io::Result<usize> {
     let region = Region::map(layout.bytes(), PageKind::Base, None).map_err(|e| match e {
         RegionError::Map { source, .. } | RegionError::Node { source, .. } => source,
     })?;
-    let umem = Umem::new(region, layout).map_err(|e| invalid(&e))?;
-    Xsk::new(&umem, PortIndex::P0, options.rings).map(|_| layout.bytes()).map_err(|(_, source)| source)
+    let mut umem = Umem::new(region, layout).map_err(|e| invalid(&e))?;
+    Xsk::new(&mut umem, PortIndex::P0, options.rings).map(|_| layout.bytes()).map_err(|(_, source)| source)
 }

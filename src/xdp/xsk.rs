@@ -30,12 +30,18 @@ pub(super) const REGISTERING: &str = "registering the UMEM";
 
 impl Xsk {
     /// A socket for port `port` of `umem`, which it knows, with rings of `sizes`, all empty.
-    pub(super) fn new(umem: &Umem, port: PortIndex, sizes: RingSizes) -> Result<Self, Refused> {
+    pub(super) fn new(umem: &mut Umem, port: PortIndex, sizes: RingSizes) -> Result<Self, Refused> {
         let at = |step| move |error: rustix::io::Errno| (step, io::Error::from(error));
         let socket = socket_with(AddressFamily::XDP, SocketType::RAW, SocketFlags::CLOEXEC, None)
             .map_err(at("creating the AF_XDP socket"))?;
         register(socket.as_fd(), umem).map_err(|error| (REGISTERING, error))?;
-        let ends = rings::map(socket.as_fd(), port, sizes).map_err(|error| ("making the rings", error))?;
+        // SAFETY: the key goes to `Ends`, which keeps it. That posts no other frames than this memory gives out for the
+        // key, on this socket's rings, and reports what the kernel returned on the RX and the completion ring, each entry
+        // once. The kernel writes to frames that it has from the fill ring and reads those from the TX ring, between
+        // their start and their end (xp_aligned_validate_desc, net/xdp/xsk_queue.h), and returns them when it is done.
+        let key = unsafe { umem.kernel_port(port) };
+        let key = key.map_err(|taken| ("taking the port's number", io::Error::other(taken)))?;
+        let ends = rings::map(socket.as_fd(), key, sizes).map_err(|error| ("making the rings", error))?;
         Ok(Self { ends, socket })
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::rig::{Bench, lab};
+use crate::rig::lab;
 
 /// Value of each sample of `name`, by its labels.
 fn samples(text: &str, name: &str, with: &str) -> f64 {
@@ -112,49 +112,5 @@ fn doors_that_are_overrun_leave_the_packets_alone() {
         drop((slow, lines, flood));
         bench.wait("operators are let in again", |b| b.ctl(&["queues"]).status.success());
         assert_eq!(bench.get("/ready").0, 200);
-    });
-}
-
-/// A paused port, a link that is down and an address that is gone leave every queue running, and clients without answers.
-#[test]
-fn trouble_of_running_queues_is_visible_everywhere() {
-    lab("trouble_of_running_queues_is_visible_everywhere", "executor = \"thread\"", |lab, bench| {
-        bench.serves(5000);
-        let notices = |b: &mut Bench| b.queues()["notices"].to_string();
-        assert_eq!(notices(bench), "[]");
-        bench.ctl_output(&["pause", "r0:1"]);
-        assert!(notices(bench).contains("r0:1 is paused"), "{}", notices(bench));
-        assert!(bench.ctl_output(&["queues"]).contains(" paused "), "{}", bench.ctl_output(&["queues"]));
-        assert!(bench.ctl_output(&["status"]).contains("r0:1 is paused"));
-        let paused = |b: &Bench| samples(&b.get("/metrics").1, "oxide_port_paused", "r0");
-        assert_eq!(paused(bench), 1.0);
-        let (code, body) = bench.get("/ready");
-        assert!(code == 200 && body.contains("r0:1 is paused"), "{body}");
-        let socket = bench.path("ctl.sock");
-        let words = ["top", "--once", "--json", "--socket", socket.to_str().unwrap()];
-        let top = Command::new(env!("CARGO_BIN_EXE_oxide")).args(words).output().unwrap();
-        assert!(String::from_utf8_lossy(&top.stdout).contains("\"paused\""), "{top:?}");
-        assert!(bench.log().contains("paused: takes no new packets"));
-        // It stays so over a restart, and is still to be seen.
-        bench.ctl_output(&["restart", "r0:1"]);
-        bench.wait("the queue is back", |b| b.queues()["queues"][1]["state"] == "running");
-        assert_eq!(paused(bench), 1.0);
-        bench.ctl_output(&["resume", "r0:1"]);
-        assert_eq!((notices(bench).as_str(), paused(bench)), ("[]", 0.0));
-
-        lab.ip("link set r1 down");
-        bench.wait("the link is seen down", |b| notices(b).contains("link of r1 is down"));
-        assert_eq!(samples(&bench.get("/metrics").1, "oxide_link_up", "r1"), 0.0);
-        assert!(bench.log().contains("link down"));
-        lab.up("r1");
-        bench.wait("the link is seen up", |b| notices(b) == "[]");
-
-        lab.ip("address del 10.1.0.1/24 dev r0");
-        bench.wait("the address is missed", |b| notices(b).contains("no interface has 10.1.0.1"));
-        assert_eq!(samples(&bench.get("/metrics").1, "oxide_address_present", "10.1.0.1"), 0.0);
-        assert!(bench.log().contains("listed address is gone"));
-        lab.address("r0", "10.1.0.1/24");
-        bench.wait("the address is back", |b| notices(b) == "[]");
-        bench.serves(5000);
     });
 }

@@ -44,7 +44,7 @@ fn a_deleted_interface_is_gone_for_this_socket_for_ever() {
     assert!(rig.port.steer(true).is_err() && rig.port.steer(false).is_ok());
     drop(rig.port);
     let (receive, transmit) = rig.umem.at_port(PortIndex::P0);
-    assert_eq!(rig.umem.recall(PortIndex::P0), (receive, transmit));
+    assert_eq!(rig.umem.write_off(PortIndex::P0), receive + transmit);
     assert_eq!(transmit, 5);
     rig.net.advance(Duration::from_millis(50));
     let (mut umem, mut ports) = backend.open().unwrap();

@@ -241,7 +241,7 @@ fn completions_that_never_come_are_frames_at_the_kernel_until_the_port_is_closed
     assert_eq!(rig.net.holdings(&rig.id).lost, 256);
     rig.books();
     drop(rig.port);
-    assert_eq!(rig.umem.recall(PortIndex::P0).1, 256);
+    assert_eq!(rig.umem.at_port(PortIndex::P0).1, 256);
 }
 
 /// The simulated kernel sees it when a port gives away what is not its own.
@@ -250,8 +250,8 @@ fn a_frame_taken_back_too_early_is_seen() {
     let mut rig = SimRig::opened(Driver::Copy, KernelFaultRates::none(), 8);
     rig.post(0, 1);
     rig.port.kick().unwrap();
-    // As a port would that recalls before its socket is closed.
-    rig.umem.recall(PortIndex::P0);
+    // As a port would that gives its frames up before its socket is closed.
+    rig.umem.write_off(PortIndex::P0);
     rig.inject(&packet(0, 60));
     rig.kernel();
     let violations = rig.net.violations(&rig.id);

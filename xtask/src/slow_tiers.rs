@@ -49,7 +49,7 @@ pub(crate) fn miri(cancel: &Cancel) -> Result<TierOutcome> {
         ));
     }
     let mut all = Tally::default();
-    for arguments in [&["--test", "ring", "--test", "ledger"][..], &["--lib"]] {
+    for arguments in [&["--test", "ring", "--test", "ledger", "--test", "aliasing"][..], &["--lib"]] {
         let mut command = nightly(&["miri", "test", "--package", "oxide-engine", "--no-fail-fast"]);
         command.args(arguments).env("MIRIFLAGS", "-Zmiri-disable-isolation");
         command.args(["--", "--show-output"]);

@@ -73,18 +73,19 @@ impl SimBackend {
     ) -> Result<Opened<SimPort>, PortError> {
         let memory = Region::map(layout.bytes(), PageKind::Base, None);
         let region = memory.map_err(|source| PortError::Memory { id: self.first(), source })?;
-        let umem = Umem::new(region, layout).map_err(|source| PortError::Layout { id: self.first(), source })?;
+        let mut umem = Umem::new(region, layout).map_err(|source| PortError::Layout { id: self.first(), source })?;
         // The layout was refused if they were more.
         let ports = self.ids.iter().zip(may).zip(PortIndex::ALL);
-        let ports = ports.map(|((id, may), at)| may.and_then(|()| self.port(id, at, layout)));
-        Ok((umem, ports.collect()))
+        let ports = ports.map(|((id, may), at)| may.and_then(|()| self.port(id, at, &mut umem))).collect();
+        Ok((umem, ports))
     }
 
-    fn port(&self, id: &QueueId, index: PortIndex, layout: UmemLayout) -> Result<SimPort, PortError> {
+    fn port(&self, id: &QueueId, index: PortIndex, umem: &mut Umem) -> Result<SimPort, PortError> {
         let gone = |errno| PortError::Gone { id: id.clone(), source: io::Error::from_raw_os_error(errno) };
         let (interface, nic) = self.net.find(id).ok_or_else(|| gone(libc::ENODEV))?;
         let (user, kernel) = self.ring_ends(id, &mut lock(nic))?;
-        let socket = lock(nic).bind(kernel, index, layout)?;
+        let key = umem.simulated_port(index).map_err(|source| PortError::Taken { id: id.clone(), source })?;
+        let socket = lock(nic).bind(kernel, *umem.layout())?;
         Ok(SimPort {
             info: PortInfo {
                 id: id.clone(),
@@ -95,7 +96,7 @@ impl SimBackend {
                 mode_reason: "no kernel is asked".to_owned(),
                 busy_poll: "not for a simulated port".to_owned(),
             },
-            ends: PortRings::new(user, index, self.rings),
+            ends: PortRings::new(user, key, self.rings),
             net: self.net.clone(),
             nic: nic.clone(),
             socket,
@@ -145,11 +146,12 @@ impl Backend for SimBackend {
     }
 
     fn reopen(&mut self, port: PortIndex, umem: &mut Umem) -> Result<SimPort, PortError> {
-        umem.write_off(port);
         let id = self.ids.get(usize::from(port)).cloned().unwrap_or_else(|| QueueId::new("none", 0));
+        umem.check_closed(port).map_err(|source| PortError::Taken { id: id.clone(), source })?;
+        umem.write_off(port);
         self.may_bind(&id, umem.layout())?;
-        let opened = self.port(&id, port, *umem.layout())?;
-        umem.take_back(port);
+        let opened = self.port(&id, port, umem)?;
+        umem.take_back_simulated(opened.ends.key());
         Ok(opened)
     }
 

@@ -6,7 +6,7 @@ use std::io;
 use super::socket::{Delivery, KernelRings, Socket};
 use super::{Driver, Holdings, KernelFaultRates, Rng, Violation};
 use crate::port::{Kick, PortError, QueueId};
-use crate::umem::{PortIndex, RegionError, Umem, UmemLayout};
+use crate::umem::{PortKey, RegionError, Umem, UmemLayout};
 
 /// Buffers kept for packets to come, so that a long run allocates none.
 const SPARE_BUFFERS: usize = 4096;
@@ -127,13 +127,13 @@ impl NicQueue {
     }
 
     /// Binds a socket, as [`may_bind`](Self::may_bind) has allowed; returns its number.
-    pub(super) fn bind(&mut self, rings: KernelRings, port: PortIndex, layout: UmemLayout) -> Result<u64, PortError> {
+    pub(super) fn bind(&mut self, rings: KernelRings, layout: UmemLayout) -> Result<u64, PortError> {
         if self.bound.is_some() {
             let (id, source) = (self.id.clone(), io::Error::from_raw_os_error(libc::EBUSY));
             return Err(PortError::Refused { id, step: "bind", source, advice: String::new() });
         }
         self.sockets += 1;
-        let socket = Socket::new(rings, port, layout, self.driver);
+        let socket = Socket::new(rings, layout, self.driver);
         self.bound = Some(Bound { number: self.sockets, generation: self.generation, dead: false, socket });
         Ok(self.sockets)
     }
@@ -251,7 +251,7 @@ impl NicQueue {
     }
 
     /// One step of the kernel for socket `number`, whose memory is `umem`.
-    pub(super) fn run(&mut self, number: u64, umem: &mut Umem, now_ns: u64) {
+    pub(super) fn run(&mut self, number: u64, umem: &mut Umem, key: &PortKey, now_ns: u64) {
         let (faults, link_up) = (self.faults, self.link_up);
         let Self { rng, bound, arrivals, sent, buffers, counters, present, generation, .. } = self;
         let Some(bound) = bound.as_mut().filter(|b| b.number == number && b.is_current(*generation) && *present) else {
@@ -265,7 +265,7 @@ impl NicQueue {
         let (send, complete, receive) = (limit(), limit(), limit());
         if link_up {
             socket.poll_tx();
-            socket.send(umem, send, now_ns, &faults, rng, |packet| match packet {
+            socket.send((umem, key), send, now_ns, &faults, rng, |packet| match packet {
                 Some(packet) => {
                     counters.sent += 1;
                     sent.push_back(copy(buffers, packet));
@@ -273,7 +273,7 @@ impl NicQueue {
                 None => counters.unsent += 1,
             });
         }
-        socket.complete(umem, complete, now_ns, &faults, rng);
+        socket.complete((umem, key), complete, now_ns, &faults, rng);
         for _ in 0..receive {
             if socket.asleep() {
                 break;
@@ -282,7 +282,7 @@ impl NicQueue {
             if rng.chance(faults.rx_drop_ppm) {
                 counters.dropped += 1;
             } else {
-                match socket.receive(umem, &packet, &faults, rng) {
+                match socket.receive((umem, key), &packet, &faults, rng) {
                     Delivery::Delivered => counters.delivered += 1,
                     Delivery::Refused => counters.refused += 1,
                 }

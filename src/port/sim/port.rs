@@ -25,7 +25,7 @@ impl SimPort {
     /// packets that arrived are written to `umem` and appear on the RX ring. How much of it, the faults
     /// and the seed decide.
     pub fn run_kernel(&mut self, umem: &mut Umem) {
-        lock(&self.nic).run(self.socket, umem, self.net.now_ns());
+        lock(&self.nic).run(self.socket, umem, self.ends.key(), self.net.now_ns());
     }
 }
 

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use super::{Descriptor, Driver, KernelFaultRates, Rng};
 use crate::port::KernelCounters;
 use crate::ring::{Consumer, Producer};
-use crate::umem::{BadDescriptor, PortIndex, Umem, UmemLayout};
+use crate::umem::{BadDescriptor, PortKey, Umem, UmemLayout};
 
 /// Descriptors that one call of `sendto` takes at most (`TX_BATCH_SIZE`, net/xdp/xsk.c).
 const TX_BATCH_SIZE: u32 = 32;
@@ -64,7 +64,6 @@ pub(super) struct Socket {
     pub(super) counters: KernelCounters,
     pub(super) violations: Vec<Violation>,
     rings: KernelRings,
-    port: PortIndex,
     layout: UmemLayout,
     driver: Driver,
     /// Has raised need-wakeup and does nothing until it is kicked.
@@ -79,14 +78,13 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    pub(super) fn new(mut rings: KernelRings, port: PortIndex, layout: UmemLayout, driver: Driver) -> Self {
+    pub(super) fn new(mut rings: KernelRings, layout: UmemLayout, driver: Driver) -> Self {
         rings.tx.set_need_wakeup(driver == Driver::Copy);
         Self {
             steered: false,
             counters: KernelCounters::default(),
             violations: Vec::new(),
             rings,
-            port,
             layout,
             driver,
             asleep: false,
@@ -160,7 +158,7 @@ impl Socket {
     /// Sends up to `limit` of the packets taken, in order; `wire` sees each that leaves.
     pub(super) fn send(
         &mut self,
-        umem: &Umem,
+        (umem, key): (&Umem, &PortKey),
         limit: u32,
         now_ns: u64,
         faults: &KernelFaultRates,
@@ -169,7 +167,7 @@ impl Socket {
     ) {
         for _ in 0..limit {
             let Some(Descriptor { address, length, .. }) = self.taken.pop_front() else { break };
-            match umem.kernel_read(self.port, address, length) {
+            match umem.kernel_read(key, address, length) {
                 Ok(packet) => wire((!rng.chance(faults.tx_drop_ppm)).then_some(packet)),
                 Err(error) => self.violations.push(Violation::Read(error)),
             }
@@ -179,7 +177,14 @@ impl Socket {
     }
 
     /// Puts up to `limit` completions that are due on their ring.
-    pub(super) fn complete(&mut self, umem: &Umem, limit: u32, now_ns: u64, faults: &KernelFaultRates, rng: &mut Rng) {
+    pub(super) fn complete(
+        &mut self,
+        memory: (&Umem, &PortKey),
+        limit: u32,
+        now_ns: u64,
+        faults: &KernelFaultRates,
+        rng: &mut Rng,
+    ) {
         for _ in 0..limit {
             if rng.chance(faults.reorder_ppm) {
                 let other = rng.below(self.completing.len() as u64) as usize;
@@ -203,7 +208,7 @@ impl Socket {
                 let _ = self.rings.completion.push(address);
             }
             if rng.chance(faults.bogus_ppm) && self.completion_room() {
-                let bogus = self.bogus_completion(umem, rng);
+                let bogus = self.bogus_completion(memory, rng);
                 let _ = self.rings.completion.push(bogus);
             }
         }
@@ -217,9 +222,9 @@ impl Socket {
 
     /// An address that no owner can take for a completion: outside the UMEM, or of a frame that is not
     /// being sent. A frame that is being sent could not be told from the truth by anybody.
-    fn bogus_completion(&self, umem: &Umem, rng: &mut Rng) -> u64 {
+    fn bogus_completion(&self, (umem, key): (&Umem, &PortKey), rng: &mut Rng) -> u64 {
         let address = self.layout.address(rng.below(u64::from(self.layout.frame_count())) as u32) as u64;
-        let believable = umem.kernel_read(self.port, address, 0).is_ok();
+        let believable = umem.kernel_read(key, address, 0).is_ok();
         if believable || rng.chance(500_000) { self.outside(rng) } else { address }
     }
 
@@ -230,7 +235,7 @@ impl Socket {
     /// A packet from the wire.
     pub(super) fn receive(
         &mut self,
-        umem: &mut Umem,
+        (umem, key): (&mut Umem, &PortKey),
         packet: &[u8],
         faults: &KernelFaultRates,
         rng: &mut Rng,
@@ -247,7 +252,7 @@ impl Socket {
             return Delivery::Refused;
         };
         let address = frame + data_offset;
-        if let Err(error) = umem.kernel_write(self.port, address, packet) {
+        if let Err(error) = umem.kernel_write(key, address, packet) {
             self.violations.push(Violation::Write(error));
             self.counters.rx_dropped += 1;
             return Delivery::Refused;
