@@ -95,12 +95,12 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
-    use crate::net::{LinkKind, SupervisorLink};
+    use crate::net::{Link, LinkKind};
     use crate::packet::MacAddr;
     use crate::port::QueueId;
 
     fn tables(up: bool, address: [u8; 4]) -> Tables {
-        let link = SupervisorLink {
+        let link = Link {
             index: 2,
             name: "eth0".to_owned(),
             mac: MacAddr::default(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::End;
+use super::ActorExit;
 
 /// Limits what a restart rebuilds. The rest goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -178,7 +178,7 @@ pub enum Cause {
     /// The actor was told to end and still runs.
     StillRuns,
     /// The actor ended after it was told to: how.
-    Ended(End),
+    Ended(ActorExit),
 }
 
 impl Cause {

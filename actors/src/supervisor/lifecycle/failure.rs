@@ -19,20 +19,20 @@ impl ActorLifecycle {
             (Phase::Draining { .. }, end) => {
                 return self.after_exit(cx, AfterExit::Rest(ActorState::Stopped), Cause::Ended(end));
             }
-            (_, End::Waiting(message)) => {
+            (_, ActorExit::Waiting(message)) => {
                 let why = WaitReason::Absent(message);
                 self.phase = Phase::Waiting { retry: cx.after(cx.settings.retry_every) };
                 return self.go(cx, ActorState::Waiting { why: why.clone() }, Cause::Waits(why));
             }
-            (_, End::Refused(message)) => {
+            (_, ActorExit::Refused(message)) => {
                 let why = FailReason::Refused(message.clone());
                 return self.go(cx, ActorState::Failed { why }, Cause::Refused(message));
             }
-            (_, End::Done) => Failure::Ended,
-            (_, End::AccountingFailed(message)) => Failure::Accounting(message),
-            (_, End::Panicked(message)) => Failure::ActorPanic(message),
-            (Phase::Opening, End::Failed(message)) => Failure::Open(message),
-            (_, End::Failed(message)) => Failure::Error(message),
+            (_, ActorExit::Done) => Failure::Ended,
+            (_, ActorExit::AccountingFailed(message)) => Failure::Accounting(message),
+            (_, ActorExit::Panicked(message)) => Failure::ActorPanic(message),
+            (Phase::Opening, ActorExit::Failed(message)) => Failure::Open(message),
+            (_, ActorExit::Failed(message)) => Failure::Error(message),
         };
         self.fail(cx, RestartScope::Queue, failure);
     }
