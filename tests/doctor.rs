@@ -181,8 +181,8 @@ fn each_capability_that_is_missing_is_named() {
 }
 
 #[test]
-fn an_ordinary_user_is_told_the_same() {
-    if skip("an_ordinary_user_is_told_the_same") {
+fn ordinary_user_gets_same_report() {
+    if skip("ordinary_user_gets_same_report") {
         return;
     }
     in_namespace(|lab| {
@@ -197,7 +197,7 @@ fn an_ordinary_user_is_told_the_same() {
             use std::io::Write;
             let _ = writeln!(
                 std::io::stderr(),
-                "SKIPPED-OK an_ordinary_user_is_told_the_same: user 65534 may not enter the build folder"
+                "SKIPPED-OK ordinary_user_gets_same_report: user 65534 may not enter the build folder"
             );
             return;
         }
@@ -210,8 +210,8 @@ fn an_ordinary_user_is_told_the_same() {
 }
 
 #[test]
-fn a_user_namespace_is_not_taken_for_privilege() {
-    if skip("a_user_namespace_is_not_taken_for_privilege") {
+fn user_namespace_is_not_privilege() {
+    if skip("user_namespace_is_not_privilege") {
         return;
     }
     in_namespace(|lab| {
@@ -223,7 +223,7 @@ fn a_user_namespace_is_not_taken_for_privilege() {
             let why = String::from_utf8_lossy(&output.stderr).into_owned();
             let _ = writeln!(
                 std::io::stderr(),
-                "SKIPPED-OK a_user_namespace_is_not_taken_for_privilege: no user namespace here: {why}"
+                "SKIPPED-OK user_namespace_is_not_privilege: no user namespace here: {why}"
             );
             return;
         };
@@ -237,8 +237,8 @@ fn a_user_namespace_is_not_taken_for_privilege() {
 }
 
 #[test]
-fn queues_and_programs_of_others_are_found() {
-    if skip("queues_and_programs_of_others_are_found") {
+fn foreign_queues_and_programs_are_found() {
+    if skip("foreign_queues_and_programs_are_found") {
         return;
     }
     in_namespace(|lab| {
@@ -259,7 +259,7 @@ fn queues_and_programs_of_others_are_found() {
             use std::io::Write;
             let _ = writeln!(
                 std::io::stderr(),
-                "SKIPPED-OK queues_and_programs_of_others_are_found: the kernel is older than 6.15 and has no xsk_diag"
+                "SKIPPED-OK foreign_queues_and_programs_are_found: the kernel is older than 6.15 and has no xsk_diag"
             );
             return;
         }
@@ -269,8 +269,8 @@ fn queues_and_programs_of_others_are_found() {
 }
 
 #[test]
-fn ports_and_routes_are_looked_at() {
-    if skip("ports_and_routes_are_looked_at") {
+fn ports_and_routes_are_checked() {
+    if skip("ports_and_routes_are_checked") {
         return;
     }
     in_namespace(|lab| {

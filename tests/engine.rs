@@ -109,8 +109,8 @@ fn each_executor(test: &'static str, body: fn(&Lab, ExecutorKind)) {
 }
 
 #[test]
-fn echoes_and_stops_with_balanced_books() {
-    each_executor("echoes_and_stops_with_balanced_books", |lab, executor| {
+fn engine_echoes_and_stops_with_balanced_accounting() {
+    each_executor("engine_echoes_and_stops_with_balanced_accounting", |lab, executor| {
         let far = link(lab, 2);
         let engine = start(config(executor));
         for _ in 0..20 {
@@ -130,8 +130,8 @@ fn echoes_and_stops_with_balanced_books() {
 }
 
 #[test]
-fn a_panicking_handler_is_replaced_and_nothing_else_is_lost() {
-    each_executor("a_panicking_handler_is_replaced_and_nothing_else_is_lost", |lab, executor| {
+fn panicking_handler_is_replaced_without_other_loss() {
+    each_executor("panicking_handler_is_replaced_without_other_loss", |lab, executor| {
         let far = link(lab, 1);
         let engine = start(config(executor));
         assert!(echo(&far, "hello", LONG));
@@ -147,8 +147,8 @@ fn a_panicking_handler_is_replaced_and_nothing_else_is_lost() {
 }
 
 #[test]
-fn a_restarted_queue_comes_back_and_its_counters_go_on() {
-    each_executor("a_restarted_queue_comes_back_and_its_counters_go_on", |lab, executor| {
+fn restarted_queue_recovers_and_counters_continue() {
+    each_executor("restarted_queue_recovers_and_counters_continue", |lab, executor| {
         let far = link(lab, 1);
         let engine = start(config(executor));
         for round in 1..=3 {
@@ -165,8 +165,8 @@ fn a_restarted_queue_comes_back_and_its_counters_go_on() {
 }
 
 #[test]
-fn an_interface_that_was_deleted_and_made_again_is_served_again() {
-    each_executor("an_interface_that_was_deleted_and_made_again_is_served_again", |lab, executor| {
+fn recreated_interface_is_served_again() {
+    each_executor("recreated_interface_is_served_again", |lab, executor| {
         let far = link(lab, 1);
         let engine = start(config(executor));
         assert!(echo(&far, "hello", LONG));
@@ -182,8 +182,8 @@ fn an_interface_that_was_deleted_and_made_again_is_served_again() {
 }
 
 #[test]
-fn a_link_that_goes_down_and_up_needs_no_restart() {
-    each_executor("a_link_that_goes_down_and_up_needs_no_restart", |lab, executor| {
+fn link_flap_needs_no_restart() {
+    each_executor("link_flap_needs_no_restart", |lab, executor| {
         let far = link(lab, 1);
         let engine = start(config(executor));
         assert!(echo(&far, "hello", LONG));
@@ -203,8 +203,8 @@ fn a_link_that_goes_down_and_up_needs_no_restart() {
 }
 
 #[test]
-fn what_stands_in_the_way_is_told_and_nothing_is_left() {
-    each_executor("what_stands_in_the_way_is_told_and_nothing_is_left", |lab, executor| {
+fn failed_start_reports_cause_and_cleans_up() {
+    each_executor("failed_start_reports_cause_and_cleans_up", |lab, executor| {
         let _far = link(lab, 1);
         let refuse = |config: EngineConfig| {
             let engine = Engine::builder(config, |_| Echo).start();

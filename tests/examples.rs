@@ -83,7 +83,7 @@ fn sent(outcome: &HandlerOutcome) -> (u8, SocketAddr, SocketAddr, Vec<u8>) {
 }
 
 #[test]
-fn a_blind_forwarder_forwards_both_ways_and_knows_only_the_last() {
+fn blind_forwarder_forwards_both_directions() {
     let (listen, target) = ("192.0.2.1:51820", "198.51.100.7:51820");
     let mut harness = harness(|queue| blind_forwarder::BlindForwarder::new(at(listen), at(target), queue));
     let mut clients = HashMap::new();
@@ -117,7 +117,7 @@ fn answers_for_another_queue_are_handed_over() {
 }
 
 #[test]
-fn channel_data_both_ways_in_all_families() {
+fn channel_data_passes_both_directions_in_all_families() {
     for (server, client, relayed, peer) in [
         ("192.0.2.1:3478", "192.0.2.7:4000", "198.51.100.1:50000", "198.51.100.7:7000"),
         ("[2001:db8:1::1]:3478", "[2001:db8:1::7]:4000", "198.51.100.1:50000", "198.51.100.7:7000"),
@@ -149,7 +149,7 @@ fn channel_data_both_ways_in_all_families() {
 }
 
 #[test]
-fn a_frame_goes_through_the_tunnel_and_comes_out_as_it_was() {
+fn frame_passes_tunnel_unchanged() {
     for (here, there) in [("198.51.100.1", "198.51.100.7"), ("2001:db8:2::1", "2001:db8:2::7")] {
         let (here, there): (IpAddr, IpAddr) = (here.parse().unwrap(), there.parse().unwrap());
         let mut near = harness(|_| geneve::TunnelEnd::new(here, there, 100, PortIndex::P0));

@@ -51,8 +51,8 @@ fn with_fault(test: &'static str, queues: &'static [u32], fault: impl FnOnce(&La
 }
 
 #[test]
-fn its_link_flaps() {
-    with_first_interface("its_link_flaps", |lab, _, engine| {
+fn link_flap_costs_no_restart() {
+    with_first_interface("link_flap_costs_no_restart", |lab, _, engine| {
         for _ in 0..5 {
             lab.ip("link set near0 down");
             lab.ip("link set near0 up");
@@ -63,8 +63,8 @@ fn its_link_flaps() {
 }
 
 #[test]
-fn it_is_deleted_and_made_again() {
-    with_first_interface("it_is_deleted_and_made_again", |lab, far, engine| {
+fn interface_is_deleted_and_recreated() {
+    with_first_interface("interface_is_deleted_and_recreated", |lab, far, engine| {
         for _ in 0..2 {
             lab.ip("link del near0");
             let waits = |s: &oxide::engine::EngineStatus| s.queues.iter().all(|q| q.state == QueueState::Waiting);
@@ -76,8 +76,8 @@ fn it_is_deleted_and_made_again() {
 }
 
 #[test]
-fn it_is_renamed_and_named_back() {
-    with_first_interface("it_is_renamed_and_named_back", |lab, _, engine| {
+fn interface_is_renamed_and_renamed_back() {
+    with_first_interface("interface_is_renamed_and_renamed_back", |lab, _, engine| {
         lab.ip("link set near0 down");
         lab.ip("link set near0 name other");
         wait(engine, "noticed", |s| s.queues.iter().all(|q| q.state == QueueState::Waiting));
@@ -88,8 +88,8 @@ fn it_is_renamed_and_named_back() {
 }
 
 #[test]
-fn its_program_is_taken_off() {
-    with_first_interface("its_program_is_taken_off", |lab, _, engine| {
+fn program_is_detached() {
+    with_first_interface("program_is_detached", |lab, _, engine| {
         // As another process with the privilege would.
         assert!(program(lab, "near0").is_some());
         oxide::xdp::steering::detach_all("near0").unwrap();
@@ -117,8 +117,8 @@ fn all_wait(status: &EngineStatus) -> bool {
 }
 
 #[test]
-fn another_program_is_in_the_place_of_ours() {
-    with_first_interface("another_program_is_in_the_place_of_ours", |_, _, engine| {
+fn other_program_replaces_ours() {
+    with_first_interface("other_program_replaces_ours", |_, _, engine| {
         // Whoever is first after ours was taken off.
         let mut other = None;
         until(engine, "another program", || {
@@ -141,8 +141,8 @@ fn another_program_is_in_the_place_of_ours() {
 
 /// It was first on an interface that was made again.
 #[test]
-fn another_program_is_there_before_ours() {
-    with_first_interface("another_program_is_there_before_ours", |lab, far, engine| {
+fn other_program_is_attached_before_start() {
+    with_first_interface("other_program_is_attached_before_start", |lab, far, engine| {
         lab.ip("link del near0");
         wait(engine, "noticed", all_wait);
         plug_as(lab, far, 0, "tmp0");
@@ -157,8 +157,8 @@ fn another_program_is_there_before_ours() {
 }
 
 #[test]
-fn another_program_is_put_under_our_link() {
-    with_first_interface("another_program_is_put_under_our_link", |lab, _, engine| {
+fn other_program_is_put_under_our_link() {
+    with_first_interface("other_program_is_put_under_our_link", |lab, _, engine| {
         let ours = program(lab, "near0");
         for _ in 0..3 {
             oxide::xdp::steering::swap_all("near0").unwrap();
@@ -170,8 +170,8 @@ fn another_program_is_put_under_our_link() {
 }
 
 #[test]
-fn it_is_moved_to_another_namespace_and_back() {
-    with_first_interface("it_is_moved_to_another_namespace_and_back", |lab, _, engine| {
+fn interface_moves_to_other_namespace_and_back() {
+    with_first_interface("interface_moves_to_other_namespace_and_back", |lab, _, engine| {
         let away = lab.second_namespace();
         lab.ip(&format!("link set near0 netns {}", away.path().display()));
         wait(engine, "gone for us", all_wait);
@@ -186,8 +186,8 @@ fn it_is_moved_to_another_namespace_and_back() {
 }
 
 #[test]
-fn its_mtu_is_changed() {
-    with_first_interface("its_mtu_is_changed", |lab, far, engine| {
+fn mtu_is_changed() {
+    with_first_interface("mtu_is_changed", |lab, far, engine| {
         for mtu in [1400, 2000] {
             lab.ip(&format!("link set near0 mtu {mtu}"));
             far.run(move |lab| lab.ip(&format!("link set far0 mtu {mtu}")));
@@ -203,8 +203,8 @@ fn its_mtu_is_changed() {
 }
 
 #[test]
-fn its_offloads_are_changed() {
-    with_first_interface("its_offloads_are_changed", |lab, _, engine| {
+fn offloads_are_changed() {
+    with_first_interface("offloads_are_changed", |lab, _, engine| {
         lab.run("ethtool", "-K near0 gro on");
         let told = |s: &EngineStatus| s.drift.iter().any(|news| news.contains("offloads of near0 were changed"));
         wait(engine, "told", told);
@@ -216,8 +216,8 @@ fn its_offloads_are_changed() {
 
 /// A queue that serves two interfaces is rebuilt while one of them is not there: it comes up with the other one.
 #[test]
-fn a_queue_is_restarted_while_one_of_its_interfaces_is_absent() {
-    with_fault("a_queue_is_restarted_while_one_of_its_interfaces_is_absent", &[], |lab, far, engine| {
+fn queue_restarts_while_one_interface_is_absent() {
+    with_fault("queue_restarts_while_one_interface_is_absent", &[], |lab, far, engine| {
         lab.ip("link del near0");
         wait(engine, "noticed", all_wait);
         for queue in 0..hairpin::QUEUES {
@@ -240,9 +240,9 @@ fn a_queue_is_restarted_while_one_of_its_interfaces_is_absent() {
 }
 
 #[test]
-fn its_channels_are_fewer_or_more() {
+fn channels_are_reduced_or_raised() {
     // Two of four queues are served, so that the kernel lets the number change.
-    with_fault("its_channels_are_fewer_or_more", &[0, 1], |lab, far, engine| {
+    with_fault("channels_are_reduced_or_raised", &[0, 1], |lab, far, engine| {
         for count in [2, 3, 4] {
             let near = || lab.run("ethtool", &format!("-L near0 rx {count} tx {count}"));
             let there = || far.run(move |lab| lab.run("ethtool", &format!("-L far0 rx {count} tx {count}")));
@@ -266,8 +266,8 @@ fn its_channels_are_fewer_or_more() {
 }
 
 #[test]
-fn its_channels_cannot_be_fewer_than_our_sockets() {
-    with_first_interface("its_channels_cannot_be_fewer_than_our_sockets", |lab, _, _| {
+fn channels_cannot_be_fewer_than_sockets() {
+    with_first_interface("channels_cannot_be_fewer_than_sockets", |lab, _, _| {
         let fewer = ["-L", "near0", "rx", "2", "tx", "2"];
         let refused = std::process::Command::new("ethtool").args(fewer).output().unwrap();
         assert!(!refused.status.success(), "the kernel lets a queue go that has a socket");

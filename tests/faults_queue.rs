@@ -47,9 +47,9 @@ fn until_restarted(engine: &Engine, times: u32) {
 }
 
 #[test]
-fn a_handler_that_panics_now_and_then() {
+fn occasional_handler_panic_costs_its_batch() {
     under_traffic(
-        "a_handler_that_panics_now_and_then",
+        "occasional_handler_panic_costs_its_batch",
         |engine| {
             engine.handle().inject(&id("near0", 1), |_| DatapathFault::PanicEvery(100)).unwrap();
             until_restarted(engine, 3);
@@ -64,9 +64,9 @@ fn a_handler_that_panics_now_and_then() {
 }
 
 #[test]
-fn completions_that_stop_cost_one_port() {
+fn missing_completions_cost_one_port() {
     under_traffic(
-        "completions_that_stop_cost_one_port",
+        "missing_completions_cost_one_port",
         |engine| {
             engine.handle().inject(&id("near0", 1), DatapathFault::Completions).unwrap();
             until_restarted(engine, 1);
@@ -79,9 +79,9 @@ fn completions_that_stop_cost_one_port() {
 }
 
 #[test]
-fn a_socket_that_is_lost_costs_one_port() {
+fn lost_socket_costs_one_port() {
     under_traffic(
-        "a_socket_that_is_lost_costs_one_port",
+        "lost_socket_costs_one_port",
         |engine| {
             engine.handle().inject(&id("near1", 1), DatapathFault::SocketLost).unwrap();
             until_restarted(engine, 1);
@@ -91,9 +91,9 @@ fn a_socket_that_is_lost_costs_one_port() {
 }
 
 #[test]
-fn frames_that_leak_cost_one_actor() {
+fn leaked_frames_cost_one_actor() {
     under_traffic(
-        "frames_that_leak_cost_one_actor",
+        "leaked_frames_cost_one_actor",
         |engine| {
             engine.handle().inject(&id("near0", 1), |_| DatapathFault::Leak(3)).unwrap();
             until_restarted(engine, 1);
@@ -103,9 +103,9 @@ fn frames_that_leak_cost_one_actor() {
 }
 
 #[test]
-fn a_handler_that_stalls_is_told_and_costs_one_actor() {
+fn stalled_handler_is_reported_and_costs_one_actor() {
     under_traffic(
-        "a_handler_that_stalls_is_told_and_costs_one_actor",
+        "stalled_handler_is_reported_and_costs_one_actor",
         |engine| {
             engine.handle().inject(&id("near0", 1), |_| DatapathFault::Stall(Duration::from_millis(1800))).unwrap();
             wait(engine, "stalled", |s| s.queues[1].stalled);
@@ -118,9 +118,9 @@ fn a_handler_that_stalls_is_told_and_costs_one_actor() {
 }
 
 #[test]
-fn restarts_asked_for_at_each_depth() {
+fn requested_restarts_at_each_scope() {
     under_traffic(
-        "restarts_asked_for_at_each_depth",
+        "requested_restarts_at_each_scope",
         |engine| {
             let handle = engine.handle();
             handle.restart(&id("near0", 1), RestartScope::Handler).unwrap();

@@ -37,7 +37,7 @@ fn length_by_ip(frame: &[u8]) -> usize {
 }
 
 #[test]
-fn every_form_gets_its_verdict() {
+fn each_malformed_form_gets_its_verdict() {
     for form in forms() {
         assert!(!form.frames.is_empty(), "{}", form.text);
         for frame in &form.frames {
@@ -50,7 +50,7 @@ fn every_form_gets_its_verdict() {
 }
 
 #[test]
-fn the_document_and_the_tests_have_the_same_rows() {
+fn document_and_tests_have_same_rows() {
     let document = include_str!("../docs/malformed.md");
     let rows = document.lines().filter_map(|line| {
         let cells: Vec<&str> = line.strip_prefix("| ")?.strip_suffix(" |")?.split(" | ").collect();
@@ -116,7 +116,7 @@ fn descriptors_longer_than_their_frame_are_refused() {
 }
 
 #[test]
-fn a_wrong_checksum_is_found_where_it_is_verified() {
+fn wrong_checksum_is_detected_where_verified() {
     for (frame, last) in [(v4(), forms::V4 - 1), (v6(), forms::V6 - 1)] {
         let parsed = verdict(&frame).unwrap();
         assert_eq!(verify_udp(&frame, &parsed), Ok(()));
@@ -150,7 +150,7 @@ fn mutated() -> impl Strategy<Value = Vec<u8>> {
 
 /// Accepted by one, accepted by the other, with the same facts.
 #[test]
-fn an_independent_parser_agrees() {
+fn independent_parser_agrees() {
     let accepted = std::cell::Cell::new(0);
     let config = ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() };
     let result = TestRunner::new(config).run(&mutated(), |frame| {
@@ -190,7 +190,7 @@ fn extended() -> impl Strategy<Value = Vec<u8>> {
 }
 
 #[test]
-fn an_independent_parser_recognises_the_same() {
+fn independent_parser_recognises_same_packets() {
     let found = std::cell::RefCell::new(std::collections::HashMap::new());
     let config = ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() };
     let frames = prop_oneof![extended(), mutated()];
@@ -229,7 +229,7 @@ fn is_timestamp(frame: &[u8], l4: u8) -> bool {
 
 /// The forms of the document are the independent parser's opinion as well.
 #[test]
-fn an_independent_parser_agrees_on_the_forms() {
+fn independent_parser_agrees_on_malformed_forms() {
     for form in forms() {
         for frame in &form.frames {
             assert_eq!(verdict(frame).ok(), oracle::parse(frame), "{}: {frame:02x?}", form.text);
@@ -249,7 +249,7 @@ proptest! {
     /// What is parsed can be rewritten, is parsed again as what it was rewritten to, and is not touched
     /// beyond its headers.
     #[test]
-    fn what_is_parsed_can_be_rewritten(frame in mutated()) {
+    fn parsed_packet_can_be_rewritten(frame in mutated()) {
         let Ok(parsed) = verdict(&frame) else { return Ok(()) };
         let new = some_rewrite(parsed.ipv4);
         let mut after = frame.clone();
@@ -272,7 +272,7 @@ proptest! {
 
     /// Noise of any length: no panic, and nothing accepted that reaches past the frame.
     #[test]
-    fn noise_does_no_harm(
+    fn random_bytes_do_not_panic(
         bytes in prop::collection::vec(any::<u8>(), 64),
         length: u16, ipv4 in any::<Option<bool>>(), l3: u8, l4: u8,
     ) {

@@ -95,8 +95,8 @@ fn two_sides(lab: &Lab) -> Far {
 }
 
 #[test]
-fn the_lab_is_its_own_world() {
-    if skip_unless_root("the_lab_is_its_own_world") {
+fn testbed_is_isolated() {
+    if skip_unless_root("testbed_is_isolated") {
         return;
     }
     in_namespace(|lab| {
@@ -181,8 +181,8 @@ fn tables_are_read_and_followed() {
 }
 
 #[test]
-fn routes_that_go_in_silence_are_missed() {
-    if skip_unless_root("routes_that_go_in_silence_are_missed") {
+fn silently_removed_routes_are_noticed() {
+    if skip_unless_root("silently_removed_routes_are_noticed") {
         return;
     }
     in_namespace(|lab| {
@@ -205,8 +205,8 @@ fn routes_that_go_in_silence_are_missed() {
 }
 
 #[test]
-fn the_kernel_resolves_when_asked() {
-    if skip_unless_root("the_kernel_resolves_when_asked") {
+fn kernel_resolves_on_request() {
+    if skip_unless_root("kernel_resolves_on_request") {
         return;
     }
     in_namespace(|lab| {
@@ -229,8 +229,8 @@ fn the_kernel_resolves_when_asked() {
 }
 
 #[test]
-fn entered_neighbours_are_left_alone() {
-    if skip_unless_root("entered_neighbours_are_left_alone") {
+fn static_neighbours_are_unchanged() {
+    if skip_unless_root("static_neighbours_are_unchanged") {
         return;
     }
     in_namespace(|lab| {
@@ -247,8 +247,8 @@ fn entered_neighbours_are_left_alone() {
 }
 
 #[test]
-fn a_neighbour_in_use_outlives_the_kernels_memory_of_it() {
-    if skip_unless_root("a_neighbour_in_use_outlives_the_kernels_memory_of_it") {
+fn neighbour_in_use_outlives_kernel_entry() {
+    if skip_unless_root("neighbour_in_use_outlives_kernel_entry") {
         return;
     }
     in_namespace(|lab| {
@@ -276,8 +276,8 @@ fn a_neighbour_in_use_outlives_the_kernels_memory_of_it() {
 }
 
 #[test]
-fn a_new_mac_of_a_neighbour_in_use_is_noticed() {
-    if skip_unless_root("a_new_mac_of_a_neighbour_in_use_is_noticed") {
+fn changed_mac_of_neighbour_in_use_is_noticed() {
+    if skip_unless_root("changed_mac_of_neighbour_in_use_is_noticed") {
         return;
     }
     in_namespace(|lab| {
@@ -312,8 +312,8 @@ fn a_new_mac_of_a_neighbour_in_use_is_noticed() {
 }
 
 #[test]
-fn an_interface_of_a_huge_number_deleted_and_made_again() {
-    if skip_unless_root("an_interface_of_a_huge_number_deleted_and_made_again") {
+fn interface_with_huge_index_is_recreated() {
+    if skip_unless_root("interface_with_huge_index_is_recreated") {
         return;
     }
     in_namespace(|lab| {
@@ -343,8 +343,8 @@ fn an_interface_of_a_huge_number_deleted_and_made_again() {
 }
 
 #[test]
-fn lost_notices_are_made_good() {
-    if skip_unless_root("lost_notices_are_made_good") {
+fn lost_notices_are_recovered() {
+    if skip_unless_root("lost_notices_are_recovered") {
         return;
     }
     in_namespace(|lab| {
@@ -367,8 +367,8 @@ fn lost_notices_are_made_good() {
 }
 
 #[test]
-fn the_audit_finds_what_was_not_told() {
-    if skip_unless_root("the_audit_finds_what_was_not_told") {
+fn audit_finds_unreported_changes() {
+    if skip_unless_root("audit_finds_unreported_changes") {
         return;
     }
     in_namespace(|lab| {
@@ -387,8 +387,8 @@ fn the_audit_finds_what_was_not_told() {
 }
 
 #[test]
-fn a_slow_receiver_gets_the_newest_tables() {
-    if skip_unless_root("a_slow_receiver_gets_the_newest_tables") {
+fn slow_receiver_gets_newest_tables() {
+    if skip_unless_root("slow_receiver_gets_newest_tables") {
         return;
     }
     in_namespace(|lab| {
@@ -404,8 +404,8 @@ fn a_slow_receiver_gets_the_newest_tables() {
 }
 
 #[test]
-fn the_service_stops() {
-    if skip_unless_root("the_service_stops") {
+fn service_stops() {
+    if skip_unless_root("service_stops") {
         return;
     }
     in_namespace(|_| {
@@ -434,8 +434,8 @@ fn the_service_stops() {
 }
 
 #[test]
-fn device_settings_are_made_and_put_back() {
-    if skip_unless_root("device_settings_are_made_and_put_back") {
+fn device_settings_are_set_and_restored() {
+    if skip_unless_root("device_settings_are_set_and_restored") {
         return;
     }
     in_namespace(|lab| {

@@ -135,8 +135,8 @@ fn id(queue: u32) -> QueueId {
 }
 
 #[test]
-fn a_reload_brings_other_handlers_and_destinations_and_leaves_the_sockets() {
-    lab("a_reload_brings_other_handlers_and_destinations_and_leaves_the_sockets", |far, engine, clients| {
+fn reload_replaces_handlers_and_destinations_and_keeps_sockets() {
+    lab("reload_replaces_handlers_and_destinations_and_keeps_sockets", |far, engine, clients| {
         let handle = engine.handle();
         let sessions = handle.status().totals.sessions;
         handle.reload(greeter(b'b'), |_| vec![("10.9.0.1".parse().unwrap(), 7..=8)]).unwrap();
@@ -269,8 +269,8 @@ fn ask_quietly(socket: &UdpSocket) -> Option<(u8, u8)> {
 }
 
 #[test]
-fn sessions_are_told_by_the_queue_that_has_them() {
-    lab("sessions_are_told_by_the_queue_that_has_them", |_, engine, clients| {
+fn sessions_are_listed_by_their_queue() {
+    lab("sessions_are_listed_by_their_queue", |_, engine, clients| {
         let handle = engine.handle();
         for (socket, queue) in clients.iter().zip(0..) {
             let told = handle.sessions(&id(queue), 100).unwrap();
@@ -283,8 +283,8 @@ fn sessions_are_told_by_the_queue_that_has_them() {
 }
 
 #[test]
-fn a_paused_queue_keeps_what_comes_and_a_restart_does_not_wake_it() {
-    lab("a_paused_queue_keeps_what_comes_and_a_restart_does_not_wake_it", |_, engine, clients| {
+fn paused_queue_stays_paused_after_restart() {
+    lab("paused_queue_stays_paused_after_restart", |_, engine, clients| {
         let handle = engine.handle();
         handle.pause(&id(1), true).unwrap();
         wait(engine, "paused", |_| ask(&clients[1], SHORT).is_none());
@@ -300,8 +300,8 @@ fn a_paused_queue_keeps_what_comes_and_a_restart_does_not_wake_it() {
 }
 
 #[test]
-fn a_drained_queue_serves_its_sessions_then_stops_and_can_be_started() {
-    lab("a_drained_queue_serves_its_sessions_then_stops_and_can_be_started", |_, engine, clients| {
+fn drained_queue_stops_after_last_session() {
+    lab("drained_queue_stops_after_last_session", |_, engine, clients| {
         let handle = engine.handle();
         std::thread::scope(|scope| {
             // Its sessions never end by themselves: it is waited for as long as told.
@@ -322,8 +322,8 @@ fn a_drained_queue_serves_its_sessions_then_stops_and_can_be_started() {
 }
 
 #[test]
-fn a_handler_that_does_not_come_back_is_named_and_holds_up_nobody() {
-    let test = "a_handler_that_does_not_come_back_is_named_and_holds_up_nobody";
+fn stuck_handler_is_named_and_blocks_nobody() {
+    let test = "stuck_handler_is_named_and_blocks_nobody";
     if skip_unless_root(test) {
         return;
     }

@@ -27,7 +27,7 @@ fn run(args: &PlanArgs) -> (Exit, String, String) {
 }
 
 #[test]
-fn the_worked_case_is_what_comes_out() {
+fn documented_plan_equals_output() {
     let folder = tempfile::tempdir().unwrap();
     let svg = folder.path().join("plan.svg");
     let (exit, out, errors) = run(&PlanArgs { svg: Some(svg.clone()), ..worked_case() });
@@ -39,14 +39,14 @@ fn the_worked_case_is_what_comes_out() {
 }
 
 #[test]
-fn every_check_has_its_anchor() {
+fn every_doctor_check_has_its_anchor() {
     for id in oxide_topology::doctor::CHECKS {
         assert!(DOC.contains(&format!("<a id=\"doctor-{id}\">")), "docs/planning.md has no anchor for {id}");
     }
 }
 
 #[test]
-fn a_plan_goes_through_files_and_comes_back_the_same() {
+fn plan_survives_save_and_load() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     let saved = PlanArgs { save_snapshot: Some(path("machine.json")), format: Format::Json, ..worked_case() };
@@ -68,7 +68,7 @@ fn a_plan_goes_through_files_and_comes_back_the_same() {
 }
 
 #[test]
-fn exit_codes_tell_refusal_from_bad_input() {
+fn exit_codes_distinguish_refusal_from_bad_input() {
     let args = PlanArgs { nics: vec!["eth0:queues=0,mtu=1500".into()], ..worked_case() };
     let (exit, out, errors) = run(&args);
     assert_eq!((exit, out.as_str()), (Exit::Refused, ""));
@@ -91,7 +91,7 @@ fn exit_codes_tell_refusal_from_bad_input() {
 }
 
 #[test]
-fn the_doctor_looks_at_this_machine_and_at_others() {
+fn doctor_checks_this_and_described_machines() {
     let args = |source, name: &str| DoctorArgs {
         source,
         nics: Vec::new(),

@@ -131,8 +131,8 @@ fn interface_absent_or_down() {
 }
 
 #[test]
-fn another_program_or_another_relay() {
-    if skip_unless_root("another_program_or_another_relay") {
+fn other_program_or_other_relay() {
+    if skip_unless_root("other_program_or_other_relay") {
         return;
     }
     in_namespace(|lab| {
@@ -148,8 +148,8 @@ fn another_program_or_another_relay() {
 }
 
 #[test]
-fn mtu_that_does_not_fit() {
-    if skip_unless_root("mtu_that_does_not_fit") {
+fn mtu_larger_than_frame() {
+    if skip_unless_root("mtu_larger_than_frame") {
         return;
     }
     in_namespace(|lab| {
@@ -164,8 +164,8 @@ fn mtu_that_does_not_fit() {
 }
 
 #[test]
-fn a_capability_that_is_missing() {
-    if skip_unless_root("a_capability_that_is_missing") {
+fn missing_capability_is_named() {
+    if skip_unless_root("missing_capability_is_named") {
         return;
     }
     in_namespace(|lab| {
@@ -181,8 +181,8 @@ fn a_capability_that_is_missing() {
 }
 
 #[test]
-fn memlock_that_is_too_low() {
-    if skip_unless_root("memlock_that_is_too_low") {
+fn low_memlock_is_named() {
+    if skip_unless_root("low_memlock_is_named") {
         return;
     }
     in_namespace(|lab| {
@@ -196,8 +196,8 @@ fn memlock_that_is_too_low() {
 
 /// As Docker, Kubernetes or a unit would start it: what is needed and no more.
 #[test]
-fn a_container_with_what_it_takes() {
-    if skip_unless_root("a_container_with_what_it_takes") {
+fn container_with_required_privileges_starts() {
+    if skip_unless_root("container_with_required_privileges_starts") {
         return;
     }
     in_namespace(|lab| {
@@ -222,7 +222,7 @@ fn a_container_with_what_it_takes() {
             "--inh-caps=-all,+net_admin,+net_raw,+bpf,+ipc_lock",
             "--ambient-caps=-all,+net_admin,+net_raw,+bpf,+ipc_lock",
         ];
-        if can("a_container_with_what_it_takes: as user 65534", &user) {
+        if can("container_with_required_privileges_starts: as user 65534", &user) {
             drop(setup.start_in(&user, R0));
         }
         nothing_left(lab);
@@ -231,8 +231,8 @@ fn a_container_with_what_it_takes() {
 
 /// File systems as containers have them: none for BPF, and /sys and /proc/sys only to read.
 #[test]
-fn file_systems_of_a_container() {
-    if skip_unless_root("file_systems_of_a_container") {
+fn container_file_systems() {
+    if skip_unless_root("container_file_systems") {
         return;
     }
     in_namespace(|lab| {
@@ -250,14 +250,14 @@ fn file_systems_of_a_container() {
 
 /// Capabilities of a user namespace are not the host's.
 #[test]
-fn a_user_namespace() {
-    if skip_unless_root("a_user_namespace") {
+fn user_namespace_is_refused() {
+    if skip_unless_root("user_namespace_is_refused") {
         return;
     }
     in_namespace(|lab| {
         let setup = setup(lab);
         let wrapper = ["unshare", "--user", "--map-root-user"];
-        if !can("a_user_namespace", &wrapper) {
+        if !can("user_namespace_is_refused", &wrapper) {
             return;
         }
         let said = setup.refused(&wrapper, R0);
@@ -267,8 +267,8 @@ fn a_user_namespace() {
 }
 
 #[test]
-fn what_the_planner_or_the_cpu_cannot_give() {
-    if skip_unless_root("what_the_planner_or_the_cpu_cannot_give") {
+fn impossible_plan_or_simd_level_is_refused() {
+    if skip_unless_root("impossible_plan_or_simd_level_is_refused") {
         return;
     }
     in_namespace(|lab| {

@@ -89,7 +89,7 @@ fn config(sessions: &str) -> Config {
 proptest! {
     /// Every packet gets the verdict and the bytes that the slow relay predicts.
     #[test]
-    fn fast_and_slow_agree(queue in 0u32..4, steps in prop::collection::vec(step(), 1..60)) {
+    fn fast_and_slow_path_agree(queue in 0u32..4, steps in prop::collection::vec(step(), 1..60)) {
         let mut pair = Pair::new(queue);
         for step in &steps {
             pair.step(step)?;

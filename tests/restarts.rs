@@ -52,8 +52,8 @@ fn restart(engine: &Engine, depth: RestartScope, count: u32) {
 }
 
 #[test]
-fn a_thousand_restarts_leave_nothing_behind() {
-    if skip_unless_root("a_thousand_restarts_leave_nothing_behind") {
+fn thousand_restarts_leak_nothing() {
+    if skip_unless_root("thousand_restarts_leak_nothing") {
         return;
     }
     in_namespace(|lab| {

@@ -119,7 +119,7 @@ fn mapped_between(log: u32, start: u32, waiting: u32) -> (Producer<u64, Mapped<u
 
 /// What is on a ring when its ends are made is not written over, and is read.
 #[test]
-fn ends_go_on_where_both_indices_are() {
+fn endpoints_continue_at_current_indices() {
     for start in [0, 7, u32::MAX - 1] {
         for waiting in 0..=4 {
             let (mut producer, mut consumer) = mapped_between(2, start, waiting);
@@ -164,7 +164,7 @@ proptest! {
     })]
 
     #[test]
-    fn a_ring_is_a_bounded_queue_in_either_memory(start in starts(), log in 0u32..=6, steps in steps()) {
+    fn ring_is_bounded_queue_in_either_memory(start in starts(), log in 0u32..=6, steps in steps()) {
         let (producer, consumer) = pair::<u64>(1 << log, start).unwrap();
         follow(producer, consumer, &steps);
         let (producer, consumer) = mapped_pair(log, start);
@@ -173,7 +173,7 @@ proptest! {
 }
 
 #[test]
-fn the_cached_index_is_read_again_when_it_is_too_near() {
+fn cached_index_is_reread_when_exhausted() {
     for start in [0, u32::MAX - 5, u32::MAX] {
         let (mut producer, mut consumer) = pair::<u64>(8, start).unwrap();
         for round in 0..100u64 {
@@ -198,7 +198,7 @@ fn the_cached_index_is_read_again_when_it_is_too_near() {
 }
 
 #[test]
-fn the_flag_is_the_consumers_to_set() {
+fn wakeup_flag_is_set_by_consumer() {
     let (mut producer, mut consumer) = pair::<u64>(8, 0).unwrap();
     assert!(!producer.needs_wakeup());
     consumer.set_need_wakeup(true);
@@ -208,7 +208,7 @@ fn the_flag_is_the_consumers_to_set() {
 }
 
 #[test]
-fn only_powers_of_two_are_rings() {
+fn ring_size_must_be_power_of_two() {
     for capacity in [0, 3, 6, 1000] {
         let error = pair::<u64>(capacity, 0).unwrap_err();
         assert!(error.to_string().contains(&format!("{capacity} entries")), "{error}");

@@ -21,7 +21,7 @@ use loom::thread;
 /// tries a few times instead of until it succeeds, so that the orders are finite; what is left is read
 /// after the join.
 #[test]
-fn entries_are_whole_and_slots_are_reused_only_after_release() {
+fn entries_are_complete_and_cells_reused_after_release() {
     loom::model(|| {
         let (mut producer, mut consumer) = ends::pair::<u64>(2, u32::MAX).unwrap();
         let writer = thread::spawn(move || {

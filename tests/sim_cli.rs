@@ -15,7 +15,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn a_run_tells_what_moved_and_what_was_checked() {
+fn run_reports_traffic_and_checks() {
     let output = sim(&["--queues", "3", "--packets", "3000", "--seed", "5"]);
     let said = text(&output.stdout);
     assert!(output.status.success(), "{said}");
@@ -31,7 +31,7 @@ fn a_run_tells_what_moved_and_what_was_checked() {
 
 /// What a failure prints is the run that failed: the same packets at the same times, whatever its options were.
 #[test]
-fn the_command_of_a_run_makes_the_same_run() {
+fn printed_command_repeats_the_run() {
     let (faults, fault_rates) = named("legal,lost,panic,restart").unwrap();
     let options = SimOptions {
         queues: 3,
@@ -63,7 +63,7 @@ fn the_command_of_a_run_makes_the_same_run() {
 }
 
 #[test]
-fn what_cannot_be_is_refused_with_the_mend() {
+fn impossible_options_are_refused_with_remedy() {
     let folder = tempfile::tempdir().unwrap();
     let bad = folder.path().join("bad.pcap");
     std::fs::write(&bad, [0x0a, 0x0d, 0x0d, 0x0a].repeat(9)).unwrap();
@@ -85,7 +85,7 @@ fn what_cannot_be_is_refused_with_the_mend() {
 }
 
 #[test]
-fn a_capture_goes_out_and_in_again_in_either_byte_order() {
+fn capture_reads_back_in_either_byte_order() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     let output = sim(&["--packets", "1000", "--pcap-out", &path("a")]);

@@ -109,8 +109,8 @@ fn echoes_every_datagram_unchanged_and_in_order() {
 }
 
 #[test]
-fn a_queue_can_be_opened_again_and_again_and_nothing_is_left() {
-    if skip_unless_root("a_queue_can_be_opened_again_and_again_and_nothing_is_left") {
+fn queue_reopens_repeatedly_without_leak() {
+    if skip_unless_root("queue_reopens_repeatedly_without_leak") {
         return;
     }
     in_namespace(|lab| {
@@ -127,8 +127,8 @@ fn a_queue_can_be_opened_again_and_again_and_nothing_is_left() {
 }
 
 #[test]
-fn what_cannot_be_opened_says_why_and_what_helps() {
-    if skip_unless_root("what_cannot_be_opened_says_why_and_what_helps") {
+fn failed_open_reports_cause_and_remedy() {
+    if skip_unless_root("failed_open_reports_cause_and_remedy") {
         return;
     }
     in_namespace(|lab| {

@@ -132,8 +132,8 @@ impl Rig for XdpRig {
 }
 
 #[test]
-fn the_contract_holds() {
-    if skip_unless_root("the_contract_holds") {
+fn contract_holds() {
+    if skip_unless_root("contract_holds") {
         return;
     }
     in_namespace(|lab| {
@@ -149,8 +149,8 @@ fn the_contract_holds() {
 }
 
 #[test]
-fn one_port_is_bound_again_while_the_other_goes_on() {
-    if skip_unless_root("one_port_is_bound_again_while_the_other_goes_on") {
+fn one_port_rebinds_while_other_runs() {
+    if skip_unless_root("one_port_rebinds_while_other_runs") {
         return;
     }
     in_namespace(|lab| {
@@ -225,8 +225,8 @@ fn one_port_is_bound_again_while_the_other_goes_on() {
 
 /// Only what was posted before bind is there: nothing is posted after it.
 #[test]
-fn packets_arrive_on_a_port_that_was_filled_before_it_was_bound() {
-    if skip_unless_root("packets_arrive_on_a_port_that_was_filled_before_it_was_bound") {
+fn port_filled_before_bind_receives() {
+    if skip_unless_root("port_filled_before_bind_receives") {
         return;
     }
     in_namespace(|lab| {
@@ -252,8 +252,8 @@ fn packets_arrive_on_a_port_that_was_filled_before_it_was_bound() {
 }
 
 #[test]
-fn a_moved_start_is_transmitted() {
-    if skip_unless_root("a_moved_start_is_transmitted") {
+fn moved_start_is_transmitted() {
+    if skip_unless_root("moved_start_is_transmitted") {
         return;
     }
     in_namespace(|lab| {
@@ -297,8 +297,8 @@ fn a_moved_start_is_transmitted() {
 }
 
 #[test]
-fn a_busy_queue_is_waited_for_and_the_wait_has_an_end() {
-    if skip_unless_root("a_busy_queue_is_waited_for_and_the_wait_has_an_end") {
+fn busy_queue_is_waited_for_in_bounded_time() {
+    if skip_unless_root("busy_queue_is_waited_for_in_bounded_time") {
         return;
     }
     in_namespace(|lab| {
@@ -336,14 +336,14 @@ fn held() -> (usize, usize, usize) {
 /// Many opens and closes, without CAP_IPC_LOCK and with little memory to lock: what is not given back
 /// ends the test. In a process of its own, since limits and descriptors are the process's.
 #[test]
-fn a_thousand_opens_and_closes_leave_nothing() {
-    if skip_unless_root("a_thousand_opens_and_closes_leave_nothing") {
+fn thousand_opens_and_closes_leak_nothing() {
+    if skip_unless_root("thousand_opens_and_closes_leak_nothing") {
         return;
     }
     const QUEUES: u32 = 16;
     if std::env::var_os("OXIDE_TEST_ALONE").is_none() {
         let status = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "a_thousand_opens_and_closes_leave_nothing", "--nocapture"])
+            .args(["--exact", "thousand_opens_and_closes_leak_nothing", "--nocapture"])
             .env("OXIDE_TEST_ALONE", "1")
             .status();
         assert!(status.unwrap().success());

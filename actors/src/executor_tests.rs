@@ -45,7 +45,7 @@ impl Drop for Owned {
 }
 
 #[test]
-fn a_body_returns_its_value_pinned_where_it_was_told() {
+fn body_runs_pinned_and_returns_its_value() {
     for kind in kinds() {
         let cpu = some_cpu();
         let handle = spawn(ExecutorSpec { name: "t-pin".into(), cpu: Some(cpu), kind }, |runtime| async move {
@@ -62,7 +62,7 @@ fn a_body_returns_its_value_pinned_where_it_was_told() {
 }
 
 #[test]
-fn a_panic_is_caught_with_its_text_and_everything_owned_is_dropped_before_the_outcome_is_told() {
+fn panic_is_caught_with_its_text_after_owned_values_are_dropped() {
     for kind in kinds() {
         let drops = Arc::new(AtomicU32::new(0));
         let owned = Owned(Arc::clone(&drops));
@@ -89,7 +89,7 @@ fn a_panic_is_caught_with_its_text_and_everything_owned_is_dropped_before_the_ou
 }
 
 #[test]
-fn after_the_join_the_thread_is_gone() {
+fn joined_thread_has_ended() {
     for kind in kinds() {
         let name = format!("t-gone-{}", kind.name());
         let (go, gate) = bounded::<()>(1);
@@ -114,7 +114,7 @@ fn after_the_join_the_thread_is_gone() {
 }
 
 #[test]
-fn a_cpu_that_is_not_there_is_named_with_the_mend_and_no_thread_is_left() {
+fn missing_cpu_is_named_with_remedy_and_leaves_no_thread() {
     for kind in kinds() {
         // The last CPU the interface can name is not in this machine, hopefully; the next cannot be named.
         for cpu in [1023, 1024, u32::MAX] {
@@ -129,7 +129,7 @@ fn a_cpu_that_is_not_there_is_named_with_the_mend_and_no_thread_is_left() {
 }
 
 #[test]
-fn a_dropped_handle_lets_the_body_run_on() {
+fn dropped_handle_does_not_stop_body() {
     for kind in kinds() {
         let (done_tx, done_rx) = bounded(1);
         let (go, gate) = bounded::<()>(1);
@@ -143,12 +143,12 @@ fn a_dropped_handle_lets_the_body_run_on() {
 }
 
 #[test]
-fn a_nul_in_the_name_is_no_panic() {
+fn nul_in_name_does_not_panic() {
     assert_eq!(spawn(spec("a\0b", ExecutorKind::Thread), |_| async { 3 }).unwrap().join(), ThreadOutcome::Finished(3));
 }
 
 #[test]
-fn an_executor_that_waits_for_another_thread_is_woken() {
+fn waiting_executor_is_woken_by_other_thread() {
     for kind in kinds() {
         let (waker_tx, waker_rx) = bounded::<std::task::Waker>(1);
         let handle = spawn(spec("t-wake", kind), move |_| async move {
@@ -169,7 +169,7 @@ fn an_executor_that_waits_for_another_thread_is_woken() {
 }
 
 #[test]
-fn explicit_choices_do_not_look() {
+fn explicit_choice_skips_probe() {
     assert_eq!(ExecutorChoice::Thread.resolve(), (ExecutorKind::Thread, None));
     assert_eq!(ExecutorChoice::Glommio.resolve(), (ExecutorKind::Glommio, None));
     assert_eq!(ExecutorChoice::default(), ExecutorChoice::Auto);
@@ -178,7 +178,7 @@ fn explicit_choices_do_not_look() {
 }
 
 #[test]
-fn each_refusal_of_io_uring_names_its_mend() {
+fn each_io_uring_refusal_names_its_remedy() {
     // The texts are glommio's, met under seccomp filters that refuse one system call each.
     let set_up =
         || GlommioRefusal::Other("failed to create an io_uring: Operation not permitted (os error 1). ..".into());

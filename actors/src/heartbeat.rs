@@ -67,7 +67,7 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     #[test]
-    fn age_grows_while_the_count_stands_and_restarts_when_it_moves() {
+    fn age_grows_until_the_count_moves() {
         let start = Instant::now();
         let (heartbeat, mut watch) = Heartbeat::new(start);
         assert_eq!(watch.age(start + 300 * MS), 300 * MS);
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn a_look_back_in_time_is_no_panic() {
+    fn clock_going_backwards_does_not_panic() {
         let start = Instant::now();
         let (heartbeat, mut watch) = Heartbeat::new(start + 10 * MS);
         heartbeat.beat();
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_actor_leaves_the_watch_usable() {
+    fn dead_actor_leaves_monitor_usable() {
         let start = Instant::now();
         let (heartbeat, mut watch) = Heartbeat::new(start);
         heartbeat.beat();

@@ -19,7 +19,7 @@ fn was_rung(bell: &Doorbell) -> bool {
 }
 
 #[test]
-fn a_message_sent_before_the_wait_is_found_by_the_look_and_nobody_rings() {
+fn message_sent_before_wait_is_found_without_wakeup() {
     let (address, mailbox) = mailbox(4).unwrap();
     address.try_send(1).unwrap();
     assert!(!was_rung(&mailbox.doorbell()), "the actor was awake: no system call was due");
@@ -35,7 +35,7 @@ fn a_message_sent_before_the_wait_is_found_by_the_look_and_nobody_rings() {
 }
 
 #[test]
-fn a_message_sent_between_the_last_look_and_the_sleep_rings() {
+fn message_sent_between_last_check_and_sleep_wakes() {
     let (address, mailbox) = mailbox(4).unwrap();
     // The flag is up while `last_look` runs: the latest moment a message can come before the sleep.
     let reason = mailbox.wait(&[], LONG, || {
@@ -49,7 +49,7 @@ fn a_message_sent_between_the_last_look_and_the_sleep_rings() {
 }
 
 #[test]
-fn a_message_sent_while_asleep_wakes() {
+fn message_sent_during_sleep_wakes() {
     let (address, mailbox) = mailbox(4).unwrap();
     let bell = mailbox.doorbell();
     let sender = std::thread::spawn(move || {
@@ -64,7 +64,7 @@ fn a_message_sent_while_asleep_wakes() {
 }
 
 #[test]
-fn an_inbox_shares_the_bell() {
+fn inbox_shares_the_wakeup_descriptor() {
     let (_address, mailbox) = mailbox::<()>(1).unwrap();
     let (peer, inbox) = Inbox::with_doorbell(2, mailbox.doorbell()).unwrap();
     // Before the flag: no ring, found by the look.
@@ -83,7 +83,7 @@ fn an_inbox_shares_the_bell() {
 }
 
 #[test]
-fn a_stale_ring_ends_one_wait_only() {
+fn stale_wakeup_ends_one_wait_only() {
     let (_address, mailbox) = mailbox::<()>(1).unwrap();
     // A sender that saw the flag up and was held up before its write.
     mailbox.doorbell().ring();
@@ -94,7 +94,7 @@ fn a_stale_ring_ends_one_wait_only() {
 }
 
 #[test]
-fn readable_and_broken_descriptors_are_told_by_their_bits() {
+fn readable_and_broken_descriptors_set_their_bits() {
     let (_address, mailbox) = mailbox::<()>(1).unwrap();
     let (quiet_rx, _quiet_tx) = std::io::pipe().unwrap();
     let (data_rx, data_tx) = std::io::pipe().unwrap();
@@ -111,7 +111,7 @@ fn readable_and_broken_descriptors_are_told_by_their_bits() {
 }
 
 #[test]
-fn the_last_of_64_descriptors_has_its_bit_and_a_ring_beside_it_is_drained() {
+fn last_of_64_descriptors_has_its_bit_and_wakeup_is_drained() {
     let (_address, mailbox) = mailbox::<()>(1).unwrap();
     let (quiet_rx, _quiet_tx) = std::io::pipe().unwrap();
     let (data_rx, data_tx) = std::io::pipe().unwrap();
@@ -124,7 +124,7 @@ fn the_last_of_64_descriptors_has_its_bit_and_a_ring_beside_it_is_drained() {
 }
 
 #[test]
-fn what_is_not_taken_comes_back() {
+fn message_that_does_not_fit_is_returned() {
     let (address, mailbox) = mailbox(1).unwrap();
     address.try_send(1).unwrap();
     assert_eq!(address.try_send(2), Err(SendError::Timeout(2)));
@@ -135,7 +135,7 @@ fn what_is_not_taken_comes_back() {
 }
 
 #[test]
-fn a_full_mailbox_takes_a_waiting_message_when_there_is_room() {
+fn full_mailbox_takes_waiting_message_after_a_receive() {
     let (address, mailbox) = mailbox(1).unwrap();
     address.try_send(1).unwrap();
     let sender = std::thread::spawn(move || address.send_timeout(2, LONG));
@@ -149,7 +149,7 @@ fn a_full_mailbox_takes_a_waiting_message_when_there_is_room() {
 }
 
 #[test]
-fn closed_means_no_address_is_left_and_messages_stay() {
+fn closed_mailbox_keeps_its_messages() {
     let (address, mailbox) = mailbox(2).unwrap();
     let second = address.clone();
     address.try_send(9).unwrap();
@@ -161,7 +161,7 @@ fn closed_means_no_address_is_left_and_messages_stay() {
 }
 
 #[test]
-fn no_room_is_refused() {
+fn zero_capacity_is_refused() {
     assert!(matches!(mailbox::<()>(0), Err(MailboxError::NoRoom)));
     let (_address, mailbox) = mailbox::<()>(1).unwrap();
     assert!(matches!(Inbox::<()>::with_doorbell(0, mailbox.doorbell()), Err(MailboxError::NoRoom)));
@@ -170,7 +170,7 @@ fn no_room_is_refused() {
 /// The store-buffer litmus test on the flag itself: one side announces and looks for the message, the other writes
 /// the message and looks for the flag, as nearly at once as two threads can. Without either fence it fails in about every second run on x86-64.
 #[test]
-fn one_of_the_two_sides_always_sees_the_other() {
+fn sender_or_receiver_always_sees_the_other() {
     const ROUNDS: usize = 200_000;
     let flags: Vec<Idle> = (0..ROUNDS).map(|_| Idle::default()).collect();
     let messages: Vec<AtomicBool> = (0..ROUNDS).map(|_| AtomicBool::new(false)).collect();
@@ -213,7 +213,7 @@ fn one_of_the_two_sides_always_sees_the_other() {
 /// Two actors hand a token to and fro, one by its mailbox and one by an inbox, each sleeping in between after
 /// a varying number of empty turns, so that sends fall before, into and after the going to sleep.
 #[test]
-fn no_wake_is_lost_under_fire() {
+fn no_wakeup_is_lost_under_load() {
     const ROUNDS: u32 = 30_000;
     let (to_left, left) = mailbox::<u32>(1).unwrap();
     let (_to_right, right) = mailbox::<()>(1).unwrap();

@@ -60,7 +60,7 @@ proptest! {
     }
 
     #[test]
-    fn a_quiet_window_forgets(seed: u64, failures in 1usize..20) {
+    fn quiet_window_restores_budget(seed: u64, failures in 1usize..20) {
         let policy = RestartPolicy::default();
         let mut budget = RestartBudget::new(policy, seed);
         let start = Instant::now();
@@ -74,7 +74,7 @@ proptest! {
     }
 
     #[test]
-    fn the_same_seed_decides_the_same(policy in policies(), gaps in gaps(), seed: u64) {
+    fn same_seed_gives_same_decisions(policy in policies(), gaps in gaps(), seed: u64) {
         let start = Instant::now();
         let run = || {
             let mut budget = RestartBudget::new(policy, seed);
@@ -86,7 +86,7 @@ proptest! {
 }
 
 #[test]
-fn the_sixth_failure_within_a_minute_gives_up_and_a_reset_forgives() {
+fn sixth_failure_within_a_minute_gives_up_until_reset() {
     let mut budget = RestartBudget::new(RestartPolicy::default(), 1);
     let now = Instant::now();
     for nth in 0u32..5 {

@@ -5,7 +5,7 @@ use oxide_actors::executor::{ExecutorChoice, ExecutorError, ExecutorKind, Execut
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 #[test]
-fn a_refused_glommio_becomes_threads_with_the_reason_and_the_mend() {
+fn refused_glommio_falls_back_to_threads_with_reason_and_remedy() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Memlock);
     setrlimit(Resource::Memlock, Rlimit { current: Some(64 << 10), maximum }).unwrap();
 

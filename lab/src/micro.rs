@@ -319,7 +319,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_piece_and_what_stands_beside_it_runs() {
+    fn every_measure_and_its_comparison_runs() {
         let mut all = pieces(true).unwrap_or_default();
         assert!(all.len() > 10);
         all.iter_mut().for_each(|work| (work.batch)());

@@ -87,13 +87,13 @@ mod tests {
     use super::Pauses;
 
     #[test]
-    fn gaps_of_more_than_half_a_millisecond_count() {
+    fn gaps_above_half_a_millisecond_count() {
         let of = Pauses::of([100, 200, 500_200, 1_000_201, 1_000_300, 9_000_300, 9_000_400].into_iter());
         assert_eq!(of, Pauses { seconds: 0.009_000_3, pauses: 2, paused_ns: 8_500_001, longest_ns: 8_000_000 });
     }
 
     #[test]
-    fn a_core_that_is_never_stopped_has_a_longest_gap_all_the_same() {
+    fn uninterrupted_core_still_has_a_longest_gap() {
         let of = Pauses::of((0..=1000).map(|n| n * 1000));
         assert_eq!(of, Pauses { seconds: 0.001, pauses: 0, paused_ns: 0, longest_ns: 1000 });
         assert_eq!(Pauses::of(std::iter::empty()), Pauses::default());

@@ -47,7 +47,7 @@ mod tests {
     }
 
     #[test]
-    fn every_time_is_in_the_bucket_that_stands_for_it() {
+    fn each_time_is_in_its_bucket() {
         for bits in 0..32 {
             for ns in [1_u64 << bits, (1 << bits) + (1 << bits) / 3, (2 << bits) - 1] {
                 let found = middle(bucket(ns));

@@ -48,7 +48,7 @@ mod tests {
     use oxide::telemetry::metrics::RELAY_EVENTS;
 
     #[test]
-    fn each_count_is_in_the_registry() {
+    fn each_counter_is_in_the_registry() {
         let mut names = Vec::new();
         RelayCounters::default().report(&mut |name, _| names.push(name));
         assert_eq!(names, RELAY_EVENTS.iter().map(|(name, _)| *name).collect::<Vec<_>>());

@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cookie_is_for_one_client_one_entry_and_a_while() {
+    fn cookie_is_valid_for_one_client_one_entry_and_limited_time() {
         let started = Instant::now();
         let lifetime = Duration::from_secs(10);
         let mut cookies = Cookies::new([7; 16], lifetime, started);
@@ -325,7 +325,7 @@ mod tests {
     /// The reference vector of SipHash-2-4 with 128 bits (`vectors_sip128` in its authors' repository):
     /// key 00..0f, no message.
     #[test]
-    fn it_is_siphash() {
+    fn hash_equals_siphash_vectors() {
         let key = std::array::from_fn(|i| i as u8);
         let wanted = [0xa3, 0x81, 0x7f, 0x04, 0xba, 0x25, 0xa8, 0xe6, 0x6d, 0xf6, 0x72, 0x14, 0xc7, 0x55, 0x02, 0x93];
         assert_eq!(sip(&key, b""), wanted);

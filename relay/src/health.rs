@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_noted_where_nobody_wants_to_know() {
+    fn disabled_health_records_nothing() {
         assert!(UpstreamHealth::new(vec![Policy { sessions: 0, silence: 1, failover: false }], vec![0; 3]).is_none());
         let mut health = health(1);
         health.sent(0, 0, 1, 0);
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn down_when_enough_sessions_were_silent_for_long_enough() {
+    fn upstream_is_down_after_enough_silent_sessions() {
         let mut health = health(3);
         // One session that is never answered says nothing, however long.
         (0..100).for_each(|now| health.sent(1, 4, 7, now));
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn who_follows_knows_who_is_down_and_by_its_own_places() {
+    fn next_handler_knows_upstreams_that_are_down() {
         let mut former = health(1);
         former.sent(1, 4, 0, 0);
         former.sent(1, 5, 0, 20);
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn trials_are_few() {
+    fn trials_of_down_upstream_are_bounded() {
         let mut health = health(1);
         health.sent(1, 0, 0, 0);
         assert!(health.down(1, 0, 31));

@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn ipv4_is_denied_in_every_disguise() {
+    fn denied_ipv4_is_denied_in_every_ipv6_form() {
         for (v4, wanted) in [
             ("0.0.0.0", Class::Unspecified),
             ("0.1.2.3", Class::Unspecified),
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn private_is_denied_until_allowed_in_every_disguise() {
+    fn private_is_denied_until_allowed_in_every_ipv6_form() {
         for v4 in [
             "10.0.0.0",
             "10.255.255.255",
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn ipv6_of_its_own() {
+    fn denied_ipv6_ranges() {
         for (v6, wanted) in [
             ("::", Some(Class::Unspecified)),
             ("::1", Some(Class::Loopback)),
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn ordinary_neighbours_of_the_denied_ranges_pass() {
+    fn addresses_next_to_denied_ranges_pass() {
         for v4 in ["1.0.0.1", "9.255.255.255", "11.0.0.0", "100.63.255.255", "100.128.0.0", "126.255.255.255"]
             .into_iter()
             .chain([
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_teredo_client_is_judged_behind_an_ordinary_server() {
+    fn teredo_client_address_is_checked() {
         let denied = check("2001:0:808:808::80ff:fffe".parse().unwrap(), true, &[]).unwrap_err();
         assert_eq!((denied.embedded, denied.class), (Some(Ipv4Addr::LOCALHOST), Class::Loopback));
         assert!(denied.to_string().contains("carries 127.0.0.1"), "{denied}");

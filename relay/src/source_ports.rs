@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_is_liked_comes_first_and_none_is_lost() {
+    fn preferred_port_comes_first_and_none_is_lost() {
         let mut ports = SourcePorts::new([0; 16], 2000..2100, 7);
         let odd = |port: u16| port % 2 == 1;
         let taken: Vec<u16> = (0..100).filter_map(|slot| ports.take(slot, 16, odd)).collect();
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn every_port_once_then_none_and_the_oldest_first_again() {
+    fn each_port_is_used_once_then_the_oldest_again() {
         let mut ports = SourcePorts::new([0; 16], 65_530..65_536, 7);
         let taken: Vec<u16> = (0..6).filter_map(|slot| next(&mut ports, slot)).collect();
         let mut sorted = taken.clone();
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn foreign_ports_are_nobodys() {
+    fn foreign_ports_belong_to_no_session() {
         let mut ports = SourcePorts::new([0; 16], 2000..2002, 7);
         ports.give(1999);
         ports.give(2002);

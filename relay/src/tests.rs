@@ -71,7 +71,7 @@ fn source_port(harness: &mut Harness<UdpRelay>, client: &str) -> u16 {
 }
 
 #[test]
-fn both_ways_both_families() {
+fn relays_both_directions_in_both_families() {
     for (client, listen, upstream, source) in [
         ("192.0.2.7:4000", "192.0.2.1:53", "198.51.100.2:53", "198.51.100.1"),
         ("[2001:db8:1::7]:4000", "[2001:db8:1::1]:53", "", "2001:db8:2::1"),
@@ -99,7 +99,7 @@ fn both_ways_both_families() {
 }
 
 #[test]
-fn between_families_and_back() {
+fn translates_families_and_back() {
     for (client, listen, upstream, source, grown) in [
         ("192.0.2.7:4000", "192.0.2.1:56", "[2001:db8:2::4]:53", "2001:db8:2::1", 20),
         ("[2001:db8:1::7]:4000", "[2001:db8:1::1]:54", "198.51.100.4:53", "198.51.100.1", -20),
@@ -126,7 +126,7 @@ fn between_families_and_back() {
 
 /// The outgoing MTU is for the packet as it leaves.
 #[test]
-fn what_grows_must_fit_when_it_has_grown() {
+fn translated_packet_must_fit_after_growth() {
     let mut harness = relay("");
     harness.set_tables(World { mtu: 1280, ..World::default() }.tables(2));
     for (client, listen, header) in
@@ -143,7 +143,7 @@ fn what_grows_must_fit_when_it_has_grown() {
 }
 
 #[test]
-fn a_mapping_is_one_port_for_one_client_at_one_entry() {
+fn one_client_at_one_entry_has_one_port() {
     let mut harness = relay("");
     let first = source_port(&mut harness, "192.0.2.7:4000");
     assert_eq!(source_port(&mut harness, "192.0.2.7:4000"), first);
@@ -157,7 +157,7 @@ fn a_mapping_is_one_port_for_one_client_at_one_entry() {
 }
 
 #[test]
-fn a_batch_of_one_new_client_makes_one_session() {
+fn batch_of_one_new_client_makes_one_session() {
     let mut harness = relay("");
     let packet = datagram("192.0.2.7:4000", "192.0.2.1:53", b"?");
     let outcomes = harness.feed(CLIENTS, &vec![packet; 64]);
@@ -166,7 +166,7 @@ fn a_batch_of_one_new_client_makes_one_session() {
 }
 
 #[test]
-fn silence_ends_a_session_and_answers_do_not_keep_it() {
+fn idle_session_expires_although_answers_arrive() {
     let mut harness = relay("idle_timeout_s = 120");
     let port = source_port(&mut harness, "192.0.2.7:4000");
     let answer = datagram("198.51.100.2:53", &format!("198.51.100.1:{port}"), b"!");
@@ -183,7 +183,7 @@ fn silence_ends_a_session_and_answers_do_not_keep_it() {
 }
 
 #[test]
-fn a_client_that_talks_keeps_its_session() {
+fn active_client_keeps_its_session() {
     let mut harness = relay("idle_timeout_s = 120");
     let port = source_port(&mut harness, "192.0.2.7:4000");
     for _ in 0..10 {
@@ -194,7 +194,7 @@ fn a_client_that_talks_keeps_its_session() {
 }
 
 #[test]
-fn a_full_table_refuses_and_serves_on() {
+fn full_table_refuses_new_clients_and_serves_others() {
     let mut harness = relay("capacity = 64\nidle_timeout_s = 120");
     let ports: Vec<u16> = (0..64).map(|n| source_port(&mut harness, &format!("192.0.2.7:{}", 4000 + n))).collect();
     let refused = datagram("192.0.2.8:1", "192.0.2.1:53", b"?");
@@ -217,7 +217,7 @@ fn ports_run_out_per_source_address() {
 }
 
 #[test]
-fn draining_serves_and_starts_nothing() {
+fn drain_serves_sessions_and_starts_none() {
     let mut harness = relay("");
     let port = source_port(&mut harness, "192.0.2.7:4000");
     harness.set_draining(true);
@@ -227,7 +227,7 @@ fn draining_serves_and_starts_nothing() {
 }
 
 #[test]
-fn strangers_are_told_apart() {
+fn packets_without_session_have_distinct_reasons() {
     let mut harness = relay("");
     let port = source_port(&mut harness, "192.0.2.7:4000");
     for (from, to, reason) in [
@@ -250,7 +250,7 @@ fn strangers_are_told_apart() {
 }
 
 #[test]
-fn answers_go_to_the_queue_that_owns_the_port() {
+fn answer_goes_to_queue_that_owns_the_port() {
     let ports = "source_ports = \"60000-60010\"";
     // 11 ports on 4 queues: 2 each, and 3 that are no one's.
     for (port, owner) in [(60000, Some(0)), (60001, Some(0)), (60005, Some(2)), (60007, Some(3)), (60008, None)] {
@@ -267,7 +267,7 @@ fn answers_go_to_the_queue_that_owns_the_port() {
 }
 
 #[test]
-fn a_next_hop_is_asked_for_and_waited_for() {
+fn unknown_next_hop_is_requested_and_packet_held() {
     let mut harness = relay("");
     harness.set_tables(World { known: false, ..World::default() }.tables(2));
     let packet = datagram("192.0.2.7:4000", "192.0.2.1:53", b"?");
@@ -280,7 +280,7 @@ fn a_next_hop_is_asked_for_and_waited_for() {
 }
 
 #[test]
-fn the_next_hop_of_an_upstream_is_asked_for_before_a_client_comes() {
+fn next_hop_of_upstream_is_requested_before_first_client() {
     let mut harness = relay("");
     harness.set_tables(World { known: false, ..World::default() }.tables(2));
     let all = ["198.51.100.2", "2001:db8:2::2", "2001:db8:2::3", "2001:db8:2::4", "198.51.100.4"]
@@ -295,7 +295,7 @@ fn the_next_hop_of_an_upstream_is_asked_for_before_a_client_comes() {
 }
 
 #[test]
-fn what_cannot_leave() {
+fn unsendable_packets_have_reasons() {
     let mut harness = relay("");
     harness.set_tables(World { mtu: 100, ..World::default() }.tables(2));
     sent(one(&mut harness, CLIENTS, &datagram("192.0.2.7:1", "192.0.2.1:53", &[0; 72])));
@@ -311,7 +311,7 @@ fn what_cannot_leave() {
 }
 
 #[test]
-fn a_new_source_address_moves_the_session() {
+fn new_source_address_moves_session() {
     let mut harness = relay("");
     let port = source_port(&mut harness, "192.0.2.7:4000");
     harness.set_tables(World { server_side: vec!["198.51.100.9", "2001:db8:2::1"], ..World::default() }.tables(2));
@@ -323,7 +323,7 @@ fn a_new_source_address_moves_the_session() {
 }
 
 #[test]
-fn memory_is_taken_at_the_start() {
+fn memory_is_allocated_at_start() {
     let mut harness = relay_on(0, 4, "capacity = 65536\nsource_ports = \"20000-60000\"");
     let before = harness.handler().memory_bytes();
     assert!((1 << 20..3 << 20).contains(&before), "{before} bytes for 16384 sessions");

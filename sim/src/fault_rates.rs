@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_both_kinds_go_together() {
+    fn kernel_and_injected_fault_names_combine() {
         assert_eq!(named("none").unwrap(), (KernelFaultRates::none(), FaultRates::none()));
         assert_eq!(named("all").unwrap(), (KernelFaultRates::all(), FaultRates::all()));
         let (faults, fault_rates) = named("panic, reorder").unwrap();

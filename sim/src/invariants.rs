@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_found() {
+    fn wrong_packet_is_detected() {
         assert_eq!(judged(|_, _| {}), None);
         let flip = |at: usize| {
             judged(move |n, frame| {
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn order_and_repetition_are_found() {
+    fn reordering_and_repetition_are_detected() {
         let run = |order: &[u64]| in_order(&[0, 1, 2, 3, 4, 5, 6], order, false);
         assert_eq!(run(&[0, 1, 5, 6]), None, "losses are no disorder");
         assert_eq!(run(&[0, 2, 1]), Some(Checker::Order));
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_without_faults_is_found() {
+    fn loss_without_faults_is_detected() {
         assert_eq!(in_order(&[0, 1, 2], &[0, 2], true), Some(Checker::Isolation));
         assert_eq!(in_order(&[0, 1, 2], &[0, 1], true), Some(Checker::Isolation), "the last one is missed at rest");
         assert_eq!(in_order(&[0, 1, 2], &[0, 1, 2], true), None);

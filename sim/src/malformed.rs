@@ -109,7 +109,7 @@ mod tests {
     use oxide::packet::parse;
 
     #[test]
-    fn none_of_them_is_right() {
+    fn every_malformed_form_is_malformed() {
         let (mut traffic, mut rng, mut frame) = (Traffic::new(2, FORWARDED), Rng::new(3), Vec::new());
         let mut reasons = std::collections::HashSet::new();
         for n in 0..20_000u32 {

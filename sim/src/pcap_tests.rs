@@ -34,7 +34,7 @@ fn both_byte_orders_and_resolutions() {
 }
 
 #[test]
-fn what_is_written_is_read() {
+fn written_capture_reads_back() {
     let mut writer = PcapWriter::new(Vec::new()).unwrap();
     writer.write(Duration::new(3, 14), b"a frame").unwrap();
     writer.write(Duration::new(3, 15), &[0; 1514]).unwrap();
@@ -46,7 +46,7 @@ fn what_is_written_is_read() {
 }
 
 #[test]
-fn bad_files_are_refused_with_the_reason() {
+fn damaged_captures_are_refused_with_reason() {
     let good = file(false, false);
     let with = |at: usize, bytes: [u8; 4]| {
         let mut bad = good.clone();
@@ -70,7 +70,7 @@ fn bad_files_are_refused_with_the_reason() {
 }
 
 #[test]
-fn a_field_of_the_fcs_does_not_change_the_link_type() {
+fn fcs_field_does_not_change_link_type() {
     let mut file = file(false, true);
     file[23] = 0x40;
     assert_eq!(read(&file).unwrap().len(), 2);

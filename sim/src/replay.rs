@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn the_relay_listens_where_most_packets_went() {
+    fn relay_listens_on_most_frequent_destination() {
         let to = [
             "224.0.0.251:5353",
             "224.0.0.251:5353",

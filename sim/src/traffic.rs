@@ -190,7 +190,7 @@ mod tests {
     use oxide::packet::{parse, verify_udp};
 
     #[test]
-    fn packets_are_right_and_say_which_they_are() {
+    fn generated_packets_are_valid_and_numbered() {
         let mut traffic = Traffic::new(3, FORWARDED);
         let mut rng = Rng::new(1);
         let mut frame = Vec::new();
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn flows_go_to_their_queue_but_for_those_astray() {
+    fn flows_go_to_their_queue_except_misdirected() {
         let traffic = Traffic::new(4, FORWARDED);
         let owners = |flow: u32| owner(traffic.ends(flow).source.port, 4);
         let at_home = (0..256).filter(|&flow| owners(flow) == flow % 4).count();

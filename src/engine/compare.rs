@@ -66,7 +66,7 @@ mod tests {
     use crate::umem::PageKind;
 
     #[test]
-    fn what_differs_is_named_and_what_does_not_is_not() {
+    fn only_differences_are_named() {
         let plan = ActorPlan {
             queue: 0,
             ports: Vec::new(),
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lower_rung_than_planned_is_named() {
+    fn lower_mode_than_planned_is_named() {
         let port = |zero_copy| oxide_topology::PortPlan {
             interface: "eth0".to_owned(),
             ifindex: Some(2),

@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_changed_is_told_with_its_mend_and_what_was_not_is_not() {
+    fn drift_reports_only_changes_with_remedy() {
         let then = Nic { name: "eth0".to_owned(), rx_queues: Some(4), mtu: Some(1500), ..Nic::default() };
         assert_eq!(differences(std::slice::from_ref(&then), std::slice::from_ref(&then)), Vec::<String>::new());
         let now = Nic { rx_queues: Some(8), mtu: Some(9000), ..then.clone() };

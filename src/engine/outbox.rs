@@ -69,7 +69,7 @@ mod tests {
     use crate::umem::PortIndex;
 
     #[test]
-    fn a_full_mailbox_loses_nothing_that_still_matters() {
+    fn full_mailbox_loses_no_current_command() {
         let (address, mailbox) = mailbox(2).unwrap();
         let mut outbox = Outbox::new(address);
         outbox.enqueue(ActorCommand::Steer);

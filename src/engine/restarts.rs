@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn each_depth_tells_cause_gap_and_cost() {
+    fn each_scope_reports_cause_gap_and_cost() {
         let mut queue = sample::status().queues.swap_remove(0);
         for scope in [RestartScope::Handler, RestartScope::Port] {
             queue.restarted(&ActorState::Running, &restarting(scope), &failed("why"), None);
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn an_operator_reads_it_in_one_line() {
+    fn restart_summary_fits_one_line() {
         let mut queue = sample::status().queues.swap_remove(0);
         let soft = restarting(RestartScope::Handler);
         queue.changed(&ActorState::Running, &soft, &failed("index 9"), None);
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn an_actor_costs_what_it_had_whether_it_ended_before_or_after_the_word() {
+    fn lost_packets_are_counted_before_and_after_state_report() {
         let hard = restarting(RestartScope::Queue);
         for ended_by_itself in [true, false] {
             let mut queue = sample::status().queues.swap_remove(0);

@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused_by_name() {
+    fn invalid_supervision_is_refused_by_field() {
         let refused = |change: fn(&mut Supervision)| {
             let mut wrong = Supervision::default();
             change(&mut wrong);
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn endings_are_told_by_the_status() {
+    fn status_reports_exit_codes() {
         let mut status = sample::status();
         assert_eq!(status.relay_exit(), RelayExit::Ok);
         let mut supervision = Supervision::default();

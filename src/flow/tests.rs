@@ -132,7 +132,7 @@ impl Pair {
 proptest! {
     /// More keys than slots, so that the table is often full.
     #[test]
-    fn equals_a_map(capacity in 1u32..40, seed: u64, steps in prop::collection::vec(step(60), 1..200)) {
+    fn table_equals_a_map(capacity in 1u32..40, seed: u64, steps in prop::collection::vec(step(60), 1..200)) {
         let mut pair =
             Pair { table: FlowTable::new(capacity, hash(seed)), model: HashMap::new(), now: 0 };
         let bytes = pair.table.memory_bytes();
@@ -156,7 +156,7 @@ fn filled(keys: impl Iterator<Item = FlowKey>, capacity: u32, seed: u64) -> Flow
 
 /// A full table takes every flow there is a slot for, and few are in their second bucket.
 #[test]
-fn the_last_slot_is_as_good_as_the_first() {
+fn last_slot_works_like_the_first() {
     for seed in 0..8 {
         let table = filled((0..50_000).map(key), 50_000, seed);
         table.audit().unwrap();
@@ -167,7 +167,7 @@ fn the_last_slot_is_as_good_as_the_first() {
 
 /// Keys that an attacker found for one seed collide there, and are ordinary ones for another.
 #[test]
-fn collisions_chosen_for_one_seed_are_none_for_another() {
+fn collisions_for_one_seed_do_not_collide_for_another() {
     let victim = FlowTable::<Flow>::new(600, hash(1));
     let bad = |n: &u32| {
         let place = victim.place(victim.hash.one(&key(*n)));
@@ -221,7 +221,7 @@ fn regular_keys_spread() {
 }
 
 #[test]
-fn a_panic_in_a_change_is_seen() {
+fn panic_during_change_is_detected() {
     let mut table = filled((0..10).map(key), 10, 1);
     assert_eq!((table.verify(), table.audit()), (Ok(()), Ok(())));
     table.changing = true;
@@ -235,7 +235,7 @@ fn a_panic_in_a_change_is_seen() {
 }
 
 #[test]
-fn the_hand_sees_every_slot_once_a_round() {
+fn sweep_visits_each_slot_once_per_round() {
     let mut table = filled((0..10).map(key), 10, 1);
     let mut seen = Vec::new();
     let mut steps = 10;

@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn set_and_put_back() {
+    fn settings_are_set_and_restored() {
         let root = sysfs(&[("napi_defer_hard_irqs", "0\n"), ("gro_flush_timeout", "5\n")]);
         let guard = WANTED.apply_in(root.path(), root.path(), "v0", 7).unwrap();
         assert_eq!(
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_have_changed_stays() {
+    fn settings_changed_by_others_stay() {
         let root = sysfs(&[("napi_defer_hard_irqs", "2\n"), ("gro_flush_timeout", "5\n")]);
         let guard = WANTED.apply_in(root.path(), root.path(), "v0", 7).unwrap();
         for name in ["napi_defer_hard_irqs", "gro_flush_timeout"] {
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_setting_is_told_and_an_unwritable_one_undoes_the_other() {
+    fn missing_setting_is_reported_and_unwritable_one_undoes_the_other() {
         let root = sysfs(&[("gro_flush_timeout", "0\n")]);
         assert_eq!(WANTED.apply_in(root.path(), root.path(), "v0", 7).unwrap().unsupported, ["napi_defer_hard_irqs"]);
         // A folder can be neither read nor written, whoever we are.
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn another_namespace_or_no_device_is_refused() {
+    fn foreign_namespace_or_missing_device_is_refused() {
         let root = sysfs(&[("gro_flush_timeout", "0\n")]);
         for (interface, index) in [("v0", 8), ("v1", 7)] {
             let error = WANTED.apply_in(root.path(), root.path(), interface, index).unwrap_err();

@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn asked_once_in_a_while_and_kept_fresh_while_in_use() {
+    fn neighbour_in_use_is_requested_periodically() {
         let (mut requests, start) = (NeighbourRequests::default(), Instant::now());
         assert!(requests.want(key(1), start));
         assert!(!requests.want(key(1), start + AGAIN / 2), "too soon");
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_bounded_and_the_oldest_gives_way() {
+    fn memory_is_bounded_and_oldest_is_evicted() {
         let (mut requests, start) = (NeighbourRequests::default(), Instant::now());
         for i in 0..CAPACITY as u16 {
             requests.want(key(i), start + Duration::from_millis(i.into()));

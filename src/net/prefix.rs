@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_routed_to() {
+    fn routable_addresses() {
         for no in ["0.1.2.3", "127.0.0.1", "224.0.0.1", "255.255.255.255", "::", "::1", "ff02::1", "fe80::1"] {
             assert!(!is_unicast(no.parse().unwrap()), "{no}");
         }

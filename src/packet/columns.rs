@@ -184,7 +184,7 @@ mod tests {
     use super::lanes;
 
     #[test]
-    fn lanes_of_a_mask() {
+    fn mask_iterates_its_lanes() {
         assert_eq!(lanes(0).count(), 0);
         assert_eq!(lanes(1 | 1 << 5 | 1 << 63).collect::<Vec<_>>(), [0, 5, 63]);
         assert_eq!(lanes(u64::MAX).count(), 64);

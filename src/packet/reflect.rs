@@ -33,7 +33,7 @@ mod tests {
     use crate::packet::{Flow, parse, verify_udp};
 
     #[test]
-    fn an_echo_parses_and_checks_out() {
+    fn reflected_packet_parses_with_valid_checksums() {
         for (a, b) in [("10.0.0.1:7", "10.0.0.2:9"), ("[fd00::1]:7", "[fd00::2]:9")] {
             let (a, b): (std::net::SocketAddr, std::net::SocketAddr) = (a.parse().unwrap(), b.parse().unwrap());
             let flow = Flow { source: a.into(), destination: b.into() };
@@ -51,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn short_and_foreign_frames_are_left_alone() {
+    fn short_and_foreign_frames_are_unchanged() {
         for length in 0..60 {
             let mut frame = vec![0x45; length];
             assert!(!reflect(&mut frame));

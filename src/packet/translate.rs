@@ -179,7 +179,7 @@ mod tests {
         /// Any datagram to any ends of the other family is what would have been built for those ends,
         /// and back again is what it was.
         #[test]
-        fn translating_is_building_for_the_other_family(
+        fn translated_packet_equals_newly_built_packet(
             (old, new) in any::<bool>().prop_flat_map(|ipv4| (flow(ipv4), flow(!ipv4))),
             hops in 3u8.., class: u8, none: bool, payload in prop::collection::vec(any::<u8>(), 0..100),
             padding in 0usize..20,
@@ -201,7 +201,7 @@ mod tests {
 
         /// Damage is carried over: a translator must not mend what it did not check.
         #[test]
-        fn damage_is_not_hidden(
+        fn damaged_checksum_stays_damaged(
             (old, new) in any::<bool>().prop_flat_map(|ipv4| (flow(ipv4), flow(!ipv4))), at in 0usize..50, bit in 0u8..8,
         ) {
             let mut before = built(old, 64, 0, &[7; 50]);
@@ -221,7 +221,7 @@ mod tests {
 
     /// All 65535 values of the checksum, before and after.
     #[test]
-    fn every_checksum_comes_out_as_if_computed_anew() {
+    fn updated_checksum_equals_full_computation() {
         let [four, six] = two_flows();
         for (old, new) in [(four, six), (six, four)] {
             for word in 0..=u16::MAX {
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_translated_is_not_touched() {
+    fn untranslatable_packet_is_unchanged() {
         let [four, six] = two_flows();
         for (old, new) in [(four, six), (six, four)] {
             let packet = built(old, 1, 0, b"last hop");

@@ -194,7 +194,7 @@ mod tests {
 
     /// What [`UmemLayout::frames_for`](crate::umem::UmemLayout::frames_for) counts on.
     #[test]
-    fn a_port_with_full_rings_leaves_three_batches_of_the_memory() {
+    fn full_rings_leave_three_batches_of_frames() {
         let (net, id) = (SimNet::new(&[SimInterface::new("sim0", 1)], 1), QueueId::new("sim0", 0));
         let backend =
             SimBackend::new(&net, std::slice::from_ref(&id)).with_rings(RingSizes::from_ring_size(64).unwrap());

@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tables_entry_of_the_hashs_low_bits() {
+    fn queue_is_indirection_entry_of_low_hash_bits() {
         let table: Vec<u32> = (0..128).map(|n| n % 5).collect();
         let rss = |udp4, udp6| Rss::new(Processor::detect(), &KEY, &table, udp4, udp6);
         let four = flow("66.9.149.187:2794", "161.142.100.80:1766");

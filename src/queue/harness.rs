@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_handler_that_does_not_read_the_columns_finds_nothing_in_them() {
+    fn handler_without_columns_gets_empty_columns() {
         let end = |text: &str| Endpoint::from(text.parse::<std::net::SocketAddr>().unwrap());
         let flow = Flow { source: end("192.0.2.1:9"), destination: end("192.0.2.2:7") };
         let packet = UdpFrame::new(flow, b"a packet").to_vec().unwrap();

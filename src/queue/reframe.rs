@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_room_is_refused_and_unchanged() {
+    fn frame_without_room_is_refused_unchanged() {
         let (a, b): (SocketAddr, SocketAddr) = ("192.0.2.1:9".parse().unwrap(), "192.0.2.2:7".parse().unwrap());
         let flow = Flow { source: a.into(), destination: b.into() };
         let packet = UdpFrame::new(flow, b"0123456789").to_vec().unwrap();

@@ -109,7 +109,7 @@ mod tests {
 
     /// Room on the ring is for those first that wait for it.
     #[test]
-    fn what_comes_later_does_not_overtake_what_waits() {
+    fn later_packets_do_not_overtake_backlog() {
         let (net, id) = (SimNet::new(&[SimInterface::new("sim0", 1)], 1), QueueId::new("sim0", 0));
         let backend =
             SimBackend::new(&net, std::slice::from_ref(&id)).with_rings(RingSizes::from_ring_size(64).unwrap());

@@ -44,7 +44,7 @@ mod tests {
 
     /// The other end's index is in shared memory: no value of it makes a slot count twice.
     #[test]
-    fn an_index_that_lies_gives_no_more_than_the_ring_has() {
+    fn false_ring_index_is_bounded_by_ring_size() {
         for start in [0, 7, u32::MAX - 3] {
             for lie in [start, start.wrapping_add(8), start.wrapping_add(9), start.wrapping_sub(1), start ^ 1 << 31] {
                 let peer = AtomicU32::new(lie);

@@ -123,7 +123,7 @@ fn stale() -> Columns {
 
 proptest! {
     #[test]
-    fn lanes_equal_the_reference(packets in prop::collection::vec(packet(), LANES), live: u64) {
+    fn lanes_equal_reference(packets in prop::collection::vec(packet(), LANES), live: u64) {
         let headers: [&[u8; 64]; LANES] = std::array::from_fn(|i| &packets[i].0);
         let lengths = std::array::from_fn(|i| packets[i].1);
         for level in Processor::levels() {
@@ -142,7 +142,7 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
-    fn frames_equal_the_reference(packets in prop::collection::vec(packet(), 0..=LANES)) {
+    fn frames_equal_reference(packets in prop::collection::vec(packet(), 0..=LANES)) {
         let rings = RingSizes { fill: 128, rx: 64, tx: 64, completion: 64 };
         let layout = UmemLayout::new(2048, UmemLayout::frames_for(&rings, 1), 0, &rings, 1, 1500).unwrap();
         let mut umem = Umem::new(Region::map(layout.bytes(), PageKind::Base, None).unwrap(), layout).unwrap();
@@ -171,7 +171,7 @@ proptest! {
 proptest! {
     /// Every length and alignment, and nothing beyond the end.
     #[test]
-    fn sums_are_alike(data in prop::collection::vec(any::<u8>(), 0..1600), start in 0usize..70, ones: bool) {
+    fn sums_equal_reference(data in prop::collection::vec(any::<u8>(), 0..1600), start in 0usize..70, ones: bool) {
         let data = if ones { vec![0xff; data.len()] } else { data };
         let data = &data[start.min(data.len())..];
         let wanted = data.chunks(2).fold(0u64, |sum, word| {

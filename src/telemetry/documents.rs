@@ -166,13 +166,13 @@ mod tests {
     }
 
     #[test]
-    fn the_reference_page_is_true() {
+    fn reference_page_matches_registry() {
         is_true("docs/metrics.md", &reference());
     }
 
     /// Alerts use only metrics and labels that exist.
     #[test]
-    fn the_alerts_name_only_what_there_is() {
+    fn alerts_name_only_registered_metrics() {
         let rules = include_str!("../../packaging/prometheus/oxide.rules.yml");
         let word = |c: char| !(c.is_ascii_alphanumeric() || c == '_');
         let names: std::collections::BTreeSet<_> = rules.split(word).filter(|w| w.starts_with("oxide_")).collect();
@@ -188,7 +188,7 @@ mod tests {
 
     /// `promtool`, where Prometheus is installed.
     #[test]
-    fn promtool_finds_nothing_wrong_with_the_alerts() {
+    fn promtool_accepts_alerts() {
         let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/prometheus");
         for words in [["check", "rules", "oxide.rules.yml"], ["test", "rules", "oxide.rules.test.yml"]] {
             let said = std::process::Command::new("promtool").args(words).current_dir(directory).output();
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn the_dashboard_is_true_and_names_only_what_there_is() {
+    fn dashboard_matches_registry() {
         is_true("packaging/grafana/oxide.json", &dashboard());
         let board: Value = serde_json::from_str(&dashboard()).unwrap();
         let panels = board["panels"].as_array().unwrap();

@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn samples_stand_together_under_their_help_in_the_registrys_order() {
+    fn samples_are_grouped_in_registry_order() {
         let mut out = Exposition::new();
         out.set(&UPTIME, &[], 1.5);
         out.set(&RX_PACKETS, &["0"], 18_446_744_073.0);

@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_is_in_the_bucket_whose_bound_it_does_not_exceed() {
+    fn value_is_in_smallest_bucket_that_holds_it() {
         for (value, bucket) in [(0, 0), (1, 0), (2, 1), (3, 2), (4, 2), (5, 3), (64, 6), (65, 7), (u64::MAX, 7)] {
             let mut histogram = Histogram::<8>::default();
             histogram.record(value);

@@ -79,7 +79,7 @@ mod tests {
     use crate::umem::{PageKind, Region};
 
     #[test]
-    fn the_kernel_tells_what_was_mapped() {
+    fn kernel_reports_mapped_pages() {
         let region = Region::map(1 << 20, PageKind::Base, Some(0)).unwrap();
         let seen = region.seen();
         assert_eq!(seen.page_kib, Some(rustix::param::page_size() as u64 / 1024));

@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_region_is_mapped_whole_and_unmapped_when_dropped() {
+    fn region_is_unmapped_on_drop() {
         // Far larger than anything another test maps, so that the freed hole is not taken at once.
         let region = Region::map((64 << 20) + 1, PageKind::Base, None).unwrap();
         assert_eq!(region.len(), (64 << 20) + 4096);
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn huge_pages_that_are_not_there_become_base_pages_and_say_why() {
+    fn missing_huge_pages_become_base_pages_with_reason() {
         // More than any machine that runs tests has reserved.
         let (kind, why) = choose_pages(1 << 50, PageKind::Huge, None);
         assert_eq!(kind, PageKind::Base);
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_come_from_the_node_asked_for() {
+    fn pages_come_from_requested_node() {
         let region = Region::map(64 * 4096, PageKind::Base, Some(0)).unwrap();
         assert_eq!(region.pages().node, Some(0));
         let absent = Region::map(4096, PageKind::Base, Some(900)).unwrap_err();

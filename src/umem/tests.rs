@@ -47,7 +47,7 @@ fn length_past_the_frame_is_refused() {
 
 /// The simulated kernel has no more right to what lies behind a frame than the real one.
 #[test]
-fn a_simulated_kernel_stays_within_the_frame_it_was_given() {
+fn simulated_kernel_stays_within_its_frame() {
     let (mut umem, keys) = ported();
     let index = umem.post_fill(&keys[0]).unwrap();
     let at = u64::from(index) * 2048 + 256;
@@ -58,7 +58,7 @@ fn a_simulated_kernel_stays_within_the_frame_it_was_given() {
 }
 
 #[test]
-fn the_start_moves_within_the_frame_and_the_end_stays() {
+fn packet_start_moves_and_end_stays() {
     let (mut umem, keys) = ported();
     let mut frame = umem.take().unwrap();
     assert!(umem.set_length(&mut frame, 100));
@@ -82,7 +82,7 @@ fn the_start_moves_within_the_frame_and_the_end_stays() {
 }
 
 #[test]
-fn what_the_kernel_returns_is_not_believed() {
+fn kernel_addresses_are_checked() {
     let (mut umem, keys) = ported();
     let posted = u64::from(umem.post_fill(&keys[0]).unwrap()) * 2048;
     let other = if posted == 0 { 2048 } else { 0 };
@@ -143,14 +143,14 @@ fn simulated_kernel_does_not_write_to_frames_of_a_real_one() {
 
 #[test]
 #[should_panic(expected = "frame of another UMEM")]
-fn a_frame_of_another_umem_is_refused() {
+fn frame_of_other_umem_is_refused() {
     let (mut a, mut b) = (umem(0), umem(0));
     let frame = a.take().unwrap();
     b.give(frame);
 }
 
 #[test]
-fn layouts_that_cannot_work_are_refused_with_the_mend() {
+fn impossible_layouts_are_refused_with_remedy() {
     let rings = RingSizes::from_ring_size(1024).unwrap();
     assert_eq!(rings.fill, 2048);
     let enough = UmemLayout::frames_for(&rings, 2);

@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn loopback_is_found_and_nonsense_is_not() {
+    fn loopback_is_found_and_unknown_name_is_not() {
         let lo = Device::named("lo").unwrap();
         assert!(lo.ifindex >= 1 && lo.mac == MacAddr::default() && lo.mtu >= 1500);
         assert_eq!(Device::named("oxide-none").unwrap_err().raw_os_error(), Some(libc::ENODEV));

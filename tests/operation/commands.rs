@@ -56,8 +56,8 @@ fn queues_are_restarted_paused_and_drained() {
 }
 
 #[test]
-fn a_reload_keeps_what_can_be_kept() {
-    lab("a_reload_keeps_what_can_be_kept", "", |_, bench| {
+fn reload_keeps_unchanged_state() {
+    lab("reload_keeps_unchanged_state", "", |_, bench| {
         bench.serves(5000);
         let (config, socket) = (bench.path("relay.toml"), bench.path("ctl.sock"));
         assert_eq!(bench.ctl_output(&["reload"]).trim(), "nothing has changed");

@@ -8,8 +8,8 @@ use crate::rig::{clients_side, lab, write_config};
 
 /// Every thread has given up what no restart needs, and every restart still works.
 #[test]
-fn privileges_are_dropped_and_no_restart_needs_them() {
-    lab("privileges_are_dropped_and_no_restart_needs_them", "", |lab, bench| {
+fn dropped_privileges_are_not_needed_for_restarts() {
+    lab("dropped_privileges_are_not_needed_for_restarts", "", |lab, bench| {
         bench.serves(5000);
         bench.ctl_output(&["restart", "r0:0"]);
         bench.serves(5000);
@@ -35,8 +35,8 @@ fn privileges_are_dropped_and_no_restart_needs_them() {
 
 /// As in a container that was not given what it takes.
 #[test]
-fn a_start_without_capabilities_says_which() {
-    let test = "a_start_without_capabilities_says_which";
+fn start_without_capabilities_names_them() {
+    let test = "start_without_capabilities_names_them";
     if skip_unless_root(test) {
         return;
     }

@@ -32,8 +32,8 @@ pub(crate) fn accounting_balances(text: &str) {
 }
 
 #[test]
-fn what_is_read_is_true() {
-    lab("what_is_read_is_true", "", |_, bench| {
+fn admin_reads_match_state() {
+    lab("admin_reads_match_state", "", |_, bench| {
         bench.serves(5000);
         bench.answered(5000, 16, 10);
         std::thread::sleep(Duration::from_millis(300));
@@ -98,8 +98,8 @@ fn uptime(text: &str) -> f64 {
 
 /// Whoever overruns the doors finds them shut for a while; packets go on.
 #[test]
-fn doors_that_are_overrun_leave_the_packets_alone() {
-    lab("doors_that_are_overrun_leave_the_packets_alone", "", |_, bench| {
+fn admin_overload_does_not_drop_packets() {
+    lab("admin_overload_does_not_drop_packets", "", |_, bench| {
         bench.serves(5000);
         let slow: Vec<_> = (0..64).filter_map(|_| TcpStream::connect("127.0.0.1:9797").ok()).collect();
         let socket = bench.path("ctl.sock");

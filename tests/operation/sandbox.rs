@@ -138,16 +138,16 @@ fn does_nothing_else(bench: &mut Bench) {
 }
 
 #[test]
-fn a_relay_on_io_uring() {
-    lab("a_relay_on_io_uring", "", |lab, bench| {
+fn sandboxed_relay_on_io_uring() {
+    lab("sandboxed_relay_on_io_uring", "", |lab, bench| {
         does_all_it_must(lab, bench);
         does_nothing_else(bench);
     });
 }
 
 #[test]
-fn a_relay_on_plain_threads() {
-    lab("a_relay_on_plain_threads", "executor = \"thread\"", |lab, bench| {
+fn sandboxed_relay_on_plain_threads() {
+    lab("sandboxed_relay_on_plain_threads", "executor = \"thread\"", |lab, bench| {
         does_all_it_must(lab, bench);
         does_nothing_else(bench);
     });
@@ -155,8 +155,8 @@ fn a_relay_on_plain_threads() {
 
 /// The tests above forbid what is possible otherwise.
 #[test]
-fn a_relay_without_a_sandbox() {
-    lab("a_relay_without_a_sandbox", "[admin]\nsandbox = \"off\"\nhttp = \"off\"", |_, bench| {
+fn relay_without_sandbox() {
+    lab("relay_without_sandbox", "[admin]\nsandbox = \"off\"\nhttp = \"off\"", |_, bench| {
         bench.serves(5000);
         assert!(bench.log().contains("sandbox: off"), "{}", bench.log());
         for what in ["read /etc/shadow", "read /etc/hostname", "spawn /bin/true"] {

@@ -9,8 +9,8 @@ use serde_json::Value;
 use crate::rig::{Bench, lab};
 
 #[test]
-fn a_term_drains_and_a_second_one_does_not_wait() {
-    lab("a_term_drains_and_a_second_one_does_not_wait", "[sessions]\ndrain_s = 600", |_, bench| {
+fn sigterm_drains_and_second_one_does_not_wait() {
+    lab("sigterm_drains_and_second_one_does_not_wait", "[sessions]\ndrain_s = 600", |_, bench| {
         bench.serves(5000);
         let socket = bench.clients.run(|_| {
             let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
@@ -61,8 +61,8 @@ fn queue_of(bench: &Bench, client: &UdpSocket) -> u64 {
 }
 
 #[test]
-fn sessions_survive_a_handler_that_panics() {
-    lab("sessions_survive_a_handler_that_panics", "", |_, bench| {
+fn sessions_survive_handler_panic() {
+    lab("sessions_survive_handler_panic", "", |_, bench| {
         bench.serves(5000);
         let clients: Vec<_> = (0..16).map(|_| client(bench)).collect();
         let before: Vec<_> = clients.iter().map(seen_as).collect();
@@ -100,7 +100,7 @@ fn stuck(bench: &mut Bench) {
 }
 
 #[test]
-fn a_stuck_handler_does_not_hold_up_the_end_and_has_an_exit_code() {
+fn stuck_handler_does_not_block_exit_and_has_exit_code() {
     lab("a_stuck_handler_does_not_hold_up_the_end", "[sessions]\ndrain_s = 1", |_, bench| {
         stuck(bench);
         bench.signal(Signal::TERM);
@@ -110,8 +110,8 @@ fn a_stuck_handler_does_not_hold_up_the_end_and_has_an_exit_code() {
 }
 
 #[test]
-fn a_second_signal_does_not_wait_for_a_stuck_handler() {
-    lab("a_second_signal_does_not_wait_for_a_stuck_handler", "[sessions]\ndrain_s = 600", |_, bench| {
+fn second_signal_does_not_wait_for_stuck_handler() {
+    lab("second_signal_does_not_wait_for_stuck_handler", "[sessions]\ndrain_s = 600", |_, bench| {
         stuck(bench);
         bench.signal(Signal::TERM);
         bench.wait("not ready any more", |b| b.get("/ready").0 == 503);

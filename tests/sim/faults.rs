@@ -56,7 +56,7 @@ fn ring_bogus_descriptors_are_refused_and_counted() {
 }
 
 #[test]
-fn ring_completions_that_come_twice_are_refused_and_counted() {
+fn ring_duplicate_completions_are_refused_and_counted() {
     for report in with("duplicate") {
         assert!(report.bad_descriptors > 0);
         assert_eq!(report.lost_after, 0);
@@ -64,7 +64,7 @@ fn ring_completions_that_come_twice_are_refused_and_counted() {
 }
 
 #[test]
-fn ring_completions_that_never_come_cost_their_frames_until_the_restart() {
+fn ring_lost_completions_cost_their_frames_until_restart() {
     let reports = with("lost");
     assert!(sum(&reports, |report| report.lost_completions) > 0);
     assert!(reports.iter().all(|report| report.port_restarts > 0 || report.lost_completions == 0));
@@ -73,7 +73,7 @@ fn ring_completions_that_never_come_cost_their_frames_until_the_restart() {
 }
 
 #[test]
-fn ring_more_packets_than_the_rings_hold() {
+fn ring_overload_drops_excess_packets() {
     for report in with("overload") {
         assert!(report.lost_before > 0);
         assert_eq!((report.lost_after, report.drops.total()), (0, 0), "{report:?}");
@@ -81,7 +81,7 @@ fn ring_more_packets_than_the_rings_hold() {
 }
 
 #[test]
-fn ring_kicks_that_must_be_repeated_and_kernels_that_doze() {
+fn ring_repeated_kicks_and_needed_wakeups() {
     for report in with("again,doze,idle") {
         assert!(report.back > 0);
     }
@@ -100,7 +100,7 @@ fn wire_packets_lost_are_only_those() {
 // Handlers and restarts.
 
 #[test]
-fn restart_a_panicking_handler_costs_its_batch_and_a_soft_restart() {
+fn restart_after_handler_panic_costs_its_batch() {
     let reports = with("panic");
     assert!(reports.iter().any(|report| report.soft_restarts > 0));
     for report in reports.iter().filter(|report| report.soft_restarts > 0) {
@@ -119,7 +119,7 @@ fn restart_by_operators() {
 }
 
 #[test]
-fn restart_storm_ends_with_the_queue_given_up_and_an_operator_brings_it_back() {
+fn restart_storm_fails_queue_until_operator_restarts_it() {
     let reports = with("storm");
     assert!(sum(&reports, |report| report.given_up) > 0, "no budget was used up");
     // The budget checker counts each restart; that traffic goes on afterwards, recovery.
@@ -141,7 +141,7 @@ fn link_flaps_lose_packets_and_no_frame() {
 }
 
 #[test]
-fn device_that_goes_and_comes_is_opened_anew() {
+fn device_recreated_is_reopened() {
     let reports = with("device");
     assert!(reports.iter().any(|report| report.port_restarts > 0));
     assert_eq!(sum(&reports, |report| report.hard_restarts), 0, "one port of two is no reason to end a queue");
@@ -167,7 +167,7 @@ fn device_keeps_its_name_and_its_sockets_die() {
 // The kernel's answers.
 
 #[test]
-fn errno_that_no_second_try_mends_restarts_the_port() {
+fn errno_permanent_restarts_port() {
     let reports = with("errno");
     assert!(sum(&reports, |report| report.port_restarts) > 0);
     assert_eq!(sum(&reports, |report| report.hard_restarts), 0);
@@ -175,7 +175,7 @@ fn errno_that_no_second_try_mends_restarts_the_port() {
 }
 
 #[test]
-fn memory_that_cannot_be_had_is_asked_for_again() {
+fn memory_allocation_failure_is_retried() {
     let reports = with("memory");
     assert!(sum(&reports, |report| report.hard_restarts) > 0);
     // Each try that finds none is a failure, and spends the budget; whoever is given up comes back by an operator.
@@ -183,7 +183,7 @@ fn memory_that_cannot_be_had_is_asked_for_again() {
 }
 
 #[test]
-fn memory_no_frame_to_receive_into_costs_that_packet() {
+fn memory_without_free_frame_costs_that_packet() {
     for report in with("starve") {
         assert!(report.lost_before > 0);
         assert_eq!((report.lost_after, report.drops.total()), (0, 0));
@@ -198,7 +198,7 @@ fn control_flood_loses_nothing() {
 }
 
 #[test]
-fn malformed_packets_are_dropped_with_a_reason_and_cost_nothing_else() {
+fn malformed_packets_are_dropped_with_reason() {
     for application in [Application::Forward, Application::CheckedRelay] {
         for report in with_options("malformed", &SimOptions { application, ..Default::default() }) {
             assert!(report.malformed > 50, "{report:?}");
@@ -211,7 +211,7 @@ fn malformed_packets_are_dropped_with_a_reason_and_cost_nothing_else() {
 }
 
 #[test]
-fn table_full_refuses_new_clients_and_serves_the_old() {
+fn table_full_refuses_new_clients_and_serves_existing() {
     for application in [Application::Relay, Application::CheckedRelay] {
         let reports = with_options("one-time-clients", &SimOptions { application, ..Default::default() });
         for report in &reports {
@@ -237,7 +237,7 @@ fn clock_jumps_end_idle_sessions_and_no_others() {
 }
 
 #[test]
-fn next_hops_that_are_forgotten_are_asked_for() {
+fn next_hops_forgotten_are_requested_again() {
     for report in
         with_options("neighbour", &SimOptions { application: Application::CheckedRelay, ..Default::default() })
     {
@@ -248,7 +248,7 @@ fn next_hops_that_are_forgotten_are_asked_for() {
 // One queue's trouble stays in one queue.
 
 #[test]
-fn calm_queues_lose_nothing_while_another_has_every_fault() {
+fn fault_free_queues_lose_nothing_while_one_has_every_fault() {
     let (faults, fault_rates) = named("all,lost").unwrap();
     let mut reports = Vec::new();
     for seed in 0..8 {

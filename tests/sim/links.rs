@@ -16,7 +16,7 @@ fn run(links: [&str; 2], application: Application, faults: &str, seed: u64) -> S
 const BAD: &str = "delay=2ms,loss=ge:0.01/0.3,reorder=0.02,rate=1G";
 
 #[test]
-fn what_a_link_loses_is_the_links_and_nothing_else_is_lost() {
+fn link_loss_is_attributed_and_nothing_else_is_lost() {
     for application in [Application::Forward, Application::Relay, Application::CheckedRelay] {
         for seed in 0..3 {
             let report = run([BAD, BAD], application, "none", seed);
@@ -31,14 +31,14 @@ fn what_a_link_loses_is_the_links_and_nothing_else_is_lost() {
 }
 
 #[test]
-fn a_delay_alone_loses_nothing_and_overtakes_nothing() {
+fn delay_alone_loses_and_reorders_nothing() {
     let report = run(["delay=3ms", "delay=500us"], Application::CheckedRelay, "none", 1);
     assert_eq!((report.there, report.back, report.links.overtaken), (10_000, 10_000, 0), "{report:?}");
     assert_eq!(report.links.offered, 40_000);
 }
 
 #[test]
-fn a_slow_link_spaces_packets() {
+fn slow_link_spaces_packets() {
     // 10,000 packets of 100 bytes and more are 8 Mbit: a second and more at 8 Mbit/s.
     let slow = run(["rate=8M", ""], Application::Forward, "none", 1);
     assert!(slow.virtual_time > Duration::from_secs(61 + 1) && slow.links.overflowed < slow.sent, "{slow:?}");
@@ -54,7 +54,7 @@ fn every_checker_holds_with_bad_links_and_all_faults() {
 }
 
 #[test]
-fn links_leave_other_runs_as_they_were() {
+fn links_do_not_change_other_runs() {
     let plain = run(["", ""], Application::Forward, "all", 3);
     let zero = run(["delay=0ms,loss=0", "delay=0ms"], Application::Forward, "all", 3);
     assert_eq!(plain.fingerprint, zero.fingerprint);
@@ -64,7 +64,7 @@ fn links_leave_other_runs_as_they_were() {
 
 /// Two simulated queues joined by a link, with a port on each.
 #[test]
-fn two_queues_are_joined_by_a_link() {
+fn two_queues_share_a_link() {
     let net = SimNet::new(&[SimInterface::new("left", 1), SimInterface::new("right", 1)], 5);
     let (left, right) = (QueueId::new("left", 0), QueueId::new("right", 0));
     net.connect(&left, &right, "delay=1ms".parse().unwrap());

@@ -17,7 +17,7 @@ fn without_faults_every_client_gets_every_answer() {
 }
 
 #[test]
-fn with_all_faults_it_does_what_the_reference_does() {
+fn relay_equals_reference_under_all_faults() {
     let mut back = 0;
     for seed in 0..6 {
         let options = SimOptions {
@@ -35,7 +35,7 @@ fn with_all_faults_it_does_what_the_reference_does() {
 }
 
 #[test]
-fn packets_wait_for_a_next_hop_and_keep_their_order() {
+fn held_packets_keep_their_order() {
     let (faults, fault_rates) = named("neighbour").unwrap();
     for seed in 0..4 {
         let fault_rates = fault_rates.times(40);

@@ -29,7 +29,7 @@ fn capture(packets: u64) -> Vec<u8> {
 }
 
 #[test]
-fn a_capture_has_every_packet_that_left_in_order() {
+fn capture_has_every_sent_packet_in_order() {
     let (report, file) = tapped(&SimOptions { packets: 3000, ..Default::default() });
     let packets = pcap::read(&file).unwrap();
     assert_eq!(packets.len() as u64, report.there + report.back);
@@ -37,7 +37,7 @@ fn a_capture_has_every_packet_that_left_in_order() {
 }
 
 #[test]
-fn a_capture_goes_through_the_relay() {
+fn capture_passes_the_relay() {
     let file = capture(2000);
     let packets = pcap::read(&file).unwrap().len() as u64;
     let replay = Replay::from_bytes(file, "capture").unwrap();
@@ -52,7 +52,7 @@ fn a_capture_goes_through_the_relay() {
 }
 
 #[test]
-fn a_capture_is_replayed_under_faults_and_links_bit_for_bit() {
+fn capture_replay_is_deterministic_under_faults_and_links() {
     let replay = Replay::from_bytes(capture(1500), "capture").unwrap();
     let (faults, fault_rates) = named("all").unwrap();
     for seed in 0..3 {

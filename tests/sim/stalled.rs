@@ -63,19 +63,19 @@ fn gives_up(link_up: bool, faults: KernelFaultRates, step: Duration) -> Option<D
 }
 
 #[test]
-fn completions_that_never_come_end_the_port_in_bounded_time() {
+fn missing_completions_close_port_in_bounded_time() {
     let lost = KernelFaultRates { lost_ppm: 1_000_000, ..KernelFaultRates::none() };
     let after = gives_up(true, lost, Duration::from_millis(10)).unwrap();
     assert!(after < Duration::from_secs(4), "{after:?}");
 }
 
 #[test]
-fn a_link_that_is_down_is_waited_for() {
+fn link_down_is_waited_for() {
     assert_eq!(gives_up(false, KernelFaultRates::none(), Duration::from_millis(10)), None);
 }
 
 #[test]
-fn a_kernel_that_is_slow_is_not_given_up() {
+fn slow_kernel_is_not_given_up() {
     let slow = KernelFaultRates { batch: 1, again_ppm: 500_000, ..KernelFaultRates::legal() };
     assert_eq!(gives_up(true, slow, Duration::from_millis(10)), None);
 }

@@ -134,7 +134,7 @@ impl Lab {
 }
 
 #[test]
-fn the_real_actor_and_supervisor_over_the_simulated_port() {
+fn actor_and_supervisor_run_over_simulated_port() {
     let net = SimNet::new(&[SimInterface::new("sim0", 3)], 1);
     let ids: Vec<_> = (0..3).map(|queue| QueueId::new("sim0", queue)).collect();
     let last = Arc::new(Mutex::new(Vec::new()));

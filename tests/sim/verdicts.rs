@@ -109,7 +109,7 @@ fn packet(word: u8) -> Vec<u8> {
 }
 
 #[test]
-fn no_verdict_keeps_a_frame() {
+fn every_verdict_returns_its_frame() {
     let mut rig = Rig::new();
     // More of each than there are frames, so that one kept frame in a round would stop everything.
     let rounds = 2 * u64::from(rig.datapath.umem().census().total);
@@ -127,7 +127,7 @@ fn no_verdict_keeps_a_frame() {
 }
 
 #[test]
-fn what_is_held_is_given_back_when_its_time_is_over() {
+fn held_frames_are_freed_after_timeout() {
     let mut rig = Rig::new();
     for _ in 0..100 {
         rig.net.inject(&rig.id, &packet(b'H'));
@@ -140,7 +140,7 @@ fn what_is_held_is_given_back_when_its_time_is_over() {
 }
 
 #[test]
-fn a_packet_leaves_from_where_its_start_was_moved_to() {
+fn packet_is_sent_from_moved_start() {
     let mut rig = Rig::new();
     // Often enough that frames come back with their start where it was.
     let rounds = 3 * rig.datapath.umem().census().total;

@@ -10,7 +10,7 @@ use super::SimRig;
 use super::contract::{Rig, number, packet};
 
 #[test]
-fn what_waits_while_the_link_is_down_leaves_when_it_is_up() {
+fn packets_queued_during_link_down_leave_after_link_up() {
     let mut rig = SimRig::opened(Driver::Copy, KernelFaultRates::none(), 4);
     rig.post(0, 20);
     rig.net.set_link("sim0", false);
@@ -30,7 +30,7 @@ fn what_waits_while_the_link_is_down_leaves_when_it_is_up() {
 }
 
 #[test]
-fn a_deleted_interface_is_gone_for_this_socket_for_ever() {
+fn deleted_interface_never_returns_to_its_socket() {
     let mut rig = SimRig::opened(Driver::Copy, KernelFaultRates::none(), 5);
     rig.post(0, 5);
     rig.net.delete("sim0");
@@ -56,7 +56,7 @@ fn a_deleted_interface_is_gone_for_this_socket_for_ever() {
 }
 
 #[test]
-fn a_closed_queue_is_busy_for_a_while() {
+fn closed_queue_stays_busy_for_some_time() {
     let rig = SimRig::new(Driver::Copy, KernelFaultRates::none(), 6);
     let mut backend = SimBackend::new(&rig.net, std::slice::from_ref(&rig.id));
     let busy = |result: Result<(Umem, Vec<SimPort>), PortError>| match result {
@@ -74,7 +74,7 @@ fn a_closed_queue_is_busy_for_a_while() {
 
 /// One port again, while its neighbour goes on: its frames are nobody's until its queue could be bound.
 #[test]
-fn one_port_is_opened_again_while_the_other_goes_on() {
+fn one_port_reopens_while_other_runs() {
     let net = SimNet::new(&[SimInterface::new("sim0", 1), SimInterface::new("sim1", 1)], 8);
     let ids = [QueueId::new("sim0", 0), QueueId::new("sim1", 0)];
     let mut backend = SimBackend::new(&net, &ids);
@@ -121,7 +121,7 @@ fn one_port_is_opened_again_while_the_other_goes_on() {
 }
 
 #[test]
-fn two_ports_share_one_memory_and_a_packet_crosses_without_a_copy() {
+fn two_ports_share_memory_without_copy() {
     let net = SimNet::new(&[SimInterface::new("in", 2), SimInterface::new("out", 2)], 9);
     let ids = [QueueId::new("in", 1), QueueId::new("out", 1)];
     let rings = RingSizes::from_ring_size(64).unwrap();

@@ -84,7 +84,7 @@ impl Rig for SimRig {
 }
 
 #[test]
-fn the_contract_holds_with_both_drivers() {
+fn contract_holds_with_both_drivers() {
     for seed in 0..10 {
         contract::all(|| SimRig::new(Driver::Copy, KernelFaultRates::none(), seed));
         contract::all(|| SimRig::new(Driver::ZeroCopy, KernelFaultRates::none(), seed));
@@ -93,7 +93,7 @@ fn the_contract_holds_with_both_drivers() {
 
 /// Everything a kernel may do on a good day but lose packets: the contract is the same.
 #[test]
-fn the_contract_holds_with_a_slow_and_moody_kernel() {
+fn contract_holds_with_slow_and_erratic_kernel() {
     let faults = KernelFaultRates {
         starve_ppm: 0,
         rx_drop_ppm: 0,
@@ -156,7 +156,7 @@ fn no_fault_loses_a_frame() {
 }
 
 #[test]
-fn one_kick_takes_32_and_asks_for_another() {
+fn one_kick_sends_32_and_requests_another() {
     let mut rig = SimRig::opened(Driver::Copy, KernelFaultRates::none(), 1);
     rig.post(0, 64);
     rig.post(64, 6);
@@ -173,7 +173,7 @@ fn one_kick_takes_32_and_asks_for_another() {
 }
 
 #[test]
-fn a_kernel_that_asks_for_wakeups_does_nothing_without() {
+fn kernel_with_need_wakeup_waits_for_kick() {
     let asleep_after_each_step = KernelFaultRates { doze_ppm: 1_000_000, ..KernelFaultRates::none() };
     let mut rig = SimRig::opened(Driver::ZeroCopy, asleep_after_each_step, 2);
     rig.kernel();
@@ -192,7 +192,7 @@ fn a_kernel_that_asks_for_wakeups_does_nothing_without() {
 }
 
 #[test]
-fn without_frames_packets_are_dropped_and_counted_and_a_refill_helps() {
+fn empty_fill_ring_drops_until_refilled() {
     let mut rig = SimRig::opened(Driver::Copy, KernelFaultRates::none(), 3);
     // The fill ring's 512, of which the RX ring shows 256 at a time.
     (0..600).for_each(|i| rig.inject(&packet(i, 60)));
@@ -220,7 +220,7 @@ fn without_frames_packets_are_dropped_and_counted_and_a_refill_helps() {
 }
 
 #[test]
-fn completions_that_never_come_are_frames_at_the_kernel_until_the_port_is_closed() {
+fn missing_completions_keep_frames_at_kernel_until_close() {
     let mut rig = SimRig::opened(Driver::Copy, KernelFaultRates { lost_ppm: 1_000_000, ..KernelFaultRates::none() }, 7);
     let mut sent = 0;
     loop {
@@ -246,7 +246,7 @@ fn completions_that_never_come_are_frames_at_the_kernel_until_the_port_is_closed
 
 /// The simulated kernel sees it when a port gives away what is not its own.
 #[test]
-fn a_frame_taken_back_too_early_is_seen() {
+fn frame_taken_back_too_early_is_detected() {
     let mut rig = SimRig::opened(Driver::Copy, KernelFaultRates::none(), 8);
     rig.post(0, 1);
     rig.port.kick().unwrap();

@@ -45,8 +45,8 @@ impl Queue {
 }
 
 #[test]
-fn listed_packets_reach_their_queues_socket() {
-    in_namespace("listed_packets_reach_their_queues_socket", || {
+fn listed_packets_reach_socket_of_their_queue() {
+    in_namespace("listed_packets_reach_socket_of_their_queue", || {
         veth();
         ip("addr add 10.77.0.1/24 dev va");
         ip("neigh add 10.77.0.2 lladdr 02:00:00:00:00:0b dev va nud permanent");

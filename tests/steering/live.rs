@@ -20,8 +20,8 @@ fn options(attach: AttachMode) -> SteeringOptions {
 }
 
 #[test]
-fn dropping_takes_the_program_off() {
-    in_namespace("dropping_takes_the_program_off", || {
+fn drop_detaches_program() {
+    in_namespace("drop_detaches_program", || {
         veth();
         for (wanted, got) in [
             (AttachMode::Auto, AttachMode::Native),
@@ -44,8 +44,8 @@ fn dropping_takes_the_program_off() {
 }
 
 #[test]
-fn anothers_program_is_named_and_stays() {
-    in_namespace("anothers_program_is_named_and_stays", || {
+fn foreign_program_is_named_and_stays() {
+    in_namespace("foreign_program_is_named_and_stays", || {
         veth();
         let first = Steering::attach("vb", &options(AttachMode::Native)).unwrap();
         for wanted in [AttachMode::Auto, AttachMode::Native, AttachMode::Generic] {
@@ -62,8 +62,8 @@ fn anothers_program_is_named_and_stays() {
 }
 
 #[test]
-fn replacing_is_done_when_told_and_noticed() {
-    in_namespace("replacing_is_done_when_told_and_noticed", || {
+fn replacement_is_done_on_request_and_noticed() {
+    in_namespace("replacement_is_done_on_request_and_noticed", || {
         veth();
         let first = Steering::attach("vb", &options(AttachMode::Generic)).unwrap();
         let replace = SteeringOptions { replace: true, ..options(AttachMode::Auto) };
@@ -78,8 +78,8 @@ fn replacing_is_done_when_told_and_noticed() {
 }
 
 #[test]
-fn refusals_are_told_apart() {
-    in_namespace("refusals_are_told_apart", || {
+fn refusals_have_distinct_causes() {
+    in_namespace("refusals_have_distinct_causes", || {
         for name in ["no-such-if0", "", "a-name-of-16-char"] {
             let error = Steering::attach(name, &options(AttachMode::Auto)).unwrap_err();
             assert!(matches!(error, SteeringError::NoInterface { .. }), "{error:?}");
@@ -109,8 +109,8 @@ fn refusals_are_told_apart() {
 }
 
 #[test]
-fn two_capabilities_are_needed_and_enough() {
-    in_namespace("two_capabilities_are_needed_and_enough", || {
+fn two_capabilities_suffice() {
+    in_namespace("two_capabilities_suffice", || {
         veth();
         let bpf = CapabilitySet::BPF;
         let net = CapabilitySet::NET_ADMIN;
@@ -135,8 +135,8 @@ fn two_capabilities_are_needed_and_enough() {
 }
 
 #[test]
-fn the_list_is_what_was_asked_for() {
-    in_namespace("the_list_is_what_was_asked_for", || {
+fn list_equals_request() {
+    in_namespace("list_equals_request", || {
         let mut steering = Steering::attach("lo", &options(AttachMode::Generic)).unwrap();
         let (v4, v6) = (IpAddr::from(V4), IpAddr::from(V6));
         steering.allow(v4, [53..=53, 1000..=1999]).unwrap();

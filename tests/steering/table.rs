@@ -190,8 +190,8 @@ fn every_port_ethertype_and_protocol() {
 }
 
 #[test]
-fn damaged_packets_get_the_second_opinion() {
-    in_namespace("damaged_packets_get_the_second_opinion", || {
+fn damaged_packets_match_second_implementation() {
+    in_namespace("damaged_packets_match_second_implementation", || {
         let steering = steering();
         let damage = prop::collection::vec((0_usize..62, any::<u8>()), 0..4);
         let packet = (any::<bool>(), 0_usize..80, damage, 0_usize..110);
@@ -213,8 +213,8 @@ fn damaged_packets_get_the_second_opinion() {
 }
 
 #[test]
-fn a_socket_in_the_queues_slot_gets_the_packet() {
-    in_namespace("a_socket_in_the_queues_slot_gets_the_packet", || {
+fn socket_in_xskmap_entry_gets_the_packet() {
+    in_namespace("socket_in_xskmap_entry_gets_the_packet", || {
         let steering = steering();
         let packet = v4(b"x");
         let other = with(v4(b"x"), V4_PORT, [0, 9]);

@@ -197,7 +197,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn reads_what_the_kernel_writes() {
+    fn cpu_list_parses_kernel_format() {
         let cpus: CpuList = "0-2,8, 10-11\n".parse().unwrap();
         assert_eq!(cpus.iter().collect::<Vec<_>>(), [0, 1, 2, 8, 10, 11]);
         assert_eq!("".parse::<CpuList>().unwrap(), CpuList::new());

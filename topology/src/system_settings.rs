@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_by_default_and_what_was_changed_comes_back() {
+    fn defaults_change_nothing_and_changes_are_restored() {
         let (root, plan, snapshot) = lab();
         let root = root.path();
         assert_eq!(settings(&plan, &snapshot, &[], root), []);
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_cannot_name_other_files() {
+    fn record_cannot_name_other_files() {
         let (root, plan, snapshot) = lab();
         let root = root.path();
         std::fs::create_dir(root.join("etc")).unwrap();

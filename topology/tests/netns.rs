@@ -39,12 +39,12 @@ fn in_namespace(test: &str, setup: &str) -> bool {
 }
 
 #[test]
-fn queues_of_a_veth_come_from_the_namespace_of_the_caller() {
+fn veth_queues_come_from_callers_namespace() {
     // An interface that also exists outside, with the same name and other queues, is the worst case;
     // eth0 is the likeliest name there.
     let setup = "ip link add eth0 numrxqueues 3 numtxqueues 3 type veth peer name peer0 numrxqueues 2 numtxqueues 4
                  ip link set eth0 mtu 1400 address 02:00:00:00:00:07 up";
-    if !in_namespace("queues_of_a_veth_come_from_the_namespace_of_the_caller", setup) {
+    if !in_namespace("veth_queues_come_from_callers_namespace", setup) {
         return;
     }
     let s = Snapshot::live(&["eth0".into(), "peer0".into()]).unwrap();

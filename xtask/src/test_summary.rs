@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_skipped_test_is_not_a_passed_one() {
+    fn skipped_test_does_not_count_as_passed() {
         let mut tally = Tally::default();
         for line in [
             "test a ... ok",

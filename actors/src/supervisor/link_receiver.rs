@@ -69,7 +69,7 @@ mod tests {
     use crate::supervisor::StateReport;
 
     #[test]
-    fn what_links_say_is_heard_in_its_order() {
+    fn messages_are_received_in_order() {
         let receiver = LinkReceiver::default();
         let now = Instant::now();
         let (first, mut watch) = receiver.link(ActorId(0), 1, now);

@@ -2,7 +2,7 @@
 use super::*;
 
 #[test]
-fn words_and_reports_are_never_lost_and_lost_telemetry_is_counted() {
+fn state_reports_are_never_lost_and_lost_telemetry_is_counted() {
     const MANY: u32 = 3000;
     const HOLD: u32 = 0;
     const TELEMETRY: u32 = 1;
@@ -46,7 +46,7 @@ fn words_and_reports_are_never_lost_and_lost_telemetry_is_counted() {
 }
 
 #[test]
-fn the_last_words_come_before_the_end() {
+fn final_snapshot_arrives_before_exit() {
     let last_report = Scripted::new("last", |link, _| {
         link.report_state(StateReport::Running);
         assert!((0..900).all(|n| link.report(n)));
@@ -69,7 +69,7 @@ fn the_last_words_come_before_the_end() {
 }
 
 #[test]
-fn a_worker_that_waits_is_tried_again_when_woken_and_notes_reach_it_meanwhile() {
+fn waiting_actor_is_retried_when_woken_and_receives_messages() {
     let (notes, noted) = bounded(4);
     let mut actor = Scripted::new("waits", |link, mailbox| match link.generation() {
         1 => ActorExit::Waiting("eth7 is absent".into()),
@@ -87,7 +87,7 @@ fn a_worker_that_waits_is_tried_again_when_woken_and_notes_reach_it_meanwhile() 
 }
 
 #[test]
-fn a_hundred_restarts_under_load_of_two_workers_come_back_each_time() {
+fn hundred_restarts_under_load_all_recover() {
     let policy = RestartPolicy { max_restarts: 1000, backoff_min: Duration::ZERO, ..RestartPolicy::default() };
     let policy = RestartPolicy { backoff_max: Duration::ZERO, ..policy };
     let falls = |link: &SupervisorLink<u32>, mailbox: &Mailbox<SupervisorCommand>| {

@@ -24,7 +24,7 @@ fn replacement_returns_when_all_handlers_are_new_and_names_stopped_workers() {
 }
 
 #[test]
-fn replacement_does_not_wait_longer_than_told() {
+fn replacement_does_not_wait_past_its_deadline() {
     let (go, gate) = bounded::<()>(0);
     let slow = Scripted::new("slow", move |link, mailbox| {
         link.report_state(StateReport::Running);

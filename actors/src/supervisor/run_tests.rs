@@ -160,7 +160,7 @@ impl Rig {
 }
 
 #[test]
-fn a_panic_restarts_its_worker_only_and_tells_cause_and_gap() {
+fn panic_restarts_its_actor_only_and_reports_cause_and_gap() {
     let falls = |link: &SupervisorLink<u32>, mailbox: &Mailbox<SupervisorCommand>| {
         if link.generation() <= 2 {
             link.report_state(StateReport::Running);
@@ -182,7 +182,7 @@ fn a_panic_restarts_its_worker_only_and_tells_cause_and_gap() {
 }
 
 #[test]
-fn a_soft_failure_is_answered_by_the_command_after_the_pause() {
+fn handler_failure_is_answered_by_command_after_backoff() {
     let soft = |link: &SupervisorLink<u32>, mailbox: &Mailbox<SupervisorCommand>| {
         link.report_state(StateReport::Running);
         link.report_state(StateReport::SoftFailed("handler: index 9".into()));
@@ -206,7 +206,7 @@ fn a_soft_failure_is_answered_by_the_command_after_the_pause() {
 }
 
 #[test]
-fn a_start_that_panics_is_a_failure_like_any_other() {
+fn panic_during_start_is_an_ordinary_failure() {
     let rig = Rig::new(vec![Scripted::new("no start", obedient)]);
     assert!(rig.until_state(A, "restarting").0.contains("defect in start"));
     rig.until_state(A, "running");
@@ -214,7 +214,7 @@ fn a_start_that_panics_is_a_failure_like_any_other() {
 }
 
 #[test]
-fn a_storm_degrades_the_engine_and_leaves_the_others_running() {
+fn restart_storm_degrades_engine_and_leaves_others_running() {
     let policy = RestartPolicy { backoff_min: Duration::ZERO, backoff_max: Duration::ZERO, ..RestartPolicy::default() };
     let settings = Settings { policy, ..Settings::default() };
     let storm = Scripted::new("storm", |_, _| ActorExit::Failed("no luck".into()));
@@ -228,7 +228,7 @@ fn a_storm_degrades_the_engine_and_leaves_the_others_running() {
 }
 
 #[test]
-fn what_follows_from_a_refused_start_is_told_after_what_led_to_it() {
+fn consequences_of_refused_start_are_reported_after_their_cause() {
     let rig = Rig::new(vec![Scripted::new("refused", obedient)]);
     let next_health = || {
         rig.until(|notice| match notice {
@@ -244,7 +244,7 @@ fn what_follows_from_a_refused_start_is_told_after_what_led_to_it() {
 }
 
 #[test]
-fn commands_that_find_no_room_arrive_later_in_their_order() {
+fn commands_for_full_mailbox_arrive_later_in_order() {
     let mut actor = Scripted::new("busy", |link, mailbox| {
         link.report_state(StateReport::Running);
         assert!(matches!(command(link, mailbox), SupervisorCommand::Drain { .. }));
@@ -261,7 +261,7 @@ fn commands_that_find_no_room_arrive_later_in_their_order() {
 }
 
 #[test]
-fn a_drained_worker_is_stopped_and_can_be_started_again() {
+fn drained_actor_stops_and_can_be_restarted() {
     let rig = Rig::new(vec![Scripted::new("a", obedient), Scripted::new("b", obedient)]);
     rig.until_state(A, "running");
     assert_eq!(rig.handle().drain(Some(A), LONG), Ok(StopReport::default()));
@@ -275,7 +275,7 @@ fn a_drained_worker_is_stopped_and_can_be_started_again() {
 }
 
 #[test]
-fn who_does_not_obey_is_abandoned_and_named() {
+fn unresponsive_actor_is_abandoned_and_named() {
     let (go, gate) = bounded::<()>(0);
     let deaf = Scripted::new("deaf", move |link, _| {
         link.report_state(StateReport::Running);
@@ -295,7 +295,7 @@ fn who_does_not_obey_is_abandoned_and_named() {
 }
 
 #[test]
-fn a_heartbeat_that_stands_is_told_and_so_is_its_return() {
+fn stopped_and_resumed_heartbeat_are_reported() {
     let (go, gate) = bounded::<()>(0);
     let stalls = Scripted::new("stalls", move |link, mailbox| {
         link.report_state(StateReport::Running);
@@ -315,7 +315,7 @@ fn a_heartbeat_that_stands_is_told_and_so_is_its_return() {
 }
 
 #[test]
-fn without_a_handle_left_everything_is_stopped() {
+fn last_handle_dropped_stops_everything() {
     let rig = Rig::new(vec![Scripted::new("a", obedient), Scripted::new("b", obedient)]);
     rig.until_state(A, "running");
     let Rig { supervisor, notices } = rig;

@@ -19,7 +19,7 @@ fn soft_then_again_after(quiet: Duration) -> (Play, Vec<Action>) {
 }
 
 #[test]
-fn a_handler_that_fails_again_at_once_inherits_nothing_and_then_takes_its_actor_with_it() {
+fn handler_failing_again_inherits_nothing_then_ends_its_actor() {
     let (_, told) = soft_then_again_after(101 * MS);
     assert_eq!(told, [send(A, MEND)]);
     let (mut play, told) = soft_then_again_after(100 * MS);
@@ -40,7 +40,7 @@ fn a_handler_that_fails_again_at_once_inherits_nothing_and_then_takes_its_actor_
 }
 
 #[test]
-fn a_part_that_fails_is_opened_again_and_the_gap_is_told() {
+fn failed_part_reopens_and_reports_gap() {
     let mut play = Play::running(1);
     assert_eq!(deeds(part_fails(&mut play, 1)), []);
     let ActorState::Restarting { scope: RestartScope::Port, backoff } = play.state(A) else {
@@ -54,7 +54,7 @@ fn a_part_that_fails_is_opened_again_and_the_gap_is_told() {
 }
 
 #[test]
-fn a_part_is_never_given_up_and_never_ends_its_actor() {
+fn part_is_retried_without_end_and_never_ends_its_actor() {
     let mut play = Play::running(1);
     for _ in 0..5 {
         part_fails(&mut play, 1);
@@ -72,7 +72,7 @@ fn a_part_is_never_given_up_and_never_ends_its_actor() {
 }
 
 #[test]
-fn a_part_without_its_interface_costs_nothing_and_is_woken() {
+fn part_without_interface_uses_no_budget_and_is_woken() {
     let mut play = Play::running(1);
     part_fails(&mut play, 1);
     play.next();
@@ -88,7 +88,7 @@ fn a_part_without_its_interface_costs_nothing_and_is_woken() {
 }
 
 #[test]
-fn a_handler_that_fails_while_a_part_is_closed_comes_first_and_the_part_after_it() {
+fn failed_handler_is_rebuilt_before_closed_part() {
     let mut play = Play::running(1);
     part_fails(&mut play, 1);
     play.soft_fails(A);
@@ -101,7 +101,7 @@ fn a_handler_that_fails_while_a_part_is_closed_comes_first_and_the_part_after_it
 }
 
 #[test]
-fn a_part_is_restarted_when_asked_for_at_no_cost() {
+fn requested_part_restart_uses_no_budget() {
     let mut play = Play::new(1);
     play.take(Input::Start);
     assert_eq!(play.restart_port(A, 0), Err(CommandRefused::Opening { actor: A }));

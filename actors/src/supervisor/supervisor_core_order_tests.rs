@@ -2,7 +2,7 @@
 use super::*;
 
 #[test]
-fn stop_during_the_pause_starts_nothing_any_more() {
+fn stop_during_backoff_starts_nothing() {
     let mut play = Play::running(1);
     play.panics(A);
     let told = play.take(Input::Stop { within: SECOND });
@@ -14,7 +14,7 @@ fn stop_during_the_pause_starts_nothing_any_more() {
 }
 
 #[test]
-fn stop_reaches_every_live_phase_and_waits_for_the_ends() {
+fn stop_reaches_every_live_phase_and_waits_for_exits() {
     // opening, running, parked, mending, draining, ending for a restart, waiting by itself
     let mut play = Play::new(7);
     play.take(Input::Start);
@@ -41,7 +41,7 @@ fn stop_reaches_every_live_phase_and_waits_for_the_ends() {
 }
 
 #[test]
-fn who_does_not_end_in_time_is_abandoned_and_named() {
+fn actor_that_does_not_end_in_time_is_abandoned_and_named() {
     let mut play = Play::running(2);
     play.take(Input::Stop { within: 3 * SECOND });
     play.end(B, ActorExit::Done);
@@ -55,7 +55,7 @@ fn who_does_not_end_in_time_is_abandoned_and_named() {
 }
 
 #[test]
-fn a_worker_that_does_not_end_for_its_restart_is_failed_until_it_does() {
+fn actor_that_does_not_end_for_restart_is_failed_until_it_ends() {
     let mut play = Play::running(1);
     assert_eq!(deeds(play.restart(A, RestartScope::Queue).unwrap()), [send(A, SupervisorCommand::Stop)]);
     let told = play.next();
@@ -70,7 +70,7 @@ fn a_worker_that_does_not_end_for_its_restart_is_failed_until_it_does() {
 }
 
 #[test]
-fn a_restart_asked_for_is_at_once_and_costs_no_budget() {
+fn requested_restart_is_immediate_and_uses_no_budget() {
     let mut play = Play::running(1);
     for life in 1..50 {
         let told = play.restart(A, RestartScope::Handler).unwrap();
@@ -87,7 +87,7 @@ fn a_restart_asked_for_is_at_once_and_costs_no_budget() {
 }
 
 #[test]
-fn a_restart_asked_for_while_restarting_shortens_the_pause() {
+fn requested_restart_during_backoff_shortens_it() {
     // in the pause of a hard restart
     let mut play = Play::running(1);
     play.panics(A);
@@ -123,7 +123,7 @@ fn a_restart_asked_for_while_restarting_shortens_the_pause() {
 }
 
 #[test]
-fn restarts_that_make_no_sense_are_refused() {
+fn impossible_restarts_are_refused() {
     let mut play = Play::new(1);
     play.take(Input::Start);
     assert_eq!(play.restart(A, RestartScope::Handler), Err(CommandRefused::Opening { actor: A }));
@@ -140,7 +140,7 @@ fn restarts_that_make_no_sense_are_refused() {
 }
 
 #[test]
-fn a_drain_ends_when_the_worker_has_nothing_left_or_at_its_deadline() {
+fn drain_ends_when_actor_is_empty_or_at_deadline() {
     for drained in [true, false] {
         let mut play = Play::running(1);
         let told = deeds(play.take(Input::Drain { actor: A, within: 30 * SECOND }));
@@ -157,7 +157,7 @@ fn a_drain_ends_when_the_worker_has_nothing_left_or_at_its_deadline() {
 }
 
 #[test]
-fn a_failure_while_draining_stops_and_is_told_but_not_restarted() {
+fn failure_during_drain_is_reported_and_not_restarted() {
     let mut play = Play::running(1);
     play.take(Input::Drain { actor: A, within: 30 * SECOND });
     let told = play.panics(A);
@@ -173,7 +173,7 @@ fn a_failure_while_draining_stops_and_is_told_but_not_restarted() {
 }
 
 #[test]
-fn a_drain_of_what_is_not_at_work_is_a_stop() {
+fn drain_of_idle_actor_stops_it() {
     let drain = Input::Drain { actor: A, within: 30 * SECOND };
     let mut planned = Play::new(1);
     assert_eq!((deeds(planned.take(drain.clone())), planned.state(A)), (vec![], ActorState::Stopped));
@@ -194,7 +194,7 @@ fn a_drain_of_what_is_not_at_work_is_a_stop() {
 }
 
 #[test]
-fn a_second_drain_can_only_shorten_and_endless_ones_do_not_overflow() {
+fn second_drain_only_shortens_and_endless_drain_does_not_overflow() {
     let mut play = Play::running(1);
     play.take(Input::Drain { actor: A, within: Duration::MAX });
     assert_eq!(play.after(1000 * SECOND), []);
@@ -205,7 +205,7 @@ fn a_second_drain_can_only_shorten_and_endless_ones_do_not_overflow() {
 }
 
 #[test]
-fn a_stalled_worker_is_not_waited_for_when_all_is_to_end() {
+fn stop_does_not_wait_for_stalled_actor() {
     let heartbeat = |age| Input::Heartbeat { actor: A, age };
     let patience = Settings::default().end_within;
     for stalls_first in [true, false] {

@@ -113,7 +113,7 @@ impl World {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
     #[test]
-    fn whatever_happens_lives_do_not_overlap_and_a_stop_is_final(moves in moves()) {
+    fn random_histories_never_overlap_runs_and_stop_is_final(moves in moves()) {
         let mut play = Play::new(3);
         let mut world = World::default();
         let mut states = [ActorState::Planned, ActorState::Planned, ActorState::Planned];

@@ -122,7 +122,7 @@ fn health_of(actions: &[Action]) -> Option<EngineHealth> {
 }
 
 #[test]
-fn all_are_started_once_and_run_when_they_say_so() {
+fn every_actor_starts_once_and_runs_after_its_report() {
     let mut play = Play::new(2);
     assert_eq!(play.state(A), ActorState::Planned);
     assert_eq!(deeds(play.take(Input::Start)), [start(A, 1), start(B, 1)]);
@@ -137,7 +137,7 @@ fn all_are_started_once_and_run_when_they_say_so() {
 }
 
 #[test]
-fn a_panic_leads_to_a_restart_after_the_pause_and_the_gap_is_told_while_others_go_on() {
+fn panic_restarts_after_backoff_with_gap_while_others_run() {
     let mut play = Play::running(2);
     play.after(SECOND);
     let told = play.panics(A);
@@ -155,7 +155,7 @@ fn a_panic_leads_to_a_restart_after_the_pause_and_the_gap_is_told_while_others_g
 }
 
 #[test]
-fn a_storm_ends_in_failed_and_degraded_until_an_operator_vouches_for_the_worker() {
+fn restart_storm_fails_actor_until_operator_restarts_it() {
     let mut play = Play::running(2);
     for life in 2..=6 {
         play.panics(A);
@@ -180,7 +180,7 @@ fn a_storm_ends_in_failed_and_degraded_until_an_operator_vouches_for_the_worker(
 }
 
 #[test]
-fn a_start_that_is_refused_spends_the_budget_too_and_does_not_recurse() {
+fn refused_start_uses_budget_and_does_not_recurse() {
     let mut play = Play::new(1);
     play.take(Input::Start);
     for life in 2..=6 {
@@ -192,7 +192,7 @@ fn a_start_that_is_refused_spends_the_budget_too_and_does_not_recurse() {
 }
 
 #[test]
-fn what_no_restart_mends_is_not_restarted() {
+fn permanent_failure_is_not_restarted() {
     let mut play = Play::new(1);
     play.take(Input::Start);
     let told = play.end(A, ActorExit::Refused("EPERM: give it CAP_NET_RAW".into()));
@@ -202,14 +202,14 @@ fn what_no_restart_mends_is_not_restarted() {
 }
 
 #[test]
-fn an_end_nobody_asked_for_is_a_failure() {
+fn unrequested_exit_is_a_failure() {
     let mut play = Play::running(1);
     play.end(A, ActorExit::Done);
     assert_eq!(play.state_name(A), "restarting");
 }
 
 #[test]
-fn a_soft_failure_restarts_the_handler_only() {
+fn handler_failure_restarts_handler_only() {
     let mut play = Play::running(1);
     assert_eq!(deeds(play.soft_fails(A)), []);
     let ActorState::Restarting { scope: RestartScope::Handler, backoff } = play.state(A) else {
@@ -223,7 +223,7 @@ fn a_soft_failure_restarts_the_handler_only() {
 }
 
 #[test]
-fn a_handler_that_cannot_be_rebuilt_or_does_not_come_back_takes_its_actor_with_it() {
+fn handler_that_cannot_be_rebuilt_ends_its_actor() {
     for answers in [true, false] {
         let mut play = Play::running(1);
         play.soft_fails(A);
@@ -235,7 +235,7 @@ fn a_handler_that_cannot_be_rebuilt_or_does_not_come_back_takes_its_actor_with_i
 }
 
 #[test]
-fn a_slow_soft_storm_is_given_up_and_the_actor_is_ended() {
+fn slow_handler_storm_exhausts_budget_and_ends_actor() {
     let mut play = Play::running(1);
     for _ in 0..5 {
         play.soft_fails(A);
@@ -250,7 +250,7 @@ fn a_slow_soft_storm_is_given_up_and_the_actor_is_ended() {
 }
 
 #[test]
-fn a_parked_actor_that_dies_is_restarted_hard() {
+fn dead_actor_with_failed_handler_is_restarted_whole() {
     let mut play = Play::running(1);
     play.soft_fails(A);
     play.panics(A);
@@ -259,7 +259,7 @@ fn a_parked_actor_that_dies_is_restarted_hard() {
 }
 
 #[test]
-fn a_worker_that_cannot_open_yet_is_tried_again_without_news_or_cost() {
+fn actor_that_cannot_open_yet_is_retried_without_event_or_budget() {
     let mut play = Play::running(1);
     let gone = || ActorExit::Waiting("eth0 is gone".into());
     play.end(A, gone());
@@ -281,7 +281,7 @@ fn a_worker_that_cannot_open_yet_is_tried_again_without_news_or_cost() {
 }
 
 #[test]
-fn a_live_worker_that_waits_says_itself_when_it_runs_again() {
+fn waiting_actor_reports_when_it_runs_again() {
     let mut play = Play::running(1);
     play.report_state(A, StateReport::Waiting("link down".into()));
     assert_eq!(play.state(A), ActorState::Waiting { why: WaitReason::Absent("link down".into()) });
@@ -291,7 +291,7 @@ fn a_live_worker_that_waits_says_itself_when_it_runs_again() {
 }
 
 #[test]
-fn a_stall_is_told_once_and_so_is_its_end() {
+fn stall_and_its_end_are_reported_once() {
     let mut play = Play::running(1);
     let heartbeat = |age| Input::Heartbeat { actor: A, age };
     assert_eq!(play.take(heartbeat(SECOND)), []);
@@ -310,7 +310,7 @@ fn a_stall_is_told_once_and_so_is_its_end() {
 }
 
 #[test]
-fn opening_may_take_longer_without_a_beat() {
+fn opening_allows_longer_heartbeat_gap() {
     let mut play = Play::new(1);
     play.take(Input::Start);
     assert_eq!(play.take(Input::Heartbeat { actor: A, age: 10 * SECOND }), []);
@@ -318,7 +318,7 @@ fn opening_may_take_longer_without_a_beat() {
 }
 
 #[test]
-fn former_lives_and_unknown_workers_are_not_heard() {
+fn reports_of_former_runs_and_unknown_actors_are_ignored() {
     let mut play = Play::running(1);
     play.panics(A);
     play.next();

@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn every_page_of_the_index_is_there() {
+    fn every_page_of_the_index_exists() {
         for line in INDEX.lines() {
             let path = line.split(' ').next().unwrap_or_default();
             assert_eq!(get(path).status, 200, "{path}: {:?}", get(path));
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn only_reading_and_only_by_address() {
+    fn http_allows_only_reads_and_local_hosts() {
         let post = HttpRequest { get: false, path: "/live".into(), ..HttpRequest::default() };
         assert_eq!(reply(&Fake::default(), &post, false).status, 405);
         let by = |host: &str| {
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn ready_says_whether_packets_are_taken() {
+    fn ready_reports_whether_packets_are_received() {
         let mut status = oxide::engine::sample::status();
         assert_eq!(ready(&status).status, 200, "one of two queues runs");
         status.state = EngineState::Draining;

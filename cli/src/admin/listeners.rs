@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_is_its_owners_and_a_dead_ones_is_replaced() {
+    fn control_socket_belongs_to_owner_and_stale_one_is_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("relay.sock");
         let config = AdminConfig::new(ListenSetting::Off, ListenSetting::At(path.clone()));
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_named_place_is_needed_and_a_default_one_is_not() {
+    fn configured_listener_is_required_and_default_one_optional() {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap();
         let alive = std::thread::spawn(move || taken.accept().unwrap().0.write_all(b"x").map(|()| taken).unwrap());

@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_watchdog_is_fed_as_long_as_one_heart_beats() {
+    fn watchdog_is_fed_while_one_heartbeat_moves() {
         let mut status = oxide::engine::sample::status();
         assert!(should_feed_watchdog(&status));
         assert_eq!(status_text(&status), "degraded: 1 of 2 queues run");

@@ -176,7 +176,7 @@ mod tests {
 
     /// Prometheus' format, read by somebody else's parser; and the invariants hold in what was read.
     #[test]
-    fn the_text_parses_and_every_packet_is_accounted_for() {
+    fn exposition_parses_and_accounts_for_every_packet() {
         let text = scrape(&sample::status());
         let parsed = prometheus_parse::Scrape::parse(text.lines().map(|l| Ok(l.to_owned()))).unwrap();
         let value = |name: &str, queue: &str| -> f64 {
@@ -211,7 +211,7 @@ mod tests {
 
     /// `promtool check metrics`, where Prometheus is installed.
     #[test]
-    fn promtool_finds_nothing_wrong() {
+    fn promtool_accepts_metrics() {
         use std::io::Write as _;
         use std::process::{Command, Stdio};
         let tool = Command::new("promtool")

@@ -82,7 +82,7 @@ fn http_is_read_by_get_and_head() {
 }
 
 #[test]
-fn what_is_too_large_is_refused() {
+fn oversized_request_is_refused() {
     let lab = lab(AdminLimits::default());
     let long = format!("GET /{} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", "a".repeat(20_000));
     let answer = lab.http(long.as_bytes());
@@ -102,7 +102,7 @@ fn what_is_too_large_is_refused() {
 }
 
 #[test]
-fn who_is_slow_is_hung_up_on() {
+fn slow_client_is_disconnected() {
     let lab = lab(AdminLimits {
         patience: Duration::from_millis(200),
         idle: Duration::from_millis(200),
@@ -121,7 +121,7 @@ fn who_is_slow_is_hung_up_on() {
 }
 
 #[test]
-fn too_many_are_told_so_and_the_others_go_on() {
+fn excess_connections_are_refused_and_others_continue() {
     let lab = lab(AdminLimits { http: 3, control: 3, ..AdminLimits::default() });
     let held: Vec<_> = (0..3).map(|_| lab.tcp()).collect();
     let mut clients: Vec<_> = (0..3).map(|_| lab.client()).collect();
@@ -145,7 +145,7 @@ fn too_many_are_told_so_and_the_others_go_on() {
 }
 
 #[test]
-fn requests_are_carried_out_and_refusals_told() {
+fn requests_are_executed_and_refusals_reported() {
     let lab = lab(AdminLimits::default());
     let mut client = lab.client();
     let restart = |queue: &str| ControlRequest::Restart { queue: queue.into(), depth: RestartScope::Handler };
@@ -161,7 +161,7 @@ fn requests_are_carried_out_and_refusals_told() {
 }
 
 #[test]
-fn a_long_drain_keeps_nobody_waiting() {
+fn long_drain_does_not_block_other_requests() {
     let lab = lab(AdminLimits::default());
     let path = lab.admin.socket().unwrap().to_owned();
     let drain = ControlRequest::Drain { queue: Some("eth0:0".into()), within_s: Some(2) };
@@ -179,7 +179,7 @@ fn a_long_drain_keeps_nobody_waiting() {
 }
 
 #[test]
-fn nobody_there_is_told_with_a_mend() {
+fn absent_relay_is_reported_with_remedy() {
     let error = Client::connect(Path::new("/nonexistent/relay.sock")).unwrap_err().to_string();
     assert!(error.contains("--socket"), "{error}");
 }

@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn each_change_is_named_with_what_it_takes() {
+    fn each_change_is_named_with_its_reload_action() {
         let entry = |name: &str, port: u16| {
             format!("[[relay]]\nname = \"{name}\"\nlisten = \"192.0.2.1:{port}\"\nupstreams = [\"198.51.100.1:53\"]\n")
         };
@@ -185,7 +185,7 @@ mod tests {
 
     /// What a reload takes over is exactly what it says it does.
     #[test]
-    fn what_is_adopted_and_what_is_named_agree() {
+    fn adopted_and_named_changes_agree() {
         let old = config("");
         let new = config(
             "engine.batch_size = 1\nengine.busy_poll = false\nengine.busy_poll_timeout_us = 7\nengine.zero_copy = \"off\"\nengine.realtime = 3\nengine.ring_size = 64\nsessions.drain_s = 1\nsessions.capacity = 64\nsessions.idle_timeout_s = 120\nsessions.source_ports = \"2000-3000\"\nadmin.socket = \"off\"\nlimits.burst_ms = 7\nsupervision.restarts = 7\n[[relay]]\nname = \"a\"\nlisten = \"192.0.2.1:1\"\nupstreams = [\"198.51.100.1:53\"]",
@@ -200,7 +200,7 @@ mod tests {
 
     /// `docs/operation.md` says for every field what a change of it takes.
     #[test]
-    fn the_reload_table_is_true() {
+    fn reload_table_matches_code() {
         let document = include_str!("../../../docs/operation.md");
         for section in SECTIONS {
             for field in section.fields {

@@ -29,7 +29,7 @@ fn minimal_file_has_the_defaults() {
 }
 
 #[test]
-fn example_parses_and_its_defaults_are_the_defaults() {
+fn example_parses_to_the_defaults() {
     let config = Config::from_toml(&Config::example()).unwrap();
     assert_eq!(config.engine, EngineConfig::new(["eth0"]));
     assert_eq!(config.sessions, SessionsConfig::default());
@@ -62,7 +62,7 @@ fn every_field_is_listed() {
 }
 
 #[test]
-fn what_is_written_out_reads_back() {
+fn written_configuration_reads_back() {
     let text = format!(
         "{MINIMAL}queues = [0, 2]\nframe_count = 9000\nhuge_pages = true\npin = [3]\nnuma = 1\nrealtime = 7\nsimd = \
          \"sse4.2\"\nzero_copy = \"require\"\nexecutor = \"thread\"\nfallback = \"pass\"\nattach = \"generic\"\n\
@@ -140,7 +140,7 @@ fn interfaces() {
 }
 
 #[test]
-fn unknown_names_suggest_the_nearest() {
+fn unknown_field_suggests_nearest_name() {
     for (text, wanted) in [
         (format!("{MINIMAL}rign_size = 64\n"), "engine.rign_size: no such field; did you mean ring_size?"),
         (format!("{MINIMAL}colour = 1\n"), "engine.colour: no such field; known here: interfaces, queues"),
@@ -184,7 +184,7 @@ fn sessions_out_of_range() {
 }
 
 #[test]
-fn admin_doors() {
+fn admin_listeners() {
     for (line, wanted) in [
         ("http = \"0.0.0.0:9797\"", "allow_remote = true"),
         ("http = \"[::]:9797\"", "allow_remote = true"),
@@ -242,7 +242,7 @@ fn supervision_out_of_range() {
 }
 
 #[test]
-fn relay_entries_that_cannot_be() {
+fn invalid_relay_entries_are_refused() {
     for (name, listen, upstreams, more, wanted) in [
         ("dns", "0.0.0.0:53", "192.0.2.9:53", "", "relay[dns].listen = \"0.0.0.0:53\": a wildcard"),
         ("dns", "[::]:53", "[2001:db8::9]:53", "", "a wildcard"),
@@ -286,7 +286,7 @@ fn relay_entries_that_cannot_be() {
 }
 
 #[test]
-fn relay_entries_that_can_be() {
+fn valid_relay_entries_are_accepted() {
     for (listen, upstreams, more) in [
         ("192.0.2.1:53", "198.51.100.1:53", ""),
         ("10.0.0.1:53", "10.0.0.2:53", "allow_private = true"),
@@ -321,7 +321,7 @@ fn entries_against_each_other() {
 }
 
 #[test]
-fn all_problems_are_told_at_once() {
+fn all_problems_are_reported_at_once() {
     let text = wrong(&format!("{MINIMAL}ring_size = 100\nbatch_size = 100\n[sessions]\ncapacity = 1\n"));
     assert_eq!(text.lines().count(), 3, "{text}");
 }
@@ -352,7 +352,7 @@ fn one_bad_value_of_a_list_is_named() {
 }
 
 #[test]
-fn a_file_that_is_not_there() {
+fn missing_file_is_reported() {
     let text = Config::load("/nonexistent/relay.toml").unwrap_err().to_string();
     assert!(text.contains("/nonexistent/relay.toml") && text.contains("oxide config example"), "{text}");
 }
@@ -360,7 +360,7 @@ fn a_file_that_is_not_there() {
 proptest::proptest! {
     /// Whatever is written, there is an answer; and what is accepted is accepted again when written out.
     #[test]
-    fn damaged_files_get_an_answer(edits in proptest::collection::vec((0usize..4000, " -~"), 1..8)) {
+    fn damaged_files_get_an_error(edits in proptest::collection::vec((0usize..4000, " -~"), 1..8)) {
         // Without comments, so that most edits hit a field.
         let lines = Config::example();
         let lines: Vec<_> = lines.lines().filter(|line| !line.starts_with('#') && !line.is_empty()).collect();
@@ -378,7 +378,7 @@ proptest::proptest! {
 
 /// `docs/configuration.md` holds the table that the list of fields makes.
 #[test]
-fn the_document_is_true() {
+fn document_lists_every_field() {
     let document = include_str!("../../../docs/configuration.md");
     let mut wanted = String::new();
     for section in SECTIONS {

@@ -188,7 +188,7 @@ mod tests {
 
     /// Asked at every odd moment, three a second are three a second, for a day.
     #[test]
-    fn nothing_is_lost_by_asking_often() {
+    fn frequent_checks_lose_no_tokens() {
         let day: u64 = 86_400;
         let limit = Limit { packets: Rate::new(3, 2), bytes: Rate::UNLIMITED };
         let (mut bucket, mut admitted, mut now) = (limit.full(0), 0, 0);
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn no_limit_and_a_clock_that_steps_back() {
+    fn unlimited_bucket_and_clock_going_backwards() {
         let mut bucket = Limit::UNLIMITED.full(5);
         assert!((0..100).all(|_| Limit::UNLIMITED.take(&mut bucket, 5, u16::MAX)));
         let limit = Limit { packets: Rate::of(10, 100, 1), bytes: Rate::of(0, 100, 4096) };

@@ -188,7 +188,7 @@ mod tests {
         /// Many prefixes in one set, in any order at any time: none ever gets more than a bucket of its own
         /// that was never forgotten would give it; and where there is room, exactly that.
         #[test]
-        fn nobody_gets_more_by_being_forgotten(
+        fn forgotten_prefix_gets_no_extra_tokens(
             rate in 1u64..2000, burst in 1u64..6, crowd in 1u128..40,
             steps in prop::collection::vec((any::<u16>(), prop_oneof![Just(0u64), 0u64..3_000_000, 0u64..2_000_000_000]), 1..400),
         ) {
@@ -214,7 +214,7 @@ mod tests {
 
     /// The attack: spend a burst, push one's own bucket out with other addresses, spend it again.
     #[test]
-    fn a_flood_of_forged_sources_gives_nobody_a_new_bucket() {
+    fn forged_source_flood_creates_no_new_bucket() {
         let limit = limit(10, 5);
         let mut sources = table(limit, 64);
         let (mut passed, mut forged) = (0, 0u128);

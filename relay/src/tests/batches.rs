@@ -122,7 +122,7 @@ impl Twins {
 proptest! {
     /// Same verdicts, same bytes, same sessions, same counters.
     #[test]
-    fn a_batch_is_its_packets_one_by_one(
+    fn batch_equals_its_packets_one_by_one(
         queue in 0u32..4, extras in extras(), steps in prop::collection::vec(step(), 1..60),
     ) {
         let mut twins = Twins::new(queue, extras);

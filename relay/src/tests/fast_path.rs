@@ -29,7 +29,7 @@ fn transmitted(outcomes: &[HandlerOutcome]) -> usize {
 
 /// A timeout below the half minute after which the way is looked up anew.
 #[test]
-fn a_short_timeout_ends_a_session_whose_way_is_fresh() {
+fn short_timeout_ends_session_with_fresh_next_hop() {
     let mut harness = relay_with("", |config| config.relays[0].idle_timeout_s = Some(1));
     let port = source_port(&mut harness, "192.0.2.7:4000");
     harness.advance(Duration::from_secs(1));
@@ -40,7 +40,7 @@ fn a_short_timeout_ends_a_session_whose_way_is_fresh() {
 
 /// The look-up found a slot that by its packet's turn has another session, with the same port of another address.
 #[test]
-fn a_late_answer_to_another_address_does_not_reach_who_has_the_slot_now() {
+fn late_answer_to_other_address_does_not_reach_new_session_of_slot() {
     let mut harness = relay("source_ports = \"61000-61000\"");
     assert_eq!(source_port(&mut harness, "192.0.2.7:4000"), 61_000);
     harness.set_tables(World { server_side: vec!["198.51.100.9", "2001:db8:2::1"], ..World::default() }.tables(2));
@@ -51,7 +51,7 @@ fn a_late_answer_to_another_address_does_not_reach_who_has_the_slot_now() {
 
 /// The same where the answer would have gone the short way, had it come first.
 #[test]
-fn an_answer_behind_the_end_of_its_session_reaches_nobody() {
+fn answer_after_session_end_is_dropped() {
     let mut harness = relay("source_ports = \"61000-61000\"");
     assert_eq!(source_port(&mut harness, "192.0.2.7:4000"), 61_000);
     harness.set_tables(World { server_side: vec!["198.51.100.9", "2001:db8:2::1"], ..World::default() }.tables(2));
@@ -62,7 +62,7 @@ fn an_answer_behind_the_end_of_its_session_reaches_nobody() {
 
 /// The same with another port of the same address.
 #[test]
-fn a_late_answer_to_another_port_does_not_reach_who_has_the_slot_now() {
+fn late_answer_to_other_port_does_not_reach_new_session_of_slot() {
     let ports = "source_ports = \"61000-61001\"";
     let mut harness = relay_with(ports, |config| config.relays[0].idle_timeout_s = Some(1));
     let first = source_port(&mut harness, "192.0.2.7:4000");
@@ -75,7 +75,7 @@ fn a_late_answer_to_another_port_does_not_reach_who_has_the_slot_now() {
 
 /// 20 + 8 + 972 bytes: ten packets in all, the first of which is not ordinary.
 #[test]
-fn bytes_are_those_of_the_ip_packet() {
+fn limits_count_ip_bytes() {
     let limit = |config: &mut Config| {
         (config.relays[0].bytes_per_s, config.limits.reply_bytes_per_s, config.limits.burst_ms) =
             (10_000, 10_000, 1000);
@@ -88,7 +88,7 @@ fn bytes_are_those_of_the_ip_packet() {
 }
 
 #[test]
-fn what_was_held_has_paid_and_what_is_limited_keeps_no_session() {
+fn held_packet_is_paid_and_limited_packet_refreshes_nothing() {
     let mut harness = relay_with("", |config| {
         let limits = &mut config.limits;
         (limits.source_packets_per_s, limits.reply_packets_per_s, limits.burst_ms) = (1, 1, 1);
@@ -107,7 +107,7 @@ fn what_was_held_has_paid_and_what_is_limited_keeps_no_session() {
 
 /// The way back is the client's own, whichever interface that is.
 #[test]
-fn answers_leave_by_the_clients_interface() {
+fn answer_leaves_by_client_interface() {
     for (port, client, mac) in [(CLIENTS, "192.0.2.7:4000", CLIENT_MAC), (SERVERS, "198.51.100.7:4000", SERVER_MAC)] {
         let mut harness = relay("");
         let from = ends(&sent(one(&mut harness, port, &datagram(client, "192.0.2.1:53", b"?"))).1).0.port();
@@ -121,7 +121,7 @@ fn answers_leave_by_the_clients_interface() {
 
 /// The way to an upstream is all its sessions', but for those that leave from another address.
 #[test]
-fn a_session_does_not_leave_from_the_address_of_those_that_began_later() {
+fn session_keeps_source_of_its_start() {
     let mut harness = relay("");
     let old = source_port(&mut harness, "192.0.2.7:4000");
     harness.set_tables(World { server_side: vec!["198.51.100.9", "2001:db8:2::1"], ..World::default() }.tables(2));
@@ -137,7 +137,7 @@ fn a_session_does_not_leave_from_the_address_of_those_that_began_later() {
 
 /// The same while the host has no address at all, so that every session keeps its own: in one batch, both ways.
 #[test]
-fn sessions_of_one_upstream_keep_their_addresses_while_there_is_none() {
+fn sessions_keep_addresses_while_host_has_none() {
     let mut harness = relay_with("", |config| config.relays[2].upstreams.truncate(1));
     let [a, b] =
         ["[2001:db8:1::7]:4000", "[2001:db8:1::8]:4000"].map(|from| datagram(from, "[2001:db8:1::1]:53", b"?"));
@@ -157,7 +157,7 @@ fn sessions_of_one_upstream_keep_their_addresses_while_there_is_none() {
 
 /// New tables count from the next packet on, both ways.
 #[test]
-fn a_way_that_has_changed_is_looked_up_anew() {
+fn changed_next_hop_is_resolved_again() {
     let mut harness = relay("");
     let port = source_port(&mut harness, "192.0.2.7:4000");
     for _ in 0..3 {

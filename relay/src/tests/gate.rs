@@ -31,7 +31,7 @@ fn payload(frame: &[u8]) -> &[u8] {
 }
 
 #[test]
-fn a_client_proves_itself_and_the_upstream_sees_only_data() {
+fn proved_client_is_admitted_and_upstream_sees_data_only() {
     for (client, entry, servers) in [(CLIENT, ENTRY, SERVERS), ("[2001:db8:1::7]:4000", "[2001:db8:1::1]:53", SERVERS)]
     {
         let mut harness = relay(cookies());
@@ -66,7 +66,7 @@ fn cookies_of(harness: &Harness<UdpRelay>) -> CookieGate {
 }
 
 #[test]
-fn what_is_short_old_damaged_or_anothers_is_refused() {
+fn short_old_damaged_or_foreign_cookie_is_refused() {
     let mut harness = relay(cookies());
     let refused = HandlerOutcome::Drop(DropReason::Refused);
     assert_eq!(one(&mut harness, CLIENTS, &datagram(CLIENT, ENTRY, &[1; 23])), refused);
@@ -91,7 +91,7 @@ fn what_is_short_old_damaged_or_anothers_is_refused() {
 }
 
 #[test]
-fn a_packet_that_waits_for_its_next_hop_is_asked_about_once() {
+fn held_packet_passes_gate_once() {
     let mut harness = relay(cookies());
     let (_, challenge) = sent(one(&mut harness, CLIENTS, &datagram(CLIENT, ENTRY, &[1; 24])));
     harness.set_tables(World { known: false, ..World::default() }.tables(2));
@@ -124,7 +124,7 @@ impl Gate for Whim {
 proptest! {
     /// Whatever a gate wants to answer: to a client without a session goes no more than came from it.
     #[test]
-    fn no_answer_is_longer_than_its_request(
+    fn challenge_is_never_longer_than_request(
         six: bool, message in prop::collection::vec(any::<u8>(), 0..400), request in prop::collection::vec(any::<u8>(), 0..400),
         padding in 0usize..30, options in 0usize..9,
     ) {
@@ -158,7 +158,7 @@ proptest! {
 
     /// Whatever is cut off, what goes on is a whole datagram with the rest.
     #[test]
-    fn what_is_cut_off_leaves_a_whole_datagram(
+    fn stripped_prefix_leaves_valid_datagram(
         six: bool, cut in 0usize..60, request in prop::collection::vec(any::<u8>(), 0..60), no_checksum: bool,
     ) {
         let mut harness = relay(Whim { message: Vec::new(), cut: Some(cut) });

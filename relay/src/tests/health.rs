@@ -55,7 +55,7 @@ fn round(harness: &mut Harness<UdpRelay>, clients: std::ops::Range<u32>) -> Hash
 }
 
 #[test]
-fn one_that_does_not_answer_is_passed_over_tried_and_healed() {
+fn silent_upstream_is_skipped_retried_and_restored() {
     let mut harness = relay(false);
     let before = round(&mut harness, 0..100);
     assert!((30..70).contains(&before[FIRST]), "{before:?}");
@@ -80,7 +80,7 @@ fn one_that_does_not_answer_is_passed_over_tried_and_healed() {
 }
 
 #[test]
-fn sessions_leave_where_the_entry_says_so() {
+fn failover_moves_sessions_if_configured() {
     let mut harness = relay(true);
     round(&mut harness, 0..20);
     harness.advance(Duration::from_millis(1100));
@@ -95,7 +95,7 @@ fn sessions_leave_where_the_entry_says_so() {
 
 /// In one batch with clients of an upstream that is up, and with a second packet of a client that has just left.
 #[test]
-fn who_leaves_does_so_among_those_who_stay() {
+fn moved_session_does_not_disturb_others_in_batch() {
     let mut harness = relay(true);
     let firsts: Vec<u32> = (0..20).filter(|&n| ask(&mut harness, n).0.to_string() == FIRST).collect();
     let second = (0..20).find(|n| !firsts.contains(n)).unwrap();
@@ -112,7 +112,7 @@ fn who_leaves_does_so_among_those_who_stay() {
 
 /// With nobody up there is nobody to move to.
 #[test]
-fn where_all_are_down_everybody_keeps_to_his_own() {
+fn all_upstreams_down_keeps_assignments() {
     let mut harness = relay(true);
     let before: Vec<_> = (0..40).map(|n| ask(&mut harness, n)).collect();
     for _ in 0..5 {
@@ -125,7 +125,7 @@ fn where_all_are_down_everybody_keeps_to_his_own() {
 
 /// What goes the short way counts as well: questions, and answers.
 #[test]
-fn sessions_that_exist_tell_of_their_upstream() {
+fn existing_sessions_report_upstream_health() {
     for (answers, fell) in [(true, 0), (false, 2)] {
         let mut harness = relay(false);
         for n in 0..20 {
@@ -175,7 +175,7 @@ fn dead_upstream_is_left_by_default() {
 }
 
 #[test]
-fn one_that_is_down_is_so_for_the_next_handler() {
+fn down_upstream_stays_down_for_next_handler() {
     let mut harness = relay(false);
     round(&mut harness, 0..100);
     harness.advance(Duration::from_millis(1100));

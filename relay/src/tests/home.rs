@@ -120,14 +120,14 @@ impl Nics {
 }
 
 #[test]
-fn where_the_nic_tells_its_key_no_answer_is_handed_over() {
+fn known_rss_key_needs_no_handover() {
     let mut nics = Nics::new(true);
     assert_eq!((nics.everybody_asks(), nics.misdirected()), (0, 0));
     assert_eq!((nics.everybody_asks(), nics.misdirected()), (0, 0));
 }
 
 #[test]
-fn where_it_does_not_everything_works_and_is_counted() {
+fn unknown_rss_key_hands_over_and_counts() {
     let mut nics = Nics::new(false);
     let handed_over = nics.everybody_asks();
     // Three of four, more or less.

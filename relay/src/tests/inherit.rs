@@ -9,7 +9,7 @@ fn next(sessions: &str) -> impl FnOnce(&QueueInfo) -> UdpRelay {
 }
 
 #[test]
-fn a_flow_keeps_its_source_port_over_a_panic_and_over_a_reload() {
+fn flow_keeps_source_port_across_panic_and_reload() {
     let mut harness = relay("");
     let clients: Vec<String> = (0..50).map(|n| format!("192.0.2.{}:{}", 2 + n % 5, 5000 + n)).collect();
     let before: Vec<u16> = clients.iter().map(|client| source_port(&mut harness, client)).collect();
@@ -25,7 +25,7 @@ fn a_flow_keeps_its_source_port_over_a_panic_and_over_a_reload() {
 }
 
 #[test]
-fn what_does_not_fit_the_new_configuration_ends() {
+fn session_outside_new_configuration_ends() {
     let mut harness = relay("");
     for n in 0..80 {
         source_port(&mut harness, &format!("192.0.2.2:{}", 5000 + n));
@@ -38,7 +38,7 @@ fn what_does_not_fit_the_new_configuration_ends() {
 }
 
 #[test]
-fn silence_and_counts_go_on_over_a_change() {
+fn idle_time_and_counters_continue_after_reload() {
     let mut harness = relay("idle_timeout_s = 120");
     // So that no clock stands at zero.
     harness.tick();
@@ -69,7 +69,7 @@ fn of_six(harness: &mut Harness<UdpRelay>, n: u16) -> (SocketAddr, SocketAddr) {
 }
 
 #[test]
-fn sessions_follow_entry_and_upstream_to_their_new_places() {
+fn sessions_follow_entry_and_upstream_to_new_index() {
     let mut harness = relay("");
     let plain = source_port(&mut harness, "192.0.2.7:4000");
     let before: Vec<_> = (0..30).map(|n| of_six(&mut harness, n)).collect();
@@ -103,7 +103,7 @@ fn sessions_follow_entry_and_upstream_to_their_new_places() {
 
 /// Where the way leads is not taken over: it may be another by now.
 #[test]
-fn the_way_is_looked_up_anew_after_a_change() {
+fn next_hop_is_resolved_again_after_change() {
     let mut harness = relay("");
     source_port(&mut harness, "192.0.2.7:4000");
     harness.restart_handler(Replaced::Asked, next("")).unwrap();
@@ -113,7 +113,7 @@ fn the_way_is_looked_up_anew_after_a_change() {
 }
 
 #[test]
-fn sessions_are_described_as_an_operator_knows_them() {
+fn session_list_uses_operator_names() {
     let mut harness = relay("");
     let port = source_port(&mut harness, "192.0.2.2:5000");
     source_port(&mut harness, "192.0.2.3:5000");

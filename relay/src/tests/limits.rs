@@ -26,7 +26,7 @@ fn sent(outcomes: &[HandlerOutcome]) -> usize {
 }
 
 #[test]
-fn a_source_gets_its_rate_and_others_theirs() {
+fn each_source_gets_its_own_rate() {
     let mut harness = relay(|config| (config.limits.source_packets_per_s, config.limits.burst_ms) = (100, 100), 1);
     let one_source = vec![datagram("192.0.2.7:4000", "192.0.2.1:53", b"?"); 64];
     assert_eq!(sent(&harness.feed(CLIENTS, &one_source)), 10);
@@ -44,7 +44,7 @@ fn a_source_gets_its_rate_and_others_theirs() {
 }
 
 #[test]
-fn an_entry_has_a_rate_of_bytes_dealt_out_to_the_queues() {
+fn entry_byte_rate_is_shared_between_queues() {
     let mut harness = relay(|config| config.relays[0].bytes_per_s = 40_000, 4);
     // 20 + 8 + 972 bytes: ten packets a second are this queue's share.
     let packets: Vec<_> =
@@ -56,7 +56,7 @@ fn an_entry_has_a_rate_of_bytes_dealt_out_to_the_queues() {
 }
 
 #[test]
-fn replies_have_a_rate_of_their_own_that_strangers_cannot_spend() {
+fn reply_rate_cannot_be_spent_by_others() {
     let mut harness = relay(|config| (config.limits.reply_packets_per_s, config.limits.burst_ms) = (1, 1), 1);
     let port = source_port(&mut harness, "192.0.2.7:4000");
     let to = format!("198.51.100.1:{port}");
@@ -71,7 +71,7 @@ fn replies_have_a_rate_of_their_own_that_strangers_cannot_spend() {
 }
 
 #[test]
-fn a_packet_that_waited_pays_once() {
+fn held_packet_is_charged_once() {
     let mut harness = relay(|config| (config.limits.source_packets_per_s, config.limits.burst_ms) = (1, 1), 1);
     harness.set_tables(World { known: false, ..World::default() }.tables(2));
     let packet = datagram("192.0.2.7:4000", "192.0.2.1:53", b"?");
@@ -81,7 +81,7 @@ fn a_packet_that_waited_pays_once() {
 }
 
 #[test]
-fn a_new_handler_gives_nobody_a_full_bucket() {
+fn new_handler_keeps_bucket_levels() {
     let change = |config: &mut Config| {
         (config.limits.source_packets_per_s, config.limits.burst_ms) = (100, 100);
         config.relays[1].packets_per_s = 50;

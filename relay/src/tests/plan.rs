@@ -19,7 +19,7 @@ fn eight_upstreams() -> Entry {
 }
 
 #[test]
-fn upstreams_share_evenly_and_a_change_moves_only_its_own_clients() {
+fn upstreams_share_evenly_and_change_moves_only_its_clients() {
     let entry = eight_upstreams();
     let chosen = |entry: &Entry, n| entry.upstreams[entry.upstream_for(&client(n))];
     let mut fewer = entry.clone();
@@ -101,7 +101,7 @@ fn single_queue_with_high_number_has_all_ports() {
 }
 
 #[test]
-fn steering_lists_where_clients_send_and_where_answers_come_back() {
+fn steering_lists_listen_addresses_and_source_ports() {
     let plan = RelayPlan::new(&config(""), &[]).unwrap();
     let tables = World::default().tables(1);
     assert_eq!(plan.source_addresses(&tables), [ip("198.51.100.1"), ip("203.0.113.1"), ip("2001:db8:2::1")]);
@@ -112,7 +112,7 @@ fn steering_lists_where_clients_send_and_where_answers_come_back() {
 }
 
 #[test]
-fn what_cannot_be_planned() {
+fn invalid_relay_plan_is_refused() {
     let own = [ip("198.51.100.2")];
     let error = RelayPlan::new(&config(""), &own).unwrap_err().to_string();
     assert!(error.contains("relay[a].upstreams: 198.51.100.2 is an address of this host"), "{error}");

@@ -17,7 +17,7 @@ fn new_link(family: AddressFamily, layer: LinkLayerType, flags: LinkFlags) -> Li
 }
 
 #[test]
-fn a_port_that_leaves_its_bridge_is_still_a_link() {
+fn port_leaving_its_bridge_stays_a_link() {
     let message = |family| new_link(family, LinkLayerType::Ether, LinkFlags::empty());
     assert_eq!(table_update(RouteNetlinkMessage::DelLink(message(AddressFamily::Bridge)), false), None);
     assert_eq!(table_update(RouteNetlinkMessage::NewLink(message(AddressFamily::Bridge)), false), None);
@@ -26,7 +26,7 @@ fn a_port_that_leaves_its_bridge_is_still_a_link() {
 }
 
 #[test]
-fn kinds_of_links_and_when_they_are_up() {
+fn link_kinds_and_carrier_are_decoded() {
     use LinkFlags as F;
     for (layer, flags, wanted_kind, wanted_up) in [
         (LinkLayerType::Ether, F::Up | F::Running, LinkKind::Ethernet, true),
@@ -55,7 +55,7 @@ fn new_address(flags: AddressFlags, attributes: Vec<AddressAttribute>) -> Addres
 }
 
 #[test]
-fn the_other_end_of_a_point_to_point_link_is_not_ours() {
+fn point_to_point_peer_is_not_own_address() {
     let (own, peer) = (AddressAttribute::Local(ip("10.0.0.1")), AddressAttribute::Address(ip("10.0.0.2")));
     for order in [vec![own.clone(), peer.clone()], vec![peer.clone(), own]] {
         assert_eq!(new_address(AddressFlags::empty(), order).address, ip("10.0.0.1"));
@@ -64,7 +64,7 @@ fn the_other_end_of_a_point_to_point_link_is_not_ours() {
 }
 
 #[test]
-fn addresses_that_may_not_be_used_yet_and_those_better_not_used() {
+fn tentative_and_deprecated_addresses_are_marked() {
     let ranked = |flags| {
         let a = new_address(flags, vec![AddressAttribute::Address(ip("fd00::1"))]);
         (a.assigned, a.rank)
@@ -123,7 +123,7 @@ fn every_next_hop_of_a_multipath_route() {
 }
 
 #[test]
-fn routes_that_are_no_plain_way_out_reject() {
+fn unsupported_routes_reject() {
     let encap = RouteAttribute::EncapType(RouteLwEnCapType::Mpls);
     for message in [
         new_route(RouteType::BlackHole, vec![]),
@@ -140,7 +140,7 @@ fn routes_that_are_no_plain_way_out_reject() {
 }
 
 #[test]
-fn neighbours_that_can_be_sent_to() {
+fn usable_neighbours_are_kept() {
     use NeighbourState as S;
     let standing = |state, mac: &[u8]| {
         let mut m = NeighbourMessage::default();
@@ -168,7 +168,7 @@ fn neighbours_that_can_be_sent_to() {
 }
 
 #[test]
-fn neighbours_that_are_none() {
+fn unusable_neighbours_are_ignored() {
     let message = |address: IpAddr, flags| {
         let mut m = NeighbourMessage::default();
         m.header.flags = flags;

@@ -46,7 +46,7 @@ const CHANGED: UpdateEffect = UpdateEffect { changed: true, reread_routes: false
 const SAME: UpdateEffect = UpdateEffect { changed: false, reread_routes: false, lost: None };
 
 #[test]
-fn a_fact_that_says_nothing_new_changes_nothing() {
+fn repeated_update_changes_nothing() {
     let address = Address { address: ip("10.0.0.1"), prefix: 24, rank: 0, assigned: true };
     let mut state = TableBuilder::default();
     for update in [
@@ -64,7 +64,7 @@ fn a_fact_that_says_nothing_new_changes_nothing() {
 }
 
 #[test]
-fn neighbours_by_their_standing() {
+fn neighbours_by_state() {
     let mut s = state(vec![link(7, true)]);
     s.apply(neighbour("10.0.0.2", Standing::Unknown));
     assert_eq!(mac_of(&s, "10.0.0.2"), None);
@@ -80,7 +80,7 @@ fn neighbours_by_their_standing() {
 }
 
 #[test]
-fn a_forgotten_neighbour_stays_while_wanted() {
+fn forgotten_neighbour_stays_while_in_use() {
     let key = (7, ip("10.0.0.2"));
     let mut s = state(vec![link(7, true), neighbour("10.0.0.2", Standing::Usable(MAC))]);
     assert_eq!(s.apply(TableUpdate::NeighbourGone { key }), UpdateEffect { lost: Some(key), ..SAME });
@@ -97,7 +97,7 @@ fn a_forgotten_neighbour_stays_while_wanted() {
 }
 
 #[test]
-fn whom_the_kernel_may_be_asked_for() {
+fn permanent_neighbours_are_not_requested() {
     let mut s = state(vec![link(7, true), link(8, false), neighbour("10.0.0.3", Standing::Fixed(MAC))]);
     s.apply(TableUpdate::Link { index: 9, up: true, kind: LinkKind::NoArp, name: None, mac: None, mtu: None });
     let askable = |s: &TableBuilder, index, address| s.askable((index, ip(address)));
@@ -129,7 +129,7 @@ fn replaced_and_deleted_routes() {
 }
 
 #[test]
-fn a_link_takes_what_it_had_along() {
+fn deleted_link_removes_its_entries() {
     let address = Address { address: ip("10.0.0.1"), prefix: 24, rank: 0, assigned: true };
     let mut s = state(vec![
         link(7, true),
@@ -148,7 +148,7 @@ fn a_link_takes_what_it_had_along() {
 }
 
 #[test]
-fn addresses_in_order_and_only_those_that_are_ours() {
+fn own_addresses_keep_kernel_order() {
     let address = |text: &str, rank, assigned| {
         let address = Address { address: ip(text), prefix: 64, rank, assigned };
         TableUpdate::Address { index: 7, address }
@@ -171,7 +171,7 @@ fn addresses_in_order_and_only_those_that_are_ours() {
 }
 
 #[test]
-fn differences_an_actor_would_see() {
+fn audit_reports_visible_differences() {
     let make = || state(vec![link(7, true), neighbour("10.0.0.2", Standing::Usable(MAC))]);
     let (mut a, b) = (make(), make());
     assert_eq!(a.difference(&b), None);

@@ -82,7 +82,7 @@ fn longest_prefix_on_link_and_by_gateway() {
 }
 
 #[test]
-fn what_never_leaves() {
+fn unroutable_destinations_have_no_route() {
     let t = two_links();
     for no in [
         "10.0.0.1",
@@ -200,7 +200,7 @@ fn own_addresses_and_links_by_name() {
 }
 
 #[test]
-fn a_prefix_longer_than_the_address_is_left_out() {
+fn oversized_prefix_is_ignored() {
     let t = tables(vec![link(1, &[])], vec![route("10.0.0.0/33", 1, None, 0), route("10.9.9.9/8", 1, None, 0)], &[]);
     assert_eq!(t.routes.len(), 1);
     assert_eq!(t.resolve(ip("10.1.1.1")), unresolved(1, "10.1.1.1"), "host bits of a destination do not matter");
@@ -226,7 +226,7 @@ fn any_route() -> impl Strategy<Value = Route> {
 
 proptest! {
     #[test]
-    fn agrees_with_looking_at_every_route(
+    fn lookup_equals_linear_search(
         routes in proptest::collection::vec(any_route(), 0..60),
         down in 0..5u32,
         [a, b] in any::<[u8; 2]>(),

@@ -54,7 +54,7 @@ fn ipv4_header_covers_options_and_not_what_follows() {
 }
 
 #[test]
-fn udp_zero_means_none_and_is_never_made() {
+fn zero_udp_checksum_means_none_and_is_never_produced() {
     let pseudo = Sum::pseudo_ipv4([192, 0, 2, 1], [192, 0, 2, 2], 10);
     // The payload that makes the sum all ones, so that its complement is zero.
     let rest = Sum::default().bytes(&[0x12, 0x34, 0x56, 0x78, 0, 10]).fold();
@@ -83,7 +83,7 @@ fn every_carry_is_folded_in() {
 
 proptest! {
     #[test]
-    fn sum_equals_the_textbook(data in prop::collection::vec(any::<u8>(), 0..300), start in 0usize..9) {
+    fn sum_equals_reference(data in prop::collection::vec(any::<u8>(), 0..300), start in 0usize..9) {
         let data = data.get(start..).unwrap_or(&[]);
         let sum = Sum::default().bytes(data).fold();
         // Both forms of zero are the same number; the textbook and the fold agree on which, too.

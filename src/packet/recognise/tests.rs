@@ -12,7 +12,7 @@ fn udp(ipv4: bool) -> Vec<u8> {
 }
 
 #[test]
-fn plain_datagrams_are_what_the_parser_says() {
+fn plain_datagrams_match_parser() {
     for frame in [udp(true), udp(false)] {
         let parsed = parse(&std::array::from_fn(|i| frame.get(i).copied().unwrap_or(0)), frame.len() as u16).unwrap();
         let found = recognise(&frame).unwrap();
@@ -25,7 +25,7 @@ fn plain_datagrams_are_what_the_parser_says() {
 }
 
 #[test]
-fn tags_move_the_offsets_and_nothing_else() {
+fn vlan_tags_move_only_offsets() {
     for frame in [udp(true), udp(false)] {
         let plain = recognise(&frame).unwrap();
         let mut tagged = frame;
@@ -65,7 +65,7 @@ fn extension_headers_are_bounded() {
 }
 
 #[test]
-fn no_cut_is_recognised_and_none_panics() {
+fn truncated_packets_are_not_recognised() {
     let mut tagged = udp(true);
     tagged.splice(12..12, [0x88, 0xa8, 0, 1, 0x81, 0, 0, 2]);
     for frame in [udp(true), udp(false), tagged] {

@@ -69,7 +69,7 @@ fn in_head(frame: &[u8], new: &Rewrite) -> Vec<u8> {
 
 /// All 65535 values of the UDP checksum before and after, 0xFFFF for zero among them.
 #[test]
-fn every_checksum_comes_out_as_if_computed_anew() {
+fn updated_checksum_equals_full_computation() {
     for ipv4 in [true, false] {
         let (old, new) = old_and_new(ipv4);
         let target = Flow { source: new.source, destination: new.destination };
@@ -91,7 +91,7 @@ fn every_checksum_comes_out_as_if_computed_anew() {
 
 /// The same for the IPv4 header checksum, zero among them, by the identification field.
 #[test]
-fn every_header_checksum_comes_out_as_if_computed_anew() {
+fn updated_header_checksum_equals_full_computation() {
     let (old, new) = old_and_new(true);
     let mut seen_zero = (false, false);
     for id in 0..=u16::MAX {
@@ -109,7 +109,7 @@ fn every_header_checksum_comes_out_as_if_computed_anew() {
 }
 
 #[test]
-fn no_checksum_stays_none() {
+fn absent_checksum_stays_absent() {
     let (_, new) = old_and_new(true);
     let mut before = built(old_and_new(true).0, &new, 64, 0, b"payload");
     before[40..42].copy_from_slice(&[0, 0]);
@@ -119,7 +119,7 @@ fn no_checksum_stays_none() {
 }
 
 #[test]
-fn the_last_hop_is_refused_and_nothing_changed() {
+fn last_hop_is_refused_without_change() {
     for (ipv4, ttl_at) in [(true, 22), (false, 21)] {
         let (old, new) = old_and_new(ipv4);
         let before = built(old, &new, 1, 0, b"payload");
@@ -133,7 +133,7 @@ fn the_last_hop_is_refused_and_nothing_changed() {
 }
 
 #[test]
-fn families_do_not_mix_and_nothing_changed() {
+fn mixed_families_are_refused_without_change() {
     let ((old4, new4), (old6, new6)) = (old_and_new(true), old_and_new(false));
     for (old, new) in [(old4, new6), (old6, new4), (old4, Rewrite { source: new6.source, ..new4 })] {
         assert_eq!(Translation::new(&old, &new).unwrap_err(), DropReason::IpVersion);
@@ -151,7 +151,7 @@ fn families_do_not_mix_and_nothing_changed() {
 }
 
 #[test]
-fn offsets_that_do_not_fit_are_refused_and_nothing_changed() {
+fn invalid_offsets_are_refused_without_change() {
     let (old, new) = old_and_new(true);
     let before = built(old, &new, 64, 0, b"");
     for (l3, l4, length) in [(14, 34, 41), (14, 33, 42), (34, 14, 42), (11, 34, 42), (14, 255, 42), (255, 255, 42)] {
@@ -162,7 +162,7 @@ fn offsets_that_do_not_fit_are_refused_and_nothing_changed() {
 }
 
 #[test]
-fn a_new_next_hop_changes_only_the_macs() {
+fn new_next_hop_changes_only_macs() {
     let (old, new) = old_and_new(false);
     let mut translation = Translation::new(&old, &new).unwrap();
     let (mut a, mut b) = (built(old, &new, 64, 0, b"hello"), built(old, &new, 64, 0, b"hello"));
@@ -193,7 +193,7 @@ proptest! {
     /// Any datagram to any other ends: the frame is what would have been built for those ends, but for
     /// what a rewrite keeps (DSCP, ECN, flow label, identification, DF, payload, padding).
     #[test]
-    fn rewriting_is_building_for_the_new_ends(
+    fn rewritten_packet_equals_newly_built_packet(
         (old, new) in any::<bool>().prop_flat_map(|ipv4| (flow(ipv4), flow(ipv4))),
         hops in 2u8.., class: u8, kept: [u8; 2], label: [u8; 2],
         payload in prop::collection::vec(any::<u8>(), 0..100),
@@ -222,7 +222,7 @@ proptest! {
 
     /// A damaged datagram leaves damaged: the rewrite must not mend what it did not check.
     #[test]
-    fn damage_is_not_hidden(ipv4: bool, at in 0usize..50, bit in 0u8..8) {
+    fn damaged_checksum_stays_damaged(ipv4: bool, at in 0usize..50, bit in 0u8..8) {
         let (old, new) = old_and_new(ipv4);
         let mut before = built(old, &new, 64, 0, &[7; 50]);
         let payload = before.len() - 50;

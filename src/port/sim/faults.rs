@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_name_switches_something_on() {
+    fn each_fault_name_enables_a_fault() {
         for name in NAMES {
             assert_ne!(KernelFaultRates::named(name).unwrap(), KernelFaultRates::none(), "{name}");
         }

@@ -24,7 +24,7 @@ fn run(link: &mut SimLink<u32>, count: u32, every_ns: u64) -> Vec<(u64, u32)> {
 }
 
 #[test]
-fn a_wire_takes_no_time_and_loses_nothing() {
+fn plain_link_has_no_delay_and_no_loss() {
     let mut link = SimLink::new(LinkSpec::default(), Rng::new(1));
     for n in 0..100 {
         link.offer(5, 60, n).unwrap();
@@ -33,7 +33,7 @@ fn a_wire_takes_no_time_and_loses_nothing() {
 }
 
 #[test]
-fn a_delay_is_kept_to_the_nanosecond() {
+fn delay_is_exact() {
     let mut link = link("delay=2ms");
     link.offer(10, 60, 1).unwrap();
     assert_eq!(link.next(2_000_009), None);
@@ -41,7 +41,7 @@ fn a_delay_is_kept_to_the_nanosecond() {
 }
 
 #[test]
-fn a_rate_spaces_packets_and_its_buffer_is_bounded() {
+fn rate_spaces_packets_and_bounds_buffer() {
     // 1000 bytes at 8 Mbit/s: 1 ms each.
     let mut at_rate = link("rate=8M");
     let arrived = run(&mut at_rate, 20, 0);
@@ -54,7 +54,7 @@ fn a_rate_spaces_packets_and_its_buffer_is_bounded() {
 }
 
 #[test]
-fn losses_come_in_bursts_of_the_length_that_was_asked_for() {
+fn loss_bursts_have_configured_length() {
     let mut link = link("loss=ge:0.01/0.25");
     let (mut lost, mut bursts, mut before) = (0u32, 0u32, false);
     for n in 0..400_000 {
@@ -82,7 +82,7 @@ fn losses_of_each_state_and_of_each_packet() {
 }
 
 #[test]
-fn packets_overtake_as_often_as_was_asked_for_and_none_is_lost() {
+fn reordering_has_configured_rate_without_loss() {
     let mut link = link("delay=1ms,reorder=0.1");
     let arrived = run(&mut link, 20_000, 1000);
     let mut sorted: Vec<_> = arrived.iter().map(|&(_, packet)| packet).collect();
@@ -101,7 +101,7 @@ fn one_seed_is_one_link() {
 }
 
 #[test]
-fn what_is_printed_can_be_read() {
+fn printed_link_parses_back() {
     for text in
         ["delay=2ms,loss=ge:0.01/0.3,reorder=0.02,rate=1G", "rate=64k", "loss=0.001", "delay=1.5s", "delay=20us"]
     {
@@ -111,7 +111,7 @@ fn what_is_printed_can_be_read() {
 }
 
 #[test]
-fn links_that_cannot_be_are_refused_with_an_example() {
+fn invalid_links_are_refused_with_example() {
     for text in [
         "",
         "delay",

@@ -51,7 +51,7 @@ mod tests {
 
     /// The first outputs for seed 1234567, as published with the reference implementation.
     #[test]
-    fn the_sequence_is_the_published_one() {
+    fn sequence_equals_published_vectors() {
         let mut rng = Rng::new(1_234_567);
         assert_eq!([rng.next(), rng.next()], [6_457_827_717_110_365_317, 3_203_168_211_198_807_973]);
     }

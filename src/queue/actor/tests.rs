@@ -173,7 +173,7 @@ impl Rig {
 }
 
 #[test]
-fn stopping_turns_new_packets_away_and_waits_for_old_ones_but_not_for_ever() {
+fn stop_refuses_new_packets_and_waits_bounded_for_old_ones() {
     let mut rig = Rig::new();
     rig.inject(0, b"");
     rig.net.set_link("left", false);
@@ -205,7 +205,7 @@ fn stopping_turns_new_packets_away_and_waits_for_old_ones_but_not_for_ever() {
 }
 
 #[test]
-fn drained_is_said_once_when_nothing_is_left() {
+fn drained_is_reported_once() {
     let mut rig = Rig::new();
     rig.known.sessions.store(1, Ordering::Relaxed);
     rig.tell(ActorCommand::Drain);
@@ -219,7 +219,7 @@ fn drained_is_said_once_when_nothing_is_left() {
 }
 
 #[test]
-fn a_packet_under_way_is_not_drained() {
+fn packet_in_flight_delays_drained_report() {
     let mut rig = Rig::new();
     rig.inject(0, b"");
     rig.turns(1);
@@ -240,7 +240,7 @@ fn lost_frames_end_the_actor() {
 }
 
 #[test]
-fn packets_that_somebody_steered_away_are_steered_here_again() {
+fn removed_xskmap_entry_is_restored() {
     let mut rig = Rig::new();
     rig.net.steer_away(&rig.ids[0]);
     assert_eq!(rig.echoes(), [0, 1]);
@@ -263,7 +263,7 @@ fn packets_that_waited_at_a_paused_port_are_discarded_and_counted() {
 }
 
 #[test]
-fn a_handler_that_panicked_is_told_of_once_and_the_next_one_inherits() {
+fn handler_panic_is_reported_once_and_next_handler_inherits() {
     let mut rig = Rig::new();
     rig.known.sessions.store(7, Ordering::Relaxed);
     rig.inject(0, b"poison");
@@ -288,7 +288,7 @@ fn a_handler_that_panicked_is_told_of_once_and_the_next_one_inherits() {
 }
 
 #[test]
-fn a_handler_that_panics_while_it_takes_over_is_replaced_by_one_that_takes_nothing() {
+fn panic_during_inherit_leads_to_handler_without_state() {
     let mut rig = Rig::new();
     rig.known.breaks.store(true, Ordering::Relaxed);
     rig.tell(ActorCommand::RestartHandler { inherit: true });
@@ -300,7 +300,7 @@ fn a_handler_that_panics_while_it_takes_over_is_replaced_by_one_that_takes_nothi
 }
 
 #[test]
-fn what_a_failure_cost_is_told_with_its_end() {
+fn lost_packets_are_reported_with_recovery() {
     let mut rig = Rig::new();
     // One batch.
     (0..3).for_each(|_| rig.inject(0, b""));

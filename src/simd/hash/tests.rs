@@ -52,7 +52,7 @@ fn hash(level: Level, seed: u64) -> FlowHash {
 
 /// FIPS 197 appendix B: its first round.
 #[test]
-fn the_reference_is_aes() {
+fn reference_equals_aes_vectors() {
     let table: [u8; 256] = std::array::from_fn(|byte| substitute(byte as u8));
     assert_eq!((table[0x00], table[0x53], table[0xff]), (0x63, 0xed, 0x16));
     let state = 0x193de3bea0f4e22b9ac68d2ae9f84808_u128.swap_bytes();
@@ -86,7 +86,7 @@ proptest! {
 
 /// Keys that differ in any one bit differ in about half of the hash, and seeds matter.
 #[test]
-fn every_bit_counts() {
+fn every_key_bit_changes_hash() {
     for level in Processor::levels() {
         let hashes = |seed: u64| {
             let hash = hash(level, seed);

@@ -38,7 +38,7 @@ fn flow(from: &str, to: &str) -> Flow {
 }
 
 #[test]
-fn microsofts_suite() {
+fn hash_equals_microsoft_vectors() {
     for level in Processor::levels() {
         let hash = Toeplitz::new(Processor::with_level(level).unwrap(), &MICROSOFT).unwrap();
         for (from, to, with_ports, addresses) in VECTORS {
@@ -57,7 +57,7 @@ fn microsofts_suite() {
 }
 
 #[test]
-fn a_short_key_is_none() {
+fn short_key_is_refused() {
     assert!(Toeplitz::new(Processor::detect(), &MICROSOFT[..39]).is_none());
     assert!(Toeplitz::new(Processor::detect(), &[1; 52]).is_some());
 }

@@ -167,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn loopback_is_found_and_nonsense_is_not() {
+    fn loopback_is_found_and_unknown_name_is_not() {
         let lo = Interface::find("lo").unwrap();
         assert_eq!((lo.index, lo.mtu), (1, 65536));
         for name in ["", "no-such-if0", "a-name-of-16-char", "nul\0inside"] {

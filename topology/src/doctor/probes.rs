@@ -194,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_of_proc_net_udp() {
+    fn proc_net_udp_lines_parse() {
         let line =
             " 1234: 0100007F:0035 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 1 2 0 0";
         if cfg!(target_endian = "little") {
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_of_ours_is_seen() {
+    fn own_socket_is_found() {
         let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let end = socket.local_addr().unwrap();
         assert!(udp_bound().unwrap().contains(&(end.ip(), end.port())));

@@ -184,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_synthetic_machine_has_what_its_text_says() {
+    fn synthetic_machine_matches_its_description() {
         let s = Snapshot::synthetic("pack:2 [numa] l3:4 core:8 pu:2").unwrap();
         assert_eq!(s.problems(), []);
         let m = &s.machine;
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_from_before_a_fact_was_known_loads_without_it() {
+    fn old_snapshot_loads_without_newer_facts() {
         let mut s = Snapshot::synthetic("pack:1 core:2 pu:1").unwrap();
         s.describe_nic("eth0:queues=2").unwrap();
         let mut value: serde_json::Value = serde_json::from_str(&s.to_json()).unwrap();
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn json_says_where_it_is_wrong() {
+    fn json_error_names_position() {
         let good = Snapshot::synthetic("pack:1 core:2 pu:1").unwrap();
         assert_eq!(Snapshot::from_json(&good.to_json(), "f").unwrap(), good);
         let error = |text: &str| Snapshot::from_json(text, "f.json").unwrap_err().to_string();

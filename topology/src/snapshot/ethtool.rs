@@ -129,7 +129,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn an_rss_answer_is_read() {
+    fn rss_answer_is_decoded() {
         let mut answer = Vec::new();
         put(&mut answer, A_RSS_HFUNC, &1_u32.to_ne_bytes());
         let table: Vec<u8> = [0_u32, 1, 2, 3].iter().flat_map(|queue| queue.to_ne_bytes()).collect();
@@ -168,7 +168,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_answer_is_survived(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn random_answers_do_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = (rss(&bytes), offloads(&bytes));
         }
     }

@@ -177,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_are_shown_in_ethtools_letters() {
+    fn hash_fields_use_ethtool_letters() {
         assert_eq!(HashFields::from_bits(0xf0).to_string(), "sdfn");
         assert_eq!(HashFields::from_bits(0x30).to_string(), "sd");
         assert_eq!(HashFields::from_bits(0x34).to_string(), "sd+");
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_view_goes_through_json() {
+    fn rss_view_survives_json() {
         let view = RssView {
             key: Some(vec![0x6d, 0x5a, 0]),
             table: Some(vec![0, 1]),

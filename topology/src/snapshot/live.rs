@@ -49,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn an_absent_interface_is_named_with_those_there_are() {
+    fn absent_interface_is_named_with_existing_ones() {
         let error = Snapshot::live(&["no-such-nic".into()]).unwrap_err().to_string();
         assert!(error.contains("no-such-nic") && error.contains("lo"), "{error}");
     }

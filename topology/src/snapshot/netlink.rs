@@ -190,7 +190,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_end(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn random_bytes_end(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             prop_assert!(attributes(&bytes).count() <= bytes.len() / 4);
         }
     }

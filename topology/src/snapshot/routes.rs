@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_loopback_has_a_route() {
+    fn loopback_has_a_route() {
         // In a namespace whose loopback is down there is none, and that is an answer too.
         match Router::open().and_then(|mut router| router.route_to(IpAddr::from([127, 0, 0, 1]))) {
             Some(Ok(hop)) => assert_eq!((hop.interface.as_str(), hop.gateway, hop.local), ("lo", None, true)),

@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn node_memory_that_does_not_add_up_is_unknown() {
+    fn inconsistent_node_memory_is_unknown() {
         let nodes = |sizes: &[u64]| -> Vec<Node> {
             sizes.iter().map(|&s| Node { memory_bytes: Some(s), ..Node::default() }).collect()
         };

@@ -251,7 +251,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_ends(text in "[<>/a&;='\"! \n-]{0,60}") {
+        fn random_text_ends(text in "[<>/a&;='\"! \n-]{0,60}") {
             let _ = parse(&text);
         }
     }

@@ -22,7 +22,7 @@ fn refused(snapshot: &Snapshot, request: &PlanRequest) -> Vec<ReasonCode> {
 }
 
 #[test]
-fn the_nics_node_first_then_the_other_then_siblings_then_sharing() {
+fn cores_are_chosen_by_node_then_sibling_then_sharing() {
     // Node 0: cores 0-3 (threads 0-3, 8-11), node 1: cores 4-7 (4-7, 12-15). Core 0 is kept.
     let s = snapshot(machine(2, 4, 2), vec![nic("eth0", Some(1), 16)]);
     let p = plan(&s, &request(&["eth0"])).unwrap();
@@ -79,7 +79,7 @@ fn two_cpus_leave_one_for_housekeeping_unless_allowed() {
 }
 
 #[test]
-fn the_only_core_near_the_nic_is_not_kept_for_housekeeping() {
+fn only_core_near_nic_serves_packets() {
     let s = snapshot(machine(2, 1, 1), vec![nic("eth0", Some(0), 1)]);
     let p = plan(&s, &request(&["eth0"])).unwrap();
     assert_eq!((cpus(&p), p.housekeeping), (vec![0], vec![1]));
@@ -101,7 +101,7 @@ fn one_core_of_two_threads_keeps_a_thread() {
 }
 
 #[test]
-fn a_pin_list_is_taken_by_the_word() {
+fn pin_list_is_used_as_given() {
     let s = snapshot(machine(2, 2, 1), vec![nic("eth0", Some(0), 3)]);
     let p = plan(&s, &PlanRequest { pin: Pin::List(vec![3, 0]), ..request(&["eth0"]) }).unwrap();
     assert_eq!((cpus(&p), p.housekeeping), (vec![3, 0, 3], vec![1]));
@@ -112,7 +112,7 @@ fn a_pin_list_is_taken_by_the_word() {
 }
 
 #[test]
-fn a_node_asked_for_is_kept_to() {
+fn requested_node_is_kept() {
     let s = snapshot(machine(2, 2, 1), vec![nic("eth0", Some(0), 3)]);
     let p = plan(&s, &PlanRequest { numa: Numa::Node(1), ..request(&["eth0"]) }).unwrap();
     assert_eq!(cpus(&p), [2, 3, 2]);
@@ -162,7 +162,7 @@ fn limits_refuse() {
 }
 
 #[test]
-fn bad_wishes_are_refused_together() {
+fn invalid_requests_are_refused_together() {
     let mut s = snapshot(machine(1, 4, 1), vec![nic("eth0", None, 0), nic("eth1", None, 2)]);
     assert_eq!(refused(&s, &request(&["eth0"])), [ReasonCode::NoQueue]);
     assert_eq!(refused(&s, &request(&[])), [ReasonCode::NoInterface]);
@@ -216,7 +216,7 @@ fn the_largest_numbers_are_refused_without_overflow() {
 }
 
 #[test]
-fn faces_can_be_made_of_any_plan() {
+fn any_plan_can_be_rendered() {
     let mut s = snapshot(machine(2, 3, 2), vec![nic("a<b\u{1}&\"", None, 30)]);
     s.machine.cores[5].node = None;
     s.machine.cores[5].cpus = CpuList::from_iter([70]);
@@ -248,7 +248,7 @@ fn contradictions_in_a_snapshot_are_refused() {
 }
 
 #[test]
-fn the_table_shows_what_matters() {
+fn table_shows_key_columns() {
     let s = snapshot(machine(2, 4, 1), vec![nic("eth0", Some(0), 2), nic("eth1", Some(1), 2)]);
     let text = plan(&s, &request(&["eth0", "eth1"])).unwrap().to_string();
     assert!(text.contains("0      1    0     8 MiB   2 MiB  eth0:0 eth1:0*"), "{text}");

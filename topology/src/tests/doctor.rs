@@ -77,7 +77,7 @@ fn find<'a>(checks: &'a [Check], id: &str) -> &'a Check {
 }
 
 #[test]
-fn a_healthy_host_passes_every_check() {
+fn healthy_host_passes_every_check() {
     let (s, probes, request) = healthy_machine();
     let mut checks = doctor(&s, &probes, &request, &traffic());
     let done =
@@ -90,7 +90,7 @@ fn a_healthy_host_passes_every_check() {
 }
 
 #[test]
-fn each_trouble_is_found_by_its_check_with_a_mend() {
+fn each_problem_is_found_by_its_check_with_remedy() {
     type FaultyCase = (&'static str, CheckStatus, fn(&mut Snapshot, &mut Probes, &mut PlanRequest));
     let troubles: [FaultyCase; 62] = [
         ("kernel", CheckStatus::Fail, |s, _, _| s.limits.kernel = Some("5.10.0".into())),
@@ -191,7 +191,7 @@ fn offloads(s: &mut Snapshot) -> &mut Offloads {
 }
 
 #[test]
-fn reserved_ports_and_ports_of_others_are_no_trouble() {
+fn reserved_and_foreign_ports_are_no_problem() {
     let seen = |change: fn(&mut Probes)| {
         let (s, mut probes, request) = healthy_machine();
         change(&mut probes);
@@ -213,7 +213,7 @@ fn reserved_ports_and_ports_of_others_are_no_trouble() {
 }
 
 #[test]
-fn the_self_test_says_what_is_missing() {
+fn self_test_reports_what_is_missing() {
     let (s, probes, _) = healthy_machine();
     let check = |outcome, limits: &HostLimits| {
         let trial = SelfTestStep { step: "program", wanted: "loaded", outcome };
@@ -244,7 +244,7 @@ fn the_self_test_says_what_is_missing() {
 }
 
 #[test]
-fn eperm_is_taken_apart() {
+fn eperm_causes_are_distinguished() {
     let seen = |change: fn(&mut Snapshot, &mut Probes)| {
         let (mut s, mut probes, request) = healthy_machine();
         probes.af_xdp = Some(Attempt::Refused("EPERM".into()));

@@ -11,7 +11,7 @@ fn request(name: &str) -> PlanRequest {
 }
 
 #[test]
-fn an_hwloc_file_gives_cores_nodes_distances_and_nics() {
+fn hwloc_file_gives_cores_nodes_distances_and_nics() {
     let mut s = Snapshot::from_hwloc_xml(XML, "two-nodes.xml").unwrap();
     assert_eq!(s.problems(), []);
     let m = &s.machine;
@@ -42,7 +42,7 @@ fn an_hwloc_file_gives_cores_nodes_distances_and_nics() {
 }
 
 #[test]
-fn a_file_cut_anywhere_is_refused() {
+fn truncated_file_is_refused() {
     let root_ends = XML.find("</topology>").unwrap();
     for end in 0..root_ends {
         assert!(Snapshot::from_hwloc_xml(&XML[..end], "cut").is_err(), "cut at {end}");
@@ -50,7 +50,7 @@ fn a_file_cut_anywhere_is_refused() {
 }
 
 #[test]
-fn what_no_machine_can_be_is_an_error_or_a_refusal() {
+fn impossible_machine_is_an_error_or_a_refusal() {
     let changed = |from: &str, to: &str| {
         assert!(XML.contains(from), "{from}");
         XML.replacen(from, to, 1)
@@ -98,7 +98,7 @@ fn eight_sockets_and_1024_threads() {
 }
 
 #[test]
-fn a_snapshot_of_another_architecture_is_planned_as_described() {
+fn foreign_architecture_is_planned_as_described() {
     let mut s = Snapshot::synthetic("pack:1 core:4 pu:1").unwrap();
     s.machine.architecture = Some("riscv64".into());
     s.describe_nic("end0:queues=2").unwrap();
@@ -109,7 +109,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
     #[test]
-    fn a_damaged_file_never_panics(
+    fn damaged_file_never_panics(
         damage in prop::collection::vec((0..XML.len(), prop::sample::select(vec!["", "<", "\"", "0", "-1", "0xf...f", "99999999999999999999", "&", "/>"]), 0_usize..30), 1..6),
     ) {
         let mut text = XML.as_bytes().to_vec();
@@ -125,7 +125,7 @@ proptest! {
     }
 
     #[test]
-    fn a_damaged_snapshot_never_panics(at in 0_usize..4000, with in "[0-9a-z\"{},-]{0,3}", cut in 0_usize..20) {
+    fn damaged_snapshot_never_panics(at in 0_usize..4000, with in "[0-9a-z\"{},-]{0,3}", cut in 0_usize..20) {
         let mut s = Snapshot::from_hwloc_xml(XML, "x").unwrap();
         s.describe_nic("ens0f0:queues=3,mtu=1500").unwrap();
         let mut text = s.to_json().into_bytes();
@@ -138,7 +138,7 @@ proptest! {
     }
 
     #[test]
-    fn any_words_as_a_synthetic_machine(words in prop::collection::vec(
+    fn random_text_as_synthetic_machine(words in prop::collection::vec(
         prop::sample::select(vec!["pack:2", "numa:2", "[numa]", "core:3", "pu:2", "l3:2", "die:2", "group:2", "2", "0", "[numa(memory=1GB)]",
             "core:2(indexes=1,0)", "(", "pu", "x:1", "[", "l9:1", "node:2", "[numa(indexes=3*2)]", "misc:2", "pu:1(indexes=7)"]), 0..6)) {
         if let Ok(mut s) = Snapshot::synthetic(&words.join(" ")) {

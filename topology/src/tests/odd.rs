@@ -21,7 +21,7 @@ fn refused(s: &Snapshot, names: &[&str], code: ReasonCode) {
 }
 
 #[test]
-fn a_nic_without_queues() {
+fn nic_without_queues() {
     refused(&snapshot(machine(1, 4, 1), vec![nic("eth0", Some(0), 0)]), &["eth0"], ReasonCode::NoQueue);
 }
 
@@ -38,7 +38,7 @@ fn offline_cpus_are_never_used() {
 }
 
 #[test]
-fn a_cpuset_of_one_core() {
+fn cpuset_of_one_core() {
     let mut s = snapshot(machine(2, 4, 2), vec![nic("eth0", Some(0), 2)]);
     s.limits.allowed_cpus = Some([3].into_iter().collect());
     let p = warned(&s, &["eth0"], WarningCode::CpuShared);
@@ -62,7 +62,7 @@ fn cores_of_several_kinds() {
 }
 
 #[test]
-fn a_nic_without_a_node() {
+fn nic_without_node() {
     warned(&snapshot(machine(2, 4, 1), vec![nic("eth0", None, 2)]), &["eth0"], WarningCode::NicNodeUnknown);
 }
 
@@ -85,7 +85,7 @@ fn more_nics_than_nodes() {
 }
 
 #[test]
-fn a_damaged_rss_table_is_no_panic() {
+fn damaged_rss_table_does_not_panic() {
     let mut s = snapshot(machine(1, 4, 1), vec![nic("eth0", Some(0), 2)]);
     s.nics[0].rss = Some(RssView { table: Some(vec![u32::MAX; 3]), key: Some(Vec::new()), ..RssView::default() });
     assert!(plan(&s, &request(&["eth0"])).is_ok());

@@ -140,7 +140,7 @@ proptest! {
     }
 
     #[test]
-    fn a_machine_with_fewer_cpus_never_gets_a_larger_plan(
+    fn fewer_cpus_never_give_a_larger_plan(
         (s, r) in both(),
         keep in prop::collection::vec(any::<bool>(), 96),
     ) {
@@ -168,7 +168,7 @@ proptest! {
     }
 
     #[test]
-    fn nothing_makes_it_panic(mut s in any_snapshot(), (nodes, queues, cpu, mtu) in any::<(u32, Option<u32>, u32, Option<u32>)>(),
+    fn random_input_does_not_panic(mut s in any_snapshot(), (nodes, queues, cpu, mtu) in any::<(u32, Option<u32>, u32, Option<u32>)>(),
                               size in any::<u64>(), pins in prop::collection::vec(any::<u32>(), 0..4), numa in any::<Option<u32>>()) {
         s.nics[0].rx_queues = queues;
         s.nics[0].tx_queues = queues;

@@ -308,7 +308,7 @@ mod tests {
     const RATE: Measure = Measure::higher("m", "Mpps");
 
     #[test]
-    fn a_bar_for_every_record_that_starts_at_one() {
+    fn each_record_has_a_bar_from_one() {
         let record = Record::pairs(RATE, "a<b", "c", &[(1.0, 2.0)], &Shape::default());
         let svg = bars("m", &[&record, &record]);
         assert_eq!((svg.matches("height=\"14\"").count(), svg.contains("a&lt;b / c")), (2, true));
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn the_loss_curve_is_one_chart() {
+    fn loss_curve_is_one_chart() {
         const POINTS: [Measure; 2] =
             [Measure::lower("loss at 80 % of peak", "%"), Measure::lower("loss at 100 % of peak", "%")];
         let records = POINTS.map(|measure| Record::pairs(measure, "a", "b", &[(1.0, 0.0)], &Shape::default()));

@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_duel_is_between_forwarders_that_there_are() {
+    fn every_comparison_names_existing_forwarders() {
         for (ours, theirs, ..) in DUELS {
             assert!(subject::named(ours).is_ok() && subject::named(theirs).is_ok(), "{ours} beside {theirs}");
         }

@@ -142,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_by_hand_stays() {
+    fn handwritten_text_stays() {
         let page = format!("# P\n{BEGIN}\nold\n{END}\n## Experiments\nby hand\n");
         let new = replace(&page, "new\n").unwrap_or_default();
         assert_eq!(new, format!("# P\n{BEGIN}\nnew\n{END}\n## Experiments\nby hand\n"));
@@ -151,14 +151,14 @@ mod tests {
 
     /// A page without its marks would be found out only after a bench of half an hour.
     #[test]
-    fn the_page_has_its_marks() {
+    fn page_has_its_markers() {
         let page = std::fs::read_to_string(super::super::root().join(PAGE)).unwrap_or_default();
         assert!(replace(&page, "").is_ok());
     }
 
     /// Each figure of the JSON stands in the page's table, in the list of wins or losses, with the goal, and in the chart.
     #[test]
-    fn page_and_charts_show_what_the_json_says() {
+    fn page_and_charts_match_json() {
         let json = r#"[{"measure":"throughput","subject":"relay","peer":"testpmd-af_xdp","ratio_median":1.0625,
             "ratio_min":0.53,"ratio_max":1.37,"runs":5,"unit":"Mpps","better":"higher","value_median":0.8712,
             "value_min":0.81,"value_max":0.93,"peer_median":0.8199,"mode":"veth, copy mode","frame":64,"flows":256,
@@ -176,7 +176,7 @@ mod tests {
 
     /// The committed JSON, page and charts are of one run.
     #[test]
-    fn what_is_committed_agrees() {
+    fn committed_page_matches_json() {
         let json = folder().join("bench.json");
         if !json.exists() {
             return;

@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rise_of_more_than_three_per_cent_fails_and_says_how_to_accept_it() {
+    fn rise_above_three_percent_fails_with_remedy() {
         assert!(matches!(assess(&counts(1000), &counts(1030)), Ok(Compared::Held(_))));
         assert!(matches!(assess(&counts(1000), &counts(10)), Ok(Compared::Held(_))));
         let refusal = assess(&counts(1000), &counts(1031)).map_err(|e| e.to_string());

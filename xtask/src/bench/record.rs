@@ -255,7 +255,7 @@ mod tests {
     const PPS: Measure = Measure::higher("throughput", "Mpps");
 
     #[test]
-    fn the_command_is_told_without_where_its_records_went() {
+    fn command_is_recorded_without_output_file() {
         let told = |line: &str| command(line.split_whitespace().map(str::to_owned));
         assert_eq!(told("bench --peers all --json a.json relay"), "cargo xtask bench --peers all relay");
         assert_eq!(told("bench --json"), "cargo xtask bench");
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn json_has_the_keys_agreed_on() {
+    fn json_has_documented_keys() {
         let record = Record::pairs(PPS, "a", "b", &[(1.0, 1.0)], &Shape { frame: 64, ..Shape::default() });
         let json = serde_json::to_value(&record).unwrap_or_default();
         for key in "measure subject peer ratio_median ratio_min ratio_max runs unit value_median mode frame flows \

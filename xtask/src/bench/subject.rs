@@ -367,7 +367,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_peer_counts_as_present_where_its_program_is() {
+    fn peer_is_present_if_its_program_exists() {
         let needing = |what: &'static str| Subject {
             name: "peer",
             needs: Some((what, "a package")),
@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn the_relay_gets_an_upstream_for_every_32_ki_flows() {
+    fn relay_gets_one_upstream_per_32_ki_flows() {
         let many = relay_config(Load::new(64, 1 << 17));
         assert_eq!((many.matches("[[relay]]").count(), many.contains("10.100.3.2:6000")), (4, true));
         assert!(!many.contains("ring_size"), "{many}");

@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_found_behind_their_label() {
+    fn numbers_are_found_after_their_label() {
         assert_eq!(line_number("  Queries sent:         400\n", "Queries sent:"), Some(400));
         assert_eq!(line_number("NOERROR 12 (100.00%)", "NOERROR"), Some(12));
         assert_eq!(line_number("", "NOERROR"), None);

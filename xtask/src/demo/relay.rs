@@ -198,7 +198,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn processor_time_survives_a_strange_name() {
+    fn processor_time_parses_unusual_process_names() {
         assert_eq!(ticks("12 (a) b) S 1 2 3 4 5 6 7 8 9 10 30 12 0 0"), Some(42));
         assert_eq!(ticks("nonsense"), None);
     }

@@ -192,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_call_is_in_two_lists_and_the_filters_fit_the_kernel() {
+    fn each_system_call_is_in_one_list_and_filters_load() {
         let mut seen = std::collections::HashSet::new();
         let conditional = [
             libc::SYS_clone,

@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_missing_is_named_with_its_use_and_the_mend() {
+    fn missing_capability_is_named_with_use_and_remedy() {
         assert!(check(CapabilitySet::all()).is_ok());
         let text = check(NEEDED - CapabilitySet::NET_RAW).unwrap_err().to_string();
         for word in ["CAP_NET_RAW (AF_XDP sockets)", "AmbientCapabilities=CAP_NET_RAW,", "--cap-add"] {

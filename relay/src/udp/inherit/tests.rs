@@ -56,7 +56,7 @@ fn others(relay: &UdpRelay) -> Vec<u16> {
 }
 
 #[test]
-fn an_upstream_of_another_entry_or_of_none_ends_the_session() {
+fn session_with_foreign_or_missing_upstream_ends() {
     // The upstream of an entry beside it, on either side, and one that is not there at all.
     for (entry, upstream, taken) in [
         (A.0, A.1, 1),
@@ -79,7 +79,7 @@ fn an_upstream_of_another_entry_or_of_none_ends_the_session() {
 }
 
 #[test]
-fn of_two_sessions_of_one_client_the_first_is_kept() {
+fn duplicate_client_session_keeps_first() {
     let (mut former, mut next) = (relay(SEED, PORTS), relay(SEED, PORTS));
     put(&mut former, key(A.0, 1), A.1, FIRST_PORT);
     let second = put(&mut former, key(A.0, 2), A.1, FIRST_PORT + 1);
@@ -93,7 +93,7 @@ fn of_two_sessions_of_one_client_the_first_is_kept() {
 }
 
 #[test]
-fn of_two_sessions_with_one_port_the_first_is_kept() {
+fn duplicate_port_session_keeps_first() {
     let (mut former, mut next) = (relay(SEED, PORTS), relay(SEED, PORTS));
     put(&mut former, key(A.0, 1), A.1, FIRST_PORT);
     put(&mut former, key(A.0, 2), A.1, FIRST_PORT);
@@ -107,7 +107,7 @@ fn of_two_sessions_with_one_port_the_first_is_kept() {
 
 /// Whatever the old tables say of checksums and next hops, it is found anew.
 #[test]
-fn a_session_is_taken_over_without_what_can_be_worked_out() {
+fn inherited_session_recomputes_derived_fields() {
     let (mut former, mut next) = (relay(SEED, PORTS), relay(SEED, PORTS));
     put(&mut former, key(A.0, 1), A.1, FIRST_PORT);
     assert_eq!(next.take_over(&mut former), 1);
@@ -126,7 +126,7 @@ fn a_session_is_taken_over_without_what_can_be_worked_out() {
 
 /// A source address costs memory for all its ports, and a place of which there are few.
 #[test]
-fn no_source_address_is_taken_over_for_sessions_that_are_refused() {
+fn refused_sessions_bring_no_source_address() {
     let (mut former, mut next) = (relay(SEED, PORTS), relay(SEED, PORTS));
     put(&mut former, key(A.0, 1), A.1, FIRST_PORT - 1);
     put(&mut former, key(A.0, 2), A.1 + 1, FIRST_PORT);
@@ -136,7 +136,7 @@ fn no_source_address_is_taken_over_for_sessions_that_are_refused() {
 
 /// The index has no room for keys that all want the same two buckets: their ports stay free.
 #[test]
-fn a_session_that_the_index_has_no_room_for_leaves_its_port_free() {
+fn session_without_index_slot_frees_its_port() {
     let (mut former, mut next) = (relay(SEED + 1, PORTS), relay(SEED, &format!("capacity = 64\n{PORTS}")));
     let hash = FlowHash::new(Harness::info(2).processor, SEED);
     // With both halves of the hash this small, the place is the first bucket of no more than 16, and the next.
@@ -155,7 +155,7 @@ fn a_session_that_the_index_has_no_room_for_leaves_its_port_free() {
 }
 
 #[test]
-fn what_was_taken_over_is_not_free() {
+fn inherited_ports_are_not_free() {
     let (mut former, mut next) = (relay(SEED, PORTS), relay(SEED + 1, PORTS));
     for n in 0..20 {
         put(&mut former, key(A.0, n), A.1, FIRST_PORT + 2 * n as u16);
@@ -167,7 +167,7 @@ fn what_was_taken_over_is_not_free() {
 
 /// A list is made while packets wait.
 #[test]
-fn a_list_of_sessions_ends_after_so_many_slots() {
+fn session_list_is_bounded() {
     let mut relay = relay(SEED, "capacity = 70000");
     (0..LOOK_AT as u32 + 9).for_each(|n| _ = put(&mut relay, key(A.0, n), A.1, FIRST_PORT));
     let mut list = Vec::new();

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_lame_port_is_closed_and_opened_again_while_the_other_goes_on() {
+fn failed_port_reopens_while_other_port_runs() {
     let mut rig = Rig::new();
     assert_eq!(rig.echoes(), [1, 1]);
     rig.net.kill_socket(&rig.ids[1]);
@@ -22,7 +22,7 @@ fn a_lame_port_is_closed_and_opened_again_while_the_other_goes_on() {
 }
 
 #[test]
-fn all_closed_ports_are_opened_and_one_that_is_open_if_it_is_asked_for() {
+fn all_closed_ports_reopen_and_open_one_on_request() {
     let mut rig = Rig::new();
     rig.tell(ActorCommand::Close(0b11, "no program".to_owned()));
     rig.turns(2);
@@ -41,7 +41,7 @@ fn all_closed_ports_are_opened_and_one_that_is_open_if_it_is_asked_for() {
 }
 
 #[test]
-fn a_port_is_opened_from_what_the_newest_request_says() {
+fn port_opens_with_newest_parameters() {
     let mut rig = Rig::new();
     rig.ids[1].queue = 1;
     rig.open(Some(PortIndex::P1));
@@ -59,7 +59,7 @@ fn a_port_is_opened_from_what_the_newest_request_says() {
 }
 
 #[test]
-fn a_queue_that_stays_busy_is_a_failure_in_bounded_time() {
+fn busy_queue_fails_in_bounded_time() {
     let mut rig = Rig::new();
     rig.net.refuse_open(&rig.ids[0], libc::EBUSY, 100_000);
     rig.open(Some(PortIndex::P0));
@@ -71,7 +71,7 @@ fn a_queue_that_stays_busy_is_a_failure_in_bounded_time() {
 }
 
 #[test]
-fn a_port_whose_completions_never_come_is_closed() {
+fn port_without_completions_is_closed() {
     let mut rig = Rig::new();
     rig.net.set_faults(&rig.ids[1], KernelFaultRates { lost_ppm: 1_000_000, ..KernelFaultRates::none() });
     rig.inject(1, b"");
@@ -87,7 +87,7 @@ fn a_port_whose_completions_never_come_is_closed() {
 }
 
 #[test]
-fn a_tx_ring_that_does_not_move_holds_up_other_ports_for_a_moment_only() {
+fn stuck_tx_ring_delays_other_ports_briefly() {
     let mut rig = Rig::new();
     rig.net.set_link("left", false);
     // More than the ring holds, and a batch behind it.
@@ -104,7 +104,7 @@ fn a_tx_ring_that_does_not_move_holds_up_other_ports_for_a_moment_only() {
 }
 
 #[test]
-fn a_port_whose_interface_has_left_the_tables_is_closed_though_it_is_idle() {
+fn idle_port_of_deleted_interface_is_closed() {
     let mut rig = Rig::new();
     let links = rig.net.links().into_iter().filter(|link| link.name == "right").collect();
     rig.tell(ActorCommand::Tables(Box::new(Tables::new(2, links, Vec::new(), Default::default()))));
@@ -113,7 +113,7 @@ fn a_port_whose_interface_has_left_the_tables_is_closed_though_it_is_idle() {
 }
 
 #[test]
-fn an_actor_comes_up_with_the_interface_that_is_there_and_takes_the_other_in() {
+fn actor_starts_with_present_interface_and_adds_the_other() {
     let net = SimNet::new(&NAMES.map(|name| SimInterface::new(name, 2)), 1);
     net.delete("left");
     let mut rig = Rig::on(net.clone());
@@ -136,7 +136,7 @@ fn an_actor_comes_up_with_the_interface_that_is_there_and_takes_the_other_in() {
 }
 
 #[test]
-fn what_waits_for_a_port_that_is_closed_is_dropped_and_its_frames_are_back() {
+fn packets_for_closed_port_are_dropped_and_frames_freed() {
     let mut rig = Rig::new();
     rig.net.set_link("left", false);
     for _ in 0..7 {

@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_directory_of_its_own_is_left_and_a_shared_one_is_not() {
+    fn own_directory_stays_accessible_and_shared_one_does_not() {
         let read = |path: &str| configuration(Path::new(path));
         assert_eq!(read("/etc/oxide/relay.toml"), [PathBuf::from("/etc/oxide")]);
         assert_eq!(read("/etc/relay.toml"), [PathBuf::from("/etc/relay.toml")]);

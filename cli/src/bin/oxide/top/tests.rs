@@ -55,7 +55,7 @@ fn sized(width: u16, height: u16, model: &Model, ui: &Ui) -> String {
 }
 
 #[test]
-fn the_screen_shows_rates_shares_and_reasons() {
+fn screen_shows_rates_shares_and_reasons() {
     let mut model = Model::default();
     model.take(view(10));
     let first = screen(&model, &Ui::default());
@@ -100,7 +100,7 @@ fn small_and_empty_screens_are_drawn() {
 }
 
 #[test]
-fn nothing_is_done_without_a_yes() {
+fn command_needs_confirmation() {
     let mut ui = Ui::default();
     let key = |c: char, ui: &mut Ui| press(KeyCode::Char(c), ui, 2);
     assert_eq!(key('r', &mut ui), Press::Nothing);
