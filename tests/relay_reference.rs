@@ -68,9 +68,9 @@ impl Pair {
                 self.fast.tick();
                 self.slow.advance(self.fast.now());
             }
-            Step::Tables { second_source, known, small_mtu, routes } => {
+            Step::Tables { sources, known, small_mtu, routes } => {
                 self.generation += 1;
-                let world = changed(*second_source, *known, *small_mtu, *routes);
+                let world = changed(*sources, *known, *small_mtu, *routes);
                 self.fast.set_tables(world.tables(self.generation));
             }
             Step::Draining(draining) => {

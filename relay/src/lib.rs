@@ -19,6 +19,7 @@ mod plan;
 pub mod policy;
 mod session;
 mod source_ports;
+mod sources;
 #[cfg(test)]
 mod tests;
 mod udp;
@@ -29,4 +30,5 @@ pub use limit::{Bucket, Limit, PrefixLimiter, Prefixes, Rate};
 pub use plan::Slices;
 pub use plan::{Entry, PlanError, RelayPlan};
 pub use session::table_bytes;
+pub use sources::UsedSources;
 pub use udp::UdpRelay;

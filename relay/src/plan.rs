@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::gate::{CookieGate, Cookies};
 use super::limit::{LimitsPlan, RateLimits};
 use super::policy::{self, Denied};
+use super::sources::UsedSources;
 use crate::config::{Affinity, Config, ConfigError, GateKind, PortRange};
 use oxide::net::Tables;
 use oxide::packet::Endpoint;
@@ -213,11 +214,12 @@ impl RelayPlan {
     }
 
     /// Destinations whose packets are the relay's: where clients send to, and where answers come back
-    /// to. To be asked again with every change of the tables.
+    /// to, which is each source address that sessions may have. To be asked again with every change of the tables.
     #[must_use]
-    pub fn destinations(&self, tables: &Tables) -> Vec<(IpAddr, RangeInclusive<u16>)> {
+    pub fn destinations(&self, tables: &Tables, used: &UsedSources) -> Vec<(IpAddr, RangeInclusive<u16>)> {
         let listens = self.entries.iter().map(|entry| (entry.listen.ip(), entry.listen.port..=entry.listen.port));
-        let answers = self.source_addresses(tables).into_iter().map(|source| (source, self.ports.into()));
+        let sources = used.with(self.source_addresses(tables), tables);
+        let answers = sources.into_iter().map(|source| (source, self.ports.into()));
         listens.chain(answers).collect()
     }
 

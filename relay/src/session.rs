@@ -51,7 +51,8 @@ impl CachedNextHop {
     }
 }
 
-/// One upstream, and how the packets of all its sessions leave. Exactly one cache line.
+/// One upstream as it is reached from one source address, and how the packets of all sessions with both leave.
+/// Exactly one cache line.
 #[derive(Debug, Clone, Copy)]
 #[repr(align(64))]
 pub(super) struct Upstream {
@@ -59,14 +60,17 @@ pub(super) struct Upstream {
     /// Which of the relay's source addresses `hop` is for, and that address.
     pub(super) source: u8,
     pub(super) address: [u8; 16],
+    /// Place of the upstream in the plan's list of all.
+    pub(super) place: u32,
     pub(super) hop: CachedNextHop,
 }
 
 const _: () = assert!(size_of::<Upstream>() == 64);
 
 impl Upstream {
-    pub(super) fn new(server: Endpoint) -> Self {
-        Self { server, source: u8::MAX, address: [0; 16], hop: CachedNextHop::UNKNOWN }
+    /// The upstream at `place` of the plan's list; no source address yet.
+    pub(super) fn new(server: Endpoint, place: u32) -> Self {
+        Self { server, source: u8::MAX, address: [0; 16], place, hop: CachedNextHop::UNKNOWN }
     }
 }
 
@@ -82,7 +86,7 @@ pub(super) struct Session {
     pub(super) source: u8,
     /// The last packet was an answer; noted only where the entry's sessions end soon after one.
     pub(super) answered: bool,
-    /// Place in the relay's list of all upstreams.
+    /// Slot in the relay's list of upstreams and source addresses.
     pub(super) upstream: u32,
     /// When the client was last heard, or answered where that is noted, in ticks of the relay's clock.
     pub(super) last_seen: u32,

@@ -311,6 +311,45 @@ fn unsendable_packets_have_reasons() {
 }
 
 #[test]
+fn session_keeps_its_source_while_the_address_is_assigned() {
+    let mut harness = relay("");
+    let before = source_port(&mut harness, "192.0.2.7:4000");
+    // Another address is preferred by now, first as a new one, then as the only one that is.
+    let sides = [vec!["198.51.100.9", "198.51.100.1"], vec!["198.51.100.1", "198.51.100.9"], vec!["198.51.100.1"]];
+    for (generation, server_side) in (2..).zip(sides) {
+        harness.set_tables(World { server_side, ..World::default() }.tables(generation));
+        let (_, out) = sent(one(&mut harness, CLIENTS, &datagram("192.0.2.7:4000", "192.0.2.1:53", b"?")));
+        assert_eq!(ends(&out).0, SocketAddr::new(ip("198.51.100.1"), before));
+        let answer = datagram("198.51.100.2:53", &format!("198.51.100.1:{before}"), b"!");
+        sent(one(&mut harness, SERVERS, &answer));
+    }
+    assert_eq!((harness.handler().sessions(), harness.handler().counters().source_changed), (1, 0));
+}
+
+#[test]
+fn new_session_takes_the_preferred_source_while_others_keep_theirs() {
+    let mut harness = relay("");
+    let request = |client: &str| datagram(client, "192.0.2.1:53", b"?");
+    let [old, new] = [request("192.0.2.7:4000"), request("192.0.2.8:4000")];
+    let first = ends(&sent(one(&mut harness, CLIENTS, &old)).1).0;
+    let both = World { server_side: vec!["198.51.100.9", "198.51.100.1"], ..World::default() };
+    harness.set_tables(both.tables(2));
+    for _ in 0..3 {
+        // In one batch, and in turns: each packet leaves from its own session's address.
+        let outcomes = harness.feed(CLIENTS, &[&old, &new, &old, &new].map(Vec::clone));
+        let sources: Vec<_> = outcomes.into_iter().map(|out| ends(&sent(out).1).0).collect();
+        assert_eq!([sources[0], sources[2]], [first, first]);
+        assert_eq!((sources[1].ip(), sources[1]), (ip("198.51.100.9"), sources[3]));
+    }
+    // Handlers that follow take over both, each with its address.
+    let plan = RelayPlan::new(&config(""), &[]).unwrap();
+    assert_eq!(harness.restart_handler(oxide::queue::Replaced::Asked, |info| UdpRelay::new(&plan, info)), Ok(2));
+    let outcomes = harness.feed(CLIENTS, &[old, new]);
+    let sources: Vec<_> = outcomes.into_iter().map(|out| ends(&sent(out).1).0.ip()).collect();
+    assert_eq!(sources, [ip("198.51.100.1"), ip("198.51.100.9")]);
+}
+
+#[test]
 fn new_source_address_moves_session() {
     let mut harness = relay("");
     let port = source_port(&mut harness, "192.0.2.7:4000");

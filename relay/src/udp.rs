@@ -8,9 +8,9 @@
 //! Where client and upstream are of different families, the IP header is replaced as well
 //! ([`translate`](oxide::packet::translate)).
 //!
-//! A session whose idle time is over is gone, whether its slot was swept yet or not. A session whose
-//! upstream is reached from another source address since the tables changed is gone as well: its
-//! answers would not come to us any more.
+//! A session whose idle time is over is gone, whether its slot was swept yet or not. A session keeps its source
+//! address and port for as long as that address is this host's, whatever the kernel prefers for new flows. Once the
+//! address is gone and there is another one, the session ends: its answers would not come to us any more.
 
 mod admission;
 mod classify;
@@ -18,6 +18,7 @@ mod family_translation;
 mod fast_path;
 mod forward;
 mod inherit;
+mod paths;
 mod session_lifecycle;
 
 use std::collections::HashMap;
@@ -32,7 +33,7 @@ use super::gate::Gate;
 use super::health::{Policy, UpstreamHealth};
 use super::limit::RateLimits;
 use super::plan::{Entry, RelayPlan, Slices};
-use super::session::{Session, Sessions, Upstream};
+use super::session::{Session, Sessions};
 use super::source_ports::SourcePorts;
 use classify::LookupResult;
 use oxide::flow::{FlowHash, FlowKey};
@@ -40,6 +41,7 @@ use oxide::packet::{Endpoint, Flow};
 use oxide::queue::{Batch, Context, Handler, QueueInfo, Replaced, SessionInfo, Verdict};
 use oxide::telemetry::DropReason;
 use oxide::umem::PortIndex;
+use paths::Paths;
 
 /// The relay's clock: steps of [`Handler::tick`]. Wraps after 13 years.
 const TICK: Duration = Duration::from_millis(100);
@@ -63,8 +65,8 @@ pub struct UdpRelay {
     shortest_idle: u32,
     /// Whether answers shorten the life of some entry's sessions.
     any_grace: bool,
-    /// Of all entries, one after the other.
-    upstreams: Vec<Upstream>,
+    /// Of all entries, one after the other; then those that sessions reach from other source addresses as well.
+    upstreams: Paths,
     plan: RelayPlan,
     slices: Slices,
     queue: u32,
@@ -135,7 +137,7 @@ impl UdpRelay {
                 answer_grace: entry.answer_grace.map_or(0, |grace| ticks(grace).max(1)),
                 gated: entry.gated,
             });
-            upstreams.extend(entry.upstreams.iter().copied().map(Upstream::new));
+            upstreams.extend(entry.upstreams.iter().copied());
         }
         let entry_of = plan.entries().iter().zip(0..).flat_map(|(entry, at)| entry.upstreams.iter().map(move |_| at));
         let health = UpstreamHealth::new(plan.entries().iter().map(policy).collect(), entry_of.collect());
@@ -144,7 +146,7 @@ impl UdpRelay {
             shortest_idle: entries.iter().map(EntryRuntime::shortest_idle).min().unwrap_or(0),
             any_grace: entries.iter().any(|entry| entry.answer_grace > 0),
             entries,
-            upstreams,
+            upstreams: Paths::new(upstreams),
             plan: plan.clone(),
             slices: plan.slices(queue.queues),
             queue: queue.queue,
@@ -264,7 +266,7 @@ impl UdpRelay {
         let new = Flow { source, destination: target.server };
         let sent = self.send(batch, lane, length, &new, (target.hop, change));
         if let (Some(health), Ok(_), true) = (&mut self.health, sent, first) {
-            health.sent(key.local, upstream, slot, now);
+            health.sent(key.local, target.place, slot, now);
         }
         sent
     }
@@ -289,11 +291,10 @@ impl UdpRelay {
         if self.expired(session) {
             return Err(NO_SESSION);
         }
-        if self.upstreams.get(session.upstream as usize).is_none_or(|upstream| upstream.server != old.source) {
-            return Err(Verdict::Drop(DropReason::WrongPeer));
-        }
+        let upstream = self.upstreams.get(session.upstream).filter(|upstream| upstream.server == old.source);
+        let place = upstream.ok_or(Verdict::Drop(DropReason::WrongPeer))?.place;
         if let Some(health) = &mut self.health {
-            health.answered(session.upstream);
+            health.answered(place);
         }
         if let Some(limits) = self.limits.as_mut().filter(|_| !batch.was_held())
             && !limits.admit_reply(&session.key.remote, self.now_ns, ip_bytes(batch, lane))
@@ -389,7 +390,7 @@ impl Handler for UdpRelay {
     fn memory_bytes(&self) -> u64 {
         let ports: usize = self.sources.iter().map(SourcePorts::memory_bytes).sum();
         let limits = self.limits.as_ref().map_or(0, |limits| limits.memory_bytes());
-        let upstreams = size_of_val(self.upstreams.as_slice());
+        let upstreams = self.upstreams.memory_bytes();
         (size_of::<Self>() + self.sessions.memory_bytes() + upstreams + ports + limits) as u64
     }
 }

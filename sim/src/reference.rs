@@ -176,7 +176,8 @@ impl Reference {
     fn client(&mut self, seen: &Seen<'_>, client: Endpoint, entry: usize, ticks: u32) -> Result<Session, DropReason> {
         let key = (client, entry);
         if let Some(session) = self.sessions.get_mut(&key) {
-            if seen.tables.source_for(session.upstream.ip()).is_none_or(|source| source == session.source) {
+            let other = |source| source != session.source;
+            if seen.tables.local(session.source) || !seen.tables.source_for(session.upstream.ip()).is_some_and(other) {
                 (session.last_seen, session.answered) = (ticks, false);
                 return Ok(session.clone());
             }

@@ -95,10 +95,10 @@ impl Twins {
             }
             Step::Wait(ms) => self.both(|harness| harness.advance(Duration::from_millis(u64::from(*ms)))),
             Step::Tick => self.both(Harness::tick),
-            Step::Tables { second_source, known, small_mtu, routes } => {
+            Step::Tables { sources, known, small_mtu, routes } => {
                 self.generation += 1;
                 let generation = self.generation;
-                let world = world(*second_source, *known, *small_mtu, *routes);
+                let world = world(*sources, *known, *small_mtu, *routes);
                 self.both(|harness| harness.set_tables(world.tables(generation)));
             }
             Step::Draining(draining) => self.both(|harness| harness.set_draining(*draining)),

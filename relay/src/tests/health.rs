@@ -80,6 +80,22 @@ fn silent_upstream_is_skipped_retried_and_restored() {
 }
 
 #[test]
+fn silence_counts_for_sessions_with_another_source_address() {
+    let mut harness = relay(true);
+    for n in 0..20 {
+        let asked = ask(&mut harness, n);
+        sent(answer(&mut harness, asked));
+    }
+    // New sessions have the second address; those before keep the first, and the slots of their upstreams.
+    let both = World { server_side: vec!["198.51.100.1", "2001:db8:2::9", "2001:db8:2::1"], ..World::default() };
+    harness.set_tables(both.tables(2));
+    let before = round(&mut harness, 20..60);
+    assert!(before[FIRST] >= 4, "{before:?}");
+    harness.advance(Duration::from_millis(1100));
+    assert_eq!(round(&mut harness, 20..60), HashMap::from([(SECOND.to_owned(), 40)]));
+}
+
+#[test]
 fn failover_moves_sessions_if_configured() {
     let mut harness = relay(true);
     round(&mut harness, 0..20);

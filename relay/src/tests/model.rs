@@ -39,12 +39,21 @@ pub(super) struct Shape {
     no_checksum: bool,
 }
 
+/// Which addresses the host has toward its upstreams, the preferred one first.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Sources {
+    First,
+    Second,
+    /// The second is preferred, the first is still there.
+    Both,
+}
+
 #[derive(Debug, Clone)]
 pub(super) enum Step {
     Batch(u8, Vec<(Packet, Shape)>),
     Wait(u32),
     Tick,
-    Tables { second_source: bool, known: bool, small_mtu: bool, routes: bool },
+    Tables { sources: Sources, known: bool, small_mtu: bool, routes: bool },
     Draining(bool),
 }
 
@@ -72,15 +81,14 @@ fn shape() -> impl Strategy<Value = Shape> {
 }
 
 pub(super) fn step() -> impl Strategy<Value = Step> {
-    let tables = (prop::bool::weighted(0.2), prop::bool::weighted(0.8), prop::bool::weighted(0.2))
+    let sources = prop_oneof![3 => Just(Sources::First), 1 => Just(Sources::Second), 2 => Just(Sources::Both)];
+    let tables = (sources, prop::bool::weighted(0.8), prop::bool::weighted(0.2))
         .prop_flat_map(|(a, b, c)| prop::bool::weighted(0.9).prop_map(move |d| (a, b, c, d)));
     prop_oneof![
         8 => (0u8..2, prop::collection::vec((packet(), shape()), 1..20)).prop_map(|(port, packets)| Step::Batch(port, packets)),
         2 => prop_oneof![Just(100u32), Just(119_900), Just(120_000), Just(120_100), 0u32..200_000].prop_map(Step::Wait),
         2 => Just(Step::Tick),
-        1 => tables.prop_map(|(second_source, known, small_mtu, routes)| Step::Tables {
-            second_source, known, small_mtu, routes
-        }),
+        1 => tables.prop_map(|(sources, known, small_mtu, routes)| Step::Tables { sources, known, small_mtu, routes }),
         1 => prop::bool::weighted(0.3).prop_map(Step::Draining),
     ]
 }
@@ -132,11 +140,14 @@ pub(super) fn frame(seen: &[(String, u16)], packet: &Packet, shape: &Shape) -> V
 }
 
 /// What [`Step::Tables`] makes of the world.
-pub(super) fn world(second_source: bool, known: bool, small_mtu: bool, routes: bool) -> World {
+pub(super) fn world(sources: Sources, known: bool, small_mtu: bool, routes: bool) -> World {
     let mut world = World { known, routes, ..World::default() };
-    if second_source {
-        world.server_side = vec!["198.51.100.9", "2001:db8:2::9"];
-    }
+    let (first, second) = (["198.51.100.1", "2001:db8:2::1"], ["198.51.100.9", "2001:db8:2::9"]);
+    world.server_side = match sources {
+        Sources::First => first.to_vec(),
+        Sources::Second => second.to_vec(),
+        Sources::Both => [second, first].concat(),
+    };
     if small_mtu {
         world.mtu = 200;
     }

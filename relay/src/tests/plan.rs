@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 
 use super::{World, at, config, ip, source_port};
-use crate::{Entry, PlanError, RelayPlan, UdpRelay};
+use crate::{Entry, PlanError, RelayPlan, UdpRelay, UsedSources};
 use oxide::packet::Endpoint;
 use oxide::queue::{Handler, Harness, QueueInfo};
 
@@ -105,10 +105,17 @@ fn steering_lists_listen_addresses_and_source_ports() {
     let plan = RelayPlan::new(&config(""), &[]).unwrap();
     let tables = World::default().tables(1);
     assert_eq!(plan.source_addresses(&tables), [ip("198.51.100.1"), ip("203.0.113.1"), ip("2001:db8:2::1")]);
-    let destinations = plan.destinations(&tables);
+    let used = UsedSources::default();
+    let destinations = plan.destinations(&tables, &used);
     assert!(destinations.contains(&(ip("192.0.2.1"), 54..=54)));
     assert!(destinations.contains(&(ip("2001:db8:2::1"), 61000..=65535)));
     assert_eq!(destinations.len(), 6 + 3);
+    // Answers to sessions that began with another address still come back.
+    let both = World { server_side: vec!["198.51.100.9", "198.51.100.1", "2001:db8:2::1"], ..World::default() };
+    let destinations = plan.destinations(&both.tables(2), &used);
+    for own in ["198.51.100.1", "198.51.100.9"] {
+        assert!(destinations.contains(&(ip(own), 61000..=65535)), "{own} of {destinations:?}");
+    }
 }
 
 #[test]

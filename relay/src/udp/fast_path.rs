@@ -24,13 +24,13 @@ impl UdpRelay {
         let mut fast = 0;
         for lane in lanes(found & lookup.clients) {
             let Some(session) = self.sessions.get(lookup.slots[lane]) else { continue };
-            let Some(upstream) = self.upstreams.get(session.upstream as usize) else { continue };
+            let Some(upstream) = self.upstreams.get(session.upstream) else { continue };
             let goes = upstream.source == session.source && self.goes(session, &upstream.hop, batch, lane);
             fast |= u64::from(goes) << lane;
         }
         for lane in lanes(found & lookup.answers) {
             let Some(session) = self.sessions.get(lookup.slots[lane]) else { continue };
-            let Some(upstream) = self.upstreams.get(session.upstream as usize) else { continue };
+            let Some(upstream) = self.upstreams.get(session.upstream) else { continue };
             let flow = &batch.columns().flow[lane];
             debug_assert_eq!(session.port.get(), flow.destination.port);
             let goes = upstream.server == flow.source && self.goes(session, &session.to_client, batch, lane);
@@ -59,7 +59,9 @@ impl UdpRelay {
     #[inline]
     pub(super) fn stays(&self, slot: u32) -> bool {
         let Some(health) = self.health.as_ref().filter(|health| !health.all_stay()) else { return true };
-        self.sessions.get(slot).is_some_and(|session| health.stays(session.key.local, session.upstream))
+        let upstream = |session: &Session| self.upstreams.get(session.upstream).map(|upstream| upstream.place);
+        let session = self.sessions.get(slot);
+        session.is_some_and(|session| upstream(session).is_some_and(|place| health.stays(session.key.local, place)))
     }
 
     /// Serves clients' packets, all of them [ordinary](Self::fast_path_lanes).
@@ -87,7 +89,7 @@ impl UdpRelay {
             let Some(session) = self.sessions.get_mut(lookup.slots[lane]) else { continue };
             first |= u64::from(session.last_seen != self.now) << lane;
             (session.last_seen, session.answered) = (self.now, false);
-            let Some(Upstream { server, address, hop, .. }) = self.upstreams.get(session.upstream as usize) else {
+            let Some(Upstream { server, address, hop, .. }) = self.upstreams.get(session.upstream) else {
                 continue;
             };
             debug_assert_eq!(
@@ -109,8 +111,10 @@ impl UdpRelay {
     fn note_sent(&mut self, of: u64, lookup: &LookupResult) {
         let Some(health) = &mut self.health else { return };
         for lane in lanes(of) {
-            if let Some(session) = self.sessions.get(lookup.slots[lane]) {
-                health.sent(session.key.local, session.upstream, lookup.slots[lane], self.now);
+            if let Some(session) = self.sessions.get(lookup.slots[lane])
+                && let Some(upstream) = self.upstreams.get(session.upstream)
+            {
+                health.sent(session.key.local, upstream.place, lookup.slots[lane], self.now);
             }
         }
     }
@@ -119,8 +123,10 @@ impl UdpRelay {
     fn note_answered(&mut self, of: u64, lookup: &LookupResult) {
         let Some(health) = &mut self.health else { return };
         for lane in lanes(of) {
-            if let Some(session) = self.sessions.get(lookup.slots[lane]) {
-                health.answered(session.upstream);
+            if let Some(session) = self.sessions.get(lookup.slots[lane])
+                && let Some(upstream) = self.upstreams.get(session.upstream)
+            {
+                health.answered(upstream.place);
             }
         }
     }

@@ -70,7 +70,7 @@ impl UdpRelay {
         ipv4: bool,
         cx: &mut Context<'_>,
     ) -> Result<Upstream, Verdict> {
-        let known = *self.upstreams.get(upstream as usize).ok_or(NO_SESSION)?;
+        let known = *self.upstreams.get(upstream).ok_or(NO_SESSION)?;
         if known.source == source && known.hop.fresh(self.generation) {
             return Ok(known);
         }
@@ -78,7 +78,7 @@ impl UdpRelay {
         let hop = self.resolve(ipv4, &known.server, cx)?;
         self.batch_invalidated |= known.hop.fresh(self.generation);
         let target = Upstream { source, address, hop, ..known };
-        *self.upstreams.get_mut(upstream as usize).ok_or(NO_SESSION)? = target;
+        *self.upstreams.get_mut(upstream).ok_or(NO_SESSION)? = target;
         Ok(target)
     }
 

@@ -49,7 +49,7 @@ impl UdpRelay {
 
     /// For each entry and each upstream of `former`, its place here, if it is still served.
     fn places_of(&self, former: &Self) -> (Vec<Option<u16>>, Vec<Option<u32>>) {
-        let mut upstreams = vec![None; former.upstreams.len()];
+        let mut upstreams = vec![None; former.upstreams.planned()];
         let entries = former.plan.entries().iter().zip(&former.entries).map(|(planned, old)| {
             let entry = self.listens.get(&old.listen).copied()?;
             let new = self.entries.get(usize::from(entry))?;
@@ -76,25 +76,25 @@ impl UdpRelay {
         upstreams: &[Option<u32>],
     ) -> Option<()> {
         let entry = (*entries.get(usize::from(session.key.local))?)?;
-        let upstream = (*upstreams.get(session.upstream as usize)?)?;
+        let place = (*upstreams.get(former.upstreams.get(session.upstream)?.place as usize)?)?;
         let address = former.sources.get(usize::from(session.source))?.address;
         let key = FlowKey { local: entry, ..session.key };
         let fits = self.slices.owner(session.port.get()) == Some(self.place)
-            && self.belongs(upstream, entry)
+            && self.belongs(place, entry)
             && self.sessions.find(&key).is_none();
         let from = Endpoint { address, port: session.port.get() };
-        let server = self.upstreams.get(upstream as usize)?.server;
+        let server = self.upstreams.get(place)?.server;
         let change = self.change(&key, from, server).ok().filter(|_| fits)?;
         let slot = self.sessions.next_slot()?;
         let source = self.source(address)?;
-        let ports = self.sources.get_mut(source)?;
-        if !ports.claim(session.port.get(), slot) {
+        if !self.sources.get_mut(source)?.claim(session.port.get(), slot) {
             return None;
         }
         let (source, to_client) = (source as u8, CachedNextHop::UNKNOWN);
+        let upstream = self.upstreams.slot(place, source, &self.sources);
         let copy = Session { key, upstream, source, change, to_client, ..*session };
         if self.sessions.insert(copy).is_err() {
-            ports.disclaim(session.port.get());
+            self.sources.get_mut(usize::from(source))?.disclaim(session.port.get());
             return None;
         }
         Some(())
@@ -120,7 +120,7 @@ impl UdpRelay {
             client: session.key.remote.into(),
             listen: self.entries.get(usize::from(session.key.local))?.listen.into(),
             source: source.into(),
-            upstream: self.upstreams.get(session.upstream as usize)?.server.into(),
+            upstream: self.upstreams.get(session.upstream)?.server.into(),
             idle: TICK * self.now.wrapping_sub(session.last_seen),
         })
     }

@@ -42,7 +42,7 @@ impl UdpRelay {
             self.counters.source_changed += 1;
             return None;
         }
-        if self.health.is_some() && self.should_leave(key.local, session.upstream) {
+        if self.health.is_some() && self.should_leave(key.local, self.upstreams.get(session.upstream)?.place) {
             self.remove_session(slot);
             self.counters.failed_over += 1;
             return None;
@@ -60,14 +60,16 @@ impl UdpRelay {
         }
     }
 
+    /// Whether the session's source address is still this host's. One that was taken away may come back: as long as
+    /// there is no other one in its place, the session waits.
     fn source_holds(&self, session: &Session, tables: &Tables) -> bool {
-        let Some(upstream) = self.upstreams.get(session.upstream as usize) else { return false };
+        let Some(upstream) = self.upstreams.get(session.upstream) else { return false };
         if upstream.source == session.source && upstream.hop.fresh(self.generation) {
             return true;
         }
         let Some(source) = self.sources.get(usize::from(session.source)) else { return false };
-        // Without a route the answer is "none": the packet is dropped, and the session waits for the route.
-        tables.source_for(upstream.server.ip()).is_none_or(|address| self::address(address) == source.address)
+        let source = Endpoint { address: source.address, port: 0 }.ip();
+        tables.local(source) || tables.source_for(upstream.server.ip()).is_none_or(|address| address == source)
     }
 
     /// Whether anybody may have a session, and this client be answered.
@@ -124,7 +126,8 @@ impl UdpRelay {
         let inserted = self.change(key, Endpoint { address: own, port: port.get() }, server).and_then(|change| {
             let (last_seen, to_client) = (self.now, CachedNextHop::UNKNOWN);
             let (source, answered) = (source as u8, false);
-            let session = Session { key: *key, port, source, answered, upstream: place, last_seen, change, to_client };
+            let upstream = self.upstreams.slot(place, source, &self.sources);
+            let session = Session { key: *key, port, source, answered, upstream, last_seen, change, to_client };
             self.sessions.insert(session).map_err(|_| DropReason::SessionsFull)
         });
         match inserted {

@@ -13,7 +13,7 @@ use oxide_cli::admin::notify::Notifier;
 use oxide_cli::admin::protocol::ControlError;
 use oxide_cli::admin::{Control, Reloaded};
 use oxide_relay::config::{Config, ReloadAction};
-use oxide_relay::{RelayPlan, UdpRelay};
+use oxide_relay::{RelayPlan, UdpRelay, UsedSources};
 use serde_json::Value;
 
 use super::Event;
@@ -26,6 +26,8 @@ pub(super) struct RelayControl {
     /// What the handlers were made from; its secrets go over to the next one.
     pub(super) plan: Mutex<Arc<RelayPlan>>,
     pub(super) log: LogControl,
+    /// Addresses of sessions, over reloads.
+    pub(super) sources: Arc<UsedSources>,
     pub(super) notifier: Notifier,
     /// To the main thread, which alone may end the engine.
     pub(super) notify: flume::Sender<Event>,
@@ -63,9 +65,9 @@ impl RelayControl {
             let plan = plan(&next, &tables, Some(&former))?;
             let queues = self.handle.plan().actors.len() as u32;
             plan.check_queues(queues).map_err(|e| e.to_string())?;
-            let (handlers, destinations) = (Arc::clone(&plan), Arc::clone(&plan));
+            let (handlers, destinations, used) = (Arc::clone(&plan), Arc::clone(&plan), Arc::clone(&self.sources));
             let factory = move |info: &_| UdpRelay::new(&handlers, info);
-            let report = self.handle.reload(factory, move |tables| destinations.destinations(tables));
+            let report = self.handle.reload(factory, move |tables| destinations.destinations(tables, &used));
             pending = report?.pending;
             *former = plan;
         }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use oxide::engine::{Engine, RelayExit, Supervision, read_tables};
 use oxide_cli::admin::notify::Notifier;
 use oxide_cli::admin::{Admin, AdminLimits, Control, Listeners};
-use oxide_relay::UdpRelay;
+use oxide_relay::{UdpRelay, UsedSources};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 
 use crate::log::LogControl;
@@ -47,8 +47,10 @@ pub(crate) fn relay(path: &Path, report: Option<&Path>, log: LogControl) -> Resu
     listen(notify.clone()).map_err(|e| format!("cannot listen for signals: {e}"))?;
     let plan = control::plan(&config, &read_tables().map_err(|e| e.to_string())?, None)?;
     let (handlers, destinations) = (Arc::clone(&plan), Arc::clone(&plan));
+    let sources = Arc::new(UsedSources::default());
+    let used = Arc::clone(&sources);
     let engine = Engine::builder(config.engine.clone(), move |info| UdpRelay::new(&handlers, info))
-        .destinations(move |tables| destinations.destinations(tables))
+        .destinations(move |tables| destinations.destinations(tables, &used))
         .planned_machine(machine)
         .supervision(Supervision::from(&config.supervision))
         .start()
@@ -73,6 +75,7 @@ pub(crate) fn relay(path: &Path, report: Option<&Path>, log: LogControl) -> Resu
         config: config.into(),
         plan: plan.into(),
         log,
+        sources,
         notifier: notifier.clone(),
         notify,
     });

@@ -1,0 +1,178 @@
+//! Which source addresses each upstream is reached from, and how the packets of each pair leave.
+//!
+//! A session keeps its source address for its life, while new ones get what the kernel prefers by then. So the sessions
+//! of one upstream may have several addresses at once, for days. Each pair of upstream and address has a slot of its own:
+//! the packets of all of them stay on the fast path.
+
+use std::collections::HashMap;
+
+use foldhash::fast::FixedState;
+
+use super::super::session::{CachedNextHop, Upstream};
+use super::super::source_ports::SourcePorts;
+use oxide::packet::Endpoint;
+
+/// Pairs beyond the first of each upstream, at most: 64 bytes each.
+const OTHERS: usize = 1024;
+
+/// Slots of upstreams: the first ones in the order of the plan, then further source addresses of the same upstreams.
+pub(super) struct Paths {
+    slots: Vec<Upstream>,
+    planned: usize,
+    /// Slots past the planned ones, by place of the upstream and of the source address.
+    others: HashMap<(u32, u8), u32, FixedState>,
+}
+
+impl Paths {
+    /// One slot for each server; memory for as many again, at most [`OTHERS`].
+    pub(super) fn new(servers: Vec<Endpoint>) -> Self {
+        let planned = servers.len();
+        let others = planned.min(OTHERS);
+        let mut slots = Vec::with_capacity(planned + others);
+        slots.extend(servers.into_iter().zip(0..).map(|(server, place)| Upstream::new(server, place)));
+        Self { slots, planned, others: HashMap::with_capacity_and_hasher(others, FixedState::default()) }
+    }
+
+    /// Upstreams of the plan.
+    pub(super) fn planned(&self) -> usize {
+        self.planned
+    }
+
+    #[inline]
+    pub(super) fn get(&self, slot: u32) -> Option<&Upstream> {
+        self.slots.get(slot as usize)
+    }
+
+    #[inline]
+    pub(super) fn get_mut(&mut self, slot: u32) -> Option<&mut Upstream> {
+        self.slots.get_mut(slot as usize)
+    }
+
+    /// All slots.
+    pub(super) fn iter(&self) -> std::slice::Iter<'_, Upstream> {
+        self.slots.iter()
+    }
+
+    /// Slots in use or planned.
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.slots.capacity() * size_of::<Upstream>() + self.others.capacity() * size_of::<((u32, u8), u32)>()
+    }
+
+    /// The slot of the upstream at `place` as it is reached from `sources[source]`. A slot whose address no session has
+    /// any more is reused. Where none is left, the upstream's first slot: its sessions then take turns there, which costs
+    /// a look at the tables for each change between them.
+    pub(super) fn slot(&mut self, place: u32, source: u8, sources: &[SourcePorts]) -> u32 {
+        let Some(address) = sources.get(usize::from(source)).map(|ports| ports.address) else { return place };
+        let fits = |slot: &Upstream| slot.source == source && slot.address == address && slot.place == place;
+        let spare = |slot: &Upstream| {
+            let owner = sources.get(usize::from(slot.source));
+            owner.is_none_or(|owner| owner.unused() || owner.address != slot.address)
+        };
+        let other = self.others.get(&(place, source)).copied();
+        for slot in [Some(place), other].into_iter().flatten() {
+            if self.get(slot).is_some_and(fits) {
+                return slot;
+            }
+        }
+        let slot = match other {
+            _ if self.get(place).is_none_or(spare) => place,
+            // Its address was another one's.
+            Some(slot) => slot,
+            None if self.slots.len() < self.slots.capacity() => {
+                self.slots.push(Upstream::new(Endpoint::default(), place));
+                (self.slots.len() - 1) as u32
+            }
+            None => {
+                let mut others = self.slots.iter().zip(0..).skip(self.planned);
+                others.find(|(slot, _)| spare(slot)).map_or(place, |(_, slot)| slot)
+            }
+        };
+        if self.get(slot).is_some_and(spare) {
+            self.assign(slot, place, source, address);
+        }
+        slot
+    }
+
+    /// Gives `slot` to another pair.
+    fn assign(&mut self, slot: u32, place: u32, source: u8, address: [u8; 16]) {
+        let Some(server) = self.slots.get(place as usize).map(|first| first.server) else { return };
+        let Some(it) = self.slots.get_mut(slot as usize) else { return };
+        let former = (it.place, it.source);
+        *it = Upstream { server, source, address, place, hop: CachedNextHop::UNKNOWN };
+        if slot as usize >= self.planned {
+            if self.others.get(&former) == Some(&slot) {
+                self.others.remove(&former);
+            }
+            self.others.insert((place, source), slot);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: u8 = 0;
+    const B: u8 = 1;
+
+    fn ports(address: u8) -> SourcePorts {
+        SourcePorts::new([address; 16], 1000..1004, 7)
+    }
+
+    fn paths(count: u8) -> Paths {
+        Paths::new((0..count).map(|n| Endpoint { address: [n; 16], port: 53 }).collect())
+    }
+
+    /// Source addresses of which each has a session.
+    fn busy(addresses: &[u8]) -> Vec<SourcePorts> {
+        let taken = |&address: &u8| {
+            let mut ports = ports(address);
+            assert!(ports.take(0, 0, |_| false).is_some());
+            ports
+        };
+        addresses.iter().map(taken).collect()
+    }
+
+    #[test]
+    fn each_source_address_of_an_upstream_has_its_own_slot() {
+        let (mut paths, sources) = (paths(2), busy(&[10, 11]));
+        let slots: Vec<u32> = [(0, A), (0, B), (1, A), (0, A), (0, B), (1, B)]
+            .into_iter()
+            .map(|(place, source)| paths.slot(place, source, &sources))
+            .collect();
+        assert_eq!(slots, [0, 2, 1, 0, 2, 3]);
+        for (slot, place, address) in [(0, 0, 10), (1, 1, 10), (2, 0, 11), (3, 1, 11)] {
+            let Some(it) = paths.get(slot) else { panic!("no slot {slot}") };
+            assert_eq!((it.place, it.address, it.server.address), (place, [address; 16], [place as u8; 16]));
+        }
+    }
+
+    #[test]
+    fn slot_without_sessions_is_reused() {
+        let (mut paths, sources) = (paths(1), vec![ports(10), ports(11)]);
+        assert_eq!((paths.slot(0, A, &sources), paths.slot(0, B, &sources)), (0, 0), "nobody has A any more");
+        let sources = busy(&[10, 11]);
+        assert_eq!((paths.slot(0, B, &sources), paths.slot(0, A, &sources)), (0, 1));
+        // The place of A in the list of addresses is another address's by now.
+        let sources = busy(&[12, 11]);
+        assert_eq!(paths.slot(0, A, &sources), 1);
+        assert_eq!(paths.get(1).map(|slot| slot.address), Some([12; 16]));
+    }
+
+    #[test]
+    fn slots_are_bounded_and_the_first_one_is_shared_then() {
+        let mut paths = paths(1);
+        let sources = busy(&[10, 11, 12]);
+        assert_eq!([A, B, 2].map(|source| paths.slot(0, source, &sources)), [0, 1, 0]);
+        assert_eq!(paths.get(0).map(|slot| slot.address), Some([10; 16]), "left to those who have it");
+        assert_eq!(paths.len(), 2);
+        // All sessions of B have ended.
+        let mut sources = sources;
+        sources[1] = ports(11);
+        assert_eq!(paths.slot(0, 2, &sources), 1);
+    }
+}
