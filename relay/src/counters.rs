@@ -8,7 +8,7 @@ pub struct RelayCounters {
     pub created: u64,
     /// Sessions that ended because their client was silent.
     pub expired: u64,
-    /// Sessions that ended because their source address was no longer the right one.
+    /// Sessions that ended because their source address was removed from this host.
     pub source_changed: u64,
     /// Packets judged by a rate that their source shares with strangers: the table of sources
     /// ([`LimitsConfig::sources`](crate::config::LimitsConfig::sources)) is too small, or a flood comes

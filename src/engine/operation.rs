@@ -4,28 +4,8 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use serde::Serialize;
-
-use super::{Destinations, EngineStatus};
+use super::{AddressStatus, Destinations, EngineStatus, LinkStatus};
 use crate::net::Tables;
-
-/// Reports the link of a served interface.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct LinkStatus {
-    /// Interface.
-    pub interface: String,
-    /// Up, with carrier.
-    pub up: bool,
-}
-
-/// Reports whether packets to a listed address are this host's.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct AddressStatus {
-    /// Address that clients, or answers, are sent to.
-    pub address: IpAddr,
-    /// An interface has it, or a local route takes it.
-    pub present: bool,
-}
 
 /// Returns the link of each of `interfaces`.
 pub(super) fn links<'a>(interfaces: impl Iterator<Item = &'a str>, tables: &Tables) -> Vec<LinkStatus> {

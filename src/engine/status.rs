@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::cause::{LastRestart, RestartCounts};
 use super::layer::Layer;
-use super::operation::{AddressStatus, LinkStatus};
+use super::link_status::{AddressStatus, LinkStatus};
 use super::port_status::PortStatus;
 use super::state::{EngineState, QueueState};
 use super::totals::Totals;

@@ -170,7 +170,7 @@ metrics! {
 pub const RELAY_EVENTS: &[(&str, &str)] = &[
     ("created", "Sessions made."),
     ("expired", "Sessions that ended because their client was silent."),
-    ("source_changed", "Sessions that ended because their source address was no longer the right one."),
+    ("source_changed", "Sessions that ended because their source address was removed from this host."),
     (
         "shared_bucket",
         "Packets judged by a rate that their source shares with strangers: `limits.sources` is too small.",

@@ -44,7 +44,7 @@
 //!
 //! impl ActorController for Counter {
 //!     type Report = u64;
-//!     type Note = ();
+//!     type EngineMessage = ();
 //!     fn name(&self) -> &str { "counter" }
 //!     fn start(&mut self, _generation: u64, link: SupervisorLink<u64>) -> Result<(), ActorExit> {
 //!         let (address, mailbox) = mailbox(64).map_err(|error| ActorExit::Failed(error.to_string()))?;
