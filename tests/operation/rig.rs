@@ -79,7 +79,8 @@ impl Bench {
             .args(["relay", "--config", dir.path().join("relay.toml").to_str().unwrap()])
             .env("NOTIFY_SOCKET", dir.path().join("notify"))
             .env("WATCHDOG_USEC", "900000")
-            .env("OXIDE_FAULTS", dir.path().join("faults"))
+            .arg("--inject-faults-from")
+            .arg(dir.path().join("faults"))
             .stdout(Stdio::null())
             .stderr(log);
         change(dir.path(), &mut command);

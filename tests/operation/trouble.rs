@@ -69,7 +69,7 @@ fn sessions_survive_handler_panic() {
         let queue = queue_of(bench, &clients[0]);
         // A packet, its answer, and one that is lost with its handler.
         bench.inject(&format!("panic r0:{queue} 3"));
-        bench.wait("told", |b| b.log().contains("a fault on purpose"));
+        bench.wait("told", |b| b.log().contains("injected a fault"));
         assert_eq!(seen_as(&clients[0]), before[0]);
         clients[0].send(b"one too many").unwrap();
         bench.wait("another handler", |b| b.queues()["queues"][queue as usize]["restarts"] == 1);

@@ -156,17 +156,17 @@ impl Relay {
         fs::write(&config, text).map_err(io_error(config.display()))?;
         session.run("mkfifo", &["mkfifo", &faults.display().to_string()], LONG)?;
         let pipe = fs::OpenOptions::new().read(true).write(true).open(&faults).map_err(io_error(faults.display()))?;
-        let gate = format!("OXIDE_FAULTS={}", faults.display());
-        let paths = [binary, &config, &report].map(|path| path.display().to_string());
+        let paths = [binary, &config, &report, &faults].map(|path| path.display().to_string());
         let argv = ["unshare", "--mount", "--propagation", "unchanged", "--", "sh", "-c", WITH_SYSFS, "sh"];
-        let oxide = ["env", &gate, &paths[0], "relay", "--config", &paths[1], "--report", &paths[2]];
+        let oxide =
+            [&paths[0], "relay", "--config", &paths[1], "--report", &paths[2], "--inject-faults-from", &paths[3]];
         let process = lab.near.spawn(session, "oxide-relay", &[&argv[..], &oxide].concat())?;
         let mut relay = Self { process, report, faults: pipe };
         relay.until(session, "ready", |report| report.state == "running")?;
         Ok(relay)
     }
 
-    /// Lets something go wrong in it: a line of `cli/src/bin/oxide/faults.rs`.
+    /// Injects a fault: `line` is a command of `cli/src/bin/oxide/faults.rs`.
     pub(super) fn inject(&mut self, line: &str) -> Result<()> {
         writeln!(self.faults, "{line}").map_err(io_error("the pipe of faults"))
     }

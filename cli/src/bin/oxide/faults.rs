@@ -1,15 +1,20 @@
-//! Faults on purpose, for `cargo xtask drill`: a relay that is started with OXIDE_FAULTS=PIPE does to itself what the
-//! lines of that pipe say. Without the variable nothing of this exists.
+//! Injects faults into a running relay, for `cargo xtask drill` and the operation tests.
 //!
-//! `panic IF:QUEUE EVERY`, `stall IF:QUEUE MS`, `completions IF:QUEUE`, `socket IF:QUEUE`, `leak IF:QUEUE FRAMES`,
-//! `restart-handler|restart-port|restart-queue IF:QUEUE`, `restarts IF:QUEUE NUMBER` (of all depths, one after the other);
-//! and what a sandbox has to forbid: `read FILE`, `write FILE`, `spawn PROGRAM`, `exec PROGRAM`, `connect ADDRESS`.
+//! `oxide relay --inject-faults-from PIPE` reads one command per line from a named pipe. The option is hidden, its use is
+//! logged, and neither the configuration nor the environment can set it. Without the option no fault can be injected.
 //!
-//! What happens to XDP programs another process does (`oxide inject-program-fault`): the relay has given up the privileges for it.
+//! Faults of a queue: `panic IF:QUEUE EVERY`, `stall IF:QUEUE MS`, `completions IF:QUEUE`, `socket IF:QUEUE`,
+//! `leak IF:QUEUE FRAMES`. Restarts: `restart-handler IF:QUEUE`, `restart-port IF:QUEUE`, `restart-queue IF:QUEUE`, and
+//! `restarts IF:QUEUE NUMBER`, which mixes all scopes. Actions that the sandbox must refuse: `read FILE`, `write FILE`,
+//! `spawn PROGRAM`, `exec PROGRAM`, `connect ADDRESS`.
+//!
+//! The relay has no privilege to change XDP programs after its start. `oxide inject-program-fault` does that from another
+//! process.
 
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
@@ -18,34 +23,35 @@ use oxide::port::QueueId;
 use oxide::queue::DatapathFault;
 use oxide::xdp::steering::{self, PassAll};
 
-/// Starts to listen, if told to.
-pub(crate) fn listen(engine: EngineHandle) {
-    let Some(path) = std::env::var_os("OXIDE_FAULTS") else { return };
-    tracing::warn!(?path, "this relay breaks itself when told to: OXIDE_FAULTS is set");
-    let lines = move || {
-        // Read and write: a pipe whose last writer has gone does not end.
-        let Ok(pipe) = OpenOptions::new().read(true).write(true).open(&path) else { return };
+/// Starts the thread that executes the fault commands written to `pipe`.
+pub(crate) fn listen(pipe: PathBuf, engine: EngineHandle) {
+    tracing::warn!(pipe = %pipe.display(), "fault injection is enabled by --inject-faults-from; not for production");
+    let execute = move || {
+        // Opened for reading and writing: a pipe that is only read ends when its last writer closes it.
+        let Ok(pipe) = OpenOptions::new().read(true).write(true).open(&pipe) else { return };
         for line in BufReader::new(pipe).lines().map_while(Result::ok) {
             match run_fault_command(&engine, &line) {
-                Ok(()) => tracing::warn!(line, "a fault on purpose"),
-                Err(error) => tracing::error!(line, error, "not a fault"),
+                Ok(()) => tracing::warn!(line, "injected a fault"),
+                Err(error) => tracing::error!(line, error, "cannot inject a fault"),
             }
         }
     };
-    if let Err(error) = std::thread::Builder::new().name("oxide-faults".to_owned()).spawn(lines) {
-        tracing::error!(%error, "no thread for faults");
+    if let Err(error) = std::thread::Builder::new().name("oxide-faults".to_owned()).spawn(execute) {
+        tracing::error!(%error, "cannot start the fault injection thread");
     }
 }
 
 fn run_fault_command(engine: &EngineHandle, line: &str) -> Result<(), String> {
     let mut words = line.split_whitespace();
-    let (Some(what), Some(whom)) = (words.next(), words.next()) else { return Err("two words at least".to_owned()) };
+    let (Some(what), Some(whom)) = (words.next(), words.next()) else {
+        return Err("expected `FAULT TARGET [NUMBER]`".to_owned());
+    };
     if let Some(done) = break_out(what, whom) {
         return done.map_err(|error| error.to_string());
     }
-    let (interface, queue) = whom.split_once(':').ok_or("INTERFACE:QUEUE")?;
-    let id = QueueId::new(interface, queue.parse().map_err(|_| "no queue number")?);
-    let number: u64 = words.next().unwrap_or("0").parse().map_err(|_| "no number")?;
+    let (interface, queue) = whom.split_once(':').ok_or("expected INTERFACE:QUEUE as the target")?;
+    let id = QueueId::new(interface, queue.parse().map_err(|_| "expected a queue number")?);
+    let number: u64 = words.next().unwrap_or("0").parse().map_err(|_| "expected a number")?;
     let done = match what {
         "panic" => engine.inject(&id, |_| DatapathFault::PanicEvery(number)),
         "stall" => engine.inject(&id, |_| DatapathFault::Stall(Duration::from_millis(number))),
@@ -56,12 +62,12 @@ fn run_fault_command(engine: &EngineHandle, line: &str) -> Result<(), String> {
         "restart-port" => engine.restart(&id, RestartScope::Port),
         "restart-queue" => engine.restart(&id, RestartScope::Queue),
         "restarts" => return (0..number).try_for_each(|n| restart(engine, &id, n)).map_err(|error| error.to_string()),
-        _ => return Err("no such fault".to_owned()),
+        _ => return Err("unknown fault".to_owned()),
     };
     done.map_err(|error| error.to_string())
 }
 
-/// What somebody would do who has taken the process over.
+/// Tries an action of an attacker who controls the process. Returns `None` if `what` is not such an action.
 fn break_out(what: &str, whom: &str) -> Option<std::io::Result<()>> {
     Some(match what {
         "read" => std::fs::read(whom).map(drop),
@@ -73,7 +79,7 @@ fn break_out(what: &str, whom: &str) -> Option<std::io::Result<()>> {
     })
 }
 
-/// Of ten restarts the first is of the queue, three are of the port, and six of the handler.
+/// Restarts the queue and waits until it runs. Of ten restarts one has queue scope, three port and six handler scope.
 fn restart(engine: &EngineHandle, id: &QueueId, number: u64) -> Result<(), EngineError> {
     let of = |status: &EngineStatus| {
         let queue = status.queues.iter().find(|queue| queue.queue == id.queue);
@@ -89,14 +95,14 @@ fn restart(engine: &EngineHandle, id: &QueueId, number: u64) -> Result<(), Engin
     engine.wait(Duration::from_secs(10), |status| of(status) == (before + 1, true)).map(drop)
 }
 
-/// What another process may do to the XDP program of an interface.
+/// Changes that another process makes to the XDP program of an interface.
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 pub(crate) enum ProgramFault {
-    /// Takes it off.
+    /// Detaches the program.
     Detach,
-    /// Puts another one under its link.
+    /// Replaces the program under its bpf_link.
     Swap,
-    /// Puts another one in its place, until this process is ended.
+    /// Detaches the program and attaches another one until this process ends.
     Replace,
 }
 
@@ -114,14 +120,14 @@ pub(crate) fn inject_program_fault(what: ProgramFault, interface: &str) -> Resul
     Ok(ExitCode::SUCCESS)
 }
 
-/// Takes our program off and is first to attach another one.
+/// Detaches our program and attaches another one before the engine attaches its own again.
 fn replace(interface: &str) -> Result<PassAll, String> {
     for _ in 0..1000 {
-        // Refused where the engine puts ours back in the same moment.
+        // The kernel refuses the detach while the engine attaches its program.
         let _ = steering::detach_all(interface);
         if let Ok(program) = PassAll::attach(interface) {
             return Ok(program);
         }
     }
-    Err("ours was always first".to_owned())
+    Err("the engine re-attached its program first in each of 1,000 attempts".to_owned())
 }

@@ -50,6 +50,9 @@ enum Subcommand {
         /// Write the status as JSON to this file, once a second and at the end.
         #[arg(long, value_name = "FILE")]
         report: Option<PathBuf>,
+        /// Read fault commands from this named pipe, for `cargo xtask drill`. Never use it in production.
+        #[arg(long, value_name = "PIPE", hide = true)]
+        inject_faults_from: Option<PathBuf>,
     },
     /// Ask and tell a running relay. Exit code 0 if it did, 1 if it refused, 2 if the request makes no sense, 3 if there
     /// is no relay, 4 if it is busy or does not answer.
@@ -91,7 +94,9 @@ fn main() -> ExitCode {
         }
     };
     let outcome = match arguments.command {
-        Subcommand::Relay { config, report } => relay::relay(&config, report.as_deref(), log),
+        Subcommand::Relay { config, report, inject_faults_from } => {
+            relay::relay(&config, report.as_deref(), inject_faults_from.as_deref(), log)
+        }
         Subcommand::Ctl(command) => return ctl::ctl(&command),
         Subcommand::Top(command) => top::top(&command),
         Subcommand::Plan(command) => plan::plan(&command),

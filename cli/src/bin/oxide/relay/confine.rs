@@ -17,6 +17,7 @@ pub(super) fn enter(
     config: &Config,
     path: &Path,
     report: Option<&Path>,
+    fault_pipe: Option<&Path>,
     name: &str,
 ) -> Result<(Listeners, PlannedMachine, Sandbox), String> {
     let mut sandbox = Sandbox::begin(config.admin.sandbox).map_err(|e| e.to_string())?;
@@ -30,7 +31,7 @@ pub(super) fn enter(
     }
     let files = Files {
         read: configuration(path).into_iter().chain([records.clone()]).collect(),
-        update: std::env::var_os("OXIDE_FAULTS").map(PathBuf::from).into_iter().collect(),
+        update: fault_pipe.map(Path::to_owned).into_iter().collect(),
         replace_in: report.and_then(beside).into_iter().chain([records]).collect(),
         remove_from: listeners.socket().and_then(beside).into_iter().collect(),
         interfaces: config.engine.interfaces.clone(),

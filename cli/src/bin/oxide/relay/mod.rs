@@ -34,11 +34,16 @@ enum Event {
     Drain(Duration),
 }
 
-pub(crate) fn relay(path: &Path, report: Option<&Path>, log: LogControl) -> Result<ExitCode, String> {
+pub(crate) fn relay(
+    path: &Path,
+    report: Option<&Path>,
+    fault_pipe: Option<&Path>,
+    log: LogControl,
+) -> Result<ExitCode, String> {
     let config = file::load(path)?;
     crate::preflight::log(&config);
     let holders = holder::holders(&config.engine.interfaces);
-    let (listeners, machine, sandbox) = confine::enter(&config, path, report, &name(path))?;
+    let (listeners, machine, sandbox) = confine::enter(&config, path, report, fault_pipe, &name(path))?;
     // Not before: a thread has the privileges of the one that started it.
     crate::log::write_in_background().map_err(|e| format!("log thread: {e}"))?;
     crate::log::log_panics();
@@ -58,7 +63,9 @@ pub(crate) fn relay(path: &Path, report: Option<&Path>, log: LogControl) -> Resu
     let queues = engine.plan().actors.len() as u32;
     plan.check_queues(queues).map_err(|e| e.to_string())?;
 
-    crate::faults::listen(engine.handle());
+    if let Some(pipe) = fault_pipe {
+        crate::faults::listen(pipe.to_owned(), engine.handle());
+    }
     let places = places(&listeners);
     let lost = file::lost_access(path).inspect(|text| tracing::warn!("{text}"));
     let sessions = format!("sessions: {}", config.sessions.bound());
