@@ -61,8 +61,8 @@ fn engine_refuses_a_survey_of_other_interfaces() {
         other.interfaces.push("far".to_owned());
         let refused = Engine::builder(other, |_| Echo).planned_machine(survey).start().map(drop);
         match refused {
-            Err(EngineError::OtherSurvey { surveyed, configured }) => {
-                assert_eq!((surveyed.as_str(), configured.as_str()), ("near", "far, near"));
+            Err(EngineError::OtherMachine { planned, configured }) => {
+                assert_eq!((planned, configured), (vec!["near".to_owned()], vec!["far".to_owned(), "near".to_owned()]));
             }
             other => panic!("{other:?}"),
         }

@@ -12,17 +12,15 @@ use oxide_topology::{
 use super::{EngineError, Supervision};
 use crate::config::{self, Choice, EngineConfig, SupervisionConfig};
 use crate::port::Rss;
-use crate::simd::{Level, Processor};
+use crate::simd::Processor;
 use crate::umem::{RingSizes, UmemLayout};
 use crate::xdp::ZeroCopy;
 use crate::xdp::steering::{AttachMode, Fallback, SteeringOptions};
 
 pub(super) fn processor(config: &EngineConfig) -> Result<Processor, EngineError> {
     let Some(&level) = config.simd.fixed() else { return Ok(Processor::detect()) };
-    Processor::with_level(level).ok_or_else(|| EngineError::Simd {
-        wanted: level.to_string(),
-        why: format!("this CPU has {}", Processor::levels().map(Level::name).collect::<Vec<_>>().join(", ")),
-    })
+    Processor::with_level(level)
+        .ok_or_else(|| EngineError::Simd { wanted: level, available: Processor::levels().collect() })
 }
 
 pub(super) fn executor(config: &EngineConfig) -> ExecutorChoice {
@@ -66,7 +64,7 @@ pub(super) fn steering_options(config: &EngineConfig) -> SteeringOptions {
 }
 
 pub(super) fn rings(config: &EngineConfig) -> Result<RingSizes, EngineError> {
-    RingSizes::from_ring_size(config.ring_size).map_err(|e| EngineError::Port { text: e.to_string() })
+    Ok(RingSizes::from_ring_size(config.ring_size)?)
 }
 
 /// The machine as it was seen, and the plan for it. Making one starts no thread, but may load hwloc's plug-ins: a process
@@ -84,10 +82,10 @@ impl PlannedMachine {
     /// Reads the machine and plans for it.
     ///
     /// # Errors
-    /// [`EngineError::Config`]; [`EngineError::Snapshot`]; [`EngineError::Plan`] with every reason and its mend.
+    /// [`EngineError::Config`]; [`EngineError::Snapshot`]; [`EngineError::Plan`] with every reason and its remedy.
     pub fn new(config: &EngineConfig) -> Result<Self, EngineError> {
         config.validate()?;
-        let snapshot = Snapshot::live(&config.interfaces).map_err(|e| EngineError::Snapshot { text: e.to_string() })?;
+        let snapshot = Snapshot::live(&config.interfaces)?;
         let request = request(config)?;
         let plan = plan(&snapshot, &request)?;
         let processor = processor(config)?;
@@ -145,14 +143,14 @@ pub(super) fn log_warnings(plan: &Plan, config: &EngineConfig) {
 }
 
 fn plan(snapshot: &Snapshot, request: &PlanRequest) -> Result<Plan, EngineError> {
-    oxide_topology::plan(snapshot, request).map_err(|e| EngineError::Plan { text: e.to_string() })
+    Ok(oxide_topology::plan(snapshot, request)?)
 }
 
 impl PlannedMachine {
     /// Checks that the plan serves the interfaces of `config`, each actor all of them, and nothing else.
     ///
     /// # Errors
-    /// [`EngineError::OtherSurvey`].
+    /// [`EngineError::OtherMachine`].
     pub(super) fn check(&self, config: &EngineConfig) -> Result<(), EngineError> {
         let wanted: BTreeSet<&str> = config.interfaces.iter().map(String::as_str).collect();
         let actors = self.plan.actors.iter();
@@ -160,8 +158,8 @@ impl PlannedMachine {
         if planned == wanted && self.plan.actors.iter().all(|actor| actor.ports.len() <= wanted.len()) {
             return Ok(());
         }
-        let list = |names: BTreeSet<&str>| names.into_iter().collect::<Vec<_>>().join(", ");
-        Err(EngineError::OtherSurvey { surveyed: list(planned), configured: list(wanted) })
+        let list = |names: BTreeSet<&str>| names.into_iter().map(str::to_owned).collect();
+        Err(EngineError::OtherMachine { planned: list(planned), configured: list(wanted) })
     }
 }
 

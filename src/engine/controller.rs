@@ -80,7 +80,7 @@ impl<H: Handler + 'static> supervisor::ActorController for QueueController<H> {
             // Not there, or another program is on it: that may change.
             EngineError::Interface { .. } | EngineError::Steering { .. } => ActorExit::Waiting(error.to_string()),
             // No thread, no descriptor, no memory for io_uring: what is short now may be there at the next try.
-            EngineError::Actor { .. } => ActorExit::Failed(error.to_string()),
+            EngineError::Resources { .. } => ActorExit::Failed(error.to_string()),
             other => ActorExit::Refused(other.to_string()),
         })?;
         self.announce(Some(ActorAddresses { queue: self.queue, handovers, commands: commands.clone() }));

@@ -13,7 +13,7 @@ use super::controller::{Directory, EngineMessage};
 use super::housekeeper::HousekeeperCommand;
 use super::interfaces::Interfaces;
 use super::outbox::ActorCommand;
-use super::{EngineError, EngineStatus, Layer, QueueStatus};
+use super::{EngineError, EngineStatus, Layer, NotNow, QueueStatus};
 use crate::config::EngineConfig;
 use crate::port::QueueId;
 use crate::queue::{DatapathFault, HandlerFactory, SessionInfo};
@@ -114,7 +114,7 @@ impl EngineHandle {
     /// Waits until `done` says that the status is as wanted, and returns that status.
     ///
     /// # Errors
-    /// [`EngineError::Late`] if it is not within this time.
+    /// [`EngineError::NotReached`] if it is not within this time.
     pub fn wait(
         &self,
         within: Duration,
@@ -127,8 +127,8 @@ impl EngineHandle {
                 return Ok(status);
             }
             if Instant::now() >= until {
-                let states: Vec<_> = status.queues.iter().map(QueueStatus::described).collect();
-                return Err(EngineError::Late { step: "waiting for a status", within, text: states.join("; ") });
+                let states = status.queues.iter().map(QueueStatus::described).collect();
+                return Err(EngineError::NotReached { within, states });
             }
             std::thread::sleep(Duration::from_millis(2));
         }
@@ -205,30 +205,24 @@ impl EngineHandle {
     /// itself, between two of its batches, and waits at most a second.
     ///
     /// # Errors
-    /// [`EngineError::NoSuchQueue`]; [`EngineError::NotNow`] if it does not run or is busy; [`EngineError::Late`].
+    /// [`EngineError::NoSuchQueue`]; [`EngineError::NotNow`] if it does not run or is busy; [`EngineError::NoAnswer`].
     pub fn sessions(&self, queue: &QueueId, limit: usize) -> Result<Vec<SessionInfo>, EngineError> {
         let (ActorId(index), _) = self.find(queue)?;
-        let not_now = |text: &str| EngineError::NotNow {
-            what: "list the sessions of",
-            queue: queue.to_string(),
-            text: text.to_owned(),
-        };
+        let not_now = |reason| EngineError::NotNow { action: "list its sessions", queue: queue.clone(), reason };
         let address = {
             let directory = self.0.directory.lock().unwrap_or_else(PoisonError::into_inner);
             directory.get(index).and_then(Option::as_ref).map(|entry| entry.commands.clone())
         };
-        let address = address.ok_or_else(|| not_now("it does not run; `status` says why"))?;
+        let address = address.ok_or_else(|| not_now(NotNow::NotRunning))?;
         let (reply, answer) = bounded(1);
         let into = Vec::with_capacity(limit.min(SESSIONS_MAX));
         address.try_send(ActorCommand::Sessions { into, reply }).map_err(|error| match error {
-            SendError::Timeout(_) => not_now("its mailbox is full: try again"),
-            SendError::Closed(_) => not_now("it is ending: try again"),
+            SendError::Timeout(_) => not_now(NotNow::MailboxFull),
+            SendError::Closed(_) => not_now(NotNow::Ending),
         })?;
-        answer.recv_timeout(ANSWER_WITHIN).map_err(|_| EngineError::Late {
-            step: "asking a queue for its sessions",
-            within: ANSWER_WITHIN,
-            text: format!("{queue} does not answer; `status` says whether it is stalled"),
-        })
+        answer
+            .recv_timeout(ANSWER_WITHIN)
+            .map_err(|_| EngineError::NoAnswer { queue: queue.clone(), within: ANSWER_WITHIN })
     }
 
     /// Lets something go wrong in the actor that serves `queue`: `fault` is given the number of its port there.
@@ -236,7 +230,7 @@ impl EngineHandle {
     pub fn inject(&self, queue: &QueueId, fault: impl FnOnce(PortIndex) -> DatapathFault) -> Result<(), EngineError> {
         let (actor, port) = self.find(queue)?;
         let told = self.0.supervisor.send_engine_message(actor, EngineMessage::Inject(fault(port)));
-        told.map_err(|error| self.refused("break", queue, error))
+        told.map_err(|error| self.refused("inject a fault", queue, error))
     }
 
     /// Who serves `queue`, and as which of its ports.
@@ -247,31 +241,15 @@ impl EngineHandle {
         let found = actors.filter_map(|(at, actor)| Some((ActorId(at), port(actor)?))).next();
         found.ok_or_else(|| {
             let all = self.0.plan.actors.iter().flat_map(|a| &a.ports);
-            let there: Vec<_> = all.map(|p| format!("{}:{}", p.interface, p.queue)).collect();
-            EngineError::NoSuchQueue { asked: queue.to_string(), there: there.join(", ") }
+            let available = all.map(|p| QueueId::new(p.interface.clone(), p.queue)).collect();
+            EngineError::NoSuchQueue { queue: queue.clone(), available }
         })
     }
 
-    fn refused(&self, what: &'static str, queue: &QueueId, error: SupervisorError) -> EngineError {
-        let text = match error {
-            SupervisorError::Gone | SupervisorError::Refused(CommandRefused::Stopping) => return EngineError::Ended,
-            SupervisorError::Busy => "too many requests wait: try again".to_owned(),
-            SupervisorError::Refused(CommandRefused::Draining { .. }) => {
-                "it is draining: restart it when it has stopped".to_owned()
-            }
-            SupervisorError::Refused(CommandRefused::Opening { .. }) => {
-                "it is opening and has no handler yet: wait, or restart the whole queue".to_owned()
-            }
-            SupervisorError::Refused(CommandRefused::RebuildInProgress { .. }) => {
-                "it is being restarted: wait until it runs".to_owned()
-            }
-            SupervisorError::Refused(CommandRefused::StillRuns { .. }) => {
-                "it was told to end and still runs: its handler is stuck, and only a restart of the process frees \
-                 its thread"
-                    .to_owned()
-            }
-            other => other.to_string(),
-        };
-        EngineError::NotNow { what, queue: queue.to_string(), text }
+    fn refused(&self, action: &'static str, queue: &QueueId, error: SupervisorError) -> EngineError {
+        match error {
+            SupervisorError::Gone | SupervisorError::Refused(CommandRefused::Stopping) => EngineError::Ended,
+            other => EngineError::NotNow { action, queue: queue.clone(), reason: NotNow::Supervisor(other) },
+        }
     }
 }

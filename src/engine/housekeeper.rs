@@ -15,7 +15,7 @@ use super::destinations::DestinationsOf;
 use super::drift;
 use super::interfaces::{Interfaces, ProgramEvent};
 use super::operation;
-use crate::net::{NetEvent, NetOptions, NetService, Tables};
+use crate::net::{NetError, NetEvent, NetOptions, NetService, Tables};
 
 /// How long the kernel may take to tell its tables at first.
 const TABLES_WITHIN: Duration = Duration::from_secs(5);
@@ -202,9 +202,9 @@ pub(super) fn first_tables(net: &NetService) -> Result<Tables, EngineError> {
         match net.events.recv_deadline(until) {
             Ok(NetEvent::Tables(tables)) => return Ok(tables),
             Ok(_) => {}
-            Err(error) => {
-                let text = format!("no routes and links within {TABLES_WITHIN:?}: {error}");
-                return Err(EngineError::Net { text });
+            Err(_) => {
+                let step = "sending its first tables";
+                return Err(NetError::Late { step, after: TABLES_WITHIN }.into());
             }
         }
     }
@@ -215,9 +215,8 @@ pub(super) fn first_tables(net: &NetService) -> Result<Tables, EngineError> {
 /// # Errors
 /// [`EngineError::Net`].
 pub fn read_tables() -> Result<Tables, EngineError> {
-    let failed = |e: &dyn std::fmt::Display| EngineError::Net { text: e.to_string() };
-    let net = NetService::start(NetOptions::default()).map_err(|e| failed(&e))?;
+    let net = NetService::start(NetOptions::default())?;
     let tables = first_tables(&net)?;
-    net.stop(Duration::from_secs(1)).map_err(|e| failed(&e))?;
+    net.stop(Duration::from_secs(1))?;
     Ok(tables)
 }

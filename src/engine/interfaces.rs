@@ -83,15 +83,15 @@ impl Interfaces {
         let device = Device::named(name).map_err(gone)?;
         let same = self.attached.get_mut(name).filter(|attached| attached.ifindex == device.ifindex);
         if let Some(attached) = same {
-            attached.put_back(&self.options).map_err(|e| refused(name, &e))?;
+            attached.put_back(&self.options).map_err(|e| refused(name, e))?;
         } else {
             // The old link goes first: two programs do not fit.
             self.attached.remove(name);
-            let mut steering = Steering::attach(name, &self.options).map_err(|e| refused(name, &e))?;
+            let mut steering = Steering::attach(name, &self.options).map_err(|e| refused(name, e))?;
             // The interface is ours from now on.
             put_back_settings(name, device.ifindex);
             let listed = exchange(std::iter::once(&mut steering), &ByAddress::new(), &self.destinations);
-            listed.map_err(|e| refused(name, &e.error))?;
+            listed.map_err(|e| refused(name, e.error))?;
             let attached = Attached { steering, ifindex: device.ifindex, settings: None, detached_reason: None };
             self.attached.insert(name.to_owned(), attached);
         }
@@ -119,7 +119,7 @@ impl Interfaces {
             source: io::Error::from_raw_os_error(libc::ENODEV),
         };
         let steering = &self.attached.get(&id.interface).ok_or_else(gone)?.steering;
-        let slot = steering.slot(id.queue).map_err(|e| refused(&id.interface, &e))?;
+        let slot = steering.slot(id.queue).map_err(|e| refused(&id.interface, e))?;
         let generic =
             (steering.mode() == AttachMode::Generic).then(|| steering.why().unwrap_or("as configured").to_owned());
         Ok(PortOpenParams { id: id.clone(), slot: Some(slot), generic })
@@ -142,29 +142,20 @@ impl Interfaces {
             return Ok(());
         }
         if wanted.len() > MAX_ADDRESSES as usize {
-            let text = format!(
-                "destinations: too many addresses: {}; expected at most {MAX_ADDRESSES}; to fix: listen on fewer addresses, \
-                 or divide them among several relays",
-                wanted.len()
-            );
-            let interface = self.attached.keys().next().cloned().unwrap_or_default();
-            return Err(EngineError::Steering { interface, text });
+            return Err(EngineError::TooManyDestinations { found: wanted.len(), limit: MAX_ADDRESSES as usize });
         }
         let lists = self.attached.values_mut().map(|attached| &mut attached.steering);
-        exchange(lists, &self.destinations, &wanted).map_err(|failed| self.not_exchanged(&failed))?;
+        exchange(lists, &self.destinations, &wanted).map_err(|failed| self.not_exchanged(failed))?;
         self.destinations = wanted;
         Ok(())
     }
 
-    fn not_exchanged(&self, NotExchanged { list, error, rollback }: &NotExchanged) -> EngineError {
-        let name = self.attached.keys().nth(*list).map_or("", String::as_str);
+    fn not_exchanged(&self, NotExchanged { list, error, rollback }: NotExchanged) -> EngineError {
+        let name = self.attached.keys().nth(list).map_or("", String::as_str);
         let error = refused(name, error);
-        let Some(rollback) = rollback else { return error };
-        EngineError::HalfListed {
-            text: format!(
-                "{error}; the former destinations could not be put back either ({rollback}): some are not listed now; to \
-                 fix: restart the process, which lists them anew"
-            ),
+        match rollback {
+            None => error,
+            Some(rollback) => EngineError::DestinationsInPart { change: Box::new(error), rollback },
         }
     }
 
@@ -262,9 +253,6 @@ impl Interfaces {
     }
 }
 
-/// Names the interface where the steering room has not.
-fn refused(interface: &str, error: &SteeringError) -> EngineError {
-    let text = error.to_string();
-    let text = if text.contains(interface) { text } else { format!("{interface}: {text}") };
-    EngineError::Steering { interface: interface.to_owned(), text }
+fn refused(interface: &str, source: SteeringError) -> EngineError {
+    EngineError::Steering { interface: interface.to_owned(), source }
 }

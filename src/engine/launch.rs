@@ -58,11 +58,11 @@ impl<H: Handler + 'static> Launcher<H> {
     ) -> Result<Launched, EngineError> {
         let Some(plan) = self.plan.actors.get(index) else { return Err(EngineError::Ended) };
         let config = self.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let failed = |step| move |e: &dyn std::fmt::Display| EngineError::Actor { step, text: e.to_string() };
         let backend = backend(options(&config, plan)?, &self.ports_of(index), interfaces)?;
-        let (commands, mailbox) = mailbox::<ActorCommand>(COMMANDS).map_err(|e| failed("making a mailbox")(&e))?;
-        let (handovers, inbox) =
-            Inbox::with_doorbell(PARCELS, mailbox.doorbell()).map_err(|e| failed("making an inbox")(&e))?;
+        let (commands, mailbox) =
+            mailbox::<ActorCommand>(COMMANDS).map_err(EngineError::resources("cannot create a mailbox"))?;
+        let (handovers, inbox) = Inbox::with_doorbell(PARCELS, mailbox.doorbell())
+            .map_err(EngineError::resources("cannot create an inbox"))?;
         // Shares go by how many queues are served, not by their numbers: `queues = [7]` has all of everything.
         let (queues, place) = (self.plan.actors.len() as u32, index as u32);
         let mut peers = QueuePeers::new(inbox, queues);
@@ -88,7 +88,7 @@ impl<H: Handler + 'static> Launcher<H> {
         let cpu = Some(plan.cpu);
         let executor = ExecutorSpec { name: format!("oxide-q{}", plan.queue), cpu: None, kind: self.executor };
         let handle = executor::spawn(executor, move |runtime| queue::run_on(cpu, spec, runtime, mailbox, link))
-            .map_err(|e| failed("starting an executor")(&e))?;
+            .map_err(EngineError::resources("cannot start an executor"))?;
         Ok(Launched { handle, commands, handovers })
     }
 
@@ -118,7 +118,7 @@ fn backend(options: XdpOptions, ids: &[QueueId], interfaces: &mut Interfaces) ->
 }
 
 fn options(config: &EngineConfig, plan: &ActorPlan) -> Result<XdpOptions, EngineError> {
-    let rings = RingSizes::from_ring_size(config.ring_size).map_err(|e| EngineError::Port { text: e.to_string() })?;
+    let rings = RingSizes::from_ring_size(config.ring_size)?;
     let budget = config.batch_size;
     let busy_poll = config.busy_poll.then_some(BusyPoll { timeout_us: config.busy_poll_timeout_us, budget });
     Ok(XdpOptions {

@@ -44,7 +44,7 @@ use oxide_topology::Plan;
 pub use cause::{LastRestart, RestartCounts};
 pub use config_values::{PlannedMachine, make_plan, request};
 pub use destinations::Destinations;
-pub use error::EngineError;
+pub use error::{EngineError, NotNow};
 pub use handle::EngineHandle;
 pub use housekeeper::read_tables;
 pub use layer::{Layer, LayerState};
@@ -142,7 +142,7 @@ impl<H: Handler + 'static> EngineBuilder<H> {
         }
         let processor = config_values::processor(&config)?;
         let (executor, why_threads) = config_values::executor(&config).resolve();
-        let net = NetService::start(NetOptions::default()).map_err(|e| EngineError::Net { text: e.to_string() })?;
+        let net = NetService::start(NetOptions::default())?;
         let tables = Arc::new(housekeeper::first_tables(&net)?);
         let machine = planned_machine.map_or_else(|| PlannedMachine::new(&config), Ok)?;
 
@@ -176,7 +176,7 @@ impl<H: Handler + 'static> EngineBuilder<H> {
         let (ask, asked) = flume::bounded(ASKS);
         let observer = Observer::new(Arc::clone(&status), plan.clone(), Arc::clone(&shared_config), ask, started);
         let supervisor = supervise(supervision.settings(), actors.collect(), observer.into_fn())
-            .map_err(|e| EngineError::Actor { step: "starting the supervisor", text: e.to_string() })?;
+            .map_err(EngineError::resources("cannot start the supervisor"))?;
         let (order, commands) = flume::bounded(ORDERS);
         let housekeeper = Housekeeper {
             net,
@@ -193,7 +193,7 @@ impl<H: Handler + 'static> EngineBuilder<H> {
         let housekeeper = thread::Builder::new()
             .name("oxide-housekeep".to_owned())
             .spawn(move || housekeeper.run(actors))
-            .map_err(|e| EngineError::Actor { step: "starting the housekeeping thread", text: e.to_string() })?;
+            .map_err(EngineError::resources("cannot start the housekeeping thread"))?;
 
         let mut notes = Vec::new();
         notes.extend(why_threads.map(|why| format!("executor: plain threads, since {why}")));
@@ -228,12 +228,11 @@ impl Engine {
             // At start there is somebody to read it: what would be waited for, or tried again, is told.
             let stuck = status.queues.iter().find(|q| q.is_stuck());
             if let Some(queue) = stuck {
-                return Err(EngineError::Port { text: format!("queue {}: {}", queue.queue, queue.last_event) });
+                return Err(EngineError::NotOpened { queue: queue.queue, reason: queue.last_event.clone() });
             }
             if Instant::now() >= until {
-                let states: Vec<_> = status.queues.iter().map(QueueStatus::described).collect();
-                let text = format!("not every queue opened within {START_WITHIN:?} ({})", states.join("; "));
-                return Err(EngineError::Actor { step: "starting the queues", text });
+                let states = status.queues.iter().map(QueueStatus::described).collect();
+                return Err(EngineError::NotReached { within: START_WITHIN, states });
             }
             thread::sleep(Duration::from_millis(2));
         }

@@ -90,7 +90,7 @@ impl EngineHandle {
     /// started: one that is drained, paused or failed stays so. Returns when the running queues have their new handlers.
     ///
     /// # Errors
-    /// Nothing has changed then, except after [`EngineError::HalfListed`]. [`EngineError::OtherHandler`] if `H` is not the type that the engine was built with;
+    /// Nothing has changed then, except after [`EngineError::DestinationsInPart`]. [`EngineError::OtherHandler`] if `H` is not the type that the engine was built with;
     /// [`EngineError::Steering`] if the destinations cannot be listed; [`EngineError::Ended`].
     pub fn reload<H: Handler + 'static>(
         &self,
@@ -111,7 +111,7 @@ impl EngineHandle {
         let commit = move || kept.set(Arc::new(factory));
         let without = shared.supervisor.replace_handlers(REPLACED_WITHIN, commit).map_err(|error| match error {
             SupervisorError::Gone | SupervisorError::Refused(CommandRefused::Stopping) => EngineError::Ended,
-            other => EngineError::Actor { step: "replacing the handlers", text: other.to_string() },
+            other => EngineError::resources("cannot replace the handlers")(other),
         })?;
         let queue = |one: &NotReplaced| Some((shared.plan.actors.get(one.actor.0)?.queue, one.clone()));
         let pending = without.iter().filter_map(queue).map(|(queue, one)| PendingQueue::new(queue, &one));

@@ -70,9 +70,8 @@ impl Supervision {
     /// Whether these values go together.
     ///
     /// # Errors
-    /// [`EngineError::Supervision`] names the value and its mend.
+    /// [`EngineError::SupervisionRange`], [`EngineError::SupervisionBackoff`].
     pub fn check(&self) -> Result<(), EngineError> {
-        let refuse = |text: String| Err(EngineError::Supervision { text });
         let bounded = [
             ("window", self.window, Duration::from_secs(1)),
             ("backoff_min", self.backoff_min, Duration::ZERO),
@@ -84,12 +83,12 @@ impl Supervision {
         ];
         for (name, value, least) in bounded {
             if value < least || value > LONGEST {
-                return refuse(format!("{name} = {value:?} is not between {least:?} and {LONGEST:?}"));
+                return Err(EngineError::SupervisionRange { field: name, value, min: least, max: LONGEST });
             }
         }
         if self.backoff_min > self.backoff_max {
             let Self { backoff_min: min, backoff_max: max, .. } = self;
-            return refuse(format!("backoff_min = {min:?} is above backoff_max = {max:?}: exchange them"));
+            return Err(EngineError::SupervisionBackoff { min: *min, max: *max });
         }
         Ok(())
     }

@@ -83,7 +83,7 @@ pub enum NetError {
         source: io::Error,
     },
     /// It took longer than it may.
-    #[error("netlink service: not {step} within {after:?}")]
+    #[error("netlink service: {step} took longer than {after:?}")]
     Late {
         /// What was waited for.
         step: &'static str,
@@ -134,7 +134,7 @@ impl NetService {
         match started.recv_timeout(deadline) {
             Ok(Ok(())) => Ok(service),
             Ok(Err(error)) => Err(error),
-            Err(flume::RecvTimeoutError::Timeout) => Err(NetError::Late { step: "started", after: deadline }),
+            Err(flume::RecvTimeoutError::Timeout) => Err(NetError::Late { step: "starting", after: deadline }),
             Err(flume::RecvTimeoutError::Disconnected) => Err(NetError::Panicked),
         }
     }
@@ -164,7 +164,7 @@ impl NetService {
         self.stop.take();
         let Some(thread) = self.thread.take() else { return Ok(()) };
         match self.done.recv_timeout(deadline) {
-            Err(flume::RecvTimeoutError::Timeout) => Err(NetError::Late { step: "ended", after: deadline }),
+            Err(flume::RecvTimeoutError::Timeout) => Err(NetError::Late { step: "ending", after: deadline }),
             _ => thread.join().map_err(|_| NetError::Panicked),
         }
     }

@@ -21,7 +21,7 @@ fn queues_are_restarted_paused_and_drained() {
         let queues = bench.queues();
         assert_eq!(queues["queues"][1]["restarts"], 0, "{queues:#}");
         assert_eq!(bench.refused(&["restart", "r9:0"]).0, 1);
-        assert!(bench.refused(&["restart", "r9:0"]).1.contains("there are: r0:0"));
+        assert!(bench.refused(&["restart", "r9:0"]).1.contains("expected one of r0:0"));
         assert_eq!(bench.refused(&["restart", "r0"]).0, 2);
 
         for queue in ["r0:0", "r0:1"] {

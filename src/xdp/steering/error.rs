@@ -143,6 +143,26 @@ impl SteeringError {
         matches!(self, Self::Mtu { .. } | Self::Queues { .. } | Self::NoNative { .. })
     }
 
+    /// Returns the interface that the message names.
+    #[must_use]
+    pub fn interface(&self) -> Option<&str> {
+        match self {
+            Self::NoInterface { interface }
+            | Self::Busy { interface, .. }
+            | Self::Mtu { interface, .. }
+            | Self::Queues { interface, .. }
+            | Self::NoNative { interface, .. }
+            | Self::Queue { interface, .. }
+            | Self::Kernel { interface, .. } => Some(interface),
+            Self::NotPermitted { .. }
+            | Self::Memory { .. }
+            | Self::Load { .. }
+            | Self::Address { .. }
+            | Self::ListFull { .. }
+            | Self::Socket { .. } => None,
+        }
+    }
+
     pub(super) fn kernel(interface: &str, step: &'static str, source: io::Error) -> Self {
         match source.raw_os_error() {
             Some(libc::ENODEV) => Self::NoInterface { interface: interface.to_owned() },

@@ -94,7 +94,7 @@ impl From<String> for NotReloaded {
 impl From<EngineError> for NotReloaded {
     fn from(error: EngineError) -> Self {
         let text = error.to_string();
-        if matches!(error, EngineError::HalfListed { .. }) { Self::InPart(text) } else { Self::Unchanged(text) }
+        if matches!(error, EngineError::DestinationsInPart { .. }) { Self::InPart(text) } else { Self::Unchanged(text) }
     }
 }
 
@@ -110,7 +110,7 @@ pub(super) fn plan(config: &Config, tables: &Tables, former: Option<&RelayPlan>)
 
 fn refused(error: EngineError) -> ControlError {
     match error {
-        EngineError::Late { .. } => ControlError::busy(error.to_string()),
+        EngineError::NotReached { .. } | EngineError::NoAnswer { .. } => ControlError::busy(error.to_string()),
         _ => ControlError::refused(error.to_string()),
     }
 }
