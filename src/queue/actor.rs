@@ -1,8 +1,8 @@
-//! The actor of one queue: its worker, and what is done between the worker's turns. It obeys the supervisor,
-//! closes ports and opens them again, looks after books and completions, and says how it is.
+//! Owns one queue's datapath and does the work between its turns. It executes the supervisor's commands, closes and
+//! reopens ports, checks accounting and completions, and reports its state.
 //!
-//! No threads, no waiting, no clock of its own: [`run`](super::run()) gives it a core's time, and the simulator turns
-//! the same actor by hand.
+//! It has no threads, no waiting and no clock: [`run`](super::run()) runs it on a core, and the simulator calls the same
+//! code directly.
 
 mod closed_ports;
 mod loss_meter;
@@ -25,15 +25,15 @@ use crate::umem::{LayoutError, MAX_PORTS};
 use closed_ports::ClosedPorts;
 use loss_meter::LossMeter;
 
-/// Turns between two looks into the mailbox while packets flow: a look costs 2 ns, a turn 100 or more.
+/// Sets the turns between two mailbox checks while packets flow. A check costs 2 ns, a turn at least 100 ns.
 const CONTROL_EVERY: u64 = 16;
-/// How often a snapshot goes to the supervisor, and the longest sleep.
+/// Sets the interval between snapshots, which is also the longest sleep.
 const SNAPSHOT: Duration = Duration::from_millis(100);
 
-/// Makes a handler on the actor's own core.
+/// Creates a handler on the actor's own core.
 pub type HandlerFactory<H> = Arc<dyn Fn(&QueueInfo) -> H + Send + Sync>;
 
-/// What one actor is made of.
+/// Holds the constructor arguments of an [`Actor`].
 pub struct ActorSpec<B, H> {
     /// Opens memory and ports.
     pub backend: B,
@@ -45,32 +45,32 @@ pub struct ActorSpec<B, H> {
     pub queue: u32,
     /// Queues that the engine serves.
     pub queues: u32,
-    /// Position of this one among them.
+    /// Position of this queue among them.
     pub place: u32,
-    /// Other queues.
+    /// Inbox of this queue, and the inboxes of the other queues.
     pub peers: QueuePeers,
-    /// Packets taken from a port at once.
+    /// Limit of packets taken from a port at once.
     pub batch_size: usize,
-    /// How long to poll without packets before sleeping.
+    /// Polling time without packets before the actor sleeps.
     pub spin: Duration,
-    /// SCHED_FIFO priority of the thread, if any.
+    /// SCHED_FIFO priority of the thread; `None` for the default policy.
     pub realtime: Option<u8>,
     /// Seed for keyed hashes.
     pub seed: u64,
-    /// How the NIC of each port spreads flows, where that is known.
+    /// RSS settings of each port's NIC; `None` where they are unknown.
     pub rss: Vec<Option<Arc<Rss>>>,
-    /// Tables to begin with.
+    /// First tables.
     pub tables: Box<Tables>,
 }
 
-/// See the module's documentation.
+/// Runs one queue; the module documentation describes it.
 pub struct Actor<B: Backend, H> {
-    /// The packets between its turns.
+    /// Processes the packets.
     pub datapath: Datapath<B::Port, H>,
     pub(super) mailbox: Mailbox<ActorCommand<B::OpenParams>>,
     pub(super) link: SupervisorLink<Report>,
     backend: B,
-    /// Ports that are closed, and what becomes of them.
+    /// Closed ports, with the reasons.
     closed_ports: ClosedPorts,
     loss_meter: LossMeter,
     factory: HandlerFactory<H>,
@@ -78,17 +78,17 @@ pub struct Actor<B: Backend, H> {
     turns: u64,
     next_snapshot: Instant,
     stop_by: Option<Instant>,
-    /// The supervisor knows that the handler panicked.
+    /// Whether the supervisor knows that the handler panicked.
     parked_reported: bool,
     draining: bool,
     drained_reported: bool,
 }
 
 impl<B: Backend, H: Handler> Actor<B, H> {
-    /// An actor over what `spec.backend` has opened, packets being steered to it. It has said nothing yet.
+    /// Creates an actor for the ports that `spec.backend` opened, and steers packets to it. It reports nothing yet.
     ///
     /// # Errors
-    /// Steering's refusal.
+    /// Returns a layout error if there are too many ports, or the error of the steering.
     pub fn new(
         spec: ActorSpec<B, H>,
         (umem, opened): Opened<B::Port>,
@@ -141,12 +141,12 @@ impl<B: Backend, H: Handler> Actor<B, H> {
         })
     }
 
-    /// The first word: it is at work, or waits for a part.
+    /// Sends the first state report: running, or waiting for a port.
     pub fn begin(&self) {
         self.link.report_state(self.closed_ports.state_report());
     }
 
-    /// The kernel's share of a turn, after [`Datapath::work`]; the heart beats. A port that is of no more use is closed.
+    /// Executes the kernel side of a turn, after [`Datapath::work`], and increments the heartbeat. Closes a failed port.
     pub fn kick(&mut self) -> TurnResult {
         let turn = self.datapath.kick().unwrap_or_else(|(port, error)| {
             self.close_failed_port(port, &error);
@@ -157,22 +157,22 @@ impl<B: Backend, H: Handler> Actor<B, H> {
         turn
     }
 
-    /// Whether it is time for [`control`](Self::control) after a turn with so many packets.
+    /// Returns whether [`control`](Self::control) is due after a turn with this number of packets.
     pub fn is_due(&self, packets: usize) -> bool {
         packets == 0 || self.turns.is_multiple_of(CONTROL_EVERY)
     }
 
-    /// Whether [`control`](Self::control) has more to do than to look.
+    /// Returns whether [`control`](Self::control) has a message to read or a snapshot to send.
     pub(super) fn is_called(&self, now: Instant) -> bool {
         !self.mailbox.is_empty() || now >= self.next_snapshot
     }
 
-    /// How long nothing is to be done but for packets and messages.
+    /// Returns the time for which only packets and messages need attention.
     pub(super) fn patience(&self, now: Instant) -> Duration {
         self.closed_ports.patience().min(self.next_snapshot.saturating_duration_since(now)).min(SNAPSHOT)
     }
 
-    /// Messages, reports, and whether it is time to end.
+    /// Executes commands and sends reports. Returns the exit when the actor must end.
     pub fn control(&mut self, now: Instant, packets: usize) -> Option<QueueExit> {
         while let Some(command) = self.mailbox.try_recv() {
             self.handle_command(command, now);
@@ -186,7 +186,7 @@ impl<B: Backend, H: Handler> Actor<B, H> {
         }
         self.reopen(now);
         for (interface, next_hop) in self.datapath.requests() {
-            // Not taken: a later packet asks again.
+            // A full channel discards the request; a later packet repeats it.
             self.link.telemetry(Report::Resolve { interface, next_hop });
         }
         if now >= self.next_snapshot {
@@ -207,21 +207,21 @@ impl<B: Backend, H: Handler> Actor<B, H> {
         (quiet || self.stop_by.is_some_and(|by| now >= by)).then_some(QueueExit::Stopped)
     }
 
-    /// The last turn is done. Steering off before the sockets close, so that packets take the program's fallback at
-    /// once.
+    /// Ends the actor after its last turn. It stops steering before the sockets close, so that the program's fallback
+    /// applies at once.
     pub fn end(&mut self) {
         if let Err(error) = self.datapath.steer(false) {
-            tracing::debug!(%error, "steering off while closing");
+            tracing::debug!(%error, "cannot stop steering before the sockets close");
         }
     }
 
-    /// Counters after the last packet.
+    /// Sends the counters after the last packet.
     pub fn send_final_snapshot(&mut self) {
         let last = Box::new(self.snapshot());
         self.link.report(Report::FinalSnapshot(last));
     }
 
-    /// Closes ports that are of no more use and cannot say so themselves.
+    /// Closes ports that failed without an error from the kernel.
     fn look(&mut self, now: Instant) {
         while let Some((port, error)) = self.datapath.find_failed_port(now) {
             self.close_failed_port(port, &error);

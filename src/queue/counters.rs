@@ -1,52 +1,52 @@
-//! What one queue counts. All monotonic.
+//! Defines the counters of one queue. All of them are monotonic.
 
 use serde::Serialize;
 
 use crate::telemetry::{DropCounters, Histogram};
 
-/// Sizes of batches: 1, 2, 4, up to 64 packets.
+/// Counts batches by size: 1, 2, 4, up to 64 packets.
 pub type BatchSizes = Histogram<8>;
-/// Times of turns, ns: up to a second.
+/// Counts turns by duration, in ns, up to one second.
 pub type TurnTimes = Histogram<32>;
 
-/// Counters of one queue. At every quiescent point
-/// `received + taken_over = forwarded + handed_over + sum of drops + in hand`, and
-/// `busy + backpressure + spin + sleep + control` is the time since the actor has had its ports open.
+/// Counts the events of one queue. At every quiescent point
+/// `received + taken_over = forwarded + handed_over + sum of drops + in hand`. The sum
+/// `busy + backpressure + spin + sleep + control` is the time since the actor opened its ports.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct QueueCounters {
-    /// Packets taken from the RX rings.
+    /// Counts packets taken from the RX rings.
     pub received: u64,
-    /// Packets that other queues handed to this one.
+    /// Counts packets that other queues handed over to this one.
     pub taken_over: u64,
-    /// Packets put on a TX ring.
+    /// Counts packets put on a TX ring.
     pub forwarded: u64,
-    /// Packets given to the queue that owns their flow.
+    /// Counts packets handed over to the queue that owns their flow.
     pub handed_over: u64,
-    /// Packets dropped, by reason.
+    /// Counts dropped packets by reason.
     pub drops: DropCounters,
-    /// Batches shown to the handler, by their number of packets.
+    /// Counts batches shown to the handler, by their number of packets.
     pub batches: BatchSizes,
-    /// Turns of the loop.
+    /// Counts turns of the loop.
     pub turns: u64,
-    /// Turns that had packets, by their time, the kernel's share included, ns.
+    /// Counts turns with packets by their duration in ns, the kernel side included.
     pub turn_ns: TurnTimes,
-    /// Time in [`work`](super::Datapath::work) of turns that had packets: our own share of the cost, ns.
+    /// Measures the time in [`work`](super::Datapath::work) of turns with packets, which is the user side, in ns.
     pub work_ns: u64,
-    /// Time in the regime `busy`: the turn had packets, ns.
+    /// Measures the time in the regime `busy`, in ns: the turn had packets.
     pub busy_ns: u64,
-    /// Time in the regime `backpressure`: no packet was taken, and something waited for the kernel, ns.
+    /// Measures the time in the regime `backpressure`, in ns: no packet was taken, and kernel work remained.
     pub backpressure_ns: u64,
-    /// Time in the regime `spin`: polling without packets, ns.
+    /// Measures the time in the regime `spin`, in ns: polling without packets.
     pub spin_ns: u64,
-    /// Time in the regime `sleep`: blocked on the sockets and the doorbell, ns.
+    /// Measures the time in the regime `sleep`, in ns: blocked on the sockets and the mailbox.
     pub sleep_ns: u64,
-    /// Time in the regime `control`: messages and snapshots, ns.
+    /// Measures the time in the regime `control`, in ns: messages and snapshots.
     pub control_ns: u64,
-    /// Times the actor went to sleep.
+    /// Counts how often the actor went to sleep.
     pub sleeps: u64,
 }
 
-/// What the actor's time goes to. At each moment it is exactly one of them.
+/// Names what the actor's time is used for. Exactly one regime is in force at each moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Regime {
     Busy,
@@ -57,7 +57,7 @@ pub(super) enum Regime {
 }
 
 impl QueueCounters {
-    /// Books `ns` of the wall clock.
+    /// Adds `ns` of wall clock time to `regime`.
     #[inline]
     pub(super) fn spend(&mut self, regime: Regime, ns: u64) {
         match regime {
@@ -72,7 +72,7 @@ impl QueueCounters {
         }
     }
 
-    /// Time in all regimes, ns: how long the actor has been at work.
+    /// Returns the time in all regimes in ns, which is the time since the actor opened its ports.
     #[must_use]
     pub fn wall_ns(&self) -> u64 {
         self.busy_ns + self.backpressure_ns + self.spin_ns + self.sleep_ns + self.control_ns

@@ -1,5 +1,5 @@
-//! One queue's work, one turn at a time: no threads, no waiting, no clock of its own. The actor loop
-//! ([`super::actor`]) turns it on a real core; tests and the simulator turn it by hand.
+//! Processes one queue's packets, one turn at a time, without threads, waiting or a clock. The actor loop
+//! ([`super::actor`]) runs it on a real core; tests and the simulator call it directly.
 
 mod control;
 mod faults;
@@ -27,45 +27,45 @@ use crate::umem::{Frame, PortIndex, PortList, Umem};
 
 pub use faults::DatapathFault;
 
-/// How often [`Handler::tick`] is called, and held packets are shown again.
+/// Sets the interval between calls of [`Handler::tick`], and between attempts with held packets.
 pub(super) const TICK: Duration = Duration::from_millis(100);
 
-/// What a worker is made of.
+/// Holds the constructor arguments of a [`Datapath`].
 pub struct DatapathParts<P, H> {
-    /// The packet memory that all ports were opened with.
+    /// Packet memory that all ports were opened with.
     pub umem: Umem,
-    /// The ports, in the order of `info.ports`; `None`: closed, to be put in its place later
-    /// ([`put_port`](Datapath::put_port)).
+    /// Ports, in the order of `info.ports`. `None` is a closed port that [`put_port`](Datapath::put_port) may add
+    /// later.
     pub ports: PortList<Option<P>>,
-    /// The application.
+    /// Application.
     pub handler: H,
-    /// The batch processor.
+    /// Batch processor.
     pub processor: Processor,
-    /// Which queue this is.
+    /// Description of the queue.
     pub info: QueueInfo,
-    /// Packets that other queues hand over, and the ways to theirs.
+    /// Inbox for packets from other queues, and the inboxes of those.
     pub peers: QueuePeers,
-    /// Packets taken from a port at once, 1 to [`LANES`].
+    /// Limit of packets taken from a port at once, 1 to [`LANES`].
     pub batch_size: usize,
 }
 
-/// What one turn did.
+/// Reports what one turn did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TurnResult {
-    /// Packets looked at.
+    /// Number of packets processed.
     pub packets: usize,
-    /// Something is waiting for the kernel that another turn would move on.
+    /// Whether kernel work remains that another turn would continue.
     pub kick_again: bool,
-    /// At least one port's link is down.
+    /// Whether the link of at least one port is down.
     pub link_down: bool,
 }
 
-/// Ports, memory, handler and tables of one queue.
+/// Owns the ports, memory, handler and tables of one queue.
 pub struct Datapath<P, H> {
-    /// `None`: closed, and to be opened again.
+    /// `None` means that the port is closed and may be reopened.
     ports: PortList<Option<P>>,
     port_slots: Vec<PortSlot>,
-    /// What waits for each port's TX ring.
+    /// Frames that wait for each port's TX ring.
     out: Vec<TxBacklog>,
     umem: Umem,
     handler: H,
@@ -82,17 +82,17 @@ pub struct Datapath<P, H> {
     counters: QueueCounters,
     next_tick: Instant,
     draining: bool,
-    /// Ports that take no new packets, a bit each.
+    /// Ports that receive no new packets, as a bit mask.
     paused: u8,
-    /// The handler panicked and has not been replaced yet: its words.
+    /// Panic message of the handler; `None` if it did not panic or was replaced.
     handler_panic: Option<String>,
     faults: ActiveFaults,
-    /// Packets that were on the rings of sockets when they were closed.
+    /// Counts packets that were on the rings of sockets when those were closed.
     left_on_rings: u64,
 }
 
 impl<P: Port, H: Handler> Datapath<P, H> {
-    /// Puts a worker together; nothing moves before the first [`turn`](Self::turn).
+    /// Creates a datapath. It processes nothing before the first [`turn`](Self::turn).
     #[must_use]
     pub fn new(parts: DatapathParts<P, H>, now: Instant) -> Self {
         let DatapathParts { umem, ports, handler, processor, info, peers, batch_size } = parts;
@@ -113,7 +113,7 @@ impl<P: Port, H: Handler> Datapath<P, H> {
             held: Held::default(),
             requests: NextHopRequests::default(),
             counters: QueueCounters::default(),
-            // The first one at once: a handler may want to ask for something before packets come.
+            // The first tick is due at once: a handler may have requests before the first packet.
             next_tick: now,
             draining: false,
             paused: 0,
@@ -123,18 +123,18 @@ impl<P: Port, H: Handler> Datapath<P, H> {
         }
     }
 
-    /// One turn: [`work`](Self::work), then [`kick`](Self::kick).
+    /// Executes one turn: [`work`](Self::work), then [`kick`](Self::kick).
     ///
     /// # Errors
-    /// As [`kick`](Self::kick).
+    /// Returns the error of [`kick`](Self::kick).
     pub fn turn(&mut self, now: Instant) -> Result<TurnResult, (PortIndex, PortError)> {
         let packets = self.work(now);
         let again = self.kick()?;
         Ok(TurnResult { packets, ..again })
     }
 
-    /// Our own share of a turn: reclaim, fill, receive, process, transmit; inbox and timeouts. No
-    /// system call. Returns how many packets were looked at.
+    /// Executes the user side of a turn: reclaim, fill, receive, process, transmit, inbox and timeouts. It makes no
+    /// system call. Returns the number of packets processed.
     pub fn work(&mut self, now: Instant) -> usize {
         for (at, (port, out)) in PortIndex::ALL.into_iter().zip(self.ports.iter_mut().zip(&mut self.out)) {
             let Some(port) = port else { continue };
@@ -149,14 +149,14 @@ impl<P: Port, H: Handler> Datapath<P, H> {
         if self.handler_panic.is_some() {
             return packets;
         }
-        // Before the ports: what waited for a next hop is older than what comes now.
+        // Held packets come before the ports, because they are older than new packets.
         if now >= self.next_tick {
             self.next_tick = now + TICK;
             self.tick(now);
             packets += self.serve_held(now);
         }
         for from in PortIndex::first(self.ports.len()) {
-            // A full TX ring pushes back to the RX rings, where the kernel counts what it drops.
+            // A full TX ring stops reception. The RX rings fill, and the kernel counts the packets it drops.
             let open = self.handler_panic.is_none() && !from.is_in(self.paused);
             if open && self.out.iter().all(TxBacklog::ready) {
                 packets += self.serve_port(from, now);
@@ -166,11 +166,11 @@ impl<P: Port, H: Handler> Datapath<P, H> {
         packets
     }
 
-    /// The kernel's share: makes it look at the rings it asked to be told about.
+    /// Executes the kernel side of a turn: wakes the kernel for the rings that request it.
     ///
     /// # Errors
-    /// [`PortError::Gone`] or the kernel's refusal, and of which port: that one is of no more use
-    /// ([`close_port`](Self::close_port)), while every frame is still in the ledger.
+    /// Returns the port and [`PortError::Gone`] or another kernel error. That port has failed and must be closed
+    /// ([`close_port`](Self::close_port)). Every frame is still in the ledger.
     pub fn kick(&mut self) -> Result<TurnResult, (PortIndex, PortError)> {
         let mut turn = TurnResult::default();
         for ((port, out), at) in self.ports.iter_mut().zip(&self.out).zip(PortIndex::ALL) {
@@ -194,7 +194,7 @@ impl<P: Port, H: Handler> Datapath<P, H> {
         received
     }
 
-    /// Packets of our flows that came in on other queues; at most a batch of them.
+    /// Processes at most one batch of packets that other queues handed over. Returns their number.
     fn serve_inbox(&mut self, now: Instant) -> usize {
         let mut taken = 0;
         let mut batch_from = PortIndex::P0;
@@ -202,7 +202,7 @@ impl<P: Port, H: Handler> Datapath<P, H> {
             && let Some(handover) = self.peers.take()
         {
             taken += 1;
-            // A batch has one port: a parcel from another one begins a new batch.
+            // A batch has one port, so a handover from another port begins a new batch.
             if handover.from != batch_from {
                 self.process(batch_from, None, now);
                 batch_from = handover.from;
@@ -216,10 +216,10 @@ impl<P: Port, H: Handler> Datapath<P, H> {
         taken
     }
 
-    /// Copies a parcel into a frame of ours, at the end of `self.burst`.
+    /// Copies a handover into a frame of this UMEM, at the end of `self.burst`.
     fn unpack(&mut self, handover: &Handover) -> Result<(), DropReason> {
         let mut frame = self.umem.take().ok_or(DropReason::NoFrame)?;
-        // A parcel holds less than 2 KiB.
+        // A handover holds less than 2 KiB.
         if self.umem.set_length(&mut frame, handover.bytes.len() as u16) {
             self.umem.bytes_mut(&mut frame).copy_from_slice(&handover.bytes);
             return self.burst.push(frame).map_err(|frame| {
@@ -231,7 +231,7 @@ impl<P: Port, H: Handler> Datapath<P, H> {
         Err(DropReason::Oversized)
     }
 
-    /// Packets that wait for something, shown to the handler again.
+    /// Shows held packets to the handler again, and drops those past their deadline. Returns their number.
     fn serve_held(&mut self, now: Instant) -> usize {
         let mut shown = 0;
         self.held.begin_round();
@@ -249,7 +249,7 @@ impl<P: Port, H: Handler> Datapath<P, H> {
         shown
     }
 
-    /// Batch -> columns -> handler -> verdicts, for what is in `self.burst`.
+    /// Processes the packets in `self.burst`: columns, handler, verdicts.
     fn process(&mut self, from: PortIndex, held_until: Option<Instant>, now: Instant) {
         if self.burst.is_empty() {
             return;
@@ -262,7 +262,7 @@ impl<P: Port, H: Handler> Datapath<P, H> {
         let mut batch =
             Batch::new(&self.umem, &mut self.burst, &self.columns, &mut self.verdicts, from, held_until.is_some());
         let mut cx = Context::new(now, &self.info, &self.tables, self.draining, &mut self.requests);
-        // The handler is the one part that may be wrong: batch and memory stay whole, it is not used again.
+        // Only the handler can panic. After a panic, batch and memory stay consistent, and the handler is not used again.
         let outcome = match self.handler_panic {
             None => catch_unwind(AssertUnwindSafe(|| {
                 self.faults.strike(batch.len());
@@ -301,7 +301,7 @@ impl<P: Port, H: Handler> Datapath<P, H> {
                     let key = if let Verdict::HoldFor(key) = *verdict { key } else { HoldKey::default() };
                     match held.hold(frame, from, key, held_until, now) {
                         Ok(None) => continue,
-                        // One that waits longer, or this one.
+                        // The dropped frame is an evicted one or this one.
                         Ok(Some(frame)) | Err(frame) => DroppedFrame(frame, DropReason::HoldFull),
                     }
                 }
@@ -339,5 +339,5 @@ impl<P: Port, H: Handler> Datapath<P, H> {
     }
 }
 
-/// A frame that goes back to the pool, and why.
+/// Holds a frame that goes back to the pool, with the drop reason.
 struct DroppedFrame(Frame, DropReason);

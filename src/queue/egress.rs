@@ -1,4 +1,4 @@
-//! Where a packet leaves, in one question.
+//! Finds the egress for an address with one call.
 
 use std::net::IpAddr;
 
@@ -9,25 +9,25 @@ use crate::packet::MacAddr;
 use crate::telemetry::DropReason;
 use crate::umem::PortIndex;
 
-/// Where packets for an address leave.
+/// Describes how packets for an address leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Egress {
-    /// By this port.
+    /// Port that sends them.
     pub port: PortIndex,
-    /// Largest IP packet, bytes.
+    /// Largest IP packet, in bytes.
     pub mtu: u16,
-    /// Ethernet source.
+    /// Ethernet source address.
     pub source_mac: MacAddr,
-    /// Ethernet destination: the next hop's.
+    /// Ethernet destination address, which is the next hop's.
     pub destination_mac: MacAddr,
 }
 
 impl Context<'_> {
-    /// The way to `to`, by the routes and neighbours of the moment.
+    /// Returns the egress for `to`, from the current routes and neighbours.
     ///
     /// # Errors
-    /// What to do with the packet otherwise: hold it, the next hop having been asked for, or drop it,
-    /// because there is no route or it leaves by an interface that is not served.
+    /// Returns the verdict for the packet. It is a hold if the next hop is being resolved. It is a drop if there is no
+    /// route, or if the actor does not serve the interface.
     pub fn egress_to(&mut self, to: IpAddr) -> Result<Egress, Verdict> {
         const NO_ROUTE: Verdict = Verdict::Drop(DropReason::NoRoute);
         match self.tables().resolve(to) {

@@ -1,4 +1,4 @@
-//! What an application implements, and what it is given.
+//! Defines the trait that an application implements, and the data that it gets.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -12,92 +12,92 @@ use crate::port::{PortInfo, Rss};
 use crate::simd::Processor;
 use crate::umem::PortIndex;
 
-/// An application's packet handler. One instance for each queue, made on the queue's own core; it is
-/// never shared and needs no locks.
+/// Handles the packets of one queue for an application. Each queue has its own instance, created on the queue's core.
+/// Instances are never shared and need no locks.
 pub trait Handler {
     /// Decides about each packet of `batch`. A lane without a verdict is dropped and counted.
     ///
-    /// May panic: then the batch is dropped and counted, and the supervisor makes a new handler,
-    /// while socket, memory and rings stay as they are.
+    /// If it panics, the batch is dropped and counted, and the supervisor creates a new handler. Socket, memory and
+    /// rings stay unchanged.
     fn handle(&mut self, batch: &mut Batch<'_>, cx: &mut Context<'_>);
 
-    /// Whether [`handle`](Self::handle) reads [`Batch::columns`]. A handler that says no is spared the time it takes to
-    /// fill them, and finds no packet in their masks.
+    /// Returns whether [`handle`](Self::handle) reads [`Batch::columns`]. If not, the engine does not fill them, and
+    /// their masks contain no packet.
     fn reads_columns(&self) -> bool {
         true
     }
 
-    /// Called about every 100 ms, busy or idle, for timeouts.
+    /// Handles timeouts. The engine calls it about every 100 ms, busy or idle.
     fn tick(&mut self, cx: &mut Context<'_>) {
         let _ = cx;
     }
 
-    /// Sessions held now, for the status report.
+    /// Returns the number of sessions, for the status report.
     fn sessions(&self) -> u64 {
         0
     }
 
-    /// Tells what this handler counts, each by its name, for the status report: about ten times a second.
+    /// Reports each counter of this handler by name, for the status report. The engine calls it about ten times a second.
     fn counts(&self, count: &mut dyn FnMut(&'static str, u64)) {
         let _ = count;
     }
 
-    /// Bytes this handler keeps, for the memory report.
+    /// Returns the memory used by this handler in bytes, for the memory report.
     fn memory_bytes(&self) -> u64 {
         0
     }
 
-    /// Describes at most `limit` sessions at the end of `into`, for an operator who asks. Called between two
-    /// batches, so it must not take longer than one: look at a bounded part of what there is.
+    /// Appends the description of at most `limit` sessions to `into`, for an operator. The engine calls it between two
+    /// batches. It must not take longer than a batch, so it must look at a bounded number of entries.
     fn describe_sessions(&self, limit: usize, into: &mut Vec<SessionInfo>) {
         let _ = (limit, into);
     }
 
-    /// Takes over what is worth keeping of the handler that this one replaces, before its first batch. Returns
-    /// how many sessions that were, or why none.
+    /// Takes over useful state of the handler that this one replaces, before its first batch. Returns the number of
+    /// sessions taken over.
     ///
-    /// After [`Replaced::Panicked`] `former` is as the panic left it, perhaps in the middle of a change: take
-    /// nothing that was not checked. If this panics, the next handler takes nothing over.
+    /// After [`Replaced::Panicked`], `former` is in the state of the panic, possibly in the middle of a change: check
+    /// everything before you take it over. If this method panics, the next handler takes over nothing.
     ///
     /// # Errors
-    /// Why nothing was taken over, in words for the operator.
+    /// Returns a message for the operator: why nothing was taken over.
     fn inherit(&mut self, former: &mut Self, why: Replaced) -> Result<u64, String>
     where
         Self: Sized,
     {
         let _ = (former, why);
-        Err("this handler has nothing to hand over".to_owned())
+        Err("this handler does not support inheritance".to_owned())
     }
 }
 
-/// Why a handler is replaced by the next one.
+/// States why the next handler replaces a handler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Replaced {
-    /// It panicked.
+    /// The handler panicked.
     Panicked,
-    /// Somebody asked for it: a restart, or another configuration.
+    /// A restart or a new configuration requested it.
     Asked,
 }
 
-/// One session of a handler, as an operator sees it.
+/// Describes one session of a handler, for an operator.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct SessionInfo {
     /// Queue that serves it.
     pub queue: u32,
-    /// Who began it.
+    /// Address and port of the client.
     pub client: SocketAddr,
-    /// Where the client sends to.
+    /// Address and port to which the client sends.
     pub listen: SocketAddr,
     /// Source address and port toward the upstream.
     pub source: SocketAddr,
-    /// Where its packets go.
+    /// Address and port of the upstream.
     pub upstream: SocketAddr,
-    /// Since the client was last heard.
+    /// Time since the last packet of the client.
     pub idle: Duration,
 }
 
-/// Which queue a handler is made for.
+/// Describes the queue that a handler is created for.
 #[derive(Debug, Clone)]
 pub struct QueueInfo {
     /// Queue number, from zero; the same on each of its interfaces.
@@ -105,37 +105,36 @@ pub struct QueueInfo {
     /// Counts the queues that the engine serves. Their numbers may be any: see [`place`](Self::place).
     pub queues: u32,
     /// Position of this queue among those that the engine serves, from zero, below [`queues`](Self::queues). Shares and
-    /// [`Verdict::HandOver`](super::Verdict::HandOver) go by it.
+    /// [`Verdict::HandOver`](super::Verdict::HandOver) use it.
     pub place: u32,
     /// The ports of this queue's actor, in the order of the configuration's interfaces.
     pub ports: Vec<PortInfo>,
-    /// How the NIC of each port spreads flows over its queues, where that is known.
+    /// RSS settings of each port's NIC; `None` where they are unknown.
     pub rss: Vec<Option<Arc<Rss>>>,
-    /// Rises when a port was opened again: its interface number and MAC may be others.
+    /// Increases when a port is reopened, because its interface number and MAC address may have changed.
     pub changes: u32,
-    /// The batch processor in force, for a handler's own batches and tables.
+    /// Batch processor in force, for a handler's own batches and tables.
     pub processor: Processor,
-    /// Seed for keyed hashes, different for every handler made.
+    /// Seed for keyed hashes, different for every handler.
     pub seed: u64,
 }
 
 impl QueueInfo {
-    /// The same queue for the handler that follows: its seed is another one. With the same, a relay
-    /// would give out the same source ports in the same order again, and answers to the old handler's
-    /// clients would go to the new one's.
+    /// Returns the same description with another seed, for the next handler. With the same seed, a relay would assign
+    /// the same source ports in the same order again. Answers to the old handler's clients would reach new clients.
     #[must_use]
     pub(crate) fn for_next_handler(&self) -> Self {
-        // One step of SplitMix64: unpredictable where the first seed was.
+        // One step of SplitMix64. The result is as unpredictable as the first seed.
         let z = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         Self { seed: z ^ (z >> 31), ..self.clone() }
     }
 }
 
-/// Requests to resolve a next hop that one batch can make; the rest is asked for by a later packet.
+/// Limits the next hops that one batch can request. Later packets repeat the requests that did not fit.
 const REQUESTS: usize = 16;
 
-/// What a handler may see and ask for besides its batch.
+/// Gives a handler the data that belongs to its batch, and takes its requests.
 pub struct Context<'a> {
     now: Instant,
     info: &'a QueueInfo,
@@ -145,7 +144,7 @@ pub struct Context<'a> {
 }
 
 impl<'a> Context<'a> {
-    /// Puts a context together, for what calls a handler without a worker.
+    /// Creates a context, for callers that use a handler without a datapath.
     #[doc(hidden)]
     pub fn new(
         now: Instant,
@@ -157,49 +156,49 @@ impl<'a> Context<'a> {
         Self { now, info, tables, draining, requests: &mut requests.0 }
     }
 
-    /// When this batch was received: one reading of the monotonic clock for all its packets.
+    /// Returns the time at which this batch was received. All its packets share one reading of the monotonic clock.
     #[must_use]
     pub fn now(&self) -> Instant {
         self.now
     }
 
-    /// Which queue this is, and its ports.
+    /// Returns the description of this queue and its ports.
     #[must_use]
     pub fn info(&self) -> &'a QueueInfo {
         self.info
     }
 
-    /// Links, routes and neighbours as they are now.
+    /// Returns the current links, routes and neighbours.
     #[must_use]
     pub fn tables(&self) -> &'a Tables {
         self.tables
     }
 
-    /// Whether the engine is draining: serve what there is, start nothing new.
+    /// Returns whether the engine is draining: the handler must serve existing sessions and start no new ones.
     #[must_use]
     pub fn draining(&self) -> bool {
         self.draining
     }
 
-    /// The port that leaves by interface `ifindex`, if this actor has one.
+    /// Returns the port that sends through interface `ifindex`, if this actor has one.
     #[must_use]
     pub fn port_of(&self, ifindex: u32) -> Option<PortIndex> {
         let at = self.info.ports.iter().position(|port| port.ifindex == ifindex)?;
         PortIndex::new(at)
     }
 
-    /// Asks the kernel, by way of the supervisor, for the MAC of `next_hop` on `interface`. Hold the
-    /// packet meanwhile ([`Verdict::HoldFor`](super::Verdict::HoldFor)), by the key that is returned.
+    /// Asks the kernel, through the supervisor, for the MAC address of `next_hop` on `interface`. The caller holds the
+    /// packet under the returned key ([`Verdict::HoldFor`](super::Verdict::HoldFor)).
     pub fn resolve(&mut self, interface: u32, next_hop: IpAddr) -> HoldKey {
         if !self.requests.contains(&(interface, next_hop)) {
-            // Full: a later packet of the same flow asks again.
+            // The list is full; a later packet of the same flow repeats the request.
             let _ = self.requests.try_push((interface, next_hop));
         }
         HoldKey::next_hop(interface, next_hop)
     }
 }
 
-/// What handlers asked for since it was last looked at.
+/// Collects the next hops that handlers requested since the last read.
 #[derive(Debug, Default)]
 pub struct NextHopRequests(ArrayVec<(u32, IpAddr), REQUESTS>);
 

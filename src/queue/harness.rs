@@ -1,7 +1,7 @@
-//! Runs a handler over packets with no NIC, no root and no threads: for its author's tests.
+//! Runs a handler over packets without NIC, root or threads, for the tests of its author.
 //!
-//! What the handler sees is what it sees in the engine: the real batch processor, frames of a real
-//! packet memory, batches of up to 64. Time stands still until it is moved.
+//! The handler sees the same as in the engine: the real batch processor, frames of a real packet memory, batches of up
+//! to 64 packets. The clock moves only when the test moves it.
 //!
 //! ```
 //! use oxide::queue::{Batch, Context, Handler, Harness, HandlerOutcome};
@@ -30,31 +30,31 @@ use crate::simd::Processor;
 use crate::telemetry::DropReason;
 use crate::umem::{Frame, LayoutError, PageKind, PortIndex, Region, RegionError, RingSizes, Umem, UmemLayout};
 
-/// What a handler decided, and the packet as it left it.
+/// Reports what a handler decided, with the packet as it left it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HandlerOutcome {
-    /// Sent by the port of this number: the whole frame.
+    /// The packet leaves through the port of this number. Contains the whole frame.
     Transmit(u8, Vec<u8>),
-    /// Dropped.
+    /// The packet is dropped.
     Drop(DropReason),
-    /// To be shown again: the whole frame.
+    /// The packet is held. Contains the whole frame.
     Hold(Vec<u8>),
-    /// For another queue: its number and the whole frame.
+    /// The packet goes to another queue. Contains that queue's place and the whole frame.
     HandOver(u32, Vec<u8>),
 }
 
-/// Packet memory could not be had.
+/// Reports that the packet memory could not be allocated.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 #[non_exhaustive]
 pub enum HarnessError {
-    /// Sizes.
+    /// The layout has invalid sizes.
     Layout(#[from] LayoutError),
-    /// Pages.
+    /// The kernel refused the memory.
     Memory(#[from] RegionError),
 }
 
-/// A handler, and all it is given.
+/// Runs one handler with everything that it needs.
 pub struct Harness<H> {
     handler: H,
     info: QueueInfo,
@@ -69,8 +69,8 @@ pub struct Harness<H> {
 }
 
 impl Harness<()> {
-    /// Queue 0 of 1 with `ports` simulated ports `sim0`, `sim1`, ...: interface number 1 and up, MACs
-    /// `02:00:00:00:01:00` and up, MTU 1500, seed 1. Change what the test is about.
+    /// Describes queue 0 of 1 with `ports` simulated ports `sim0`, `sim1`, ...: interface numbers from 1, MAC addresses
+    /// from `02:00:00:00:01:00`, MTU 1500, seed 1. A test changes the fields that it needs.
     #[must_use]
     pub fn info(ports: u8) -> QueueInfo {
         let port = |n: u8| PortInfo {
@@ -96,10 +96,10 @@ impl Harness<()> {
 }
 
 impl<H: Handler> Harness<H> {
-    /// The handler that `factory` makes for `info`.
+    /// Creates a harness for the handler that `factory` creates.
     ///
     /// # Errors
-    /// [`HarnessError`] if there is no memory for 256 frames of 4 KiB.
+    /// Returns a [`HarnessError`] if 256 frames of 4 KiB cannot be allocated.
     pub fn new(info: QueueInfo, tables: Tables, factory: impl FnOnce(&QueueInfo) -> H) -> Result<Self, HarnessError> {
         let rings = RingSizes::from_ring_size(64)?;
         let layout = UmemLayout::new(4096, UmemLayout::frames_for(&rings, 1), 0, &rings, 1, 0)?;
@@ -118,14 +118,14 @@ impl<H: Handler> Harness<H> {
         })
     }
 
-    /// Lets packets (whole Ethernet frames, at most 3840 bytes each) come in by `port`, in batches of 64. One
-    /// outcome for each, in order; a packet that is too long is [`DropReason::Oversized`]. No outcome at all for a port
-    /// that no actor can have, from [`MAX_PORTS`](crate::umem::MAX_PORTS) on.
+    /// Receives packets (whole Ethernet frames of at most 3840 bytes) at `port`, in batches of 64. Returns one outcome
+    /// for each, in order; a packet that is too long gives [`DropReason::Oversized`]. Returns nothing if `port` is not
+    /// below [`MAX_PORTS`](crate::umem::MAX_PORTS).
     pub fn feed(&mut self, port: u8, packets: &[impl AsRef<[u8]>]) -> Vec<HandlerOutcome> {
         packets.chunks(LANES).flat_map(|chunk| self.batch(port, chunk, false)).collect()
     }
 
-    /// As [`feed`](Self::feed), with packets that were held before.
+    /// Receives packets like [`feed`](Self::feed), and marks them as held before.
     pub fn feed_again(&mut self, port: u8, packets: &[impl AsRef<[u8]>]) -> Vec<HandlerOutcome> {
         packets.chunks(LANES).flat_map(|chunk| self.batch(port, chunk, true)).collect()
     }
@@ -162,7 +162,7 @@ impl<H: Handler> Harness<H> {
         outcomes
     }
 
-    /// Puts a packet into a frame at the end of `burst`; `false` if it does not fit.
+    /// Copies a packet into a frame at the end of `burst`. Returns `false` if it does not fit.
     fn load(&mut self, packet: &[u8], burst: &mut Burst) -> bool {
         let Some(mut frame) = self.umem.take() else { return false };
         let fits = u16::try_from(packet.len()).is_ok_and(|length| self.umem.set_length(&mut frame, length));
@@ -180,11 +180,11 @@ impl<H: Handler> Harness<H> {
         }
     }
 
-    /// Puts the handler that `factory` makes in the place of the one there is, as a restart does: it may take over
-    /// ([`Handler::inherit`]), and says what.
+    /// Replaces the handler by the one that `factory` creates, as a restart does. Returns the number of sessions that
+    /// the new handler took over ([`Handler::inherit`]).
     ///
     /// # Errors
-    /// What `inherit` said.
+    /// Returns the error of `inherit`.
     pub fn restart_handler(&mut self, why: Replaced, factory: impl FnOnce(&QueueInfo) -> H) -> Result<u64, String> {
         self.info = self.info.for_next_handler();
         let mut next = factory(&self.info);
@@ -199,39 +199,39 @@ impl<H: Handler> Harness<H> {
         self.handler.tick(&mut cx);
     }
 
-    /// Moves the clock, without ticking.
+    /// Moves the clock without a tick.
     pub fn advance(&mut self, by: Duration) {
         self.now += by;
     }
 
-    /// What the clock shows.
+    /// Returns the time of the clock.
     #[must_use]
     pub fn now(&self) -> Instant {
         self.now
     }
 
-    /// Shows other tables from now on; give them another generation.
+    /// Replaces the tables. New tables need a new generation.
     pub fn set_tables(&mut self, tables: Tables) {
         self.tables = tables;
     }
 
-    /// The tables in force.
+    /// Returns the current tables.
     #[must_use]
     pub fn tables(&self) -> &Tables {
         &self.tables
     }
 
-    /// Whether the handler is told that the engine drains.
+    /// Sets whether the handler sees that the engine drains.
     pub fn set_draining(&mut self, draining: bool) {
         self.draining = draining;
     }
 
-    /// Next hops that the handler asked for since this was last called.
+    /// Returns the next hops that the handler requested since the last call.
     pub fn take_requests(&mut self) -> Vec<(u32, IpAddr)> {
         self.requests.take().collect()
     }
 
-    /// The handler.
+    /// Returns the handler.
     #[must_use]
     pub fn handler(&self) -> &H {
         &self.handler
@@ -245,7 +245,7 @@ mod tests {
     use crate::packet::build::UdpFrame;
     use crate::packet::{Endpoint, Flow};
 
-    /// Drops what the columns call UDP, sends the rest.
+    /// Drops the packets that the columns mark as UDP, and sends the rest.
     struct Reader(bool);
 
     impl Handler for Reader {

@@ -1,5 +1,5 @@
-//! Packets that wait, for a next hop or for the answer of another queue. Bounded in number and in time, and fair: who
-//! waits for one thing in vain leaves room for those who wait for another.
+//! Holds packets that wait for a next hop or for another queue. Number and time are limited. Packets that wait for one
+//! thing cannot use up the space of packets that wait for another.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -9,11 +9,11 @@ use crate::packet::LANES;
 use crate::port::Burst;
 use crate::umem::{Frame, HELD_FRAMES, PortIndex};
 
-/// Packets that may wait at once: the pool is sized for it.
+/// Limits the packets held at once. The frame pool is sized for it.
 const CAPACITY: usize = HELD_FRAMES as usize;
-/// Packets that may wait for one thing.
+/// Limits the held packets per key.
 const PER_KEY: u16 = LANES as u16;
-/// How long one may wait. The kernel asks three times, a second apart, before it gives a neighbour up.
+/// Limits the time that one packet is held. The kernel sends three neighbour requests, one per second.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 struct HeldPacket {
@@ -23,12 +23,12 @@ struct HeldPacket {
     key: HoldKey,
 }
 
-/// First in, first out.
+/// Holds packets in the order of arrival.
 pub(super) struct Held {
     waiting: VecDeque<HeldPacket>,
-    /// Entries at the front that this round has not shown yet.
+    /// Counts the entries at the front that this round has not shown yet.
     to_show: usize,
-    /// Entries by [`HoldKey::bucket`].
+    /// Counts the entries per [`HoldKey::bucket`].
     counts: [u16; HoldKey::BUCKETS],
 }
 
@@ -43,11 +43,12 @@ impl Held {
         self.waiting.len()
     }
 
-    /// Keeps `frame`, which waits for what `key` stands for; one that was held before keeps its deadline. Where all
-    /// places are taken, the oldest of those gives way that wait for the same thing in greatest number: it is returned.
+    /// Holds `frame` under `key`. A frame that was held before keeps its deadline. At the total limit, the oldest frame
+    /// of the key with the most frames is removed and returned.
     ///
     /// # Errors
-    /// The frame, if as many wait for the same already as may, or as for anything else.
+    /// Returns `frame` if its key is at its limit, or if the total limit is reached and no key has at least two more
+    /// frames.
     pub(super) fn hold(
         &mut self,
         frame: Frame,
@@ -81,12 +82,12 @@ impl Held {
         Some(entry)
     }
 
-    /// Starts a round: everything that waits now is shown once.
+    /// Starts a round that shows every packet held now once.
     pub(super) fn begin_round(&mut self) {
         self.to_show = self.waiting.len();
     }
 
-    /// Moves the next run of packets with the same port and deadline to `burst`.
+    /// Moves the next group of packets with the same port and deadline to `burst`.
     pub(super) fn next_group(&mut self, burst: &mut Burst) -> Option<(PortIndex, Instant)> {
         let mut group = None;
         while self.to_show > 0 && burst.room() > 0 {
@@ -100,7 +101,7 @@ impl Held {
         group
     }
 
-    /// `burst` has room.
+    /// Moves one packet to `burst`, which must have space.
     fn move_to(&mut self, burst: &mut Burst, at: usize) -> Option<()> {
         burst.push(self.remove(at)?.frame).ok()
     }
@@ -130,7 +131,7 @@ mod tests {
             Self { umem, held: Held::default(), now: Instant::now() }
         }
 
-        /// Whether a packet was kept, and whether another gave way. `mark` is its length.
+        /// Returns whether a packet was held, and the mark of the evicted packet. `mark` is the packet's length.
         fn hold(&mut self, key: u32, mark: u16) -> (bool, Option<u16>) {
             let mut frame = self.umem.take().unwrap();
             assert!(self.umem.set_length(&mut frame, mark));
@@ -142,7 +143,7 @@ mod tests {
             (kept, mark.filter(|_| kept))
         }
 
-        /// The marks of the packets that are shown.
+        /// Returns the marks of the packets that are shown.
         fn show(&mut self, mut next: impl FnMut(&mut Held, &mut Burst) -> Option<(PortIndex, Instant)>) -> Vec<u16> {
             let (mut burst, mut marks) = (Burst::new(), Vec::new());
             while next(&mut self.held, &mut burst).is_some() {
@@ -162,7 +163,7 @@ mod tests {
             lab.hold(1, 60);
         }
         assert_eq!(lab.held.len(), 64);
-        // Four dead ones fill all places; each newcomer still finds one, at the cost of those who have most.
+        // Four unreachable next hops fill the capacity. A new key still gets space from the keys with the most packets.
         (2..5).for_each(|n| (0..100).for_each(|_| _ = lab.hold(n, 60)));
         assert_eq!(lab.held.len(), CAPACITY);
         for n in 5..40 {
@@ -171,7 +172,7 @@ mod tests {
         assert_eq!(lab.held.len(), CAPACITY);
         let counts = &lab.held.counts;
         assert!((1..5).all(|n| (54..=56).contains(&counts[key(n)])), "{counts:?}");
-        // Nobody takes a place from those who have as few.
+        // A key cannot evict packets of a key that has as few.
         while lab.hold(5, 62).0 {}
         assert!((43..=46).contains(&lab.held.counts[key(5)]), "{}", lab.held.counts[key(5)]);
     }

@@ -1,4 +1,4 @@
-//! What is said between an actor and the engine.
+//! Defines the messages between an actor and the engine.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -17,58 +17,58 @@ use crate::net::Tables;
 use crate::port::{PortError, PortInfo};
 use crate::umem::{PageReport, PagesSeen, PortIndex};
 
-/// How long an actor that is told to stop may finish what is under way.
+/// Limits the time in which a stopping actor may finish packets in progress.
 const STOP_WITHIN: Duration = Duration::from_millis(500);
 
-/// What is asked of each port: what it is opened from, or why it cannot be opened now.
+/// Holds for each port the parameters to open it with, or the reason why it cannot be opened now.
 pub type PortRequests<R> = Vec<(PortIndex, Result<R, String>)>;
 
-/// What the supervisor tells an actor.
+/// Lists the commands that the supervisor thread sends to an actor.
 pub enum ActorCommand<R> {
-    /// New links, routes and neighbours.
+    /// Replaces links, routes and neighbours.
     Tables(Box<Tables>),
-    /// Where packets of another queue go from now on.
+    /// Sets the inbox for packets that belong to another queue.
     Peer {
-        /// Its [place](super::QueueInfo::place).
+        /// Position of the other queue ([`QueueInfo::place`](super::QueueInfo::place)).
         place: u32,
-        /// Its inbox; `None` while it is down.
+        /// Inbox of the other queue; `None` while it is down.
         address: Option<Address<Handover>>,
     },
-    /// Take no new packets of a port, or take them again.
+    /// Stops receiving from a port (`true`), or resumes (`false`).
     Pause(PortIndex, bool),
-    /// Packets were steered away while this actor stood still; have them steered here again.
+    /// Steers packets to this actor again, after the supervisor steered them away while it was stuck.
     Steer,
-    /// Start nothing new; go on serving what there is.
+    /// Starts no new sessions and continues to serve the existing ones.
     Drain,
-    /// Make a new handler: the old one panicked, or an operator asks for it.
+    /// Replaces the handler, because it panicked or because an operator requested it.
     RestartHandler {
-        /// Whether it takes over from the old one.
+        /// Whether the new handler takes over state from the old one.
         inherit: bool,
     },
-    /// Open again each port that is closed, and close and open `restart`.
+    /// Opens every closed port, and closes and reopens `restart`.
     Open {
-        /// One that is to be opened anew though it is open.
+        /// Port to reopen although it is open.
         restart: Option<PortIndex>,
-        /// What each port is opened from; or why it cannot be opened now, and then it waits.
+        /// Parameters for each port. A port with an error stays closed.
         requests: PortRequests<R>,
     },
-    /// Close these ports, a bit each, until [`ActorCommand::Open`]: for this reason they are of no use now.
+    /// Closes the ports in this bit mask until [`ActorCommand::Open`]. The text is the reason.
     Close(u8, String),
-    /// Let something go wrong.
+    /// Injects a fault into this queue.
     Inject(DatapathFault),
-    /// Describe sessions in `into`, at most as many as it has room for, and send it back.
+    /// Describes sessions in `into`, up to its capacity, and sends it to `reply`.
     Sessions {
-        /// Allocated by whoever asks, so that it is not here.
+        /// Buffer from the requester, so that this thread allocates nothing.
         into: Vec<SessionInfo>,
-        /// Where to; no answer if nobody listens any more.
+        /// Channel for the answer. The answer is discarded if the receiver is closed.
         reply: Sender<Vec<SessionInfo>>,
     },
-    /// Steer packets away, finish what is under way within this time, and end.
+    /// Steers packets away, finishes packets in progress within this time, and ends.
     Stop(Duration),
 }
 
 impl<R> ActorCommand<R> {
-    /// Whether `earlier`, if it was not obeyed yet, need not be any more once this is said.
+    /// Returns whether this command makes an unexecuted `earlier` command unnecessary.
     #[must_use]
     pub fn supersedes(&self, earlier: &Self) -> bool {
         match (self, earlier) {
@@ -80,7 +80,7 @@ impl<R> ActorCommand<R> {
         }
     }
 
-    /// What a decision of the supervisor's is to an actor. `requests` is called where ports are to be opened.
+    /// Converts a supervisor command. Calls `requests` if the command opens ports.
     pub fn of(decision: supervisor::SupervisorCommand, requests: impl FnOnce() -> PortRequests<R>) -> Self {
         match decision {
             supervisor::SupervisorCommand::Stop => Self::Stop(STOP_WITHIN),
@@ -94,65 +94,68 @@ impl<R> ActorCommand<R> {
     }
 }
 
-/// What an actor tells the engine. Changes of state are told to the supervisor as
-/// [`StateReport`]s.
+/// Lists the reports that an actor sends to the engine. State changes go to the supervisor as [`StateReport`]s.
 pub enum Report {
-    /// Memory and ports are open; packets are being steered here.
+    /// Reports that memory and ports are open and that packets are steered to this actor.
     Opened {
-        /// As read back from the kernel.
+        /// Ports, as read back from the kernel.
         ports: Vec<PortInfo>,
-        /// What the memory got.
+        /// Pages that the memory was given.
         pages: PageReport,
-        /// What the kernel says of it.
+        /// Pages that the kernel reports for the memory.
         seen: PagesSeen,
-        /// CPUs the actor's thread may run on.
+        /// CPUs that the actor's thread may run on.
         cpus: Vec<u32>,
     },
-    /// A port was opened again; all of them, as read back from the kernel.
+    /// Reports that a port was reopened. Lists all ports, as read back from the kernel.
     Ports(Vec<PortInfo>),
-    /// CPUs the actor's thread may run on from now on: its own went offline, or is back.
+    /// Reports the CPUs that the actor's thread may run on, after its own CPU went offline or came back.
     Cpus(Vec<u32>),
-    /// Counters; dropped when the supervisor is behind.
+    /// Carries counters. It is discarded if the supervisor is behind.
     Snapshot(Box<QueueSnapshot>),
-    /// Counters at the end of this actor, after its last packet.
+    /// Carries the counters after this actor's last packet.
     FinalSnapshot(Box<QueueSnapshot>),
-    /// So many packets were lost by what failed, or was rebuilt: told before the word that it is back.
+    /// Reports the packets lost by a failure or a rebuild. It is sent before the state report of the recovery.
     Lost(u64),
-    /// A next hop is wanted.
+    /// Requests the resolution of a next hop.
     Resolve {
-        /// Interface it is on.
+        /// Interface number towards the next hop.
         interface: u32,
-        /// Its address.
+        /// Address of the next hop.
         next_hop: IpAddr,
     },
-    /// Tables that are no longer used, to be freed elsewhere.
+    /// Returns unused tables, so that another thread frees them.
     UnusedTables(Box<Tables>),
-    /// A new handler is at work: how many sessions it took over, or why none.
+    /// Reports that a new handler is running: the number of sessions it took over, or why it took none.
     Replaced(Result<u64, String>),
 }
 
-/// How an actor ended.
+/// States how an actor ended.
 #[derive(Debug)]
 pub enum QueueExit {
-    /// It was told to.
+    /// The actor received [`ActorCommand::Stop`].
     Stopped,
-    /// Ports or memory could not be opened.
+    /// The ports or the memory could not be opened.
     NotOpened(PortError),
-    /// The books do not balance: frames are lost. Everything is closed again.
+    /// Frame accounting failed: frames are missing. All ports are closed.
     Leaked,
 }
 
 impl QueueExit {
-    /// What it means to the supervisor.
+    /// Converts to the exit that the supervisor handles.
     #[must_use]
     pub fn end(&self) -> ActorExit {
         match self {
             QueueExit::Stopped => ActorExit::Done,
             QueueExit::NotOpened(error) if error.waits() => ActorExit::Waiting(error.to_string()),
-            // Transient by nature: the kernel tears sockets down late, memory may come back.
+            // These errors are temporary: the kernel tears sockets down late, and memory may become free.
             QueueExit::NotOpened(error) if error.is_transient() => ActorExit::Failed(error.to_string()),
             QueueExit::NotOpened(error) => ActorExit::Refused(error.to_string()),
-            QueueExit::Leaked => ActorExit::AccountingFailed("frames are lost: the books do not balance".to_owned()),
+            QueueExit::Leaked => ActorExit::AccountingFailed(
+                "frame accounting failed: frames are missing; to fix: none needed, the queue restarts; please report \
+                 the log"
+                    .to_owned(),
+            ),
         }
     }
 }

@@ -1,14 +1,14 @@
-//! The queue actor: batch, handler, the loop and its regimes.
+//! Contains the queue actor: batch, handler, the loop and its regimes.
 //!
 //! ```text
-//!  port.receive -> Batch -> Processor (columns) -> Handler (verdicts) -> settle -> port.transmit
+//!  port.receive -> Batch -> Processor (columns) -> Handler (verdicts) -> apply_verdicts -> port.transmit
 //!                                                                     \-> drop, hold, hand over
 //! ```
 //!
 //! | part | owns | driven by |
 //! |---|---|---|
-//! | [`Datapath`] | one queue's packets: ports, memory, handler, tables | the actor |
-//! | `Actor` | what is done between turns: orders, ports that come and go, books, words to the supervisor | [`run`], or the simulator |
+//! | `Actor` | work between turns: commands, port changes, accounting, state reports | [`run`], or the simulator |
+//! | `Actor` | work between turns: commands, opening and closing of ports, accounting, state reports | [`run`], or the simulator |
 //! | [`run`] | a core's time: clock, spinning, sleeping | an executor |
 
 mod actor;
@@ -28,7 +28,7 @@ mod run;
 mod snapshot;
 mod tx_backlog;
 
-/// For the simulator, which turns an actor by hand.
+/// Exported for the simulator, which calls an actor turn by turn.
 #[doc(hidden)]
 pub use actor::Actor;
 pub use actor::{ActorSpec, HandlerFactory};
@@ -38,7 +38,7 @@ pub use counters::{BatchSizes, QueueCounters, TurnTimes};
 pub use datapath::DatapathFault;
 pub use datapath::{Datapath, DatapathParts, TurnResult};
 pub use egress::Egress;
-/// With [`Batch::new`] and [`Context::new`], for what calls a handler without a [`Datapath`].
+/// Exported with [`Batch::new`] and [`Context::new`] for callers that use a handler without a [`Datapath`].
 #[doc(hidden)]
 pub use handler::NextHopRequests;
 pub use handler::{Context, Handler, QueueInfo, Replaced, SessionInfo};

@@ -1,4 +1,4 @@
-//! Packets between queues: what RSS brought to one queue and belongs to another, copied.
+//! Passes copies of misdirected packets to the queue that owns their flow.
 
 use arrayvec::ArrayVec;
 use oxide_actors::mailbox::{Address, Inbox};
@@ -6,40 +6,40 @@ use oxide_actors::mailbox::{Address, Inbox};
 use crate::telemetry::DropReason;
 use crate::umem::PortIndex;
 
-/// A packet on its way to another queue. Carried by value: nothing is allocated or freed per packet.
+/// Carries a packet to another queue. It moves by value, so no packet allocates or frees memory.
 pub struct Handover {
-    /// The port it came in by; the same number on each queue, since all serve the same interfaces.
+    /// Port through which the packet arrived. The number is the same on each queue, since all serve the same interfaces.
     pub from: PortIndex,
-    /// The whole frame.
+    /// Bytes of the whole frame.
     pub bytes: ArrayVec<u8, { Handover::CAPACITY }>,
 }
 
 impl Handover {
-    /// Largest packet that can be handed over, bytes: what a 2 KiB frame holds.
+    /// Limits a packet that can be handed over, in bytes: what a 2 KiB frame holds.
     pub const CAPACITY: usize = 2048 - crate::umem::XDP_HEADROOM as usize;
 }
 
-/// One queue's inbox, and the addresses of all.
+/// Holds one queue's inbox and the addresses of all other inboxes.
 pub struct QueuePeers {
     inbox: Option<Inbox<Handover>>,
-    /// By [place](super::QueueInfo::place); `None` for this queue itself and for those that are not running.
+    /// Addresses by [place](super::QueueInfo::place); `None` for this queue and for queues that are not running.
     addresses: Vec<Option<Address<Handover>>>,
 }
 
 impl QueuePeers {
-    /// No other queues.
+    /// Returns a value without inbox and without other queues.
     #[must_use]
     pub fn none() -> Self {
         Self { inbox: None, addresses: Vec::new() }
     }
 
-    /// With an inbox of its own; the others are told by [`set`](Self::set).
+    /// Returns a value with `inbox`. [`set`](Self::set) adds the addresses of the other queues.
     #[must_use]
     pub fn new(inbox: Inbox<Handover>, queues: u32) -> Self {
         Self { inbox: Some(inbox), addresses: vec![None; queues as usize] }
     }
 
-    /// Sets where packets for the queue at `place` go from now on.
+    /// Sets the inbox address for packets of the queue at `place`.
     pub fn set(&mut self, place: u32, address: Option<Address<Handover>>) {
         if let Some(entry) = self.addresses.get_mut(place as usize) {
             *entry = address;
@@ -51,7 +51,7 @@ impl QueuePeers {
         if inbox.is_empty() { None } else { inbox.try_recv() }
     }
 
-    /// Whether no packet waits in the inbox.
+    /// Returns whether the inbox is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.inbox.as_ref().is_none_or(Inbox::is_empty)

@@ -1,19 +1,19 @@
-//! The CPU of an actor's thread: taken at start, and taken again after the kernel moved the thread elsewhere.
+//! Pins an actor's thread to its CPU at start, and again after the kernel moved the thread.
 //!
-//! A CPU that goes offline loses its threads to the others, and does not get them back (`select_fallback_rq`,
-//! kernel/sched/core.c). An actor that is started meanwhile runs elsewhere rather than not at all.
+//! When a CPU goes offline, the kernel moves its threads to other CPUs and does not move them back
+//! (`select_fallback_rq`, kernel/sched/core.c). An actor that starts while its CPU is offline runs on another one.
 
 use std::time::{Duration, Instant};
 
 use oxide_actors::executor::pin_current_thread;
 use rustix::thread::{CpuSet, sched_getaffinity};
 
-/// Between two looks: two system calls, and two more where the thread is not in its place.
+/// Sets the time between two checks. A check costs two system calls, and two more if the thread is on another CPU.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Keeps the calling thread on its CPU.
 pub(super) struct Pinning {
-    /// `None`: the thread runs where it may.
+    /// Holds the planned CPU; `None` if the thread may run on any CPU.
     cpu: Option<u32>,
     pinned: bool,
     next_look: Instant,
@@ -26,12 +26,12 @@ impl Pinning {
         Self { cpu, pinned, next_look: now + LOOK_EVERY }
     }
 
-    /// Whether the thread is where it was planned: one that is not may have taken another actor's CPU, and must not spin.
+    /// Returns whether the thread is on its planned CPU. A thread on another CPU must not spin, because an actor may own it.
     pub(super) fn is_pinned(&self) -> bool {
         self.pinned
     }
 
-    /// Looks once a second, and pins the thread again if it was moved. Returns whether its place changed.
+    /// Checks once a second, and pins the thread again if it was moved. Returns whether the pinned state changed.
     pub(super) fn look(&mut self, now: Instant) -> bool {
         let Some(cpu) = self.cpu.filter(|_| now >= self.next_look) else { return false };
         self.next_look = now + LOOK_EVERY;
@@ -41,7 +41,7 @@ impl Pinning {
     }
 }
 
-/// Whether the calling thread may run on `cpu` and nowhere else.
+/// Returns whether the calling thread may run on `cpu` only.
 fn is_only(cpu: u32) -> bool {
     sched_getaffinity(None).is_ok_and(|set| set.count() == 1 && is_set(&set, cpu as usize))
 }
@@ -50,7 +50,7 @@ fn is_set(set: &CpuSet, cpu: usize) -> bool {
     cpu < CpuSet::MAX_CPU && set.is_set(cpu)
 }
 
-/// CPUs that the calling thread may run on (sched_getaffinity(2)); none where the kernel does not tell.
+/// Returns the CPUs that the calling thread may run on (sched_getaffinity(2)); empty if the kernel returns an error.
 pub(super) fn own_cpus() -> Vec<u32> {
     let Ok(set) = sched_getaffinity(None) else { return Vec::new() };
     (0..CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).map(|cpu| cpu as u32).collect()
@@ -73,10 +73,10 @@ mod tests {
             let mut pinning = Pinning::new(Some(cpu), now);
             assert!(pinning.is_pinned());
             assert_eq!(own_cpus(), [cpu]);
-            // As the kernel does when the CPU goes offline.
+            // The kernel sets this mask when the CPU goes offline.
             sched_setaffinity(None, &allowed).unwrap();
-            assert!(!pinning.look(now), "not before the next look");
-            assert!(!pinning.look(now + LOOK_EVERY), "it is back at once: nothing to report");
+            assert!(!pinning.look(now), "no check before the interval has passed");
+            assert!(!pinning.look(now + LOOK_EVERY), "pinned again in the same check, so nothing changed");
             assert_eq!(own_cpus(), [cpu]);
         })
         .join()
@@ -90,11 +90,11 @@ mod tests {
             let mut pinning = Pinning::new(Some(u32::MAX), now);
             assert!(!pinning.is_pinned() && !pinning.look(now + LOOK_EVERY));
             assert_eq!(own_cpus(), allowed);
-            // The CPU comes online: the next look takes it.
+            // The CPU comes online, and the next check pins the thread.
             pinning.cpu = Some(allowed[0]);
             assert!(pinning.look(now + 2 * LOOK_EVERY) && pinning.is_pinned());
             assert_eq!(own_cpus(), [allowed[0]]);
-            // And goes offline again.
+            // The CPU goes offline again.
             pinning.cpu = Some(u32::MAX);
             assert!(pinning.look(now + 3 * LOOK_EVERY) && !pinning.is_pinned());
         })

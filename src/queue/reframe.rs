@@ -1,4 +1,4 @@
-//! A part of a packet becomes a packet, without being copied: what tunnels do.
+//! Makes a new packet from a part of a packet without a copy, for tunnels.
 
 use std::ops::Range;
 
@@ -7,16 +7,16 @@ use crate::packet::build::UdpFrame;
 use crate::telemetry::DropReason;
 
 impl Batch<'_> {
-    /// Makes the packet of `lane` a new datagram: `headers`, then `prefix`, then the bytes `data` of what
-    /// the packet was, which stay where they are. The start of the packet moves to either side; the payload
-    /// of `headers` is not looked at.
+    /// Makes the packet of `lane` a new datagram: `headers`, then `prefix`, then the bytes `data` of the old packet.
+    /// The bytes of `data` do not move; the start of the packet moves in either direction. The payload of `headers`
+    /// is ignored.
     ///
     /// ```
     /// use oxide::packet::{Flow, build::UdpFrame};
     /// use oxide::queue::{Batch, Context, Handler, Harness, HandlerOutcome};
     /// # use std::net::SocketAddr;
     ///
-    /// /// Answers with what came, after `you said: `.
+    /// /// Answers each packet with `you said: ` and its payload.
     /// struct Parrot;
     /// impl Handler for Parrot {
     ///     fn handle(&mut self, batch: &mut Batch<'_>, _: &mut Context<'_>) {
@@ -41,9 +41,9 @@ impl Batch<'_> {
     /// ```
     ///
     /// # Errors
-    /// [`DropReason::NoHeadroom`] if the frame has no room for it, [`DropReason::Truncated`] if the packet
-    /// has no such `data`: unchanged then. [`DropReason::UdpLength`] if it is longer than `headers` can say:
-    /// to be dropped.
+    /// Returns [`DropReason::NoHeadroom`] if the frame has too little space, or [`DropReason::Truncated`] if `data` is
+    /// outside the packet. The packet is unchanged in both cases. Returns [`DropReason::UdpLength`] if the datagram is
+    /// too long for `headers`; the packet must then be dropped.
     pub fn reframe(
         &mut self,
         lane: usize,
@@ -57,7 +57,7 @@ impl Batch<'_> {
         }
         let bare = headers.len() - headers.payload.len();
         let front = bare + prefix.len();
-        // A frame has at most 4096 bytes, so whatever does not fit 15 bits does not fit at all.
+        // A frame has at most 4096 bytes, so a value above 15 bits cannot fit.
         let [front, start, end, old] = [front, data.start, data.end, old].map(|n| n.min(0x7fff) as i16);
         let [end, old] = [end, old].map(i16::unsigned_abs);
         let moved = self.set_length(lane, end) && self.move_start(lane, start - front);
@@ -79,7 +79,7 @@ mod tests {
     use crate::queue::{Context, Handler, HandlerOutcome, Harness};
     use std::net::SocketAddr;
 
-    /// Asks for a prefix and data of any size; drops where it is told so, else shows the packet.
+    /// Reframes with a prefix and data of any size. Transmits the result, or drops the packet with the error.
     struct Wrap(usize, Range<usize>);
 
     impl Handler for Wrap {

@@ -1,4 +1,4 @@
-//! A core's time for an actor: turns while there are packets, then a short spin, then sleep.
+//! Runs an actor on a core: turns while there are packets, then a short spin, then sleep.
 //!
 //! ```text
 //!          packets                no packets for `spin`
@@ -23,10 +23,10 @@ use super::realtime;
 use crate::port::{Backend, Port, PortError};
 use crate::umem::MAX_PORTS;
 
-/// How long a kernel that has not taken everything yet is asked again without a pause.
+/// Limits the time in which the kernel is called again without a pause because work remains.
 const KICK_PATIENCE: Duration = Duration::from_millis(1);
 
-/// Runs an actor until it is told to stop or its books do not balance. The root future of its executor.
+/// Runs an actor until it receives a stop command or its accounting fails. This is the root future of the executor.
 pub async fn run<B: Backend, H: Handler>(
     spec: ActorSpec<B, H>,
     runtime: Runtime,
@@ -36,8 +36,8 @@ pub async fn run<B: Backend, H: Handler>(
     run_on(None, spec, runtime, mailbox, link).await
 }
 
-/// The same, on `cpu` if it can be had. If it is offline, the actor runs elsewhere, reports that, and is pinned when the CPU
-/// is back.
+/// Runs an actor like [`run`], pinned to `cpu` if that CPU is online. Otherwise the actor runs on another CPU, reports
+/// that, and is pinned when the CPU comes online.
 pub async fn run_on<B: Backend, H: Handler>(
     cpu: Option<u32>,
     spec: ActorSpec<B, H>,
@@ -61,7 +61,7 @@ struct ActorLoop<B: Backend, H> {
     actor: Actor<B, H>,
     pinning: Pinning,
     spin: Duration,
-    /// Where time goes now, and since when: each moment is booked once.
+    /// Holds the current regime and its start; each moment counts for exactly one regime.
     regime: Regime,
     since: Instant,
 }
@@ -77,7 +77,7 @@ impl<B: Backend, H: Handler> ActorLoop<B, H> {
         if let Some(priority) = spec.realtime
             && let Err(why) = realtime::set_fifo(priority)
         {
-            tracing::warn!(queue = spec.queue, why, "realtime");
+            tracing::warn!(queue = spec.queue, error = why, "cannot set the real-time priority");
         }
         let spin = spec.spin;
         let (umem, opened) = spec.backend.open_available()?;
@@ -130,7 +130,7 @@ impl<B: Backend, H: Handler> ActorLoop<B, H> {
         }
     }
 
-    /// Books the time since the last booking to the regime that it was spent in. Returns now.
+    /// Adds the time since the last call to the current regime. Returns the current time.
     fn account_time(&mut self) -> Instant {
         let now = Instant::now();
         let ns = now.duration_since(self.since).as_nanos() as u64;
@@ -139,7 +139,7 @@ impl<B: Backend, H: Handler> ActorLoop<B, H> {
         now
     }
 
-    /// From now on time goes to `regime`.
+    /// Starts `regime` now. Returns the current time.
     fn enter(&mut self, regime: Regime) -> Instant {
         let now = self.account_time();
         self.regime = regime;
@@ -151,7 +151,7 @@ impl<B: Backend, H: Handler> ActorLoop<B, H> {
         let Actor { datapath, mailbox, .. } = &self.actor;
         let timeout = at_most.min(self.actor.patience(before));
         let woken = {
-            // A parked actor must not be woken by packets that it will not take.
+            // Packets must not wake an actor whose handler failed, because it does not take them.
             let taking = datapath.taking();
             let fds: ArrayVec<_, { MAX_PORTS as usize }> =
                 taking.filter_map(Port::fd).take(usize::from(MAX_PORTS)).collect();

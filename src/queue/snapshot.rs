@@ -1,4 +1,4 @@
-//! One queue at one moment, as the supervisor and its readers see it.
+//! Describes one queue at one moment, for the supervisor and its readers.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,47 +11,47 @@ use super::handler::Handler;
 use crate::port::{KernelCounters, Occupancy, Port, PortCounters, QueueId};
 use crate::umem::{FrameCounts, PortIndex};
 
-/// One port at one moment.
+/// Describes one port at one moment.
 #[derive(Debug, Clone, Serialize)]
 pub struct PortSnapshot {
-    /// Which port.
+    /// Interface and queue of the port.
     pub id: QueueId,
-    /// Whether it has a socket now.
+    /// Whether the port has a socket now.
     pub open: bool,
-    /// Its own counters, over all its sockets.
+    /// Counters of the port over all its sockets.
     pub counters: PortCounters,
-    /// The kernel's; zero where it did not answer.
+    /// Counters of the kernel; zero if the kernel did not answer.
     pub kernel: KernelCounters,
-    /// How full its rings are.
+    /// Number of entries in use on its rings.
     pub occupancy: Occupancy,
-    /// Preferred busy polling is in force.
+    /// Whether preferred busy polling is in force.
     pub busy_polling: bool,
 }
 
-/// One queue at one moment.
+/// Describes one queue at one moment.
 #[derive(Debug, Clone, Serialize)]
 pub struct QueueSnapshot {
     /// Queue number.
     pub queue: u32,
-    /// How long this actor has been running: the sum of its regimes.
+    /// Time since this actor started, which is the sum of its regimes.
     pub uptime: Duration,
-    /// What it counted since it was started.
+    /// Counters since the actor started.
     pub counters: QueueCounters,
     /// Its ports.
     pub ports: Vec<PortSnapshot>,
-    /// Where its frames are.
+    /// Number of frames in each state.
     pub census: FrameCounts,
-    /// Frames with the application that the queue knows of; `census.app` where nothing is lost.
+    /// Frames that the application holds, as the queue counts them. It equals `census.app` if no frame is lost.
     pub in_hand: u32,
-    /// Whether the books balance.
+    /// Whether the frame and packet accounting matches.
     pub balanced: bool,
-    /// Sessions of the handler.
+    /// Number of the handler's sessions.
     pub sessions: u64,
-    /// Bytes of packet memory.
+    /// Size of the packet memory, in bytes.
     pub umem_bytes: u64,
-    /// Bytes that the handler keeps.
+    /// Memory used by the handler, in bytes.
     pub handler_bytes: u64,
-    /// What the handler counts, since it was made.
+    /// Counters of the handler, since it was created.
     pub handler: BTreeMap<&'static str, u64>,
 }
 

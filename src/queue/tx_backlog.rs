@@ -1,4 +1,4 @@
-//! What waits for one port's TX ring: at most a batch, and not for ever.
+//! Holds the frames that wait for one port's TX ring: one batch, for a limited time.
 
 use std::time::{Duration, Instant};
 
@@ -7,16 +7,16 @@ use crate::port::{Burst, Port};
 use crate::telemetry::DropReason;
 use crate::umem::{Frame, Umem};
 
-/// How long packets may wait for a TX ring that does not move, before they are dropped and the port
-/// stops pushing back. A NIC that is alive drains a full ring in a few milliseconds.
+/// Limits the wait for a TX ring without progress. After it, packets are dropped and the port stops the back pressure.
+/// A working NIC drains a full ring in a few milliseconds.
 const PATIENCE: Duration = Duration::from_millis(50);
 
 #[derive(Default)]
 pub(super) struct TxBacklog {
     waiting: Burst,
-    /// Since when nothing has moved.
+    /// Holds the time since which the ring has made no progress.
     stuck_since: Option<Instant>,
-    /// The ring did not move in time: packets are dropped at once, so that traffic to other ports goes on.
+    /// Means that the ring made no progress in time. Packets are dropped at once, so that other ports keep receiving.
     stalled: bool,
 }
 
@@ -29,18 +29,18 @@ impl TxBacklog {
         self.waiting.is_empty()
     }
 
-    /// Whether a whole batch could be sent this way, or would be dropped at once.
+    /// Returns whether the port accepts a whole batch: it has no backlog, or it drops at once.
     pub(super) fn ready(&self) -> bool {
         self.waiting.is_empty() || self.stalled
     }
 
-    /// All that waits, in order: the port is closed.
+    /// Removes all waiting frames in order, because the port is closed.
     pub(super) fn take_all(&mut self) -> impl Iterator<Item = Frame> + '_ {
         (self.stuck_since, self.stalled) = (None, false);
         self.waiting.drain()
     }
 
-    /// Moves as much of `burst` as fits straight to the TX ring, if nothing waits for it; the rest stays.
+    /// Moves as many frames of `burst` as fit directly to the TX ring if there is no backlog. The rest stays in `burst`.
     pub(super) fn pass<P: Port>(
         &mut self,
         burst: &mut Burst,
@@ -57,7 +57,7 @@ impl TxBacklog {
         }
     }
 
-    /// Queues `frame`, making room if need be.
+    /// Queues `frame`, and flushes first if the backlog is full.
     pub(super) fn push<P: Port>(
         &mut self,
         frame: Frame,
@@ -75,7 +75,7 @@ impl TxBacklog {
         }
     }
 
-    /// Moves what fits to the TX ring.
+    /// Moves as many frames as fit to the TX ring.
     pub(super) fn flush<P: Port>(&mut self, port: &mut P, umem: &mut Umem, now: Instant, counters: &mut QueueCounters) {
         if self.waiting.is_empty() {
             return;
@@ -107,7 +107,7 @@ mod tests {
     use crate::port::{Backend, QueueId};
     use crate::umem::RingSizes;
 
-    /// Room on the ring is for those first that wait for it.
+    /// Checks that free TX ring entries go to the backlog first.
     #[test]
     fn later_packets_do_not_overtake_backlog() {
         let (net, id) = (SimNet::new(&[SimInterface::new("sim0", 1)], 1), QueueId::new("sim0", 0));
@@ -123,7 +123,7 @@ mod tests {
             burst.push(frame).unwrap();
         }
         out.pass(&mut burst, port, &mut umem, &mut counters);
-        assert!(burst.is_empty(), "the ring has 64");
+        assert!(burst.is_empty(), "the ring has 64 entries");
         let mut frame = || {
             let mut frame = umem.take().unwrap();
             assert!(umem.set_length(&mut frame, 60));
@@ -134,7 +134,7 @@ mod tests {
         burst.push(later).unwrap();
         port.kick().unwrap();
         port.run_kernel(&mut umem);
-        assert!(port.reclaim(&mut umem) > 0, "there is room again");
+        assert!(port.reclaim(&mut umem) > 0, "the ring has free entries");
         out.pass(&mut burst, port, &mut umem, &mut counters);
         assert_eq!((burst.len(), out.len()), (1, 1));
         out.flush(port, &mut umem, now, &mut counters);

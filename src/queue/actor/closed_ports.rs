@@ -1,4 +1,4 @@
-//! Ports of a living actor that are closed: why, until when, and how they are opened again while the others go on.
+//! Manages the closed ports of a running actor: the reason, and the reopening while the other ports run.
 
 use std::time::{Duration, Instant};
 
@@ -9,33 +9,33 @@ use crate::port::{Backend, Port, PortError, PortInfo};
 use crate::queue::{Handler, PortRequests};
 use crate::umem::{MAX_PORTS, PortIndex, PortList};
 
-/// How long a queue may answer EBUSY: the kernel takes a socket down 15 to 60 ms after it was closed. Less than the
-/// supervisor waits for the port.
+/// Limits the retries while a queue answers EBUSY. The kernel releases a socket 15 to 60 ms after its close. The
+/// supervisor waits longer than this for the port.
 const OPEN_WITHIN: Duration = Duration::from_millis(1500);
-/// Between two tries.
+/// Sets the time between two attempts.
 const TRY_EVERY: Duration = Duration::from_millis(2);
 
-/// What becomes of one closed port.
+/// States why a port is closed.
 #[derive(Debug, Clone)]
 enum ClosedReason {
-    /// The supervisor decides when it is opened again.
+    /// The port failed. The supervisor decides when it is reopened.
     Failed(String),
-    /// There is nothing to open it on now; the engine says when there is.
+    /// The port cannot be opened now. The engine sends a command when it can.
     Waits(String),
-    /// Opened as soon as its queue is free.
+    /// The port is reopened as soon as its queue is free.
     Opening,
 }
 
-/// The closed ports.
+/// Holds the closed ports and their reasons.
 #[derive(Default)]
 pub(super) struct ClosedPorts {
     reasons: [Option<ClosedReason>; MAX_PORTS as usize],
-    /// While some are being opened: the next try, and when to give up.
+    /// Holds the time of the next attempt and the time limit while ports are being opened.
     tries: Option<(Instant, Instant)>,
 }
 
 impl ClosedPorts {
-    /// How long the actor may sleep.
+    /// Returns how long the actor may sleep.
     pub(super) fn patience(&self) -> Duration {
         if self.tries.is_some() { TRY_EVERY } else { Duration::MAX }
     }
@@ -55,13 +55,14 @@ impl ClosedPorts {
             .map(|(port, _)| port)
     }
 
-    /// How an actor with these ports is, its handler aside. A failure goes before a wait: it can be mended now.
+    /// Returns the state report for these ports, without the handler. A failure precedes a wait, because a reopen can
+    /// solve it now.
     pub(super) fn state_report(&self) -> StateReport {
         let reasons = || (0_u8..).zip(&self.reasons);
         let failed = reasons().find_map(|(part, reason)| match reason {
             Some(ClosedReason::Failed(cause)) => Some(StateReport::PartFailed { part, cause: cause.clone() }),
             Some(ClosedReason::Opening) => {
-                Some(StateReport::PartFailed { part, cause: "it is being opened".to_owned() })
+                Some(StateReport::PartFailed { part, cause: "the port is being opened".to_owned() })
             }
             _ => None,
         });
@@ -75,7 +76,7 @@ impl ClosedPorts {
     }
 }
 
-/// What an actor was opened with: what it is without, what each port is, and those that are open.
+/// Splits the opened ports into closed ports, the description of every port, and the open ports.
 pub(super) fn sort<P: Port>(opened: Vec<Result<P, PortError>>) -> (ClosedPorts, Vec<PortInfo>, PortList<Option<P>>) {
     let (mut closed_ports, mut infos, mut ports) = (ClosedPorts::default(), Vec::new(), PortList::new());
     for (opened, at) in opened.into_iter().zip(PortIndex::ALL) {
@@ -92,7 +93,7 @@ pub(super) fn sort<P: Port>(opened: Vec<Result<P, PortError>>) -> (ClosedPorts, 
 }
 
 impl<B: Backend, H: Handler> Actor<B, H> {
-    /// A port is of no more use: closes it and tells.
+    /// Closes a failed port and reports the new state to the supervisor.
     pub(super) fn close_failed_port(&mut self, port: PortIndex, error: &PortError) {
         tracing::warn!(queue = self.info.queue, port = port.number(), %error, "port closed");
         self.datapath.close_port(port);
@@ -100,7 +101,7 @@ impl<B: Backend, H: Handler> Actor<B, H> {
         self.report_state();
     }
 
-    /// Closes ports that are of no use now, for a reason that somebody else knows.
+    /// Closes the ports in the mask `ports` for the reason `why`, which the engine gives.
     pub(super) fn close(&mut self, ports: u8, why: &str) {
         for port in PortIndex::ALL.into_iter().filter(|port| port.is_in(ports)) {
             self.datapath.close_port(port);
@@ -109,7 +110,7 @@ impl<B: Backend, H: Handler> Actor<B, H> {
         self.report_state();
     }
 
-    /// Opens what is closed, and `restart` anew; goes on in [`reopen`](Self::reopen).
+    /// Opens every closed port, and reopens `restart`. [`reopen`](Self::reopen) continues the attempts.
     pub(super) fn open_ports(
         &mut self,
         restart: Option<PortIndex>,
@@ -139,7 +140,7 @@ impl<B: Backend, H: Handler> Actor<B, H> {
         self.reopen(now);
     }
 
-    /// Tries the ports that are being opened; when none is left, tells how it went.
+    /// Tries to open the ports that are being opened. Reports the state when no attempt remains.
     pub(super) fn reopen(&mut self, now: Instant) {
         let Some((next, until)) = self.closed_ports.tries.filter(|_| self.stop_by.is_none()) else { return };
         if now < next {
@@ -170,7 +171,7 @@ impl<B: Backend, H: Handler> Actor<B, H> {
         }
     }
 
-    /// Tells the supervisor how this actor is, all in all.
+    /// Reports the overall state of this actor to the supervisor.
     pub(super) fn report_state(&mut self) {
         let report = match self.datapath.handler_panic() {
             Some(message) => StateReport::SoftFailed(message.to_owned()),

@@ -1,23 +1,23 @@
-//! What a failure costs, from when it is noticed until what failed is back.
+//! Counts the packets lost between a failure and its recovery.
 
 use crate::port::Port;
 use crate::queue::{Datapath, Handler};
 
 #[derive(Default)]
 pub(super) struct LossMeter {
-    /// Of what the worker lost, the part that was told.
+    /// Packets lost by the datapath that were reported already.
     reported: u64,
-    /// What the kernel had missed when something failed; `None` while nothing has.
+    /// Packets missed by the kernel at the time of the failure; `None` while nothing has failed.
     missed: Option<u64>,
 }
 
 impl LossMeter {
-    /// Something failed.
+    /// Starts the measurement at a failure.
     pub(super) fn begin<P: Port, H: Handler>(&mut self, datapath: &Datapath<P, H>) {
         self.missed.get_or_insert_with(|| datapath.missed());
     }
 
-    /// It is back: how many packets that cost.
+    /// Ends the measurement at the recovery. Returns the number of packets lost.
     pub(super) fn end<P: Port, H: Handler>(&mut self, datapath: &Datapath<P, H>) -> u64 {
         let missed = self.missed.take().map_or(0, |before| datapath.missed().saturating_sub(before));
         let lost = datapath.lost();

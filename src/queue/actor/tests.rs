@@ -1,5 +1,5 @@
 #![allow(clippy::unwrap_used)]
-//! The actor turned by hand over simulated ports: what it obeys, and what it says.
+//! Tests the actor turn by turn over simulated ports: its commands and its reports.
 
 mod ports;
 
@@ -19,20 +19,20 @@ use crate::umem::PortIndex;
 const MS: Duration = Duration::from_millis(1);
 const NAMES: [&str; 2] = ["left", "right"];
 
-/// What the test and its handlers know of each other.
+/// Holds the state that a test and its handlers share.
 #[derive(Default)]
 struct Known {
     sessions: AtomicU64,
     draining: AtomicBool,
-    /// As the last batch's handler was told.
+    /// Port changes that the handler saw in the last batch.
     changes: AtomicU64,
-    /// Taking over panics.
+    /// Makes `inherit` panic.
     breaks: AtomicBool,
-    /// Of each handler made.
+    /// Seeds of all handlers created.
     seeds: Mutex<Vec<u64>>,
 }
 
-/// Sends everything back by the port it came from, or by the other one if it says so.
+/// Sends every packet back through the port it came from, or through the other port if the packet requests it.
 struct Mirror(Arc<Known>);
 
 impl Handler for Mirror {
@@ -69,7 +69,7 @@ struct Rig {
     link_receiver: LinkReceiver<Report>,
     known: Arc<Known>,
     now: Instant,
-    words: Vec<StateReport>,
+    reports: Vec<StateReport>,
     replaced: Vec<Result<u64, String>>,
     ports: Vec<Vec<QueueId>>,
     lost: Vec<u64>,
@@ -106,13 +106,13 @@ impl Rig {
         let opened = spec.backend.open_available().unwrap();
         let (link, _) = link_receiver.link(ActorId(0), 1, now);
         let actor = Actor::new(spec, opened, mailbox, link, now).unwrap();
-        let (words, replaced, ports, lost) = Default::default();
-        let mut rig = Self { net, ids, actor, commands, link_receiver, known, now, words, replaced, ports, lost };
+        let (reports, replaced, ports, lost) = Default::default();
+        let mut rig = Self { net, ids, actor, commands, link_receiver, known, now, reports, replaced, ports, lost };
         rig.turns(2);
         rig
     }
 
-    /// One turn, a millisecond later.
+    /// Runs one turn, one millisecond later.
     fn turn(&mut self) -> Option<QueueExit> {
         self.now += MS;
         self.net.advance(MS);
@@ -121,9 +121,9 @@ impl Rig {
         let (umem, ports) = self.actor.datapath.kernel_side();
         ports.for_each(|port| port.run_kernel(umem));
         let exit = self.actor.control(self.now, packets);
-        while let Some(heard) = self.link_receiver.try_recv() {
-            match heard {
-                LinkMessage::Input(Input::StateReported { report, .. }) => self.words.push(report),
+        while let Some(message) = self.link_receiver.try_recv() {
+            match message {
+                LinkMessage::Input(Input::StateReported { report, .. }) => self.reports.push(report),
                 LinkMessage::ObserverMessage(ObserverMessage::Report { report: Report::Replaced(what), .. }) => {
                     self.replaced.push(what)
                 }
@@ -143,21 +143,21 @@ impl Rig {
         (0..turns).for_each(|_| assert!(self.turn().is_none()));
     }
 
-    fn tell(&self, command: ActorCommand<QueueId>) {
+    fn send(&self, command: ActorCommand<QueueId>) {
         assert!(self.commands.try_send(command).is_ok());
     }
 
     fn open(&self, restart: Option<PortIndex>) {
         let requests: PortRequests<QueueId> =
             PortIndex::ALL.into_iter().zip(self.ids.iter().cloned().map(Ok)).collect();
-        self.tell(ActorCommand::Open { restart, requests });
+        self.send(ActorCommand::Open { restart, requests });
     }
 
     fn inject(&self, port: usize, end: &[u8]) {
         self.net.inject(&self.ids[port], &[&[0; 60], end].concat());
     }
 
-    /// Packets that come back from each port, when one is sent to each.
+    /// Sends one packet to each port. Returns the number of packets that come back from each.
     fn echoes(&mut self) -> [usize; 2] {
         self.ids.iter().for_each(|id| drop(self.net.sent(id)));
         (0..2).for_each(|port| self.inject(port, b""));
@@ -168,7 +168,7 @@ impl Rig {
     fn failed(&self) -> Vec<u8> {
         let part =
             |report: &StateReport| if let StateReport::PartFailed { part, .. } = report { Some(*part) } else { None };
-        self.words.iter().filter_map(part).collect()
+        self.reports.iter().filter_map(part).collect()
     }
 }
 
@@ -181,41 +181,41 @@ fn stop_refuses_new_packets_and_waits_bounded_for_old_ones() {
     rig.turns(4);
     assert_eq!(rig.echoes(), [0, 1], "the other side's link is up");
     rig.net.set_link("left", true);
-    // A packet whose completion takes long, and more on the RX ring than one batch.
+    // One packet completes late, and the RX ring holds more packets than one batch.
     rig.net.set_faults(&rig.ids[0], KernelFaultRates { delay_ns: 10_000_000_000, ..KernelFaultRates::none() });
     rig.inject(0, b"");
     rig.turns(2);
     (0..100).for_each(|_| rig.inject(1, b""));
-    rig.tell(ActorCommand::Stop(50 * MS));
+    rig.send(ActorCommand::Stop(50 * MS));
     rig.turns(1);
     let passed = rig.net.counters(&rig.ids[1]).passed;
     rig.inject(1, b"");
-    assert_eq!(rig.net.counters(&rig.ids[1]).passed, passed + 1, "steered away at once");
+    assert_eq!(rig.net.counters(&rig.ids[1]).passed, passed + 1, "the kernel passes new packets at once");
     rig.turns(40);
-    assert!(rig.known.draining.load(Ordering::Relaxed), "the handler knows");
+    assert!(rig.known.draining.load(Ordering::Relaxed), "the handler sees the drain");
     let ended = (0..20).find_map(|_| rig.turn());
-    assert!(matches!(ended, Some(QueueExit::Stopped)), "{ended:?}: a completion comes in seconds");
+    assert!(matches!(ended, Some(QueueExit::Stopped)), "{ended:?}: the completion is still missing");
 
     let mut rig = Rig::new();
     rig.inject(0, b"");
     rig.turns(4);
-    rig.tell(ActorCommand::Stop(10_000 * MS));
+    rig.send(ActorCommand::Stop(10_000 * MS));
     let ended = (0..4).find_map(|_| rig.turn());
-    assert!(matches!(ended, Some(QueueExit::Stopped)), "{ended:?}: nothing is under way");
+    assert!(matches!(ended, Some(QueueExit::Stopped)), "{ended:?}: no packet is in progress");
 }
 
 #[test]
 fn drained_is_reported_once() {
     let mut rig = Rig::new();
     rig.known.sessions.store(1, Ordering::Relaxed);
-    rig.tell(ActorCommand::Drain);
+    rig.send(ActorCommand::Drain);
     rig.turns(300);
-    assert!(rig.words.is_empty(), "a session is left: {:?}", rig.words);
+    assert!(rig.reports.is_empty(), "one session remains: {:?}", rig.reports);
     rig.echoes();
-    assert!(rig.known.draining.load(Ordering::Relaxed), "the handler knows");
+    assert!(rig.known.draining.load(Ordering::Relaxed), "the handler sees the drain");
     rig.known.sessions.store(0, Ordering::Relaxed);
     rig.turns(1_000);
-    assert_eq!(rig.words, [StateReport::Drained]);
+    assert_eq!(rig.reports, [StateReport::Drained]);
 }
 
 #[test]
@@ -225,16 +225,16 @@ fn packet_in_flight_delays_drained_report() {
     rig.turns(1);
     rig.net.set_faults(&rig.ids[0], KernelFaultRates { lost_ppm: 1_000_000, ..KernelFaultRates::none() });
     rig.turns(3);
-    rig.tell(ActorCommand::Drain);
+    rig.send(ActorCommand::Drain);
     rig.turns(250);
-    assert!(rig.words.is_empty(), "one packet never comes back: {:?}", rig.words);
+    assert!(rig.reports.is_empty(), "one packet never completes: {:?}", rig.reports);
 }
 
 #[test]
 fn lost_frames_end_the_actor() {
     let mut rig = Rig::new();
     rig.turns(150);
-    rig.tell(ActorCommand::Inject(DatapathFault::Leak(1)));
+    rig.send(ActorCommand::Inject(DatapathFault::Leak(1)));
     let ended = (0..150).find_map(|_| rig.turn());
     assert!(matches!(ended, Some(QueueExit::Leaked)), "{ended:?}");
 }
@@ -244,7 +244,7 @@ fn removed_xskmap_entry_is_restored() {
     let mut rig = Rig::new();
     rig.net.steer_away(&rig.ids[0]);
     assert_eq!(rig.echoes(), [0, 1]);
-    rig.tell(ActorCommand::Steer);
+    rig.send(ActorCommand::Steer);
     rig.turns(1);
     assert_eq!(rig.echoes(), [1, 1]);
 }
@@ -252,12 +252,12 @@ fn removed_xskmap_entry_is_restored() {
 #[test]
 fn packets_that_waited_at_a_paused_port_are_discarded_and_counted() {
     let mut rig = Rig::new();
-    rig.tell(ActorCommand::Pause(PortIndex::P0, true));
+    rig.send(ActorCommand::Pause(PortIndex::P0, true));
     rig.turns(1);
     assert_eq!(rig.echoes(), [0, 1]);
-    rig.tell(ActorCommand::Pause(PortIndex::P0, false));
+    rig.send(ActorCommand::Pause(PortIndex::P0, false));
     rig.turns(1);
-    assert_eq!(rig.echoes(), [1, 1], "not the one that waited");
+    assert_eq!(rig.echoes(), [1, 1], "the old packet must be discarded");
     assert_eq!(rig.actor.datapath.counters().drops.of(DropReason::Paused), 1);
     assert!(rig.actor.datapath.balanced());
 }
@@ -268,50 +268,50 @@ fn handler_panic_is_reported_once_and_next_handler_inherits() {
     rig.known.sessions.store(7, Ordering::Relaxed);
     rig.inject(0, b"poison");
     rig.turns(300);
-    assert_eq!(rig.words, [StateReport::SoftFailed("poisoned".to_owned())]);
-    assert_eq!(rig.echoes(), [0, 0], "parked");
-    rig.tell(ActorCommand::RestartHandler { inherit: true });
+    assert_eq!(rig.reports, [StateReport::SoftFailed("poisoned".to_owned())]);
+    assert_eq!(rig.echoes(), [0, 0], "a failed handler takes no packets");
+    rig.send(ActorCommand::RestartHandler { inherit: true });
     rig.turns(2);
-    assert_eq!((rig.words.last(), rig.replaced.as_slice()), (Some(&StateReport::Running), [Ok(7)].as_slice()));
+    assert_eq!((rig.reports.last(), rig.replaced.as_slice()), (Some(&StateReport::Running), [Ok(7)].as_slice()));
     assert!(rig.echoes()[0] >= 1);
-    // The next one's panic is told of again, and it may be told to inherit nothing.
+    // The panic of the next handler is reported too, and it can be replaced without inheritance.
     rig.inject(0, b"poison");
     rig.turns(2);
-    assert_eq!(rig.words.len(), 3);
-    rig.tell(ActorCommand::RestartHandler { inherit: false });
+    assert_eq!(rig.reports.len(), 3);
+    rig.send(ActorCommand::RestartHandler { inherit: false });
     rig.turns(2);
     assert!(rig.replaced[1].is_err());
     let mut seeds = rig.known.seeds.lock().unwrap().clone();
     seeds.sort_unstable();
     seeds.dedup();
-    assert_eq!(seeds.len(), 3, "another seed for each handler: {seeds:?}");
+    assert_eq!(seeds.len(), 3, "each handler needs its own seed: {seeds:?}");
 }
 
 #[test]
 fn panic_during_inherit_leads_to_handler_without_state() {
     let mut rig = Rig::new();
     rig.known.breaks.store(true, Ordering::Relaxed);
-    rig.tell(ActorCommand::RestartHandler { inherit: true });
+    rig.send(ActorCommand::RestartHandler { inherit: true });
     rig.turns(2);
-    assert_eq!((rig.words.last(), rig.replaced.len()), (Some(&StateReport::Running), 1));
+    assert_eq!((rig.reports.last(), rig.replaced.len()), (Some(&StateReport::Running), 1));
     assert!(rig.replaced[0].as_ref().is_err_and(|why| why.contains("half of it")), "{:?}", rig.replaced);
-    assert_eq!(rig.known.seeds.lock().unwrap().len(), 3, "the broken one serves nobody");
+    assert_eq!(rig.known.seeds.lock().unwrap().len(), 3, "the handler that panicked must be replaced");
     assert_eq!(rig.echoes(), [1, 1]);
 }
 
 #[test]
 fn lost_packets_are_reported_with_recovery() {
     let mut rig = Rig::new();
-    // One batch.
+    // These four packets form one batch.
     (0..3).for_each(|_| rig.inject(0, b""));
     rig.inject(0, b"poison");
     rig.turns(3);
     assert_eq!(rig.lost, [] as [u64; 0]);
-    rig.tell(ActorCommand::RestartHandler { inherit: true });
+    rig.send(ActorCommand::RestartHandler { inherit: true });
     rig.turns(2);
     assert_eq!(rig.lost, [4]);
-    // Two packets that nobody took from the ring before it was closed.
-    rig.tell(ActorCommand::Pause(PortIndex::P1, true));
+    // Two packets stay on the ring until it is closed.
+    rig.send(ActorCommand::Pause(PortIndex::P1, true));
     rig.turns(1);
     (0..2).for_each(|_| rig.inject(1, b""));
     rig.turns(2);

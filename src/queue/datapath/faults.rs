@@ -1,4 +1,4 @@
-//! Faults on purpose, for the drill and for tests: what real ones look like from where they are noticed.
+//! Injects faults for drills and tests. Each fault looks like the real one at the place where it is detected.
 
 use std::time::Duration;
 
@@ -7,35 +7,35 @@ use crate::port::Port;
 use crate::queue::Handler;
 use crate::umem::PortIndex;
 
-/// Something that goes wrong in one queue.
+/// Lists the faults that can be injected into one queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DatapathFault {
-    /// The handler panics at each packet whose number is a multiple of this; 0: no more.
+    /// The handler panics at each packet whose number is a multiple of this value; 0 stops it.
     PanicEvery(u64),
-    /// The handler does not return for this long, once.
+    /// The handler blocks for this time, once.
     Stall(Duration),
-    /// The completion ring of a port stays silent until its socket is opened anew.
+    /// The completion ring of a port stays silent until its socket is reopened.
     Completions(PortIndex),
-    /// The socket of a port is of no more use.
+    /// The socket of a port fails.
     SocketLost(PortIndex),
-    /// This many frames are lost.
+    /// This number of frames leaves the accounting.
     Leak(u32),
 }
 
-/// The faults in force.
+/// Holds the faults in force.
 #[derive(Default)]
 pub(super) struct ActiveFaults {
     panic_every: u64,
     handled: u64,
     stall: Duration,
-    /// Ports, a bit each.
+    /// Ports with silent completion rings, as a bit mask.
     pub(super) silent: u8,
     pub(super) socket_lost: u8,
 }
 
 impl ActiveFaults {
-    /// Where the handler is called, with the number of packets it is about to get.
+    /// Applies the faults before the handler is called with this number of packets.
     #[inline]
     pub(super) fn strike(&mut self, packets: usize) {
         if self.panic_every == 0 && self.stall.is_zero() {
@@ -45,19 +45,19 @@ impl ActiveFaults {
     }
 
     #[cold]
-    #[allow(clippy::panic)] // that is what was asked for
+    #[allow(clippy::panic)] // The test requests the panic.
     fn struck(&mut self, packets: u64) {
         std::thread::sleep(std::mem::take(&mut self.stall));
         let Some(before) = self.handled.checked_div(self.panic_every) else { return };
         self.handled += packets;
         if self.handled / self.panic_every > before {
-            panic!("a fault on purpose");
+            panic!("injected panic");
         }
     }
 }
 
 impl<P: Port, H: Handler> Datapath<P, H> {
-    /// Lets something go wrong.
+    /// Injects a fault into this queue.
     pub fn inject(&mut self, fault: DatapathFault) {
         match fault {
             DatapathFault::PanicEvery(packets) => (self.faults.panic_every, self.faults.handled) = (packets, 0),

@@ -1,4 +1,4 @@
-//! Ports come and go while the worker goes on: closing one, opening it again, and noticing that it is needed.
+//! Closes and reopens ports while the datapath runs, and detects failed ports.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -9,26 +9,26 @@ use crate::queue::Handler;
 use crate::telemetry::DropReason;
 use crate::umem::PortIndex;
 
-/// How long packets may be with the kernel while the link is up and not one of them comes back. A NIC sends a full
-/// ring in milliseconds; flow control may hold it for some hundred.
+/// Limits the time in which the kernel holds packets, with the link up, and completes none. A NIC sends a full ring in
+/// a few milliseconds; flow control may stop it for some hundred.
 const COMPLETIONS_WITHIN: Duration = Duration::from_millis(500);
 
-/// What the worker knows of one port besides the port.
+/// Records a port across its sockets.
 #[derive(Default)]
 pub(super) struct PortSlot {
-    /// What earlier sockets of this port counted.
+    /// Sums of the counters of earlier sockets of this port.
     past: PortCounters,
     past_kernel: KernelCounters,
-    /// Its interface has left the tables.
+    /// Whether its interface has left the tables.
     gone: bool,
-    /// Completions seen when the kernel was last known to send.
+    /// Number of completions when the kernel last made progress.
     completions: u64,
-    /// Since when it has been silent.
+    /// Time since which the kernel has completed nothing.
     silent_since: Option<Instant>,
 }
 
 impl<P: Port, H: Handler> Datapath<P, H> {
-    /// Closes a port: steering off, socket closed, its frames written off until the queue can be bound again.
+    /// Closes a port: stops steering, closes the socket, and writes off its frames until the queue can be bound again.
     /// Packets for it are dropped and counted as [`DropReason::PortClosed`].
     pub fn close_port(&mut self, port: PortIndex) {
         let at = usize::from(port);
@@ -52,10 +52,10 @@ impl<P: Port, H: Handler> Datapath<P, H> {
         }
     }
 
-    /// Puts a port that was opened again into its place; packets are steered to it from now on.
+    /// Adds a port that was reopened, and steers packets to it.
     ///
     /// # Errors
-    /// Steering's refusal; the port is closed again.
+    /// Returns the error of the steering. The port is closed again in this case.
     pub fn put_port(&mut self, port: PortIndex, mut opened: P) -> Result<(), PortError> {
         opened.fill(&mut self.umem);
         let steered = opened.steer(true);
@@ -76,13 +76,13 @@ impl<P: Port, H: Handler> Datapath<P, H> {
         steered
     }
 
-    /// Ports that are closed now.
+    /// Returns the ports that are closed now.
     pub fn closed(&self) -> impl Iterator<Item = PortIndex> + '_ {
         self.ports.iter().zip(PortIndex::ALL).filter(|(port, _)| port.is_none()).map(|(_, at)| at)
     }
 
-    /// The first port that is of no more use, and why: its interface has left the tables, or nothing that it was
-    /// given to send has come back for too long while its link was up. To be asked a few times a second.
+    /// Returns the first failed port and the error. A port has failed if its interface left the tables, or if the kernel
+    /// completed none of its packets for too long with the link up. The actor calls this ten times a second.
     pub fn find_failed_port(&mut self, now: Instant) -> Option<(PortIndex, PortError)> {
         let Self { ports, port_slots, umem, tables, faults, .. } = self;
         for ((port, slot), at) in ports.iter().zip(port_slots).zip(PortIndex::ALL) {
@@ -107,7 +107,7 @@ impl<P: Port, H: Handler> Datapath<P, H> {
         None
     }
 
-    /// What port `port` counted, over all its sockets.
+    /// Returns the counters of `port` over all its sockets.
     #[must_use]
     pub fn port_counters(&self, port: PortIndex) -> (PortCounters, KernelCounters) {
         let at = usize::from(port);
@@ -120,27 +120,27 @@ impl<P: Port, H: Handler> Datapath<P, H> {
         (own, kernel)
     }
 
-    /// Packets that failures have cost so far: batches whose handler panicked, what was left on the rings of closed
-    /// sockets, and what was meant for a closed port.
+    /// Counts the packets lost by failures: batches whose handler panicked, packets left on the rings of closed sockets,
+    /// and packets for a closed port.
     pub(crate) fn lost(&self) -> u64 {
         let drops = &self.counters.drops;
         drops.of(DropReason::HandlerPanic) + drops.of(DropReason::PortClosed) + self.left_on_rings
     }
 
-    /// Packets that the kernel had no room for so far, over all sockets.
+    /// Counts the packets that the kernel dropped for lack of space, over all sockets.
     pub(crate) fn missed(&self) -> u64 {
         let ports = PortIndex::first(self.port_slots.len()).map(|at| self.port_counters(at).1);
         ports.map(|kernel| kernel.rx_dropped + kernel.rx_ring_full).sum()
     }
 
-    /// What each port is; of a closed one, what it was.
+    /// Returns the description of each port. The description of a closed port is the last known one.
     #[must_use]
     pub fn infos(&self) -> &[PortInfo] {
         &self.info.ports
     }
 }
 
-/// Notes which ports' interfaces have left the tables: an idle socket is never told.
+/// Marks the ports whose interfaces have left the tables, because an idle socket gets no error.
 pub(super) fn mark_gone<'a>(slots: &mut [PortSlot], left: impl Iterator<Item = bool> + 'a) {
     for (slot, left) in slots.iter_mut().zip(left) {
         slot.gone |= left;
