@@ -5,8 +5,7 @@ use std::fmt;
 use oxide_actors::supervisor::{ActorState, Cause, RestartCause, RestartScope};
 use serde::Serialize;
 
-/// Lists the restarts that can happen: each pair is explained at
-/// [`QUEUE_RESTARTS`](crate::telemetry::metrics::QUEUE_RESTARTS).
+/// Lists the restarts that can happen. [`QUEUE_RESTARTS`](crate::telemetry::metrics::QUEUE_RESTARTS) explains each pair.
 const ALL: [(RestartScope, RestartCause); 11] = [
     (RestartScope::Handler, RestartCause::Asked),
     (RestartScope::Handler, RestartCause::Panic),
@@ -35,14 +34,14 @@ impl RestartCounts {
         }
     }
 
-    /// Scope, cause and count of each, also of those at zero.
+    /// Returns scope, cause and count of each pair, including those at zero.
     pub fn iter(&self) -> impl Iterator<Item = (RestartScope, RestartCause, u64)> + '_ {
         ALL.iter().zip(self.0).map(|((scope, cause), count)| (*scope, *cause, count))
     }
 }
 
 impl Serialize for RestartCounts {
-    /// As `{"handler": {"asked": 1, ...}, ...}`.
+    /// Serializes as `{"handler": {"asked": 1, ...}, ...}`.
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut by_scope = std::collections::BTreeMap::<_, std::collections::BTreeMap<_, _>>::new();
         for (scope, cause, count) in self.iter() {
@@ -52,22 +51,22 @@ impl Serialize for RestartCounts {
     }
 }
 
-/// The last restart of a queue, of whatever depth.
+/// Describes the last restart of a queue at any scope.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct LastRestart {
-    /// What was rebuilt.
+    /// States what was rebuilt.
     #[serde(rename = "depth")]
     pub scope: RestartScope,
-    /// Why.
+    /// States the cause.
     pub cause: RestartCause,
-    /// The failure's message, or that somebody requested the restart.
+    /// Holds the failure's message, or states that an operator requested the restart.
     pub detail: String,
-    /// From the failure to running again, milliseconds; `None` while it is not back.
+    /// Measures the time from the failure until the queue runs again, in milliseconds; `None` until then.
     pub gap_ms: Option<f64>,
-    /// Packets that it cost, as far as they can be counted: the batch in hand, what was left on the rings of a socket that
-    /// was closed, what came for a closed port, and what the kernel dropped at open sockets meanwhile. Packets that take the
-    /// program's fallback while there is no socket are not known by queue: the interface counts them (`no_socket`).
+    /// Counts the packets lost: the batch in hand, the packets on the rings of a closed socket, the packets for a closed
+    /// port, and the packets that the kernel dropped at open sockets meanwhile. It excludes packets that take the
+    /// program's fallback while there is no socket; the interface counts those (`no_socket`).
     pub lost: u64,
 }
 
@@ -93,7 +92,7 @@ mod tests {
     fn restart_is_counted_once_under_its_scope_and_cause() {
         let restarting = |scope| ActorState::Restarting { scope, backoff: Duration::ZERO };
         let failed = |failure| Cause::Failed(failure);
-        let text = || "told to restart; frames are lost; not back within 2 s; ended".to_owned();
+        let text = || "restart requested; frames missing; not ready within 2 s; ended".to_owned();
         for (scope, cause, wanted) in [
             (RestartScope::Handler, Cause::RestartAsked, RestartCause::Asked),
             (RestartScope::Handler, failed(Failure::HandlerPanic(text())), RestartCause::Panic),

@@ -1,4 +1,4 @@
-//! What was done, held against the plan: after start, by what the kernel says.
+//! Compares a started actor with its plan, from the state that the kernel reports.
 
 use oxide_topology::{ActorPlan, Page, ZeroCopy};
 
@@ -6,7 +6,7 @@ use crate::config::{Attach, EngineConfig};
 use crate::port::{Mode, PortInfo};
 use crate::umem::{PageReport, PagesSeen};
 
-/// Each way in which an actor runs otherwise than planned, a sentence each; none if all is as planned.
+/// Returns one sentence for each difference from the plan; none if everything is as planned.
 pub(super) fn differences(
     plan: &ActorPlan,
     config: &EngineConfig,
@@ -19,34 +19,35 @@ pub(super) fn differences(
     found.extend(place(plan, cpus));
     let huge = seen.page_kib.is_some_and(|kib| kib >= 2048);
     if plan.page == Page::Huge && seen.page_kib.is_some() && !huge {
-        let why = pages.fallback.as_deref().unwrap_or("the kernel does not say why");
-        found.push(format!("2 MiB pages planned, {} KiB pages are there: {why}", seen.page_kib.unwrap_or(0)));
+        let why = pages.fallback.as_deref().unwrap_or("the kernel reports no reason");
+        found.push(format!("2 MiB pages planned, {} KiB pages in use: {why}", seen.page_kib.unwrap_or(0)));
     }
     if let Some(node) = plan.numa_node {
         let elsewhere: u64 = seen.nodes.iter().filter(|(at, _)| **at != node).map(|(_, pages)| pages).sum();
         let all: u64 = seen.nodes.values().sum();
         if elsewhere > 0 {
-            found
-                .push(format!("memory planned on node {node}, but {elsewhere} of {all} pages looked at are elsewhere"));
+            found.push(format!(
+                "memory planned on node {node}, but {elsewhere} of {all} sampled pages are on other nodes"
+            ));
         }
     }
     found
 }
 
-/// How a sentence about the CPU begins.
+/// Begins the sentence about the CPU.
 const PLACE: &str = "planned on CPU ";
 
 fn place(plan: &ActorPlan, cpus: &[u32]) -> Option<String> {
     (cpus != [plan.cpu]).then(|| format!("{PLACE}{}, but its thread may run on {cpus:?}", plan.cpu))
 }
 
-/// Brings `differences` up to date: the actor's thread may run on `cpus` now.
+/// Updates `differences` after the actor's thread moved: it may run on `cpus` now.
 pub(super) fn moved(differences: &mut Vec<String>, plan: &ActorPlan, cpus: &[u32]) {
     differences.retain(|sentence| !sentence.starts_with(PLACE));
     differences.extend(place(plan, cpus));
 }
 
-/// A port on a lower rung than its driver should give. A higher one is had by explicit wish only.
+/// Reports a port whose mode is slower than planned. A faster mode needs explicit configuration.
 fn mode(plan: &ActorPlan, config: &EngineConfig, port: &PortInfo) -> Option<String> {
     let generic = config.attach == Attach::Generic;
     let planned = plan.ports.iter().find(|planned| planned.interface == port.id.interface)?;
@@ -56,8 +57,8 @@ fn mode(plan: &ActorPlan, config: &EngineConfig, port: &PortInfo) -> Option<Stri
         (_, Mode::Generic) => "the driver's own XDP hook",
         _ => return None,
     };
-    let why = if port.mode_reason.is_empty() { "the kernel does not say why" } else { &port.mode_reason };
-    Some(format!("{wanted} planned for {}, {} mode is in force: {why}", port.id, port.mode))
+    let why = if port.mode_reason.is_empty() { "the kernel reports no reason" } else { &port.mode_reason };
+    Some(format!("{wanted} planned for {}, {} mode in force: {why}", port.id, port.mode))
 }
 
 #[cfg(test)]
@@ -89,10 +90,10 @@ mod tests {
         assert_eq!(later, ["something else"]);
         let bad = PagesSeen { page_kib: Some(4), nodes: [(0, 12), (1, 500)].into() };
         let found = differences(&plan, &config, &[], &pages, &bad, &[2, 3]).join("; ");
-        for word in ["CPU 3", "[2, 3]", "4 KiB", "none were free", "node 1", "12 of 512"] {
-            assert!(found.contains(word), "{word}: {found}");
+        for text in ["CPU 3", "[2, 3]", "4 KiB", "none were free", "node 1", "12 of 512"] {
+            assert!(found.contains(text), "{text}: {found}");
         }
-        // The kernel does not say: nothing is claimed.
+        // Without an answer from the kernel, no difference is reported.
         let silent = PagesSeen { page_kib: None, nodes: [].into() };
         assert_eq!(differences(&plan, &config, &[], &pages, &silent, &[3]), Vec::<String>::new());
     }
@@ -122,7 +123,7 @@ mod tests {
                 mac: crate::packet::MacAddr::default(),
                 mtu: 1500,
                 mode,
-                mode_reason: "the driver said no".to_owned(),
+                mode_reason: "the driver refused".to_owned(),
                 busy_poll: String::new(),
             };
             let pages = PageReport { kind: PageKind::Base, node: None, fallback: None };
@@ -132,7 +133,7 @@ mod tests {
                 .join("; ")
         };
         let seen = |zero_copy, mode| seen_with(|_| {}, zero_copy, mode);
-        let text = "zero-copy planned for eth0:0, copy mode is in force: the driver said no";
+        let text = "zero-copy planned for eth0:0, copy mode in force: the driver refused";
         assert_eq!(seen(ZeroCopy::Good, Mode::Copy), text);
         assert!(seen(ZeroCopy::Absent, Mode::Generic).contains("own XDP hook planned"));
         assert_eq!(seen(ZeroCopy::Absent, Mode::Copy), "");

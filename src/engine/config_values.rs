@@ -1,4 +1,4 @@
-//! From the words of the configuration to the values of the rooms, and to a plan.
+//! Converts configuration values to the types of the modules, and makes the plan.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -67,39 +67,40 @@ pub(super) fn rings(config: &EngineConfig) -> Result<RingSizes, EngineError> {
     Ok(RingSizes::from_ring_size(config.ring_size)?)
 }
 
-/// The machine as it was seen, and the plan for it. Making one starts no thread, but may load hwloc's plug-ins: a process
-/// that confines itself makes it before, and gives it to [`EngineBuilder::planned_machine`](super::EngineBuilder::planned_machine).
+/// Holds the machine as it was read, and the plan for it. Creating it starts no thread, but may load hwloc's plug-ins.
+/// A process with a sandbox creates it first and passes it to
+/// [`EngineBuilder::planned_machine`](super::EngineBuilder::planned_machine).
 #[derive(Debug)]
 pub struct PlannedMachine {
     pub(super) plan: Plan,
     snapshot: Snapshot,
     request: PlanRequest,
-    /// How the interfaces spread flows over their queues, as far as their drivers tell.
+    /// RSS settings of the interfaces whose drivers report them.
     pub(super) rss: HashMap<String, Arc<Rss>>,
 }
 
 impl PlannedMachine {
-    /// Reads the machine and plans for it.
+    /// Reads the machine and makes the plan.
     ///
     /// # Errors
-    /// [`EngineError::Config`]; [`EngineError::Snapshot`]; [`EngineError::Plan`] with every reason and its remedy.
+    /// Returns [`EngineError::Config`], [`EngineError::Snapshot`], or [`EngineError::Plan`] with all reasons and remedies.
     pub fn new(config: &EngineConfig) -> Result<Self, EngineError> {
         config.validate()?;
         let snapshot = Snapshot::live(&config.interfaces)?;
         let request = request(config)?;
         let plan = plan(&snapshot, &request)?;
         let processor = processor(config)?;
-        let told = |nic: &Nic| Some((nic.name.clone(), Arc::new(rss(nic.rss.as_ref()?, processor)?)));
-        let rss = snapshot.nics.iter().filter_map(told).collect();
+        let known = |nic: &Nic| Some((nic.name.clone(), Arc::new(rss(nic.rss.as_ref()?, processor)?)));
+        let rss = snapshot.nics.iter().filter_map(known).collect();
         Ok(Self { plan, snapshot, request, rss })
     }
 
-    /// Plans anew where attaching our programs changed the queues of an interface otherwise than was planned for.
+    /// Makes a new plan if attaching the XDP programs changed the number of queues of an interface.
     ///
     /// # Errors
-    /// [`EngineError::Plan`].
+    /// Returns [`EngineError::Plan`].
     pub(super) fn with_programs_attached(mut self) -> Result<Self, EngineError> {
-        // What cannot be read now was readable a moment ago: the plan stands.
+        // If the NICs cannot be read now, the plan stays as it is.
         let now = oxide_topology::live_nics(&self.request.interfaces).unwrap_or_default();
         self.replan(&now)?;
         Ok(self)
@@ -108,24 +109,24 @@ impl PlannedMachine {
     fn replan(&mut self, now: &[Nic]) -> Result<(), EngineError> {
         for nic in &mut self.snapshot.nics {
             let Some(after) = now.iter().find(|after| after.name == nic.name) else { continue };
-            // The list is empty while the link is down: that says nothing about the number.
+            // The list is empty while the link is down, which does not change the number of queues.
             nic.rx_queues = after.rx_queues.or(nic.rx_queues);
             nic.tx_queues = after.tx_queues.or(nic.tx_queues);
             nic.xdp_program.clone_from(&after.xdp_program);
         }
         let mut plan = plan(&self.snapshot, &self.request)?;
         if plan.actors != self.plan.actors {
-            // The program that is attached is ours.
+            // The attached program is the engine's own.
             plan.warnings.retain(|warning| warning.code != WarningCode::XdpAttached);
             let (planned, queues) = (self.plan.actors.len(), plan.actors.len());
-            tracing::info!(planned, queues, "attaching XDP changed the number of queues; planned anew");
+            tracing::info!(planned, queues, "attaching XDP changed the number of queues; new plan made");
             self.plan = plan;
         }
         Ok(())
     }
 }
 
-/// Logs the plan's warnings: what degrades service as such, what only costs speed as information.
+/// Logs the plan's warnings: as warnings if they degrade service, as information if they only reduce speed.
 pub(super) fn log_warnings(plan: &Plan, config: &EngineConfig) {
     use WarningCode as W;
     for oxide_topology::Warning { code, subject, text, remedy } in &plan.warnings {
@@ -147,10 +148,10 @@ fn plan(snapshot: &Snapshot, request: &PlanRequest) -> Result<Plan, EngineError>
 }
 
 impl PlannedMachine {
-    /// Checks that the plan serves the interfaces of `config`, each actor all of them, and nothing else.
+    /// Checks that the plan contains exactly the interfaces of `config`.
     ///
     /// # Errors
-    /// [`EngineError::OtherMachine`].
+    /// Returns [`EngineError::OtherMachine`].
     pub(super) fn check(&self, config: &EngineConfig) -> Result<(), EngineError> {
         let wanted: BTreeSet<&str> = config.interfaces.iter().map(String::as_str).collect();
         let actors = self.plan.actors.iter();
@@ -163,15 +164,15 @@ impl PlannedMachine {
     }
 }
 
-/// Reads the machine and plans for it.
+/// Reads the machine and returns the plan for it.
 ///
 /// # Errors
-/// As [`PlannedMachine::new`].
+/// Returns the errors of [`PlannedMachine::new`].
 pub fn make_plan(config: &EngineConfig) -> Result<Plan, EngineError> {
     Ok(PlannedMachine::new(config)?.plan)
 }
 
-/// What the driver told, if it is enough to say the queue of a flow.
+/// Returns the RSS settings, if the driver reports enough to compute the queue of a flow.
 fn rss(view: &RssView, processor: Processor) -> Option<Rss> {
     if view.function.as_deref() != Some("toeplitz") || view.transform.is_some() {
         return None;
@@ -182,10 +183,10 @@ fn rss(view: &RssView, processor: Processor) -> Option<Rss> {
     Rss::new(processor, view.key.as_ref()?, view.table.as_ref()?, whole(view.fields_udp4), whole(view.fields_udp6))
 }
 
-/// What the configuration asks of the planner.
+/// Converts the configuration to a request for the planner.
 ///
 /// # Errors
-/// [`EngineError::Config`].
+/// Returns [`EngineError::Config`].
 pub fn request(config: &EngineConfig) -> Result<PlanRequest, EngineError> {
     config.validate()?;
     let rings = rings(config)?;
@@ -221,7 +222,7 @@ mod tests {
         PlannedMachine { plan: plan(&snapshot, &request).unwrap(), snapshot, request, rss: HashMap::new() }
     }
 
-    /// Native XDP was refused, say, or the driver adds other queues than it is known for.
+    /// Covers a refusal of native XDP, and a driver with another number of queues than known.
     #[test]
     fn plan_follows_queues_that_attaching_really_gives() {
         let mut survey = survey(4, 8);
@@ -237,10 +238,10 @@ mod tests {
         assert!(survey.plan.warnings.iter().all(|warning| warning.code != WarningCode::XdpAttached));
         (now[0].rx_queues, now[0].tx_queues) = (None, None);
         survey.replan(&now).unwrap();
-        assert_eq!(survey.plan.actors.len(), 6, "the number is unknown: the plan stands");
+        assert_eq!(survey.plan.actors.len(), 6, "with an unknown number the plan must stay");
     }
 
-    /// What the file may say the supervisor takes.
+    /// Checks that the supervisor accepts every value that the file may contain.
     #[test]
     fn limits_of_supervision_agree_with_the_files() {
         assert_eq!(Supervision::from(&SupervisionConfig::default()), Supervision::default());

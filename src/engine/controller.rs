@@ -1,4 +1,4 @@
-//! One queue as the supervisor knows it: how to start its actor, speak to it, and learn its end.
+//! Starts one queue's actor, sends it commands, and reports its exit, for the supervisor.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -16,30 +16,29 @@ use crate::queue::{DatapathFault, Handler, Handover, PortRequests, QueueExit, Re
 use crate::umem::PortIndex;
 use crate::xdp::PortOpenParams;
 
-/// What the engine tells a worker past the supervisor.
+/// Carries what the engine sends to a controller through the supervisor, which only forwards it.
 pub(super) enum EngineMessage {
-    /// New links, routes, neighbours.
+    /// Replaces links, routes and neighbours.
     Tables(Arc<Tables>),
-    /// A port is to take no new packets, or to take them again.
+    /// Pauses (`true`) or resumes a port.
     Pause(PortIndex, bool),
-    /// This interface is of no use now, for this reason: its port is to be closed until the worker is woken.
+    /// Closes the port of this interface for this reason. It reopens when the actor's controller is woken.
     Close(String, String),
-    /// Let something go wrong.
+    /// Injects a fault into this queue.
     Inject(DatapathFault),
 }
 
-/// The inboxes of all queues, by place in the plan: who is up, and where its packets go. Touched only
-/// when an actor starts or ends.
+/// Holds the inboxes of all running actors, by place in the plan. It changes only when an actor starts or ends.
 pub(super) type Directory = Arc<Mutex<Vec<Option<ActorAddresses>>>>;
 
-/// One running actor, as its neighbours need it.
+/// Holds the addresses of one running actor, for the other actors.
 pub(super) struct ActorAddresses {
     queue: u32,
     handovers: Address<Handover>,
     pub(super) commands: Address<ActorCommand>,
 }
 
-/// The name of the worker that serves `queue`.
+/// Returns the name of the actor that serves `queue`.
 pub(super) fn name(queue: u32) -> String {
     format!("queue {queue}")
 }
@@ -52,7 +51,7 @@ pub(super) struct QueueController<H> {
     pub(super) interfaces: Arc<Mutex<Interfaces>>,
     pub(super) directory: Directory,
     pub(super) tables: Arc<Tables>,
-    /// Ports that were paused, a bit each: a new actor is told.
+    /// Paused ports as a bit mask. A new actor gets it at its start.
     pub(super) paused: u8,
     pub(super) running: Option<Running>,
 }
@@ -77,15 +76,15 @@ impl<H: Handler + 'static> supervisor::ActorController for QueueController<H> {
             self.launcher.launch(self.index, link, &mut interfaces, &self.tables, &others)
         };
         let Launched { handle, commands, handovers } = launched.map_err(|error| match error {
-            // Not there, or another program is on it: that may change.
+            // The interface is missing or another program is attached: both can change without a restart here.
             EngineError::Interface { .. } | EngineError::Steering { .. } => ActorExit::Waiting(error.to_string()),
-            // No thread, no descriptor, no memory for io_uring: what is short now may be there at the next try.
+            // A thread, a descriptor or memory was missing: the next attempt may succeed.
             EngineError::Resources { .. } => ActorExit::Failed(error.to_string()),
             other => ActorExit::Refused(other.to_string()),
         })?;
         self.announce(Some(ActorAddresses { queue: self.queue, handovers, commands: commands.clone() }));
         for port in PortIndex::ALL.into_iter().filter(|port| port.is_in(self.paused)) {
-            // A new mailbox has room for them.
+            // A new mailbox has space for these commands.
             let _ = commands.try_send(ActorCommand::Pause(port, true));
         }
         self.running = Some(Running { handle, commands: Outbox::new(commands) });
@@ -131,21 +130,21 @@ impl<H: Handler + 'static> supervisor::ActorController for QueueController<H> {
         self.announce(None);
         Some(match outcome {
             ThreadOutcome::Finished(exit) => exit.end(),
-            ThreadOutcome::Panicked(words) => ActorExit::Panicked(words),
-            ThreadOutcome::Lost(words) => ActorExit::Failed(words),
+            ThreadOutcome::Panicked(message) => ActorExit::Panicked(message),
+            ThreadOutcome::Lost(message) => ActorExit::Failed(message),
         })
     }
 
     fn abandon(&mut self) {
         self.announce(None);
-        // Its packets take the program's fallback from now on.
+        // From now on, its packets take the program's fallback.
         let interfaces = self.interfaces.lock().unwrap_or_else(PoisonError::into_inner);
         interfaces.steer_away(self.launcher.ports_of(self.index));
     }
 
-    fn stalled(&mut self, stands: bool) {
-        if stands {
-            // Its packets take the program's fallback, instead of waiting for nobody.
+    fn stalled(&mut self, stalled: bool) {
+        if stalled {
+            // Its packets take the program's fallback instead of waiting for a stuck actor.
             let interfaces = self.interfaces.lock().unwrap_or_else(PoisonError::into_inner);
             interfaces.steer_away(self.launcher.ports_of(self.index));
         } else if let Some(running) = &mut self.running {
@@ -155,7 +154,7 @@ impl<H: Handler + 'static> supervisor::ActorController for QueueController<H> {
 }
 
 impl<H: Handler + 'static> QueueController<H> {
-    /// What each port can be opened from, or why it cannot be opened now.
+    /// Returns the parameters to open each port with, or the reason why it cannot be opened now.
     fn requests(&self) -> PortRequests<PortOpenParams> {
         let mut interfaces = self.interfaces.lock().unwrap_or_else(PoisonError::into_inner);
         let ports = PortIndex::ALL.into_iter().zip(self.launcher.ports_of(self.index));
@@ -168,18 +167,18 @@ impl<H: Handler + 'static> QueueController<H> {
         entries.filter_map(|(place, entry)| Some((place, entry.as_ref()?.handovers.clone()))).collect()
     }
 
-    /// Tells every other running actor where this queue's packets go now.
+    /// Sends the new inbox address of this queue to every other running actor.
     fn announce(&self, entry: Option<ActorAddresses>) {
         let mut directory = self.directory.lock().unwrap_or_else(PoisonError::into_inner);
         let address = entry.as_ref().map(|e| e.handovers.clone());
         for other in directory.iter().enumerate().filter(|(at, _)| *at != self.index).filter_map(|(_, e)| e.as_ref()) {
             let message = ActorCommand::Peer { place: self.index as u32, address: address.clone() };
-            // Closed: it ends itself, and needs to know no peer any more.
+            // With a closed mailbox, the other actor is ending and needs no address.
             if let Err(SendError::Timeout(_)) = other.commands.try_send(message) {
                 tracing::warn!(
                     queue = other.queue,
                     about = self.queue,
-                    "mailbox full: packets for a peer will be dropped"
+                    "mailbox full; handovers to another queue will be dropped"
                 );
             }
         }

@@ -1,4 +1,4 @@
-//! The list of destinations on all interfaces: exchanged as a whole, or left as it was.
+//! Replaces the destinations on all interfaces, or on none.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -7,20 +7,20 @@ use std::ops::RangeInclusive;
 use crate::net::Tables;
 use crate::xdp::steering::{Steering, SteeringError};
 
-/// UDP destinations that are the engine's: everything else stays the kernel's.
+/// Lists the UDP destinations that the engine serves. The kernel keeps all other packets.
 pub type Destinations = Vec<(IpAddr, RangeInclusive<u16>)>;
 
-/// Which destinations are the engine's, given the addresses of the moment.
+/// Computes the destinations from the current addresses.
 pub(super) type DestinationsOf = Box<dyn Fn(&Tables) -> Destinations + Send>;
 
-/// The ports of each address. An IPv4-mapped address is its IPv4 address, as in the kernel's table.
+/// Holds the ports of each address. An IPv4-mapped address counts as its IPv4 address, as in the kernel's table.
 pub(super) type ByAddress = BTreeMap<IpAddr, Vec<RangeInclusive<u16>>>;
 
-/// The list of one interface's program.
+/// Changes the destinations of one interface's program.
 pub(super) trait AddressList {
-    /// Lists these ports of an address and no others.
+    /// Sets the ports of an address, and removes all its other ports.
     fn set(&mut self, address: IpAddr, ports: &[RangeInclusive<u16>]) -> Result<(), SteeringError>;
-    /// Takes an address off the list.
+    /// Removes an address.
     fn deny(&mut self, address: IpAddr) -> Result<(), SteeringError>;
 }
 
@@ -34,14 +34,14 @@ impl AddressList for Steering {
     }
 }
 
-/// Why a list was not exchanged.
+/// Reports why the destinations were not replaced.
 #[derive(Debug)]
 pub(super) struct NotExchanged {
-    /// Index of the interface that refused.
+    /// Index of the interface that refused the change.
     pub(super) list: usize,
-    /// Its reason.
+    /// Reason of the refusal.
     pub(super) error: SteeringError,
-    /// What could not be put back: `None` if every list is as it was.
+    /// Error of the rollback; `None` if every interface has its former destinations.
     pub(super) rollback: Option<SteeringError>,
 }
 
@@ -54,8 +54,8 @@ pub(super) fn by_address(destinations: &Destinations) -> ByAddress {
     table
 }
 
-/// Exchanges `from` for `to` on each of `lists`. An address that is on both is served without a gap. Room is made before
-/// it is taken: two lists that fit a table alone need not fit it together.
+/// Replaces `from` by `to` on each of `lists`. An address in both is served without interruption. Addresses are removed
+/// before others are added, because the table may not have space for both.
 pub(super) fn exchange<'a, L: AddressList + 'a>(
     lists: impl Iterator<Item = &'a mut L>,
     from: &ByAddress,
@@ -66,7 +66,7 @@ pub(super) fn exchange<'a, L: AddressList + 'a>(
         let changed = change(list, from, to);
         done.push(list);
         let Err(error) = changed else { continue };
-        // Also the list that failed: a part of it is changed.
+        // The rollback includes the list that failed, because a part of it has changed.
         let put_back = done.into_iter().map(|list| change(list, to, from));
         let rollback = put_back.fold(None, |first, result| first.or(result.err()));
         return Err(NotExchanged { list: index, error, rollback });
@@ -92,7 +92,7 @@ mod tests {
 
     use super::*;
 
-    /// A table with a limit, that refuses an address on request.
+    /// Simulates a table with a size limit, which refuses one address on request.
     struct Fake {
         table: ByAddress,
         capacity: usize,
@@ -130,7 +130,7 @@ mod tests {
         Ipv4Addr::new(192, 0, 2, n).into()
     }
 
-    /// Port 7 of these addresses.
+    /// Returns a table with port 7 of these addresses.
     fn table(addresses: std::ops::Range<u8>) -> ByAddress {
         by_address(&addresses.map(|n| (address(n), 7..=7)).collect())
     }
@@ -171,7 +171,7 @@ mod tests {
         let mut lists = [Fake::new(2, &from), Fake::new(1, &from)];
         let error = exchange(lists.iter_mut(), &from, &to).unwrap_err();
         assert!(matches!(error.error, SteeringError::ListFull { .. }));
-        assert!(error.rollback.is_some(), "the second table has no place for the former list either");
+        assert!(error.rollback.is_some(), "the second table is too small for its former list");
     }
 
     #[test]

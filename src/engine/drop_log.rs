@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 use super::EngineStatus;
 use crate::telemetry::{DropCounters, DropReason};
 
-/// One reason is logged at most once in this time.
+/// Limits the log to one event per reason in this time.
 const AGAIN: Duration = Duration::from_secs(60);
-/// The counters are compared at most once in this time.
+/// Limits the comparison of the counters to one in this time.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Remembers what was logged of each reason.
+/// Holds the counts and times of the logged events.
 pub(super) struct DropLog {
     logged: DropCounters,
     last: [Option<Instant>; DropReason::ALL.len()],
@@ -24,7 +24,7 @@ impl Default for DropLog {
 }
 
 impl DropLog {
-    /// Logs what `status` shows to have risen.
+    /// Logs the drops that increased in `status`.
     pub(super) fn look(&mut self, status: &EngineStatus, now: Instant) {
         if self.next_look.is_some_and(|next| now < next) {
             return;

@@ -38,7 +38,7 @@ pub enum EngineError {
     #[error(transparent)]
     Plan(#[from] Refusal),
     /// The CPU, memory and NIC layout could not be read.
-    #[error("cannot read this machine: {0}")]
+    #[error("machine: cannot read CPUs, memory and NICs: {0}")]
     Snapshot(#[from] SnapshotError),
     /// An interface cannot be used.
     #[error(

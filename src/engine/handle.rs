@@ -1,4 +1,4 @@
-//! The engine as its operators have it: a handle to ask and to tell it, from any thread.
+//! Provides the handle with which other threads query and control a running engine.
 
 use std::any::Any;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,12 +19,12 @@ use crate::port::QueueId;
 use crate::queue::{DatapathFault, HandlerFactory, SessionInfo};
 use crate::umem::PortIndex;
 
-/// For an actor to answer a question. It answers between two batches; a stuck handler never does.
+/// Limits the time in which an actor answers. An actor answers between two batches; a stuck handler prevents it.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
-/// Sessions described at once.
+/// Limits the sessions described at once.
 const SESSIONS_MAX: usize = 10_000;
 
-/// The handlers to come are made by what stands here.
+/// Holds the factory of all handlers created from now on.
 pub(super) struct Factory<H>(Mutex<HandlerFactory<H>>);
 
 impl<H> Factory<H> {
@@ -32,7 +32,7 @@ impl<H> Factory<H> {
         Arc::new(Self(Mutex::new(factory)))
     }
 
-    /// A factory that asks, for each handler, what the newest one is.
+    /// Returns a factory that uses the newest factory for each handler.
     pub(super) fn newest(self: &Arc<Self>) -> HandlerFactory<H>
     where
         H: 'static,
@@ -49,8 +49,8 @@ impl<H> Factory<H> {
     }
 }
 
-/// Asks and tells a running engine, from any thread; as many of them as wanted. It does not keep the engine alive:
-/// once that has stopped, `status` shows the last state and the rest is [`EngineError::Ended`].
+/// Queries and controls a running engine from any thread. It can be cloned, and does not keep the engine alive. After the
+/// engine has stopped, `status` returns the last state and all other methods return [`EngineError::Ended`].
 #[derive(Clone)]
 pub struct EngineHandle(Arc<Shared>);
 
@@ -60,14 +60,14 @@ pub(super) struct Shared {
     pub(super) status: Arc<Mutex<EngineStatus>>,
     pub(super) interfaces: Arc<Mutex<Interfaces>>,
     pub(super) directory: Directory,
-    /// A [`Factory`] of the engine's own kind of handler.
+    /// The [`Factory`] of the engine's handler type.
     pub(super) factory: Arc<dyn Any + Send + Sync>,
-    /// What the next actors are opened with.
+    /// Configuration with which the next actors open.
     pub(super) config: Arc<Mutex<EngineConfig>>,
     pub(super) plan: Plan,
     pub(super) notes: Vec<String>,
     pub(super) started: Instant,
-    /// Held by a reload.
+    /// Locked during a reload.
     pub(super) reloading: Mutex<()>,
 }
 
@@ -80,7 +80,7 @@ impl EngineHandle {
         &self.0
     }
 
-    /// How the engine and each queue is.
+    /// Returns the state of the engine and of each queue.
     #[must_use]
     pub fn status(&self) -> EngineStatus {
         let mut status = self.0.status.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -94,27 +94,27 @@ impl EngineHandle {
         status
     }
 
-    /// Tells what the process has given up, for the status.
+    /// Sets the sandbox layers that the process has applied, for the status.
     pub fn confined(&self, layers: &[Layer]) {
         self.0.status.lock().unwrap_or_else(PoisonError::into_inner).sandbox = layers.to_vec();
     }
 
-    /// The plan it runs by.
+    /// Returns the plan of this engine.
     #[must_use]
     pub fn plan(&self) -> &Plan {
         &self.0.plan
     }
 
-    /// What was decided at start that a reader may want to know, a sentence each.
+    /// Returns the decisions made at start, one sentence each.
     #[must_use]
     pub fn notes(&self) -> &[String] {
         &self.0.notes
     }
 
-    /// Waits until `done` says that the status is as wanted, and returns that status.
+    /// Waits until `done` accepts the status, and returns that status.
     ///
     /// # Errors
-    /// [`EngineError::NotReached`] if it is not within this time.
+    /// Returns [`EngineError::NotReached`] after `within`.
     pub fn wait(
         &self,
         within: Duration,
@@ -134,46 +134,46 @@ impl EngineHandle {
         }
     }
 
-    /// Restarts what serves `queue`, as deep as told; everything else goes on. Spends nothing of the restart
-    /// budget, and gives a failed queue a new one. Returns when it is under way.
+    /// Restarts the part of the actor of `queue` that `scope` names; everything else continues. The restart does not count
+    /// against the restart budget, and a failed queue gets a new budget. Returns when the restart has begun.
     ///
     /// # Errors
-    /// [`EngineError::NoSuchQueue`]; [`EngineError::NotNow`] while it is being drained or does not end.
+    /// Returns [`EngineError::NoSuchQueue`], or [`EngineError::NotNow`] while the queue drains or does not end.
     pub fn restart(&self, queue: &QueueId, scope: RestartScope) -> Result<(), EngineError> {
         let (actor, port) = self.find(queue)?;
         self.0.supervisor.restart(actor, scope, port.number()).map_err(|error| self.refused("restart", queue, error))
     }
 
-    /// Lets `queue` take no new packets, or lets it take them again. Its packets wait on the RX ring meanwhile;
-    /// what does not fit is dropped and counted by the kernel, and what has waited is dropped when it is resumed
-    /// ([`DropReason::Paused`](crate::telemetry::DropReason::Paused)). Lasts over restarts.
+    /// Pauses `queue` (`true`) or resumes it. While it is paused, its packets stay on the RX ring, and the kernel drops
+    /// and counts those that do not fit. The packets on the ring are dropped at the resume
+    /// ([`DropReason::Paused`](crate::telemetry::DropReason::Paused)). The pause continues after restarts.
     ///
     /// # Errors
-    /// [`EngineError::NoSuchQueue`].
+    /// Returns [`EngineError::NoSuchQueue`].
     pub fn pause(&self, queue: &QueueId, paused: bool) -> Result<(), EngineError> {
         let (actor, port) = self.find(queue)?;
-        let told = self.0.supervisor.send_engine_message(actor, EngineMessage::Pause(port, paused));
-        told.map_err(|error| self.refused("pause", queue, error))?;
+        let sent = self.0.supervisor.send_engine_message(actor, EngineMessage::Pause(port, paused));
+        sent.map_err(|error| self.refused("pause", queue, error))?;
         let mut status = self.0.status.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(QueueStatus { paused: ports, .. }) = status.queues.get_mut(actor.0)
             && ports.contains(queue) != paused
         {
             if paused {
                 ports.push(queue.clone());
-                tracing::warn!(port = %queue, remedy = format!("oxide ctl resume {queue}"), "paused: takes no new packets");
+                tracing::warn!(port = %queue, remedy = format!("oxide ctl resume {queue}"), "port paused");
             } else {
                 ports.retain(|port| port != queue);
-                tracing::info!(port = %queue, "resumed");
+                tracing::info!(port = %queue, "port resumed");
             }
         }
         Ok(())
     }
 
-    /// Lets the actor that serves `queue`, on each of its interfaces, start no new sessions, waits until the old
-    /// ones have ended or `within` is over, and stops it. A restart starts it again.
+    /// Drains the actor that serves `queue`, on each of its interfaces. The actor starts no new sessions, and stops when
+    /// the old ones have ended or `within` is over. A restart starts it again.
     ///
     /// # Errors
-    /// [`EngineError::NoSuchQueue`]; [`EngineError::NotNow`] if it was told to end and still runs.
+    /// Returns [`EngineError::NoSuchQueue`], or [`EngineError::NotNow`] if the actor still runs afterwards.
     pub fn drain_queue(&self, queue: &QueueId, within: Duration) -> Result<(), EngineError> {
         let (actor, _) = self.find(queue)?;
         let drained = self.0.supervisor.drain(Some(actor), within);
@@ -184,12 +184,12 @@ impl EngineHandle {
         Err(self.refused("drain", queue, CommandRefused::StillRuns { actor }.into()))
     }
 
-    /// Takes over what of `config` concerns the opening of a queue: `batch_size`, `busy_poll`, `busy_poll_timeout_us`,
-    /// `zero_copy` and `realtime`. In force for each queue with its next restart at [`RestartScope::Queue`]; the rest of the
-    /// configuration belongs to the plan, and to this engine's whole life.
+    /// Takes the fields of `config` with which a queue opens: `batch_size`, `busy_poll`, `busy_poll_timeout_us`,
+    /// `zero_copy` and `realtime`. They apply to each queue from its next restart at [`RestartScope::Queue`]. The other
+    /// fields belong to the plan and need a new engine.
     ///
     /// # Errors
-    /// [`EngineError::Config`], and no change.
+    /// Returns [`EngineError::Config`] and changes nothing.
     pub fn configure(&self, config: &EngineConfig) -> Result<(), EngineError> {
         config.validate()?;
         let mut kept = self.0.config.lock().unwrap_or_else(PoisonError::into_inner);
@@ -201,11 +201,12 @@ impl EngineHandle {
         Ok(())
     }
 
-    /// Describes at most `limit` sessions (and at most 10,000) of the actor that serves `queue`. Asks the actor
-    /// itself, between two of its batches, and waits at most a second.
+    /// Describes at most `limit` sessions (10,000 at most) of the actor that serves `queue`. The actor answers between
+    /// two batches, within one second.
     ///
     /// # Errors
-    /// [`EngineError::NoSuchQueue`]; [`EngineError::NotNow`] if it does not run or is busy; [`EngineError::NoAnswer`].
+    /// Returns [`EngineError::NoSuchQueue`], [`EngineError::NotNow`] if the actor does not run or is busy, or
+    /// [`EngineError::NoAnswer`].
     pub fn sessions(&self, queue: &QueueId, limit: usize) -> Result<Vec<SessionInfo>, EngineError> {
         let (ActorId(index), _) = self.find(queue)?;
         let not_now = |reason| EngineError::NotNow { action: "list its sessions", queue: queue.clone(), reason };
@@ -225,15 +226,15 @@ impl EngineHandle {
             .map_err(|_| EngineError::NoAnswer { queue: queue.clone(), within: ANSWER_WITHIN })
     }
 
-    /// Lets something go wrong in the actor that serves `queue`: `fault` is given the number of its port there.
+    /// Injects a fault into the actor that serves `queue`. `fault` gets the index of the queue's port in that actor.
     #[doc(hidden)]
     pub fn inject(&self, queue: &QueueId, fault: impl FnOnce(PortIndex) -> DatapathFault) -> Result<(), EngineError> {
         let (actor, port) = self.find(queue)?;
-        let told = self.0.supervisor.send_engine_message(actor, EngineMessage::Inject(fault(port)));
-        told.map_err(|error| self.refused("inject a fault", queue, error))
+        let sent = self.0.supervisor.send_engine_message(actor, EngineMessage::Inject(fault(port)));
+        sent.map_err(|error| self.refused("inject a fault", queue, error))
     }
 
-    /// Who serves `queue`, and as which of its ports.
+    /// Returns the actor that serves `queue`, and the index of the port there.
     fn find(&self, queue: &QueueId) -> Result<(ActorId, PortIndex), EngineError> {
         let serves = |p: &oxide_topology::PortPlan| p.interface == queue.interface && p.queue == queue.queue;
         let actors = self.0.plan.actors.iter().enumerate();

@@ -1,4 +1,4 @@
-//! The housekeeping thread: between the kernel's tables and the actors.
+//! Runs the housekeeping thread, which connects the kernel's tables with the actors.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -17,35 +17,37 @@ use super::interfaces::{Interfaces, ProgramEvent};
 use super::operation;
 use crate::net::{NetError, NetEvent, NetOptions, NetService, Tables};
 
-/// How long the kernel may take to tell its tables at first.
+/// Limits the time in which the kernel sends its first tables.
 const TABLES_WITHIN: Duration = Duration::from_secs(5);
-/// How often programs are looked after: no event tells that one was taken off. A system call for each interface.
+/// Sets the interval of the program checks, since no event reports a removed program. A check is one system call per
+/// interface.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// Devices that are busy polled are looked for at each so many looks, and the settings of all at each so many.
+/// Counts the checks between two searches for devices with busy polling.
 const SETTINGS_EVERY: u32 = 10;
+/// Counts the checks between two searches for drift.
 const DRIFT_EVERY: u32 = 40;
 
-/// What the thread keeps.
+/// Holds the state of the housekeeping thread.
 pub(super) struct Housekeeper {
     pub(super) net: NetService,
     pub(super) handle: SupervisorHandle<EngineMessage>,
     pub(super) interfaces: Arc<Mutex<Interfaces>>,
     pub(super) status: Arc<Mutex<EngineStatus>>,
     pub(super) destinations: DestinationsOf,
-    /// Next hops that actors want resolved.
+    /// Next hops that actors want to resolve.
     pub(super) asked: flume::Receiver<(u32, IpAddr)>,
     pub(super) commands: flume::Receiver<HousekeeperCommand>,
-    /// As they were told last.
+    /// Tables as last published.
     pub(super) tables: Arc<Tables>,
-    /// The interfaces as they were at start.
+    /// Interfaces as they were at start.
     pub(super) planned: Vec<Nic>,
 }
 
-/// What the engine tells the thread.
+/// Lists the commands of the engine to the housekeeping thread.
 pub(super) enum HousekeeperCommand {
-    /// Other destinations are the engine's from now on, or still the former ones: then the error says why.
+    /// Replaces the destinations. On an error, the former ones stay; the channel carries the result.
     Destinations(DestinationsOf, flume::Sender<Result<(), EngineError>>),
-    /// End.
+    /// Ends the thread.
     Stop,
 }
 
@@ -68,9 +70,11 @@ impl Housekeeper {
                 .wait_deadline(next_look);
             match event {
                 Ok(HousekeeperEvent::Net(Some(NetEvent::Tables(tables)))) => self.publish(Arc::new(tables), actors),
-                Ok(HousekeeperEvent::Net(Some(event))) => tracing::warn!(?event, "netlink"),
+                Ok(HousekeeperEvent::Net(Some(event))) => {
+                    tracing::warn!(?event, "kernel tables read again after lost netlink messages")
+                }
                 Ok(HousekeeperEvent::Asked(Some((interface, next_hop)))) => {
-                    // Busy: the packet that waits for it asks again.
+                    // If the service is busy, a later packet repeats the request.
                     let _ = self.net.resolve(interface, next_hop);
                 }
                 Ok(HousekeeperEvent::Command(Some(HousekeeperCommand::Destinations(destinations, reply)))) => {
@@ -107,13 +111,13 @@ impl Housekeeper {
         }
     }
 
-    /// Lists the destinations that `of` wants by the tables of the moment.
+    /// Sets the destinations that `of` computes from the current tables.
     fn list(&self, of: &DestinationsOf) -> Result<(), EngineError> {
         let wanted = of(&self.tables);
         self.interfaces.lock().unwrap_or_else(PoisonError::into_inner).set_destinations(&wanted)
     }
 
-    /// Looks at the links of the served interfaces and at the listed addresses.
+    /// Updates the status of the served links and of the listed addresses.
     fn observe(&self) {
         let links = operation::links(self.planned.iter().map(|nic| nic.name.as_str()), &self.tables);
         let wanted = (self.destinations)(&self.tables);
@@ -124,65 +128,65 @@ impl Housekeeper {
     fn publish(&mut self, tables: Arc<Tables>, actors: usize) {
         self.tables = Arc::clone(&tables);
         if let Err(error) = self.list(&self.destinations) {
-            tracing::error!(%error, "destinations not listed: the former ones stay");
+            tracing::error!(%error, "cannot update the destinations; the former ones stay");
         }
         self.observe();
         let lost = self.interfaces.lock().unwrap_or_else(PoisonError::into_inner).forget_lost(&tables);
         for name in &lost {
-            tracing::warn!(interface = name, "gone, or made again: its queues are opened anew");
+            tracing::warn!(interface = name, "interface deleted or re-created; reopening its queues");
         }
         for actor in (0..actors).map(ActorId) {
             if let Err(error) = self.handle.send_engine_message(actor, EngineMessage::Tables(Arc::clone(&tables))) {
-                tracing::warn!(?actor, %error, "tables not passed on");
+                tracing::warn!(?actor, %error, "cannot send tables to an actor");
             }
-            // An interface that somebody waits for may be among them.
+            // The new tables may contain an interface that the actor waits for.
             let _ = self.handle.wake(actor);
         }
     }
 
-    /// Programs that another process took off are put back. Where that cannot be, the interface's ports are closed and
+    /// Attaches programs again that another process detached. If that fails, the ports of the interface are closed and
     /// wait.
     fn check_programs(&self, actors: usize) {
         let events = self.interfaces.lock().unwrap_or_else(PoisonError::into_inner).check_programs();
         for what in events {
             let close = match what {
                 ProgramEvent::Reattached { interface } => {
-                    tracing::warn!(interface, "the XDP program was taken off; it is back");
+                    tracing::warn!(interface, "XDP program was detached; attached again");
                     None
                 }
                 ProgramEvent::Detached { interface, why } => {
-                    tracing::error!(interface, why, "the XDP program is not attached any more: no packets come in");
+                    tracing::error!(interface, why, "XDP program detached; no packets arrive");
                     Some((interface, why))
                 }
             };
             for actor in (0..actors).map(ActorId) {
-                let told = match &close {
+                let sent = match &close {
                     Some((interface, why)) => {
                         self.handle.send_engine_message(actor, EngineMessage::Close(interface.clone(), why.clone()))
                     }
                     None => self.handle.wake(actor),
                 };
-                if let Err(error) = told {
-                    tracing::warn!(?actor, %error, "not told of its interface's program");
+                if let Err(error) = sent {
+                    tracing::warn!(?actor, %error, "cannot report the XDP program's state to an actor");
                 }
             }
         }
     }
 
-    /// Tells what was changed on the interfaces since they were planned for, once for each change.
+    /// Reports changes of the interfaces since the plan, each once.
     fn compare(&self) {
         let names: Vec<String> = self.planned.iter().map(|nic| nic.name.clone()).collect();
-        // One that is not there is netlink's to tell; the next look comes soon.
+        // Netlink reports a missing interface, so this check is skipped until the next one.
         let Ok(now) = oxide_topology::live_nics(&names) else { return };
         let drift = drift::differences(&self.planned, &now);
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
-        for news in drift.iter().filter(|sentence| !status.drift.contains(sentence)) {
-            tracing::warn!(news, "not as planned any more");
+        for change in drift.iter().filter(|sentence| !status.drift.contains(sentence)) {
+            tracing::warn!(change, "machine changed since the plan");
         }
         status.drift = drift;
     }
 
-    /// Devices that are busy polled get the settings for it.
+    /// Applies the busy polling settings to the devices that are busy polled.
     fn look(&self) {
         let polled: BTreeSet<String> = {
             let status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
@@ -210,10 +214,10 @@ pub(super) fn first_tables(net: &NetService) -> Result<Tables, EngineError> {
     }
 }
 
-/// Links, addresses, routes and neighbours of this network namespace, once.
+/// Reads links, addresses, routes and neighbours of this network namespace once.
 ///
 /// # Errors
-/// [`EngineError::Net`].
+/// Returns [`EngineError::Net`].
 pub fn read_tables() -> Result<Tables, EngineError> {
     let net = NetService::start(NetOptions::default())?;
     let tables = first_tables(&net)?;

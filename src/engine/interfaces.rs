@@ -1,5 +1,5 @@
-//! The interfaces of an engine: program, list of destinations, device settings. One of each per
-//! interface, attached as long as the engine lives, and attached anew when the interface was made again.
+//! Owns program, destinations and device settings of each interface. A program stays attached until the engine ends, and
+//! is attached again when its interface is re-created.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,11 +13,11 @@ use crate::port::QueueId;
 use crate::xdp::steering::{self, AttachMode, MAX_ADDRESSES, Steering, SteeringError, SteeringOptions};
 use crate::xdp::{Device, PortOpenParams};
 
-/// Programs by interface name.
+/// Holds the programs by interface name.
 pub(super) struct Interfaces {
     options: SteeringOptions,
     attached: BTreeMap<String, Attached>,
-    /// There, wanted, and refused our program when that was last tried: another one was there first.
+    /// Interfaces that exist but refused the program, because another program is attached.
     refusing: BTreeMap<String, RetryDelay>,
     destinations: ByAddress,
 }
@@ -25,21 +25,21 @@ pub(super) struct Interfaces {
 struct Attached {
     steering: Steering,
     ifindex: u32,
-    /// Device settings for busy polling, put back when this is dropped; `Err` where they were refused.
+    /// Device settings for busy polling, restored on drop; `Err` if the kernel refused them.
     settings: Option<Result<SettingsGuard, ()>>,
-    /// Why the program is not on the interface though that is there, and when that was last looked at.
+    /// Reason why the program is detached from an existing interface, and the delay before the next attempt.
     detached_reason: Option<(String, RetryDelay)>,
 }
 
-/// Between two tries of a program that cannot be put back: each names who is in its place, which takes a while.
+/// Sets the time between two attempts to attach a program. Each attempt looks up the conflicting program, which is slow.
 const TRY_EVERY: Duration = Duration::from_millis(500);
 
-/// Until something that was refused is tried again.
+/// Delays the next attempt after a refusal.
 #[derive(Clone, Copy)]
 struct RetryDelay {
     since: Instant,
-    /// Another program has the interface: it is asked for that at each look, which is one netlink question, where a try may
-    /// be a program load.
+    /// Whether another program has the interface. Then each check sends one netlink request, and attempts nothing while
+    /// the other program stays. An attempt may have to load a program.
     held: bool,
 }
 
@@ -53,16 +53,16 @@ impl RetryDelay {
     }
 }
 
-/// What became of a program that somebody took off.
+/// Reports the result of a program check.
 pub(super) enum ProgramEvent {
-    /// It is on its interface again; the sockets in its map never left it.
+    /// The program is attached to its interface again. The sockets stayed in its map.
     Reattached { interface: String },
-    /// It is not: another one is there, or the kernel refuses.
+    /// The program is detached, because another one is attached or the kernel refuses it.
     Detached { interface: String, why: String },
 }
 
 impl Attached {
-    /// Puts the program back if it was taken off; whether it was.
+    /// Attaches the program again if it was detached. Returns whether it did.
     fn put_back(&mut self, options: &SteeringOptions) -> Result<bool, SteeringError> {
         if self.steering.is_attached()? {
             return Ok(false);
@@ -77,18 +77,18 @@ impl Interfaces {
         Self { options, attached: BTreeMap::new(), refusing: BTreeMap::new(), destinations: ByAddress::new() }
     }
 
-    /// The program of `name`, attached if it is not there, or not there any more.
+    /// Ensures that the program is attached to `name`, and attaches it if necessary.
     fn ensure(&mut self, name: &str) -> Result<(), EngineError> {
-        let gone = |source| EngineError::Interface { interface: name.to_owned(), source };
-        let device = Device::named(name).map_err(gone)?;
+        let missing = |source| EngineError::Interface { interface: name.to_owned(), source };
+        let device = Device::named(name).map_err(missing)?;
         let same = self.attached.get_mut(name).filter(|attached| attached.ifindex == device.ifindex);
         if let Some(attached) = same {
             attached.put_back(&self.options).map_err(|e| refused(name, e))?;
         } else {
-            // The old link goes first: two programs do not fit.
+            // The old link must be removed first, because an interface takes only one program.
             self.attached.remove(name);
             let mut steering = Steering::attach(name, &self.options).map_err(|e| refused(name, e))?;
-            // The interface is ours from now on.
+            // From now on, the engine owns the interface.
             put_back_settings(name, device.ifindex);
             let listed = exchange(std::iter::once(&mut steering), &ByAddress::new(), &self.destinations);
             listed.map_err(|e| refused(name, e.error))?;
@@ -98,7 +98,7 @@ impl Interfaces {
         Ok(())
     }
 
-    /// Attaches the programs of `names`, as far as that is possible now: a refusal is reported by the queue that needs it.
+    /// Attaches the programs of `names` where possible. The queue that needs a program reports its refusal.
     pub(super) fn attach(&mut self, names: &[String]) {
         for name in names {
             if let Err(error) = self.ensure(name) {
@@ -107,35 +107,35 @@ impl Interfaces {
         }
     }
 
-    /// What a backend needs to open `id`. A refusal is looked after by [`check_programs`](Self::check_programs) from then on.
+    /// Returns the parameters to open `id` with. [`check_programs`](Self::check_programs) retries a refused program.
     pub(super) fn request(&mut self, id: &QueueId) -> Result<PortOpenParams, EngineError> {
         let ensured = self.ensure(&id.interface);
         if let Err(EngineError::Steering { .. }) = ensured {
             self.refuses(&id.interface);
         }
         ensured?;
-        let gone = || EngineError::Interface {
+        let missing = || EngineError::Interface {
             interface: id.interface.clone(),
             source: io::Error::from_raw_os_error(libc::ENODEV),
         };
-        let steering = &self.attached.get(&id.interface).ok_or_else(gone)?.steering;
+        let steering = &self.attached.get(&id.interface).ok_or_else(missing)?.steering;
         let slot = steering.slot(id.queue).map_err(|e| refused(&id.interface, e))?;
         let generic =
             (steering.mode() == AttachMode::Generic).then(|| steering.why().unwrap_or("as configured").to_owned());
         Ok(PortOpenParams { id: id.clone(), slot: Some(slot), generic })
     }
 
-    /// Takes the sockets of `ports` out of the maps: their packets go the fallback's way.
+    /// Removes the sockets of `ports` from the XSKMAPs, so that their packets take the fallback.
     pub(super) fn steer_away(&self, ports: Vec<QueueId>) {
         for id in ports {
             let Some(attached) = self.attached.get(&id.interface) else { continue };
             if let Err(error) = attached.steering.slot(id.queue).and_then(|slot| slot.remove()) {
-                tracing::warn!(port = %id, %error, "steering away");
+                tracing::warn!(port = %id, %error, "cannot steer packets away");
             }
         }
     }
 
-    /// Replaces the list of destinations on every interface, or on none. What stays on the list is served without a gap.
+    /// Replaces the destinations on every interface, or on none. Unchanged destinations are served without interruption.
     pub(super) fn set_destinations(&mut self, wanted: &Destinations) -> Result<(), EngineError> {
         let wanted = by_address(wanted);
         if wanted == self.destinations {
@@ -159,23 +159,23 @@ impl Interfaces {
         }
     }
 
-    /// Preferred busy polling is in force on `name`: the device defers its interrupts to it from now on.
-    /// Done once, and put back when the engine ends.
+    /// Applies the device settings for busy polling to `name`, which defer its interrupts. They are applied once and
+    /// restored when the engine ends.
     pub(super) fn busy_polls(&mut self, name: &str) {
         let Some(attached) = self.attached.get_mut(name).filter(|a| a.settings.is_none()) else { return };
         let wanted = BusyPollSettings::default();
-        tracing::info!(interface = name, ?wanted, "device settings for busy polling, put back at the end");
+        tracing::info!(interface = name, ?wanted, "applying device settings for busy polling");
         attached.settings = Some(wanted.apply(name, attached.ifindex).map_err(|error| {
-            tracing::warn!(interface = name, %error, "device settings for busy polling");
+            tracing::warn!(interface = name, %error, "cannot apply device settings for busy polling");
         }));
     }
 
-    /// Puts the device settings back. In the ordered end of the engine: handles to it may live on.
+    /// Restores the device settings at the end of the engine, because handles may still keep this value.
     pub(super) fn put_settings_back(&mut self) {
         self.attached.values_mut().for_each(|attached| attached.settings = None);
     }
 
-    /// Puts programs back that another process took off. Tells each change once.
+    /// Attaches programs again that another process detached. Reports each change once.
     pub(super) fn check_programs(&mut self) -> Vec<ProgramEvent> {
         let mut events = self.retry_refusing();
         let Self { attached, options, .. } = self;
@@ -185,11 +185,11 @@ impl Interfaces {
                 return None;
             }
             match attached.put_back(options) {
-                // Put back by somebody else than this look, perhaps: a queue that was started meanwhile.
+                // A queue that started in between may have attached the program already.
                 Ok(put) => {
                     (attached.detached_reason.take().is_some() || put).then_some(ProgramEvent::Reattached { interface })
                 }
-                // Deleted, or another one of that name: netlink says so.
+                // The interface was deleted or re-created, which netlink reports.
                 Err(_) if Device::named(name).map_or(0, |device| device.ifindex) != attached.ifindex => None,
                 Err(error) => {
                     let why = error.to_string();
@@ -204,12 +204,12 @@ impl Interfaces {
         events
     }
 
-    /// Those whose program could not be attached when a port was to be opened: now?
+    /// Retries the interfaces that refused the program when a port was opened.
     fn retry_refusing(&mut self) -> Vec<ProgramEvent> {
-        // Or a queue that came later found the place free: those that were refused before it are to be told, and the
-        // program that has the interface now is ours.
-        let ours = |name: &str| self.attached.get(name).is_some_and(|a| a.steering.is_attached().unwrap_or(false));
-        let now = |(name, pause): &(&String, &RetryDelay)| ours(name) || pause.is_over(name);
+        // A queue that opened later may have attached the engine's program. Queues that were refused earlier must then
+        // get an event too.
+        let attached = |name: &str| self.attached.get(name).is_some_and(|a| a.steering.is_attached().unwrap_or(false));
+        let now = |(name, pause): &(&String, &RetryDelay)| attached(name) || pause.is_over(name);
         let due: Vec<String> = self.refusing.iter().filter(now).map(|(name, _)| name.clone()).collect();
         let mut events = Vec::new();
         for interface in due {
@@ -217,7 +217,7 @@ impl Interfaces {
             match self.ensure(&interface) {
                 Ok(()) => events.push(ProgramEvent::Reattached { interface }),
                 Err(EngineError::Steering { .. }) => self.refuses(&interface),
-                // Not there at all: netlink tells when it is.
+                // The interface does not exist; netlink reports when it does.
                 Err(_) => {}
             }
         }
@@ -229,8 +229,8 @@ impl Interfaces {
         self.refusing.insert(interface.to_owned(), RetryDelay::new(held));
     }
 
-    /// Drops the programs of interfaces that are not there any more, or were made again under the same
-    /// name, and returns their names: whoever serves them must open them anew.
+    /// Drops the programs of interfaces that were deleted or re-created under the same name. Returns their names; the
+    /// queues of these interfaces must be reopened.
     pub(super) fn forget_lost(&mut self, tables: &Tables) -> Vec<String> {
         let lost = |(name, attached): &(&String, &Attached)| {
             tables.link_named(name).is_none_or(|link| link.index != attached.ifindex)
@@ -242,7 +242,7 @@ impl Interfaces {
         lost
     }
 
-    /// What each program counted.
+    /// Returns the counters of each program.
     pub(super) fn status(&self) -> Vec<SteeringStatus> {
         let one = |(name, attached): (&String, &Attached)| {
             let counters = attached.steering.counters().ok()?;

@@ -1,4 +1,4 @@
-//! Starting one queue's actor, from its plan and from nothing else.
+//! Starts one queue's actor from its plan.
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
@@ -13,7 +13,7 @@ use oxide_topology::{ActorPlan, Page, Plan, PortPlan};
 
 use super::EngineError;
 use super::interfaces::Interfaces;
-use super::outbox::{ActorCommand, PARCELS};
+use super::outbox::{ActorCommand, HANDOVERS};
 use crate::config::EngineConfig;
 use crate::net::Tables;
 use crate::port::{QueueId, Rss};
@@ -22,32 +22,31 @@ use crate::simd::Processor;
 use crate::umem::{PageKind, PortIndex, RingSizes};
 use crate::xdp::{BusyPoll, XdpBackend, XdpOptions};
 
-/// Commands that may wait for one actor: tables, peers and an operator's word or two.
+/// Limits the commands that wait for one actor: tables, peers and a few operator commands.
 const COMMANDS: usize = 64;
 
-/// A running actor, as the supervisor holds it.
+/// Holds a running actor for the supervisor.
 pub(super) struct Launched {
     pub(super) handle: ExecutorHandle<QueueExit>,
     pub(super) commands: Address<ActorCommand>,
     pub(super) handovers: Address<Handover>,
 }
 
-/// All that actors are made from.
+/// Holds everything that an actor is created from.
 pub(super) struct Launcher<H> {
-    /// As it is for the next actor; what the plan was made from stays.
+    /// Configuration for the next actor. The fields that the plan uses do not change.
     pub(super) config: Arc<Mutex<EngineConfig>>,
     pub(super) plan: Plan,
     pub(super) executor: ExecutorKind,
     pub(super) processor: Processor,
-    /// How the interfaces spread flows, as it was at start: where it has changed since, answers come to
-    /// other queues and are handed over.
+    /// RSS settings of the interfaces at start. If they changed later, answers arrive at other queues and are handed over.
     pub(super) rss: HashMap<String, Arc<Rss>>,
-    /// Makes the handlers, by the newest factory.
+    /// Creates handlers with the newest factory.
     pub(super) factory: HandlerFactory<H>,
 }
 
 impl<H: Handler + 'static> Launcher<H> {
-    /// Starts the actor of plan entry `index`. It opens its memory and ports by itself, on its own core.
+    /// Starts the actor of plan entry `index`. The actor opens its memory and ports on its own core.
     pub(super) fn launch(
         &self,
         index: usize,
@@ -61,9 +60,9 @@ impl<H: Handler + 'static> Launcher<H> {
         let backend = backend(options(&config, plan)?, &self.ports_of(index), interfaces)?;
         let (commands, mailbox) =
             mailbox::<ActorCommand>(COMMANDS).map_err(EngineError::resources("cannot create a mailbox"))?;
-        let (handovers, inbox) = Inbox::with_doorbell(PARCELS, mailbox.doorbell())
+        let (handovers, inbox) = Inbox::with_doorbell(HANDOVERS, mailbox.doorbell())
             .map_err(EngineError::resources("cannot create an inbox"))?;
-        // Shares go by how many queues are served, not by their numbers: `queues = [7]` has all of everything.
+        // Shares depend on the number of served queues, not on their numbers: `queues = [7]` gets everything.
         let (queues, place) = (self.plan.actors.len() as u32, index as u32);
         let mut peers = QueuePeers::new(inbox, queues);
         for (other, address) in others {
@@ -84,7 +83,7 @@ impl<H: Handler + 'static> Launcher<H> {
             rss: self.ports_of(index).iter().map(|id| self.rss.get(&id.interface).cloned()).collect(),
             tables: Box::new(tables.clone()),
         };
-        // The actor pins itself: a CPU that is offline for a while is no reason to leave the queue unserved.
+        // The actor pins itself, so that a CPU that is offline for some time does not prevent its start.
         let cpu = Some(plan.cpu);
         let executor = ExecutorSpec { name: format!("oxide-q{}", plan.queue), cpu: None, kind: self.executor };
         let handle = executor::spawn(executor, move |runtime| queue::run_on(cpu, spec, runtime, mailbox, link))
@@ -92,14 +91,15 @@ impl<H: Handler + 'static> Launcher<H> {
         Ok(Launched { handle, commands, handovers })
     }
 
-    /// The ports of plan entry `index`.
+    /// Returns the ports of plan entry `index`.
     pub(super) fn ports_of(&self, index: usize) -> Vec<QueueId> {
         let ports = self.plan.actors.get(index).map(|a| a.ports.as_slice()).unwrap_or_default();
         ports.iter().map(|port| QueueId::new(port.interface.clone(), port.queue)).collect()
     }
 }
 
-/// Opens those of `ids` whose interfaces are there. The others wait, unless there is none: then their first error.
+/// Creates the backend for those of `ids` whose interfaces are available. The others wait. Returns the first error if
+/// none is available.
 fn backend(options: XdpOptions, ids: &[QueueId], interfaces: &mut Interfaces) -> Result<XdpBackend, EngineError> {
     let (mut there, mut absent) = (Vec::new(), Vec::new());
     for (id, at) in ids.iter().zip(PortIndex::ALL) {
@@ -135,7 +135,7 @@ fn options(config: &EngineConfig, plan: &ActorPlan) -> Result<XdpOptions, Engine
     })
 }
 
-/// An actor that has its core to itself may poll; one that shares it would take it from the others.
+/// Returns the polling time. Only an actor with its own core polls; on a shared core, polling would slow the others.
 fn spin(config: &EngineConfig, plan: &ActorPlan) -> Duration {
     if config.busy_poll && !plan.shares_cpu {
         Duration::from_micros(u64::from(config.busy_poll_timeout_us))
@@ -144,8 +144,8 @@ fn spin(config: &EngineConfig, plan: &ActorPlan) -> Duration {
     }
 }
 
-/// Why zero-copy is not to be tried for these ports without the operator's explicit wish: they share one
-/// memory, so one of them decides for all.
+/// Returns the reasons against zero-copy for these ports. The ports share one memory, so one port decides for all.
+/// Explicit configuration overrides this.
 fn avoid_zero_copy(ports: &[PortPlan]) -> Option<String> {
     let reason = |port: &PortPlan| {
         let interface = &port.interface;
@@ -153,19 +153,17 @@ fn avoid_zero_copy(ports: &[PortPlan]) -> Option<String> {
             oxide_topology::ZeroCopy::Good => None,
             oxide_topology::ZeroCopy::Absent => Some(format!("the driver of {interface} has no zero-copy")),
             oxide_topology::ZeroCopy::Avoid => Some(format!(
-                "zero-copy of {interface}'s driver is on record for corrupting memory, stalls or panics; `oxide plan \
-                 --explain` says which; zero_copy = \"require\" tries it all the same"
+                "zero-copy of {interface}'s driver is known to corrupt memory, stall or panic; `oxide plan \
+                 --explain` shows which; zero_copy = \"require\" forces it"
             )),
-            _ => {
-                Some(format!("nothing is known of zero-copy of {interface}'s driver; zero_copy = \"require\" tries it"))
-            }
+            _ => Some(format!("zero-copy of {interface}'s driver is untested; zero_copy = \"require\" forces it")),
         }
     };
     let reasons: Vec<String> = ports.iter().filter_map(reason).collect();
     (!reasons.is_empty()).then(|| reasons.join("; "))
 }
 
-/// Different for every handler, and not to be guessed: std seeds it from the kernel.
+/// Returns an unpredictable seed, different for every handler. The standard library seeds it from the kernel.
 fn seed() -> u64 {
     RandomState::new().build_hasher().finish()
 }

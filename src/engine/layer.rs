@@ -1,35 +1,35 @@
-//! What the process around an engine has given up. The engine only passes it on, so that it stands in every status.
+//! Describes the sandbox of the process around an engine. The engine only includes it in every status.
 
 use std::fmt;
 
 use serde::Serialize;
 
-/// One layer of confinement.
+/// Describes one layer of the sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Layer {
-    /// Which: `capabilities`, `no_new_privs`, `landlock`, `seccomp`.
+    /// Name of the layer: `capabilities`, `no_new_privs`, `landlock` or `seccomp`.
     #[serde(rename = "layer")]
     pub name: &'static str,
     /// Whether it is in force.
     pub state: LayerState,
-    /// What is left, which version, or why it is not in force.
+    /// Remaining rights, version, or the reason why it is not in force.
     pub detail: String,
 }
 
-/// Whether a layer is in force.
+/// States whether a layer is in force.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LayerState {
     /// In force for the whole process.
     On,
-    /// Asked for, and not to be had here.
+    /// Configured, but this kernel does not support it.
     Absent,
-    /// Not asked for.
+    /// Not configured.
     Off,
 }
 
 impl LayerState {
-    /// The word of the API and the metrics.
+    /// Returns the name used by the API and the metrics.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {

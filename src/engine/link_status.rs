@@ -1,4 +1,4 @@
-//! Status of served links and of listed addresses, as the kernel reports them.
+//! Defines the status of served links and listed addresses, as the kernel reports it.
 
 use std::net::IpAddr;
 
@@ -9,15 +9,15 @@ use serde::Serialize;
 pub struct LinkStatus {
     /// Interface.
     pub interface: String,
-    /// Up, with carrier.
+    /// Whether the link is up with carrier.
     pub up: bool,
 }
 
-/// Reports whether packets to a listed address are this host's.
+/// Reports whether this host receives packets to a listed address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct AddressStatus {
-    /// Address that clients, or answers, are sent to.
+    /// Address to which clients or upstreams send.
     pub address: IpAddr,
-    /// An interface has it, or a local route takes it.
+    /// Whether an interface has it or a local route covers it.
     pub present: bool,
 }

@@ -1,9 +1,9 @@
-//! The engine: puts the rooms together.
+//! Owns a running engine: start-up, supervision, status and commands.
 //!
 //! ```text
 //!  start: netlink tables -> snapshot -> plan -> programs attached, destinations listed -> actors
-//!  then:  supervisor thread (oxide-super)   restarts, status; the only one that starts actors
-//!         housekeeping thread (oxide-house) new tables and destinations to the actors, lost programs
+//!  then:  supervisor thread (oxide-super)           restarts and status; the only thread that starts actors
+//!         housekeeping thread (oxide-housekeep)     new tables and destinations for the actors, detached programs
 //! ```
 
 mod cause;
@@ -69,21 +69,21 @@ use crate::net::{NetOptions, NetService, Tables};
 use crate::port::QueueId;
 use crate::queue::{Handler, HandlerFactory, QueueInfo};
 
-/// How long start-up may take: opening memory and sockets, and a queue that is still busy.
+/// Limits the start-up: memory and sockets must open, also on a queue that is still busy.
 const START_WITHIN: Duration = Duration::from_secs(15);
-/// Wishes for a next hop that may wait; a packet that is not heard asks again.
-const ASKS: usize = 1024;
-/// Orders for the housekeeping thread that may wait.
-const ORDERS: usize = 16;
+/// Limits the waiting requests for next hops. A later packet repeats a request that did not fit.
+const NEXT_HOP_REQUESTS: usize = 1024;
+/// Limits the waiting commands for the housekeeping thread.
+const COMMANDS: usize = 16;
 
-/// A running engine. Dropping it stops it, without patience.
+/// Owns a running engine. Dropping it stops it within 2 s.
 pub struct Engine {
     supervisor: Option<Supervisor<EngineMessage>>,
     housekeeper: Option<JoinHandle<()>>,
     handle: EngineHandle,
 }
 
-/// What an engine is made of.
+/// Builds an engine from its parts.
 pub struct EngineBuilder<H> {
     config: EngineConfig,
     factory: HandlerFactory<H>,
@@ -93,8 +93,8 @@ pub struct EngineBuilder<H> {
 }
 
 impl Engine {
-    /// An engine for `config`, whose queues get their handlers from `factory`: called once for each queue, on the queue's
-    /// own core, and again after a restart.
+    /// Returns a builder for an engine with `config`. `factory` creates the handler of each queue on the queue's own core,
+    /// at start and after a restart.
     pub fn builder<H: Handler + 'static>(
         config: EngineConfig,
         factory: impl Fn(&QueueInfo) -> H + Send + Sync + 'static,
@@ -106,32 +106,32 @@ impl Engine {
 }
 
 impl<H: Handler + 'static> EngineBuilder<H> {
-    /// Which UDP destinations come to the engine; asked again whenever addresses or routes change.
-    /// Everything else stays the kernel's.
+    /// Sets the function that returns the UDP destinations of the engine. It runs again when addresses or routes change.
+    /// The kernel keeps all other packets.
     #[must_use]
     pub fn destinations(mut self, of: impl Fn(&Tables) -> Destinations + Send + 'static) -> Self {
         self.destinations = Box::new(of);
         self
     }
 
-    /// Starts by what was seen and planned before, instead of looking at the machine again.
+    /// Uses a machine that was read and planned before, instead of reading it at start.
     #[must_use]
     pub fn planned_machine(mut self, machine: PlannedMachine) -> Self {
         self.planned_machine = Some(machine);
         self
     }
 
-    /// Other limits of supervision than the default ones.
+    /// Replaces the default supervision settings.
     #[must_use]
     pub fn supervision(mut self, supervision: Supervision) -> Self {
         self.supervision = supervision;
         self
     }
 
-    /// Plans, attaches, and starts every queue; returns when all of them take packets.
+    /// Makes the plan, attaches the programs, and starts every queue. Returns when all queues receive packets.
     ///
     /// # Errors
-    /// [`EngineError`]: what stands in the way, with its mend. Nothing is left behind then.
+    /// Returns an [`EngineError`] with the cause and its remedy. Everything started so far is stopped.
     pub fn start(self) -> Result<Engine, EngineError> {
         let started = Instant::now();
         let Self { config, factory, destinations, planned_machine, supervision } = self;
@@ -173,11 +173,11 @@ impl<H: Handler + 'static> EngineBuilder<H> {
             paused: 0,
             running: None,
         });
-        let (ask, asked) = flume::bounded(ASKS);
+        let (ask, asked) = flume::bounded(NEXT_HOP_REQUESTS);
         let observer = Observer::new(Arc::clone(&status), plan.clone(), Arc::clone(&shared_config), ask, started);
         let supervisor = supervise(supervision.settings(), actors.collect(), observer.into_fn())
             .map_err(EngineError::resources("cannot start the supervisor"))?;
-        let (order, commands) = flume::bounded(ORDERS);
+        let (order, commands) = flume::bounded(COMMANDS);
         let housekeeper = Housekeeper {
             net,
             handle: supervisor.handle(),
@@ -225,7 +225,7 @@ impl Engine {
             if status.state == EngineState::Running {
                 return Ok(());
             }
-            // At start there is somebody to read it: what would be waited for, or tried again, is told.
+            // At start, an operator reads the result, so a queue that waits or retries is reported as an error.
             let stuck = status.queues.iter().find(|q| q.is_stuck());
             if let Some(queue) = stuck {
                 return Err(EngineError::NotOpened { queue: queue.queue, reason: queue.last_event.clone() });
@@ -238,25 +238,25 @@ impl Engine {
         }
     }
 
-    /// Asks and tells this engine from other threads.
+    /// Returns a handle with which other threads query and control this engine.
     #[must_use]
     pub fn handle(&self) -> EngineHandle {
         self.handle.clone()
     }
 
-    /// How the engine and each queue is.
+    /// Returns the state of the engine and of each queue.
     #[must_use]
     pub fn status(&self) -> EngineStatus {
         self.handle.status()
     }
 
-    /// The plan it runs by.
+    /// Returns the plan of this engine.
     #[must_use]
     pub fn plan(&self) -> &Plan {
         self.handle.plan()
     }
 
-    /// What was decided at start that a reader may want to know, a sentence each.
+    /// Returns the decisions made at start, one sentence each.
     #[must_use]
     pub fn notes(&self) -> &[String] {
         self.handle.notes()
@@ -265,13 +265,13 @@ impl Engine {
     /// Rebuilds the actor that serves `queue`: [`EngineHandle::restart`] at [`RestartScope::Queue`].
     ///
     /// # Errors
-    /// As there.
+    /// Returns the errors of [`EngineHandle::restart`].
     pub fn restart(&self, queue: &QueueId) -> Result<(), EngineError> {
         self.handle.restart(queue, RestartScope::Queue)
     }
 
-    /// Takes no new sessions, waits until the old ones have ended or `within` is over, then stops in
-    /// order. Returns the last status.
+    /// Starts no new sessions, waits until the old ones have ended or `within` is over, and stops. Returns the last
+    /// status.
     #[must_use]
     pub fn drain(self, within: Duration) -> EngineStatus {
         self.mark(EngineState::Draining);
@@ -279,7 +279,7 @@ impl Engine {
         self.stop(Duration::from_secs(2))
     }
 
-    /// Steers packets away, lets each queue finish what it has in hand, and ends. Returns the last status.
+    /// Steers packets away, lets each queue finish its packets in progress, and ends. Returns the last status.
     #[must_use]
     pub fn stop(mut self, within: Duration) -> EngineStatus {
         self.mark(EngineState::Draining);
@@ -292,14 +292,14 @@ impl Engine {
         self.handle.shared().status.lock().unwrap_or_else(PoisonError::into_inner).state = state;
     }
 
-    /// Writes down who did not end when told to.
+    /// Logs and records the queues that did not end.
     fn check_stopped(&self, outcome: Result<StopReport, SupervisorError>, step: &str) {
         let report = match outcome {
             Ok(report) => report,
             Err(error) => return tracing::error!(%error, step),
         };
         if !report.not_ended.is_empty() {
-            tracing::error!(queues = ?report.not_ended, step, "did not end; its thread goes with the process");
+            tracing::error!(queues = ?report.not_ended, step, "queues did not end; their threads end with the process");
         }
         let plan = &self.handle.shared().plan;
         let names = plan.actors.iter().map(|actor| (actor.queue, controller::name(actor.queue)));
@@ -312,13 +312,13 @@ impl Engine {
         let Some(supervisor) = self.supervisor.take() else { return };
         self.check_stopped(self.handle.shared().supervisor.stop(within), "stopping");
         if let Err(panic) = supervisor.join() {
-            tracing::error!(panic, "the supervisor panicked");
+            tracing::error!(panic, "supervisor panicked");
         }
         let _ = self.handle.shared().housekeeper.send(HousekeeperCommand::Stop);
         if let Some(housekeeper) = self.housekeeper.take()
             && housekeeper.join().is_err()
         {
-            tracing::error!("the housekeeping thread panicked");
+            tracing::error!("housekeeping thread panicked");
         }
         self.handle.shared().interfaces.lock().unwrap_or_else(PoisonError::into_inner).put_settings_back();
     }

@@ -1,4 +1,4 @@
-//! What the supervisor tells, written down as status. Runs on the supervisor's thread and never waits.
+//! Converts the supervisor's messages to the status. It runs on the supervisor's thread and never waits.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,7 +15,7 @@ use crate::config::EngineConfig;
 use crate::queue::Report;
 use crate::umem::RingSizes;
 
-/// The status before anything has started.
+/// Returns the status before anything has started.
 pub(super) fn initial(plan: &Plan, executor: &str, rings: RingSizes) -> EngineStatus {
     let queue = |actor: &oxide_topology::ActorPlan| QueueStatus {
         queue: actor.queue,
@@ -78,7 +78,7 @@ impl Observer {
             Event::Recovered { actor } => {
                 let Some(queue) = status.queues.get_mut(actor.0) else { return };
                 queue.stalled = false;
-                "its heart beats again".clone_into(&mut queue.last_event);
+                "heartbeat resumed".clone_into(&mut queue.last_event);
             }
             Event::Health(_) => {}
         }
@@ -105,7 +105,7 @@ impl Observer {
                     let config = self.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
                     queue.differences = compare::differences(plan, &config, &ports, &pages, &seen, &cpus);
                     for difference in &queue.differences {
-                        tracing::warn!(queue = queue.queue, difference, "not as planned");
+                        tracing::warn!(queue = queue.queue, difference, "actor differs from the plan");
                     }
                 }
                 queue.pages = Some(pages);
@@ -114,7 +114,7 @@ impl Observer {
                 let Some(plan) = self.plan.actors.get(actor) else { return };
                 compare::moved(&mut queue.differences, plan, &cpus);
                 if cpus == [plan.cpu] {
-                    tracing::info!(queue = queue.queue, cpu = plan.cpu, "thread is on its CPU again");
+                    tracing::info!(queue = queue.queue, cpu = plan.cpu, "thread runs on its CPU again");
                 } else {
                     tracing::warn!(queue = queue.queue, cpu = plan.cpu, ?cpus, "thread cannot run on its CPU");
                 }
@@ -126,12 +126,12 @@ impl Observer {
                 queue.retire();
             }
             Report::Resolve { interface, next_hop } => {
-                // Full: a later packet asks again.
+                // A full channel discards the request; a later packet repeats it.
                 let _ = self.resolve.try_send((interface, next_hop));
             }
             Report::Lost(packets) => queue.lost(packets),
             Report::Replaced(kept) => queue.replaced(kept),
-            // Freed here, on the supervisor's thread.
+            // Dropping the tables here frees them on the supervisor's thread.
             Report::UnusedTables(_) => {}
         }
         if status.first_packet_ms.is_none() && status.queues.iter().any(|q| q.totals.tx_packets > 0) {

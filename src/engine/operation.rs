@@ -1,5 +1,5 @@
-//! What an operator should know of a running engine though every queue runs: paused ports, links that are down, listed
-//! addresses that the host does not have.
+//! Reports conditions that an operator should know although every queue runs: paused ports, links that are down, and
+//! listed addresses that the host does not have.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -14,20 +14,20 @@ pub(super) fn links<'a>(interfaces: impl Iterator<Item = &'a str>, tables: &Tabl
     interfaces.map(link).collect()
 }
 
-/// Returns how each listed address is. `is_local` is asked of those that no interface has.
+/// Returns the status of each listed address. Calls `is_local` for addresses that no interface has.
 pub(super) fn addresses(
     destinations: &Destinations,
     tables: &Tables,
     is_local: impl Fn(IpAddr) -> Option<bool>,
 ) -> Vec<AddressStatus> {
     let all: BTreeSet<IpAddr> = destinations.iter().map(|(address, _)| *address).collect();
-    // Nothing is claimed where the kernel cannot be asked.
+    // If the kernel does not answer, the address counts as present.
     let present = |address| tables.local(address) || is_local(address).unwrap_or(true);
     all.into_iter().map(|address| AddressStatus { address, present: present(address) }).collect()
 }
 
 impl EngineStatus {
-    /// Takes in how links and addresses are now, and logs what has changed.
+    /// Updates the links and addresses, and logs the changes.
     pub(super) fn observe(&mut self, links: Vec<LinkStatus>, addresses: Vec<AddressStatus>) {
         for link in &links {
             let before = self.links.iter().find(|l| l.interface == link.interface).is_none_or(|l| l.up);
@@ -47,26 +47,26 @@ impl EngineStatus {
                 (true, false) => tracing::warn!(
                     %address,
                     remedy = "ip addr add it again, or take it out of the configuration",
-                    "listed address is gone from this host"
+                    "listed address missing on this host"
                 ),
-                (false, true) => tracing::info!(%address, "listed address is on this host again"),
+                (false, true) => tracing::info!(%address, "listed address present again"),
                 _ => {}
             }
         }
         (self.links, self.addresses) = (links, addresses);
     }
 
-    /// Returns what an operator should know though every queue runs, a sentence each.
+    /// Returns the conditions that an operator should know although every queue runs, one sentence each.
     #[must_use]
     pub fn current_notices(&self) -> Vec<String> {
         let paused = self.queues.iter().flat_map(|queue| &queue.paused);
         let paused = paused.map(|id| format!("{id} is paused; to fix: oxide ctl resume {id}"));
         let down = self.links.iter().filter(|link| !link.up);
         let down = down.map(|link| format!("link of {0} is down; to fix: ip link show dev {0}", link.interface));
-        let gone = self.addresses.iter().filter(|address| !address.present);
-        let gone =
-            gone.map(|a| format!("no interface has {}, which is listed; to fix: ip addr add it again", a.address));
-        paused.chain(down).chain(gone).collect()
+        let missing = self.addresses.iter().filter(|address| !address.present);
+        let missing =
+            missing.map(|a| format!("no interface has {}, which is listed; to fix: ip addr add it again", a.address));
+        paused.chain(down).chain(missing).collect()
     }
 }
 
@@ -105,10 +105,10 @@ mod tests {
         };
         let good = observe(&tables(true, [192, 0, 2, 1]), Some(false));
         assert_eq!(good.len(), 1, "{good:?}");
-        assert!(good[0].contains("eth9"), "an interface that is not there: {good:?}");
+        assert!(good[0].contains("eth9"), "a missing interface is reported: {good:?}");
         let bad = observe(&tables(false, [192, 0, 2, 9]), Some(false)).join("\n");
         assert!(bad.contains("eth0 is down") && bad.contains("192.0.2.1") && bad.lines().count() == 3, "{bad}");
-        assert_eq!(observe(&tables(true, [192, 0, 2, 9]), Some(true)).len(), 1, "a local route takes it");
+        assert_eq!(observe(&tables(true, [192, 0, 2, 9]), Some(true)).len(), 1, "a local route covers it");
         assert_eq!(observe(&tables(true, [192, 0, 2, 9]), None).len(), 1, "unknown");
         status.queues[0].paused = vec![QueueId::new("eth0", 0)];
         assert!(status.current_notices()[0].contains("eth0:0 is paused"));

@@ -1,4 +1,4 @@
-//! What an actor is told past the supervisor, in order, also while its mailbox is full.
+//! Queues the engine's messages for an actor in order, also while its mailbox is full.
 
 use std::collections::VecDeque;
 
@@ -7,15 +7,15 @@ use oxide_actors::mailbox::{Address, SendError};
 use crate::queue::{self, Handover};
 use crate::xdp::PortOpenParams;
 
-/// Packets of other queues that may wait for one actor.
-pub(super) const PARCELS: usize = 512;
-/// Bytes of one actor's inbox, allocated at start.
-pub(super) const INBOX_BYTES: u64 = (PARCELS * size_of::<Handover>()) as u64;
-/// Messages that may wait beside a full mailbox. Newer ones take the place of what they make void, so that only faults
-/// on purpose could be more.
+/// Limits the handovers that wait for one actor.
+pub(super) const HANDOVERS: usize = 512;
+/// Counts the bytes of one actor's inbox, which is allocated at start.
+pub(super) const INBOX_BYTES: u64 = (HANDOVERS * size_of::<Handover>()) as u64;
+/// Limits the messages that wait behind a full mailbox. A new message replaces those it supersedes, so only injected
+/// faults can exceed the limit.
 const WAITING: usize = 64;
 
-/// What is told to an actor over AF_XDP ports.
+/// Carries a command to an actor with AF_XDP ports.
 pub(super) type ActorCommand = queue::ActorCommand<PortOpenParams>;
 
 pub(super) struct Outbox {
@@ -28,7 +28,7 @@ impl Outbox {
         Self { address, waiting: VecDeque::new() }
     }
 
-    /// Says this after all that was said before.
+    /// Queues `command` after all earlier ones, and drops the ones that it supersedes.
     pub(super) fn enqueue(&mut self, command: ActorCommand) {
         self.waiting.retain(|earlier| !command.supersedes(earlier));
         if self.waiting.len() < WAITING {
@@ -37,7 +37,7 @@ impl Outbox {
         self.deliver();
     }
 
-    /// Whether nothing waits any more.
+    /// Moves waiting commands to the mailbox. Returns whether none remains.
     pub(super) fn deliver(&mut self) -> bool {
         while let Some(command) = self.waiting.pop_front() {
             match self.address.try_send(command) {
@@ -46,14 +46,14 @@ impl Outbox {
                     self.waiting.push_front(command);
                     return false;
                 }
-                // It has ended, and the next one is told anew.
+                // The actor has ended, and the next one starts with the current state.
                 Err(SendError::Closed(_)) => self.waiting.clear(),
             }
         }
         true
     }
 
-    /// The address, once all is delivered that was said.
+    /// Returns the address if no command waits, so that a direct send keeps the order.
     pub(super) fn up_to_date(&mut self) -> Option<Address<ActorCommand>> {
         self.deliver().then(|| self.address.clone())
     }
@@ -80,19 +80,19 @@ mod tests {
             outbox.enqueue(ActorCommand::Tables(Box::default()));
         }
         assert!(outbox.up_to_date().is_none());
-        let mut heard = Vec::new();
+        let mut received = Vec::new();
         while let Some(command) = mailbox.try_recv() {
-            heard.push(match command {
+            received.push(match command {
                 ActorCommand::Steer => "steer",
                 ActorCommand::Drain => "drain",
-                ActorCommand::Pause(PortIndex::P0, false) => "go on",
+                ActorCommand::Pause(PortIndex::P0, false) => "resume",
                 ActorCommand::Pause(PortIndex::P1, true) => "pause",
                 ActorCommand::Tables(_) => "tables",
                 _ => "something else",
             });
             outbox.deliver();
         }
-        assert_eq!(heard, ["steer", "drain", "go on", "pause", "tables"]);
+        assert_eq!(received, ["steer", "drain", "resume", "pause", "tables"]);
         assert!(outbox.up_to_date().is_some());
     }
 }

@@ -1,4 +1,4 @@
-//! One port of a queue as the status shows it: counters over all its lives, and its rings now.
+//! Defines the status of one port: counters over all its sockets, and the use of its rings.
 
 use serde::Serialize;
 
@@ -6,21 +6,21 @@ use crate::port::{KernelCounters, Occupancy, PortCounters, QueueId};
 use crate::queue::PortSnapshot;
 use crate::umem::RingSizes;
 
-/// One port.
+/// Describes one port.
 #[derive(Debug, Clone, Serialize)]
 pub struct PortStatus {
     /// Interface and queue.
     pub id: QueueId,
-    /// What the port counted, over all its lives.
+    /// Counters of the port over all its sockets.
     pub counters: PortCounters,
-    /// What the kernel counted, over all its lives.
+    /// Counters of the kernel over all its sockets.
     pub kernel: KernelCounters,
-    /// Entries on its rings now.
+    /// Number of entries on its rings now.
     pub occupancy: Occupancy,
 }
 
 impl PortStatus {
-    /// The ports of `now`, with what `former` ones of the same name counted.
+    /// Returns the ports of `now`, with the counters of the `former` ports of the same name added.
     pub(super) fn list(former: &[Self], now: &[PortSnapshot]) -> Vec<Self> {
         let one = |port: &PortSnapshot| {
             let before = former.iter().find(|f| f.id == port.id);
@@ -34,7 +34,7 @@ impl PortStatus {
         now.iter().map(one).collect()
     }
 
-    /// How full each ring is, 0 to 1.
+    /// Returns how full each ring is, from 0 to 1.
     #[must_use]
     pub fn fullness(&self, sizes: &RingSizes) -> [(&'static str, f64); 4] {
         let Occupancy { fill, rx, tx, completion } = self.occupancy;
@@ -47,12 +47,12 @@ impl PortStatus {
         ]
     }
 
-    /// Packets on its rings that nobody will take any more when it is closed.
+    /// Counts the packets on its rings, which are lost when the socket is closed.
     pub(super) fn waiting(&self) -> u64 {
         u64::from(self.occupancy.rx) + u64::from(self.occupancy.tx)
     }
 
-    /// Its rings are gone.
+    /// Sets the rings to empty after the socket was closed.
     pub(super) fn close(&mut self) {
         self.occupancy = Occupancy::default();
     }

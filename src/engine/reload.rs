@@ -1,4 +1,4 @@
-//! New handlers and new destinations for a running engine: both, or none.
+//! Replaces handlers and destinations of a running engine: both, or none.
 
 use std::any::Any;
 use std::fmt;
@@ -14,7 +14,7 @@ use super::{Destinations, EngineError, EngineHandle, QueueState};
 use crate::net::Tables;
 use crate::queue::{Handler, QueueInfo};
 
-/// For the queues to report their new handlers. One that is late is named, and gets its handler all the same.
+/// Limits the time in which the queues report their new handlers. A late queue is listed, and still gets its handler.
 const REPLACED_WITHIN: Duration = Duration::from_secs(3);
 
 /// Reports the result of a reload that is in force.
@@ -25,7 +25,7 @@ pub struct ReloadReport {
     pub pending: Vec<PendingQueue>,
 }
 
-/// A queue without the new handler, and when it gets one.
+/// Describes a queue without the new handler.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct PendingQueue {
@@ -33,22 +33,22 @@ pub struct PendingQueue {
     pub queue: u32,
     /// State of the queue.
     pub state: QueueState,
-    /// What brings the new handler.
+    /// Event that brings the new handler.
     pub until: PendingUntil,
 }
 
-/// What brings a queue its new handler.
+/// Names the event that brings a queue its new handler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum PendingUntil {
-    /// The queue is stalled: its heartbeat, when it resumes.
+    /// The queue is stalled and gets the handler when its heartbeat resumes.
     Heartbeat,
-    /// A restart that somebody requests.
+    /// The queue needs a restart by an operator.
     Restart,
-    /// The queue's next start, which comes by itself.
+    /// The queue gets the handler at its next automatic start.
     Start,
-    /// Nothing more: the queue has not reported the new handler yet.
+    /// The queue has not reported the new handler yet; no other event is necessary.
     Report,
 }
 
@@ -85,25 +85,26 @@ impl PendingQueue {
 }
 
 impl EngineHandle {
-    /// Replaces what says which destinations are the engine's and what makes handlers, then replaces the handler of each
-    /// running queue; the new one takes over from the old one ([`Handler::inherit`]). No socket is touched, and no queue is
-    /// started: one that is drained, paused or failed stays so. Returns when the running queues have their new handlers.
+    /// Replaces the destinations and the handler factory, then the handler of each running queue. A new handler takes
+    /// over from the old one ([`Handler::inherit`]). No socket is touched, and no queue is started: a drained, paused or
+    /// failed queue stays as it is. Returns when the running queues have their new handlers.
     ///
     /// # Errors
-    /// Nothing has changed then, except after [`EngineError::DestinationsInPart`]. [`EngineError::OtherHandler`] if `H` is not the type that the engine was built with;
-    /// [`EngineError::Steering`] if the destinations cannot be listed; [`EngineError::Ended`].
+    /// Changes nothing on an error, except after [`EngineError::DestinationsInPart`]. Returns
+    /// [`EngineError::OtherHandler`] if `H` is not the type that the engine was built with, [`EngineError::Steering`] if
+    /// the destinations cannot be set, or [`EngineError::Ended`].
     pub fn reload<H: Handler + 'static>(
         &self,
         factory: impl Fn(&QueueInfo) -> H + Send + Sync + 'static,
         destinations: impl Fn(&Tables) -> Destinations + Send + 'static,
     ) -> Result<ReloadReport, EngineError> {
         let shared = self.shared();
-        // One after the other: the handlers of one reload and the destinations of another do not go together.
+        // Reloads run one after the other, so that handlers and destinations always belong to the same reload.
         let _turn = shared.reloading.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = Arc::clone(&shared.factory) as Arc<dyn Any + Send + Sync>;
         let kept = kept.downcast::<Factory<H>>();
         let kept = kept.map_err(|_| EngineError::OtherHandler { given: std::any::type_name::<H>() })?;
-        // What the kernel may refuse comes first. After it only the end of the engine is in the way.
+        // The step that the kernel may refuse comes first. After it, only the end of the engine can prevent the reload.
         let (reply, listed) = flume::bounded(1);
         let order = HousekeeperCommand::Destinations(Box::new(destinations), reply);
         shared.housekeeper.send(order).map_err(|_| EngineError::Ended)?;

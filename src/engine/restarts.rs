@@ -1,4 +1,4 @@
-//! What the last restart of a queue was: why, how deep, how long it took and what it cost.
+//! Records the last restart of a queue: cause, scope, duration and lost packets.
 
 use std::time::Duration;
 
@@ -8,26 +8,26 @@ use super::cause::LastRestart;
 use super::status::{QueueStatus, millis};
 
 impl QueueStatus {
-    /// Its state has changed from `from` to `to`: a restart may have begun, or ended.
+    /// Records that a restart begins or ends with the state change from `from` to `to`.
     pub(super) fn restarted(&mut self, from: &ActorState, to: &ActorState, cause: &Cause, gap: Option<Duration>) {
         let scope = match to {
             ActorState::Restarting { scope, .. } => *scope,
-            // It closed a port by itself.
+            // The actor closed a port by itself.
             ActorState::Waiting { .. } if *from == ActorState::Running => RestartScope::Port,
             ActorState::Running => return self.is_back(gap),
             _ => return,
         };
-        // An actor that ended by itself has said its last words before.
+        // An actor that ended by itself has sent its final counters before.
         let lost = if scope == RestartScope::Queue && self.heard.is_none() { self.last_lost } else { 0 };
         let detail = cause.to_string();
         let cause = cause.of_restart().unwrap_or(RestartCause::Port);
         self.last_restart = Some(LastRestart { scope, cause, detail, gap_ms: None, lost });
     }
 
-    /// A handler is at work: how many sessions it took over, or why none.
+    /// Records that a new handler runs: the number of sessions it took over, or why it took none.
     pub(super) fn replaced(&mut self, kept: Result<u64, String>) {
         if kept.is_err() {
-            self.counts_anew();
+            self.restart_handler_counts();
         }
         let kept =
             kept.map_or_else(|why| format!("no session taken over: {why}"), |n| format!("{n} sessions taken over"));
@@ -37,7 +37,7 @@ impl QueueStatus {
         self.last_event = format!("{}, {kept}", self.last_event);
     }
 
-    /// So many packets were lost by what is being rebuilt.
+    /// Adds the packets that a failure or rebuild lost.
     pub(super) fn lost(&mut self, packets: u64) {
         self.last_lost = packets;
         if let Some(last) = self.last_restart.as_mut().filter(|last| last.gap_ms.is_none()) {
@@ -96,7 +96,7 @@ mod tests {
                     lost: 7
                 }
             );
-            // What comes later is another one's.
+            // Later losses belong to the next restart.
             queue.lost(0);
             assert_eq!((queue.last_restart.as_ref().unwrap().lost, queue.last_lost), (7, 0));
         }
@@ -139,7 +139,7 @@ mod tests {
             );
             let last = queue.last_restart.clone().unwrap();
             assert_eq!((last.scope, last.cause, last.gap_ms), (RestartScope::Queue, RestartCause::Leak, Some(80.0)));
-            // In hand 3, on the rings 64 and 128: as the sample has it.
+            // The sample has 3 packets in hand, and 64 and 128 on the rings.
             assert_eq!((last.lost, queue.last_lost), (195, 195));
         }
     }

@@ -1,5 +1,5 @@
-//! An engine's status as tests see it: two queues that have done and suffered a little of everything.
-//! Public but hidden, because the tests of the crates above read it as well.
+//! Provides an engine status for tests: two queues with a small value in most fields.
+//! It is public but hidden, because the tests of other crates use it too.
 
 use std::collections::BTreeMap;
 
@@ -70,7 +70,7 @@ fn queue(number: u32) -> QueueStatus {
         queue: number,
         cpu: Some(number + 2),
         state: if number == 0 { QueueState::Running } else { QueueState::Waiting },
-        reason: if number == 0 { "" } else { "eth0 is gone" }.to_owned(),
+        reason: if number == 0 { "" } else { "eth0 is missing" }.to_owned(),
         executor: "thread".to_owned(),
         mode: vec![ModeStatus {
             interface: "eth0".to_owned(),

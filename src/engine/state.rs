@@ -1,24 +1,24 @@
-//! States of the engine and of its queues: the same enums in the engine, the API and the terminal view.
+//! Defines the states of the engine and of its queues, shared by the engine, the API and the terminal view.
 
 use std::fmt;
 
 use oxide_actors::supervisor::ActorState;
 use serde::{Deserialize, Serialize};
 
-/// State of the engine as a whole.
+/// Names the state of the engine as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EngineState {
-    /// Not every queue has opened yet.
+    /// At least one queue has not opened yet.
     #[default]
     Starting,
     /// Every queue runs.
     Running,
-    /// At least one queue does not.
+    /// At least one queue does not run.
     Degraded,
-    /// Ending: no new sessions, then no packets.
+    /// The engine ends: it starts no new sessions, then receives no packets.
     Draining,
-    /// Ended.
+    /// The engine has ended.
     Stopped,
 }
 
@@ -26,7 +26,7 @@ impl EngineState {
     /// Lists all states.
     pub const ALL: [Self; 5] = [Self::Starting, Self::Running, Self::Degraded, Self::Draining, Self::Stopped];
 
-    /// The word of the API and the metrics.
+    /// Returns the name used by the API and the metrics.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -45,26 +45,26 @@ impl fmt::Display for EngineState {
     }
 }
 
-/// State of one queue, as the supervisor has it.
+/// Names the state of one queue in the supervisor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum QueueState {
-    /// Not started yet.
+    /// The queue has not been started yet.
     #[default]
     Planned,
     /// Its actor opens memory and ports.
     Opening,
-    /// It takes packets.
+    /// The queue receives packets.
     Running,
-    /// It serves the sessions it has, or ends.
+    /// The queue serves its existing sessions, or ends.
     Draining,
     /// Its handler, a port or the whole actor is being rebuilt, or will be after a delay.
     Restarting,
-    /// Something it needs is absent.
+    /// The queue needs something that is missing.
     Waiting,
-    /// It is not started again until somebody requests it.
+    /// The queue has failed and is not started again until an operator requests it.
     Failed,
-    /// It ended as requested.
+    /// The queue ended as requested.
     Stopped,
 }
 

@@ -1,4 +1,4 @@
-//! What the engine says of itself: one value for the API, the report file and the terminal.
+//! Defines the status of the engine: one value for the API, the report file and the terminal.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -17,63 +17,63 @@ use crate::queue::{BatchSizes, QueueSnapshot, TurnTimes};
 use crate::telemetry::DropReason;
 use crate::umem::{FrameCounts, PageReport, RingSizes};
 
-/// The engine at one moment.
+/// Describes the engine at one moment.
 #[derive(Debug, Clone, Serialize, Default)]
 pub struct EngineStatus {
-    /// How it is as a whole.
+    /// State of the engine as a whole.
     pub state: EngineState,
-    /// Since it was started, seconds.
+    /// Time since start, in seconds.
     pub uptime_s: f64,
-    /// From start to the last queue taking packets, milliseconds; `None` before.
+    /// Time from start until the last queue received packets, in milliseconds; `None` before.
     pub start_to_ready_ms: Option<f64>,
-    /// From start to the first packet forwarded, milliseconds; `None` before. Seen with the snapshots,
-    /// so up to 100 ms late.
+    /// Time from start until the first packet was forwarded, in milliseconds; `None` before. The snapshots make it up to
+    /// 100 ms late.
     pub first_packet_ms: Option<f64>,
-    /// The process: all threads, the kernel's work for them included, softirq not.
+    /// CPU time and memory of all threads. The kernel's work for them is included, softirq is not.
     pub process: ProcessUsage,
     /// Sizes of each port's rings.
     pub rings: RingSizes,
-    /// Each queue.
+    /// Status of each queue.
     pub queues: Vec<QueueStatus>,
     /// Sums over the queues.
     pub totals: Totals,
     /// Packets that the XDP programs passed to the kernel or redirected, by reason.
     pub steering: Vec<SteeringStatus>,
-    /// What the process has given up, as it said itself ([`EngineHandle::confined`](super::EngineHandle::confined)).
+    /// Sandbox layers that the process reported ([`EngineHandle::confined`](super::EngineHandle::confined)).
     pub sandbox: Vec<Layer>,
-    /// What was changed on the interfaces since they were planned for, a sentence each with its mend.
+    /// Changes of the interfaces since the plan, one sentence with remedy each.
     pub drift: Vec<String>,
     /// Links of the served interfaces.
     pub links: Vec<LinkStatus>,
-    /// Addresses that are listed as the engine's.
+    /// Addresses of the destinations.
     pub addresses: Vec<AddressStatus>,
-    /// What an operator should know though every queue runs ([`current_notices`](Self::current_notices)).
+    /// Conditions that an operator should know although every queue runs ([`current_notices`](Self::current_notices)).
     pub notices: Vec<String>,
-    /// Queues that were told to end and still run: their handlers did not come back.
+    /// Queues that were stopped and still run, because their handlers do not return.
     pub not_ended: Vec<u32>,
-    /// Every queue's books balance.
+    /// Whether the accounting of every queue matches.
     pub balanced: bool,
-    /// Frames that no queue can account for.
+    /// Number of frames missing from the accounting.
     pub unaccounted: u64,
 }
 
-/// CPU time and memory of the process.
+/// Reports CPU time and memory of the process.
 #[derive(Debug, Clone, Copy, Serialize, Default)]
 pub struct ProcessUsage {
-    /// In user mode, seconds.
+    /// CPU time in user mode, in seconds.
     pub cpu_user_s: f64,
-    /// In the kernel, seconds.
+    /// CPU time in the kernel, in seconds.
     pub cpu_system_s: f64,
-    /// Resident memory, bytes.
+    /// Resident memory, in bytes.
     pub rss_bytes: u64,
 }
 
 impl ProcessUsage {
-    /// Reads /proc/self (proc(5)); zeros where that is not there.
+    /// Reads /proc/self (proc(5)). Returns zeros if it is missing.
     #[must_use]
     pub fn now() -> Self {
         let text = fs::read_to_string("/proc/self/stat").unwrap_or_default();
-        // The second field is the name in parentheses, which may hold anything: count from its end.
+        // The second field is the name in parentheses, which may contain any character, so count after its end.
         let after = text.rsplit_once(')').map_or("", |(_, rest)| rest);
         let field = |n: usize| after.split_whitespace().nth(n - 3).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
         let ticks = rustix::param::clock_ticks_per_second().max(1) as f64;
@@ -85,22 +85,22 @@ impl ProcessUsage {
     }
 }
 
-/// The rung one port is on.
+/// Describes the receive mode of one port.
 #[derive(Debug, Clone, Serialize)]
 pub struct ModeStatus {
     /// Interface.
     pub interface: String,
-    /// How packets get into our memory.
+    /// Mode in which packets reach the packet memory.
     pub mode: Mode,
-    /// Which XDP hook: `native` or `generic`.
+    /// XDP hook: `native` or `generic`.
     pub attach: &'static str,
-    /// As the kernel says.
+    /// Whether the kernel reports zero-copy.
     pub zero_copy: bool,
-    /// Why it is not better.
+    /// Reason why no faster mode is in force.
     pub reason: String,
-    /// What was asked for of preferred busy polling, or why not.
+    /// Result of the request for preferred busy polling, or the reason against it.
     pub busy_poll: String,
-    /// Preferred busy polling is in force.
+    /// Whether preferred busy polling is in force.
     pub busy_polling: bool,
 }
 
@@ -118,92 +118,92 @@ impl From<&PortInfo> for ModeStatus {
     }
 }
 
-/// What one XDP program did with what it saw.
+/// Reports the verdicts of one XDP program.
 #[derive(Debug, Clone, Serialize)]
 pub struct SteeringStatus {
-    /// Its interface.
+    /// Interface of the program.
     pub interface: String,
-    /// Packets by verdict.
+    /// Number of packets by verdict.
     pub verdicts: std::collections::BTreeMap<String, u64>,
 }
 
-/// One queue.
+/// Describes one queue.
 #[derive(Debug, Clone, Serialize, Default)]
 pub struct QueueStatus {
     /// Queue number.
     pub queue: u32,
     /// CPU of its actor.
     pub cpu: Option<u32>,
-    /// State.
+    /// State of the queue.
     pub state: QueueState,
-    /// Why it restarts, waits or has failed, for people; empty otherwise.
+    /// Reason why it restarts, waits or has failed, as text; empty otherwise.
     pub reason: String,
-    /// What runs the actor.
+    /// Executor that runs the actor.
     pub executor: String,
-    /// The rung of each port.
+    /// Receive mode of each port.
     pub mode: Vec<ModeStatus>,
     /// Pages of the packet memory.
     pub pages: Option<PageReport>,
-    /// How it runs otherwise than planned, a sentence each, by what the kernel says.
+    /// Differences from the plan, one sentence each, as the kernel reports them.
     pub differences: Vec<String>,
-    /// Sums of this queue.
+    /// Sums of this queue over all its actors.
     #[serde(flatten)]
     pub totals: Totals,
-    /// Each port: counters, and how full its rings are.
+    /// Counters and ring use of each port.
     pub ports: Vec<PortStatus>,
-    /// Packets in the actor's hands: waiting for a next hop, or for a TX ring.
+    /// Packets that the actor holds, which wait for a next hop or a TX ring.
     pub in_hand: u64,
     /// Batches shown to the handler, by their number of packets.
     pub batch_sizes: BatchSizes,
-    /// Turns that had packets, by their time, ns.
+    /// Turns with packets, by their duration in ns.
     pub turn_ns: TurnTimes,
-    /// Since the actor was last heard, seconds: it reports every 100 ms. `None` while there is no actor.
+    /// Time since the actor's last report, in seconds. It reports every 100 ms. `None` while there is no actor.
     pub heartbeat_age_s: Option<f64>,
-    /// Restarts, soft and hard.
+    /// Number of restarts at any scope.
     pub restarts: u32,
-    /// The same by depth and cause.
+    /// Number of restarts by scope and cause.
     pub restarts_by: RestartCounts,
-    /// Packets that the last restart cost, of whatever depth.
+    /// Packets that the last restart lost, at any scope.
     pub last_lost: u64,
-    /// The last restart: depth, cause, gap and cost.
+    /// Last restart: scope, cause, duration and lost packets.
     pub last_restart: Option<LastRestart>,
-    /// The last change of state, and why.
+    /// Last state change, with the reason.
     pub last_event: String,
-    /// Time from the last failure to running again, milliseconds.
+    /// Time from the last failure until the queue ran again, in milliseconds.
     pub last_gap_ms: Option<f64>,
-    /// Its heartbeat stands still.
+    /// Whether its heartbeat has stopped.
     pub stalled: bool,
-    /// Ports that an operator paused: no new packets are taken of them. Lasts over restarts.
+    /// Ports that an operator paused: they receive no new packets. The pause continues after restarts.
     pub paused: Vec<QueueId>,
-    /// Where its frames are.
+    /// Number of its frames in each state.
     pub census: FrameCounts,
-    /// Whether its books balance.
+    /// Whether its accounting matches.
     pub balanced: bool,
-    /// Our own work for one packet, nanoseconds.
+    /// User-side time per packet, in nanoseconds.
     pub work_ns_per_packet: f64,
-    /// Bytes beside the packet memory: what the handler keeps, and the channels.
+    /// Memory in bytes without the packet memory: the handler and the channels.
     pub memory_bytes: u64,
-    /// Bytes of packet memory.
+    /// Size of the packet memory, in bytes.
     pub umem_bytes: u64,
-    /// What the handlers count by their own names, over all their lives.
+    /// Counters of the handlers by name, over all handlers of the queue.
     pub handler: HandlerCounts,
-    /// Messages that wait for the actor; `None` while there is none.
+    /// Number of messages that wait for the actor; `None` while there is none.
     pub control_depth: Option<u64>,
     #[serde(skip)]
     pub(super) retired: PastTotals,
-    /// When the actor was last heard; `None` while there is none.
+    /// Time of the actor's last report; `None` while there is no actor.
     #[serde(skip)]
     pub(super) heard: Option<Instant>,
     #[serde(skip)]
     pub(super) frames_lost: u64,
-    /// The last change of state was a handler that came back.
+    /// Whether the last state change was a handler restart.
     #[serde(skip)]
     pub(super) handler_back: bool,
 }
 
 type HandlerCounts = std::collections::BTreeMap<&'static str, u64>;
 
-/// What earlier actors of a queue counted.
+/// Holds the counters of a queue's earlier actors.
 #[derive(Debug, Clone, Default)]
 pub(super) struct PastTotals {
     totals: Totals,
@@ -214,14 +214,14 @@ pub(super) struct PastTotals {
 }
 
 impl QueueStatus {
-    /// A new actor is at work: what the former one counted stays, and the new one counts from zero.
+    /// Records that a new actor runs. It keeps the counters of the former actor, and the new one counts from zero.
     pub(super) fn begin(&mut self, wall: Duration) {
         self.retire();
         self.heard = Some(Instant::now());
         self.add_downtime(wall);
     }
 
-    /// Takes in what the actor says now; `wall` is the engine's age.
+    /// Updates the status from the actor's snapshot. `wall` is the engine's age.
     pub(super) fn update(&mut self, snapshot: &QueueSnapshot, wall: Duration) {
         self.heard = Some(Instant::now());
         let down_ns = self.totals.down_ns;
@@ -249,27 +249,27 @@ impl QueueStatus {
         }
     }
 
-    /// The next handler has taken nothing over, and counts from zero.
-    pub(super) fn counts_anew(&mut self) {
+    /// Records that the next handler took over nothing and counts from zero.
+    pub(super) fn restart_handler_counts(&mut self) {
         self.retired.handler.clone_from(&self.handler);
     }
 
-    /// Whether each packet that came became exactly one thing.
+    /// Returns whether every received packet was counted exactly once.
     #[must_use]
     pub fn adds_up(&self) -> bool {
         let Totals { rx_packets, taken_over, tx_packets, handed_over, ref drops, .. } = self.totals;
         rx_packets + taken_over == tx_packets + handed_over + drops.total() + self.in_hand
     }
 
-    /// Books the time that no actor was there for, so that the regimes add up to `wall`, the engine's age. It
-    /// never gets less: a counter that does is a restart to those who read it.
+    /// Adds the time without an actor, so that the sum of the regimes is `wall`, the engine's age. The value never
+    /// decreases, because readers of a counter take a decrease for a restart.
     fn add_downtime(&mut self, wall: Duration) {
         let heard_ago = self.heard.map_or(Duration::ZERO, |at| at.elapsed());
         let known = wall.saturating_sub(heard_ago).as_nanos() as u64;
         self.totals.down_ns += known.saturating_sub(self.totals.wall_ns());
     }
 
-    /// Its state has changed.
+    /// Records a state change.
     pub(super) fn changed(&mut self, from: &ActorState, to: &ActorState, cause: &Cause, gap: Option<Duration>) {
         self.restarted(from, to, cause, gap);
         self.state = QueueState::from(to);
@@ -290,26 +290,26 @@ impl QueueStatus {
         };
     }
 
-    /// Describes its state for people, with the reason.
+    /// Describes the state of the queue for a reader, with the reason.
     pub(super) fn described(&self) -> String {
         let Self { queue, state, reason, .. } = self;
         if reason.is_empty() { format!("{queue}: {state}") } else { format!("{queue}: {state} ({reason})") }
     }
 
-    /// Whether it takes packets.
+    /// Returns whether the queue receives packets.
     #[must_use]
     pub fn is_running(&self) -> bool {
         self.state == QueueState::Running
     }
 
-    /// Whether it does not take packets, and will not without something changing.
+    /// Returns whether the queue receives no packets until something changes.
     #[must_use]
     pub fn is_stuck(&self) -> bool {
         matches!(self.state, QueueState::Restarting | QueueState::Waiting | QueueState::Failed)
     }
 
-    /// The actor has ended: what it counted stays, and what it had in its hands is lost. Told twice, or for
-    /// an actor that ended without last words, it is the same.
+    /// Records that the actor has ended: its counters stay, and the packets it held are lost. A second call changes
+    /// nothing, nor does an actor that ended without a final snapshot.
     pub(super) fn retire(&mut self) {
         if self.heard.take().is_none() {
             return;
@@ -331,7 +331,7 @@ impl QueueStatus {
 }
 
 impl EngineStatus {
-    /// Sums up, for a reader.
+    /// Computes the sums for a reader.
     pub(super) fn sum_up(&mut self, started: Instant) {
         self.uptime_s = started.elapsed().as_secs_f64();
         self.process = ProcessUsage::now();

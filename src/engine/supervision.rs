@@ -1,4 +1,4 @@
-//! What operators decide about supervision: budget, pauses, thresholds; and how a process that runs an engine ends.
+//! Defines the supervision settings (budget, delays, thresholds) and the exit code of a process that runs an engine.
 
 use std::time::Duration;
 
@@ -7,8 +7,8 @@ use oxide_actors::supervisor::Settings;
 
 use super::{EngineError, EngineStatus, QueueState};
 
-/// When something is restarted, how often, and when that is given up. Given to
-/// [`EngineBuilder::supervision`](super::EngineBuilder::supervision).
+/// Sets when and how often a part is restarted, and when restarts end.
+/// [`EngineBuilder::supervision`](super::EngineBuilder::supervision) takes it.
 ///
 /// ```
 /// use std::time::Duration;
@@ -23,27 +23,28 @@ use super::{EngineError, EngineStatus, QueueState};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Supervision {
-    /// Restarts of one queue within any `window`; one failure more and it is `failed`, or, where one port of it fails,
-    /// that port is tried every `port_every` only. Default 5. 0: the first failure is the last. Restarts that are asked
-    /// for do not count.
+    /// Restarts of one queue within any `window`. After one failure more the queue is `failed`. If one of its ports
+    /// fails, that port is tried once per `port_every` instead. Default 5. With 0, the first failure is final. Restarts
+    /// by an operator do not count.
     pub restarts: u32,
-    /// Length of the window. Default 60 s; at least 1 s.
+    /// Length of the window: at least 1 s, default 60 s.
     pub window: Duration,
-    /// Pause before the first restart; it doubles with each further one within the window, less up to a quarter drawn
-    /// at random. Default 50 ms.
+    /// Delay before the first restart, default 50 ms. It doubles with each restart within the window, and is reduced by
+    /// up to a quarter at random.
     pub backoff_min: Duration,
-    /// Longest pause. Default 5 s.
+    /// Longest delay, default 5 s.
     pub backoff_max: Duration,
-    /// A handler that fails again within this time of its restart inherits nothing the next time, and the time after
-    /// that takes its actor with it. Default 100 ms.
+    /// Time after a handler restart in which a second failure leads to a handler without inherited state. A third one
+    /// restarts the actor. Default 100 ms.
     pub handler_again_within: Duration,
-    /// Between two tries of a port that is past the budget: its actor goes on without it. Default 5 s; at least 100 ms.
+    /// Time between two attempts to open a port past its budget, while its actor runs without it: at least 100 ms,
+    /// default 5 s.
     pub port_every: Duration,
-    /// A heartbeat that stands for longer is a stall: the queue is steered away until it beats again. Default 1 s; at
-    /// least 250 ms, since an idle actor beats ten times a second.
+    /// Time without heartbeat after which a queue is stalled and its packets are steered away until the heartbeat resumes:
+    /// at least 250 ms, default 1 s. An idle actor increments the heartbeat ten times a second.
     pub stall_after: Duration,
-    /// A stall of this length is for ever ([`EngineStatus::fatal_exit`]): the process has to end to get the thread
-    /// back. Default: none, the other queues are worth more.
+    /// Length of a stall after which the process must end to free the thread ([`EngineStatus::fatal_exit`]). Default
+    /// `None`, so that the other queues continue.
     pub exit_when_stuck: Option<Duration>,
 }
 
@@ -63,14 +64,14 @@ impl Default for Supervision {
     }
 }
 
-/// Longer than this is a slip of the pen.
+/// Limits every time. A longer one is taken for a typing error.
 const LONGEST: Duration = Duration::from_secs(86_400);
 
 impl Supervision {
-    /// Whether these values go together.
+    /// Checks that the values are in range and consistent.
     ///
     /// # Errors
-    /// [`EngineError::SupervisionRange`], [`EngineError::SupervisionBackoff`].
+    /// Returns [`EngineError::SupervisionRange`] or [`EngineError::SupervisionBackoff`].
     pub fn check(&self) -> Result<(), EngineError> {
         let bounded = [
             ("window", self.window, Duration::from_secs(1)),
@@ -110,26 +111,26 @@ impl Supervision {
     }
 }
 
-/// How a process that runs an engine ends: its exit code, so that a service manager knows whether to start it again.
-/// 2 is left to the command line.
+/// States how a process that runs an engine ended, as its exit code. A service manager decides by it whether to start
+/// the process again. The command line uses 2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 #[repr(u8)]
 pub enum RelayExit {
-    /// As told, and every packet and frame is accounted for.
+    /// It ended as requested, and every packet and frame is accounted for.
     Ok = 0,
-    /// It could not start, or the books did not balance.
+    /// It could not start, or the accounting failed.
     Failed = 1,
-    /// Every queue has failed: a new start may help.
+    /// Every queue has failed. A new start may help.
     AllQueuesFailed = 3,
-    /// A handler did not come back: its thread went with the process.
+    /// A handler did not return, and its thread ended with the process.
     HandlerStuck = 4,
-    /// A second signal did not wait.
+    /// A second signal ended it without waiting.
     SecondSignal = 130,
 }
 
 impl RelayExit {
-    /// The exit code.
+    /// Returns the exit code.
     #[must_use]
     pub const fn code(self) -> u8 {
         self as u8
@@ -137,7 +138,7 @@ impl RelayExit {
 }
 
 impl EngineStatus {
-    /// Why the engine cannot go on, if it cannot: every queue has failed, or one is stuck for longer than it may be.
+    /// Returns why the engine cannot continue: every queue has failed, or one is stuck for too long.
     #[must_use]
     pub fn fatal_exit(&self, supervision: &Supervision) -> Option<RelayExit> {
         if !self.queues.is_empty() && self.queues.iter().all(|queue| queue.state == QueueState::Failed) {
@@ -148,7 +149,7 @@ impl EngineStatus {
         stuck.then_some(RelayExit::HandlerStuck)
     }
 
-    /// How the process ends that had this as its last status.
+    /// Returns the exit code of a process with this last status.
     #[must_use]
     pub fn relay_exit(&self) -> RelayExit {
         match (self.not_ended.is_empty(), self.balanced && self.unaccounted == 0) {

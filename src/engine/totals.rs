@@ -1,48 +1,48 @@
-//! Counters of a queue over all its lives, or of all queues.
+//! Sums the counters of a queue over all its actors, or of all queues.
 
 use serde::Serialize;
 
 use crate::queue::{QueueCounters, QueueSnapshot};
 use crate::telemetry::DropCounters;
 
-/// Counters of a queue or of all.
+/// Holds the counters of one queue or of all.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Totals {
-    /// Packets taken from RX rings.
+    /// Counts packets taken from RX rings.
     pub rx_packets: u64,
-    /// Bytes of them.
+    /// Counts the bytes of these packets.
     pub rx_bytes: u64,
-    /// Packets put on TX rings.
+    /// Counts packets put on TX rings.
     pub tx_packets: u64,
-    /// Bytes of them.
+    /// Counts the bytes of these packets.
     pub tx_bytes: u64,
-    /// Packets given to other queues.
+    /// Counts packets handed over to other queues.
     pub handed_over: u64,
-    /// Packets that other queues gave.
+    /// Counts packets that other queues handed over.
     pub taken_over: u64,
-    /// Packets dropped, by reason.
+    /// Counts dropped packets by reason.
     pub drops: DropCounters,
-    /// Packets the kernel dropped because the RX ring was full or no frame was posted.
+    /// Counts packets that the kernel dropped because the RX ring was full or no frame was posted.
     pub rx_missed: u64,
-    /// Sessions now.
+    /// Number of sessions now.
     pub sessions: u64,
-    /// Time with packets, ns.
+    /// Time with packets, in ns.
     pub busy_ns: u64,
-    /// Time without packets while something waited for the kernel, ns.
+    /// Time without packets while kernel work remained, in ns.
     pub backpressure_ns: u64,
-    /// Time polling without packets, ns.
+    /// Time polling without packets, in ns.
     pub spin_ns: u64,
-    /// Time asleep, ns.
+    /// Time asleep, in ns.
     pub sleep_ns: u64,
-    /// Time for messages and reports, ns.
+    /// Time for messages and reports, in ns.
     pub control_ns: u64,
-    /// Time without an actor at work: opening, restarting, waiting, ns.
+    /// Time without a running actor (opening, restarting, waiting), in ns.
     pub down_ns: u64,
-    /// Our own work, ns.
+    /// User-side time for packets, in ns.
     pub work_ns: u64,
-    /// System calls that made the kernel look at a ring.
+    /// Counts system calls that wake the kernel for a ring.
     pub kicks: u64,
-    /// System calls that waited for packets.
+    /// Counts system calls that wait for packets.
     pub sleeps: u64,
 }
 
@@ -69,8 +69,8 @@ impl Totals {
         self.sleeps += other.sleeps;
     }
 
-    /// Every regime with its time, ns. At each moment a queue is in exactly one, so that their sum is the
-    /// time since the engine was started.
+    /// Returns the time in each regime, in ns. A queue is in exactly one regime at each moment, so their sum is the time
+    /// since the engine started.
     #[must_use]
     pub fn regimes(&self) -> [(&'static str, u64); 6] {
         [
@@ -83,7 +83,7 @@ impl Totals {
         ]
     }
 
-    /// Time in all regimes, ns.
+    /// Returns the time in all regimes, in ns.
     #[must_use]
     pub fn wall_ns(&self) -> u64 {
         self.regimes().iter().map(|(_, ns)| ns).sum()
@@ -108,7 +108,7 @@ impl From<&QueueSnapshot> for Totals {
             spin_ns: snapshot.counters.spin_ns,
             sleep_ns: snapshot.counters.sleep_ns,
             control_ns: snapshot.counters.control_ns,
-            // Only the engine knows.
+            // Only the engine knows this time.
             down_ns: 0,
             work_ns: snapshot.counters.work_ns,
             kicks: snapshot.ports.iter().map(|p| p.counters.kicks).sum(),
