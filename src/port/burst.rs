@@ -1,4 +1,4 @@
-//! Frames in hand.
+//! Holds a batch of frames in hand.
 
 use std::ops::{Deref, DerefMut};
 
@@ -7,20 +7,20 @@ use arrayvec::ArrayVec;
 use crate::packet::LANES;
 use crate::umem::Frame;
 
-/// Up to [`LANES`] frames, in order.
+/// Holds up to [`LANES`] frames in order.
 ///
-/// A burst that is dropped with frames in it leaks them: give them back, or transmit them.
+/// Dropping a burst with frames in it leaks them: give them back or transmit them first.
 #[derive(Debug, Default)]
 pub struct Burst(ArrayVec<Frame, LANES>);
 
 impl Burst {
-    /// An empty burst.
+    /// Returns an empty burst.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Frames that still fit.
+    /// Returns the number of frames that still fit.
     #[must_use]
     pub fn room(&self) -> usize {
         self.0.remaining_capacity()
@@ -29,22 +29,22 @@ impl Burst {
     /// Appends a frame.
     ///
     /// # Errors
-    /// The frame itself, if the burst is full.
+    /// Returns the frame if the burst is full.
     pub fn push(&mut self, frame: Frame) -> Result<(), Frame> {
         self.0.try_push(frame).map_err(|full| full.element())
     }
 
-    /// Takes the last frame.
+    /// Removes and returns the last frame.
     pub fn pop(&mut self) -> Option<Frame> {
         self.0.pop()
     }
 
-    /// Takes the first `n` frames, in order; the rest moves up.
+    /// Removes and returns the first `n` frames in order. The remaining frames move to the front.
     pub fn drain_front(&mut self, n: usize) -> impl Iterator<Item = Frame> + '_ {
         self.0.drain(..n.min(self.0.len()))
     }
 
-    /// Takes all frames, in order.
+    /// Removes and returns all frames in order.
     pub fn drain(&mut self) -> impl Iterator<Item = Frame> + '_ {
         self.0.drain(..)
     }

@@ -1,9 +1,9 @@
-//! One NIC queue as its owner sees it.
+//! Defines the port: one queue of one NIC, as its actor uses it.
 //!
-//! A port moves [`Frame`]s between an actor's [`Umem`] and one queue of one interface. It owns no
-//! memory and makes no decision; the actor passes the UMEM to each call, so that the ports of one
-//! actor share it and a packet leaves by another interface without a copy. The same contract is kept
-//! by the AF_XDP port ([`crate::xdp`]) and the simulated one.
+//! A port moves [`Frame`]s between an actor's [`Umem`] and one queue of one interface. It owns no memory and makes no
+//! decision. The actor passes the UMEM to each call, so that the ports of one actor share it. A packet can thus leave
+//! through another interface without a copy. The AF_XDP port ([`crate::xdp`]) and the simulated port follow this
+//! contract.
 
 mod burst;
 mod rings;
@@ -22,7 +22,7 @@ pub use rss::Rss;
 use crate::packet::MacAddr;
 use crate::umem::{BadDescriptor, PortIndex, PortTaken, RegionError, Umem};
 
-/// Which queue of which interface.
+/// Identifies one queue of one interface.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct QueueId {
     /// Interface name.
@@ -32,7 +32,7 @@ pub struct QueueId {
 }
 
 impl QueueId {
-    /// Queue `queue` of `interface`.
+    /// Returns the identifier of queue `queue` of `interface`.
     #[must_use]
     pub fn new(interface: impl Into<String>, queue: u32) -> Self {
         Self { interface: interface.into(), queue }
@@ -45,7 +45,7 @@ impl std::fmt::Display for QueueId {
     }
 }
 
-/// How packets get from the driver into our memory, best first.
+/// Names the mode in which packets reach the packet memory, best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -54,11 +54,11 @@ pub enum Mode {
     ZeroCopy,
     /// The driver's XDP hook copies into the UMEM.
     Copy,
-    /// The kernel's generic XDP hook copies into the UMEM, after an skb was made.
+    /// The kernel builds an skb, and its generic XDP hook copies into the UMEM.
     Generic,
-    /// No kernel at all: the simulated port.
+    /// The port is simulated and uses no kernel.
     Simulated,
-    /// There is no socket: the port has not been opened yet.
+    /// The port has no socket, because it has not been opened yet.
     Closed,
 }
 
@@ -88,29 +88,28 @@ impl std::fmt::Display for Mode {
     }
 }
 
-/// What a port is, as far as its owner and the handler need to know. Read back from the kernel after
-/// binding, not repeated from the configuration.
+/// Describes a port for its owner and its handler. The values are read back from the kernel after binding.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PortInfo {
     /// Interface and queue.
     pub id: QueueId,
-    /// Kernel's number of the interface.
+    /// Interface number in the kernel.
     pub ifindex: u32,
     /// Hardware address.
     pub mac: MacAddr,
-    /// Largest IP packet, bytes.
+    /// Largest IP packet, in bytes.
     pub mtu: u32,
-    /// The rung in force.
+    /// Mode in force.
     pub mode: Mode,
-    /// Why it is not a better one; empty where it is the best.
+    /// Reason why the mode is not a better one; empty for the best mode.
     pub mode_reason: String,
-    /// What was asked for of preferred busy polling, or why not; whether it is in force says
-    /// [`Port::busy_polling`].
+    /// Result of the request for preferred busy polling, or the reason against it. [`Port::busy_polling`] returns whether
+    /// it is in force.
     pub busy_poll: String,
 }
 
 impl PortInfo {
-    /// A port that cannot be opened yet, for this reason. Nothing matches its interface number.
+    /// Returns the description of a port that cannot be opened yet for this reason. Its interface number matches nothing.
     #[must_use]
     pub fn closed(id: QueueId, why: String) -> Self {
         let (mac, busy_poll) = (MacAddr::default(), String::new());
@@ -118,170 +117,170 @@ impl PortInfo {
     }
 }
 
-/// What the kernel answered to a kick.
+/// States the result of a kick.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kick {
-    /// Nothing was wanted, or everything was taken.
+    /// The kernel needed no kick, or took everything.
     Done,
-    /// More is waiting: kick again next turn (EAGAIN, EBUSY, ENOBUFS: a small batch went, the rest not yet).
+    /// The kernel took a part: kick again in the next turn (EAGAIN, EBUSY, ENOBUFS).
     Again,
-    /// The link is down: what is on the TX ring leaves when it is up again.
+    /// The link is down. The packets on the TX ring leave when it is up again.
     LinkDown,
 }
 
-/// Counters that a port keeps by itself. All monotonic.
+/// Holds the counters that a port keeps itself. All of them are monotonic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct PortCounters {
-    /// Packets taken from the RX ring.
+    /// Counts packets taken from the RX ring.
     pub rx_packets: u64,
-    /// Bytes of them, Ethernet header included, FCS not.
+    /// Counts the bytes of these packets, with the Ethernet header and without FCS.
     pub rx_bytes: u64,
-    /// Packets put on the TX ring.
+    /// Counts packets put on the TX ring.
     pub tx_packets: u64,
-    /// Bytes of them.
+    /// Counts the bytes of these packets.
     pub tx_bytes: u64,
-    /// Frames that came back on the completion ring.
+    /// Counts frames returned through the completion ring.
     pub completions: u64,
-    /// Descriptors the kernel returned that the ledger refused.
+    /// Counts descriptors of the kernel that the ledger refused.
     pub bad_descriptors: u64,
-    /// System calls made to make the kernel look at a ring.
+    /// Counts system calls that wake the kernel for a ring.
     pub kicks: u64,
 }
 
-/// The kernel's own counters of a socket (`struct xdp_statistics`, include/uapi/linux/if_xdp.h).
+/// Holds the kernel's counters of a socket (`struct xdp_statistics`, include/uapi/linux/if_xdp.h).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct KernelCounters {
-    /// Packets dropped for other reasons than the ones below.
+    /// Counts packets dropped for reasons without a counter below.
     pub rx_dropped: u64,
-    /// Fill descriptors refused.
+    /// Counts refused fill descriptors.
     pub rx_invalid: u64,
-    /// TX descriptors refused.
+    /// Counts refused TX descriptors.
     pub tx_invalid: u64,
-    /// Packets dropped because the RX ring was full.
+    /// Counts packets dropped because the RX ring was full.
     pub rx_ring_full: u64,
-    /// Times the fill ring was empty.
+    /// Counts how often the fill ring was empty.
     pub fill_empty: u64,
-    /// Times the TX ring was empty.
+    /// Counts how often the TX ring was empty.
     pub tx_empty: u64,
 }
 
-/// Entries on the rings that are waiting: for the kernel on fill and TX, for us on RX and completion.
+/// Counts the waiting entries on the rings: for the kernel on fill and TX, for the port on RX and completion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Occupancy {
-    /// Frames the kernel may still take for receiving.
+    /// Frames that the kernel may still use for reception.
     pub fill: u32,
-    /// Packets received, not looked at.
+    /// Packets received and not processed yet.
     pub rx: u32,
-    /// Packets the kernel has still to take.
+    /// Packets that the kernel has not taken yet.
     pub tx: u32,
-    /// Frames sent, not reclaimed.
+    /// Frames sent and not reclaimed yet.
     pub completion: u32,
 }
 
-/// A port failed. Which one, at which step, and what helps.
+/// Reports a failed port: its identifier, the failed step and the remedy.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PortError {
-    /// The interface is not there (any more): wait for it, then open a new port.
-    #[error("{id}: interface is gone ({source})")]
+    /// The interface does not exist (any more). The owner waits for it and opens a new port.
+    #[error("{id}: interface missing: {source}")]
     Gone {
-        /// Which port.
+        /// Identifier of the port.
         id: QueueId,
-        /// The kernel's answer.
+        /// Error of the kernel.
         source: io::Error,
     },
-    /// There is nothing to open it on now; the engine knows when there is.
+    /// The port cannot be opened now. The engine knows when it can.
     #[error("{id}: {why}")]
     NotNow {
-        /// Which port.
+        /// Identifier of the port.
         id: QueueId,
-        /// What stands in the way.
+        /// Reason of the delay.
         why: String,
     },
-    /// A step of opening or using the port was refused.
+    /// The kernel refused a step of opening or using the port.
     #[error("{id}: {step}: {source}{}", remedy(.advice))]
     Refused {
-        /// Which port.
+        /// Identifier of the port.
         id: QueueId,
-        /// What was tried.
+        /// Refused step.
         step: &'static str,
-        /// The kernel's answer.
+        /// Error of the kernel.
         source: io::Error,
-        /// What to do; empty where nothing is known.
+        /// Remedy; empty if none is known.
         advice: String,
     },
-    /// The wanted mode cannot be had.
-    #[error("{id}: {wanted} is required, but the kernel gives {got}: {reason}")]
+    /// The kernel does not provide the required mode.
+    #[error("{id}: wrong mode: {got}; expected {wanted}: {reason}")]
     Mode {
-        /// Which port.
+        /// Identifier of the port.
         id: QueueId,
-        /// As configured.
+        /// Configured mode.
         wanted: Mode,
-        /// What there would be.
+        /// Mode that the kernel provides.
         got: String,
-        /// Why.
+        /// Reason for the difference.
         reason: String,
     },
-    /// Packets that were given to the kernel do not come back.
-    #[error("{id}: {sent} packets were given to the kernel, and none came back for {after:?} though the link is up")]
+    /// The kernel does not complete the packets it was given.
+    #[error("{id}: no completions for {after:?}: {sent} packets outstanding with the link up")]
     NoCompletions {
-        /// Which port.
+        /// Identifier of the port.
         id: QueueId,
-        /// Packets.
+        /// Number of outstanding packets.
         sent: u32,
-        /// How long.
+        /// Time without a completion.
         after: std::time::Duration,
     },
-    /// The kernel returned something that is not ours.
+    /// The kernel returned a descriptor that does not belong to this port.
     #[error("{id}: {source}")]
     BadDescriptor {
-        /// Which port.
+        /// Identifier of the port.
         id: QueueId,
-        /// What it returned.
+        /// Returned descriptor, with the reason.
         source: BadDescriptor,
     },
-    /// Sizes do not go together.
+    /// The sizes of memory and rings do not match.
     #[error("{id}: {source}")]
     Layout {
-        /// Which port.
+        /// Identifier of the port.
         id: QueueId,
-        /// Which sizes.
+        /// Sizes in conflict.
         source: crate::umem::LayoutError,
     },
-    /// The port's number in the packet memory is in use.
+    /// The port's index in the packet memory is in use.
     #[error("{id}: {source}")]
     Taken {
-        /// Which port.
+        /// Identifier of the port.
         id: QueueId,
-        /// Which number, and who has it.
+        /// Index in use, with its owner.
         source: PortTaken,
     },
     /// The port was opened on other packet memory before.
     #[error("{id}: this is other packet memory; expected that which `open` returned; to fix: reopen the port on it")]
     OtherMemory {
-        /// Which port.
+        /// Identifier of the port.
         id: QueueId,
     },
-    /// Packet memory could not be had.
+    /// The packet memory could not be allocated.
     #[error("{id}: {source}")]
     Memory {
-        /// Which port.
+        /// Identifier of the port.
         id: QueueId,
-        /// Why.
+        /// Reason.
         source: RegionError,
     },
-    /// The interface's XDP program or its maps.
+    /// The interface's XDP program or one of its maps failed.
     #[error("{id}: {text}")]
     Steering {
-        /// Which port.
+        /// Identifier of the port.
         id: QueueId,
-        /// What the steering room says, its mend included.
+        /// Message of the steering module, with its remedy.
         text: String,
     },
 }
 
 impl PortError {
-    /// Which port.
+    /// Returns the identifier of the port.
     #[must_use]
     pub fn id(&self) -> &QueueId {
         match self {
@@ -299,27 +298,27 @@ impl PortError {
         }
     }
 
-    /// Whether it is the interface that is missing, and nobody's fault: absent, down, or not ours now. What it costs is
-    /// this one port; it is opened when the interface is there.
+    /// Returns whether the port must wait for its interface, because it is missing, down, or used by another program. Only
+    /// this port is affected, and it opens when the interface is available.
     #[must_use]
     pub fn waits(&self) -> bool {
         matches!(self, Self::Gone { .. } | Self::NotNow { .. }) || self.is_link_down()
     }
 
-    /// Whether the interface is there but down: it may come up by itself.
+    /// Returns whether the interface exists but is down. It may come up by itself.
     #[must_use]
     pub fn is_link_down(&self) -> bool {
         self.errno() == Some(libc::ENETDOWN)
     }
 
-    /// Whether the queue has another socket, or one that the kernel has not finished with: free in some
-    /// tens of milliseconds if nobody holds it.
+    /// Returns whether the queue still has a socket. After a close, the kernel frees the queue within some tens of
+    /// milliseconds.
     #[must_use]
     pub fn is_busy(&self) -> bool {
         self.errno() == Some(libc::EBUSY)
     }
 
-    /// Whether trying again may help without anybody doing anything.
+    /// Returns whether another attempt may succeed without a change by an operator.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         matches!(self.errno(), Some(libc::EBUSY | libc::EAGAIN | libc::ENOMEM | libc::EINTR))
@@ -338,108 +337,107 @@ fn remedy(advice: &str) -> String {
     if advice.is_empty() { String::new() } else { format!(" ({advice})") }
 }
 
-/// One queue of one interface.
+/// Moves packets through one queue of one interface.
 ///
-/// Every call takes the UMEM the port was opened with. No call blocks; no call allocates.
+/// Every call takes the UMEM that the port was opened with. No call blocks or allocates.
 ///
-/// An implementation holds the [`PortKey`](crate::umem::PortKey) of its number and moves frames with it. Without a kernel
-/// behind it, it needs no `unsafe` ([`Umem::simulated_port`]); with one, it vouches for that kernel
-/// ([`Umem::kernel_port`]). `tests/common/device.rs` is a small one.
+/// An implementation holds the [`PortKey`](crate::umem::PortKey) of its index and moves frames with it. A port without a
+/// kernel needs no `unsafe` ([`Umem::simulated_port`]). A port with a kernel must guarantee that kernel's behaviour
+/// ([`Umem::kernel_port`]). `tests/common/device.rs` is a small implementation.
 pub trait Port {
-    /// What this port is.
+    /// Returns the description of this port.
     fn info(&self) -> &PortInfo;
 
-    /// Posts free frames to the fill ring, as many as it wants and the pool has. Returns how many.
+    /// Posts free frames to the fill ring, limited by the ring and the pool. Returns their number.
     fn fill(&mut self, umem: &mut Umem) -> usize;
 
-    /// Moves received packets to the end of `into`: at most `limit`, and until it is full. Returns how
-    /// many.
+    /// Moves received packets to the end of `into`: at most `limit`, and until `into` is full. Returns their number.
     fn receive(&mut self, umem: &mut Umem, into: &mut Burst, limit: usize) -> usize;
 
-    /// Moves packets from the front of `from` to the TX ring, until that is full. Returns how many;
-    /// the rest stays in `from`, in order.
+    /// Moves packets from the front of `from` to the TX ring until the ring is full. Returns their number. The rest stays
+    /// in `from`, in order.
     fn transmit(&mut self, umem: &mut Umem, from: &mut Burst) -> usize;
 
-    /// Takes back the frames of packets that were sent. Returns how many.
+    /// Takes back the frames of packets that were sent. Returns their number.
     fn reclaim(&mut self, umem: &mut Umem) -> usize;
 
-    /// Makes the kernel look at the TX and the fill ring, if it asked to be told. One bounded step:
-    /// [`Kick::Again`] says that another is wanted.
+    /// Wakes the kernel for the TX and the fill ring if it requests a wakeup. It is one bounded step; [`Kick::Again`]
+    /// requests another one.
     ///
     /// # Errors
-    /// [`PortError::Gone`] when the interface is not there any more; other errors are the kernel's.
+    /// Returns [`PortError::Gone`] if the interface does not exist any more, or another error of the kernel.
     fn kick(&mut self) -> Result<Kick, PortError>;
 
-    /// What to wait on for packets; `None` where there is nothing to wait on.
+    /// Returns the descriptor to wait on for packets; `None` if there is none.
     fn fd(&self) -> Option<BorrowedFd<'_>>;
 
-    /// The port's own counters.
+    /// Returns the counters of the port.
     fn counters(&self) -> PortCounters;
 
-    /// The kernel's counters.
+    /// Returns the counters of the kernel.
     ///
     /// # Errors
-    /// The kernel's.
+    /// Returns the error of the kernel.
     fn kernel_counters(&self) -> Result<KernelCounters, PortError>;
 
-    /// Whether our system calls drive the driver's receive work (preferred busy polling in force).
+    /// Returns whether preferred busy polling is in force, so that this port's system calls do the driver's receive work.
     fn busy_polling(&self) -> bool {
         false
     }
 
-    /// How full the rings are.
+    /// Returns the number of waiting entries on each ring.
     fn occupancy(&mut self) -> Occupancy;
 
-    /// Stops new packets from coming in: steering off. What is on the rings stays.
+    /// Starts or stops new packets (steering). Packets on the rings stay there.
     ///
     /// # Errors
-    /// The kernel's.
+    /// Returns the error of the kernel.
     fn steer(&mut self, on: bool) -> Result<(), PortError>;
 }
 
-/// The memory of an actor, and each of its ports or why it could not be opened.
+/// Holds the memory of an actor, and for each of its ports the port or its error.
 pub type Opened<P> = (Umem, Vec<Result<P, PortError>>);
 
-/// How an actor gets its ports: used on the actor's own core, so that memory is touched there first.
+/// Opens the ports of an actor. It runs on the actor's own core, which then touches the memory first.
 pub trait Backend: Send + 'static {
-    /// The kind of port it opens.
+    /// Type of the ports that it opens.
     type Port: Port + 'static;
-    /// What one port is opened from.
+    /// Parameters to open one port with.
     type OpenParams: Send + 'static;
 
-    /// Opens the memory and all ports of one actor; the order of the ports is the order asked for.
-    /// Steering is still off. May wait for queues that are busy.
+    /// Opens the memory and all ports of one actor, in the requested order. Steering is still off. It may wait for busy
+    /// queues.
     ///
     /// # Errors
-    /// [`PortError`]; whatever was opened before is closed again.
+    /// Returns a [`PortError`]; everything that was opened before is closed.
     fn open(&mut self) -> Result<(Umem, Vec<Self::Port>), PortError>;
 
-    /// As [`open`](Self::open), but a port whose interface is not there ([`PortError::waits`]) is that error in its
-    /// place, to be opened by [`reopen`](Self::reopen) later. At least one is open.
+    /// Opens memory and ports like [`open`](Self::open), but tolerates missing interfaces ([`PortError::waits`]). Such a
+    /// port is an error in the list, and [`reopen`](Self::reopen) opens it later. At least one port is open.
     ///
     /// # Errors
-    /// As there; if no port can be opened, the first one's.
+    /// Returns the errors of [`open`](Self::open). If no port can be opened, returns the error of the first one.
     fn open_available(&mut self) -> Result<Opened<Self::Port>, PortError> {
         let (umem, ports) = self.open()?;
         Ok((umem, ports.into_iter().map(Ok).collect()))
     }
 
-    /// Opens port `port` of `umem` again, whose earlier [`Port`] has been dropped, while the others go on:
-    /// one try, which does not wait. Steering is off.
+    /// Reopens port `port` of `umem` while the other ports run. The earlier [`Port`] must have been dropped. It is one
+    /// attempt that does not wait. Steering is off.
     ///
-    /// While the earlier port lives, or on other memory than [`open`](Self::open) returned, it is refused
+    /// While the earlier port exists, or for other memory than [`open`](Self::open) returned, the call is refused
     /// ([`PortError::Taken`], [`PortError::OtherMemory`]).
     ///
-    /// The earlier socket's frames are written off with the first try
-    /// ([`FrameCounts::written_off`](crate::umem::FrameCounts)), because the kernel may work on them until it has
-    /// taken that socket down; they are free again when this one is bound.
+    /// The first attempt writes off the earlier socket's frames
+    /// ([`FrameCounts::written_off`](crate::umem::FrameCounts)), because the kernel may use them until it has released
+    /// that socket. They are free again when the new socket is bound.
     ///
     /// # Errors
-    /// [`PortError::is_busy`] while the kernel has not finished with the earlier socket, usually 15 to
-    /// 60 ms: try again. For other errors as well, when their cause is mended.
+    /// Returns an error with [`PortError::is_busy`] while the kernel has not released the earlier socket, usually 15 to
+    /// 60 ms; the caller tries again. After any other error, the caller tries again when the cause is fixed.
     fn reopen(&mut self, port: PortIndex, umem: &mut Umem) -> Result<Self::Port, PortError>;
 
-    /// Replaces what port `port` is opened from by the next [`reopen`](Self::reopen): its interface was
-    /// made again, and has another program.
+    /// Replaces the parameters that the next [`reopen`](Self::reopen) of port `port` uses, because its interface was
+    /// re-created and has another program.
     fn set_params(&mut self, port: PortIndex, request: Self::OpenParams);
 }

@@ -1,5 +1,5 @@
-//! Our ends of a socket's four rings, with the frames that the kernel has through them. The kernel's ends are the
-//! kernel's, or a simulated one's.
+//! Holds the user side of a socket's four rings, and counts the frames that the kernel holds through them. The other side
+//! is the kernel or a simulated one.
 //!
 //! ```text
 //!   pool --fill--> kernel --rx--> Burst --tx--> kernel --completion--> pool
@@ -11,7 +11,7 @@ use crate::packet::LANES;
 use crate::ring::{Consumer, Descriptor, Producer, RingMemory};
 use crate::umem::{BadDescriptor, PortKey, RingSizes, Umem};
 
-/// The rings, over whatever memory they are in: that of addresses and that of descriptors.
+/// Holds the four rings. `A` is the memory of the address rings, `D` that of the descriptor rings.
 pub(crate) struct RingHandles<A, D> {
     pub(crate) fill: Producer<u64, A>,
     pub(crate) completion: Consumer<u64, A>,
@@ -19,25 +19,25 @@ pub(crate) struct RingHandles<A, D> {
     pub(crate) tx: Producer<Descriptor, D>,
 }
 
-/// See the module's documentation.
+/// Moves frames through the rings of one socket.
 pub(crate) struct PortRings<A, D> {
     rings: RingHandles<A, D>,
     key: PortKey,
     sizes: RingSizes,
-    /// Frames posted to the fill ring that have not come back by the RX ring.
+    /// Frames posted to the fill ring that have not returned through the RX ring.
     posted_fill: u32,
-    /// Frames posted to the TX ring that have not come back by the completion ring.
+    /// Frames posted to the TX ring that have not returned through the completion ring.
     posted_tx: u32,
     counters: PortCounters,
 }
 
 impl<A: RingMemory<u64>, D: RingMemory<Descriptor>> PortRings<A, D> {
-    /// Over empty rings of these sizes, for the port of `key`.
+    /// Creates the user side of empty rings of these sizes, for the port of `key`.
     pub(crate) fn new(rings: RingHandles<A, D>, key: PortKey, sizes: RingSizes) -> Self {
         Self { rings, key, sizes, posted_fill: 0, posted_tx: 0, counters: PortCounters::default() }
     }
 
-    /// The port's key, for a simulated kernel.
+    /// Returns the port's key, for a simulated kernel.
     pub(crate) fn key(&self) -> &PortKey {
         &self.key
     }
@@ -46,32 +46,32 @@ impl<A: RingMemory<u64>, D: RingMemory<Descriptor>> PortRings<A, D> {
         self.counters
     }
 
-    /// A system call is made that makes the kernel look at a ring.
+    /// Counts a system call that wakes the kernel for a ring.
     pub(crate) fn count_kick(&mut self) {
         self.counters.kicks += 1;
     }
 
-    /// Posts as many frames as the fill ring wants, once they are a batch: below that it is not worth the ring's cache
-    /// line.
+    /// Posts as many frames as the fill ring wants, if they are at least a batch. A smaller number is not worth the access
+    /// to the ring's cache line.
     #[inline]
     pub(crate) fn fill(&mut self, umem: &mut Umem) -> usize {
         let wanted = self.sizes.fill.saturating_sub(self.posted_fill);
         if wanted < LANES as u32 { 0 } else { self.fill_up(umem) }
     }
 
-    /// The same, however few.
+    /// Posts as many frames as the fill ring wants, even less than a batch.
     pub(crate) fn fill_up(&mut self, umem: &mut Umem) -> usize {
         let mut slots = self.rings.fill.reserve(self.sizes.fill.saturating_sub(self.posted_fill));
         umem.post_fill_batch(&self.key, slots.room(), |address| {
             let pushed = slots.push(address);
-            debug_assert!(pushed, "no more frames than room are posted");
+            debug_assert!(pushed, "posted frames must fit the reserved entries");
         });
         let posted = slots.commit();
         self.posted_fill += posted;
         posted as usize
     }
 
-    /// As [`Port::receive`](super::Port::receive); `refuse` gets what the ledger does not believe.
+    /// Implements [`Port::receive`](super::Port::receive). Calls `refuse` for each descriptor that the ledger refuses.
     #[inline]
     pub(crate) fn receive(
         &mut self,
@@ -90,11 +90,11 @@ impl<A: RingMemory<u64>, D: RingMemory<Descriptor>> PortRings<A, D> {
         let mut bytes = 0;
         let taken = umem.received_batch(
             key,
-            // A multi-buffer chain is never asked for (no XDP_USE_SG), so a descriptor is a packet.
+            // The socket never enables multi-buffer packets (XDP_USE_SG), so a descriptor is a packet.
             entries.iter().map(|Descriptor { address, length, .. }| (address, length)),
             |frame| {
                 bytes += u64::from(frame.length());
-                // No more than the room was asked for, so this fits.
+                // At most as many entries as free places were read, so this fits.
                 into.push(frame)
             },
             |error| {
@@ -106,15 +106,15 @@ impl<A: RingMemory<u64>, D: RingMemory<Descriptor>> PortRings<A, D> {
         counters.rx_bytes += bytes;
         counters.rx_packets += u64::from(taken);
         self.posted_fill = self.posted_fill.saturating_sub(seen);
-        // The next batch is posted there in a moment.
+        // The next batch is posted to these entries soon.
         rings.fill.prefetch(LANES as u32);
         taken as usize
     }
 
-    /// As [`Port::transmit`](super::Port::transmit).
+    /// Implements [`Port::transmit`](super::Port::transmit).
     #[inline]
     pub(crate) fn transmit(&mut self, umem: &mut Umem, from: &mut Burst) -> usize {
-        // The completion ring must have room for whatever is under way.
+        // The completion ring must have space for all frames with the kernel.
         let under_way = self.sizes.completion.saturating_sub(self.posted_tx);
         let mut slots = self.rings.tx.reserve((from.len() as u32).min(under_way));
         let frames = from.drain_front(slots.room() as usize);
@@ -122,7 +122,7 @@ impl<A: RingMemory<u64>, D: RingMemory<Descriptor>> PortRings<A, D> {
         umem.post_transmit_batch(&self.key, frames, |address, length| {
             bytes += u64::from(length);
             let pushed = slots.push(Descriptor { address, length, options: 0 });
-            debug_assert!(pushed, "no more frames than room were drained");
+            debug_assert!(pushed, "drained frames must fit the reserved entries");
         });
         let sent = slots.commit();
         self.posted_tx += sent;
@@ -131,7 +131,7 @@ impl<A: RingMemory<u64>, D: RingMemory<Descriptor>> PortRings<A, D> {
         sent as usize
     }
 
-    /// As [`Port::reclaim`](super::Port::reclaim); `refuse` gets what the ledger does not believe.
+    /// Implements [`Port::reclaim`](super::Port::reclaim). Calls `refuse` for each descriptor that the ledger refuses.
     #[inline]
     pub(crate) fn reclaim(&mut self, umem: &mut Umem, mut refuse: impl FnMut(BadDescriptor)) -> usize {
         let Self { rings, counters, key, .. } = self;
@@ -150,19 +150,19 @@ impl<A: RingMemory<u64>, D: RingMemory<Descriptor>> PortRings<A, D> {
         reclaimed as usize
     }
 
-    /// Whether the kernel sleeps while packets wait on the TX ring.
+    /// Returns whether the kernel sleeps while packets wait on the TX ring.
     #[inline]
     pub(crate) fn tx_wants_wakeup(&mut self) -> bool {
         self.posted_tx > 0 && self.rings.tx.needs_wakeup() && self.rings.tx.waiting() > 0
     }
 
-    /// Whether the kernel has to be told of new frames on the fill ring.
+    /// Returns whether the kernel needs a wakeup for new frames on the fill ring.
     #[inline]
     pub(crate) fn fill_wants_wakeup(&mut self) -> bool {
         self.rings.fill.needs_wakeup()
     }
 
-    /// As [`Port::occupancy`](super::Port::occupancy).
+    /// Implements [`Port::occupancy`](super::Port::occupancy).
     pub(crate) fn occupancy(&mut self) -> Occupancy {
         Occupancy {
             fill: self.rings.fill.waiting(),
@@ -192,7 +192,7 @@ mod tests {
         burst
     }
 
-    /// What [`UmemLayout::frames_for`](crate::umem::UmemLayout::frames_for) counts on.
+    /// Checks the assumption of [`UmemLayout::frames_for`](crate::umem::UmemLayout::frames_for).
     #[test]
     fn full_rings_leave_a_batch_and_the_held_frames() {
         let (net, id) = (SimNet::new(&[SimInterface::new("sim0", 1)], 1), QueueId::new("sim0", 0));
@@ -202,12 +202,12 @@ mod tests {
         let port = &mut ports[0];
         port.steer(true).unwrap();
         port.fill(&mut umem);
-        // The RX ring is full of what was posted, and nothing comes in its place.
+        // The RX ring fills with the posted frames, and no packet replaces them.
         (0..100).for_each(|_| net.inject(&id, &[0; 60]));
         port.run_kernel(&mut umem);
         port.fill(&mut umem);
         assert_eq!((port.occupancy().rx, umem.census().receive), (64, 128));
-        // Sent, but not taken back: the completion ring is full, and no more may be sent.
+        // Completions are not reclaimed, so the completion ring is full and no packet may be sent.
         let mut first = batch(&mut umem);
         port.transmit(&mut umem, &mut first);
         port.kick().unwrap();

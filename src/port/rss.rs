@@ -1,37 +1,38 @@
-//! Which queue a NIC brings a UDP flow to.
+//! Computes the queue to which a NIC brings a UDP flow.
 
 use crate::packet::Flow;
 use crate::simd::{Processor, Toeplitz};
 
-/// A NIC's receive-side scaling, as far as it says the queue of a flow beforehand: the Toeplitz hash of
-/// addresses and ports, by the device's key, and its indirection table.
+/// Describes a NIC's receive-side scaling: the Toeplitz hash of addresses and ports with the device's key, and the
+/// indirection table. From these, the queue of a flow is known in advance.
 #[derive(Debug, Clone)]
 pub struct Rss {
     toeplitz: Toeplitz,
-    /// Queue for each value of the hash's low bits.
+    /// Queue for each value of the low bits of the hash.
     table: Vec<u32>,
-    /// Whether both addresses and both ports of UDP over IPv4 are hashed, and nothing else.
+    /// Whether the hash of UDP over IPv4 covers both addresses and both ports, and nothing else.
     udp4: bool,
-    /// The same over IPv6.
+    /// Whether the same holds for IPv6.
     udp6: bool,
 }
 
 impl Rss {
-    /// Of a device with this key and table that hashes addresses and ports of UDP over IPv4 (`udp4`) and
-    /// IPv6 (`udp6`). `None` if the key is shorter than 40 bytes, the table empty, or neither is hashed.
+    /// Creates the description of a device with this key and table. `udp4` and `udp6` state whether it hashes addresses
+    /// and ports of UDP over IPv4 and IPv6. Returns `None` if the key is shorter than 40 bytes, the table is empty, or
+    /// both are false.
     #[must_use]
     pub fn new(processor: Processor, key: &[u8], table: &[u32], udp4: bool, udp6: bool) -> Option<Self> {
         let toeplitz = Toeplitz::new(processor, key).filter(|_| !table.is_empty() && (udp4 || udp6))?;
         Some(Self { toeplitz, table: table.to_vec(), udp4, udp6 })
     }
 
-    /// Whether the queue of UDP flows over IPv4, or else IPv6, can be said.
+    /// Returns whether the queue of UDP flows is known, for IPv4 or for IPv6.
     #[must_use]
     pub fn covers(&self, ipv4: bool) -> bool {
         if ipv4 { self.udp4 } else { self.udp6 }
     }
 
-    /// The queue that packets of `flow` come to; `None` if the device hashes something else of its family.
+    /// Returns the queue at which packets of `flow` arrive, or `None` if it is unknown for its family.
     #[must_use]
     pub fn queue_of(&self, flow: &Flow) -> Option<u32> {
         let at = self.toeplitz.one(flow) as usize % self.table.len();
@@ -45,7 +46,7 @@ mod tests {
     use super::*;
     use std::net::SocketAddr;
 
-    /// Microsoft's key, and two rows of "Verifying the RSS hash calculation".
+    /// Microsoft's key, with two test vectors of "Verifying the RSS hash calculation".
     const KEY: [u8; 40] = [
         0x6d, 0x5a, 0x56, 0xda, 0x25, 0x5b, 0x0e, 0xc2, 0x41, 0x67, 0x25, 0x3d, 0x43, 0xa3, 0x8f, 0xb0, 0xd0, 0xca,
         0x2b, 0xcb, 0xae, 0x7b, 0x30, 0xb4, 0x77, 0xcb, 0x2d, 0xa3, 0x80, 0x30, 0xf2, 0x0c, 0x6a, 0x42, 0xb7, 0x3b,

@@ -11,23 +11,23 @@ use crate::umem::{PageKind, PortIndex, Region, RingSizes, Umem, UmemLayout};
 
 type UserRings = RingHandles<InMemory<u64>, InMemory<Descriptor>>;
 
-/// Opens one UMEM and one port on it for each of the queues named.
+/// Opens one UMEM, and one port on it for each queue in the list.
 #[derive(Clone)]
 pub struct SimBackend {
     net: SimNet,
     ids: Vec<QueueId>,
-    /// Entries in each port's rings.
+    /// Number of entries in each port's rings.
     pub rings: RingSizes,
-    /// Bytes in a frame, 2048 or 4096.
+    /// Size of a frame in bytes: 2048 or 4096.
     pub frame_size: u32,
-    /// Frames; `None` for as many as the rings can hold.
+    /// Number of frames; `None` for as many as the rings can hold.
     pub frame_count: Option<u32>,
-    /// Bytes kept free before each packet, beyond XDP's own.
+    /// Bytes kept free before each packet, in addition to XDP's headroom.
     pub headroom: u32,
 }
 
 impl SimBackend {
-    /// Ports on `queues` of `net`, with rings of 256 entries (fill 512) and frames of 2 KiB.
+    /// Creates a backend for ports on `queues` of `net`, with rings of 256 entries (fill 512) and frames of 2 KiB.
     #[must_use]
     pub fn new(net: &SimNet, queues: &[QueueId]) -> Self {
         Self {
@@ -40,7 +40,7 @@ impl SimBackend {
         }
     }
 
-    /// The same with other rings.
+    /// Replaces the sizes of the rings.
     #[must_use]
     pub fn with_rings(self, rings: RingSizes) -> Self {
         Self { rings, ..self }
@@ -54,18 +54,18 @@ impl SimBackend {
             .map_err(|source| PortError::Layout { id: self.first(), source })
     }
 
-    /// What errors of the memory are about: it is shared by all ports, the first stands for them.
+    /// Returns the queue that errors of the shared memory name, which is the first one.
     fn first(&self) -> QueueId {
         self.ids.first().cloned().unwrap_or_else(|| QueueId::new("sim", 0))
     }
 
     fn may_bind(&self, id: &QueueId, layout: &UmemLayout) -> Result<(), PortError> {
-        let gone = || PortError::Gone { id: id.clone(), source: io::Error::from_raw_os_error(libc::ENODEV) };
-        let (_, nic) = self.net.find(id).ok_or_else(gone)?;
+        let missing = || PortError::Gone { id: id.clone(), source: io::Error::from_raw_os_error(libc::ENODEV) };
+        let (_, nic) = self.net.find(id).ok_or_else(missing)?;
         lock(nic).may_bind(layout, self.net.now_ns())
     }
 
-    /// The memory, and those ports that may be bound.
+    /// Creates the memory and binds the ports that `may` allows.
     fn bind(
         &self,
         layout: UmemLayout,
@@ -74,27 +74,27 @@ impl SimBackend {
         let memory = Region::map(layout.bytes(), PageKind::Base, None);
         let region = memory.map_err(|source| PortError::Memory { id: self.first(), source })?;
         let mut umem = Umem::new(region, layout).map_err(|source| PortError::Layout { id: self.first(), source })?;
-        // The layout was refused if they were more.
+        // The layout was refused above if there are more queues than indices.
         let ports = self.ids.iter().zip(may).zip(PortIndex::ALL);
         let ports = ports.map(|((id, may), at)| may.and_then(|()| self.port(id, at, &mut umem))).collect();
         Ok((umem, ports))
     }
 
     fn port(&self, id: &QueueId, index: PortIndex, umem: &mut Umem) -> Result<SimPort, PortError> {
-        let gone = |errno| PortError::Gone { id: id.clone(), source: io::Error::from_raw_os_error(errno) };
-        let (interface, nic) = self.net.find(id).ok_or_else(|| gone(libc::ENODEV))?;
+        let missing = |errno| PortError::Gone { id: id.clone(), source: io::Error::from_raw_os_error(errno) };
+        let (interface, nic) = self.net.find(id).ok_or_else(|| missing(libc::ENODEV))?;
         let (user, kernel) = self.ring_ends(id, &mut lock(nic))?;
         let key = umem.simulated_port(index).map_err(|source| PortError::Taken { id: id.clone(), source })?;
         let socket = lock(nic).bind(kernel, *umem.layout())?;
         Ok(SimPort {
             info: PortInfo {
                 id: id.clone(),
-                ifindex: self.net.ifindex(&id.interface).ok_or_else(|| gone(libc::ENODEV))?,
+                ifindex: self.net.ifindex(&id.interface).ok_or_else(|| missing(libc::ENODEV))?,
                 mac: interface.mac,
                 mtu: interface.mtu,
                 mode: Mode::Simulated,
-                mode_reason: "no kernel is asked".to_owned(),
-                busy_poll: "not for a simulated port".to_owned(),
+                mode_reason: "simulated port".to_owned(),
+                busy_poll: "not available for a simulated port".to_owned(),
             },
             ends: PortRings::new(user, key, self.rings),
             net: self.net.clone(),
@@ -106,7 +106,7 @@ impl SimBackend {
     fn ring_ends(&self, id: &QueueId, nic: &mut super::nic::NicQueue) -> Result<(UserRings, KernelRings), PortError> {
         let refused = |error: ring::RingSizeError| PortError::Refused {
             id: id.clone(),
-            step: "making rings",
+            step: "create rings",
             source: io::Error::new(io::ErrorKind::InvalidInput, error),
             advice: String::new(),
         };
@@ -125,11 +125,11 @@ impl Backend for SimBackend {
     type Port = SimPort;
     type OpenParams = QueueId;
 
-    /// Binds at once or not at all: a queue that is still being taken down is EBUSY until virtual time
-    /// has passed, as with a real one.
+    /// Binds at once or returns an error. A queue that is still being released returns EBUSY until virtual time has
+    /// passed, like a real one.
     fn open(&mut self) -> Result<(Umem, Vec<SimPort>), PortError> {
         let layout = self.layout()?;
-        // Before the memory: a queue may be busy for a thousand tries, and pages are what a simulation waits for.
+        // The check precedes the memory: a queue may be busy for many attempts, and mapping pages is slow.
         self.ids.iter().try_for_each(|id| self.may_bind(id, &layout))?;
         let (umem, ports) = self.bind(layout, self.ids.iter().map(|_| Ok(())))?;
         Ok((umem, ports.into_iter().collect::<Result<_, _>>()?))

@@ -1,40 +1,40 @@
-//! What the simulated kernel does to make life hard.
+//! Defines the faults of the simulated kernel.
 
-/// Faults of one NIC queue, all off by default. Rates are in parts per million of the occasions.
+/// Holds the fault rates of one NIC queue, all 0 by default. Rates are in parts per million of the occasions.
 ///
-/// All but [`bogus_ppm`](Self::bogus_ppm), [`duplicate_ppm`](Self::duplicate_ppm) and
-/// [`lost_ppm`](Self::lost_ppm) are what a kernel may do on any good day.
+/// A correct kernel may cause all of them, except [`bogus_ppm`](Self::bogus_ppm),
+/// [`duplicate_ppm`](Self::duplicate_ppm) and [`lost_ppm`](Self::lost_ppm).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct KernelFaultRates {
-    /// Packets and completions moved in one step: 1 to this many, drawn anew each time; 0 for no limit.
+    /// Maximum of packets and completions moved in one step, drawn for each step from 1 on; 0 for no limit.
     pub batch: u32,
     /// Descriptors taken by one kick; 0 for the kernel's own 32 (`TX_BATCH_SIZE`, net/xdp/xsk.c).
     pub kick_batch: u32,
-    /// The longest time from a descriptor being taken to its completion, ns; each draws its own.
+    /// Longest time in ns from taking a descriptor to its completion, drawn for each descriptor.
     pub delay_ns: u64,
-    /// A step in which the kernel does nothing.
+    /// Rate of steps in which the kernel does nothing.
     pub idle_ppm: u32,
-    /// A completion that overtakes those before it. Packets keep their order.
+    /// Rate of completions that overtake earlier ones. Packets keep their order.
     pub reorder_ppm: u32,
-    /// A kick that takes nothing (EAGAIN, ENOBUFS, EBUSY).
+    /// Rate of kicks that take nothing (EAGAIN, ENOBUFS, EBUSY).
     pub again_ppm: u32,
-    /// A step at whose end the kernel sleeps until it is kicked, having raised need-wakeup.
+    /// Rate of steps after which the kernel sets need-wakeup and sleeps until the next kick.
     pub doze_ppm: u32,
-    /// A packet for which the kernel finds no frame, as if the fill ring were empty.
+    /// Rate of packets for which the kernel finds no frame, as with an empty fill ring.
     pub starve_ppm: u32,
-    /// A packet that is lost before it gets to the socket.
+    /// Rate of packets lost before they reach the socket.
     pub rx_drop_ppm: u32,
-    /// A packet that is completed without being sent (the peer is down, a full qdisc: EBUSY).
+    /// Rate of packets completed without being sent (veth peer down, or a full qdisc: EBUSY).
     pub tx_drop_ppm: u32,
-    /// A descriptor or completion that comes twice.
+    /// Rate of duplicated descriptors and completions.
     pub duplicate_ppm: u32,
-    /// A descriptor or completion besides the right ones, with an address or a length that is wrong.
+    /// Rate of additional descriptors and completions with a wrong address or length.
     pub bogus_ppm: u32,
-    /// A completion that never comes: the frame is gone until the socket is.
+    /// Rate of missing completions. The frame is unusable until the socket closes.
     pub lost_ppm: u32,
 }
 
-/// The names by which [`KernelFaultRates::named`] knows them.
+/// Lists the names that [`KernelFaultRates::named`] accepts.
 const NAMES: [&str; 12] = [
     "batch",
     "delay",
@@ -50,18 +50,18 @@ const NAMES: [&str; 12] = [
     "lost",
 ];
 
-/// No fault has this name.
+/// Reports an unknown fault name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("no fault is named {name:?}: write none, all, or some of {}", known.join(", "))]
+#[error("faults: unknown name: {name:?}; expected none, all, or a list of {}", known.join(", "))]
 pub struct UnknownFault {
-    /// As written.
+    /// Name in the input.
     pub name: String,
-    /// What could be written.
+    /// Accepted names.
     known: Vec<&'static str>,
 }
 
 impl UnknownFault {
-    /// The same, where `more` names could have been written as well.
+    /// Adds `more` names to those that the message lists.
     #[must_use]
     pub fn besides(mut self, more: &[&'static str]) -> Self {
         self.known.extend(more);
@@ -70,13 +70,13 @@ impl UnknownFault {
 }
 
 impl KernelFaultRates {
-    /// A kernel without faults.
+    /// Returns rates without faults.
     #[must_use]
     pub fn none() -> Self {
         Self::default()
     }
 
-    /// Everything that a kernel may do, and that a packet's sender may not notice except by loss.
+    /// Returns rates for everything that a correct kernel may do. A sender notices nothing but packet loss.
     #[must_use]
     pub fn legal() -> Self {
         Self {
@@ -94,25 +94,24 @@ impl KernelFaultRates {
         }
     }
 
-    /// All of them but completions that never come: those use the memory up, so that only a rebuilt
-    /// port helps.
+    /// Returns rates for all faults except missing completions. Those use up the memory until the port is rebuilt.
     #[must_use]
     pub fn all() -> Self {
         Self { duplicate_ppm: 2_000, bogus_ppm: 2_000, ..Self::legal() }
     }
 
-    /// Faults by their names, separated by commas: `none`, `all`, `legal`, or some of batch, delay,
-    /// idle, reorder, again, doze, starve, rx-drop, tx-drop, duplicate, bogus, lost. `name=number` sets that
-    /// field alone: packets for batch, nanoseconds for delay, parts per million for the others.
+    /// Parses fault names, separated by commas: `none`, `all`, `legal`, or any of batch, delay, idle, reorder, again,
+    /// doze, starve, rx-drop, tx-drop, duplicate, bogus, lost. `name=number` sets one field: packets for batch,
+    /// nanoseconds for delay, parts per million for the others.
     ///
     /// # Errors
-    /// [`UnknownFault`] for a name that is none of these, and for a number that is none.
+    /// Returns [`UnknownFault`] for an unknown name or an invalid number.
     pub fn named(names: &str) -> Result<Self, UnknownFault> {
         let usual = Self { lost_ppm: 100, ..Self::all() };
         let mut faults = Self::none();
-        for word in names.split(',').map(str::trim).filter(|name| !name.is_empty()) {
-            let unknown = || UnknownFault { name: word.to_owned(), known: NAMES.to_vec() };
-            let (name, number) = number(word).map_err(|()| unknown())?;
+        for item in names.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+            let unknown = || UnknownFault { name: item.to_owned(), known: NAMES.to_vec() };
+            let (name, number) = number(item).map_err(|()| unknown())?;
             match name {
                 "none" => {}
                 "legal" => faults = Self::legal(),
@@ -121,7 +120,7 @@ impl KernelFaultRates {
                     let at = NAMES.iter().position(|known| *known == name).ok_or_else(unknown)?;
                     faults.set(at, number.unwrap_or_else(|| usual.get(at)));
                     if name == "reorder" && number.is_none() {
-                        // What is not delayed is never overtaken.
+                        // Only delayed completions can be overtaken.
                         faults.delay_ns = usual.delay_ns;
                     }
                 }
@@ -130,17 +129,17 @@ impl KernelFaultRates {
         Ok(faults)
     }
 
-    /// The words that [`named`](Self::named) makes these of; nothing where there are none.
+    /// Returns the items that [`named`](Self::named) parses to these rates; none if there are no faults.
     pub fn names(&self) -> impl Iterator<Item = String> + use<> {
         let faults = *self;
-        let word = move |(at, name): (usize, &str)| match faults.get(at) {
+        let item = move |(at, name): (usize, &str)| match faults.get(at) {
             0 => None,
             number => Some(format!("{name}={number}")),
         };
-        NAMES.into_iter().enumerate().filter_map(word)
+        NAMES.into_iter().enumerate().filter_map(item)
     }
 
-    /// The field with this place in [`NAMES`].
+    /// Returns the field at this position in [`NAMES`].
     fn get(&self, at: usize) -> u64 {
         let ppm = [self.idle_ppm, self.reorder_ppm, self.again_ppm, self.doze_ppm, self.starve_ppm];
         let more = [self.rx_drop_ppm, self.tx_drop_ppm, self.duplicate_ppm, self.bogus_ppm, self.lost_ppm];
@@ -164,14 +163,14 @@ impl KernelFaultRates {
     }
 }
 
-/// A name, and the number behind it.
+/// Splits `name=number` into the name and the number, if there is one.
 ///
 /// # Errors
-/// Where it is no number.
-#[allow(clippy::result_unit_err)] // the caller names the word
-pub fn number(word: &str) -> Result<(&str, Option<u64>), ()> {
-    match word.split_once('=') {
-        None => Ok((word, None)),
+/// Returns an error if the number is invalid.
+#[allow(clippy::result_unit_err)] // The caller's error names the item.
+pub fn number(item: &str) -> Result<(&str, Option<u64>), ()> {
+    match item.split_once('=') {
+        None => Ok((item, None)),
         Some((name, number)) => Ok((name.trim(), Some(number.trim().parse().map_err(|_| ())?))),
     }
 }
@@ -190,10 +189,14 @@ mod tests {
         assert_eq!(KernelFaultRates::named(" legal, duplicate,bogus").unwrap(), KernelFaultRates::all());
         for (at, name) in NAMES.into_iter().enumerate() {
             let faults = KernelFaultRates::named(&format!("{name}={}", at + 7)).unwrap();
-            assert_eq!(faults.names().collect::<Vec<_>>(), [format!("{name}={}", at + 7)], "its own field, no other");
+            assert_eq!(
+                faults.names().collect::<Vec<_>>(),
+                [format!("{name}={}", at + 7)],
+                "{name} must set its own field only"
+            );
         }
-        let words = |faults: KernelFaultRates| faults.names().collect::<Vec<_>>().join(",");
-        assert_eq!(KernelFaultRates::named(&words(KernelFaultRates::all())).unwrap(), KernelFaultRates::all());
+        let items = |faults: KernelFaultRates| faults.names().collect::<Vec<_>>().join(",");
+        assert_eq!(KernelFaultRates::named(&items(KernelFaultRates::all())).unwrap(), KernelFaultRates::all());
         assert!(KernelFaultRates::named("batch=many").is_err() && KernelFaultRates::named("batch=").is_err());
         assert!(KernelFaultRates::named("rx-dorp").unwrap_err().to_string().contains("rx-drop"));
     }

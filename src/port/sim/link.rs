@@ -1,12 +1,11 @@
-//! A link: what happens to packets between one end of a wire and the other.
+//! Simulates a link: loss, rate, delay and reordering of packets in one direction of a wire.
 //!
 //! ```text
-//!   offer -> lost? -> rate: waits its turn on the wire -> delay, unless it overtakes -> arrived
+//!   offer -> lost? -> rate: waits for the wire -> delay, unless it overtakes -> arrived
 //! ```
 //!
-//! The words are those of netem(8): loss by the Gilbert-Elliott model, reordering by letting a packet
-//! skip the delay. A link goes one way; what goes the other way has a link of its own, and each draws
-//! from a sequence of its own.
+//! The terms are those of netem(8): loss by the Gilbert-Elliott model, reordering by packets that skip the delay. A link
+//! has one direction. The other direction has its own link, and each link draws from its own random sequence.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -17,33 +16,33 @@ use super::Rng;
 
 /// Parts per million of a whole.
 const WHOLE: u32 = 1_000_000;
-/// What may wait for the wire of a link with a rate, as time on that wire; more is lost.
+/// Limits the backlog of a link with a rate, as time on the wire. Further packets are lost.
 const BUFFER: Duration = Duration::from_millis(50);
-/// What Ethernet sends besides the frame: preamble, FCS, gap (IEEE 802.3 4.2.3, 20 + 4 bytes).
+/// Counts the bytes that Ethernet sends in addition to the frame: preamble, FCS, gap (IEEE 802.3 4.2.3, 20 + 4 bytes).
 const OVERHEAD: u64 = 24;
 
-/// Loss in bursts: a link is in a good or a bad state, and may change it with each packet (Gilbert 1960,
-/// Elliott 1963). All in parts per million of packets.
+/// Describes loss in bursts: a link is in a good or a bad state and may change it with each packet (Gilbert 1960, Elliott
+/// 1963). All values are in parts per million of packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Loss {
-    /// Chance of going from good to bad.
+    /// Probability of a change from good to bad.
     pub worsen_ppm: u32,
-    /// Chance of going from bad to good.
+    /// Probability of a change from bad to good.
     pub recover_ppm: u32,
-    /// Packets lost while bad.
+    /// Rate of loss in the bad state.
     pub bad_ppm: u32,
-    /// Packets lost while good.
+    /// Rate of loss in the good state.
     pub good_ppm: u32,
 }
 
 impl Loss {
-    /// Each packet by itself, with the same chance.
+    /// Returns independent loss: each packet is lost with the same probability.
     #[must_use]
     pub fn independent(ppm: u32) -> Self {
         Self { good_ppm: ppm, ..Self::default() }
     }
 
-    /// The share of packets that are lost in the long run, of 1.
+    /// Returns the mean rate of loss, from 0 to 1.
     #[must_use]
     pub fn mean(&self) -> f64 {
         let [worsen, recover, bad, good] =
@@ -53,7 +52,7 @@ impl Loss {
     }
 }
 
-/// What a link does. The default is a wire: nothing is lost, and it takes no time.
+/// Describes the behaviour of a link. The default link has no loss and no delay.
 ///
 /// ```
 /// use std::time::Duration;
@@ -67,57 +66,58 @@ impl Loss {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LinkSpec {
-    /// From the last bit on the wire to its arrival.
+    /// Time from the last bit on the wire to the arrival.
     pub delay: Duration,
-    /// Packets that never arrive.
+    /// Loss of packets.
     pub loss: Loss,
-    /// Packets, in parts per million, that overtake others by a delay drawn from nothing to the whole.
+    /// Rate of packets, in parts per million, whose delay is drawn between 0 and the full delay, so that they overtake.
     pub reorder_ppm: u32,
-    /// Bits per second; 0 for no limit. 50 ms of packets may wait for the wire.
+    /// Rate in bits per second; 0 for no limit. Packets of 50 ms may wait for the wire.
     pub rate: u64,
 }
 
-/// A link that cannot be: which part, and what can be written.
+/// Reports an invalid link, with the part at fault and an example.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "link {part:?}: {why}; write for instance delay=2ms,loss=ge:0.01/0.3,reorder=0.02,rate=1G (loss=ge:P/R[/B[/G]]: \
-     chance to turn bad, to turn good again, loss while bad (1), loss while good (0); loss=P: each packet by itself)"
+    "link {part:?}: {why}; expected for example delay=2ms,loss=ge:0.01/0.3,reorder=0.02,rate=1G (loss=ge:P/R[/B[/G]]: \
+     probability of the bad state, of recovery, loss in the bad state (1), in the good state (0); loss=P: independent loss)"
 )]
 pub struct LinkError {
-    /// As written.
+    /// Part in the input.
     part: String,
-    /// What is wrong.
+    /// Problem with it.
     why: &'static str,
 }
 
 impl FromStr for LinkSpec {
     type Err = LinkError;
 
-    /// `delay=TIME`, `loss=P` or `loss=ge:P/R[/B[/G]]`, `reorder=P`, `rate=BITS`, separated by commas;
-    /// times in ns, us, ms or s, rates in bits per second with k, M or G, chances from 0 to 1.
+    /// Parses `delay=TIME`, `loss=P` or `loss=ge:P/R[/B[/G]]`, `reorder=P`, `rate=BITS`, separated by commas. Times have
+    /// the unit ns, us, ms or s. Rates are in bits per second with k, M or G. Probabilities are from 0 to 1.
     fn from_str(text: &str) -> Result<Self, LinkError> {
         let mut spec = Self::default();
         for part in text.split(',').map(str::trim) {
             let wrong = |why| LinkError { part: part.to_owned(), why };
-            let (name, value) =
-                part.split_once('=').ok_or_else(|| wrong("a name, an equals sign and a value are wanted"))?;
+            let (name, value) = part.split_once('=').ok_or_else(|| wrong("expected name=value"))?;
             match name {
-                "delay" => spec.delay = time(value).ok_or_else(|| wrong("a time such as 2ms is wanted, up to 60s"))?,
-                "loss" => spec.loss = loss(value).ok_or_else(|| wrong("chances from 0 to 1 are wanted"))?,
-                "reorder" => spec.reorder_ppm = chance(value).ok_or_else(|| wrong("a chance from 0 to 1 is wanted"))?,
-                "rate" => spec.rate = rate(value).ok_or_else(|| wrong("bits per second are wanted, at least 8k"))?,
-                _ => return Err(wrong("there is delay, loss, reorder and rate")),
+                "delay" => spec.delay = time(value).ok_or_else(|| wrong("expected a time such as 2ms, at most 60s"))?,
+                "loss" => spec.loss = loss(value).ok_or_else(|| wrong("expected probabilities from 0 to 1"))?,
+                "reorder" => {
+                    spec.reorder_ppm = chance(value).ok_or_else(|| wrong("expected a probability from 0 to 1"))?
+                }
+                "rate" => spec.rate = rate(value).ok_or_else(|| wrong("expected bits per second, at least 8k"))?,
+                _ => return Err(wrong("expected delay, loss, reorder or rate")),
             }
         }
         if spec.reorder_ppm > 0 && spec.delay.is_zero() {
-            return Err(LinkError { part: text.to_owned(), why: "packets overtake only where there is a delay" });
+            return Err(LinkError { part: text.to_owned(), why: "reordering needs a delay" });
         }
         Ok(spec)
     }
 }
 
 impl fmt::Display for LinkSpec {
-    /// As it can be written.
+    /// Writes the form that `from_str` parses.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let of = |ppm: u32| f64::from(ppm) / f64::from(WHOLE);
         let Loss { worsen_ppm, recover_ppm, bad_ppm, good_ppm } = self.loss;
@@ -172,26 +172,26 @@ fn loss(text: &str) -> Option<Loss> {
     Some(Loss { worsen_ppm, recover_ppm, bad_ppm, good_ppm })
 }
 
-/// What a link counts. At any time `offered = lost + overflowed + delivered + under_way`.
+/// Holds the counters of a link. At any time `offered = lost + overflowed + delivered + under_way`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
 #[non_exhaustive]
 pub struct LinkCounters {
-    /// Packets put on it.
+    /// Counts packets put on the link.
     pub offered: u64,
-    /// Of them: lost, by its [`Loss`].
+    /// Counts offered packets lost by its [`Loss`].
     pub lost: u64,
-    /// Of them: lost because too many waited for the wire.
+    /// Counts offered packets lost because too many waited for the wire.
     pub overflowed: u64,
-    /// Of them: at the other end.
+    /// Counts offered packets that arrived at the other end.
     pub delivered: u64,
-    /// Of them: neither yet.
+    /// Counts offered packets still on the link.
     pub under_way: u64,
-    /// Packets that arrived before one that was offered earlier.
+    /// Counts packets that arrived after a packet that was offered later.
     pub overtaken: u64,
 }
 
 impl LinkCounters {
-    /// The sum of both.
+    /// Returns the sum of both.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
         Self {
@@ -205,17 +205,17 @@ impl LinkCounters {
     }
 }
 
-/// One way of a wire, with what is on it.
+/// Simulates one direction of a wire, with the packets on it.
 #[derive(Debug)]
 pub struct SimLink<T> {
     spec: LinkSpec,
     rng: Rng,
     bad: bool,
-    /// When the wire is free for the next packet, ns.
+    /// Time in ns from which the wire is free for the next packet.
     free_at_ns: u64,
-    /// In the order of arrival.
+    /// Packets on the link, in the order of arrival.
     under_way: VecDeque<UnderWay<T>>,
-    /// The highest number that has arrived.
+    /// Highest number that has arrived.
     newest: u64,
     counters: LinkCounters,
 }
@@ -228,17 +228,17 @@ struct UnderWay<T> {
 }
 
 impl<T> SimLink<T> {
-    /// An empty link; every choice follows from `rng`.
+    /// Creates an empty link. All its random choices come from `rng`.
     #[must_use]
     pub fn new(spec: LinkSpec, rng: Rng) -> Self {
         let counters = LinkCounters::default();
         Self { spec, rng, bad: false, free_at_ns: 0, under_way: VecDeque::new(), newest: 0, counters }
     }
 
-    /// Puts a packet of `bytes` bytes on the link; it is given back if the link loses it.
+    /// Puts a packet of `bytes` bytes on the link.
     ///
     /// # Errors
-    /// The packet.
+    /// Returns the packet if the link loses it.
     pub fn offer(&mut self, now_ns: u64, bytes: usize, packet: T) -> Result<(), T> {
         self.counters.offered += 1;
         if self.loses() {
@@ -259,7 +259,7 @@ impl<T> SimLink<T> {
         let delay_ns = self.spec.delay.as_nanos() as u64;
         let delay_ns = if self.rng.chance(self.spec.reorder_ppm) { self.rng.below(delay_ns) } else { delay_ns };
         let arrives_ns = sent_ns + delay_ns;
-        // From the back: only a packet that overtakes goes further.
+        // The search starts at the back, because only overtaking packets go further to the front.
         let at = self.under_way.iter().rposition(|other| other.arrives_ns <= arrives_ns).map_or(0, |at| at + 1);
         self.under_way.insert(at, UnderWay { arrives_ns, number: self.counters.offered, packet });
         Ok(())
@@ -273,7 +273,7 @@ impl<T> SimLink<T> {
         self.rng.chance(if self.bad { bad_ppm } else { good_ppm })
     }
 
-    /// The next packet that has arrived by now.
+    /// Returns the next packet that has arrived by `now_ns`.
     pub fn next(&mut self, now_ns: u64) -> Option<T> {
         if self.under_way.front()?.arrives_ns > now_ns {
             return None;
@@ -285,7 +285,7 @@ impl<T> SimLink<T> {
         Some(packet)
     }
 
-    /// What it counted.
+    /// Returns the counters of the link.
     #[must_use]
     pub fn counters(&self) -> LinkCounters {
         LinkCounters { under_way: self.under_way.len() as u64, ..self.counters }

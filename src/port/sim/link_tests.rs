@@ -5,7 +5,7 @@ fn link(text: &str) -> SimLink<u32> {
     SimLink::new(text.parse().unwrap(), Rng::new(7))
 }
 
-/// Offers `count` packets of 976 bytes (1000 on the wire), `every_ns` apart; when each arrives, and which.
+/// Offers `count` packets of 976 bytes (1000 on the wire), `every_ns` apart. Returns arrival time and number of each.
 fn run(link: &mut SimLink<u32>, count: u32, every_ns: u64) -> Vec<(u64, u32)> {
     let mut arrived = Vec::new();
     for n in 0..count {
@@ -47,7 +47,7 @@ fn rate_spaces_packets_and_bounds_buffer() {
     let arrived = run(&mut at_rate, 20, 0);
     let wanted: Vec<_> = (0..20).map(|n| (1_000_000 * u64::from(n + 1), n)).collect();
     assert_eq!(arrived, wanted);
-    // 50 ms of packets wait, and the one on the wire; the rest is lost.
+    // Packets of 50 ms wait, and one more is on the wire; the others are lost.
     let mut flooded = link("rate=8M");
     assert_eq!(run(&mut flooded, 1000, 0).len(), 51);
     assert_eq!(flooded.counters().overflowed, 949);
@@ -58,13 +58,13 @@ fn loss_bursts_have_configured_length() {
     let mut link = link("loss=ge:0.01/0.25");
     let (mut lost, mut bursts, mut before) = (0u32, 0u32, false);
     for n in 0..400_000 {
-        let gone = link.offer(0, 60, n).is_err();
-        lost += u32::from(gone);
-        bursts += u32::from(gone && !before);
-        before = gone;
+        let dropped = link.offer(0, 60, n).is_err();
+        lost += u32::from(dropped);
+        bursts += u32::from(dropped && !before);
+        before = dropped;
         while link.next(0).is_some() {}
     }
-    // In the long run 0.01 / (0.01 + 0.25) of all packets, in runs of 1 / 0.25.
+    // The mean loss is 0.01 / (0.01 + 0.25) of all packets, in bursts of 1 / 0.25.
     let (share, length) = (f64::from(lost) / 400_000.0, f64::from(lost) / f64::from(bursts));
     assert!((share - link.spec.loss.mean()).abs() < 0.002, "{share}");
     assert!((length - 4.0).abs() < 0.3, "{length}");
@@ -89,8 +89,11 @@ fn reordering_has_configured_rate_without_loss() {
     assert!(!sorted.is_sorted());
     sorted.sort_unstable();
     assert_eq!(sorted, (0..20_000).collect::<Vec<_>>());
-    assert!(arrived.iter().all(|&(at, packet)| at <= u64::from(packet) * 1000 + 1_001_000), "later than the delay");
-    // One in ten overtakes all those that are under way: they arrive behind it.
+    assert!(
+        arrived.iter().all(|&(at, packet)| at <= u64::from(packet) * 1000 + 1_001_000),
+        "no packet arrives after the delay"
+    );
+    // One packet in ten overtakes all packets on the link, which then arrive after it.
     assert!(link.counters().overtaken > 10_000, "{:?}", link.counters());
 }
 

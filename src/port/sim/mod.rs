@@ -1,19 +1,18 @@
-//! A NIC without a NIC: the kernel's side of AF_XDP queues in memory, and the port on it.
+//! Simulates NIC queues in memory: the kernel side of AF_XDP sockets, and the port on top of it.
 //!
 //! ```text
-//!   SimNet  a handle on all NIC queues: put packets on the wire, take what was sent, pull the plug
-//!     nic.rs     one NIC queue: packets that arrive, packets that left, link, faults
-//!     socket.rs  the kernel's ends of one socket's four rings, and the frames it holds
+//!   SimNet  a handle for all NIC queues: injects packets, collects sent packets, changes links
+//!     nic.rs     one NIC queue: arrived packets, sent packets, link, faults
+//!     socket.rs  the kernel side of one socket's four rings, and the frames it holds
 //!     link.rs    delay, loss, reordering and rate of a wire between two queues
-//!   SimPort  the user's ends of the rings, by the same `Port` contract as AF_XDP
+//!   SimPort  the user side of the rings, with the same `Port` contract as AF_XDP
 //! ```
 //!
-//! Nothing happens by itself: the kernel's side works when [`SimPort::run_kernel`] is called, with the
-//! memory it writes packets to, and never otherwise. Time is virtual ([`SimNet::advance`]), and every
-//! choice is drawn from the seed, for each NIC queue from a sequence of its own; so one seed is one
-//! run, and what happens at one queue moves nothing at another.
+//! The kernel side works only when [`SimPort::run_kernel`] is called with the memory to write packets to. Time is
+//! virtual ([`SimNet::advance`]). Every choice comes from the seed, and each NIC queue has its own random sequence. So one
+//! seed gives one run, and events at one queue do not change another queue.
 //!
-//! An application's handler is tested with it like this:
+//! This example shows how to test an application's handler:
 //!
 //! ```
 //! use oxide::port::sim::{SimBackend, SimInterface, SimNet};
@@ -59,12 +58,12 @@ pub use socket::{Holdings, Violation};
 
 pub(crate) use crate::ring::Descriptor;
 
-/// How the simulated driver sends.
+/// Names the transmit behaviour of the simulated driver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Driver {
-    /// As the kernel's copy mode: need-wakeup on TX is always up, and only a kick takes descriptors.
+    /// Behaves like the kernel's copy mode: need-wakeup on TX is always set, and only a kick takes descriptors.
     #[default]
     Copy,
-    /// As a zero-copy driver: takes descriptors by itself until it dozes off.
+    /// Behaves like a zero-copy driver: takes descriptors by itself until it sleeps.
     ZeroCopy,
 }

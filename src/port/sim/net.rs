@@ -1,4 +1,4 @@
-//! The test's handle on all simulated NIC queues.
+//! Provides the handle with which tests control all simulated NIC queues.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,37 +12,36 @@ use crate::net::{self, LinkKind};
 use crate::packet::{MacAddr, parse};
 use crate::port::{QueueId, Rss};
 
-/// One simulated interface.
+/// Describes one simulated interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SimInterface {
-    /// Its name.
+    /// Name of the interface.
     pub name: String,
-    /// How many queues it has.
+    /// Number of queues.
     pub queues: u32,
-    /// Its hardware address.
+    /// Hardware address.
     pub mac: MacAddr,
-    /// Largest IP packet, bytes.
+    /// Largest IP packet, in bytes.
     pub mtu: u32,
-    /// How it sends.
+    /// Transmit behaviour.
     pub driver: Driver,
 }
 
 impl SimInterface {
-    /// An interface of MTU 1500 in copy mode, its hardware address made from its name.
+    /// Describes an interface with MTU 1500 in copy mode. Its hardware address is derived from its name.
     #[must_use]
     pub fn new(name: &str, queues: u32) -> Self {
         let bits = name.bytes().fold(0u32, |bits, byte| bits.wrapping_mul(31).wrapping_add(u32::from(byte)));
         let [a, b, c, d] = bits.to_be_bytes();
-        // 02: locally administered, unicast.
+        // The first byte 02 means locally administered and unicast.
         let mac = MacAddr([0x02, 0, a, b, c, d]);
         Self { name: name.to_owned(), queues, mac, mtu: 1500, driver: Driver::Copy }
     }
 }
 
-/// A handle on simulated NIC queues; clones are handles on the same ones.
+/// Controls simulated NIC queues. Clones control the same queues.
 ///
-/// Calls that name a queue or an interface panic if it is not one of those the net was made with: a
-/// mistake in the test, which must not pass for "nothing was sent".
+/// Calls with an unknown queue or interface panic. Such a call is a mistake in the test, which must not look like a result.
 #[derive(Clone)]
 pub struct SimNet(Arc<Shared>);
 
@@ -55,7 +54,7 @@ struct Shared {
     rss: Mutex<BTreeMap<String, Rss>>,
 }
 
-/// One way of a wire between two queues.
+/// Holds one direction of a wire between two queues.
 struct Cable {
     from: QueueId,
     to: QueueId,
@@ -63,8 +62,7 @@ struct Cable {
 }
 
 impl SimNet {
-    /// Interfaces with all their queues, links up, no faults. Every choice that is ever made follows
-    /// from `seed`.
+    /// Creates interfaces with all their queues, links up, without faults. All random choices come from `seed`.
     #[must_use]
     pub fn new(interfaces: &[SimInterface], seed: u64) -> Self {
         let mut queues = BTreeMap::new();
@@ -80,35 +78,36 @@ impl SimNet {
         Self(Arc::new(Shared { interfaces: interfaces.to_vec(), queues, clock_ns, seed, cables, rss }))
     }
 
-    /// From now on `interface` spreads what [arrives](Self::arrive) over its queues by `rss`.
+    /// Sets the RSS settings by which [`arrive`](Self::arrive) selects a queue of `interface`.
     pub fn set_rss(&self, interface: &str, rss: Rss) {
         lock(&self.0.rss).insert(interface.to_owned(), rss);
     }
 
-    /// A packet arrives at the queue of `interface` that its RSS says: the first one where there is none, or
-    /// for a packet without a UDP flow. Returns which queue.
+    /// Injects a packet at the queue of `interface` that its RSS settings select. Without RSS settings or UDP flow, it is
+    /// the first queue. Returns the queue.
     pub fn arrive(&self, interface: &str, packet: &[u8]) -> QueueId {
-        let head = std::array::from_fn(|i| packet.get(i).copied().unwrap_or(0));
-        let flow = u16::try_from(packet.len()).ok().and_then(|length| parse(&head, length).ok());
+        let header_bytes = std::array::from_fn(|i| packet.get(i).copied().unwrap_or(0));
+        let flow = u16::try_from(packet.len()).ok().and_then(|length| parse(&header_bytes, length).ok());
         let queue = flow.and_then(|parsed| lock(&self.0.rss).get(interface)?.queue_of(&parsed.flow));
         let id = QueueId::new(interface, queue.unwrap_or(0));
         self.inject(&id, packet);
         id
     }
 
-    /// A packet arrives at `queue`, Ethernet header first, FCS not.
+    /// Injects a packet at `queue`. It begins with the Ethernet header and has no FCS.
     pub fn inject(&self, queue: &QueueId, packet: &[u8]) {
         self.queue(queue).inject(packet);
     }
 
-    /// The packets that left by `queue` since it was last asked, in order.
+    /// Removes and returns the packets that `queue` has sent, in order.
     #[must_use]
     pub fn sent(&self, queue: &QueueId) -> Vec<Vec<u8>> {
         let mut nic = self.queue(queue);
         std::iter::from_fn(|| nic.next_sent()).collect()
     }
 
-    /// As [`sent`](Self::sent), but shown one by one and not kept: for runs of many packets.
+    /// Removes the packets like [`sent`](Self::sent), but passes each one to `look` and reuses its buffer. It is meant for
+    /// runs with many packets.
     pub fn drain_sent(&self, queue: &QueueId, mut look: impl FnMut(&[u8])) {
         let mut nic = self.queue(queue);
         while let Some(packet) = nic.next_sent() {
@@ -117,67 +116,66 @@ impl SimNet {
         }
     }
 
-    /// Faults of one queue from now on.
+    /// Sets the fault rates of one queue.
     pub fn set_faults(&self, queue: &QueueId, faults: KernelFaultRates) {
         self.queue(queue).faults = faults;
     }
 
-    /// Faults of all queues from now on.
+    /// Sets the fault rates of all queues.
     pub fn set_all_faults(&self, faults: KernelFaultRates) {
         for nic in self.0.queues.values() {
             lock(nic).faults = faults;
         }
     }
 
-    /// Takes the link of `interface` down or up. While it is down nothing arrives or leaves; what is on
-    /// the TX rings leaves when it is up again.
+    /// Sets the link of `interface` up or down. While it is down, no packet arrives or leaves. Packets on the TX rings
+    /// leave when it is up again.
     pub fn set_link(&self, interface: &str, up: bool) {
         self.each_of(interface, |nic| nic.set_link(up));
     }
 
-    /// Deletes `interface`: its sockets are dead for ever ([`PortError::Gone`](crate::port::PortError)).
+    /// Deletes `interface`. Its sockets fail permanently ([`PortError::Gone`](crate::port::PortError)).
     pub fn delete(&self, interface: &str) {
         self.each_of(interface, |nic| nic.set_present(false));
     }
 
-    /// Makes a deleted `interface` anew: new sockets can be bound to its queues.
+    /// Re-creates a deleted `interface`. New sockets can be bound to its queues.
     pub fn create(&self, interface: &str) {
         self.each_of(interface, |nic| nic.set_present(true));
     }
 
-    /// Opening `queue` is refused with `errno` the next `times` times (EBUSY, ENOMEM, EPERM, ...).
+    /// Makes the next `times` attempts to open `queue` fail with `errno` (EBUSY, ENOMEM, EPERM, ...).
     pub fn refuse_open(&self, queue: &QueueId, errno: i32, times: usize) {
         self.queue(queue).refuse(errno, times);
     }
 
-    /// The next kick of the socket at `queue` fails with `errno`, as a system call does whose port is of
-    /// no more use.
+    /// Makes the next kick of the socket at `queue` fail with `errno`, like a system call on a failed port.
     pub fn fail_next_kick(&self, queue: &QueueId, errno: i32) {
         self.queue(queue).fail_kick(errno);
     }
 
-    /// Takes the socket at `queue` out of the program's map, behind its owner's back.
+    /// Removes the socket at `queue` from the XSKMAP without informing its owner.
     pub fn steer_away(&self, queue: &QueueId) {
         self.queue(queue).steer_away();
     }
 
-    /// Takes back what [`refuse_open`](Self::refuse_open) and [`fail_next_kick`](Self::fail_next_kick) have
-    /// in store.
+    /// Cancels the effects of [`refuse_open`](Self::refuse_open) and [`fail_next_kick`](Self::fail_next_kick) that are
+    /// still pending.
     pub fn repair(&self, queue: &QueueId) {
         self.queue(queue).repair();
     }
 
-    /// The socket at `queue` dies, while its interface stays: [`PortError::Gone`](crate::port::PortError)
-    /// at the next kick, packets pass it by. A new one can be bound.
+    /// Makes the socket at `queue` fail while its interface stays. The next kick returns
+    /// [`PortError::Gone`](crate::port::PortError), and packets bypass the socket. A new socket can be bound.
     pub fn kill_socket(&self, queue: &QueueId) {
         self.queue(queue).kill_socket();
     }
 
-    /// Joins two queues by a wire that is `spec` both ways: from now on what one sends goes to the other,
-    /// each time [`carry`](Self::carry) is called.
+    /// Connects two queues by a wire with `spec` in both directions. Each call of [`carry`](Self::carry) moves the packets
+    /// of one queue to the other.
     pub fn connect(&self, a: &QueueId, b: &QueueId, spec: LinkSpec) {
         for end in [a, b] {
-            // A name that is none panics here, where the mistake is.
+            // An unknown name panics here, at the call with the mistake.
             let _ = self.waiting(end);
         }
         let mut cables = self.cables();
@@ -187,7 +185,7 @@ impl SimNet {
         }
     }
 
-    /// Moves packets along the wires of [`connect`](Self::connect), as far as they have come by now.
+    /// Moves packets along the wires of [`connect`](Self::connect), up to the current virtual time.
     pub fn carry(&self) {
         let now_ns = self.now_ns();
         for Cable { from, to, link } in self.cables().iter_mut() {
@@ -204,7 +202,7 @@ impl SimNet {
         }
     }
 
-    /// What the wire from one queue to the other counted, this way; `None` if there is none.
+    /// Returns the counters of the wire in this direction; `None` if there is no wire.
     #[must_use]
     pub fn carried(&self, from: &QueueId, to: &QueueId) -> Option<LinkCounters> {
         self.cables().iter().find(|it| it.from == *from && it.to == *to).map(|it| it.link.counters())
@@ -214,36 +212,36 @@ impl SimNet {
         self.0.cables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Virtual time passes.
+    /// Advances the virtual time.
     pub fn advance(&self, by: Duration) {
         self.0.clock_ns.fetch_add(by.as_nanos() as u64, Ordering::Relaxed);
     }
 
-    /// Virtual time since the net was made.
+    /// Returns the virtual time since the net was created.
     #[must_use]
     pub fn now(&self) -> Duration {
         Duration::from_nanos(self.now_ns())
     }
 
-    /// What `queue` counted.
+    /// Returns the counters of `queue`.
     #[must_use]
     pub fn counters(&self, queue: &QueueId) -> NicCounters {
         self.queue(queue).counters()
     }
 
-    /// Packets that arrived at `queue` and were not looked at yet.
+    /// Returns the number of packets that arrived at `queue` and were not processed yet.
     #[must_use]
     pub fn waiting(&self, queue: &QueueId) -> u64 {
         self.queue(queue).waiting()
     }
 
-    /// Frames that the kernel's side has of the socket at `queue`; all zero where there is none.
+    /// Returns the frames that the kernel side holds for the socket at `queue`; all zero without a socket.
     #[must_use]
     pub fn holdings(&self, queue: &QueueId) -> Holdings {
         self.queue(queue).holdings()
     }
 
-    /// What the kernel's side of `queue` found that must never be. A test asserts that it is empty.
+    /// Returns the contract violations that the kernel side of `queue` found. Tests assert that there are none.
     #[must_use]
     pub fn violations(&self, queue: &QueueId) -> Vec<Violation> {
         self.queue(queue).violations()
@@ -253,7 +251,7 @@ impl SimNet {
         self.0.clock_ns.load(Ordering::Relaxed)
     }
 
-    /// The kernel's number of `interface`: another one each time it is made. `None` while it is deleted.
+    /// Returns the kernel's number of `interface`, which changes each time it is created. `None` while it is deleted.
     #[must_use]
     pub fn ifindex(&self, interface: &str) -> Option<u32> {
         let place = self.0.interfaces.iter().position(|it| it.name == interface)?;
@@ -262,8 +260,8 @@ impl SimNet {
         nic.is_present().then_some(1 + place as u32 + made as u32)
     }
 
-    /// The interfaces there are, as netlink has them: numbers, names, hardware addresses; no routes and
-    /// no neighbours.
+    /// Returns the existing interfaces in netlink's form: numbers, names and hardware addresses, without routes and
+    /// neighbours.
     #[must_use]
     pub fn links(&self) -> Vec<net::Link> {
         let there = self.0.interfaces.iter().filter_map(|it| Some((it, self.ifindex(&it.name)?)));
@@ -279,13 +277,13 @@ impl SimNet {
         there.map(link).collect()
     }
 
-    /// The interface of a queue, and the queue.
+    /// Returns a queue and its interface.
     pub(super) fn find(&self, id: &QueueId) -> Option<(&SimInterface, &Arc<Mutex<NicQueue>>)> {
         let interface = self.0.interfaces.iter().find(|interface| interface.name == id.interface)?;
         Some((interface, self.0.queues.get(id)?))
     }
 
-    #[allow(clippy::panic)] // see the type's documentation
+    #[allow(clippy::panic)] // The documentation of the type explains the panic.
     fn queue(&self, id: &QueueId) -> MutexGuard<'_, NicQueue> {
         match self.0.queues.get(id) {
             Some(nic) => lock(nic),
@@ -304,7 +302,7 @@ impl SimNet {
     }
 }
 
-/// A panic elsewhere leaves the state as it was between two packets: whole.
+/// Locks `nic`. A panic between two packets leaves its state consistent, so a poisoned lock is usable.
 pub(super) fn lock<T>(nic: &Mutex<T>) -> MutexGuard<'_, T> {
     nic.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! One NIC queue: what arrives at it, what left by it, and the socket bound to it, if there is one.
+//! Simulates one NIC queue: packets that arrive, packets that left, and the socket bound to it.
 
 use std::collections::VecDeque;
 use std::io;
@@ -8,31 +8,31 @@ use super::{Driver, Holdings, KernelFaultRates, Rng, Violation};
 use crate::port::{Kick, PortError, QueueId};
 use crate::umem::{PortKey, RegionError, Umem, UmemLayout};
 
-/// Buffers kept for packets to come, so that a long run allocates none.
+/// Limits the buffers kept for reuse, so that a long run allocates none.
 const SPARE_BUFFERS: usize = 4096;
 
-/// What a NIC queue counts, over all sockets that were bound to it. At any time
+/// Holds the counters of a NIC queue over all its sockets. At any time
 /// `arrived = passed + dropped + refused + delivered + waiting`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct NicCounters {
-    /// Packets put on the wire towards this queue.
+    /// Counts packets put on the wire towards this queue.
     pub arrived: u64,
-    /// Of them: not for a socket, because none was steered to, or the link was down.
+    /// Counts arrived packets that reached no socket, because none was steered to or the link was down.
     pub passed: u64,
-    /// Of them: lost by [`KernelFaultRates::rx_drop_ppm`].
+    /// Counts arrived packets lost by [`KernelFaultRates::rx_drop_ppm`].
     pub dropped: u64,
-    /// Of them: no frame, no room on the RX ring, or too long for a frame; see the kernel's counters.
+    /// Counts arrived packets without a frame, without space on the RX ring, or too long for a frame.
     pub refused: u64,
-    /// Of them: on the RX ring.
+    /// Counts arrived packets put on the RX ring.
     pub delivered: u64,
-    /// Of them: not looked at yet.
+    /// Counts arrived packets not processed yet.
     pub waiting: u64,
-    /// Packets that left by the wire.
+    /// Counts packets that left through the wire.
     pub sent: u64,
-    /// Packets that were completed and did not leave.
+    /// Counts packets that were completed but did not leave.
     pub unsent: u64,
-    /// Sockets that were bound here and are closed.
+    /// Counts sockets that were bound here and are closed.
     pub closed: u64,
 }
 
@@ -42,23 +42,23 @@ pub(super) struct NicQueue {
     driver: Driver,
     rng: Rng,
     link_up: bool,
-    /// The interface exists.
+    /// Whether the interface exists.
     present: bool,
-    /// How often the interface was made; a socket of an earlier one is dead.
+    /// Counts the creations of the interface. A socket of an earlier one has failed.
     generation: u64,
     bound: Option<Bound>,
     sockets: u64,
-    /// Until when the kernel takes the last socket down (xdp-tutorial#458), ns.
+    /// Time in ns until which the kernel releases the last socket (xdp-tutorial#458).
     busy_until_ns: u64,
     arrivals: VecDeque<Vec<u8>>,
     sent: VecDeque<Vec<u8>>,
     buffers: Vec<Vec<u8>>,
     counters: NicCounters,
-    /// Of sockets that are closed.
+    /// Violations of closed sockets.
     violations: Vec<Violation>,
-    /// Answers to the next binds.
+    /// Errors that the next binds return.
     refusals: VecDeque<i32>,
-    /// Answer to the next kick.
+    /// Error that the next kick returns.
     kick_error: Option<i32>,
 }
 
@@ -70,7 +70,7 @@ struct Bound {
 }
 
 impl Bound {
-    /// Whether this is a socket of the interface as it is now.
+    /// Returns whether the socket belongs to the current generation of the interface.
     fn is_current(&self, generation: u64) -> bool {
         !self.dead && self.generation == generation
     }
@@ -99,13 +99,13 @@ impl NicQueue {
         }
     }
 
-    /// A value to start ring indices at: half of the time so near to 2^32 that they soon wrap.
+    /// Returns a start value for ring indices. Half of the values are so close to 2^32 that the indices wrap soon.
     pub(super) fn ring_start(&mut self) -> u32 {
         let draw = self.rng.next();
         if draw & 1 == 0 { (draw >> 32) as u32 } else { u32::MAX - ((draw >> 32) as u32 & 0xfff) }
     }
 
-    /// Whether a socket could be bound now: to be asked before memory is made for it.
+    /// Checks whether a socket could be bound now. Callers check this before they allocate memory.
     pub(super) fn may_bind(&mut self, layout: &UmemLayout, now_ns: u64) -> Result<(), PortError> {
         let errno = if !self.present {
             return Err(self.gone(libc::ENODEV));
@@ -126,7 +126,7 @@ impl NicQueue {
         Err(PortError::Refused { id, step: "bind", source, advice: String::new() })
     }
 
-    /// Binds a socket, as [`may_bind`](Self::may_bind) has allowed; returns its number.
+    /// Binds a socket, after [`may_bind`](Self::may_bind) has allowed it. Returns its number.
     pub(super) fn bind(&mut self, rings: KernelRings, layout: UmemLayout) -> Result<u64, PortError> {
         if self.bound.is_some() {
             let (id, source) = (self.id.clone(), io::Error::from_raw_os_error(libc::EBUSY));
@@ -138,8 +138,8 @@ impl NicQueue {
         Ok(self.sockets)
     }
 
-    /// Closes socket `number`: from now on nobody writes to its memory. The queue is busy for as long as
-    /// the kernel was seen to need.
+    /// Closes socket `number`, after which the kernel side does not write to its memory. The queue stays busy for a time
+    /// that was measured on a real kernel.
     pub(super) fn close(&mut self, number: u64, now_ns: u64) {
         if self.bound.as_ref().is_none_or(|bound| bound.number != number) {
             return;
@@ -149,35 +149,35 @@ impl NicQueue {
         }
         self.counters.closed += 1;
         self.busy_until_ns = now_ns + 15_000_000 + self.rng.below(35_000_000);
-        // Packets that had arrived go the way of packets that arrive now.
+        // Packets that had arrived are passed, like packets that arrive now.
         self.counters.passed += self.arrivals.len() as u64;
         while let Some(packet) = self.arrivals.pop_front() {
             self.recycle(packet);
         }
     }
 
-    /// The next binds are answered with `errno`, so many of them.
+    /// Makes the next `binds` binds return `errno`.
     pub(super) fn refuse(&mut self, errno: i32, binds: usize) {
         self.refusals = VecDeque::from(vec![errno; binds]);
     }
 
-    /// The next kick of the socket that is bound is answered with `errno`.
+    /// Makes the next kick of the bound socket return `errno`.
     pub(super) fn fail_kick(&mut self, errno: i32) {
         self.kick_error = Some(errno);
     }
 
-    /// Takes back what the next binds and kicks would be answered with.
+    /// Cancels the errors set for the next binds and kicks.
     pub(super) fn repair(&mut self) {
         self.refusals.clear();
         self.kick_error = None;
     }
 
-    /// The socket dies, while its interface stays. It wants to be woken, so that the next kick finds out.
+    /// Makes the socket fail while its interface stays. It sets need-wakeup, so that the next kick finds out.
     pub(super) fn kill_socket(&mut self) {
         if let Some(bound) = &mut self.bound {
             bound.dead = true;
             bound.socket.doze();
-            // What had arrived is the kernel's again.
+            // Packets that had arrived go back to the kernel.
             self.counters.passed += self.arrivals.len() as u64;
             self.arrivals.clear();
         }
@@ -187,12 +187,12 @@ impl NicQueue {
         self.present
     }
 
-    /// How often the interface was made anew.
+    /// Returns how often the interface was re-created.
     pub(super) fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// Socket `number`, if its interface is still the one it was bound to.
+    /// Returns socket `number`, if it belongs to the current generation of its interface.
     fn live(&mut self, number: u64) -> Result<&mut Socket, PortError> {
         let generation = self.generation;
         let id = &self.id;
@@ -208,7 +208,7 @@ impl NicQueue {
         PortError::Gone { id: self.id.clone(), source: io::Error::from_raw_os_error(errno) }
     }
 
-    /// sendto or recvfrom on socket `number`.
+    /// Simulates sendto or recvfrom on socket `number`.
     pub(super) fn kick(&mut self, number: u64) -> Result<Kick, PortError> {
         let (link_up, faults) = (self.link_up, self.faults);
         let again = self.rng.chance(faults.again_ppm);
@@ -229,7 +229,7 @@ impl NicQueue {
     pub(super) fn steer(&mut self, number: u64, on: bool) -> Result<(), PortError> {
         match self.live(number) {
             Ok(socket) => socket.steered = on,
-            // Gone takes the program with it: off is what it is.
+            // A deleted interface has no program, so steering is already off.
             Err(_) if !on => {}
             Err(gone) => return Err(gone),
         }
@@ -250,7 +250,7 @@ impl NicQueue {
         self.bound.as_mut().map(|bound| bound.socket.holdings()).unwrap_or_default()
     }
 
-    /// One step of the kernel for socket `number`, whose memory is `umem`.
+    /// Executes one step of the kernel for socket `number` with the memory `umem`.
     pub(super) fn run(&mut self, number: u64, umem: &mut Umem, key: &PortKey, now_ns: u64) {
         let (faults, link_up) = (self.faults, self.link_up);
         let Self { rng, bound, arrivals, sent, buffers, counters, present, generation, .. } = self;
@@ -294,7 +294,7 @@ impl NicQueue {
         }
     }
 
-    /// A packet comes by the wire.
+    /// Receives a packet from the wire.
     pub(super) fn inject(&mut self, packet: &[u8]) {
         self.counters.arrived += 1;
         let steered = self.bound.as_ref().is_some_and(|b| b.socket.steered && b.is_current(self.generation));
@@ -306,12 +306,12 @@ impl NicQueue {
         }
     }
 
-    /// The next packet that left by the wire.
+    /// Returns the next packet that left through the wire.
     pub(super) fn next_sent(&mut self) -> Option<Vec<u8>> {
         self.sent.pop_front()
     }
 
-    /// Takes a buffer back, for a later packet.
+    /// Takes a buffer back for reuse.
     pub(super) fn recycle(&mut self, buffer: Vec<u8>) {
         recycle(&mut self.buffers, buffer);
     }
@@ -322,7 +322,7 @@ impl NicQueue {
 
     pub(super) fn set_present(&mut self, present: bool) {
         if self.present && !present {
-            // What was under way is lost with the device.
+            // Packets in progress are lost with the device.
             self.counters.passed += self.arrivals.len() as u64;
             self.arrivals.clear();
         } else if present && !self.present {

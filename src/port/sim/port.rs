@@ -1,4 +1,4 @@
-//! The user's side of a simulated socket.
+//! Implements the port on a simulated socket.
 
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex};
@@ -10,7 +10,7 @@ use crate::port::{Burst, KernelCounters, Kick, Occupancy, Port, PortCounters, Po
 use crate::ring::{Descriptor, InMemory};
 use crate::umem::Umem;
 
-/// One queue of one simulated interface. Dropping it closes its socket.
+/// Moves packets through one queue of one simulated interface. Dropping it closes its socket.
 pub struct SimPort {
     pub(super) info: PortInfo,
     pub(super) ends: PortRings<InMemory<u64>, InMemory<Descriptor>>,
@@ -21,9 +21,8 @@ pub struct SimPort {
 }
 
 impl SimPort {
-    /// One step of the kernel for this port: packets that were taken are sent, completions come back,
-    /// packets that arrived are written to `umem` and appear on the RX ring. How much of it, the faults
-    /// and the seed decide.
+    /// Executes one step of the kernel for this port. It sends packets, returns completions, writes arrived packets to
+    /// `umem`, and puts them on the RX ring. The faults and the seed decide how many.
     pub fn run_kernel(&mut self, umem: &mut Umem) {
         lock(&self.nic).run(self.socket, umem, self.ends.key(), self.net.now_ns());
     }

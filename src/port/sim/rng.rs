@@ -1,27 +1,27 @@
-//! Random numbers that are the same for the same seed, on every machine and in every version.
+//! Generates random numbers that depend only on the seed, on every machine and in every version.
 
-/// SplitMix64 (Steele, Lea, Flood 2014). Not a dependency's generator, because those may change their
-/// sequence between versions, and a printed seed must replay its run.
+/// Implements SplitMix64 (Steele, Lea, Flood 2014). A dependency's generator may change its sequence between versions, and
+/// a printed seed must replay its run.
 #[derive(Debug, Clone)]
 pub struct Rng(u64);
 
 impl Rng {
-    /// The sequence of `seed`.
+    /// Creates the sequence of `seed`.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// A generator of its own for the part numbered `part`: what one part draws does not move another's
-    /// sequence.
+    /// Creates an independent generator for the part with number `part`. Draws of one part do not change the sequence of
+    /// another part.
     #[must_use]
     pub fn part(seed: u64, part: u64) -> Self {
         let mut rng = Self(seed ^ part.wrapping_mul(0xd6e8_feb8_6659_fd93));
         Self(rng.next())
     }
 
-    /// 64 random bits.
-    #[allow(clippy::should_implement_trait)] // it has no end, so it is no iterator
+    /// Returns 64 random bits.
+    #[allow(clippy::should_implement_trait)] // It has no end, so it is no iterator.
     #[inline]
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -30,15 +30,15 @@ impl Rng {
         z ^ (z >> 31)
     }
 
-    /// A number below `bound`; 0 where `bound` is 0.
+    /// Returns a number below `bound`, or 0 if `bound` is 0.
     #[inline]
     pub fn below(&mut self, bound: u64) -> u64 {
-        // Lemire's reduction; the bias of at most bound / 2^64 is of no interest here.
+        // This is Lemire's reduction. Its bias of at most bound / 2^64 does not matter here.
         ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
     }
 
-    /// True in `ppm` of a million cases. Draws nothing where that is never, so that a fault which is
-    /// switched off does not move the sequence.
+    /// Returns true in `ppm` of a million cases. It draws nothing if `ppm` is 0, so that a disabled fault does not change
+    /// the sequence.
     #[inline]
     pub fn chance(&mut self, ppm: u32) -> bool {
         ppm > 0 && self.below(1_000_000) < u64::from(ppm)
@@ -49,7 +49,7 @@ impl Rng {
 mod tests {
     use super::Rng;
 
-    /// The first outputs for seed 1234567, as published with the reference implementation.
+    /// Compares with the first outputs for seed 1234567, as published with the reference implementation.
     #[test]
     fn sequence_equals_published_vectors() {
         let mut rng = Rng::new(1_234_567);

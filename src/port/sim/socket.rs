@@ -1,7 +1,6 @@
-//! The kernel's side of one socket: its ends of the four rings, and the frames it holds between them.
+//! Simulates the kernel side of one socket: its ends of the four rings, and the frames it holds between them.
 //!
-//! It follows copy mode (`xsk_generic_rcv`, `__xsk_generic_xmit` in net/xdp/xsk.c) where the two modes
-//! differ and nothing else is said.
+//! It follows copy mode (`xsk_generic_rcv`, `__xsk_generic_xmit` in net/xdp/xsk.c) unless stated otherwise.
 
 use std::collections::VecDeque;
 
@@ -10,48 +9,48 @@ use crate::port::KernelCounters;
 use crate::ring::{Consumer, Producer};
 use crate::umem::{BadDescriptor, PortKey, Umem, UmemLayout};
 
-/// Descriptors that one call of `sendto` takes at most (`TX_BATCH_SIZE`, net/xdp/xsk.c).
+/// Limits the descriptors that one `sendto` call takes (`TX_BATCH_SIZE`, net/xdp/xsk.c).
 const TX_BATCH_SIZE: u32 = 32;
 
-/// The kernel found a frame elsewhere than its ring said: the port or the actor gave away what was not
-/// theirs, or took back what the kernel still had.
+/// Reports that the kernel side found a frame in another state than its ring implies. The port or the actor used a frame
+/// that it did not own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Violation {
-    /// A packet could not be written to the frame that came by the fill ring.
+    /// A packet could not be written to a frame from the fill ring.
     Write(BadDescriptor),
-    /// A packet could not be read from the frame that came by the TX ring.
+    /// A packet could not be read from a frame of the TX ring.
     Read(BadDescriptor),
-    /// The fill ring carried an address outside the UMEM.
+    /// The fill ring contained an address outside the UMEM.
     Fill(u64),
-    /// The TX ring carried a descriptor outside the UMEM, or across two frames.
+    /// The TX ring contained a descriptor outside the UMEM or across two frames.
     Transmit {
-        /// As posted.
+        /// Posted address.
         address: u64,
-        /// As posted, bytes.
+        /// Posted length, in bytes.
         length: u32,
     },
 }
 
-/// Frames that the kernel's side counts for itself, to compare with the ledger.
+/// Counts the frames that the kernel side holds, for a comparison with the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Holdings {
-    /// On the fill ring, on the RX ring, and taken from the one but not put on the other.
+    /// Frames on the fill ring, on the RX ring, and between them.
     pub receive: u32,
-    /// On the TX ring, on the completion ring, and in between.
+    /// Frames on the TX ring, on the completion ring, and between them.
     pub transmit: u32,
-    /// Of [`transmit`](Self::transmit): will never be completed.
+    /// Frames of [`transmit`](Self::transmit) that will never be completed.
     pub lost: u32,
 }
 
-/// What became of a packet that came to a socket.
+/// States whether a packet reached the RX ring of a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Delivery {
     Delivered,
     Refused,
 }
 
-/// The kernel's ends of the rings.
+/// Holds the kernel side of the rings.
 pub(super) struct KernelRings {
     pub(super) fill: Consumer<u64>,
     pub(super) completion: Producer<u64>,
@@ -66,13 +65,13 @@ pub(super) struct Socket {
     rings: KernelRings,
     layout: UmemLayout,
     driver: Driver,
-    /// Has raised need-wakeup and does nothing until it is kicked.
+    /// Whether the kernel has set need-wakeup and sleeps until the next kick.
     asleep: bool,
-    /// Taken from the fill ring for a packet that the RX ring had no room for: used first.
+    /// Frames taken from the fill ring for packets that did not fit the RX ring. They are used first.
     spare: Vec<u64>,
-    /// Taken from the TX ring, not read yet.
+    /// Descriptors taken from the TX ring and not read yet.
     taken: VecDeque<Descriptor>,
-    /// Read; to be put on the completion ring at this time.
+    /// Addresses of read packets, with the time at which they go to the completion ring.
     completing: VecDeque<(u64, u64)>,
     lost: u32,
 }
@@ -108,14 +107,14 @@ impl Socket {
         self.asleep
     }
 
-    /// Nothing more happens before the next kick.
+    /// Makes the kernel sleep until the next kick.
     pub(super) fn doze(&mut self) {
         self.asleep = true;
         self.rings.fill.set_need_wakeup(true);
         self.rings.tx.set_need_wakeup(true);
     }
 
-    /// The system call: awake again, and up to a batch of descriptors taken. Whether some are left.
+    /// Simulates the system call: wakes the kernel and takes up to a batch of descriptors. Returns whether some are left.
     pub(super) fn kicked(&mut self, faults: &KernelFaultRates) -> bool {
         self.asleep = false;
         self.rings.fill.set_need_wakeup(false);
@@ -124,15 +123,15 @@ impl Socket {
         self.rings.tx.waiting() > 0
     }
 
-    /// What a driver does without being called.
+    /// Takes descriptors without a system call, like a zero-copy driver.
     pub(super) fn poll_tx(&mut self) {
         if self.driver == Driver::ZeroCopy && !self.asleep {
             self.take(u32::MAX);
         }
     }
 
-    /// Moves descriptors from the TX ring to `taken`. Each one's place on the completion ring is kept
-    /// for it (`xsk_cq_reserve_locked`).
+    /// Moves descriptors from the TX ring to `taken`. It reserves an entry on the completion ring for each
+    /// (`xsk_cq_reserve_locked`).
     fn take(&mut self, limit: u32) {
         let promised = self.rings.completion.waiting() + (self.taken.len() + self.completing.len()) as u32;
         let room = self.rings.completion.capacity().saturating_sub(promised);
@@ -148,14 +147,14 @@ impl Socket {
                 self.counters.tx_invalid += 1;
                 let Descriptor { address, length, .. } = descriptor;
                 self.violations.push(Violation::Transmit { address, length });
-                // As the kernel was seen to: the address comes back all the same.
+                // As observed on a real kernel, the address is completed in any case.
                 self.completing.push_back((address, 0));
             }
         }
         descriptors.release(count);
     }
 
-    /// Sends up to `limit` of the packets taken, in order; `wire` sees each that leaves.
+    /// Sends up to `limit` of the packets taken, in order. Calls `wire` for each, with `None` if it does not leave.
     pub(super) fn send(
         &mut self,
         (umem, key): (&Umem, &PortKey),
@@ -176,7 +175,7 @@ impl Socket {
         }
     }
 
-    /// Puts up to `limit` completions that are due on their ring.
+    /// Puts up to `limit` due completions on their ring.
     pub(super) fn complete(
         &mut self,
         memory: (&Umem, &PortKey),
@@ -201,9 +200,9 @@ impl Socket {
                 self.lost += 1;
                 continue;
             }
-            // Its place was kept when the descriptor was taken.
+            // The entry was reserved when the descriptor was taken.
             let pushed = self.rings.completion.push(address);
-            debug_assert!(pushed, "no place for a completion");
+            debug_assert!(pushed, "a completion entry was reserved");
             if rng.chance(faults.duplicate_ppm) && self.completion_room() {
                 let _ = self.rings.completion.push(address);
             }
@@ -214,14 +213,14 @@ impl Socket {
         }
     }
 
-    /// Room on the completion ring beside the places that are promised.
+    /// Returns whether the completion ring has a free entry that is not reserved.
     fn completion_room(&mut self) -> bool {
         let promised = self.rings.completion.waiting() + (self.taken.len() + self.completing.len()) as u32;
         promised < self.rings.completion.capacity()
     }
 
-    /// An address that no owner can take for a completion: outside the UMEM, or of a frame that is not
-    /// being sent. A frame that is being sent could not be told from the truth by anybody.
+    /// Returns an address that is no valid completion: outside the UMEM, or of a frame that is not being sent. A frame
+    /// that is being sent would look like a real completion.
     fn bogus_completion(&self, (umem, key): (&Umem, &PortKey), rng: &mut Rng) -> u64 {
         let address = self.layout.address(rng.below(u64::from(self.layout.frame_count())) as u32) as u64;
         let believable = umem.kernel_read(key, address, 0).is_ok();
@@ -232,7 +231,7 @@ impl Socket {
         self.layout.bytes() as u64 + (rng.next() >> 8)
     }
 
-    /// A packet from the wire.
+    /// Receives a packet from the wire.
     pub(super) fn receive(
         &mut self,
         (umem, key): (&mut Umem, &PortKey),
@@ -258,7 +257,7 @@ impl Socket {
             return Delivery::Refused;
         }
         if rng.chance(faults.bogus_ppm) {
-            // Both are wrong whatever becomes of the frame before somebody reads them.
+            // Both descriptors are wrong, whatever happens to the frame before they are read.
             let wrong = if rng.chance(500_000) {
                 Descriptor { address: self.outside(rng), length: 64, options: 0 }
             } else {
@@ -274,7 +273,7 @@ impl Socket {
         Delivery::Delivered
     }
 
-    /// The next frame to receive into: its first byte within the UMEM.
+    /// Returns the address of the next frame to receive into, as the offset of its first byte in the UMEM.
     fn next_frame(&mut self) -> Option<u64> {
         if let Some(frame) = self.spare.pop() {
             return Some(frame);
@@ -290,7 +289,7 @@ impl Socket {
     }
 }
 
-/// As `xp_aligned_validate_desc` in net/xdp/xsk_queue.h.
+/// Checks a descriptor like `xp_aligned_validate_desc` in net/xdp/xsk_queue.h.
 fn within_frame(layout: &UmemLayout, descriptor: &Descriptor) -> bool {
     let size = u64::from(layout.frame_size());
     let offset = descriptor.address % size;
