@@ -1,7 +1,7 @@
-//! Where an actor runs: one thread of its own, on one core, driven by glommio or by nothing at all.
+//! Runs an actor on one thread of its own, on one core, with glommio or as a plain thread.
 //!
-//! Owns the thread, its affinity, the wall around a panic, and the hand-over of the outcome. It is the
-//! only file that names glommio, and no type of it gets out.
+//! This module owns the thread, its affinity, the catching of panics, and the delivery of the outcome. It is the only
+//! file that names glommio. No glommio type is public.
 //!
 //! ```text
 //! spawn(spec, body) --thread--> make executor -> pin -> [ body(Runtime) ] -> drop executor -> Outcome
@@ -9,10 +9,10 @@
 //!        +------ ExecutorError ------+                       +--> ThreadOutcome::Panicked(text) ------+--> ExecutorHandle
 //! ```
 //!
-//! glommio's settings are not a matter of taste. With a short preempt timer its executor can park for
-//! ever with a runnable task, so the timer is an hour and no latency queue is made; then its reactor is
-//! not polled while the body spins, so the body must not wait for timers or wakes of glommio. One root
-//! future owns everything: detached tasks that are parked when the executor ends are never dropped.
+//! The settings of glommio prevent two defects. With a short preempt timer its executor can sleep forever while a
+//! task is runnable. So the timer is one hour and no latency queue is created. As a result, glommio's reactor is not
+//! polled while the body spins: the body must not wait for timers or wakes of glommio. One root future owns
+//! everything, because glommio never drops detached tasks that sleep when the executor ends.
 
 mod spec;
 
@@ -32,29 +32,29 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 use crate::probe;
 pub use spec::{ExecutorChoice, ExecutorError, ExecutorKind, ExecutorSpec};
 
-/// How a body ended.
+/// Reports how a body ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ThreadOutcome<R> {
-    /// It returned.
+    /// The body returned this value.
     Finished(R),
-    /// It panicked; the payload's text.
+    /// The body panicked with this message.
     Panicked(String),
-    /// The executor itself failed, or the outcome was taken before; the text says which.
+    /// The executor itself failed, or the outcome was taken before; the message names the case.
     Lost(String),
 }
 
-/// The executor as its body sees it. Stays on its thread.
+/// Gives a body access to its executor. It cannot leave its thread.
 #[derive(Debug, Clone)]
 pub struct Runtime {
     kind: ExecutorKind,
     cpu: Option<u32>,
-    // `checkpoint` speaks of the executor of the current thread.
+    // `checkpoint` uses the executor of the current thread.
     stays: PhantomData<Rc<()>>,
 }
 
 impl Runtime {
-    /// Lets the executor do its own work if it asks for it, else costs about 2 ns. Call it every few
-    /// batches of a loop.
+    /// Lets the executor do its own work if work is due. Otherwise it costs about 2 ns. Call it every few batches of
+    /// a loop.
     #[inline]
     pub async fn checkpoint(&self) {
         if self.kind == ExecutorKind::Glommio {
@@ -62,20 +62,20 @@ impl Runtime {
         }
     }
 
-    /// What drives this body.
+    /// Returns the kind of executor that runs this body.
     #[must_use]
     pub fn kind(&self) -> ExecutorKind {
         self.kind
     }
 
-    /// CPU this body is pinned to.
+    /// Returns the CPU that this body is pinned to.
     #[must_use]
     pub fn cpu(&self) -> Option<u32> {
         self.cpu
     }
 }
 
-/// A running executor. Dropping it lets the thread run on, unwatched.
+/// Holds a running executor. When it is dropped, the thread continues and nothing watches it.
 #[derive(Debug)]
 pub struct ExecutorHandle<R> {
     name: String,
@@ -84,28 +84,29 @@ pub struct ExecutorHandle<R> {
 }
 
 impl<R> ExecutorHandle<R> {
-    /// Name from the [`ExecutorSpec`].
+    /// Returns the name from the [`ExecutorSpec`].
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Whether the body has ended and all it owned, the executor too, is dropped: a join will not wait.
+    /// Returns whether the body has ended and everything that it owned is dropped, with the executor. A join does not
+    /// wait then.
     #[must_use]
     pub fn is_finished(&self) -> bool {
         !self.outcome.is_empty() || self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
-    /// Waits for the end, for as long as it takes.
+    /// Waits without limit until the body ends.
     #[must_use]
     pub fn join(mut self) -> ThreadOutcome<R> {
         let received = self.outcome.recv().ok();
         self.collect(received)
     }
 
-    /// Waits for the end, at most `patience`; `None` if the body still runs then.
+    /// Waits until the body ends, at most `patience`. Returns `None` if the body still runs then.
     ///
-    /// The outcome is handed over once; after that the answer is [`ThreadOutcome::Lost`].
+    /// The outcome is delivered once. Later calls return [`ThreadOutcome::Lost`].
     #[must_use]
     pub fn join_timeout(&mut self, patience: Duration) -> Option<ThreadOutcome<R>> {
         match self.outcome.recv_timeout(patience) {
@@ -115,7 +116,8 @@ impl<R> ExecutorHandle<R> {
         }
     }
 
-    /// The outcome is the last thing the thread sends, so joining it does not wait for the body.
+    /// Takes the outcome and joins the thread. The outcome is the last thing that the thread sends, so the join does
+    /// not wait for the body.
     fn collect(&mut self, received: Option<ThreadOutcome<R>>) -> ThreadOutcome<R> {
         let thread_end = self.thread.take().map(JoinHandle::join);
         received.unwrap_or_else(|| {
@@ -128,13 +130,13 @@ impl<R> ExecutorHandle<R> {
     }
 }
 
-/// Starts `body` as the root future of an executor on a new thread, and returns when it is pinned and ready.
+/// Starts `body` as the root future of an executor on a new thread. Returns when the thread is pinned and ready.
 ///
-/// A panic of the body is caught: the executor is taken down in order, all the body owned is dropped,
-/// and the payload's text becomes [`ThreadOutcome::Panicked`]. (Needs `panic = "unwind"`.)
+/// A panic of the body is caught. The executor is shut down in order and everything that the body owned is dropped.
+/// The panic message becomes [`ThreadOutcome::Panicked`]. This needs `panic = "unwind"`.
 ///
 /// # Errors
-/// [`ExecutorError`]: no such CPU, io_uring refused, no thread.
+/// Returns [`ExecutorError`] if the CPU is not available, io_uring is refused, or the kernel creates no thread.
 pub fn spawn<F, Fut, R>(spec: ExecutorSpec, body: F) -> Result<ExecutorHandle<R>, ExecutorError>
 where
     F: FnOnce(Runtime) -> Fut + Send + 'static,
@@ -145,7 +147,7 @@ where
     let (outcome_tx, outcome_rx) = bounded(1);
     let name = spec.name.clone();
     let thread = std::thread::Builder::new()
-        // An interior NUL would panic in the standard library.
+        // An interior NUL panics in the standard library.
         .name(name.replace('\0', "?"))
         .spawn(move || {
             let ended = catch_unwind(AssertUnwindSafe(|| run_here(&spec, body, &ready_tx)));
@@ -154,7 +156,7 @@ where
                 Ok(None) => return,
                 Err(payload) => ThreadOutcome::Lost(panic_text(payload)),
             };
-            // Nobody may be waiting any more.
+            // The receiver may be gone.
             let _ = outcome_tx.send(outcome);
         })
         .map_err(|source| ExecutorError::Thread { executor: name.clone(), source })?;
@@ -169,14 +171,14 @@ where
             let received = handle.outcome.recv().ok();
             let observed = match handle.collect(received) {
                 ThreadOutcome::Lost(text) | ThreadOutcome::Panicked(text) => text,
-                ThreadOutcome::Finished(_) => "no word of readiness".to_owned(),
+                ThreadOutcome::Finished(_) => "it did not report that it is ready".to_owned(),
             };
             Err(ExecutorError::Lost { executor: handle.name, observed })
         }
     }
 }
 
-/// Runs on the new thread. `None` if it did not get ready; the reason went to `ready`.
+/// Runs on the new thread. Returns `None` if the start failed; the reason was sent to `ready`.
 fn run_here<F, Fut, R>(
     spec: &ExecutorSpec,
     body: F,
@@ -196,7 +198,7 @@ where
     };
     let _ = ready.send(Ok(()));
     let runtime = Runtime { kind: spec.kind, cpu: spec.cpu, stays: PhantomData };
-    // `body(runtime)` may panic too, so it is called inside the wall.
+    // `body(runtime)` may panic too, so it is called inside `catch_unwind`.
     let root = AssertUnwindSafe(async move { body(runtime).await }).catch_unwind();
     let ended = match &executor {
         Some(glommio) => glommio.run(root),
@@ -208,10 +210,10 @@ where
     })
 }
 
-/// The executor (`None`: a plain thread), with this thread pinned.
+/// Creates the executor and pins this thread. Returns `None` for a plain thread.
 ///
-/// Pinning comes second, and is ours rather than glommio's, so that both kinds tell the same error and glommio's
-/// helper thread, which inherits the affinity, does not land on the actor's core.
+/// This code pins the thread, and glommio does not: so both kinds report the same error. Pinning follows the
+/// creation, because glommio's helper thread inherits the affinity and must not run on the actor's core.
 fn make(spec: &ExecutorSpec) -> Result<Option<LocalExecutor>, ExecutorError> {
     let executor = match spec.kind {
         ExecutorKind::Thread => None,
@@ -231,14 +233,14 @@ fn make(spec: &ExecutorSpec) -> Result<Option<LocalExecutor>, ExecutorError> {
     Ok(executor)
 }
 
-/// Pins the calling thread to `cpu`. For a body that runs elsewhere rather than not at all, and tries again later.
+/// Pins the calling thread to `cpu`. A caller may continue without the pin and call it again later.
 ///
 /// # Errors
-/// Why this CPU cannot be had now: it is absent, offline, or outside this process's cpuset.
+/// Returns the reason if this CPU is absent, offline, or outside this process's cpuset.
 pub fn pin_current_thread(cpu: u32) -> Result<(), String> {
     let index = cpu as usize;
     if index >= CpuSet::MAX_CPU {
-        return Err(format!("above the kernel interface's {} CPUs", CpuSet::MAX_CPU));
+        return Err(format!("the kernel interface supports {} CPUs", CpuSet::MAX_CPU));
     }
     let mut set = CpuSet::new();
     set.set(index);
@@ -248,48 +250,48 @@ pub fn pin_current_thread(cpu: u32) -> Result<(), String> {
     })
 }
 
-/// Why glommio did not start, told apart as far as the mend differs.
+/// Classifies why glommio did not start, as far as the remedies differ.
 #[derive(Debug)]
 pub(crate) enum GlommioRefusal {
-    /// Lockable memory: limit and need, in bytes.
+    /// The limit of lockable memory is too low. Both values are in bytes.
     Memlock { limit: u64, wanted: u64 },
-    /// Anything else, in its own words: it comes with the errno as text, under changing error kinds.
+    /// Any other cause, with glommio's message. The message contains the errno as text; the kind of the error varies.
     Other(String),
 }
 
-/// An executor with the settings of this file's first lines, on the current thread, not pinned.
+/// Creates a glommio executor on the current thread, not pinned, with the settings that this module describes.
 fn make_glommio() -> Result<LocalExecutor, GlommioRefusal> {
     LocalExecutorBuilder::new(Placement::Unbound)
         .preempt_timer(Duration::from_secs(3600))
-        // No file I/O here; the defaults would pin 30 MiB.
+        // There is no file I/O here; the defaults would pin 30 MiB.
         .io_memory(64 << 10)
         .ring_depth(16)
-        // The least it accepts.
+        // One thread is the minimum that glommio accepts.
         .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
         .make()
         .map_err(|error| match memlock_limit() {
-            // It comes out of glommio as an error without a kind, so the limit itself is looked at.
+            // glommio returns this error without a kind, so the limit is read here.
             Some(limit) if limit < MEMLOCK_WANTED => GlommioRefusal::Memlock { limit, wanted: MEMLOCK_WANTED },
             _ => GlommioRefusal::Other(error.to_string()),
         })
 }
 
-/// Below this glommio does not start (its `Reactor::new`), whatever the capabilities.
+/// glommio does not start below this limit, with any capabilities (its `Reactor::new`). In bytes.
 const MEMLOCK_WANTED: u64 = 512 << 10;
 
-/// The soft limit in bytes; `None`: unlimited.
+/// Returns the soft limit in bytes, `None` if it is unlimited.
 fn memlock_limit() -> Option<u64> {
     rustix::process::getrlimit(rustix::process::Resource::Memlock).current
 }
 
-/// Builds, runs and drops an executor on the current thread.
+/// Creates, runs and drops an executor on the current thread.
 pub(crate) fn try_glommio() -> Result<(), GlommioRefusal> {
     let executor = make_glommio()?;
     executor.run(async { glommio::executor().yield_if_needed().await });
     Ok(())
 }
 
-/// Text of a panic's payload, as `catch_unwind` and `JoinHandle::join` give it.
+/// Returns the message of a panic payload from `catch_unwind` or `JoinHandle::join`.
 #[must_use]
 pub fn panic_text(payload: Box<dyn Any + Send>) -> String {
     match payload.downcast::<&'static str>() {

@@ -7,12 +7,12 @@ use rustix::thread::sched_getaffinity;
 use super::*;
 use crate::probe::explain;
 
-/// Both kinds, or one with a line that says why.
+/// Returns both kinds, or one kind after printing the reason.
 fn kinds() -> Vec<ExecutorKind> {
     let mut kinds = vec![ExecutorKind::Thread];
     match ExecutorChoice::Auto.resolve() {
         (ExecutorKind::Glommio, _) => kinds.push(ExecutorKind::Glommio),
-        (ExecutorKind::Thread, reason) => eprintln!("SKIPPED-OK the glommio half of an executor test: {reason:?}"),
+        (ExecutorKind::Thread, reason) => eprintln!("SKIPPED-OK executor test: no glommio: {reason:?}"),
     }
     kinds
 }
@@ -21,13 +21,13 @@ fn spec(name: &str, kind: ExecutorKind) -> ExecutorSpec {
     ExecutorSpec { name: name.to_owned(), cpu: None, kind }
 }
 
-/// A CPU this process may use, other than the first if there is one.
+/// Returns the highest CPU that this process may use.
 fn some_cpu() -> u32 {
     let allowed = sched_getaffinity(None).unwrap();
     (0..CpuSet::MAX_CPU).rfind(|&cpu| allowed.is_set(cpu)).unwrap() as u32
 }
 
-/// Threads of this process that the kernel calls `name`.
+/// Counts the threads of this process whose kernel name is `name`.
 fn threads_named(name: &str) -> usize {
     std::fs::read_dir("/proc/self/task")
         .unwrap()
@@ -36,7 +36,7 @@ fn threads_named(name: &str) -> usize {
         .count()
 }
 
-/// Adds one when dropped.
+/// Adds one to its counter when dropped.
 struct Owned(Arc<AtomicU32>);
 impl Drop for Owned {
     fn drop(&mut self) {
@@ -100,7 +100,7 @@ fn joined_thread_has_ended() {
         go.send(()).unwrap();
         assert_eq!(handle.join_timeout(Duration::from_secs(60)), Some(ThreadOutcome::Finished(true)));
         assert!(handle.is_finished());
-        // glommio's helper thread bears the name too and ends a moment after its executor.
+        // glommio's helper thread has the same name and ends shortly after its executor.
         for _ in 0..1000 {
             if threads_named(&name) == 0 {
                 break;
@@ -108,7 +108,9 @@ fn joined_thread_has_ended() {
             std::thread::sleep(Duration::from_millis(10));
         }
         assert_eq!(threads_named(&name), 0);
-        let Some(ThreadOutcome::Lost(text)) = handle.join_timeout(Duration::ZERO) else { panic!("told twice") };
+        let Some(ThreadOutcome::Lost(text)) = handle.join_timeout(Duration::ZERO) else {
+            panic!("the outcome was delivered twice")
+        };
         assert!(text.contains("taken before"), "{text}");
     }
 }
@@ -116,7 +118,7 @@ fn joined_thread_has_ended() {
 #[test]
 fn missing_cpu_is_named_with_remedy_and_leaves_no_thread() {
     for kind in kinds() {
-        // The last CPU the interface can name is not in this machine, hopefully; the next cannot be named.
+        // CPU 1023 is the last that the interface can name and is probably absent; higher numbers cannot be named.
         for cpu in [1023, 1024, u32::MAX] {
             let refused = spawn(ExecutorSpec { name: "t-cpu".into(), cpu: Some(cpu), kind }, |_| async {});
             let Err(error @ ExecutorError::Cpu { .. }) = refused else { panic!("{kind:?} ran on CPU {cpu}") };
@@ -173,13 +175,13 @@ fn explicit_choice_skips_probe() {
     assert_eq!(ExecutorChoice::Thread.resolve(), (ExecutorKind::Thread, None));
     assert_eq!(ExecutorChoice::Glommio.resolve(), (ExecutorKind::Glommio, None));
     assert_eq!(ExecutorChoice::default(), ExecutorChoice::Auto);
-    // Asked twice, the same answer.
+    // A second call returns the same answer.
     assert_eq!(ExecutorChoice::Auto.resolve(), ExecutorChoice::Auto.resolve());
 }
 
 #[test]
 fn each_io_uring_refusal_names_its_remedy() {
-    // The texts are glommio's, met under seccomp filters that refuse one system call each.
+    // These are glommio's messages under seccomp filters that refuse one system call each.
     let set_up =
         || GlommioRefusal::Other("failed to create an io_uring: Operation not permitted (os error 1). ..".into());
     let enter = GlommioRefusal::Other("Failed to poll io!: Os { code: 1, kind: PermissionDenied, .. }".into());

@@ -1,49 +1,49 @@
-//! The heartbeat: the actor counts its turns, the supervisor looks whether the count moves.
+//! Counts an actor's turns so that the supervisor sees whether the actor makes progress.
 //!
-//! A stopped count means a turn that does not end: a handler that loops or blocks. The actor's own waits are
-//! bounded, so an idle actor still beats, a few times a second or more.
+//! A stopped count means that a turn does not end: a handler loops or blocks. The waits of an actor are bounded, so
+//! the heartbeat of an idle actor still advances several times a second.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// A counter alone on its cache lines, so that the watcher's look does not slow down what lies beside it.
+/// Holds the counter alone on its cache lines, so that reading it does not slow down neighbouring data.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-struct Beats(AtomicU64);
+struct Count(AtomicU64);
 
-/// The actor's end.
+/// Counts turns for the actor.
 #[derive(Debug)]
-pub struct Heartbeat(Arc<Beats>);
+pub struct Heartbeat(Arc<Count>);
 
 impl Heartbeat {
-    /// A pulse, and the watch on it; at `now` the pulse counts as fresh.
+    /// Creates a heartbeat and its monitor. The heartbeat counts as fresh at `now`.
     #[must_use]
     pub fn new(now: Instant) -> (Self, HeartbeatMonitor) {
-        let beats = Arc::new(Beats::default());
+        let beats = Arc::new(Count::default());
         (Self(Arc::clone(&beats)), HeartbeatMonitor { beats, seen: 0, changed: now })
     }
 
-    /// One turn done. About 1 ns.
+    /// Counts one turn. It costs about 1 ns.
     #[inline]
     pub fn beat(&self) {
-        // One writer, so no atomic addition is needed; and nothing is ordered by it.
+        // There is one writer, so no atomic addition is needed. The counter orders no other memory access.
         let count = self.0.0.load(Ordering::Relaxed);
         self.0.0.store(count.wrapping_add(1), Ordering::Relaxed);
     }
 }
 
-/// The supervisor's end.
+/// Reads a heartbeat for the supervisor.
 #[derive(Debug)]
 pub struct HeartbeatMonitor {
-    beats: Arc<Beats>,
+    beats: Arc<Count>,
     seen: u64,
     changed: Instant,
 }
 
 impl HeartbeatMonitor {
-    /// How long the count has stood still, as far as this watch has looked: it can be too small by the time
-    /// between two looks, never too large.
+    /// Returns the time since the count last changed. The value can be too small by the time between two calls; it is
+    /// never too large.
     pub fn age(&mut self, now: Instant) -> Duration {
         let count = self.count();
         if count != self.seen {
@@ -53,7 +53,7 @@ impl HeartbeatMonitor {
         now.saturating_duration_since(self.changed)
     }
 
-    /// Turns counted so far.
+    /// Returns the number of turns so far.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.beats.0.load(Ordering::Relaxed)

@@ -1,7 +1,7 @@
-//! How workers live: where they run, how they are spoken to, who watches them, who starts them again.
+//! Runs actors: threads, mailboxes, supervision and restarts.
 //!
-//! This crate knows no packets. A worker is one future on one thread of its own; nothing is shared
-//! with another worker but bounded channels and, towards the supervisor, one heartbeat counter.
+//! This crate does not know packets. An actor is one future on one thread of its own. Actors share only bounded
+//! channels, and one heartbeat counter with the supervisor.
 //!
 //! ```text
 //!                    +-----------------------------------------------+
@@ -19,11 +19,11 @@
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`executor`] | the thread, its core, what drives the future; the only file that names glommio |
+//! | [`executor`] | the thread, its core, its executor; the only file that names glommio |
 //! | [`mailbox`] | bounded channels, the doorbell, the idle wait of an actor |
 //! | [`heartbeat`] | the heartbeat |
 //! | [`policy`] | restart budget and backoff |
-//! | [`supervisor`] | who starts, watches, restarts and stops workers |
+//! | [`supervisor`] | start, watch, restart and stop of actors |
 #![forbid(unsafe_code)]
 
 pub mod executor;

@@ -1,8 +1,8 @@
-//! How an actor is spoken to, and how it sleeps.
+//! Carries messages to an actor and lets the actor sleep until one arrives.
 //!
-//! A mailbox is a bounded channel with a doorbell (an eventfd) and an idle flag. A spinning actor looks at the
-//! channel (2 ns) and no sender makes a system call. An actor with nothing to do raises the flag, looks once more,
-//! and sleeps in `ppoll` on its sockets and the doorbell; a sender that sees the flag rings.
+//! A mailbox is a bounded channel with a doorbell (an eventfd) and an idle flag. A busy actor polls the channel (2
+//! ns), and senders make no system call. An actor without work sets the flag, checks once more, and sleeps in `ppoll`
+//! on its sockets and the doorbell. A sender that sees the flag writes to the doorbell.
 //!
 //! ```text
 //! actor (Mailbox, Inboxes)                    any thread (Address)
@@ -13,9 +13,9 @@
 //!   idle = false, drain doorbell
 //! ```
 //!
-//! Between the two fences one of the two sees the other's write, whatever the order: either the actor finds the
-//! message in its last look, or the sender finds the flag up. So no message waits for the timeout.
-//! One actor may have further channels on the same doorbell ([`Inbox::with_doorbell`]).
+//! The two fences ensure that at least one side sees the write of the other. Either the actor finds the message in
+//! its last check, or the sender finds the flag set. So no message waits for the timeout. An actor may have more
+//! channels on the same doorbell ([`Inbox::with_doorbell`]).
 
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -26,32 +26,32 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, SendTimeoutError, Sender, TrySendError, bounded};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
-/// Most file descriptors one [`Mailbox::wait`] can watch: the bits of [`WakeReason::Ready`].
+/// Limits the file descriptors of one [`Mailbox::wait`] to the number of bits in [`WakeReason::Ready`].
 pub const WAIT_FDS_MAX: usize = 64;
 
-/// Why a mailbox was not made.
+/// Describes why a mailbox was not created.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MailboxError {
-    /// A channel without room cannot be polled.
-    #[error("a mailbox of 0 messages was asked for; at least 1 is needed")]
+    /// The capacity is 0: such a channel cannot be polled.
+    #[error("mailbox: the capacity is 0; expected at least 1")]
     NoRoom,
-    /// The kernel gave no eventfd.
-    #[error("no eventfd for the mailbox's doorbell: {0}; look at `ulimit -n` (open files of this process)")]
+    /// The kernel created no eventfd.
+    #[error("mailbox: cannot create an eventfd: {0}; to fix: raise the limit of open files (`ulimit -n`)")]
     Doorbell(std::io::Error),
 }
 
-/// A message that was not taken, given back.
+/// Returns a message that was not accepted.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum SendError<T> {
-    /// No room, within the time given.
+    /// The channel stayed full for the time given.
     Timeout(T),
-    /// The actor's end is gone.
+    /// The receiver is gone.
     Closed(T),
 }
 
 impl<T> SendError<T> {
-    /// The message.
+    /// Returns the message.
     pub fn into_inner(self) -> T {
         match self {
             Self::Timeout(message) | Self::Closed(message) => message,
@@ -71,8 +71,8 @@ impl<T> fmt::Debug for SendError<T> {
 impl<T> fmt::Display for SendError<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Timeout(_) => "the mailbox stayed full",
-            Self::Closed(_) => "the mailbox's owner is gone",
+            Self::Timeout(_) => "mailbox full",
+            Self::Closed(_) => "mailbox closed",
         })
     }
 }
@@ -89,12 +89,12 @@ struct Bell {
     idle: Idle,
 }
 
-/// The flag of an actor that is going to sleep. Each fence stands between a side's write and its look at the other's.
+/// Flags an actor that is about to sleep. Each fence separates a side's write from its read of the other side's data.
 #[derive(Debug, Default)]
 struct Idle(AtomicBool);
 
 impl Idle {
-    /// The actor's side, before its last look at what senders write.
+    /// Sets the flag, for the actor, before its last check of what senders write.
     fn announce(&self) {
         self.0.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
@@ -104,7 +104,7 @@ impl Idle {
         self.0.store(false, Ordering::Relaxed);
     }
 
-    /// The sender's side, after its write.
+    /// Returns whether the flag is set, for the sender, after its write.
     #[inline]
     fn is_announced(&self) -> bool {
         fence(Ordering::SeqCst);
@@ -119,7 +119,7 @@ impl Doorbell {
         Ok(Self(Arc::new(Bell { fd, idle: Idle::default() })))
     }
 
-    /// Wakes the actor if it sleeps or is about to. Call it after the work is visible to the actor.
+    /// Wakes the actor if it sleeps or is about to sleep. Call it after the work is visible to the actor.
     #[inline]
     pub fn ring_if_idle(&self) {
         if self.0.idle.is_announced() {
@@ -129,21 +129,21 @@ impl Doorbell {
 
     #[cold]
     fn ring(&self) {
-        // The only refusal is EAGAIN, at 2^64 - 2 unanswered rings: it is rung then.
+        // The only possible error is EAGAIN after 2^64 - 2 unread writes; the eventfd is readable then.
         let _ = rustix::io::write(&self.0.fd, &1u64.to_ne_bytes());
     }
 
     fn drain(&self) {
-        // One read takes all rings; EAGAIN: there was none.
+        // One read takes all pending writes; EAGAIN means that there were none.
         let _ = rustix::io::read(&self.0.fd, &mut [0u8; 8]);
     }
 }
 
-/// Held by every address of a channel; gone with the last.
+/// Is held by every address of a channel and dropped with the last one.
 #[derive(Debug)]
 struct Open;
 
-/// The sending end of a mailbox or an inbox.
+/// Sends messages to a mailbox or an inbox.
 pub struct Address<T> {
     sender: Sender<T>,
     doorbell: Doorbell,
@@ -151,16 +151,16 @@ pub struct Address<T> {
 }
 
 impl<T> Address<T> {
-    /// Messages that wait to be taken.
+    /// Returns the number of messages that the actor has not received yet.
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.sender.len()
     }
 
-    /// Sends, waiting for room at most `patience`.
+    /// Sends a message. Waits at most `patience` for a free place.
     ///
     /// # Errors
-    /// The message, with the reason.
+    /// Returns the message with the reason.
     pub fn send_timeout(&self, message: T, patience: Duration) -> Result<(), SendError<T>> {
         self.sender.send_timeout(message, patience).map_err(|error| match error {
             SendTimeoutError::Timeout(message) => SendError::Timeout(message),
@@ -170,10 +170,10 @@ impl<T> Address<T> {
         Ok(())
     }
 
-    /// Sends if there is room now. About 30 ns, and a system call more if the actor sleeps.
+    /// Sends a message if a place is free now. It costs about 30 ns, plus a system call if the actor sleeps.
     ///
     /// # Errors
-    /// The message, with the reason ([`SendError::Timeout`]: no room).
+    /// Returns the message with the reason; [`SendError::Timeout`] means that the channel is full.
     #[inline]
     pub fn try_send(&self, message: T) -> Result<(), SendError<T>> {
         self.sender.try_send(message).map_err(|error| match error {
@@ -197,19 +197,19 @@ impl<T> fmt::Debug for Address<T> {
     }
 }
 
-/// A receiving end that cannot sleep by itself: the mailbox whose doorbell it shares does.
+/// Receives messages but cannot sleep: the mailbox that shares its doorbell sleeps.
 pub struct Inbox<T> {
     receiver: Receiver<T>,
     open: Weak<Open>,
 }
 
 impl<T> Inbox<T> {
-    /// A channel of `capacity` messages whose senders wake the actor that `doorbell` belongs to.
+    /// Creates a channel of `capacity` messages. Its senders wake the actor that owns `doorbell`.
     ///
-    /// The actor must look at [`Inbox::is_empty`] in the `last_look` of its [`Mailbox::wait`].
+    /// The actor must check [`Inbox::is_empty`] in the `last_look` of its [`Mailbox::wait`].
     ///
     /// # Errors
-    /// [`MailboxError::NoRoom`] for a capacity of 0.
+    /// Returns [`MailboxError::NoRoom`] for a capacity of 0.
     pub fn with_doorbell(capacity: usize, doorbell: Doorbell) -> Result<(Address<T>, Self), MailboxError> {
         if capacity == 0 {
             return Err(MailboxError::NoRoom);
@@ -220,20 +220,20 @@ impl<T> Inbox<T> {
         Ok((Address { sender, doorbell, open }, inbox))
     }
 
-    /// Whether no message is there. About 2 ns.
+    /// Returns whether no message waits. It costs about 2 ns.
     #[inline]
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.receiver.is_empty()
     }
 
-    /// The next message.
+    /// Returns the next message, if there is one.
     #[inline]
     pub fn try_recv(&self) -> Option<T> {
         self.receiver.try_recv().ok()
     }
 
-    /// Whether no address is left. Messages sent before can still be received.
+    /// Returns whether no address is left. Messages sent before can still be received.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.open.strong_count() == 0
@@ -246,29 +246,29 @@ impl<T> fmt::Debug for Inbox<T> {
     }
 }
 
-/// Why [`Mailbox::wait`] came back.
+/// Reports why [`Mailbox::wait`] returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WakeReason {
-    /// The doorbell rang, or a message is there; may be stale, so that no message is found.
+    /// The doorbell was rung or a message waits. The ring can be old, so that no message is found.
     Message,
-    /// Bit *n* is set if descriptor *n* is readable, or has an error or hang-up to report. Zero: the last look
-    /// found work.
+    /// Bit *n* is set if descriptor *n* is readable, has an error or was closed by its peer. Zero means that
+    /// `last_look` found work.
     Ready(u64),
-    /// Nothing within the time given.
+    /// Nothing happened within the time given.
     Timeout,
 }
 
-/// The receiving end, with which its actor sleeps.
+/// Receives messages and lets its actor sleep.
 #[derive(Debug)]
 pub struct Mailbox<T> {
     inbox: Inbox<T>,
     doorbell: Doorbell,
 }
 
-/// A mailbox of `capacity` messages.
+/// Creates a mailbox of `capacity` messages.
 ///
 /// # Errors
-/// [`MailboxError`]: capacity 0, or no file descriptor left.
+/// Returns [`MailboxError`] if the capacity is 0 or no file descriptor is left.
 pub fn mailbox<T>(capacity: usize) -> Result<(Address<T>, Mailbox<T>), MailboxError> {
     let doorbell = Doorbell::new()?;
     let (address, inbox) = Inbox::with_doorbell(capacity, doorbell.clone())?;
@@ -276,37 +276,38 @@ pub fn mailbox<T>(capacity: usize) -> Result<(Address<T>, Mailbox<T>), MailboxEr
 }
 
 impl<T> Mailbox<T> {
-    /// Whether no message is there. About 2 ns.
+    /// Returns whether no message waits. It costs about 2 ns.
     #[inline]
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.inbox.is_empty()
     }
 
-    /// The next message.
+    /// Returns the next message, if there is one.
     #[inline]
     pub fn try_recv(&self) -> Option<T> {
         self.inbox.try_recv()
     }
 
-    /// Whether no address is left. Messages sent before can still be received.
+    /// Returns whether no address is left. Messages sent before can still be received.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.inbox.is_closed()
     }
 
-    /// The bell to share with further channels of the same actor.
+    /// Returns the doorbell, for more channels of the same actor.
     #[must_use]
     pub fn doorbell(&self) -> Doorbell {
         self.doorbell.clone()
     }
 
-    /// Sleeps until a message, a readable descriptor of `fds` (at most [`WAIT_FDS_MAX`]), or `timeout`.
+    /// Sleeps until a message arrives, a descriptor of `fds` (at most [`WAIT_FDS_MAX`]) is readable, or `timeout`
+    /// passes.
     ///
-    /// `last_look` is called once, when senders already know that this actor is about to sleep: it must look at
-    /// everything else that could give work (own rings, inboxes on this doorbell) and says whether there is any.
-    /// Only POLLIN is asked for, as an AF_XDP socket is always ready for POLLOUT. A poll that the kernel refuses
-    /// (`ENOMEM`) counts as a timeout.
+    /// `last_look` is called once, after senders can see that this actor is about to sleep. It must check every other
+    /// source of work (own rings, inboxes on this doorbell) and return whether there is work. Only POLLIN is polled,
+    /// because an AF_XDP socket is always ready for POLLOUT. If the kernel refuses the poll (`ENOMEM`), it counts as
+    /// a timeout.
     pub fn wait(&self, fds: &[BorrowedFd<'_>], timeout: Duration, last_look: impl FnOnce() -> bool) -> WakeReason {
         let bell = &self.doorbell.0;
         bell.idle.announce();
@@ -324,7 +325,8 @@ impl<T> Mailbox<T> {
     fn sleep(&self, fds: &[BorrowedFd<'_>], timeout: Duration) -> WakeReason {
         debug_assert!(fds.len() <= WAIT_FDS_MAX, "{} descriptors, at most {WAIT_FDS_MAX}", fds.len());
         let bell = self.doorbell.0.fd.as_fd();
-        // The doorbell first, then the caller's; built on the stack, unused places are not polled.
+        // The doorbell is first, then the caller's descriptors. The array is on the stack; unused entries are not
+        // polled.
         let mut set: [PollFd<'_>; WAIT_FDS_MAX + 1] = std::array::from_fn(|at| {
             let fd = at.checked_sub(1).and_then(|n| fds.get(n)).copied().unwrap_or(bell);
             PollFd::from_borrowed_fd(fd, PollFlags::IN)
@@ -352,9 +354,9 @@ impl<T> Mailbox<T> {
     }
 }
 
-/// Polls until something is ready (true) or the time is over, through interruptions by signals.
+/// Polls until a descriptor is ready (true) or the time is over (false). Continues after an interruption by a signal.
 fn poll_until(set: &mut [PollFd<'_>], timeout: Duration) -> bool {
-    // Longer than any wait here may be, and small enough for every arithmetic below.
+    // This is longer than any wait here, and small enough for the arithmetic below.
     const LONGEST: Duration = Duration::from_secs(3600);
     let mut left = timeout.min(LONGEST);
     let deadline = Instant::now() + left;

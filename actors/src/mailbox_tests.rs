@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicUsize;
 
 use super::*;
 
-/// So long that a lost wake shows as `WakeReason::Timeout`, which no test here takes for an answer.
+/// Is so long that a lost wake-up shows as `WakeReason::Timeout`. No test here accepts that as an answer.
 const LONG: Duration = Duration::from_secs(60);
 
 fn is_idle(bell: &Doorbell) -> bool {
@@ -22,7 +22,7 @@ fn was_rung(bell: &Doorbell) -> bool {
 fn message_sent_before_wait_is_found_without_wakeup() {
     let (address, mailbox) = mailbox(4).unwrap();
     address.try_send(1).unwrap();
-    assert!(!was_rung(&mailbox.doorbell()), "the actor was awake: no system call was due");
+    assert!(!was_rung(&mailbox.doorbell()), "the actor was awake, so no system call was needed");
     let asked = Cell::new(false);
     let reason = mailbox.wait(&[], LONG, || {
         asked.set(true);
@@ -37,14 +37,14 @@ fn message_sent_before_wait_is_found_without_wakeup() {
 #[test]
 fn message_sent_between_last_check_and_sleep_wakes() {
     let (address, mailbox) = mailbox(4).unwrap();
-    // The flag is up while `last_look` runs: the latest moment a message can come before the sleep.
+    // The flag is set while `last_look` runs. This is the last moment at which a message can arrive before the sleep.
     let reason = mailbox.wait(&[], LONG, || {
         address.try_send(2).unwrap();
         false
     });
     assert_eq!(reason, WakeReason::Message);
     assert_eq!(mailbox.try_recv(), Some(2));
-    assert!(!was_rung(&mailbox.doorbell()), "the bell was drained");
+    assert!(!was_rung(&mailbox.doorbell()), "the doorbell was drained");
     assert_eq!(mailbox.wait(&[], Duration::ZERO, || false), WakeReason::Timeout);
 }
 
@@ -67,12 +67,12 @@ fn message_sent_during_sleep_wakes() {
 fn inbox_shares_the_wakeup_descriptor() {
     let (_address, mailbox) = mailbox::<()>(1).unwrap();
     let (peer, inbox) = Inbox::with_doorbell(2, mailbox.doorbell()).unwrap();
-    // Before the flag: no ring, found by the look.
+    // The message comes before the flag: the sender does not ring, and the last check finds the message.
     peer.try_send("early").unwrap();
     assert!(!was_rung(&mailbox.doorbell()));
     assert_eq!(mailbox.wait(&[], LONG, || !inbox.is_empty()), WakeReason::Ready(0));
     assert_eq!(inbox.try_recv(), Some("early"));
-    // After the look: rung.
+    // The message comes after the check: the sender rings.
     let reason = mailbox.wait(&[], LONG, || {
         let found = !inbox.is_empty();
         peer.try_send("late").unwrap();
@@ -85,7 +85,7 @@ fn inbox_shares_the_wakeup_descriptor() {
 #[test]
 fn stale_wakeup_ends_one_wait_only() {
     let (_address, mailbox) = mailbox::<()>(1).unwrap();
-    // A sender that saw the flag up and was held up before its write.
+    // This sender saw the flag and was delayed before its write.
     mailbox.doorbell().ring();
     mailbox.doorbell().ring();
     assert_eq!(mailbox.wait(&[], LONG, || false), WakeReason::Message);
@@ -167,15 +167,16 @@ fn zero_capacity_is_refused() {
     assert!(matches!(Inbox::<()>::with_doorbell(0, mailbox.doorbell()), Err(MailboxError::NoRoom)));
 }
 
-/// The store-buffer litmus test on the flag itself: one side announces and looks for the message, the other writes
-/// the message and looks for the flag, as nearly at once as two threads can. Without either fence it fails in about every second run on x86-64.
+/// Runs the store-buffer litmus test on the flag itself. One side announces and looks for the message. The other side
+/// writes the message and looks for the flag at nearly the same time. Without either fence the test fails in about
+/// every second run on x86-64.
 #[test]
 fn sender_or_receiver_always_sees_the_other() {
     const ROUNDS: usize = 200_000;
     let flags: Vec<Idle> = (0..ROUNDS).map(|_| Idle::default()).collect();
     let messages: Vec<AtomicBool> = (0..ROUNDS).map(|_| AtomicBool::new(false)).collect();
     let at = [AtomicUsize::new(0), AtomicUsize::new(0)];
-    // Each waits until the other has come as far.
+    // Each thread waits until the other has reached the same round.
     let meet = |me: usize, round: usize| {
         at[me].store(round, Ordering::Release);
         let mut spins = 0u32;
@@ -185,7 +186,7 @@ fn sender_or_receiver_always_sees_the_other() {
                 std::thread::yield_now();
             }
         }
-        // The one that comes second leaves first; so the other's head start is swept over a few ns.
+        // The thread that arrives second leaves first. The loop varies the other thread's lead over a few ns.
         for step in 0..(round / 2 % 24) * ((round % 2) ^ me) {
             std::hint::black_box(step);
         }
@@ -207,11 +208,11 @@ fn sender_or_receiver_always_sees_the_other() {
         ((0..ROUNDS).map(look).collect::<Vec<bool>>(), sender.join().unwrap())
     });
     let lost = seen_by_actor.iter().zip(&seen_by_sender).filter(|&(&actor, &sender)| !actor && !sender).count();
-    assert_eq!(lost, 0, "of {ROUNDS} messages nobody would have known");
+    assert_eq!(lost, 0, "messages of {ROUNDS} that neither side saw");
 }
 
-/// Two actors hand a token to and fro, one by its mailbox and one by an inbox, each sleeping in between after
-/// a varying number of empty turns, so that sends fall before, into and after the going to sleep.
+/// Passes a token between two actors, one way by a mailbox and the other way by an inbox. Each actor sleeps after a
+/// varying number of empty turns, so that sends occur before, during and after the step into sleep.
 #[test]
 fn no_wakeup_is_lost_under_load() {
     const ROUNDS: u32 = 30_000;
@@ -225,7 +226,7 @@ fn no_wakeup_is_lost_under_load() {
             }
         }
         loop {
-            assert_ne!(wait(), WakeReason::Timeout, "a wake was lost in round {round}");
+            assert_ne!(wait(), WakeReason::Timeout, "a wake-up was lost in round {round}");
             if let Some(token) = try_recv() {
                 return token;
             }

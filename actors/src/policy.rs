@@ -1,23 +1,24 @@
-//! How often, and after what pause, something that failed is started again.
+//! Decides how often a failed actor restarts, and after which delay.
 //!
-//! As Erlang/OTP's supervisors: at most `max_restarts` within any `window`; one failure more and the budget
-//! gives up. The pause doubles with each restart still within the window, less up to a quarter drawn at
-//! random, so that workers felled together do not come back together. A quiet window forgets everything.
-//! Pure: the caller brings the time, the seed makes the draw repeatable.
+//! The rule is that of Erlang/OTP's supervisors: at most `max_restarts` within any `window`. One more failure
+//! exhausts the budget. The delay doubles with each restart within the window. Up to a quarter of it, drawn at
+//! random, is subtracted, so that actors that fail together do not restart together. After a window without failures
+//! the budget is full again. The code has no clock: the caller passes the time. A seed makes the random numbers
+//! repeatable.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Limits of restarting.
+/// Limits restarts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RestartPolicy {
-    /// Restarts allowed within any `window`.
+    /// Maximum number of restarts within any `window`.
     pub max_restarts: u32,
     /// Length of the window.
     pub window: Duration,
-    /// Pause before the first restart.
+    /// Delay before the first restart.
     pub backoff_min: Duration,
-    /// Longest pause.
+    /// Maximum delay.
     pub backoff_max: Duration,
 }
 
@@ -32,37 +33,37 @@ impl Default for RestartPolicy {
     }
 }
 
-/// What to do about a failure.
+/// Answers a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
-    /// Start again after this pause.
+    /// Restart after this delay.
     RestartAfter(Duration),
-    /// Do not start again.
+    /// Do not restart.
     GiveUp {
-        /// Restarts within the window before this failure.
+        /// Number of restarts within the window before this failure.
         restarts: u32,
-        /// The policy's window.
+        /// Length of the policy's window.
         window: Duration,
     },
 }
 
-/// The restarts of one worker.
+/// Tracks the restarts of one actor.
 #[derive(Debug, Clone)]
 pub struct RestartBudget {
     policy: RestartPolicy,
-    /// Failures answered by a restart, oldest first; at most `max_restarts`.
+    /// Times of the failures that a restart answered, oldest first; at most `max_restarts`.
     spent: VecDeque<Instant>,
     random: u64,
 }
 
 impl RestartBudget {
-    /// An unspent budget.
+    /// Creates a full budget.
     #[must_use]
     pub fn new(policy: RestartPolicy, seed: u64) -> Self {
         Self { policy, spent: VecDeque::new(), random: seed }
     }
 
-    /// Decides about a failure at `now`; time must not run backwards between calls.
+    /// Decides about a failure at `now`. Time must not run backwards between calls.
     pub fn on_failure(&mut self, now: Instant) -> Decision {
         while self.spent.front().is_some_and(|&old| now.saturating_duration_since(old) >= self.policy.window) {
             self.spent.pop_front();
@@ -75,7 +76,7 @@ impl RestartBudget {
         Decision::RestartAfter(self.backoff(restarts))
     }
 
-    /// Forgets all failures: an operator vouches for the worker.
+    /// Forgets all failures, because an operator requested the restart.
     pub fn reset(&mut self) {
         self.spent.clear();
     }
@@ -86,11 +87,12 @@ impl RestartBudget {
         let full = min.saturating_mul(factor).min(max);
         let quarter_ns = u64::try_from((full / 4).as_nanos()).unwrap_or(u64::MAX - 1);
         let jitter = Duration::from_nanos(self.draw() % (quarter_ns + 1));
-        // `max` wins where a policy has them crossed.
+        // `max` has priority if a policy has `min` above `max`.
         (full - jitter).max(min).min(max)
     }
 
-    /// SplitMix64 (Steele, Lea, Flood 2014): small, and good enough to spread restarts.
+    /// Returns the next random number of SplitMix64 (Steele, Lea, Flood 2014), which is good enough to spread
+    /// restarts.
     fn draw(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.random;

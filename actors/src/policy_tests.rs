@@ -14,7 +14,7 @@ fn policies() -> impl Strategy<Value = RestartPolicy> {
     })
 }
 
-/// Times of failures as gaps in ms, drawn around the size of the window on purpose.
+/// Draws gaps between failures in ms, many of them near the size of the window.
 fn gaps() -> impl Strategy<Value = Vec<u64>> {
     prop::collection::vec(prop_oneof![Just(0u64), 1u64..100, 1u64..20_000, 50_000u64..200_000], 1..120)
 }
@@ -33,7 +33,7 @@ proptest! {
                     prop_assert!(in_window < policy.max_restarts);
                     granted.push(now);
                 }
-                // It gives up only when the window is full, and says so truly.
+                // The budget is exhausted only when the window is full, and it reports the correct numbers.
                 Decision::GiveUp { restarts, window } => {
                     prop_assert_eq!(restarts, in_window);
                     prop_assert_eq!(restarts, policy.max_restarts);
@@ -50,10 +50,10 @@ proptest! {
         let mut previous = Duration::ZERO;
         for nth in 0..policy.max_restarts {
             let Decision::RestartAfter(pause) = budget.on_failure(now) else {
-                return Err(TestCaseError::fail("gave up within the budget"));
+                return Err(TestCaseError::fail("no restart within the budget"));
             };
             prop_assert!(pause >= policy.backoff_min && pause <= policy.backoff_max, "{nth}: {pause:?}");
-            // The full pause doubles or stays at its maximum; at most a quarter is taken off.
+            // The full delay doubles or stays at its maximum; at most a quarter is subtracted.
             prop_assert!(pause >= previous * 3 / 4, "{nth}: {pause:?} after {previous:?}");
             previous = pause;
         }
@@ -69,7 +69,7 @@ proptest! {
         }
         match budget.on_failure(start + policy.window) {
             Decision::RestartAfter(pause) => prop_assert!(pause <= policy.backoff_min),
-            Decision::GiveUp { .. } => prop_assert!(false, "gave up after a quiet window"),
+            Decision::GiveUp { .. } => prop_assert!(false, "no restart after a quiet window"),
         }
     }
 

@@ -1,17 +1,16 @@
-//! Whether glommio can start in this process, and, if not, why in words with the mend.
+//! Finds out whether glommio can start in this process, and explains a refusal with its remedy.
 
 use std::sync::OnceLock;
 
 use crate::executor::{GlommioRefusal, panic_text, try_glommio};
 
-/// The answer, looked for once per process.
+/// Probes once per process and returns the kept answer.
 pub(crate) fn glommio_here() -> &'static Result<(), String> {
     static ANSWER: OnceLock<Result<(), String>> = OnceLock::new();
     ANSWER.get_or_init(|| {
-        // On a thread of its own: glommio panics where it does not expect a refusal, and leaves its traces in
-        // thread-local state.
+        // The probe has its own thread: glommio panics on some refusals, and leaves data in thread-local state.
         let refusal = match std::thread::Builder::new().name("oxide-probe".to_owned()).spawn(try_glommio) {
-            Err(error) => GlommioRefusal::Other(format!("no thread for the probe: {error}")),
+            Err(error) => GlommioRefusal::Other(format!("cannot create a thread for the probe: {error}")),
             Ok(thread) => match thread.join() {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(refusal)) => refusal,
@@ -22,35 +21,35 @@ pub(crate) fn glommio_here() -> &'static Result<(), String> {
     })
 }
 
-/// `/proc/sys/kernel/io_uring_disabled` (kernel 6.6 and later): 0 open, 1 for the privileged, 2 for nobody.
+/// Reads `/proc/sys/kernel/io_uring_disabled` (kernel 6.6 and later): 0 means enabled, 1 privileged only, 2 disabled.
 pub(crate) fn io_uring_disabled() -> Option<u32> {
     std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").ok()?.trim().parse().ok()
 }
 
-/// A file's one line, or a question mark.
+/// Returns the content of a one-line file, or a question mark.
 pub(crate) fn file(path: &str) -> String {
     std::fs::read_to_string(path).map_or_else(|_| "?".to_owned(), |text| text.trim().to_owned())
 }
 
-/// The refusal in words, with the mend.
+/// Describes a refusal and its remedy.
 pub(crate) fn explain(refusal: &GlommioRefusal, disabled: Option<u32>) -> String {
     let text = match refusal {
         GlommioRefusal::Memlock { limit, wanted } => {
             return format!(
-                "glommio wants {wanted} bytes of lockable memory and the limit is {limit}: raise it (`ulimit -l {}`, \
+                "glommio needs {wanted} bytes of lockable memory; the limit is {limit}; to fix: raise it (`ulimit -l {}`, \
                  systemd LimitMEMLOCK=, docker --ulimit memlock=)",
                 wanted.div_ceil(1024)
             );
         }
         GlommioRefusal::Other(text) => text,
     };
-    // EPERM comes as an error's text from setting up, and as a panic's from entering the ring.
+    // EPERM is in the text of the error from the set-up, or in the panic from entering the ring.
     if text.contains("(os error 1)") || text.contains("PermissionDenied") {
         match disabled {
             Some(level @ 1..) => format!(
-                "io_uring is switched off (kernel.io_uring_disabled = {level}): `sysctl -w kernel.io_uring_disabled=0`"
+                "io_uring is disabled (kernel.io_uring_disabled = {level}); to fix: sysctl -w kernel.io_uring_disabled=0"
             ),
-            _ => "io_uring is forbidden here (EPERM), most likely by the container's seccomp profile: allow \
+            _ => "io_uring is forbidden (EPERM), probably by the container's seccomp profile; to fix: allow \
                   io_uring_setup, io_uring_enter and io_uring_register in it"
                 .to_owned(),
         }

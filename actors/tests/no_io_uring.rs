@@ -1,4 +1,5 @@
-//! Where glommio cannot start, `auto` takes threads and says why. Alone in its process, as it lowers a limit.
+//! Checks that `auto` uses threads and reports the reason where glommio cannot start. The test has its own process,
+//! because it lowers a limit.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use oxide_actors::executor::{ExecutorChoice, ExecutorError, ExecutorKind, ExecutorSpec, ThreadOutcome, spawn};

@@ -1,4 +1,5 @@
-//! Restarting an executor costs no file descriptor and no thread. Alone in its process, as it counts them.
+//! Checks that restarting an executor leaks no file descriptor and no thread. The test has its own process, because
+//! it counts them.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::time::Duration;
@@ -10,8 +11,8 @@ fn count(path: &str) -> usize {
     std::fs::read_dir(path).unwrap().count()
 }
 
-/// The count when it has come down to `wanted`, or what it is in the end: glommio's helper threads end, and
-/// close their eventfd, a moment after their executor.
+/// Waits until the count fails to `wanted` and returns the last count. glommio's helper threads end, and close their
+/// eventfd, shortly after their executor.
 fn settled(path: &str, wanted: usize) -> usize {
     for _ in 0..1000 {
         if count(path) <= wanted {
@@ -22,15 +23,15 @@ fn settled(path: &str, wanted: usize) -> usize {
     count(path)
 }
 
-fn one_life(kind: ExecutorKind, life: usize) {
+fn one_run(kind: ExecutorKind, run: usize) {
     let (address, mailbox) = mailbox::<usize>(4).unwrap();
-    let spec = ExecutorSpec { name: format!("life-{life}"), cpu: None, kind };
+    let spec = ExecutorSpec { name: format!("run-{run}"), cpu: None, kind };
     let handle = spawn(spec, move |runtime| async move {
         loop {
             runtime.checkpoint().await;
             match mailbox.try_recv() {
-                Some(life) if life % 2 == 0 => return life,
-                Some(life) => panic!("life {life}"),
+                Some(run) if run % 2 == 0 => return run,
+                Some(run) => panic!("run {run}"),
                 None => {
                     mailbox.wait(&[], Duration::from_millis(10), || false);
                 }
@@ -38,17 +39,17 @@ fn one_life(kind: ExecutorKind, life: usize) {
         }
     })
     .unwrap();
-    address.send_timeout(life, Duration::from_secs(60)).unwrap();
+    address.send_timeout(run, Duration::from_secs(60)).unwrap();
     match handle.join() {
-        ThreadOutcome::Finished(n) => assert_eq!((n, n % 2), (life, 0)),
-        ThreadOutcome::Panicked(text) => assert_eq!((text, life % 2), (format!("life {life}"), 1)),
+        ThreadOutcome::Finished(n) => assert_eq!((n, n % 2), (run, 0)),
+        ThreadOutcome::Panicked(text) => assert_eq!((text, run % 2), (format!("run {run}"), 1)),
         ThreadOutcome::Lost(text) => assert_eq!(text, "not lost"),
     }
 }
 
 #[test]
 fn two_hundred_restarts_leave_neither_descriptors_nor_threads() {
-    // Half of the lives end by a panic; 100 printed backtraces would say nothing.
+    // Half of the runs end by a panic; 100 printed backtraces would be useless.
     std::panic::set_hook(Box::new(|_| {}));
     let mut kinds = vec![ExecutorKind::Thread];
     match ExecutorChoice::Auto.resolve() {
@@ -56,12 +57,12 @@ fn two_hundred_restarts_leave_neither_descriptors_nor_threads() {
         (ExecutorKind::Thread, reason) => eprintln!("SKIPPED-OK 200 restarts of glommio: {reason:?}"),
     }
     for kind in kinds {
-        // What is made once per process (membarrier, global state) is made by the first life.
-        one_life(kind, 0);
+        // The first run creates what exists once per process (membarrier, global state).
+        one_run(kind, 0);
         let threads = settled("/proc/self/task", 2);
         let descriptors = count("/proc/self/fd");
-        for life in 1..=200 {
-            one_life(kind, life);
+        for run in 1..=200 {
+            one_run(kind, run);
         }
         assert_eq!(settled("/proc/self/task", threads), threads, "{kind:?}");
         assert_eq!(settled("/proc/self/fd", descriptors), descriptors, "{kind:?}");

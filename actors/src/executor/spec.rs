@@ -1,18 +1,18 @@
-//! What an executor is made of, how it is chosen, and why it does not start.
+//! Describes an executor, its choice, and the errors of its start.
 
 use crate::probe;
 
-/// What drives the future of an actor.
+/// Names what runs the future of an actor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ExecutorKind {
-    /// A glommio executor: needs io_uring and 512 KiB of lockable memory.
+    /// A glommio executor. It needs io_uring and 512 KiB of lockable memory.
     Glommio,
-    /// A plain thread that polls its one future: works everywhere.
+    /// A plain thread that polls one future. It works everywhere.
     Thread,
 }
 
 impl ExecutorKind {
-    /// The word used in configuration, logs and metrics.
+    /// Returns the name used in configuration, logs and metrics.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -22,25 +22,25 @@ impl ExecutorKind {
     }
 }
 
-/// What the configuration asks for.
+/// Holds the configured choice of executor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum ExecutorChoice {
-    /// glommio if this process can use io_uring, else threads, with the reason told.
+    /// Use glommio if this process can use io_uring. Otherwise use threads and report the reason.
     #[default]
     Auto,
-    /// glommio or an error.
+    /// Use glommio, or return an error.
     Glommio,
-    /// Threads, without looking.
+    /// Use threads, without a probe.
     Thread,
 }
 
 impl ExecutorChoice {
-    /// Decides. `Auto` looks once per process whether glommio starts here (the answer is kept) and, if
-    /// not, says why in words with the mend.
+    /// Decides for an executor. `Auto` probes once per process whether glommio starts, and keeps the answer. If it
+    /// does not start, `Auto` also returns the reason with its remedy.
     ///
-    /// The look is an executor really built, run and joined: containers forbid io_uring by seccomp, which
-    /// no file shows. A seccomp filter whose action is to kill the process cannot be survived by
-    /// any look; choose [`ExecutorChoice::Thread`] there.
+    /// The probe builds, runs and joins a real executor, because containers forbid io_uring by seccomp, and no file
+    /// shows that. If a seccomp filter kills the process, no probe can survive it; choose [`ExecutorChoice::Thread`]
+    /// there.
     #[must_use]
     pub fn resolve(self) -> (ExecutorKind, Option<String>) {
         match self {
@@ -54,58 +54,60 @@ impl ExecutorChoice {
     }
 }
 
-/// One executor to be made.
+/// Describes one executor before its start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExecutorSpec {
-    /// Name of the thread and in errors; the kernel shows its first 15 bytes.
+    /// Name of the thread, also used in errors. The kernel shows its first 15 bytes.
     pub name: String,
-    /// Logical CPU to pin to, as in `/sys/devices/system/cpu`. `None`: wherever the spawning thread may run.
+    /// Logical CPU to pin to, as in `/sys/devices/system/cpu`. `None` keeps the affinity of the spawning thread.
     pub cpu: Option<u32>,
-    /// What drives it.
+    /// Kind of the executor.
     pub kind: ExecutorKind,
 }
 
-/// Why an executor did not start.
+/// Describes why an executor did not start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ExecutorError {
-    /// The CPU is absent, offline, or outside what this process may use.
+    /// The CPU is absent, offline, or outside the set that this process may use.
     #[error(
-        "executor {executor}: cannot run on CPU {cpu}: {observed} (online: {online}); choose an online CPU, or let \
+        "executor {executor}: cannot run on CPU {cpu}: {observed} (online: {online}); to fix: choose an online CPU, or let \
          this process use it (`taskset`, systemd AllowedCPUs=, docker --cpuset-cpus)"
     )]
     Cpu {
         /// Name from the [`ExecutorSpec`].
         executor: String,
-        /// CPU that was asked for.
+        /// Requested CPU.
         cpu: u32,
-        /// What the kernel said.
+        /// Error of the kernel.
         observed: String,
         /// Content of `/sys/devices/system/cpu/online`.
         online: String,
     },
-    /// glommio did not start; the text names the cause and the mend.
+    /// glommio did not start; the message names the cause and the remedy.
     #[error("executor {executor}: {observed}; or choose the executor \"thread\"")]
     IoUring {
         /// Name from the [`ExecutorSpec`].
         executor: String,
-        /// What was observed, and the mend.
+        /// Cause and remedy.
         observed: String,
     },
-    /// The kernel gave no thread.
-    #[error("executor {executor}: no thread: {source}; look at `ulimit -u` and the cgroup's pids.max")]
+    /// The kernel created no thread.
+    #[error(
+        "executor {executor}: cannot create a thread: {source}; to fix: raise `ulimit -u` or the cgroup's pids.max"
+    )]
     Thread {
         /// Name from the [`ExecutorSpec`].
         executor: String,
-        /// What the kernel said.
+        /// Error of the kernel.
         source: std::io::Error,
     },
-    /// The thread ended before it could say whether it was ready.
+    /// The thread ended before it reported that it was ready.
     #[error("executor {executor}: ended while starting: {observed}")]
     Lost {
         /// Name from the [`ExecutorSpec`].
         executor: String,
-        /// Text of the panic, if there was one.
+        /// Message of the panic, if there was one.
         observed: String,
     },
 }

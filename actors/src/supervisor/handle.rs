@@ -1,4 +1,4 @@
-//! How the rest of the engine speaks to the supervisor: requests over one bounded channel, each with its answer.
+//! Sends requests of the engine to the supervisor over one bounded channel. Each request has its own answer.
 
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -8,62 +8,62 @@ use crossbeam_channel::{Sender, TrySendError, bounded};
 use super::{ActorId, ActorState, CommandRefused, EngineHealth, HandlerAge, RestartScope};
 use crate::executor::panic_text;
 
-/// Requests of the engine and the operator that wait at most.
+/// Maximum number of waiting requests from the engine and the operator.
 pub(super) const REQUESTS: usize = 64;
 
-/// What one worker looks like from outside.
+/// Describes the state of one actor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ActorStatus {
-    /// Which.
+    /// Identifies the actor.
     pub actor: ActorId,
-    /// [`ActorController::name`](super::ActorController::name).
+    /// Name from [`ActorController::name`](super::ActorController::name).
     pub name: String,
-    /// Where it is.
+    /// Current state.
     pub state: ActorState,
-    /// Number of its present or last life, from 1; 0: never started.
+    /// Number of its current or last run, from 1; 0 if it never started.
     pub generation: u64,
-    /// Restarts so far, soft and hard.
+    /// Number of restarts so far, of every scope.
     pub restarts: u64,
-    /// Whether its heartbeat stands.
+    /// Whether its heartbeat has stopped.
     pub stalled: bool,
-    /// Telemetry dropped so far.
+    /// Number of telemetry messages dropped so far.
     pub telemetry_dropped: u64,
 }
 
-/// How a drain or a stop came out.
+/// Reports the result of a drain or a stop.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct StopReport {
-    /// Names of those that were told to end and still run.
+    /// Names of the actors that did not end in time and still run.
     pub not_ended: Vec<String>,
 }
 
-/// A worker that has no handler of the newest factory.
+/// Describes an actor that has no handler of the newest factory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotReplaced {
-    /// Identifies the worker.
+    /// Identifies the actor.
     pub actor: ActorId,
-    /// What it has instead: never [`HandlerAge::Newest`].
+    /// Age of its handler; never [`HandlerAge::Newest`].
     pub handler: HandlerAge,
-    /// Its state.
+    /// Current state.
     pub state: ActorState,
 }
 
-/// Why a request to the supervisor came to nothing.
+/// Describes why a request to the supervisor failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SupervisorError {
-    /// Not possible in the worker's present state.
+    /// The request is not possible in the actor's current state.
     #[error(transparent)]
     Refused(#[from] CommandRefused),
     /// Too many requests wait.
-    #[error("the supervisor has {REQUESTS} requests waiting: try again")]
+    #[error("supervisor: busy: {REQUESTS} requests wait; to fix: try again")]
     Busy,
     /// The supervisor has ended.
-    #[error("the supervisor has ended: nothing is started any more")]
+    #[error("supervisor: it has ended and starts no actor")]
     Gone,
 }
 
-/// One request on its way to the supervisor.
+/// Holds one request to the supervisor.
 pub(super) enum SupervisorRequest<N> {
     Restart(ActorId, RestartScope, u8, Sender<Result<(), CommandRefused>>),
     ReplaceHandlers(Replacement),
@@ -74,19 +74,20 @@ pub(super) enum SupervisorRequest<N> {
     Status(Sender<(EngineHealth, Vec<ActorStatus>)>),
 }
 
-/// Takes the answer to a replacement of the handlers.
+/// Receives the answer to a replacement of the handlers.
 pub(super) type ReplacementReply = Sender<Result<Vec<NotReplaced>, CommandRefused>>;
 
-/// Handlers of all workers are to be replaced.
+/// Requests new handlers for all actors.
 pub(super) struct Replacement {
-    /// Brings the new factory into force.
+    /// Activates the new factory.
     pub(super) commit: Box<dyn FnOnce() + Send>,
-    /// The answer is given at this time, whatever is missing.
+    /// Deadline of the answer, even if handlers are missing.
     pub(super) by: Instant,
     pub(super) reply: ReplacementReply,
 }
 
-/// Speaks to the supervisor, from any thread. When the last is dropped, all workers are stopped.
+/// Sends requests to the supervisor, from any thread. When the last handle is dropped, the supervisor stops all
+/// actors.
 #[derive(Debug)]
 pub struct SupervisorHandle<N> {
     requests: Sender<SupervisorRequest<N>>,
@@ -104,20 +105,21 @@ impl<N> SupervisorHandle<N> {
         Self { requests, actors }
     }
 
-    /// Restarts a worker, or starts one that is stopped or failed. Returns when it is under way.
+    /// Restarts an actor, or starts a stopped or failed one. Returns when the restart has begun.
     ///
     /// # Errors
-    /// [`SupervisorError`].
+    /// Returns [`SupervisorError`].
     pub fn restart(&self, actor: ActorId, scope: RestartScope, port: u8) -> Result<(), SupervisorError> {
         Ok(self.ask(|reply| SupervisorRequest::Restart(actor, scope, port, reply))??)
     }
 
-    /// Calls `commit`, which brings another factory of handlers into force, and has each live worker replace its handler.
-    /// Starts no worker: one that is stopped, failed or waiting gets the new handler with its next start. Waits until
-    /// every live worker has reported its new handler, at most `within`; returns the workers that do not have it.
+    /// Calls `commit`, which activates another factory of handlers, and makes each live actor replace its handler. It
+    /// starts no actor: a stopped, failed or waiting one gets the new handler at its next start. Waits at most
+    /// `within` until every live actor has reported its new handler. Returns the actors that do not have it.
     ///
     /// # Errors
-    /// [`SupervisorError::Gone`], or [`CommandRefused::Stopping`]: `commit` was not called then, and nothing has changed.
+    /// Returns [`SupervisorError::Gone`], or [`CommandRefused::Stopping`]. In both cases `commit` was not called and
+    /// nothing has changed.
     pub fn replace_handlers(
         &self,
         within: Duration,
@@ -125,16 +127,16 @@ impl<N> SupervisorHandle<N> {
     ) -> Result<Vec<NotReplaced>, SupervisorError> {
         let (reply, answer) = bounded(1);
         let replacement = Replacement { commit: Box::new(commit), by: Instant::now() + within, reply };
-        // Waits for a free place: the supervisor itself never waits.
+        // This waits for a free place in the channel: the supervisor itself never waits.
         self.requests.send(SupervisorRequest::ReplaceHandlers(replacement)).map_err(|_| SupervisorError::Gone)?;
         Ok(answer.recv().map_err(|_| SupervisorError::Gone)??)
     }
 
-    /// Has a worker, or all, finish its work and stop; waits until it has, which may take longer than
-    /// `within` by [`Settings::end_within`](super::Settings::end_within).
+    /// Makes one actor, or all, finish its work and stop, and waits for that. The wait may exceed `within` by
+    /// [`Settings::end_within`](super::Settings::end_within).
     ///
     /// # Errors
-    /// [`SupervisorError`].
+    /// Returns [`SupervisorError`].
     pub fn drain(&self, actor: Option<ActorId>, within: Duration) -> Result<StopReport, SupervisorError> {
         let actors = match actor {
             Some(actor) if actor.0 >= self.actors => {
@@ -146,18 +148,18 @@ impl<N> SupervisorHandle<N> {
         self.ask(|reply| SupervisorRequest::Drain(actors, within, reply))
     }
 
-    /// Stops all workers and the supervisor; waits until they have ended, at most `within`.
+    /// Stops all actors and the supervisor. Waits until they have ended, at most `within`.
     ///
     /// # Errors
-    /// [`SupervisorError`].
+    /// Returns [`SupervisorError`].
     pub fn stop(&self, within: Duration) -> Result<StopReport, SupervisorError> {
         self.ask(|reply| SupervisorRequest::Stop(within, reply))
     }
 
-    /// Something `actor` may wait for has come: it tries again at once.
+    /// Makes `actor` try again at once, because something that it waits for may be present now.
     ///
     /// # Errors
-    /// [`SupervisorError`].
+    /// Returns [`SupervisorError`].
     pub fn wake(&self, actor: ActorId) -> Result<(), SupervisorError> {
         self.send(SupervisorRequest::Wake(actor))
     }
@@ -165,15 +167,15 @@ impl<N> SupervisorHandle<N> {
     /// Passes `message` to [`ActorController::on_engine_message`](super::ActorController::on_engine_message).
     ///
     /// # Errors
-    /// [`SupervisorError`].
+    /// Returns [`SupervisorError`].
     pub fn send_engine_message(&self, actor: ActorId, message: N) -> Result<(), SupervisorError> {
         self.send(SupervisorRequest::EngineMessage(actor, message))
     }
 
-    /// All workers, in their order.
+    /// Returns the status of all actors, in their order.
     ///
     /// # Errors
-    /// [`SupervisorError`].
+    /// Returns [`SupervisorError`].
     pub fn status(&self) -> Result<(EngineHealth, Vec<ActorStatus>), SupervisorError> {
         self.ask(SupervisorRequest::Status)
     }
@@ -192,7 +194,7 @@ impl<N> SupervisorHandle<N> {
     }
 }
 
-/// A running supervisor.
+/// Owns a running supervisor.
 #[derive(Debug)]
 pub struct Supervisor<N> {
     handle: SupervisorHandle<N>,
@@ -204,16 +206,16 @@ impl<N> Supervisor<N> {
         Self { handle, thread }
     }
 
-    /// A handle to speak to it.
+    /// Returns a handle that sends requests.
     #[must_use]
     pub fn handle(&self) -> SupervisorHandle<N> {
         self.handle.clone()
     }
 
-    /// Waits for its thread to end, which it does after a stop; the text of its panic otherwise.
+    /// Waits until the supervisor's thread ends, which it does after a stop.
     ///
     /// # Errors
-    /// Text of a panic in the observer or in a [`Worker`](super::Datapath).
+    /// Returns the message of a panic in the observer or in an [`ActorController`](super::ActorController).
     pub fn join(self) -> Result<(), String> {
         drop(self.handle);
         self.thread.join().map_err(panic_text)

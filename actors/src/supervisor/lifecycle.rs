@@ -1,6 +1,6 @@
-//! One worker in the roster: its phase, and what each input makes of it.
+//! Holds the state machine of one actor: its phase, and the effect of each input.
 //!
-//! [`ActorState`] is what the world sees; [`Phase`] is what the supervisor waits for. Only here do they change.
+//! [`ActorState`] is the public state. [`Phase`] is what the supervisor waits for. Only this module changes them.
 
 mod failure;
 mod reload;
@@ -22,20 +22,20 @@ pub(super) struct ActorLifecycle {
     generation: u64,
     restarts: u64,
     budget: RestartBudget,
-    /// When it last left `Running`.
+    /// Time at which it last left `Running`.
     down_since: Option<Instant>,
-    /// When the handler was last told to restart, or came back from it, in this life.
+    /// Time of the last restart of the handler in this run: of the command, or of the handler's report after it.
     softened: Option<Instant>,
-    /// Failures of the handler, each soon after the restart before it.
+    /// Number of failures of the handler that each followed soon after a restart.
     quick: u8,
     stalled: bool,
-    /// The live actor's handler may be one of a former factory, and is to be replaced as soon as the actor can do it.
+    /// The live actor may have a handler of a former factory. The handler is replaced as soon as the actor can do it.
     outdated: bool,
 }
 
 impl ActorLifecycle {
     pub(super) fn new(settings: &Settings, actor: ActorId) -> Self {
-        // Another seed for each, or workers felled together would come back together.
+        // Each actor has another seed. Otherwise actors that fail together would restart together.
         let seed = settings.seed ^ (actor.0 as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         Self {
             state: ActorState::Planned,
@@ -67,12 +67,12 @@ impl ActorLifecycle {
         self.stalled
     }
 
-    /// Whether an actor of this slot has a thread.
+    /// Returns whether this actor has a thread.
     pub(super) fn is_live(&self) -> bool {
         !matches!(self.phase, Phase::Idle | Phase::Backoff { .. } | Phase::Waiting { .. })
     }
 
-    /// Whether nothing more will come without a new order or a late end.
+    /// Returns whether nothing more happens without a new command or a late exit.
     pub(super) fn is_settled(&self) -> bool {
         matches!(self.phase, Phase::Idle | Phase::Overdue { next: AfterExit::Rest(_) })
     }
@@ -89,7 +89,7 @@ impl ActorLifecycle {
         }
     }
 
-    /// The first start.
+    /// Starts the actor for the first time.
     pub(super) fn begin(&mut self, cx: &mut TransitionContext<'_>) {
         if matches!(self.state, ActorState::Planned) {
             self.start(cx, Cause::FirstStart);
@@ -124,7 +124,7 @@ impl ActorLifecycle {
             (Phase::Rebuilding { what: RebuildTarget::Handler { .. }, .. }, StateReport::SoftFailed(message)) => {
                 self.fail(cx, RestartScope::Queue, Failure::HandlerPanic(message));
             }
-            // Where a part was waited for, the handler comes first: the actor tells of the part again.
+            // If a port was due to reopen, the handler comes first: the actor reports the closed port again.
             (Phase::Opening | Phase::Up | Phase::Rebuilding { .. }, StateReport::SoftFailed(message))
             | (
                 Phase::RebuildPending { what: RebuildTarget::Part(_) | RebuildTarget::Parts, .. },
@@ -139,7 +139,7 @@ impl ActorLifecycle {
             ) => {
                 self.part_failed(cx, Failure::Port(cause));
             }
-            // The handler is back, but not all parts are.
+            // The handler is rebuilt, but some ports are still closed.
             (Phase::Rebuilding { .. }, StateReport::PartFailed { cause, .. }) => {
                 self.softened = Some(cx.now);
                 self.part_failed(cx, Failure::Port(cause));
@@ -147,12 +147,12 @@ impl ActorLifecycle {
             (Phase::Draining { .. }, StateReport::Drained | StateReport::SoftFailed(_)) => {
                 self.end(cx, cx.settings.end_within, AfterExit::Rest(ActorState::Stopped));
             }
-            // Overtaken: it speaks from before a command it has not read yet.
+            // The report is outdated: the actor sent it before it read a command.
             _ => {}
         }
     }
 
-    /// What the passing of time brings.
+    /// Acts on a deadline that has passed.
     pub(super) fn on_time(&mut self, cx: &mut TransitionContext<'_>) {
         if self.due().is_none_or(|due| cx.now < due) {
             return;
@@ -189,7 +189,7 @@ impl ActorLifecycle {
             self.stalled = true;
             cx.out.push(Action::Emit(Event::Stalled { actor: cx.actor, age }));
             if matches!(self.phase, Phase::Draining { .. }) {
-                // It serves nobody, so nobody is waited for.
+                // The actor serves no client, so there is nothing to wait for.
                 self.end(cx, cx.settings.end_within, AfterExit::Rest(ActorState::Stopped));
             }
         }
@@ -211,7 +211,7 @@ impl ActorLifecycle {
             (Phase::Opening, RestartScope::Handler | RestartScope::Port) => {
                 return Err(CommandRefused::Opening { actor });
             }
-            // Under way. (Draining was answered above.)
+            // It is in progress already. (Draining was answered above.)
             (Phase::Rebuilding { what: RebuildTarget::Handler { .. }, .. }, RestartScope::Handler)
             | (Phase::Draining { .. }, _) => {}
             (Phase::Idle, _) => {
@@ -223,7 +223,7 @@ impl ActorLifecycle {
                 *next = AfterExit::Start { due: cx.now };
                 self.go(cx, asked(RestartScope::Queue), Cause::RestartAsked);
             }
-            // The handler of a parked actor comes first: only the actor knows that a part is closed, and tells again.
+            // A failed handler comes first. Only the actor knows that a port is closed, and it reports that again.
             (Phase::RebuildPending { what: RebuildTarget::Handler { .. }, .. }, RestartScope::Port) => {
                 return Err(CommandRefused::RebuildInProgress { actor });
             }
@@ -247,7 +247,7 @@ impl ActorLifecycle {
         Ok(())
     }
 
-    /// Tries again at once what waits to be tried.
+    /// Makes an actor that waits try again at once.
     pub(super) fn wake(&mut self, cx: &mut TransitionContext<'_>) {
         let waits = matches!(self.state, ActorState::Waiting { .. });
         match self.phase {
@@ -267,14 +267,14 @@ impl ActorLifecycle {
                 self.go(cx, ActorState::Draining, Cause::DrainAsked);
             }
             Phase::Draining { by } => *by = (*by).min(cx.after(within)),
-            // Nothing in it to drain.
+            // There is nothing to drain.
             _ => self.stop(cx, cx.settings.end_within),
         }
     }
 
     pub(super) fn stop(&mut self, cx: &mut TransitionContext<'_>, within: Duration) {
         match &mut self.phase {
-            // A failure stays to be read.
+            // The reason of a failure stays visible.
             Phase::Idle if matches!(self.state, ActorState::Failed { .. }) => {}
             Phase::Idle | Phase::Backoff { .. } | Phase::Waiting { .. } => {
                 self.phase = Phase::Idle;
@@ -295,7 +295,7 @@ impl ActorLifecycle {
         }
     }
 
-    /// Has the actor end, if there is one; then `next`.
+    /// Stops the actor, if it has a thread. `next` follows its exit.
     fn end(&mut self, cx: &mut TransitionContext<'_>, within: Duration, next: AfterExit) {
         if self.is_live() {
             cx.send(SupervisorCommand::Stop);
@@ -305,10 +305,10 @@ impl ActorLifecycle {
         }
     }
 
-    /// No actor lives: goes on to `next`.
+    /// Continues with `next` after the actor has ended.
     fn after_exit(&mut self, cx: &mut TransitionContext<'_>, next: AfterExit, cause: Cause) {
         match next {
-            // Even one that is due starts by the next tick: a start that is refused at once must not recurse.
+            // Even a start that is due waits for the next tick: a start that is refused at once must not recurse.
             AfterExit::Start { due } => self.phase = Phase::Backoff { due },
             AfterExit::Rest(state) => {
                 self.phase = Phase::Idle;
@@ -323,16 +323,16 @@ impl ActorLifecycle {
         self.phase = Phase::Opening;
         self.softened = None;
         self.outdated = false;
-        // Tries of one that waits are not news, until one succeeds.
+        // Attempts of a waiting actor are not reported until one succeeds.
         if !matches!(self.state, ActorState::Waiting { .. }) {
             self.go(cx, ActorState::Opening, cause);
         }
         cx.out.push(Action::Start { actor: cx.actor, generation: self.generation });
     }
 
-    /// Tells the parked or running actor to rebuild something inside it.
+    /// Commands the actor to rebuild something inside it.
     fn start_rebuild(&mut self, cx: &mut TransitionContext<'_>, what: RebuildTarget) {
-        // Tries of one that waits are not news.
+        // Attempts of a waiting actor do not count as restarts.
         self.restarts += u64::from(!matches!(self.state, ActorState::Waiting { .. }));
         self.phase = Phase::Rebuilding { by: cx.after(cx.settings.end_within), what };
         cx.send(match what {
@@ -361,7 +361,7 @@ impl ActorLifecycle {
         }
         let gap = match to {
             ActorState::Running => self.down_since.take().map(|since| cx.now.saturating_duration_since(since)),
-            // Ended on purpose: what follows is no gap.
+            // The stop was requested: the time until the next start is not a gap.
             ActorState::Stopped => self.down_since.take().and(None),
             _ => None,
         };

@@ -1,4 +1,4 @@
-//! The actor's line to its supervisor.
+//! Carries an actor's messages to its supervisor.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,12 +8,12 @@ use crossbeam_channel::Sender;
 use super::{ActorId, StateReport};
 use crate::heartbeat::Heartbeat;
 
-/// Messages of all workers that the supervisor has not read yet, at most.
+/// Maximum number of messages of all actors that the supervisor has not read yet.
 pub(super) const MESSAGE_CAPACITY: usize = 1024;
-/// Telemetry is refused above this, so that words and reports find room without waiting.
+/// Telemetry is dropped above this number of messages, so that state reports and reports do not wait.
 const TELEMETRY_ROOM: usize = MESSAGE_CAPACITY / 2;
 
-/// One message on the way to the supervisor.
+/// Holds one message to the supervisor.
 #[derive(Debug)]
 pub(super) struct ActorMessage<R> {
     pub(super) actor: ActorId,
@@ -29,8 +29,8 @@ pub(super) enum ActorMessageBody<R> {
     Ending,
 }
 
-/// Beats, speaks and reports for one life of one worker. The actor owns it; when it is dropped, on a panic too, the
-/// supervisor looks for the actor's end at once.
+/// Reports heartbeat, state and telemetry of one run of one actor. The actor owns it. When it is dropped, also by a
+/// panic, the supervisor checks at once whether the actor has ended.
 #[derive(Debug)]
 pub struct SupervisorLink<R> {
     actor: ActorId,
@@ -51,37 +51,37 @@ impl<R> SupervisorLink<R> {
         Self { actor, generation, messages, heartbeat, dropped }
     }
 
-    /// Which worker this is.
+    /// Returns the actor's identity.
     #[must_use]
     pub fn actor(&self) -> ActorId {
         self.actor
     }
 
-    /// Which life of it, counted from 1.
+    /// Returns the number of this run, from 1.
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// One turn done; about 1 ns.
+    /// Counts one turn. It costs about 1 ns.
     #[inline]
     pub fn beat(&self) {
         self.heartbeat.beat();
     }
 
-    /// Tells the supervisor a change of state. Waits for room if need be, so it is never lost; false if no
-    /// supervisor is left.
+    /// Reports a change of state to the supervisor. Waits for a free place if necessary, so the report is never lost.
+    /// Returns false if the supervisor has ended.
     pub fn report_state(&self, report: StateReport) -> bool {
         self.send(ActorMessageBody::State(report))
     }
 
-    /// Tells the observer something that must not be lost; as [`SupervisorLink::report_state`].
+    /// Sends the observer a report that must not be lost, like [`SupervisorLink::report_state`].
     pub fn report(&self, report: R) -> bool {
         self.send(ActorMessageBody::Report(report))
     }
 
-    /// Tells the observer something that may be lost: if the supervisor is behind it is dropped and counted,
-    /// without waiting. A send to a sleeping supervisor costs about 8 us, so a few times a second at most.
+    /// Sends the observer a report that may be lost. If the supervisor is late, the report is dropped and counted,
+    /// without waiting. A send to a sleeping supervisor costs about 8 us, so call this at most a few times a second.
     pub fn telemetry(&self, report: R) -> bool {
         let sent = self.messages.len() < TELEMETRY_ROOM
             && self.messages.try_send(self.message_of(ActorMessageBody::Report(report))).is_ok();
@@ -91,7 +91,7 @@ impl<R> SupervisorLink<R> {
         sent
     }
 
-    /// Telemetry dropped so far, over all lives of this worker.
+    /// Returns the number of dropped telemetry messages, over all runs of this actor.
     #[must_use]
     pub fn telemetry_dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
@@ -108,7 +108,7 @@ impl<R> SupervisorLink<R> {
 
 impl<R> Drop for SupervisorLink<R> {
     fn drop(&mut self) {
-        // Only a hint: without it the supervisor sees the end at its next look.
+        // This is only a hint: without it the supervisor sees the exit at its next check.
         let _ = self.messages.try_send(self.message_of(ActorMessageBody::Ending));
     }
 }

@@ -1,5 +1,5 @@
-//! Where the lines of actors end that nobody's thread supervises: whoever turns actors and the
-//! [`SupervisorCore`](super::SupervisorCore) by hand, as a simulation does, hears here what they say.
+//! Receives the messages of actors without a supervisor thread. A simulation runs actors and the
+//! [`SupervisorCore`](super::SupervisorCore) itself and reads the messages here.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -11,18 +11,19 @@ use super::link::{ActorMessage, ActorMessageBody, MESSAGE_CAPACITY};
 use super::{ActorId, Input, ObserverMessage, SupervisorLink};
 use crate::heartbeat::{Heartbeat, HeartbeatMonitor};
 
-/// What an actor said.
+/// Holds one message of an actor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LinkMessage<R> {
-    /// Something for the roster to decide about.
+    /// An input of the [`SupervisorCore`](super::SupervisorCore).
     Input(Input),
-    /// Something for the observer.
+    /// A message for the observer.
     ObserverMessage(ObserverMessage<R>),
 }
 
-/// The other end of any number of [`SupervisorLink`]s.
+/// Receives from any number of [`SupervisorLink`]s.
 ///
-/// What a link must not lose waits for room here: on one thread, listen after each turn of an actor.
+/// A message that must not be lost waits for a free place. With one thread, read all messages after each turn of an
+/// actor.
 #[derive(Debug)]
 pub struct LinkReceiver<R> {
     sender: Sender<ActorMessage<R>>,
@@ -38,14 +39,15 @@ impl<R> Default for LinkReceiver<R> {
 }
 
 impl<R> LinkReceiver<R> {
-    /// A link for life `generation` of `actor`, and the watch on its heart, which counts as fresh at `now`.
+    /// Creates a link for run `generation` of `actor`, and the monitor of its heartbeat, which counts as fresh at
+    /// `now`.
     #[must_use]
     pub fn link(&self, actor: ActorId, generation: u64, now: Instant) -> (SupervisorLink<R>, HeartbeatMonitor) {
         let (heartbeat, watch) = Heartbeat::new(now);
         (SupervisorLink::new(actor, generation, self.sender.clone(), heartbeat, Arc::clone(&self.dropped)), watch)
     }
 
-    /// What was said next, if anything was.
+    /// Returns the next message, if there is one.
     pub fn try_recv(&self) -> Option<LinkMessage<R>> {
         loop {
             let ActorMessage { actor, generation, body } = self.messages.try_recv().ok()?;
@@ -56,7 +58,7 @@ impl<R> LinkReceiver<R> {
                 ActorMessageBody::Report(report) => {
                     LinkMessage::ObserverMessage(ObserverMessage::Report { actor, generation, report })
                 }
-                // Whoever turns an actor sees its end.
+                // The code that runs an actor sees its exit itself.
                 ActorMessageBody::Ending => continue,
             });
         }

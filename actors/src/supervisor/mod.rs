@@ -1,25 +1,26 @@
-//! Who starts workers, watches them, and starts them again.
+//! Starts actors, watches them and restarts them.
 //!
-//! One plain thread per engine. The decisions are a pure state machine, [`SupervisorCore`]: inputs and the time go in,
-//! actions come out. The thread around it ([`supervise`]) moves messages and calls the [`ActorController`]s.
+//! Each engine has one supervisor thread. The decisions are a pure state machine, [`SupervisorCore`]: inputs and the
+//! time go in, actions come out. The thread around it ([`supervise`]) moves messages and calls the
+//! [`ActorController`]s.
 //!
 //! ```text
-//!  engine, admin --SupervisorHandle--> +-----------------+ --Action::Start, Send--> ActorController (engine's, this thread)
-//!                                      | SupervisorCore  |                             | spawns, speaks to
+//!  engine, admin --SupervisorHandle--> +-----------------+ --Action::Start, Send--> ActorController (engine's code, this thread)
+//!                                      | SupervisorCore  |                             | spawns, commands
 //!  observer <--ObserverMessage-------- +-----------------+ <--SupervisorLink: states,-- actor (its own thread)
 //!                                                             reports, telemetry, heartbeat
 //!
 //!  Planned --> Opening --> Running --> Draining --> Stopped
 //!                 ^  ^      |  |  ^
-//!                 |  |      |  |  +--- Waiting (says so itself, e.g. link down; comes back by itself)
-//!                 |  |      |  +-----> Restarting(soft): handler only, the actor stays parked meanwhile
-//!                 |  |      |  +-----> Restarting(part): one of its parts; it goes on with the others
-//!                 |  +------+--------> Restarting(hard): join, pause, start again
-//!                 +-- Waiting (could not open yet) <--- the worker ended as `ActorExit::Waiting`
-//!                                      past the budget, or no use in trying: Failed, and the engine is Degraded
+//!                 |  |      |  |  +--- Waiting (reported by the actor, e.g. link down)
+//!                 |  |      |  +-----> Restarting(handler): handler only; the actor takes no packets meanwhile
+//!                 |  |      |  +-----> Restarting(port): one of its ports; it continues with the others
+//!                 |  +------+--------> Restarting(queue): join, delay, start
+//!                 +-- Waiting (could not open yet) <--- the actor ended as `ActorExit::Waiting`
+//!                                      budget exhausted, or an error that no restart fixes: Failed, and the engine is Degraded
 //! ```
 //!
-//! A worker whose actor is one function, from start to stop:
+//! A complete actor, written as one function:
 //!
 //! ```
 //! use std::time::Duration;
@@ -66,8 +67,8 @@
 //! }
 //!
 //! let supervisor = supervise(Settings::default(), vec![Counter(None)], |notice| println!("{notice:?}"))?;
-//! let rested = supervisor.handle().stop(Duration::from_secs(5))?;
-//! assert!(rested.not_ended.is_empty());
+//! let report = supervisor.handle().stop(Duration::from_secs(5))?;
+//! assert!(report.not_ended.is_empty());
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 

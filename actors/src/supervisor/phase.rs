@@ -1,54 +1,54 @@
-//! What a slot waits for, and what it needs to decide.
+//! Defines what the supervisor waits for, and the inputs of one transition.
 
 use std::time::{Duration, Instant};
 
 use super::supervisor_core::{Action, Settings};
 use super::{ActorId, ActorState, SupervisorCommand};
 
-/// What the supervisor waits for. Times are deadlines.
+/// Names what the supervisor waits for. Times are deadlines.
 #[derive(Debug, Clone)]
 pub(super) enum Phase {
-    /// Nothing, and no actor lives.
+    /// Nothing; the actor has no thread.
     Idle,
-    /// The actor's first word.
+    /// The actor's first report.
     Opening,
-    /// Nothing: it is at work, or waits by itself.
+    /// Nothing; the actor serves, or waits without the supervisor.
     Up,
-    /// The pause before something inside the living actor is rebuilt.
+    /// The end of the delay before something inside the live actor is rebuilt.
     RebuildPending { due: Instant, what: RebuildTarget },
-    /// Its return.
+    /// The report that follows the rebuild.
     Rebuilding { by: Instant, what: RebuildTarget },
-    /// The word that nothing is left.
+    /// The report that the work is finished.
     Draining { by: Instant },
-    /// The end of an actor told to stop.
+    /// The exit of a stopped actor.
     Ending { by: Instant, next: AfterExit },
-    /// The same, past the deadline.
+    /// The exit of a stopped actor, after the deadline.
     Overdue { next: AfterExit },
-    /// The pause before a hard restart; no actor lives.
+    /// The end of the delay before a restart; the actor has no thread.
     Backoff { due: Instant },
-    /// The next try; no actor lives.
+    /// The next attempt; the actor has no thread.
     Waiting { retry: Instant },
 }
 
-/// What is rebuilt inside a living actor.
+/// Names what is rebuilt inside a live actor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RebuildTarget {
-    /// The handler; the actor does nothing else meanwhile.
+    /// The handler. The actor does nothing else until then.
     Handler { inherit: bool },
-    /// This part, because somebody asks for it.
+    /// This port, because someone requested it.
     Part(u8),
-    /// Whatever part is closed.
+    /// Every closed port.
     Parts,
 }
 
-/// What follows an awaited end.
+/// Holds what follows an awaited exit.
 #[derive(Debug, Clone)]
 pub(super) enum AfterExit {
     Start { due: Instant },
     Rest(ActorState),
 }
 
-/// What a slot needs to know and where it puts what is to be done.
+/// Gives one transition its inputs, and collects its actions.
 pub(super) struct TransitionContext<'a> {
     pub(super) now: Instant,
     pub(super) actor: ActorId,
@@ -57,7 +57,7 @@ pub(super) struct TransitionContext<'a> {
 }
 
 impl TransitionContext<'_> {
-    /// Deadlines come from operators too: one beyond all time must not overflow.
+    /// Adds `wait` to the time now. Operators also set deadlines, so a very long wait must not overflow.
     pub(super) fn after(&self, wait: Duration) -> Instant {
         const TEN_YEARS: Duration = Duration::from_secs(10 * 366 * 86_400);
         self.now + wait.min(TEN_YEARS)

@@ -1,4 +1,4 @@
-//! What is said between worker, supervisor and engine.
+//! Defines the messages between actor, supervisor and engine.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -7,44 +7,44 @@ use super::{Cause, FailReason, RestartScope, SupervisorLink, WaitReason};
 use crate::executor::ThreadOutcome;
 use crate::mailbox::SendError;
 
-/// A worker's place in the list given to the supervisor, counted from zero.
+/// Identifies an actor by its index in the list given to the supervisor, from zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ActorId(pub usize);
 
-/// Where a worker is in its life.
+/// Describes the state of an actor.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ActorState {
-    /// Known, not started.
+    /// It is known and not started.
     Planned,
-    /// Started, not yet at work.
+    /// It is started and opens what it needs.
     Opening,
-    /// At work.
+    /// It serves.
     Running,
-    /// Told to finish what it has, or to end for good.
+    /// It finishes its sessions, or it ends.
     Draining,
-    /// Failed, or told to restart.
+    /// It has failed or a restart was requested.
     Restarting {
-        /// What is rebuilt.
+        /// What the restart rebuilds.
         scope: RestartScope,
-        /// Pause before it; zero when a restart was asked for.
+        /// Delay before the restart; zero for a requested one.
         backoff: Duration,
     },
-    /// Healthy, but without what it needs to work.
+    /// It is healthy, but something that it needs is absent.
     Waiting {
-        /// For what.
+        /// What it waits for.
         why: WaitReason,
     },
-    /// Not started again without being told to.
+    /// It has failed and starts again only on request.
     Failed {
-        /// Why.
+        /// Reason of the failure.
         why: FailReason,
     },
-    /// Ended as told.
+    /// It has ended on request.
     Stopped,
 }
 
 impl ActorState {
-    /// The word used in logs, metrics and the API.
+    /// Returns the name used in logs, metrics and the API.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
@@ -71,121 +71,122 @@ impl fmt::Display for ActorState {
     }
 }
 
-/// The engine as a whole.
+/// Describes the health of the whole engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum EngineHealth {
-    /// No worker failed or stalled.
+    /// No actor has failed or stalled.
     Healthy,
-    /// At least one has.
+    /// At least one actor has failed or stalled.
     Degraded,
 }
 
-/// Something the observer is told.
+/// Describes an event for the observer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(clippy::large_enum_variant)] // one for each change of state: rare, and moved a few times
+#[allow(clippy::large_enum_variant)] // one for each change of state, so the size does not matter
 pub enum Event {
-    /// A worker changed its state.
+    /// An actor changed its state.
     Changed {
-        /// Which.
+        /// Identifies the actor.
         actor: ActorId,
-        /// Before.
+        /// Previous state.
         from: ActorState,
-        /// Now.
+        /// New state.
         to: ActorState,
-        /// Why.
+        /// Cause of the change.
         cause: Cause,
-        /// On coming back to [`ActorState::Running`]: how long it was away.
+        /// Time since it last left [`ActorState::Running`], if it runs again now.
         gap: Option<Duration>,
     },
-    /// A worker's heartbeat stands still; told once. Its thread cannot be killed.
+    /// The heartbeat of an actor has stopped. This is reported once. Its thread cannot be killed.
     Stalled {
-        /// Which.
+        /// Identifies the actor.
         actor: ActorId,
-        /// How long its heartbeat has stood.
+        /// Time since the last heartbeat.
         age: Duration,
     },
-    /// A stalled worker's heart beats again, or it ended.
+    /// The heartbeat of a stalled actor resumed, or the actor ended.
     Recovered {
-        /// Which.
+        /// Identifies the actor.
         actor: ActorId,
     },
-    /// The whole became healthy or degraded.
+    /// The health of the engine changed.
     Health(EngineHealth),
 }
 
-/// What the observer gets.
+/// Holds one message to the observer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(clippy::large_enum_variant)] // one for each change of state: rare, and moved a few times
+#[allow(clippy::large_enum_variant)] // one for each change of state, so the size does not matter
 pub enum ObserverMessage<R> {
-    /// From the supervisor.
+    /// An event of the supervisor.
     Event(Event),
-    /// From a worker, unread by the supervisor.
+    /// A report of an actor. The supervisor only forwards it.
     Report {
-        /// Which.
+        /// Identifies the actor.
         actor: ActorId,
-        /// Which life of it, counted from 1.
+        /// Number of its run, from 1.
         generation: u64,
-        /// What it said.
+        /// Content of the report.
         report: R,
     },
 }
 
-/// What a worker says about itself through its [`SupervisorLink`]. Never lost.
+/// Reports an actor's state through its [`SupervisorLink`]. It is never lost.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StateReport {
-    /// At work: opened, handler rebuilt, or what it waited for is back.
+    /// The actor serves: it has opened, its handler is rebuilt, or what it waited for is present.
     Running,
-    /// Alive without what it needs to work; it will say `Running` by itself.
+    /// The actor lives, but something that it needs is absent. It reports `Running` later without a command.
     Waiting(String),
-    /// The handler failed and is gone; the actor is parked until [`SupervisorCommand::RestartHandler`] or [`SupervisorCommand::Stop`].
+    /// The handler panicked and is dropped. The actor takes no packets until [`SupervisorCommand::RestartHandler`] or
+    /// [`SupervisorCommand::Stop`].
     SoftFailed(String),
-    /// A part failed and is closed; the actor goes on without it until [`SupervisorCommand::ReopenParts`].
+    /// A port failed and is closed. The actor continues without it until [`SupervisorCommand::ReopenParts`].
     PartFailed {
-        /// Which.
+        /// Index of the port.
         part: u8,
-        /// Why.
+        /// Reason of the failure.
         cause: String,
     },
-    /// Nothing left to finish after [`SupervisorCommand::Drain`]; waits for [`SupervisorCommand::Stop`].
+    /// The actor has finished its work after [`SupervisorCommand::Drain`] and waits for [`SupervisorCommand::Stop`].
     Drained,
 }
 
-/// What the supervisor tells a live worker.
+/// Commands a live actor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SupervisorCommand {
-    /// End now.
+    /// Ends now.
     Stop,
-    /// Take no new work, finish the old, say [`StateReport::Drained`].
+    /// Takes no new work, finishes the old work, and reports [`StateReport::Drained`].
     Drain {
-        /// After this it will be stopped.
+        /// The supervisor stops the actor after this time.
         within: Duration,
     },
-    /// Rebuild the handler, then say how it is, as after each of these.
+    /// Rebuilds the handler. After this command and those below, the actor reports its state.
     RestartHandler {
-        /// Whether the new one takes over from the old one.
+        /// Whether the new handler takes over the sessions of the old one.
         inherit: bool,
     },
-    /// Close this part and open it again.
+    /// Closes and reopens this port.
     RestartPart(u8),
-    /// Open again each part that is closed.
+    /// Reopens each closed port.
     ReopenParts,
 }
 
-/// How one life of a worker ended, or why it did not begin.
+/// Reports how a run of an actor ended, or why it did not begin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ActorExit {
-    /// As told.
+    /// It ended on request.
     Done,
-    /// Not able to work yet (an absent interface): tried again now and then, and on
-    /// [`Input::Wake`](super::Input::Wake), at no cost to the restart budget.
+    /// It cannot work yet, for example because an interface is absent. The supervisor tries again at intervals and on
+    /// [`Input::Wake`](super::Input::Wake). This does not use the restart budget.
     Waiting(String),
-    /// An error that a restart may mend; spends the budget.
+    /// It ended with an error that a restart may fix. This uses the restart budget.
     Failed(String),
-    /// Its accounting does not add up; spends the budget.
+    /// Its accounting failed. This uses the restart budget.
     AccountingFailed(String),
-    /// A panic; spends the budget.
+    /// It panicked. This uses the restart budget.
     Panicked(String),
-    /// An error no restart mends (permission, configuration).
+    /// It ended with an error that no restart fixes (permission, configuration).
     Refused(String),
 }
 
@@ -201,7 +202,7 @@ impl fmt::Display for ActorExit {
     }
 }
 
-/// For a worker whose executor's body returns its [`ActorExit`].
+/// Converts the outcome of a thread whose body returns an [`ActorExit`].
 impl From<ThreadOutcome<ActorExit>> for ActorExit {
     fn from(outcome: ThreadOutcome<ActorExit>) -> Self {
         match outcome {
@@ -212,12 +213,12 @@ impl From<ThreadOutcome<ActorExit>> for ActorExit {
     }
 }
 
-/// Why a command was not taken.
+/// Describes why a command was not delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Undelivered {
-    /// No room in its mailbox: tried again soon.
+    /// The mailbox is full. The supervisor tries again soon.
     Busy,
-    /// The actor is gone: its end will be seen.
+    /// The actor has ended. The supervisor sees its exit soon.
     Gone,
 }
 
@@ -230,45 +231,46 @@ impl<T> From<SendError<T>> for Undelivered {
     }
 }
 
-/// A worker as the engine supplies it: lives on the supervisor's thread and knows how to make, reach and join its
-/// actor. No method may block for longer than a thread takes to start.
+/// Starts, commands and joins one actor. The engine implements it. It lives on the supervisor's thread, so no method
+/// may block for longer than the start of a thread.
 pub trait ActorController: Send + 'static {
-    /// What the actor tells the observer.
+    /// Type of the actor's reports to the observer.
     type Report: Send + 'static;
-    /// What the engine tells the worker past the supervisor (new tables).
+    /// Type of the engine's messages to the actor that the supervisor only forwards (new tables).
     type EngineMessage: Send + 'static;
 
-    /// For logs and errors.
+    /// Returns the name for logs and errors.
     fn name(&self) -> &str;
 
-    /// Begins life `generation`, counted from 1. The actor keeps `link`: it beats through it, speaks through it, and its
-    /// drop tells the supervisor to look for the end.
+    /// Begins run `generation`, counted from 1. The actor keeps `link` for its heartbeat and its reports. When `link`
+    /// is dropped, the supervisor checks whether the actor has ended.
     ///
     /// # Errors
-    /// An [`ActorExit`], as if the actor had ended so at once.
+    /// Returns an [`ActorExit`], as if the actor had ended at once.
     fn start(&mut self, generation: u64, link: SupervisorLink<Self::Report>) -> Result<(), ActorExit>;
 
     /// Passes a command to the live actor, without waiting.
     ///
     /// # Errors
-    /// [`Undelivered`].
+    /// Returns [`Undelivered`].
     fn command(&mut self, command: SupervisorCommand) -> Result<(), Undelivered>;
 
-    /// Takes a message of the engine's, also while no actor lives.
+    /// Takes a message of the engine, also while the actor has no thread.
     fn on_engine_message(&mut self, message: Self::EngineMessage);
 
-    /// How the actor ended, once, if it has; never waits.
+    /// Returns once how the actor ended, if it has ended. It never waits.
     fn poll_end(&mut self) -> Option<ActorExit>;
 
-    /// The actor was told to end, did not in time, and keeps its thread: stop giving it work from outside.
+    /// Stops all new work for an actor that did not end in time and keeps its thread.
     fn abandon(&mut self) {}
 
-    /// The actor's heart stands still (`true`): give it no work from outside until it beats again (`false`), or ends.
-    fn stalled(&mut self, stands: bool) {
-        let _ = stands;
+    /// Stops new work while the actor's heartbeat is stopped (`true`). Resumes when the heartbeat resumes (`false`)
+    /// or the actor ends.
+    fn stalled(&mut self, stopped: bool) {
+        let _ = stopped;
     }
 
-    /// Called about 20 times a second.
+    /// Runs regular work; the supervisor calls it about 20 times a second.
     fn tick(&mut self, now: Instant) {
         let _ = now;
     }

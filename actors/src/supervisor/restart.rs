@@ -1,4 +1,4 @@
-//! How much a restart rebuilds and why it begins: closed sets, the same from the actor to the API and the metrics.
+//! Defines the scopes and causes of restarts, used from the actor to the API and the metrics.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,12 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use super::ActorExit;
 
-/// Limits what a restart rebuilds. The rest goes on.
+/// Limits what a restart rebuilds. Everything else continues.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RestartScope {
-    /// Rebuilds the handler of a live actor. Memory, sockets and packets on the rings stay, and the next handler takes
-    /// the sessions over.
+    /// Rebuilds the handler of a live actor. Memory, sockets and packets on the rings stay. The next handler takes
+    /// over the sessions.
     Handler,
     /// Reopens one port of a live actor: the socket of one interface.
     Port,
@@ -51,9 +51,9 @@ pub enum RestartCause {
     Panic,
     /// A port failed.
     Port,
-    /// The actor's accounting does not add up: something is missing.
+    /// The actor's accounting failed: frames or packets are missing.
     Leak,
-    /// What a restart rebuilt did not report within its time.
+    /// The rebuilt part did not report in time.
     Late,
     /// The actor could not open what it needs.
     Open,
@@ -90,7 +90,7 @@ impl fmt::Display for RestartCause {
     }
 }
 
-/// Describes a failure that a restart answers. Messages are for people: no code reads them.
+/// Describes a failure that a restart answers. Messages are for people; no code reads them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Failure {
     /// The handler panicked with this message; its actor lives.
@@ -101,7 +101,7 @@ pub enum Failure {
     Port(String),
     /// The accounting failed with this message.
     Accounting(String),
-    /// What was rebuilt did not report within this time.
+    /// The rebuilt part did not report within this time.
     Late(RestartScope, Duration),
     /// Opening failed with this message.
     Open(String),
@@ -136,24 +136,24 @@ impl fmt::Display for Failure {
             | Self::Accounting(message)
             | Self::Open(message)
             | Self::Error(message) => f.write_str(message),
-            Self::Late(scope, limit) => write!(f, "{scope} not back within {limit:?} of its restart"),
-            Self::Ended => f.write_str("ended without being told to"),
+            Self::Late(scope, limit) => write!(f, "{scope} did not report within {limit:?} of its restart"),
+            Self::Ended => f.write_str("ended without a request"),
         }
     }
 }
 
-/// Explains why a worker changed its state.
+/// Explains why an actor changed its state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cause {
     /// The supervisor started it for the first time.
     FirstStart,
-    /// Somebody requested a start.
+    /// An operator requested a start.
     StartAsked,
     /// The delay after a failure is over.
     BackoffOver,
-    /// The next attempt of a worker that waits is due.
+    /// The next attempt of a waiting actor is due.
     NextTry,
-    /// Something it may wait for has come.
+    /// Something that it may wait for has appeared.
     WakeReason,
     /// The actor opened what it needs.
     Opened,
@@ -161,23 +161,23 @@ pub enum Cause {
     HandlerRestarted,
     /// A closed port is open again.
     PortOpened,
-    /// What the actor waited for is there.
+    /// The actor has what it waited for.
     Resumed,
-    /// Somebody requested a restart.
+    /// An operator or a reload requested a restart.
     RestartAsked,
-    /// Somebody requested to finish the work at hand and stop.
+    /// An operator requested a drain.
     DrainAsked,
-    /// Somebody requested to stop.
+    /// An operator requested a stop.
     StopAsked,
     /// It cannot work yet, for this reason.
     Waits(WaitReason),
-    /// It failed.
+    /// It failed for this reason.
     Failed(Failure),
-    /// An error that no restart mends.
+    /// It failed with an error that no restart fixes.
     Refused(String),
-    /// The actor was told to end and still runs.
+    /// The actor did not end in time and still runs.
     StillRuns,
-    /// The actor ended after it was told to: how.
+    /// The actor ended after a request.
     Ended(ActorExit),
 }
 
@@ -197,17 +197,17 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::FirstStart => "started",
-            Self::StartAsked => "told to start",
-            Self::BackoffOver => "starting again",
-            Self::NextTry => "next try",
+            Self::StartAsked => "start requested",
+            Self::BackoffOver => "backoff over",
+            Self::NextTry => "next attempt",
             Self::WakeReason => "woken",
             Self::Opened => "opened",
             Self::HandlerRestarted => "handler restarted",
-            Self::PortOpened => "opened again",
-            Self::Resumed => "has what it waited for",
-            Self::RestartAsked => "told to restart",
-            Self::DrainAsked => "told to drain",
-            Self::StopAsked => "told to stop",
+            Self::PortOpened => "reopened",
+            Self::Resumed => "resumed",
+            Self::RestartAsked => "restart requested",
+            Self::DrainAsked => "drain requested",
+            Self::StopAsked => "stop requested",
             Self::StillRuns => return FailReason::StillRuns.fmt(f),
             Self::Waits(reason) => return reason.fmt(f),
             Self::Failed(failure) => return failure.fmt(f),
@@ -217,16 +217,16 @@ impl fmt::Display for Cause {
     }
 }
 
-/// Explains why a worker waits.
+/// Explains why an actor waits.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum WaitReason {
-    /// Something it needs is absent: this message says what.
+    /// Something that it needs is absent. The message names it.
     Absent(String),
-    /// A port has failed more often than the budget allows; it is tried at this interval from now on.
+    /// A port has failed more often than the budget allows. From now on it is reopened at this interval.
     PortBudget {
         /// The last failure.
         failure: Failure,
-        /// Restarts within the window.
+        /// Number of restarts within the window.
         restarts: u32,
         /// Length of the window.
         window: Duration,
@@ -240,27 +240,27 @@ impl fmt::Display for WaitReason {
         match self {
             Self::Absent(message) => f.write_str(message),
             Self::PortBudget { failure, restarts, window, every } => {
-                write!(f, "{failure}; {restarts} restarts within {window:?}, now one every {every:?}")
+                write!(f, "{failure}; {restarts} restarts within {window:?}; next attempts every {every:?}")
             }
         }
     }
 }
 
-/// Explains why a worker is not started again.
+/// Explains why an actor is not restarted.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum FailReason {
-    /// An error that no restart mends.
+    /// An error that no restart fixes.
     Refused(String),
     /// It has failed more often than the budget allows.
     Budget {
         /// The last failure.
         failure: Failure,
-        /// Restarts within the window.
+        /// Number of restarts within the window.
         restarts: u32,
         /// Length of the window.
         window: Duration,
     },
-    /// The actor was told to end and still runs.
+    /// The actor did not end in time and still runs.
     StillRuns,
 }
 
@@ -269,9 +269,9 @@ impl fmt::Display for FailReason {
         match self {
             Self::Refused(message) => f.write_str(message),
             Self::Budget { failure, restarts, window } => {
-                write!(f, "{failure}; given up after {restarts} restarts within {window:?}")
+                write!(f, "{failure}; not restarted after {restarts} restarts within {window:?}")
             }
-            Self::StillRuns => f.write_str("told to end and still runs; its thread cannot be killed"),
+            Self::StillRuns => f.write_str("did not end in time and still runs; its thread cannot be killed"),
         }
     }
 }

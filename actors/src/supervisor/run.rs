@@ -1,7 +1,7 @@
-//! The supervisor's thread: moves what the [`SupervisorCore`] is told and what it decides.
+//! Runs the supervisor's thread: feeds the [`SupervisorCore`] and carries out its decisions.
 //!
-//! Everything of it, workers and observer too, lives on this one thread. It never waits for an actor: ends are looked
-//! for, commands that find a full mailbox are tried again.
+//! Controllers and observer run on this one thread. It never waits for an actor: it polls for exits, and it repeats
+//! commands that found a full mailbox.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -23,18 +23,18 @@ use super::{
 use crate::executor::panic_text;
 use crate::heartbeat::{Heartbeat, HeartbeatMonitor};
 
-/// Between two looks at heartbeats and ends.
+/// Interval between two checks of heartbeats and exits.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// The same while an actor is known to be ending.
+/// The same interval while an actor is known to be ending.
 const LOOK_SOON: Duration = Duration::from_millis(1);
-/// For the workers to end when the last handle was dropped without a stop.
+/// Time limit for the actors to end after the last handle was dropped without a stop.
 const ORPHANED_STOP: Duration = Duration::from_secs(5);
 
-/// Starts all `workers` under a new supervisor's thread. `observer` is called on that thread: it must not wait
-/// for the supervisor.
+/// Starts all `actors` under a new supervisor thread. That thread calls `observer`, which must not wait for the
+/// supervisor.
 ///
 /// # Errors
-/// The kernel gave no thread.
+/// Returns the kernel's error if it creates no thread.
 pub fn supervise<W: ActorController>(
     settings: Settings,
     actors: Vec<W>,
@@ -48,14 +48,14 @@ pub fn supervise<W: ActorController>(
     Ok(Supervisor::new(handle, thread))
 }
 
-/// What the loop keeps of one worker beside the roster's slot.
+/// Holds what the loop needs of one actor, apart from its lifecycle.
 struct ActorRecord<W> {
     controller: W,
     watch: Option<HeartbeatMonitor>,
     dropped: Arc<AtomicU64>,
-    /// Commands its mailbox had no room for, in their order.
+    /// Commands that found a full mailbox, in their order.
     unsent: Vec<SupervisorCommand>,
-    /// Its link is dropped: the end comes soon.
+    /// The actor dropped its link: it ends soon.
     ending: bool,
 }
 
@@ -73,12 +73,12 @@ struct Loop<W: ActorController, O> {
     observer: O,
     messages_tx: Sender<ActorMessage<W::Report>>,
     messages: Receiver<ActorMessage<W::Report>>,
-    /// Decided, not yet done. A start that is refused at once decides more; in a queue, that comes after what was
-    /// decided before it, as the observer must hear it.
+    /// Actions that are decided and not carried out yet. A start that is refused at once adds actions. The queue puts
+    /// them behind earlier ones, so that the observer receives events in order.
     todo: VecDeque<Action>,
-    /// Who waits until which workers are at rest.
+    /// Callers that wait until these actors are settled.
     waiting: Vec<(Vec<ActorId>, Sender<StopReport>)>,
-    /// Who waits, until when, until every live worker has its new handler.
+    /// Callers that wait, until this time, for new handlers of all live actors.
     replacing: Vec<(Instant, ReplacementReply)>,
 }
 
@@ -112,7 +112,8 @@ impl<W: ActorController, O: FnMut(ObserverMessage<W::Report>)> Loop<W, O> {
             select! {
                 recv(message) -> received => if let Ok(first) = received {
                     self.read(first);
-                    // What has come meanwhile, but not for ever: the rest has a right to its turn.
+                    // This reads the messages that have arrived meanwhile. The number is limited so that requests get
+                    // their turn.
                     for more in message.try_iter().take(MESSAGE_CAPACITY) {
                         self.read(more);
                     }
@@ -138,7 +139,7 @@ impl<W: ActorController, O: FnMut(ObserverMessage<W::Report>)> Loop<W, O> {
         }
     }
 
-    /// How long nothing is due.
+    /// Returns the time until the next check is due.
     fn patience(&self) -> Duration {
         if self.records.iter().any(|record| record.ending) {
             return LOOK_SOON;
@@ -164,7 +165,7 @@ impl<W: ActorController, O: FnMut(ObserverMessage<W::Report>)> Loop<W, O> {
     }
 
     fn serve(&mut self, request: SupervisorRequest<W::EngineMessage>) {
-        // Whoever asked may have gone; so no answer is waited for.
+        // The caller may have gone, so a failed answer is ignored.
         match request {
             SupervisorRequest::Restart(actor, scope, port, reply) => {
                 let result = self.core.restart(Instant::now(), actor, scope, port);
@@ -198,7 +199,7 @@ impl<W: ActorController, O: FnMut(ObserverMessage<W::Report>)> Loop<W, O> {
         }
     }
 
-    /// The regular look at everything that does not speak by itself.
+    /// Checks heartbeats, exits and unsent commands, and calls the controllers' `tick`.
     fn look(&mut self) {
         let now = Instant::now();
         for n in 0..self.records.len() {
@@ -225,7 +226,7 @@ impl<W: ActorController, O: FnMut(ObserverMessage<W::Report>)> Loop<W, O> {
         for n in 0..self.records.len() {
             let actor = ActorId(n);
             let Some(end) = self.records.get_mut(n).and_then(|record| record.controller.poll_end()) else { continue };
-            // What it said before its end comes before its end.
+            // Messages that the actor sent before its exit are handled before the exit.
             self.read_waiting();
             if let Some(record) = self.records.get_mut(n) {
                 record.at_end();
@@ -258,15 +259,15 @@ impl<W: ActorController, O: FnMut(ObserverMessage<W::Report>)> Loop<W, O> {
                 }
                 Action::Emit(event) => {
                     self.log(&event);
-                    let stands = match event {
+                    let stopped = match event {
                         Event::Stalled { actor, .. } => Some((actor, true)),
                         Event::Recovered { actor } => Some((actor, false)),
                         _ => None,
                     };
-                    if let Some((ActorId(n), stands)) = stands
+                    if let Some((ActorId(n), stopped)) = stopped
                         && let Some(record) = self.records.get_mut(n)
                     {
-                        record.controller.stalled(stands);
+                        record.controller.stalled(stopped);
                     }
                     (self.observer)(ObserverMessage::Event(event));
                 }
@@ -280,7 +281,7 @@ impl<W: ActorController, O: FnMut(ObserverMessage<W::Report>)> Loop<W, O> {
         let link =
             SupervisorLink::new(actor, generation, self.messages_tx.clone(), heartbeat, Arc::clone(&record.dropped));
         record.watch = Some(watch);
-        // One worker's defect is not the supervisor's.
+        // A panic in one controller must not end the supervisor.
         let started = catch_unwind(AssertUnwindSafe(|| record.controller.start(generation, link)))
             .unwrap_or_else(|payload| Err(ActorExit::Panicked(panic_text(payload))));
         if let Err(end) = started {
@@ -291,7 +292,7 @@ impl<W: ActorController, O: FnMut(ObserverMessage<W::Report>)> Loop<W, O> {
 
     fn send(&mut self, actor: ActorId, command: SupervisorCommand) {
         let Some(record) = self.records.get_mut(actor.0) else { return };
-        // Behind what waits already: commands keep their order.
+        // The command goes behind those that wait already: commands keep their order.
         if !record.unsent.is_empty() || record.controller.command(command) == Err(Undelivered::Busy) {
             record.unsent.push(command);
         }
@@ -311,7 +312,7 @@ impl<W: ActorController, O: FnMut(ObserverMessage<W::Report>)> Loop<W, O> {
         });
     }
 
-    /// Answers who waits for new handlers: all are there, or the time is over.
+    /// Answers the callers that wait for new handlers, when all are there or the time is over.
     fn answer_replaced(&mut self) {
         if self.replacing.is_empty() {
             return;
@@ -355,17 +356,17 @@ impl<W: ActorController, O: FnMut(ObserverMessage<W::Report>)> Loop<W, O> {
             Event::Changed { actor, from, to, cause, gap } => {
                 let (actor, from, gap_ms) = (name(actor), from.name(), gap.map(|gap| gap.as_millis() as u64));
                 match to {
-                    ActorState::Failed { .. } => tracing::error!(actor, from, to = %to, %cause, "worker failed"),
-                    ActorState::Restarting { .. } => tracing::warn!(actor, from, to = %to, %cause, "worker restarts"),
-                    _ => tracing::info!(actor, from, to = %to, %cause, gap_ms, "worker"),
+                    ActorState::Failed { .. } => tracing::error!(actor, from, to = %to, %cause, "actor failed"),
+                    ActorState::Restarting { .. } => tracing::warn!(actor, from, to = %to, %cause, "actor restarts"),
+                    _ => tracing::info!(actor, from, to = %to, %cause, gap_ms, "actor changed its state"),
                 }
             }
             Event::Stalled { actor, age } => {
-                tracing::error!(actor = name(actor), age_ms = age.as_millis() as u64, "worker stalled");
+                tracing::error!(actor = name(actor), age_ms = age.as_millis() as u64, "heartbeat stopped");
             }
-            Event::Recovered { actor } => tracing::warn!(actor = name(actor), "worker no longer stalled"),
+            Event::Recovered { actor } => tracing::warn!(actor = name(actor), "heartbeat resumed"),
             Event::Health(EngineHealth::Degraded) => tracing::error!("engine degraded"),
-            Event::Health(EngineHealth::Healthy) => tracing::info!("engine healthy again"),
+            Event::Health(EngineHealth::Healthy) => tracing::info!("engine healthy"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What is said between workers, supervisor and observer: all of it arrives, or is counted.
+//! Checks the messages between actors, supervisor and observer: each one arrives or is counted as dropped.
 use super::*;
 
 #[test]
@@ -9,20 +9,20 @@ fn state_reports_are_never_lost_and_lost_telemetry_is_counted() {
     const REPORT: u32 = 2;
     const LAST: u32 = 3;
     let (go, gate) = bounded::<()>(1);
-    let talks = Scripted::new("talks", move |link, mailbox| {
+    let chatty = Scripted::new("chatty", move |link, mailbox| {
         link.report_state(StateReport::Running);
         link.report(HOLD);
         let sent = (0..MANY).filter(|_| link.telemetry(TELEMETRY)).count();
-        assert!(sent <= MESSAGE_CAPACITY / 2, "nobody reads, yet {sent} found room");
+        assert!(sent <= MESSAGE_CAPACITY / 2, "the supervisor does not read, but {sent} messages were accepted");
         assert_eq!(sent as u64 + link.telemetry_dropped(), u64::from(MANY));
         go.send(()).unwrap();
         assert!((0..MANY).all(|_| link.report(REPORT)));
         link.report(LAST);
-        obedient(link, mailbox)
+        follow_commands(link, mailbox)
     });
     let (sender, notices) = crossbeam_channel::unbounded();
-    // The supervisor is held in its observer while the telemetry is sent.
-    let supervisor = supervise(Settings::default(), vec![talks], move |notice| {
+    // The observer blocks the supervisor while the telemetry is sent.
+    let supervisor = supervise(Settings::default(), vec![chatty], move |notice| {
         if matches!(notice, ObserverMessage::Report { report: HOLD, .. }) {
             gate.recv_timeout(LONG).unwrap();
         }
@@ -50,7 +50,7 @@ fn final_snapshot_arrives_before_exit() {
     let last_report = Scripted::new("last", |link, _| {
         link.report_state(StateReport::Running);
         assert!((0..900).all(|n| link.report(n)));
-        ActorExit::Refused("that was all".into())
+        ActorExit::Refused("final refusal".into())
     });
     let rig = Rig::new(vec![last_report]);
     let mut next = 0;
@@ -73,10 +73,10 @@ fn waiting_actor_is_retried_when_woken_and_receives_messages() {
     let (notes, noted) = bounded(4);
     let mut actor = Scripted::new("waits", |link, mailbox| match link.generation() {
         1 => ActorExit::Waiting("eth7 is absent".into()),
-        _ => obedient(link, mailbox),
+        _ => follow_commands(link, mailbox),
     });
     actor.notes = notes;
-    // By itself it would not be tried again in the time of this test.
+    // The supervisor itself would not try again within the time of this test.
     let rig = Rig::with(Settings { retry_every: 10 * LONG, ..Settings::default() }, vec![actor]);
     assert_eq!(rig.until_state(A, "waiting").0, "eth7 is absent");
     rig.handle().send_engine_message(A, "new tables").unwrap();
@@ -90,14 +90,14 @@ fn waiting_actor_is_retried_when_woken_and_receives_messages() {
 fn hundred_restarts_under_load_all_recover() {
     let policy = RestartPolicy { max_restarts: 1000, backoff_min: Duration::ZERO, ..RestartPolicy::default() };
     let policy = RestartPolicy { backoff_max: Duration::ZERO, ..policy };
-    let falls = |link: &SupervisorLink<u32>, mailbox: &Mailbox<SupervisorCommand>| {
+    let fails = |link: &SupervisorLink<u32>, mailbox: &Mailbox<SupervisorCommand>| {
         link.report_state(StateReport::Running);
         if link.generation() <= 100 {
             return ActorExit::Failed("again".into());
         }
-        obedient(link, mailbox)
+        follow_commands(link, mailbox)
     };
-    let chatters = |link: &SupervisorLink<u32>, mailbox: &Mailbox<SupervisorCommand>| {
+    let chatty = |link: &SupervisorLink<u32>, mailbox: &Mailbox<SupervisorCommand>| {
         link.report_state(StateReport::Running);
         loop {
             link.beat();
@@ -109,7 +109,7 @@ fn hundred_restarts_under_load_all_recover() {
     };
     let settings = Settings { policy, ..Settings::default() };
     let (sender, notices) = crossbeam_channel::unbounded();
-    let actors = vec![Scripted::new("falls", falls), Scripted::new("chatters", chatters)];
+    let actors = vec![Scripted::new("fails", fails), Scripted::new("chatty", chatty)];
     let supervisor = supervise(settings, actors, move |notice| {
         if let ObserverMessage::Event(event) = notice {
             let _ = sender.send(event);

@@ -1,7 +1,7 @@
-//! New handlers for all workers: one request that is carried out as a whole or not at all.
+//! Checks that new handlers for all actors are one request, which succeeds or fails as a whole.
 use super::*;
 
-/// Sets `flag` when the new factory is brought into force.
+/// Returns a commit function that sets `flag`.
 fn commit(flag: &Arc<AtomicBool>) -> impl FnOnce() + Send + 'static {
     let flag = Arc::clone(flag);
     move || flag.store(true, Ordering::SeqCst)
@@ -9,7 +9,7 @@ fn commit(flag: &Arc<AtomicBool>) -> impl FnOnce() + Send + 'static {
 
 #[test]
 fn replacement_returns_when_all_handlers_are_new_and_names_stopped_workers() {
-    let rig = Rig::new(vec![Scripted::new("a", obedient), Scripted::new("b", obedient)]);
+    let rig = Rig::new(vec![Scripted::new("a", follow_commands), Scripted::new("b", follow_commands)]);
     rig.until_state(A, "running");
     let committed = Arc::default();
     assert_eq!(rig.handle().replace_handlers(LONG, commit(&committed)), Ok(vec![]));
@@ -19,7 +19,7 @@ fn replacement_returns_when_all_handlers_are_new_and_names_stopped_workers() {
     assert_eq!(without, [NotReplaced { actor: B, handler: HandlerAge::None, state: ActorState::Stopped }]);
     let (_, status) = rig.handle().status().unwrap();
     assert_eq!((status[0].restarts, status[0].generation), (2, 1));
-    assert_eq!((status[1].state.clone(), status[1].generation), (ActorState::Stopped, 1), "and nobody was started");
+    assert_eq!((status[1].state.clone(), status[1].generation), (ActorState::Stopped, 1), "no actor was started");
     rig.finish();
 }
 
@@ -29,7 +29,7 @@ fn replacement_does_not_wait_past_its_deadline() {
     let slow = Scripted::new("slow", move |link, mailbox| {
         link.report_state(StateReport::Running);
         let _ = gate.recv();
-        obedient(link, mailbox)
+        follow_commands(link, mailbox)
     });
     let rig = Rig::with(Settings { stall_after: LONG, end_within: LONG, ..Settings::default() }, vec![slow]);
     rig.until_state(A, "running");
@@ -43,12 +43,12 @@ fn replacement_does_not_wait_past_its_deadline() {
 #[test]
 fn replacement_after_stop_changes_nothing() {
     let (go, gate) = bounded::<()>(0);
-    let deaf = Scripted::new("deaf", move |link, _| {
+    let unresponsive = Scripted::new("unresponsive", move |link, _| {
         link.report_state(StateReport::Running);
         let _ = gate.recv();
         ActorExit::Done
     });
-    let rig = Rig::new(vec![deaf]);
+    let rig = Rig::new(vec![unresponsive]);
     rig.until_state(A, "running");
     let (handle, committed) = (rig.handle(), Arc::default());
     std::thread::scope(|scope| {

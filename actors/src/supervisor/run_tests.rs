@@ -8,7 +8,7 @@ use crate::mailbox::{Address, Mailbox, mailbox};
 use crate::policy::RestartPolicy;
 
 const MS: Duration = Duration::from_millis(1);
-/// Longer than anything here takes; a test that waits for it has failed.
+/// Exceeds every wait here; a test that waits so long has failed.
 const LONG: Duration = Duration::from_secs(60);
 const A: ActorId = ActorId(0);
 const B: ActorId = ActorId(1);
@@ -20,12 +20,12 @@ mod reload;
 
 type Script = Arc<dyn Fn(&SupervisorLink<u32>, &Mailbox<SupervisorCommand>) -> ActorExit + Send + Sync>;
 
-/// A worker whose actor is a function on a plain thread.
+/// Runs a function as the actor on a plain thread.
 struct Scripted {
     name: String,
     script: Script,
     actor: Option<(Address<SupervisorCommand>, ExecutorHandle<ActorExit>)>,
-    /// So many commands find no room first.
+    /// Number of commands that find a full mailbox first.
     busy: usize,
     abandoned: Arc<AtomicBool>,
     notes: Sender<&'static str>,
@@ -87,7 +87,7 @@ impl ActorController for Scripted {
     }
 }
 
-/// Beats until a command comes.
+/// Sends heartbeats until a command arrives.
 fn command(link: &SupervisorLink<u32>, mailbox: &Mailbox<SupervisorCommand>) -> SupervisorCommand {
     loop {
         link.beat();
@@ -98,8 +98,8 @@ fn command(link: &SupervisorLink<u32>, mailbox: &Mailbox<SupervisorCommand>) -> 
     }
 }
 
-/// Runs, and obeys.
-fn obedient(link: &SupervisorLink<u32>, mailbox: &Mailbox<SupervisorCommand>) -> ActorExit {
+/// Reports `Running` and follows each command.
+fn follow_commands(link: &SupervisorLink<u32>, mailbox: &Mailbox<SupervisorCommand>) -> ActorExit {
     link.report_state(StateReport::Running);
     loop {
         match command(link, mailbox) {
@@ -130,7 +130,7 @@ impl Rig {
         self.supervisor.handle()
     }
 
-    /// Reads on to the first notice that `wanted` answers.
+    /// Reads messages up to the first one for which `wanted` returns a value.
     fn until<A>(&self, wanted: impl Fn(&ObserverMessage<u32>) -> Option<A>) -> A {
         loop {
             let notice = self.notices.recv_timeout(LONG).unwrap();
@@ -140,7 +140,7 @@ impl Rig {
         }
     }
 
-    /// Reads on until `actor` gets into the state of that name.
+    /// Reads messages until `actor` reaches the state `name`.
     fn until_state(&self, actor: ActorId, name: &str) -> (String, Option<Duration>) {
         self.until(|notice| match notice {
             ObserverMessage::Event(Event::Changed { actor: w, to, cause, gap, .. })
@@ -152,7 +152,7 @@ impl Rig {
         })
     }
 
-    /// Stops, and checks that everybody ended.
+    /// Stops the supervisor and checks that every actor ended.
     fn finish(self) {
         assert_eq!(self.handle().stop(LONG), Ok(StopReport::default()));
         self.supervisor.join().unwrap();
@@ -161,23 +161,23 @@ impl Rig {
 
 #[test]
 fn panic_restarts_its_actor_only_and_reports_cause_and_gap() {
-    let falls = |link: &SupervisorLink<u32>, mailbox: &Mailbox<SupervisorCommand>| {
+    let fails = |link: &SupervisorLink<u32>, mailbox: &Mailbox<SupervisorCommand>| {
         if link.generation() <= 2 {
             link.report_state(StateReport::Running);
-            panic!("life {}", link.generation());
+            panic!("run {}", link.generation());
         }
-        obedient(link, mailbox)
+        follow_commands(link, mailbox)
     };
-    let rig = Rig::new(vec![Scripted::new("falls", falls), Scripted::new("stands", obedient)]);
-    for life in 1..=2 {
-        assert_eq!(rig.until_state(A, "restarting").0, format!("panicked: life {life}"));
+    let rig = Rig::new(vec![Scripted::new("fails", fails), Scripted::new("healthy", follow_commands)]);
+    for run in 1..=2 {
+        assert_eq!(rig.until_state(A, "restarting").0, format!("panicked: run {run}"));
     }
     let (cause, gap) = rig.until_state(A, "running");
     assert_eq!((cause.as_str(), gap.is_some()), ("opened", true));
     let (health, status) = rig.handle().status().unwrap();
     assert_eq!(health, EngineHealth::Healthy);
     assert_eq!((status[0].generation, status[0].restarts, status[0].state.name()), (3, 2, "running"));
-    assert_eq!((status[1].generation, status[1].restarts, status[1].name.as_str()), (1, 0, "stands"));
+    assert_eq!((status[1].generation, status[1].restarts, status[1].name.as_str()), (1, 0, "healthy"));
     rig.finish();
 }
 
@@ -187,7 +187,7 @@ fn handler_failure_is_answered_by_command_after_backoff() {
         link.report_state(StateReport::Running);
         link.report_state(StateReport::SoftFailed("handler: index 9".into()));
         assert_eq!(command(link, mailbox), SupervisorCommand::RestartHandler { inherit: true });
-        obedient(link, mailbox)
+        follow_commands(link, mailbox)
     };
     let rig = Rig::new(vec![Scripted::new("soft", soft)]);
     assert_eq!(rig.until_state(A, "restarting").0, "handler: index 9");
@@ -195,7 +195,7 @@ fn handler_failure_is_answered_by_command_after_backoff() {
     assert_eq!(cause, "handler restarted");
     assert!(gap.is_some());
     assert_eq!(rig.handle().status().unwrap().1[0].generation, 1);
-    // And both scopes by command.
+    // An operator may request both scopes.
     rig.handle().restart(A, RestartScope::Handler, 0).unwrap();
     assert_eq!(rig.until_state(A, "running").0, "handler restarted");
     assert_eq!(
@@ -207,7 +207,7 @@ fn handler_failure_is_answered_by_command_after_backoff() {
 
 #[test]
 fn panic_during_start_is_an_ordinary_failure() {
-    let rig = Rig::new(vec![Scripted::new("no start", obedient)]);
+    let rig = Rig::new(vec![Scripted::new("no start", follow_commands)]);
     assert!(rig.until_state(A, "restarting").0.contains("defect in start"));
     rig.until_state(A, "running");
     rig.finish();
@@ -217,19 +217,19 @@ fn panic_during_start_is_an_ordinary_failure() {
 fn restart_storm_degrades_engine_and_leaves_others_running() {
     let policy = RestartPolicy { backoff_min: Duration::ZERO, backoff_max: Duration::ZERO, ..RestartPolicy::default() };
     let settings = Settings { policy, ..Settings::default() };
-    let storm = Scripted::new("storm", |_, _| ActorExit::Failed("no luck".into()));
-    let rig = Rig::with(settings, vec![storm, Scripted::new("stands", obedient)]);
+    let storm = Scripted::new("storm", |_, _| ActorExit::Failed("no frames".into()));
+    let rig = Rig::with(settings, vec![storm, Scripted::new("healthy", follow_commands)]);
     rig.until(|notice| (*notice == ObserverMessage::Event(Event::Health(EngineHealth::Degraded))).then_some(()));
     let (_, status) = rig.handle().status().unwrap();
     assert_eq!((status[0].generation, status[0].state.name()), (6, "failed"));
-    // The other may not have been waited for.
+    // The supervisor may not have waited for the other actor.
     assert!(matches!(status[1].state, ActorState::Opening | ActorState::Running));
     rig.finish();
 }
 
 #[test]
 fn consequences_of_refused_start_are_reported_after_their_cause() {
-    let rig = Rig::new(vec![Scripted::new("refused", obedient)]);
+    let rig = Rig::new(vec![Scripted::new("refused", follow_commands)]);
     let next_health = || {
         rig.until(|notice| match notice {
             ObserverMessage::Event(Event::Health(health)) => Some(*health),
@@ -254,7 +254,7 @@ fn commands_for_full_mailbox_arrive_later_in_order() {
     actor.busy = 2;
     let rig = Rig::new(vec![actor]);
     rig.until_state(A, "running");
-    // The drain's deadline passes at once, so the stop follows before the drain was taken.
+    // The drain's deadline passes at once, so the stop follows before the actor receives the drain.
     assert_eq!(rig.handle().drain(None, Duration::ZERO), Ok(StopReport::default()));
     assert_eq!(rig.until_state(A, "stopped").0, "ended");
     rig.finish();
@@ -262,7 +262,7 @@ fn commands_for_full_mailbox_arrive_later_in_order() {
 
 #[test]
 fn drained_actor_stops_and_can_be_restarted() {
-    let rig = Rig::new(vec![Scripted::new("a", obedient), Scripted::new("b", obedient)]);
+    let rig = Rig::new(vec![Scripted::new("a", follow_commands), Scripted::new("b", follow_commands)]);
     rig.until_state(A, "running");
     assert_eq!(rig.handle().drain(Some(A), LONG), Ok(StopReport::default()));
     assert_eq!(rig.handle().status().unwrap().1[0].state, ActorState::Stopped);
@@ -277,15 +277,15 @@ fn drained_actor_stops_and_can_be_restarted() {
 #[test]
 fn unresponsive_actor_is_abandoned_and_named() {
     let (go, gate) = bounded::<()>(0);
-    let deaf = Scripted::new("deaf", move |link, _| {
+    let unresponsive = Scripted::new("unresponsive", move |link, _| {
         link.report_state(StateReport::Running);
         let _ = gate.recv();
         ActorExit::Done
     });
-    let abandoned = Arc::clone(&deaf.abandoned);
-    let rig = Rig::new(vec![deaf, Scripted::new("b", obedient)]);
+    let abandoned = Arc::clone(&unresponsive.abandoned);
+    let rig = Rig::new(vec![unresponsive, Scripted::new("b", follow_commands)]);
     rig.until_state(A, "running");
-    assert_eq!(rig.handle().stop(20 * MS), Ok(StopReport { not_ended: vec!["deaf".to_owned()] }));
+    assert_eq!(rig.handle().stop(20 * MS), Ok(StopReport { not_ended: vec!["unresponsive".to_owned()] }));
     assert!(abandoned.load(Ordering::SeqCst));
     let handle = rig.handle();
     rig.supervisor.join().unwrap();
@@ -300,7 +300,7 @@ fn stopped_and_resumed_heartbeat_are_reported() {
     let stalls = Scripted::new("stalls", move |link, mailbox| {
         link.report_state(StateReport::Running);
         let _ = gate.recv();
-        obedient(link, mailbox)
+        follow_commands(link, mailbox)
     });
     let rig = Rig::with(Settings { stall_after: 20 * MS, ..Settings::default() }, vec![stalls]);
     let age = rig.until(|notice| match notice {
@@ -316,7 +316,7 @@ fn stopped_and_resumed_heartbeat_are_reported() {
 
 #[test]
 fn last_handle_dropped_stops_everything() {
-    let rig = Rig::new(vec![Scripted::new("a", obedient), Scripted::new("b", obedient)]);
+    let rig = Rig::new(vec![Scripted::new("a", follow_commands), Scripted::new("b", follow_commands)]);
     rig.until_state(A, "running");
     let Rig { supervisor, notices } = rig;
     supervisor.join().unwrap();

@@ -1,4 +1,4 @@
-//! The decisions of the supervisor, without threads, clocks or channels: inputs and the time go in, actions come out.
+//! Decides for the supervisor, without threads, clocks or channels: inputs and the time go in, actions come out.
 
 use std::time::{Duration, Instant};
 
@@ -7,26 +7,26 @@ use super::phase::TransitionContext;
 use super::{ActorExit, ActorId, ActorState, EngineHealth, Event, RestartScope, StateReport, SupervisorCommand};
 use crate::policy::RestartPolicy;
 
-/// The supervisor's limits.
+/// Holds the supervisor's limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
-    /// Restart budget and backoff, of each worker by itself.
+    /// Restart budget and backoff of each actor.
     pub policy: RestartPolicy,
-    /// For the jitter of the backoff; the same seed decides the same.
+    /// Seed of the backoff's jitter; the same seed gives the same decisions.
     pub seed: u64,
-    /// A heartbeat that stands longer is a stall.
+    /// Maximum age of a heartbeat; an older one is a stall.
     pub stall_after: Duration,
-    /// The same while opening: memory is populated and a busy queue is tried again there.
+    /// The same limit while opening, which populates memory and retries a busy queue.
     pub open_within: Duration,
-    /// A handler that fails again within this time of its restart inherits nothing the next time, and the time after
-    /// that takes its actor with it.
+    /// A handler that fails again within this time of its restart loses its sessions at the next restart. At the
+    /// failure after that, the whole actor restarts.
     pub soft_again_within: Duration,
-    /// For an actor to end when told to, and for a handler to come back.
+    /// Time limit for an actor to end after a request, and for a rebuilt handler to report.
     pub end_within: Duration,
-    /// Between two tries of a worker that could not open yet.
+    /// Interval between two attempts of an actor that could not open yet.
     pub retry_every: Duration,
-    /// Between two tries of a part whose restarts are more than the budget. It is never given up: its actor goes on
-    /// without it.
+    /// Interval between two attempts of a port that has exhausted the budget. The attempts never end; the actor
+    /// continues without the port.
     pub part_every: Duration,
 }
 
@@ -45,142 +45,142 @@ impl Default for Settings {
     }
 }
 
-/// What the roster is told.
+/// Holds one input of the decisions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
-    /// Start all that are planned.
+    /// Starts all planned actors.
     Start,
-    /// A worker spoke.
+    /// An actor reported its state.
     StateReported {
-        /// Which.
+        /// Identifies the actor.
         actor: ActorId,
-        /// In which life; words of a former one are not heard.
+        /// Number of its run. Reports of former runs are ignored.
         generation: u64,
-        /// What.
+        /// Its report.
         report: StateReport,
     },
-    /// A worker's actor ended, or did not start.
+    /// An actor ended, or did not start.
     Ended {
-        /// Which.
+        /// Identifies the actor.
         actor: ActorId,
-        /// In which life.
+        /// Number of its run.
         generation: u64,
-        /// How.
+        /// How it ended.
         end: ActorExit,
     },
-    /// A live worker's heartbeat was looked at.
+    /// The heartbeat of a live actor was read.
     Heartbeat {
-        /// Which.
+        /// Identifies the actor.
         actor: ActorId,
-        /// How long it has stood.
+        /// Time since the last heartbeat.
         age: Duration,
     },
-    /// Something a waiting worker may have waited for has come.
+    /// Something that a waiting actor may need has appeared.
     Wake {
-        /// Which.
+        /// Identifies the actor.
         actor: ActorId,
     },
-    /// Finish the work at hand, then stop; stays stopped until a restart is asked for.
+    /// The actor finishes its work and stops. It stays stopped until a restart is requested.
     Drain {
-        /// Which.
+        /// Identifies the actor.
         actor: ActorId,
-        /// Then it is stopped all the same.
+        /// It is stopped after this time.
         within: Duration,
     },
-    /// The factory of handlers is another one: replace the handler of each live worker by one of it. Starts nobody: a
-    /// worker without an actor gets such a handler with its next start.
+    /// The factory of handlers has changed: each live actor replaces its handler. No actor is started: one without a
+    /// thread gets a new handler at its next start.
     ReplaceHandlers,
-    /// Stop all, for good.
+    /// All actors stop, and none starts again.
     Stop {
-        /// Whoever still runs then is given up.
+        /// An actor that still runs after this time is abandoned.
         within: Duration,
     },
     /// Time has passed.
     Tick,
 }
 
-/// What is to be done, in this order.
+/// Holds one action. Actions are carried out in their order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(clippy::large_enum_variant)] // one for each change of state: rare, and moved a few times
+#[allow(clippy::large_enum_variant)] // one for each change of state, so the size does not matter
 pub enum Action {
-    /// Start this life; a refusal comes back as [`Input::Ended`].
+    /// Starts this run; a refusal returns as [`Input::Ended`].
     Start {
-        /// Which.
+        /// Identifies the actor.
         actor: ActorId,
-        /// Its number, from 1.
+        /// Number of the run, from 1.
         generation: u64,
     },
-    /// Tell the live actor.
+    /// Sends a command to the live actor.
     Send {
-        /// Which.
+        /// Identifies the actor.
         actor: ActorId,
-        /// What.
+        /// The command.
         command: SupervisorCommand,
     },
-    /// It does not end: call [`ActorController::abandon`](super::ActorController::abandon).
+    /// The actor does not end: calls [`ActorController::abandon`](super::ActorController::abandon).
     Abandon {
-        /// Which.
+        /// Identifies the actor.
         actor: ActorId,
     },
-    /// Tell the observer.
+    /// Sends an event to the observer.
     Emit(Event),
 }
 
-/// Which handler a worker has, compared with the newest factory of handlers.
+/// Compares the handler of an actor with the newest factory of handlers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum HandlerAge {
-    /// One of the newest factory.
+    /// A handler of the newest factory.
     Newest,
-    /// A former one, perhaps, until the actor reports the new one.
+    /// Possibly a handler of a former factory, until the actor reports the new one.
     Pending,
-    /// A former one, until the actor's heartbeat resumes.
+    /// A handler of a former factory, until the actor's heartbeat resumes.
     Stalled,
-    /// No handler serves: the worker is stopped, failed, ending, or waits for its next start or its next handler.
+    /// No handler serves: the actor is stopped, failed or ending, or waits for its next start or its next handler.
     None,
 }
 
-/// Why a restart is not possible now.
+/// Describes why a restart is not possible now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CommandRefused {
-    /// No such worker.
-    #[error("there is no worker {actor:?}: there are {actors}, counted from 0")]
+    /// There is no such actor.
+    #[error("actor {}: it does not exist; there are {actors} actors, counted from 0", .actor.0)]
     Unknown {
-        /// Asked for.
+        /// Requested actor.
         actor: ActorId,
-        /// There are.
+        /// Number of actors.
         actors: usize,
     },
-    /// It is being drained.
-    #[error("worker {actor:?} is draining: restart it when it has stopped")]
+    /// The actor is draining.
+    #[error("actor {}: it is draining; to fix: restart it when it has stopped", .actor.0)]
     Draining {
-        /// Which.
+        /// Identifies the actor.
         actor: ActorId,
     },
-    /// It has no handler yet.
-    #[error("worker {actor:?} is opening and has no handler to restart yet: restart it hard, or wait")]
+    /// The actor has no handler yet.
+    #[error("actor {}: it is opening and has no handler yet; to fix: wait, or restart the whole queue", .actor.0)]
     Opening {
-        /// Which.
+        /// Identifies the actor.
         actor: ActorId,
     },
-    /// Something inside it is being rebuilt.
-    #[error("worker {actor:?} is being restarted already: wait until it runs")]
+    /// Something inside the actor is being rebuilt.
+    #[error("actor {}: a restart is in progress; to fix: wait until it runs", .actor.0)]
     RebuildInProgress {
-        /// Which.
+        /// Identifies the actor.
         actor: ActorId,
     },
-    /// Its thread does not end.
-    #[error("worker {actor:?} was told to end and still runs: only a restart of the process frees its thread")]
+    /// The actor's thread does not end.
+    #[error("actor {}: it did not end in time and still runs; to fix: restart the process", .actor.0)]
     StillRuns {
-        /// Which.
+        /// Identifies the actor.
         actor: ActorId,
     },
-    /// All are being stopped.
-    #[error("the engine is stopping: nothing is started any more")]
+    /// All actors are being stopped.
+    #[error("engine: it is stopping and starts no actor")]
     Stopping,
 }
 
-/// All workers and what they are waited for.
+/// Holds the state machines of all actors.
 #[derive(Debug)]
 pub struct SupervisorCore {
     settings: Settings,
@@ -190,14 +190,14 @@ pub struct SupervisorCore {
 }
 
 impl SupervisorCore {
-    /// `actors` planned workers, none started.
+    /// Creates `actors` planned actors, none started.
     #[must_use]
     pub fn new(settings: Settings, actors: usize) -> Self {
         let lifecycles = (0..actors).map(|n| ActorLifecycle::new(&settings, ActorId(n))).collect();
         Self { settings, lifecycles, health: EngineHealth::Healthy, stopping: false }
     }
 
-    /// Takes in what happened; says what to do about it. Unknown workers and former lives are not heard.
+    /// Takes one input and returns the actions that follow. Unknown actors and former runs are ignored.
     #[must_use]
     pub fn handle(&mut self, now: Instant, input: Input) -> Vec<Action> {
         let mut out = Vec::new();
@@ -237,12 +237,12 @@ impl SupervisorCore {
         out
     }
 
-    /// Restarts a worker because someone asks for it; the budget is not spent, and begins anew for one that
-    /// was failed or stopped. A worker that has no living actor is started, whatever the scope. `port` is the part that
-    /// [`RestartScope::Port`] is about; the other scopes do not read it.
+    /// Restarts an actor on request. This does not use the budget; a failed or stopped actor gets a full budget. An
+    /// actor without a thread is started, for every scope. [`RestartScope::Port`] rebuilds `port`; the other scopes
+    /// ignore it.
     ///
     /// # Errors
-    /// [`CommandRefused`].
+    /// Returns [`CommandRefused`].
     pub fn restart(
         &mut self,
         now: Instant,
@@ -265,79 +265,80 @@ impl SupervisorCore {
         Ok(out)
     }
 
-    /// Number of workers.
+    /// Returns the number of actors.
     #[must_use]
     pub fn len(&self) -> usize {
         self.lifecycles.len()
     }
 
-    /// Whether there is none.
+    /// Returns whether there is no actor.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.lifecycles.is_empty()
     }
 
-    /// The whole.
+    /// Returns the health of the engine.
     #[must_use]
     pub fn health(&self) -> EngineHealth {
         self.health
     }
 
-    /// Where a worker is.
+    /// Returns the state of an actor.
     #[must_use]
     pub fn state(&self, actor: ActorId) -> Option<&ActorState> {
         self.lifecycles.get(actor.0).map(ActorLifecycle::state)
     }
 
-    /// Number of a worker's present or last life; 0: never started.
+    /// Returns the number of an actor's current or last run; 0 if it never started.
     #[must_use]
     pub fn generation(&self, actor: ActorId) -> u64 {
         self.lifecycles.get(actor.0).map_or(0, ActorLifecycle::generation)
     }
 
-    /// Restarts of a worker so far, soft and hard, of itself and asked for.
+    /// Returns the number of an actor's restarts so far, of every scope, automatic or requested.
     #[must_use]
     pub fn restarts(&self, actor: ActorId) -> u64 {
         self.lifecycles.get(actor.0).map_or(0, ActorLifecycle::restarts)
     }
 
-    /// Whether a worker has an actor with a thread.
+    /// Returns whether an actor has a thread.
     #[must_use]
     pub fn is_live(&self, actor: ActorId) -> bool {
         self.lifecycles.get(actor.0).is_some_and(ActorLifecycle::is_live)
     }
 
-    /// Which handler a worker has.
+    /// Returns the age of an actor's handler.
     #[must_use]
     pub fn handler(&self, actor: ActorId) -> HandlerAge {
         self.lifecycles.get(actor.0).map_or(HandlerAge::None, ActorLifecycle::handler)
     }
 
-    /// Whether nothing more comes from a worker without a new order; one that does not end is at rest, yet live.
+    /// Returns whether nothing more happens to an actor without a new command. An abandoned actor is settled, but
+    /// live.
     #[must_use]
     pub fn is_settled(&self, actor: ActorId) -> bool {
         self.lifecycles.get(actor.0).is_none_or(ActorLifecycle::is_settled)
     }
 
-    /// Whether a worker's heartbeat stands.
+    /// Returns whether an actor's heartbeat has stopped.
     #[must_use]
     pub fn is_stalled(&self, actor: ActorId) -> bool {
         self.lifecycles.get(actor.0).is_some_and(ActorLifecycle::is_stalled)
     }
 
-    /// Whether all were told to stop: nothing is started any more.
+    /// Returns whether all actors were stopped: none starts any more.
     #[must_use]
     pub fn is_stopping(&self) -> bool {
         self.stopping
     }
 
-    /// Whether all were told to stop and are at rest.
+    /// Returns whether all actors were stopped and are settled.
     #[must_use]
     pub fn is_stopped(&self) -> bool {
         self.stopping && self.lifecycles.iter().all(ActorLifecycle::is_settled)
     }
 
-    /// When the next [`Input::Tick`] is due.
+    /// Returns the time of the next [`Input::Tick`].
     #[must_use]
     pub fn next_due(&self) -> Option<Instant> {
         self.lifecycles.iter().filter_map(ActorLifecycle::due).min()

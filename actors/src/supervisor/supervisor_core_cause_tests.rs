@@ -1,14 +1,14 @@
-//! Each restart carries its cause, whatever the message says.
+//! Checks that each restart carries its cause, with any message.
 
 use super::*;
 
-/// A message that would be read as another cause by whoever read it.
+/// Returns a message that looks like other causes.
 fn misleading() -> String {
-    "told to restart: frames are lost; not back within 2s; ended without being told to".into()
+    "restart requested: frames are missing; did not report within 2s; ended without a request".into()
 }
 
-fn cause_of(told: &[Action]) -> Option<(RestartScope, RestartCause)> {
-    told.iter().find_map(|action| match action {
+fn cause_of(actions: &[Action]) -> Option<(RestartScope, RestartCause)> {
+    actions.iter().find_map(|action| match action {
         Action::Emit(Event::Changed { to: ActorState::Restarting { scope, .. }, cause, .. }) => {
             Some((*scope, cause.of_restart()?))
         }
@@ -20,8 +20,8 @@ fn cause_of(told: &[Action]) -> Option<(RestartScope, RestartCause)> {
 fn restart_event_carries_cause_of_each_failure() {
     use RestartCause as C;
     use RestartScope as S;
-    type Deed = fn(&mut Play) -> Vec<Action>;
-    let cases: [(Deed, S, C); 8] = [
+    type Step = fn(&mut Play) -> Vec<Action>;
+    let cases: [(Step, S, C); 8] = [
         (|play| play.restart(A, S::Handler).unwrap(), S::Handler, C::Asked),
         (|play| play.restart(A, S::Queue).unwrap(), S::Queue, C::Asked),
         (|play| play.report_state(A, StateReport::SoftFailed(misleading())), S::Handler, C::Panic),
@@ -31,9 +31,9 @@ fn restart_event_carries_cause_of_each_failure() {
         (|play| play.end(A, ActorExit::Failed(misleading())), S::Queue, C::Error),
         (|play| play.end(A, ActorExit::Done), S::Queue, C::Ended),
     ];
-    for (deed, scope, cause) in cases {
+    for (step, scope, cause) in cases {
         let mut play = Play::running(1);
-        assert_eq!(cause_of(&deed(&mut play)), Some((scope, cause)));
+        assert_eq!(cause_of(&step(&mut play)), Some((scope, cause)));
     }
 }
 
@@ -53,8 +53,8 @@ fn failure_before_first_report_is_a_failed_open_unless_it_is_a_panic() {
 fn rebuilt_handler_that_does_not_report_is_late() {
     let mut play = Play::running(1);
     play.restart(A, RestartScope::Handler).unwrap();
-    let told = play.after(Settings::default().end_within);
-    assert_eq!(cause_of(&told), Some((RestartScope::Queue, RestartCause::Late)));
+    let actions = play.after(Settings::default().end_within);
+    assert_eq!(cause_of(&actions), Some((RestartScope::Queue, RestartCause::Late)));
 }
 
 #[test]

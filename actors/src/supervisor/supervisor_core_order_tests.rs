@@ -1,12 +1,12 @@
-//! What is asked for from outside: stop, drain, restart.
+//! Checks what operators request: stop, drain, restart.
 use super::*;
 
 #[test]
 fn stop_during_backoff_starts_nothing() {
     let mut play = Play::running(1);
     play.panics(A);
-    let told = play.take(Input::Stop { within: SECOND });
-    assert_eq!((deeds(told), play.state(A)), (vec![], ActorState::Stopped));
+    let actions = play.take(Input::Stop { within: SECOND });
+    assert_eq!((effects(actions), play.state(A)), (vec![], ActorState::Stopped));
     assert!(play.core.is_stopped());
     assert_eq!(play.after(1000 * SECOND), []);
     assert_eq!(play.restart(A, RestartScope::Queue), Err(CommandRefused::Stopping));
@@ -15,7 +15,7 @@ fn stop_during_backoff_starts_nothing() {
 
 #[test]
 fn stop_reaches_every_live_phase_and_waits_for_exits() {
-    // opening, running, parked, mending, draining, ending for a restart, waiting by itself
+    // The actors are opening, running, without handler, rebuilding, draining, ending for a restart, and waiting.
     let mut play = Play::new(7);
     play.take(Input::Start);
     let of = |n| ActorId(n);
@@ -27,10 +27,10 @@ fn stop_reaches_every_live_phase_and_waits_for_exits() {
     play.take(Input::Drain { actor: of(4), within: SECOND });
     play.restart(of(5), RestartScope::Queue).unwrap();
     play.report_state(of(6), StateReport::Waiting("link".into()));
-    let told = deeds(play.take(Input::Stop { within: SECOND }));
-    // The one that was ending has its command already.
+    let actions = effects(play.take(Input::Stop { within: SECOND }));
+    // The actor that was ending has its command already.
     let expected: Vec<Action> = [0, 1, 2, 3, 4, 6].map(|n| send(of(n), SupervisorCommand::Stop)).into();
-    assert_eq!(told, expected);
+    assert_eq!(actions, expected);
     for n in 0..7 {
         assert!(!play.core.is_stopped());
         assert_eq!(play.state(of(n)), ActorState::Draining);
@@ -45,11 +45,11 @@ fn actor_that_does_not_end_in_time_is_abandoned_and_named() {
     let mut play = Play::running(2);
     play.take(Input::Stop { within: 3 * SECOND });
     play.end(B, ActorExit::Done);
-    let told = play.next();
-    assert!(told.contains(&Action::Abandon { actor: A }));
+    let actions = play.next();
+    assert!(actions.contains(&Action::Abandon { actor: A }));
     assert_eq!(play.state_name(A), "failed");
     assert!(play.core.is_stopped() && play.core.is_live(A) && !play.core.is_live(B));
-    // It may end yet.
+    // It may still end.
     play.end(A, ActorExit::Done);
     assert_eq!(play.state(A), ActorState::Stopped);
 }
@@ -57,14 +57,14 @@ fn actor_that_does_not_end_in_time_is_abandoned_and_named() {
 #[test]
 fn actor_that_does_not_end_for_restart_is_failed_until_it_ends() {
     let mut play = Play::running(1);
-    assert_eq!(deeds(play.restart(A, RestartScope::Queue).unwrap()), [send(A, SupervisorCommand::Stop)]);
-    let told = play.next();
-    assert_eq!(health_of(&told), Some(EngineHealth::Degraded));
-    assert_eq!(deeds(told), [Action::Abandon { actor: A }]);
+    assert_eq!(effects(play.restart(A, RestartScope::Queue).unwrap()), [send(A, SupervisorCommand::Stop)]);
+    let actions = play.next();
+    assert_eq!(health_of(&actions), Some(EngineHealth::Degraded));
+    assert_eq!(effects(actions), [Action::Abandon { actor: A }]);
     assert_eq!(play.restart(A, RestartScope::Queue), Err(CommandRefused::StillRuns { actor: A }));
     play.after(100 * SECOND);
     play.end(A, ActorExit::Done);
-    assert_eq!(deeds(play.next()), [start(A, 2)]);
+    assert_eq!(effects(play.next()), [start(A, 2)]);
     assert_eq!(health_of(&play.report_state(A, StateReport::Running)), None);
     assert_eq!((play.core.health(), play.state(A)), (EngineHealth::Healthy, ActorState::Running));
 }
@@ -72,15 +72,15 @@ fn actor_that_does_not_end_for_restart_is_failed_until_it_ends() {
 #[test]
 fn requested_restart_is_immediate_and_uses_no_budget() {
     let mut play = Play::running(1);
-    for life in 1..50 {
-        let told = play.restart(A, RestartScope::Handler).unwrap();
-        assert_eq!(deeds(told), [send(A, MEND)]);
+    for run in 1..50 {
+        let actions = play.restart(A, RestartScope::Handler).unwrap();
+        assert_eq!(effects(actions), [send(A, RESTART_HANDLER)]);
         assert_eq!(play.state(A), ActorState::Restarting { scope: RestartScope::Handler, backoff: Duration::ZERO });
-        assert_eq!(play.restart(A, RestartScope::Handler), Ok(vec![]), "it is under way");
+        assert_eq!(play.restart(A, RestartScope::Handler), Ok(vec![]), "it is in progress");
         play.report_state(A, StateReport::Running);
-        assert_eq!(deeds(play.restart(A, RestartScope::Queue).unwrap()), [send(A, SupervisorCommand::Stop)]);
-        assert_eq!(deeds(play.end(A, ActorExit::Done)), []);
-        assert_eq!(deeds(play.after(Duration::ZERO)), [start(A, life + 1)]);
+        assert_eq!(effects(play.restart(A, RestartScope::Queue).unwrap()), [send(A, SupervisorCommand::Stop)]);
+        assert_eq!(effects(play.end(A, ActorExit::Done)), []);
+        assert_eq!(effects(play.after(Duration::ZERO)), [start(A, run + 1)]);
         play.report_state(A, StateReport::Running);
     }
     assert_eq!(play.core.restarts(A), 2 * 49);
@@ -88,27 +88,27 @@ fn requested_restart_is_immediate_and_uses_no_budget() {
 
 #[test]
 fn requested_restart_during_backoff_shortens_it() {
-    // in the pause of a hard restart
+    // A restart in the delay of a queue restart.
     let mut play = Play::running(1);
     play.panics(A);
-    assert_eq!(deeds(play.restart(A, RestartScope::Handler).unwrap()), [start(A, 2)]);
+    assert_eq!(effects(play.restart(A, RestartScope::Handler).unwrap()), [start(A, 2)]);
     assert_eq!(play.after(10 * SECOND), []);
-    // in the pause of a soft one
+    // A restart in the delay of a handler restart.
     let mut play = Play::running(1);
     play.soft_fails(A);
-    assert_eq!(deeds(play.restart(A, RestartScope::Handler).unwrap()), [send(A, MEND)]);
-    // hard, in the pause of a soft one; and again while it ends
+    assert_eq!(effects(play.restart(A, RestartScope::Handler).unwrap()), [send(A, RESTART_HANDLER)]);
+    // A queue restart in the delay of a handler restart, and again while the actor ends.
     let mut play = Play::running(1);
     play.soft_fails(A);
-    assert_eq!(deeds(play.restart(A, RestartScope::Queue).unwrap()), [send(A, SupervisorCommand::Stop)]);
-    assert_eq!(deeds(play.restart(A, RestartScope::Queue).unwrap()), []);
+    assert_eq!(effects(play.restart(A, RestartScope::Queue).unwrap()), [send(A, SupervisorCommand::Stop)]);
+    assert_eq!(effects(play.restart(A, RestartScope::Queue).unwrap()), []);
     play.end(A, ActorExit::Done);
-    assert_eq!(deeds(play.after(Duration::ZERO)), [start(A, 2)]);
-    // hard, while the handler is being rebuilt
+    assert_eq!(effects(play.after(Duration::ZERO)), [start(A, 2)]);
+    // A queue restart while the handler is rebuilt.
     let mut play = Play::running(1);
     play.restart(A, RestartScope::Handler).unwrap();
-    assert_eq!(deeds(play.restart(A, RestartScope::Queue).unwrap()), [send(A, SupervisorCommand::Stop)]);
-    // while it ends for a failure that was given up
+    assert_eq!(effects(play.restart(A, RestartScope::Queue).unwrap()), [send(A, SupervisorCommand::Stop)]);
+    // A restart while the actor ends because the budget is exhausted.
     let mut play = Play::running(1);
     for _ in 0..5 {
         play.panics(A);
@@ -117,9 +117,9 @@ fn requested_restart_during_backoff_shortens_it() {
     }
     play.soft_fails(A);
     assert_eq!(play.state_name(A), "failed");
-    assert_eq!(deeds(play.restart(A, RestartScope::Queue).unwrap()), []);
+    assert_eq!(effects(play.restart(A, RestartScope::Queue).unwrap()), []);
     play.end(A, ActorExit::Done);
-    assert_eq!(deeds(play.after(Duration::ZERO)), [start(A, 7)]);
+    assert_eq!(effects(play.after(Duration::ZERO)), [start(A, 7)]);
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn impossible_restarts_are_refused() {
     let mut play = Play::new(1);
     play.take(Input::Start);
     assert_eq!(play.restart(A, RestartScope::Handler), Err(CommandRefused::Opening { actor: A }));
-    assert_eq!(deeds(play.restart(A, RestartScope::Queue).unwrap()), [send(A, SupervisorCommand::Stop)]);
+    assert_eq!(effects(play.restart(A, RestartScope::Queue).unwrap()), [send(A, SupervisorCommand::Stop)]);
     assert_eq!(play.restart(B, RestartScope::Queue), Err(CommandRefused::Unknown { actor: B, actors: 1 }));
     let mut play = Play::running(1);
     play.take(Input::Drain { actor: A, within: SECOND });
@@ -135,21 +135,21 @@ fn impossible_restarts_are_refused() {
     play.report_state(A, StateReport::Drained);
     assert_eq!(play.restart(A, RestartScope::Queue), Err(CommandRefused::Draining { actor: A }), "it still ends");
     play.end(A, ActorExit::Done);
-    assert_eq!(deeds(play.restart(A, RestartScope::Queue).unwrap()), [start(A, 2)]);
-    assert_eq!(gap_of(&play.report_state(A, StateReport::Running)), None, "a stop on purpose is no gap");
+    assert_eq!(effects(play.restart(A, RestartScope::Queue).unwrap()), [start(A, 2)]);
+    assert_eq!(gap_of(&play.report_state(A, StateReport::Running)), None, "a requested stop is no gap");
 }
 
 #[test]
 fn drain_ends_when_actor_is_empty_or_at_deadline() {
     for drained in [true, false] {
         let mut play = Play::running(1);
-        let told = deeds(play.take(Input::Drain { actor: A, within: 30 * SECOND }));
-        assert_eq!(told, [send(A, SupervisorCommand::Drain { within: 30 * SECOND })]);
+        let actions = effects(play.take(Input::Drain { actor: A, within: 30 * SECOND }));
+        assert_eq!(actions, [send(A, SupervisorCommand::Drain { within: 30 * SECOND })]);
         assert_eq!(play.state(A), ActorState::Draining);
         assert!(!play.core.is_settled(A));
-        let told = if drained { play.report_state(A, StateReport::Drained) } else { play.after(30 * SECOND) };
-        assert_eq!(deeds(told), [send(A, SupervisorCommand::Stop)]);
-        assert_eq!(deeds(play.end(A, ActorExit::Done)), []);
+        let actions = if drained { play.report_state(A, StateReport::Drained) } else { play.after(30 * SECOND) };
+        assert_eq!(effects(actions), [send(A, SupervisorCommand::Stop)]);
+        assert_eq!(effects(play.end(A, ActorExit::Done)), []);
         assert_eq!(play.state(A), ActorState::Stopped);
         assert!(play.core.is_settled(A) && !play.core.is_stopped());
         assert_eq!(play.after(1000 * SECOND), []);
@@ -160,14 +160,14 @@ fn drain_ends_when_actor_is_empty_or_at_deadline() {
 fn failure_during_drain_is_reported_and_not_restarted() {
     let mut play = Play::running(1);
     play.take(Input::Drain { actor: A, within: 30 * SECOND });
-    let told = play.panics(A);
-    assert!(matches!(&told[..], [Action::Emit(Event::Changed { cause, to: ActorState::Stopped, .. })]
+    let actions = play.panics(A);
+    assert!(matches!(&actions[..], [Action::Emit(Event::Changed { cause, to: ActorState::Stopped, .. })]
         if *cause == Cause::Ended(ActorExit::Panicked("boom".into()))));
     assert_eq!(play.after(1000 * SECOND), []);
 
     let mut play = Play::running(1);
     play.take(Input::Drain { actor: A, within: 30 * SECOND });
-    assert_eq!(deeds(play.soft_fails(A)), [send(A, SupervisorCommand::Stop)]);
+    assert_eq!(effects(play.soft_fails(A)), [send(A, SupervisorCommand::Stop)]);
     play.end(A, ActorExit::Failed("late".into()));
     assert_eq!(play.state(A), ActorState::Stopped);
 }
@@ -176,20 +176,20 @@ fn failure_during_drain_is_reported_and_not_restarted() {
 fn drain_of_idle_actor_stops_it() {
     let drain = Input::Drain { actor: A, within: 30 * SECOND };
     let mut planned = Play::new(1);
-    assert_eq!((deeds(planned.take(drain.clone())), planned.state(A)), (vec![], ActorState::Stopped));
+    assert_eq!((effects(planned.take(drain.clone())), planned.state(A)), (vec![], ActorState::Stopped));
     let mut opening = Play::new(1);
     opening.take(Input::Start);
-    assert_eq!(deeds(opening.take(drain.clone())), [send(A, SupervisorCommand::Stop)]);
+    assert_eq!(effects(opening.take(drain.clone())), [send(A, SupervisorCommand::Stop)]);
     let mut pausing = Play::running(1);
     pausing.panics(A);
-    assert_eq!((deeds(pausing.take(drain.clone())), pausing.state(A)), (vec![], ActorState::Stopped));
+    assert_eq!((effects(pausing.take(drain.clone())), pausing.state(A)), (vec![], ActorState::Stopped));
     let mut failed = Play::running(1);
     failed.end(A, ActorExit::Refused("no".into()));
     failed.take(drain);
     assert_eq!(
         failed.state(A),
         ActorState::Failed { why: FailReason::Refused("no".into()) },
-        "a failure stays to be read"
+        "the reason of a failure stays visible"
     );
 }
 
@@ -200,7 +200,7 @@ fn second_drain_only_shortens_and_endless_drain_does_not_overflow() {
     assert_eq!(play.after(1000 * SECOND), []);
     play.take(Input::Drain { actor: A, within: SECOND });
     play.take(Input::Drain { actor: A, within: 50 * SECOND });
-    assert_eq!(deeds(play.after(SECOND)), [send(A, SupervisorCommand::Stop)]);
+    assert_eq!(effects(play.after(SECOND)), [send(A, SupervisorCommand::Stop)]);
     play.take(Input::Stop { within: Duration::MAX });
 }
 
@@ -213,14 +213,17 @@ fn stop_does_not_wait_for_stalled_actor() {
         let drain = Input::Drain { actor: A, within: 600 * SECOND };
         if stalls_first {
             play.take(heartbeat(2 * SECOND));
-            assert_eq!(deeds(play.take(drain)), [send(A, SupervisorCommand::Stop)]);
+            assert_eq!(effects(play.take(drain)), [send(A, SupervisorCommand::Stop)]);
         } else {
             play.take(drain);
-            assert_eq!(deeds(play.take(heartbeat(2 * SECOND))), [send(A, SupervisorCommand::Stop)]);
+            assert_eq!(effects(play.take(heartbeat(2 * SECOND))), [send(A, SupervisorCommand::Stop)]);
         }
-        assert_eq!(deeds(play.after(patience)), [Action::Abandon { actor: A }]);
-        assert!(play.core.is_settled(A) && play.core.is_live(A), "its thread is there, and nobody waits for it");
-        // It came back after all.
+        assert_eq!(effects(play.after(patience)), [Action::Abandon { actor: A }]);
+        assert!(
+            play.core.is_settled(A) && play.core.is_live(A),
+            "its thread lives, and the supervisor does not wait for it"
+        );
+        // It ended late.
         play.end(A, ActorExit::Done);
         assert_eq!(play.state(A), ActorState::Stopped);
     }

@@ -1,4 +1,4 @@
-//! Random histories of three workers: what must hold whatever happens.
+//! Checks invariants of the supervisor core with random histories of three actors.
 use proptest::prelude::*;
 
 use super::*;
@@ -52,19 +52,19 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
     )
 }
 
-/// The world the roster acts on: who lives, and what the observer believes.
+/// Models the actors and the observer around the supervisor core.
 #[derive(Default)]
-struct World {
+struct Model {
     alive: [bool; 3],
     generation: [u64; 3],
     stopping: bool,
     health: Option<EngineHealth>,
-    /// Number of the newest factory, and the one that made each worker's handler.
+    /// Number of the newest factory, then the factory of each actor's handler.
     factory: u64,
     handler: [u64; 3],
 }
 
-impl World {
+impl Model {
     fn carry_out(
         &mut self,
         play: &Play,
@@ -74,11 +74,11 @@ impl World {
         for action in actions {
             match action {
                 Action::Start { actor: ActorId(w), generation } => {
-                    prop_assert!(!self.alive[w], "started beside its former life");
+                    prop_assert!(!self.alive[w], "started while its former run lives");
                     prop_assert!(!self.stopping, "started after the stop");
                     prop_assert_eq!(generation, self.generation[w] + 1);
                     (self.alive[w], self.generation[w]) = (true, generation);
-                    // At once: later changes of the factory come too late for it.
+                    // The handler is created at once: later changes of the factory do not affect it.
                     self.handler[w] = self.factory;
                 }
                 Action::Send { actor, command: SupervisorCommand::RestartHandler { .. } } => {
@@ -115,20 +115,20 @@ proptest! {
     #[test]
     fn random_histories_never_overlap_runs_and_stop_is_final(moves in moves()) {
         let mut play = Play::new(3);
-        let mut world = World::default();
+        let mut model = Model::default();
         let mut states = [ActorState::Planned, ActorState::Planned, ActorState::Planned];
-        let told = play.take(Input::Start);
-        world.carry_out(&play, &mut states, told)?;
+        let actions = play.take(Input::Start);
+        model.carry_out(&play, &mut states, actions)?;
         for step in moves {
-            let told = match step {
+            let actions = match step {
                 Move::Wait(ms) => play.after(Duration::from_millis(ms)),
-                Move::Say(w, report) if world.alive[w] => play.report_state(ActorId(w), report),
+                Move::Say(w, report) if model.alive[w] => play.report_state(ActorId(w), report),
                 Move::Stale(w, report) => {
-                    let generation = world.generation[w].wrapping_sub(1);
+                    let generation = model.generation[w].wrapping_sub(1);
                     play.take(Input::StateReported { actor: ActorId(w), generation, report })
                 }
-                Move::End(w, end) if world.alive[w] => {
-                    world.alive[w] = false;
+                Move::End(w, end) if model.alive[w] => {
+                    model.alive[w] = false;
                     play.end(ActorId(w), end)
                 }
                 Move::Say(..) | Move::End(..) => Vec::new(),
@@ -139,40 +139,40 @@ proptest! {
                 }
                 Move::Restart(w, scope) => play.restart(ActorId(w), scope).unwrap_or_default(),
                 Move::Replace => {
-                    world.factory += 1;
-                    let told = play.take(Input::ReplaceHandlers);
-                    let starts = told.iter().any(|action| matches!(action, Action::Start { .. }));
-                    prop_assert!(!starts, "a reload starts nobody");
-                    told
+                    model.factory += 1;
+                    let actions = play.take(Input::ReplaceHandlers);
+                    let starts = actions.iter().any(|action| matches!(action, Action::Start { .. }));
+                    prop_assert!(!starts, "a reload starts no actor");
+                    actions
                 }
                 Move::Stop(ms) => {
-                    world.stopping = true;
+                    model.stopping = true;
                     play.take(Input::Stop { within: Duration::from_millis(ms) })
                 }
             };
-            world.carry_out(&play, &mut states, told)?;
+            model.carry_out(&play, &mut states, actions)?;
         }
-        // Once every live actor has reported and its heart beats, none has a former handler, unless it is ending.
-        for w in (0..3).filter(|&w| world.alive[w]).collect::<Vec<_>>() {
+        // After every live actor has reported and sent a heartbeat, none has a former handler, unless it is ending.
+        for w in (0..3).filter(|&w| model.alive[w]).collect::<Vec<_>>() {
             for input in [Input::Heartbeat { actor: ActorId(w), age: Duration::ZERO }, Input::Tick] {
-                let told = play.take(input);
-                world.carry_out(&play, &mut states, told)?;
+                let actions = play.take(input);
+                model.carry_out(&play, &mut states, actions)?;
             }
             for _ in 0..2 {
-                let told = play.report_state(ActorId(w), StateReport::Running);
-                world.carry_out(&play, &mut states, told)?;
+                let actions = play.report_state(ActorId(w), StateReport::Running);
+                model.carry_out(&play, &mut states, actions)?;
             }
             match play.core.handler(ActorId(w)) {
-                HandlerAge::Newest => prop_assert_eq!(world.handler[w], world.factory),
+                HandlerAge::Newest => prop_assert_eq!(model.handler[w], model.factory),
                 age => prop_assert_eq!(age, HandlerAge::None),
             }
         }
-        // However it stands: a stop comes to its end, even if nobody obeys.
-        world.stopping = true;
-        let told = play.take(Input::Stop { within: SECOND });
-        world.carry_out(&play, &mut states, told)?;
-        let told = play.after(SECOND);
-        world.carry_out(&play, &mut states, told)?;
+        // A stop always ends, even if no actor follows its commands.
+        model.stopping = true;
+        let actions = play.take(Input::Stop { within: SECOND });
+        model.carry_out(&play, &mut states, actions)?;
+        let actions = play.after(SECOND);
+        model.carry_out(&play, &mut states, actions)?;
         prop_assert!(play.core.is_stopped());
         prop_assert_eq!(play.core.next_due(), None);
     }

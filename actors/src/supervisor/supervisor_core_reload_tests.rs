@@ -1,14 +1,15 @@
-//! Replacing the handlers of all workers: every live handler becomes one of the newest factory, and no worker is started.
+//! Checks the replacement of all handlers: every live handler becomes one of the newest factory, and no actor is
+//! started.
 use super::*;
 
 fn replace(play: &mut Play) -> Vec<Action> {
-    deeds(play.take(Input::ReplaceHandlers))
+    effects(play.take(Input::ReplaceHandlers))
 }
 
 #[test]
 fn reload_replaces_running_handlers() {
     let mut play = Play::running(2);
-    assert_eq!(replace(&mut play), [send(A, MEND), send(B, MEND)]);
+    assert_eq!(replace(&mut play), [send(A, RESTART_HANDLER), send(B, RESTART_HANDLER)]);
     assert_eq!(play.state(A), ActorState::Restarting { scope: RestartScope::Handler, backoff: Duration::ZERO });
     assert_eq!(play.core.handler(A), HandlerAge::Pending);
     play.report_state(A, StateReport::Running);
@@ -26,7 +27,7 @@ fn reload_keeps_drained_worker_stopped() {
     assert_eq!(replace(&mut play), []);
     assert_eq!((play.state(A), play.core.handler(A)), (ActorState::Stopped, HandlerAge::None));
     assert_eq!(play.after(1000 * SECOND), []);
-    assert_eq!(deeds(play.restart(A, RestartScope::Handler).unwrap()), [start(A, 2)], "an operator starts it");
+    assert_eq!(effects(play.restart(A, RestartScope::Handler).unwrap()), [start(A, 2)], "an operator starts it");
 }
 
 #[test]
@@ -45,16 +46,16 @@ fn reload_does_not_shorten_restart_delay() {
     let due = play.core.next_due();
     assert_eq!(replace(&mut play), []);
     assert_eq!(play.core.next_due(), due);
-    assert_eq!(deeds(play.next()), [start(A, 2)]);
+    assert_eq!(effects(play.next()), [start(A, 2)]);
     assert_eq!(
         play.report_state(A, StateReport::Running).len(),
         1,
         "the new actor has the newest handler: no command follows"
     );
-    // The same for a handler that waits for its restart, and for a worker that cannot open yet.
+    // The same applies to a handler that waits for its restart, and to an actor that cannot open yet.
     play.soft_fails(A);
     assert_eq!((replace(&mut play), play.core.handler(A)), (vec![], HandlerAge::None));
-    assert_eq!(deeds(play.next()), [send(A, MEND)]);
+    assert_eq!(effects(play.next()), [send(A, RESTART_HANDLER)]);
     play.end(A, ActorExit::Waiting("eth0 is gone".into()));
     assert_eq!((replace(&mut play), play.core.handler(A)), (vec![], HandlerAge::None));
 }
@@ -63,10 +64,10 @@ fn reload_does_not_shorten_restart_delay() {
 fn reload_during_drain_replaces_handler_and_continues_drain() {
     let mut play = Play::running(1);
     play.take(Input::Drain { actor: A, within: 9 * SECOND });
-    assert_eq!(replace(&mut play), [send(A, MEND)]);
+    assert_eq!(replace(&mut play), [send(A, RESTART_HANDLER)]);
     play.report_state(A, StateReport::Running);
     assert_eq!(play.state(A), ActorState::Draining);
-    assert_eq!(deeds(play.report_state(A, StateReport::Drained)), [send(A, SupervisorCommand::Stop)]);
+    assert_eq!(effects(play.report_state(A, StateReport::Drained)), [send(A, SupervisorCommand::Stop)]);
     assert_eq!(replace(&mut play), []);
     play.end(A, ActorExit::Done);
     assert_eq!(play.state(A), ActorState::Stopped);
@@ -75,13 +76,13 @@ fn reload_during_drain_replaces_handler_and_continues_drain() {
 #[test]
 fn second_reload_during_first_replaces_handler_again() {
     let mut play = Play::running(1);
-    assert_eq!(replace(&mut play), [send(A, MEND)]);
-    // The first handler may be made already, by the former factory.
+    assert_eq!(replace(&mut play), [send(A, RESTART_HANDLER)]);
+    // The former factory may have created the first handler already.
     assert_eq!(replace(&mut play), []);
     assert_eq!(replace(&mut play), [], "any number of reloads adds one command");
-    assert_eq!(deeds(play.report_state(A, StateReport::Running)), [send(A, MEND)]);
+    assert_eq!(effects(play.report_state(A, StateReport::Running)), [send(A, RESTART_HANDLER)]);
     assert_eq!(play.core.handler(A), HandlerAge::Pending);
-    assert_eq!(deeds(play.report_state(A, StateReport::Running)), []);
+    assert_eq!(effects(play.report_state(A, StateReport::Running)), []);
     assert_eq!((play.state(A), play.core.handler(A)), (ActorState::Running, HandlerAge::Newest));
 }
 
@@ -96,7 +97,7 @@ fn reload_while_opening_replaces_handler_after_first_report() {
         play.take(Input::Start);
         assert_eq!(replace(&mut play), [], "its mailbox is not read yet, and it may have made its handler");
         assert_eq!(play.core.handler(A), HandlerAge::Pending);
-        assert_eq!(deeds(play.report_state(A, first.clone())), [send(A, MEND)], "{first:?}");
+        assert_eq!(effects(play.report_state(A, first.clone())), [send(A, RESTART_HANDLER)], "{first:?}");
         play.report_state(A, first);
         assert_eq!(play.core.handler(A), HandlerAge::Newest);
     }
@@ -107,11 +108,11 @@ fn reload_while_part_reopens_replaces_handler_after_it() {
     let mut play = Play::running(1);
     play.restart_port(A, 1).unwrap();
     assert_eq!(replace(&mut play), []);
-    assert_eq!(deeds(play.report_state(A, StateReport::Running)), [send(A, MEND)]);
+    assert_eq!(effects(play.report_state(A, StateReport::Running)), [send(A, RESTART_HANDLER)]);
     play.report_state(A, StateReport::Running);
-    // A closed part that waits for its retry holds up no handler.
+    // A closed port that waits for its next attempt does not delay the handler.
     play.report_state(A, StateReport::PartFailed { part: 1, cause: "socket lost".into() });
-    assert_eq!(replace(&mut play), [send(A, MEND)]);
+    assert_eq!(replace(&mut play), [send(A, RESTART_HANDLER)]);
 }
 
 #[test]
@@ -121,7 +122,7 @@ fn reload_of_stalled_worker_waits_for_its_heartbeat() {
     assert_eq!(replace(&mut play), [], "a deadline for an answer would end it");
     assert_eq!((play.state(A), play.core.handler(A)), (ActorState::Running, HandlerAge::Stalled));
     assert_eq!(play.after(100 * SECOND), []);
-    assert_eq!(deeds(play.take(Input::Heartbeat { actor: A, age: MS })), [send(A, MEND)]);
+    assert_eq!(effects(play.take(Input::Heartbeat { actor: A, age: MS })), [send(A, RESTART_HANDLER)]);
     play.report_state(A, StateReport::Running);
     assert_eq!(play.core.handler(A), HandlerAge::Newest);
 }
@@ -133,7 +134,7 @@ fn new_actor_needs_no_replacement_left_from_former_one() {
     replace(&mut play);
     play.panics(A);
     assert_eq!(play.core.handler(A), HandlerAge::None);
-    assert_eq!(deeds(play.next()), [start(A, 2)]);
-    assert_eq!(deeds(play.report_state(A, StateReport::Running)), []);
+    assert_eq!(effects(play.next()), [start(A, 2)]);
+    assert_eq!(effects(play.report_state(A, StateReport::Running)), []);
     assert_eq!(play.core.handler(A), HandlerAge::Newest);
 }

@@ -18,9 +18,9 @@ const SECOND: Duration = Duration::from_secs(1);
 const A: ActorId = ActorId(0);
 const B: ActorId = ActorId(1);
 
-const MEND: SupervisorCommand = SupervisorCommand::RestartHandler { inherit: true };
+const RESTART_HANDLER: SupervisorCommand = SupervisorCommand::RestartHandler { inherit: true };
 
-/// A roster in virtual time.
+/// Drives a supervisor core in virtual time.
 struct Play {
     core: SupervisorCore,
     now: Instant,
@@ -31,7 +31,7 @@ impl Play {
         Self { core: SupervisorCore::new(Settings::default(), actors), now: Instant::now() }
     }
 
-    /// With all workers at work in their first life.
+    /// Creates actors that all run for the first time.
     fn running(actors: usize) -> Self {
         let mut play = Self::new(actors);
         play.take(Input::Start);
@@ -74,7 +74,7 @@ impl Play {
         self.take(Input::Tick)
     }
 
-    /// Goes on to the next deadline, which must exist, and checks that nothing is decided just before it.
+    /// Advances to the next deadline, which must exist, and checks that nothing is decided just before it.
     fn next(&mut self) -> Vec<Action> {
         let due = self.core.next_due().unwrap();
         if due > self.now {
@@ -102,8 +102,8 @@ fn send(actor: ActorId, command: SupervisorCommand) -> Action {
     Action::Send { actor, command }
 }
 
-/// What is to be done, without what is to be told.
-fn deeds(actions: Vec<Action>) -> Vec<Action> {
+/// Returns the actions without the events.
+fn effects(actions: Vec<Action>) -> Vec<Action> {
     actions.into_iter().filter(|action| !matches!(action, Action::Emit(_))).collect()
 }
 
@@ -125,7 +125,7 @@ fn health_of(actions: &[Action]) -> Option<EngineHealth> {
 fn every_actor_starts_once_and_runs_after_its_report() {
     let mut play = Play::new(2);
     assert_eq!(play.state(A), ActorState::Planned);
-    assert_eq!(deeds(play.take(Input::Start)), [start(A, 1), start(B, 1)]);
+    assert_eq!(effects(play.take(Input::Start)), [start(A, 1), start(B, 1)]);
     assert_eq!(play.take(Input::Start), []);
     assert_eq!(play.state(A), ActorState::Opening);
     let (from, to) = (ActorState::Opening, ActorState::Running);
@@ -140,12 +140,12 @@ fn every_actor_starts_once_and_runs_after_its_report() {
 fn panic_restarts_after_backoff_with_gap_while_others_run() {
     let mut play = Play::running(2);
     play.after(SECOND);
-    let told = play.panics(A);
-    let ActorState::Restarting { scope: RestartScope::Queue, backoff } = play.state(A) else { panic!("{told:?}") };
+    let actions = play.panics(A);
+    let ActorState::Restarting { scope: RestartScope::Queue, backoff } = play.state(A) else { panic!("{actions:?}") };
     assert!(backoff >= 37 * MS && backoff <= 50 * MS, "{backoff:?}");
-    assert!(matches!(&told[..], [Action::Emit(Event::Changed { cause, .. })]
+    assert!(matches!(&actions[..], [Action::Emit(Event::Changed { cause, .. })]
         if *cause == Cause::Failed(Failure::ActorPanic("boom".into()))));
-    assert_eq!(deeds(play.next()), [start(A, 2)]);
+    assert_eq!(effects(play.next()), [start(A, 2)]);
     play.after(20 * MS);
     let back = play.report_state(A, StateReport::Running);
     assert_eq!(gap_of(&back), Some(backoff + 20 * MS));
@@ -157,35 +157,35 @@ fn panic_restarts_after_backoff_with_gap_while_others_run() {
 #[test]
 fn restart_storm_fails_actor_until_operator_restarts_it() {
     let mut play = Play::running(2);
-    for life in 2..=6 {
+    for run in 2..=6 {
         play.panics(A);
-        assert_eq!(deeds(play.next()), [start(A, life)]);
+        assert_eq!(effects(play.next()), [start(A, run)]);
         play.report_state(A, StateReport::Running);
     }
-    let told = play.panics(A);
-    let ActorState::Failed { why } = play.state(A) else { panic!("{told:?}") };
+    let actions = play.panics(A);
+    let ActorState::Failed { why } = play.state(A) else { panic!("{actions:?}") };
     let boom = Failure::ActorPanic("boom".into());
     assert_eq!(why, FailReason::Budget { failure: boom, restarts: 5, window: 60 * SECOND });
-    assert_eq!(health_of(&told), Some(EngineHealth::Degraded));
+    assert_eq!(health_of(&actions), Some(EngineHealth::Degraded));
     assert_eq!(play.core.next_due(), None);
     assert_eq!(play.after(1000 * SECOND), []);
     assert_eq!(play.state(B), ActorState::Running);
 
-    let told = play.restart(A, RestartScope::Handler).unwrap();
-    assert_eq!(health_of(&told), Some(EngineHealth::Healthy));
-    assert_eq!(deeds(told), [start(A, 7)]);
+    let actions = play.restart(A, RestartScope::Handler).unwrap();
+    assert_eq!(health_of(&actions), Some(EngineHealth::Healthy));
+    assert_eq!(effects(actions), [start(A, 7)]);
     play.report_state(A, StateReport::Running);
     play.panics(A);
-    assert_eq!(play.state_name(A), "restarting", "the budget begins anew");
+    assert_eq!(play.state_name(A), "restarting", "the budget is full again");
 }
 
 #[test]
 fn refused_start_uses_budget_and_does_not_recurse() {
     let mut play = Play::new(1);
     play.take(Input::Start);
-    for life in 2..=6 {
-        assert_eq!(deeds(play.end(A, ActorExit::Failed("EBUSY".into()))), []);
-        assert_eq!(deeds(play.next()), [start(A, life)]);
+    for run in 2..=6 {
+        assert_eq!(effects(play.end(A, ActorExit::Failed("EBUSY".into()))), []);
+        assert_eq!(effects(play.next()), [start(A, run)]);
     }
     play.end(A, ActorExit::Failed("EBUSY".into()));
     assert_eq!(play.state_name(A), "failed");
@@ -195,10 +195,10 @@ fn refused_start_uses_budget_and_does_not_recurse() {
 fn permanent_failure_is_not_restarted() {
     let mut play = Play::new(1);
     play.take(Input::Start);
-    let told = play.end(A, ActorExit::Refused("EPERM: give it CAP_NET_RAW".into()));
+    let actions = play.end(A, ActorExit::Refused("EPERM: give it CAP_NET_RAW".into()));
     assert_eq!(play.state(A), ActorState::Failed { why: FailReason::Refused("EPERM: give it CAP_NET_RAW".into()) });
-    assert_eq!(health_of(&told), Some(EngineHealth::Degraded));
-    assert_eq!((deeds(told), play.core.next_due()), (vec![], None));
+    assert_eq!(health_of(&actions), Some(EngineHealth::Degraded));
+    assert_eq!((effects(actions), play.core.next_due()), (vec![], None));
 }
 
 #[test]
@@ -211,12 +211,12 @@ fn unrequested_exit_is_a_failure() {
 #[test]
 fn handler_failure_restarts_handler_only() {
     let mut play = Play::running(1);
-    assert_eq!(deeds(play.soft_fails(A)), []);
+    assert_eq!(effects(play.soft_fails(A)), []);
     let ActorState::Restarting { scope: RestartScope::Handler, backoff } = play.state(A) else {
         panic!("{:?}", play.state(A))
     };
-    assert_eq!(play.soft_fails(A), [], "told once");
-    assert_eq!(deeds(play.next()), [send(A, MEND)]);
+    assert_eq!(play.soft_fails(A), [], "reported once");
+    assert_eq!(effects(play.next()), [send(A, RESTART_HANDLER)]);
     let back = play.report_state(A, StateReport::Running);
     assert_eq!(gap_of(&back), Some(backoff));
     assert_eq!((play.core.generation(A), play.core.restarts(A)), (1, 1));
@@ -228,8 +228,8 @@ fn handler_that_cannot_be_rebuilt_ends_its_actor() {
         let mut play = Play::running(1);
         play.soft_fails(A);
         play.next();
-        let told = if answers { play.soft_fails(A) } else { play.next() };
-        assert_eq!(deeds(told), [send(A, SupervisorCommand::Stop)], "answers: {answers}");
+        let actions = if answers { play.soft_fails(A) } else { play.next() };
+        assert_eq!(effects(actions), [send(A, SupervisorCommand::Stop)], "answers: {answers}");
         assert!(matches!(play.state(A), ActorState::Restarting { scope: RestartScope::Queue, .. }));
     }
 }
@@ -239,13 +239,13 @@ fn slow_handler_storm_exhausts_budget_and_ends_actor() {
     let mut play = Play::running(1);
     for _ in 0..5 {
         play.soft_fails(A);
-        assert_eq!(deeds(play.next()), [send(A, MEND)]);
+        assert_eq!(effects(play.next()), [send(A, RESTART_HANDLER)]);
         play.report_state(A, StateReport::Running);
         play.after(2 * SECOND);
     }
-    assert_eq!(deeds(play.soft_fails(A)), [send(A, SupervisorCommand::Stop)]);
+    assert_eq!(effects(play.soft_fails(A)), [send(A, SupervisorCommand::Stop)]);
     assert_eq!(play.state_name(A), "failed");
-    assert_eq!(deeds(play.end(A, ActorExit::Done)), []);
+    assert_eq!(effects(play.end(A, ActorExit::Done)), []);
     assert_eq!((play.state_name(A), play.core.is_live(A)), ("failed", false));
 }
 
@@ -255,7 +255,7 @@ fn dead_actor_with_failed_handler_is_restarted_whole() {
     play.soft_fails(A);
     play.panics(A);
     assert!(matches!(play.state(A), ActorState::Restarting { scope: RestartScope::Queue, .. }));
-    assert_eq!(deeds(play.next()), [start(A, 2)]);
+    assert_eq!(effects(play.next()), [start(A, 2)]);
 }
 
 #[test]
@@ -264,15 +264,15 @@ fn actor_that_cannot_open_yet_is_retried_without_event_or_budget() {
     let gone = || ActorExit::Waiting("eth0 is gone".into());
     play.end(A, gone());
     assert_eq!(play.state(A), ActorState::Waiting { why: WaitReason::Absent("eth0 is gone".into()) });
-    for life in 2..=100 {
-        assert_eq!(play.next(), [start(A, life)], "and no word of it");
+    for run in 2..=100 {
+        assert_eq!(play.next(), [start(A, run)], "no event");
         assert_eq!(play.end(A, gone()), []);
     }
     assert_eq!(play.core.health(), EngineHealth::Healthy);
     assert_eq!(play.take(Input::Wake { actor: A }), [start(A, 101)]);
     assert_eq!(play.take(Input::Wake { actor: A }), []);
     assert_eq!(gap_of(&play.report_state(A, StateReport::Running)), Some(99 * SECOND));
-    // The budget is whole: five failures are still answered.
+    // The budget is full: five failures are still answered.
     for _ in 0..5 {
         play.panics(A);
         play.next();
@@ -300,13 +300,17 @@ fn stall_and_its_end_are_reported_once() {
     assert_eq!(play.take(heartbeat(age)), [stalled, Action::Emit(Event::Health(EngineHealth::Degraded))]);
     assert_eq!(play.take(heartbeat(20 * SECOND)), []);
     assert!(play.core.is_stalled(A));
-    assert_eq!(play.state(A), ActorState::Running, "a thread cannot be killed: told, not restarted");
+    assert_eq!(
+        play.state(A),
+        ActorState::Running,
+        "a thread cannot be killed: the stall is reported, and nothing restarts"
+    );
     let recovered = Action::Emit(Event::Recovered { actor: A });
     assert_eq!(play.take(heartbeat(MS)), [recovered.clone(), Action::Emit(Event::Health(EngineHealth::Healthy))]);
-    // One that ends is no longer stalled either.
+    // An actor that ends is no longer stalled.
     play.take(heartbeat(age));
     assert_eq!(play.panics(A).first(), Some(&recovered));
-    assert_eq!(play.take(heartbeat(age)), [], "the dead have no pulse");
+    assert_eq!(play.take(heartbeat(age)), [], "an ended actor has no heartbeat");
 }
 
 #[test]

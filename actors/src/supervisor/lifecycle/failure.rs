@@ -1,4 +1,4 @@
-//! What a failure of an actor, of its handler or of one of its ports leads to.
+//! Decides what follows a failure of an actor, its handler or one of its ports.
 
 use super::ActorLifecycle;
 use crate::policy::Decision;
@@ -44,7 +44,7 @@ impl ActorLifecycle {
         self.fail(cx, if self.quick >= 2 { RestartScope::Queue } else { RestartScope::Handler }, failure);
     }
 
-    /// The actor goes on without the part, so this never ends it.
+    /// Answers the failure of a port. The actor continues without the port, so this never ends it.
     pub(super) fn part_failed(&mut self, cx: &mut TransitionContext<'_>, failure: Failure) {
         let (what, every) = (RebuildTarget::Parts, cx.settings.part_every);
         match self.budget.on_failure(cx.now) {
@@ -60,7 +60,7 @@ impl ActorLifecycle {
         }
     }
 
-    /// Answers a failure by the budget.
+    /// Answers a failure within the budget.
     pub(super) fn fail(&mut self, cx: &mut TransitionContext<'_>, scope: RestartScope, failure: Failure) {
         match self.budget.on_failure(cx.now) {
             Decision::GiveUp { restarts, window } => {
@@ -73,7 +73,7 @@ impl ActorLifecycle {
                 self.go(cx, ActorState::Restarting { scope, backoff }, Cause::Failed(failure));
                 match scope {
                     RestartScope::Handler => {
-                        // What it took over may be what fells it.
+                        // The sessions that the handler took over may be the cause of the failure.
                         let what = RebuildTarget::Handler { inherit: self.quick == 0 };
                         self.phase = Phase::RebuildPending { due, what };
                     }

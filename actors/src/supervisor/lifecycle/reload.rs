@@ -1,4 +1,4 @@
-//! A new factory of handlers: which live actor has a former handler, and when that is replaced.
+//! Tracks which live actor has a handler of a former factory, and when that is replaced.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ impl ActorLifecycle {
         }
     }
 
-    /// Gives a live actor a handler of the newest factory. Starts nothing: a stopped or failed worker stays so.
+    /// Gives a live actor a handler of the newest factory. It starts nothing: a stopped or failed actor stays so.
     pub(in crate::supervisor) fn replace_handler(&mut self, cx: &mut TransitionContext<'_>) {
         match self.phase {
             Phase::Idle
@@ -33,7 +33,7 @@ impl ActorLifecycle {
             | Phase::Ending { .. }
             | Phase::Overdue { .. }
             | Phase::RebuildPending { what: RebuildTarget::Handler { .. }, .. } => {}
-            // It goes on draining, with the sessions it has.
+            // It continues to drain, with its sessions.
             Phase::Draining { .. } => cx.send(SupervisorCommand::RestartHandler { inherit: true }),
             Phase::Opening | Phase::Up | Phase::RebuildPending { .. } | Phase::Rebuilding { .. } => {
                 self.outdated = true;
@@ -42,8 +42,8 @@ impl ActorLifecycle {
         }
     }
 
-    /// Replaces a handler of a former factory, unless the actor is opening or rebuilding something: then its next report
-    /// leads here again, because it may have made its handler before the factory changed.
+    /// Replaces a handler of a former factory. It does nothing while the actor opens or rebuilds something, because
+    /// the actor may have created its handler before the factory changed. The actor's next report calls this again.
     pub(super) fn replace_outdated(&mut self, cx: &mut TransitionContext<'_>) {
         let ready = matches!(
             self.phase,
