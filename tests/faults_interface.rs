@@ -256,7 +256,7 @@ fn channels_are_reduced_or_raised() {
             }
             lab.running("near0");
             let told = move |s: &EngineStatus| {
-                let words = format!("near0 has {count} receive queues instead of 4");
+                let words = format!("near0: {count} receive queues instead of 4");
                 s.drift.iter().any(|news| news.contains(&words)) == (count != 4)
             };
             wait(engine, "told", told);

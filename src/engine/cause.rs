@@ -5,7 +5,8 @@ use std::fmt;
 use oxide_actors::supervisor::{ActorState, Cause, RestartCause, RestartScope};
 use serde::Serialize;
 
-/// Lists the restarts that can happen. [`QUEUE_RESTARTS`](crate::telemetry::metrics::QUEUE_RESTARTS) explains each pair.
+/// Lists the restarts that can happen. [`QUEUE_RESTARTS`](crate::telemetry::metrics::QUEUE_RESTARTS) explains each
+/// pair.
 const ALL: [(RestartScope, RestartCause); 11] = [
     (RestartScope::Handler, RestartCause::Asked),
     (RestartScope::Handler, RestartCause::Panic),
@@ -64,9 +65,9 @@ pub struct LastRestart {
     pub detail: String,
     /// Measures the time from the failure until the queue runs again, in milliseconds; `None` until then.
     pub gap_ms: Option<f64>,
-    /// Counts the packets lost: the batch in hand, the packets on the rings of a closed socket, the packets for a closed
-    /// port, and the packets that the kernel dropped at open sockets meanwhile. It excludes packets that take the
-    /// program's fallback while there is no socket; the interface counts those (`no_socket`).
+    /// Counts the packets lost: the batch in hand, the packets on the rings of a closed socket, the packets for a
+    /// closed port, and the packets that the kernel dropped at open sockets meanwhile. It excludes packets that take
+    /// the program's fallback while there is no socket; the interface counts those (`no_socket`).
     pub lost: u64,
 }
 

@@ -83,7 +83,8 @@ impl PlannedMachine {
     /// Reads the machine and makes the plan.
     ///
     /// # Errors
-    /// Returns [`EngineError::Config`], [`EngineError::Snapshot`], or [`EngineError::Plan`] with all reasons and remedies.
+    /// Returns [`EngineError::Config`], [`EngineError::Snapshot`], or [`EngineError::Plan`] with all reasons and
+    /// remedies.
     pub fn new(config: &EngineConfig) -> Result<Self, EngineError> {
         config.validate()?;
         let snapshot = Snapshot::live(&config.interfaces)?;

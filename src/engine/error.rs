@@ -246,7 +246,7 @@ mod tests {
         for text in [&named, &unnamed] {
             assert_eq!(text.matches("eth0").count(), 1, "{text}");
         }
-        assert!(unnamed.starts_with("eth0: load: not permitted"), "{unnamed}");
+        assert!(unnamed.starts_with("eth0: cannot load: not permitted"), "{unnamed}");
     }
 
     #[test]

@@ -49,8 +49,8 @@ impl<H> Factory<H> {
     }
 }
 
-/// Queries and controls a running engine from any thread. It can be cloned, and does not keep the engine alive. After the
-/// engine has stopped, `status` returns the last state and all other methods return [`EngineError::Ended`].
+/// Queries and controls a running engine from any thread. It can be cloned, and does not keep the engine alive. After
+/// the engine has stopped, `status` returns the last state and all other methods return [`EngineError::Ended`].
 #[derive(Clone)]
 pub struct EngineHandle(Arc<Shared>);
 
@@ -134,8 +134,8 @@ impl EngineHandle {
         }
     }
 
-    /// Restarts the part of the actor of `queue` that `scope` names; everything else continues. The restart does not count
-    /// against the restart budget, and a failed queue gets a new budget. Returns when the restart has begun.
+    /// Restarts the part of the actor of `queue` that `scope` names; everything else continues. The restart does not
+    /// count against the restart budget, and a failed queue gets a new budget. Returns when the restart has begun.
     ///
     /// # Errors
     /// Returns [`EngineError::NoSuchQueue`], or [`EngineError::NotNow`] while the queue drains or does not end.
@@ -169,8 +169,8 @@ impl EngineHandle {
         Ok(())
     }
 
-    /// Drains the actor that serves `queue`, on each of its interfaces. The actor starts no new sessions, and stops when
-    /// the old ones have ended or `within` is over. A restart starts it again.
+    /// Drains the actor that serves `queue`, on each of its interfaces. The actor starts no new sessions, and stops
+    /// when the old ones have ended or `within` is over. A restart starts it again.
     ///
     /// # Errors
     /// Returns [`EngineError::NoSuchQueue`], or [`EngineError::NotNow`] if the actor still runs afterwards.

@@ -1,5 +1,5 @@
-//! Owns program, destinations and device settings of each interface. A program stays attached until the engine ends, and
-//! is attached again when its interface is re-created.
+//! Owns program, destinations and device settings of each interface. A program stays attached until the engine ends,
+//! and is attached again when its interface is re-created.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -31,7 +31,8 @@ struct Attached {
     detached_reason: Option<(String, RetryDelay)>,
 }
 
-/// Sets the time between two attempts to attach a program. Each attempt looks up the conflicting program, which is slow.
+/// Sets the time between two attempts to attach a program. Each attempt looks up the conflicting program, which is
+/// slow.
 const TRY_EVERY: Duration = Duration::from_millis(500);
 
 /// Delays the next attempt after a refusal.
@@ -135,7 +136,8 @@ impl Interfaces {
         }
     }
 
-    /// Replaces the destinations on every interface, or on none. Unchanged destinations are served without interruption.
+    /// Replaces the destinations on every interface, or on none. Unchanged destinations are served without
+    /// interruption.
     pub(super) fn set_destinations(&mut self, wanted: &Destinations) -> Result<(), EngineError> {
         let wanted = by_address(wanted);
         if wanted == self.destinations {

@@ -39,7 +39,8 @@ pub(super) struct Launcher<H> {
     pub(super) plan: Plan,
     pub(super) executor: ExecutorKind,
     pub(super) processor: Processor,
-    /// RSS settings of the interfaces at start. If they changed later, answers arrive at other queues and are handed over.
+    /// RSS settings of the interfaces at start. If they changed later, answers arrive at other queues and are handed
+    /// over.
     pub(super) rss: HashMap<String, Arc<Rss>>,
     /// Creates handlers with the newest factory.
     pub(super) factory: HandlerFactory<H>,

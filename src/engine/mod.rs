@@ -93,8 +93,8 @@ pub struct EngineBuilder<H> {
 }
 
 impl Engine {
-    /// Returns a builder for an engine with `config`. `factory` creates the handler of each queue on the queue's own core,
-    /// at start and after a restart.
+    /// Returns a builder for an engine with `config`. `factory` creates the handler of each queue on the queue's own
+    /// core, at start and after a restart.
     pub fn builder<H: Handler + 'static>(
         config: EngineConfig,
         factory: impl Fn(&QueueInfo) -> H + Send + Sync + 'static,
@@ -106,8 +106,8 @@ impl Engine {
 }
 
 impl<H: Handler + 'static> EngineBuilder<H> {
-    /// Sets the function that returns the UDP destinations of the engine. It runs again when addresses or routes change.
-    /// The kernel keeps all other packets.
+    /// Sets the function that returns the UDP destinations of the engine. It runs again when addresses or routes
+    /// change. The kernel keeps all other packets.
     #[must_use]
     pub fn destinations(mut self, of: impl Fn(&Tables) -> Destinations + Send + 'static) -> Self {
         self.destinations = Box::new(of);

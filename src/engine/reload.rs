@@ -86,13 +86,13 @@ impl PendingQueue {
 
 impl EngineHandle {
     /// Replaces the destinations and the handler factory, then the handler of each running queue. A new handler takes
-    /// over from the old one ([`Handler::inherit`]). No socket is touched, and no queue is started: a drained, paused or
-    /// failed queue stays as it is. Returns when the running queues have their new handlers.
+    /// over from the old one ([`Handler::inherit`]). No socket is touched, and no queue is started: a drained, paused
+    /// or failed queue stays as it is. Returns when the running queues have their new handlers.
     ///
     /// # Errors
     /// Changes nothing on an error, except after [`EngineError::DestinationsInPart`]. Returns
-    /// [`EngineError::OtherHandler`] if `H` is not the type that the engine was built with, [`EngineError::Steering`] if
-    /// the destinations cannot be set, or [`EngineError::Ended`].
+    /// [`EngineError::OtherHandler`] if `H` is not the type that the engine was built with, [`EngineError::Steering`]
+    /// if the destinations cannot be set, or [`EngineError::Ended`].
     pub fn reload<H: Handler + 'static>(
         &self,
         factory: impl Fn(&QueueInfo) -> H + Send + Sync + 'static,

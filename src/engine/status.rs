@@ -26,8 +26,8 @@ pub struct EngineStatus {
     pub uptime_s: f64,
     /// Time from start until the last queue received packets, in milliseconds; `None` before.
     pub start_to_ready_ms: Option<f64>,
-    /// Time from start until the first packet was forwarded, in milliseconds; `None` before. The snapshots make it up to
-    /// 100 ms late.
+    /// Time from start until the first packet was forwarded, in milliseconds; `None` before. The snapshots make it up
+    /// to 100 ms late.
     pub first_packet_ms: Option<f64>,
     /// CPU time and memory of all threads. The kernel's work for them is included, softirq is not.
     pub process: ProcessUsage,

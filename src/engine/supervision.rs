@@ -40,8 +40,8 @@ pub struct Supervision {
     /// Time between two attempts to open a port past its budget, while its actor runs without it: at least 100 ms,
     /// default 5 s.
     pub port_every: Duration,
-    /// Time without heartbeat after which a queue is stalled and its packets are steered away until the heartbeat resumes:
-    /// at least 250 ms, default 1 s. An idle actor increments the heartbeat ten times a second.
+    /// Time without heartbeat after which a queue is stalled and its packets are steered away until the heartbeat
+    /// resumes: at least 250 ms, default 1 s. An idle actor increments the heartbeat ten times a second.
     pub stall_after: Duration,
     /// Length of a stall after which the process must end to free the thread ([`EngineStatus::fatal_exit`]). Default
     /// `None`, so that the other queues continue.

@@ -69,8 +69,8 @@ impl Totals {
         self.sleeps += other.sleeps;
     }
 
-    /// Returns the time in each regime, in ns. A queue is in exactly one regime at each moment, so their sum is the time
-    /// since the engine started.
+    /// Returns the time in each regime, in ns. A queue is in exactly one regime at each moment, so their sum is the
+    /// time since the engine started.
     #[must_use]
     pub fn regimes(&self) -> [(&'static str, u64); 6] {
         [

@@ -103,13 +103,14 @@ pub struct PortInfo {
     pub mode: Mode,
     /// Reason why the mode is not a better one; empty for the best mode.
     pub mode_reason: String,
-    /// Result of the request for preferred busy polling, or the reason against it. [`Port::busy_polling`] returns whether
-    /// it is in force.
+    /// Result of the request for preferred busy polling, or the reason against it. [`Port::busy_polling`] returns
+    /// whether it is in force.
     pub busy_poll: String,
 }
 
 impl PortInfo {
-    /// Returns the description of a port that cannot be opened yet for this reason. Its interface number matches nothing.
+    /// Returns the description of a port that cannot be opened yet for this reason. Its interface number matches
+    /// nothing.
     #[must_use]
     pub fn closed(id: QueueId, why: String) -> Self {
         let (mac, busy_poll) = (MacAddr::default(), String::new());
@@ -198,7 +199,7 @@ pub enum PortError {
         why: String,
     },
     /// The kernel refused a step of opening or using the port.
-    #[error("{id}: {step}: {source}{}", remedy(.advice))]
+    #[error("{id}: cannot {step}: {source}{}", remedy(.advice))]
     Refused {
         /// Identifier of the port.
         id: QueueId,
@@ -298,8 +299,8 @@ impl PortError {
         }
     }
 
-    /// Returns whether the port must wait for its interface, because it is missing, down, or used by another program. Only
-    /// this port is affected, and it opens when the interface is available.
+    /// Returns whether the port must wait for its interface, because it is missing, down, or used by another program.
+    /// Only this port is affected, and it opens when the interface is available.
     #[must_use]
     pub fn waits(&self) -> bool {
         matches!(self, Self::Gone { .. } | Self::NotNow { .. }) || self.is_link_down()
@@ -334,15 +335,15 @@ impl PortError {
 }
 
 fn remedy(advice: &str) -> String {
-    if advice.is_empty() { String::new() } else { format!(" ({advice})") }
+    if advice.is_empty() { String::new() } else { format!("; to fix: {advice}") }
 }
 
 /// Moves packets through one queue of one interface.
 ///
 /// Every call takes the UMEM that the port was opened with. No call blocks or allocates.
 ///
-/// An implementation holds the [`PortKey`](crate::umem::PortKey) of its index and moves frames with it. A port without a
-/// kernel needs no `unsafe` ([`Umem::simulated_port`]). A port with a kernel must guarantee that kernel's behaviour
+/// An implementation holds the [`PortKey`](crate::umem::PortKey) of its index and moves frames with it. A port without
+/// a kernel needs no `unsafe` ([`Umem::simulated_port`]). A port with a kernel must guarantee that kernel's behaviour
 /// ([`Umem::kernel_port`]). `tests/common/device.rs` is a small implementation.
 pub trait Port {
     /// Returns the description of this port.
@@ -354,8 +355,8 @@ pub trait Port {
     /// Moves received packets to the end of `into`: at most `limit`, and until `into` is full. Returns their number.
     fn receive(&mut self, umem: &mut Umem, into: &mut Burst, limit: usize) -> usize;
 
-    /// Moves packets from the front of `from` to the TX ring until the ring is full. Returns their number. The rest stays
-    /// in `from`, in order.
+    /// Moves packets from the front of `from` to the TX ring until the ring is full. Returns their number. The rest
+    /// stays in `from`, in order.
     fn transmit(&mut self, umem: &mut Umem, from: &mut Burst) -> usize;
 
     /// Takes back the frames of packets that were sent. Returns their number.
@@ -380,7 +381,8 @@ pub trait Port {
     /// Returns the error of the kernel.
     fn kernel_counters(&self) -> Result<KernelCounters, PortError>;
 
-    /// Returns whether preferred busy polling is in force, so that this port's system calls do the driver's receive work.
+    /// Returns whether preferred busy polling is in force, so that this port's system calls do the driver's receive
+    /// work.
     fn busy_polling(&self) -> bool {
         false
     }
@@ -412,8 +414,8 @@ pub trait Backend: Send + 'static {
     /// Returns a [`PortError`]; everything that was opened before is closed.
     fn open(&mut self) -> Result<(Umem, Vec<Self::Port>), PortError>;
 
-    /// Opens memory and ports like [`open`](Self::open), but tolerates missing interfaces ([`PortError::waits`]). Such a
-    /// port is an error in the list, and [`reopen`](Self::reopen) opens it later. At least one port is open.
+    /// Opens memory and ports like [`open`](Self::open), but tolerates missing interfaces ([`PortError::waits`]). Such
+    /// a port is an error in the list, and [`reopen`](Self::reopen) opens it later. At least one port is open.
     ///
     /// # Errors
     /// Returns the errors of [`open`](Self::open). If no port can be opened, returns the error of the first one.

@@ -1,5 +1,5 @@
-//! Holds the user side of a socket's four rings, and counts the frames that the kernel holds through them. The other side
-//! is the kernel or a simulated one.
+//! Holds the user side of a socket's four rings, and counts the frames that the kernel holds through them. The other
+//! side is the kernel or a simulated one.
 //!
 //! ```text
 //!   pool --fill--> kernel --rx--> Burst --tx--> kernel --completion--> pool
@@ -51,8 +51,8 @@ impl<A: RingMemory<u64>, D: RingMemory<Descriptor>> PortRings<A, D> {
         self.counters.kicks += 1;
     }
 
-    /// Posts as many frames as the fill ring wants, if they are at least a batch. A smaller number is not worth the access
-    /// to the ring's cache line.
+    /// Posts as many frames as the fill ring wants, if they are at least a batch. A smaller number is not worth the
+    /// access to the ring's cache line.
     #[inline]
     pub(crate) fn fill(&mut self, umem: &mut Umem) -> usize {
         let wanted = self.sizes.fill.saturating_sub(self.posted_fill);

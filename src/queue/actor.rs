@@ -1,8 +1,8 @@
 //! Owns one queue's datapath and does the work between its turns. It executes the supervisor's commands, closes and
 //! reopens ports, checks accounting and completions, and reports its state.
 //!
-//! It has no threads, no waiting and no clock: [`run`](super::run()) runs it on a core, and the simulator calls the same
-//! code directly.
+//! It has no threads, no waiting and no clock: [`run`](super::run()) runs it on a core, and the simulator calls the
+//! same code directly.
 
 mod closed_ports;
 mod loss_meter;
@@ -146,7 +146,8 @@ impl<B: Backend, H: Handler> Actor<B, H> {
         self.link.report_state(self.closed_ports.state_report());
     }
 
-    /// Executes the kernel side of a turn, after [`Datapath::work`], and increments the heartbeat. Closes a failed port.
+    /// Executes the kernel side of a turn, after [`Datapath::work`], and increments the heartbeat. Closes a failed
+    /// port.
     pub fn kick(&mut self) -> TurnResult {
         let turn = self.datapath.kick().unwrap_or_else(|(port, error)| {
             self.close_failed_port(port, &error);

@@ -37,7 +37,8 @@ pub trait Handler {
         0
     }
 
-    /// Reports each counter of this handler by name, for the status report. The engine calls it about ten times a second.
+    /// Reports each counter of this handler by name, for the status report. The engine calls it about ten times a
+    /// second.
     fn counts(&self, count: &mut dyn FnMut(&'static str, u64)) {
         let _ = count;
     }

@@ -7,8 +7,8 @@
 //!
 //! | part | owns | driven by |
 //! |---|---|---|
+//! | [`Datapath`] | one queue's packets: ports, memory, handler, tables | the actor |
 //! | `Actor` | work between turns: commands, port changes, accounting, state reports | [`run`], or the simulator |
-//! | `Actor` | work between turns: commands, opening and closing of ports, accounting, state reports | [`run`], or the simulator |
 //! | [`run`] | a core's time: clock, spinning, sleeping | an executor |
 
 mod actor;

@@ -8,7 +8,8 @@ use crate::umem::PortIndex;
 
 /// Carries a packet to another queue. It moves by value, so no packet allocates or frees memory.
 pub struct Handover {
-    /// Port through which the packet arrived. The number is the same on each queue, since all serve the same interfaces.
+    /// Port through which the packet arrived. The number is the same on each queue, since all serve the same
+    /// interfaces.
     pub from: PortIndex,
     /// Bytes of the whole frame.
     pub bytes: ArrayVec<u8, { Handover::CAPACITY }>,

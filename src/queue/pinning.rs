@@ -26,7 +26,8 @@ impl Pinning {
         Self { cpu, pinned, next_look: now + LOOK_EVERY }
     }
 
-    /// Returns whether the thread is on its planned CPU. A thread on another CPU must not spin, because an actor may own it.
+    /// Returns whether the thread is on its planned CPU. A thread on another CPU must not spin, because an actor may
+    /// own it.
     pub(super) fn is_pinned(&self) -> bool {
         self.pinned
     }

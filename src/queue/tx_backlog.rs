@@ -40,7 +40,8 @@ impl TxBacklog {
         self.waiting.drain()
     }
 
-    /// Moves as many frames of `burst` as fit directly to the TX ring if there is no backlog. The rest stays in `burst`.
+    /// Moves as many frames of `burst` as fit directly to the TX ring if there is no backlog. The rest stays in
+    /// `burst`.
     pub(super) fn pass<P: Port>(
         &mut self,
         burst: &mut Burst,

@@ -1,16 +1,16 @@
-//! Opening: the memory and the ports of one actor, each port on the best rung of the ladder that the
-//! kernel gives it, with the reason for each rung that it does not; and opening one port again.
+//! Opens the memory and the ports of one actor, and reopens single ports. Each port gets the best mode that the kernel
+//! provides. The reason why a better mode failed is kept.
 //!
 //! ```text
-//!   memory -> for each port: socket, registration, rings, fill, bind -> read back what was given
+//!   memory -> for each port: socket, registration, rings, fill, bind -> read the mode back
 //!                                                        |
 //!                          EBUSY: the same socket again, until the deadline
-//!                          EOPNOTSUPP, EINVAL in zero-copy: a new socket on the next rung
+//!                          EOPNOTSUPP, EINVAL in zero-copy: a new socket in the next mode
 //! ```
 //!
-//! Frames are posted before bind, because some drivers (igb on kernel 6.18) look at the fill ring only
-//! then. The XDP program is attached before (gVNIC and ice need it so: quilkin 6e878b34a, agave#6836); the
-//! socket is put into the XSKMAP last, by [`Port::steer`](crate::port::Port::steer).
+//! Frames are posted before bind, because some drivers (igb on kernel 6.18) read the fill ring only then. The XDP
+//! program is attached before, because gVNIC and ice need it (quilkin 6e878b34a, agave#6836). The socket is put into
+//! the XSKMAP last, by [`Port::steer`](crate::port::Port::steer).
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -31,42 +31,42 @@ use super::xsk::{REGISTERING, Xsk};
 use crate::port::{Backend, Mode, Opened, Port, PortError, PortInfo, QueueId};
 use crate::umem::{PageKind, PortIndex, Region, RingSizes, Umem, UmemLayout};
 
-/// Wish for zero-copy.
+/// States whether zero-copy is required.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ZeroCopy {
-    /// Zero-copy where the driver has it, else copy, and the reason is told.
+    /// Uses zero-copy if the driver supports it, and copy mode otherwise, with the reason.
     #[default]
     Auto,
-    /// Zero-copy, or the queue does not start.
+    /// Requires zero-copy. Without it, the queue does not start.
     Require,
-    /// Copy.
+    /// Uses copy mode.
     Off,
 }
 
-/// Sizes and wishes of one actor's memory and sockets.
+/// Holds the sizes and modes of one actor's memory and sockets.
 #[derive(Debug, Clone)]
 pub struct XdpOptions {
     /// Ring sizes of each port.
     pub rings: RingSizes,
-    /// Bytes in a frame: 2048 or 4096.
+    /// Size of a frame in bytes: 2048 or 4096.
     pub frame_size: u32,
-    /// Frames in the UMEM; `None` for as many as the rings need.
+    /// Number of frames in the UMEM; `None` for as many as the rings need.
     pub frame_count: Option<u32>,
     /// Bytes kept free before each packet.
     pub headroom: u32,
-    /// Page size wished for.
+    /// Requested page size.
     pub pages: PageKind,
-    /// NUMA node for the memory.
+    /// NUMA node of the memory; `None` for any.
     pub node: Option<u32>,
-    /// Wish for zero-copy.
+    /// Requirement for zero-copy.
     pub zero_copy: ZeroCopy,
-    /// Why [`ZeroCopy::Auto`] should not even try: what is on record of the driver.
+    /// Reason why [`ZeroCopy::Auto`] does not try zero-copy: a known defect of the driver.
     pub avoid_zero_copy: Option<String>,
-    /// Preferred busy polling.
+    /// Preferred busy polling; `None` if it is off.
     pub busy_poll: Option<BusyPoll>,
-    /// How long a queue may answer EBUSY before that is an error: the kernel tears sockets down
-    /// late, 15 to 60 ms after they were closed.
+    /// Time for which a queue may answer EBUSY before that is an error. The kernel releases a socket 15 to 60 ms after
+    /// its close.
     pub busy_deadline: Duration,
 }
 
@@ -87,14 +87,14 @@ impl Default for XdpOptions {
     }
 }
 
-/// One port to open.
+/// Holds the parameters to open one port.
 #[derive(Debug)]
 pub struct PortOpenParams {
     /// Interface and queue.
     pub id: QueueId,
-    /// The queue's entry in the interface's XSKMAP; `None` for a socket that only sends.
+    /// The queue's entry in the interface's XSKMAP; `None` for a socket that only transmits.
     pub slot: Option<XskMapEntry>,
-    /// Why the interface's program is attached in generic mode; `None` where it is native.
+    /// Reason why the interface's program is attached in generic mode; `None` in native mode.
     pub generic: Option<String>,
 }
 
@@ -102,33 +102,33 @@ pub struct PortOpenParams {
 pub struct XdpBackend {
     options: XdpOptions,
     places: Vec<PortOpening>,
-    /// The memory that the ports were opened on.
+    /// Identifier of the memory on which the ports were opened.
     memory: Option<u32>,
 }
 
-/// The name of the step that finds a queue busy.
-const BINDING: &str = "binding the AF_XDP socket";
+/// Names the step that returns EBUSY for a busy queue.
+const BINDING: &str = "bind the AF_XDP socket";
 
-/// One port's place in the actor.
+/// Holds the state of opening one port.
 struct PortOpening {
     id: QueueId,
     slot: Option<Arc<XskMapEntry>>,
     generic: Option<String>,
-    /// A socket with rings and frames that waits for its queue to become free.
+    /// Socket with rings and frames that waits until its queue is free.
     prepared: Option<Prepared>,
-    /// It is to be made anew: what it is opened from has changed.
+    /// Whether the parameters changed, so that the prepared socket must be replaced.
     renewed: bool,
-    /// Why there is nothing to open it from, until it is renewed.
+    /// Reason why the port cannot be opened until its parameters are set.
     absent: Option<String>,
-    /// Queues that sockets of this port were bound to and may not have left yet: interface number and queue.
+    /// Interface number and queue of sockets of this port that may still be bound.
     bound_to: Vec<(u32, u32)>,
 }
 
 struct Prepared {
     xsk: Xsk,
-    /// The modes to try: the first one with this socket, each later one with a new one.
-    rungs: &'static [Mode],
-    /// Why better ones are not among them.
+    /// Modes to try. The first one uses this socket, each later one a new socket.
+    modes: &'static [Mode],
+    /// Reasons against better modes.
     reasons: Vec<String>,
 }
 
@@ -148,13 +148,13 @@ impl PortOpening {
 }
 
 impl XdpBackend {
-    /// Ports are numbered in the order of `requests`.
+    /// Creates a backend. The ports are numbered in the order of `requests`.
     #[must_use]
     pub fn new(options: XdpOptions, requests: Vec<PortOpenParams>) -> Self {
         Self { options, places: requests.into_iter().map(PortOpening::new).collect(), memory: None }
     }
 
-    /// Adds a port that there is nothing to open from now, for this reason: it waits for [`Backend::set_params`].
+    /// Adds a port that cannot be opened now for this reason. It waits for [`Backend::set_params`].
     #[must_use]
     pub fn with_absent(mut self, at: PortIndex, id: QueueId, why: String) -> Self {
         let place =
@@ -163,11 +163,11 @@ impl XdpBackend {
         self
     }
 
-    /// Opens port `port` anew, as [`Backend::reopen`] does.
+    /// Makes one attempt to open port `port`, for [`Backend::reopen`].
     fn reopen_once(&mut self, port: PortIndex, umem: &mut Umem) -> Result<XdpPort, PortError> {
         let Some(place) = self.places.get_mut(usize::from(port)) else {
             let source = io::Error::from_raw_os_error(libc::EINVAL);
-            return Err(refused(&QueueId::new("none", 0), "no such port", source, 0));
+            return Err(refused(&QueueId::new("none", 0), "find the port", source, 0));
         };
         if self.memory != Some(umem.id()) {
             return Err(PortError::OtherMemory { id: place.id.clone() });
@@ -180,8 +180,8 @@ impl XdpBackend {
         let now = (opened.info().ifindex, place.id.queue);
         place.bound_to.retain(|&queue| queue == now || !is_gone(queue.0));
         if place.bound_to == [now] {
-            // SAFETY: each queue that an earlier socket of this port was bound to, on this memory, could be bound anew
-            // since, or its interface is gone and the kernel has unbound it.
+            // SAFETY: each queue that an earlier socket of this port was bound to, on this memory, could be bound again
+            // since, or its interface was deleted and the kernel has unbound it.
             unsafe { umem.take_back(port) };
         }
         Ok(opened)
@@ -200,12 +200,12 @@ impl Backend for XdpBackend {
     fn open_available(&mut self) -> Result<Opened<XdpPort>, PortError> {
         let opened = match self.open_on(self.options.pages, None) {
             Err(PortError::Refused { step: REGISTERING, source, .. }) if self.options.pages == PageKind::Huge => {
-                self.open_on(PageKind::Base, Some(format!("huge pages could not be registered: {source}")))
+                self.open_on(PageKind::Base, Some(format!("the kernel refused to register huge pages: {source}")))
             }
             other => other,
         };
         if opened.is_err() {
-            // Their memory is gone.
+            // The prepared sockets belong to memory that was dropped.
             self.places.iter_mut().for_each(|place| place.prepared = None);
         }
         opened
@@ -228,10 +228,10 @@ impl XdpBackend {
         let mut umem = self.memory(pages, fallback)?;
         self.memory = Some(umem.id());
         let mut ports = Vec::with_capacity(self.places.len());
-        // The layout was refused if they were more.
+        // The layout was refused above if there are more queues than indices.
         for (index, place) in PortIndex::ALL.into_iter().zip(&mut self.places) {
             let until = Instant::now() + self.options.busy_deadline;
-            // What there is of earlier sockets concerns their memory.
+            // Earlier sockets belong to other memory.
             (place.prepared, place.bound_to) = (None, Vec::new());
             let port = loop {
                 match place.attempt(index, &self.options, &mut umem) {
@@ -242,7 +242,7 @@ impl XdpBackend {
             };
             ports.push(port);
         }
-        // One that is open is what the actor is for.
+        // The actor needs at least one open port.
         if ports.iter().all(Result::is_err)
             && let Some(Err(error)) = ports.drain(..).next()
         {
@@ -255,12 +255,12 @@ impl XdpBackend {
         let options = &self.options;
         let Some(id) = self.places.first().map(|place| place.id.clone()) else {
             let source = io::Error::from_raw_os_error(libc::EINVAL);
-            return Err(refused(&QueueId::new("none", 0), "no port asked for", source, 0));
+            return Err(refused(&QueueId::new("none", 0), "find a port", source, 0));
         };
         let devices: Vec<_> = self.places.iter().map(PortOpening::device).collect();
         let mtu = devices.iter().flatten().map(|d| d.mtu).max();
         let Some(mtu) = mtu else {
-            // Not even one: no memory is taken for it.
+            // No interface is available, so no memory is allocated.
             return Err(devices
                 .into_iter()
                 .find_map(Result::err)
@@ -278,7 +278,7 @@ impl XdpBackend {
 }
 
 impl PortOpening {
-    /// The interface, there, up and ours.
+    /// Returns the interface if it exists, is up, and its program is attached.
     fn device(&self) -> Result<Device, PortError> {
         match &self.absent {
             Some(why) => Err(PortError::NotNow { id: self.id.clone(), why: why.clone() }),
@@ -286,8 +286,8 @@ impl PortOpening {
         }
     }
 
-    /// The rungs to try, best first, and why better ones are not among them.
-    fn ladder(&self, options: &XdpOptions) -> Result<(&'static [Mode], Vec<String>), PortError> {
+    /// Returns the modes to try, best first, and the reasons against better ones.
+    fn modes_to_try(&self, options: &XdpOptions) -> Result<(&'static [Mode], Vec<String>), PortError> {
         if let Some(why) = &self.generic {
             let reason = format!("the XDP program of {} is attached in generic mode: {why}", self.id.interface);
             if options.zero_copy == ZeroCopy::Require {
@@ -307,29 +307,29 @@ impl PortOpening {
         PortError::Mode { id: self.id.clone(), wanted: Mode::ZeroCopy, got: got.to_owned(), reason }
     }
 
-    /// One try: down the ladder until a rung holds. After EBUSY the socket is kept for the next one.
+    /// Makes one attempt: tries the modes until one works. After EBUSY it keeps the socket for the next attempt.
     fn attempt(&mut self, index: PortIndex, options: &XdpOptions, umem: &mut Umem) -> Result<XdpPort, PortError> {
         let device = self.device()?;
         if std::mem::take(&mut self.renewed) && self.prepared.take().is_some() {
-            // SAFETY: that socket was never bound, and is closed.
+            // SAFETY: that socket was never bound, and it is closed.
             unsafe { umem.recall(index) };
         }
         let mut prepared = match self.prepared.take() {
             Some(prepared) => prepared,
             None => {
-                let (rungs, reasons) = self.ladder(options)?;
-                self.prepare(index, options, umem, rungs, reasons)?
+                let (modes, reasons) = self.modes_to_try(options)?;
+                self.prepare(index, options, umem, modes, reasons)?
             }
         };
         loop {
-            let mode = prepared.rungs.first().copied().unwrap_or(Mode::Copy);
+            let mode = prepared.modes.first().copied().unwrap_or(Mode::Copy);
             let flag = match mode {
                 Mode::ZeroCopy => SocketAddrXdpFlags::XDP_ZEROCOPY,
                 _ => SocketAddrXdpFlags::XDP_COPY,
             };
             let Err(source) = prepared.xsk.bind(device.ifindex, self.id.queue, flag) else {
-                // It proves that an earlier socket has left this queue, and nothing of any other: the same name may be
-                // another interface now.
+                // This proves that an earlier socket has left this queue, but nothing about other queues: the same name
+                // may now belong to another interface.
                 let now = (device.ifindex, self.id.queue);
                 self.bound_to.retain(|&earlier| earlier != now);
                 self.bound_to.push(now);
@@ -339,12 +339,12 @@ impl PortOpening {
                 self.prepared = Some(prepared);
                 return Err(refused(&self.id, BINDING, source, 0));
             }
-            let Prepared { xsk, rungs, mut reasons, .. } = prepared;
+            let Prepared { xsk, modes, mut reasons, .. } = prepared;
             drop(xsk);
             // SAFETY: that socket was never bound, so the kernel has not used its frames, and it is closed.
             unsafe { umem.recall(index) };
             match source.raw_os_error() {
-                // veth and old drivers say EOPNOTSUPP, virtio-net without iommu EINVAL: both mean no.
+                // veth and old drivers return EOPNOTSUPP, virtio-net without iommu EINVAL: both mean no zero-copy.
                 Some(libc::EOPNOTSUPP | libc::EINVAL) if mode == Mode::ZeroCopy => {
                     let reason = format!("the driver of {} has no zero-copy ({source})", self.id.interface);
                     if options.zero_copy == ZeroCopy::Require {
@@ -354,27 +354,27 @@ impl PortOpening {
                 }
                 _ => return Err(refused(&self.id, BINDING, source, 0)),
             }
-            prepared = self.prepare(index, options, umem, &rungs[1..], reasons)?;
+            prepared = self.prepare(index, options, umem, &modes[1..], reasons)?;
         }
     }
 
-    /// A socket that is ready to be bound, its fill ring full.
+    /// Returns a socket that is ready for bind, with a full fill ring.
     fn prepare(
         &self,
         index: PortIndex,
         options: &XdpOptions,
         umem: &mut Umem,
-        rungs: &'static [Mode],
+        modes: &'static [Mode],
         reasons: Vec<String>,
     ) -> Result<Prepared, PortError> {
         let bytes = umem.layout().bytes();
         let mut xsk =
             Xsk::new(umem, index, options.rings).map_err(|(step, source)| refused(&self.id, step, source, bytes))?;
         xsk.ends.fill_up(umem);
-        Ok(Prepared { xsk, rungs, reasons })
+        Ok(Prepared { xsk, modes, reasons })
     }
 
-    /// What the kernel says it gave.
+    /// Reads back what the kernel provides, and creates the port.
     fn bound(
         &self,
         index: PortIndex,
@@ -383,18 +383,18 @@ impl PortOpening {
         prepared: Prepared,
         device: Device,
     ) -> Result<XdpPort, PortError> {
-        let Prepared { xsk, rungs, reasons } = prepared;
+        let Prepared { xsk, modes, reasons } = prepared;
         let fd = xsk.fd().as_raw_fd();
         options::raise_tx_budget(fd, options.rings.tx);
         let (busy_poll, busy_poll_text) = busy_poll(options, fd);
         let mode = match sockopt::xdp_options(xsk.fd()) {
             Ok(flags) if flags.contains(XdpOptionsFlags::XDP_OPTIONS_ZEROCOPY) => Mode::ZeroCopy,
-            Ok(_) if rungs.first() == Some(&Mode::Generic) => Mode::Generic,
+            Ok(_) if modes.first() == Some(&Mode::Generic) => Mode::Generic,
             Ok(_) => Mode::Copy,
             Err(error) => {
                 drop(xsk);
                 umem.write_off(index);
-                return Err(refused(&self.id, "getsockopt XDP_OPTIONS", error.into(), 0));
+                return Err(refused(&self.id, "read the mode (getsockopt XDP_OPTIONS)", error.into(), 0));
             }
         };
         let info = PortInfo {
@@ -410,15 +410,15 @@ impl PortOpening {
     }
 }
 
-/// How far it got, and the words for it.
+/// Applies busy polling. Returns its state and the description.
 fn busy_poll(options: &XdpOptions, fd: RawFd) -> (BusyPolling, String) {
     let Some(wanted) = options.busy_poll else {
         return (BusyPolling::Off, "off in the configuration".to_owned());
     };
-    let words = format!("{} us, budget {}", wanted.timeout_us, wanted.budget);
+    let text = format!("{} us, budget {}", wanted.timeout_us, wanted.budget);
     match wanted.apply(fd) {
-        Ok(()) if options::has_napi(fd) => (BusyPolling::On, words),
-        Ok(()) => (BusyPolling::Accepted, format!("{words}, if the device has a NAPI instance for this queue")),
+        Ok(()) if options::has_napi(fd) => (BusyPolling::On, text),
+        Ok(()) => (BusyPolling::Accepted, format!("{text}, if the device has a NAPI instance for this queue")),
         Err(error) => (BusyPolling::Off, format!("refused by the kernel: {error}")),
     }
 }

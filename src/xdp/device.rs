@@ -1,22 +1,23 @@
-//! What an interface is, asked of the kernel by name each time: numbers change when it is made again.
+//! Looks an interface up by name. Each use repeats the lookup, because the number changes when the interface is
+//! re-created.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use crate::packet::MacAddr;
 
-/// An interface of the calling thread's network namespace.
+/// Describes an interface of the calling thread's network namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
-    /// Its name.
+    /// Name of the interface.
     pub name: String,
-    /// The kernel's number for it.
+    /// Interface number in the kernel.
     pub ifindex: u32,
     /// Hardware address.
     pub mac: MacAddr,
-    /// Largest IP packet, bytes.
+    /// Largest IP packet, in bytes.
     pub mtu: u32,
-    /// Administratively up.
+    /// Whether it is administratively up.
     pub up: bool,
 }
 
@@ -24,7 +25,7 @@ impl Device {
     /// Looks `name` up (netdevice(7)).
     ///
     /// # Errors
-    /// The kernel's: ENODEV if there is no such interface; EINVAL if the name cannot be one.
+    /// Returns the error of the kernel: ENODEV if there is no such interface, or EINVAL for an invalid name.
     pub fn named(name: &str) -> io::Result<Self> {
         // SAFETY: socket(2) takes no pointers.
         let raw = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
@@ -60,7 +61,7 @@ impl Device {
 }
 
 fn ask(socket: &OwnedFd, name: &str, request: libc::Ioctl) -> io::Result<libc::ifreq> {
-    // SAFETY: an all-zero ifreq is a valid value of it.
+    // SAFETY: an all-zero ifreq is a valid value of its type.
     let mut ifreq: libc::ifreq = unsafe { std::mem::zeroed() };
     if name.is_empty() || name.len() >= ifreq.ifr_name.len() || name.bytes().any(|b| b == 0) {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
@@ -68,8 +69,7 @@ fn ask(socket: &OwnedFd, name: &str, request: libc::Ioctl) -> io::Result<libc::i
     for (to, from) in ifreq.ifr_name.iter_mut().zip(name.bytes()) {
         *to = from as libc::c_char;
     }
-    // SAFETY: SIOCGIF* read the name and write the union of the ifreq they are given, which lives
-    // through the call.
+    // SAFETY: SIOCGIF* read the name and write the union of the given ifreq, which lives through the call.
     if unsafe { libc::ioctl(socket.as_raw_fd(), request, &raw mut ifreq) } < 0 {
         return Err(io::Error::last_os_error());
     }

@@ -1,12 +1,11 @@
-//! AF_XDP: sockets, steering, attachment. The only room that talks to the kernel's AF_XDP and to the BPF
-//! loader.
+//! Implements AF_XDP: sockets, steering, attachment. Only this module uses the kernel's AF_XDP and the BPF loader.
 //!
 //! ```text
-//!   device.rs   what the interface is (ioctl)        backend.rs  memory, ladder of modes, EBUSY, one port again
-//!   rings.rs    the four rings, mapped               refusal.rs  errno -> what it means and what helps
+//!   device.rs   lookup of an interface (ioctl)       backend.rs  memory, modes, EBUSY, reopening of a port
+//!   rings.rs    the four rings, mapped               refusal.rs  meaning and remedy of each errno
 //!   xsk.rs      socket, registration, bind           port.rs     XdpPort: the Port contract over one socket
-//!   options.rs  busy polling, budgets, wake-ups      socket.rs   the small API: one queue, no actor
-//!   steering/   program, maps, link                  trial.rs    steps of opening that touch no interface
+//!   options.rs  busy polling, budgets, wake-ups      socket.rs   the small API: one queue without an actor
+//!   steering/   program, maps, link                  trial.rs    steps of opening that need no interface
 //! ```
 
 mod backend;

@@ -1,30 +1,30 @@
-//! Socket options that rustix has no call for, and the two system calls that make the kernel look at a
-//! ring. Each follows net/xdp/xsk.c or net/core/sock.c.
+//! Sets socket options that rustix lacks, and makes the two system calls that wake the kernel for a ring. The comments
+//! name the functions of net/xdp/xsk.c and net/core/sock.c.
 
 use std::io;
 use std::os::fd::RawFd;
 
 use crate::port::Kick;
 
-// include/uapi/asm-generic/socket.h
+// Numbers of include/uapi/asm-generic/socket.h.
 const SO_BUSY_POLL: libc::c_int = 46;
 const SO_PREFER_BUSY_POLL: libc::c_int = 69;
 const SO_BUSY_POLL_BUDGET: libc::c_int = 70;
-// include/uapi/linux/if_xdp.h, since kernel 6.18: packets one sendto may take in copy mode (default 32).
+// Number of include/uapi/linux/if_xdp.h, since kernel 6.18: packets that one sendto may take in copy mode (default 32).
 const XDP_MAX_TX_SKB_BUDGET: libc::c_int = 9;
 
-/// Preferred busy polling: the actor's own system calls run the driver's receive work on its core.
+/// Configures preferred busy polling: the actor's own system calls run the driver's receive work on its core.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BusyPoll {
-    /// How long one call may poll the driver.
+    /// Time in microseconds for which one call may poll the driver.
     pub timeout_us: u32,
-    /// Packets one call may take from the driver.
+    /// Limit of packets that one call may take from the driver.
     pub budget: u32,
 }
 
 impl BusyPoll {
-    /// Switches it on for a bound socket. On devices without a NAPI id (veth in copy mode) the kernel
-    /// accepts it and nothing changes.
+    /// Enables it for a bound socket. On devices without a NAPI id (veth in copy mode), the kernel accepts it without
+    /// effect.
     pub(super) fn apply(self, fd: RawFd) -> io::Result<()> {
         set(fd, libc::SOL_SOCKET, SO_PREFER_BUSY_POLL, 1)?;
         set(fd, libc::SOL_SOCKET, SO_BUSY_POLL, self.timeout_us)?;
@@ -32,9 +32,9 @@ impl BusyPoll {
     }
 }
 
-/// Lets one kick send a whole ring where the kernel knows the option; others keep their 32.
+/// Lets one kick send a whole ring if the kernel knows the option. Older kernels send 32 packets per kick.
 pub(super) fn raise_tx_budget(fd: RawFd, packets: u32) {
-    // ENOPROTOOPT before 6.18: the loop kicks again, nothing is lost but a system call.
+    // Before 6.18 it is ENOPROTOOPT. The loop then kicks again, which costs more system calls and loses nothing.
     let _ = set(fd, libc::SOL_XDP, XDP_MAX_TX_SKB_BUDGET, packets);
 }
 
@@ -45,17 +45,16 @@ fn set(fd: RawFd, level: libc::c_int, name: libc::c_int, value: u32) -> io::Resu
     if failed { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Asks the kernel to send what is on the TX ring (xsk_sendmsg). Copy mode takes a small batch per
-/// call and answers EAGAIN when more is there; EBUSY means that the driver dropped some, with a
-/// completion; ENOBUFS that no skb could be had. None of these loses a frame.
+/// Makes the kernel send the packets on the TX ring (xsk_sendmsg). Copy mode takes a small batch per call and returns
+/// EAGAIN if more remain. EBUSY means that the driver dropped some, with a completion. ENOBUFS means that no skb could
+/// be allocated. None of these loses a frame.
 pub(super) fn wake_tx(fd: RawFd) -> io::Result<Kick> {
     // SAFETY: sendto(2) with no data and no address reads no memory.
     let failed = unsafe { libc::sendto(fd, std::ptr::null(), 0, libc::MSG_DONTWAIT, std::ptr::null(), 0) } < 0;
     classify(failed)
 }
 
-/// Asks the kernel to look at the fill ring and, with busy polling, to run the driver's receive work
-/// (xsk_recvmsg).
+/// Makes the kernel read the fill ring and, with busy polling, run the driver's receive work (xsk_recvmsg).
 pub(super) fn wake_rx(fd: RawFd) -> io::Result<Kick> {
     // SAFETY: recvfrom(2) with a null buffer of length zero writes no memory.
     let failed = unsafe {
@@ -76,8 +75,8 @@ fn classify(failed: bool) -> io::Result<Kick> {
     }
 }
 
-/// Whether the socket is tied to a NAPI instance that busy polling can drive: SO_INCOMING_NAPI_ID, set
-/// at bind in zero-copy mode and with the first packet in copy mode; zero for ever on veth.
+/// Returns whether the socket belongs to a NAPI instance that busy polling can drive (SO_INCOMING_NAPI_ID). The kernel
+/// sets it at bind in zero-copy mode, and with the first packet in copy mode. It stays zero on veth.
 pub(super) fn has_napi(fd: RawFd) -> bool {
     const SO_INCOMING_NAPI_ID: libc::c_int = 56;
     let mut id: u32 = 0;

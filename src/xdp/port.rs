@@ -1,4 +1,4 @@
-//! The port contract over the four rings of one AF_XDP socket.
+//! Implements the port contract over the four rings of one AF_XDP socket.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -12,30 +12,30 @@ use super::xsk::Xsk;
 use crate::port::{Burst, KernelCounters, Kick, Occupancy, Port, PortCounters, PortError, PortInfo};
 use crate::umem::Umem;
 
-/// One queue of one interface.
+/// Moves packets through one queue of one interface.
 ///
-/// Dropping it closes the socket and unmaps its rings; the kernel tears the socket down some tens of
-/// milliseconds later, until when the queue answers EBUSY to a new bind.
+/// Dropping it closes the socket and unmaps its rings. The kernel releases the socket some tens of milliseconds later;
+/// until then, a new bind to the queue returns EBUSY.
 pub struct XdpPort {
-    // Dropped in this order: steering off first, so that no packet goes to a dying socket.
+    // Fields are dropped in this order: steering stops first, so that no packet goes to a closing socket.
     gate: XskMapGuard,
     xsk: Xsk,
     info: PortInfo,
     busy_poll: BusyPolling,
 }
 
-/// Whether our system calls drive the driver's receive work.
+/// States whether this port's system calls drive the driver's receive work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BusyPolling {
-    /// Not wished, or refused.
+    /// Busy polling is not configured, or the kernel refused it.
     Off,
-    /// Accepted by the kernel; whether there is a NAPI instance to drive shows with the first packet.
+    /// The kernel accepted it. The first packet shows whether there is a NAPI instance to drive.
     Accepted,
-    /// In force.
+    /// Busy polling is in force.
     On,
 }
 
-/// The socket's entry in the XSKMAP, taken out on drop.
+/// Removes the socket's entry from the XSKMAP on drop.
 struct XskMapGuard {
     slot: Option<Arc<XskMapEntry>>,
     open: bool,
@@ -47,14 +47,14 @@ impl Drop for XskMapGuard {
             && let Some(slot) = &self.slot
             && let Err(error) = slot.remove()
         {
-            tracing::warn!(%error, "socket not taken out of the XSKMAP; the kernel empties the entry when it closes");
+            tracing::warn!(%error, "cannot remove the socket from the XSKMAP; the kernel removes it at the close");
         }
     }
 }
 
-/// What the backend hands over.
+/// Holds the constructor arguments of the port.
 pub(super) struct BoundSocket {
-    /// Bound.
+    /// Bound socket with its rings.
     pub(super) xsk: Xsk,
     pub(super) slot: Option<Arc<XskMapEntry>>,
     pub(super) info: PortInfo,
@@ -109,12 +109,12 @@ impl Port for XdpPort {
         let mut answer = Kick::Done;
         if self.xsk.ends.tx_wants_wakeup() {
             self.xsk.ends.count_kick();
-            answer = options::wake_tx(fd).map_err(|e| self.refused("sendto to wake the TX ring", e))?;
+            answer = options::wake_tx(fd).map_err(|e| self.refused("wake the TX ring (sendto)", e))?;
         }
         if self.busy_poll == BusyPolling::On || self.xsk.ends.fill_wants_wakeup() {
             self.xsk.ends.count_kick();
-            let rx = options::wake_rx(fd).map_err(|e| self.refused("recvfrom to wake the fill ring", e))?;
-            // Nothing received is EAGAIN as well: only a dead link is news.
+            let rx = options::wake_rx(fd).map_err(|e| self.refused("wake the fill ring (recvfrom)", e))?;
+            // EAGAIN also means that nothing was received, so only a link that is down changes the result.
             if rx == Kick::LinkDown {
                 answer = rx;
             }
@@ -131,7 +131,8 @@ impl Port for XdpPort {
     }
 
     fn kernel_counters(&self) -> Result<KernelCounters, PortError> {
-        let refused = |e: rustix::io::Errno| self.refused("getsockopt XDP_STATISTICS", e.into());
+        let refused =
+            |e: rustix::io::Errno| self.refused("read the socket's counters (getsockopt XDP_STATISTICS)", e.into());
         let stats = sockopt::xdp_statistics(self.xsk.fd()).map_err(refused)?;
         Ok(KernelCounters {
             rx_dropped: stats.rx_dropped,

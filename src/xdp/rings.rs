@@ -1,4 +1,4 @@
-//! The four rings of one socket, as the kernel lays them out and maps them.
+//! Maps the four rings of one socket, in the layout of the kernel.
 //!
 //! ```text
 //!   XDP_PGOFF_RX_RING, XDP_PGOFF_TX_RING                      of Descriptor   packets
@@ -21,12 +21,12 @@ use crate::port::{PortRings, RingHandles};
 use crate::ring::{Descriptor, Mapped, RingOffsets};
 use crate::umem::{self, PortKey, RingSizes};
 
-/// Our ends of a socket's rings. Each unmaps its ring when it is dropped: the kernel keeps the socket, and
-/// so the queue, as long as one of them is mapped.
+/// Holds the user side of a socket's rings. Each ring is unmapped on drop. The kernel keeps the socket, and so the
+/// queue, as long as one of them is mapped.
 pub(super) type MappedEnds = PortRings<Mapped<u64>, Mapped<Descriptor>>;
 
-/// Sets the sizes (XDP_RX_RING and its like) and maps the rings. Before bind: xsk_mmap
-/// (net/xdp/xsk.c) refuses a bound socket. Only once for a socket, since a ring has one end here.
+/// Sets the sizes (XDP_RX_RING and the like) and maps the rings. It must run before bind, because xsk_mmap
+/// (net/xdp/xsk.c) refuses a bound socket. It runs only once for a socket, because a ring has one user.
 pub(super) fn map(socket: BorrowedFd<'_>, key: PortKey, sizes: RingSizes) -> io::Result<MappedEnds> {
     sockopt::set_xdp_rx_ring_size(socket, sizes.rx)?;
     sockopt::set_xdp_tx_ring_size(socket, sizes.tx)?;
@@ -54,7 +54,7 @@ fn ring<T: Copy + 'static>(
     at: &XdpRingOffset,
     entries: u32,
 ) -> io::Result<Mapped<T>> {
-    // Kernel 5.4 brought the flags.
+    // Kernel 5.4 introduced the flags.
     let Some(flags) = at.flags else { return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP)) };
     let offsets = RingOffsets {
         producer: at.producer as usize,
@@ -64,10 +64,9 @@ fn ring<T: Copy + 'static>(
     };
     let mapping = Mapping::new(socket, page_offset, offsets.slots + entries as usize * size_of::<T>())?;
     let start = mapping.start.cast();
-    // SAFETY: the kernel lays the three words and `entries` slots of `T`s size out at these offsets
-    // (XDP_MMAP_OFFSETS), page-aligned, and the mapping is that long; any bits are a descriptor or an
-    // address. `map` makes one end of each ring, and the kernel has the other
-    // (net/xdp/xsk_queue.h).
+    // SAFETY: the kernel lays out the three index words and `entries` entries of the size of `T` at these offsets
+    // (XDP_MMAP_OFFSETS), page-aligned, and the mapping covers them. Any bits are a valid descriptor or address. `map`
+    // creates one user of each ring, and the kernel is the other one (net/xdp/xsk_queue.h).
     Ok(unsafe { Mapped::new(start, &offsets, Arc::new(mapping)) })
 }
 
@@ -76,14 +75,14 @@ struct Mapping {
     length: usize,
 }
 
-// SAFETY: a mapping belongs to the process; unmapping it is all that is done here, and any thread may.
+// SAFETY: a mapping belongs to the process. This type only unmaps it, which any thread may do.
 unsafe impl Send for Mapping {}
-// SAFETY: as above; nothing is done through a shared reference.
+// SAFETY: a shared reference gives no access to the mapping.
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
     fn new(socket: BorrowedFd<'_>, page_offset: u64, length: usize) -> io::Result<Self> {
-        // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
+        // SAFETY: a new mapping at an address chosen by the kernel does not affect existing memory.
         let start = unsafe {
             mmap(
                 ptr::null_mut(),
@@ -102,10 +101,9 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: start and length are those of the mapping made in `new`; the ring's end, the only user,
-        // is being dropped.
+        // SAFETY: start and length are those of the mapping made in `new`. Its only user, the ring, is being dropped.
         if let Err(error) = unsafe { munmap(self.start.as_ptr(), self.length) } {
-            tracing::error!(%error, "ring not unmapped: its queue stays busy");
+            tracing::error!(%error, "cannot unmap a ring; its queue stays busy");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The small API: one queue, its memory and its steering, for callers who own the loop.
+//! Provides the small API: one queue, its memory and its steering, for callers with their own loop.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -13,21 +13,22 @@ use super::steering::{AttachMode, Steering, SteeringOptions};
 use crate::port::{Backend, Burst, KernelCounters, Kick, Port, PortCounters, PortError, PortInfo, QueueId};
 use crate::umem::{Frame, FrameCounts, Umem};
 
-/// What [`Socket::open`] needs.
+/// Holds the parameters of [`Socket::open`].
 #[derive(Debug, Clone)]
 pub struct SocketConfig {
     /// Interface and queue.
     pub id: QueueId,
-    /// UDP destinations whose packets come to this socket; all others stay the kernel's.
+    /// UDP destinations whose packets go to this socket. The kernel keeps all other packets.
     pub listen: Vec<(IpAddr, RangeInclusive<u16>)>,
-    /// Sizes and wishes.
+    /// Sizes and modes.
     pub options: XdpOptions,
-    /// How the XDP program is attached.
+    /// Attachment of the XDP program.
     pub steering: SteeringOptions,
 }
 
 impl SocketConfig {
-    /// Queue `queue` of `interface`, with default sizes, for packets to `address` and `ports`.
+    /// Returns the configuration for queue `queue` of `interface`, for packets to `address` and `ports`, with default
+    /// sizes.
     #[must_use]
     pub fn new(interface: &str, queue: u32, address: IpAddr, ports: RangeInclusive<u16>) -> Self {
         Self {
@@ -39,18 +40,18 @@ impl SocketConfig {
     }
 }
 
-/// What a socket counted, and where its frames are.
+/// Reports the counters of a socket and the states of its frames.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct SocketStats {
-    /// Our counters.
+    /// Counters of the port.
     pub port: PortCounters,
-    /// The kernel's.
+    /// Counters of the kernel.
     pub kernel: KernelCounters,
-    /// Where the frames are.
+    /// Number of frames in each state.
     pub census: FrameCounts,
 }
 
-/// One queue of one interface, alone: no actor, no supervisor.
+/// Owns one queue of one interface, without actor and supervisor.
 ///
 /// ```no_run
 /// use oxide::port::Burst;
@@ -69,17 +70,17 @@ pub struct SocketStats {
 /// # }
 /// ```
 pub struct Socket {
-    // Dropped in this order: rings, memory, program.
+    // Fields are dropped in this order: rings, memory, program.
     port: XdpPort,
     umem: Umem,
     steering: Steering,
 }
 
 impl Socket {
-    /// Attaches the program, opens memory and rings, and lets packets in.
+    /// Attaches the program, opens memory and rings, and starts steering.
     ///
     /// # Errors
-    /// [`PortError`], with the mend.
+    /// Returns a [`PortError`] with the remedy.
     pub fn open(config: SocketConfig) -> Result<Self, PortError> {
         let SocketConfig { id, listen, options, steering } = config;
         let refused = |text: String| PortError::Steering { id: id.clone(), text };
@@ -90,28 +91,28 @@ impl Socket {
         let slot = Some(steering.slot(id.queue).map_err(|e| refused(e.to_string()))?);
         let generic = (steering.mode() == AttachMode::Generic).then(|| steering.why().unwrap_or_default().to_owned());
         let (umem, ports) = XdpBackend::new(options, vec![PortOpenParams { id: id.clone(), slot, generic }]).open()?;
-        let gone = || PortError::Steering { id: id.clone(), text: "no port was opened".to_owned() };
-        let mut port = ports.into_iter().next().ok_or_else(gone)?;
+        let missing = || PortError::Steering { id: id.clone(), text: "no port was opened".to_owned() };
+        let mut port = ports.into_iter().next().ok_or_else(missing)?;
         port.steer(true)?;
         Ok(Self { port, umem, steering })
     }
 
-    /// What the kernel gave: mode, interface, MTU.
+    /// Returns what the kernel provides: mode, interface, MTU.
     #[must_use]
     pub fn info(&self) -> &PortInfo {
         self.port.info()
     }
 
-    /// The interface's program, to change what comes here.
+    /// Returns the interface's program, to change which packets reach this socket.
     pub fn steering(&mut self) -> &mut Steering {
         &mut self.steering
     }
 
-    /// Moves received packets to the end of `into`, until it is full; never blocks. Frames that were
-    /// sent come back, and the fill ring is served. Returns how many packets came.
+    /// Moves received packets to the end of `into` until it is full. It never blocks. It also reclaims sent frames and
+    /// refills the fill ring. Returns the number of packets received.
     ///
     /// # Errors
-    /// [`PortError::Gone`] when the interface is no more; other errors are the kernel's.
+    /// Returns [`PortError::Gone`] if the interface was deleted, or another error of the kernel.
     pub fn recv_batch(&mut self, into: &mut Burst) -> Result<usize, PortError> {
         self.port.reclaim(&mut self.umem);
         self.port.fill(&mut self.umem);
@@ -123,14 +124,14 @@ impl Socket {
         Ok(received)
     }
 
-    /// Moves packets from the front of `from` to the TX ring and tells the kernel; what did not fit
-    /// stays in `from`. Returns how many went.
+    /// Moves packets from the front of `from` to the TX ring and wakes the kernel. Packets that do not fit stay in
+    /// `from`. Returns the number of packets moved.
     ///
     /// # Errors
-    /// As [`recv_batch`](Self::recv_batch).
+    /// Returns the errors of [`recv_batch`](Self::recv_batch).
     pub fn send_batch(&mut self, from: &mut Burst) -> Result<usize, PortError> {
         let sent = self.port.transmit(&mut self.umem, from);
-        // Copy mode takes a small batch per call: as many calls as a full ring needs, and no more.
+        // Copy mode takes a small batch per call, so a full ring needs several calls. The loop is bounded.
         for _ in 0..64 {
             if self.port.kick()? != Kick::Again {
                 break;
@@ -140,10 +141,11 @@ impl Socket {
         Ok(sent)
     }
 
-    /// Waits until a packet is there (true) or the time is over. Zero only looks.
+    /// Waits until a packet is available. Returns `true` then, and `false` after `timeout`. With a zero timeout it only
+    /// checks.
     ///
     /// # Errors
-    /// The kernel's refusal of poll(2).
+    /// Returns the error of poll(2).
     pub fn poll(&mut self, timeout: Duration) -> Result<bool, PortError> {
         let Some(fd) = self.port.fd() else { return Ok(false) };
         let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: i64::from(timeout.subsec_nanos()) };
@@ -152,50 +154,50 @@ impl Socket {
             Err(rustix::io::Errno::INTR) => Ok(false),
             Err(error) => {
                 let (id, source) = (self.info().id.clone(), error.into());
-                Err(PortError::Refused { id, step: "poll", source, advice: String::new() })
+                Err(PortError::Refused { id, step: "wait for packets (poll)", source, advice: String::new() })
             }
         }
     }
 
-    /// Counters, and where the frames are.
+    /// Returns the counters and the number of frames in each state.
     ///
     /// # Errors
-    /// The kernel's.
+    /// Returns the error of the kernel.
     pub fn stats(&self) -> Result<SocketStats, PortError> {
         Ok(SocketStats { port: self.port.counters(), kernel: self.port.kernel_counters()?, census: self.umem.census() })
     }
 
-    /// A free frame for a packet of your own: write it with [`packet_mut`](Self::packet_mut) after
-    /// [`set_length`](Self::set_length). `None` when all are in use.
+    /// Takes a free frame for a new packet. Set its length with [`set_length`](Self::set_length), then write it with
+    /// [`packet_mut`](Self::packet_mut). Returns `None` if all frames are in use.
     pub fn take(&mut self) -> Option<Frame> {
         self.umem.take()
     }
 
-    /// Drops a packet: its frame is free again.
+    /// Drops a packet, so that its frame is free again.
     pub fn give(&mut self, frame: Frame) {
         self.umem.give(frame);
     }
 
-    /// The packet in `frame`.
+    /// Returns the packet in `frame`.
     #[must_use]
     pub fn packet<'a>(&'a self, frame: &'a Frame) -> &'a [u8] {
         self.umem.bytes(frame)
     }
 
-    /// The packet in `frame`, to write to.
+    /// Returns the packet in `frame` for writing.
     #[must_use]
     pub fn packet_mut<'a>(&'a self, frame: &'a mut Frame) -> &'a mut [u8] {
         self.umem.bytes_mut(frame)
     }
 
-    /// Sets a packet's length, bytes; `false` if it does not fit the frame.
+    /// Sets the length of a packet in bytes. Returns `false` if it does not fit the frame.
     #[must_use]
     pub fn set_length(&self, frame: &mut Frame, length: u16) -> bool {
         self.umem.set_length(frame, length)
     }
 
-    /// Moves the start of a packet by `by` bytes, its end staying where it is: towards the front for a
-    /// header more, towards the end for one less; `false`, and no change, if it would leave the frame or the
+    /// Moves the start of a packet by `by` bytes; its end does not move. A negative value adds space for a header, a
+    /// positive value removes one. Returns `false` and changes nothing if the start would leave the frame or the
     /// packet.
     #[must_use]
     pub fn move_start(&self, frame: &mut Frame, by: i16) -> bool {

@@ -1,4 +1,4 @@
-//! Steps of opening that touch no interface, one by one, for whoever wants to know which is refused.
+//! Runs the steps of opening that need no interface one by one, to find the one that the kernel refuses.
 
 use std::io;
 
@@ -7,20 +7,20 @@ use super::steering::{Steering, SteeringError};
 use super::xsk::Xsk;
 use crate::umem::{PageKind, PortIndex, Region, RegionError, Umem, UmemLayout};
 
-/// Loads the steering program and its maps, and lets them go again.
+/// Loads the steering program and its maps, and unloads them.
 ///
 /// # Errors
-/// [`SteeringError`], told apart by cause.
+/// Returns a [`SteeringError`] with the cause.
 pub fn try_program() -> Result<(), SteeringError> {
     Steering::try_load()
 }
 
-/// Opens an AF_XDP socket, registers packet memory of one port of these sizes with it, and closes it again.
-/// Returns the bytes.
+/// Opens an AF_XDP socket, registers packet memory for one port of these sizes, and closes the socket. Returns the size
+/// of the memory in bytes.
 ///
 /// # Errors
-/// The kernel's: EPERM without `CAP_NET_RAW`, ENOBUFS above the locked-memory limit, EAFNOSUPPORT
-/// without AF_XDP; EINVAL for sizes that do not go together.
+/// Returns the error of the kernel: EPERM without `CAP_NET_RAW`, ENOBUFS above the locked-memory limit, EAFNOSUPPORT
+/// without AF_XDP, or EINVAL for sizes that do not match.
 pub fn try_memory(options: &XdpOptions) -> io::Result<usize> {
     let frames = options.frame_count.unwrap_or_else(|| UmemLayout::frames_for(&options.rings, 1));
     let invalid = |e: &dyn std::fmt::Display| io::Error::new(io::ErrorKind::InvalidInput, e.to_string());

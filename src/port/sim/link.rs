@@ -4,8 +4,8 @@
 //!   offer -> lost? -> rate: waits for the wire -> delay, unless it overtakes -> arrived
 //! ```
 //!
-//! The terms are those of netem(8): loss by the Gilbert-Elliott model, reordering by packets that skip the delay. A link
-//! has one direction. The other direction has its own link, and each link draws from its own random sequence.
+//! The terms are those of netem(8): loss by the Gilbert-Elliott model, reordering by packets that skip the delay. A
+//! link has one direction. The other direction has its own link, and each link draws from its own random sequence.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -21,8 +21,8 @@ const BUFFER: Duration = Duration::from_millis(50);
 /// Counts the bytes that Ethernet sends in addition to the frame: preamble, FCS, gap (IEEE 802.3 4.2.3, 20 + 4 bytes).
 const OVERHEAD: u64 = 24;
 
-/// Describes loss in bursts: a link is in a good or a bad state and may change it with each packet (Gilbert 1960, Elliott
-/// 1963). All values are in parts per million of packets.
+/// Describes loss in bursts: a link is in a good or a bad state and may change it with each packet (Gilbert 1960,
+/// Elliott 1963). All values are in parts per million of packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Loss {
     /// Probability of a change from good to bad.
@@ -80,7 +80,8 @@ pub struct LinkSpec {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "link {part:?}: {why}; expected for example delay=2ms,loss=ge:0.01/0.3,reorder=0.02,rate=1G (loss=ge:P/R[/B[/G]]: \
-     probability of the bad state, of recovery, loss in the bad state (1), in the good state (0); loss=P: independent loss)"
+     probability of the bad state, of recovery, loss in the bad state (1), in the good state (0); \
+     loss=P: independent loss)"
 )]
 pub struct LinkError {
     /// Part in the input.
@@ -92,8 +93,8 @@ pub struct LinkError {
 impl FromStr for LinkSpec {
     type Err = LinkError;
 
-    /// Parses `delay=TIME`, `loss=P` or `loss=ge:P/R[/B[/G]]`, `reorder=P`, `rate=BITS`, separated by commas. Times have
-    /// the unit ns, us, ms or s. Rates are in bits per second with k, M or G. Probabilities are from 0 to 1.
+    /// Parses `delay=TIME`, `loss=P` or `loss=ge:P/R[/B[/G]]`, `reorder=P`, `rate=BITS`, separated by commas. Times
+    /// have the unit ns, us, ms or s. Rates are in bits per second with k, M or G. Probabilities are from 0 to 1.
     fn from_str(text: &str) -> Result<Self, LinkError> {
         let mut spec = Self::default();
         for part in text.split(',').map(str::trim) {

@@ -9,8 +9,8 @@
 //! ```
 //!
 //! The kernel side works only when [`SimPort::run_kernel`] is called with the memory to write packets to. Time is
-//! virtual ([`SimNet::advance`]). Every choice comes from the seed, and each NIC queue has its own random sequence. So one
-//! seed gives one run, and events at one queue do not change another queue.
+//! virtual ([`SimNet::advance`]). Every choice comes from the seed, and each NIC queue has its own random sequence. So
+//! one seed gives one run, and events at one queue do not change another queue.
 //!
 //! This example shows how to test an application's handler:
 //!

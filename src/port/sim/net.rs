@@ -41,7 +41,8 @@ impl SimInterface {
 
 /// Controls simulated NIC queues. Clones control the same queues.
 ///
-/// Calls with an unknown queue or interface panic. Such a call is a mistake in the test, which must not look like a result.
+/// Calls with an unknown queue or interface panic. Such a call is a mistake in the test, which must not look like a
+/// result.
 #[derive(Clone)]
 pub struct SimNet(Arc<Shared>);
 
@@ -83,8 +84,8 @@ impl SimNet {
         lock(&self.0.rss).insert(interface.to_owned(), rss);
     }
 
-    /// Injects a packet at the queue of `interface` that its RSS settings select. Without RSS settings or UDP flow, it is
-    /// the first queue. Returns the queue.
+    /// Injects a packet at the queue of `interface` that its RSS settings select. Without RSS settings or UDP flow, it
+    /// is the first queue. Returns the queue.
     pub fn arrive(&self, interface: &str, packet: &[u8]) -> QueueId {
         let header_bytes = std::array::from_fn(|i| packet.get(i).copied().unwrap_or(0));
         let flow = u16::try_from(packet.len()).ok().and_then(|length| parse(&header_bytes, length).ok());
@@ -106,8 +107,8 @@ impl SimNet {
         std::iter::from_fn(|| nic.next_sent()).collect()
     }
 
-    /// Removes the packets like [`sent`](Self::sent), but passes each one to `look` and reuses its buffer. It is meant for
-    /// runs with many packets.
+    /// Removes the packets like [`sent`](Self::sent), but passes each one to `look` and reuses its buffer. It is meant
+    /// for runs with many packets.
     pub fn drain_sent(&self, queue: &QueueId, mut look: impl FnMut(&[u8])) {
         let mut nic = self.queue(queue);
         while let Some(packet) = nic.next_sent() {
@@ -171,8 +172,8 @@ impl SimNet {
         self.queue(queue).kill_socket();
     }
 
-    /// Connects two queues by a wire with `spec` in both directions. Each call of [`carry`](Self::carry) moves the packets
-    /// of one queue to the other.
+    /// Connects two queues by a wire with `spec` in both directions. Each call of [`carry`](Self::carry) moves the
+    /// packets of one queue to the other.
     pub fn connect(&self, a: &QueueId, b: &QueueId, spec: LinkSpec) {
         for end in [a, b] {
             // An unknown name panics here, at the call with the mistake.

@@ -138,8 +138,8 @@ impl NicQueue {
         Ok(self.sockets)
     }
 
-    /// Closes socket `number`, after which the kernel side does not write to its memory. The queue stays busy for a time
-    /// that was measured on a real kernel.
+    /// Closes socket `number`, after which the kernel side does not write to its memory. The queue stays busy for a
+    /// time that was measured on a real kernel.
     pub(super) fn close(&mut self, number: u64, now_ns: u64) {
         if self.bound.as_ref().is_none_or(|bound| bound.number != number) {
             return;

@@ -1,7 +1,7 @@
 //! Generates random numbers that depend only on the seed, on every machine and in every version.
 
-/// Implements SplitMix64 (Steele, Lea, Flood 2014). A dependency's generator may change its sequence between versions, and
-/// a printed seed must replay its run.
+/// Implements SplitMix64 (Steele, Lea, Flood 2014). A dependency's generator may change its sequence between versions,
+/// and a printed seed must replay its run.
 #[derive(Debug, Clone)]
 pub struct Rng(u64);
 
@@ -12,8 +12,8 @@ impl Rng {
         Self(seed)
     }
 
-    /// Creates an independent generator for the part with number `part`. Draws of one part do not change the sequence of
-    /// another part.
+    /// Creates an independent generator for the part with number `part`. Draws of one part do not change the sequence
+    /// of another part.
     #[must_use]
     pub fn part(seed: u64, part: u64) -> Self {
         let mut rng = Self(seed ^ part.wrapping_mul(0xd6e8_feb8_6659_fd93));
@@ -37,8 +37,8 @@ impl Rng {
         ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
     }
 
-    /// Returns true in `ppm` of a million cases. It draws nothing if `ppm` is 0, so that a disabled fault does not change
-    /// the sequence.
+    /// Returns true in `ppm` of a million cases. It draws nothing if `ppm` is 0, so that a disabled fault does not
+    /// change the sequence.
     #[inline]
     pub fn chance(&mut self, ppm: u32) -> bool {
         ppm > 0 && self.below(1_000_000) < u64::from(ppm)

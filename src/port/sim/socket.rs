@@ -12,8 +12,8 @@ use crate::umem::{BadDescriptor, PortKey, Umem, UmemLayout};
 /// Limits the descriptors that one `sendto` call takes (`TX_BATCH_SIZE`, net/xdp/xsk.c).
 const TX_BATCH_SIZE: u32 = 32;
 
-/// Reports that the kernel side found a frame in another state than its ring implies. The port or the actor used a frame
-/// that it did not own.
+/// Reports that the kernel side found a frame in another state than its ring implies. The port or the actor used a
+/// frame that it did not own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Violation {
@@ -114,7 +114,8 @@ impl Socket {
         self.rings.tx.set_need_wakeup(true);
     }
 
-    /// Simulates the system call: wakes the kernel and takes up to a batch of descriptors. Returns whether some are left.
+    /// Simulates the system call: wakes the kernel and takes up to a batch of descriptors. Returns whether some are
+    /// left.
     pub(super) fn kicked(&mut self, faults: &KernelFaultRates) -> bool {
         self.asleep = false;
         self.rings.fill.set_need_wakeup(false);

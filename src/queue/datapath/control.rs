@@ -78,9 +78,9 @@ impl<P: Port, H: Handler> Datapath<P, H> {
         std::mem::replace(&mut self.tables, tables)
     }
 
-    /// Pauses `port` (`true`) or resumes it. While it is paused, new packets stay on its RX ring; when the ring is full,
-    /// the kernel drops and counts them. Packets in progress are finished. On resume, the packets on the ring are too old
-    /// and are dropped as [`DropReason::Paused`].
+    /// Pauses `port` (`true`) or resumes it. While it is paused, new packets stay on its RX ring; when the ring is
+    /// full, the kernel drops and counts them. Packets in progress are finished. On resume, the packets on the ring are
+    /// too old and are dropped as [`DropReason::Paused`].
     pub fn set_paused(&mut self, port: PortIndex, paused: bool) {
         if port.is_in(self.paused) && !paused {
             self.discard_waiting(port);

@@ -81,8 +81,8 @@ impl<P: Port, H: Handler> Datapath<P, H> {
         self.ports.iter().zip(PortIndex::ALL).filter(|(port, _)| port.is_none()).map(|(_, at)| at)
     }
 
-    /// Returns the first failed port and the error. A port has failed if its interface left the tables, or if the kernel
-    /// completed none of its packets for too long with the link up. The actor calls this ten times a second.
+    /// Returns the first failed port and the error. A port has failed if its interface left the tables, or if the
+    /// kernel completed none of its packets for too long with the link up. The actor calls this ten times a second.
     pub fn find_failed_port(&mut self, now: Instant) -> Option<(PortIndex, PortError)> {
         let Self { ports, port_slots, umem, tables, faults, .. } = self;
         for ((port, slot), at) in ports.iter().zip(port_slots).zip(PortIndex::ALL) {
@@ -120,8 +120,8 @@ impl<P: Port, H: Handler> Datapath<P, H> {
         (own, kernel)
     }
 
-    /// Counts the packets lost by failures: batches whose handler panicked, packets left on the rings of closed sockets,
-    /// and packets for a closed port.
+    /// Counts the packets lost by failures: batches whose handler panicked, packets left on the rings of closed
+    /// sockets, and packets for a closed port.
     pub(crate) fn lost(&self) -> u64 {
         let drops = &self.counters.drops;
         drops.of(DropReason::HandlerPanic) + drops.of(DropReason::PortClosed) + self.left_on_rings

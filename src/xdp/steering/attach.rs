@@ -1,4 +1,4 @@
-//! Attachment by bpf_link: what it takes, what stands in its way, and how to clear it if told to.
+//! Attaches the program through a bpf_link, and detaches conflicting programs on request.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -6,33 +6,34 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use super::interface::Interface;
 use super::{AttachMode, SteeringError, bpf};
 
-/// A program on an interface. Closing the link takes it off; the kernel does so when the process ends,
-/// however it ends.
+/// Holds a program on an interface. Closing the link detaches it, and the kernel does so when the process ends for any
+/// reason.
 #[derive(Debug)]
 pub(super) struct Attachment {
     pub(super) link: OwnedFd,
     pub(super) ifindex: u32,
-    /// Native or Generic.
+    /// Mode in force: Native or Generic.
     pub(super) mode: AttachMode,
-    /// Why it is not native, where that was tried.
+    /// Reason why the mode is not native, if native mode was tried.
     pub(super) why: Option<String>,
-    /// The kernel's number of the program that was attached; 0 where it did not say.
+    /// Kernel's id of the attached program; 0 if the kernel did not report it.
     program: u32,
 }
 
-/// How an attachment is now.
+/// States whether an attachment is in force.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum AttachmentState {
-    /// As it was made.
+    /// The link is on the interface, with the attached program.
     Ours,
-    /// The link is on the interface, with another program (`bpftool link`, or whoever may open links by their number).
+    /// The link is on the interface, with another program (set by `bpftool link`, or by a process that opens links by
+    /// id).
     Swapped(u32),
     /// The link is on no interface.
     Detached,
 }
 
 impl Attachment {
-    /// Attaches `program`. With `replace`, takes another program off first.
+    /// Attaches `program`. With `replace`, it detaches another program first.
     pub(super) fn new(
         program: BorrowedFd<'_>,
         interface: &str,
@@ -61,7 +62,7 @@ impl Attachment {
 
     fn once(program: BorrowedFd<'_>, name: &str, mode: AttachMode) -> Result<Self, SteeringError> {
         let interface = find(name)?;
-        // Straight to bpf(2): the loader library turns an EINVAL into an attachment by netlink, which
+        // This calls bpf(2) directly. After an EINVAL, the loader library would attach by netlink, and that attachment
         // would outlive the process.
         match bpf::link_create(program, interface.index, mode.flags()) {
             Ok(link) => {
@@ -72,8 +73,8 @@ impl Attachment {
         }
     }
 
-    /// Whether the program still is on the interface. Another process with the privilege can take it off or put
-    /// another one under our link, and deleting the interface takes it off; none of it is told by any event of the link.
+    /// Returns whether the program still is on the interface. Another process with the privilege can detach it or put
+    /// another program into the link, and deleting the interface detaches it. No event of the link reports this.
     pub(super) fn hold(&self) -> io::Result<AttachmentState> {
         let info = bpf::link_info(self.link.as_fd())?;
         Ok(match (info.ifindex == self.ifindex, info.program == self.program || self.program == 0) {
@@ -83,17 +84,17 @@ impl Attachment {
         })
     }
 
-    /// Puts `program` back under our own link.
+    /// Puts `program` back into this attachment's link.
     pub(super) fn restore(&self, program: BorrowedFd<'_>) -> io::Result<()> {
         bpf::link_update(self.link.as_fd(), program)
     }
 }
 
 impl Drop for Attachment {
-    /// Closing the link would do, were it the only descriptor: a child that is being spawned by another
-    /// thread has a copy until its exec.
+    /// Detaches the link. Closing it may not suffice, because a child that another thread spawns has a copy of the
+    /// descriptor until its exec.
     fn drop(&mut self) {
-        // Refused to a process that gave up CAP_BPF on kernels before 5.19; closing still does it then.
+        // Before kernel 5.19, this fails for a process without CAP_BPF. Closing the link detaches it then.
         let _ = bpf::link_detach(self.link.as_fd());
     }
 }
@@ -102,21 +103,21 @@ fn find(name: &str) -> Result<Interface, SteeringError> {
     Interface::find(name).map_err(|e| SteeringError::kernel(name, "look the interface up", e))
 }
 
-/// net/core/dev.c `dev_xdp_attach`, and what drivers answer to `XDP_SETUP_PROG`.
+/// Converts an error of `dev_xdp_attach` (net/core/dev.c), or of a driver for `XDP_SETUP_PROG`.
 fn refusal(name: &str, interface: &Interface, mode: AttachMode, source: io::Error) -> SteeringError {
     let code = source.raw_os_error().unwrap_or(0);
     let mtu = interface.mtu;
     let native = mode == AttachMode::Native;
     let name_owned = name.to_owned();
     match code {
-        // EBUSY: the same mode is taken. EEXIST: the other one is.
+        // EBUSY means that the same mode is in use, EEXIST that the other one is.
         libc::EBUSY | libc::EEXIST => {
             let (holder, linked) = holder(name);
             SteeringError::Busy { interface: name_owned, wanted: mode, holder, linked }
         }
         libc::EPERM | libc::EACCES | libc::ENODEV => SteeringError::kernel(name, "attach the XDP program", source),
         libc::ERANGE if native => SteeringError::Mtu { interface: name_owned, mtu, source },
-        // Several drivers say EINVAL for it; LRO and the like give EINVAL at any MTU.
+        // Several drivers return EINVAL for the MTU. LRO and other features give EINVAL at any MTU.
         libc::EINVAL if native && mtu > 1500 => SteeringError::Mtu { interface: name_owned, mtu, source },
         libc::ENOSPC if native => SteeringError::Queues { interface: name_owned, source },
         _ if native => SteeringError::NoNative { interface: name_owned, mtu, source },
@@ -124,33 +125,33 @@ fn refusal(name: &str, interface: &Interface, mode: AttachMode, source: io::Erro
     }
 }
 
-/// Who is attached, in words, and whether by a link, or perhaps by one.
+/// Describes the attached program. Returns also whether a link holds it, or may hold it.
 fn holder(name: &str) -> (String, bool) {
     let Ok(interface) = Interface::find(name) else { return ("another XDP program".to_owned(), false) };
     let mut linked = false;
     let sees = bpf::sees_others();
-    let words: Vec<String> = interface
+    let programs: Vec<String> = interface
         .programs()
         .map(|(mode, id)| {
             if !sees {
                 linked = true;
-                return format!("a {mode} XDP program, id {id} (whose it is tells `bpftool prog show id {id}`),");
+                return format!("a {mode} XDP program, id {id} (`bpftool prog show id {id}` shows its owner)");
             }
             let link = links_of(&interface, id).next();
             linked |= link.is_some();
             let program = aya::programs::loaded_programs().flatten().find(|program| program.id() == id);
             let program_name = program.as_ref().and_then(|p| p.name_as_str()).unwrap_or("no name").to_owned();
             let by = link.map_or("without a link".to_owned(), |(link, _)| format!("by link {link}"));
-            format!("a {mode} XDP program, id {id} ({program_name}), {by},")
+            format!("a {mode} XDP program, id {id} ({program_name}), {by}")
         })
         .collect();
-    // It may have gone in between.
-    let words = if words.is_empty() { "another XDP program".to_owned() } else { words.join(" and ") };
-    (words, linked)
+    // The program may have been detached in between.
+    let programs = if programs.is_empty() { "another XDP program".to_owned() } else { programs.join(" and ") };
+    (programs, linked)
 }
 
-/// Links by which program `id` is on the interface. Interface numbers repeat in other network
-/// namespaces, program ids do not.
+/// Returns the links that hold program `id` on the interface. Interface numbers repeat in other network namespaces,
+/// program ids do not.
 fn links_of(interface: &Interface, id: u32) -> impl Iterator<Item = (u32, OwnedFd)> {
     let index = interface.index;
     bpf::link_ids().filter_map(move |link_id| {
@@ -161,10 +162,10 @@ fn links_of(interface: &Interface, id: u32) -> impl Iterator<Item = (u32, OwnedF
     })
 }
 
-/// Takes every other program off the interface.
+/// Detaches every other program from the interface.
 pub(super) fn clear(name: &str) -> Result<(), SteeringError> {
     let interface = find(name)?;
-    let failed = |e| SteeringError::kernel(name, "detach the XDP program that is there", e);
+    let failed = |e| SteeringError::kernel(name, "detach the attached XDP program", e);
     for (mode, id) in interface.programs() {
         tracing::warn!(interface = name, %mode, program = id, "replacing another XDP program, as configured");
         let mut linked = false;
@@ -179,7 +180,7 @@ pub(super) fn clear(name: &str) -> Result<(), SteeringError> {
     Ok(())
 }
 
-/// Puts `program` under every XDP link of the interface.
+/// Puts `program` into every XDP link of the interface.
 pub(super) fn swap(name: &str, program: BorrowedFd<'_>) -> Result<(), SteeringError> {
     let interface = find(name)?;
     let links = interface.programs().flat_map(|(_, id)| links_of(&interface, id));
@@ -197,8 +198,8 @@ mod tests {
     use super::super::pass_all;
     use super::*;
 
-    /// What `ip link set dev X xdp object ...` leaves behind: a program without a link.
-    fn unlinked_program_is_named_and_replaced_only_if_told() {
+    /// Checks a program without a link, as `ip link set dev X xdp object ...` attaches it.
+    fn unlinked_program_is_named_and_replaced_on_request() {
         let program = pass_all::program().unwrap();
         let lo = Interface::find("lo").unwrap();
         lo.set_program(AttachMode::Generic, program.as_raw_fd()).unwrap();
@@ -207,7 +208,7 @@ mod tests {
             let error = Attachment::new(program.as_fd(), "lo", wanted, false).unwrap_err();
             let text = error.to_string();
             assert!(text.contains("a generic XDP program, id "), "{text}");
-            assert!(text.contains("(oxide_pass_all), without a link,"), "{text}");
+            assert!(text.contains("(oxide_pass_all), without a link;"), "{text}");
             assert!(text.contains("`ip link set dev lo xdp off`"), "{text}");
         }
         assert_eq!(Interface::find("lo").unwrap().programs().count(), 1);
@@ -226,11 +227,11 @@ mod tests {
             return;
         }
         let thread = std::thread::spawn(|| {
-            // A network namespace of the thread's own, where `lo` is nobody's. The call is deprecated for
-            // flags that concern descriptors.
+            // The thread has its own network namespace, so nothing else uses `lo`. The deprecation concerns flags for
+            // descriptors.
             #[allow(deprecated)]
             rustix::thread::unshare(rustix::thread::UnshareFlags::NEWNET).unwrap();
-            unlinked_program_is_named_and_replaced_only_if_told();
+            unlinked_program_is_named_and_replaced_on_request();
         });
         thread.join().unwrap();
     }

@@ -1,5 +1,5 @@
-//! The calls of bpf(2) that the loader library lacks, or does not do as we need them. The only unsafe
-//! code of steering. Layouts and numbers: include/uapi/linux/bpf.h, `union bpf_attr`.
+//! Wraps the calls of bpf(2) that the loader library lacks or implements differently. This is the only unsafe code of
+//! steering. Layouts and numbers follow `union bpf_attr` in include/uapi/linux/bpf.h.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -19,26 +19,25 @@ const PROG_TYPE_XDP: u32 = 6;
 const ATTACH_TYPE_XDP: u32 = 37;
 pub(super) const LINK_TYPE_XDP: u32 = 6;
 
-/// Plain numbers laid out as the kernel's `union bpf_attr` for one command.
+/// Marks plain numbers in the layout of the kernel's `union bpf_attr` for one command.
 ///
 /// # Safety
-/// Implementors are `repr(C)`, hold integers only, have no padding, and every address among them
-/// points to memory of the length stated beside it, valid for the time of the call.
+/// Implementors are `repr(C)`, hold integers only, and have no padding. Every address among them points to memory of
+/// the stated length, valid for the time of the call.
 unsafe trait Attribute {}
 
 fn call<A: Attribute>(command: u32, attribute: &mut A) -> io::Result<i32> {
-    // SAFETY: `attribute` is valid for reads and writes of its size, which is passed along; the kernel
-    // takes fields beyond it as zero. The addresses inside are valid by the contract of `Attribute`.
+    // SAFETY: `attribute` is valid for reads and writes of its size, which is an argument of the call. The kernel takes
+    // fields beyond it as zero. The addresses inside are valid by the contract of `Attribute`.
     let answer = unsafe {
         libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut::<A>(attribute), std::mem::size_of::<A>() as u32)
     };
     if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(answer as i32) }
 }
 
-/// A descriptor that the kernel has just made for us; it is close-on-exec by kernel/bpf/syscall.c.
+/// Takes ownership of a descriptor that the kernel has just created. It is close-on-exec by kernel/bpf/syscall.c.
 fn owned(fd: i32) -> OwnedFd {
-    // SAFETY: called only with the answer of a command that returns a new descriptor, and nobody else
-    // has it.
+    // SAFETY: called only with the result of a command that returns a new descriptor, which nothing else owns.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
@@ -50,11 +49,11 @@ struct MapElement {
     value: u64,
     flags: u64,
 }
-// SAFETY: integers, 8-byte fields at offset 8; `key` and `value` are set to live `u32`s by the callers
-// below, which serve only maps with 4-byte keys and values.
+// SAFETY: integers, 8-byte fields at offset 8. The callers below set `key` and `value` to live `u32`s, and serve only
+// maps with 4-byte keys and values.
 unsafe impl Attribute for MapElement {}
 
-/// Puts `socket` into slot `key` of an XSKMAP.
+/// Puts `socket` into entry `key` of an XSKMAP.
 pub(super) fn xskmap_update(map: BorrowedFd<'_>, key: u32, socket: BorrowedFd<'_>) -> io::Result<()> {
     let value = socket.as_raw_fd() as u32;
     let mut attribute = MapElement {
@@ -67,7 +66,7 @@ pub(super) fn xskmap_update(map: BorrowedFd<'_>, key: u32, socket: BorrowedFd<'_
     call(MAP_UPDATE_ELEM, &mut attribute).map(drop)
 }
 
-/// Empties slot `key` of an XSKMAP.
+/// Empties entry `key` of an XSKMAP.
 pub(super) fn xskmap_delete(map: BorrowedFd<'_>, key: u32) -> io::Result<()> {
     let mut attribute =
         MapElement { map: map.as_raw_fd() as u32, _pad: 0, key: std::ptr::from_ref(&key) as u64, value: 0, flags: 0 };
@@ -90,8 +89,8 @@ struct ProgramLoad {
     ifindex: u32,
     expected_attach_type: u32,
 }
-// SAFETY: integers, naturally aligned without gaps; `instructions` and `license` are set in
-// `load_xdp` to slices that outlive the call, the latter ending in NUL. No log buffer is given.
+// SAFETY: integers, naturally aligned without gaps. `load_xdp` sets `instructions` and `license` to slices that outlive
+// the call; the license ends in NUL. There is no log buffer.
 unsafe impl Attribute for ProgramLoad {}
 
 /// Loads an XDP program without maps from instructions in the kernel's encoding.
@@ -105,7 +104,7 @@ pub(super) fn load_xdp(instructions: &[u64], name: &[u8]) -> io::Result<OwnedFd>
         expected_attach_type: ATTACH_TYPE_XDP,
         ..Default::default()
     };
-    // 15 bytes at most: the last stays NUL.
+    // The name has at most 15 bytes, so that the last one stays NUL.
     for (to, from) in attribute.name.iter_mut().take(15).zip(name) {
         *to = *from;
     }
@@ -144,13 +143,13 @@ struct LinkUpdate {
 // SAFETY: four integers.
 unsafe impl Attribute for LinkUpdate {}
 
-/// Puts `program` in the place of whatever program `link` has. No packet sees the interface without one.
+/// Replaces the program of `link` by `program`. The interface always has one of the two.
 pub(super) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     let (link, program) = (link.as_raw_fd() as u32, program.as_raw_fd() as u32);
     call(LINK_UPDATE, &mut LinkUpdate { link, program, flags: 0, old_program: 0 }).map(drop)
 }
 
-/// What the kernel tells of a link (`struct bpf_link_info`).
+/// Holds the kernel's description of a link (`struct bpf_link_info`).
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct LinkInfo {
@@ -158,7 +157,7 @@ pub(super) struct LinkInfo {
     pub(super) id: u32,
     pub(super) program: u32,
     _pad: u32,
-    /// For [`LINK_TYPE_XDP`]: the interface, 0 once detached.
+    /// Interface number of an XDP link ([`LINK_TYPE_XDP`]); 0 once detached.
     pub(super) ifindex: u32,
     _rest: [u32; 11],
 }
@@ -169,11 +168,11 @@ struct Info {
     length: u32,
     info: u64,
 }
-// SAFETY: integers without gaps; `info` is set in `link_info` to a `LinkInfo`, plain integers of the
-// stated length, which the kernel writes.
+// SAFETY: integers without gaps. `link_info` sets `info` to a `LinkInfo`, plain integers of the stated length, which
+// the kernel writes.
 unsafe impl Attribute for Info {}
 
-/// What the kernel knows of a link.
+/// Returns the kernel's description of a link.
 pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     let mut info = LinkInfo::default();
     let mut attribute = Info {
@@ -195,7 +194,7 @@ struct LinkId {
 // SAFETY: three integers.
 unsafe impl Attribute for LinkId {}
 
-/// Ids of all links on the machine, whoever made them.
+/// Returns the ids of all links on the machine, of any owner.
 pub(super) fn link_ids() -> impl Iterator<Item = u32> {
     let mut id = 0;
     std::iter::from_fn(move || {
@@ -206,10 +205,10 @@ pub(super) fn link_ids() -> impl Iterator<Item = u32> {
     })
 }
 
-/// Whether this process may look at links, and at programs, that are not its own (CAP_SYS_ADMIN: bpf_link_get_fd_by_id in
+/// Returns whether this process may read links and programs of other processes (CAP_SYS_ADMIN: bpf_link_get_fd_by_id in
 /// kernel/bpf/syscall.c).
 pub(super) fn sees_others() -> bool {
-    // With none on the machine it is ENOENT.
+    // ENOENT means that the machine has no link.
     let refused = |e: io::Error| e.raw_os_error() == Some(libc::EPERM);
     !call(LINK_GET_NEXT_ID, &mut LinkId::default()).is_err_and(refused)
 }
@@ -219,12 +218,12 @@ pub(super) fn link_by_id(id: u32) -> io::Result<OwnedFd> {
     call(LINK_GET_FD_BY_ID, &mut LinkId { id, ..Default::default() }).map(owned)
 }
 
-/// Detaches a link, whoever holds it; its holder keeps an empty link.
+/// Detaches a link of any owner. The owner keeps an empty link.
 pub(super) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
     call(LINK_DETACH, &mut LinkId { id: link.as_raw_fd() as u32, ..Default::default() }).map(drop)
 }
 
-/// `struct xdp_md`.
+/// Mirrors `struct xdp_md`.
 #[repr(C)]
 #[derive(Default)]
 struct XdpContext {
@@ -254,13 +253,13 @@ struct TestRun {
     flags: u32,
     cpu: u32,
 }
-// SAFETY: integers without gaps; `data_in` and `context_in` are set in `test_run` to memory of the
-// stated lengths that outlives the call. Nothing is asked back but the action.
+// SAFETY: integers without gaps. `test_run` sets `data_in` and `context_in` to memory of the stated lengths that
+// outlives the call. Only the action is read back.
 unsafe impl Attribute for TestRun {}
 
-/// Runs an XDP program once over `packet`, as if received by `queue` of interface `ifindex`, and
-/// returns its action (net/bpf/test_run.c, `bpf_prog_test_run_xdp`). Nothing is sent or delivered.
-/// `EINVAL` for less than 14 bytes: no driver hands those to a program either.
+/// Runs an XDP program once over `packet`, as if queue `queue` of interface `ifindex` had received it. Returns its
+/// action (net/bpf/test_run.c, `bpf_prog_test_run_xdp`). Nothing is sent or delivered. Packets of less than 14 bytes
+/// give `EINVAL`; no driver passes such packets to a program either.
 pub(super) fn test_run(program: BorrowedFd<'_>, packet: &[u8], ifindex: u32, queue: u32) -> io::Result<u32> {
     let context = XdpContext {
         data_end: packet.len() as u32,

@@ -1,10 +1,10 @@
-//! What the steering program counts: one number per verdict, so that no packet passes in silence.
+//! Counts the packets of the steering program by verdict. Every packet is counted.
 
 use serde::Serialize;
 
 macro_rules! verdicts {
     ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
-        /// What the steering program decided for a packet. Numbers are those of `enum verdict` in
+        /// Names the decision of the steering program about a packet. Numbers are those of `enum verdict` in
         /// `bpf/steer.bpf.c`.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[repr(u8)]
@@ -12,10 +12,10 @@ macro_rules! verdicts {
         pub enum Verdict { $($(#[doc = $doc])+ $variant,)+ }
 
         impl Verdict {
-            /// Every verdict, in the order of the counters.
+            /// Lists all verdicts in the order of the counters.
             pub const ALL: &'static [Verdict] = &[$(Verdict::$variant,)+];
 
-            /// The name in metrics and reports: lower case, words joined by `_`.
+            /// Returns the name in metrics and reports, in lower case with `_`.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self { $(Verdict::$variant => $name,)+ }
@@ -25,50 +25,50 @@ macro_rules! verdicts {
 }
 
 verdicts! {
-    /// Listed, and handed to the queue's socket. The socket may still drop it: RX ring full, fill ring
-    /// empty, longer than a frame (see its `XDP_STATISTICS`).
+    /// Redirected to the queue's socket, because its destination is listed. The socket may still drop it: RX ring full,
+    /// fill ring empty, or longer than a frame (see its `XDP_STATISTICS`).
     Redirected = "redirected",
-    /// Listed, but the queue has no socket: the fallback was taken.
+    /// Sent to the fallback: its destination is listed, but the queue has no socket.
     NoSocket = "no_socket",
-    /// Headers cut short, a wrong IP version, or a length field below the headers' size. To the kernel.
+    /// Passed to the kernel: truncated headers, a wrong IP version, or a length field below the size of the headers.
     Malformed = "malformed",
-    /// Destination MAC is a group address, broadcast included. To the kernel.
+    /// Passed to the kernel: the destination MAC is a group address, broadcast included.
     Multicast = "multicast",
-    /// Neither IPv4 nor IPv6: ARP, LLDP and the like. To the kernel.
+    /// Passed to the kernel: neither IPv4 nor IPv6, for example ARP or LLDP.
     OtherEthertype = "other_ethertype",
-    /// A VLAN tag. To the kernel.
+    /// Passed to the kernel: it has a VLAN tag.
     Vlan = "vlan",
-    /// IPv4 with options. To the kernel.
+    /// Passed to the kernel: IPv4 with options.
     Ipv4Options = "ipv4_options",
-    /// IPv6 with extension headers. To the kernel.
+    /// Passed to the kernel: IPv6 with extension headers.
     Ipv6Extension = "ipv6_extension",
-    /// A fragment, first or later. To the kernel.
+    /// Passed to the kernel: a fragment, first or later.
     Fragment = "fragment",
-    /// Not UDP: TCP, ICMP, neighbour discovery. To the kernel.
+    /// Passed to the kernel: not UDP, for example TCP, ICMP or neighbour discovery.
     NotUdp = "not_udp",
-    /// UDP to an address or port that is not listed. To the kernel.
+    /// Passed to the kernel: UDP to an address or port that is not listed.
     NotListed = "not_listed",
 }
 
-/// Packets by verdict since the program was attached, summed over all CPUs.
+/// Counts packets by verdict since the program was attached, summed over all CPUs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SteeringCounters(pub(super) [u64; Verdict::ALL.len()]);
 
 impl SteeringCounters {
-    /// The counter of one verdict.
+    /// Returns the counter of one verdict.
     #[must_use]
     pub fn of(&self, verdict: Verdict) -> u64 {
-        // `verdict as usize` is below ALL.len() by construction: the variants number from zero.
+        // `verdict as usize` is below ALL.len(), because the variants are numbered from zero.
         self.0[verdict as usize]
     }
 
-    /// Every packet the program has seen.
+    /// Returns the number of packets that the program has seen.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.0.iter().sum()
     }
 
-    /// The verdicts that occurred, with their counts.
+    /// Returns the verdicts that occurred, with their counts.
     pub fn nonzero(&self) -> impl Iterator<Item = (Verdict, u64)> + '_ {
         Verdict::ALL.iter().map(|&v| (v, self.of(v))).filter(|&(_, n)| n > 0)
     }

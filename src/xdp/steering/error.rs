@@ -1,4 +1,4 @@
-//! What can go wrong with steering, told apart, each with its mend.
+//! Defines the errors of steering. Each has its own variant and its remedy.
 
 use std::fs;
 use std::io;
@@ -6,139 +6,151 @@ use std::net::IpAddr;
 
 use super::{AttachMode, MAX_ADDRESSES, MAX_QUEUES};
 
-/// Steering could not be set up or changed. The text ends with the mend.
+/// Reports that steering could not be set up or changed. The message ends with the remedy.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SteeringError {
-    /// No such interface in this network namespace.
-    #[error("interface {interface:?} does not exist in this network namespace; `ip -br link` lists those that do")]
+    /// The interface does not exist in this network namespace.
+    #[error(
+        "{interface}: interface missing; expected an interface of this network namespace; to fix: choose one that \
+         `ip -br link` lists"
+    )]
     NoInterface {
-        /// The name asked for.
+        /// Requested name.
         interface: String,
     },
     /// Another XDP program is attached.
     #[error(
-        "{interface}: cannot attach in {wanted} mode, {holder} is attached already; stop its owner{}",
-        if *linked { String::new() } else { format!(", or detach it by `ip link set dev {interface} xdp off`") }
+        "{interface}: cannot attach in {wanted} mode: already attached: {holder}; to fix: stop its owner{}",
+        if *linked { String::new() } else { format!(", or detach it with `ip link set dev {interface} xdp off`") }
     )]
     Busy {
-        /// Interface.
+        /// Name of the interface.
         interface: String,
-        /// Mode asked for.
+        /// Requested mode.
         wanted: AttachMode,
-        /// Mode, id and name of the program that is there, as far as the kernel tells.
+        /// Mode, id and name of the attached program, as far as the kernel reports them.
         holder: String,
-        /// A process holds it by a bpf_link: only that process, or a forced detachment, takes it off.
+        /// Whether a process holds it through a bpf_link. Then only that process, or a forced detachment, removes it.
         linked: bool,
     },
-    /// The kernel refused for lack of privilege.
-    #[error("{step}: not permitted; {reason}")]
+    /// The kernel refused for lack of a privilege.
+    #[error("cannot {step}: not permitted; {reason}")]
     NotPermitted {
-        /// What was tried.
+        /// Refused step.
         step: &'static str,
-        /// What is missing, and how to give it.
+        /// Missing privilege, with the remedy.
         reason: String,
     },
     /// The MTU is too large for a program that sees a packet in one buffer.
     #[error(
-        "{interface}: MTU {mtu} is too large for native XDP ({source}); `ip link set dev {interface} mtu 1500`, or attach \
-         in generic mode"
+        "{interface}: MTU {mtu} is too large for native XDP: {source}; to fix: `ip link set dev {interface} mtu 1500`, \
+         or use generic mode"
     )]
     Mtu {
-        /// Interface.
+        /// Name of the interface.
         interface: String,
-        /// Its MTU, bytes. The limit is the driver's: about a page less headroom, 3506 on veth.
+        /// MTU in bytes. The driver sets the limit: about a page without headroom, 3506 on veth.
         mtu: u32,
-        /// The kernel's answer.
+        /// Error of the kernel.
         source: io::Error,
     },
     /// The driver has too few queues for native XDP.
     #[error(
-        "{interface}: too few receive queues for native XDP ({source}); a veth needs as many as its peer has transmit \
-         queues: `ethtool -L {interface} rx N`, or `ethtool -L <peer> tx N`"
+        "{interface}: too few receive queues for native XDP: {source}; expected as many as the veth peer has transmit \
+         queues; to fix: `ethtool -L {interface} rx N`, or `ethtool -L <peer> tx N`"
     )]
     Queues {
-        /// Interface.
+        /// Name of the interface.
         interface: String,
-        /// The kernel's answer.
+        /// Error of the kernel.
         source: io::Error,
     },
     /// The driver refused native XDP for another reason.
     #[error(
-        "{interface}: the driver refuses native XDP at MTU {mtu} ({source}); some want `ethtool -K {interface} lro off` or \
-         fewer channels (`ethtool -L`), some have none: attach in generic mode"
+        "{interface}: the driver refuses native XDP at MTU {mtu}: {source}; to fix: try `ethtool -K {interface} lro \
+         off` or fewer channels (`ethtool -L`), or use generic mode"
     )]
     NoNative {
-        /// Interface.
+        /// Name of the interface.
         interface: String,
-        /// Its MTU, bytes.
+        /// MTU in bytes.
         mtu: u32,
-        /// The kernel's answer.
+        /// Error of the kernel.
         source: io::Error,
     },
-    /// The kernel has no memory for maps or program.
+    /// The kernel has no memory for the maps or the program.
     #[error(
-        "{step}: no memory ({source}); free some, or raise the limit: `ulimit -l unlimited`, LimitMEMLOCK= in a unit"
+        "cannot {step}: no memory: {source}; to fix: free some, or raise the limit with `ulimit -l unlimited` or \
+         LimitMEMLOCK="
     )]
     Memory {
-        /// What was tried.
+        /// Refused step.
         step: &'static str,
-        /// The kernel's answer.
+        /// Error of the kernel.
         source: io::Error,
     },
-    /// The kernel did not take the program or a map. The text holds the verifier's last words.
-    #[error("cannot load the steering program: {reason}; it needs kernel 6.1 (`uname -r`); else please report it")]
+    /// The kernel refused the program or a map. The text ends with the verifier's message.
+    #[error(
+        "steering program: cannot load: {reason}; expected kernel 6.1 or later; to fix: check \
+         `uname -r`, or please report it"
+    )]
     Load {
-        /// The loader's and the verifier's text.
+        /// Messages of the loader and the verifier.
         reason: String,
     },
-    /// An address that no packet for this host carries as its destination, or that is not to be steered.
-    #[error("cannot steer {address}: not a unicast address; list the interface's own addresses one by one")]
+    /// The address cannot be the destination of a packet to this host, or must not be steered.
+    #[error(
+        "{address}: cannot be steered; expected a unicast address; to fix: list the interface's own addresses one \
+         by one"
+    )]
     Address {
         /// The address.
         address: IpAddr,
     },
-    /// The list is full.
+    /// The list of destinations is full.
     #[error(
-        "cannot steer {address}: {MAX_ADDRESSES} addresses are listed already; deny one first, or use another interface"
+        "{address}: cannot be steered: {MAX_ADDRESSES} addresses are listed; expected at most that; to fix: remove \
+         one first, or use another interface"
     )]
     ListFull {
-        /// The address that found no place.
+        /// The address that did not fit.
         address: IpAddr,
     },
-    /// No slot for a queue of that number.
+    /// The XSKMAP has no entry for this queue number.
     #[error(
-        "{interface}: RX queue {queue} cannot be steered, slots are 0..{MAX_QUEUES}; `ethtool -L {interface} combined {MAX_QUEUES}`"
+        "{interface}: RX queue {queue} cannot be steered; expected a number below {MAX_QUEUES}; to fix: \
+         ethtool -L {interface} combined {MAX_QUEUES}"
     )]
     Queue {
-        /// Interface.
+        /// Name of the interface.
         interface: String,
-        /// Index of the RX queue.
+        /// Number of the RX queue.
         queue: u32,
     },
-    /// A descriptor that is not an AF_XDP socket was to be put into a queue's slot.
-    #[error("RX queue {queue}: the kernel did not take this socket ({source}); it must be an open AF_XDP socket")]
+    /// The descriptor for an XSKMAP entry is not an AF_XDP socket.
+    #[error("RX queue {queue}: the kernel refused the socket: {source}; expected an open AF_XDP socket")]
     Socket {
-        /// Index of the RX queue.
+        /// Number of the RX queue.
         queue: u32,
-        /// The kernel's answer.
+        /// Error of the kernel.
         source: io::Error,
     },
-    /// Any other refusal.
-    #[error("{interface}: {step}: {source}")]
+    /// The kernel refused for another reason.
+    #[error("{interface}: cannot {step}: {source}")]
     Kernel {
-        /// Interface.
+        /// Name of the interface.
         interface: String,
-        /// What was tried.
+        /// Refused step.
         step: &'static str,
-        /// The kernel's answer.
+        /// Error of the kernel.
         source: io::Error,
     },
 }
 
 impl SteeringError {
-    /// Native attachment was refused by the driver, not by privilege or by another program: generic
-    /// mode may still do.
+    /// Returns whether the driver refused native mode, without a missing privilege or another program. Generic mode may
+    /// then work.
     pub(super) fn is_refusal_of_native(&self) -> bool {
         matches!(self, Self::Mtu { .. } | Self::Queues { .. } | Self::NoNative { .. })
     }
@@ -177,7 +189,7 @@ const CAP_NET_ADMIN: u32 = 12;
 const CAP_SYS_ADMIN: u32 = 21;
 const CAP_BPF: u32 = 39;
 
-/// Why the kernel said EPERM: capability, user namespace, seccomp or lockdown.
+/// Explains an EPERM of the kernel: capability, user namespace, seccomp or lockdown.
 fn missing_privilege() -> String {
     let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
     let users = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
@@ -199,25 +211,29 @@ fn explain(status: &str, uid_map: &str, lockdown: &str) -> String {
     }
     if !missing.is_empty() {
         return format!(
-            "{} missing; run as root, or `setcap cap_net_admin,cap_net_raw,cap_bpf,cap_ipc_lock+ep` on the program, or \
-             AmbientCapabilities= in its unit",
+            "{} missing; to fix: run as root, use `setcap cap_net_admin,cap_net_raw,cap_bpf,cap_ipc_lock+ep` on the \
+             program, or set AmbientCapabilities= in its unit",
             missing.join(" and ")
         );
     }
-    // The initial user namespace maps all 2^32 - 1 ids onto themselves.
+    // The initial user namespace maps all 2^32 - 1 ids to themselves.
     if !uid_map.is_empty() && uid_map.split_whitespace().ne(["0", "0", "4294967295"]) {
-        return "the capabilities count only in this user namespace, bpf(2) asks for the host's; run without one (rootful \
-                container, `--userns=host`)"
+        return "the capabilities apply only in this user namespace; expected those of the host; to fix: run \
+                without a user namespace (rootful container, `--userns=host`)"
             .to_owned();
     }
     if field("Seccomp:") == "2" {
-        return "a seccomp filter is in force: the relay's own allows bpf(2), that of a container or a unit may not; allow it there"
+        return "a seccomp filter of a container or a unit may forbid bpf(2); the relay's own filter allows it; to \
+                fix: allow bpf(2) there"
             .to_owned();
     }
     if lockdown.contains("[integrity]") || lockdown.contains("[confidentiality]") {
-        return "the kernel is locked down (/sys/kernel/security/lockdown) and may forbid bpf(2); see kernel_lockdown(7)".to_owned();
+        return "the kernel is locked down (/sys/kernel/security/lockdown) and may forbid bpf(2); to fix: see \
+                kernel_lockdown(7)"
+            .to_owned();
     }
-    "the capabilities are there: look for a security module's refusal in `dmesg`, or a memory limit (`ulimit -l`)"
+    "no capability is missing; to fix: look for a refusal by a security module in `dmesg`, or a memory \
+     limit (`ulimit -l`)"
         .to_owned()
 }
 

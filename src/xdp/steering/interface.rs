@@ -1,5 +1,5 @@
-//! What the kernel tells of one interface by rtnetlink: index, MTU, and which XDP programs are
-//! attached. One blocking question per call; used while attaching, never on the packet path.
+//! Reads one interface through rtnetlink: index, MTU and attached XDP programs. Each call sends one blocking request.
+//! It is used for attachment, never on the packet path.
 
 use std::io;
 
@@ -8,7 +8,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 
 use super::AttachMode;
 
-// include/uapi/linux/rtnetlink.h, if_link.h, netlink.h.
+// Numbers of include/uapi/linux/rtnetlink.h, if_link.h and netlink.h.
 const RTM_NEWLINK: u16 = 16;
 const RTM_GETLINK: u16 = 18;
 const RTM_SETLINK: u16 = 19;
@@ -26,21 +26,20 @@ const NLA_F_NESTED: u16 = 1 << 15;
 const NETLINK_HEADER: usize = 16;
 const LINK_HEADER: usize = 16;
 
-/// One interface at the moment of asking.
+/// Describes one interface at the time of the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Interface {
     pub(super) index: u32,
-    /// Bytes of IP packet.
+    /// Largest IP packet, in bytes.
     pub(super) mtu: u32,
-    /// Id of the program attached natively, 0 if none.
+    /// Id of the program in native mode, or 0.
     pub(super) native_program: u32,
-    /// Id of the program attached generically, 0 if none.
+    /// Id of the program in generic mode, or 0.
     pub(super) generic_program: u32,
 }
 
 impl Interface {
-    /// Asks for the interface of that name in the calling thread's network namespace. `ENODEV` if
-    /// there is none.
+    /// Reads the interface of that name in the calling thread's network namespace. Returns `ENODEV` if there is none.
     pub(super) fn find(name: &str) -> io::Result<Self> {
         // IFNAMSIZ counts the NUL; a longer name cannot exist.
         if name.is_empty() || name.len() > 15 || name.contains('\0') {
@@ -51,19 +50,19 @@ impl Interface {
         parse(&ask(RTM_GETLINK, NLM_F_REQUEST, 0, &attributes)?)
     }
 
-    /// The programs attached, with their modes.
+    /// Returns the attached programs with their modes.
     pub(super) fn programs(&self) -> impl Iterator<Item = (AttachMode, u32)> {
         [(AttachMode::Native, self.native_program), (AttachMode::Generic, self.generic_program)]
             .into_iter()
             .filter(|&(_, id)| id != 0)
     }
 
-    /// Takes off a program that was attached without a link (`ip link set dev X xdp off`).
+    /// Detaches a program that was attached without a link (`ip link set dev X xdp off`).
     pub(super) fn detach_unlinked(&self, mode: AttachMode) -> io::Result<()> {
         self.set_program(mode, -1)
     }
 
-    /// Attaches a program's descriptor without a link, or takes off the one that is there by -1.
+    /// Attaches a program's descriptor without a link. With -1, it detaches the current program.
     pub(super) fn set_program(&self, mode: AttachMode, program: i32) -> io::Result<()> {
         let mut xdp = Vec::new();
         push_attribute(&mut xdp, IFLA_XDP_FD, &program.to_ne_bytes());
@@ -74,16 +73,16 @@ impl Interface {
     }
 }
 
-/// One request, one answer: the answer's bytes behind the netlink header. An acknowledgement is empty.
+/// Sends one request and returns the answer after the netlink header. The answer to an acknowledgement is empty.
 fn ask(kind: u16, flags: u16, index: u32, attributes: &[u8]) -> io::Result<Vec<u8>> {
     let mut message = Vec::with_capacity(NETLINK_HEADER + LINK_HEADER + attributes.len());
     message.extend(((NETLINK_HEADER + LINK_HEADER + attributes.len()) as u32).to_ne_bytes());
     message.extend(kind.to_ne_bytes());
     message.extend(flags.to_ne_bytes());
-    message.extend([0; 8]); // sequence and port: one question per socket needs neither
-    message.extend([0; 4]); // family, type
+    message.extend([0; 8]); // Sequence and port: one request per socket needs neither.
+    message.extend([0; 4]); // Family and type.
     message.extend(index.to_ne_bytes());
-    message.extend([0; 8]); // flags, change
+    message.extend([0; 8]); // Flags and change mask.
     message.extend(attributes);
 
     let socket: OwnedFd = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
@@ -92,7 +91,7 @@ fn ask(kind: u16, flags: u16, index: u32, attributes: &[u8]) -> io::Result<Vec<u
     let (length, _) = recv(&socket, answer.as_mut_slice(), RecvFlags::empty())?;
     answer.truncate(length);
 
-    let broken = || io::Error::new(io::ErrorKind::InvalidData, "rtnetlink answer cut short");
+    let broken = || io::Error::new(io::ErrorKind::InvalidData, "truncated rtnetlink answer");
     let kind = u16_at(&answer, 4).ok_or_else(broken)?;
     if kind == NLMSG_ERROR {
         let code = u32_at(&answer, NETLINK_HEADER).ok_or_else(broken)?.cast_signed();
@@ -108,7 +107,7 @@ fn parse(link: &[u8]) -> io::Result<Interface> {
     let index = u32_at(link, 4);
     let attributes = link.get(LINK_HEADER..);
     let (Some(index), Some(attributes)) = (index, attributes) else {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "rtnetlink answer cut short"));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "truncated rtnetlink answer"));
     };
     let number = |value: &[u8]| u32_at(value, 0).unwrap_or(0);
     let mut interface = Interface { index, mtu: 0, native_program: 0, generic_program: 0 };
@@ -130,7 +129,7 @@ fn parse(link: &[u8]) -> io::Result<Interface> {
     Ok(interface)
 }
 
-/// Walks netlink attributes; ends at the first that does not fit.
+/// Iterates over netlink attributes. It ends at the first one that does not fit.
 struct Attributes<'a>(&'a [u8]);
 
 impl<'a> Iterator for Attributes<'a> {
@@ -177,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_message_cut_anywhere_is_no_panic() {
+    fn truncated_link_message_does_not_panic() {
         let mut xdp = Vec::new();
         push_attribute(&mut xdp, IFLA_XDP_DRV_PROG_ID, &7_u32.to_ne_bytes());
         push_attribute(&mut xdp, IFLA_XDP_SKB_PROG_ID, &8_u32.to_ne_bytes());

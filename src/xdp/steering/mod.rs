@@ -1,16 +1,16 @@
-//! Steering: which received packets go to a queue's AF_XDP socket, and which to the kernel.
+//! Decides which received packets go to a queue's AF_XDP socket, and which to the kernel.
 //!
-//! One [`Steering`] per interface owns our XDP program (`bpf/steer.bpf.c`), its maps and its link. The
-//! supervisor holds it; each queue's actor gets the [`XskMapEntry`] of its queue, and nothing else of it. All
-//! that is listed by [`Steering::allow`] goes to the sockets, everything else to the kernel untouched.
-//! The table of verdicts is in `docs/steering.md`.
+//! One [`Steering`] per interface owns the XDP program (`bpf/steer.bpf.c`), its maps and its link. The supervisor holds
+//! it, and each queue's actor gets only the [`XskMapEntry`] of its queue. Packets to the destinations of
+//! [`Steering::allow`] go to the sockets; all other packets go to the kernel unchanged. The table of verdicts is in
+//! `docs/steering.md`.
 //!
 //! ```no_run
 //! use oxide::xdp::steering::{Steering, SteeringOptions};
 //!
 //! let mut steering = Steering::attach("eth0", &SteeringOptions::default())?;
 //! steering.allow("192.0.2.7".parse()?, [53..=53, 20_000..=29_999])?;
-//! let slot = steering.slot(0)?; // for the actor of RX queue 0: slot.insert(socket)
+//! let slot = steering.slot(0)?; // The actor of RX queue 0 calls slot.insert(socket).
 //! assert!(steering.is_attached()?);
 //! # drop(slot);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -39,26 +39,26 @@ use aya::maps::MapError;
 use attach::{Attachment, AttachmentState};
 use program::{Key, PortBits, Program};
 
-/// Slots of the XSKMAP: RX queues 0 to 255.
+/// Counts the entries of the XSKMAP, for RX queues 0 to 255.
 pub const MAX_QUEUES: u32 = 256;
-/// Addresses that can be listed. Each takes 8 KiB of kernel memory.
+/// Limits the addresses of the destinations. Each one takes 8 KiB of kernel memory.
 pub const MAX_ADDRESSES: u32 = 1024;
 
-/// How the program is attached.
+/// Names the mode in which the program is attached.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AttachMode {
-    /// Native; generic if the driver refuses that.
+    /// Uses native mode, or generic mode if the driver refuses native mode.
     #[default]
     Auto,
-    /// In the driver, before an skb is made.
+    /// Runs in the driver, before an skb is built.
     Native,
-    /// In the network stack, with an skb: any interface, at the price of a copy.
+    /// Runs in the network stack with an skb. It works on any interface, but costs a copy.
     Generic,
 }
 
 impl AttachMode {
-    /// `XDP_FLAGS_*_MODE` of include/uapi/linux/if_link.h.
+    /// Returns `XDP_FLAGS_*_MODE` of include/uapi/linux/if_link.h.
     const fn flags(self) -> u32 {
         match self {
             Self::Auto => 0,
@@ -78,19 +78,19 @@ impl fmt::Display for AttachMode {
     }
 }
 
-/// What happens to a listed packet whose queue has no socket, as between two lives of an actor.
+/// States what happens to a listed packet whose queue has no socket, for example between two actors.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fallback {
-    /// To the kernel, which answers with ICMP port unreachable if nothing listens there.
+    /// Passes it to the kernel, which answers with ICMP port unreachable if nothing listens there.
     #[default]
     Pass,
-    /// Dropped.
+    /// Drops it.
     Drop,
 }
 
 impl Fallback {
-    /// `enum xdp_action`.
+    /// Returns the value of `enum xdp_action`.
     const fn action(self) -> u32 {
         match self {
             Self::Drop => 1,
@@ -99,26 +99,26 @@ impl Fallback {
     }
 }
 
-/// How to attach.
+/// Sets how the program is attached.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SteeringOptions {
-    /// Mode wanted.
+    /// Requested mode.
     pub attach: AttachMode,
-    /// For queues without a socket.
+    /// Action for queues without a socket.
     pub fallback: Fallback,
-    /// Take off another's XDP program, if one is there. Otherwise that is an error.
+    /// Whether to detach another XDP program first. Otherwise such a program is an error.
     pub replace: bool,
 }
 
-/// The steering program on one interface. Dropping it, or the end of the process by any cause, takes
-/// the program off.
+/// Owns the steering program on one interface. Dropping it detaches the program, as does the end of the process for any
+/// reason.
 pub struct Steering {
     interface: String,
     attachment: Attachment,
     program: Program,
 }
 
-// The supervisor's thread and the actors' are not the one that attached.
+// These types move to the threads of the supervisor and the actors.
 const _: () = {
     const fn is_send<T: Send>() {}
     is_send::<Steering>();
@@ -136,46 +136,45 @@ impl fmt::Debug for Steering {
 }
 
 impl Steering {
-    /// Loads the program and attaches it to `interface` of the calling thread's network namespace.
-    /// Nothing is listed yet, so every packet goes on to the kernel.
+    /// Loads the program and attaches it to `interface` of the calling thread's network namespace. There are no
+    /// destinations yet, so every packet goes to the kernel.
     ///
-    /// Needs `CAP_NET_ADMIN` and `CAP_BPF`. Takes tens of milliseconds: the kernel waits for its
-    /// readers, and aya parses the kernel's type information, which we have no use for (26 ms and
-    /// 20 MB for a moment, on an EPYC of 2024).
+    /// It needs `CAP_NET_ADMIN` and `CAP_BPF`. It takes tens of milliseconds: the kernel waits for its readers, and aya
+    /// parses the kernel's type information, which is not needed here (26 ms and a temporary 20 MB on an EPYC of 2024).
     ///
     /// # Errors
-    /// [`SteeringError`], told apart by cause. Nothing stays attached or loaded then.
+    /// Returns a [`SteeringError`] with the cause. Nothing stays attached or loaded.
     pub fn attach(interface: &str, options: &SteeringOptions) -> Result<Self, SteeringError> {
         let program = Program::load(interface, options.fallback)?;
         let attachment = Attachment::new(program.fd.as_fd(), interface, options.attach, options.replace)?;
         Ok(Self { interface: interface.to_owned(), attachment, program })
     }
 
-    /// Loads the program and its maps without an interface, and lets them go.
+    /// Loads the program and its maps without an interface, and unloads them.
     pub(super) fn try_load() -> Result<(), SteeringError> {
         Program::load("no interface", Fallback::Pass).map(drop)
     }
 
-    /// The mode in force: [`AttachMode::Native`] or [`AttachMode::Generic`].
+    /// Returns the mode in force: [`AttachMode::Native`] or [`AttachMode::Generic`].
     #[must_use]
     pub fn mode(&self) -> AttachMode {
         self.attachment.mode
     }
 
-    /// Why native mode was not possible, where it was tried.
+    /// Returns why native mode was not possible, if it was tried.
     #[must_use]
     pub fn why(&self) -> Option<&str> {
         self.attachment.why.as_deref()
     }
 
-    /// Lists `ports` of `address`, beside those that are listed already. One step for the packets: they
-    /// see all the ports of this call or none.
+    /// Adds `ports` of `address` to the destinations. The change is atomic for packets: they see all ports of this call
+    /// or none.
     ///
-    /// `address` is one of the host's own. An IPv4-mapped IPv6 address means its IPv4 address; packets
-    /// that carry the mapped form itself are never steered.
+    /// `address` is one of the host's addresses. An IPv4-mapped IPv6 address means its IPv4 address. Packets with the
+    /// mapped form itself are never steered.
     ///
     /// # Errors
-    /// [`SteeringError::Address`] if it is not unicast, [`SteeringError::ListFull`].
+    /// Returns [`SteeringError::Address`] if it is not unicast, or [`SteeringError::ListFull`].
     pub fn allow(
         &mut self,
         address: IpAddr,
@@ -185,11 +184,11 @@ impl Steering {
         self.write(address, listed, ports)
     }
 
-    /// Lists `ports` of `address` and no others: what was listed and is not among them goes to the kernel from now
-    /// on. One step for the packets, as with [`allow`](Self::allow).
+    /// Sets the destinations of `address` to `ports`. Its other ports go to the kernel from now on. The change is
+    /// atomic for packets, as with [`allow`](Self::allow).
     ///
     /// # Errors
-    /// As there.
+    /// Returns the errors of [`allow`](Self::allow).
     pub fn set(
         &mut self,
         address: IpAddr,
@@ -210,7 +209,7 @@ impl Steering {
             return Err(SteeringError::Address { address });
         }
         for port in ports.into_iter().flatten() {
-            // port / 8 <= 8191.
+            // The index port / 8 is at most 8191.
             bits[usize::from(port / 8)] |= 1 << (port % 8);
         }
         self.program.listed.insert(key(address), bits, 0).map_err(|error| match program::os_error(&error) {
@@ -219,29 +218,29 @@ impl Steering {
         })
     }
 
-    /// Takes `address` off the list, with all its ports. No error if it was not listed.
+    /// Removes `address` with all its ports from the destinations. It is no error if the address was not listed.
     ///
     /// # Errors
-    /// [`SteeringError`] if the kernel refuses.
+    /// Returns a [`SteeringError`] if the kernel refuses.
     pub fn deny(&mut self, address: IpAddr) -> Result<(), SteeringError> {
         match self.program.listed.remove(&key(address)).map_err(|error| program::os_error(&error)) {
             Err(Some(os)) if os.raw_os_error() == Some(libc::ENOENT) => Ok(()),
-            Err(os) => Err(self.map_failed("take an address off the list", os)),
+            Err(os) => Err(self.map_failed("remove an address from the list", os)),
             Ok(()) => Ok(()),
         }
     }
 
-    /// Whether UDP packets to `port` of `address` are steered, asked of the kernel.
+    /// Returns whether UDP packets to `port` of `address` are steered, as the kernel reports it.
     #[must_use]
     pub fn listed(&self, address: IpAddr, port: u16) -> bool {
-        // port / 8 <= 8191.
+        // The index port / 8 is at most 8191.
         self.ports(address).ok().flatten().is_some_and(|bits| bits[usize::from(port / 8)] >> (port % 8) & 1 == 1)
     }
 
-    /// The place of one RX queue's socket.
+    /// Returns the XSKMAP entry of one RX queue.
     ///
     /// # Errors
-    /// [`SteeringError::Queue`] if `queue` is not below [`MAX_QUEUES`].
+    /// Returns [`SteeringError::Queue`] if `queue` is not below [`MAX_QUEUES`].
     pub fn slot(&self, queue: u32) -> Result<XskMapEntry, SteeringError> {
         if queue >= MAX_QUEUES {
             return Err(SteeringError::Queue { interface: self.interface.clone(), queue });
@@ -251,10 +250,10 @@ impl Steering {
         Ok(XskMapEntry { map, queue })
     }
 
-    /// Packets by verdict since the program was attached. Costs one system call per verdict.
+    /// Returns the packets by verdict since the program was attached. It takes one system call per verdict.
     ///
     /// # Errors
-    /// [`SteeringError`] if the kernel refuses.
+    /// Returns a [`SteeringError`] if the kernel refuses.
     pub fn counters(&self) -> Result<SteeringCounters, SteeringError> {
         let mut counters = SteeringCounters::default();
         for (counter, key) in counters.0.iter_mut().zip(0_u32..) {
@@ -265,40 +264,46 @@ impl Steering {
         Ok(counters)
     }
 
-    /// Whether the program still is on its interface. It is not once another process detached it, put another one under
-    /// our link, or the interface went away; no event tells, so look now and then.
+    /// Returns whether the program still is on its interface. Another process may have detached it or put another
+    /// program into the link, or the interface may have been deleted. No event reports this, so callers check
+    /// regularly.
     ///
     /// # Errors
-    /// [`SteeringError`] if the kernel refuses.
+    /// Returns a [`SteeringError`] if the kernel refuses.
     pub fn is_attached(&self) -> Result<bool, SteeringError> {
         self.hold().map(|hold| hold == AttachmentState::Ours)
     }
 
     fn hold(&self) -> Result<AttachmentState, SteeringError> {
-        self.attachment.hold().map_err(|e| SteeringError::kernel(&self.interface, "look at the XDP link", e))
+        self.attachment.hold().map_err(|e| SteeringError::kernel(&self.interface, "read the XDP link", e))
     }
 
-    /// Puts the program back on its interface after somebody took it off, or under our link after somebody put another
-    /// one there. Lists, sockets and counters are as they were.
+    /// Attaches the program again after another process detached it, or puts it back into the link after another
+    /// process replaced it. Destinations, sockets and counters do not change.
     ///
     /// # Errors
-    /// As [`attach`](Self::attach); [`SteeringError::Busy`] if another program is there now.
+    /// Returns the errors of [`attach`](Self::attach), for example [`SteeringError::Busy`] if another program is
+    /// attached.
     pub fn reattach(&mut self, options: &SteeringOptions) -> Result<(), SteeringError> {
         let program = self.program.fd.as_fd();
         if let AttachmentState::Swapped(other) = self.hold()? {
-            tracing::warn!(interface = self.interface, program = other, "another program was put under our XDP link");
+            tracing::warn!(
+                interface = self.interface,
+                program = other,
+                "another program was put into the XDP link; replacing it"
+            );
             let restored = self.attachment.restore(program);
-            return restored.map_err(|e| SteeringError::kernel(&self.interface, "put our XDP program back", e));
+            return restored.map_err(|e| SteeringError::kernel(&self.interface, "put the XDP program back", e));
         }
         self.attachment = Attachment::new(program, &self.interface, options.attach, options.replace)?;
         Ok(())
     }
 
-    /// Runs the program over `packet` as if RX queue `queue` had received it, and returns its
-    /// `enum xdp_action`. Counts like a real packet; delivers nothing. For tests.
+    /// Runs the program over `packet` as if RX queue `queue` had received it. Returns its `enum xdp_action`. It counts
+    /// like a real packet but delivers nothing. It is meant for tests.
     ///
     /// # Errors
-    /// The kernel's answer; `EINVAL` if the interface has no such queue.
+    /// Returns the error of the kernel, which is `EINVAL` if the interface has no such queue.
     #[doc(hidden)]
     pub fn test_run(&self, packet: &[u8], queue: u32) -> io::Result<u32> {
         bpf::test_run(self.program.fd.as_fd(), packet, self.attachment.ifindex, queue)
@@ -313,31 +318,30 @@ impl Steering {
     }
 
     fn map_failed(&self, step: &'static str, source: Option<io::Error>) -> SteeringError {
-        let source = source.unwrap_or_else(|| io::Error::other("the map is not of the expected shape"));
+        let source = source.unwrap_or_else(|| io::Error::other("the map has an unexpected layout"));
         SteeringError::kernel(&self.interface, step, source)
     }
 }
 
-/// Whether an XDP program is on the interface, whoever put it there. One netlink question, where an attempt to attach
-/// costs a program load.
+/// Returns whether an XDP program of any owner is on the interface. It sends one netlink request, while an attempt to
+/// attach would load a program.
 pub(crate) fn has_program(interface: &str) -> bool {
     interface::Interface::find(interface).is_ok_and(|found| found.programs().next().is_some())
 }
 
-/// Takes every XDP program off an interface, whoever put it there. For tests of what happens then.
+/// Detaches every XDP program of any owner from an interface, for tests.
 ///
 /// # Errors
-/// [`SteeringError`] if the kernel refuses.
+/// Returns a [`SteeringError`] if the kernel refuses.
 #[doc(hidden)]
 pub fn detach_all(interface: &str) -> Result<(), SteeringError> {
     attach::clear(interface)
 }
 
-/// Puts a program that passes everything under the XDP links of an interface, whoever made them. For tests of what
-/// happens then.
+/// Puts a program that passes everything into the XDP links of an interface, for tests.
 ///
 /// # Errors
-/// [`SteeringError`] if the kernel refuses.
+/// Returns a [`SteeringError`] if the kernel refuses.
 #[doc(hidden)]
 pub fn swap_all(interface: &str) -> Result<(), SteeringError> {
     let program = pass_all::program().map_err(|e| SteeringError::kernel(interface, "load a program", e))?;
@@ -351,9 +355,8 @@ fn key(address: IpAddr) -> Key {
     }
 }
 
-/// The place of one RX queue's socket in the steering program, for the actor that owns the queue. A
-/// handle of its own: it can go to another thread, and may outlive its [`Steering`], without effect
-/// then.
+/// Refers to the XSKMAP entry of one RX queue, for the actor that owns the queue. It can move to another thread. It may
+/// outlive its [`Steering`], and has no effect then.
 #[derive(Debug)]
 pub struct XskMapEntry {
     map: OwnedFd,
@@ -361,26 +364,26 @@ pub struct XskMapEntry {
 }
 
 impl XskMapEntry {
-    /// Index of the RX queue.
+    /// Returns the number of the RX queue.
     #[must_use]
     pub fn queue(&self) -> u32 {
         self.queue
     }
 
-    /// From now on listed packets of this queue go to `socket`, an AF_XDP socket bound to the queue.
-    /// One that was there before is replaced. Closing the socket empties the slot.
+    /// Redirects listed packets of this queue to `socket`, an AF_XDP socket bound to the queue. It replaces an earlier
+    /// socket. Closing the socket empties the entry.
     ///
     /// # Errors
-    /// [`SteeringError::Socket`] if it is no AF_XDP socket.
+    /// Returns [`SteeringError::Socket`] if it is no AF_XDP socket.
     pub fn insert(&self, socket: BorrowedFd<'_>) -> Result<(), SteeringError> {
         bpf::xskmap_update(self.map.as_fd(), self.queue, socket)
             .map_err(|source| SteeringError::Socket { queue: self.queue, source })
     }
 
-    /// From now on listed packets of this queue take the fallback. No error if the slot was empty.
+    /// Empties the entry, so that listed packets of this queue take the fallback. It is no error if it was empty.
     ///
     /// # Errors
-    /// [`SteeringError::Socket`] if the kernel refuses.
+    /// Returns [`SteeringError::Socket`] if the kernel refuses.
     pub fn remove(&self) -> Result<(), SteeringError> {
         bpf::xskmap_delete(self.map.as_fd(), self.queue)
             .map_err(|source| SteeringError::Socket { queue: self.queue, source })

@@ -1,4 +1,4 @@
-//! The steering program and its maps in the kernel, loaded and not yet attached.
+//! Loads the steering program and its maps into the kernel, without attaching it.
 
 use std::error::Error;
 use std::io;
@@ -10,13 +10,13 @@ use aya::{EbpfError, EbpfLoader};
 
 use super::{Fallback, SteeringError};
 
-/// `bpf/steer.bpf.c`, compiled; docs/steering.md says how. In the repository, so that a clone builds
-/// without clang; tests/steering checks that it is what its source says.
+/// Contains `bpf/steer.bpf.c`, compiled as docs/steering.md describes. It is in the repository, so that a clone builds
+/// without clang. tests/steering checks that it matches its source.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/steer.bpf.o"));
 
-/// An address in network order, IPv4 as ::ffff:a.b.c.d.
+/// Holds an address in network order; IPv4 is ::ffff:a.b.c.d.
 pub(super) type Key = [u8; 16];
-/// UDP port p is bit p % 8 of byte p / 8.
+/// Holds one bit per UDP port: port p is bit p % 8 of byte p / 8.
 pub(super) type PortBits = [u8; 8192];
 
 pub(super) struct Program {
@@ -58,7 +58,7 @@ fn absent(what: &str) -> SteeringError {
     SteeringError::Load { reason: format!("the object has no {what}") }
 }
 
-/// The kernel's answer within a loader's error, if that was the cause.
+/// Returns the kernel's error within a loader's error, if that was the cause.
 pub(super) fn os_error(error: &(dyn Error + 'static)) -> Option<io::Error> {
     let mut cause = Some(error);
     while let Some(error) = cause {
@@ -73,12 +73,11 @@ pub(super) fn os_error(error: &(dyn Error + 'static)) -> Option<io::Error> {
 fn load_error(interface: &str, error: &(dyn Error + 'static)) -> SteeringError {
     const STEP: &str = "load the steering program and its maps";
     match os_error(error) {
-        // EPERM is also what a kernel before 5.11 says when the memory lock limit is too low; the
-        // explanation mentions it.
+        // Before kernel 5.11, EPERM also means that the locked-memory limit is too low. The message mentions it.
         Some(os) if matches!(os.raw_os_error(), Some(libc::EPERM | libc::ENOMEM)) => {
             SteeringError::kernel(interface, STEP, os)
         }
-        // EACCES and EINVAL are the verifier's: its log is in the text.
+        // EACCES and EINVAL come from the verifier, whose log is in the text.
         _ => {
             let mut reason = error.to_string();
             let mut cause = error.source();
