@@ -1,5 +1,5 @@
-//! One queue in the simulation: the engine's own [`Actor`] over simulated ports, turned by hand. What is here is what
-//! `engine/controller.rs` does with a thread: make an actor, speak to it, see its end.
+//! Runs one queue of the simulation: the engine's own [`Actor`] over simulated ports, one turn per step. It replaces
+//! `engine/controller.rs`, which does the same with a thread: start an actor, send commands, report its end.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,30 +20,31 @@ use oxide::queue::{
 use oxide::simd::Processor;
 use oxide::umem::PortIndex;
 
-/// Commands, and packets of other queues, that may wait for one actor, as in the engine.
+/// Limits the commands that wait for one actor, as in the engine.
 const COMMANDS: usize = 64;
-const PARCELS: usize = 512;
-/// How long opening tries again while a queue is busy, as the AF_XDP port does.
+/// Limits the handed over packets that wait for one actor, as in the engine.
+const HANDOVERS: usize = 512;
+/// Limits the time of retries while a queue is busy, as in the AF_XDP port.
 const BUSY_DEADLINE: Duration = Duration::from_secs(2);
 
-/// The handler of every simulated actor.
+/// Is the handler type of every simulated actor.
 type H = PanicHandler<AppHandler>;
 type SimQueueActor = Actor<SimBackend, H>;
 
-/// What an actor's ended lives counted, and what they took with them.
+/// Sums the counters and losses of an actor's ended runs.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Ended {
     pub(super) counters: QueueCounters,
-    /// Lives that ended.
+    /// Counts ended runs.
     pub(super) generations: u64,
-    /// Packets in hand, waiting for a TX ring or a next hop.
+    /// Counts packets that waited for a TX ring or a next hop when a run ended.
     pub(super) in_hand: u64,
-    /// Descriptors the ledger refused.
+    /// Counts descriptors that the ledger refused.
     pub(super) bad_descriptors: u64,
 }
 
 impl Ended {
-    /// The last words of a life.
+    /// Adds the final snapshot of a run.
     pub(super) fn add(&mut self, last: &QueueSnapshot) {
         add(&mut self.counters, &last.counters);
         self.generations += 1;
@@ -69,11 +70,11 @@ pub(super) struct SimActor {
     pub(super) queue: u32,
     pub(super) ids: Vec<QueueId>,
     pub(super) ended: Ended,
-    /// Lit: the handler panics at its next batch.
+    /// Makes the handler panic at its next batch while true.
     pub(super) fuse: Arc<AtomicBool>,
-    /// Steps in which it gets no time on its core.
+    /// Counts the steps in which the actor gets no CPU time.
     pub(super) stalled: u32,
-    /// While an actor lives.
+    /// Reads the actor's heartbeat; `None` without a running actor.
     pub(super) watch: Option<HeartbeatMonitor>,
     pub(super) generation: u64,
     queues: u32,
@@ -81,7 +82,7 @@ pub(super) struct SimActor {
     app: Arc<App>,
     phase: Phase,
     commands: Option<Address<ActorCommand<QueueId>>>,
-    /// What found its mailbox full, in order.
+    /// Holds commands that found the mailbox full, in order.
     unsent: VecDeque<ActorCommand<QueueId>>,
 }
 
@@ -112,7 +113,7 @@ impl SimActor {
         }
     }
 
-    /// Begins life `generation`; returns where packets for it go.
+    /// Starts run `generation`; returns the address for handed over packets.
     pub(super) fn start(
         &mut self,
         generation: u64,
@@ -122,7 +123,7 @@ impl SimActor {
     ) -> Result<Address<Handover>, ActorExit> {
         let refused = |error: MailboxError| ActorExit::Refused(error.to_string());
         let (commands, mailbox) = mailbox(COMMANDS).map_err(refused)?;
-        let (handovers, inbox) = Inbox::with_doorbell(PARCELS, mailbox.doorbell()).map_err(refused)?;
+        let (handovers, inbox) = Inbox::with_doorbell(HANDOVERS, mailbox.doorbell()).map_err(refused)?;
         let mut peers = QueuePeers::new(inbox, self.queues);
         for (queue, address) in (0..).zip(others).filter(|&(queue, _)| queue != self.queue) {
             peers.set(queue, address.clone());
@@ -139,7 +140,7 @@ impl SimActor {
             batch_size: 64,
             spin: Duration::ZERO,
             realtime: None,
-            // Another one for each life, as the engine has it.
+            // Each run has another seed, as in the engine.
             seed: u64::from(self.queue) << 32 ^ generation,
             rss: vec![None; self.ids.len()],
             tables: Box::new(self.app.tables(&self.net)),
@@ -152,7 +153,7 @@ impl SimActor {
         Ok(handovers)
     }
 
-    /// Passes a decision of the supervisor's on.
+    /// Sends a decision of the supervisor to the actor.
     pub(super) fn command(&mut self, decision: supervisor::SupervisorCommand) {
         let command = ActorCommand::of(decision, || self.requests());
         self.send(command);
@@ -161,12 +162,12 @@ impl SimActor {
     fn requests(&self) -> PortRequests<QueueId> {
         let request = |(port, id): (PortIndex, &QueueId)| {
             let there = self.net.ifindex(&id.interface).map(|_| id.clone());
-            (port, there.ok_or_else(|| format!("there is no interface {}", id.interface)))
+            (port, there.ok_or_else(|| format!("interface {} does not exist", id.interface)))
         };
         PortIndex::ALL.into_iter().zip(&self.ids).map(request).collect()
     }
 
-    /// Sends a command; while its mailbox is full it waits here, behind those that wait already.
+    /// Sends a command. While the mailbox is full, commands wait in `unsent` in order.
     pub(super) fn send(&mut self, command: ActorCommand<QueueId>) {
         if self.commands.is_some() {
             self.unsent.push_back(command);
@@ -184,7 +185,7 @@ impl SimActor {
         }
     }
 
-    /// One turn of the actor's loop, as [`run`](oxide::queue::run()) has it; how it ended, if it did.
+    /// Runs one turn of the actor's loop, as [`run`](oxide::queue::run()) does. Returns the exit if the actor ended.
     pub(super) fn turn(&mut self, now: Instant) -> Option<ActorExit> {
         if self.stalled > 0 {
             self.stalled -= 1;
@@ -238,7 +239,7 @@ impl SimActor {
         self.unsent.clear();
     }
 
-    /// The kernel's step for each of this actor's ports. It goes on while the actor is stalled.
+    /// Runs the kernel's step for each port of this actor, also while the actor is stalled.
     pub(super) fn run_kernel(&mut self) {
         if let Phase::Up(actor) = &mut self.phase {
             let (umem, ports) = actor.datapath.kernel_side();
@@ -248,7 +249,7 @@ impl SimActor {
         }
     }
 
-    /// Everything this actor counted in all its lives.
+    /// Returns the counters of all runs of this actor.
     pub(super) fn counters(&mut self) -> QueueCounters {
         let mut sum = self.ended.counters.clone();
         if let Some(actor) = self.run_actor() {
@@ -257,7 +258,7 @@ impl SimActor {
         sum
     }
 
-    /// Descriptors that the ledger refused.
+    /// Returns the number of descriptors that the ledger refused.
     pub(super) fn bad_descriptors(&mut self) -> u64 {
         let ports = PortIndex::first(self.ids.len());
         let now = self

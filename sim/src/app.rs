@@ -1,4 +1,4 @@
-//! What handles packets in the simulation, and the little it needs of a host around it.
+//! Holds the packet handlers of the simulation and the addresses, routes and neighbours that they need.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -18,21 +18,21 @@ use oxide::queue::{Batch, Context, Handler, HandlerOutcome, QueueInfo, Replaced,
 use oxide_relay::config::Config;
 use oxide_relay::{RelayPlan, UdpRelay};
 
-/// Who handles the packets.
+/// Selects the packet handler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Application {
-    /// From one port to the other, addresses untouched: the engine by itself.
+    /// Forwards from one port to the other without changing addresses: tests the engine alone.
     #[default]
     Forward,
-    /// The UDP relay.
+    /// Runs the UDP relay.
     Relay,
-    /// The UDP relay, each decision held against the slow reference relay. Several times slower.
+    /// Runs the UDP relay and compares each decision with the slow reference relay. Several times slower.
     CheckedRelay,
 }
 
-/// Frames as the handlers made them and the reference approved, by port and flow, in the order they were
-/// made. What leaves takes those before it with it: they were lost.
+/// Holds frames that handlers made and the reference approved, by port and flow, in order. When a frame leaves,
+/// earlier frames of its flow are removed as lost.
 #[derive(Clone, Default)]
 pub(super) struct Made(Arc<Mutex<ByFlow>>);
 
@@ -47,7 +47,7 @@ impl Made {
         }
     }
 
-    /// Whether `frame` was made for `port`, and neither it nor one made after it has left.
+    /// Returns true if `frame` was made for `port` and neither it nor a later frame of its flow has left.
     pub(super) fn take(&self, port: u8, frame: &[u8]) -> bool {
         let mut made = lock(&self.0);
         let of_flow = ends(frame).and_then(|flow| made.get_mut(&(port, flow)));
@@ -55,23 +55,23 @@ impl Made {
     }
 }
 
-/// A handler's panic is not in the middle of a change here.
+/// Locks `it`, also after a panic: no handler panics in the middle of a change of these values.
 fn lock<T>(it: &Mutex<T>) -> MutexGuard<'_, T> {
     it.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// How the judge knows what has to leave for a packet that came.
+/// States how the invariant checker knows the frame that must leave for a received packet.
 pub(super) enum Rule {
-    /// By [`forward`](super::forward::forward).
+    /// Applies [`forward`](super::forward::forward) to the received frame.
     Forwarded,
-    /// As the relay must have it, but for the source port, which it may choose.
+    /// Rewrites the received frame as the relay must; the relay may choose the source port.
     Relayed,
-    /// As the handler made it, which was held against the reference.
+    /// Takes the frame that the handler made and the reference approved.
     Made(Made),
 }
 
-/// Whether a relayed packet's ends are right: from one of our addresses to the upstream, or from the
-/// listen address to the client.
+/// Returns true if a relayed packet has the right addresses: from one of the relay's addresses to the upstream, or
+/// from the listen address to the client.
 pub(super) fn relayed(there: bool, client: Endpoint, ends: &Flow) -> bool {
     let at = usize::from(!ends.destination.is_ipv4());
     if there {
@@ -81,19 +81,19 @@ pub(super) fn relayed(there: bool, client: Endpoint, ends: &Flow) -> bool {
     }
 }
 
-/// Where clients send to when packets are only forwarded; the relay's upstreams.
+/// Lists the addresses that clients send to without a relay; they are also the relay's upstreams.
 pub(super) const FORWARDED: [SocketAddr; 2] = upstreams(SERVER_NETS[0]);
-/// The relay's listen addresses, on the clients' interface.
+/// Lists the relay's listen addresses, on the clients' interface.
 const LISTENS: [SocketAddr; 2] = [
     SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 1, 255, 254)), 7000),
     SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 1)), 7000),
 ];
-/// Its addresses on the servers' interface.
+/// Lists the relay's addresses on the servers' interface.
 const SOURCES: [IpAddr; 2] = hosts(SERVER_NETS[0], 1);
 
-/// Networks that the servers may be in: 24 bits of IPv4, and the third word of 2001:db8::/32. A capture that
-/// is replayed may have addresses in the first ones.
+/// Identifies a network of servers: 24 bits of IPv4, and the third group of an address in 2001:db8::/32.
 type ServerNet = ([u8; 3], u16);
+/// Lists possible server networks. A replayed capture may use addresses of the first ones.
 const SERVER_NETS: [ServerNet; 3] = [([198, 51, 100], 2), ([203, 0, 113], 3), ([192, 0, 2], 4)];
 
 const fn hosts(([a, b, c], third): ServerNet, host: u8) -> [IpAddr; 2] {
@@ -106,11 +106,11 @@ const fn upstreams(net: ServerNet) -> [SocketAddr; 2] {
     [SocketAddr::new(four, 7000), SocketAddr::new(six, 7000)]
 }
 
-/// Who is where.
+/// Holds the addresses of relay, servers and clients.
 struct Addresses {
     listens: [SocketAddr; 2],
     servers: ServerNet,
-    /// Clients may be anywhere.
+    /// Allows any client address.
     anywhere: bool,
 }
 
@@ -135,10 +135,10 @@ impl Addresses {
 
 pub(super) struct App {
     plan: Option<RelayPlan>,
-    /// Only where the relay is held against the reference.
+    /// Holds approved frames; `None` without the reference.
     made: Option<Made>,
     complaint: Arc<Mutex<Option<String>>>,
-    /// Next hops' addresses are known.
+    /// States whether the MAC addresses of next hops are known.
     known: AtomicBool,
     generation: AtomicU64,
     addresses: Addresses,
@@ -158,12 +158,12 @@ impl App {
         }
     }
 
-    /// Where clients send to, by IPv4 and by IPv6.
+    /// Returns the IPv4 and the IPv6 address that clients send to.
     pub(super) fn service(&self) -> [SocketAddr; 2] {
         if self.plan.is_some() { self.addresses.listens } else { FORWARDED }
     }
 
-    /// How the judge knows what has to leave.
+    /// Returns how the invariant checker knows the frame that must leave.
     pub(super) fn rule(&self) -> Rule {
         match (&self.plan, &self.made) {
             (_, Some(made)) => Rule::Made(made.clone()),
@@ -176,12 +176,12 @@ impl App {
         self.known.store(known, Ordering::Relaxed);
     }
 
-    /// What the reference would have done otherwise, first.
+    /// Takes the first difference between relay and reference.
     pub(super) fn complaint(&self) -> Option<String> {
         lock(&self.complaint).take()
     }
 
-    /// Packets that were made and have not left by now never will.
+    /// Forgets approved frames that have not left: at a quiescent point they were lost.
     pub(super) fn forget(&self) {
         if let Some(made) = &self.made {
             lock(&made.0).clear();
@@ -202,7 +202,7 @@ impl App {
         }
     }
 
-    /// Links as they are, routes to both sides' networks, and one neighbour for all hosts of a side.
+    /// Returns tables with the current links, routes to both networks, and one neighbour for all hosts of a side.
     pub(super) fn tables(&self, net: &SimNet) -> Tables {
         let generation = 1 + self.generation.fetch_add(1, Ordering::Relaxed);
         let Addresses { listens, servers, anywhere } = &self.addresses;
@@ -235,7 +235,7 @@ impl App {
     }
 }
 
-/// All hosts of a side are behind one router.
+/// Returns the router of a side; all hosts of a side are behind it.
 fn gateway(port: u8, ipv4: bool) -> IpAddr {
     match (port, ipv4) {
         (CLIENTS, true) => Ipv4Addr::new(10, 1, 255, 253).into(),
@@ -245,18 +245,18 @@ fn gateway(port: u8, ipv4: bool) -> IpAddr {
     }
 }
 
-#[allow(clippy::panic)] // written here, and read by every test of the simulation
+#[allow(clippy::panic)] // the text is a constant, and every test of the simulation reads it
 fn plan(queues: u32, addresses: &Addresses) -> RelayPlan {
     let (listens, upstreams) = (addresses.listens, upstreams(addresses.servers));
     let entry = |name: &str, at: usize| {
         format!("[[relay]]\nname = \"{name}\"\nlisten = \"{}\"\nupstreams = [\"{}\"]\n", listens[at], upstreams[at])
     };
-    // One of the three has neither of the two ports.
+    // At least one of the three ranges contains neither listen port.
     let ranges = [(20_000, 59_999), (1024, 19_999), (60_000, 65_535)];
     let free = |&(first, last): &(u16, u16)| !listens.iter().any(|at| (first..=last).contains(&at.port()));
     let (first, last) = ranges.into_iter().find(free).unwrap_or(ranges[0]);
-    // Made clients fill a table of 64 to the last place, and the reference is exact for as many. Clients of a
-    // capture may be more.
+    // Generated clients fill a table of 64 completely, and the reference is exact up to 64. A capture may have
+    // more clients.
     let capacity = if addresses.anywhere { 16_384 * queues } else { 64 * queues };
     let text = format!(
         "engine.interfaces = [\"clients\", \"servers\"]\n[sessions]\ncapacity = {capacity}\nidle_timeout_s = 120\n\
@@ -269,11 +269,11 @@ fn plan(queues: u32, addresses: &Addresses) -> RelayPlan {
         .and_then(|c| RelayPlan::new(&c, &[]).map_err(|e| e.to_string()))
     {
         Ok(plan) => plan,
-        Err(error) => panic!("the simulation's own configuration: {error}"),
+        Err(error) => panic!("the configuration of the simulation is invalid: {error}"),
     }
 }
 
-/// The handler of an application.
+/// Dispatches to the handler of an application.
 pub(super) enum AppHandler {
     Forward(Forwarder),
     Relay(Box<UdpRelay>),
@@ -310,16 +310,16 @@ impl Handler for AppHandler {
             (Self::Relay(it), Self::Relay(former)) => it.inherit(former, why),
             (Self::Checked(it), Self::Checked(former)) => {
                 let kept = it.inner.inherit(&mut former.inner, why)?;
-                // The reference never panics: what it knows is what the relay must have kept.
+                // The reference never panics, so its sessions are those that the relay must keep.
                 std::mem::swap(&mut it.reference, &mut former.reference);
                 Ok(kept)
             }
-            _ => Err("the forwarder has nothing to hand over".to_owned()),
+            _ => Err("the forwarder has no state to inherit".to_owned()),
         }
     }
 }
 
-/// The relay, with the reference beside it: each packet is shown to both.
+/// Runs the relay and the reference on the same packets.
 pub(super) struct CheckedRelay {
     inner: UdpRelay,
     reference: Reference,

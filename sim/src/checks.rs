@@ -1,4 +1,4 @@
-//! What is checked when everything is at rest, and at each restart.
+//! Holds the checks of a quiescent point and of each restart.
 
 use std::time::Duration;
 
@@ -20,16 +20,16 @@ impl Simulation {
             let ([asked, answered], there, back) = (self.wires.came, self.invariants.there, self.invariants.back);
             let lossless = self.options.replay.is_some() || (there == asked && back == answered);
             self.invariants.check(Checker::Lossless, lossless, || {
-                format!("{asked} packets of clients came, {there} left; {answered} of servers, {back} left")
+                format!("{asked} packets of clients arrived, {there} left; {answered} of servers arrived, {back} left")
             });
         }
         let links = self.wires.counters();
         self.invariants.check(Checker::Links, links.offered == links.lost + links.overflowed + links.delivered, || {
-            format!("at rest: {links:?}")
+            format!("links at a quiescent point: {links:?}")
         });
     }
 
-    /// Every frame is free or waits to be received into, by both sides' books.
+    /// Checks that every frame is free or posted for reception, by the ledger and by the kernel's counts.
     fn check_frames(&mut self, at: usize) {
         let lost = self.lost_frames(at);
         let actor = &mut self.actors[at];
@@ -41,19 +41,21 @@ impl Simulation {
         self.invariants.check(
             Checker::Ledger,
             balanced && census.app == 0 && census.transmit == lost && census.written_off == 0,
-            || format!("queue {at}: balanced: {balanced}, at rest: {census:?}, never completed: {lost}"),
+            || format!("queue {at}: balanced: {balanced}, frames: {census:?}, never completed: {lost}"),
         );
         for (id, (receive, transmit)) in ids.iter().zip(at_ports) {
             let held = self.net.holdings(id);
             self.invariants.check(Checker::Kernel, (held.receive, held.transmit) == (receive, transmit), || {
-                format!("{id}: the kernel has {held:?}, the ledger {receive} to receive and {transmit} to transmit")
+                format!(
+                    "{id}: the kernel has {held:?}, the ledger {receive} for reception and {transmit} for transmission"
+                )
             });
             let violations = self.net.violations(id);
             self.invariants.check(Checker::Kernel, violations.is_empty(), || format!("{id}: {violations:?}"));
         }
     }
 
-    /// Every packet is accounted for. What a closed socket took with it is bounded by its rings.
+    /// Checks that every packet is accounted for. A closed socket loses at most the packets of its rings.
     fn check_packets(&mut self, at: usize) {
         let actor = &mut self.actors[at];
         let counters = actor.counters();
@@ -62,8 +64,9 @@ impl Simulation {
             counters.received + counters.taken_over,
             counters.forwarded + counters.handed_over + counters.drops.total() + in_hand,
         );
-        self.invariants
-            .check(Checker::Packets, came == went, || format!("queue {at}: {came} came, {went} went: {counters:?}"));
+        self.invariants.check(Checker::Packets, came == went, || {
+            format!("queue {at}: {came} packets received, {went} accounted for: {counters:?}")
+        });
         let (mut delivered, mut sent, mut closed) = (0, 0, 0);
         for id in &actor.ids {
             let nic = self.net.counters(id);
@@ -73,7 +76,7 @@ impl Simulation {
             let sum = nic.passed + nic.dropped + nic.refused + nic.delivered + nic.waiting;
             self.invariants.check(Checker::Packets, nic.arrived == sum, || format!("{id}: {nic:?}"));
         }
-        // Rings of 256 entries each way, of each socket that was closed.
+        // Each closed socket had rings of 256 entries in each direction.
         let most = closed * 256;
         let (on_rx, on_tx) = (delivered.wrapping_sub(counters.received), counters.forwarded.wrapping_sub(sent));
         self.invariants.check(Checker::Packets, on_rx <= most && on_tx <= most, || {
@@ -84,7 +87,7 @@ impl Simulation {
         });
     }
 
-    /// A worker is restarted of itself after `backoff`, or by an operator if that is zero.
+    /// Checks a restart of `worker` against budget and backoff. A `backoff` of zero is an operator's restart.
     pub(super) fn restarted(&mut self, worker: ActorId, backoff: Duration) {
         if backoff.is_zero() {
             return;
@@ -99,7 +102,7 @@ impl Simulation {
         let count = restarts.len();
         let kept = count <= max_restarts as usize && (backoff_min..=backoff_max).contains(&backoff);
         self.invariants.check(Checker::Budget, kept, || {
-            format!("{worker:?} is restarted for the {count}th time within {window:?}, after {backoff:?}")
+            format!("{worker:?}: restart number {count} within {window:?}, after a backoff of {backoff:?}")
         });
     }
 }

@@ -1,20 +1,19 @@
-//! A run as a command line.
+//! Prints a run as a command line.
 
 use super::{Application, FaultRates, SimOptions};
 use oxide::port::sim::{KernelFaultRates, LinkSpec};
 
-/// Packets above which every decision is no longer held against the reference unless asked for: it is several
-/// times slower than the relay.
+/// Limits the packets of a run that uses the reference by default, because it is several times slower than the relay.
 const CHECKED: u64 = 2_000_000;
 
 impl Application {
-    /// What `oxide sim` runs where no other is asked for.
+    /// Returns the default application of `oxide sim` for this number of packets.
     #[must_use]
     pub fn usual(packets: u64) -> Self {
         if packets <= CHECKED { Self::CheckedRelay } else { Self::Relay }
     }
 
-    /// As `--handler` names it.
+    /// Returns the name for `--handler`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -26,7 +25,7 @@ impl Application {
 }
 
 impl SimOptions {
-    /// The command that makes the same run. A capture that is replayed has to be named besides (`--pcap-in`).
+    /// Returns the command that repeats this run. For a replayed capture, add `--pcap-in`.
     #[must_use]
     pub fn command(&self) -> String {
         let Self { queues, packets, faults, fault_rates, application, links, only, replay, seed } = self;
@@ -38,7 +37,7 @@ impl SimOptions {
             let names: Vec<String> = faults.names().chain(fault_rates.names()).collect();
             words.push(format!("--faults {}", names.join(",")));
         }
-        // A capture goes through the relay, and is held against the reference, whatever is asked for.
+        // A replayed capture always uses the relay with the reference.
         if replay.is_none() && *application != Application::usual(*packets) {
             words.push(format!("--handler {}", application.name()));
         }

@@ -1,44 +1,44 @@
-//! Faults above the kernel's rings: what happens to actors, sockets, links, devices and the world around.
+//! Declares faults above the kernel's rings: of actors, sockets, links, devices, neighbours and the clock.
 
 use oxide::port::sim::{KernelFaultRates, UnknownFault, number};
 
-/// Something that happens to a queue, an interface or the machine.
+/// Names a fault of a queue, an interface or the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum InjectedFault {
-    /// The handler panics in the middle of a batch.
+    /// Makes the handler panic in the middle of a batch.
     Panic,
-    /// A handler panics again and again, until its queue's budget of restarts is used up.
+    /// Makes a handler panic repeatedly until the restart budget of its queue is used up.
     Storm,
-    /// An actor gets no time on its core: for some steps, or for longer than its heartbeat may stand.
+    /// Gives an actor no CPU time for some steps, or for longer than the heartbeat timeout.
     Stall,
-    /// An operator restarts a queue, its handler or all of it.
+    /// Restarts a handler, a port or a whole queue, as an operator does.
     Restart,
-    /// A link goes down, and up again some milliseconds later.
+    /// Takes a link down and up again some milliseconds later.
     Link,
-    /// An interface is deleted, and made again some milliseconds later.
+    /// Deletes an interface and re-creates it some milliseconds later.
     Device,
-    /// A socket dies while its interface stays (a driver's reset).
+    /// Ends a socket while its interface stays, as a driver reset does.
     Socket,
-    /// A system call answers with an error that no second try mends; opening again meets others first.
+    /// Makes a system call fail with an error that a retry does not fix. Reopening may also fail at first.
     Errno,
-    /// Opening a queue anew finds no memory, for a while.
+    /// Restarts a queue, and makes opening it fail for lack of memory for a while.
     Memory,
-    /// An actor gets a hundred and fifty control messages at once.
+    /// Sends 150 control messages to an actor at once.
     Flood,
-    /// Clients send more than the rings of a queue hold.
+    /// Makes clients send more packets than the rings of a queue hold.
     Overload,
-    /// All next hops' addresses are forgotten, until they are asked for. Of effect with the relay.
+    /// Forgets the addresses of all next hops until they are requested. Affects the relay only.
     Neighbour,
-    /// Packets arrive that are wrong in one of the ways of `docs/malformed.md`.
+    /// Sends packets that are malformed in one of the ways of `docs/malformed.md`.
     Malformed,
-    /// Ever new clients arrive, more than a queue's table of sessions holds. Of effect with the relay.
+    /// Sends packets of new clients, more than a queue's session table holds. Affects the relay only.
     OneTimeClients,
-    /// Time jumps by up to two minutes, as for a virtual machine that was stopped.
+    /// Advances the clock by up to two minutes, as for a virtual machine that was stopped.
     Clock,
 }
 
-/// Each with its name, and how often it happens by default, in parts per million of steps.
+/// Lists each fault with its name and its default rate in parts per million of steps.
 const INJECTED_FAULTS: [(InjectedFault, &str, u32); 15] = [
     (InjectedFault::Panic, "panic", 600),
     (InjectedFault::Storm, "storm", 200),
@@ -57,49 +57,49 @@ const INJECTED_FAULTS: [(InjectedFault, &str, u32); 15] = [
     (InjectedFault::Clock, "clock", 100),
 ];
 
-/// How often each [`InjectedFault`] happens, to a queue or an interface drawn at random.
+/// Holds the rate of each [`InjectedFault`]; queue or interface are chosen at random.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct FaultRates([u32; INJECTED_FAULTS.len()]);
 
 impl FaultRates {
-    /// Nothing happens.
+    /// Returns rates of zero.
     #[must_use]
     pub fn none() -> Self {
         Self::default()
     }
 
-    /// All of it, now and then.
+    /// Returns the default rate of every fault.
     #[must_use]
     pub fn all() -> Self {
         Self(INJECTED_FAULTS.map(|(_, _, ppm)| ppm))
     }
 
-    /// The same, `factor` times as often.
+    /// Multiplies all rates by `factor`.
     #[must_use]
     pub fn times(self, factor: u32) -> Self {
         Self(self.0.map(|ppm| ppm.saturating_mul(factor)))
     }
 
-    /// The same with `upset` in so many parts per million of the simulation's steps.
+    /// Sets the rate of `fault`, in parts per million of the simulation's steps.
     #[must_use]
     pub fn with(mut self, fault: InjectedFault, ppm: u32) -> Self {
         self.0[fault as usize] = ppm;
         self
     }
 
-    /// How often `upset` happens, in parts per million of the simulation's steps.
+    /// Returns the rate of `fault`, in parts per million of the simulation's steps.
     #[must_use]
     pub fn ppm(&self, fault: InjectedFault) -> u32 {
         self.0[fault as usize]
     }
 
-    /// The words that [`named`] makes these of; nothing where there are none.
+    /// Returns the names that [`named`] parses into these rates; nothing for rates of zero.
     pub(super) fn names(&self) -> impl Iterator<Item = String> + '_ {
         let often = INJECTED_FAULTS.iter().map(|&(fault, name, _)| (name, self.ppm(fault)));
         often.filter(|&(_, ppm)| ppm > 0).map(|(name, ppm)| format!("{name}={ppm}"))
     }
 
-    /// Without what strikes more than one queue at once: links, devices, next hops, the clock.
+    /// Returns these rates without the faults that affect several queues at once: links, devices, next hops, the clock.
     pub(super) fn of_one_queue(self) -> Self {
         [InjectedFault::Link, InjectedFault::Device, InjectedFault::Neighbour, InjectedFault::Clock]
             .into_iter()
@@ -107,12 +107,12 @@ impl FaultRates {
     }
 }
 
-/// Faults of either kind by their names, separated by commas: those of [`KernelFaultRates::named`], and panic,
+/// Parses fault names of both kinds, separated by commas: those of [`KernelFaultRates::named`], and panic,
 /// storm, stall, restart, link, device, socket, errno, memory, flood, overload, neighbour, malformed,
-/// strangers, clock. `all` is all of both kinds; `name=number` is that often, in parts per million of steps.
+/// one-time-clients, clock. `all` is every fault; `name=number` sets a rate in parts per million of steps.
 ///
 /// # Errors
-/// [`UnknownFault`] for a name that is none of these.
+/// Returns [`UnknownFault`] for any other name.
 pub fn named(names: &str) -> Result<(KernelFaultRates, FaultRates), UnknownFault> {
     let mut fault_rates = FaultRates::none();
     let mut others = Vec::new();

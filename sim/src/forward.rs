@@ -1,6 +1,5 @@
-//! The application that is simulated where no other is asked for: packets that come in by one port
-//! leave by the other, their MAC addresses swapped. A flow belongs to one queue, by its client's port,
-//! so that what comes in elsewhere has to be handed over, as with the relay.
+//! Holds the default application: packets that arrive on one port leave by the other, with swapped MAC addresses.
+//! The client's port decides which queue owns a flow. Packets at another queue are handed over, as by the relay.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,16 +9,16 @@ use oxide::queue::{Batch, Context, Handler, Replaced, Verdict};
 use oxide::telemetry::DropReason;
 use oxide::umem::PortIndex;
 
-/// Ports of an actor: towards the clients, and towards the servers.
+/// Numbers the ports of an actor: towards the clients and towards the servers.
 pub(super) const CLIENTS: u8 = 0;
 pub(super) const SERVERS: u8 = 1;
 
-/// The queue that a client with this UDP port belongs to.
+/// Returns the queue that owns flows of this client port.
 pub(super) fn owner(client_port: u16, queues: u32) -> u32 {
     u32::from(client_port) % queues.max(1)
 }
 
-/// See the module's documentation.
+/// Forwards packets as the module documentation describes.
 #[derive(Debug, Default)]
 pub(super) struct Forwarder;
 
@@ -49,7 +48,7 @@ impl Handler for Forwarder {
     }
 }
 
-/// What the forwarder does to a frame, for the handler and for the judge.
+/// Swaps the MAC addresses of a frame; handler and invariant checker both use this function.
 pub(super) fn forward(frame: &mut [u8]) {
     if let Some(macs) = frame.first_chunk_mut::<12>() {
         let (to, from) = macs.split_at_mut(6);
@@ -57,7 +56,7 @@ pub(super) fn forward(frame: &mut [u8]) {
     }
 }
 
-/// A handler that panics when the fuse is lit, and is another one otherwise.
+/// Wraps a handler; panics in the next batch if `fuse` is set.
 pub(super) struct PanicHandler<H> {
     inner: H,
     fuse: Arc<AtomicBool>,
@@ -73,12 +72,12 @@ impl<H: Handler> Handler for PanicHandler<H> {
     fn handle(&mut self, batch: &mut Batch<'_>, cx: &mut Context<'_>) {
         if self.fuse.load(Ordering::Relaxed) {
             self.fuse.store(false, Ordering::Relaxed);
-            // Half of the batch is decided, as it would be in the middle of a loop.
+            // Decide half of the batch, as in the middle of a loop.
             for lane in 0..batch.len() / 2 {
                 batch.transmit(lane, PortIndex::P1);
             }
-            // Without the panic hook: a long run would print thousands of them.
-            std::panic::resume_unwind(Box::new("the simulation lit the handler's fuse"));
+            // Bypass the panic hook: a long run would print thousands of messages.
+            std::panic::resume_unwind(Box::new("panic injected by the simulation"));
         }
         self.inner.handle(batch, cx);
     }
@@ -96,7 +95,7 @@ impl<H: Handler> Handler for PanicHandler<H> {
     }
 }
 
-/// MAC addresses of the host on the wire of an interface.
+/// Returns the MAC address of the host at the other end of a port's wire.
 pub(super) fn host_mac(port: u8) -> MacAddr {
     MacAddr([0x02, 0, 0, 0, 0x10, port])
 }

@@ -1,4 +1,4 @@
-//! What must hold, and what did.
+//! Checks every packet and frame of a run, and keeps the first failure.
 
 use std::collections::VecDeque;
 
@@ -10,38 +10,38 @@ use super::traffic::{Direction, HOPS, Label, Traffic, read};
 use oxide::packet::parse;
 use oxide::port::sim::SimInterface;
 
-/// What is checked. Each has a name by which reports and failures call it.
+/// Names a check, for reports and failures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Checker {
-    /// Every packet that leaves is, byte for byte, what the application has to make of one that came.
+    /// Checks that every packet that leaves is, byte for byte, what the application must make of a received one.
     Content,
-    /// The relay decides about every packet as the slow reference relay does.
+    /// Checks that the relay decides about every packet as the slow reference relay does.
     Reference,
-    /// Packets of one flow leave in the order in which they came off their link, and none twice.
+    /// Checks that the packets of a flow leave in the order in which the link delivered them, and none twice.
     Order,
-    /// A fault at one queue costs no other queue a packet.
+    /// Checks that a fault at one queue costs no other queue a packet.
     Isolation,
-    /// What is put on a link arrives, or is lost by the link.
+    /// Checks that every packet put on a link arrives or is counted as lost by the link.
     Links,
-    /// Free, with the application, at the kernel: every frame is in one place, and at rest none is in
-    /// hand or being sent.
+    /// Checks that every frame has exactly one state. At a quiescent point no frame may belong to the application or be
+    /// in transmission.
     Ledger,
-    /// The kernel's side counts the same frames as the ledger, and never finds one where it must not be.
+    /// Checks that the kernel's side counts the same frames as the ledger and sees no rule violated.
     Kernel,
-    /// Packets that came are packets that left, or were dropped with a reason, at every queue.
+    /// Checks, for every queue, that each received packet left or was dropped with a reason.
     Packets,
-    /// Without faults nothing is lost.
+    /// Checks that nothing is lost without faults.
     Lossless,
-    /// When faults end, every queue is at work again, and everything under way is done, in bounded time.
+    /// Checks that, after faults end, every queue runs again and finishes all pending work in bounded time.
     Recovery,
-    /// No queue is restarted more often than its budget allows, or sooner than its backoff.
+    /// Checks that no queue is restarted more often than its budget allows, or earlier than its backoff.
     Budget,
 }
 
 impl Checker {
-    /// All of them.
+    /// Lists all checkers.
     pub const ALL: [Self; 11] = [
         Self::Content,
         Self::Reference,
@@ -56,7 +56,7 @@ impl Checker {
         Self::Budget,
     ];
 
-    /// The name in reports.
+    /// Returns the name in reports.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -75,45 +75,45 @@ impl Checker {
     }
 }
 
-/// What did not hold, and where.
+/// Describes the first failed check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Failure {
-    /// Which checker found it.
+    /// Names the checker that failed.
     pub checker: Checker,
-    /// At which step.
+    /// Counts the simulation steps before the failure.
     pub step: u64,
-    /// What was seen, and what was wanted.
+    /// States the observed and the expected value.
     pub text: String,
 }
 
-/// What is known of one flow.
+/// Records the packets of one flow.
 #[derive(Debug, Clone, Default)]
 struct FlowRecord {
-    /// Packets that came and have not left, there and back, in the order they came.
+    /// Lists packets that arrived and have not left, in order: requests, then answers.
     came: [VecDeque<u64>; 2],
-    /// No fault may cost it a packet.
+    /// States that no fault may cost this flow a packet.
     fault_free: bool,
-    /// The first of its sequence numbers that has not come off the link yet.
+    /// Is the first sequence number that the link has not delivered yet.
     asked: u64,
-    /// Answers below this may go to another client: their session is gone, and a new one may have got its source
-    /// port, which nobody can tell from theirs.
+    /// Is the sequence number below which answers may go to another client. Their session is gone, and a new session
+    /// with the same source port cannot be distinguished from it.
     forgiven: u64,
 }
 
 pub(super) struct InvariantChecker {
     pub(super) step: u64,
-    /// Packets that left towards servers, and towards clients.
+    /// Counts packets that left towards servers (`there`) and towards clients (`back`).
     pub(super) there: u64,
     pub(super) back: u64,
-    /// The first failure.
+    /// Holds the first failure.
     pub(super) failure: Option<Failure>,
-    /// Over everything that left, with its step and place.
+    /// Hashes all packets that left, with step and port.
     pub(super) fingerprint: u64,
     checks: [u64; Checker::ALL.len()],
     flows: Vec<FlowRecord>,
     expected: Vec<u8>,
     rule: Rule,
-    /// Answers that went to another client than asked for them, and were excused ([`FlowRecord::forgiven`]).
+    /// Counts answers that went to another client and were excused ([`FlowRecord::forgiven`]).
     pub(super) misdelivered: u64,
 }
 
@@ -136,7 +136,7 @@ impl InvariantChecker {
         }
     }
 
-    /// Counts a check; the first that does not hold is kept.
+    /// Counts a check, and keeps the first that fails.
     pub(super) fn check(&mut self, checker: Checker, holds: bool, text: impl FnOnce() -> String) {
         self.checks[checker as usize] += 1;
         if !holds && self.failure.is_none() {
@@ -144,12 +144,12 @@ impl InvariantChecker {
         }
     }
 
-    /// How often each checker looked.
+    /// Returns the number of checks of each checker.
     pub(super) fn checks(&self) -> impl Iterator<Item = (Checker, u64)> + '_ {
         Checker::ALL.into_iter().zip(self.checks)
     }
 
-    /// A packet came off its link.
+    /// Records a packet that the link delivered.
     #[inline]
     pub(super) fn came(&mut self, label: Label) {
         if let Some(record) = self.flows.get_mut(label.flow as usize) {
@@ -158,21 +158,21 @@ impl InvariantChecker {
         }
     }
 
-    /// The relay of `queue`, of so many, has lost its sessions: answers that are under way may meet new ones.
+    /// Records that `queue`, one of `queues`, lost its sessions: answers in flight may meet new sessions.
     pub(super) fn sessions_lost(&mut self, queue: u32, queues: u32) {
         for record in self.flows.iter_mut().skip(queue as usize).step_by(queues as usize) {
             record.forgiven = record.asked;
         }
     }
 
-    /// Packets that came and have not left by now never will: everything is at rest. A flow that is out of the
-    /// reach of faults has none.
+    /// Discards the packets that have not left by a quiescent point, because they are lost. A fault-free flow must
+    /// have none.
     pub(super) fn at_rest(&mut self) {
         let late =
             self.flows.iter().position(|record| record.fault_free && record.came.iter().any(|came| !came.is_empty()));
         if self.flows.iter().any(|record| record.fault_free) {
             self.check(Checker::Isolation, late.is_none(), || {
-                format!("flow {late:?} is of a queue without faults, and lost its last packets")
+                format!("flow {late:?} of a queue without faults lost its last packets")
             });
         }
         for record in &mut self.flows {
@@ -181,23 +181,25 @@ impl InvariantChecker {
         }
     }
 
-    /// A frame of a replayed capture left by `port`: it must have been made, and be the next of its flow.
+    /// Checks a frame of a replayed capture that left by `port`: the handler made it, and it is the next of its flow.
     pub(super) fn left_replayed(&mut self, port: u8, frame: &[u8]) {
         let right = matches!(&self.rule, Rule::Made(made) if made.take(port, frame));
         self.check(Checker::Content, right, || {
-            format!("port {port}: left, and was not made, or left before, or was overtaken: {frame:02x?}")
+            format!("port {port}: frame not made by the handler, duplicated, or out of order: {frame:02x?}")
         });
         *(if port == CLIENTS { &mut self.back } else { &mut self.there }) += 1;
         let sum = frame.iter().fold(u64::from(port), |sum, byte| sum.rotate_left(7) ^ u64::from(*byte));
         self.mark(self.step ^ sum);
     }
 
-    /// A frame left by `port`. What it says of itself, if it is right.
+    /// Checks a frame that left by `port`. Returns its label if it has a valid one.
     pub(super) fn left(&mut self, port: u8, frame: &[u8], traffic: &mut Traffic) -> Option<Label> {
         let label = read(frame).filter(|label| (label.flow as usize) < self.flows.len());
         let expected_direction = |label: &Label| (label.direction == Direction::Back) == (port == CLIENTS);
         let Some(label) = label.filter(expected_direction) else {
-            self.check(Checker::Content, false, || format!("port {port}: not a packet of this way: {frame:02x?}"));
+            self.check(Checker::Content, false, || {
+                format!("port {port}: no label, or a packet of the other direction: {frame:02x?}")
+            });
             return None;
         };
         let mut expected = std::mem::take(&mut self.expected);
@@ -219,7 +221,7 @@ impl InvariantChecker {
             }
         }
         self.check(Checker::Content, expected == frame, || {
-            format!("{label:?} left by port {port} as\n{frame:02x?}, wanted\n{expected:02x?}")
+            format!("{label:?} left by port {port} as\n{frame:02x?}; expected\n{expected:02x?}")
         });
         self.expected = expected;
         self.in_order(label);
@@ -243,24 +245,24 @@ impl InvariantChecker {
             }
         };
         self.check(Checker::Order, found, || {
-            format!("{label:?}: never came, or left before, or one that came after it left before it")
+            format!("{label:?}: never arrived, left twice, or left after a later packet")
         });
         if fault_free {
             self.check(Checker::Isolation, lost == 0, || {
-                format!("{lost} packets before {label:?} are lost, though its queue has no faults")
+                format!("{lost} packets before {label:?} were lost, but its queue has no faults")
             });
         }
     }
 
-    /// Goes into the fingerprint.
+    /// Adds a value to the fingerprint.
     pub(super) fn mark(&mut self, value: u64) {
         self.fingerprint = (self.fingerprint.rotate_left(5) ^ value).wrapping_mul(0x0000_0100_0000_01b3);
     }
 }
 
-/// What a relayed packet has to be, given the ends that it has: the one freedom is the source port
-/// towards the upstream, and, for an answer that is `forgiven`, which of the queue's clients gets it. Nothing is
-/// right if the ends are not. Whether it went to its own client or server.
+/// Writes the frame that must have left, given the addresses of the frame that did leave. The relay may choose the
+/// source port towards the upstream. A `forgiven` answer may go to any client of the queue. With wrong addresses
+/// `expected` stays empty. Returns true if the frame went to its own client or server.
 fn rewritten(traffic: &mut Traffic, label: Label, forgiven: bool, frame: &[u8], expected: &mut Vec<u8>) -> bool {
     expected.clear();
     let head = std::array::from_fn(|at| frame.get(at).copied().unwrap_or(0));
@@ -286,7 +288,7 @@ mod tests {
     use crate::app::FORWARDED;
     use oxide::port::sim::Rng;
 
-    /// A judge that has seen the frames that `spoil` makes of packets 0 to 3 of one flow.
+    /// Checks packets 0 to 3 of one flow, changed by `spoil`. Returns the checker that failed.
     fn judged(spoil: impl Fn(u64, &mut Vec<u8>)) -> Option<Checker> {
         let mut traffic = Traffic::new(1, FORWARDED);
         let mut invariants = InvariantChecker::new(vec![false; traffic.flows()], Rule::Forwarded);
@@ -338,11 +340,11 @@ mod tests {
     #[test]
     fn reordering_and_repetition_are_detected() {
         let run = |order: &[u64]| in_order(&[0, 1, 2, 3, 4, 5, 6], order, false);
-        assert_eq!(run(&[0, 1, 5, 6]), None, "losses are no disorder");
+        assert_eq!(run(&[0, 1, 5, 6]), None, "a loss is no reordering");
         assert_eq!(run(&[0, 2, 1]), Some(Checker::Order));
         assert_eq!(run(&[0, 1, 1]), Some(Checker::Order));
-        assert_eq!(run(&[7]), Some(Checker::Order), "it never came");
-        // What a link has put out of order must leave as it came.
+        assert_eq!(run(&[7]), Some(Checker::Order), "it never arrived");
+        // Packets that a link reordered must leave in the order in which they arrived.
         assert_eq!(in_order(&[1, 0, 2], &[1, 0, 2], true), None);
         assert_eq!(in_order(&[1, 0, 2], &[0, 1, 2], false), Some(Checker::Order));
     }
@@ -350,11 +352,15 @@ mod tests {
     #[test]
     fn loss_without_faults_is_detected() {
         assert_eq!(in_order(&[0, 1, 2], &[0, 2], true), Some(Checker::Isolation));
-        assert_eq!(in_order(&[0, 1, 2], &[0, 1], true), Some(Checker::Isolation), "the last one is missed at rest");
+        assert_eq!(
+            in_order(&[0, 1, 2], &[0, 1], true),
+            Some(Checker::Isolation),
+            "the loss of the last packet is detected at the quiescent point"
+        );
         assert_eq!(in_order(&[0, 1, 2], &[0, 1, 2], true), None);
     }
 
-    /// Packets of one flow come, and leave; what is found.
+    /// Checks a flow whose packets arrive as `came` and leave as `left`. Returns the checker that failed.
     fn in_order(came: &[u64], left: &[u64], fault_free: bool) -> Option<Checker> {
         let mut traffic = Traffic::new(1, FORWARDED);
         let mut invariants = InvariantChecker::new(vec![fault_free; traffic.flows()], Rule::Forwarded);

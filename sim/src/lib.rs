@@ -1,14 +1,15 @@
-//! The whole engine against simulated NICs: n queues, the supervisor's decisions, traffic and faults,
-//! on one thread, with one seed for one run.
+//! Simulates the whole engine with simulated NICs: queues, the supervisor's decisions, traffic and faults, on one
+//! thread. The seed determines the run.
 //!
 //! ```text
 //!   clients --> clients:q --> Actor q (the engine's own)  --> servers:q --> servers, who answer
-//!                  |              Roster (the supervisor's own)    |
-//!               SimNet: kernel's side, faults          Judge: every packet, every frame
+//!                  |         SupervisorCore (the engine's own)     |
+//!               SimNet: kernel's side, faults      InvariantChecker: every packet and frame
 //! ```
 //!
-//! What is real: the queue's actor with everything under it but the NIC, its mailbox and its words, and the
-//! supervisor's [`SupervisorCore`](oxide_actors::supervisor::SupervisorCore). What is not: threads, clocks, and the kernel.
+//! The queue's actor, everything below it except the NIC, its mailbox, its state reports and the supervisor's
+//! [`SupervisorCore`](oxide_actors::supervisor::SupervisorCore) are the engine's own. Threads, clocks and the kernel
+//! are simulated.
 //!
 //! ```
 //! let report = oxide_sim::run(&oxide_sim::SimOptions { packets: 2_000, ..Default::default() });
@@ -43,27 +44,27 @@ use oxide::port::sim::{KernelFaultRates, LinkCounters, LinkSpec};
 use oxide::telemetry::DropCounters;
 use oxide::umem::FrameCounts;
 
-/// What to simulate.
+/// Describes a simulation run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SimOptions {
-    /// Queues, each with an actor, a port towards clients and a port towards servers; 1 to 64.
+    /// Sets the number of queues, 1 to 64. Each has an actor, a port towards clients and a port towards servers.
     pub queues: u32,
-    /// Packets that clients send. Servers answer each one they get.
+    /// Sets the number of packets that clients send. Servers answer each packet that they receive.
     pub packets: u64,
-    /// Faults of the kernel and the NICs.
+    /// Sets the fault rates of the kernel and the NICs.
     pub faults: KernelFaultRates,
-    /// Faults of actors, links and devices.
+    /// Sets the fault rates of actors, links and devices.
     pub fault_rates: FaultRates,
-    /// What handles the packets.
+    /// Selects the packet handler.
     pub application: Application,
-    /// Links between the engine and its clients, and between it and servers; both ways of each.
+    /// Describes the links to the clients and to the servers, each for both directions.
     pub links: [LinkSpec; 2],
-    /// Faults strike this queue alone, and only those that strike one queue; the others may lose nothing.
+    /// Limits faults to this queue; faults that affect several queues are off. Other queues may lose nothing.
     pub only: Option<u32>,
-    /// Clients' packets from a capture instead of made ones. The relay handles them, held against the
-    /// reference.
+    /// Replays clients' packets from a capture instead of generating them. The relay handles them and is compared
+    /// with the reference.
     pub replay: Option<Replay>,
-    /// One seed, one run.
+    /// Determines the run: equal seeds give equal runs.
     pub seed: u64,
 }
 
@@ -83,115 +84,115 @@ impl Default for SimOptions {
     }
 }
 
-/// What came of it.
+/// Reports the result of a simulation run.
 #[derive(Debug, Clone, Serialize)]
 pub struct SimReport {
-    /// As asked for.
+    /// Repeats the seed of the options.
     pub seed: u64,
-    /// As asked for.
+    /// Repeats the number of queues of the options.
     pub queues: u32,
-    /// Packets that clients sent.
+    /// Counts packets that clients sent.
     pub sent: u64,
-    /// Of them, those that left the engine towards a server.
+    /// Counts those of `sent` that left the engine towards a server.
     pub there: u64,
-    /// Answers that servers sent.
+    /// Counts answers that servers sent.
     pub answers: u64,
-    /// Of them, those that left the engine towards a client.
+    /// Counts those of `answers` that left the engine towards a client.
     pub back: u64,
-    /// What the links did, all together.
+    /// Sums the counters of all links.
     pub links: LinkCounters,
-    /// Packets besides that were malformed.
+    /// Counts additional malformed packets.
     pub malformed: u64,
-    /// Of the clients' packets: those of clients that come once.
+    /// Counts those of `sent` that came from one-time clients.
     pub one_time_clients: u64,
-    /// Packets that the engine dropped, by reason.
+    /// Counts packets that the engine dropped, by reason.
     pub drops: DropCounters,
-    /// Packets that were lost before the engine saw them: the wire, no frame, no room on the RX ring,
-    /// no socket, a socket closed under them.
+    /// Counts packets lost before the engine received them: on the wire, for lack of a frame, on a full RX ring,
+    /// without a socket, or on the rings of a socket that closed.
     pub lost_before: u64,
-    /// Packets that were lost after the engine had sent them.
+    /// Counts packets lost after the engine had sent them.
     pub lost_after: u64,
-    /// Descriptors of the kernel that the ledger refused.
+    /// Counts descriptors of the kernel that the ledger refused.
     pub bad_descriptors: u64,
-    /// Answers that came to another client: the sessions they were asked for in were lost while they were under
-    /// way (with their actor, or by a jump of the clock), and a new session had got the source port. Any other that
-    /// goes astray fails the run.
+    /// Counts answers that went to another client and were excused. Their session was lost while they were in flight
+    /// (with its actor, or by a jump of the clock), and a new session got the source port. Any other misdelivered
+    /// answer fails the run.
     pub misdelivered: u64,
-    /// Handlers made anew.
+    /// Counts handler restarts.
     pub soft_restarts: u64,
-    /// Times at which ports were opened again while their actor lived on.
+    /// Counts port restarts while the actor continued.
     pub port_restarts: u64,
-    /// Actors made anew.
+    /// Counts queue restarts.
     pub hard_restarts: u64,
-    /// Times at which a queue was given up, until an operator restarted it.
+    /// Counts how often a queue failed until an operator restarted it.
     pub given_up: u64,
-    /// Completions that never came; their frames came back by a restart.
+    /// Counts completions that never came; a restart recovered their frames.
     pub lost_completions: u64,
-    /// Times at which everything was at rest and checked.
+    /// Counts quiescent points.
     pub quiescent_points: u64,
-    /// Steps of the simulation.
+    /// Counts steps of the simulation.
     pub steps: u64,
-    /// Virtual time.
+    /// Measures the virtual time of the run.
     pub virtual_time: Duration,
-    /// Real time.
+    /// Measures the real time of the run.
     pub real_time: Duration,
-    /// Packets through the engine, there and back, for each second of real time.
+    /// Measures packets through the engine, in both directions, per second of real time.
     pub packets_per_second: f64,
-    /// Each queue, as it stood at the end.
+    /// Reports each queue at the end of the run.
     pub queue_reports: Vec<SimQueue>,
-    /// Over every packet that left, when and where: two runs are the same if these are.
+    /// Hashes every packet that left, with time and port: runs with equal fingerprints are equal.
     pub fingerprint: u64,
-    /// How often each checker looked.
+    /// Counts the checks of each checker.
     pub checks: Vec<(Checker, u64)>,
-    /// The first thing that did not hold.
+    /// Holds the first failure; `None` if every check passed.
     pub failure: Option<Failure>,
 }
 
-/// One queue at the end of a simulation; counters over all its lives.
+/// Reports one queue at the end of a simulation; the counters include all its runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SimQueue {
-    /// Its number.
+    /// Numbers the queue.
     pub queue: u32,
-    /// Packets from the RX rings.
+    /// Counts packets from the RX rings.
     pub rx_packets: u64,
-    /// Packets to the TX rings.
+    /// Counts packets to the TX rings.
     pub tx_packets: u64,
-    /// Packets that belong to another queue, and were passed on.
+    /// Counts packets handed over to their home queue.
     pub handed_over: u64,
-    /// Sessions held.
+    /// Counts current sessions.
     pub sessions: u64,
-    /// Restarts, soft and hard, of itself and asked for.
+    /// Counts restarts of any scope, automatic and by an operator.
     pub restarts: u64,
-    /// As the supervisor has it.
+    /// Holds the supervisor's state of the queue.
     pub state: String,
-    /// Where its frames are.
+    /// Counts its frames by state.
     pub census: FrameCounts,
-    /// Whether its books balance.
+    /// States whether the accounting of the queue balances.
     pub balanced: bool,
 }
 
 impl SimReport {
-    /// Whether every checker held.
+    /// Returns true if every check passed.
     #[must_use]
     pub fn passed(&self) -> bool {
         self.failure.is_none()
     }
 }
 
-/// Runs a simulation to its end, or to the first thing that does not hold.
+/// Runs a simulation to its end or to the first failure.
 #[must_use]
 pub fn run(options: &SimOptions) -> SimReport {
     run_with(options, |_: u64| {})
 }
 
-/// Who looks on while a simulation runs. A closure over the packets sent so far is one.
+/// Observes a running simulation. A closure that takes the number of packets sent so far implements it.
 pub trait Watch {
-    /// Now and then: so many packets were sent.
+    /// Receives the number of packets sent so far, at each quiescent point.
     fn progress(&mut self, sent: u64) {
         let _ = sent;
     }
 
-    /// A frame left the engine, `at` virtual time.
+    /// Receives a frame that left the engine, with the virtual time.
     fn left(&mut self, at: Duration, frame: &[u8]) {
         let _ = (at, frame);
     }
@@ -203,7 +204,7 @@ impl<F: FnMut(u64)> Watch for F {
     }
 }
 
-/// As [`run`]; `watch` looks on.
+/// Runs a simulation like [`run`], with an observer.
 #[must_use]
 pub fn run_with(options: &SimOptions, mut watch: impl Watch) -> SimReport {
     let started = Instant::now();

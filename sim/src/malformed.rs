@@ -1,4 +1,4 @@
-//! Packets that are wrong, each in one way. None of them may ever leave.
+//! Makes malformed packets, each wrong in one way. None of them may leave the engine.
 
 use std::net::Ipv4Addr;
 
@@ -7,7 +7,7 @@ use super::traffic::{Direction, Label, Traffic};
 use oxide::packet::checksum;
 use oxide::port::sim::Rng;
 
-/// What is done to a frame that was right.
+/// Names the change that makes a valid frame malformed.
 #[derive(Debug, Clone, Copy)]
 enum Form {
     Cut,
@@ -28,7 +28,7 @@ enum Form {
     NoChecksum,
 }
 
-/// Of any frame; of IPv4; of IPv6.
+/// Lists the forms for any frame, for IPv4 and for IPv6.
 const ANY: [Form; 10] = [
     Form::Cut,
     Form::Garbage,
@@ -44,10 +44,10 @@ const ANY: [Form; 10] = [
 const IPV4: [Form; 4] = [Form::WrongHeaderSum, Form::Options, Form::Fragment, Form::Loopback];
 const IPV6: [Form; 2] = [Form::Extension, Form::NoChecksum];
 
-/// Writes a malformed frame, as it comes in by `port`, to `out`.
+/// Writes a malformed frame, as it arrives at `port`, to `out`.
 pub(super) fn write(port: u8, traffic: &mut Traffic, rng: &mut Rng, out: &mut Vec<u8>) {
     let flow = rng.below(traffic.flows() as u64) as u32;
-    // A number that no packet has: should it ever leave, nobody takes it for one that is right.
+    // No valid packet has this sequence number, so a frame that leaves cannot be mistaken for a valid one.
     let label =
         Label { flow, sequence: u64::MAX, direction: if port == CLIENTS { Direction::There } else { Direction::Back } };
     traffic.write(label, out);
@@ -72,7 +72,7 @@ fn spoil(form: Form, ipv4: bool, rng: &mut Rng, frame: &mut Vec<u8>) {
         Form::TooLong => frame.resize(3000, 0),
         Form::Garbage => {
             frame.truncate(12);
-            // An EtherType that is not IP's, and anything behind it.
+            // An EtherType other than IP, followed by random bytes.
             frame.extend_from_slice(&[0x88, 0xb5]);
             frame.extend((0..draw % 200).map(|_| rng.next() as u8));
         }
@@ -96,7 +96,7 @@ fn spoil(form: Form, ipv4: bool, rng: &mut Rng, frame: &mut Vec<u8>) {
         && let Some(sum) = frame.get(14..).and_then(checksum::ipv4_header)
         && let Some(place) = frame.get_mut(24..26)
     {
-        // Wrong in one way only.
+        // Repair the header checksum, so that the frame is wrong in one way only.
         place.copy_from_slice(&sum.to_be_bytes());
     }
 }
@@ -114,13 +114,13 @@ mod tests {
         let mut reasons = std::collections::HashSet::new();
         for n in 0..20_000u32 {
             write((n % 2) as u8, &mut traffic, &mut rng, &mut frame);
-            // What is too long for a frame never gets as far as the parser.
+            // The kernel refuses packets that are too long for a frame, so the parser never gets them.
             if frame.len() == 3000 {
                 continue;
             }
             let head = std::array::from_fn(|at| frame.get(at).copied().unwrap_or(0));
             match parse(&head, frame.len() as u16) {
-                Ok(_) => panic!("this one is right: {frame:02x?}"),
+                Ok(_) => panic!("this frame is valid: {frame:02x?}"),
                 Err(reason) => _ = reasons.insert(reason.name()),
             }
         }

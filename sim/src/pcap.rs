@@ -1,72 +1,76 @@
-//! Classic capture files (pcap, <https://www.tcpdump.org/manpages/pcap-savefile.5.html>): both byte orders, both
-//! resolutions, Ethernet. Not pcapng.
+//! Reads and writes classic capture files (pcap, <https://www.tcpdump.org/manpages/pcap-savefile.5.html>): both byte
+//! orders, both resolutions, Ethernet only. pcapng is not supported.
 
 use std::io::{self, Write};
 use std::time::Duration;
 
-/// Bytes of the file's header, and of each packet's.
+/// Sizes of the file header and of each packet's header, bytes.
 const FILE_HEADER: usize = 24;
 const PACKET_HEADER: usize = 16;
 /// `LINKTYPE_ETHERNET`.
 const ETHERNET: u32 = 1;
-/// The first four bytes, in the writer's byte order: resolution of microseconds, of nanoseconds.
+/// First four bytes in the writer's byte order, for a resolution of microseconds and of nanoseconds.
 const MICROSECONDS: u32 = 0xa1b2_c3d4;
 const NANOSECONDS: u32 = 0xa1b2_3c4d;
-/// The first four bytes of a pcapng file, in any byte order.
+/// First four bytes of a pcapng file, in any byte order.
 const PCAPNG: u32 = 0x0a0d_0d0a;
-/// The longest packet believed, bytes: tcpdump's own limit (`MAXIMUM_SNAPLEN`).
+/// Longest packet that is accepted, bytes: tcpdump's own limit (`MAXIMUM_SNAPLEN`).
 const LONGEST: u32 = 262_144;
 
-/// Why a file is no capture that can be replayed, and the mend.
+/// States why a file cannot be replayed, and the remedy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PcapError {
-    /// Not even a header.
-    #[error("{got} bytes are no capture file: its header alone has 24; was it written to the end?")]
+    /// The file is shorter than a header.
+    #[error(
+        "not a capture file: {got} bytes; expected a header of 24 bytes; to fix: check that the capture ended completely"
+    )]
     Short {
-        /// Bytes there.
+        /// Length of the file, bytes.
         got: usize,
     },
-    /// The next format.
-    #[error("this is a pcapng file: convert it, `editcap -F pcap IN OUT` or `tcpdump -r IN -w OUT`")]
+    /// The file has the newer format.
+    #[error("unsupported format: pcapng; expected pcap; to fix: `editcap -F pcap IN OUT` or `tcpdump -r IN -w OUT`")]
     Pcapng,
-    /// Something else.
-    #[error(
-        "this is no capture file: it begins with {magic:08x}, a pcap file with a1b2c3d4 or a1b23c4d in either byte order"
-    )]
+    /// The file has another format.
+    #[error("not a capture file: begins with {magic:08x}; expected a1b2c3d4 or a1b23c4d in either byte order")]
     Magic {
         /// The first four bytes.
         magic: u32,
     },
-    /// Not Ethernet.
+    /// The packets are not Ethernet frames.
     #[error(
-        "its packets are of link type {got}, not Ethernet (1): capture on an Ethernet interface, not on `any` or a tunnel"
+        "unsupported link type: {got}; expected 1 (Ethernet); to fix: capture on an Ethernet interface, not on `any` or a tunnel"
     )]
     LinkType {
-        /// As the file says.
+        /// Link type of the file.
         got: u32,
     },
     /// The file ends too early.
-    #[error("packet {number} is cut off by the end of the file, {got} of {wanted} bytes: was it written to the end?")]
+    #[error(
+        "packet {number}: cut off by the end of the file: {got} bytes; expected {wanted}; to fix: check that the capture ended completely"
+    )]
     CutOff {
         /// Counted from 1.
         number: usize,
-        /// Bytes that are left.
+        /// Bytes left in the file.
         got: usize,
-        /// Bytes that there would have to be.
+        /// Bytes expected.
         wanted: usize,
     },
-    /// A length that cannot be.
-    #[error("packet {number} says that it has {length} bytes, more than any packet: the file is damaged")]
+    /// A packet has an impossible length.
+    #[error(
+        "packet {number}: invalid length: {length} bytes; expected at most 262144; to fix: replace the damaged file"
+    )]
     Length {
         /// Counted from 1.
         number: usize,
-        /// As it says.
+        /// Length in the packet's header, bytes.
         length: u32,
     },
-    /// Captured in part.
+    /// A packet was captured only in part.
     #[error(
-        "packet {number} was captured in part, {captured} of {length} bytes: capture whole packets, `tcpdump -s 0`"
+        "packet {number}: captured in part: {captured} bytes; expected {length}; to fix: capture whole packets with `tcpdump -s 0`"
     )]
     Snapped {
         /// Counted from 1.
@@ -78,19 +82,19 @@ pub enum PcapError {
     },
 }
 
-/// One packet of a capture.
+/// Holds one packet of a capture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Captured<'a> {
-    /// Since 1970.
+    /// Time of the capture since 1970.
     pub at: Duration,
-    /// The whole frame, Ethernet header first.
+    /// Whole frame, beginning with the Ethernet header.
     pub frame: &'a [u8],
 }
 
-/// The packets of a capture file, all of them, in order.
+/// Returns all packets of a capture file in order.
 ///
 /// # Errors
-/// [`PcapError`] with the first thing that is wrong.
+/// Returns [`PcapError`] with the first error found.
 pub fn read(file: &[u8]) -> Result<Vec<Captured<'_>>, PcapError> {
     let header: &[u8; FILE_HEADER] = file.first_chunk().ok_or(PcapError::Short { got: file.len() })?;
     let magic = word(header, 0, false);
@@ -102,7 +106,7 @@ pub fn read(file: &[u8]) -> Result<Vec<Captured<'_>>, PcapError> {
         (PCAPNG, _) => return Err(PcapError::Pcapng),
         _ => return Err(PcapError::Magic { magic: magic.swap_bytes() }),
     };
-    // The upper bits tell of an FCS, which few captures have.
+    // The upper bits describe an FCS, which few captures have.
     let link_type = word(header, 20, swapped) & 0x0fff_ffff;
     if link_type != ETHERNET {
         return Err(PcapError::LinkType { got: link_type });
@@ -131,14 +135,14 @@ pub fn read(file: &[u8]) -> Result<Vec<Captured<'_>>, PcapError> {
     Ok(packets)
 }
 
-/// Four bytes of a header, which are there.
+/// Reads four bytes of a header; the caller ensures that they exist.
 fn word(header: &[u8], at: usize, swapped: bool) -> u32 {
     let bytes = header.get(at..).and_then(<[u8]>::first_chunk).copied().unwrap_or_default();
     let word = u32::from_le_bytes(bytes);
     if swapped { word.swap_bytes() } else { word }
 }
 
-/// Writes a capture: little-endian, nanoseconds.
+/// Writes a capture in little-endian byte order with nanoseconds.
 #[derive(Debug)]
 pub struct PcapWriter<W> {
     out: W,
@@ -148,7 +152,7 @@ impl<W: Write> PcapWriter<W> {
     /// Writes the file's header.
     ///
     /// # Errors
-    /// The writer's.
+    /// Returns the writer's error.
     pub fn new(mut out: W) -> io::Result<Self> {
         for word in [NANOSECONDS, 2 | 4 << 16, 0, 0, LONGEST, ETHERNET] {
             out.write_all(&word.to_le_bytes())?;
@@ -156,10 +160,10 @@ impl<W: Write> PcapWriter<W> {
         Ok(Self { out })
     }
 
-    /// Writes one whole frame, with the time it was seen.
+    /// Writes one whole frame with its capture time.
     ///
     /// # Errors
-    /// The writer's.
+    /// Returns the writer's error.
     pub fn write(&mut self, at: Duration, frame: &[u8]) -> io::Result<()> {
         let length = frame.len() as u32;
         for word in [at.as_secs() as u32, at.subsec_nanos(), length, length] {
@@ -168,10 +172,10 @@ impl<W: Write> PcapWriter<W> {
         self.out.write_all(frame)
     }
 
-    /// Ends the file; what was buffered is written.
+    /// Flushes the writer and returns it.
     ///
     /// # Errors
-    /// The writer's.
+    /// Returns the writer's error.
     pub fn finish(mut self) -> io::Result<W> {
         self.out.flush()?;
         Ok(self.out)

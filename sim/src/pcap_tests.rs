@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
 
-/// A file of two packets, as any writer may have it.
+/// Returns a file of two packets in the given byte order and resolution.
 fn file(big_endian: bool, nanoseconds: bool) -> Vec<u8> {
     let mut file = Vec::new();
     let mut put = |words: &[u32], bytes: &[u8]| {
@@ -11,7 +11,7 @@ fn file(big_endian: bool, nanoseconds: bool) -> Vec<u8> {
         file.extend(bytes);
     };
     let magic = if nanoseconds { NANOSECONDS } else { MICROSECONDS };
-    // Version 2.4 is two words of 16 bits, which stand the other way round in the other byte order.
+    // Version 2.4 is two numbers of 16 bits. Their order in a 32-bit number depends on the byte order.
     put(&[magic, if big_endian { 2 << 16 | 4 } else { 4 << 16 | 2 }, 0, 0, 65_535, ETHERNET], b"");
     put(&[10, 999_999, 5, 5], b"first");
     put(&[11, 7, 6, 6], b"second");
@@ -57,8 +57,8 @@ fn damaged_captures_are_refused_with_reason() {
     assert_eq!(read(&good[..23]), Err(PcapError::Short { got: 23 }));
     assert!(with(0, [0x0a, 0x0d, 0x0d, 0x0a]).contains("editcap"));
     assert!(with(0, *b"HTTP").contains("begins with 48545450"));
-    assert!(with(20, [113, 0, 0, 0]).contains("link type 113"));
-    assert!(with(24 + 8, [0xff; 4]).contains("packet 1 says that it has 4294967295 bytes"));
+    assert!(with(20, [113, 0, 0, 0]).contains("link type: 113"));
+    assert!(with(24 + 8, [0xff; 4]).contains("packet 1: invalid length: 4294967295 bytes"));
     assert!(with(24 + 12, [6, 0, 0, 0]).contains("tcpdump -s 0"));
     for cut in 25..good.len() {
         let whole = [24 + 16 + 5];

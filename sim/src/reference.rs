@@ -1,9 +1,9 @@
-//! A slow relay that is obviously right, to hold the fast one against. For tests and the simulator.
-//! It knows no limits, no gate and no upstream that is down: configurations for it leave them off.
+//! Holds a slow, simple relay that the fast one is compared with, in tests and in the simulator.
+//! It does not implement rate limits, the gate or upstream health, so its configurations must leave them off.
 //!
-//! It keeps sessions in a map, takes packets one by one, and computes checksums anew. What the fast
-//! relay is free to choose, a new session's source port, it learns from the fast one's first packet,
-//! after checking that the choice was allowed. Everything else it predicts.
+//! The reference keeps sessions in a map, handles packets one by one, and computes full checksums. The fast relay
+//! may choose the source port of a new session; the reference checks that the choice is allowed and takes it from
+//! the first packet. It predicts everything else.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -21,20 +21,20 @@ use oxide_relay::RelayPlan;
 struct Session {
     upstream: Endpoint,
     source: IpAddr,
-    /// Unknown until a packet has left.
+    /// Source port; unknown until a packet has left.
     port: Option<u16>,
-    /// When the client was last heard, or answered where that shortens its life.
+    /// Time of the client's last packet, or of its last answer if a grace time applies; tenths of a second.
     last_seen: u32,
     answered: bool,
 }
 
-/// What the relay was in when it got a packet.
+/// Holds the relay's input for one packet.
 pub struct Seen<'a> {
-    /// The batch's clock.
+    /// Time of the batch.
     pub now: Instant,
     /// The tables in force.
     pub tables: &'a Tables,
-    /// The queue's ports, as they are now: one that was opened again may have another interface number.
+    /// Current ports of the queue; a reopened port may have another interface index.
     pub ports: &'a [PortInfo],
     /// Whether the engine drains.
     pub draining: bool,
@@ -48,8 +48,8 @@ impl Seen<'_> {
     }
 }
 
-/// One queue's reference. Exact for tables of at most 64 sessions a queue; larger ones may refuse a new
-/// session while an idle one has not been swept yet, which this does not know.
+/// Is the reference relay of one queue. It is exact for tables of at most 64 sessions per queue. A larger table of
+/// the fast relay may refuse a new session while an expired one is not removed yet, which the reference ignores.
 pub struct Reference {
     plan: RelayPlan,
     info: QueueInfo,
@@ -57,7 +57,7 @@ pub struct Reference {
     epoch: Option<Instant>,
 }
 
-/// What must happen: the new frame, or a verdict.
+/// States what must happen: the new frame or another verdict.
 enum Wanted {
     Transmit {
         port: PortIndex,
@@ -71,19 +71,19 @@ enum Wanted {
 }
 
 impl Reference {
-    /// No sessions yet.
+    /// Returns a reference without sessions.
     #[must_use]
     pub fn new(plan: &RelayPlan, info: &QueueInfo) -> Self {
         Self { plan: plan.clone(), info: info.clone(), sessions: HashMap::new(), epoch: None }
     }
 
-    /// Sessions that are not over.
+    /// Returns the number of sessions that have not expired.
     #[must_use]
     pub fn sessions(&self) -> usize {
         self.sessions.len()
     }
 
-    /// Moves on to `now`: to be called at each tick as well, the first time included.
+    /// Advances the time to `now` and expires sessions. Call it at each tick, including the first.
     pub fn advance(&mut self, now: Instant) -> u32 {
         let epoch = *self.epoch.get_or_insert(now);
         let ticks = tenths(now.duration_since(epoch));
@@ -96,10 +96,10 @@ impl Reference {
         ticks
     }
 
-    /// Whether `did` is right for `seen`.
+    /// Checks that `did` is the right outcome for `seen`.
     ///
     /// # Errors
-    /// What would have been right.
+    /// Returns the expected and the actual outcome.
     pub fn check(&mut self, seen: &Seen<'_>, did: &HandlerOutcome) -> Result<(), String> {
         let ticks = self.advance(seen.now);
         match (self.decide(seen, ticks), did) {
@@ -111,19 +111,21 @@ impl Reference {
                 match learn {
                     None => same(&frame, sent),
                     Some(key) => {
-                        let chosen = source_port(sent).ok_or("no UDP header in what was sent")?;
+                        let chosen = source_port(sent).ok_or("the sent frame has no UDP header")?;
                         self.learn(key, chosen)?;
-                        // Now that the port is known, all bytes are.
+                        // The port is known now, so all bytes are.
                         let new = Flow { source: Endpoint { port: chosen, ..flow.source }, ..flow };
                         let mut wanted = seen.packet.to_vec();
                         wanted[..12].copy_from_slice(&frame[..12]);
-                        rewrite(&mut wanted, &new).ok_or("reference cannot rewrite")?;
+                        rewrite(&mut wanted, &new).ok_or("the reference cannot rewrite the packet")?;
                         same(&wanted, sent)
                     }
                 }
             }
-            (Wanted::Transmit { port, flow, .. }, did) => Err(format!("wanted {flow:?} by port {port}, got {did:?}")),
-            (Wanted::Other(wanted), did) => Err(format!("wanted {wanted:?}, got {did:?}")),
+            (Wanted::Transmit { port, flow, .. }, did) => {
+                Err(format!("expected {flow:?} by port {port}, observed {did:?}"))
+            }
+            (Wanted::Other(wanted), did) => Err(format!("expected {wanted:?}, observed {did:?}")),
         }
     }
 
@@ -249,7 +251,7 @@ impl Reference {
         }
         let source = self.sessions.get(&key).map(|session| session.source);
         if self.sessions.values().any(|other| Some(other.source) == source && other.port == Some(port)) {
-            return Err(format!("source port {port} has a session already"));
+            return Err(format!("source port {port} already has a session"));
         }
         if let Some(session) = self.sessions.get_mut(&key) {
             session.port = Some(port);
@@ -276,9 +278,9 @@ fn source_port(frame: &[u8]) -> Option<u16> {
     Some(u16::from_be_bytes([*frame.get(at)?, *frame.get(at + 1)?]))
 }
 
-/// Puts new ends into a well-formed datagram, cuts off the padding, takes one hop, and computes the
-/// checksums from nothing. A UDP checksum of zero (IPv4) stays, one that was wrong becomes another wrong
-/// one: here it is left as it was, and [`same`] does not look at it. `None` if no hop is left.
+/// Sets the addresses of a well-formed datagram, removes padding, decrements the hop limit, and computes the checksums
+/// in full. A UDP checksum of zero (IPv4) stays. A wrong checksum stays wrong: this function does not change it, and
+/// [`same`] accepts any wrong value. Returns `None` if the hop limit is used up.
 fn rewrite(frame: &mut Vec<u8>, new: &Flow) -> Option<()> {
     let length = 14 + ip_length(frame)?;
     frame.truncate(length);
@@ -304,7 +306,7 @@ fn rewrite(frame: &mut Vec<u8>, new: &Flow) -> Option<()> {
     Some(())
 }
 
-/// The same for new ends of the other family: a new header (RFC 7915), the datagram behind it.
+/// Rewrites to addresses of the other IP version: a new IP header (RFC 7915) followed by the datagram.
 fn translate_family(frame: &mut Vec<u8>, new: &Flow, right: bool) -> Option<()> {
     let datagram = frame.split_off(if ipv4(frame) { 34 } else { 54 });
     let length = datagram.len() as u16;
@@ -335,7 +337,7 @@ fn translate_family(frame: &mut Vec<u8>, new: &Flow, right: bool) -> Option<()> 
     Some(())
 }
 
-/// The UDP checksum of a whole datagram, its field taken as zero.
+/// Returns the UDP checksum of a whole datagram, with the checksum field as zero.
 fn udp_checksum(frame: &[u8]) -> Option<u16> {
     let l4 = if ipv4(frame) { 34 } else { 54 };
     let length = u16::from_be_bytes([*frame.get(l4 + 4)?, *frame.get(l4 + 5)?]);
@@ -355,19 +357,19 @@ fn udp_is_right(frame: &[u8]) -> bool {
     (field == 0 && ipv4(frame)) || udp_checksum(frame) == Some(field)
 }
 
-/// Whether two frames are the same; where the wanted one's UDP checksum is wrong, any wrong one will do.
+/// Compares two frames. If the UDP checksum of `wanted` is wrong, any wrong checksum is accepted.
 fn same(wanted: &[u8], sent: &[u8]) -> Result<(), String> {
     let l4 = if ipv4(wanted) { 34 } else { 54 };
     let damaged = !udp_is_right(wanted);
     let mut sent_like = sent.to_vec();
     if damaged && sent.len() == wanted.len() {
         if udp_is_right(sent) {
-            return Err("a datagram that came damaged left whole".to_owned());
+            return Err("a datagram with a wrong checksum left with a correct one".to_owned());
         }
         sent_like[l4 + 6..l4 + 8].copy_from_slice(&wanted[l4 + 6..l4 + 8]);
     }
     if sent_like == wanted {
         return Ok(());
     }
-    Err(format!("wanted {wanted:02x?}, sent {sent:02x?}"))
+    Err(format!("expected {wanted:02x?}, sent {sent:02x?}"))
 }

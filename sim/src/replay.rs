@@ -1,4 +1,4 @@
-//! Clients' packets from a capture instead of made ones.
+//! Replays clients' packets from a capture instead of generating them.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -11,38 +11,38 @@ use super::pcap::{self, PcapError};
 use oxide::packet::{Flow, parse};
 use oxide_relay::policy;
 
-/// A capture cannot be replayed.
+/// States why a capture cannot be replayed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReplayError {
-    /// It could not be read.
+    /// The file cannot be read.
     #[error("{}: {source}", path.display())]
     Read {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// Error of the system.
         source: std::io::Error,
     },
-    /// It is no capture.
+    /// The file is not a usable capture.
     #[error("{}: {source}", path.display())]
     Pcap {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// What is wrong.
+        /// Error in the file.
         source: PcapError,
     },
-    /// Nobody would be served.
-    #[error("{}: none of its {packets} packets is UDP to an address that a relay could listen on: nothing to replay", path.display())]
+    /// The capture has no packet that a relay could serve.
+    #[error("{}: nothing to replay: none of {packets} packets is UDP to an address that a relay can listen on; to fix: use another capture", path.display())]
     NoClients {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// Packets there are.
+        /// Number of packets in the capture.
         packets: usize,
     },
 }
 
-/// What clients sent, to be sent again: the order of the packets is kept, their times are not. The relay
-/// listens where most of them went, by IPv4 and by IPv6; whatever went elsewhere is dropped, with a reason.
+/// Holds the packets of a capture for replay. Their order is kept, their times are not. The relay listens on the
+/// most frequent destination of each IP version; packets to other destinations are dropped with a reason.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Replay {
     bytes: Arc<Vec<u8>>,
@@ -60,7 +60,7 @@ impl Replay {
     /// Reads a capture file.
     ///
     /// # Errors
-    /// [`ReplayError`].
+    /// Returns [`ReplayError`].
     pub fn load(path: impl AsRef<Path>) -> Result<Self, ReplayError> {
         let path = path.as_ref().to_owned();
         match std::fs::read(&path) {
@@ -69,10 +69,10 @@ impl Replay {
         }
     }
 
-    /// The same of a file's bytes; `name` is for errors.
+    /// Reads a capture from bytes; `name` is used in errors.
     ///
     /// # Errors
-    /// [`ReplayError`].
+    /// Returns [`ReplayError`].
     pub fn from_bytes(bytes: Vec<u8>, name: impl Into<PathBuf>) -> Result<Self, ReplayError> {
         let path = name.into();
         let packets = match pcap::read(&bytes) {
@@ -89,27 +89,27 @@ impl Replay {
         Ok(Self { frames: Arc::new(frames), bytes: Arc::new(bytes), listens })
     }
 
-    /// Packets in the capture, at least one.
+    /// Returns the number of packets in the capture, at least one.
     #[must_use]
     #[allow(clippy::len_without_is_empty)] // a capture without packets is refused
     pub fn len(&self) -> usize {
         self.frames.len()
     }
 
-    /// Where the relay listens, by IPv4 and by IPv6.
+    /// Returns the IPv4 and the IPv6 address that the relay listens on.
     #[must_use]
     pub fn listens(&self) -> [Option<SocketAddr>; 2] {
         self.listens
     }
 
-    /// The frame numbered `n`, from 0 on and round again.
+    /// Returns frame `n`, counted from 0; after the last frame the count starts again.
     pub(super) fn frame(&self, n: u64) -> &[u8] {
         let at = (n % self.frames.len().max(1) as u64) as usize;
         self.frames.get(at).and_then(|range| self.bytes.get(range.clone())).unwrap_or(&[])
     }
 }
 
-/// The UDP destination that most packets of a family went to, of those that a relay can listen on.
+/// Returns the most frequent UDP destination of an IP version, of those that a relay can listen on.
 fn busiest(packets: &[pcap::Captured<'_>], ipv4: bool) -> Option<SocketAddr> {
     let mut counts = HashMap::new();
     for packet in packets {
@@ -121,11 +121,11 @@ fn busiest(packets: &[pcap::Captured<'_>], ipv4: bool) -> Option<SocketAddr> {
             *counts.entry(SocketAddr::new(destination.ip(), destination.port)).or_insert(0u64) += 1;
         }
     }
-    // Of two with as many, the lower: a map has no order to rely on.
+    // Equal counts: the lower address, because the order of a map is random.
     counts.into_iter().max_by_key(|&(to, count)| (count, std::cmp::Reverse(to))).map(|(to, _)| to)
 }
 
-/// The ends of a frame that is right.
+/// Returns the flow of a valid frame.
 pub(super) fn ends(frame: &[u8]) -> Option<Flow> {
     let head = std::array::from_fn(|at| frame.get(at).copied().unwrap_or(0));
     parse(&head, u16::try_from(frame.len()).ok()?).ok().map(|parsed| parsed.flow)
@@ -168,10 +168,10 @@ mod tests {
     #[test]
     fn captures_without_clients_are_refused() {
         let error = Replay::from_bytes(capture(&["224.0.0.251:5353"]), "a.pcap").unwrap_err().to_string();
-        assert!(error.contains("a.pcap") && error.contains("none of its 1 packets"), "{error}");
+        assert!(error.contains("a.pcap") && error.contains("none of 1 packets"), "{error}");
         let error = Replay::load("/nowhere/b.pcap").unwrap_err().to_string();
         assert!(error.contains("/nowhere/b.pcap"), "{error}");
         let error = Replay::from_bytes(b"no capture, this".repeat(3), "c").unwrap_err().to_string();
-        assert!(error.starts_with("c: this is no capture file"), "{error}");
+        assert!(error.starts_with("c: not a capture file"), "{error}");
     }
 }

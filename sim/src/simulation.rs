@@ -1,4 +1,4 @@
-//! The loop of the simulation: time, faults, traffic, actors, kernel, wires, supervisor.
+//! Runs the loop of the simulation: time, faults, traffic, actors, kernel, wires, supervisor.
 
 mod injected_faults;
 mod quiescence;
@@ -26,15 +26,15 @@ use oxide::port::sim::{Driver, Rng, SimInterface, SimNet};
 use oxide::queue::{ActorCommand, Handover, Report};
 use wires::Wires;
 
-/// The interfaces, in the order of ports.
+/// Names the interfaces, in the order of ports.
 const INTERFACES: [&str; 2] = ["clients", "servers"];
 /// Steps between two quiescent points.
 const EPOCH: u64 = 4096;
-/// The longest time of one step, ns.
+/// Limits the virtual time of one step, ns.
 const STEP_NS: u64 = 200_000;
-/// Less than the relay's sessions may idle, by more than a packet is under way without faults.
+/// Is one second less than the relay's idle timeout. Without faults no packet is in flight for a second.
 const SESSIONS_END: Duration = Duration::from_secs(119);
-/// Steps between two looks at the heartbeats.
+/// Steps between two heartbeat checks.
 const PULSE_EVERY: u64 = 64;
 
 pub(super) struct Simulation {
@@ -47,23 +47,23 @@ pub(super) struct Simulation {
     pub(super) wires: Wires,
     quiescent_points: u64,
     soft_restarts: u64,
-    /// Times at which ports were opened again while their actor lived on.
+    /// Counts port restarts while the actor continued.
     port_restarts: u64,
-    /// Times at which a queue's budget was used up.
+    /// Counts how often a queue used up its budget.
     given_up: u64,
-    /// When each worker was restarted of itself, of late.
+    /// Lists the recent automatic restarts of each actor.
     pub(super) restarts: Vec<VecDeque<Instant>>,
     injected: InjectedFaults,
     rng: Rng,
     traffic: Traffic,
-    /// Where packets for each queue go.
+    /// Holds the handover address of each queue.
     directory: Vec<Option<Address<Handover>>>,
-    /// What actors say.
+    /// Receives state reports and other messages of the actors.
     link_receiver: LinkReceiver<Report>,
     app: Arc<App>,
-    /// When everything was last at rest.
+    /// Is the time of the last quiescent point.
     settled_at: Instant,
-    /// The step at which next hops that were asked for are known.
+    /// Is the step at which requested next hops become known.
     known_at: Option<u64>,
 }
 
@@ -71,7 +71,7 @@ impl Simulation {
     pub(super) fn new(options: &SimOptions) -> Self {
         let mut options = SimOptions { queues: options.queues.clamp(1, 64), ..options.clone() };
         if options.replay.is_some() {
-            // What was made is known from the handlers: a capture's packets do not say which they are.
+            // Packets of a capture have no label, so the checker needs the frames that the handlers made.
             options.application = Application::CheckedRelay;
         }
         let queues = options.queues;
@@ -81,7 +81,7 @@ impl Simulation {
             ..SimInterface::new(name, queues)
         });
         let net = SimNet::new(&interfaces, options.seed);
-        // Where time begins makes no difference to anything: only differences are looked at.
+        // The start time does not matter: the simulation uses only differences.
         let now = Instant::now();
         let app = Arc::new(App::new(&options));
         let actor = |queue| {
@@ -139,7 +139,7 @@ impl Simulation {
             self.clients_send();
         }
         self.come_off_links();
-        // Who comes first is drawn anew each time.
+        // Choose at random which actor runs first.
         let first = self.rng.below(self.actors.len() as u64) as usize;
         let mut ended = Vec::new();
         for n in 0..self.actors.len() {
@@ -150,7 +150,7 @@ impl Simulation {
         for queue in 0..self.actors.len() {
             self.go_onto_links(queue, watch);
         }
-        // What an actor said before its end comes before its end.
+        // Process an actor's messages before its end.
         self.listen();
         for (at, end) in ended {
             let SimActor { id: actor, generation, .. } = self.actors[at];
@@ -165,7 +165,7 @@ impl Simulation {
         self.net.advance(by);
     }
 
-    /// Tells every actor where this queue's packets go now, as the engine does when one starts or ends.
+    /// Sends a queue's handover address to all other actors, as the engine does when an actor starts or ends.
     fn announce(&mut self, of: usize, address: Option<Address<Handover>>) {
         for (_, actor) in self.actors.iter_mut().enumerate().filter(|&(at, _)| at != of) {
             actor.send(ActorCommand::Peer { place: of as u32, address: address.clone() });
@@ -173,7 +173,7 @@ impl Simulation {
         self.directory[of] = address;
     }
 
-    /// As the engine does with netlink's news.
+    /// Sends new tables to all actors, as the engine does after a netlink notice.
     fn publish(&mut self) {
         for worker in 0..self.actors.len() {
             let tables = self.app.tables(&self.net);
@@ -182,7 +182,7 @@ impl Simulation {
         }
     }
 
-    /// Words go to the roster; of reports, those are read that the simulation wants to know of.
+    /// Passes state reports to the supervisor core and reads the reports of the actors.
     fn listen(&mut self) {
         while let Some(heard) = self.link_receiver.try_recv() {
             match heard {
@@ -217,7 +217,7 @@ impl Simulation {
         if self.core.next_due().is_some_and(|due| self.now >= due) {
             self.decide(Input::Tick);
         }
-        // Sessions that idle for two minutes end: only after a jump of the clock may answers still be under way.
+        // Sessions that are idle for two minutes end. Only after a jump of the clock can answers still be in flight.
         if self.now.duration_since(self.settled_at) >= SESSIONS_END {
             (0..self.options.queues).for_each(|queue| self.invariants.sessions_lost(queue, self.options.queues));
         }
@@ -232,7 +232,7 @@ impl Simulation {
         self.apply(actions);
     }
 
-    /// Next hops that handlers asked for are known some steps later. What the reference found is reported.
+    /// Makes requested next hops known after some steps, and reports a difference that the reference found.
     fn resolve(&mut self) {
         if self.known_at.is_some_and(|step| self.invariants.step >= step) {
             self.known_at = None;
@@ -250,7 +250,7 @@ impl Simulation {
             match action {
                 Action::Start { actor, generation } => self.start(actor, generation),
                 Action::Send { actor, command } => self.actors[actor.0].command(command),
-                // Its packets take the program's fallback: from now on, or until its heart beats again.
+                // Its packets take the fallback: until a new run starts, or until the heartbeat resumes.
                 Action::Abandon { actor } | Action::Emit(Event::Stalled { actor, .. }) => {
                     self.actors[actor.0].ids.iter().for_each(|id| self.net.steer_away(id));
                 }

@@ -1,5 +1,5 @@
-//! What clients and servers send. Every packet says which it is, so that the judge knows what it was
-//! made of when it comes out again.
+//! Generates the packets of clients and servers. Every payload has a label, so the invariant checker can compute
+//! the frame that must leave.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -8,16 +8,16 @@ use oxide::packet::build::UdpFrame;
 use oxide::packet::{Endpoint, Flow};
 use oxide::port::sim::Rng;
 
-/// Which way a packet goes.
+/// States the direction of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Direction {
-    /// From a client to its server.
+    /// From the client to its server.
     There,
-    /// The server's answer.
+    /// From the server to its client.
     Back,
 }
 
-/// What a packet says of itself.
+/// Identifies a packet; stored in its payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Label {
     pub(super) flow: u32,
@@ -27,26 +27,26 @@ pub(super) struct Label {
 
 /// Starts every payload.
 const MAGIC: [u8; 4] = *b"OXSM";
-/// Magic, flow, sequence, way.
+/// Length of magic, flow, sequence and direction, bytes.
 const LABEL: usize = 4 + 4 + 8 + 1;
-/// Hops that a packet has left when it arrives.
+/// Hop limit of a packet when it arrives.
 pub(super) const HOPS: u8 = 64;
-/// Flows of each queue.
+/// Number of flows of each queue.
 const FLOWS_PER_QUEUE: u32 = 64;
-/// Clients besides, of whom each comes now and then: far more than a queue's table of sessions holds.
+/// Number of additional clients per queue that send rarely: many more than a queue's session table holds.
 const ONE_TIME_CLIENTS_PER_QUEUE: u32 = 512;
-/// One flow in this many always comes in at a queue that is not its owner's.
+/// One flow in this many always arrives at a queue that does not own it.
 const ASTRAY: u32 = 16;
-/// The longest payload: an Ethernet MTU less IPv6 and UDP headers.
+/// Longest payload, bytes: an Ethernet MTU minus IPv6 and UDP headers.
 const LONGEST: usize = 1500 - 48;
 
 pub(super) struct Traffic {
     queues: u32,
-    /// Where clients send to, by IPv4 and by IPv6.
+    /// IPv4 and IPv6 address that clients send to.
     service: [SocketAddr; 2],
-    /// The next sequence number of each flow: those of each queue first, then strangers'.
+    /// Next sequence number of each flow: first the regular flows, then those of one-time clients.
     next: Vec<u64>,
-    /// How many strangers have come.
+    /// Index of the last one-time client that sent.
     one_time_clients: u32,
     payload: Vec<u8>,
 }
@@ -61,26 +61,26 @@ impl Traffic {
         self.next.len()
     }
 
-    /// A flow that comes in at `queue`, drawn at random.
+    /// Returns the next packet of a random flow that arrives at `queue`.
     pub(super) fn pick(&mut self, queue: u32, rng: &mut Rng) -> Label {
         self.label(queue + self.queues * rng.below(u64::from(FLOWS_PER_QUEUE)) as u32)
     }
 
-    /// The next of the strangers that come in at `queue`.
+    /// Returns a packet of the next one-time client at `queue`.
     pub(super) fn one_time_client(&mut self, queue: u32) -> Label {
         self.one_time_clients = (self.one_time_clients + 1) % ONE_TIME_CLIENTS_PER_QUEUE;
         self.label(queue + self.queues * (FLOWS_PER_QUEUE + self.one_time_clients))
     }
 
-    /// Whether no queue but its own, and none but those that `calm` names, has to do with a flow.
+    /// Returns true if all queues that handle packets of this flow are fault-free.
     pub(super) fn stays_within(&self, flow: u32, fault_free: impl Fn(u32) -> bool) -> bool {
         let owner = owner(self.ends(flow).source.port, self.queues);
         let at = flow % self.queues;
-        // By the forwarder a flow leaves from its owner's port, by the relay from where it arrived.
+        // The forwarder sends from the port of the flow's owner, the relay from the queue where the packet arrived.
         [at, owner, self.answered_at(flow, at), self.answered_at(flow, owner)].into_iter().all(fault_free)
     }
 
-    /// Whether `client` comes in at the same queue as the clients of `flow`.
+    /// Returns true if packets of `client` arrive at the same queue as those of `flow`.
     pub(super) fn is_fellow(&self, flow: u32, client: Endpoint) -> bool {
         let fellows = (flow % self.queues..self.flows() as u32).step_by(self.queues as usize);
         fellows.into_iter().any(|fellow| self.ends(fellow).source == client)
@@ -93,20 +93,20 @@ impl Traffic {
         label
     }
 
-    /// Where the answer to a packet of this flow arrives, which was sent by `queue`: RSS knows nothing of
-    /// sessions, so that some flows' answers always come to another queue.
+    /// Returns the queue where the answer to a packet that `queue` sent arrives. RSS does not know sessions, so the
+    /// answers of some flows always arrive at another queue.
     pub(super) fn answered_at(&self, flow: u32, queue: u32) -> u32 {
         let astray = flow / self.queues % ASTRAY == ASTRAY / 2;
         if astray { (queue + 1) % self.queues } else { queue }
     }
 
-    /// Its two ends. Flow numbers are dealt to queues in turn; astray flows have the client port of
-    /// another queue.
+    /// Returns the addresses of a flow. Flow numbers are assigned to queues in turn; misdirected flows have the client
+    /// port of another queue.
     pub(super) fn ends(&self, flow: u32) -> Flow {
         let arrives_at = flow % self.queues;
         let astray = flow / self.queues % ASTRAY == ASTRAY - 1;
         let belongs_to = if astray { (arrives_at + 1) % self.queues } else { arrives_at };
-        // Ports above 1024 that are congruent to the owner.
+        // Ports above 1024 whose remainder is the owner.
         let base = 1024u32.next_multiple_of(self.queues);
         let port = (base + belongs_to + self.queues * (flow / self.queues % 512)) as u16;
         debug_assert_eq!(owner(port, self.queues), belongs_to);
@@ -121,8 +121,7 @@ impl Traffic {
         Flow { source: SocketAddr::new(client, port).into(), destination: Endpoint::from(service) }
     }
 
-    /// Writes the packet as it arrives at the engine to `out`, replacing what is there. An answer has the
-    /// ends of the request turned round.
+    /// Replaces `out` by the packet as it arrives at the engine. An answer has the reversed addresses of its request.
     pub(super) fn write(&mut self, label: Label, out: &mut Vec<u8>) {
         let ends = self.ends(label.flow);
         let ends = match label.direction {
@@ -132,7 +131,7 @@ impl Traffic {
         self.write_between(ends, label, HOPS, out);
     }
 
-    /// The same between other ends, with so many hops left.
+    /// Writes the packet with other addresses and another hop limit.
     pub(super) fn write_between(&mut self, ends: Flow, label: Label, hop_limit: u8, out: &mut Vec<u8>) {
         let Label { flow, sequence, direction } = label;
         let mut payload = std::mem::take(&mut self.payload);
@@ -156,7 +155,7 @@ impl Traffic {
     }
 }
 
-/// Mostly short, as the packets that relays see most; now and then up to the MTU.
+/// Returns a payload length: mostly short, as in most relay traffic, and sometimes up to the MTU.
 fn length(flow: u32, sequence: u64) -> usize {
     let draw = (u64::from(flow) << 20 ^ sequence).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
     match draw % 32 {
@@ -166,7 +165,7 @@ fn length(flow: u32, sequence: u64) -> usize {
     }
 }
 
-/// What a frame that left says of itself; `None` if it is none of ours.
+/// Reads the label of a frame; `None` if the simulation did not generate it.
 pub(super) fn read(frame: &[u8]) -> Option<Label> {
     let l4 = match frame.get(12..15)? {
         [0x08, 0x00, 0x45] => 34,

@@ -1,4 +1,4 @@
-//! What happens to actors, sockets, links, devices and the clock.
+//! Injects faults into actors, sockets, links, devices and the clock.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -11,22 +11,22 @@ use oxide::port::sim::KernelFaultRates;
 use oxide::queue::ActorCommand;
 use oxide::umem::PortIndex;
 
-/// Panics of one storm: more than any budget of restarts.
+/// Number of panics of one storm: more than the restart budget.
 const STORM: u32 = 12;
-/// Answers to binds: the first are mended by trying again, the others are not.
+/// Errors of bind(2): a retry fixes the transient ones, not the final ones.
 const TRANSIENT: [i32; 4] = [libc::EBUSY, libc::EAGAIN, libc::EINTR, libc::ENOMEM];
 const FINAL: [i32; 3] = [libc::EPERM, libc::EINVAL, libc::EOPNOTSUPP];
-/// Answers to kicks whose port is of no more use.
+/// Errors of a kick after which a port cannot be used any more.
 const KICKS: [i32; 4] = [libc::EIO, libc::EINVAL, libc::EOPNOTSUPP, libc::EBADF];
 
 pub(super) struct InjectedFaults {
-    /// Faults are on.
+    /// Enables faults.
     pub(super) on: bool,
-    /// When an interface comes back that is down or deleted.
+    /// Time at which a deleted interface or a link that is down returns; `None` if it is up.
     back_at: [Option<Instant>; 2],
-    /// Panics that are still to come, by queue.
+    /// Counts the remaining panics of a storm, by queue.
     storms: Vec<u32>,
-    /// Completions that never came.
+    /// Counts completions that never came.
     pub(super) lost_completions: u64,
 }
 
@@ -42,13 +42,13 @@ impl Simulation {
         if self.options.only.is_some() { fault_rates.of_one_queue() } else { fault_rates }
     }
 
-    /// Draws whether `inject_fault` happens to `queue` now, of those that are drawn for each queue.
+    /// Decides at random whether `fault` affects `queue` in this step.
     pub(super) fn strikes(&mut self, fault: InjectedFault, queue: usize) -> bool {
         let may = self.options.only.is_none_or(|only| only as usize == queue);
         self.injected.on && may && self.rng.chance(self.draw_faults().ppm(fault))
     }
 
-    /// What happens in this step.
+    /// Injects the faults of this step.
     pub(super) fn inject_fault(&mut self) {
         if !self.injected.on || self.options.fault_rates == FaultRates::none() {
             return;
@@ -83,7 +83,7 @@ impl Simulation {
         if self.rng.chance(fault_rates.ppm(InjectedFault::Stall)) {
             self.actors[queue].stalled = 1 + self.rng.below(100) as u32;
             if self.options.only.is_none() && self.rng.chance(100_000) {
-                // Longer than the heartbeat may stand; nobody else misses it, because nobody runs meanwhile.
+                // Longer than the heartbeat timeout. No other actor is affected, because none runs meanwhile.
                 self.advance(Duration::from_millis(1200));
             }
         }
@@ -124,7 +124,7 @@ impl Simulation {
             }
         }
         if self.rng.chance(fault_rates.ppm(InjectedFault::Memory)) {
-            // What ends it is the supervisor's next try, or an operator's once the budget is used up.
+            // The supervisor's next attempt ends it, or an operator's restart if the budget is used up.
             let times = 1 + self.rng.below(8) as usize;
             self.net.refuse_open(&id, libc::ENOMEM, times);
             self.restart(ActorId(queue), RestartScope::Queue, 0);
@@ -168,7 +168,7 @@ impl Simulation {
         self.publish();
     }
 
-    /// Faults end.
+    /// Ends all faults and repairs what they changed.
     pub(super) fn stop_faults(&mut self) {
         self.injected.on = false;
         self.net.set_all_faults(KernelFaultRates::none());
@@ -185,7 +185,7 @@ impl Simulation {
         self.revive();
     }
 
-    /// Queues that were given up are started again. One whose actor has not ended yet has to be asked for once more.
+    /// Restarts failed queues. A queue whose actor has not ended yet needs another call.
     pub(super) fn revive(&mut self) {
         for worker in (0..self.actors.len()).map(ActorId) {
             if matches!(self.core.state(worker), Some(ActorState::Failed { .. })) {
@@ -194,7 +194,7 @@ impl Simulation {
         }
     }
 
-    /// Faults begin again.
+    /// Enables faults again.
     pub(super) fn go_on(&mut self) {
         self.injected.on = true;
         for actor in &self.actors {
@@ -204,13 +204,13 @@ impl Simulation {
         }
     }
 
-    /// As an operator would.
+    /// Restarts an actor as an operator does.
     pub(super) fn restart(&mut self, worker: ActorId, scope: RestartScope, port: u8) {
         if matches!(self.core.state(worker), Some(ActorState::Failed { .. })) {
-            // Its budget begins anew.
+            // A restart by an operator gives a new budget.
             self.restarts[worker.0].clear();
         }
-        // A refusal is a right answer: the queue is opening, or about to end.
+        // The core may refuse, because the queue is opening or about to end.
         if let Ok(actions) = self.core.restart(self.now, worker, scope, port) {
             self.apply(actions);
         }

@@ -1,4 +1,4 @@
-//! Quiescent points: faults end, traffic ends, everything comes to rest and is checked.
+//! Brings the simulation to a quiescent point: faults and traffic stop, all work finishes, everything is checked.
 
 use std::time::Duration;
 
@@ -10,12 +10,11 @@ use crate::invariants::Checker;
 use oxide::port::Port;
 use oxide::umem::PortIndex;
 
-/// The longest backoff, a try of what was waited for, and time to open.
+/// Limits the time to a quiescent point: the longest backoff, one retry, and the time to open.
 const WITHIN: Duration = Duration::from_secs(10);
 
 impl Simulation {
-    /// A quiescent point; then the faults begin again, with a budget of restarts that has had its window to
-    /// forget.
+    /// Reaches and checks a quiescent point. Then the time of a budget window passes and the faults resume.
     pub(super) fn settle_until_quiescent(&mut self, watch: &mut dyn Watch) {
         if self.invariants.failure.is_some() {
             return;
@@ -33,8 +32,7 @@ impl Simulation {
         self.go_on();
     }
 
-    /// Frames whose completions never come are the kernel's until the socket is closed: an operator restarts
-    /// such a port, and has all of them again.
+    /// Restarts ports with frames whose completions never came: the kernel keeps them until the socket is closed.
     fn reopen_leaking(&mut self, watch: &mut dyn Watch) {
         for port in PortIndex::first(INTERFACES.len()) {
             let lost = |world: &Self, at: usize| world.net.holdings(&world.actors[at].ids[usize::from(port)]).lost;
@@ -64,14 +62,15 @@ impl Simulation {
         while !self.at_rest() {
             if self.now.duration_since(since) > within || self.invariants.failure.is_some() {
                 let states: Vec<_> = (0..self.actors.len()).map(|at| self.state_of(at)).collect();
-                self.invariants.check(Checker::Recovery, false, || format!("not at rest after {within:?}: {states:?}"));
+                self.invariants
+                    .check(Checker::Recovery, false, || format!("work not finished after {within:?}: {states:?}"));
                 return;
             }
             self.revive();
             self.step(false, watch);
             steps += 1;
             if steps > 2_000 {
-                // Whatever waits now waits for the clock.
+                // All remaining work waits for the clock.
                 self.advance(Duration::from_millis(1));
             }
         }

@@ -1,4 +1,4 @@
-//! What came of a run.
+//! Builds the report of a run.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What is on the wires: clients' packets, what left, servers' answers, and links between.
+//! Carries packets on the wires: clients' packets, packets that left, servers' answers, over links with delay and loss.
 
 use std::time::Duration;
 
@@ -12,26 +12,26 @@ use oxide::packet::build::UdpFrame;
 use oxide::port::Port;
 use oxide::port::sim::{LinkCounters, LinkSpec, Rng, SimLink};
 
-/// Packets under way at a queue above which clients send it no more, unless they mean to overload it.
+/// Limits the packets in flight at a queue: above it clients pause, except during an overload fault.
 const BACKLOG: u64 = 96;
-/// The most packets that clients send to a queue in one step.
+/// Limits the packets that clients send to a queue in one step.
 const BURST: u64 = 64;
-/// Buffers kept for packets to come, so that a long run allocates none.
+/// Limits the kept buffers, which avoid allocations in a long run.
 const SPARE_BUFFERS: usize = 4096;
 
-/// Links of one queue's port: towards the engine, and away from it.
+/// Holds the two links of one queue's port: towards the engine and away from it.
 type DirectionLinks = [SimLink<Vec<u8>>; 2];
 
 pub(crate) struct Wires {
-    /// Packets that clients sent.
+    /// Counts packets that clients sent.
     pub(super) sent: u64,
-    /// Answers that servers sent.
+    /// Counts answers that servers sent.
     pub(super) answers: u64,
-    /// Packets of clients, and of servers, that came off their link.
+    /// Counts packets that the links delivered to the engine: of clients, of servers.
     pub(crate) came: [u64; 2],
     pub(super) malformed: u64,
     pub(super) one_time_clients: u64,
-    /// By queue and port; empty where all are wires without delay or loss.
+    /// Holds the links by queue and port; empty if no link has delay or loss.
     links: Vec<[DirectionLinks; 2]>,
     buffers: Vec<Vec<u8>>,
     frame: Vec<u8>,
@@ -59,7 +59,7 @@ impl Wires {
         }
     }
 
-    /// All links' together.
+    /// Returns the sum of all links' counters.
     pub(crate) fn counters(&self) -> LinkCounters {
         self.links.iter().flatten().flatten().fold(LinkCounters::default(), |sum, link| sum.plus(link.counters()))
     }
@@ -68,7 +68,7 @@ impl Wires {
         self.links.get(queue).into_iter().flatten().flatten().map(|link| link.counters().under_way).sum()
     }
 
-    /// Lends a buffer with a copy of `packet`.
+    /// Returns a buffer with a copy of `packet`.
     fn copy(&mut self, packet: &[u8]) -> Vec<u8> {
         let mut buffer = self.buffers.pop().unwrap_or_default();
         buffer.clear();
@@ -91,7 +91,7 @@ impl Simulation {
         for queue in 0..self.actors.len() {
             let count = self.rng.below(BURST);
             let overload = self.strikes(InjectedFault::Overload, queue);
-            // Clients of a queue that is down try now and then.
+            // Clients of a queue that is down send rarely.
             let down = self.actors[queue].run_actor().is_none() && !self.rng.chance(20_000);
             let count = match self.backlog(queue) {
                 _ if down => 0,
@@ -127,7 +127,7 @@ impl Simulation {
         self.wires.frame = frame;
     }
 
-    /// The next packets of the capture, in its order; a flow comes in at one queue, as by RSS.
+    /// Sends the next packets of the capture in order. A flow arrives at one queue, as with RSS.
     fn clients_send_again(&mut self) {
         let Some(replay) = self.options.replay.clone() else { return };
         let count = self.rng.below(BURST * self.actors.len() as u64);
@@ -142,7 +142,7 @@ impl Simulation {
         }
     }
 
-    /// A host puts a packet on the wire towards the engine.
+    /// Puts a packet of a host on the wire towards the engine.
     fn send_to(&mut self, queue: usize, port: u8, frame: &[u8], label: Option<Label>) {
         let Some(links) = self.wires.links.get(queue) else { return self.comes(queue, port, frame, label) };
         debug_assert_eq!(links.len(), INTERFACES.len());
@@ -151,7 +151,7 @@ impl Simulation {
         lost.into_iter().for_each(|buffer| self.wires.recycle(buffer));
     }
 
-    /// A packet comes off the wire at the NIC.
+    /// Delivers a packet from the wire to the NIC.
     fn comes(&mut self, queue: usize, port: u8, frame: &[u8], label: Option<Label>) {
         self.wires.came[usize::from(port)] += 1;
         if let Some(label) = label {
@@ -160,7 +160,7 @@ impl Simulation {
         self.net.inject(&self.actors[queue].ids[usize::from(port)], frame);
     }
 
-    /// Links deliver what has arrived by now, at both ends.
+    /// Delivers all packets that have passed their links, at both ends.
     pub(super) fn come_off_links(&mut self) {
         let now_ns = self.now_ns();
         for queue in 0..self.wires.links.len() {
@@ -181,7 +181,7 @@ impl Simulation {
         }
     }
 
-    /// What left is judged, and goes to clients and servers.
+    /// Checks the packets that left and passes them to clients and servers.
     pub(super) fn go_onto_links(&mut self, queue: usize, watch: &mut dyn Watch) {
         let (at, now_ns) = (self.net.now(), self.now_ns());
         let replayed = self.options.replay.is_some();
@@ -212,7 +212,7 @@ impl Simulation {
         }
     }
 
-    /// A server got a packet from `queue`, and answers.
+    /// Makes a server answer a packet from `queue`.
     fn server_answers(&mut self, queue: usize, packet: &[u8]) {
         let Some(Flow { source, destination }) = ends(packet) else { return };
         let back = Flow { source: destination, destination: source };
@@ -232,7 +232,7 @@ impl Simulation {
         self.wires.frame = frame;
     }
 
-    /// Packets that wait at a queue: on its links, or at its busiest port, at the NIC and on the rings.
+    /// Returns the packets that wait at a queue: on its links, and at the NIC and the rings of its busiest port.
     fn backlog(&mut self, queue: usize) -> u64 {
         let Self { actors, net, wires, .. } = self;
         let actor = &mut actors[queue];
@@ -246,13 +246,13 @@ impl Simulation {
         self.net.now().as_nanos() as u64
     }
 
-    /// How long a packet may be on its way there and back, at most.
+    /// Returns the maximum round-trip time of the links.
     pub(super) fn round_trip(&self) -> Duration {
         self.options.links.iter().map(|link| 2 * link.delay).sum::<Duration>() + 2 * Duration::from_millis(100)
     }
 }
 
-/// The same payload, back to where it came from.
+/// Writes an answer with the same payload.
 fn echo(packet: &[u8], back: Flow, out: &mut Vec<u8>) {
     let payload = packet.get(if back.source.is_ipv4() { 42 } else { 62 }..).unwrap_or(&[]);
     let (source_mac, destination_mac) = (host_mac(SERVERS), host_mac(0x80 | SERVERS));
@@ -262,7 +262,7 @@ fn echo(packet: &[u8], back: Flow, out: &mut Vec<u8>) {
     debug_assert_eq!(written, Some(out.len()));
 }
 
-/// Spreads flows over queues; packets without one go to the first.
+/// Hashes a flow for the choice of a queue; packets without a flow get 0.
 fn spread(flow: Option<Flow>) -> u64 {
     let Some(Flow { source, .. }) = flow else { return 0 };
     let bytes = source.address.into_iter().chain(source.port.to_be_bytes());
@@ -270,7 +270,7 @@ fn spread(flow: Option<Flow>) -> u64 {
 }
 
 impl Wires {
-    /// Whether nothing is on a link.
+    /// Returns true if no packet is on a link.
     pub(super) fn are_empty(&self) -> bool {
         self.counters().under_way == 0
     }
