@@ -1,34 +1,33 @@
-//! What a queue's relay counts.
+//! Declares the event counters of one queue's relay.
 
-/// What became of sessions. All monotonic.
+/// Counts events of sessions and upstreams. All counters only increase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
 #[non_exhaustive]
 pub struct RelayCounters {
-    /// Sessions made.
+    /// Counts created sessions.
     pub created: u64,
-    /// Sessions that ended because their client was silent.
+    /// Counts sessions that ended because their client was silent.
     pub expired: u64,
-    /// Sessions that ended because their source address was removed from this host.
+    /// Counts sessions that ended because their source address was removed from this host.
     pub source_changed: u64,
-    /// Packets judged by a rate that their source shares with strangers: the table of sources
-    /// ([`LimitsConfig::sources`](crate::config::LimitsConfig::sources)) is too small, or a flood comes
-    /// from forged addresses.
+    /// Counts packets that were limited by a bucket that several client prefixes share. The table of prefixes
+    /// ([`LimitsConfig::sources`](crate::config::LimitsConfig::sources)) is too small, or a flood has forged addresses.
     pub shared_bucket: u64,
-    /// Challenges sent to clients without a session.
+    /// Counts challenges sent to clients without a session.
     pub challenged: u64,
-    /// Sessions whose answers will come to another queue and be handed over, because no source port was
-    /// found that brings them here.
+    /// Counts sessions whose answers arrive at another queue and are handed over, because no tried source port brings
+    /// them to this queue.
     pub misdirected: u64,
-    /// Times an upstream was found to be down.
+    /// Counts how often an upstream went down.
     pub upstream_down: u64,
-    /// Times an upstream that was down answered.
+    /// Counts how often an upstream that was down answered again.
     pub upstream_up: u64,
-    /// Sessions that ended because their upstream was down, and were made anew.
+    /// Counts sessions that were replaced because their upstream was down.
     pub failed_over: u64,
 }
 
 impl RelayCounters {
-    /// Each by its name.
+    /// Passes each counter with its name to `count`.
     pub(super) fn report(&self, count: &mut dyn FnMut(&'static str, u64)) {
         count("created", self.created);
         count("expired", self.expired);

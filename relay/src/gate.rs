@@ -1,9 +1,9 @@
-//! A question before a client gets a session: admit, refuse, or let it prove first that it is where it says.
+//! Decides whether a client without a session is admitted, refused, or must first prove its address.
 //!
-//! A datagram's source address may be forged. A [`Gate`] is asked for each packet of a client that has no
-//! session, before anything is kept for it, and may answer with a challenge that only the true owner of
-//! the address sees. A challenge is written over the request and is never longer, so a relay cannot be made
-//! to send more to a forged address than it got from the forger.
+//! A datagram's source address may be forged. The relay asks a [`Gate`] for each packet of a client without a session,
+//! before it stores anything for it. The gate may answer with a challenge, which only the true owner of the address
+//! receives. A challenge overwrites the request and is never longer, so the relay never sends more to a forged
+//! address than it received.
 //!
 //! ```text
 //!  client                         relay                                      upstream
@@ -13,9 +13,8 @@
 //!    | -- data -------------------> |  session exists: not asked    -- data --> |
 //! ```
 //!
-//! [`CookieGate`] is that scheme, ready; [`Cookies`] its keyed part, for a protocol that has a field for a
-//! cookie already (DTLS, STUN's NONCE). Off unless [`UdpRelay::with_gate`](super::UdpRelay::with_gate) sets
-//! one:
+//! [`CookieGate`] implements this exchange. [`Cookies`] is its keyed part, for protocols that already have a field for
+//! a cookie (DTLS, STUN's NONCE). [`UdpRelay::with_gate`](super::UdpRelay::with_gate) sets another gate:
 //!
 //! ```
 //! use std::net::SocketAddr;
@@ -26,14 +25,14 @@
 //! use oxide_relay::{RelayPlan, UdpRelay};
 //! use oxide::telemetry::DropReason;
 //!
-//! /// A knock on the door is a payload that starts with `sesame`; others are asked for it.
-//! struct Sesame;
-//! impl Gate for Sesame {
-//!     fn ask(&mut self, knock: &mut AdmissionRequest<'_>) -> Admission {
-//!         match knock.payload() {
+//! /// Admits payloads that start with `secret`, refuses empty ones, and challenges all others.
+//! struct SecretGate;
+//! impl Gate for SecretGate {
+//!     fn ask(&mut self, request: &mut AdmissionRequest<'_>) -> Admission {
+//!         match request.payload() {
 //!             b"" => Admission::Refuse,
-//!             word if word.starts_with(b"sesame") => knock.admit_without(b"sesame".len()),
-//!             _ => knock.challenge(b"who?"),
+//!             payload if payload.starts_with(b"secret") => request.admit_without(b"secret".len()),
+//!             _ => request.challenge(b"who?"),
 //!         }
 //!     }
 //! }
@@ -41,22 +40,22 @@
 //! let config = Config::from_toml(r#"
 //!     engine.interfaces = ["sim0"]
 //!     [[relay]]
-//!     name = "cave"
+//!     name = "dns"
 //!     listen = "192.0.2.1:53"
 //!     upstreams = ["198.51.100.7:53"]
 //! "#)?;
 //! let plan = RelayPlan::new(&config, &[])?;
 //! let info = Harness::info(1);
-//! let mut harness = Harness::new(info, Default::default(), |queue| UdpRelay::new(&plan, queue).with_gate(Sesame))?;
+//! let mut harness = Harness::new(info, Default::default(), |queue| UdpRelay::new(&plan, queue).with_gate(SecretGate))?;
 //! let (client, listen): (SocketAddr, SocketAddr) = ("203.0.113.9:4000".parse()?, "192.0.2.1:53".parse()?);
 //! let flow = Flow { source: client.into(), destination: listen.into() };
 //! let request = |payload| UdpFrame::new(flow, payload).to_vec().unwrap();
 //!
-//! let [HandlerOutcome::Transmit(0, challenge)] = &harness.feed(0, &[request(b"open!")])[..] else { panic!() };
-//! assert!(challenge.ends_with(b"who?") && challenge.len() <= request(b"open!").len());
+//! let [HandlerOutcome::Transmit(0, challenge)] = &harness.feed(0, &[request(b"hello")])[..] else { panic!() };
+//! assert!(challenge.ends_with(b"who?") && challenge.len() <= request(b"hello").len());
 //! assert_eq!(harness.feed(0, &[request(b"")]), [HandlerOutcome::Drop(DropReason::Refused)]);
-//! // Admitted: now it is the routes that are missing, since this harness has none.
-//! assert_eq!(harness.feed(0, &[request(b"sesame, open!")]), [HandlerOutcome::Drop(DropReason::NoRoute)]);
+//! // The gate admits this packet; it is dropped because the harness has no routes.
+//! assert_eq!(harness.feed(0, &[request(b"secret, hello")]), [HandlerOutcome::Drop(DropReason::NoRoute)]);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
@@ -67,32 +66,32 @@ use siphasher::sip128::SipHasher24;
 
 use oxide::packet::Endpoint;
 
-/// Longest challenge, bytes of payload.
+/// Limits the length of a challenge, bytes of payload.
 pub const MAX_CHALLENGE: usize = 256;
 
 /// Decides about clients that have no session.
 ///
-/// One for each queue. Whatever is kept here is kept for anybody who can forge an address, so the best
-/// gates keep nothing.
+/// Each queue has its own gate. State in a gate can be filled by anyone who forges addresses, so a good gate keeps
+/// none.
 pub trait Gate {
-    /// Asked once for each packet of a client without a session. The packet's UDP checksum is right.
+    /// Decides about one packet of a client without a session. The packet's UDP checksum has been verified.
     fn ask(&mut self, request: &mut AdmissionRequest<'_>) -> Admission;
 }
 
-/// What a [`Gate`] decides. Only an [`AdmissionRequest`] makes one that is not plain.
+/// Is the decision of a [`Gate`]. Only an [`AdmissionRequest`] can create the variants with data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admission {
-    /// The client gets a session, if there is room for one, and the packet is relayed.
+    /// Gives the client a session, if one is free, and relays the packet.
     Admit,
-    /// The packet is dropped ([`DropReason::Refused`](oxide::telemetry::DropReason::Refused)).
+    /// Drops the packet ([`DropReason::Refused`](oxide::telemetry::DropReason::Refused)).
     Refuse,
-    /// [`AdmissionRequest::admit_without`].
+    /// Admits without a prefix; made by [`AdmissionRequest::admit_without`].
     AdmitStripped(StripPrefix),
-    /// [`AdmissionRequest::challenge`].
+    /// Sends a challenge; made by [`AdmissionRequest::challenge`].
     Challenge(Challenge),
 }
 
-/// Bytes at the start of a payload that the upstream will not see.
+/// Holds the number of bytes that are removed from the start of a payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StripPrefix(u16);
 
@@ -102,11 +101,11 @@ impl StripPrefix {
     }
 }
 
-/// That a challenge was written.
+/// Proves that a challenge was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Challenge(());
 
-/// A packet of a client that has no session.
+/// Holds a packet of a client without a session.
 pub struct AdmissionRequest<'a> {
     pub(super) client: Endpoint,
     pub(super) listen: Endpoint,
@@ -116,33 +115,32 @@ pub struct AdmissionRequest<'a> {
 }
 
 impl AdmissionRequest<'_> {
-    /// Who it says it is.
+    /// Returns the source address and port of the packet, which may be forged.
     #[must_use]
     pub fn client(&self) -> Endpoint {
         self.client
     }
 
-    /// Which entry it sent to, by its address: a cookie that is bound to this holds for all queues and
-    /// restarts.
+    /// Returns the listen address of the entry. A cookie that is bound to it is valid on all queues and after restarts.
     #[must_use]
     pub fn listen(&self) -> Endpoint {
         self.listen
     }
 
-    /// The batch's clock.
+    /// Returns the time of the batch.
     #[must_use]
     pub fn now(&self) -> Instant {
         self.now
     }
 
-    /// What the datagram carries.
+    /// Returns the payload of the datagram.
     #[must_use]
     pub fn payload(&self) -> &[u8] {
         self.payload
     }
 
-    /// Answers with `message`. Refuses instead if that were longer than the request's payload, or than
-    /// [`MAX_CHALLENGE`]: whoever may have forged its address gets no more than it sent.
+    /// Answers with `message`. Refuses instead if the message is longer than the request's payload or than
+    /// [`MAX_CHALLENGE`], so that a forged address never gets more than was received.
     pub fn challenge(&mut self, message: &[u8]) -> Admission {
         self.answer.clear();
         if message.len() > self.payload.len() || self.answer.try_extend_from_slice(message).is_err() {
@@ -151,8 +149,8 @@ impl AdmissionRequest<'_> {
         Admission::Challenge(Challenge(()))
     }
 
-    /// Admits the client, and takes the first `bytes` bytes off this packet's payload, such as a cookie
-    /// that the upstream knows nothing of. Refuses if the payload is shorter.
+    /// Admits the client and removes the first `bytes` bytes of the payload, such as a cookie that the upstream does not
+    /// know. Refuses if the payload is shorter.
     #[must_use]
     pub fn admit_without(&self, bytes: usize) -> Admission {
         match u16::try_from(bytes) {
@@ -162,21 +160,21 @@ impl AdmissionRequest<'_> {
     }
 }
 
-/// Bytes of a cookie.
+/// Length of a cookie, bytes.
 pub const COOKIE: usize = 16;
 
-/// Makes and knows cookies, and keeps none: a cookie is a MAC (SipHash-2-4, 128 bits) over who it is for,
-/// what for, and when.
+/// Makes and checks cookies without storing them. A cookie is a MAC (SipHash-2-4, 128 bits) over client, listen
+/// address and time.
 ///
-/// Time goes in terms of `lifetime`, each with a key of its own; the keys of the last two are good. So a
-/// cookie is good for at least `lifetime`, and never for twice as long. Clones know each other's cookies:
-/// give one to every queue, and to the handler that follows after a restart.
+/// Time is divided into terms of `lifetime`, each with its own key; the keys of the last two terms are valid. So a
+/// cookie is valid for at least `lifetime` and less than twice as long. Clones accept each other's cookies: give one
+/// to every queue, and to the next handler after a restart.
 #[derive(Clone)]
 pub struct Cookies {
     secret: [u8; 16],
     lifetime: Duration,
     started: Instant,
-    /// The newest term that was asked for, and the keys of it and of the one before.
+    /// Holds the newest term used so far; `keys` belong to it and to the term before.
     term: u64,
     keys: [[u8; 16]; 2],
 }
@@ -188,8 +186,8 @@ impl std::fmt::Debug for Cookies {
 }
 
 impl Cookies {
-    /// `secret` is 128 bits that nobody can guess, for example from `/dev/urandom`; hosts that share it and
-    /// the time of `started` know each other's cookies. `lifetime` is at least a millisecond.
+    /// Creates cookies from a `secret` of 128 random bits, for example from `/dev/urandom`. Hosts that share it and the
+    /// time of `started` accept each other's cookies. The minimum of `lifetime` is a millisecond.
     #[must_use]
     pub fn new(secret: [u8; 16], lifetime: Duration, started: Instant) -> Self {
         let lifetime = lifetime.max(Duration::from_millis(1));
@@ -198,19 +196,19 @@ impl Cookies {
         cookies
     }
 
-    /// The cookie of `client` at `listen`.
+    /// Returns the cookie of `client` at `listen`.
     #[must_use]
     pub fn make(&mut self, client: Endpoint, listen: Endpoint, now: Instant) -> [u8; COOKIE] {
         self.turn(now);
         mac(&self.keys[0], client, listen)
     }
 
-    /// Whether `cookie` was made for `client` at `listen`, not too long ago.
+    /// Returns true if `cookie` was made for `client` at `listen` and is still valid.
     #[must_use]
     pub fn check(&mut self, cookie: &[u8; COOKIE], client: Endpoint, listen: Endpoint, now: Instant) -> bool {
         self.turn(now);
         let cookie = u128::from_ne_bytes(*cookie);
-        // Both always, and as integers: the time says nothing about how much was right.
+        // Compare both keys as integers, so that the time does not depend on the number of equal bytes.
         let [new, old] = self.keys.map(|key| u128::from_ne_bytes(mac(&key, client, listen)) ^ cookie == 0);
         new | old
     }
@@ -224,7 +222,7 @@ impl Cookies {
         }
     }
 
-    /// Before the first term there was none: its "last" key is one that no cookie is made with.
+    /// Returns the keys of a term and of the one before. Before the first term the second key matches no cookie.
     fn keys_of(&self, term: u64) -> [[u8; 16]; 2] {
         [term, term.wrapping_sub(1)].map(|term| sip(&self.secret, &term.to_be_bytes()))
     }
@@ -243,20 +241,20 @@ fn sip(key: &[u8; 16], message: &[u8]) -> [u8; 16] {
     SipHasher24::new_with_key(key).hash(message).as_bytes()
 }
 
-/// What a challenge and its answer begin with.
+/// Is the first part of a challenge and of its answer.
 pub const LABEL: [u8; 8] = *b"oxide-ck";
 
-/// The scheme of the [module](self): the challenge is [`LABEL`] and a cookie, 24 bytes; a client that sends
-/// both back in front of its data is admitted, and the upstream sees only the data.
+/// Implements the exchange of the [module](self). The challenge is [`LABEL`] and a cookie, 24 bytes. A client that
+/// sends both back in front of its data is admitted; the upstream gets only the data.
 ///
-/// A first packet of less than 24 bytes is refused, since the challenge would be longer: clients pad
-/// theirs. A packet with the label and a wrong or old cookie is refused as well and not challenged, or two
-/// relays could be made to challenge each other for ever; the client starts again without one.
+/// A first packet shorter than 24 bytes is refused, because the challenge would be longer; clients must pad it. A
+/// packet with the label and a wrong or old cookie is also refused, and the client starts again without a cookie. A
+/// challenge here could make two relays challenge each other endlessly.
 #[derive(Clone)]
 pub struct CookieGate(Cookies);
 
 impl CookieGate {
-    /// A gate that knows the cookies of `cookies` and of its clones.
+    /// Creates a gate that accepts the cookies of `cookies` and of its clones.
     #[must_use]
     pub fn new(cookies: Cookies) -> Self {
         Self(cookies)
@@ -302,7 +300,7 @@ mod tests {
             let cookie = cookies.make(client, listen, made);
             for after in 0..60 {
                 let now = made + Duration::from_secs(after);
-                // Another queue's, with the same secret.
+                // A clone, as on another queue.
                 let good = cookies.clone().check(&cookie, client, listen, now);
                 assert_eq!(good, now < started + Duration::from_secs(good_until));
             }
@@ -322,8 +320,8 @@ mod tests {
         }
     }
 
-    /// The reference vector of SipHash-2-4 with 128 bits (`vectors_sip128` in its authors' repository):
-    /// key 00..0f, no message.
+    /// Uses the reference vector of SipHash-2-4 with 128 bits (`vectors_sip128` in its authors' repository):
+    /// key 00..0f, empty message.
     #[test]
     fn hash_equals_siphash_vectors() {
         let key = std::array::from_fn(|i| i as u8);

@@ -1,80 +1,79 @@
-//! Which upstreams are alive, told by their answers alone: no probes, no clocks, nothing shared.
+//! Detects upstreams that do not answer, from relayed packets alone: without probes and without shared state.
 //!
 //! ```text
 //!            N sessions sent, none was answered for T            any answer
 //!   up  ------------------------------------------------> down ------------> up
 //! ```
 //!
-//! Silence is looked for once in each tick of the relay's clock. An upstream that is down is passed over by new
-//! sessions, but for a few that try it: one of sixteen that would be its own, and at most one in each T. Sessions that
-//! exist stay, unless their entry says `failover`; what they send is a trial as well. Where all of an entry are down, each
-//! is as good as up.
+//! The check runs once per tick of the relay's clock. New sessions avoid an upstream that is down, except for a few
+//! trials: one of sixteen sessions that would use it, and at most one per T. Existing sessions stay unless their entry
+//! has `failover`; their packets are trials as well. If all upstreams of an entry are down, all are used as if up.
 //!
-//! Rendezvous hashing keeps this small: with one upstream passed over exactly its own clients move, each to
-//! its second choice, and come back when it heals. Maglev buys a look-up in constant time for a table of
-//! thousands of slots, rebuilt at each change, that moves some other clients too (Eisenbud et al., NSDI 2016,
-//! section 5.3); here the choice is made once a session among at most 256.
+//! With rendezvous hashing only the clients of a down upstream move, each to its second choice, and they return when
+//! it is up. Maglev has a look-up in constant time, but needs a table of thousands of slots that is rebuilt at each
+//! change, which also moves other clients (Eisenbud et al., NSDI 2016, section 5.3). Here the choice is made once per
+//! session among at most 256 upstreams.
 
 use arrayvec::ArrayVec;
 use oxide::packet::Endpoint;
 
 use super::plan::Entry;
 
-/// Upstreams looked at in one tick: 96 KiB of memory.
+/// Limits the upstreams checked in one tick: 96 KiB of memory.
 const LOOK_AT: usize = 4096;
-/// Changes kept for the log until the next tick.
+/// Limits the changes kept for the log until the next tick.
 const CHANGES: usize = 16;
-/// Of so many new sessions that a down upstream would get, one tries it.
+/// Sets the trials: of this many new sessions that would use a down upstream, one tries it.
 const TRY_ONE_OF: u32 = 16;
 
-/// When an entry's upstreams are down.
+/// Defines when an entry's upstreams are down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Policy {
-    /// Sessions that must have been silent; 0 is never down. At most 32.
+    /// Number of sessions without an answer, at most 32; 0 disables the check.
     pub(super) sessions: u32,
-    /// For how long, in ticks of the relay's clock.
+    /// Time without an answer, in ticks of the relay's clock.
     pub(super) silence: u32,
-    /// Whether sessions leave an upstream that is down.
+    /// Moves existing sessions away from an upstream that is down.
     pub(super) failover: bool,
 }
 
-/// One upstream.
+/// Holds the state of one upstream.
 #[derive(Debug, Clone, Copy, Default)]
 struct Upstream {
-    /// Sessions that sent since it last answered, by their slots modulo 64: at least as many as bits.
+    /// Marks sessions that sent since the last answer, by slot modulo 64. At least as many sessions as bits have sent.
     asked: u64,
-    /// When they became as many as the policy wants.
+    /// Tick at which the number of bits reached the policy's number.
     since: u32,
     down: bool,
-    /// New sessions turned away since it was tried last.
+    /// Counts new sessions that avoided this upstream since its last trial.
     turned_away: u32,
     tried: u32,
 }
 
-/// What one queue knows of all upstreams, by their place in the relay's list.
+/// Holds one queue's view of all upstreams, by their index in the relay's list.
 pub(super) struct UpstreamHealth {
     policies: Vec<Policy>,
     upstreams: Vec<Upstream>,
     /// Entry of each upstream.
     entries: Vec<u16>,
-    /// How often one went down.
+    /// Counts how often an upstream went down.
     pub(super) went_down: u64,
-    /// How often one came up again.
+    /// Counts how often an upstream came up again.
     pub(super) came_up: u64,
-    /// Upstreams that were sent to and have not answered since.
+    /// Counts upstreams that got packets and have not answered since.
     waiting: u32,
-    /// Upstreams that are down, and those of them whose sessions leave.
+    /// Counts upstreams that are down; `left` counts those of them with failover.
     down: u32,
     left: u32,
-    /// The tick of the last [`look`](Self::look), and where the next one begins.
+    /// Tick of the last [`look`](Self::look); `hand` is the index where the next one begins.
     looked: Option<u32>,
     hand: usize,
-    /// Upstreams that went down (`true`) or came up, for the log.
+    /// Lists upstreams that went down (`true`) or came up, for the log.
     changes: ArrayVec<(u32, bool), CHANGES>,
 }
 
 impl UpstreamHealth {
-    /// Policies by entry, and the entry of each upstream. `None` where no entry wants to know, so that nothing is noted.
+    /// Takes the policy of each entry and the entry of each upstream. Returns `None` if every policy is disabled.
     pub(super) fn new(policies: Vec<Policy>, entries: Vec<u16>) -> Option<Box<Self>> {
         let any = policies.iter().any(|policy| policy.sessions > 0);
         any.then(|| {
@@ -94,8 +93,8 @@ impl UpstreamHealth {
         })
     }
 
-    /// Goes on with what `former` knows, `places` being ours for each of its upstreams. Of those that are up nothing
-    /// is taken: their sessions have other slots now, and would be counted twice.
+    /// Inherits the down upstreams of `former`; `places` has the new index of each of its upstreams. Upstreams that are
+    /// up start again: their sessions have other slots now and would be counted twice.
     pub(super) fn take_over(&mut self, former: &Self, places: &[Option<u32>]) {
         (self.went_down, self.came_up) = (former.went_down, former.came_up);
         for (theirs, place) in former.upstreams.iter().zip(places).filter(|(theirs, _)| theirs.down) {
@@ -114,7 +113,7 @@ impl UpstreamHealth {
         entry.and_then(|&entry| self.policies.get(usize::from(entry))).is_some_and(|policy| policy.failover)
     }
 
-    /// Notices which upstreams have been silent for too long; once in each tick, and a bounded number of them.
+    /// Checks a bounded number of upstreams for silence, once per tick.
     #[inline]
     pub(super) fn look(&mut self, now: u32) {
         if self.waiting > self.down && self.looked != Some(now) {
@@ -134,19 +133,19 @@ impl UpstreamHealth {
         }
     }
 
-    /// Whether some upstream was sent to and has not answered since: answers are to be noted.
+    /// Returns true if some upstream got packets and has not answered since, so answers must be recorded.
     #[inline(always)]
     pub(super) fn waits(&self) -> bool {
         self.waiting > 0
     }
 
-    /// Whether every session [stays](Self::stays).
+    /// Returns true if every session [stays](Self::stays).
     #[inline(always)]
     pub(super) fn all_stay(&self) -> bool {
         self.left == 0
     }
 
-    /// The session in `slot` sent to `upstream` of `entry`. To be called for its first packet in each tick at least.
+    /// Records that the session in `slot` sent to `upstream` of `entry`. Call it at least for the first packet per tick.
     #[inline]
     pub(super) fn sent(&mut self, entry: u16, upstream: u32, slot: u32, now: u32) {
         let bit = 1 << (slot % 64);
@@ -162,7 +161,7 @@ impl UpstreamHealth {
         }
     }
 
-    /// `upstream` answered.
+    /// Records an answer of `upstream`.
     #[inline]
     pub(super) fn answered(&mut self, upstream: u32) {
         if let Some(state) = self.upstreams.get_mut(upstream as usize)
@@ -179,13 +178,13 @@ impl UpstreamHealth {
         }
     }
 
-    /// Whether `upstream` of `entry` is down; notices when it has just become so.
+    /// Returns true if `upstream` of `entry` is down, and records the change if it has just gone down.
     pub(super) fn down(&mut self, entry: u16, upstream: u32, now: u32) -> bool {
         let Some(policy) = self.policies.get(usize::from(entry)).filter(|policy| policy.sessions > 0) else {
             return false;
         };
         let Some(state) = self.upstreams.get_mut(upstream as usize) else { return false };
-        // Strictly longer: the stamp was rounded down.
+        // Strictly longer, because the tick was rounded down.
         if !state.down && state.asked.count_ones() >= policy.sessions && now.wrapping_sub(state.since) > policy.silence
         {
             (state.down, state.tried, state.turned_away) = (true, now, 0);
@@ -197,13 +196,13 @@ impl UpstreamHealth {
         state.down
     }
 
-    /// Upstreams that went down (`true`) or came up since this was last called.
+    /// Returns the upstreams that went down (`true`) or came up since the last call.
     pub(super) fn changes(&mut self) -> impl Iterator<Item = (u32, bool)> + '_ {
         self.changes.drain(..)
     }
 
-    /// The place in `planned` of the upstream for a new session of `client`. `first` is the place of the
-    /// entry's first upstream in the list of all.
+    /// Returns the index in `planned` of the upstream for a new session of `client`. `first` is the index of the entry's
+    /// first upstream in the list of all.
     pub(super) fn choose(&mut self, planned: &Entry, entry: u16, first: u32, client: &Endpoint, now: u32) -> usize {
         let own = planned.upstream_for(client);
         if !self.down(entry, first + own as u32, now) || self.try_again(entry, first + own as u32, now) {
@@ -212,20 +211,20 @@ impl UpstreamHealth {
         planned.upstream_among(client, |at| !self.down(entry, first + at as u32, now)).unwrap_or(own)
     }
 
-    /// Whether [`should_leave`](Self::should_leave) would say no, and notice nothing.
+    /// Returns true if the upstream is up or its sessions do not fail over. Records no change.
     #[inline]
     pub(super) fn stays(&self, entry: u16, upstream: u32) -> bool {
         let Some(policy) = self.policies.get(usize::from(entry)) else { return false };
         !policy.failover || self.upstreams.get(upstream as usize).is_some_and(|state| !state.down)
     }
 
-    /// Whether a session on `upstream`, which may be down, should go to another that is not.
+    /// Returns true if a session on `upstream` should move because it is down and another one is up.
     pub(super) fn should_leave(&mut self, planned: &Entry, entry: u16, first: u32, upstream: u32, now: u32) -> bool {
         let mut others = first..first + planned.upstreams.len() as u32;
         !self.stays(entry, upstream) && others.any(|other| !self.down(entry, other, now))
     }
 
-    /// Whether a new session may find out if `upstream`, which is down, is up again.
+    /// Returns true if a new session may try `upstream`, which is down.
     fn try_again(&mut self, entry: u16, upstream: u32, now: u32) -> bool {
         let silence = self.policies.get(usize::from(entry)).map_or(u32::MAX, |policy| policy.silence);
         let Some(state) = self.upstreams.get_mut(upstream as usize) else { return false };
@@ -259,10 +258,10 @@ mod tests {
     #[test]
     fn upstream_is_down_after_enough_silent_sessions() {
         let mut health = health(3);
-        // One session that is never answered says nothing, however long.
+        // One session without answers is not enough, for any time.
         (0..100).for_each(|now| health.sent(1, 4, 7, now));
         assert!(!health.down(1, 4, 100_000));
-        // Time runs from the third.
+        // The time starts with the third session.
         health.sent(1, 4, 8, 200);
         health.sent(1, 4, 9, 210);
         assert!(!health.down(1, 4, 240));
@@ -272,7 +271,7 @@ mod tests {
         health.answered(4);
         assert!(!health.down(1, 4, 500));
         assert_eq!((health.went_down, health.came_up), (1, 1));
-        // Any answer begins all anew.
+        // Any answer resets the count.
         for round in 0..100 {
             (0..64).for_each(|slot| health.sent(1, 4, slot, 600 + 10 * round));
             health.answered(4);
@@ -289,14 +288,14 @@ mod tests {
         let mut next = health(1);
         next.take_over(&former, &[None, None, None, None, Some(2), Some(3)]);
         assert!(next.down(1, 2, 32) && !next.down(1, 4, 32));
-        // Silent, but not for long enough yet: from anew.
+        // This upstream was not silent long enough, so its count starts again.
         assert!(!next.down(1, 3, 1000));
         assert_eq!(next.went_down, 1);
         next.answered(2);
         assert!(!next.down(1, 2, 33) && next.came_up == 1);
     }
 
-    /// Without a new session too, once in each tick; what changed is logged once.
+    /// The check works without a new session, once per tick, and reports each change once.
     #[test]
     fn silence_is_noticed_and_changes_are_reported_once() {
         let mut health = health(2);
@@ -319,10 +318,10 @@ mod tests {
         let mut health = health(1);
         health.sent(1, 0, 0, 0);
         assert!(health.down(1, 0, 31));
-        // Ten thousand sessions in a hundred ticks: after 31 of them, and each 31 more.
+        // Ten thousand sessions in a hundred ticks: a trial after each 31 ticks.
         let tried = (0..10_000).filter(|n| health.try_again(1, 0, 31 + n / 100)).count();
         assert_eq!(tried, 3);
-        // Twenty sessions, one in a long while: one of sixteen.
+        // One session per thousand ticks: one of sixteen is a trial.
         let tried = (0..32).filter(|n| health.try_again(1, 0, 1000 + n * 1000)).count();
         assert_eq!(tried, 2);
     }

@@ -1,13 +1,13 @@
-//! The ready application: UDP relay entries, their sessions, address translation, target policy.
+//! Implements the UDP relay: entries, sessions, address translation, and the policy for upstream addresses.
 //!
 //! ```text
 //!  client c:p  ->  listen address   ==[ session of (c:p, entry) ]==>  source:port  ->  upstream
 //!  client c:p  <-  listen address   <==[ session by source port ]===  source:port  <-  upstream
 //! ```
 //!
-//! [`RelayPlan`] is made once from the configuration; [`UdpRelay`] is one queue's handler, which alone
-//! touches that queue's sessions. A session lives on the queue where its client arrives, and has a
-//! source port from that queue's slice, so that any queue can tell whose an answer is.
+//! [`RelayPlan`] is made once from the configuration. [`UdpRelay`] is the handler of one queue; only it uses that
+//! queue's sessions. A session belongs to the queue where its client arrives and has a source port from that
+//! queue's slice, so every queue can find the home queue of an answer.
 #![forbid(unsafe_code)]
 
 pub mod config;

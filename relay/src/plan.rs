@@ -1,5 +1,5 @@
-//! What every queue's relay agrees on: entries, the choice of upstreams, who owns which source port.
-//! Made once, then only read; each handler has its own copy.
+//! Holds what all queues share: entries, the choice of upstreams, the owner of each source port. A plan is made once
+//! and then only read; each handler has its own copy.
 
 use std::collections::BTreeSet;
 use std::collections::hash_map::RandomState;
@@ -16,39 +16,39 @@ use crate::config::{Affinity, Config, ConfigError, GateKind, PortRange};
 use oxide::net::Tables;
 use oxide::packet::Endpoint;
 
-/// One relay entry, checked.
+/// Holds one checked relay entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Its name in reports.
+    /// Name in reports.
     pub name: String,
-    /// Where clients send to.
+    /// Address and port that clients send to.
     pub listen: Endpoint,
-    /// Where their packets go.
+    /// Servers that get the packets.
     pub upstreams: Vec<Endpoint>,
-    /// What of a client chooses its upstream.
+    /// Part of the client that selects its upstream.
     pub affinity: Affinity,
-    /// Whether a client must prove its address before it gets a session.
+    /// Requires a client to prove its address before it gets a session.
     pub gated: bool,
-    /// How long a session may be idle.
+    /// Idle time after which a session ends.
     pub idle_timeout: Duration,
-    /// How long a session may be idle once it was answered; `None` where answers make no difference.
+    /// Idle time after an answer; `None` if answers do not shorten it.
     pub answer_grace: Option<Duration>,
-    /// When an upstream is down: as many sessions, 0 for never, that were silent for as long.
+    /// Number of sessions (0: never) and time without an answer after which an upstream is down.
     pub down_after: (u32, Duration),
-    /// Whether sessions leave an upstream that is down.
+    /// Moves existing sessions away from an upstream that is down.
     pub failover: bool,
 }
 
 impl Entry {
-    /// The place in [`upstreams`](Self::upstreams) of the one that serves `client`: the highest weight
-    /// of both ends (rendezvous hashing). It depends on nothing else, so that every queue, restart and
-    /// host agree, and a change of the list moves only the clients that an upstream gains or loses.
+    /// Returns the index in [`upstreams`](Self::upstreams) of the server for `client`: the one with the highest weight of
+    /// both (rendezvous hashing). The choice depends on nothing else, so every queue, restart and host agrees. A change
+    /// of the list moves only the clients that an upstream gains or loses.
     #[must_use]
     pub fn upstream_for(&self, client: &Endpoint) -> usize {
         self.upstream_among(client, |_| true).unwrap_or(0)
     }
 
-    /// As [`upstream_for`](Self::upstream_for), but only of those whose place `may` admits.
+    /// Chooses like [`upstream_for`](Self::upstream_for), but only among the indices that `may` accepts.
     pub(super) fn upstream_among(&self, client: &Endpoint, mut may: impl FnMut(usize) -> bool) -> Option<usize> {
         let port = if self.affinity == Affinity::Address { 0 } else { client.port };
         let client = Endpoint { port, ..*client };
@@ -57,8 +57,8 @@ impl Entry {
     }
 }
 
-/// Not secret, and the same in every version: whoever picks source ports to reach one upstream could
-/// do so with any consistent hash that hosts agree on.
+/// Returns the weight of a client at an upstream. The hash is not secret and never changes: with any hash that hosts
+/// agree on, a client can choose its source port to reach a certain upstream.
 fn weight(client: &Endpoint, upstream: &Endpoint) -> u64 {
     let words = [client, upstream].into_iter().flat_map(|end| {
         let [high, low] = halves(end);
@@ -67,13 +67,13 @@ fn weight(client: &Endpoint, upstream: &Endpoint) -> u64 {
     words.fold(0, |hash, word| mix(hash ^ word))
 }
 
-/// The halves of an address.
+/// Returns the two halves of an address.
 pub(super) fn halves(end: &Endpoint) -> [u64; 2] {
     let address = u128::from_be_bytes(end.address);
     [(address >> 64) as u64, address as u64]
 }
 
-/// One step of splitmix64 (Steele, Lea, Flood, OOPSLA 2014): every input bit reaches every output bit.
+/// Mixes bits by one step of splitmix64 (Steele, Lea, Flood, OOPSLA 2014): every input bit affects every output bit.
 pub(super) fn mix(word: u64) -> u64 {
     let mut z = word.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -81,10 +81,10 @@ pub(super) fn mix(word: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// How long a cookie is good, at least; at most twice as long.
+/// Minimum lifetime of a cookie; the maximum is twice as long.
 const COOKIE_LIFETIME: Duration = Duration::from_secs(60);
 
-/// Cookies of a secret that nobody can guess: std seeds its hashers from the kernel.
+/// Returns cookies with a random secret: std seeds its hashers from the kernel.
 fn cookies() -> Cookies {
     let half = || RandomState::new().build_hasher().finish().to_ne_bytes();
     let (low, high) = (half(), half());
@@ -92,53 +92,53 @@ fn cookies() -> Cookies {
     Cookies::new(secret, COOKIE_LIFETIME, Instant::now())
 }
 
-/// Relay entries that cannot be served on this host.
+/// States why relay entries cannot be served on this host.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PlanError {
     /// A value of the configuration cannot be used.
     #[error("{0}")]
     Config(#[from] ConfigError),
-    /// Nothing to relay.
+    /// The configuration has no entry.
     #[error("no [[relay]] entry: write one (`oxide config example` shows how)")]
     NoEntry,
-    /// An upstream that is never relayed to.
+    /// An upstream has a refused address.
     #[error("relay[{entry}].upstreams: {denied}; write the address of another host")]
     Denied {
-        /// Entry's name.
+        /// Name of the entry.
         entry: String,
-        /// Which address, and why.
+        /// Address and reason.
         denied: Denied,
     },
-    /// Fewer source ports than queues.
+    /// The range has fewer source ports than there are queues.
     #[error(
         "sessions.source_ports = \"{ports}\" has {} ports for {queues} queues: write a range with at least one for each",
         ports.count()
     )]
     TooFewPorts {
-        /// As configured.
+        /// Configured range.
         ports: PortRange,
-        /// Queues that want a slice.
+        /// Number of queues that need a slice.
         queues: u32,
     },
 }
 
-/// Everything a queue's relay needs to know, the same for all queues.
+/// Holds everything that all queues' relays share.
 #[derive(Debug, Clone)]
 pub struct RelayPlan {
     entries: Vec<Entry>,
     capacity: u32,
     ports: PortRange,
     limits: LimitsPlan,
-    /// For the entries that are gated; one for all queues, and for the plans that follow by reloads.
+    /// Cookies of the gated entries; the same for all queues and for the plans of later reloads.
     cookies: Cookies,
 }
 
 impl RelayPlan {
-    /// The plan of a configuration. `own` are this host's addresses, which no upstream may be.
+    /// Makes the plan of a configuration. `own` are this host's addresses, which are refused as upstreams.
     ///
     /// # Errors
-    /// [`PlanError::Config`], [`PlanError::NoEntry`], [`PlanError::Denied`].
+    /// Returns [`PlanError::Config`], [`PlanError::NoEntry`] or [`PlanError::Denied`].
     pub fn new(config: &Config, own: &[IpAddr]) -> Result<Self, PlanError> {
         config.check()?;
         let entries: Vec<Entry> = config
@@ -175,19 +175,19 @@ impl RelayPlan {
         })
     }
 
-    /// Goes on with the secrets of `former`, which this plan takes the place of: its cookies stay good.
+    /// Takes the secret of `former`, which this plan replaces, so that its cookies stay valid.
     #[must_use]
     pub fn following(mut self, former: &Self) -> Self {
         self.cookies = former.cookies.clone();
         self
     }
 
-    /// Returns the gate of the entries that have one; `None` where none has.
+    /// Returns the gate of the gated entries; `None` if no entry is gated.
     pub(super) fn gate(&self) -> Option<CookieGate> {
         self.entries.iter().any(|entry| entry.gated).then(|| CookieGate::new(self.cookies.clone()))
     }
 
-    /// The entries, in the order of the file.
+    /// Returns the entries in the order of the file.
     #[must_use]
     pub fn entries(&self) -> &[Entry] {
         &self.entries
@@ -196,7 +196,7 @@ impl RelayPlan {
     /// Checks that the ports are enough for `queues` queues.
     ///
     /// # Errors
-    /// [`PlanError::TooFewPorts`].
+    /// Returns [`PlanError::TooFewPorts`].
     pub fn check_queues(&self, queues: u32) -> Result<(), PlanError> {
         if self.slices(queues).size > 0 {
             return Ok(());
@@ -204,7 +204,7 @@ impl RelayPlan {
         Err(PlanError::TooFewPorts { ports: self.ports, queues })
     }
 
-    /// Source addresses toward the upstreams, by the tables of the moment.
+    /// Returns the preferred source addresses towards the upstreams, by the current tables.
     #[must_use]
     pub fn source_addresses(&self, tables: &Tables) -> Vec<IpAddr> {
         let upstreams: BTreeSet<IpAddr> =
@@ -213,8 +213,8 @@ impl RelayPlan {
         sources.filter_map(|upstream| tables.source_for(upstream)).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
-    /// Destinations whose packets are the relay's: where clients send to, and where answers come back
-    /// to, which is each source address that sessions may have. To be asked again with every change of the tables.
+    /// Returns the destinations that are steered to the relay: listen addresses, and the source ports on each source
+    /// address that sessions may have. Call it again after every change of the tables.
     #[must_use]
     pub fn destinations(&self, tables: &Tables, used: &UsedSources) -> Vec<(IpAddr, RangeInclusive<u16>)> {
         let listens = self.entries.iter().map(|entry| (entry.listen.ip(), entry.listen.port..=entry.listen.port));
@@ -223,18 +223,18 @@ impl RelayPlan {
         listens.chain(answers).collect()
     }
 
-    /// Sessions that each of `queues` queues holds at most.
+    /// Returns the maximum number of sessions of each of `queues` queues.
     #[must_use]
     pub fn capacity_per_queue(&self, queues: u32) -> u32 {
         (self.capacity / queues.max(1)).max(1)
     }
 
-    /// What may pass on `queue` of `queues`; `None` where nothing is limited.
+    /// Returns the rate limits of `queue`, one of `queues`; `None` if nothing is limited.
     pub(super) fn limits(&self, queue: u32, queues: u32, seed: u64) -> Option<Box<RateLimits>> {
         self.limits.of(queue, queues, seed)
     }
 
-    /// The source ports of each of `queues` queues.
+    /// Returns the division of the source ports among `queues` queues.
     #[must_use]
     pub fn slices(&self, queues: u32) -> Slices {
         let queues = queues.max(1);
@@ -242,7 +242,7 @@ impl RelayPlan {
     }
 }
 
-/// The source ports, in equal contiguous parts by queue number. What is left over is not used.
+/// Divides the source ports into equal contiguous slices by queue number. The remainder is not used.
 #[derive(Debug, Clone, Copy)]
 pub struct Slices {
     first: u16,
@@ -251,14 +251,14 @@ pub struct Slices {
 }
 
 impl Slices {
-    /// The ports of `queue`; as `u32`, so that the end of the last one fits.
+    /// Returns the ports of `queue`, as `u32` so that the end of the last slice fits.
     pub fn of(self, queue: u32) -> Range<u32> {
         let start = u32::from(self.first) + self.size * queue.min(self.queues);
         let size = if queue < self.queues { self.size } else { 0 };
         start..start + size
     }
 
-    /// Whose port it is; `None` if no one's.
+    /// Returns the queue that owns `port`; `None` if no queue does.
     #[inline]
     pub fn owner(self, port: u16) -> Option<u32> {
         let at = u32::from(port.checked_sub(self.first)?);

@@ -1,14 +1,13 @@
-//! Which addresses a relay may send to. Deny by default: whoever can make a relay send to its own
-//! host or network is inside it.
+//! Decides which addresses a relay may send to. It denies by default, because a relay that sends to its own host or
+//! network gives outsiders access to it.
 //!
-//! An address is judged after every form that carries an IPv4 address inside an IPv6 one was opened
-//! (coturn CVE-2026-27624: `::ffff:127.0.0.1` walked past the deny list), and as itself as well.
-//! Depends on nothing but `std`, so that the configuration can ask it too.
+//! The check covers the address itself and every IPv4 address that an IPv6 address contains (coturn CVE-2026-27624:
+//! `::ffff:127.0.0.1` passed the deny list). The module depends only on `std`, so the configuration can use it.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Why an address is no target.
+/// Names the reason why an address is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Class {
@@ -24,7 +23,7 @@ pub enum Class {
     Broadcast,
     /// `240.0.0.0/4`; IPv6 forms that no router carries.
     Reserved,
-    /// The address where a cloud tells its guests their secrets.
+    /// Metadata service of a cloud, which gives secrets to its guests.
     Metadata,
     /// An address of this host, or one that a relay listens on.
     Own,
@@ -33,7 +32,7 @@ pub enum Class {
 }
 
 impl Class {
-    /// What it is called in messages.
+    /// Returns the text for messages.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -50,14 +49,14 @@ impl Class {
     }
 }
 
-/// An address that is no target: which, and why.
+/// Describes a refused address and the reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub struct Denied {
-    /// As given.
+    /// Refused address.
     pub target: IpAddr,
-    /// The IPv4 address inside it that decided, where there is one.
+    /// Contained IPv4 address that caused the refusal; `None` if the address itself did.
     pub embedded: Option<Ipv4Addr>,
-    /// Why.
+    /// Reason.
     pub class: Class,
 }
 
@@ -70,13 +69,12 @@ impl fmt::Display for Denied {
     }
 }
 
-/// Says whether a relay may send to `target`.
+/// Checks whether a relay may send to `target`.
 ///
-/// `own` are this host's addresses and those its relays listen on. `allow_private` admits
-/// [`Class::Private`] and nothing else.
+/// `own` are this host's addresses and those its relays listen on. `allow_private` allows only [`Class::Private`].
 ///
 /// # Errors
-/// [`Denied`] with the class; a class that `allow_private` does not mend comes before one that it does.
+/// Returns [`Denied`] with the class. If several classes apply, [`Class::Private`] comes last.
 pub fn check(target: IpAddr, allow_private: bool, own: &[IpAddr]) -> Result<(), Denied> {
     let deny = |embedded, class| Err(Denied { target, embedded, class });
     let mut private = None;
@@ -100,7 +98,7 @@ pub fn check(target: IpAddr, allow_private: bool, own: &[IpAddr]) -> Result<(), 
     }
 }
 
-/// What kind of address this is, read literally; `None` for an ordinary unicast one.
+/// Returns the class of an address without contained addresses; `None` for a normal unicast address.
 fn class(address: IpAddr) -> Option<Class> {
     match address {
         IpAddr::V4(v4) => class_v4(v4),
@@ -146,18 +144,18 @@ fn class_v6(address: Ipv6Addr) -> Option<Class> {
         [0xfe00..=0xfe7f, ..] => Class::Reserved,
         // fec0::/10: site-local, deprecated by RFC 3879, still private where it is used.
         [0xfec0..=0xfeff, ..] | [0xfc00..=0xfdff, ..] => Class::Private,
-        // RFC 8215: the prefix of a local translator; what is behind depends on its configuration.
+        // RFC 8215: the prefix of a local translator, whose configuration decides which addresses it reaches.
         [0x64, 0xff9b, 1, ..] => Class::Reserved,
         _ => return None,
     })
 }
 
-/// The IPv4 addresses that `address` carries, by every form in use.
+/// Returns the IPv4 addresses that `address` contains, in every form in use.
 fn embedded(address: Ipv6Addr) -> [Option<Ipv4Addr>; 2] {
     let s = address.segments();
     let v4 = |high: u16, low: u16| Some(Ipv4Addr::from(u32::from(high) << 16 | u32::from(low)));
     match s {
-        // `::` and `::1` are IPv6's own.
+        // `::` and `::1` contain no IPv4 address.
         [0, 0, 0, 0, 0, 0, 0, 0 | 1] => [None, None],
         // IPv4-compatible and -mapped (RFC 4291), -translated (RFC 2765), NAT64 (RFC 6052).
         [0, 0, 0, 0, 0, 0 | 0xffff, high, low] | [0, 0, 0, 0, 0xffff, 0, high, low] => [v4(high, low), None],
@@ -182,7 +180,7 @@ mod tests {
         check(target.parse().unwrap(), allow_private, &own).err().map(|denied| denied.class)
     }
 
-    /// Each IPv4 target, and every way to write it inside an IPv6 address.
+    /// Returns an IPv4 address and all its forms inside an IPv6 address.
     fn forms(v4: &str) -> Vec<String> {
         let v4: Ipv4Addr = v4.parse().unwrap();
         let [a, b, c, d] = v4.octets();

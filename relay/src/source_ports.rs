@@ -1,4 +1,4 @@
-//! The source ports of one source address, as far as they are this queue's.
+//! Assigns this queue's source ports on one source address.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -6,25 +6,23 @@ use std::ops::Range;
 use super::plan::mix;
 use oxide::umem::prefetch;
 
-/// No session.
+/// Marks a port without a session.
 const NONE: u32 = u32::MAX;
 
-/// Which session has which port, and the free ones in the order they will be given out. Allocates only
-/// when made.
+/// Records the session of each port, and the free ports in the order of their next use. Allocates only in `new`.
 #[derive(Debug)]
 pub(super) struct SourcePorts {
     pub(super) address: [u8; 16],
     first: u16,
-    /// By port: slot of the session, or [`NONE`].
+    /// Slot of the session by port, or [`NONE`].
     slots: Vec<u32>,
-    /// A port that was given back rests until all others have been used or passed over: a late answer must not reach
-    /// the next client.
+    /// Free ports. A returned port goes to the end, because a late answer must not reach the next client.
     free: VecDeque<u16>,
 }
 
 impl SourcePorts {
-    /// All of `ports` free, in an order that depends on `seed` (RFC 6056: an outsider must not be able
-    /// to guess the next one).
+    /// Starts with all `ports` free, in an order that depends on `seed` (RFC 6056: an outsider must not be able to guess
+    /// the next port).
     pub(super) fn new(address: [u8; 16], ports: Range<u32>, seed: u64) -> Self {
         let mut free = Vec::with_capacity(ports.len());
         free.extend(ports.clone().filter_map(|port| u16::try_from(port).ok()));
@@ -34,14 +32,14 @@ impl SourcePorts {
             free.swap(last, (random % (last as u64 + 1)) as usize);
         }
         let slots = vec![NONE; free.len()];
-        // An empty range has no first port, and no port is looked up in it.
+        // An empty range has no first port; every look-up in it fails.
         Self { address, first: u16::try_from(ports.start).unwrap_or(u16::MAX), slots, free: free.into() }
     }
 
-    /// The next free port, from now on of the session in `slot`: the first of the next `tries` that `home`
-    /// likes, or the very next if it likes none of them.
+    /// Assigns a free port to the session in `slot`: the first of the next `tries` ports that `home` accepts. If it
+    /// accepts none of them, the next free port is taken.
     pub(super) fn take(&mut self, slot: u32, tries: usize, home: impl Fn(u16) -> bool) -> Option<u16> {
-        // What is passed over goes to the end: left in front, it would be all that is seen after a while.
+        // Rejected ports go to the end. At the front they would soon be the only ports that are tried.
         for _ in 0..tries.min(self.free.len()) {
             if self.free.front().is_some_and(|&port| home(port)) {
                 break;
@@ -55,27 +53,27 @@ impl SourcePorts {
         Some(port)
     }
 
-    /// Takes this very port, for a session that is taken over; `false` if it is another's or not here. Call
+    /// Takes this port for an inherited session. Returns false if another session has it or it is not in the range. Call
     /// [`rebuild_free_list`](Self::rebuild_free_list) before the next [`take`](Self::take).
     pub(super) fn claim(&mut self, port: u16, slot: u32) -> bool {
         let entry = self.slots.get_mut(usize::from(port.wrapping_sub(self.first)));
         entry.filter(|entry| **entry == NONE).map(|entry| *entry = slot).is_some()
     }
 
-    /// Takes [`claim`](Self::claim) back.
+    /// Reverts [`claim`](Self::claim).
     pub(super) fn disclaim(&mut self, port: u16) {
         if let Some(entry) = self.slots.get_mut(usize::from(port.wrapping_sub(self.first))) {
             *entry = NONE;
         }
     }
 
-    /// Ports that were claimed are not free any more.
+    /// Removes claimed ports from the free list.
     pub(super) fn rebuild_free_list(&mut self) {
         let Self { slots, free, first, .. } = self;
         free.retain(|&port| slots.get(usize::from(port.wrapping_sub(*first))).is_some_and(|&slot| slot == NONE));
     }
 
-    /// Gives back a port that [`take`](Self::take) gave.
+    /// Returns a port that [`take`](Self::take) assigned.
     pub(super) fn give(&mut self, port: u16) {
         if let Some(entry) = self.slots.get_mut(usize::from(port.wrapping_sub(self.first)))
             && std::mem::replace(entry, NONE) != NONE
@@ -84,7 +82,7 @@ impl SourcePorts {
         }
     }
 
-    /// Asks the cache for what [`slot`](Self::slot) will read.
+    /// Prefetches the entry that [`slot`](Self::slot) reads.
     #[inline]
     pub(super) fn prefetch(&self, port: u16) {
         if let Some(entry) = self.slots.get(usize::from(port.wrapping_sub(self.first))) {
@@ -92,13 +90,13 @@ impl SourcePorts {
         }
     }
 
-    /// Whose port it is.
+    /// Returns the slot of the session with this port.
     #[inline]
     pub(super) fn slot(&self, port: u16) -> Option<u32> {
         self.slots.get(usize::from(port.wrapping_sub(self.first))).copied().filter(|&slot| slot != NONE)
     }
 
-    /// Whether no session has a port here.
+    /// Returns true if no session has a port here.
     pub(super) fn unused(&self) -> bool {
         self.free.len() == self.slots.len()
     }

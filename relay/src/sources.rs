@@ -1,4 +1,4 @@
-//! Source addresses that sessions may still have.
+//! Remembers source addresses that sessions may still have.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -6,17 +6,17 @@ use std::sync::{Mutex, PoisonError};
 
 use oxide::net::Tables;
 
-/// Addresses remembered; above it those that are not this host's any more are forgotten.
+/// Limits the remembered addresses. Above it, addresses that are no longer assigned to this host are forgotten.
 const REMEMBERED: usize = 64;
 
-/// The source addresses toward upstreams that were preferred at some time since the start. A session keeps its address
-/// when another one becomes preferred, so answers to all of them are the relay's while they are this host's. One of these
-/// serves all plans that follow each other by reloads.
+/// Holds the source addresses towards upstreams that were preferred at any time since the start. A session keeps its
+/// address when another one becomes preferred. So answers to all of these addresses are steered to the relay while
+/// they are assigned to this host. One instance serves all plans of later reloads.
 #[derive(Debug, Default)]
 pub struct UsedSources(Mutex<BTreeSet<IpAddr>>);
 
 impl UsedSources {
-    /// Adds the addresses that are preferred now, and returns all that are assigned to this host.
+    /// Adds the addresses that are preferred now, and returns all remembered addresses that are assigned to this host.
     #[must_use]
     pub fn with(&self, preferred: impl IntoIterator<Item = IpAddr>, tables: &Tables) -> Vec<IpAddr> {
         let mut used = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,16 +1,16 @@
-//! One queue's relay: looks each packet up, then sends it on with new addresses.
+//! Relays the packets of one queue: finds the session of each packet, then sends the packet with new addresses.
 //!
 //! | direction | found by | refreshes the session | leaves as |
 //! |---|---|---|---|
-//! | client to upstream | (client, entry), made if new | yes (RFC 4787 REQ-6) | source address and port -> upstream |
+//! | client to upstream | (client, entry), created if new | yes (RFC 4787 REQ-6) | source address and port -> upstream |
 //! | upstream to client | source address and port; the sender must be the session's upstream | no | listen address -> client |
 //!
-//! Where client and upstream are of different families, the IP header is replaced as well
+//! If client and upstream have different IP versions, the IP header is replaced as well
 //! ([`translate`](oxide::packet::translate)).
 //!
-//! A session whose idle time is over is gone, whether its slot was swept yet or not. A session keeps its source
-//! address and port for as long as that address is this host's, whatever the kernel prefers for new flows. Once the
-//! address is gone and there is another one, the session ends: its answers would not come to us any more.
+//! An expired session is never used, even if its slot has not been freed yet. A session keeps its source address and
+//! port while the address is assigned to this host, even if the kernel prefers another one for new flows. When the
+//! address is removed and another one exists, the session ends, because its answers would not arrive any more.
 
 mod admission;
 mod classify;
@@ -43,13 +43,13 @@ use oxide::telemetry::DropReason;
 use oxide::umem::PortIndex;
 use paths::Paths;
 
-/// The relay's clock: steps of [`Handler::tick`]. Wraps after 13 years.
+/// Is the unit of the relay's clock: the period of [`Handler::tick`]. The clock wraps after 13 years.
 const TICK: Duration = Duration::from_millis(100);
-/// Next hops in use are asked for this often, in ticks, so that the kernel keeps them (half a minute).
+/// Ticks between two requests for a next hop in use (half a minute), so that the kernel keeps it.
 const ASK_EVERY: u32 = 300;
-/// Upstreams whose next hop is asked for in one tick.
+/// Upstreams whose next hop is requested in one tick.
 const RESOLVE_EARLY: usize = 16;
-/// Slots looked at in one tick: all of them within a second, but never more than 256 KiB of memory.
+/// Limits the session slots checked in one tick: all within a second, but never more than 256 KiB of memory.
 const SWEEP: usize = 4096;
 const SWEEP_ROUND: usize = 10;
 
@@ -57,71 +57,71 @@ const NO_SESSION: Verdict = Verdict::Drop(DropReason::NoSession);
 const LIMITED: Verdict = Verdict::Drop(DropReason::RateLimited);
 const NO_ROUTE: Verdict = Verdict::Drop(DropReason::NoRoute);
 
-/// The relay of one queue.
+/// Relays the packets of one queue.
 pub struct UdpRelay {
     listens: HashMap<Endpoint, u16, FixedState>,
     entries: Vec<EntryRuntime>,
-    /// Of all entries' idle timeouts, in ticks.
+    /// Shortest idle timeout of all entries, in ticks.
     shortest_idle: u32,
-    /// Whether answers shorten the life of some entry's sessions.
+    /// States whether some entry has an answer grace time.
     any_grace: bool,
-    /// Of all entries, one after the other; then those that sessions reach from other source addresses as well.
+    /// Upstreams of all entries in order, then pairs of an upstream and another source address.
     upstreams: Paths,
     plan: RelayPlan,
     slices: Slices,
     queue: u32,
-    /// Position of this queue among those served: whose ports and shares are its own.
+    /// Position of this queue among the served ones; it selects the queue's ports and shares.
     place: u32,
     seed: u64,
     sessions: Sessions,
     sources: Vec<SourcePorts>,
     counters: RelayCounters,
-    /// When the clock stood at zero: the first batch or tick.
+    /// Start of the clock: the first batch or tick.
     epoch: Option<Instant>,
     now: u32,
-    /// The tables and ports seen last, and the period of [`ASK_EVERY`] it was in.
+    /// Generation of the tables and of the ports, and the period of [`ASK_EVERY`], at the last refresh.
     seen: (u64, u32, u32),
-    /// Rises whenever `seen` changes: next hops copied before are looked up again.
+    /// Increases when `seen` changes; next hops copied before are resolved again.
     generation: u32,
-    /// Next hops asked for since.
+    /// Next hops requested in this generation.
     asked: ArrayVec<(u32, IpAddr), 16>,
-    /// Upstreams whose next hop was asked for since, in the order of the list.
+    /// Number of upstreams whose next hop was requested in this generation, in list order.
     resolved_early: usize,
-    /// What clients may send and be sent; `None` where nothing is limited.
+    /// Rate limits; `None` if nothing is limited.
     limits: Option<Box<RateLimits>>,
-    /// Which upstreams answer; `None` where nobody wants to know.
+    /// Health of the upstreams; `None` if no entry checks it.
     health: Option<Box<UpstreamHealth>>,
-    /// Asked before a session is made, at the entries that are gated, or at all.
+    /// Decides about new sessions of gated entries, or of all entries if `gates_all` is set.
     gate: Option<Box<dyn Gate>>,
     gates_all: bool,
-    /// Since the epoch, for the limits.
+    /// Time since the epoch, ns, for the rate limits.
     now_ns: u64,
-    /// No room was found in this batch: further new sessions need not look again.
+    /// States that expired sessions were already reclaimed in this batch, so another attempt is useless.
     reclaimed: bool,
-    /// What was seen of this batch at first may not hold any more: a session has ended, so that a slot may be
-    /// another's, or an upstream's packets leave from another address.
+    /// States that the first look-up of this batch may be invalid: a session has ended, so its slot may belong to another
+    /// one, or an upstream has another source address.
     batch_invalidated: bool,
-    /// No packet is ordinary.
+    /// Sends every packet through the slow path.
     #[cfg(test)]
     force_slow_path: bool,
 }
 
-/// What each packet of an entry needs.
+/// Holds the data of an entry that the packet path needs.
 struct EntryRuntime {
     listen: Endpoint,
-    /// Place of its first upstream in the list of all.
+    /// Index of its first upstream in the list of all.
     first_upstream: u32,
-    /// In ticks.
+    /// Idle timeout, in ticks.
     idle_timeout: u32,
-    /// The same once a session was answered; 0 where answers make no difference.
+    /// Idle timeout after an answer, in ticks; 0 if answers do not shorten it.
     answer_grace: u32,
-    /// Clients must pass the gate.
+    /// Requires clients to pass the gate.
     gated: bool,
 }
 
 impl UdpRelay {
-    /// Makes the relay of `queue`, with memory for all its sessions. Its share of ports, sessions and rates goes by
-    /// [`QueueInfo::place`]; see [`RelayPlan::check_queues`].
+    /// Makes the relay of `queue` and allocates memory for all its sessions. [`QueueInfo::place`] determines its share of
+    /// ports, sessions and rates; see [`RelayPlan::check_queues`].
     #[must_use]
     pub fn new(plan: &RelayPlan, queue: &QueueInfo) -> Self {
         let mut upstreams = Vec::new();
@@ -173,14 +173,14 @@ impl UdpRelay {
         }
     }
 
-    /// Serves every packet the long way, as the reference for the short one.
+    /// Sends every packet through the slow path, as a reference for the fast path.
     #[cfg(test)]
     pub(super) fn force_slow_path(mut self) -> Self {
         self.force_slow_path = true;
         self
     }
 
-    /// What became of sessions so far.
+    /// Returns the event counters.
     #[must_use]
     pub fn counters(&self) -> RelayCounters {
         let shared_bucket = self.limits.as_ref().map_or(0, |limits| limits.shared_bucket());
@@ -208,18 +208,18 @@ impl UdpRelay {
         }
     }
 
-    /// The source address of ours that this is, and its place.
+    /// Returns the source ports of this address and their index, if it is a source address of the relay.
     #[inline]
     fn source_of(&self, at: &Endpoint) -> Option<(usize, &SourcePorts)> {
         self.sources.iter().enumerate().find(|(_, source)| source.address == at.address)
     }
 
-    /// The slot of the session that has this source address and port.
+    /// Returns the slot of the session with this source address and port.
     fn slot_of(&self, at: &Endpoint) -> Option<u32> {
         self.source_of(at)?.1.slot(at.port)
     }
 
-    /// Serves a packet of any kind.
+    /// Serves one packet on the slow path.
     #[cold]
     #[inline(never)]
     fn serve(&mut self, batch: &mut Batch<'_>, lane: usize, lookup: &LookupResult, cx: &mut Context<'_>) -> Verdict {
@@ -241,7 +241,7 @@ impl UdpRelay {
         cx: &mut Context<'_>,
     ) -> Result<PortIndex, Verdict> {
         let old = &batch.columns().flow[lane];
-        // A packet that was held has paid.
+        // A held packet was already counted.
         if let Some(limits) = self.limits.as_mut().filter(|_| !batch.was_held())
             && !limits.admit(&key.remote, key.local, self.now_ns, ip_bytes(batch, lane))
         {
@@ -315,7 +315,7 @@ impl UdpRelay {
         sent
     }
 
-    /// The session in `slot` was answered: where its entry says so, it ends soon if its client sends nothing more.
+    /// Records an answer for the session in `slot`, if its entry has an answer grace time.
     fn note_answer(&mut self, slot: u32) {
         let now = self.now;
         let Some(session) = self.sessions.get_mut(slot) else { return };
@@ -336,7 +336,7 @@ impl Handler for UdpRelay {
         self.refresh(cx);
         let mut lookup = self.classify(batch);
         self.look_up(batch, &mut lookup);
-        // In order of arrival, whether ordinary or not: what comes out is what one packet at a time gives.
+        // Serve packets in order of arrival on both paths, so that the result equals serving them one by one.
         let mut rest = lookup.clients | lookup.answers;
         let mut fast = self.fast_path_lanes(batch, &lookup);
         while rest != 0 {
@@ -352,7 +352,7 @@ impl Handler for UdpRelay {
                 continue;
             }
             let alike = fast & if of_client { lookup.clients } else { lookup.answers };
-            // All before the next one that is not alike; if there is none (zero), all.
+            // All lanes before the next lane of another kind; if there is none (zero), all lanes.
             let others = rest & !if self.all_stay() { alike } else { first };
             let run = rest & (others & others.wrapping_neg()).wrapping_sub(1);
             if of_client {
@@ -396,7 +396,7 @@ impl Handler for UdpRelay {
 }
 
 impl UdpRelay {
-    /// Logs which upstreams went down or came up.
+    /// Logs the upstreams that went down or came up.
     fn log_health(&mut self) {
         let Some(health) = &mut self.health else { return };
         for (place, down) in health.changes() {
@@ -420,7 +420,7 @@ fn policy(entry: &Entry) -> Policy {
     Policy { sessions, silence: ticks(silence), failover: entry.failover }
 }
 
-/// Length of a parsed packet without its Ethernet header.
+/// Returns the length of a parsed packet without its Ethernet header, bytes.
 #[inline]
 fn ip_bytes(batch: &Batch<'_>, lane: usize) -> u16 {
     let columns = batch.columns();
@@ -428,6 +428,6 @@ fn ip_bytes(batch: &Batch<'_>, lane: usize) -> u16 {
 }
 
 fn ticks(time: Duration) -> u32 {
-    // Wraps on purpose; differences stay right.
+    // The wrap is intended: differences stay correct.
     (time.as_millis() / TICK.as_millis()) as u32
 }
