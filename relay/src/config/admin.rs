@@ -1,4 +1,4 @@
-//! `[admin]`: what operators reach of a running relay.
+//! Declares `[admin]`: admin endpoints and sandbox.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,43 +8,43 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::Problem;
 
-/// How operators reach a running relay.
+/// Configures admin endpoints and sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct AdminConfig {
-    /// Where HTTP is served.
+    /// Address of the HTTP server.
     pub http: ListenSetting<SocketAddr>,
-    /// Whether `http` may be an address that other hosts reach.
+    /// Allows an address of `http` that other hosts can reach.
     pub allow_remote: bool,
     /// Path of the control socket.
     pub socket: ListenSetting<PathBuf>,
-    /// How much of its privileges the process gives up before it opens anything.
+    /// Privileges that the process gives up before it opens a queue.
     pub sandbox: SandboxLevel,
 }
 
-/// A way in.
+/// Configures a listener.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum ListenSetting<T> {
-    /// At the default place; without it, and told, where that cannot be had.
+    /// Listens on the default address; if it cannot, starts without the listener and reports it.
     #[default]
     Auto,
-    /// None.
+    /// Has no listener.
     Off,
-    /// Here, or no start.
+    /// Listens on this address, or refuses to start.
     At(T),
 }
 
-/// `sandbox`.
+/// Selects the layers of the sandbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SandboxLevel {
-    /// Each layer that the kernel has.
+    /// Uses each layer that the kernel has.
     #[default]
     Auto,
-    /// Each layer, or no start.
+    /// Uses each layer, or refuses to start.
     Require,
-    /// None.
+    /// Uses no layer.
     Off,
 }
 
@@ -69,11 +69,11 @@ impl<T: ListenAddress> Serialize for ListenSetting<T> {
     }
 }
 
-/// Where a [`ListenSetting`] may be.
+/// Is an address of a [`ListenSetting`].
 pub trait ListenAddress: Sized {
-    /// Reads it.
+    /// Parses the address; `None` if it is invalid.
     fn read(text: &str) -> Option<Self>;
-    /// As [`read`](Self::read) reads it.
+    /// Formats the address for [`read`](Self::read).
     fn write(&self) -> String;
 }
 
@@ -89,7 +89,7 @@ impl ListenAddress for SocketAddr {
 
 impl ListenAddress for PathBuf {
     fn read(text: &str) -> Option<Self> {
-        // Bytes of sun_path (unix(7)), less the terminating zero and what is appended while it is made.
+        // Size of sun_path (unix(7)) minus the terminating zero and a suffix that is used while the socket is created.
         (text.starts_with('/') && text.len() <= 100).then(|| text.into())
     }
 

@@ -1,27 +1,27 @@
-//! What differs between two configurations, and what it takes to bring it into force.
+//! Compares two configurations, and states what brings each change into force.
 
 use serde::Serialize;
 use toml::{Table, Value};
 
 use super::Config;
 
-/// What brings a changed field into force.
+/// Names the action that brings a changed field into force.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ReloadAction {
-    /// Nothing: it is in force at once.
+    /// No action: the change is in force at once.
     Live,
-    /// New handlers, which a reload makes; sessions are handed over.
+    /// New handlers, which a reload makes; they inherit the sessions.
     Handler,
-    /// A restart of the queues, one by one as the operator likes.
+    /// A restart of each queue by the operator.
     Queue,
     /// A restart of the process.
     Process,
 }
 
 impl ReloadAction {
-    /// What to do, as a sentence's end.
+    /// Returns the remaining action as the end of a message.
     #[must_use]
     pub const fn remedy(self) -> &'static str {
         match self {
@@ -35,17 +35,17 @@ impl ReloadAction {
     }
 }
 
-/// One field that differs.
+/// Describes one changed field.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct ConfigChange {
-    /// Which: `engine.batch_size`, `relay[dns].upstreams`; a whole entry as `relay[dns]`.
+    /// Path of the field, such as `engine.batch_size` or `relay[dns].upstreams`; `relay[dns]` for a whole entry.
     pub field: String,
-    /// As it was, as TOML; empty where there was nothing.
+    /// Former value as TOML; empty if there was none.
     pub from: String,
-    /// As it is to be; empty where there is nothing any more.
+    /// New value as TOML; empty if there is none.
     pub to: String,
-    /// What brings it into force.
+    /// Action that brings the change into force.
     pub effect: ReloadAction,
 }
 
@@ -56,7 +56,7 @@ impl std::fmt::Display for ConfigChange {
     }
 }
 
-/// What brings `field` of `section` into force.
+/// Returns the action that brings `field` of `section` into force.
 pub(super) fn effect(section: &str, field: &str) -> ReloadAction {
     match (section, field) {
         ("sessions", "drain_s") => ReloadAction::Live,
@@ -64,13 +64,13 @@ pub(super) fn effect(section: &str, field: &str) -> ReloadAction {
         ("engine", "batch_size" | "busy_poll" | "busy_poll_timeout_us" | "zero_copy" | "realtime") => {
             ReloadAction::Queue
         }
-        // Plan, programs, executors, doors: made once.
+        // Plan, programs, executors and listeners are made once.
         _ => ReloadAction::Process,
     }
 }
 
 impl Config {
-    /// What is different in `to`, field by field, and what it takes.
+    /// Returns the fields that differ in `to`, each with the action that brings it into force.
     #[must_use]
     pub fn changes(&self, to: &Self) -> Vec<ConfigChange> {
         let (old, new) = (table(self), table(to));
@@ -106,7 +106,7 @@ impl Config {
         changes
     }
 
-    /// This configuration with those changes of `to` that `effect` or less brings into force.
+    /// Returns this configuration with those changes of `to` that need at most the action `most`.
     #[must_use]
     pub fn adopting(&self, to: &Self, most: ReloadAction) -> Self {
         let mut next = self.clone();
@@ -183,7 +183,7 @@ mod tests {
         assert!(old.changes(&old).is_empty());
     }
 
-    /// What a reload takes over is exactly what it says it does.
+    /// The adopted changes are exactly those that are reported as adopted.
     #[test]
     fn adopted_and_named_changes_agree() {
         let old = config("");
@@ -198,7 +198,7 @@ mod tests {
         }
     }
 
-    /// `docs/operation.md` says for every field what a change of it takes.
+    /// `docs/operation.md` lists for every field the action that brings a change into force.
     #[test]
     fn reload_table_matches_code() {
         let document = include_str!("../../../docs/operation.md");

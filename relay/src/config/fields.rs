@@ -1,5 +1,5 @@
-//! What is done with the list of all fields (`sections`): errors, the example file, and the reference in
-//! `docs/configuration.md` are made from it.
+//! Checks a file against the list of all fields (`sections`) and makes the example file from it. A test compares
+//! `docs/configuration.md` with the same list.
 
 use std::fmt::Write as _;
 
@@ -37,7 +37,7 @@ fn check_section(section: &Section, path: &str, table: &Table, problems: &mut Ve
     }
 }
 
-/// Reports those elements of a list that have the wrong type by themselves; false if there are none.
+/// Reports each element of a list that has the wrong type. Returns false if there are none.
 fn name_bad_elements(field: &Field, path: &str, value: &Value, problems: &mut Vec<Problem>) -> bool {
     let before = problems.len();
     for (at, element) in value.as_array().into_iter().flatten().enumerate() {
@@ -49,7 +49,7 @@ fn name_bad_elements(field: &Field, path: &str, value: &Value, problems: &mut Ve
     problems.len() > before
 }
 
-/// Reports everything in `file` that is unknown, missing, or of the wrong type.
+/// Reports every field of `file` that is unknown, missing, or of the wrong type.
 pub(super) fn check_shape(file: &Table, problems: &mut Vec<Problem>) {
     for (name, value) in file {
         match (name.as_str(), value) {
@@ -88,7 +88,7 @@ fn unknown<'a>(path: &str, what: &str, name: &str, known: impl Iterator<Item = &
     Problem::new(path, "", format!("no such {what}"), remedy)
 }
 
-/// Letters to insert, remove or change to make one word of the other (Levenshtein).
+/// Returns the number of letters to insert, remove or change to turn one word into the other (Levenshtein).
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
@@ -108,7 +108,7 @@ fn distance(a: &str, b: &str) -> usize {
     row.last().copied().unwrap_or(0)
 }
 
-/// The example file.
+/// Returns the example file.
 pub(super) fn example() -> String {
     let mut text = String::from(
         "# OXIDE: example configuration. Every field is here; those that hold their default can be left out.\n",

@@ -1,4 +1,4 @@
-//! `[limits]`: how much each client network may send and be sent.
+//! Declares `[limits]`: rate limits per client network.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,30 +6,29 @@ use super::Problem;
 use super::sections::LIMITS;
 
 pub(super) const MAX_PACKETS_PER_S: u64 = 1_000_000_000;
-/// 100 Gbit/s; a second of it in billionths of a byte still fits 64 bits.
+/// Limits the byte rate to 100 Gbit/s; one second of it in billionths of a byte fits 64 bits.
 pub(super) const MAX_BYTES_PER_S: u64 = 12_500_000_000;
 
-/// Rates of each client prefix, on each queue. A rate of 0 is no limit.
+/// Configures the rate limits of each client prefix on each queue. A rate of 0 is no limit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct LimitsConfig {
-    /// Packets a second from one prefix, up to 10^9.
+    /// Packets per second from one prefix, up to 10^9.
     pub source_packets_per_s: u64,
-    /// Bytes a second of them, IP headers included, up to 12.5 * 10^9.
+    /// Bytes per second from one prefix, IP headers included, up to 12.5 * 10^9.
     pub source_bytes_per_s: u64,
-    /// Packets a second to one prefix, up to 10^9.
+    /// Packets per second to one prefix, up to 10^9.
     pub reply_packets_per_s: u64,
-    /// Bytes a second of them, IP headers included, up to 12.5 * 10^9.
+    /// Bytes per second to one prefix, IP headers included, up to 12.5 * 10^9.
     pub reply_bytes_per_s: u64,
-    /// What may come at once: the amount of so much time, milliseconds, 1 to 1000; but at least one
-    /// packet and 4096 bytes.
+    /// Size of a burst as a time at the limited rate, milliseconds, 1 to 1000; at least one packet and 4096 bytes.
     pub burst_ms: u32,
-    /// IPv4 clients that share so many bits, 8 to 32, share a limit.
+    /// Length of an IPv4 prefix that shares a limit, 8 to 32 bits.
     pub ipv4_prefix: u8,
-    /// IPv6 clients that share so many bits, 16 to 128, share a limit.
+    /// Length of an IPv6 prefix that shares a limit, 16 to 128 bits.
     pub ipv6_prefix: u8,
-    /// Prefixes told apart at once, all queues together, 1024 to 16777216.
+    /// Prefixes with their own limit at once, all queues together, 1024 to 16777216.
     pub sources: u32,
 }
 

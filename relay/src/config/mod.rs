@@ -1,8 +1,8 @@
-//! The one configuration: read from TOML, checked as a whole, then never changed.
+//! Reads the configuration from TOML and checks it as a whole; it never changes afterwards.
 //!
-//! A [`Config`] that exists has been checked: every value is in range, and the values fit each other.
-//! What needs the machine to judge (are the interfaces there, is the MTU small enough) is judged by who
-//! opens it. The fields are described in `docs/configuration.md` and by [`Config::example`].
+//! A [`Config`] is always checked: every value is in range, and the values fit each other. Values that depend on the
+//! machine (do the interfaces exist, is the MTU small enough) are checked at start. `docs/configuration.md` and
+//! [`Config::example`] describe the fields.
 
 mod admin;
 mod changes;
@@ -25,26 +25,26 @@ pub use oxide::config::{
 };
 pub use relay::{Affinity, GateKind, RelayConfig, SessionsConfig};
 
-/// The whole configuration.
+/// Holds the whole configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Config {
-    /// How the queues are opened and served.
+    /// NIC queues.
     pub engine: EngineConfig,
-    /// What sessions may cost.
+    /// Limits of sessions.
     #[serde(default)]
     pub sessions: SessionsConfig,
-    /// How operators reach it.
+    /// Admin endpoints and sandbox.
     #[serde(default)]
     pub admin: AdminConfig,
-    /// How much each client network may send and be sent.
+    /// Rate limits per client network.
     #[serde(default)]
     pub limits: LimitsConfig,
-    /// When a queue that fails is started again.
+    /// Restarts of failed queues.
     #[serde(default)]
     pub supervision: SupervisionConfig,
-    /// What is relayed where; empty for an engine with a handler of its own.
+    /// Relay entries; empty for an engine with another handler.
     #[serde(default, rename = "relay", skip_serializing_if = "Vec::is_empty")]
     pub relays: Vec<RelayConfig>,
 }
@@ -53,8 +53,8 @@ impl Config {
     /// Parses and checks `text`.
     ///
     /// # Errors
-    /// [`ConfigError::Syntax`] where it is not TOML; [`ConfigError::Invalid`] with everything that is
-    /// wrong otherwise, shapes first: values are compared with each other only once all have a right type.
+    /// Returns [`ConfigError::Syntax`] if the text is not TOML, and [`ConfigError::Invalid`] with all errors otherwise.
+    /// Values are compared with each other only if all types are right.
     ///
     /// ```
     /// let config = oxide_relay::config::Config::from_toml("engine.interfaces = [\"eth0\"]")?;
@@ -71,7 +71,7 @@ impl Config {
         if !problems.is_empty() {
             return Err(ConfigError::Invalid(problems));
         }
-        // The shapes fit by now, so this fails only if the list of fields and the types disagree.
+        // All types are right here, so this fails only if the list of fields and the Rust types disagree.
         let config: Self = file.try_into().map_err(|e: toml::de::Error| ConfigError::Syntax(e.to_string()))?;
         config.check()?;
         Ok(config)
@@ -80,7 +80,7 @@ impl Config {
     /// Reads, parses and checks a file.
     ///
     /// # Errors
-    /// [`ConfigError::Read`], or as [`from_toml`](Self::from_toml).
+    /// Returns [`ConfigError::Read`], or an error of [`from_toml`](Self::from_toml).
     pub fn load(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
         let path = path.as_ref();
         let text =
@@ -88,10 +88,10 @@ impl Config {
         Self::from_toml(&text)
     }
 
-    /// A configuration made in code: the defaults for `engine`, no relay.
+    /// Makes a configuration in code: `engine`, defaults for the rest, no relay entry.
     ///
     /// # Errors
-    /// [`ConfigError::Invalid`], as for a file.
+    /// Returns [`ConfigError::Invalid`], as for a file.
     pub fn from_engine(engine: EngineConfig) -> Result<Self, ConfigError> {
         let config = Self {
             engine,
@@ -105,10 +105,10 @@ impl Config {
         Ok(config)
     }
 
-    /// Checks all values, and that they fit each other; for a configuration that was changed in code.
+    /// Checks all values and that they fit each other, for a configuration that was changed in code.
     ///
     /// # Errors
-    /// [`ConfigError::Invalid`] with everything that is wrong.
+    /// Returns [`ConfigError::Invalid`] with all errors.
     pub fn check(&self) -> Result<(), ConfigError> {
         let mut problems = Vec::new();
         self.engine.check(&mut problems);
@@ -120,15 +120,15 @@ impl Config {
         if problems.is_empty() { Ok(()) } else { Err(ConfigError::Invalid(problems)) }
     }
 
-    /// As a file that reads back the same, without comments.
+    /// Returns a file without comments that reads back as this configuration.
     ///
     /// # Errors
-    /// Text, if it cannot be written as TOML: a defect of ours.
+    /// Returns a text if the configuration cannot be written as TOML, which is a defect of this program.
     pub fn to_toml(&self) -> Result<String, String> {
         toml::to_string(self).map_err(|e| e.to_string())
     }
 
-    /// A commented file with every field, its default and its range.
+    /// Returns a commented file with every field, its default and its range.
     #[must_use]
     pub fn example() -> String {
         fields::example()

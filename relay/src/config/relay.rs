@@ -1,4 +1,4 @@
-//! `[sessions]` and `[[relay]]`: what is relayed where, and what a session may cost.
+//! Declares `[sessions]` and `[[relay]]`: limits of sessions, listen addresses and upstreams.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -12,23 +12,22 @@ use super::limits::{MAX_BYTES_PER_S, MAX_PACKETS_PER_S};
 use super::sections::SESSIONS;
 use crate::policy::{self, Class};
 
-/// Sessions of all relay entries.
+/// Configures the sessions of all relay entries.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct SessionsConfig {
-    /// Most sessions at once, all queues together, 64 to 16777216. Memory for all is taken at start.
+    /// Maximum number of sessions at once, all queues together, 64 to 16777216. Memory for all is allocated at start.
     pub capacity: u32,
-    /// A session ends after this long without a packet from its client, seconds, 120 to 86400
-    /// (RFC 4787 REQ-5).
+    /// Time without a packet from the client after which a session ends, seconds, 120 to 86400 (RFC 4787 REQ-5).
     pub idle_timeout_s: u32,
-    /// UDP source ports toward upstreams; each queue owns an equal slice.
+    /// UDP source ports towards upstreams; each queue owns an equal slice.
     pub source_ports: PortRange,
-    /// After SIGTERM: how long sessions that exist are still served, while no new ones begin; seconds, 0 to 3600.
+    /// Time after SIGTERM during which existing sessions are served and new ones refused, seconds, 0 to 3600.
     pub drain_s: u32,
 }
 
-/// Above the kernel's ephemeral ports (32768-60999), which its own sockets use.
+/// Default range, above the kernel's ephemeral ports (32768-60999), which its own sockets use.
 const SOURCE_PORTS: PortRange = match PortRange::new(61_000, 65_535) {
     Some(range) => range,
     None => unreachable!(),
@@ -40,69 +39,69 @@ impl Default for SessionsConfig {
     }
 }
 
-/// What of a client chooses its upstream.
+/// Selects the part of a client that determines its upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Affinity {
-    /// Its address and port: flows of one client spread over the upstreams.
+    /// Address and port: flows of one client spread over the upstreams.
     #[default]
     Flow,
-    /// Its address alone: all its flows go to one upstream, also after its port has changed (a NAT that rebinds).
+    /// Address alone: all flows of a client go to one upstream, also after its port changes (a NAT that rebinds).
     Address,
 }
 
-/// What a client must do before it gets a session.
+/// Selects the condition for a new session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum GateKind {
-    /// Nothing.
+    /// No condition.
     #[default]
     None,
-    /// It must send back a cookie, which proves its address ([`CookieGate`](crate::gate::CookieGate)).
+    /// The client must return a cookie, which proves its address ([`CookieGate`](crate::gate::CookieGate)).
     Cookie,
 }
 
-/// One relay entry.
+/// Configures one relay entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct RelayConfig {
-    /// Its name in reports and metrics.
+    /// Name in reports and metrics.
     pub name: String,
-    /// Where clients send to.
+    /// Address and port that clients send to.
     pub listen: SocketAddr,
-    /// Where their packets go; each client keeps to one of them.
+    /// Servers; each client uses one of them.
     pub upstreams: Vec<SocketAddr>,
-    /// Whether upstreams may be private addresses.
+    /// Allows upstreams with private addresses.
     #[serde(default)]
     pub allow_private: bool,
-    /// Instead of [`SessionsConfig::idle_timeout_s`], seconds, 1 to 86400. May be below RFC 4787's two
-    /// minutes, which its REQ-5a allows where the protocol is known (DNS).
+    /// Idle timeout instead of [`SessionsConfig::idle_timeout_s`], seconds, 1 to 86400. RFC 4787 REQ-5a allows less than
+    /// two minutes for known protocols (DNS).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle_timeout_s: Option<u32>,
-    /// Packets a second from all clients together; 0 is no limit, up to 10^9.
+    /// Packets per second from all clients together, up to 10^9; 0 is no limit.
     #[serde(default)]
     pub packets_per_s: u64,
-    /// Bytes a second of them, IP headers included; 0 is no limit, up to 12.5 * 10^9.
+    /// Bytes per second from all clients together, IP headers included, up to 12.5 * 10^9; 0 is no limit.
     #[serde(default)]
     pub bytes_per_s: u64,
-    /// What of a client chooses its upstream.
+    /// Part of the client that selects its upstream.
     #[serde(default)]
     pub affinity: Affinity,
-    /// What a client must do before it gets a session.
+    /// Condition for a new session.
     #[serde(default)]
     pub gate: GateKind,
-    /// A session ends so long after an answer if its client sends nothing more, milliseconds, 100 to 600000: for
-    /// protocols of one question and one answer. 0 is never.
+    /// Idle timeout after an answer, milliseconds, 100 to 600000, for protocols with one question and one answer. 0
+    /// disables it.
     #[serde(default)]
     pub answer_grace_ms: u32,
-    /// An upstream is down when so many sessions, 1 to 32, sent to it and none was answered; 0 is never.
+    /// Number of sessions without an answer, 1 to 32, that mark an upstream as down; 0 disables the check.
     #[serde(default = "down_after_sessions")]
     pub down_after_sessions: u32,
-    /// How long all of them must have been silent, milliseconds, 100 to 600000.
+    /// Time without an answer before these sessions mark it as down, milliseconds, 100 to 600000.
     #[serde(default = "down_after_ms")]
     pub down_after_ms: u32,
-    /// Whether sessions that exist leave an upstream that is down; `None` where there is more than one upstream.
+    /// Moves existing sessions away from an upstream that is down; `None` is true with more than one upstream.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failover: Option<bool>,
 }
@@ -121,17 +120,17 @@ const MAX_NAME: usize = 32;
 /// RFC 4787 REQ-5: a UDP mapping must not expire in less than two minutes.
 const RFC_4787_IDLE_S: u32 = 120;
 const DAY_S: u32 = 86_400;
-/// Without as many ports programs of the host run out of them for connections of their own.
+/// Minimum number of ports that the host's own connections need.
 const HOST_PORTS: u32 = 4096;
 
 impl SessionsConfig {
-    /// How long a session of `relay` may be idle.
+    /// Returns the idle timeout of sessions of `relay`.
     #[must_use]
     pub fn idle_timeout(&self, relay: &RelayConfig) -> Duration {
         Duration::from_secs(u64::from(relay.idle_timeout_s.unwrap_or(self.idle_timeout_s)))
     }
 
-    /// Says how many sessions there can be at once, and which field sets that bound.
+    /// Returns a text with the maximum number of sessions and the field that sets it.
     #[must_use]
     pub fn bound(&self) -> String {
         let (capacity, ports) = (self.capacity, self.source_ports.count());
@@ -161,7 +160,7 @@ impl SessionsConfig {
         if self.drain_s > 3600 {
             SESSIONS.refuse("drain_s", self.drain_s, "write drain_s = 3 (the unit is seconds)", problems);
         }
-        // Ports of the host's own sockets; the kernel gives them away from 1024 on.
+        // Ports left for the host's own sockets, which the kernel assigns from 1024 on.
         let left = u32::from(u16::MAX - 1023).saturating_sub(self.source_ports.count());
         if self.source_ports.first() >= 1024 && left < HOST_PORTS {
             problems.push(Problem::new(
@@ -183,13 +182,13 @@ impl SessionsConfig {
 }
 
 impl RelayConfig {
-    /// Returns whether sessions that exist leave an upstream that is down.
+    /// Returns true if existing sessions move away from an upstream that is down.
     #[must_use]
     pub fn fails_over(&self) -> bool {
         self.down_after_sessions > 0 && self.failover.unwrap_or(self.upstreams.len() > 1)
     }
 
-    /// How messages name it: by its name, or by its number, from one, if it has none.
+    /// Returns the entry's path in messages: with its name, or its number from one if it has no name.
     pub(super) fn path(name: &str, number: usize) -> String {
         if name.is_empty() { format!("relay[#{number}]") } else { format!("relay[{name}]") }
     }
@@ -310,7 +309,7 @@ impl RelayConfig {
     }
 }
 
-/// Checks all entries, each by itself and against each other.
+/// Checks each entry, and that entries do not conflict.
 pub(super) fn check_entries(relays: &[RelayConfig], sessions: &SessionsConfig, problems: &mut Vec<Problem>) {
     if relays.len() > MAX_ENTRIES {
         problems.push(Problem::new(

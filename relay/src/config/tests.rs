@@ -11,7 +11,7 @@ fn relay(fields: &str) -> String {
     format!("{MINIMAL}[[relay]]\n{fields}\n")
 }
 
-/// Everything wrong with `text`, one line each.
+/// Returns all errors of `text`, one per line.
 fn wrong(text: &str) -> String {
     match Config::from_toml(text) {
         Ok(config) => panic!("accepted:\n{text}\n{config:?}"),
@@ -44,7 +44,7 @@ fn example_parses_to_the_defaults() {
     }
 }
 
-/// The registry of fields and the types must name the same fields.
+/// The list of fields and the types have the same fields.
 #[test]
 fn every_field_is_listed() {
     let mut config = Config::from_toml(&Config::example()).unwrap();
@@ -326,7 +326,7 @@ fn all_problems_are_reported_at_once() {
     assert_eq!(text.lines().count(), 3, "{text}");
 }
 
-/// After `ip_local_reserved_ports` has followed such a range, no program of the host could open a connection.
+/// If `ip_local_reserved_ports` has the whole range, no program of the host can open a connection.
 #[test]
 fn source_ports_leave_ports_to_the_host() {
     let with = |ports: &str| format!("{MINIMAL}[sessions]\nsource_ports = \"{ports}\"\n");
@@ -335,7 +335,7 @@ fn source_ports_leave_ports_to_the_host() {
     Config::from_toml(&with("5120-65535")).unwrap();
 }
 
-/// A list of 200 servers has one typing error.
+/// One typing error in a list of 200 servers is reported alone.
 #[test]
 fn one_bad_value_of_a_list_is_named() {
     let mut upstreams: Vec<String> = (1..=200).map(|n| format!("\"198.51.100.{n}:53\"")).collect();
@@ -358,10 +358,10 @@ fn missing_file_is_reported() {
 }
 
 proptest::proptest! {
-    /// Whatever is written, there is an answer; and what is accepted is accepted again when written out.
+    /// Any text gives a configuration or an error. An accepted configuration reads back after it is written.
     #[test]
     fn damaged_files_get_an_error(edits in proptest::collection::vec((0usize..4000, " -~"), 1..8)) {
-        // Without comments, so that most edits hit a field.
+        // Remove comments, so that most edits change a field.
         let lines = Config::example();
         let lines: Vec<_> = lines.lines().filter(|line| !line.starts_with('#') && !line.is_empty()).collect();
         let mut text = lines.join("\n");
@@ -376,7 +376,7 @@ proptest::proptest! {
     }
 }
 
-/// `docs/configuration.md` holds the table that the list of fields makes.
+/// `docs/configuration.md` has the table of the list of fields.
 #[test]
 fn document_lists_every_field() {
     let document = include_str!("../../../docs/configuration.md");

@@ -1,37 +1,36 @@
-//! Token buckets in integers that lose nothing.
+//! Implements token buckets with exact integer arithmetic.
 //!
-//! Tokens are kept in billionths, so that a rate per second fills a whole number of them each
-//! nanosecond: no division, no remainder, no rounding. A bucket says exactly what one over the rational
-//! numbers would.
+//! Levels are stored in billionths of a token. A rate per second then adds an integer number of them per nanosecond,
+//! without division or rounding. A bucket decides exactly as one over the rational numbers.
 
-/// Billionths of a token in a token.
+/// Billionths per token.
 const NANO: u64 = 1_000_000_000;
-/// Largest bucket, tokens: its billionths fit 64 bits.
+/// Largest bucket, tokens; its billionths fit 64 bits.
 const MAX_BURST: u64 = u64::MAX / NANO;
 
-/// How fast tokens come, and how many are kept.
+/// Holds the rate and the size of a bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
-    /// Tokens a second, which are billionths of a token a nanosecond.
+    /// Tokens per second, which equals billionths of a token per nanosecond.
     per_second: u64,
-    /// Billionths of a token.
+    /// Size of the bucket, billionths of a token.
     burst: u64,
-    /// Billionths that a token costs: none where there is no limit.
+    /// Billionths that a token costs; 0 without a limit.
     token: u64,
 }
 
 impl Rate {
-    /// Everything is admitted.
+    /// Admits everything.
     pub const UNLIMITED: Self = Self { per_second: 0, burst: 0, token: 0 };
 
-    /// `per_second` tokens a second, at most `burst` of them kept; `burst` is at most 18446744073.
+    /// Makes a rate of `per_second` tokens per second with a bucket of `burst` tokens, at most 18446744073.
     #[must_use]
     pub const fn new(per_second: u64, burst: u64) -> Self {
         let burst = if burst > MAX_BURST { MAX_BURST } else { burst };
         Self { per_second, burst: burst * NANO, token: NANO }
     }
 
-    /// No limit for 0; else a bucket of as many tokens as come in `burst_ms`, but at least `least`.
+    /// Makes a rate whose bucket holds the tokens of `burst_ms`, but at least `least`. 0 is no limit.
     #[must_use]
     pub const fn of(per_second: u64, burst_ms: u32, least: u64) -> Self {
         if per_second == 0 {
@@ -41,48 +40,48 @@ impl Rate {
         Self::new(per_second, if burst > least { burst } else { least })
     }
 
-    /// The level `ns` later. Saturates only far above any burst.
+    /// Returns the level `ns` later. The addition saturates only far above any burst.
     const fn filled(&self, level: u64, ns: u64) -> u64 {
         let level = level.saturating_add(self.per_second.saturating_mul(ns));
         if level < self.burst { level } else { self.burst }
     }
 }
 
-/// What one source may do: so many packets and so many bytes.
+/// Limits one source in packets and bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limit {
-    /// Of packets.
+    /// Rate of packets.
     pub packets: Rate,
-    /// Of bytes.
+    /// Rate of bytes.
     pub bytes: Rate,
 }
 
-/// The tokens of one source. Time is nanoseconds since any moment before.
+/// Holds the tokens of one source. Times are nanoseconds since any fixed moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Bucket {
-    /// When the levels were right.
+    /// Time of the stored levels.
     at_ns: u64,
     packets: u64,
     bytes: u64,
 }
 
 impl Limit {
-    /// No limit at all.
+    /// Admits everything.
     pub const UNLIMITED: Self = Self { packets: Rate::UNLIMITED, bytes: Rate::UNLIMITED };
 
-    /// Whether there is a limit.
+    /// Returns true if there is no limit.
     #[must_use]
     pub fn is_unlimited(&self) -> bool {
         *self == Self::UNLIMITED
     }
 
-    /// A full bucket.
+    /// Returns a full bucket.
     #[must_use]
     pub const fn full(&self, now_ns: u64) -> Bucket {
         Bucket { at_ns: now_ns, packets: self.packets.burst, bytes: self.bytes.burst }
     }
 
-    /// The bucket as it is at `now_ns`. A clock that steps back adds nothing, and takes nothing.
+    /// Returns the bucket at `now_ns`. A clock that steps back neither adds nor removes tokens.
     #[must_use]
     #[inline]
     pub const fn at(&self, bucket: Bucket, now_ns: u64) -> Bucket {
@@ -94,20 +93,20 @@ impl Limit {
         }
     }
 
-    /// Whether the bucket is full at `now_ns`: as good as one that never was used.
+    /// Returns true if the bucket is full at `now_ns`, which equals an unused one.
     #[must_use]
     pub fn is_full(&self, bucket: Bucket, now_ns: u64) -> bool {
         let Bucket { packets, bytes, .. } = self.at(bucket, now_ns);
         packets == self.packets.burst && bytes == self.bytes.burst
     }
 
-    /// Whether a packet of `bytes` bytes may pass at `now_ns`.
+    /// Returns true if a packet of `bytes` bytes may pass at `now_ns`.
     #[must_use]
     pub fn has(&self, bucket: Bucket, now_ns: u64, bytes: u16) -> bool {
         self.at(bucket, now_ns).without(self, bytes).is_some()
     }
 
-    /// Takes the tokens of a packet of `bytes` bytes; `false`, and none taken, if they are not there.
+    /// Takes the tokens of a packet of `bytes` bytes. Returns false and takes none if there are not enough.
     #[inline]
     pub fn take(&self, bucket: &mut Bucket, now_ns: u64, bytes: u16) -> bool {
         let now = self.at(*bucket, now_ns);
@@ -118,7 +117,7 @@ impl Limit {
 }
 
 impl Bucket {
-    /// When it was last asked, ns.
+    /// Returns the time of the last use, ns.
     pub(super) fn used_ns(self) -> u64 {
         self.at_ns
     }
@@ -137,8 +136,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Level of a bucket over the rational numbers, as a fraction of 10^9, from its definition and not
-    /// by steps: over every interval up to now, no more goes out than the burst and what came in.
+    /// Returns the level of a bucket over the rational numbers, in billionths, from its definition: in every interval up
+    /// to now, at most the burst and the tokens of the interval are used.
     fn rational(rate: Rate, now: u64, admitted: &[(u64, u64)]) -> i128 {
         let burst = i128::from(rate.burst);
         let mut out = 0;
@@ -157,7 +156,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever comes whenever, a packet passes exactly if the rational bucket has its tokens.
+        /// At any time and for any packets, a packet passes exactly if the rational bucket has its tokens.
         #[test]
         fn admits_exactly_what_a_rational_bucket_admits(
             bytes in rate(),
@@ -186,7 +185,7 @@ mod tests {
         }
     }
 
-    /// Asked at every odd moment, three a second are three a second, for a day.
+    /// Checks every millisecond for a day: the rate of three per second stays exact.
     #[test]
     fn frequent_checks_lose_no_tokens() {
         let day: u64 = 86_400;

@@ -1,7 +1,7 @@
-//! Who may send and be sent how much: a limit for each client prefix, and one for each entry.
+//! Limits the rates of each client prefix and of each entry.
 //!
-//! Each queue limits by itself and shares nothing. A client's flow stays on one queue, so the limit of a
-//! prefix holds on each; that of an entry, whose clients are on all queues, is dealt out in equal shares.
+//! Queues share no state. A flow stays on one queue, so each queue applies the limit of a prefix separately. The
+//! limit of an entry, whose clients are on all queues, is divided into equal shares.
 
 mod bucket;
 mod table;
@@ -13,14 +13,14 @@ use super::plan::mix;
 use crate::config::{LimitsConfig, RelayConfig};
 use oxide::packet::Endpoint;
 
-/// Bytes that a bucket holds at least: the largest packet there is.
+/// Minimum size of a bucket, bytes: the largest packet.
 const LEAST_BYTES: u64 = 4096;
 
-/// The rates of the configuration.
+/// Holds the configured rates.
 #[derive(Debug, Clone)]
 pub(super) struct LimitsPlan {
     config: LimitsConfig,
-    /// Packets and bytes a second of each entry.
+    /// Packets and bytes per second of each entry.
     entries: Vec<(u64, u64)>,
 }
 
@@ -60,15 +60,15 @@ impl LimitsPlan {
     }
 }
 
-/// What `queue` gets of `total`: equal parts, the first ones one more, and never a limit of zero, which
-/// would be none.
+/// Returns the share of `queue`: equal parts, one more for the first queues, and at least one, because zero means no
+/// limit.
 fn share(total: u64, queue: u32, queues: u32) -> u64 {
     let queues = u64::from(queues.max(1));
     let part = total / queues + u64::from(u64::from(queue) < total % queues);
     if total > 0 { part.max(1) } else { 0 }
 }
 
-/// The limits of one queue. Times are nanoseconds since any moment before; bytes those of the IP packet.
+/// Holds the limits of one queue. Times are nanoseconds since any fixed moment; bytes are those of the IP packet.
 pub(super) struct RateLimits {
     sources: Option<PrefixLimiter>,
     replies: Option<PrefixLimiter>,
@@ -76,23 +76,23 @@ pub(super) struct RateLimits {
 }
 
 impl RateLimits {
-    /// Whether `client` may send to `entry`.
+    /// Returns true if a packet from `client` to `entry` may pass, and takes its tokens.
     pub(super) fn admit(&mut self, client: &Endpoint, entry: u16, now_ns: u64, bytes: u16) -> bool {
         let Some((limit, bucket)) = self.entries.get_mut(usize::from(entry)) else { return false };
-        // The entry is asked, not charged, before the source is: what one refuses costs the other nothing.
+        // Check the entry's bucket before taking from the source's, so that a refusal costs neither of them tokens.
         limit.has(*bucket, now_ns, bytes)
             && self.sources.as_mut().is_none_or(|sources| sources.take(client, now_ns, bytes))
             && limit.take(bucket, now_ns, bytes)
     }
 
-    /// Whether `client` may be sent to.
+    /// Returns true if a packet to `client` may pass, and takes its tokens.
     pub(super) fn admit_reply(&mut self, client: &Endpoint, now_ns: u64, bytes: u16) -> bool {
         self.replies.as_mut().is_none_or(|replies| replies.take(client, now_ns, bytes))
     }
 
-    /// Goes on with the buckets of `former`, where the limit is the same one: nobody gets a full one by making a handler
-    /// fail. `entries` says for each of its entries which one of ours it is. The tables change hands whole, as they are: they
-    /// hold plain numbers, of which a half written one is a wrong level, never more than a full bucket.
+    /// Inherits the buckets of `former` with equal limits, so that a client gets no full bucket by making a handler fail.
+    /// `entries` has the new index of each former entry. Tables move as a whole without a check: a half written bucket is
+    /// a wrong level, but never more than a full bucket.
     pub(super) fn take_over(&mut self, former: &mut Self, entries: &[Option<u16>]) {
         let pairs = [(&mut self.sources, &mut former.sources), (&mut self.replies, &mut former.replies)];
         for (ours, theirs) in pairs {
@@ -110,7 +110,7 @@ impl RateLimits {
         }
     }
 
-    /// Packets so far that were judged by a bucket shared with strangers.
+    /// Returns the number of packets that used a shared bucket.
     pub(super) fn shared_bucket(&self) -> u64 {
         self.tables().map(PrefixLimiter::shared_bucket).sum()
     }

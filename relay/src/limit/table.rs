@@ -1,36 +1,34 @@
-//! A limit for each source prefix, in memory that does not grow.
+//! Limits each source prefix, in memory that does not grow.
 //!
-//! A set-associative table: a keyed hash of the prefix says which set, seven buckets of it have an owner
-//! each, and the eighth is shared by all who have none. A table that forgets a bucket to make room gives its
-//! owner a full one at the next packet, so whoever can make it forget has no limit. Here that cannot be
-//! done, whatever comes from however many addresses:
+//! The table is set-associative: a keyed hash of the prefix selects a set. Seven buckets of a set have an owner each;
+//! the eighth is shared by all prefixes without a bucket. A table that evicts a used bucket would give its owner a full
+//! one at the next packet, so an attacker that forces evictions would have no limit. Three rules prevent this:
 //!
-//! 1. Only a bucket that is **full** is given to another prefix. A full bucket says nothing: forgetting it
-//!    is exact. No hand or clock is needed to find one that may go; of several the one that was used
-//!    longest ago goes.
-//! 2. Where none is full, the newcomer takes from the **shared** bucket, which has the same rate and burst.
-//! 3. A newcomer's own bucket starts as the shared one stands, not full: what it took from there stays taken.
+//! 1. Only a **full** bucket goes to another prefix. A full bucket equals an unused one, so nothing is lost. Of several
+//!    full buckets, the least recently used one goes.
+//! 2. If no bucket is full, a new prefix uses the **shared** bucket, which has the same rate and burst.
+//! 3. A new prefix's own bucket starts with the level of the shared one, not full, so used tokens stay used.
 //!
-//! So a prefix never has more tokens than one bucket of its own, kept since ever, would have: over any time
-//! `t` at most `burst + rate * t` pass. All together pass at most `8 * sets * (burst + rate * t)`. The price
-//! is paid by newcomers in a set whose seven owners all sent within the time that their buckets take to
-//! fill: they share one rate. The hash is keyed anew for each table, so nobody can aim for a set.
+//! So a prefix never has more tokens than a permanent bucket of its own would have: in any time `t` at most
+//! `burst + rate * t` pass. All prefixes together pass at most `8 * sets * (burst + rate * t)`. The cost: if all seven
+//! owners of a set sent within the fill time of their buckets, new prefixes in that set share one rate. Each table has
+//! another hash key, so nobody can choose addresses of one set.
 
 use siphasher::sip::SipHasher13;
 
 use super::bucket::{Bucket, Limit};
 use oxide::packet::Endpoint;
 
-/// Buckets with an owner in a set.
+/// Number of owned buckets per set.
 const WAYS: usize = 7;
 
-/// Four cache lines, of which a known source touches two.
+/// Holds one set in four cache lines; a known source uses two of them.
 #[derive(Clone)]
 #[repr(align(64))]
 struct Set {
-    /// Owners' hashes; 0 is nobody.
+    /// Hashes of the owners; 0 is no owner.
     tags: [u64; WAYS],
-    /// Fills the line.
+    /// Fills the cache line.
     _unused: u64,
     owned: [Bucket; WAYS],
     shared: Bucket,
@@ -38,7 +36,7 @@ struct Set {
 
 const _: () = assert!(size_of::<Set>() == 256);
 
-/// Which bits of an address make a source.
+/// Selects the bits of an address that identify a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Prefixes {
     v4: u128,
@@ -46,8 +44,8 @@ pub struct Prefixes {
 }
 
 impl Prefixes {
-    /// The first `ipv4` bits of an IPv4 address, at most 32, and the first `ipv6` bits of an IPv6 one, at
-    /// most 128.
+    /// Selects the first `ipv4` bits of an IPv4 address, at most 32, and the first `ipv6` bits of an IPv6 address, at most
+    /// 128.
     #[must_use]
     pub const fn new(ipv4: u8, ipv6: u8) -> Self {
         Self { v4: leading(96 + if ipv4 < 32 { ipv4 } else { 32 }), v6: leading(ipv6) }
@@ -60,7 +58,7 @@ impl Prefixes {
     }
 }
 
-/// The upper `bits` bits.
+/// Returns a mask of the upper `bits` bits.
 const fn leading(bits: u8) -> u128 {
     match bits {
         0 => 0,
@@ -69,23 +67,23 @@ const fn leading(bits: u8) -> u128 {
     }
 }
 
-/// One limit for each source prefix. All memory is taken by [`PrefixLimiter::new`].
+/// Limits each source prefix. [`PrefixLimiter::new`] allocates all memory.
 pub struct PrefixLimiter {
     sets: Vec<Set>,
     limit: Limit,
     prefixes: Prefixes,
     hasher: SipHasher13,
-    /// Packets that a shared bucket judged.
+    /// Packets that used a shared bucket.
     shared_bucket: u64,
 }
 
 impl PrefixLimiter {
-    /// Whether a bucket there means what it means here.
+    /// Returns true if limit, prefixes and size are equal, so that buckets can be inherited.
     pub(super) fn is_like(&self, other: &Self) -> bool {
         self.limit == other.limit && self.prefixes == other.prefixes && self.sets.len() == other.sets.len()
     }
 
-    /// Room for `sources` prefixes at least. `key` should be nobody's to guess.
+    /// Makes a table for at least `sources` prefixes. `key` must be secret and random.
     #[must_use]
     pub fn new(limit: Limit, prefixes: Prefixes, sources: u32, key: [u64; 2]) -> Self {
         let full = limit.full(0);
@@ -99,14 +97,14 @@ impl PrefixLimiter {
         }
     }
 
-    /// Whether a packet of `bytes` bytes from (or to) `end` may pass; its tokens are taken then.
+    /// Returns true if a packet of `bytes` bytes from (or to) `end` may pass, and takes its tokens.
     pub fn take(&mut self, end: &Endpoint, now_ns: u64, bytes: u16) -> bool {
         let hash = self.hasher.hash(&self.prefixes.of(end).to_be_bytes());
         let limit = self.limit;
-        // The upper bits of the product spread over all sets, whatever their number.
+        // The upper bits of the product spread evenly over any number of sets.
         let at = (u128::from(hash) * self.sets.len() as u128) >> 64;
         let Some(set) = self.sets.get_mut(at as usize) else { return false };
-        // A hash of 0 shares with a hash of 1: two prefixes of 2^64.
+        // A hash of 0 shares a bucket with a hash of 1: two prefixes of 2^64.
         match set.bucket(hash.max(1), &limit, now_ns) {
             Some(bucket) => limit.take(bucket, now_ns, bytes),
             None => {
@@ -116,14 +114,14 @@ impl PrefixLimiter {
         }
     }
 
-    /// Packets so far that were judged by a shared bucket: a table that is too small, or a flood from
-    /// forged addresses.
+    /// Returns the number of packets that used a shared bucket. A high number means a table that is too small or a flood
+    /// from forged addresses.
     #[must_use]
     pub fn shared_bucket(&self) -> u64 {
         self.shared_bucket
     }
 
-    /// Bytes kept.
+    /// Returns the memory of the table, bytes.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         self.sets.capacity() * size_of::<Set>()
@@ -131,7 +129,7 @@ impl PrefixLimiter {
 }
 
 impl Set {
-    /// The owner's bucket, given to it now if it had none and one can be had.
+    /// Returns the bucket of `tag`; assigns one if it has none and one is free.
     fn bucket(&mut self, tag: u64, limit: &Limit, now_ns: u64) -> Option<&mut Bucket> {
         if let Some(at) = self.tags.iter().position(|&other| other == tag) {
             return self.owned.get_mut(at);
@@ -185,8 +183,8 @@ mod tests {
     }
 
     proptest! {
-        /// Many prefixes in one set, in any order at any time: none ever gets more than a bucket of its own
-        /// that was never forgotten would give it; and where there is room, exactly that.
+        /// With many prefixes in one set, no prefix gets more than a permanent bucket of its own would give. With at most
+        /// seven prefixes each gets exactly that.
         #[test]
         fn forgotten_prefix_gets_no_extra_tokens(
             rate in 1u64..2000, burst in 1u64..6, crowd in 1u128..40,
@@ -212,7 +210,7 @@ mod tests {
         }
     }
 
-    /// The attack: spend a burst, push one's own bucket out with other addresses, spend it again.
+    /// Simulates an attack: use up a burst, evict the bucket with forged addresses, use up the burst again.
     #[test]
     fn forged_source_flood_creates_no_new_bucket() {
         let limit = limit(10, 5);
@@ -231,7 +229,7 @@ mod tests {
         assert!(sources.shared_bucket() > 400_000);
     }
 
-    /// Memory is flat, and all together stay below the table's own bound.
+    /// Memory does not grow, and all prefixes together stay below the table's bound.
     #[test]
     fn ten_million_sources() {
         let limit = limit(100, 10);

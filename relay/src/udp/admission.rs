@@ -1,4 +1,4 @@
-//! A client without a session, at the gate.
+//! Applies the admission gate to clients without a session.
 
 use arrayvec::ArrayVec;
 
@@ -9,11 +9,11 @@ use oxide::packet::{Flow, MacAddr, Parsed, checksum, verify_udp};
 use oxide::queue::{Batch, Context, Verdict};
 use oxide::telemetry::DropReason;
 
-/// Hops of a packet of our own (RFC 1340, and IANA's "IP time to live").
+/// Hop limit of packets that the relay creates (RFC 1340, and IANA's "IP time to live").
 const HOPS: u8 = 64;
 
 impl UdpRelay {
-    /// Asks `gate` before anybody without a session gets one.
+    /// Sets a gate that decides about every new session, at all entries.
     #[must_use]
     pub fn with_gate(mut self, gate: impl Gate + 'static) -> Self {
         self.gate = Some(Box::new(gate));
@@ -21,8 +21,8 @@ impl UdpRelay {
         self
     }
 
-    /// Whether the client of `lane` may have a session. Returns the packet's length, which is smaller where
-    /// the gate kept something; a verdict where it may not, the challenge being written then.
+    /// Decides whether the client of `lane` gets a session. Returns the packet's length, which is smaller if the gate
+    /// removed a prefix. Returns a verdict if the client is not admitted; a challenge is then already written.
     pub(super) fn admit_new_client(
         &mut self,
         batch: &mut Batch<'_>,
@@ -37,7 +37,7 @@ impl UdpRelay {
         let of = |mask: u64| mask & 1 << lane != 0;
         let (ipv4, last_hop, flow) = (of(columns.ipv4), of(columns.last_hop), columns.flow[lane]);
         let parsed = Parsed { ipv4, l3, l4, length, last_hop, flow };
-        // Nobody is answered, or let in, for what he may not have said.
+        // Neither answer nor admit a client for a damaged packet.
         verify_udp(batch.packet(lane), &parsed).map_err(Verdict::Drop)?;
         let listen = self.entries.get(usize::from(entry)).ok_or(super::NO_SESSION)?.listen;
         let mut answer = ArrayVec::new();
@@ -58,7 +58,7 @@ impl UdpRelay {
         }
     }
 
-    /// Writes `answer` over the request, to go back to where that came from.
+    /// Overwrites the request with `answer`, addressed to its sender.
     fn challenge(&mut self, batch: &mut Batch<'_>, lane: usize, request: &Parsed, answer: &[u8]) -> Verdict {
         let Flow { source, destination } = request.flow;
         let ip_bytes = request.length - u16::from(request.l3);
@@ -72,7 +72,7 @@ impl UdpRelay {
         let [to, from] = [0, 6].map(|at| MacAddr(std::array::from_fn(|i| macs[at + i])));
         let flow = Flow { source: destination, destination: source };
         let built = UdpFrame { source_mac: to, destination_mac: from, hop_limit: HOPS, ..UdpFrame::new(flow, answer) };
-        // At most as long as the request, whose payload the answer fits into.
+        // The answer fits into the request's payload, so the frame does not grow.
         let written = built.write(frame).filter(|&length| length <= usize::from(request.length));
         match written.and_then(|length| u16::try_from(length).ok()) {
             Some(length) if batch.set_length(lane, length) => {
@@ -93,8 +93,8 @@ fn udp_length(frame: &[u8], parsed: &Parsed) -> Option<usize> {
     Some(usize::from(u16::from_be_bytes(*length)))
 }
 
-/// Takes the first `cut` bytes off the payload, and makes lengths and checksums right again. What comes
-/// behind the datagram (UDP options) moves up as well.
+/// Removes the first `cut` bytes of the payload and updates lengths and checksums. Bytes after the datagram (UDP
+/// options) move up as well.
 fn strip(frame: &mut [u8], parsed: &Parsed, cut: u16) -> Option<()> {
     let (l3, l4, n) = (usize::from(parsed.l3), usize::from(parsed.l4), usize::from(cut));
     let datagram = udp_length(frame, parsed)?.checked_sub(n).filter(|&length| length >= 8)?;
@@ -114,7 +114,7 @@ fn strip(frame: &mut [u8], parsed: &Parsed, cut: u16) -> Option<()> {
     let none = parsed.ipv4 && frame.get(l4 + 6..l4 + 8)? == [0, 0];
     if !none {
         let Flow { source, destination } = parsed.flow;
-        // The mapped prefix of an IPv4 address adds all ones, which is nothing.
+        // The mapped prefix of an IPv4 address adds 0xffff, which does not change the sum.
         let pseudo = checksum::Sum::pseudo_ipv6(source.address, destination.address, datagram as u16);
         let sum = checksum::udp(pseudo, frame.get(l4..l4 + datagram)?)?;
         frame.get_mut(l4 + 6..l4 + 8)?.copy_from_slice(&sum.to_be_bytes());

@@ -1,25 +1,25 @@
-//! What the packets of a batch are, and where their sessions: all lanes by stages, before any is served.
+//! Classifies the packets of a batch and finds their sessions, in stages over all lanes, before any packet is served.
 
 use super::{NO_SESSION, UdpRelay};
 use oxide::flow::{FlowKey, FlowKeys};
 use oxide::packet::{Endpoint, Flow, LANES, lanes};
 use oxide::queue::{Batch, Verdict};
 
-/// What is known of a batch after the look-ups: masks of lanes, and columns.
+/// Holds the result of the look-ups of a batch: masks of lanes, and columns.
 pub(super) struct LookupResult {
-    /// Packets for an entry, with their keys.
+    /// Lanes with packets for an entry; `keys` has their keys.
     pub(super) clients: u64,
     pub(super) keys: FlowKeys,
-    /// Packets for one of our source ports, with the place of the source address.
+    /// Lanes with packets for one of the queue's source ports; `sources` has the index of the source address.
     pub(super) answers: u64,
     pub(super) sources: [u8; LANES],
-    /// Of both: those with a session, and where it is.
+    /// Lanes of both kinds with a session; `slots` has its slot.
     pub(super) found: u64,
     pub(super) slots: [u32; LANES],
 }
 
 impl LookupResult {
-    /// Where the session of `lane` was found.
+    /// Returns the slot of the session of `lane`.
     #[inline]
     pub(super) fn slot(&self, lane: usize) -> Option<u32> {
         (self.found & 1 << lane != 0).then_some(self.slots[lane])
@@ -27,7 +27,7 @@ impl LookupResult {
 }
 
 impl UdpRelay {
-    /// First stage: what each lane is. Packets that are neither a client's nor an answer get their verdict.
+    /// Runs the first stage: the kind of each lane. Packets that are neither a client's nor an answer get a verdict.
     pub(super) fn classify(&self, batch: &mut Batch<'_>) -> LookupResult {
         let (clients, answers, found) = (0, 0, 0);
         let (keys, sources, slots) = (FlowKeys::default(), [u8::MAX; LANES], [0; LANES]);
@@ -38,7 +38,7 @@ impl UdpRelay {
             batch.drop(lane, columns.reject_reason[lane]);
         }
         let own = self.slices.of(self.place);
-        // Most packets of a batch are for the entry that the one before was for.
+        // Most packets of a batch are for the same entry as the packet before.
         let mut last: Option<(Endpoint, u16)> = None;
         for lane in lanes(live & columns.udp) {
             let Flow { source, destination } = &columns.flow[lane];
@@ -49,8 +49,8 @@ impl UdpRelay {
                 lookup.clients |= 1 << lane;
                 continue;
             }
-            // The configuration keeps listening ports and source ports apart. Whose a port is takes a division,
-            // whether it is ours takes none.
+            // The configuration keeps listening ports and source ports apart. Finding the owner of a port takes a
+            // division; the check for our own slice takes none.
             let ours = own.contains(&u32::from(destination.port));
             match if ours { Some(self.place) } else { self.slices.owner(destination.port) } {
                 Some(owner) if owner == self.place => {
@@ -75,7 +75,7 @@ impl UdpRelay {
         lookup
     }
 
-    /// Second stage: where the sessions are. All of them are on their way to the cache afterwards.
+    /// Runs the second stage: finds the sessions and prefetches all of them.
     pub(super) fn look_up(&self, batch: &Batch<'_>, lookup: &mut LookupResult) {
         lookup.found = self.sessions.look_up(&lookup.keys, lookup.clients, &mut lookup.slots);
         for lane in lanes(lookup.answers) {

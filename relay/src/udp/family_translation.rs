@@ -1,11 +1,11 @@
-//! A packet whose client and upstream are of different families.
+//! Translates packets between IPv4 and IPv6.
 
 use oxide::packet::{FlowChecksumDelta, Rewrite, translate};
 use oxide::queue::Batch;
 use oxide::telemetry::DropReason;
 
-/// Replaces the IP header of `lane`. `length` is the packet's without Ethernet padding. A packet that is
-/// refused is to be dropped: its start may have moved.
+/// Replaces the IP header of `lane`. `length` is the packet's length without Ethernet padding. After an error the
+/// packet must be dropped, because its start may have moved.
 #[cold]
 pub(super) fn translate_family(
     batch: &mut Batch<'_>,
@@ -16,7 +16,7 @@ pub(super) fn translate_family(
 ) -> Result<(), DropReason> {
     let columns = batch.columns();
     let at = (columns.l3[lane], columns.l4[lane]);
-    // Without padding first: the new lengths fit then, the longer one by the room in front.
+    // Remove the padding first, so that the new length fits. A longer packet uses the headroom.
     let mut fits = batch.set_length(lane, length);
     if columns.ipv4 & 1 << lane != 0 {
         if !batch.move_start(lane, -translate::GROWTH) {

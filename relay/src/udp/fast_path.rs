@@ -1,9 +1,9 @@
-//! What nearly every packet needs, and no more.
+//! Serves nearly all packets on the fast path.
 //!
-//! A packet is ordinary if its session was found and holds, the next hop is known, the packet stays in its
-//! family, fits, and has hops left. For such a packet this does what [`serve_client`](UdpRelay::serve_client) and
-//! [`serve_answer`](UdpRelay::serve_answer) would do, in the same order. A batch is looked at twice: first come all
-//! checks, then all that has an effect, so that each of the two loops is short.
+//! A packet takes the fast path if its session was found and is valid, the next hop is known, the IP version does not
+//! change, the packet fits the MTU, and its hop limit is above one. The fast path does the same as
+//! [`serve_client`](UdpRelay::serve_client) and [`serve_answer`](UdpRelay::serve_answer), in the same order. It first
+//! runs all checks of a batch, then all effects, so that each of the two loops is short.
 
 use super::{EntryRuntime, LIMITED, LookupResult, UdpRelay, ip_bytes};
 use crate::session::{CachedNextHop, Session, Upstream};
@@ -12,8 +12,8 @@ use oxide::queue::Batch;
 use oxide::umem::PortIndex;
 
 impl UdpRelay {
-    /// The ordinary ones of a batch's packets, but for what [`stays`](Self::stays) says. Holds until
-    /// the relay is `stale`.
+    /// Returns the lanes for the fast path, without the check of [`stays`](Self::stays). The result is valid until
+    /// `batch_invalidated` is set.
     #[inline]
     pub(super) fn fast_path_lanes(&self, batch: &Batch<'_>, lookup: &LookupResult) -> u64 {
         #[cfg(test)]
@@ -39,7 +39,7 @@ impl UdpRelay {
         fast
     }
 
-    /// Whether the session holds, and the packet in `lane` fits the way it goes and stays in its family.
+    /// Returns true if the session is valid, and the packet in `lane` fits the MTU and keeps its IP version.
     #[inline(always)]
     fn goes(&self, session: &Session, hop: &CachedNextHop, batch: &Batch<'_>, lane: usize) -> bool {
         hop.generation == self.generation
@@ -47,15 +47,14 @@ impl UdpRelay {
             && (self.now.wrapping_sub(session.last_seen) <= self.shortest_idle || self.holds(session))
     }
 
-    /// Whether a client's silence is still shorter than its own entry's timeout.
+    /// Returns true if the session has not expired by its own entry's timeout.
     #[cold]
     #[inline(never)]
     fn holds(&self, session: &Session) -> bool {
         !self.expired(session)
     }
 
-    /// Whether the client whose session is in `slot` need not look for another upstream. Where anybody wants to know
-    /// which ones answer, each packet may change that.
+    /// Returns true if the session in `slot` stays with its upstream. Each packet may change that if health is checked.
     #[inline]
     pub(super) fn stays(&self, slot: u32) -> bool {
         let Some(health) = self.health.as_ref().filter(|health| !health.all_stay()) else { return true };
@@ -64,7 +63,7 @@ impl UdpRelay {
         session.is_some_and(|session| upstream(session).is_some_and(|place| health.stays(session.key.local, place)))
     }
 
-    /// Serves clients' packets, all of them [ordinary](Self::fast_path_lanes).
+    /// Serves clients' packets, all of them [on the fast path](Self::fast_path_lanes).
     #[inline]
     pub(super) fn send_to_upstreams(&mut self, batch: &mut Batch<'_>, of: u64, lookup: &LookupResult) {
         let of = if self.limits.is_none() { of } else { self.admitted(batch, of, lookup) };
@@ -107,7 +106,7 @@ impl UdpRelay {
         first
     }
 
-    /// Notes that the sessions of these lanes have sent to their upstreams.
+    /// Records that the sessions of these lanes have sent to their upstreams.
     fn note_sent(&mut self, of: u64, lookup: &LookupResult) {
         let Some(health) = &mut self.health else { return };
         for lane in lanes(of) {
@@ -119,7 +118,7 @@ impl UdpRelay {
         }
     }
 
-    /// Notes that the upstreams of these lanes' sessions have answered.
+    /// Records that the upstreams of these lanes' sessions have answered.
     fn note_answered(&mut self, of: u64, lookup: &LookupResult) {
         let Some(health) = &mut self.health else { return };
         for lane in lanes(of) {
@@ -131,16 +130,16 @@ impl UdpRelay {
         }
     }
 
-    /// Whether no session has to look for another upstream.
+    /// Returns true if no session has to move to another upstream.
     #[inline(always)]
     pub(super) fn all_stay(&self) -> bool {
         self.health.as_ref().is_none_or(|health| health.all_stay())
     }
 
-    /// Serves answers, all of them [ordinary](Self::fast_path_lanes).
+    /// Serves answers, all of them [on the fast path](Self::fast_path_lanes).
     #[inline]
     pub(super) fn send_to_clients(&mut self, batch: &mut Batch<'_>, of: u64, lookup: &LookupResult) {
-        // An answer is one whether the client may have it or not.
+        // An answer proves that the upstream is up, even if a limit drops it.
         if self.health.as_ref().is_some_and(|health| health.waits()) {
             self.note_answered(of, lookup);
         }
@@ -169,13 +168,13 @@ impl UdpRelay {
         }
     }
 
-    /// Those of these packets that are within the limits; the others get their verdict.
+    /// Returns the lanes that are within the limits; the others get a verdict.
     fn admitted(&mut self, batch: &mut Batch<'_>, of: u64, lookup: &LookupResult) -> u64 {
         let mut admitted = of;
         for lane in lanes(of) {
             let (of_client, slot) = (lookup.clients & 1 << lane != 0, lookup.slots[lane]);
             let Some(Session { key, .. }) = self.sessions.get(slot) else { continue };
-            // A packet that was held has paid.
+            // A held packet was already counted.
             if let Some(limits) = self.limits.as_mut().filter(|_| !batch.was_held()) {
                 let (now, bytes) = (self.now_ns, ip_bytes(batch, lane));
                 let admits = if of_client {
@@ -193,7 +192,7 @@ impl UdpRelay {
     }
 }
 
-/// New addresses, and out. The packet is as long as its headers say: without Ethernet padding.
+/// Writes the new addresses and sends the packet. Its length comes from its headers, without Ethernet padding.
 #[inline(always)]
 fn send<const IPV4: bool>(batch: &mut Batch<'_>, lane: usize, port: PortIndex, new: &FixedHeaderRewrite<'_>) {
     if let Some(head) = batch.transmit_headers(lane, batch.columns().length[lane], port) {

@@ -1,4 +1,4 @@
-//! How packets leave: the next hop, and the new addresses.
+//! Sends packets: resolves the next hop and writes the new addresses.
 
 use super::super::session::{CachedNextHop, Upstream};
 use super::family_translation::translate_family;
@@ -10,7 +10,7 @@ use oxide::telemetry::DropReason;
 use oxide::umem::PortIndex;
 
 impl UdpRelay {
-    /// New addresses, and out. `length` is the packet's without Ethernet padding.
+    /// Writes the new addresses and returns the outgoing port. `length` is the packet's length without Ethernet padding.
     #[inline]
     pub(super) fn send(
         &self,
@@ -41,13 +41,12 @@ impl UdpRelay {
         }
         let translation = Translation::with(&new, change, ipv4);
         translation.apply(batch.packet_mut(lane), l3, l4, ipv4).map_err(Verdict::Drop)?;
-        // Without Ethernet padding. Never longer than the frame, so it fits.
+        // Remove Ethernet padding. The length is never longer than the frame, so it fits.
         let _ = batch.set_length(lane, length);
         Ok(hop.port)
     }
 
-    /// Asks for the next hops of upstreams before a client does, some in each tick: a first packet
-    /// should not have to wait for them.
+    /// Requests the next hops of some upstreams in each tick, so that first packets do not wait for them.
     pub(super) fn resolve_next_hops_early(&mut self, cx: &mut Context<'_>) {
         for Upstream { server, .. } in self.upstreams.iter().skip(self.resolved_early).take(RESOLVE_EARLY) {
             let (interface, next_hop) = match cx.tables().resolve(server.ip()) {
@@ -62,7 +61,7 @@ impl UdpRelay {
         self.resolved_early = self.upstreams.len().min(self.resolved_early + RESOLVE_EARLY);
     }
 
-    /// How packets of this upstream leave that come from `source`, one of the relay's addresses.
+    /// Returns upstream and next hop for packets with source address `source`, an index of `sources`.
     pub(super) fn upstream_next_hop(
         &mut self,
         upstream: u32,
@@ -82,7 +81,7 @@ impl UdpRelay {
         Ok(target)
     }
 
-    /// Where packets for `to` leave; `ipv4`: of what family they come.
+    /// Resolves the next hop for packets to `to`. `ipv4` is the IP version in which they arrive.
     pub(super) fn resolve(
         &mut self,
         ipv4: bool,
@@ -93,7 +92,7 @@ impl UdpRelay {
             Resolution::NoRoute => Err(NO_ROUTE),
             Resolution::Hop(hop) => {
                 let port = cx.port_of(hop.interface).ok_or(NO_ROUTE)?;
-                // The kernel does not see our traffic: what is not asked for, it forgets.
+                // The kernel does not see our traffic, so it forgets neighbours that nobody requests.
                 if !self.asked.contains(&(hop.interface, hop.next_hop)) {
                     let _ = self.asked.try_push((hop.interface, hop.next_hop));
                     cx.resolve(hop.interface, hop.next_hop);

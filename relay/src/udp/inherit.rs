@@ -1,10 +1,9 @@
-//! What a relay takes over from the one that it replaces, and what it tells of its sessions.
+//! Inherits the state of the relay that is replaced, and describes sessions for operators.
 //!
-//! Sessions are copied one by one into new tables, each checked as if it came from a stranger: after a panic the
-//! old tables may be in the middle of a change, and after a reload the entries are others. Nothing but the plain
-//! slots is read of them; index and free lists are made anew. Buckets of limits and the upstreams that are down go over
-//! too, so that neither a flood nor a dead upstream is forgotten with each handler. A handler that fails again right after
-//! its start is followed by one that takes over nothing at all.
+//! Sessions are copied one by one into new tables, and each is checked. After a panic the old tables may be in the
+//! middle of a change, and after a reload the entries differ. Only the slots of the old tables are read; index and
+//! free lists are built again. Rate buckets and down upstreams are inherited too, so that a new handler forgets neither
+//! a flood nor a dead upstream. After a second panic within a short time the next handler inherits nothing.
 
 use super::super::session::{CachedNextHop, Session};
 use super::{TICK, UdpRelay};
@@ -12,11 +11,11 @@ use oxide::flow::FlowKey;
 use oxide::packet::Endpoint;
 use oxide::queue::SessionInfo;
 
-/// Slots looked at for one list of sessions: 4 MiB.
+/// Limits the slots read for one list of sessions: 4 MiB.
 const LOOK_AT: usize = 65_536;
 
 impl UdpRelay {
-    /// Copies the sessions of `former` that this relay can serve, each with its source port. Returns how many.
+    /// Copies the sessions of `former` that this relay can serve, with their source ports. Returns their number.
     pub(super) fn take_over(&mut self, former: &mut Self) -> u64 {
         (self.epoch, self.now, self.counters) = (former.epoch, former.now, former.counters);
         let (entries, upstreams) = self.places_of(former);
@@ -47,7 +46,7 @@ impl UdpRelay {
         taken
     }
 
-    /// For each entry and each upstream of `former`, its place here, if it is still served.
+    /// Returns the index here of each entry and each upstream of `former`; `None` if it is no longer served.
     fn places_of(&self, former: &Self) -> (Vec<Option<u16>>, Vec<Option<u32>>) {
         let mut upstreams = vec![None; former.upstreams.planned()];
         let entries = former.plan.entries().iter().zip(&former.entries).map(|(planned, old)| {
@@ -100,7 +99,7 @@ impl UdpRelay {
         Some(())
     }
 
-    /// Whether the upstream at `place` of the list of all is one of `entry`'s.
+    /// Returns true if the upstream with index `place` belongs to `entry`.
     fn belongs(&self, place: u32, entry: u16) -> bool {
         let first = self.entries.get(usize::from(entry)).map(|served| served.first_upstream);
         let count = self.plan.entries().get(usize::from(entry)).map_or(0, |planned| planned.upstreams.len());

@@ -1,8 +1,8 @@
-//! Which source addresses each upstream is reached from, and how the packets of each pair leave.
+//! Holds a slot with the next hop for each pair of upstream and source address.
 //!
-//! A session keeps its source address for its life, while new ones get what the kernel prefers by then. So the sessions
-//! of one upstream may have several addresses at once, for days. Each pair of upstream and address has a slot of its own:
-//! the packets of all of them stay on the fast path.
+//! A session keeps its source address, while new sessions get the address that the kernel prefers at that time. So the
+//! sessions of one upstream may have several addresses at once, for days. Each pair has its own slot, so all
+//! their packets stay on the fast path.
 
 use std::collections::HashMap;
 
@@ -12,19 +12,19 @@ use super::super::session::{CachedNextHop, Upstream};
 use super::super::source_ports::SourcePorts;
 use oxide::packet::Endpoint;
 
-/// Pairs beyond the first of each upstream, at most: 64 bytes each.
+/// Limits the pairs beyond the first of each upstream, 64 bytes each.
 const OTHERS: usize = 1024;
 
-/// Slots of upstreams: the first ones in the order of the plan, then further source addresses of the same upstreams.
+/// Holds the slots: first the upstreams in the order of the plan, then pairs with further source addresses.
 pub(super) struct Paths {
     slots: Vec<Upstream>,
     planned: usize,
-    /// Slots past the planned ones, by place of the upstream and of the source address.
+    /// Further slots, by index of the upstream and index of the source address.
     others: HashMap<(u32, u8), u32, FixedState>,
 }
 
 impl Paths {
-    /// One slot for each server; memory for as many again, at most [`OTHERS`].
+    /// Makes one slot per server and allocates memory for as many further slots, at most [`OTHERS`].
     pub(super) fn new(servers: Vec<Endpoint>) -> Self {
         let planned = servers.len();
         let others = planned.min(OTHERS);
@@ -33,7 +33,7 @@ impl Paths {
         Self { slots, planned, others: HashMap::with_capacity_and_hasher(others, FixedState::default()) }
     }
 
-    /// Upstreams of the plan.
+    /// Returns the number of upstreams of the plan.
     pub(super) fn planned(&self) -> usize {
         self.planned
     }
@@ -48,12 +48,12 @@ impl Paths {
         self.slots.get_mut(slot as usize)
     }
 
-    /// All slots.
+    /// Returns all slots.
     pub(super) fn iter(&self) -> std::slice::Iter<'_, Upstream> {
         self.slots.iter()
     }
 
-    /// Slots in use or planned.
+    /// Returns the number of slots.
     pub(super) fn len(&self) -> usize {
         self.slots.len()
     }
@@ -62,9 +62,9 @@ impl Paths {
         self.slots.capacity() * size_of::<Upstream>() + self.others.capacity() * size_of::<((u32, u8), u32)>()
     }
 
-    /// The slot of the upstream at `place` as it is reached from `sources[source]`. A slot whose address no session has
-    /// any more is reused. Where none is left, the upstream's first slot: its sessions then take turns there, which costs
-    /// a look at the tables for each change between them.
+    /// Returns the slot of the upstream `place` with source address `sources[source]`. A slot whose address no session
+    /// uses is reused. If none is free, the upstream's first slot is shared; each change between its addresses then
+    /// costs a look-up in the tables.
     pub(super) fn slot(&mut self, place: u32, source: u8, sources: &[SourcePorts]) -> u32 {
         let Some(address) = sources.get(usize::from(source)).map(|ports| ports.address) else { return place };
         let fits = |slot: &Upstream| slot.source == source && slot.address == address && slot.place == place;
@@ -80,7 +80,7 @@ impl Paths {
         }
         let slot = match other {
             _ if self.get(place).is_none_or(spare) => place,
-            // Its address was another one's.
+            // The index belonged to another address.
             Some(slot) => slot,
             None if self.slots.len() < self.slots.capacity() => {
                 self.slots.push(Upstream::new(Endpoint::default(), place));
@@ -97,7 +97,7 @@ impl Paths {
         slot
     }
 
-    /// Gives `slot` to another pair.
+    /// Assigns `slot` to another pair.
     fn assign(&mut self, slot: u32, place: u32, source: u8, address: [u8; 16]) {
         let Some(server) = self.slots.get(place as usize).map(|first| first.server) else { return };
         let Some(it) = self.slots.get_mut(slot as usize) else { return };
@@ -127,7 +127,7 @@ mod tests {
         Paths::new((0..count).map(|n| Endpoint { address: [n; 16], port: 53 }).collect())
     }
 
-    /// Source addresses of which each has a session.
+    /// Returns source addresses that each have a session.
     fn busy(addresses: &[u8]) -> Vec<SourcePorts> {
         let taken = |&address: &u8| {
             let mut ports = ports(address);
@@ -157,7 +157,7 @@ mod tests {
         assert_eq!((paths.slot(0, A, &sources), paths.slot(0, B, &sources)), (0, 0), "nobody has A any more");
         let sources = busy(&[10, 11]);
         assert_eq!((paths.slot(0, B, &sources), paths.slot(0, A, &sources)), (0, 1));
-        // The place of A in the list of addresses is another address's by now.
+        // The index of A belongs to another address now.
         let sources = busy(&[12, 11]);
         assert_eq!(paths.slot(0, A, &sources), 1);
         assert_eq!(paths.get(1).map(|slot| slot.address), Some([12; 16]));

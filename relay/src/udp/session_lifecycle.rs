@@ -1,4 +1,4 @@
-//! How sessions of a queue begin and end. The only place that takes and gives back slots and ports.
+//! Creates, expires and removes sessions of a queue. Only this module takes and returns slots and ports.
 
 use std::net::IpAddr;
 use std::num::NonZeroU16;
@@ -14,19 +14,19 @@ use oxide::queue::{Context, QueueInfo};
 use oxide::telemetry::DropReason;
 use oxide::umem::PortIndex;
 
-/// Slots looked at, once a batch, when there is no room for a new session.
+/// Limits the slots checked for expired sessions, once per batch, if no slot or port is free.
 const RECLAIM: usize = 64;
-/// Source ports tried for each queue before one is taken whose answers come to another: all of so many are
-/// wrong once in 3000 sessions, (1 - 1/q)^(8q) < e^-8.
+/// Source ports tried per queue before one is taken whose answers arrive at another queue. All tries fail once in
+/// 3000 sessions: (1 - 1/q)^(8q) < e^-8.
 const TRIES_PER_QUEUE: usize = 8;
-/// Source addresses in use at once; more than a host has toward its upstreams.
+/// Limits the source addresses in use at once; a host has fewer towards its upstreams.
 const SOURCES: usize = 64;
 
 impl UdpRelay {
-    /// The client's session, if it has one that still holds; ends one that does not.
+    /// Returns the client's session if it has a valid one; removes an invalid one.
     pub(super) fn current(&mut self, slot: Option<u32>, key: &FlowKey, cx: &Context<'_>) -> Option<u32> {
         let holds = |slot: u32| self.sessions.get(slot).is_some_and(|session| session.key == *key);
-        // It may have ended, or begun, earlier in this batch.
+        // The session may have ended or begun earlier in this batch.
         let slot = match slot.filter(|&slot| holds(slot)) {
             Some(slot) => slot,
             None => self.sessions.find(key)?,
@@ -60,8 +60,8 @@ impl UdpRelay {
         }
     }
 
-    /// Whether the session's source address is still this host's. One that was taken away may come back: as long as
-    /// there is no other one in its place, the session waits.
+    /// Returns true if the session's source address is still assigned to this host. A removed address may come back: the
+    /// session waits until the kernel prefers another address.
     fn source_holds(&self, session: &Session, tables: &Tables) -> bool {
         let Some(upstream) = self.upstreams.get(session.upstream) else { return false };
         if upstream.source == session.source && upstream.hop.fresh(self.generation) {
@@ -72,21 +72,21 @@ impl UdpRelay {
         tables.local(source) || tables.source_for(upstream.server.ip()).is_none_or(|address| address == source)
     }
 
-    /// Whether anybody may have a session, and this client be answered.
+    /// Checks that new sessions are allowed and that this client can be answered.
     pub(super) fn may_begin(&self, key: &FlowKey, cx: &Context<'_>) -> Result<(), DropReason> {
         let FlowKey { remote: client, local: entry } = key;
         if cx.draining() {
             return Err(DropReason::Draining);
         }
         let planned = self.plan.entries().get(usize::from(*entry)).ok_or(DropReason::NoSession)?;
-        // Forged: an answer to it would come back to us, or go round for ever.
+        // A forged address: an answer would return to this host or loop endlessly.
         if cx.tables().local(client.ip()) || planned.upstreams.contains(client) {
             return Err(DropReason::BadSource);
         }
         Ok(())
     }
 
-    /// A session for a client that [may have one](Self::may_begin).
+    /// Creates a session for a client that [may have one](Self::may_begin).
     pub(super) fn create(&mut self, key: &FlowKey, cx: &mut Context<'_>) -> Result<u32, DropReason> {
         let FlowKey { remote: client, local: entry } = key;
         let (Some(served), Some(planned)) =
@@ -112,7 +112,7 @@ impl UdpRelay {
         let tries = if home.is_some() { TRIES_PER_QUEUE * cx.info().queues.min(32) as usize } else { 0 };
 
         self.find_or_reclaim(|relay| relay.sessions.next_slot()).ok_or(DropReason::SessionsFull)?;
-        // Making room for a port may change which slot is next.
+        // Reclaiming sessions for a port may change the next slot.
         let port = self
             .find_or_reclaim(|relay| {
                 let slot = relay.sessions.next_slot()?;
@@ -140,16 +140,16 @@ impl UdpRelay {
         inserted
     }
 
-    /// What a session's translation does to checksums: its client's packets leave `from` one of our ends `to` the
-    /// upstream.
+    /// Returns the checksum change of a session whose client's packets leave `from` a source address of the relay `to`
+    /// the upstream.
     pub(super) fn change(&self, key: &FlowKey, from: Endpoint, to: Endpoint) -> Result<FlowChecksumDelta, DropReason> {
         let listen = self.entries.get(usize::from(key.local)).ok_or(DropReason::NoSession)?.listen;
         let came = Flow { source: key.remote, destination: listen };
         FlowChecksumDelta::new(&came, &Flow { source: from, destination: to })
     }
 
-    /// The place of a source address in `self.sources`, which gets its ports when it is first used, or
-    /// takes the place of one that is not used any more.
+    /// Returns the index of a source address in `self.sources`. A new address gets its ports here, and may replace an
+    /// unused address.
     pub(super) fn source(&mut self, address: [u8; 16]) -> Option<usize> {
         if let Some(at) = self.sources.iter().position(|source| source.address == address) {
             return Some(at);
@@ -166,7 +166,7 @@ impl UdpRelay {
         Some(at)
     }
 
-    /// What `find` finds; if that is nothing, once more after idle sessions were looked for.
+    /// Returns the result of `find`; if it is `None`, removes expired sessions and calls `find` once more.
     fn find_or_reclaim<T>(&mut self, mut find: impl FnMut(&mut Self) -> Option<T>) -> Option<T> {
         if let Some(found) = find(self) {
             return Some(found);
@@ -178,7 +178,7 @@ impl UdpRelay {
         find(self)
     }
 
-    /// Ends idle sessions among the next `steps` slots.
+    /// Removes expired sessions among the next `steps` slots.
     pub(super) fn sweep(&mut self, mut steps: usize) {
         let now = self.now;
         while let Some((slot, left)) = {
@@ -206,7 +206,7 @@ impl UdpRelay {
     }
 }
 
-/// Which source ports bring a server's answers to our own queue.
+/// Tests which source ports bring a server's answers to this queue.
 #[derive(Clone, Copy)]
 struct HomeQueue<'a> {
     rss: &'a Rss,
@@ -216,7 +216,7 @@ struct HomeQueue<'a> {
 }
 
 impl<'a> HomeQueue<'a> {
-    /// For answers that come in by `port`; `None` where its NIC does not tell.
+    /// Makes the test for answers that arrive at `port`; `None` if its NIC does not report RSS.
     fn new(info: &'a QueueInfo, port: PortIndex, server: Endpoint, own: [u8; 16]) -> Option<Self> {
         let at = usize::from(port);
         let rss = info.rss.get(at)?.as_deref().filter(|rss| rss.covers(server.is_ipv4()))?;
@@ -229,7 +229,7 @@ impl<'a> HomeQueue<'a> {
     }
 }
 
-/// The port of ours that packets to `upstream` leave by, now or as soon as its MAC is known.
+/// Returns the port that packets to `upstream` leave by, also if the MAC address is not known yet.
 fn leaves_by(upstream: IpAddr, cx: &Context<'_>) -> Option<PortIndex> {
     match cx.tables().resolve(upstream) {
         Resolution::Hop(hop) => cx.port_of(hop.interface),
@@ -238,7 +238,8 @@ fn leaves_by(upstream: IpAddr, cx: &Context<'_>) -> Option<PortIndex> {
     }
 }
 
-/// Strictly longer: the stamp was rounded down, so a session never ends early.
+/// Returns true if a session has expired. The comparison is strict because the tick was rounded down: a session never
+/// ends early.
 #[inline]
 pub(super) fn is_over(entries: &[EntryRuntime], session: &Session, now: u32) -> bool {
     let timeout = entries.get(usize::from(session.key.local)).map_or(0, |entry| match session.answered {
