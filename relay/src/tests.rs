@@ -1,5 +1,5 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
-//! The relay through the harness: what goes in, what comes out.
+//! Tests the relay through the harness: input packets and output packets.
 
 mod batches;
 mod cost;
@@ -46,7 +46,7 @@ pub(super) fn datagram(from: &str, to: &str, payload: &[u8]) -> Vec<u8> {
     UdpFrame::new(Flow { source: at(from).into(), destination: at(to).into() }, payload).to_vec().unwrap()
 }
 
-/// Ends of a frame whose checksums are right.
+/// Returns the flow of a frame with correct checksums.
 fn ends(frame: &[u8]) -> (SocketAddr, SocketAddr) {
     packet::verify_udp(frame, &parsed(frame)).unwrap();
     ends_unchecked(frame)
@@ -64,7 +64,7 @@ fn sent(outcome: HandlerOutcome) -> (u8, Vec<u8>) {
     }
 }
 
-/// Sends one packet to entry `a` and returns the source port it left with.
+/// Sends one packet to entry `a` and returns its new source port.
 #[track_caller]
 fn source_port(harness: &mut Harness<UdpRelay>, client: &str) -> u16 {
     ends(&sent(one(harness, CLIENTS, &datagram(client, "192.0.2.1:53", b"?"))).1).0.port()
@@ -124,7 +124,7 @@ fn translates_families_and_back() {
     }
 }
 
-/// The outgoing MTU is for the packet as it leaves.
+/// The outgoing MTU limits the packet after its translation.
 #[test]
 fn translated_packet_must_fit_after_growth() {
     let mut harness = relay("");
@@ -175,10 +175,10 @@ fn idle_session_expires_although_answers_arrive() {
     harness.advance(Duration::from_millis(100));
     assert_eq!(one(&mut harness, SERVERS, &answer), HandlerOutcome::Drop(DropReason::NoSession));
     assert_eq!(harness.handler().sessions(), 1);
-    // The hand comes round within a second's ticks.
+    // The sweep visits all slots within the ticks of a second.
     (0..16).for_each(|_| harness.tick());
     assert_eq!((harness.handler().sessions(), harness.handler().counters().expired), (0, 1));
-    // The client is welcome again, with another port: a late answer must not reach it.
+    // The client gets a new session with another port, so a late answer does not reach it.
     assert_ne!(source_port(&mut harness, "192.0.2.7:4000"), port);
 }
 
@@ -200,7 +200,7 @@ fn full_table_refuses_new_clients_and_serves_others() {
     let refused = datagram("192.0.2.8:1", "192.0.2.1:53", b"?");
     assert_eq!(one(&mut harness, CLIENTS, &refused), HandlerOutcome::Drop(DropReason::SessionsFull));
     assert_eq!(source_port(&mut harness, "192.0.2.7:4063"), ports[63]);
-    // Idle ones make room at once, without waiting for a tick.
+    // Expired sessions are reclaimed at once, without a tick.
     harness.advance(Duration::from_secs(121));
     sent(one(&mut harness, CLIENTS, &refused));
 }
@@ -237,10 +237,10 @@ fn packets_without_session_have_distinct_reasons() {
         ("198.51.100.2:53", format!("198.51.100.1:{}", port ^ 1), DropReason::NoSession),
         ("198.51.100.2:53", "198.51.100.1:60999".to_owned(), DropReason::NoSession),
         ("192.0.2.7:4000", "192.0.2.1:57".to_owned(), DropReason::NoSession),
-        // Forged: our own address, and the upstream itself.
+        // Forged sources: the host's own address and the upstream itself.
         ("198.51.100.1:4000", "192.0.2.1:53".to_owned(), DropReason::BadSource),
         ("198.51.100.2:53", "192.0.2.1:53".to_owned(), DropReason::BadSource),
-        // Leaves by an interface without a queue of ours.
+        // The route uses an unserved interface.
         ("192.0.2.7:4000", "192.0.2.1:55".to_owned(), DropReason::NoRoute),
     ] {
         assert_eq!(one(&mut harness, SERVERS, &datagram(from, &to, b"!")), HandlerOutcome::Drop(reason), "{from} {to}");
@@ -252,7 +252,7 @@ fn packets_without_session_have_distinct_reasons() {
 #[test]
 fn answer_goes_to_queue_that_owns_the_port() {
     let ports = "source_ports = \"60000-60010\"";
-    // 11 ports on 4 queues: 2 each, and 3 that are no one's.
+    // 11 ports on 4 queues: 2 for each, and 3 without an owner.
     for (port, owner) in [(60000, Some(0)), (60001, Some(0)), (60005, Some(2)), (60007, Some(3)), (60008, None)] {
         let mut harness = relay_on(1, 4, ports);
         let answer = datagram("198.51.100.2:53", &format!("198.51.100.1:{port}"), b"!");
@@ -314,7 +314,7 @@ fn unsendable_packets_have_reasons() {
 fn session_keeps_its_source_while_the_address_is_assigned() {
     let mut harness = relay("");
     let before = source_port(&mut harness, "192.0.2.7:4000");
-    // Another address is preferred by now, first as a new one, then as the only one that is.
+    // Another address is preferred: first as an additional one, then as the only one.
     let sides = [vec!["198.51.100.9", "198.51.100.1"], vec!["198.51.100.1", "198.51.100.9"], vec!["198.51.100.1"]];
     for (generation, server_side) in (2..).zip(sides) {
         harness.set_tables(World { server_side, ..World::default() }.tables(generation));
@@ -335,13 +335,13 @@ fn new_session_takes_the_preferred_source_while_others_keep_theirs() {
     let both = World { server_side: vec!["198.51.100.9", "198.51.100.1"], ..World::default() };
     harness.set_tables(both.tables(2));
     for _ in 0..3 {
-        // In one batch, and in turns: each packet leaves from its own session's address.
+        // In one batch and in turns, each packet leaves with its own session's address.
         let outcomes = harness.feed(CLIENTS, &[&old, &new, &old, &new].map(Vec::clone));
         let sources: Vec<_> = outcomes.into_iter().map(|out| ends(&sent(out).1).0).collect();
         assert_eq!([sources[0], sources[2]], [first, first]);
         assert_eq!((sources[1].ip(), sources[1]), (ip("198.51.100.9"), sources[3]));
     }
-    // Handlers that follow take over both, each with its address.
+    // The next handlers inherit both sessions, each with its address.
     let plan = RelayPlan::new(&config(""), &[]).unwrap();
     assert_eq!(harness.restart_handler(oxide::queue::Replaced::Asked, |info| UdpRelay::new(&plan, info)), Ok(2));
     let outcomes = harness.feed(CLIENTS, &[old, new]);
@@ -369,6 +369,6 @@ fn memory_is_allocated_at_start() {
     for n in 0..2000 {
         source_port(&mut harness, &format!("192.0.2.7:{}", 1000 + n));
     }
-    // The ports of the one source address: six bytes each.
+    // The ports of the single source address take six bytes each.
     assert_eq!(harness.handler().memory_bytes() - before, 10_000 * 6);
 }

@@ -1,5 +1,5 @@
 #![allow(clippy::unwrap_used)]
-//! A batch, most of which goes the short way, comes out as its packets do one by one and the long way.
+//! Tests that a batch, mostly on the fast path, has the same result as its packets one by one on the slow path.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::{World, config, ends_unchecked};
 use crate::{RelayPlan, UdpRelay};
 use oxide::queue::{Handler, HandlerOutcome, Harness, QueueInfo};
 
-/// What there is besides sessions.
+/// Selects the features besides sessions.
 #[derive(Debug, Clone, Copy)]
 struct Extras {
     limits: bool,
@@ -29,16 +29,16 @@ fn extras() -> impl Strategy<Value = Extras> {
 }
 
 struct Twins {
-    /// Whole batches.
+    /// Gets whole batches.
     fast: Harness<UdpRelay>,
-    /// One packet at a time, the long way.
+    /// Gets one packet at a time, on the slow path.
     slow: Harness<UdpRelay>,
     seen: Vec<(String, u16)>,
     generation: u64,
 }
 
 impl Twins {
-    /// Few slots and few ports, so that both run out.
+    /// Has few slots and few ports, so that both run out.
     fn new(queue: u32, extras: Extras) -> Self {
         let mut config = config("capacity = 64\nidle_timeout_s = 120\nsource_ports = \"61000-61015\"");
         if extras.limits {
@@ -90,7 +90,7 @@ impl Twins {
         match step {
             Step::Batch(port, packets) => {
                 self.batch(*port, false, packets)?;
-                // Held packets come again, and have paid.
+                // Held packets come again and were already counted.
                 self.batch(*port, true, &packets[..packets.len() / 4])?;
             }
             Step::Wait(ms) => self.both(|harness| harness.advance(Duration::from_millis(u64::from(*ms)))),
@@ -111,7 +111,7 @@ impl Twins {
         change(&mut self.slow);
     }
 
-    /// Sessions, with their stamps, and counters.
+    /// Returns sessions with their ticks, and counters.
     fn state(harness: &Harness<UdpRelay>) -> (Vec<oxide::queue::SessionInfo>, crate::RelayCounters) {
         let mut sessions = Vec::new();
         harness.handler().describe_sessions(100, &mut sessions);
@@ -120,7 +120,7 @@ impl Twins {
 }
 
 proptest! {
-    /// Same verdicts, same bytes, same sessions, same counters.
+    /// Verdicts, bytes, sessions and counters are equal.
     #[test]
     fn batch_equals_its_packets_one_by_one(
         queue in 0u32..4, extras in extras(), steps in prop::collection::vec(step(), 1..60),

@@ -1,5 +1,5 @@
 #![allow(clippy::unwrap_used)]
-//! What the relay's own share of a packet costs: the best of many rounds, printed, never asserted.
+//! Measures the relay's own time per packet: the best of many rounds, printed but not asserted.
 //! `cargo test --lib --config profile.dev.opt-level=3 relay::tests::cost -- --ignored --nocapture`
 
 use std::time::Instant;
@@ -19,7 +19,7 @@ struct Bench {
     info: QueueInfo,
     tables: Tables,
     umem: Umem,
-    /// One batch; the bytes are replaced before each use.
+    /// Holds one batch; its bytes are replaced before each use.
     burst: Burst,
     columns: Box<Columns>,
     verdicts: [Verdict; LANES],
@@ -51,7 +51,7 @@ impl Bench {
         }
     }
 
-    /// Writes, parses and, if asked to, relays one batch. Returns how many are sent.
+    /// Writes and parses one batch, and relays it if `relay` is set. Returns the number of sent packets.
     fn batch(&mut self, packets: &[Vec<u8>], relay: bool) -> usize {
         for (frame, packet) in self.burst.iter_mut().zip(packets) {
             assert!(self.umem.set_length(frame, packet.len() as u16));
@@ -68,7 +68,7 @@ impl Bench {
         self.verdicts.iter().filter(|verdict| matches!(verdict, Verdict::Transmit(_))).count()
     }
 
-    /// Nanoseconds of this thread's CPU.
+    /// Returns the CPU time of this thread, ns.
     fn cost(&mut self, batches: &[Vec<Vec<u8>>], relay: bool) -> f64 {
         let start = cpu_ns();
         for packets in batches {
@@ -88,7 +88,7 @@ fn cpu_ns() -> f64 {
 fn per_packet() {
     for (name, sessions) in [("64 sessions", 64u32), ("4 Ki sessions", 4096), ("32 Ki sessions", 32_768)] {
         let mut bench = Bench::new();
-        // Every session once, in an order that no prefetcher knows.
+        // Use every session once, in an order that a hardware prefetcher cannot predict.
         let batches: Vec<Vec<Vec<u8>>> = (0..sessions)
             .map(|n| n.wrapping_mul(0x9e37_79b1) % sessions)
             .map(|n| {

@@ -1,5 +1,5 @@
 #![allow(clippy::unwrap_used)]
-//! What only the short way could get wrong: a session's first packet opens it, later ones go it.
+//! Tests defects that only the fast path could have. The first packet of a session takes the slow path.
 
 use super::*;
 
@@ -27,7 +27,7 @@ fn transmitted(outcomes: &[HandlerOutcome]) -> usize {
     outcomes.iter().filter(|outcome| matches!(outcome, HandlerOutcome::Transmit(..))).count()
 }
 
-/// A timeout below the half minute after which the way is looked up anew.
+/// Has a timeout below the half minute after which next hops are resolved again.
 #[test]
 fn short_timeout_ends_session_with_fresh_next_hop() {
     let mut harness = relay_with("", |config| config.relays[0].idle_timeout_s = Some(1));
@@ -38,7 +38,7 @@ fn short_timeout_ends_session_with_fresh_next_hop() {
     assert_ne!(source_port(&mut harness, "192.0.2.7:4000"), port);
 }
 
-/// The look-up found a slot that by its packet's turn has another session, with the same port of another address.
+/// When the packet is served, the slot of its look-up has another session with the same port of another address.
 #[test]
 fn late_answer_to_other_address_does_not_reach_new_session_of_slot() {
     let mut harness = relay("source_ports = \"61000-61000\"");
@@ -49,7 +49,7 @@ fn late_answer_to_other_address_does_not_reach_new_session_of_slot() {
     assert_eq!((transmitted(&outcomes), &outcomes[2]), (2, &HandlerOutcome::Drop(DropReason::NoSession)));
 }
 
-/// The same where the answer would have gone the short way, had it come first.
+/// The same, with an answer that would take the fast path if it came first.
 #[test]
 fn answer_after_session_end_is_dropped() {
     let mut harness = relay("source_ports = \"61000-61000\"");
@@ -60,20 +60,20 @@ fn answer_after_session_end_is_dropped() {
     assert_eq!((transmitted(&outcomes), &outcomes[2]), (2, &HandlerOutcome::Drop(DropReason::NoSession)));
 }
 
-/// The same with another port of the same address.
+/// The same, with another port of the same address.
 #[test]
 fn late_answer_to_other_port_does_not_reach_new_session_of_slot() {
     let ports = "source_ports = \"61000-61001\"";
     let mut harness = relay_with(ports, |config| config.relays[0].idle_timeout_s = Some(1));
     let first = source_port(&mut harness, "192.0.2.7:4000");
     harness.advance(Duration::from_millis(1200));
-    // A port that was given back comes last.
+    // A returned port is used last.
     let second = 61_000 + u16::from(first == 61_000);
     let outcomes = harness.feed(CLIENTS, &[request(4), answer(second, 4), answer(first, 4)]);
     assert_eq!((transmitted(&outcomes), &outcomes[2]), (2, &HandlerOutcome::Drop(DropReason::NoSession)));
 }
 
-/// 20 + 8 + 972 bytes: ten packets in all, the first of which is not ordinary.
+/// Packets of 20 + 8 + 972 bytes: ten pass in total, the first one on the slow path.
 #[test]
 fn limits_count_ip_bytes() {
     let limit = |config: &mut Config| {
@@ -105,7 +105,7 @@ fn held_packet_is_paid_and_limited_packet_refreshes_nothing() {
     assert_eq!(list.iter().map(|one| one.idle).collect::<Vec<_>>(), [Duration::from_millis(500)]);
 }
 
-/// The way back is the client's own, whichever interface that is.
+/// Answers leave by the interface of their client.
 #[test]
 fn answer_leaves_by_client_interface() {
     for (port, client, mac) in [(CLIENTS, "192.0.2.7:4000", CLIENT_MAC), (SERVERS, "198.51.100.7:4000", SERVER_MAC)] {
@@ -119,7 +119,7 @@ fn answer_leaves_by_client_interface() {
     }
 }
 
-/// The way to an upstream is all its sessions', but for those that leave from another address.
+/// All sessions of an upstream share its next hop, except those with another source address.
 #[test]
 fn session_keeps_source_of_its_start() {
     let mut harness = relay("");
@@ -135,7 +135,7 @@ fn session_keeps_source_of_its_start() {
     sent(one(&mut harness, SERVERS, &answer_to("198.51.100.9", moved.port(), 4)));
 }
 
-/// The same while the host has no address at all, so that every session keeps its own: in one batch, both ways.
+/// The same while the host has no address, so that every session keeps its own: in one batch, in both directions.
 #[test]
 fn sessions_keep_addresses_while_host_has_none() {
     let mut harness = relay_with("", |config| config.relays[2].upstreams.truncate(1));
@@ -155,7 +155,7 @@ fn sessions_keep_addresses_while_host_has_none() {
     }
 }
 
-/// New tables count from the next packet on, both ways.
+/// New tables apply to the next packet, in both directions.
 #[test]
 fn changed_next_hop_is_resolved_again() {
     let mut harness = relay("");
@@ -175,7 +175,7 @@ fn changed_next_hop_is_resolved_again() {
     assert_eq!(one(&mut harness, CLIENTS, &request(73)), HandlerOutcome::Drop(DropReason::TooBig));
 }
 
-/// One question, one answer: the port is free soon after, and a client that goes on asking keeps it.
+/// With an answer grace time, the port is free soon after the answer. A client that sends again keeps it.
 #[test]
 fn answered_session_ends_after_its_grace() {
     let mut harness = relay_with("", |config| config.relays[0].answer_grace_ms = 2000);
@@ -185,14 +185,14 @@ fn answered_session_ends_after_its_grace() {
         harness.advance(Duration::from_millis(1900));
         assert_eq!(source_port(&mut harness, "192.0.2.7:4000"), port);
     }
-    // Not answered: the entry's whole time.
+    // Without an answer the whole idle timeout applies.
     harness.advance(Duration::from_secs(200));
     sent(one(&mut harness, SERVERS, &answer(port, 4)));
     harness.advance(Duration::from_millis(2100));
     assert_eq!(one(&mut harness, SERVERS, &answer(port, 4)), HandlerOutcome::Drop(DropReason::NoSession));
     (0..16).for_each(|_| harness.tick());
     assert_eq!(harness.handler().sessions(), 0);
-    // Of another entry, it stays.
+    // A session of another entry stays.
     let other = datagram("192.0.2.7:4000", "192.0.2.1:54", b"?");
     let source = ends(&sent(one(&mut harness, CLIENTS, &other)).1).0;
     let back = datagram("198.51.100.2:54", &source.to_string(), b"!");

@@ -1,5 +1,5 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
-//! The gate before new sessions.
+//! Tests the admission gate.
 
 use std::time::{Duration, Instant};
 
@@ -42,7 +42,7 @@ fn proved_client_is_admitted_and_upstream_sees_data_only() {
         assert_eq!(harness.handler().sessions(), 0);
         assert!(payload(&challenge).starts_with(&LABEL));
 
-        // With data of odd and even length, and padding behind it.
+        // Use data of odd and even length, followed by padding.
         for data in [&b"question"[..], b"question?", b""] {
             let mut again = datagram(client, entry, &[payload(&challenge), data].concat());
             again.resize(again.len() + 5, 0xee);
@@ -51,7 +51,7 @@ fn proved_client_is_admitted_and_upstream_sees_data_only() {
             ends(&out);
             assert_eq!((port, payload(&out)), (servers, data));
             assert_eq!(harness.handler().sessions(), 1);
-            // From now on nobody is asked.
+            // From now on the gate is not asked.
             let (_, out) = sent(one(&mut harness, CLIENTS, &datagram(client, entry, b"x")));
             assert_eq!(payload(&out), b"x");
             assert_eq!(harness.handler().counters().challenged, 0);
@@ -60,7 +60,7 @@ fn proved_client_is_admitted_and_upstream_sees_data_only() {
     }
 }
 
-/// A gate that knows the cookies of one that is started at the same time.
+/// Returns a gate that accepts the cookies of another one with the same start time.
 fn cookies_of(harness: &Harness<UdpRelay>) -> CookieGate {
     CookieGate::new(Cookies::new([7; 16], Duration::from_secs(10), harness.now()))
 }
@@ -72,7 +72,7 @@ fn short_old_damaged_or_foreign_cookie_is_refused() {
     assert_eq!(one(&mut harness, CLIENTS, &datagram(CLIENT, ENTRY, &[1; 23])), refused);
     let (_, challenge) = sent(one(&mut harness, CLIENTS, &datagram(CLIENT, ENTRY, &[1; 24])));
     let cookie = payload(&challenge).to_vec();
-    // A challenge is no reason for a challenge, or two relays would go on for ever.
+    // A challenge gets no challenge, or two relays would challenge each other endlessly.
     assert_eq!(one(&mut harness, CLIENTS, &datagram("192.0.2.8:4000", ENTRY, &cookie)), refused);
     assert_eq!(one(&mut harness, CLIENTS, &datagram(CLIENT, "192.0.2.1:54", &cookie)), refused);
     assert_eq!(one(&mut harness, CLIENTS, &datagram(CLIENT, ENTRY, &cookie[..23])), refused);
@@ -81,7 +81,7 @@ fn short_old_damaged_or_foreign_cookie_is_refused() {
     assert_eq!(one(&mut harness, CLIENTS, &damaged), HandlerOutcome::Drop(DropReason::UdpChecksum));
     harness.advance(Duration::from_secs(21));
     assert_eq!(one(&mut harness, CLIENTS, &datagram(CLIENT, ENTRY, &cookie)), refused);
-    // Nor is the gate asked about those who never get a session.
+    // The gate is not asked about clients that cannot get a session.
     let forged = datagram("198.51.100.1:4000", ENTRY, &[1; 24]);
     assert_eq!(one(&mut harness, CLIENTS, &forged), HandlerOutcome::Drop(DropReason::BadSource));
     harness.set_draining(true);
@@ -106,7 +106,7 @@ fn held_packet_passes_gate_once() {
     assert_eq!(payload(&out), b"data");
 }
 
-/// Does whatever it is told, with a message as long as it is told.
+/// Makes the configured decision with a message of the configured length.
 struct Whim {
     message: Vec<u8>,
     cut: Option<usize>,
@@ -122,7 +122,7 @@ impl Gate for Whim {
 }
 
 proptest! {
-    /// Whatever a gate wants to answer: to a client without a session goes no more than came from it.
+    /// For any answer of a gate, a client without a session gets no more bytes than it sent.
     #[test]
     fn challenge_is_never_longer_than_request(
         six: bool, message in prop::collection::vec(any::<u8>(), 0..400), request in prop::collection::vec(any::<u8>(), 0..400),
@@ -136,7 +136,7 @@ proptest! {
         let whole = frame.len();
         frame.resize(whole + padding, 0xee);
         if options > 0 && six {
-            // Bytes behind the datagram that belong to the IP packet (RFC 9868).
+            // Bytes after the datagram that belong to the IP packet (RFC 9868).
             let room = padding.min(options) as u16;
             let length = u16::from_be_bytes([frame[18], frame[19]]) + room;
             frame[18..20].copy_from_slice(&length.to_be_bytes());
@@ -156,7 +156,7 @@ proptest! {
         prop_assert_eq!(harness.handler().sessions(), 0);
     }
 
-    /// Whatever is cut off, what goes on is a whole datagram with the rest.
+    /// After removal of any prefix, the rest is sent as a valid datagram.
     #[test]
     fn stripped_prefix_leaves_valid_datagram(
         six: bool, cut in 0usize..60, request in prop::collection::vec(any::<u8>(), 0..60), no_checksum: bool,
@@ -181,7 +181,7 @@ proptest! {
     }
 }
 
-/// By configuration, for one entry: the others let everybody in. Cookies stay good over a reload.
+/// The configuration sets a gate for one entry; other entries admit every client. Cookies stay valid over a reload.
 #[test]
 fn gate_is_an_option_of_an_entry() {
     let mut config = config("");

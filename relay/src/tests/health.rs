@@ -1,5 +1,5 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
-//! Upstreams that do not answer, through the relay.
+//! Tests upstreams that do not answer, through the relay.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -30,7 +30,7 @@ fn client(n: u32) -> String {
     format!("[2001:db8:1::7]:{}", 4000 + n)
 }
 
-/// Sends from client `n`: which upstream got it, from which source port.
+/// Sends from client `n`. Returns the upstream and the source port.
 #[track_caller]
 fn ask(harness: &mut Harness<UdpRelay>, n: u32) -> (SocketAddr, SocketAddr) {
     let (from, to) = ends(&sent(one(harness, CLIENTS, &datagram(&client(n), ENTRY, b"?"))).1);
@@ -41,7 +41,7 @@ fn answer(harness: &mut Harness<UdpRelay>, (upstream, source): (SocketAddr, Sock
     one(harness, SERVERS, &datagram(&upstream.to_string(), &source.to_string(), b"!"))
 }
 
-/// `n` clients in turn; how many went to each upstream. All but the first upstream answer.
+/// Sends from `n` clients in turn. Returns the number of packets per upstream. All but the first upstream answer.
 fn round(harness: &mut Harness<UdpRelay>, clients: std::ops::Range<u32>) -> HashMap<String, u32> {
     let mut counts = HashMap::new();
     for n in clients {
@@ -60,7 +60,7 @@ fn silent_upstream_is_skipped_retried_and_restored() {
     let before = round(&mut harness, 0..100);
     assert!((30..70).contains(&before[FIRST]), "{before:?}");
     harness.advance(Duration::from_millis(1100));
-    // At most one of its own in a second tries it.
+    // At most one client per second tries it.
     let down = round(&mut harness, 100..200);
     assert_eq!(down.get(FIRST), None, "{down:?}");
     let mut tries = 0;
@@ -70,7 +70,7 @@ fn silent_upstream_is_skipped_retried_and_restored() {
         tries += round(&mut harness, start..start + 100).get(FIRST).copied().unwrap_or(0);
     }
     assert_eq!(tries, 10);
-    // Sessions that exist stay, and any answer to any of them heals.
+    // Existing sessions stay, and any answer to one of them marks the upstream as up.
     let old = (0..100).map(|n| ask(&mut harness, n)).find(|asked| asked.0.to_string() == FIRST).unwrap();
     sent(answer(&mut harness, old));
     let healed = round(&mut harness, 2000..2100);
@@ -86,7 +86,7 @@ fn silence_counts_for_sessions_with_another_source_address() {
         let asked = ask(&mut harness, n);
         sent(answer(&mut harness, asked));
     }
-    // New sessions have the second address; those before keep the first, and the slots of their upstreams.
+    // New sessions have the second address; older ones keep the first, and the slots of their upstreams.
     let both = World { server_side: vec!["198.51.100.1", "2001:db8:2::9", "2001:db8:2::1"], ..World::default() };
     harness.set_tables(both.tables(2));
     let before = round(&mut harness, 20..60);
@@ -104,12 +104,12 @@ fn failover_moves_sessions_if_configured() {
     assert_eq!(moved, HashMap::from([(SECOND.to_owned(), 20)]));
     let failed_over = harness.handler().counters().failed_over;
     assert!(failed_over >= 4);
-    // Once, and for good.
+    // The session moves once and stays there.
     round(&mut harness, 0..20);
     assert_eq!(harness.handler().counters().failed_over, failed_over);
 }
 
-/// In one batch with clients of an upstream that is up, and with a second packet of a client that has just left.
+/// The batch also has clients of an upstream that is up, and a second packet of a client that has just moved.
 #[test]
 fn moved_session_does_not_disturb_others_in_batch() {
     let mut harness = relay(true);
@@ -126,7 +126,7 @@ fn moved_session_does_not_disturb_others_in_batch() {
     assert_eq!(harness.handler().counters().failed_over, 2);
 }
 
-/// With nobody up there is nobody to move to.
+/// If all upstreams are down, sessions do not move.
 #[test]
 fn all_upstreams_down_keeps_assignments() {
     let mut harness = relay(true);
@@ -139,7 +139,7 @@ fn all_upstreams_down_keeps_assignments() {
     assert_eq!((counters.upstream_down, counters.failed_over), (2, 0));
 }
 
-/// What goes the short way counts as well: questions, and answers.
+/// Packets on the fast path are recorded as well: requests and answers.
 #[test]
 fn existing_sessions_report_upstream_health() {
     for (answers, fell) in [(true, 0), (false, 2)] {
@@ -148,9 +148,9 @@ fn existing_sessions_report_upstream_health() {
             let asked = ask(&mut harness, n);
             sent(answer(&mut harness, asked));
         }
-        // A session is noted with its first packet in each tick of the clock.
+        // The first packet of a session per tick is recorded.
         harness.advance(Duration::from_millis(100));
-        // All questions first: one answer of the last would hide that those before were not noted.
+        // Send all requests first: an answer to the last one would hide that earlier ones were not recorded.
         let asked: Vec<_> = (0..20).map(|n| ask(&mut harness, n)).collect();
         for asked in asked.into_iter().filter(|_| answers) {
             sent(answer(&mut harness, asked));
@@ -161,7 +161,7 @@ fn existing_sessions_report_upstream_health() {
     }
 }
 
-/// By default, where there is more than one upstream: nobody has to configure that a dead one is left.
+/// With several upstreams, sessions leave a dead one by default.
 #[test]
 fn dead_upstream_is_left_by_default() {
     let mut config = config("");
@@ -177,7 +177,7 @@ fn dead_upstream_is_left_by_default() {
     assert!(before[FIRST] >= 3, "{before:?}");
     harness.advance(Duration::from_millis(3100));
     assert_eq!(round(&mut harness, 0..20), HashMap::from([(SECOND.to_owned(), 20)]));
-    // With one upstream there is nobody to go to: its sessions stay, and it is noticed all the same.
+    // With one upstream the sessions stay, but its failure is still detected.
     config.relays[2].upstreams.truncate(1);
     assert!(!config.relays[2].fails_over());
     let plan = RelayPlan::new(&config, &[]).unwrap();

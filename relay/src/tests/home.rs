@@ -1,5 +1,5 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
-//! Flows stay home: four real queues on simulated NICs that spread packets by key and table.
+//! Tests that flows stay at their home queue: four queues on simulated NICs that spread packets by key and table.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -24,7 +24,7 @@ struct Nics {
 }
 
 impl Nics {
-    /// `told`: whether the drivers tell their key.
+    /// `told` states whether the drivers report their key.
     fn new(told: bool) -> Self {
         let net = SimNet::new(&["sim0", "sim1"].map(|name| SimInterface::new(name, QUEUES)), 7);
         let key: Vec<u8> = (0..40u8).map(|n| n.wrapping_mul(91) ^ 0x6d).collect();
@@ -90,7 +90,7 @@ impl Nics {
         (0..QUEUES).flat_map(|queue| self.net.sent(&QueueId::new(interface, queue))).collect()
     }
 
-    /// All clients ask and are answered. Returns how many answers were handed over.
+    /// Sends a request from every client and its answer. Returns the number of answers that were handed over.
     fn everybody_asks(&mut self) -> u64 {
         let before = self.handed_over();
         for n in 0..CLIENTS {
@@ -130,7 +130,7 @@ fn known_rss_key_needs_no_handover() {
 fn unknown_rss_key_hands_over_and_counts() {
     let mut nics = Nics::new(false);
     let handed_over = nics.everybody_asks();
-    // Three of four, more or less.
+    // About three of four.
     assert!((250..350).contains(&handed_over), "{handed_over}");
     assert_eq!(nics.everybody_asks(), handed_over);
     assert_eq!(nics.misdirected(), 0, "nothing is known of where they go");

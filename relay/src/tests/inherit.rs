@@ -1,4 +1,4 @@
-//! Sessions over a change of handlers.
+//! Tests that sessions survive a change of handlers.
 
 use super::*;
 use oxide::queue::Replaced;
@@ -19,7 +19,7 @@ fn flow_keeps_source_port_across_panic_and_reload() {
         assert_eq!(after, before);
         assert_eq!(harness.handler().sessions(), 50);
     }
-    // What was taken over is not given out again.
+    // Inherited ports are not assigned again.
     let fresh: Vec<u16> = (0..50).map(|n| source_port(&mut harness, &format!("192.0.2.8:{}", 7000 + n))).collect();
     assert!(fresh.iter().all(|port| !before.contains(port)));
 }
@@ -32,7 +32,7 @@ fn session_outside_new_configuration_ends() {
     }
     assert_eq!(harness.restart_handler(Replaced::Asked, next("capacity = 64")), Ok(64));
     assert_eq!(harness.handler().sessions(), 64);
-    // No entry and no port of the old ones is left.
+    // The new configuration has none of the old entries and ports.
     assert_eq!(harness.restart_handler(Replaced::Asked, next("source_ports = \"40000-40999\"")), Ok(0));
     assert!((40_000..=40_999).contains(&source_port(&mut harness, "192.0.2.2:5000")));
 }
@@ -40,7 +40,7 @@ fn session_outside_new_configuration_ends() {
 #[test]
 fn idle_time_and_counters_continue_after_reload() {
     let mut harness = relay("idle_timeout_s = 120");
-    // So that no clock stands at zero.
+    // Avoid clocks at zero.
     harness.tick();
     harness.advance(Duration::from_secs(10));
     let port = source_port(&mut harness, "192.0.2.7:4000");
@@ -60,7 +60,7 @@ fn idle_time_and_counters_continue_after_reload() {
     assert_eq!(one(&mut harness, SERVERS, &answer), HandlerOutcome::Drop(DropReason::NoSession));
 }
 
-/// Which upstream a client of the entry with two gets, and the source port.
+/// Returns upstream and source port of a client at the entry with two upstreams.
 fn of_six(harness: &mut Harness<UdpRelay>, n: u16) -> (SocketAddr, SocketAddr) {
     let from = format!("[2001:db8:1::7]:{}", 4000 + n);
     let out = sent(one(harness, CLIENTS, &datagram(&from, "[2001:db8:1::1]:53", b"?"))).1;
@@ -73,7 +73,7 @@ fn sessions_follow_entry_and_upstream_to_new_index() {
     let mut harness = relay("");
     let plain = source_port(&mut harness, "192.0.2.7:4000");
     let before: Vec<_> = (0..30).map(|n| of_six(&mut harness, n)).collect();
-    // Other places for all entries and all upstreams of one, and a new one in front of them.
+    // All entries and all upstreams of one entry get another index, and a new one comes first.
     let mut other = config("");
     other.relays.reverse();
     let six = other.relays.iter_mut().find(|relay| relay.name == "six").unwrap();
@@ -88,7 +88,7 @@ fn sessions_follow_entry_and_upstream_to_new_index() {
         let back = ends(&sent(one(&mut harness, SERVERS, &answer)).1);
         assert_eq!(back, (at("[2001:db8:1::1]:53"), at(&format!("[2001:db8:1::7]:{}", 4000 + n))));
     }
-    // An upstream that is gone takes its sessions along, and no others.
+    // A removed upstream ends its own sessions only.
     let gone = at("[2001:db8:2::2]:53");
     let six = other.relays.iter_mut().find(|relay| relay.name == "six").unwrap();
     six.upstreams.retain(|upstream| *upstream != gone);
@@ -101,7 +101,7 @@ fn sessions_follow_entry_and_upstream_to_new_index() {
     }
 }
 
-/// Where the way leads is not taken over: it may be another by now.
+/// Next hops are not inherited, because they may have changed.
 #[test]
 fn next_hop_is_resolved_again_after_change() {
     let mut harness = relay("");

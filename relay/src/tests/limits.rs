@@ -1,5 +1,5 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
-//! Rates through the relay: what is over them is dropped, and nothing else is.
+//! Tests rate limits through the relay: only packets above a limit are dropped.
 
 use std::time::Duration;
 
@@ -30,12 +30,12 @@ fn each_source_gets_its_own_rate() {
     let mut harness = relay(|config| (config.limits.source_packets_per_s, config.limits.burst_ms) = (100, 100), 1);
     let one_source = vec![datagram("192.0.2.7:4000", "192.0.2.1:53", b"?"); 64];
     assert_eq!(sent(&harness.feed(CLIENTS, &one_source)), 10);
-    // Other ports and other entries are the same source; other addresses are not.
+    // Other ports and other entries count as the same source; other addresses do not.
     for to in ["192.0.2.1:53", "192.0.2.1:54"] {
         assert_eq!(sent(&harness.feed(CLIENTS, &[datagram("192.0.2.7:4001", to, b"?")])), 0);
     }
     assert_eq!(sent(&harness.feed(CLIENTS, &[datagram("192.0.2.8:4000", "192.0.2.1:53", b"?")])), 1);
-    // Ten milliseconds are one packet.
+    // Ten milliseconds give one packet.
     harness.advance(Duration::from_millis(35));
     assert_eq!(sent(&harness.feed(CLIENTS, &one_source)), 3);
     harness.advance(Duration::from_millis(5));
@@ -46,7 +46,7 @@ fn each_source_gets_its_own_rate() {
 #[test]
 fn entry_byte_rate_is_shared_between_queues() {
     let mut harness = relay(|config| config.relays[0].bytes_per_s = 40_000, 4);
-    // 20 + 8 + 972 bytes: ten packets a second are this queue's share.
+    // 20 + 8 + 972 bytes: this queue's share is ten packets per second.
     let packets: Vec<_> =
         (0..40).map(|n| datagram(&format!("192.0.2.7:{}", 4000 + n), "192.0.2.1:53", &[0; 972])).collect();
     assert_eq!(sent(&harness.feed(CLIENTS, &packets)), 10);
@@ -66,7 +66,7 @@ fn reply_rate_cannot_be_spent_by_others() {
     assert_eq!(sent(&harness.feed(SERVERS, &vec![answer.clone(); 5])), 1);
     harness.advance(Duration::from_secs(1));
     assert_eq!(sent(&harness.feed(SERVERS, &vec![answer; 5])), 1);
-    // Requests are not limited by it.
+    // This limit does not apply to requests.
     assert_eq!(source_port(&mut harness, "192.0.2.7:4000"), port);
 }
 
@@ -104,10 +104,10 @@ fn new_handler_keeps_bucket_levels() {
         assert_eq!(sent(&harness.feed(CLIENTS, &source("192.0.2.1:53"))), 0);
         assert_eq!(sent(&harness.feed(CLIENTS, &entry())), 0);
     }
-    // Time fills them as if nothing had been.
+    // The inherited buckets fill with time as before.
     harness.advance(Duration::from_millis(35));
     assert_eq!(sent(&harness.feed(CLIENTS, &source("192.0.2.1:53"))), 3);
-    // Another limit begins with its own bucket; that of the entry is the same.
+    // A changed limit begins with a new bucket; the entry's limit is unchanged.
     harness.restart_handler(Replaced::Asked, next(|c| c.limits.source_packets_per_s = 200)).unwrap();
     assert_eq!(sent(&harness.feed(CLIENTS, &source("192.0.2.1:53"))), 20);
     assert!(sent(&harness.feed(CLIENTS, &entry())) <= 2);

@@ -1,5 +1,5 @@
 #![allow(clippy::unwrap_used)]
-//! Random histories of a relay. `tests/relay_reference.rs` holds it against the slow one over them.
+//! Generates random histories of a relay. `tests/relay_reference.rs` compares it with the reference over them.
 
 use proptest::prelude::*;
 
@@ -21,9 +21,9 @@ const UPSTREAMS: [&str; 7] = [
 
 #[derive(Debug, Clone)]
 pub(super) enum Packet {
-    /// From client `client` (of a few, some forged) to entry `entry`.
+    /// Sends a packet from client `client` (one of a few, some forged) to entry `entry`.
     Client { client: u16, entry: usize },
-    /// From upstream `from` to the source port that was seen `back` new ports ago, or to `guess`.
+    /// Sends a packet from upstream `from` to the source port seen `back` new ports ago, or to `guess`.
     Answer { from: usize, back: usize, guess: Option<u16> },
 }
 
@@ -33,18 +33,18 @@ pub(super) struct Shape {
     traffic_class: u8,
     payload: Vec<u8>,
     padding: usize,
-    /// Xor into one byte: damage of any kind.
+    /// Changes one byte by xor.
     pub(super) damage: Option<(usize, u8)>,
-    /// IPv4 without UDP checksum.
+    /// Clears the UDP checksum (IPv4 only).
     no_checksum: bool,
 }
 
-/// Which addresses the host has toward its upstreams, the preferred one first.
+/// Selects the host's addresses towards its upstreams, the preferred one first.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Sources {
     First,
     Second,
-    /// The second is preferred, the first is still there.
+    /// Prefers the second address; the first one is still assigned.
     Both,
 }
 
@@ -93,7 +93,7 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Twelve ordinary clients of two families, and two forged ones.
+/// Returns twelve normal clients of both IP versions and two forged ones.
 fn client(n: u16, entry: usize) -> String {
     match (n, entry) {
         (12, 2 | 5) => "[2001:db8:2::1]:9".to_owned(),
@@ -105,7 +105,7 @@ fn client(n: u16, entry: usize) -> String {
     }
 }
 
-/// The frame of a packet, where `seen` are the source addresses and ports seen so far.
+/// Returns the frame of a packet; `seen` are the source addresses and ports seen so far.
 pub(super) fn frame(seen: &[(String, u16)], packet: &Packet, shape: &Shape) -> Vec<u8> {
     let (from, to) = match packet {
         Packet::Client { client: n, entry } => (client(*n, *entry), LISTENS[*entry].to_owned()),
@@ -139,7 +139,7 @@ pub(super) fn frame(seen: &[(String, u16)], packet: &Packet, shape: &Shape) -> V
     frame
 }
 
-/// What [`Step::Tables`] makes of the world.
+/// Returns the network after [`Step::Tables`].
 pub(super) fn world(sources: Sources, known: bool, small_mtu: bool, routes: bool) -> World {
     let mut world = World { known, routes, ..World::default() };
     let (first, second) = (["198.51.100.1", "2001:db8:2::1"], ["198.51.100.9", "2001:db8:2::9"]);

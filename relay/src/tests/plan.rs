@@ -1,5 +1,5 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
-//! What all queues agree on.
+//! Tests what all queues share: upstream choice, port slices, destinations.
 
 use std::collections::HashSet;
 
@@ -36,7 +36,7 @@ fn upstreams_share_evenly_and_change_moves_only_its_clients() {
     assert!(counts.values().all(|&n| (850..1150).contains(&n)), "{counts:?}");
 }
 
-/// A client whose NAT gives it another port stays with its server where the entry says so.
+/// With `affinity = "address"` a client whose NAT changes its port keeps its server.
 #[test]
 fn affinity_by_address_ignores_the_port() {
     let mut entry = eight_upstreams();
@@ -51,7 +51,7 @@ fn affinity_by_address_ignores_the_port() {
     assert_eq!(servers.len(), 8, "addresses spread");
 }
 
-/// The choice is promised to be the same in every version.
+/// The choice must be the same in every version.
 #[test]
 fn upstream_choices_do_not_change_between_versions() {
     let entry = eight_upstreams();
@@ -88,7 +88,7 @@ fn more_queues_than_ports() {
     assert_eq!(plan.slices(4).owner(61000), None);
 }
 
-/// A queue has its share whatever its number: shares go by place.
+/// A queue's share depends on its position, not on its number.
 #[test]
 fn single_queue_with_high_number_has_all_ports() {
     let plan = RelayPlan::new(&config("source_ports = \"61000-61002\""), &[]).unwrap();
@@ -110,7 +110,7 @@ fn steering_lists_listen_addresses_and_source_ports() {
     assert!(destinations.contains(&(ip("192.0.2.1"), 54..=54)));
     assert!(destinations.contains(&(ip("2001:db8:2::1"), 61000..=65535)));
     assert_eq!(destinations.len(), 6 + 3);
-    // Answers to sessions that began with another address still come back.
+    // Answers to sessions with another source address are still steered to the relay.
     let both = World { server_side: vec!["198.51.100.9", "198.51.100.1", "2001:db8:2::1"], ..World::default() };
     let destinations = plan.destinations(&both.tables(2), &used);
     for own in ["198.51.100.1", "198.51.100.9"] {

@@ -1,5 +1,5 @@
 #![allow(clippy::unwrap_used)]
-//! The networks around the relay in its tests, and its configuration there. `tests/relay_reference.rs` has them too.
+//! Holds the networks and the configuration of the relay's tests. `tests/relay_reference.rs` uses them too.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -18,8 +18,8 @@ pub(crate) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-/// Clients on interface 1, servers on 2; a third network on interface 9, which is not served. All
-/// neighbours ending in .2 to .9 are known.
+/// Describes the networks: clients on interface 1, servers on 2, a third network on interface 9, which is not served.
+/// All neighbours ending in .2 to .9 are known.
 pub(crate) struct World {
     pub(crate) client_side: Vec<&'static str>,
     pub(crate) server_side: Vec<&'static str>,
@@ -89,8 +89,8 @@ impl World {
     }
 }
 
-/// Entries `a` (192.0.2.1:53) and `b` (192.0.2.1:54) to one upstream, `six` (IPv6), `far`, which leaves by
-/// an interface that is not served, `up` from IPv4 to IPv6, and `down` from IPv6 to IPv4.
+/// Has entries `a` (192.0.2.1:53) and `b` (192.0.2.1:54) to one upstream, `six` (IPv6), `far`, whose route uses an
+/// unserved interface, `up` from IPv4 to IPv6, and `down` from IPv6 to IPv4.
 pub(crate) fn config_text(sessions: &str) -> String {
     let entry = |name: &str, listen: &str, upstream: &str| {
         format!(

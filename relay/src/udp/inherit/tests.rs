@@ -1,5 +1,5 @@
 #![allow(clippy::unwrap_used)]
-//! What is left behind of tables that a panic has left broken, or that do not fit any more.
+//! Tests which sessions are inherited from tables that a panic damaged or that do not fit the new configuration.
 
 use std::num::NonZeroU16;
 
@@ -13,7 +13,7 @@ use oxide::queue::{Harness, QueueInfo};
 const FIRST_PORT: u16 = 61_000;
 const SEED: u64 = 7;
 const PORTS: &str = "source_ports = \"61000-61039\"";
-/// Entries `a` and `six` of the configuration, and the places of their first upstreams.
+/// Indices of entries `a` and `six`, and of their first upstreams.
 const A: (u16, u32) = (0, 0);
 const SIX: (u16, u32) = (2, 2);
 
@@ -28,12 +28,12 @@ fn key(entry: u16, n: u32) -> FlowKey {
     FlowKey { remote: at(&client).into(), local: entry }
 }
 
-/// Puts in a session as it may be in tables nobody vouches for; its slot.
+/// Inserts a session as damaged tables may have it. Returns its slot.
 fn put(relay: &mut UdpRelay, key: FlowKey, upstream: u32, port: u16) -> u32 {
     let own = if key.local == SIX.0 { "[2001:db8:2::1]:0" } else { "198.51.100.1:0" };
     let source = relay.source(Endpoint::from(at(own)).address).unwrap();
     let port = NonZeroU16::new(port).unwrap();
-    // What it may be after a panic: of no packet.
+    // After a panic the value may belong to no packet.
     let flow = Flow { source: key.remote, destination: key.remote };
     let (change, to_client) = (FlowChecksumDelta::new(&flow, &flow).unwrap(), CachedNextHop::UNKNOWN);
     let (source, answered) = (source as u8, false);
@@ -41,7 +41,7 @@ fn put(relay: &mut UdpRelay, key: FlowKey, upstream: u32, port: u16) -> u32 {
     relay.sessions.insert(session).ok().unwrap()
 }
 
-/// All the ports that the relay has left to give out, sorted.
+/// Returns all free ports of the relay, sorted.
 fn free_ports(relay: &mut UdpRelay) -> Vec<u16> {
     let ports = &mut relay.sources[0];
     let mut free: Vec<u16> = std::iter::from_fn(|| ports.take(0, 0, |_| false)).collect();
@@ -49,7 +49,7 @@ fn free_ports(relay: &mut UdpRelay) -> Vec<u16> {
     free
 }
 
-/// All ports but those of the relay's sessions.
+/// Returns all ports except those of the relay's sessions.
 fn others(relay: &UdpRelay) -> Vec<u16> {
     let used: Vec<u16> = relay.sessions.iter_from(0).map(|(_, session)| session.port.get()).collect();
     (FIRST_PORT..FIRST_PORT + 40).filter(|port| !used.contains(port)).collect()
@@ -57,7 +57,7 @@ fn others(relay: &UdpRelay) -> Vec<u16> {
 
 #[test]
 fn session_with_foreign_or_missing_upstream_ends() {
-    // The upstream of an entry beside it, on either side, and one that is not there at all.
+    // Upstreams of the entry before and of the entry after, and one that does not exist.
     for (entry, upstream, taken) in [
         (A.0, A.1, 1),
         (A.0, A.1 + 1, 0),
@@ -83,11 +83,11 @@ fn duplicate_client_session_keeps_first() {
     let (mut former, mut next) = (relay(SEED, PORTS), relay(SEED, PORTS));
     put(&mut former, key(A.0, 1), A.1, FIRST_PORT);
     let second = put(&mut former, key(A.0, 2), A.1, FIRST_PORT + 1);
-    // The index of the old table is not asked.
+    // The index of the old table is not used.
     former.sessions.get_mut(second).unwrap().key = key(A.0, 1);
     assert_eq!(next.take_over(&mut former), 1);
     assert_eq!(next.sessions.iter_from(0).map(|(_, kept)| kept.port.get()).collect::<Vec<_>>(), [FIRST_PORT]);
-    // The same relay again adds nothing.
+    // Inheriting from the same relay again adds nothing.
     assert_eq!((next.take_over(&mut former), next.sessions.len()), (0, 1));
     assert_eq!(free_ports(&mut next), (FIRST_PORT + 1..FIRST_PORT + 40).collect::<Vec<_>>());
 }
@@ -97,7 +97,7 @@ fn duplicate_port_session_keeps_first() {
     let (mut former, mut next) = (relay(SEED, PORTS), relay(SEED, PORTS));
     put(&mut former, key(A.0, 1), A.1, FIRST_PORT);
     put(&mut former, key(A.0, 2), A.1, FIRST_PORT);
-    // Ports that are no one's and another range's.
+    // Ports without an owner, and ports of another range.
     put(&mut former, key(A.0, 3), A.1, FIRST_PORT - 1);
     put(&mut former, key(A.0, 4), A.1, FIRST_PORT + 40);
     assert_eq!((next.take_over(&mut former), next.sessions.len()), (1, 1));
@@ -105,7 +105,7 @@ fn duplicate_port_session_keeps_first() {
     assert!(slot.is_some() && next.sources[0].slot(FIRST_PORT) == slot);
 }
 
-/// Whatever the old tables say of checksums and next hops, it is found anew.
+/// Checksum changes and next hops are computed again, not inherited.
 #[test]
 fn inherited_session_recomputes_derived_fields() {
     let (mut former, mut next) = (relay(SEED, PORTS), relay(SEED, PORTS));
@@ -118,13 +118,13 @@ fn inherited_session_recomputes_derived_fields() {
     let goes = Flow { source: end("198.51.100.1:61000"), destination: end("198.51.100.2:53") };
     assert_eq!(kept.change, FlowChecksumDelta::new(&came, &goes).unwrap());
     assert!(!kept.to_client.fresh(kept.to_client.generation));
-    // A client that is not of its entry's family never was one.
+    // A client cannot have another IP version than its entry.
     let stranger = FlowKey { remote: end("[2001:db8::1]:4000"), local: A.0 };
     put(&mut former, stranger, A.1, FIRST_PORT + 1);
     assert_eq!(relay(SEED, PORTS).take_over(&mut former), 1);
 }
 
-/// A source address costs memory for all its ports, and a place of which there are few.
+/// A source address takes memory for all its ports, and one of few entries.
 #[test]
 fn refused_sessions_bring_no_source_address() {
     let (mut former, mut next) = (relay(SEED, PORTS), relay(SEED, PORTS));
@@ -134,18 +134,18 @@ fn refused_sessions_bring_no_source_address() {
     assert_eq!((next.take_over(&mut former), next.sources.len()), (0, 0));
 }
 
-/// The index has no room for keys that all want the same two buckets: their ports stay free.
+/// If the index has no place for keys of the same two buckets, their ports stay free.
 #[test]
 fn session_without_index_slot_frees_its_port() {
     let (mut former, mut next) = (relay(SEED + 1, PORTS), relay(SEED, &format!("capacity = 64\n{PORTS}")));
     let hash = FlowHash::new(Harness::info(2).processor, SEED);
-    // With both halves of the hash this small, the place is the first bucket of no more than 16, and the next.
+    // With both halves of the hash this small, the place is one of the first two of at most 16 buckets.
     let low = |hash: u64| hash >> 60 == 0 && hash as u32 >> 28 == 0;
     let keys: Vec<_> = (0..).map(|n| key(A.0, n)).filter(|key| low(hash.one(key))).take(30).collect();
     for (key, port) in keys.iter().zip(FIRST_PORT..) {
         put(&mut former, *key, A.1, port);
     }
-    // Two buckets of eleven.
+    // Two buckets with eleven entries each.
     assert_eq!((next.take_over(&mut former), next.sessions.len()), (22, 22));
     let wanted = others(&next);
     for &port in &wanted {
@@ -165,7 +165,7 @@ fn inherited_ports_are_not_free() {
     assert_eq!((wanted.len(), free_ports(&mut next)), (20, wanted));
 }
 
-/// A list is made while packets wait.
+/// Packets wait while a list is made, so its length is limited.
 #[test]
 fn session_list_is_bounded() {
     let mut relay = relay(SEED, "capacity = 70000");
