@@ -1,6 +1,6 @@
-//! No sequence of safe calls makes two owners of a frame, or lets a kernel write to a frame that safe code holds. Random
-//! calls, wrong ones among them, on two memories at once, while a device writes to what it has; under Miri as well
-//! (`cargo xtask test --tier miri`). The device's port is made with the public face of `umem` alone.
+//! Tests that no sequence of safe calls creates two owners of a frame, or lets a kernel write to a frame that safe code
+//! holds. Random calls, also wrong ones, run on two memories while a device writes to its frames; also under Miri
+//! (`cargo xtask test --tier miri`). The device's port uses only the public API of `umem`.
 #![deny(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
@@ -15,14 +15,14 @@ use oxide::port::Burst;
 use oxide::port::sim::Rng;
 use oxide::umem::{Frame, PageKind, PortIndex, PortKey, Region, RingSizes, Umem, UmemLayout};
 
-/// Two ports on one memory, and the frames in the application's hands.
+/// Holds two ports on one memory, and the frames of the application.
 struct Side {
     queues: [Queue; 2],
     ports: [Option<DevicePort>; 2],
-    /// A port without a kernel, which is played by hand.
+    /// Port without a kernel; the test simulates the kernel.
     own: Option<PortKey>,
     held: Vec<(Frame, u8)>,
-    /// It is called with the other side's memory.
+    /// Calls the port with the memory of the other side.
     exchanged: bool,
 }
 
@@ -38,12 +38,12 @@ fn side() -> (Umem, Side) {
     (umem, Side { queues, ports, own, held: Vec::new(), exchanged: false })
 }
 
-/// Calls that are refused by a panic lose what they were given, and change nothing else.
+/// Runs a call that may panic. A refused call loses its argument and changes nothing else.
 fn refused<T>(call: impl FnOnce() -> T) -> Option<T> {
     catch_unwind(AssertUnwindSafe(call)).ok()
 }
 
-/// Writes a stamp to every byte of each frame in hand, all of them borrowed at once.
+/// Writes a stamp to every byte of each held frame, with all of them borrowed at once.
 fn stamp(umem: &Umem, held: &mut [(Frame, u8)], rng: &mut Rng) {
     let mut slices: Vec<(&mut [u8], u8)> = Vec::new();
     for (frame, stamp) in held {
@@ -55,14 +55,14 @@ fn stamp(umem: &Umem, held: &mut [(Frame, u8)], rng: &mut Rng) {
 }
 
 impl Side {
-    /// Nobody else has written to what is in hand.
+    /// Checks that nothing else wrote to the held frames.
     fn check(&self, umem: &Umem) {
         for (frame, stamp) in &self.held {
             assert!(umem.bytes(frame).iter().all(|byte| byte == stamp), "frame {} was written to", frame.index());
         }
     }
 
-    /// Takes a frame in hand: a new one, or one that was received.
+    /// Adds a new or received frame to the held ones.
     fn hold(&mut self, umem: &mut Umem, mut frame: Frame, rng: &mut Rng) {
         if self.exchanged {
             return umem.give(frame);
@@ -81,7 +81,7 @@ impl Side {
         (!self.held.is_empty()).then(|| self.held.swap_remove(at).0)
     }
 
-    /// One call of something, on `umem`, which may be another side's.
+    /// Makes one random call on `umem`, which may be the memory of the other side.
     fn step(&mut self, umem: &mut Umem, rng: &mut Rng) {
         let at = rng.below(2) as usize;
         match rng.below(12) {
@@ -109,7 +109,7 @@ impl Side {
                 burst.drain().for_each(|frame| _ = refused(|| umem.give(frame)));
             }
             7 => self.call(at, |port| port.reclaim(umem)),
-            // A port is closed, and opened again; or opened while it is open.
+            // Close and reopen a port, or open it while it is open.
             8 => {
                 if rng.below(4) > 0 {
                     self.ports[at] = None;
@@ -131,13 +131,13 @@ impl Side {
         }
     }
 
-    /// The moves of a port without a kernel, with addresses out of the blue.
+    /// Makes the moves of a port without a kernel, with random addresses.
     fn play(&mut self, umem: &mut Umem, rng: &mut Rng) {
         if rng.below(8) == 0 {
             self.own = None;
         }
         if self.own.is_none() {
-            // Also of numbers that are a device's.
+            // Also use port numbers of a device.
             let port = PortIndex::ALL[rng.below(8) as usize];
             self.own = umem.simulated_port(port).ok();
         }
@@ -179,7 +179,7 @@ fn safe_calls_never_alias_a_frame() {
         let mut rng = Rng::new(seed);
         let ((mut near, mut a), (mut far, mut b)) = (side(), side());
         for _ in 0..steps {
-            // Now and then with the other side's memory.
+            // Sometimes use the memory of the other side.
             let exchanged = rng.below(32) == 0;
             if exchanged {
                 std::mem::swap(&mut near, &mut far);

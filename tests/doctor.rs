@@ -1,5 +1,5 @@
-//! The real `oxide doctor` and `oxide plan` in a container-like place: network and mount namespaces of
-//! their own, capabilities taken away one at a time. Needs root, ip, ethtool, setpriv.
+//! Runs the real `oxide doctor` and `oxide plan` as in a container: in separate network and mount namespaces, without
+//! one capability at a time. Needs root, ip, ethtool, setpriv.
 //!
 //! ```text
 //!  namespace of the test (Lab)
@@ -24,7 +24,7 @@ use oxide_topology::doctor::{CHECKS, Check, CheckStatus};
 
 const OXIDE: &str = env!("CARGO_BIN_EXE_oxide");
 
-/// `oxide` without `capabilities` (`-net_raw,-bpf`); all that root has if there are none.
+/// Runs `oxide` without `capabilities` (such as `-net_raw,-bpf`); an empty text removes none.
 fn oxide(capabilities: &str, arguments: &[&str]) -> Output {
     let mut command = Command::new("setpriv");
     if !capabilities.is_empty() {
@@ -75,10 +75,10 @@ fn skip(test: &str) -> bool {
     false
 }
 
-/// What is expected of which check of which subject, and a word of its text.
+/// Expected status and text of a check.
 type Finding = (&'static str, &'static str, CheckStatus, &'static str);
 
-/// Capabilities taken away, and what that has to be called.
+/// Removed capabilities and the expected report.
 const TAKEN: &[(&str, &[Finding])] = &[
     (
         "",
@@ -166,7 +166,7 @@ fn each_capability_that_is_missing_is_named() {
                 assert_eq!(check.status, *status, "without {taken}: {check}");
                 assert!(check.observed.contains(word), "without {taken}: {check}");
             }
-            // A plan needs no privilege to be made; without CAP_IPC_LOCK its memory has to fit memlock.
+            // A plan needs no privilege; without CAP_IPC_LOCK its memory has to fit memlock.
             let plan = oxide(taken, &["plan", "--json", "--interface", "va"]);
             match serde_json::from_slice(&plan.stdout).unwrap() {
                 Answer::Plan(plan) => assert_eq!(plan.actors.len(), 1),
@@ -187,7 +187,7 @@ fn ordinary_user_gets_same_report() {
     }
     in_namespace(|lab| {
         lab.veth("va", "vb", 1, "02:00:00:00:00:01", "02:00:00:00:00:02");
-        // The binary may be in a folder that only root may enter: started as root, then another user.
+        // The binary may be in a folder that only root can enter, so it starts as root and changes the user.
         let output = Command::new("setpriv")
             .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"])
             .args([OXIDE, "doctor", "--json", "--interface", "va", "--self-test"])
@@ -227,7 +227,7 @@ fn user_namespace_is_not_privilege() {
             );
             return;
         };
-        // Root there, with every capability, and of no use to bpf(2).
+        // Root in a user namespace has every capability, but none is valid for bpf(2).
         let check = find(&seen, "capabilities", "machine");
         assert_eq!(check.status, CheckStatus::Fail, "{check}");
         let check = find(&seen, "self-test", "program");

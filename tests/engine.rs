@@ -1,4 +1,4 @@
-//! The engine with an echo handler, in process: start, panic, restart, drain, and what stays.
+//! Tests the engine with an echo handler in this process: start, panic, restart, drain, and what they leave.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "common/netns.rs"]
@@ -14,7 +14,7 @@ use oxide::packet::reflect;
 use oxide::port::QueueId;
 use oxide::queue::{Batch, Context, Handler, QueueInfo};
 
-/// Sends every packet back by the port it came in; panics at the word "panic".
+/// Sends every packet back by its port; panics at the payload "panic".
 struct Echo;
 
 impl Handler for Echo {
@@ -48,7 +48,7 @@ fn config(executor: ExecutorKind) -> EngineConfig {
     config
 }
 
-/// An engine by a plan for other interfaces would number its ports differently from its configuration.
+/// With a plan for other interfaces, port numbers would not match the configuration.
 #[test]
 fn engine_refuses_a_survey_of_other_interfaces() {
     if skip_unless_root("engine_refuses_a_survey_of_other_interfaces") {
@@ -76,7 +76,7 @@ fn start(config: EngineConfig) -> Engine {
         .unwrap_or_else(|e| panic!("{e}"))
 }
 
-/// One datagram there and back, from a fresh port; whether the echo came within the time.
+/// Sends one datagram from a new port. Returns true if the echo arrives within the time.
 fn echo(far: &Far, word: &'static str, within: Duration) -> bool {
     far.run(move |_| {
         let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
@@ -90,7 +90,7 @@ fn echo(far: &Far, word: &'static str, within: Duration) -> bool {
 const LONG: Duration = Duration::from_secs(5);
 const SHORT: Duration = Duration::from_millis(200);
 
-/// Until `done`, or a panic with the status after ten seconds.
+/// Waits until `done`; panics with the status after ten seconds.
 fn wait(engine: &Engine, what: &str, done: impl Fn(&Engine) -> bool) {
     let until = Instant::now() + Duration::from_secs(10);
     while !done(engine) {
@@ -191,7 +191,7 @@ fn link_flap_needs_no_restart() {
             lab.ip("link set near down");
             lab.ip("link set near up");
             lab.running("near");
-            // The sender drops what it is given until its own kernel has seen the carrier, up to a second later.
+            // The sender drops packets until its kernel has seen the carrier, up to a second later.
             far.run(|lab| lab.running("far"));
             assert!(echo(&far, "hello", LONG));
         }
@@ -232,7 +232,7 @@ fn failed_start_reports_cause_and_cleans_up() {
     });
 }
 
-/// Shares go by how many queues are served, not by the highest number among them.
+/// Shares depend on the number of served queues, not on the highest queue number.
 #[test]
 fn single_listed_queue_is_whole_share() {
     if skip_unless_root("single_listed_queue_is_whole_share") {

@@ -1,5 +1,5 @@
-//! Every public entry validates what it is given: a configuration made in code is checked as one from a file, and no
-//! actor gets more ports than the ledger has states for.
+//! Tests that every public function checks its configuration, also one made in code, and that no actor gets more ports
+//! than the ledger has states for.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use oxide::engine::{Engine, EngineError, PlannedMachine, make_plan, request};
@@ -21,7 +21,7 @@ fn named(count: u32) -> impl Iterator<Item = String> {
     (0..count).map(|n| format!("none{n}"))
 }
 
-/// One wrong value each, with the field that the refusal must name.
+/// Returns configurations with one wrong value each, and the field that the error must name.
 fn wrong() -> Vec<(&'static str, EngineConfig)> {
     let change = |field, change: fn(&mut EngineConfig)| {
         let mut config = EngineConfig::new(["none0"]);
@@ -94,12 +94,12 @@ fn backends_refuse_a_ninth_port() {
     };
     too_many(SimBackend::new(&net, &ids).open().map(drop));
     too_many(SimBackend::new(&net, &ids).open_available().map(drop));
-    // Loopback is everywhere, and asking what it is needs no privilege.
+    // Every host has a loopback interface, and reading it needs no privilege.
     let request = |queue| PortOpenParams { id: QueueId::new("lo", queue), slot: None, generic: None };
     too_many(XdpBackend::new(XdpOptions::default(), (0..9).map(request).collect()).open().map(drop));
 }
 
-/// Before any memory is mapped, and without an overflow.
+/// The check comes before any memory is mapped, and does not overflow.
 #[test]
 fn layout_refuses_sizes_that_cannot_be() {
     let rings = RingSizes::from_ring_size(64).unwrap();

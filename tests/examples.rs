@@ -1,4 +1,4 @@
-//! The handlers of the examples, without NIC, root and threads.
+//! Tests the handlers of the examples without NIC, root and threads.
 #![allow(clippy::unwrap_used, clippy::panic, dead_code, unreachable_pub)]
 
 #[path = "../examples/blind_forwarder.rs"]
@@ -26,7 +26,7 @@ fn at(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
-/// Two networks, 192.0.2.0/24 and 198.51.100.0/24, with their IPv6 twins; host .1 is here, .7 is there.
+/// Returns two networks, 192.0.2.0/24 and 198.51.100.0/24, with matching IPv6 networks; .1 is this host, .7 a peer.
 fn tables() -> Tables {
     let (mut links, mut routes, mut neighbours) = (Vec::new(), Vec::new(), HashMap::new());
     for (n, [v4, v6]) in [["192.0.2.", "2001:db8:1::"], ["198.51.100.", "2001:db8:2::"]].into_iter().enumerate() {
@@ -70,7 +70,7 @@ fn datagram(from: &str, to: &str, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// The port it left by, its ends and payload; its checksums are right.
+/// Returns port, flow and payload of a sent packet, after a check of its checksums.
 #[track_caller]
 fn sent(outcome: &HandlerOutcome) -> (u8, SocketAddr, SocketAddr, Vec<u8>) {
     let HandlerOutcome::Transmit(port, frame) = outcome else { panic!("not sent: {outcome:?}") };
@@ -131,7 +131,7 @@ fn channel_data_passes_both_directions_in_all_families() {
             peer: at(peer).into(),
         };
         let mut harness = harness(|_| channel);
-        // Two bytes of padding, as over TCP: to be ignored.
+        // Two bytes of padding, as over TCP, which must be ignored.
         let message = [&[0x40, 0x01, 0, 6][..], b"voicesXX"].concat();
         let out = sent(&harness.feed(INSIDE, &[datagram(client, server, &message)])[0]);
         assert_eq!(out, (OUTSIDE, at(relayed), at(peer), b"voices".to_vec()));
@@ -159,7 +159,7 @@ fn frame_passes_tunnel_unchanged() {
         frame.truncate(frame.len() - 3);
         assert_eq!(payload, [&[0, 0, 0x65, 0x58, 0, 0, 100, 0][..], &frame].concat());
 
-        // The other end's way back, with an option of eight bytes that is not critical.
+        // The answer of the other end, with a non-critical option of eight bytes.
         let tunnel = |header: &[u8], inner: &[u8]| {
             let flow = Flow {
                 source: SocketAddr::new(there, 50_000).into(),

@@ -1,4 +1,4 @@
-//! The fault table, one interface: what happens to it costs the queues of the other one not one packet.
+//! Tests faults of one interface: they cost the queues of the other interface no packet.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "common/hairpin.rs"]
@@ -13,8 +13,8 @@ use netns::{Far, Lab, in_namespace, skip_unless_root};
 use oxide::engine::{Engine, EngineState, EngineStatus, QueueState, RestartScope};
 use oxide::xdp::steering::PassAll;
 
-/// Traffic on both interfaces, `with_fault` to the first one; the second one loses nothing, and then the first one is as
-/// good as before.
+/// Runs traffic on both interfaces and applies `with_fault` to the first one. The second one must lose nothing, and the
+/// first one must recover completely.
 fn with_first_interface(test: &'static str, inject: fn(&Lab, &Far, &Engine)) {
     with_fault(test, &[], move |lab, far, engine| {
         let others = Flows::find(far, &[1]).run(far);
@@ -27,7 +27,7 @@ fn with_first_interface(test: &'static str, inject: fn(&Lab, &Far, &Engine)) {
     });
 }
 
-/// An engine on these queues (none: all of them), `with_fault`, and then all is as good as before.
+/// Runs an engine on these queues (empty: all) with `with_fault`; all queues must recover completely.
 fn with_fault(test: &'static str, queues: &'static [u32], fault: impl FnOnce(&Lab, &Far, &Engine) + Send + 'static) {
     if skip_unless_root(test) {
         return;
@@ -90,7 +90,7 @@ fn interface_is_renamed_and_renamed_back() {
 #[test]
 fn program_is_detached() {
     with_first_interface("program_is_detached", |lab, _, engine| {
-        // As another process with the privilege would.
+        // Act as another privileged process.
         assert!(program(lab, "near0").is_some());
         oxide::xdp::steering::detach_all("near0").unwrap();
         until(engine, "put back", || program(lab, "near0").is_some());
@@ -98,7 +98,7 @@ fn program_is_detached() {
     });
 }
 
-/// Number of the program on `dev`; `None` without one.
+/// Returns the id of the program on `dev`; `None` without one.
 fn program(lab: &Lab, dev: &str) -> Option<String> {
     let shown = lab.ip(&format!("link show dev {dev}"));
     shown.split("prog/xdp id ").nth(1).map(|rest| rest.split_whitespace().next().unwrap_or_default().to_owned())
@@ -119,10 +119,10 @@ fn all_wait(status: &EngineStatus) -> bool {
 #[test]
 fn other_program_replaces_ours() {
     with_first_interface("other_program_replaces_ours", |_, _, engine| {
-        // Whoever is first after ours was taken off.
+        // Attach as soon as our program is detached.
         let mut other = None;
         until(engine, "another program", || {
-            // Refused where the engine puts ours back in the same moment.
+            // This fails if the engine attaches ours again at the same moment.
             let _ = oxide::xdp::steering::detach_all("near0");
             other = PassAll::attach("near0").ok();
             other.is_some()
@@ -132,14 +132,14 @@ fn other_program_replaces_ours() {
         for queue in &status.queues {
             assert!(queue.reason.contains("near0") && queue.reason.contains("oxide_pass_all"), "{}", queue.reason);
         }
-        // The queue as a whole, too, does without it.
+        // A restart of the whole queue works without the port as well.
         engine.handle().restart(&id("near0", 0), RestartScope::Handler).unwrap();
         wait(engine, "still told", |s| s.queues[0].restarts > 0 && all_wait(s));
         drop(other);
     });
 }
 
-/// It was first on an interface that was made again.
+/// The other program was first on the re-created interface.
 #[test]
 fn other_program_is_attached_before_start() {
     with_first_interface("other_program_is_attached_before_start", |lab, far, engine| {
@@ -164,7 +164,7 @@ fn other_program_is_put_under_our_link() {
             oxide::xdp::steering::swap_all("near0").unwrap();
             until(engine, "ours again", || program(lab, "near0") == ours);
         }
-        // The sockets never left the map.
+        // The sockets stayed in the map.
         assert!(engine.status().queues.iter().all(|queue| queue.restarts == 0), "{:#?}", engine.status());
     });
 }
@@ -175,7 +175,7 @@ fn interface_moves_to_other_namespace_and_back() {
         let away = lab.second_namespace();
         lab.ip(&format!("link set near0 netns {}", away.path().display()));
         wait(engine, "gone for us", all_wait);
-        // Nothing of ours is left on it.
+        // Our program must be gone from it.
         until(engine, "without our program", || away.run(|lab| program(lab, "near0")).is_none());
         let home = lab.path().to_owned();
         away.run(move |lab| lab.ip(&format!("link set near0 netns {}", home.display())));
@@ -214,7 +214,7 @@ fn offloads_are_changed() {
     });
 }
 
-/// A queue that serves two interfaces is rebuilt while one of them is not there: it comes up with the other one.
+/// A queue that serves two interfaces restarts while one is absent: it starts with the other one.
 #[test]
 fn queue_restarts_while_one_interface_is_absent() {
     with_fault("queue_restarts_while_one_interface_is_absent", &[], |lab, far, engine| {
@@ -230,7 +230,7 @@ fn queue_restarts_while_one_interface_is_absent() {
         std::thread::sleep(Duration::from_millis(200));
         let (flows, counts) = traffic.end();
         assert_eq!(lost(&counts, |_, _| true), 0, "{counts:?} {:#?}", engine.status());
-        // It comes back while the other one is at work.
+        // The interface returns while the other one works.
         let traffic = flows.run(far);
         plug(lab, far, 0);
         wait(engine, "served again", all_run);
@@ -241,12 +241,12 @@ fn queue_restarts_while_one_interface_is_absent() {
 
 #[test]
 fn channels_are_reduced_or_raised() {
-    // Two of four queues are served, so that the kernel lets the number change.
+    // Two of four queues are served, so that the kernel allows a change of the number.
     with_fault("channels_are_reduced_or_raised", &[0, 1], |lab, far, engine| {
         for count in [2, 3, 4] {
             let near = || lab.run("ethtool", &format!("-L near0 rx {count} tx {count}"));
             let there = || far.run(move |lab| lab.run("ethtool", &format!("-L far0 rx {count} tx {count}")));
-            // At no moment may the far end send by more queues than we receive by (veth_set_channels).
+            // The far end must never have more transmit queues than this end has receive queues (veth_set_channels).
             if count == 2 {
                 there();
                 near();
@@ -271,7 +271,7 @@ fn channels_cannot_be_fewer_than_sockets() {
         let fewer = ["-L", "near0", "rx", "2", "tx", "2"];
         let refused = std::process::Command::new("ethtool").args(fewer).output().unwrap();
         assert!(!refused.status.success(), "the kernel lets a queue go that has a socket");
-        // The same number again: the driver may restart its queues.
+        // Set the same number again: the driver may restart its queues.
         let _ = std::process::Command::new("ethtool").args(["-L", "near0", "rx", "4", "tx", "4"]).output().unwrap();
         lab.running("near0");
     });

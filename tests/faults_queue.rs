@@ -1,4 +1,4 @@
-//! The fault table, one queue: what goes wrong in it costs the other queues not one packet.
+//! Tests faults of one queue: they cost the other queues no packet.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "common/hairpin.rs"]
@@ -13,7 +13,7 @@ use netns::{in_namespace, skip_unless_root};
 use oxide::engine::{Engine, EngineHandle, RestartScope};
 use oxide::queue::DatapathFault;
 
-/// Traffic on all queues, `upset` in the middle of it, and then all queues again without loss.
+/// Runs traffic on all queues with a fault in the middle; afterwards all queues must work without loss.
 fn under_traffic(test: &'static str, fault: fn(&Engine), judge: fn(&Counts, &EngineHandle)) {
     if skip_unless_root(test) {
         return;
@@ -31,7 +31,7 @@ fn under_traffic(test: &'static str, fault: fn(&Engine), judge: fn(&Counts, &Eng
         std::thread::sleep(Duration::from_millis(100));
         let (flows, counts) = traffic.end();
         judge(&counts, &engine.handle());
-        // And all is as before.
+        // All queues work as before.
         let traffic = flows.run(&far);
         std::thread::sleep(Duration::from_millis(200));
         let (_, after) = traffic.end();
@@ -41,7 +41,7 @@ fn under_traffic(test: &'static str, fault: fn(&Engine), judge: fn(&Counts, &Eng
     });
 }
 
-/// Restarts of queue 1 are noticed.
+/// Waits until the restarts of queue 1 are reported.
 fn until_restarted(engine: &Engine, times: u32) {
     wait(engine, "restarted", |s| s.queues[1].restarts >= times && s.queues[1].is_running());
 }
@@ -57,7 +57,7 @@ fn occasional_handler_panic_costs_its_batch() {
         },
         |counts, _| {
             assert_eq!(lost(counts, |_, queue| queue != 1), 0, "{counts:?}");
-            // The batch in hand, and nothing else: what comes meanwhile waits on the ring.
+            // Only the current batch is lost; packets that arrive meanwhile wait on the ring.
             assert!(lost(counts, |_, queue| queue == 1) <= 4 * 64, "{counts:?}");
         },
     );

@@ -1,6 +1,6 @@
-//! The ledger over many random operations, against a model that keeps lists: takes, gives, fills, receptions,
-//! sends, completions, lies of the kernel, and sockets that are closed. Ten million here; `LEDGER_OPERATIONS` and
-//! `LEDGER_SEED` choose more and others (`cargo xtask test --tier long`: 10^8).
+//! Compares the ledger with a model that keeps lists, over ten million random operations: takes, gives, fills,
+//! receptions, sends, completions, wrong reports of the kernel, and closed sockets. `LEDGER_OPERATIONS` and
+//! `LEDGER_SEED` set number and seed (`cargo xtask test --tier long`: 10^8).
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 use std::time::Instant;
@@ -11,7 +11,7 @@ use oxide::umem::{BadDescriptor, Frame, PageKind, PortIndex, PortKey, Region, Ri
 const PORTS: usize = 3;
 const SIZE: u64 = 2048;
 
-/// Closes a port and opens it again, with all frames that it had posted; how many those are.
+/// Closes a port and reopens it. Returns the number of frames that it had posted.
 fn reopen(umem: &mut Umem, keys: &mut Vec<PortKey>, port: usize) -> usize {
     drop(keys.remove(port));
     keys.insert(port, umem.simulated_port(PortIndex::new(port).unwrap()).unwrap());
@@ -23,10 +23,10 @@ struct Model {
     keys: Vec<PortKey>,
     rng: Rng,
     app: Vec<Frame>,
-    /// Addresses as they were posted, by port.
+    /// Posted addresses, by port.
     receive: [Vec<u64>; PORTS],
     transmit: [Vec<u64>; PORTS],
-    /// How often each kind of thing was done.
+    /// Counts of each kind of operation.
     done: [u64; 9],
 }
 
@@ -71,7 +71,7 @@ impl Model {
                 None => return,
             },
             28..=39 => match Self::pick(rng, &mut receive[port]) {
-                // Anywhere in the frame that leaves room for a head, as moved by an XDP program.
+                // Anywhere in the frame with enough bytes for headers, as moved by an XDP program.
                 Some(address) => {
                     let (at, length) = (rng.below(SIZE - 64), rng.below(65) as u32);
                     app.push(umem.received(&keys[port], address + at, length).unwrap());
@@ -88,7 +88,7 @@ impl Model {
             },
             61..=62 => return self.lie(port),
             63 if rng.below(4) > 0 => return self.batch(port),
-            // A socket is closed, now and then.
+            // Close a socket sometimes.
             _ if rng.below(64) == 0 => {
                 assert_eq!(reopen(umem, keys, port), receive[port].len() + transmit[port].len());
                 receive[port].clear();
@@ -99,7 +99,7 @@ impl Model {
         done[(kind / 8) as usize] += 1;
     }
 
-    /// The same moves, several at once, as ports make them.
+    /// Makes the same moves in groups, as ports do.
     fn batch(&mut self, port: usize) {
         let Self { umem, keys, rng, app, receive, transmit, done } = self;
         let count = 1 + rng.below(16) as usize;
@@ -117,7 +117,7 @@ impl Model {
                     &keys[port],
                     addresses.into_iter().map(|address| (address + 256, 60)),
                     |frame| {
-                        // Every third finds no room, and is free again.
+                        // Every third frame does not fit and becomes free again.
                         if kept % 3 == 2 {
                             kept += 1;
                             return Err(frame);
@@ -146,7 +146,7 @@ impl Model {
         done[7] += 1;
     }
 
-    /// The kernel says something that is not so: it is believed only where nobody could know better.
+    /// Makes a wrong report of the kernel. The ledger accepts it only if it cannot detect the error.
     fn lie(&mut self, port: usize) {
         let address = self.rng.below(2 * self.umem.layout().bytes() as u64);
         let of = |held: &[u64]| held.iter().position(|held| held / SIZE == address / SIZE);
@@ -180,7 +180,7 @@ impl Model {
         assert_eq!(counts, [self.app.len(), at_ports(&self.receive), at_ports(&self.transmit)]);
     }
 
-    /// Everything is given back; every frame is there, once.
+    /// Returns all frames and checks that each exists exactly once.
     fn clear(&mut self) {
         for port in 0..PORTS {
             let gone = reopen(&mut self.umem, &mut self.keys, port);

@@ -1,5 +1,5 @@
-//! Every malformed form of `docs/malformed.md` gets its verdict, whatever lies behind it in memory;
-//! and the parser agrees with an independent one on everything else.
+//! Tests that every malformed form of `docs/malformed.md` gets its verdict, for any memory after the frame, and that
+//! the parser agrees with an independent one on all other frames.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -15,7 +15,7 @@ use oxide::umem::{BadDescriptor, PageKind, PortIndex, Region, RingSizes, Umem, U
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
-/// The verdict on `frame`, which must be the same over every kind of stale memory.
+/// Returns the verdict on `frame`, which must be the same for every kind of stale memory.
 fn verdict(frame: &[u8]) -> Result<Parsed, DropReason> {
     let length = u16::try_from(frame.len()).unwrap();
     let over = |stale: [u8; 64]| {
@@ -30,7 +30,7 @@ fn verdict(frame: &[u8]) -> Result<Parsed, DropReason> {
     result
 }
 
-/// The IP packet's own idea of the frame's length.
+/// Returns the frame's length according to its IP header.
 fn length_by_ip(frame: &[u8]) -> usize {
     let word = |at: usize| usize::from(u16::from_be_bytes([frame[L3 + at], frame[L3 + at + 1]]));
     L3 + if frame[L3] >> 4 == 4 { word(2) } else { 40 + word(4) }
@@ -62,7 +62,7 @@ fn document_and_tests_have_same_rows() {
     assert_eq!(rows.collect::<Vec<_>>(), tested.collect::<Vec<_>>());
 }
 
-/// Whole frames, cut everywhere: nothing but the whole is accepted.
+/// Of a frame cut at every byte, only the whole frame is accepted.
 #[test]
 fn every_truncation_is_refused() {
     for (frame, headers) in [(v4(), L3 + 20), (v6(), L3 + 40)] {
@@ -74,7 +74,7 @@ fn every_truncation_is_refused() {
     }
 }
 
-/// A datagram of every size: whole, padded to Ethernet's 60 bytes, and cut by one byte.
+/// A datagram of every size is parsed: whole, padded to Ethernet's 60 bytes, and cut by one byte.
 #[test]
 fn every_size_is_parsed() {
     for ipv4 in [true, false] {
@@ -100,7 +100,7 @@ fn every_single_bit_of_the_ipv4_header_is_protected() {
     }
 }
 
-/// The rows "behind the parser" that are not tests of the rewrite itself.
+/// Tests rows of the section "After the parser" that do not test the rewrite itself.
 #[test]
 fn descriptors_longer_than_their_frame_are_refused() {
     let rings = RingSizes { fill: 128, rx: 64, tx: 64, completion: 64 };
@@ -128,7 +128,7 @@ fn wrong_checksum_is_detected_where_verified() {
     }
 }
 
-/// A right frame with some bytes changed, cut or grown; its header checksum right again, or not.
+/// Returns a valid frame with some bytes changed, cut or added, with or without a corrected header checksum.
 fn mutated() -> impl Strategy<Value = Vec<u8>> {
     let byte = prop_oneof![any::<u8>(), Just(0), Just(0xff), Just(17), Just(0x45), Just(0x60)];
     let changes = prop::collection::vec((0usize..66, byte), 0..4);
@@ -148,7 +148,7 @@ fn mutated() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// Accepted by one, accepted by the other, with the same facts.
+/// Both parsers accept the same frames with the same fields.
 #[test]
 fn independent_parser_agrees() {
     let accepted = std::cell::Cell::new(0);
@@ -163,8 +163,8 @@ fn independent_parser_agrees() {
     assert!((2_000..18_000).contains(&accepted.get()), "one-sided: {} of 20000 accepted", accepted.get());
 }
 
-/// Tags, options and extension headers in front of UDP, TCP, ICMP and others; then a few bytes changed, and cut or
-/// grown.
+/// Returns frames with tags, options and extension headers before UDP, TCP, ICMP and others, with a few bytes changed,
+/// cut or added.
 fn extended() -> impl Strategy<Value = Vec<u8>> {
     let tag = prop_oneof![Just([0x81, 0]), Just([0x88, 0xa8]), Just([0x91, 0])].prop_map(|[a, b]| vec![a, b, 0, 7]);
     let tags = prop::collection::vec(tag, 0..4).prop_map(|tags| tags.concat());
@@ -218,16 +218,16 @@ fn independent_parser_recognises_same_packets() {
         Ok(())
     });
     result.unwrap();
-    // Three transports, up to two tags, with and without options or extension headers.
+    // Three transport protocols, up to two tags, with and without options or extension headers.
     assert_eq!(found.borrow().len(), 18, "{found:?}");
 }
 
-/// ICMP timestamps, of which etherparse wants just 20 bytes.
+/// Selects ICMP timestamps, for which etherparse requires exactly 20 bytes.
 fn is_timestamp(frame: &[u8], l4: u8) -> bool {
     matches!(frame[usize::from(l4)], 13 | 14)
 }
 
-/// The forms of the document are the independent parser's opinion as well.
+/// The independent parser agrees on the forms of the document.
 #[test]
 fn independent_parser_agrees_on_malformed_forms() {
     for form in forms() {
@@ -246,14 +246,13 @@ fn some_rewrite(ipv4: bool) -> Rewrite {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 5_000, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// What is parsed can be rewritten, is parsed again as what it was rewritten to, and is not touched
-    /// beyond its headers.
+    /// A parsed frame can be rewritten, parses again with its new addresses, and is not changed beyond its headers.
     #[test]
     fn parsed_packet_can_be_rewritten(frame in mutated()) {
         let Ok(parsed) = verdict(&frame) else { return Ok(()) };
         let new = some_rewrite(parsed.ipv4);
         let mut after = frame.clone();
-        // Never of two families: the parser refuses IPv4-mapped ends of IPv6 packets.
+        // Never of two IP versions: the parser refuses IPv4-mapped addresses in IPv6 packets.
         let translation = Translation::new(&parsed.flow, &new).unwrap();
         let applied = translation.apply(&mut after, parsed.l3, parsed.l4, parsed.ipv4);
         let hops = frame[L3 + if parsed.ipv4 { 8 } else { 7 }];
@@ -270,7 +269,7 @@ proptest! {
         prop_assert_eq!(&after[body..], &frame[body..]);
     }
 
-    /// Noise of any length: no panic, and nothing accepted that reaches past the frame.
+    /// Random bytes of any length cause no panic, and no accepted packet reaches past the frame.
     #[test]
     fn random_bytes_do_not_panic(
         bytes in prop::collection::vec(any::<u8>(), 64),

@@ -1,4 +1,4 @@
-//! Links, addresses, routes and neighbours as the kernel tells them, in namespaces of their own (root).
+//! Tests links, addresses, routes and neighbours from the kernel's netlink, in network namespaces (root).
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 #[path = "common/netns.rs"]
@@ -11,7 +11,7 @@ use netns::{Far, Lab, in_namespace, skip_unless_root};
 use oxide::net::{BusyPollSettings, NetEvent, NetOptions, NetService, Resolution, SettingsError, Tables};
 use oxide::packet::MacAddr;
 
-/// The service, and the newest tables it has sent.
+/// Holds the service and the newest tables that it sent.
 struct Watch {
     service: NetService,
     tables: Tables,
@@ -26,7 +26,7 @@ impl Watch {
         watch
     }
 
-    /// Waits for tables that are as wanted; `between` sees all of them on the way.
+    /// Waits for the wanted tables; `between` gets all tables before them.
     fn until_with(&mut self, what: &str, wanted: impl Fn(&Tables) -> bool, mut between: impl FnMut(&Tables)) {
         let deadline = Instant::now() + Duration::from_secs(20);
         while !wanted(&self.tables) {
@@ -47,7 +47,7 @@ impl Watch {
         self.until_with(what, wanted, |_| {});
     }
 
-    /// Asks as the relay would, again and again, until `address` has a hop.
+    /// Requests `address` repeatedly, as the relay does, until it has a next hop.
     fn resolve(&mut self, address: &str) -> MacAddr {
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
@@ -78,7 +78,7 @@ const MAC_A: &str = "02:00:00:00:00:0a";
 const MAC_B: &str = "02:00:00:00:00:0b";
 const B: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x0b]);
 
-/// `va` 10.0.0.1 and fd00::1 here, `vb` 10.0.0.2 and fd00::2 there.
+/// Creates `va` with 10.0.0.1 and fd00::1 here, `vb` with 10.0.0.2 and fd00::2 at the far side.
 fn two_sides(lab: &Lab) -> Far {
     lab.link_local();
     lab.veth("va", "vb", 1, MAC_A, MAC_B);
@@ -111,7 +111,7 @@ fn testbed_is_isolated() {
             lab.address("vb", "10.0.0.2/24");
             lab.address("vb", "fd00::2/64");
         });
-        // The kernel routes between the two: a datagram arrives over the wire, in both families.
+        // The kernel routes between the two: a datagram arrives over the wire, with both IP versions.
         for (near, there) in [("10.0.0.1", "10.0.0.2"), ("fd00::1", "fd00::2")] {
             let address: std::net::IpAddr = there.parse().unwrap();
             let receiver = far.run(move |_| std::net::UdpSocket::bind((address, 7)).unwrap());
@@ -140,7 +140,7 @@ fn tables_are_read_and_followed() {
         lab.neighbour("va", "10.0.0.254", MAC_B);
         let va = lab.index("va");
 
-        // What was there before.
+        // Check the initial state.
         let mut watch = Watch::start(NetOptions::default());
         assert_eq!(watch.tables.links.len(), 3, "the caller's namespace, no other: {:#?}", watch.tables.links);
         let link = watch.tables.link(va).unwrap();
@@ -150,7 +150,7 @@ fn tables_are_read_and_followed() {
         assert_eq!(watch.resolve("192.0.2.1"), B);
         assert_eq!(watch.tables.source_for(ip("192.0.2.1")), Some(ip("10.0.0.1")));
 
-        // What comes and goes.
+        // Add and remove entries.
         lab.address("va", "10.9.0.1/16");
         lab.ip("route add 198.51.100.0/24 via 10.0.0.253 src 10.9.0.1");
         lab.ip("route add blackhole 203.0.113.0/24");
@@ -218,7 +218,7 @@ fn kernel_resolves_on_request() {
             assert_eq!(watch.tables.resolve(ip(address)), unresolved, "nobody has talked to it yet");
             assert_eq!(watch.resolve(address), B);
         }
-        // Nobody there, no such link, no neighbours on this link: nothing comes of it, and nothing breaks.
+        // Unknown host, unknown link, link without neighbours: the requests have no effect.
         for (interface, address) in [(va, "10.0.0.77"), (u32::MAX, "10.0.0.3"), (0, "fd00::3"), (1, "127.0.0.1")] {
             watch.service.resolve(interface, ip(address)).unwrap();
         }
@@ -239,7 +239,7 @@ fn static_neighbours_are_unchanged() {
         lab.neighbour("va", "10.0.0.2", "02:00:00:00:00:ee");
         let mut watch = Watch::start(NetOptions::default());
         watch.service.resolve(va, ip("10.0.0.2")).unwrap();
-        // The service serves requests in order: when the second is answered the first is done with.
+        // The service handles requests in order, so an answer to the second means that the first is finished.
         watch.service.resolve(va, ip("fd00::2")).unwrap();
         watch.until("the other one", |t| matches!(t.resolve(ip("fd00::2")), Resolution::Hop(_)));
         assert!(lab.ip("neighbour show 10.0.0.2 dev va").contains("02:00:00:00:00:ee PERMANENT"));
@@ -257,7 +257,7 @@ fn neighbour_in_use_outlives_kernel_entry() {
         assert_eq!((watch.resolve("10.0.0.2"), watch.resolve("fd00::2")), (B, B));
         lab.ip("neighbour replace 10.0.0.66 lladdr 02:00:00:00:00:66 nud stale dev va");
         watch.until("one that nobody asked for", |t| matches!(t.resolve(ip("10.0.0.66")), Resolution::Hop(_)));
-        // A new MAC of our own: the kernel forgets the link's neighbours, as its garbage collector would.
+        // With a new MAC address on this link the kernel forgets its neighbours, as its garbage collector does.
         lab.ip("link set va address 02:00:00:00:00:aa");
         let here = |t: &Tables| matches!(t.resolve(ip("10.0.0.2")), Resolution::Hop(hop) if hop.destination == B);
         watch.until_with(
@@ -265,7 +265,7 @@ fn neighbour_in_use_outlives_kernel_entry() {
             |t| matches!(t.resolve(ip("10.0.0.66")), Resolution::Unresolved { .. }),
             |t| assert!(here(t), "{t:#?}"),
         );
-        // And without anybody asking, the kernel has been made to look for those in use.
+        // Without a request, the service made the kernel resolve the neighbours in use again.
         let deadline = Instant::now() + Duration::from_secs(20);
         while !["10.0.0.2", "fd00::2"].iter().all(|a| lab.ip(&format!("neighbour show {a} dev va")).contains(MAC_B)) {
             assert!(Instant::now() < deadline, "{}", lab.ip("neighbour show"));
@@ -282,7 +282,7 @@ fn changed_mac_of_neighbour_in_use_is_noticed() {
     }
     in_namespace(|lab| {
         let far = two_sides(lab);
-        // The kernel's patience, in a test's time.
+        // Shorten the kernel's timeouts for the test.
         for (name, value) in [
             ("base_reachable_time_ms", "100"),
             ("delay_first_probe_time", "0"),
@@ -295,14 +295,14 @@ fn changed_mac_of_neighbour_in_use_is_noticed() {
         let va = lab.index("va");
         assert_eq!(watch.resolve("10.0.0.2"), B);
         far.run(|lab| {
-            // Silently: no announcement, and no packet of its own.
+            // Change the MAC without an announcement or other packets.
             lab.sysctl("net/ipv4/conf/vb/arp_notify", "0");
             lab.ip("link set vb address 02:00:00:00:00:bb");
         });
         let deadline = Instant::now() + Duration::from_secs(20);
         while watch.resolve("10.0.0.2") != MacAddr([2, 0, 0, 0, 0, 0xbb]) {
             assert!(Instant::now() < deadline, "{:#?}", watch.tables);
-            // As the relay does for a next hop in use.
+            // Request it as the relay does for a next hop in use.
             watch.service.resolve(va, ip("10.0.0.2")).unwrap();
             if let Ok(NetEvent::Tables(tables)) = watch.service.events.recv_timeout(Duration::from_millis(100)) {
                 watch.tables = tables;
@@ -354,7 +354,7 @@ fn lost_notices_are_recovered() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), batch).unwrap();
         lab.ip(&format!("-batch {}", file.path().display()));
-        // The smallest buffer the kernel gives, and 2000 notices in one system call.
+        // Use the smallest buffer that the kernel allows, and 2000 notices in one system call.
         let mut watch = Watch::start(NetOptions { receive_buffer: 1, audit: Duration::MAX, ..NetOptions::default() });
         let routes_v6 = |t: &Tables| t.routes.iter().filter(|r| r.prefix == 48).count();
         assert_eq!(routes_v6(&watch.tables), 2000);
@@ -416,7 +416,7 @@ fn service_stops() {
         let before = sockets();
         let service = NetService::start(NetOptions::default()).unwrap();
         assert_eq!(sockets(), before + 2);
-        // A child that another test forks holds them too, until it has become another program.
+        // A child process of another test shares the descriptors until its exec.
         let closed = || {
             let deadline = Instant::now() + Duration::from_secs(20);
             while sockets() != before {
@@ -448,10 +448,10 @@ fn device_settings_are_set_and_restored() {
         assert_eq!(all(), ("2\n".into(), "200000\n".into()));
         drop(guard);
         assert_eq!(all(), before);
-        // An interface of this name there, but another one than meant.
+        // The interface has this name but another index.
         let error = BusyPollSettings::default().apply("va", lab.index("vb")).unwrap_err();
         assert!(matches!(error, SettingsError::OtherNamespace { .. }), "{error}");
-        // One that goes while the guard is held.
+        // An interface is deleted while the guard is held.
         let guard = BusyPollSettings::default().apply("va", lab.index("va")).unwrap();
         lab.ip("link del va");
         drop(guard);

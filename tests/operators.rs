@@ -1,5 +1,4 @@
-//! An engine in the hands of the program that embeds it: reload, sessions, pause, drain of one queue, and what each says
-//! where it cannot be done.
+//! Tests an engine from the embedding program: reload, sessions, pause, drain of one queue, and their errors.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "common/netns.rs"]
@@ -21,7 +20,7 @@ use oxide::telemetry::DropReason;
 const LONG: Duration = Duration::from_secs(10);
 const SHORT: Duration = Duration::from_millis(300);
 
-/// Answers with its word in the first byte and its queue in the second; each client port is a session.
+/// Answers with its letter in the first byte and its queue in the second; each client port is a session.
 struct Greeter {
     word: u8,
     queue: u32,
@@ -32,7 +31,7 @@ impl Handler for Greeter {
     fn handle(&mut self, batch: &mut Batch<'_>, cx: &mut Context<'_>) {
         for lane in 0..batch.len() {
             let packet = batch.packet_mut(lane);
-            // UDP over IPv4 without options: the lab sends nothing else here.
+            // The lab sends only UDP over IPv4 without options.
             let client = u16::from_be_bytes([packet[34], packet[35]]);
             if cx.draining() && !self.clients.contains(&client) {
                 continue;
@@ -70,7 +69,7 @@ fn greeter(word: u8) -> impl Fn(&QueueInfo) -> Greeter + Send + Sync {
     move |info| Greeter { word, queue: info.queue, clients: BTreeSet::new() }
 }
 
-/// Two queues, and a socket for each at the far end.
+/// Starts two queues, with a socket for each at the far end.
 fn lab(test: &'static str, body: fn(&Far, &Engine, [UdpSocket; 2])) {
     if skip_unless_root(test) {
         return;
@@ -105,7 +104,7 @@ fn set_up(lab: &Lab) -> (Far, Engine, [UdpSocket; 2]) {
     (far, engine, clients)
 }
 
-/// A socket whose packets come to `queue`.
+/// Returns a socket whose packets arrive at `queue`.
 fn client(far: &Far, queue: u8) -> UdpSocket {
     far.run(move |_| {
         let sockets = (0..200).map(|_| UdpSocket::bind("0.0.0.0:0").unwrap());
@@ -114,7 +113,7 @@ fn client(far: &Far, queue: u8) -> UdpSocket {
     })
 }
 
-/// The word that answers, and the queue it came from.
+/// Returns the letter of the answer and its queue.
 fn ask(socket: &UdpSocket, within: Duration) -> Option<(u8, u8)> {
     socket.send(&[0; 16]).unwrap();
     hear(socket, within)
@@ -145,7 +144,7 @@ fn reload_replaces_handlers_and_destinations_and_keeps_sockets() {
         for (socket, queue) in clients.iter().zip(0..) {
             assert_eq!(ask(socket, LONG), Some((b'b', queue)));
         }
-        // The other port too is the engine's now.
+        // The other port is now steered to the engine as well.
         let other = far.run(|_| {
             let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
             socket.connect("10.9.0.1:8").unwrap();
@@ -168,7 +167,7 @@ fn reload_replaces_handlers_and_destinations_and_keeps_sockets() {
     });
 }
 
-/// So many addresses beside the engine's own.
+/// Returns this number of addresses in addition to the engine's own.
 fn many(addresses: u16, second: u8) -> Vec<(IpAddr, RangeInclusive<u16>)> {
     let others = (1..addresses).map(|n| (IpAddr::from([10, second, (n >> 8) as u8, n as u8]), 7..=7));
     std::iter::once(("10.9.0.1".parse().unwrap(), 7..=7)).chain(others).collect()
@@ -217,7 +216,7 @@ fn reload_keeps_failed_queue_failed() {
     lab("reload_keeps_failed_queue_failed", |_, engine, clients| {
         let handle = engine.handle();
         while handle.status().queues[1].state != QueueState::Failed {
-            // A frame is lost: the actor ends, and after five restarts it is not started again.
+            // A lost frame ends the actor; after five restarts it is not started again.
             let _ = handle.inject(&id(1), |_| DatapathFault::Leak(1));
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -250,7 +249,7 @@ fn last_of_many_quick_reloads_is_in_force_on_every_queue() {
         std::thread::scope(|scope| {
             for word in b'b'..=b'i' {
                 scope.spawn(move || reload(word).unwrap());
-                // Queue restarts in between: an actor that opens may have made its handler by the former factory.
+                // Restart queues in between: an opening actor may have made its handler with the former factory.
                 let _ = handle.restart(&id(1), RestartScope::Queue);
             }
         });
@@ -263,7 +262,7 @@ fn last_of_many_quick_reloads_is_in_force_on_every_queue() {
     });
 }
 
-/// As long as the destination is not listed, the kernel's answer is an error.
+/// Returns true while the destination is not listed, because the kernel then answers with an error.
 fn ask_quietly(socket: &UdpSocket) -> Option<(u8, u8)> {
     socket.send(&[0; 16]).ok()?;
     hear(socket, SHORT)
@@ -294,7 +293,7 @@ fn paused_queue_stays_paused_after_restart() {
         wait(engine, "restarted", |s| s.queues[1].restarts == 1 && s.queues[1].is_running());
         assert_eq!(ask(&clients[1], SHORT), None);
         handle.pause(&id(1), false).unwrap();
-        // What waited on the ring is old: it is dropped, counted, and never answered.
+        // Packets that waited on the ring are old: they are dropped and counted, and get no answer.
         wait(engine, "resumed", |s| s.queues[1].totals.drops.of(DropReason::Paused) >= 2);
         assert_eq!(hear(&clients[1], SHORT), None);
         assert_eq!(ask(&clients[1], LONG), Some((b'a', 1)));
@@ -306,7 +305,7 @@ fn drained_queue_stops_after_last_session() {
     lab("drained_queue_stops_after_last_session", |_, engine, clients| {
         let handle = engine.handle();
         std::thread::scope(|scope| {
-            // Its sessions never end by themselves: it is waited for as long as told.
+            // Its sessions never end by themselves, so the drain takes its full time.
             let drained = scope.spawn(|| handle.drain_queue(&id(1), Duration::from_secs(2)));
             wait(engine, "draining", |s| s.queues[1].state == QueueState::Draining);
             assert_eq!(ask(&clients[1], LONG), Some((b'a', 1)), "it goes on serving what it has");
@@ -331,10 +330,10 @@ fn stuck_handler_is_named_and_blocks_nobody() {
     }
     in_namespace(|lab| {
         let (_far, engine, clients) = set_up(lab);
-        // Longer than this test; its thread goes with the process.
+        // The handler blocks longer than this test; its thread ends with the process.
         engine.handle().inject(&id(1), |_| DatapathFault::Stall(Duration::from_secs(20))).unwrap();
         wait(&engine, "stalled", |s| {
-            // Which of them comes after the fault nobody knows.
+            // It is not known which packet arrives after the fault.
             let _ = clients[1].send(&[0; 16]);
             s.queues[1].stalled
         });

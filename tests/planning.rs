@@ -1,4 +1,4 @@
-//! What docs/planning.md says of plans and checks is what comes out.
+//! Tests that docs/planning.md shows the real plan and lists every doctor check.
 #![allow(clippy::unwrap_used)]
 
 use oxide_topology::cli::{Answer, DoctorArgs, Exit, Format, PlanArgs, Source, doctor_command, plan_command};
@@ -8,10 +8,10 @@ use oxide_topology::{PlanChange, PlanRequest, Snapshot};
 const DOC: &str = include_str!("../docs/planning.md");
 const PICTURE: &str = include_str!("../docs/planning.svg");
 
-/// The arguments of the command in the worked case.
+/// Returns the arguments of the command in the worked case.
 fn worked_case() -> PlanArgs {
     let word = |option: &str| DOC.split(option).nth(1).and_then(|rest| rest.split('"').nth(1)).unwrap().to_owned();
-    // As the command asks without a configuration: by the engine's defaults.
+    // Without a configuration the command uses the engine's defaults.
     let engine = oxide::config::EngineConfig::new(["eth0", "eth1"]);
     let mut args = PlanArgs::new(oxide::engine::request(&engine).unwrap());
     args.source = Source::Synthetic(word("oxide plan --topology"));

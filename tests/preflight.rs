@@ -1,5 +1,5 @@
-//! What does not fit the host is reported alike by a start, by `config check` and by the doctor. The real binary, in a
-//! network namespace of its own.
+//! Tests that a start, `config check` and the doctor report the same about the host. Runs the real binary in a network
+//! namespace.
 //!
 //! ```text
 //!   r0 10.1.0.1/24 ==== x0        r1 10.2.0.1/24 ==== x1
@@ -62,7 +62,7 @@ impl Setup {
         serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"))
     }
 
-    /// Starts the relay and waits until it is ready, or has ended.
+    /// Starts the relay and waits until it is ready or has ended.
     fn start(&self) -> Relay {
         let (report, log) = (self.path("report.json"), self.path("log"));
         let _ = std::fs::remove_file(&report);
@@ -95,7 +95,7 @@ impl Drop for Relay {
     }
 }
 
-/// All three name `cause` of `subject`.
+/// Checks that all three report `cause` of `subject`.
 #[track_caller]
 fn all_report(setup: &Setup, subject: &str, cause: &str) {
     let (_, text) = setup.check();
@@ -120,7 +120,7 @@ fn listen_address_that_no_served_interface_has() {
         setup.config("\"r0\", \"r1\"", "10.1.0.9", "10.2.0.2", "");
         all_report(&setup, "listen 10.1.0.9", "no interface of this host has it");
 
-        // A client is answered by an address that a local route takes, or that loopback has.
+        // An address in a local route or on loopback answers clients.
         lab.ip("route add local 10.10.0.0/24 dev lo");
         lab.address("lo", "10.11.0.1/32");
         for address in ["10.10.0.7", "10.11.0.1"] {
@@ -187,7 +187,7 @@ fn file_without_entries() {
         let checks = setup.doctor();
         let listen = checks.iter().find(|check| check.id == "listen").unwrap();
         assert!(listen.status == CheckStatus::Fail && listen.observed.contains("no [[relay]] entry"), "{listen}");
-        // Of another host nothing is claimed.
+        // Nothing is reported about another host.
         setup.config("\"nowhere0\"", "192.0.2.1", "198.51.100.2", "");
         let (code, text) = setup.check();
         assert!(code == 0 && text.contains("nowhere0") && text.matches("warning").count() == 1, "{code}: {text}");
@@ -229,7 +229,7 @@ fn doctor_knows_its_running_relay() {
         assert_eq!(failed(&beside), before);
         let relay = beside.iter().find(|check| check.id == "relay").unwrap();
         assert!(relay.observed.contains("running"), "{relay}");
-        // To a configuration of another relay it is a stranger, and the remedy is not to take its program off.
+        // For the configuration of another relay it is a foreign program, and the remedy does not detach it.
         let text = std::fs::read_to_string(setup.path("relay.toml")).unwrap();
         std::fs::write(setup.path("relay.toml"), text.replace("ctl.sock", "other.sock")).unwrap();
         let strange = setup.doctor();
@@ -241,7 +241,7 @@ fn doctor_knows_its_running_relay() {
     });
 }
 
-/// What root may read a process without CAP_DAC_OVERRIDE may not, and the relay gives that up.
+/// A process without CAP_DAC_OVERRIDE cannot read all files that root can, and the relay gives this capability up.
 #[test]
 fn file_that_a_reload_cannot_read_is_reported_at_start() {
     if skip_unless_root("file_that_a_reload_cannot_read_is_reported_at_start") {
@@ -267,7 +267,7 @@ fn file_that_a_reload_cannot_read_is_reported_at_start() {
     });
 }
 
-/// As `| head` does: whoever reads goes away, and the command ends without a word.
+/// If the reader closes the pipe, as `| head` does, the command ends without a message.
 #[test]
 fn reader_that_goes_away_ends_every_command_quietly() {
     if skip_unless_root("reader_that_goes_away_ends_every_command_quietly") {
@@ -306,10 +306,10 @@ fn reader_that_goes_away_ends_every_command_quietly() {
             let status = child.wait().unwrap();
             let mut text = String::new();
             child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
-            // The doctor's own code says what it found, where it has found it before it wrote.
+            // The doctor may have its own exit code, if it finished its checks before writing.
             assert!(status.code() == Some(0) && !text.contains("panicked"), "oxide {words}: {status}: {text}");
         }
-        // Nobody reads the log: the relay goes on.
+        // Without a reader of the log the relay continues.
         let mut relay = Command::new(OXIDE)
             .args(["relay", "--config", "other.toml"])
             .current_dir(setup.dir.path())
@@ -356,12 +356,12 @@ fn second_relay_is_told_who_has_the_interface() {
         let second = setup.oxide(&["relay", "--config", "other.toml"]);
         let text = String::from_utf8_lossy(&second.stderr).into_owned();
         assert!(second.status.code() == Some(1) && text.contains("an oxide relay"), "{text}");
-        // No field of the configuration allows that.
+        // No configuration field allows this.
         assert!(!text.contains("replaced in the configuration"), "{text}");
     });
 }
 
-/// Actors that end tell each other so, and no mailbox that is closed by then is full.
+/// Actors announce their end to each other; a mailbox that is already closed must not be reported as full.
 #[test]
 fn orderly_stop_warns_of_nothing() {
     if skip_unless_root("orderly_stop_warns_of_nothing") {

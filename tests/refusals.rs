@@ -1,5 +1,5 @@
-//! What stands in the way of a start is named, with the command that mends it; the exit code says so;
-//! nothing is left behind. The real binary, in a namespace of its own.
+//! Tests that a failed start reports its cause and the command that fixes it, returns its exit code, and leaves nothing
+//! behind. Runs the real binary in a network namespace.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "common/netns.rs"]
@@ -34,7 +34,7 @@ impl Setup {
         path
     }
 
-    /// Runs `oxide relay` behind `wrapper`, which must end by itself, and fail: what it said.
+    /// Runs `oxide relay` behind `wrapper`, which must fail by itself. Returns its output.
     fn refused(&self, wrapper: &[&str], engine: &str) -> String {
         let mut words: Vec<&str> = wrapper.to_vec();
         words.extend(["timeout", "20", env!("CARGO_BIN_EXE_oxide"), "relay", "--config"]);
@@ -72,7 +72,7 @@ impl Setup {
         running
     }
 
-    /// What the one that was started last has said so far.
+    /// Returns the output of the last started relay so far.
     fn said(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap()
     }
@@ -84,7 +84,7 @@ struct Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // SIGKILL: nothing of ours runs after it.
+        // After SIGKILL no code of the relay runs.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -99,8 +99,8 @@ fn assert_says(text: &str, words: &[&str]) {
     }
 }
 
-/// Whether the program can be run behind `wrapper` at all here: a kernel without user namespaces, or a build folder that
-/// another user may not enter, is the machine's fault.
+/// Returns true if the program runs behind `wrapper` on this machine. A kernel without user namespaces, or a build folder
+/// that another user cannot enter, prevents it.
 fn can(test: &str, wrapper: &[&str]) -> bool {
     let mut words = wrapper.to_vec();
     words.extend([env!("CARGO_BIN_EXE_oxide"), "--version"]);
@@ -140,7 +140,7 @@ fn other_program_or_other_relay() {
         let first = setup.start(R0);
         assert_says(&setup.refused(&[], R0), &["r0", "program"]);
         drop(first);
-        // Killed with -9: started again at once, although the kernel has not finished with the first one.
+        // After SIGKILL it starts again at once, although the kernel has not finished with the first one.
         drop(setup.start(R0));
         drop(setup.start(R0));
         nothing_left(lab);
@@ -170,10 +170,10 @@ fn missing_capability_is_named() {
     }
     in_namespace(|lab| {
         let setup = setup(lab);
-        // CAP_SYS_ADMIN stands in for two of them, so it goes as well.
+        // CAP_SYS_ADMIN replaces two of them, so remove it as well.
         for (capability, named) in [("net_raw", "CAP_NET_RAW"), ("bpf", "CAP_BPF"), ("net_admin", "CAP_NET_ADMIN")] {
             let drop = format!("--bounding-set=-sys_admin,-{capability}");
-            // The process is judged before any interface: the words are of the process, with the mend for a unit.
+            // The process is checked before any interface: the message is about the process and has the remedy for a unit.
             assert_says(&setup.refused(&["setpriv", &drop], R0), &[named, "AmbientCapabilities"]);
         }
         nothing_left(lab);
@@ -194,7 +194,7 @@ fn low_memlock_is_named() {
     });
 }
 
-/// As Docker, Kubernetes or a unit would start it: what is needed and no more.
+/// The relay starts as Docker, Kubernetes or a unit starts it: with the required privileges only.
 #[test]
 fn container_with_required_privileges_starts() {
     if skip_unless_root("container_with_required_privileges_starts") {
@@ -206,12 +206,12 @@ fn container_with_required_privileges_starts() {
         drop(setup.start_in(&bounding, R0));
         assert_says(&setup.said(), &["capabilities NET_ADMIN NET_RAW BPF IPC_LOCK,"]);
 
-        // Without CAP_IPC_LOCK the limit counts: 8 MiB, as many hosts have it, is enough for a small queue.
+        // Without CAP_IPC_LOCK the limit applies: 8 MiB, a common default, is enough for a small queue.
         let limit = ["prlimit", "--memlock=8388608:8388608"];
         let without = [&limit[..], &["setpriv", "--bounding-set=-all,+net_admin,+net_raw,+bpf"]].concat();
         drop(setup.start_in(&without, R0));
 
-        // Not root: as the unit's DynamicUser, with ambient capabilities.
+        // Run as the unit's DynamicUser, with ambient capabilities.
         let all = std::fs::Permissions::from_mode(0o777);
         std::fs::set_permissions(setup.dir.path(), all).unwrap();
         let user = [
@@ -229,7 +229,7 @@ fn container_with_required_privileges_starts() {
     });
 }
 
-/// File systems as containers have them: none for BPF, and /sys and /proc/sys only to read.
+/// The file systems are those of a container: none for BPF, and /sys and /proc/sys read-only.
 #[test]
 fn container_file_systems() {
     if skip_unless_root("container_file_systems") {
@@ -237,7 +237,7 @@ fn container_file_systems() {
     }
     in_namespace(|lab| {
         let setup = setup(lab);
-        // Not mounted everywhere to begin with.
+        // The file system for BPF is not mounted on every machine.
         let _ = Command::new("umount").args(["-l", "/sys/fs/bpf"]).output();
         lab.run("mount", "-o remount,bind,ro /sys");
         assert!(std::fs::write("/sys/class/net/r0/gro_flush_timeout", "0").is_err(), "/sys can be written");
@@ -248,7 +248,7 @@ fn container_file_systems() {
     });
 }
 
-/// Capabilities of a user namespace are not the host's.
+/// Capabilities of a user namespace are not valid for the host.
 #[test]
 fn user_namespace_is_refused() {
     if skip_unless_root("user_namespace_is_refused") {

@@ -1,5 +1,5 @@
-//! The real binary between real sockets: clients and servers in namespaces of their own, the relay
-//! between them, every datagram through AF_XDP.
+//! Tests the real binary between real sockets: clients and servers in separate namespaces, the relay between them,
+//! every datagram through AF_XDP.
 //!
 //! ```text
 //!   clients                     relay (this namespace)                   servers
@@ -27,7 +27,7 @@ struct Net {
     dir: tempfile::TempDir,
 }
 
-/// Three namespaces and two multi-queue links; every next hop has to be resolved.
+/// Sets up three namespaces and two multi-queue links; every next hop must be resolved.
 fn net(lab: &Lab, queues: u32) -> Net {
     lab.veth("r0", "c0", queues, "02:00:00:00:01:01", "02:00:00:00:01:02");
     lab.veth("r1", "s0", queues, "02:00:00:00:02:01", "02:00:00:00:02:02");
@@ -37,7 +37,7 @@ fn net(lab: &Lab, queues: u32) -> Net {
     for (dev, v4, v6) in [("r0", "10.1.0.1/24", "fd01::1/64"), ("r1", "10.2.0.1/24", "fd02::1/64")] {
         lab.address(dev, v4);
         lab.address(dev, v6);
-        // Neighbour solicitations need a link-local source; the lab's devices have none of their own.
+        // Neighbour solicitations need a link-local source, which the lab's devices do not have by default.
         lab.address(dev, "fe80::1/64");
     }
     clients.run(|lab| {
@@ -51,7 +51,7 @@ fn net(lab: &Lab, queues: u32) -> Net {
     Net { clients, servers, dir: tempfile::tempdir().unwrap() }
 }
 
-/// `oxide relay`, killed if the test ends early.
+/// Is a running `oxide relay`, killed if the test ends early.
 struct Relay {
     child: Child,
     report: PathBuf,
@@ -60,7 +60,7 @@ struct Relay {
 impl Drop for Relay {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            // At least one report after what went wrong.
+            // At least one report is written after the failure.
             std::thread::sleep(Duration::from_millis(1200));
             eprintln!("{}", std::fs::read_to_string(&self.report).unwrap_or_default());
         }
@@ -122,7 +122,7 @@ impl Relay {
         Self { child, report }
     }
 
-    /// SIGTERM, then the last report.
+    /// Sends SIGTERM and returns the last report.
     fn stop(mut self) -> Value {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
@@ -140,7 +140,7 @@ impl Relay {
     }
 }
 
-/// Answers every datagram with itself and its source, until told to stop.
+/// Answers every datagram with its content and its source, until stopped.
 fn serve(servers: &Far, stop: &Arc<AtomicBool>) {
     let stop = Arc::clone(stop);
     servers.run(move |_| {
@@ -160,7 +160,7 @@ fn serve(servers: &Far, stop: &Arc<AtomicBool>) {
     });
 }
 
-/// `flows` clients, `each` datagrams of each, one under way per client at a time.
+/// Sends `each` datagrams from each of `flows` clients, one in flight per client.
 fn ask(clients: &Far, listen: SocketAddr, flows: usize, each: usize) {
     clients.run(move |_| {
         let bind: SocketAddr = if listen.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }.parse().unwrap();
@@ -206,7 +206,7 @@ fn relays(test: &'static str, queues: u32, extra: &'static str, listens: [&'stat
         }
         let report = relay.stop();
         stop.store(true, Ordering::Relaxed);
-        // Two families, both directions.
+        // Both IP versions, both directions.
         let wanted = 2 * 2 * (flows * rounds) as u64;
         let totals = &report["totals"];
         assert_eq!(totals["tx_packets"], wanted, "{report:#}");
@@ -225,9 +225,9 @@ fn relays(test: &'static str, queues: u32, extra: &'static str, listens: [&'stat
     });
 }
 
-/// Client and upstream of one family.
+/// Client and upstream have the same IP version.
 const SAME: [&str; 2] = ["10.1.0.1:5000", "[fd01::1]:5000"];
-/// Client and upstream of different ones.
+/// Client and upstream have different IP versions.
 const CROSSED: [&str; 2] = ["10.1.0.1:5001", "[fd01::1]:5001"];
 
 #[test]

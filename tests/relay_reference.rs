@@ -1,4 +1,4 @@
-//! The fast relay and the slow one, side by side over random histories.
+//! Compares the fast relay with the slow reference over random histories.
 #![allow(clippy::unwrap_used, dead_code, missing_docs)]
 
 #[path = "../relay/src/tests/model.rs"]
@@ -17,7 +17,7 @@ use oxide_sim::reference::{Reference, Seen};
 use proptest::prelude::*;
 use world::{World, config_text, ends_unchecked};
 
-/// A history: the fast relay, the slow one, and the source ports seen so far.
+/// Holds the fast relay, the reference, and the source ports seen so far.
 struct Pair {
     fast: Harness<UdpRelay>,
     slow: Reference,
@@ -28,7 +28,7 @@ struct Pair {
 }
 
 impl Pair {
-    /// Few slots and few ports, so that both run out.
+    /// Has few slots and few ports, so that both run out.
     fn new(queue: u32) -> Self {
         let plan = RelayPlan::new(&config("capacity = 64\nidle_timeout_s = 120\nsource_ports = \"61000-61015\""), &[])
             .unwrap();
@@ -50,7 +50,7 @@ impl Pair {
             if let (HandlerOutcome::Transmit(1, sent), Packet::Client { entry, .. }) = (outcome, &packet.0) {
                 let source = ends_unchecked(sent).0;
                 let known = (source.ip().to_string(), source.port());
-                // A damaged port may be another entry's.
+                // A damaged port may belong to another entry.
                 prop_assert!(packet.1.damage.is_some() || matches!(*entry, 2 | 4) == source.is_ipv6());
                 if !self.seen.contains(&known) {
                     self.seen.push(known);
@@ -87,7 +87,7 @@ fn config(sessions: &str) -> Config {
 }
 
 proptest! {
-    /// Every packet gets the verdict and the bytes that the slow relay predicts.
+    /// Every packet gets the verdict and the bytes that the reference predicts.
     #[test]
     fn fast_and_slow_path_agree(queue in 0u32..4, steps in prop::collection::vec(step(), 1..60)) {
         let mut pair = Pair::new(queue);

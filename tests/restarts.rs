@@ -1,5 +1,5 @@
-//! A thousand restarts, of all three depths, leave descriptors, mappings and memory where they were. Alone in its process,
-//! so that every count is this engine's.
+//! Tests that a thousand restarts of all three scopes leave descriptors, mappings and memory unchanged. It is the only
+//! test of its process, so that every count belongs to this engine.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "common/hairpin.rs"]
@@ -13,22 +13,23 @@ use hairpin::{Flows, LONG, QUEUES, id, lost, plug, start, wait};
 use netns::{in_namespace, skip_unless_root};
 use oxide::engine::{Engine, ProcessUsage, RestartScope};
 
-/// Restarts at each depth: 1000 in all, 250 of each queue.
+/// Restarts of each scope: 1000 in total, 250 per queue.
 const RESTARTS: [(RestartScope, u32); 3] =
     [(RestartScope::Handler, 600), (RestartScope::Port, 300), (RestartScope::Queue, 100)];
-/// Before the first count, at each depth: thread stacks, arenas and lazily loaded things are there then.
+/// Restarts of each scope before the first count, which create thread stacks, arenas and lazily loaded data.
 const WARM_UP: u32 = 40;
-/// The allocator keeps arenas for threads that have ended and may split or join them; a leak of one mapping a restart
+/// Tolerated mappings: the allocator keeps, splits and joins arenas of ended threads. A leak of one mapping per restart
 /// would be hundreds.
 const MAPPINGS: usize = 8;
-/// A leaked UMEM would be 4 MiB for each restart of a queue, a leaked handler or table some KiB for each of 600.
+/// Tolerated memory. A leaked UMEM would be 4 MiB per queue restart, a leaked handler or table some KiB for each of
+/// 600.
 const RSS_BYTES: u64 = 4 << 20;
 
-/// What this process holds: descriptors by what they are, mappings, resident bytes.
+/// Returns descriptors by kind, mappings and resident bytes of this process.
 fn held() -> (BTreeMap<String, usize>, Vec<String>, u64) {
     let mut descriptors = BTreeMap::new();
     for entry in std::fs::read_dir("/proc/self/fd").unwrap() {
-        // That of this very listing is gone by now.
+        // The descriptor of this listing is already closed.
         let Ok(what) = std::fs::read_link(entry.unwrap().path()) else { continue };
         let what = what.to_string_lossy().split(['[', '(']).next().unwrap_or_default().to_owned();
         *descriptors.entry(what).or_default() += 1;
@@ -37,7 +38,7 @@ fn held() -> (BTreeMap<String, usize>, Vec<String>, u64) {
     (descriptors, mappings, ProcessUsage::now().rss_bytes)
 }
 
-/// `count` restarts of all queues in turn, all of them at once.
+/// Restarts all queues at once, `count` times.
 fn restart(engine: &Engine, depth: RestartScope, count: u32) {
     let handle = engine.handle();
     for round in 0..count / QUEUES {

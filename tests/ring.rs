@@ -1,4 +1,4 @@
-//! The rings against a model, from any start of the indices, and between two threads.
+//! Compares the rings with a model, from any start of the indices, and between two threads.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::VecDeque;
@@ -11,22 +11,22 @@ use proptest::prelude::*;
 
 #[derive(Debug, Clone, Copy)]
 enum Step {
-    /// Reserve `wanted`, write `write` of them, commit.
+    /// Reserves `wanted`, writes `write` of them, commits.
     Produce {
         wanted: u32,
         write: u32,
     },
-    /// Reserve and write, then drop the reservation.
+    /// Reserves and writes, then drops the reservation.
     Abandon {
         wanted: u32,
         write: u32,
     },
-    /// Look at up to `wanted`, release `release`.
+    /// Reads up to `wanted` entries, releases `release`.
     Consume {
         wanted: u32,
         release: u32,
     },
-    /// Look, and release nothing.
+    /// Reads entries and releases none.
     Look {
         wanted: u32,
     },
@@ -35,7 +35,7 @@ enum Step {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    // Up to twice the largest ring, so that more is asked for than there is.
+    // Up to twice the largest ring, so that some requests exceed it.
     let n = 0u32..130;
     let step = prop_oneof![
         3 => (n.clone(), n.clone()).prop_map(|(wanted, write)| Step::Produce { wanted, write }),
@@ -48,12 +48,12 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..200)
 }
 
-/// Anywhere, but half of the time so near to 2^32 that the test goes past it.
+/// Returns any start, but in half of the cases so near to 2^32 that the test passes it.
 fn starts() -> impl Strategy<Value = u32> {
     prop_oneof![any::<u32>(), (0u32..200).prop_map(|back| u32::MAX - back)]
 }
 
-/// What is on the ring, and the next value to be written: each entry is written with its own number.
+/// Models the ring: its entries, and the next value, because each entry holds its own number.
 struct Model {
     entries: VecDeque<u64>,
     next: u64,
@@ -95,18 +95,18 @@ impl Model {
     }
 }
 
-/// Both ends of a ring of 2^`log` entries in memory laid out as the kernel lays it out: each word on a
-/// line of its own, the slots behind them (`struct xdp_umem_ring`, net/xdp/xsk_queue.h).
+/// Returns both ends of a ring of 2^`log` entries in the kernel's layout: each index on its own cache line, followed by
+/// the slots (`struct xdp_umem_ring`, net/xdp/xsk_queue.h).
 fn mapped_pair(log: u32, start: u32) -> (Producer<u64, Mapped<u64>>, Consumer<u64, Mapped<u64>>) {
     mapped_between(log, start, 0)
 }
 
-/// The same where so many entries are on the ring already.
+/// Returns the same with this number of entries already on the ring.
 #[allow(unsafe_code)]
 fn mapped_between(log: u32, start: u32, waiting: u32) -> (Producer<u64, Mapped<u64>>, Consumer<u64, Mapped<u64>>) {
     const AT: RingOffsets = RingOffsets { producer: 0, consumer: 64, flags: 128, slots: 192 };
     let capacity = 1 << log;
-    // Words of eight bytes, so that the slots are aligned.
+    // Units of eight bytes, so that the slots are aligned.
     let memory: Arc<[[AtomicU32; 2]]> = (0..AT.slots / 8 + capacity as usize).map(|_| Default::default()).collect();
     memory[AT.producer / 8][0].store(start.wrapping_add(waiting), Ordering::Relaxed);
     memory[AT.consumer / 8][0].store(start, Ordering::Relaxed);
@@ -117,7 +117,7 @@ fn mapped_between(log: u32, start: u32, waiting: u32) -> (Producer<u64, Mapped<u
     (ring().producer(capacity).unwrap(), ring().consumer(capacity).unwrap())
 }
 
-/// What is on a ring when its ends are made is not written over, and is read.
+/// Entries on a ring before its ends are made are not overwritten, and are read.
 #[test]
 fn endpoints_continue_at_current_indices() {
     for start in [0, 7, u32::MAX - 1] {
@@ -184,7 +184,7 @@ fn cached_index_is_reread_when_exhausted() {
             }
             assert_eq!(slots.commit(), 8);
             assert_eq!(producer.reserve(1).room(), 0);
-            // Two halves: the second must not be served from an index cached before the first.
+            // Two halves: the second must not use an index that was cached before the first.
             for half in 0..2 {
                 let entries = consumer.peek(4);
                 let first = 8 * round + 4 * half;
@@ -216,7 +216,7 @@ fn ring_size_must_be_power_of_two() {
     assert_eq!(pair::<u8>(1, 7).unwrap().0.capacity(), 1);
 }
 
-/// Every entry arrives once, in order and whole: its three words say so themselves.
+/// Every entry arrives once, in order and complete: its three fields all have its number.
 #[test]
 fn two_threads_pass_entries_in_order() {
     const ENTRIES: u64 = if cfg!(miri) { 300 } else { 200_000 };
@@ -224,7 +224,7 @@ fn two_threads_pass_entries_in_order() {
     let writer = std::thread::spawn(move || {
         let mut next = 0;
         while next < ENTRIES {
-            // 1 to 64 at a time, by no pattern that the reader shares.
+            // 1 to 64 at a time, with another pattern than the reader.
             let mut slots = producer.reserve(1 + (next * 7 % 64) as u32);
             while next < ENTRIES && slots.push([next, !next, next.wrapping_mul(0x9e37_79b9)]) {
                 next += 1;

@@ -1,6 +1,6 @@
-//! The ring's own source files under loom, which runs every order that the memory model allows for
-//! two threads' operations on the indices and watches each slot for a race. A relaxed index, a fence
-//! left out or an index moved too early fails here, on any CPU.
+//! Runs the ring's own source files under loom. It tries every order that the memory model allows for two threads'
+//! operations on the indices, and checks each slot for a race. A relaxed index, a missing fence or an index that moves
+//! too early fails here on any CPU.
 #![allow(clippy::unwrap_used, dead_code, missing_docs, unreachable_pub)]
 
 #[path = "../src/ring/cursor.rs"]
@@ -8,7 +8,7 @@ mod cursor;
 #[path = "../src/ring/endpoints.rs"]
 mod ends;
 
-/// Stands in for `src/ring/sync.rs`.
+/// Replaces `src/ring/sync.rs`.
 mod sync {
     pub(super) use loom::sync::atomic::{AtomicU32, Ordering, fence};
 
@@ -17,9 +17,8 @@ mod sync {
 
 use loom::thread;
 
-/// Two slots, three entries, indices past the wrap: the third entry reuses the first's slot. Each side
-/// tries a few times instead of until it succeeds, so that the orders are finite; what is left is read
-/// after the join.
+/// Uses two slots, three entries and indices past the wrap: the third entry reuses the first one's slot. Each side tries
+/// a few times only, so that the number of orders is finite; remaining entries are read after the join.
 #[test]
 fn entries_are_complete_and_cells_reused_after_release() {
     loom::model(|| {
@@ -53,8 +52,8 @@ fn entries_are_complete_and_cells_reused_after_release() {
     });
 }
 
-/// The consumer raises the flag and looks once more; the producer appends and looks at the flag. At
-/// least one of them must see what the other did, else the entry lies there for ever.
+/// The consumer sets the flag and reads once more; the producer appends and reads the flag. At least one of them must
+/// see the other's write, or the entry would wait forever.
 #[test]
 fn no_wakeup_is_lost() {
     loom::model(|| {

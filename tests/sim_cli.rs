@@ -1,4 +1,4 @@
-//! `oxide sim` as a user runs it.
+//! Tests `oxide sim` as a user runs it.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 use std::process::{Command, Output};
@@ -29,7 +29,7 @@ fn run_reports_traffic_and_checks() {
     assert!(report["failure"].is_null() && report["links"]["lost"].as_u64() > Some(0), "{report}");
 }
 
-/// What a failure prints is the run that failed: the same packets at the same times, whatever its options were.
+/// The command that a failure prints repeats the run for any options: the same packets at the same times.
 #[test]
 fn printed_command_repeats_the_run() {
     let (faults, fault_rates) = named("legal,lost,panic,restart").unwrap();
@@ -93,7 +93,7 @@ fn capture_reads_back_in_either_byte_order() {
     let file = std::fs::read(path("a")).unwrap();
     let packets = pcap::read(&file).unwrap();
     assert_eq!(packets.len(), 2000);
-    // The same packets as another machine would write them: big-endian, microseconds.
+    // Write the same packets as a big-endian machine does, with microseconds.
     let mut other = Vec::new();
     for word in [0xa1b2_c3d4, 2 << 16 | 4, 0, 0, 65_535, 1u32] {
         other.extend(word.to_be_bytes());

@@ -1,4 +1,4 @@
-//! The small API against the real kernel: one AF_XDP socket on a veth, a kernel UDP socket at the far end.
+//! Tests the small API with the real kernel: one AF_XDP socket on a veth, a kernel UDP socket at the far end.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "common/netns.rs"]
@@ -15,7 +15,7 @@ use oxide::xdp::{Socket, SocketConfig, ZeroCopy};
 const NEAR: &str = "02:00:00:00:00:0a";
 const FAR: &str = "02:00:00:00:00:0b";
 
-/// `near` here, `far` in a namespace of its own, both families, nothing to resolve.
+/// Creates `near` here and `far` in another namespace, with both IP versions and permanent neighbours.
 fn link(lab: &Lab, queues: u32) -> Far {
     lab.veth("near", "far", queues, NEAR, FAR);
     let far = lab.second_namespace();
@@ -39,7 +39,7 @@ fn config(address: &str) -> SocketConfig {
     SocketConfig::new("near", 0, address.parse().unwrap(), 7..=7)
 }
 
-/// Echoes until `count` packets have been sent back; at most ten seconds of silence.
+/// Echoes until `count` packets are sent back; ends after ten seconds without a packet.
 fn echo(socket: &mut Socket, count: usize) {
     let mut packets = Burst::new();
     let (mut sent, mut idle) = (0, 0);
@@ -63,7 +63,7 @@ fn ping(far: &Far, near: SocketAddr, count: u32) {
         let bind: SocketAddr = if near.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }.parse().unwrap();
         let socket = UdpSocket::bind(bind).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        // At most this many under way: a veth's ring holds 256.
+        // Limit the packets in flight: a veth's ring holds 256.
         const WINDOW: u32 = 64;
         let mut answered = 0;
         let mut buffer = [0; 2048];

@@ -1,4 +1,4 @@
-//! The AF_XDP port against the real kernel: the contract of every port, and what only a kernel can show.
+//! Tests the AF_XDP port with the real kernel: the contract of every port, and behaviour that only a kernel has.
 //!
 //! ```text
 //!   near --------- far      two ends of a veth pair in one namespace, an AF_XDP port on each;
@@ -43,7 +43,7 @@ fn pair(lab: &Lab, near: &str, far: &str, queues: u32) {
     lab.veth(near, far, queues, "02:00:00:00:00:02", "02:00:00:00:00:01");
 }
 
-/// One port with its own memory, steering on.
+/// Holds one port with its own memory, steering on.
 struct Alone {
     port: XdpPort,
     umem: Umem,
@@ -75,7 +75,7 @@ fn send(port: &mut XdpPort, umem: &mut Umem, packet: &[u8]) {
     finish(port, umem, &mut burst);
 }
 
-/// Sends what is in `burst`, and waits until its frames are back.
+/// Sends the packets of `burst` and waits until its frames are back.
 fn finish(port: &mut XdpPort, umem: &mut Umem, burst: &mut Burst) {
     let deadline = Instant::now() + Duration::from_secs(10);
     let before = port.counters();
@@ -119,7 +119,7 @@ impl Rig for XdpRig {
         self.far.send(packet);
     }
 
-    /// It works by itself.
+    /// Does nothing, because the kernel works by itself.
     fn kernel(&mut self) {}
 
     fn sent(&mut self) -> Vec<Vec<u8>> {
@@ -142,7 +142,7 @@ fn contract_holds() {
         contract::all(|| {
             let near = Alone::open(request(&near, "near", 0));
             assert_eq!(near.port.info().mode, Mode::Copy);
-            // One memory for each, as between two machines.
+            // Each has its own memory, as on two machines.
             XdpRig { near, far: Alone::open(request(&far, "far", 0)) }
         });
     });
@@ -164,9 +164,9 @@ fn one_port_rebinds_while_other_runs() {
         let (mut umem, mut ports) = backend.open().unwrap();
         ports.iter_mut().for_each(|port| port.steer(true).unwrap());
         let mut sent = 0;
-        // From either end to the other port's far end: in by one port, out by the other.
+        // From each end to the other port's far end: in by one port, out by the other.
         for victim in [0, 1, 0, 1] {
-            // Some of its frames on every ring: received and not looked at, sent and not reclaimed.
+            // Leave some of its frames on every ring: received but not read, sent but not reclaimed.
             for number in 0..10 {
                 if victim == 0 { far.send(&packet(number, 60)) } else { right.send(&packet(number, 60)) }
             }
@@ -189,9 +189,9 @@ fn one_port_rebinds_while_other_runs() {
                 busy += 1;
                 let census = umem.census();
                 assert!(census.balanced() && census.written_off > RINGS.fill - 64, "{census:?}");
-                // Not bound, and filled all the same.
+                // The fill ring is filled although the port is not bound.
                 assert_eq!(umem.at_port(PortIndex::new(victim).unwrap()), (RINGS.fill, 0));
-                // The other port goes on with the same memory.
+                // The other port continues with the same memory.
                 sent += 1;
                 let neighbour = if other == 0 { &mut far } else { &mut right };
                 neighbour.send(&packet(sent, 200));
@@ -214,7 +214,7 @@ fn one_port_rebinds_while_other_runs() {
             let mut burst = Burst::new();
             while ports[victim].receive(&mut umem, &mut burst, 64) == 0 {}
             assert_eq!(umem.bytes(&burst[0]), packet(77, 1500));
-            // And out by the other one: one memory under both.
+            // Send by the other port: both use one memory.
             finish(&mut ports[other], &mut umem, &mut burst);
             for port in &mut ports {
                 port.fill(&mut umem);
@@ -223,7 +223,7 @@ fn one_port_rebinds_while_other_runs() {
     });
 }
 
-/// Only what was posted before bind is there: nothing is posted after it.
+/// Uses only frames that were posted before bind; nothing is posted after it.
 #[test]
 fn port_filled_before_bind_receives() {
     if skip_unless_root("port_filled_before_bind_receives") {
@@ -263,7 +263,7 @@ fn moved_start_is_transmitted() {
         let mut far = Alone::open(request(&far, "far", 0));
         let wanted = packet(5, 300);
         let mut expected = 0;
-        // From the first byte of the frame to as far back as the packet fits, made both ways.
+        // From the first byte of the frame to the last position where the packet fits, moved in both directions.
         for start in [0, 1, 100, 255, 256, 257, 1000, 1748] {
             for received in [false, true] {
                 let umem = &mut near.umem;
@@ -322,7 +322,7 @@ fn busy_queue_is_waited_for_in_bounded_time() {
     });
 }
 
-/// Descriptors, and mappings with their bytes, of this process.
+/// Returns descriptors, and mappings with their bytes, of this process.
 fn held() -> (usize, usize, usize) {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
     let bytes = maps.lines().map(|line| {
@@ -333,8 +333,8 @@ fn held() -> (usize, usize, usize) {
     (std::fs::read_dir("/proc/self/fd").unwrap().count(), xsk, bytes.sum())
 }
 
-/// Many opens and closes, without CAP_IPC_LOCK and with little memory to lock: what is not given back
-/// ends the test. In a process of its own, since limits and descriptors are the process's.
+/// Opens and closes many times without CAP_IPC_LOCK and with a low memlock limit: a leak ends the test. It runs in its
+/// own process, because limits and descriptors belong to the process.
 #[test]
 fn thousand_opens_and_closes_leak_nothing() {
     if skip_unless_root("thousand_opens_and_closes_leak_nothing") {
@@ -357,7 +357,7 @@ fn thousand_opens_and_closes_leak_nothing() {
             set.remove(CapabilitySet::IPC_LOCK);
         }
         set_capabilities(None, sets).unwrap();
-        // Room for some: the kernel gives memory back late, as it does queues.
+        // Allow for some: the kernel frees memory late, as it does queues.
         let limit = getrlimit(Resource::Memlock).maximum.map_or(32 << 20, |hard| hard.min(32 << 20));
         setrlimit(Resource::Memlock, Rlimit { current: Some(limit), maximum: Some(limit) }).unwrap();
         let rings = RingSizes { fill: 128, rx: 64, tx: 64, completion: 64 };
@@ -369,7 +369,7 @@ fn thousand_opens_and_closes_leak_nothing() {
                 let request = request(&steering, "near", round % QUEUES);
                 match XdpBackend::new(small.clone(), vec![request]).open() {
                     Ok(_) => break,
-                    // ENOBUFS: more memory is locked than may be.
+                    // ENOBUFS: the memlock limit is exceeded.
                     Err(error) => assert!(Instant::now() < deadline, "round {round}: {error}"),
                 }
                 std::thread::sleep(Duration::from_millis(10));

@@ -1,5 +1,4 @@
-//! A device that writes to memory behind the program's back, as a NIC does, and a port on it: an implementation outside
-//! the crate, in few lines.
+//! Simulates a device that writes to memory as a NIC does, and a port on it: a small implementation outside the crate.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -10,11 +9,11 @@ use oxide::port::Burst;
 use oxide::port::sim::Rng;
 use oxide::umem::{PortIndex, PortKey, Umem};
 
-/// Where packets start within their frame, and how many bytes they have.
+/// Start of packets within their frame, and their length, bytes.
 const OFFSET: u64 = 256;
 const LENGTH: u32 = 64;
 
-/// One socket: what is on its rings.
+/// Holds the contents of one socket's rings.
 #[derive(Default)]
 struct Socket {
     fill: Vec<u64>,
@@ -25,11 +24,12 @@ struct Socket {
 }
 
 impl Socket {
-    /// Writes to every frame that may be received into; moves some entries on. Returns how many packets came.
+    /// Writes to every frame posted for reception, and moves some entries to the next ring. Returns the number of received
+    /// packets.
     fn work(&mut self, memory: u64, rng: &mut Rng) -> u64 {
         let byte = rng.below(256) as u8;
         for &address in &self.fill {
-            // The kernel's addresses are those of the mapping that `Umem::span` told of.
+            // The kernel's addresses are relative to the mapping that `Umem::span` returned.
             let at = ptr::with_exposed_provenance_mut::<u8>((memory + address) as usize);
             // SAFETY: the frame was posted with this socket's key and not returned: it lies within the memory, which
             // lives as long as the test's loop, and is the device's to write to.
@@ -46,7 +46,7 @@ impl Socket {
     }
 }
 
-/// One queue of the device: the sockets that it has not finished with.
+/// Holds the sockets of one device queue that the device still uses.
 pub(crate) struct Queue {
     memory: u64,
     port: PortIndex,
@@ -58,7 +58,7 @@ impl Queue {
         Self { memory: umem.span().0, port, sockets: Vec::new() }
     }
 
-    /// Binds a socket for the queue's memory, as a backend does.
+    /// Binds a socket to the queue's memory, as a backend does.
     pub(crate) fn open(&mut self, umem: &mut Umem) -> Result<DevicePort, String> {
         if umem.span().0 != self.memory {
             return Err("other memory".to_owned());
@@ -75,14 +75,14 @@ impl Queue {
         Ok(DevicePort { key, socket })
     }
 
-    /// The device works for a while, also for sockets that are closed. Returns how many packets came.
+    /// Lets the device work, also for closed sockets. Returns the number of received packets.
     pub(crate) fn work(&mut self, rng: &mut Rng) -> u64 {
         self.sockets.retain(|socket| !socket.borrow().closed || rng.below(16) > 0);
         self.sockets.iter().map(|socket| socket.borrow_mut().work(self.memory, rng)).sum()
     }
 }
 
-/// The program's end of a socket.
+/// Is the program's end of a socket.
 pub(crate) struct DevicePort {
     key: PortKey,
     socket: Rc<RefCell<Socket>>,
@@ -107,7 +107,7 @@ impl DevicePort {
 
     pub(crate) fn receive(&mut self, umem: &mut Umem, into: &mut Burst) {
         let mut socket = self.socket.borrow_mut();
-        // Looked at first: a memory that refuses the key leaves the packet where it is.
+        // Peek first: if the memory refuses the key, the packet stays on the ring.
         while let Some(&address) = socket.rx.front() {
             let received = umem.received(&self.key, address, LENGTH);
             socket.rx.pop_front();

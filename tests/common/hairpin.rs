@@ -1,4 +1,4 @@
-//! Two interfaces with four queues each, an echo on all of them, and a far end that counts every packet per queue.
+//! Sets up two interfaces with four queues each, an echo handler, and a far end that counts every packet per queue.
 //!
 //! ```text
 //!  engine's namespace             far namespace
@@ -23,12 +23,12 @@ use crate::netns::{Far, Lab};
 
 pub(crate) const QUEUES: u32 = 4;
 pub(crate) const LONG: Duration = Duration::from_secs(10);
-/// Between two packets of a flow. Eight flows there and back stay far below what any machine carries.
+/// Time between two packets of a flow. The eight flows stay far below the capacity of any machine.
 const PACE: Duration = Duration::from_millis(4);
-/// For packets under way when a count ends.
+/// Time for packets in flight when a count ends.
 const GRACE: Duration = Duration::from_millis(500);
 
-/// Sends every packet back by the port it came in, with the number of its queue in the last byte.
+/// Sends every packet back by its port, with the queue number in the last byte.
 pub(crate) struct Echo;
 
 impl Handler for Echo {
@@ -36,7 +36,7 @@ impl Handler for Echo {
         for lane in 0..batch.len() {
             let packet = batch.packet_mut(lane);
             reflect(packet);
-            // No checksum, which IPv4 allows: the payload is another one now.
+            // Clear the checksum, which IPv4 allows, because the payload changed.
             if let Some(checksum) = packet.get_mut(40..42) {
                 checksum.fill(0);
             }
@@ -48,12 +48,12 @@ impl Handler for Echo {
     }
 }
 
-/// Makes interface `n` of both ends.
+/// Creates interface `n` at both ends.
 pub(crate) fn plug(lab: &Lab, far: &Far, n: u8) {
     plug_as(lab, far, n, &format!("near{n}"));
 }
 
-/// The same, the near end under another name.
+/// Creates interface `n` with another name at the near end.
 pub(crate) fn plug_as(lab: &Lab, far: &Far, n: u8, near: &str) {
     let there = format!("far{n}");
     lab.veth(near, &there, QUEUES, &format!("02:00:00:00:0{n}:0a"), &format!("02:00:00:00:0{n}:0b"));
@@ -70,7 +70,7 @@ pub(crate) fn start() -> Engine {
     start_on(&[])
 }
 
-/// On these queues; none: on all of them.
+/// Starts the engine on these queues, or on all if the list is empty.
 pub(crate) fn start_on(queues: &[u32]) -> Engine {
     let mut config = EngineConfig::default();
     config.interfaces = vec!["near0".to_owned(), "near1".to_owned()];
@@ -85,13 +85,13 @@ pub(crate) fn start_on(queues: &[u32]) -> Engine {
         .unwrap_or_else(|e| panic!("{e}"))
 }
 
-/// A flow of one queue.
+/// Holds a flow of one queue.
 struct Flow {
     at: (u8, u32),
     socket: UdpSocket,
 }
 
-/// Sockets at the far end, one for each queue of each interface.
+/// Holds the sockets at the far end, one per queue of each interface.
 pub(crate) struct Flows(Vec<Flow>);
 
 impl Flows {
@@ -124,7 +124,7 @@ impl Flows {
         })
     }
 
-    /// Starts to send and to count.
+    /// Starts sending and counting.
     pub(crate) fn run(self, far: &Far) -> Traffic {
         let go_on = Arc::new(AtomicBool::new(true));
         let stop = Arc::clone(&go_on);
@@ -138,7 +138,7 @@ pub(crate) struct Traffic {
     thread: std::thread::JoinHandle<(Flows, Counts)>,
 }
 
-/// Packets sent and echoes got, by interface and queue.
+/// Returns sent packets and received echoes, by interface and queue.
 pub(crate) type Counts = BTreeMap<(u8, u32), (u64, u64)>;
 
 impl Traffic {
@@ -161,7 +161,7 @@ fn count(flows: Flows, go_on: &AtomicBool) -> (Flows, Counts) {
             while flow.socket.recv(&mut buffer).is_ok() {
                 *got += 1;
             }
-            // Not sent at all while the link is down: no loss of the engine's.
+            // Nothing is sent while the link is down, so this is no loss of the engine.
             if go_on.load(Ordering::Relaxed) && flow.socket.send(&[0; 16]).is_ok() {
                 *sent += 1;
                 last = Instant::now();
@@ -172,12 +172,12 @@ fn count(flows: Flows, go_on: &AtomicBool) -> (Flows, Counts) {
     (flows, counts)
 }
 
-/// Lost packets of those flows.
+/// Returns the lost packets of these flows.
 pub(crate) fn lost(counts: &Counts, of: impl Fn(u8, u32) -> bool) -> u64 {
     counts.iter().filter(|(at, _)| of(at.0, at.1)).map(|(_, (sent, got))| sent - got.min(sent)).sum()
 }
 
-/// Until the status is as wanted, or a panic that shows it.
+/// Waits until the status is as wanted; panics with the status after a time limit.
 pub(crate) fn wait(engine: &Engine, what: &str, done: impl FnMut(&EngineStatus) -> bool) -> EngineStatus {
     let waited = engine.handle().wait(LONG, done);
     waited.unwrap_or_else(|error| panic!("{what}: {error}: {:#?}", engine.status()))

@@ -1,5 +1,5 @@
-//! A simulated port whose kernel works by itself: a step with each look at the port. For whoever owns the
-//! worker, and so the memory, on another thread.
+//! Wraps a simulated port so that each access runs one step of its kernel. It serves tests whose actor owns the memory
+//! on another thread.
 
 use std::os::fd::BorrowedFd;
 

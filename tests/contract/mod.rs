@@ -1,4 +1,4 @@
-//! What every port keeps, whatever is under it. A port's tests hand a [`Rig`] to [`all`].
+//! Tests the contract of every port, real or simulated. A port's tests pass a [`Rig`] to [`all`].
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, dead_code, missing_docs, unreachable_pub)]
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -8,30 +8,30 @@ use oxide::packet::build::UdpFrame;
 use oxide::port::{Burst, Kick, Port};
 use oxide::umem::{Frame, PortIndex, Umem};
 
-/// A port with someone at the other end of its wire.
+/// Is a port with a peer at the other end of its wire.
 pub trait Rig {
     type Port: Port;
 
-    /// The memory and the port, which is opened as port 0 of it; steering is off.
+    /// Returns the memory and its port 0; steering is off.
     fn port(&mut self) -> (&mut Umem, &mut Self::Port);
 
-    /// Puts a packet on the wire towards the port.
+    /// Sends a packet on the wire towards the port.
     fn inject(&mut self, packet: &[u8]);
 
     /// Lets the kernel work for a while.
     fn kernel(&mut self);
 
-    /// The packets that came out of the wire since last asked, in order.
+    /// Returns the packets that left since the last call, in order.
     fn sent(&mut self) -> Vec<Vec<u8>>;
 
-    /// Closes the port, so that nothing writes to the memory any more, and returns the memory.
+    /// Closes the port and returns the memory, to which nothing writes any more.
     fn close(self) -> Umem;
 }
 
-/// Bound on every loop that waits for the kernel.
+/// Limits every loop that waits for the kernel.
 const PATIENCE: usize = 10_000;
 
-/// Runs every part of the contract, each on a rig of its own.
+/// Runs every part of the contract, each on its own rig.
 pub fn all<R: Rig>(mut make: impl FnMut() -> R) {
     packets_arrive_whole_and_in_order(make());
     receive_stops_at_the_limit_and_at_a_full_burst(make());
@@ -43,13 +43,13 @@ pub fn all<R: Rig>(mut make: impl FnMut() -> R) {
     a_closed_port_gives_every_frame_back(make());
 }
 
-/// Where the packets of [`packet`] go: a port's rig must see to it that they come to its socket.
+/// Destination of the packets of [`packet`]; a port's rig must steer them to its socket.
 pub const DESTINATION: (Ipv4Addr, u16) = (Ipv4Addr::new(198, 51, 100, 1), 7);
 
-/// Bytes before the payload of a packet.
+/// Length of the headers of a packet, bytes.
 const HEADERS: usize = 42;
 
-/// A UDP packet of `length` bytes, 46 at least, that says its number everywhere.
+/// Returns a UDP packet of `length` bytes, at least 46, whose payload repeats its number.
 pub fn packet(number: u32, length: usize) -> Vec<u8> {
     let mut payload = vec![number as u8; length - HEADERS];
     payload[..4].copy_from_slice(&number.to_be_bytes());
@@ -78,7 +78,7 @@ fn open<R: Rig>(rig: &mut R) {
     books(rig, 0);
 }
 
-/// Receives until `count` packets are there.
+/// Receives until there are `count` packets.
 fn gather<R: Rig>(rig: &mut R, count: usize) -> Vec<Frame> {
     let mut frames = Vec::new();
     for _ in 0..PATIENCE {
@@ -98,7 +98,7 @@ fn gather<R: Rig>(rig: &mut R, count: usize) -> Vec<Frame> {
     panic!("{} of {count} packets came", frames.len());
 }
 
-/// Kicks and reclaims until nothing is being sent.
+/// Kicks and reclaims until no frame is in transmission.
 fn finish<R: Rig>(rig: &mut R) {
     for _ in 0..PATIENCE {
         assert_ne!(rig.port().1.kick().unwrap(), Kick::LinkDown);
@@ -127,7 +127,7 @@ fn give<R: Rig>(rig: &mut R, frames: impl IntoIterator<Item = Frame>) {
 
 fn packets_arrive_whole_and_in_order<R: Rig>(mut rig: R) {
     open(&mut rig);
-    // More than any ring here holds, in groups that fit; from the shortest Ethernet packet to the MTU.
+    // More packets than any ring holds, in groups that fit, from the shortest Ethernet packet to the MTU.
     for group in 0..20 {
         let packets: Vec<_> = (0..50).map(|i| packet(group * 50 + i, 60 + (i as usize * 29) % 1455)).collect();
         packets.iter().for_each(|packet| rig.inject(packet));
@@ -171,7 +171,7 @@ fn receive_stops_at_the_limit_and_at_a_full_burst<R: Rig>(mut rig: R) {
 
 fn transmit_takes_a_prefix_and_leaves_the_rest_in_order<R: Rig>(mut rig: R) {
     open(&mut rig);
-    // Nothing is kicked, so the TX ring fills up.
+    // Without a kick the TX ring fills up.
     let mut next = 0;
     for _ in 0..PATIENCE {
         let mut burst = Burst::new();

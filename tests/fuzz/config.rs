@@ -1,5 +1,5 @@
-//! A configuration file: refused with words, or good for everything that is made of it, and the same when
-//! it is written and read again.
+//! Fuzzes the configuration file: it is refused with a message, or works for everything made from it and reads back
+//! equal after it is written.
 
 use oxide_relay::RelayPlan;
 use oxide_relay::config::Config;

@@ -1,5 +1,5 @@
-//! The fuzz targets of `fuzz/` in their stable form: each stored input, and a bounded number of seeded
-//! mutations. The steering program's, which needs root, is in `tests/steering/fuzz.rs`.
+//! Runs the fuzz targets of `fuzz/` on stable Rust: each stored input and a bounded number of seeded mutations. The
+//! target of the steering program needs root and is in `tests/steering/fuzz.rs`.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 mod config;

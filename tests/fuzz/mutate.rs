@@ -1,4 +1,4 @@
-//! The stable form of a fuzz target: the stored corpus, and a bounded number of seeded mutations of it.
+//! Runs a fuzz target on stable Rust: the stored corpus and a bounded number of seeded mutations of it.
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use oxide::port::sim::Rng;
 
-/// The longest input that mutations make, bytes.
+/// Maximum length of a mutated input, bytes.
 const LONGEST: usize = 4096;
 
 fn number(name: &str) -> Option<u64> {
@@ -14,18 +14,18 @@ fn number(name: &str) -> Option<u64> {
 }
 
 fn corpus(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
-    // The crate whose test this is may lie in a folder of the workspace.
+    // The crate of this test may be in a folder of the workspace.
     let mut folders = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().map(|folder| folder.join("fuzz/corpus"));
     let folder = folders.find(|folder| folder.is_dir()).unwrap().join(target);
     let entries = fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
     let mut files: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
-    // The order in which a folder is listed is nobody's promise.
+    // The order of a folder's listing is not defined.
     files.sort();
     files.into_iter().map(|path| (path.clone(), fs::read(path).unwrap())).collect()
 }
 
-/// Runs `body` over the corpus of `target` and over `runs` mutations of it; `FUZZ_RUNS` multiplies them, and
-/// `FUZZ_SEED` chooses others. `FUZZ_INPUT` runs that file alone.
+/// Runs `body` on the corpus of `target` and on `runs` mutations of it. `FUZZ_RUNS` multiplies the mutations,
+/// `FUZZ_SEED` selects others, and `FUZZ_INPUT` runs only that file.
 pub(crate) fn run(target: &str, runs: u64, body: impl Fn(&[u8])) {
     if let Ok(file) = std::env::var("FUZZ_INPUT") {
         return body(&fs::read(file).unwrap());
@@ -44,7 +44,7 @@ pub(crate) fn run(target: &str, runs: u64, body: impl Fn(&[u8])) {
     eprintln!("{target}: {} of the corpus and {} mutations of it, seed {seed}", corpus.len(), runs * times);
 }
 
-/// Keeps an input that fails, and says how to run it again.
+/// Keeps an input that fails, and prints how to run it again.
 fn attempt(target: &str, body: impl Fn(&[u8]), input: &[u8], what: &str) {
     let Err(panic) = catch_unwind(AssertUnwindSafe(|| body(input))) else { return };
     let kept = std::env::temp_dir().join(format!("oxide-fuzz-{target}-{}", std::process::id()));

@@ -1,5 +1,5 @@
-//! A frame: the parser agrees with an independent one, whatever lies behind the frame in memory, and what it
-//! accepts can be rewritten and taken apart again.
+//! Fuzzes a frame: the parser agrees with an independent one, for any memory after the frame, and accepted frames can
+//! be rewritten and parsed again.
 
 use oxide::packet::{
     Endpoint, Flow, MacAddr, Recognised, Rewrite, Translation, Transport, parse, recognise, verify_udp,
@@ -14,7 +14,7 @@ pub(crate) fn body(frame: &[u8]) {
     assert_eq!(ours, over(0xff), "stale bytes matter");
     assert_eq!(ours.ok(), oracle::parse(frame), "an independent parser disagrees");
     let recognised = recognise(frame);
-    // Of an ICMP timestamp etherparse wants just 20 bytes.
+    // etherparse requires exactly 20 bytes for an ICMP timestamp.
     let timestamp = |found: Recognised| {
         found.transport == Transport::Icmp && matches!(frame.get(usize::from(found.l4)), Some(13 | 14))
     };
@@ -31,7 +31,7 @@ pub(crate) fn body(frame: &[u8]) {
         source: Endpoint { port: source.port ^ 0x5555, ..destination },
         destination: source,
     };
-    // Port 0 and forged addresses are refused by the next parser, rightly.
+    // The next parser correctly refuses port 0 and forged addresses.
     let (Ok(translation), true) = (Translation::new(&parsed.flow, &new), new.source.port != 0) else { return };
     let mut after = frame.to_vec();
     if translation.apply(&mut after, parsed.l3, parsed.l4, parsed.ipv4).is_err() {

@@ -1,7 +1,7 @@
-//! A history of packets, time and changes, through the whole path: NIC queue, rings, UMEM, worker, relay. At
-//! its end no frame is outstanding, every packet is accounted for, and the kernel's side found nothing odd.
+//! Fuzzes a history of packets, time and changes through the whole path: NIC queue, rings, UMEM, datapath, relay. At
+//! its end no frame is outstanding, every packet is accounted for, and the kernel's side saw no rule violated.
 //!
-//! The input is a list of operations: a byte that says which, and what it needs; see [`Op`].
+//! The input is a list of operations: a byte for the kind, then its arguments; see [`Op`].
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::LazyLock;
@@ -32,22 +32,22 @@ static PLAN: LazyLock<RelayPlan> = LazyLock::new(|| {
     RelayPlan::new(&Config::from_toml(&format!("{text}{}{}", entry(0), entry(1))).unwrap(), &[]).unwrap()
 });
 
-/// What the bytes say.
+/// Is one operation of the input.
 enum Op<'a> {
-    /// A frame as it stands in the input comes in by a port.
+    /// Receives a frame from the input on a port.
     Raw(usize, &'a [u8]),
-    /// A client's packet, with bytes changed.
+    /// Receives a client's packet with changed bytes.
     Client(u8, &'a [u8]),
-    /// A server's answer to this source port, with bytes changed.
+    /// Receives a server's answer to this source port with changed bytes.
     Answer(u8, &'a [u8]),
-    /// Time passes, 10 ms for each.
+    /// Advances the time in units of 10 ms.
     Wait(u8),
-    /// Next hops are known, or not; routes are there, or not.
+    /// Makes next hops known or unknown, and adds or removes routes.
     Tables(u8),
     Draining(bool),
-    /// Which faults the kernel has.
+    /// Sets the faults of the kernel.
     Faults(u8),
-    /// The handler is made anew, and takes over, or not.
+    /// Replaces the handler, with or without inheritance.
     Restart(bool),
 }
 
@@ -224,7 +224,7 @@ pub(crate) fn body(mut input: &[u8]) {
         path.apply(&op);
         path.turn();
     }
-    // Faults end, next hops become known, whoever still waits for one gives up.
+    // Faults end, next hops become known, and waiting packets time out.
     path.net.set_all_faults(KernelFaultRates::none());
     path.tables(0);
     for turn in 0..200 {

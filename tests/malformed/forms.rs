@@ -1,4 +1,4 @@
-//! The frames of each row of `docs/malformed.md`.
+//! Builds the frames of each row of `docs/malformed.md`.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -8,11 +8,11 @@ use oxide::telemetry::DropReason::{self, *};
 
 pub(crate) const L3: usize = 14;
 const PAYLOAD: &[u8] = b"sixteen bytes 16";
-/// Length of the right frames.
+/// Length of the valid frames.
 pub(crate) const V4: usize = 14 + 20 + 8 + PAYLOAD.len();
 pub(crate) const V6: usize = 14 + 40 + 8 + PAYLOAD.len();
 
-/// A row: its text, its verdict (`None`: accepted), its frames.
+/// Holds a row: text, verdict (`None`: accepted), frames.
 pub(crate) struct Form {
     pub(crate) text: &'static str,
     pub(crate) reason: Option<DropReason>,
@@ -44,13 +44,13 @@ pub(crate) fn v6() -> Vec<u8> {
     UdpFrame::new(flow(false), PAYLOAD).to_vec().unwrap()
 }
 
-/// `frame` with `bytes` at `at`; checksums as they were.
+/// Returns `frame` with `bytes` at `at` and unchanged checksums.
 fn put(mut frame: Vec<u8>, at: usize, bytes: &[u8]) -> Vec<u8> {
     frame[at..at + bytes.len()].copy_from_slice(bytes);
     frame
 }
 
-/// `frame` with the IPv4 header checksum made right for what the header now says.
+/// Returns `frame` with a corrected IPv4 header checksum.
 pub(crate) fn summed(mut frame: Vec<u8>) -> Vec<u8> {
     if let Some(sum) = frame.get(L3..).and_then(checksum::ipv4_header) {
         frame[L3 + 10..L3 + 12].copy_from_slice(&sum.to_be_bytes());
@@ -58,7 +58,7 @@ pub(crate) fn summed(mut frame: Vec<u8>) -> Vec<u8> {
     frame
 }
 
-/// An IPv4 frame with `bytes` at `at` of the IP header, and its checksum right.
+/// Returns an IPv4 frame with `bytes` at `at` of the IP header and a correct checksum.
 fn v4_with(at: usize, bytes: &[u8]) -> Vec<u8> {
     summed(put(v4(), L3 + at, bytes))
 }
@@ -67,17 +67,17 @@ fn v6_with(at: usize, bytes: &[u8]) -> Vec<u8> {
     put(v6(), L3 + at, bytes)
 }
 
-/// Both families, with `bytes` at `at` of the UDP header.
+/// Returns frames of both IP versions with `bytes` at `at` of the UDP header.
 fn udp_with(at: usize, bytes: &[u8]) -> [Vec<u8>; 2] {
     [put(v4(), L3 + 20 + at, bytes), put(v6(), L3 + 40 + at, bytes)]
 }
 
-/// `tag` between the MACs and the EtherType.
+/// Inserts `tag` between the MAC addresses and the EtherType.
 fn tagged(frame: Vec<u8>, tag: &[u8]) -> Vec<u8> {
     [&frame[..12], tag, &frame[12..]].concat()
 }
 
-/// `headers`, each (type, bytes), between the IPv6 header and UDP, with types and lengths right.
+/// Inserts `headers`, each (type, bytes), between the IPv6 header and UDP, with correct types and lengths.
 fn v6_chain(headers: &[(u8, Vec<u8>)]) -> Vec<u8> {
     let (mut head, udp) = (v6()[..L3 + 40].to_vec(), v6()[L3 + 40..].to_vec());
     let mut next_at = L3 + 6;
@@ -91,7 +91,7 @@ fn v6_chain(headers: &[(u8, Vec<u8>)]) -> Vec<u8> {
     put([head, udp].concat(), L3 + 4, &payload.to_be_bytes())
 }
 
-/// An extension header of `units` times eight bytes, filled with PadN.
+/// Returns an extension header of `units` times eight bytes, filled with PadN.
 fn extension(kind: u8, units: u8) -> (u8, Vec<u8>) {
     let mut bytes = vec![0; usize::from(units) * 8];
     bytes[1] = if kind == 51 { units * 2 - 2 } else { units - 1 };
@@ -103,7 +103,7 @@ fn fragment_header(offset_and_more: u16) -> (u8, Vec<u8>) {
     (44, vec![0, 0, a, b, 0, 0, 0, 9])
 }
 
-/// An IPv4 frame with `size` bytes of no-operation options.
+/// Returns an IPv4 frame with `size` bytes of no-operation options.
 fn v4_options(size: usize) -> Vec<u8> {
     let frame = v4();
     let mut frame = [&frame[..L3 + 20], &vec![1; size][..], &frame[L3 + 20..]].concat();
@@ -112,12 +112,12 @@ fn v4_options(size: usize) -> Vec<u8> {
     summed(put(frame, L3 + 2, &total.to_be_bytes()))
 }
 
-/// A right frame that carries `protocol`: over IPv4 with `options` words of options, over IPv6 with `headers`, each
-/// (type, units of eight bytes).
+/// Returns a valid frame that carries `protocol`: over IPv4 with `options` times four bytes of options, over IPv6 with
+/// `headers`, each (type, units of eight bytes).
 pub(crate) fn carrying(ipv4: bool, protocol: u8, options: usize, headers: &[(u8, u8)]) -> Vec<u8> {
     let headers: Vec<_> = headers.iter().map(|&(kind, units)| extension(kind, units)).collect();
     let mut frame = if ipv4 { v4_options(options * 4) } else { v6_chain(&headers) };
-    // In the place of the UDP header, which ends 16 bytes before the frame does: a TCP header is as long as both.
+    // Replace the UDP header, which ends 16 bytes before the frame: a TCP header is as long as both.
     let payload = frame.len() - PAYLOAD.len() - 8;
     if protocol == 6 {
         frame[payload + 12] = 0x50;
@@ -125,7 +125,7 @@ pub(crate) fn carrying(ipv4: bool, protocol: u8, options: usize, headers: &[(u8,
     if ipv4 {
         return summed(put(frame, L3 + 9, &[protocol]));
     }
-    // The last of the headers says what follows.
+    // The last header names the protocol that follows.
     let mut next = L3 + 6;
     let mut at = L3 + 40;
     for (_, bytes) in &headers {
@@ -140,7 +140,7 @@ fn padded(mut frame: Vec<u8>, by: usize) -> Vec<u8> {
     frame
 }
 
-/// The lengths from one above `right` to the largest there is, thinned out.
+/// Returns a selection of lengths from one above `right` to the maximum.
 fn longer_than(right: usize) -> impl Iterator<Item = [u8; 2]> {
     (1..=64).chain([256, 1024, 0x7fff, 0xffff]).map(move |by| (right + by).min(0xffff) as u16).map(u16::to_be_bytes)
 }

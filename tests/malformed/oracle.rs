@@ -1,11 +1,11 @@
-//! What the parsers should say, by another parser (etherparse) and the address types of `std`.
+//! Computes the expected result of the parsers with another parser (etherparse) and the address types of `std`.
 
 use std::net::{IpAddr, SocketAddr};
 
 use etherparse::{Ipv4Slice, Ipv6ExtensionSlice, Ipv6Slice, LinkExtSlice, NetSlice, SlicedPacket, TransportSlice};
 use oxide::packet::{Flow, Parsed, Recognised, Transport};
 
-/// Of what is recognised, the part that is plain UDP.
+/// Returns the plain UDP part of a recognised packet.
 pub(crate) fn parse(frame: &[u8]) -> Option<Parsed> {
     let Recognised { tags, ipv4, transport, l3, l4, length, flow } = recognise(frame)?;
     let plain = tags == 0 && l4 - l3 == if ipv4 { 20 } else { 40 };
@@ -50,7 +50,7 @@ pub(crate) fn recognise(frame: &[u8]) -> Option<Recognised> {
     Some(Recognised { tags: tags as u8, ipv4, transport, l3: l3 as u8, l4, length, flow })
 }
 
-/// Ends, bytes of headers, bytes behind them.
+/// Returns addresses, bytes of headers, and bytes after them.
 type Network = (IpAddr, IpAddr, usize, usize);
 
 fn ipv4(ip: &Ipv4Slice<'_>) -> Option<Network> {

@@ -1,4 +1,4 @@
-//! What it is told: restart, pause, drain, reload.
+//! Tests the commands of an operator: restart, pause, drain, reload.
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -36,7 +36,7 @@ fn queues_are_restarted_paused_and_drained() {
         bench.ctl_output(&["drain", "r0:1", "--within", "0"]);
         bench.wait("one queue has stopped", |b| b.queues()["queues"][1]["state"] == "stopped");
         assert_eq!(bench.get("/ready").0, 200, "the other one takes packets");
-        // A reload does not undo what the operator decided, and says which queue does not have it.
+        // A reload keeps the operator's decision, and names the queue without the new handler.
         let config = bench.path("relay.toml");
         let text = std::fs::read_to_string(&config).unwrap();
         std::fs::write(&config, text.replace("allow_private", "packets_per_s = 1000000\nallow_private")).unwrap();
@@ -84,9 +84,9 @@ fn reload_keeps_unchanged_state() {
         bench.ctl_output(&["restart", "r0:0"]);
         bench.serves(5001);
 
-        // The same by signal: back to the first address.
+        // Return to the first address by a signal.
         write_config(&config, &socket, "batch_size = 16");
-        // Read only now: a manager that did not listen until here has held up nothing.
+        // Read only now: a service manager that does not read must not delay anything.
         bench.notified("READY=1\n");
         bench.notified("WATCHDOG=1\n");
         bench.signal(Signal::HUP);

@@ -1,4 +1,4 @@
-//! Device settings for busy polling that a killed relay left: the next start puts them back, from inside its sandbox.
+//! Tests that a start restores the busy-poll settings that a killed relay left, from inside its sandbox.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ fn values() -> [String; 2] {
     NAMES.map(|name| std::fs::read_to_string(setting(name)).unwrap().trim().to_owned())
 }
 
-/// The record of a relay that was killed in this network namespace.
+/// Returns the record of a relay that was killed in this network namespace.
 fn record() -> PathBuf {
     let namespace = std::fs::metadata("/proc/thread-self/ns/net").unwrap().ino();
     PathBuf::from(format!("/run/oxide/settings.{namespace}.r0"))

@@ -1,4 +1,4 @@
-//! The real binary in the hands of its operators: HTTP, control socket, signals.
+//! Tests the real binary as operators use it: HTTP, control socket, signals.
 //!
 //! ```text
 //!   clients (far)                relay (this namespace)                  servers (far)

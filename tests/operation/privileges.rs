@@ -1,4 +1,4 @@
-//! What it may, and what it says where it may not.
+//! Tests the relay's privileges, and its messages without them.
 
 use std::io::Write;
 use std::process::Command;
@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::netns::{in_namespace, skip_unless_root};
 use crate::rig::{clients_side, lab, write_config};
 
-/// Every thread has given up what no restart needs, and every restart still works.
+/// Every thread has only the privileges that a restart needs, and every restart works.
 #[test]
 fn dropped_privileges_are_not_needed_for_restarts() {
     lab("dropped_privileges_are_not_needed_for_restarts", "", |lab, bench| {
@@ -33,7 +33,7 @@ fn dropped_privileges_are_not_needed_for_restarts() {
     });
 }
 
-/// As in a container that was not given what it takes.
+/// The relay starts as in a container without the required privileges.
 #[test]
 fn start_without_capabilities_names_them() {
     let test = "start_without_capabilities_names_them";

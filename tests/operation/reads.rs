@@ -1,4 +1,4 @@
-//! What can be read of it, and that whoever reads too much harms nobody.
+//! Tests the readable pages, and that excessive reading does not affect traffic.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::rig::lab;
 
-/// Value of each sample of `name`, by its labels.
+/// Returns the value of each sample of `name`, by its labels.
 fn samples(text: &str, name: &str, with: &str) -> f64 {
     let scrape = prometheus_parse::Scrape::parse(text.lines().map(|l| Ok(l.to_owned()))).unwrap();
     let of = |s: &prometheus_parse::Sample| match s.value {
@@ -21,7 +21,7 @@ fn samples(text: &str, name: &str, with: &str) -> f64 {
     scrape.samples.iter().filter(|s| s.metric == name && s.labels.values().any(|v| v == with)).map(of).sum()
 }
 
-/// Each packet that came to a queue became exactly one thing, at whatever moment it is asked.
+/// Each packet of a queue has exactly one outcome at the time of every scrape.
 pub(crate) fn accounting_balances(text: &str) {
     for queue in ["0", "1"] {
         let of = |name: &str| samples(text, name, queue);
@@ -96,7 +96,7 @@ fn uptime(text: &str) -> f64 {
     text.lines().find_map(|l| l.strip_prefix("oxide_uptime_seconds ")).unwrap().parse().unwrap()
 }
 
-/// Whoever overruns the doors finds them shut for a while; packets go on.
+/// Too many requests are refused for a while; packets are not affected.
 #[test]
 fn admin_overload_does_not_drop_packets() {
     lab("admin_overload_does_not_drop_packets", "", |_, bench| {

@@ -1,4 +1,4 @@
-//! Two interfaces with two queues each, an echo server, and the relay ready; and what an operator does to it.
+//! Sets up two interfaces with two queues each, an echo server and a ready relay, with the actions of an operator.
 
 use std::io::{Read, Write};
 use std::net::{TcpStream, UdpSocket};
@@ -22,7 +22,7 @@ pub(crate) struct Bench {
     pub(crate) child: Child,
     systemd: std::os::unix::net::UnixDatagram,
     faults: std::fs::File,
-    /// What systemd was told so far.
+    /// Messages to systemd so far.
     notices: String,
 }
 
@@ -38,12 +38,12 @@ impl Drop for Bench {
 }
 
 impl Bench {
-    /// Two queues, an echo server, and the relay ready.
+    /// Starts two queues, an echo server and the relay.
     pub(crate) fn new(lab: &Lab, more: &str) -> Self {
         Self::with(lab, more, |_, _| {})
     }
 
-    /// The same; `change` is given the directory of the test and the command that starts the relay.
+    /// Starts the same; `change` gets the directory of the test and the command that starts the relay.
     pub(crate) fn with(lab: &Lab, more: &str, change: impl FnOnce(&Path, &mut Command)) -> Self {
         let (clients, servers) = (lab.second_namespace(), lab.second_namespace());
         clients_side(lab, &clients);
@@ -70,7 +70,7 @@ impl Bench {
         write_config(&dir.path().join("relay.toml"), &dir.path().join("ctl.sock"), more);
         let systemd = std::os::unix::net::UnixDatagram::bind(dir.path().join("notify")).unwrap();
         systemd.set_nonblocking(true).unwrap();
-        // Read and write, so that it has a reader before the relay has begun to listen.
+        // Open for reading and writing, so that it has a reader before the relay listens.
         assert!(Command::new("mkfifo").arg(dir.path().join("faults")).status().unwrap().success());
         let faults = std::fs::File::options().read(true).write(true).open(dir.path().join("faults")).unwrap();
         let log = std::fs::File::create(dir.path().join("log")).unwrap();
@@ -109,7 +109,7 @@ impl Bench {
         }
     }
 
-    /// A line of `cli/src/bin/oxide/faults.rs`.
+    /// Writes a line for `cli/src/bin/oxide/faults.rs`.
     pub(crate) fn inject(&mut self, line: &str) {
         writeln!(self.faults, "{line}").unwrap();
     }
@@ -123,7 +123,7 @@ impl Bench {
             .unwrap()
     }
 
-    /// What `ctl` printed, if it succeeded.
+    /// Returns the output of `ctl`, which must succeed.
     pub(crate) fn ctl_output(&self, words: &[&str]) -> String {
         let output = self.ctl(words);
         let text = String::from_utf8(output.stdout).unwrap();
@@ -131,7 +131,7 @@ impl Bench {
         text
     }
 
-    /// What `ctl` complained of, with its exit code.
+    /// Returns exit code and error of `ctl`, which must fail.
     pub(crate) fn refused(&self, words: &[&str]) -> (i32, String) {
         let output = self.ctl(words);
         (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
@@ -151,7 +151,7 @@ impl Bench {
         (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
     }
 
-    /// How many of `flows` clients, new ones each time, get `rounds` answers each.
+    /// Returns how many of `flows` new clients get `rounds` answers each.
     pub(crate) fn answered(&self, port: u16, flows: usize, rounds: usize) -> usize {
         self.clients.run(move |_| {
             let sockets: Vec<_> = (0..flows).map(|_| UdpSocket::bind("0.0.0.0:0").unwrap()).collect();
@@ -169,7 +169,7 @@ impl Bench {
         self.wait("every client is answered", |b| b.answered(port, 4, 1) == 4);
     }
 
-    /// Waits until systemd has been told `words`, from now on.
+    /// Waits until systemd gets the message `words` after this call.
     pub(crate) fn notified(&mut self, words: &str) {
         self.wait(words, |b| {
             let mut buffer = [0; 4096];
@@ -195,7 +195,7 @@ impl Bench {
     }
 }
 
-/// The link to the clients; also a second time, after it was deleted.
+/// Creates the link to the clients, also again after it was deleted.
 pub(crate) fn clients_side(lab: &Lab, clients: &Far) {
     lab.veth("r0", "c0", 2, "02:00:00:00:01:01", "02:00:00:00:01:02");
     lab.give("c0", clients);

@@ -1,4 +1,4 @@
-//! A relay that has given up all it can does all it must, and nothing else.
+//! Tests that a sandboxed relay can do everything it needs and nothing else.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command};
@@ -9,10 +9,10 @@ use crate::netns::Lab;
 use crate::reads::accounting_balances;
 use crate::rig::{Bench, clients_side, lab, write_config};
 
-/// SIGSYS, asm-generic/signal.h.
+/// Number of SIGSYS (asm-generic/signal.h).
 const SIGSYS: i32 = 31;
 
-/// Has the relay do something to itself; what its log says of how that went.
+/// Makes the relay attempt an action on itself. Returns the result from its log.
 fn done(bench: &mut Bench, line: &str) -> String {
     let before = bench.log().len();
     bench.inject(line);
@@ -25,12 +25,12 @@ fn done(bench: &mut Bench, line: &str) -> String {
     said
 }
 
-/// Does something to the program of `r0`, as another process that may.
+/// Changes the program of `r0` as another privileged process.
 fn inject_program_fault(what: &str) -> ProgramFault {
     ProgramFault(Command::new(env!("CARGO_BIN_EXE_oxide")).args(["inject-program-fault", what, "r0"]).spawn().unwrap())
 }
 
-/// Ends with the test, however that ends.
+/// Ends the process when the test ends.
 struct ProgramFault(Child);
 
 impl Drop for ProgramFault {
@@ -40,7 +40,7 @@ impl Drop for ProgramFault {
     }
 }
 
-/// The relay may not look at what belongs to others: it says what it knows, and how to learn the rest.
+/// The relay cannot read other processes' programs: it reports what it knows and how to find the rest.
 fn names_who_is_in_its_place(bench: &mut Bench) {
     let other = inject_program_fault("replace");
     bench.wait("the queues wait, and tell where to look", |b| {
@@ -51,8 +51,8 @@ fn names_who_is_in_its_place(bench: &mut Bench) {
     bench.serves(5001);
 }
 
-/// Packets, each depth of restart, reload of a file that an editor replaced, an interface that goes and comes back, ctl,
-/// metrics; and every thread is behind the filters.
+/// Tests traffic, each restart scope, a reload of a file that an editor replaced, a re-created interface, ctl and
+/// metrics. Every thread must have the filters.
 fn does_all_it_must(lab: &Lab, bench: &mut Bench) {
     bench.serves(5000);
     for depth in ["handler", "port", "queue"] {
@@ -89,7 +89,7 @@ fn does_all_it_must(lab: &Lab, bench: &mut Bench) {
     bench.serves(5001);
     let (code, metrics) = bench.get("/metrics");
     assert_eq!(code, 200);
-    // Over a panic, restarts of every depth and a lost interface.
+    // After a panic, restarts of every scope and a lost interface.
     accounting_balances(&metrics);
     for layer in ["capabilities", "no_new_privs", "landlock", "seccomp"] {
         let line = format!("oxide_sandbox_info{{layer=\"{layer}\",state=\"on\"}} 1");
@@ -110,7 +110,7 @@ fn does_all_it_must(lab: &Lab, bench: &mut Bench) {
     }
 }
 
-/// What somebody tries who has taken the process over.
+/// Tests the actions of an attacker who controls the process.
 fn does_nothing_else(bench: &mut Bench) {
     let outside = tempfile::tempdir().unwrap();
     let file = outside.path().join("mine");
@@ -153,7 +153,7 @@ fn sandboxed_relay_on_plain_threads() {
     });
 }
 
-/// The tests above forbid what is possible otherwise.
+/// Without the sandbox the same actions succeed.
 #[test]
 fn relay_without_sandbox() {
     lab("relay_without_sandbox", "[admin]\nsandbox = \"off\"\nhttp = \"off\"", |_, bench| {

@@ -1,4 +1,4 @@
-//! Files and readers beside the traffic that fail: a full disk under the report, a log that nobody reads.
+//! Tests failing files and readers: a full disk under the report, a log without a reader.
 
 use std::io::Write;
 use std::path::Path;
@@ -32,7 +32,7 @@ fn full_disk_under_report_does_not_end_traffic() {
         return;
     }
     in_namespace(|lab| {
-        // Full already at the start: a restart of the host's relay must not wait for somebody who cleans up.
+        // The disk is full at the start: a restart must not wait until somebody frees space.
         let mut bench = Bench::with(lab, "", |dir, command| {
             let disk = dir.join("disk");
             small_disk(lab, &disk);
@@ -66,7 +66,7 @@ fn log_reader_that_goes_away_does_not_end_traffic() {
             command.stderr(Stdio::piped());
         });
         drop(bench.child.stderr.take());
-        // Each of these is logged, by the supervisor, by the control socket's thread, and by the panic itself.
+        // Supervisor, control socket and panic each log a message.
         bench.ctl_output(&["restart", "r0:0", "--depth", "queue"]);
         bench.inject("panic r0:1 1");
         bench.wait("the handler is replaced", |b| {
@@ -90,7 +90,7 @@ fn log_that_is_not_read_does_not_hold_up_traffic() {
         let mut bench = Bench::with(lab, "", |_, command| {
             command.stderr(Stdio::piped());
         });
-        // Each wake-up of each actor is logged: far more than a pipe holds.
+        // Each wake-up of each actor is logged, which is far more than a pipe holds.
         bench.ctl_output(&["log", "trace"]);
         for _ in 0..50 {
             assert!(bench.answered(5000, 8, 4) > 0);

@@ -1,4 +1,4 @@
-//! Signals, panics and stuck handlers.
+//! Tests signals, panics and stuck handlers.
 
 use std::net::UdpSocket;
 use std::time::Duration;
@@ -34,7 +34,7 @@ fn sigterm_drains_and_second_one_does_not_wait() {
     });
 }
 
-/// A client whose session is served, and the upstream's view of it.
+/// Returns a client with a session, and its source port as the upstream sees it.
 fn client(bench: &Bench) -> UdpSocket {
     bench.clients.run(|_| {
         let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
@@ -44,7 +44,7 @@ fn client(bench: &Bench) -> UdpSocket {
     })
 }
 
-/// The port that the upstream sees this client's packets come from.
+/// Returns the source port of this client's packets at the upstream.
 fn seen_as(client: &UdpSocket) -> u16 {
     client.send(b"who am I").unwrap();
     let mut answer = [0; 64];
@@ -52,7 +52,7 @@ fn seen_as(client: &UdpSocket) -> u16 {
     std::str::from_utf8(&answer[..length]).unwrap().parse().unwrap()
 }
 
-/// The queue that serves this client, as an operator sees it.
+/// Returns the queue that serves this client, from `ctl sessions`.
 fn queue_of(bench: &Bench, client: &UdpSocket) -> u64 {
     let sessions: Value = serde_json::from_str(&bench.get("/sessions?limit=100").1).unwrap();
     let own = client.local_addr().unwrap().to_string();
@@ -67,7 +67,7 @@ fn sessions_survive_handler_panic() {
         let clients: Vec<_> = (0..16).map(|_| client(bench)).collect();
         let before: Vec<_> = clients.iter().map(seen_as).collect();
         let queue = queue_of(bench, &clients[0]);
-        // A packet, its answer, and one that is lost with its handler.
+        // One packet, its answer, and one packet that is lost with its handler.
         bench.inject(&format!("panic r0:{queue} 3"));
         bench.wait("told", |b| b.log().contains("injected a fault"));
         assert_eq!(seen_as(&clients[0]), before[0]);
@@ -88,7 +88,7 @@ fn sessions_survive_handler_panic() {
     });
 }
 
-/// Stands still for ever in whichever queue gets a packet.
+/// Makes the handler of the next packet's queue hang.
 fn stuck(bench: &mut Bench) {
     bench.serves(5000);
     bench.inject("stall r0:0 3600000");

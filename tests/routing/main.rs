@@ -1,4 +1,4 @@
-//! The relay routes as the kernel of its host does: real binary, real kernel, namespaces of their own (root).
+//! Tests that the relay routes as the host's kernel does: real binary, real kernel, network namespaces (root).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "../common/netns.rs"]

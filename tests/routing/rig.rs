@@ -1,4 +1,4 @@
-//! The relay between client, router and server namespaces; what a test asks it and what it answers.
+//! Runs the relay between client, router and server namespaces, with requests and answers for tests.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::process::{Child, Command, Stdio};
@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use crate::netns::{Far, Lab};
 
-/// Until something that is certain to come.
+/// Limits the time for an expected event.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
 
-/// The relay, ready; killed when dropped.
+/// Is a ready relay, killed when dropped.
 pub(crate) struct Relay {
     child: Child,
     dir: tempfile::TempDir,
@@ -54,12 +54,12 @@ impl Relay {
         relay
     }
 
-    /// What the relay logged so far.
+    /// Returns the relay's log so far.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
-    /// What `oxide ctl` prints, without blanks.
+    /// Returns the output of `oxide ctl` without blanks.
     pub(crate) fn ctl(&self, words: &str) -> String {
         let output = Command::new(env!("CARGO_BIN_EXE_oxide"))
             .args(["ctl", "--socket", self.dir.path().join("ctl.sock").to_str().unwrap()])
@@ -70,12 +70,12 @@ impl Relay {
     }
 }
 
-/// One `[[relay]]` to one upstream.
+/// Returns one `[[relay]]` entry with one upstream.
 pub(crate) fn entry(name: &str, listen: &str, upstream: &str) -> String {
     format!("[[relay]]\nname = \"{name}\"\nlisten = \"{listen}\"\nupstreams = [\"{upstream}\"]\nallow_private = true\n")
 }
 
-/// A veth between here and `far`, one queue; `far` gets `there`, which must be up at its return.
+/// Creates a veth with one queue between this namespace and `far`; `far` gets `there`, which is up at return.
 pub(crate) fn link(lab: &Lab, here: &str, far: &Far, there: &str) {
     let mac = |side: u8| {
         let hash = here.bytes().fold(7_u8, |hash, byte| hash.wrapping_mul(31).wrapping_add(byte));
@@ -86,13 +86,13 @@ pub(crate) fn link(lab: &Lab, here: &str, far: &Far, there: &str) {
     lab.running(here);
 }
 
-/// Addresses in `far`.
+/// Adds addresses in `far`.
 pub(crate) fn addresses(far: &Far, dev: &str, list: &[&str]) {
     let (dev, list) = (dev.to_owned(), list.iter().map(|&address| address.to_owned()).collect::<Vec<_>>());
     far.run(move |lab| list.iter().for_each(|address| lab.address(&dev, address)));
 }
 
-/// A server in `far` that answers with who asked, and then what. Ends with the test's process.
+/// Starts a server in `far` that answers with the client's address and the payload. It ends with the test's process.
 pub(crate) fn echo(far: &Far, at: &str) {
     let at = at.to_owned();
     far.run(move |_| {
@@ -108,13 +108,14 @@ pub(crate) fn echo(far: &Far, at: &str) {
     });
 }
 
-/// A client's socket in `far`, bound to `from`.
+/// Returns a client's socket in `far`, bound to `from`.
 pub(crate) fn client(far: &Far, from: &str) -> UdpSocket {
     let from = from.to_owned();
     far.run(move |_| UdpSocket::bind(from.as_str()).unwrap())
 }
 
-/// Asks `to` once, and returns whom the server saw. `None` without an answer within `wait`.
+/// Sends one request to `to` and returns the client address that the server saw. `None` without an answer within
+/// `wait`.
 pub(crate) fn ask_once(client: &UdpSocket, to: &str, wait: Duration) -> Option<SocketAddr> {
     client.set_read_timeout(Some(wait)).unwrap();
     let to: SocketAddr = to.parse().unwrap();
@@ -126,12 +127,12 @@ pub(crate) fn ask_once(client: &UdpSocket, to: &str, wait: Duration) -> Option<S
     Some(text.split_once(' ').unwrap().0.parse().unwrap())
 }
 
-/// Asks again and again until there is an answer.
+/// Sends requests until there is an answer.
 pub(crate) fn ask(client: &UdpSocket, to: &str) -> SocketAddr {
     until("an answer", || ask_once(client, to, Duration::from_secs(1)))
 }
 
-/// Waits until `look` finds something.
+/// Waits until `look` returns a value.
 pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + SOON;
     loop {
@@ -143,7 +144,7 @@ pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// An address as text.
+/// Parses an address.
 pub(crate) fn at(text: &str) -> IpAddr {
     text.parse().unwrap()
 }

@@ -1,9 +1,9 @@
-//! Which source address sessions have: new ones the kernel's choice, others their own.
+//! Tests the source address of sessions: new ones use the kernel's choice, existing ones keep theirs.
 
 use crate::netns::{Far, Lab, in_namespace, skip_unless_root};
 use crate::rig::{Relay, addresses, ask, at, client, echo, entry, link, until};
 
-/// Clients by `r0`, servers by `r1`; both families.
+/// Sets up clients at `r0` and servers at `r1`, with both IP versions.
 fn net(lab: &Lab) -> (Far, Far) {
     let (clients, servers) = (lab.second_namespace(), lab.second_namespace());
     link(lab, "r0", &clients, "c0");
@@ -34,7 +34,7 @@ fn session_keeps_a_deprecated_address_and_new_ones_take_another() {
         let old = client(&clients, "[fd01::2]:4000");
         let first = ask(&old, listen);
         lab.ip(&format!("-6 address change {}/64 dev r1 preferred_lft 0", first.ip()));
-        // New sessions notice; the one that was there does not.
+        // New sessions use the other address; the existing session keeps its own.
         let mut port = 4001;
         until("another source address", || {
             let fresh = client(&clients, &format!("[fd01::2]:{port}"));
@@ -43,7 +43,7 @@ fn session_keeps_a_deprecated_address_and_new_ones_take_another() {
             assert_eq!(ask(&old, listen), first);
             (source.ip() != first.ip()).then_some(())
         });
-        // Gone: there is no other way than to move.
+        // The address is removed, so the session has to move.
         lab.ip(&format!("-6 address del {}/64 dev r1", first.ip()));
         until("a session from an address that is there", || (ask(&old, listen).ip() != first.ip()).then_some(()));
     });

@@ -1,19 +1,18 @@
-//! The fault table: one row, one test. Each asserts that the fault really struck, and what it cost.
-//! `docs/testing.md` has the table by the classes of faults.
+//! Tests each row of the fault table in `docs/testing.md`. Each test asserts that the fault occurred, and its cost.
 
 use oxide::telemetry::DropReason;
 use oxide_sim::{Application, InjectedFault, SimOptions, SimReport, named};
 
 use super::pass;
 
-/// Some seeds of runs with the faults of these names; their reports.
+/// Runs several seeds with the faults of these names. Returns the reports.
 fn with(names: &str) -> Vec<SimReport> {
     with_options(names, &SimOptions::default())
 }
 
 fn with_options(names: &str, options: &SimOptions) -> Vec<SimReport> {
     let (faults, fault_rates) = named(names).unwrap();
-    // As often in some hundred steps as else in ten thousand.
+    // Raise the rates, because these runs have only some hundred steps.
     let fault_rates = fault_rates.times(25);
     let run = |seed| pass(&SimOptions { packets: 20_000, faults, fault_rates, seed, ..options.clone() });
     (0..6).map(run).collect()
@@ -23,7 +22,7 @@ fn sum(reports: &[SimReport], of: impl Fn(&SimReport) -> u64) -> u64 {
     reports.iter().map(of).sum()
 }
 
-/// A fault that may lose nothing.
+/// Checks that a fault costs no packet.
 fn lossless(names: &str) {
     for report in with(names) {
         assert_eq!((report.there, report.back), (report.sent, report.sent), "{names}: {report:?}");
@@ -68,7 +67,7 @@ fn ring_lost_completions_cost_their_frames_until_restart() {
     let reports = with("lost");
     assert!(sum(&reports, |report| report.lost_completions) > 0);
     assert!(reports.iter().all(|report| report.port_restarts > 0 || report.lost_completions == 0));
-    // The port is enough: its queue, its sessions and the other port go on.
+    // A restart of the port is enough: its queue, its sessions and the other port continue.
     assert_eq!(sum(&reports, |report| report.hard_restarts), 0);
 }
 
@@ -122,7 +121,7 @@ fn restart_by_operators() {
 fn restart_storm_fails_queue_until_operator_restarts_it() {
     let reports = with("storm");
     assert!(sum(&reports, |report| report.given_up) > 0, "no budget was used up");
-    // The budget checker counts each restart; that traffic goes on afterwards, recovery.
+    // The budget checker counts each restart; the recovery checker requires traffic afterwards.
     assert!(reports.iter().all(|report| report.back > 1_000), "{reports:?}");
 }
 
@@ -147,7 +146,7 @@ fn device_recreated_is_reopened() {
     assert_eq!(sum(&reports, |report| report.hard_restarts), 0, "one port of two is no reason to end a queue");
 }
 
-/// Answers that were under way find their client, because the handler and its sessions live on.
+/// Answers in flight reach their client, because the handler and its sessions stay.
 #[test]
 fn restart_of_ports_delivers_no_answer_to_another_client() {
     for names in ["device", "socket", "errno", "lost", "link"] {
@@ -178,7 +177,7 @@ fn errno_permanent_restarts_port() {
 fn memory_allocation_failure_is_retried() {
     let reports = with("memory");
     assert!(sum(&reports, |report| report.hard_restarts) > 0);
-    // Each try that finds none is a failure, and spends the budget; whoever is given up comes back by an operator.
+    // Each failed attempt uses the budget; an operator restarts a failed queue.
     assert!(reports.iter().all(|report| report.back > 1_000), "{reports:?}");
 }
 
@@ -190,7 +189,7 @@ fn memory_without_free_frame_costs_that_packet() {
     }
 }
 
-// What comes from outside.
+// Faults from outside.
 
 #[test]
 fn control_flood_loses_only_what_waited_at_paused_ports() {
@@ -207,7 +206,7 @@ fn malformed_packets_are_dropped_with_reason() {
     for application in [Application::Forward, Application::CheckedRelay] {
         for report in with_options("malformed", &SimOptions { application, ..Default::default() }) {
             assert!(report.malformed > 50, "{report:?}");
-            // Those that are too long for a frame are refused by the kernel, all others by the parser.
+            // The kernel refuses packets that are too long for a frame, the parser all others.
             assert_eq!(report.drops.total() + report.lost_before, report.malformed, "{report:?}");
             assert!(report.drops.nonzero().count() >= 8, "{report:?}");
             assert_eq!((report.there, report.back), (report.sent, report.sent));
@@ -250,7 +249,7 @@ fn next_hops_forgotten_are_requested_again() {
     }
 }
 
-// One queue's trouble stays in one queue.
+// Faults of one queue do not affect other queues.
 
 #[test]
 fn fault_free_queues_lose_nothing_while_one_has_every_fault() {
@@ -269,7 +268,7 @@ fn fault_free_queues_lose_nothing_while_one_has_every_fault() {
     assert!(sum(&reports, |report| report.hard_restarts) > 0 && sum(&reports, |report| report.bad_descriptors) > 0);
 }
 
-/// The names of this file are those that can be given to `oxide sim`, and the other way round.
+/// This file and `oxide sim --faults` have the same names.
 #[test]
 fn every_fault_has_a_row() {
     let rows = include_str!("faults.rs");

@@ -1,4 +1,4 @@
-//! Links with delay, loss, reordering and rate between the engine and the hosts around it.
+//! Tests links with delay, loss, reordering and rate between the engine and the hosts.
 
 use oxide::port::sim::{LinkSpec, SimBackend, SimInterface, SimNet};
 use oxide::port::{Backend, Burst, Port, QueueId};
@@ -21,10 +21,10 @@ fn link_loss_is_attributed_and_nothing_else_is_lost() {
         for seed in 0..3 {
             let report = run([BAD, BAD], application, "none", seed);
             assert!(report.links.lost > 0 && report.links.overtaken > 0, "{report:?}");
-            // Lossless holds of what came off the links: it is checked at each quiescent point.
+            // The lossless checker covers packets that the links delivered, at each quiescent point.
             assert_eq!((report.drops.total(), report.lost_before, report.lost_after), (0, 0, 0), "{report:?}");
             let lost = report.links.lost + report.links.overflowed;
-            // A request that is lost on its way there has no answer to lose.
+            // A lost request has no answer that could be lost.
             assert!(report.sent - report.answers <= lost && lost < report.sent / 5, "{report:?}");
         }
     }
@@ -39,7 +39,7 @@ fn delay_alone_loses_and_reorders_nothing() {
 
 #[test]
 fn slow_link_spaces_packets() {
-    // 10,000 packets of 100 bytes and more are 8 Mbit: a second and more at 8 Mbit/s.
+    // 10,000 packets of at least 100 bytes are 8 Mbit: at least a second at 8 Mbit/s.
     let slow = run(["rate=8M", ""], Application::Forward, "none", 1);
     assert!(slow.virtual_time > Duration::from_secs(61 + 1) && slow.links.overflowed < slow.sent, "{slow:?}");
 }
@@ -62,7 +62,7 @@ fn links_do_not_change_other_runs() {
     let _ = FaultRates::none();
 }
 
-/// Two simulated queues joined by a link, with a port on each.
+/// Holds two simulated queues connected by a link, with a port on each.
 #[test]
 fn two_queues_share_a_link() {
     let net = SimNet::new(&[SimInterface::new("left", 1), SimInterface::new("right", 1)], 5);

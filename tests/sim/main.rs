@@ -1,4 +1,4 @@
-//! The whole engine against simulated NICs. Every failure prints the command that replays it.
+//! Tests the whole engine with simulated NICs. Every failure prints the command that repeats it.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 mod faults;
@@ -14,7 +14,7 @@ mod verdicts;
 use oxide::port::sim::{KernelFaultRates, LinkSpec};
 use oxide_sim::{Application, Checker, FaultRates, SimOptions, SimReport, run};
 
-/// Runs, and panics with what replays the run if a checker does not hold.
+/// Runs a simulation; panics with the command that repeats it if a checker fails.
 fn pass(options: &SimOptions) -> SimReport {
     let report = run(options);
     if let Some(failure) = &report.failure {
@@ -36,7 +36,7 @@ fn without_faults_nothing_is_lost() {
     }
 }
 
-/// A report without what a second run cannot have in common: real time.
+/// Returns a report without real times, which differ between equal runs.
 fn comparable(report: &SimReport) -> serde_json::Value {
     let mut report = serde_json::to_value(report).unwrap();
     for field in ["real_time", "packets_per_second"] {
@@ -45,7 +45,7 @@ fn comparable(report: &SimReport) -> serde_json::Value {
     report
 }
 
-/// Every number of the report, and every byte that left, with its time.
+/// Equal seeds give equal reports and the same bytes at the same times.
 #[test]
 fn one_seed_is_one_run_bit_for_bit() {
     for application in [Application::Forward, Application::Relay, Application::CheckedRelay] {
@@ -91,8 +91,8 @@ fn every_checker_holds_with_all_faults_at_once() {
     }
 }
 
-/// Not a test of anything but endurance: `cargo test --release --test sim -- --ignored --nocapture long`.
-/// `SIM_PACKETS` and `SIM_SEED` choose how long and which.
+/// Tests a long run: `cargo test --release --test sim -- --ignored --nocapture long`. `SIM_PACKETS` and `SIM_SEED` set
+/// length and seed.
 #[test]
 #[ignore = "a long run; the speed it prints means something only in release builds"]
 fn long() {
@@ -107,7 +107,7 @@ fn long() {
     }
 }
 
-/// Many seeds, every fault far more often than anywhere: `SIM_SEEDS=first..last`.
+/// Runs many seeds with very high fault rates: `SIM_SEEDS=first..last`.
 #[test]
 #[ignore = "as long as the seeds it is given"]
 fn seeds() {

@@ -1,4 +1,4 @@
-//! The relay in the simulated engine, each decision held against the slow reference relay.
+//! Tests the relay in the simulated engine; each decision is compared with the reference relay.
 
 use oxide::port::sim::KernelFaultRates;
 use oxide_sim::{Application, Checker, FaultRates, SimOptions, named};

@@ -1,4 +1,4 @@
-//! Captures: written by a run, and sent again through the relay.
+//! Tests captures: written by a run, then replayed through the relay.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use oxide_sim::{Application, Replay, SimOptions, SimReport, Watch, named, run_wi
 
 use super::comparable;
 
-/// Writes what leaves as a capture.
+/// Writes leaving packets as a capture.
 struct Tap(PcapWriter<Vec<u8>>);
 
 impl Watch for &mut Tap {
@@ -43,7 +43,7 @@ fn capture_passes_the_relay() {
     let replay = Replay::from_bytes(file, "capture").unwrap();
     let options = SimOptions { packets, replay: Some(replay), queues: 3, ..Default::default() };
     let (report, again) = tapped(&options);
-    // Half of it was requests; the answers go elsewhere than the relay listens.
+    // Half of the packets are requests; answers go to addresses that the relay does not listen on.
     assert_eq!((report.sent, report.there, report.back), (packets, packets / 2, packets / 2), "{report:?}");
     assert_eq!(report.drops.total(), packets / 2);
     assert_eq!(pcap::read(&again).unwrap().len() as u64, packets);

@@ -1,4 +1,4 @@
-//! A port whose packets are never completed is given up; one whose link is down, or whose kernel is slow, is not.
+//! Tests that a port whose packets are never completed is restarted, but not one with a link down or a slow kernel.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ impl Handler for Mirror {
     }
 }
 
-/// Packets come in for ten seconds of virtual time; how long until the port was given up, if it was.
+/// Receives packets for ten seconds of virtual time. Returns the time until the port was closed; `None` if it was not.
 fn gives_up(link_up: bool, faults: KernelFaultRates, step: Duration) -> Option<Duration> {
     let (net, id) = (SimNet::new(&[SimInterface::new("sim0", 1)], 1), QueueId::new("sim0", 0));
     let (umem, ports) = LiveBackend(SimBackend::new(&net, std::slice::from_ref(&id))).open().unwrap();
@@ -41,7 +41,7 @@ fn gives_up(link_up: bool, faults: KernelFaultRates, step: Duration) -> Option<D
     datapath.steer(true).unwrap();
     let mut now = started;
     while now < started + Duration::from_secs(10) {
-        // Full rings first, then the trouble: packets that are on their way stay there.
+        // Fill the rings first, then start the fault: packets in flight stay there.
         (0..40).for_each(|n| net.inject(&id, &[n; 60]));
         if now - started > 4 * step {
             net.set_faults(&id, faults);

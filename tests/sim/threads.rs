@@ -1,5 +1,5 @@
-//! Real threads over the simulated NIC: the queue actor, its executor and the supervisor as the engine has them.
-//! The orders are the machine's, so nothing here is replayed by a seed; what must come is waited for.
+//! Tests real threads over the simulated NIC: the engine's queue actor, executor and supervisor. The machine decides the
+//! order of events, so a seed cannot repeat a run; the test waits for expected events.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -21,13 +21,13 @@ use oxide_actors::supervisor::{self, ActorExit, ActorId, Settings, SupervisorLin
 
 use super::live::LiveBackend;
 
-/// Sends everything back by the port it came from; panics at a packet that says so.
+/// Sends every packet back by its port; panics at a packet that requests it.
 struct Mirror;
 
 impl Handler for Mirror {
     fn handle(&mut self, batch: &mut Batch<'_>, _: &mut Context<'_>) {
         for lane in 0..batch.len() {
-            // Without the panic hook's words.
+            // Bypass the panic hook and its message.
             if batch.packet(lane).ends_with(b"poison") {
                 std::panic::resume_unwind(Box::new("poisoned"));
             }
@@ -36,7 +36,7 @@ impl Handler for Mirror {
     }
 }
 
-/// One queue, as `engine/controller.rs` starts and stops it.
+/// Starts and stops one queue as `engine/controller.rs` does.
 struct QueueController {
     net: SimNet,
     id: QueueId,
@@ -106,7 +106,7 @@ struct Lab {
 }
 
 impl Lab {
-    /// The virtual clock follows the real one.
+    /// Lets the virtual clock follow the real one.
     fn tick(&self) {
         std::thread::sleep(Duration::from_millis(2));
         self.net.advance(self.started.elapsed().saturating_sub(self.net.now()));
@@ -120,7 +120,7 @@ impl Lab {
         self.net.inject(&self.ids[queue], &UdpFrame::new(flow, payload).to_vec().unwrap());
     }
 
-    /// Packets go through `queue` again, within a minute: what is sent while it is down is lost.
+    /// Waits up to a minute until `queue` forwards packets; packets sent while it is down are lost.
     fn passes(&self, queue: usize) {
         let by = Instant::now() + Duration::from_secs(60);
         let mut left = 0;
@@ -149,7 +149,7 @@ fn actor_and_supervisor_run_over_simulated_port() {
     let lab = Lab { net, ids, started: Instant::now(), last };
     (0..3).for_each(|queue| lab.passes(queue));
 
-    // A handler that panics, a socket that dies, an operator: one queue each, and it comes back.
+    // A panic, a dead socket and an operator's restart, each at one queue: all of them recover.
     lab.inject(0, b"poison");
     lab.net.kill_socket(&lab.ids[1]);
     supervisor.handle().restart(ActorId(2), supervisor::RestartScope::Queue, 0).unwrap();

@@ -1,4 +1,4 @@
-//! Every verdict a handler can give, and none: each frame comes back to the pool, each packet is counted once.
+//! Tests every verdict of a handler, and none: each frame returns to the pool, each packet is counted once.
 
 use std::time::{Duration, Instant};
 
@@ -12,10 +12,10 @@ use oxide::umem::PortIndex;
 
 use super::live::LiveBackend;
 
-/// Bytes that a header of ours takes in front of a packet, or off it.
+/// Length of a header that is added before a packet or removed from it, bytes.
 const HEADER: i16 = 20;
 
-/// Does what a packet's last byte says.
+/// Gives the verdict that a packet's last byte selects.
 struct Obedient;
 
 impl Handler for Obedient {
@@ -25,7 +25,7 @@ impl Handler for Obedient {
                 Some(b'T') => batch.transmit(lane, PortIndex::P0),
                 Some(b'D') => batch.drop(lane, DropReason::Handler),
                 Some(b'H') => batch.decide(lane, Verdict::Hold),
-                // There is neither such a queue nor such a port.
+                // Neither this queue nor this port exists.
                 Some(b'O') => batch.decide(lane, Verdict::HandOver(9)),
                 Some(b'X') => batch.transmit(lane, PortIndex::P7),
                 Some(b'<') => {
@@ -81,7 +81,7 @@ impl Rig {
         datapath.set_tables(Box::new(Tables::new(1, net.links(), Vec::new(), Default::default())));
         datapath.steer(true).unwrap();
         let mut rig = Self { net, id, datapath, now, sent: Vec::new() };
-        // The fill ring, before the first packet.
+        // The frames on the fill ring before the first packet.
         rig.turns(1);
         rig
     }
@@ -111,7 +111,7 @@ fn packet(word: u8) -> Vec<u8> {
 #[test]
 fn every_verdict_returns_its_frame() {
     let mut rig = Rig::new();
-    // More of each than there are frames, so that one kept frame in a round would stop everything.
+    // Use more packets than frames, so that one leaked frame per round would stop everything.
     let rounds = 2 * u64::from(rig.datapath.umem().census().total);
     for _ in 0..rounds {
         b"?TDOX".iter().for_each(|word| rig.net.inject(&rig.id, &packet(*word)));
@@ -142,7 +142,7 @@ fn held_frames_are_freed_after_timeout() {
 #[test]
 fn packet_is_sent_from_moved_start() {
     let mut rig = Rig::new();
-    // Often enough that frames come back with their start where it was.
+    // Repeat often enough that frames are reused, each with its original start.
     let rounds = 3 * rig.datapath.umem().census().total;
     for _ in 0..rounds {
         b"<>T".iter().for_each(|word| rig.net.inject(&rig.id, &packet(*word)));

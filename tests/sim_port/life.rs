@@ -1,4 +1,4 @@
-//! Links, devices and sockets that come and go, and two ports on one memory.
+//! Tests links, devices and sockets that disappear and return, and two ports on one memory.
 
 use std::time::Duration;
 
@@ -72,7 +72,7 @@ fn closed_queue_stays_busy_for_some_time() {
     assert!(backend.open().is_ok());
 }
 
-/// One port again, while its neighbour goes on: its frames are nobody's until its queue could be bound.
+/// One port reopens while the other continues; its frames stay written off until its queue could be bound.
 #[test]
 fn one_port_reopens_while_other_runs() {
     let net = SimNet::new(&[SimInterface::new("sim0", 1), SimInterface::new("sim1", 1)], 8);

@@ -1,4 +1,4 @@
-//! The simulated port: the contract of every port, and the faults it stands for.
+//! Tests the simulated port: the contract of every port, and its faults.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 #[path = "../contract/mod.rs"]
@@ -36,7 +36,7 @@ impl SimRig {
         rig
     }
 
-    /// Posts `count` packets with numbers from `first` on.
+    /// Posts `count` packets, numbered from `first`.
     fn post(&mut self, first: u32, count: u32) {
         let mut burst = Burst::new();
         for i in first..first + count {
@@ -48,7 +48,7 @@ impl SimRig {
         assert_eq!(self.port.transmit(&mut self.umem, &mut burst), count as usize);
     }
 
-    /// The kernel's own count of its frames is the ledger's.
+    /// Checks that kernel and ledger count the same frames.
     fn books(&mut self) {
         let held = self.net.holdings(&self.id);
         assert_eq!((held.receive, held.transmit), self.umem.at_port(PortIndex::P0));
@@ -91,7 +91,7 @@ fn contract_holds_with_both_drivers() {
     }
 }
 
-/// Everything a kernel may do on a good day but lose packets: the contract is the same.
+/// The contract holds for every legal behaviour of a kernel except losses.
 #[test]
 fn contract_holds_with_slow_and_erratic_kernel() {
     let faults = KernelFaultRates {
@@ -108,8 +108,7 @@ fn contract_holds_with_slow_and_erratic_kernel() {
     }
 }
 
-/// All faults at once, traffic both ways: what is believed is true, and everything comes back when
-/// the faults end.
+/// With all faults and traffic in both directions, the ledger stays correct, and all frames return when the faults end.
 #[test]
 fn no_fault_loses_a_frame() {
     for seed in 0..100 {
@@ -194,7 +193,7 @@ fn kernel_with_need_wakeup_waits_for_kick() {
 #[test]
 fn empty_fill_ring_drops_until_refilled() {
     let mut rig = SimRig::opened(Driver::Copy, KernelFaultRates::none(), 3);
-    // The fill ring's 512, of which the RX ring shows 256 at a time.
+    // The fill ring has 512 frames, of which the RX ring shows 256 at a time.
     (0..600).for_each(|i| rig.inject(&packet(i, 60)));
     rig.kernel();
     let kernel = rig.port.kernel_counters().unwrap();
@@ -244,13 +243,13 @@ fn missing_completions_keep_frames_at_kernel_until_close() {
     assert_eq!(rig.umem.at_port(PortIndex::P0).1, 256);
 }
 
-/// The simulated kernel sees it when a port gives away what is not its own.
+/// The simulated kernel detects a port that gives away frames that it does not own.
 #[test]
 fn frame_taken_back_too_early_is_detected() {
     let mut rig = SimRig::opened(Driver::Copy, KernelFaultRates::none(), 8);
     rig.post(0, 1);
     rig.port.kick().unwrap();
-    // As a port would that gives its frames up before its socket is closed.
+    // Act as a port that frees its frames before its socket is closed.
     rig.umem.write_off(PortIndex::P0);
     rig.inject(&packet(0, 60));
     rig.kernel();
@@ -258,7 +257,7 @@ fn frame_taken_back_too_early_is_detected() {
     assert!(matches!(violations[..], [Violation::Read(_), Violation::Write(_)]), "{violations:?}");
 }
 
-/// The same seed is the same run; another queue's faults move nothing here.
+/// Equal seeds give equal runs, and faults of another queue have no effect here.
 #[test]
 fn one_seed_is_one_run() {
     let run = |seed: u64, others: KernelFaultRates| {

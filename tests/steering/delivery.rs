@@ -1,4 +1,4 @@
-//! Real packets into real AF_XDP sockets, one per queue.
+//! Tests real packets to real AF_XDP sockets, one per queue.
 
 use std::net::UdpSocket;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use crate::packets::{PORT, V4, V4_PORT};
 
 const FLOWS: u16 = 64;
 
-/// One queue's socket with its own memory. Rings before memory: fields drop in this order.
+/// Holds one queue's socket with its own memory. Fields drop in order, so rings come before memory.
 struct Queue {
     port: XdpPort,
     umem: Umem,
@@ -31,7 +31,7 @@ impl Queue {
         Self { port, umem }
     }
 
-    /// Destination port and payload of everything received so far.
+    /// Returns destination port and payload of all packets received so far.
     fn receive(&mut self) -> Vec<(u16, Vec<u8>)> {
         let mut burst = Burst::new();
         self.port.receive(&mut self.umem, &mut burst, usize::MAX);
@@ -61,7 +61,7 @@ fn listed_packets_reach_socket_of_their_queue() {
                 sender.send_to(&flow.to_be_bytes(), (V4, PORT)).unwrap();
                 sender.send_to(b"not listed", (V4, PORT + 1)).unwrap();
             }
-            // Delivery is by softirq, usually before send_to returns.
+            // A softirq delivers the packets, usually before send_to returns.
             let deadline = Instant::now() + Duration::from_secs(5);
             let mut received = vec![Vec::new(); 4];
             while received.iter().map(Vec::len).sum::<usize>() < usize::from(FLOWS) && Instant::now() < deadline {

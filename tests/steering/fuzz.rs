@@ -1,4 +1,4 @@
-//! The steering program in the kernel, by BPF_PROG_TEST_RUN, against the second opinion: the stored corpus of
+//! Compares the steering program in the kernel (BPF_PROG_TEST_RUN) with an independent specification, over the corpus of
 //! `fuzz/corpus/steering` and seeded mutations of it.
 
 use oxide::xdp::steering::{AttachMode, Fallback, Steering, SteeringOptions, Verdict};
@@ -7,7 +7,7 @@ use crate::lab::{in_namespace, veth};
 use crate::mutate;
 use crate::packets::{PORT, V4, V6, second_opinion};
 
-/// The program on an interface of the calling thread's namespace, with both addresses of the corpus listed.
+/// Attaches the program to an interface of the thread's namespace, with both addresses of the corpus listed.
 pub(crate) fn steering() -> Steering {
     veth();
     let options = SteeringOptions { attach: AttachMode::Native, fallback: Fallback::Drop, replace: false };
@@ -17,8 +17,8 @@ pub(crate) fn steering() -> Steering {
     steering
 }
 
-/// What the program counts for `frame` is what the second opinion says. Test runs want an Ethernet header, and
-/// take no more than a page.
+/// Checks that the program counts the verdict of the specification. Test runs require an Ethernet header and accept at
+/// most a page.
 pub(crate) fn body(steering: &Steering, frame: &[u8]) {
     if !(14..=3000).contains(&frame.len()) {
         return;

@@ -1,4 +1,4 @@
-//! A network namespace with a pair of four-queue veths, one per test:
+//! Provides a network namespace with a pair of four-queue veths per test:
 //!
 //! ```text
 //!   va (peer, pass-all program where needed) ---- vb (the interface that is steered)
@@ -8,8 +8,8 @@ use std::fs;
 use std::io::Write;
 use std::process::Command;
 
-/// Runs `body` in a thread with a network namespace of its own. The namespace goes with its last
-/// descriptor. Says so and returns if this machine cannot.
+/// Runs `body` in a thread with its own network namespace, which ends with its last descriptor. Prints the reason and
+/// returns if this machine does not support it.
 pub(crate) fn in_namespace(test: &str, body: impl FnOnce() + Send + 'static) {
     if let Some(reason) = cannot() {
         skipped(test, reason);
@@ -17,7 +17,7 @@ pub(crate) fn in_namespace(test: &str, body: impl FnOnce() + Send + 'static) {
     }
     let thread = std::thread::spawn(move || {
         own_namespace().unwrap();
-        // Before the veth exists, or router solicitations come in between.
+        // Set this before the veth exists, or router solicitations arrive in between.
         for which in ["all", "default"] {
             fs::write(format!("/proc/sys/net/ipv6/conf/{which}/disable_ipv6"), "1").unwrap();
         }
@@ -29,7 +29,7 @@ pub(crate) fn in_namespace(test: &str, body: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// Past the harness, which would keep to itself what a passing test prints.
+/// Prints past the test harness, which hides the output of a passing test.
 pub(crate) fn skipped(test: &str, reason: &str) {
     let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {reason}");
 }
@@ -41,7 +41,7 @@ fn cannot() -> Option<&'static str> {
     if Command::new("ip").arg("-Version").output().is_err() {
         return Some("needs iproute2 (apt-get install iproute2)");
     }
-    // Tried in a thread that ends at once.
+    // Try it in a thread that ends at once.
     let veth = std::thread::spawn(|| {
         own_namespace().is_ok()
             && Command::new("ip").args(["link", "add", "type", "veth"]).status().is_ok_and(|status| status.success())
@@ -49,14 +49,14 @@ fn cannot() -> Option<&'static str> {
     (!veth.join().unwrap_or(false)).then_some("cannot make a network namespace with a veth")
 }
 
-/// A new network namespace concerns the calling thread alone and no descriptor. The call is deprecated for
-/// flags that do concern descriptors.
+/// Gives the calling thread a new network namespace. The function is deprecated only for flags that affect
+/// descriptors.
 #[allow(deprecated)]
 fn own_namespace() -> rustix::io::Result<()> {
     rustix::thread::unshare(rustix::thread::UnshareFlags::NEWNET)
 }
 
-/// `va` and `vb`, up, MTU 1500, with that many queues each way at both ends.
+/// Creates `va` and `vb`, up, MTU 1500, with this number of queues in each direction at both ends.
 pub(crate) fn veth() {
     ip("link add va numrxqueues 4 numtxqueues 4 address 02:00:00:00:00:0a type veth \
         peer name vb numrxqueues 4 numtxqueues 4 address 02:00:00:00:00:0b");
@@ -64,14 +64,14 @@ pub(crate) fn veth() {
     ip("link set vb up");
 }
 
-/// Runs `ip` with these arguments in the calling thread's namespace; returns what it printed.
+/// Runs `ip` with these arguments in the calling thread's namespace; returns its output.
 pub(crate) fn ip(arguments: &str) -> String {
     let output = Command::new("ip").args(arguments.split_whitespace()).output().unwrap();
     assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Whether any XDP program is on the interface, as iproute2 sees it.
+/// Returns true if iproute2 shows an XDP program on the interface.
 pub(crate) fn has_xdp(interface: &str) -> bool {
     ip(&format!("link show dev {interface}")).contains("prog/xdp")
 }

@@ -1,4 +1,4 @@
-//! The program on a live interface: attaching, being refused, being taken off, and real packets.
+//! Tests the program on a live interface: attachment, refusal, detachment, and real packets.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -115,7 +115,7 @@ fn two_capabilities_suffice() {
         let bpf = CapabilitySet::BPF;
         let net = CapabilitySet::NET_ADMIN;
         let permitted = capabilities(None).unwrap().permitted;
-        // This thread's only, and it ends with the test.
+        // It belongs to this thread only and ends with the test.
         let with = |effective| {
             set_capabilities(None, CapabilitySets { effective, permitted, inheritable: CapabilitySet::empty() })
                 .unwrap();
@@ -169,7 +169,7 @@ fn list_equals_request() {
         }
         let error = steering.allow(other(MAX_ADDRESSES), [53..=53]).unwrap_err();
         assert!(matches!(error, SteeringError::ListFull { .. }), "{error:?}");
-        // What is listed can still be changed.
+        // The list can still be changed.
         steering.allow(v6, [54..=54]).unwrap();
         assert!(steering.listed(v6, 54));
 
@@ -182,13 +182,13 @@ fn list_equals_request() {
 
 const CHILD: &str = "OXIDE_TEST_CHILD_HOLDS_STEERING";
 
-/// Not a test of its own: what `nothing_stays_after_kill_9` starts in its namespace.
+/// Is not a test itself: `nothing_stays_after_kill_9` starts it in its namespace.
 #[test]
 fn child_that_is_killed() {
     if std::env::var_os(CHILD).is_some() {
         let _steering = Steering::attach("vb", &options(AttachMode::Auto)).unwrap();
         println!("\nattached");
-        // Ends with the parent's pipe if not killed.
+        // It ends with the parent's pipe if it is not killed.
         let _ = std::io::stdin().read(&mut [0]);
     }
 }
@@ -209,7 +209,7 @@ fn nothing_stays_after_kill_9() {
         assert!(has_xdp("vb"));
         child.kill().unwrap();
         child.wait().unwrap();
-        // Old kernels close a link a little after its process.
+        // Old kernels close a link shortly after its process ends.
         let deadline = Instant::now() + Duration::from_secs(5);
         while has_xdp("vb") && Instant::now() < deadline {
             std::thread::yield_now();
@@ -218,13 +218,13 @@ fn nothing_stays_after_kill_9() {
     });
 }
 
-/// A datagram to a listed port without a socket is dropped or reaches the kernel, as configured; one to
-/// another port always reaches the kernel.
+/// A datagram to a listed port without a socket is dropped or passed to the kernel, as configured. A datagram to another
+/// port always reaches the kernel.
 #[test]
 fn real_packets_native_and_generic() {
     in_namespace("real_packets_native_and_generic", || {
         veth();
-        // vb has no address: va sends to it by a neighbour entry, and what passes ends in the kernel unread.
+        // vb has no address: va sends to it by a neighbour entry, and the kernel discards passed packets.
         ip("addr add 10.77.0.1/24 dev va");
         let _peer = PassAll::attach("va").unwrap();
         ip("neigh add 10.77.0.2 lladdr 02:00:00:00:00:0b dev va nud permanent");
@@ -239,7 +239,7 @@ fn real_packets_native_and_generic() {
                     sender.send_to(b"listed", (V4, PORT)).unwrap();
                 }
                 sender.send_to(b"other", (V4, PORT + 1)).unwrap();
-                // veth hands packets over in a softirq that may run a little later.
+                // veth delivers packets in a softirq that may run a little later.
                 let deadline = Instant::now() + Duration::from_secs(5);
                 let counters = loop {
                     let counters = steering.counters().unwrap();

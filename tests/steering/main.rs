@@ -1,5 +1,5 @@
-//! Steering in the real kernel. Needs root; each test makes its own network namespace and says
-//! `SKIPPED` if it cannot. What is tested is described in docs/steering.md.
+//! Tests steering in the real kernel, as docs/steering.md describes it. Needs root; each test creates its own network
+//! namespace, and prints `SKIPPED` if it cannot.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod delivery;

@@ -1,18 +1,18 @@
-//! The committed object is what its source says.
+//! Tests that the committed object matches its source.
 
 use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
-/// The compiler whose output is committed; others order instructions differently.
+/// Compiler of the committed object; other versions order instructions differently.
 const CLANG: &str = "clang version 14.";
-/// As in docs/steering.md, from the repository's root.
+/// Command of docs/steering.md, run in the repository's root.
 const RECIPE: &str =
     "clang -O2 --target=bpfel -mcpu=v2 -fno-addrsig -Wall -Wextra -Werror -c bpf/steer.bpf.c -o bpf/steer.bpf.o";
 
-/// The instructions of the object's section `xdp`, 8 bytes each: opcode, registers (source in the high half), offset,
-/// immediate value.
+/// Returns the instructions of the object's section `xdp`, 8 bytes each: opcode, registers (source in the high half),
+/// offset, immediate value.
 fn instructions() -> Vec<[u8; 8]> {
     let object = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("bpf/steer.bpf.o")).unwrap();
     // ELF64, little-endian: e_shoff at 40, e_shentsize, e_shnum and e_shstrndx from 58 on.
@@ -28,8 +28,8 @@ fn instructions() -> Vec<[u8; 8]> {
     object[at..at + size].chunks_exact(8).map(|chunk| chunk.try_into().unwrap()).collect()
 }
 
-/// What kernels 6.1 and 6.12 refuse without `CAP_PERFMON`, and newer ones do not: the test of the object on a kernel of
-/// today would not see it.
+/// Checks the object for instructions that kernels 6.1 and 6.12 refuse without `CAP_PERFMON`. Newer kernels accept them,
+/// so loading the object there would not detect them.
 #[test]
 fn object_needs_no_perfmon() {
     // BPF_ALU64 | BPF_X with BPF_SUB, with BPF_ADD; BPF_ALU64 | BPF_K with BPF_AND.

@@ -1,4 +1,4 @@
-//! Packets written down byte by byte, and a second opinion on what becomes of them.
+//! Holds packets byte by byte, and an independent specification of their verdicts.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -8,7 +8,7 @@ pub(crate) const V4: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
 pub(crate) const V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2);
 pub(crate) const PORT: u16 = 4242;
 
-/// Offsets of what the table changes.
+/// Offsets of the fields that the table changes.
 pub(crate) const ETHERTYPE: usize = 12;
 pub(crate) const V4_VERSION: usize = 14;
 pub(crate) const V4_LENGTH: usize = 16;
@@ -36,7 +36,7 @@ fn udp(payload: &[u8]) -> Vec<u8> {
     datagram
 }
 
-/// UDP over IPv4 to [`V4`], [`PORT`].
+/// Is a UDP packet over IPv4 to [`V4`], [`PORT`].
 pub(crate) fn v4(payload: &[u8]) -> Vec<u8> {
     let datagram = udp(payload);
     let mut frame = ethernet(0x0800);
@@ -52,7 +52,7 @@ pub(crate) fn v4(payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// UDP over IPv6 to [`V6`], [`PORT`].
+/// Is a UDP packet over IPv6 to [`V6`], [`PORT`].
 pub(crate) fn v6(payload: &[u8]) -> Vec<u8> {
     let datagram = udp(payload);
     let mut frame = ethernet(0x86dd);
@@ -65,13 +65,13 @@ pub(crate) fn v6(payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// The same packet with other bytes at `at`.
+/// Returns the packet with other bytes at `at`.
 pub(crate) fn with(mut packet: Vec<u8>, at: usize, bytes: impl AsRef<[u8]>) -> Vec<u8> {
     packet[at..at + bytes.as_ref().len()].copy_from_slice(bytes.as_ref());
     packet
 }
 
-/// The same packet with tags put before its EtherType.
+/// Returns the packet with tags before its EtherType.
 pub(crate) fn tagged(mut packet: Vec<u8>, tags: &[u16]) -> Vec<u8> {
     for &tag in tags.iter().rev() {
         let tag = [tag.to_be_bytes(), [0, 5]].concat();
@@ -80,14 +80,13 @@ pub(crate) fn tagged(mut packet: Vec<u8>, tags: &[u16]) -> Vec<u8> {
     packet
 }
 
-/// The same packet with zeros behind it, as Ethernet pads to 60 bytes.
+/// Returns the packet with zeros at the end, as Ethernet pads to 60 bytes.
 pub(crate) fn padded(mut packet: Vec<u8>, length: usize) -> Vec<u8> {
     packet.resize(length, 0);
     packet
 }
 
-/// What the specification of the positive list says, written from docs/steering.md, not from the
-/// program. A queue without a socket is assumed.
+/// Returns the verdict by docs/steering.md, written independently of the program, for a queue without a socket.
 pub(crate) fn second_opinion(frame: &[u8], listed: impl Fn(IpAddr, u16) -> bool) -> Verdict {
     let number = |at: usize| usize::from(u16::from_be_bytes([frame[at], frame[at + 1]]));
     let decide = |to: IpAddr, port: usize| {

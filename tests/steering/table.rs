@@ -1,5 +1,5 @@
-//! The table of docs/steering.md, run in the kernel by BPF_PROG_TEST_RUN. The fallback is DROP here, so
-//! that a listed packet without a socket differs from one that passes.
+//! Runs the table of docs/steering.md in the kernel by BPF_PROG_TEST_RUN. The fallback is DROP, so that a listed packet
+//! without a socket differs from one that passes.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
@@ -26,7 +26,7 @@ fn steering() -> Steering {
     steering
 }
 
-/// Bound AF_XDP sockets of queues 1 and 0 of `vb`, in no slot, and their memory.
+/// Holds bound AF_XDP sockets of queues 1 and 0 of `vb`, not yet in the map, and their memory.
 fn sockets() -> (Umem, Vec<XdpPort>) {
     let rings = RingSizes { fill: 256, rx: 128, tx: 128, completion: 128 };
     let options = XdpOptions { rings, pages: PageKind::Base, ..XdpOptions::default() };
@@ -34,7 +34,7 @@ fn sockets() -> (Umem, Vec<XdpPort>) {
     XdpBackend::new(options, vec![request(1), request(0)]).open().unwrap()
 }
 
-/// The verdict on one packet without a socket: by the counters, with the action that belongs to it.
+/// Returns the verdict on one packet without a socket, from the counters, and checks its action.
 #[track_caller]
 fn verdict(steering: &Steering, packet: &[u8]) -> Verdict {
     let before = steering.counters().unwrap();
@@ -130,7 +130,7 @@ fn truncated_headers_are_malformed() {
     in_namespace("truncated_headers_are_malformed", || {
         let steering = steering();
         for (packet, headers) in [(v4(b"twelve bytes"), 42), (v6(b"twelve bytes"), 62)] {
-            // Below an Ethernet header the kernel runs no program, and the verifier has proved the bounds.
+            // The kernel runs no program on less than an Ethernet header, and the verifier has proved the bounds.
             for length in 0..14 {
                 assert!(steering.test_run(&packet[..length], 0).is_err(), "{length} bytes");
             }
@@ -146,7 +146,7 @@ fn truncated_headers_are_malformed() {
 fn every_port_ethertype_and_protocol() {
     in_namespace("every_port_ethertype_and_protocol", || {
         let mut steering = steering();
-        // Bits at the ends of bytes, and a range across several.
+        // Ports at the first and last bit of a byte, and a range over several bytes.
         let listed = |port: u16| [0, 1, 7, 8, 65535].contains(&port) || (1000..=1100).contains(&port) || port == PORT;
         for address in [IpAddr::from(V4), V6.into()] {
             steering.allow(address, [0..=1, 7..=8, 65535..=65535, 1000..=1100]).unwrap();
@@ -202,7 +202,7 @@ fn damaged_packets_match_second_implementation() {
                     *place = byte;
                 }
             }
-            // Cut or padded in one case out of two.
+            // Half of the packets are cut or padded.
             if length < 55 {
                 packet.resize(14 + 2 * length, 0);
             }
@@ -218,7 +218,7 @@ fn socket_in_xskmap_entry_gets_the_packet() {
         let steering = steering();
         let packet = v4(b"x");
         let other = with(v4(b"x"), V4_PORT, [0, 9]);
-        // Bound, or kernel 7.3 refuses them with ENOBUFS; test_run only asks whether there is a socket, on whatever queue.
+        // Bind them, or kernel 7.3 refuses them with ENOBUFS. test_run only needs a socket, on any queue.
         let (_memory, mut sockets) = sockets();
         let (second, first) = (sockets.remove(1), sockets.remove(0));
         let slot = steering.slot(1).unwrap();
@@ -232,7 +232,7 @@ fn socket_in_xskmap_entry_gets_the_packet() {
         assert_eq!(steering.test_run(&packet, 1).unwrap(), XDP_DROP);
         slot.remove().unwrap();
 
-        // A new socket takes the place of the old.
+        // A new socket replaces the old one.
         slot.insert(first.fd().unwrap()).unwrap();
         slot.insert(second.fd().unwrap()).unwrap();
         drop(first);
@@ -242,7 +242,7 @@ fn socket_in_xskmap_entry_gets_the_packet() {
         assert_eq!((of(Verdict::Redirected), of(Verdict::NoSocket), of(Verdict::NotListed)), (2, 3, 1));
         assert_eq!(counters.total(), 6);
 
-        // Closing it leaves the slot empty, once no child being spawned by another test has a copy.
+        // Closing it empties the slot, once no child process of another test has a copy.
         drop(second);
         let deadline = Instant::now() + Duration::from_secs(5);
         while steering.test_run(&packet, 1).unwrap() == XDP_REDIRECT && Instant::now() < deadline {}
