@@ -21,8 +21,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut packets = Burst::new();
     loop {
         socket.poll(Duration::from_millis(100))?;
+        // Packets that the TX ring did not take stay at the front. They are reflected already.
+        let unsent = packets.len();
         socket.recv_batch(&mut packets)?;
-        for packet in packets.iter_mut() {
+        for packet in packets.iter_mut().skip(unsent) {
             reflect(socket.packet_mut(packet));
         }
         socket.send_batch(&mut packets)?;

@@ -16,6 +16,7 @@ mod drop_log;
 mod error;
 mod handle;
 mod housekeeper;
+mod inherited_cpus;
 mod interfaces;
 mod launch;
 mod layer;
@@ -60,6 +61,7 @@ use controller::{Directory, EngineMessage, QueueController};
 use destinations::DestinationsOf;
 use handle::{Factory, Shared};
 use housekeeper::{Housekeeper, HousekeeperCommand};
+use inherited_cpus::InheritedCpus;
 use interfaces::Interfaces;
 use launch::Launcher;
 use observe::Observer;
@@ -142,9 +144,11 @@ impl<H: Handler + 'static> EngineBuilder<H> {
         }
         let processor = config_values::processor(&config)?;
         let (executor, why_threads) = config_values::executor(&config).resolve();
+        let machine = planned_machine.map_or_else(|| PlannedMachine::new(&config), Ok)?;
+        // The threads that are started below inherit these CPUs. Actors pin themselves.
+        let _on_housekeeping = InheritedCpus::new(&machine.plan.housekeeping);
         let net = NetService::start(NetOptions::default())?;
         let tables = Arc::new(housekeeper::first_tables(&net)?);
-        let machine = planned_machine.map_or_else(|| PlannedMachine::new(&config), Ok)?;
 
         let mut interfaces = Interfaces::new(config_values::steering_options(&config));
         interfaces.set_destinations(&destinations(&tables))?;

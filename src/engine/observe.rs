@@ -98,12 +98,13 @@ impl Observer {
     fn report(&self, status: &mut EngineStatus, ActorId(actor): ActorId, report: Report) {
         let Some(queue) = status.queues.get_mut(actor) else { return };
         match report {
-            Report::Opened { ports, pages, seen, cpus } => {
+            Report::Opened { ports, pages, seen, cpus, realtime_refused } => {
                 queue.begin(self.started.elapsed());
                 queue.mode = ports.iter().map(ModeStatus::from).collect();
                 if let Some(plan) = self.plan.actors.get(actor) {
                     let config = self.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
                     queue.differences = compare::differences(plan, &config, &ports, &pages, &seen, &cpus);
+                    queue.differences.extend(realtime_refused);
                     for difference in &queue.differences {
                         tracing::warn!(queue = queue.queue, difference, "actor differs from the plan");
                     }

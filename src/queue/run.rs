@@ -74,17 +74,13 @@ impl<B: Backend, H: Handler> ActorLoop<B, H> {
         link: SupervisorLink<Report>,
     ) -> Result<Self, PortError> {
         let started = Instant::now();
-        if let Some(priority) = spec.realtime
-            && let Err(why) = realtime::set_fifo(priority)
-        {
-            tracing::warn!(queue = spec.queue, error = why, "cannot set the real-time priority");
-        }
+        let realtime_refused = spec.realtime.and_then(|priority| realtime::set_fifo(priority).err());
         let spin = spec.spin;
         let (umem, opened) = spec.backend.open_available()?;
         let (pages, seen) = (umem.pages().clone(), umem.pages_seen());
         let actor = Actor::new(spec, (umem, opened), mailbox, link, started)?;
         let ports = actor.datapath.infos().to_vec();
-        actor.link.report(Report::Opened { ports, pages, seen, cpus: own_cpus() });
+        actor.link.report(Report::Opened { ports, pages, seen, cpus: own_cpus(), realtime_refused });
         actor.begin();
         Ok(Self { actor, pinning, spin, regime: Regime::Control, since: Instant::now() })
     }

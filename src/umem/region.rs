@@ -266,39 +266,73 @@ pub fn choose_pages(bytes: usize, wanted: PageKind, node: Option<u32>) -> (PageK
     }
 }
 
-/// Runs `f` with the calling thread's memory policy bound to `node`, so that pages it faults in (by
-/// MAP_POPULATE, or by the kernel pinning them) come from there; the policy is restored after.
-///
-/// # Errors
-/// [`RegionError::Node`] if the kernel knows no such node.
-pub fn with_node<T>(node: Option<u32>, f: impl FnOnce() -> T) -> Result<T, RegionError> {
-    const MPOL_DEFAULT: libc::c_int = 0;
-    const MPOL_BIND: libc::c_int = 2;
-    const BITS: usize = 1024;
-    let Some(node) = node else { return Ok(f()) };
-    let mut mask = [0u64; BITS / 64];
-    let Some(word) = mask.get_mut(node as usize / 64) else {
-        return Err(RegionError::Node { node, source: io::Error::from_raw_os_error(libc::EINVAL) });
-    };
-    *word |= 1 << (node % 64);
-    let set = |mode: libc::c_int, mask: *const u64, bits: usize| {
-        // SAFETY: set_mempolicy(2) reads `bits` bits from `mask`, which points to BITS bits or is null
-        // with zero bits; it changes only the calling thread's policy.
-        let failed = unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, mask, bits) } != 0;
-        if failed { Err(RegionError::Node { node, source: io::Error::last_os_error() }) } else { Ok(()) }
-    };
-    set(MPOL_BIND, mask.as_ptr(), BITS)?;
-    struct Restore<F: Fn()>(F);
-    impl<F: Fn()> Drop for Restore<F> {
-        fn drop(&mut self) {
-            (self.0)();
+/// Bits of a node mask: more nodes than the kernel's largest configuration has (`CONFIG_NODES_SHIFT` is at most 10).
+const NODE_BITS: usize = 1024;
+
+/// A thread's memory policy, as set_mempolicy(2) takes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct MemoryPolicy {
+    /// Mode and its flags.
+    mode: libc::c_int,
+    /// Nodes of the mode.
+    nodes: [u64; NODE_BITS / 64],
+}
+
+impl MemoryPolicy {
+    /// Allocates on `node` only. `None` if no kernel has a node of that number.
+    fn bind(node: u32) -> Option<Self> {
+        const MPOL_BIND: libc::c_int = 2;
+        let mut nodes = [0u64; NODE_BITS / 64];
+        *nodes.get_mut(node as usize / 64)? |= 1 << (node % 64);
+        Some(Self { mode: MPOL_BIND, nodes })
+    }
+
+    /// Returns the policy of the calling thread.
+    fn current() -> io::Result<Self> {
+        let mut policy = Self { mode: 0, nodes: [0; NODE_BITS / 64] };
+        let (address, flags) = (std::ptr::null::<u8>(), 0);
+        // SAFETY: get_mempolicy(2) writes one int and NODE_BITS bits, and both places have that size.
+        let failed = unsafe {
+            let (mode, nodes) = (&raw mut policy.mode, policy.nodes.as_mut_ptr());
+            libc::syscall(libc::SYS_get_mempolicy, mode, nodes, NODE_BITS, address, flags)
+        } != 0;
+        if failed { Err(io::Error::last_os_error()) } else { Ok(policy) }
+    }
+
+    /// Makes this the policy of the calling thread.
+    fn apply(&self) -> io::Result<()> {
+        let empty = self.nodes.iter().all(|word| *word == 0);
+        let (nodes, bits) = if empty { (std::ptr::null(), 0) } else { (self.nodes.as_ptr(), NODE_BITS) };
+        // SAFETY: set_mempolicy(2) reads `bits` bits from `nodes`, which points to NODE_BITS bits or is null with zero
+        // bits. It changes only the calling thread's policy.
+        let failed = unsafe { libc::syscall(libc::SYS_set_mempolicy, self.mode, nodes, bits) } != 0;
+        if failed { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+}
+
+/// Restores a memory policy when it is dropped, also by a panic.
+struct RestorePolicy(MemoryPolicy);
+
+impl Drop for RestorePolicy {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.apply() {
+            tracing::error!(%error, "cannot restore the thread's memory policy");
         }
     }
-    let _restore = Restore(|| {
-        if let Err(error) = set(MPOL_DEFAULT, std::ptr::null(), 0) {
-            tracing::error!(%error, "memory policy not restored");
-        }
-    });
+}
+
+/// Runs `f` with the calling thread's memory policy bound to `node`: pages that it faults in, by MAP_POPULATE or because
+/// the kernel pins them, come from that node. The former policy is restored afterwards.
+///
+/// # Errors
+/// [`RegionError::Node`] if the kernel has no such node.
+pub fn with_node<T>(node: Option<u32>, f: impl FnOnce() -> T) -> Result<T, RegionError> {
+    let Some(node) = node else { return Ok(f()) };
+    let refused = |source| RegionError::Node { node, source };
+    let bound = MemoryPolicy::bind(node).ok_or_else(|| refused(io::Error::from_raw_os_error(libc::EINVAL)))?;
+    let former = MemoryPolicy::current().map_err(refused)?;
+    bound.apply().map_err(refused)?;
+    let _restore = RestorePolicy(former);
     Ok(f())
 }
 
@@ -315,6 +349,22 @@ mod tests {
             .map(|(a, b)| (usize::from_str_radix(a, 16).unwrap(), usize::from_str_radix(b, 16).unwrap()))
             .find(|&(a, b)| a <= start && start < b)
             .map_or(0, |(_, b)| b - start)
+    }
+
+    #[test]
+    fn former_memory_policy_is_restored() {
+        const MPOL_INTERLEAVE: libc::c_int = 3;
+        std::thread::spawn(|| {
+            let own = MemoryPolicy { mode: MPOL_INTERLEAVE, ..MemoryPolicy::bind(0).unwrap() };
+            own.apply().unwrap();
+            let inside = with_node(Some(0), || MemoryPolicy::current().unwrap()).unwrap();
+            assert_eq!(inside, MemoryPolicy::bind(0).unwrap());
+            assert_eq!(MemoryPolicy::current().unwrap(), own);
+            assert!(with_node(Some(100_000), || ()).is_err());
+            assert_eq!(MemoryPolicy::current().unwrap(), own);
+        })
+        .join()
+        .unwrap();
     }
 
     #[test]
