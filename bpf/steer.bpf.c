@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //
 // Steering: which received packets go to this queue's AF_XDP socket. A positive list of (destination
-// address, UDP destination port); everything else goes on to the kernel untouched. The table of
+// address, UDP destination port) and one of destination prefixes, for packets of any protocol; everything
+// else goes on to the kernel untouched. The table of
 // verdicts and the recipe of the object are in docs/steering.md; tests/steering runs both.
 //
 // No includes: what is needed of the kernel's stable ABI (include/uapi/linux/bpf.h) is written here,
@@ -17,7 +18,7 @@ typedef unsigned long long u64;
 #define INLINE static inline __attribute__((always_inline))
 
 enum { XDP_PASS = 2, XDP_REDIRECT = 4 };
-enum { BPF_MAP_TYPE_HASH = 1, BPF_MAP_TYPE_PERCPU_ARRAY = 6, BPF_MAP_TYPE_XSKMAP = 17 };
+enum { BPF_MAP_TYPE_HASH = 1, BPF_MAP_TYPE_PERCPU_ARRAY = 6, BPF_MAP_TYPE_LPM_TRIE = 11, BPF_MAP_TYPE_XSKMAP = 17 };
 enum { BPF_F_NO_PREALLOC = 1, BPF_F_RDONLY_PROG = 128 };
 
 struct xdp_md {
@@ -53,6 +54,18 @@ struct map_def SEC("maps") LISTED = {
 	BPF_MAP_TYPE_HASH, sizeof(struct address), sizeof(struct ports), 1024, BPF_F_NO_PREALLOC | BPF_F_RDONLY_PROG,
 };
 
+// The key of a prefix: its length in the upper half of the first word, then the address. The kernel's key begins at that
+// upper half, so that the stack is written by eight bytes.
+struct prefix {
+	u64 length;
+	struct address address;
+};
+
+// Destination prefixes whose packets of any protocol go to the sockets.
+struct map_def SEC("maps") PREFIXES = {
+	BPF_MAP_TYPE_LPM_TRIE, 4 + sizeof(struct address), 8, 1024, BPF_F_NO_PREALLOC | BPF_F_RDONLY_PROG,
+};
+
 // RX queue index -> AF_XDP socket. The kernel empties a slot when its socket is closed.
 struct map_def SEC("maps") SOCKETS = { BPF_MAP_TYPE_XSKMAP, 4, 4, 256, 0 };
 
@@ -75,7 +88,7 @@ enum verdict {
 	FRAGMENT,
 	NOT_UDP,
 	NOT_LISTED,
-	LISTED_UDP, // decided, not counted: becomes REDIRECTED or NO_SOCKET
+	LISTED_UDP, // or in a prefix; decided, not counted: becomes REDIRECTED or NO_SOCKET
 };
 
 enum { PROTOCOL_UDP = 17, IPV6_FRAGMENT = 44 };
@@ -201,9 +214,36 @@ INLINE enum verdict judge(struct xdp_md *packet)
 	}
 }
 
+// Whether the destination is in a listed prefix. Asked only for packets that are not on the list of ports.
+INLINE int in_prefix(struct xdp_md *packet)
+{
+	const struct ethernet *frame = (const void *)(u64)packet->data;
+	const void *end = (const void *)(u64)packet->data_end;
+	if ((const void *)(frame + 1) > end)
+		return 0;
+	struct prefix key = { 128ull << 32, { 0, 0 } };
+	if (be16(frame->type) == 0x0800) {
+		const struct ipv4 *ip = (const void *)(frame + 1);
+		if ((const void *)(ip + 1) > end)
+			return 0;
+		key.address.low = halves(MAPPED, ip->destination);
+	} else {
+		const struct ipv6 *ip = (const void *)(frame + 1);
+		if ((const void *)(ip + 1) > end)
+			return 0;
+		key.address.high = halves(ip->destination[0], ip->destination[1]);
+		key.address.low = halves(ip->destination[2], ip->destination[3]);
+		if (key.address.high == 0 && (u32)key.address.low == MAPPED)
+			return 0;
+	}
+	return map_lookup(&PREFIXES, (const u8 *)&key + 4) != 0;
+}
+
 SEC("xdp") int oxide_steer(struct xdp_md *packet)
 {
 	u32 verdict = judge(packet);
+	if (verdict >= IPV4_OPTIONS && verdict <= NOT_LISTED && in_prefix(packet))
+		verdict = LISTED_UDP;
 	int action = XDP_PASS;
 	if (verdict == LISTED_UDP) {
 		// The low bits of the flags are the action for an empty slot.

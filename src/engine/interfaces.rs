@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::EngineError;
@@ -20,6 +21,8 @@ pub(super) struct Interfaces {
     /// Interfaces that exist but refused the program, because another program is attached.
     refusing: BTreeMap<String, RetryDelay>,
     destinations: ByAddress,
+    /// Prefixes whose packets are steered; they do not change.
+    prefixes: Vec<(IpAddr, u8)>,
 }
 
 struct Attached {
@@ -74,8 +77,9 @@ impl Attached {
 }
 
 impl Interfaces {
-    pub(super) fn new(options: SteeringOptions) -> Self {
-        Self { options, attached: BTreeMap::new(), refusing: BTreeMap::new(), destinations: ByAddress::new() }
+    pub(super) fn new(options: SteeringOptions, prefixes: Vec<(IpAddr, u8)>) -> Self {
+        let destinations = ByAddress::new();
+        Self { options, attached: BTreeMap::new(), refusing: BTreeMap::new(), destinations, prefixes }
     }
 
     /// Ensures that the program is attached to `name`, and attaches it if necessary.
@@ -93,6 +97,9 @@ impl Interfaces {
             put_back_settings(name, device.ifindex);
             let listed = exchange(std::iter::once(&mut steering), &ByAddress::new(), &self.destinations);
             listed.map_err(|e| refused(name, e.error))?;
+            for (address, length) in &self.prefixes {
+                steering.allow_prefix(*address, *length).map_err(|e| refused(name, e))?;
+            }
             let attached = Attached { steering, ifindex: device.ifindex, settings: None, detached_reason: None };
             self.attached.insert(name.to_owned(), attached);
         }

@@ -34,6 +34,7 @@ mod status;
 mod supervision;
 mod totals;
 
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -90,6 +91,7 @@ pub struct EngineBuilder<H> {
     config: EngineConfig,
     factory: HandlerFactory<H>,
     destinations: DestinationsOf,
+    prefixes: Vec<(IpAddr, u8)>,
     planned_machine: Option<PlannedMachine>,
     supervision: Supervision,
 }
@@ -103,7 +105,8 @@ impl Engine {
     ) -> EngineBuilder<H> {
         let destinations: DestinationsOf = Box::new(|_| Vec::new());
         let supervision = Supervision::default();
-        EngineBuilder { config, factory: Arc::new(factory), destinations, supervision, planned_machine: None }
+        let (factory, prefixes) = (Arc::new(factory), Vec::new());
+        EngineBuilder { config, factory, destinations, prefixes, supervision, planned_machine: None }
     }
 }
 
@@ -113,6 +116,14 @@ impl<H: Handler + 'static> EngineBuilder<H> {
     #[must_use]
     pub fn destinations(mut self, of: impl Fn(&Tables) -> Destinations + Send + 'static) -> Self {
         self.destinations = Box::new(of);
+        self
+    }
+
+    /// Sets destination prefixes, each an address and its length in bits: packets of any protocol to their addresses are
+    /// the engine's. No address of the host may be inside, except those whose packets the handler answers.
+    #[must_use]
+    pub fn prefixes(mut self, prefixes: impl IntoIterator<Item = (IpAddr, u8)>) -> Self {
+        self.prefixes = prefixes.into_iter().collect();
         self
     }
 
@@ -136,7 +147,7 @@ impl<H: Handler + 'static> EngineBuilder<H> {
     /// Returns an [`EngineError`] with the cause and its remedy. Everything started so far is stopped.
     pub fn start(self) -> Result<Engine, EngineError> {
         let started = Instant::now();
-        let Self { config, factory, destinations, planned_machine, supervision } = self;
+        let Self { config, factory, destinations, prefixes, planned_machine, supervision } = self;
         config.validate()?;
         supervision.check()?;
         if let Some(machine) = &planned_machine {
@@ -150,7 +161,7 @@ impl<H: Handler + 'static> EngineBuilder<H> {
         let net = NetService::start(NetOptions::default())?;
         let tables = Arc::new(housekeeper::first_tables(&net)?);
 
-        let mut interfaces = Interfaces::new(config_values::steering_options(&config));
+        let mut interfaces = Interfaces::new(config_values::steering_options(&config), prefixes);
         interfaces.set_destinations(&destinations(&tables))?;
         interfaces.attach(&config.interfaces);
         let PlannedMachine { plan, rss, .. } = machine.with_programs_attached()?;

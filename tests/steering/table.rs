@@ -1,7 +1,7 @@
 //! Runs the table of docs/steering.md in the kernel by BPF_PROG_TEST_RUN. The fallback is DROP, so that a listed packet
 //! without a socket differs from one that passes.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use oxide::port::{Backend, Port, QueueId};
@@ -44,6 +44,51 @@ fn verdict(steering: &Steering, packet: &[u8]) -> Verdict {
     let counted = Verdict::ALL.iter().find(|&&v| after.of(v) > before.of(v)).unwrap();
     assert_eq!(action, if *counted == Verdict::NoSocket { XDP_DROP } else { XDP_PASS }, "{counted:?}");
     *counted
+}
+
+/// Packets of any form to a listed prefix go to the socket; the neighbours of the prefix do not.
+#[test]
+fn prefix_lists_packets_of_any_protocol() {
+    in_namespace("prefix_lists_packets_of_any_protocol", || {
+        let mut steering = steering();
+        let four = |at, bytes: &[u8]| with(with(v4(b"twelve bytes"), V4_DESTINATION, [10, 99, 1, 255]), at, bytes);
+        let inside: Ipv6Addr = "fd99::1:0:0:7".parse().unwrap();
+        let six = |at, bytes: &[u8]| with(with(v6(b"twelve bytes"), V6_DESTINATION, inside.octets()), at, bytes);
+        use Verdict::*;
+        let table = [
+            ("UDP", four(0, &[2]), NotListed, NoSocket),
+            ("TCP", four(V4_PROTOCOL, &[6]), NotUdp, NoSocket),
+            ("ICMP", four(V4_PROTOCOL, &[1]), NotUdp, NoSocket),
+            ("later fragment", with(four(V4_FRAGMENT, &[0, 0xb9]), V4_PROTOCOL, [6]), Fragment, NoSocket),
+            ("options", four(V4_VERSION, &[0x46]), Ipv4Options, NoSocket),
+            ("IPv6", six(0, &[2]), NotListed, NoSocket),
+            ("ICMPv6", six(V6_NEXT_HEADER, &[58]), NotUdp, NoSocket),
+            ("hop-by-hop", six(V6_NEXT_HEADER, &[0]), Ipv6Extension, NoSocket),
+            ("below the prefix", four(V4_DESTINATION, &[10, 98, 255, 255]), NotListed, NotListed),
+            ("above the prefix", four(V4_DESTINATION, &[10, 99, 2, 0]), NotListed, NotListed),
+            ("other IPv6 prefix", six(V6_DESTINATION + 1, &[0x9a]), NotListed, NotListed),
+            (
+                "mapped into IPv6",
+                six(V6_DESTINATION, &Ipv4Addr::new(10, 99, 1, 1).to_ipv6_mapped().octets()),
+                NotListed,
+                NotListed,
+            ),
+            ("broadcast MAC", four(0, &[0xff; 6]), Multicast, Multicast),
+            ("VLAN", tagged(four(0, &[2]), &[0x8100]), Vlan, Vlan),
+            ("version 6 in an IPv4 frame", four(V4_VERSION, &[0x65]), Malformed, Malformed),
+        ];
+        for (name, packet, before, _) in &table {
+            assert_eq!(verdict(&steering, packet), *before, "{name}, without a prefix");
+        }
+        steering.allow_prefix([10, 99, 0, 0].into(), 23).unwrap();
+        steering.allow_prefix("fd99::".parse().unwrap(), 32).unwrap();
+        for (name, packet, _, after) in &table {
+            assert_eq!(verdict(&steering, packet), *after, "{name}, with a prefix");
+        }
+        for (address, length) in [("10.0.0.0", 33), ("224.0.0.0", 4), ("ff00::", 8), ("::ffff:10.0.0.0", 104)] {
+            assert!(steering.allow_prefix(address.parse().unwrap(), length).is_err(), "{address}/{length}");
+        }
+    });
 }
 
 #[test]

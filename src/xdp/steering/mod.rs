@@ -218,6 +218,27 @@ impl Steering {
         })
     }
 
+    /// Adds a prefix to the destinations: packets to its addresses are steered, whatever their protocol, fragments and
+    /// packets with options included. A packet is not steered if its frame has a VLAN tag or a group address.
+    ///
+    /// `length` counts bits of `address`. No address of the host should be inside: its packets would no longer reach the kernel.
+    ///
+    /// # Errors
+    /// Returns [`SteeringError::Address`] if it is a multicast prefix or has more bits than the address, or
+    /// [`SteeringError::ListFull`].
+    pub fn allow_prefix(&mut self, address: IpAddr, length: u8) -> Result<(), SteeringError> {
+        let (bits, offset) = if address.is_ipv4() { (32, 96) } else { (128, 0) };
+        let mapped = matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
+        if address.is_multicast() || length > bits || mapped {
+            return Err(SteeringError::Address { address });
+        }
+        let prefix = aya::maps::lpm_trie::Key::new(u32::from(length) + offset, key(address));
+        self.program.prefixes.insert(&prefix, 1, 0).map_err(|error| match program::os_error(&error) {
+            Some(os) if os.raw_os_error() == Some(libc::ENOSPC) => SteeringError::ListFull { address },
+            os => self.map_failed("list a prefix", os),
+        })
+    }
+
     /// Removes `address` with all its ports from the destinations. It is no error if the address was not listed.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use aya::maps::{HashMap, Map, MapData, PerCpuArray};
+use aya::maps::{HashMap, LpmTrie, Map, MapData, PerCpuArray};
 use aya::programs::Xdp;
 use aya::{EbpfError, EbpfLoader};
 
@@ -22,6 +22,7 @@ pub(super) type PortBits = [u8; 8192];
 pub(super) struct Program {
     pub(super) fd: OwnedFd,
     pub(super) listed: HashMap<MapData, Key, PortBits>,
+    pub(super) prefixes: LpmTrie<MapData, Key, u64>,
     pub(super) counters: PerCpuArray<MapData, u64>,
     pub(super) sockets: OwnedFd,
 }
@@ -42,12 +43,14 @@ impl Program {
         let fd = fd.map_err(|e| SteeringError::kernel(interface, "duplicate a descriptor", e))?;
 
         let listed = object.take_map("LISTED").ok_or_else(|| absent("map LISTED"))?;
+        let prefixes = object.take_map("PREFIXES").ok_or_else(|| absent("map PREFIXES"))?;
         let counters = object.take_map("COUNTERS").ok_or_else(|| absent("map COUNTERS"))?;
         let Some(Map::XskMap(sockets)) = object.take_map("SOCKETS") else { return Err(absent("map SOCKETS")) };
         let sockets = sockets.fd().as_fd().try_clone_to_owned();
         Ok(Self {
             fd,
             listed: listed.try_into().map_err(|e: aya::maps::MapError| failed(&e))?,
+            prefixes: prefixes.try_into().map_err(|e: aya::maps::MapError| failed(&e))?,
             counters: counters.try_into().map_err(|e: aya::maps::MapError| failed(&e))?,
             sockets: sockets.map_err(|e| SteeringError::kernel(interface, "duplicate a descriptor", e))?,
         })
