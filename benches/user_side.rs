@@ -1,5 +1,5 @@
-//! Measures what one packet costs in our own code, compared with a crate that does the same where one exists.
-//! One run, in turns; medians of eleven rounds with minimum and maximum.
+//! Measures the user-side cost of one packet, and compares it with a crate that does the same if one exists. All
+//! candidates take turns in one run; the results are medians of eleven rounds with minimum and maximum.
 //!
 //! `cargo bench --bench user_side`
 
@@ -13,7 +13,7 @@ use oxide::simd::Processor;
 use oxide_sim::{Application, SimOptions, run};
 
 const ROUNDS: usize = 11;
-/// Batches in a round: some milliseconds.
+/// Sets the batches in a round, which takes some milliseconds.
 const BATCHES: usize = 4000;
 
 fn main() {
@@ -46,7 +46,7 @@ fn frame(n: u16) -> Vec<u8> {
     UdpFrame::new(flow(n), &[7; 22]).to_vec().unwrap_or_default()
 }
 
-/// Runs the contestants in turns, and prints a line for each.
+/// Runs the candidates in turns, and prints a line for each.
 fn compare(contestants: &mut [(&str, &mut dyn FnMut())]) {
     let mut times = vec![Vec::new(); contestants.len()];
     for _ in 0..ROUNDS {
@@ -85,7 +85,7 @@ fn translate(frames: &[Vec<u8>]) {
         destination: end("203.0.113.9:6000"),
     };
     let translations: Vec<_> = (0..LANES as u16).filter_map(|n| Translation::new(&flow(n), &to).ok()).collect();
-    // TTL 64 goes down by one each time, so each packet is made new by a copy, in both.
+    // Each application reduces the TTL, so both candidates copy the packet before each one.
     let mut packet = frames[0].clone();
     let mut once = || {
         for (frame, translation) in frames.iter().zip(&translations) {
@@ -106,7 +106,7 @@ fn translate(frames: &[Vec<u8>]) {
     ]);
 }
 
-/// Measures a packet's whole path through datapath, handler and simulated kernel, including the latter's cost.
+/// Measures a packet's whole path through datapath, handler and simulated kernel, including the cost of the latter.
 fn simulated() {
     for (name, application) in
         [("simulated NIC: forward", Application::Forward), ("simulated NIC: relay", Application::Relay)]

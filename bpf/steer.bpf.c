@@ -1,14 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //
-// Steering: which received packets go to this queue's AF_XDP socket. A positive list of (destination
-// address, UDP destination port) and one of destination prefixes, for packets of any protocol; everything
-// else goes on to the kernel untouched. The table of
-// verdicts and the recipe of the object are in docs/steering.md; tests/steering runs both.
+// This program decides which received packets go to their queue's AF_XDP socket. It has a list of destinations (address and
+// UDP port), and a list of destination prefixes for packets of any protocol. All other packets go to the kernel unchanged.
+// docs/steering.md has the table of verdicts and the build recipe; tests/steering runs both.
 //
-// No includes: what is needed of the kernel's stable ABI (include/uapi/linux/bpf.h) is written here,
-// so that the object depends on this file and the compiler alone. Bounds checks are of the plainest
-// form, each just before the reads it covers: constant sizes only, so that no verifier asks for CAP_PERFMON.
-// Kernels that load it: docs/steering.md.
+// It has no includes. The required part of the kernel's stable ABI (include/uapi/linux/bpf.h) is repeated here, so that the
+// object depends only on this file and the compiler. Bounds checks have the simplest form: each is just before the reads it
+// covers, with constant sizes, so that no verifier requires CAP_PERFMON. docs/steering.md lists the kernels that load it.
 
 typedef unsigned char u8;
 typedef unsigned int u32;
@@ -28,14 +26,14 @@ struct xdp_md {
 static void *(*const map_lookup)(void *map, const void *key) = (void *)1;
 static long (*const redirect_map)(void *map, u64 key, u64 flags) = (void *)51;
 
-// The maps section of old: the loader reads it without BTF.
+// The legacy maps section, which the loader reads without BTF.
 struct map_def {
 	u32 type, key_size, value_size, max_entries, flags;
 };
 
-// In network order; IPv4's a.b.c.d as ::ffff:a.b.c.d.
-// Written to the stack by halves: 6.1 refuses to write a part of eight bytes of it where another part is
-// known to it ("attempt to corrupt spilled pointer on stack"), without CAP_PERFMON.
+// Holds an address in network order; IPv4 a.b.c.d is ::ffff:a.b.c.d. It is written to the stack in two halves. Without
+// CAP_PERFMON, kernel 6.1 refuses a partial write to eight bytes of which it knows another part ("attempt to corrupt
+// spilled pointer on stack").
 struct address {
 	u64 high, low;
 };
@@ -49,33 +47,33 @@ struct ports {
 	u8 bits[8192]; // UDP port p: bit p % 8 of byte p / 8
 };
 
-// One look-up and one bit test, however many ports are listed.
+// Holds the listed ports of each address: one look-up and one bit test for any number of ports.
 struct map_def SEC("maps") LISTED = {
 	BPF_MAP_TYPE_HASH, sizeof(struct address), sizeof(struct ports), 1024, BPF_F_NO_PREALLOC | BPF_F_RDONLY_PROG,
 };
 
-// The key of a prefix: its length in the upper half of the first word, then the address. The kernel's key begins at that
-// upper half, so that the stack is written by eight bytes.
+// Holds the key of a prefix: its length in the upper half of the first word, then the address. The kernel's key begins at
+// that upper half, so that the stack is written in units of eight bytes.
 struct prefix {
 	u64 length;
 	struct address address;
 };
 
-// Destination prefixes whose packets of any protocol go to the sockets.
+// Holds the destination prefixes whose packets of any protocol go to the sockets.
 struct map_def SEC("maps") PREFIXES = {
 	BPF_MAP_TYPE_LPM_TRIE, 4 + sizeof(struct address), 8, 1024, BPF_F_NO_PREALLOC | BPF_F_RDONLY_PROG,
 };
 
-// RX queue index -> AF_XDP socket. The kernel empties a slot when its socket is closed.
+// Maps an RX queue index to an AF_XDP socket. The kernel empties an entry when its socket is closed.
 struct map_def SEC("maps") SOCKETS = { BPF_MAP_TYPE_XSKMAP, 4, 4, 256, 0 };
 
-// Packets by `enum verdict`.
+// Counts packets by `enum verdict`.
 struct map_def SEC("maps") COUNTERS = { BPF_MAP_TYPE_PERCPU_ARRAY, 4, 8, 11, 0 };
 
-// What happens to a listed packet whose queue has no socket. Written by the loader, then frozen.
+// The action for a listed packet whose queue has no socket. The loader writes it, then it is frozen.
 volatile const u32 FALLBACK = XDP_PASS;
 
-// Same order as `Verdict` in src/xdp/steering/counters.rs.
+// The order is that of `Verdict` in src/xdp/steering/counters.rs.
 enum verdict {
 	REDIRECTED,
 	NO_SOCKET,
@@ -93,8 +91,7 @@ enum verdict {
 
 enum { PROTOCOL_UDP = 17, IPV6_FRAGMENT = 44 };
 
-// Numbers of two bytes are read byte by byte: so the verifier knows their range, which it forgets at a
-// byte swap.
+// Numbers of two bytes are read byte by byte, because the verifier forgets their range at a byte swap.
 struct ethernet {
 	u8 destination[6], source[6], type[2];
 };
@@ -129,8 +126,8 @@ INLINE enum verdict look_up(const struct address *destination, const struct udp 
 	if (!ports)
 		return NOT_LISTED;
 	u32 byte = (u32)udp->destination[0] << 5 | udp->destination[1] >> 3; // port / 8
-	// Verifiers before 6.10 or so forget the range at the OR of two unknowns: mask it just before use, behind the
-	// compiler's back, which knows that the mask changes nothing.
+	// Verifiers before about 6.10 forget the range at the OR of two unknown values. So the value is masked just before its
+	// use. The assembly hides its range from the compiler, which would otherwise remove the mask.
 	__asm__ volatile("" : "+r"(byte));
 	byte &= sizeof(ports->bits) - 1;
 	u32 bit = udp->destination[1] & 7; // port % 8
@@ -153,8 +150,8 @@ INLINE enum verdict ipv4(const struct ipv4 *ip, const void *end)
 	const struct udp *udp = (const void *)(ip + 1);
 	if ((const void *)(udp + 1) > end)
 		return MALFORMED;
-	// Whether the frame holds that many bytes is for the engine to check: comparing a variable length with the
-	// end of the frame takes pointer arithmetic that needs CAP_PERFMON.
+	// The engine checks whether the frame holds this number of bytes. A comparison of a variable length with the end of
+	// the frame needs pointer arithmetic, and that needs CAP_PERFMON.
 	if (be16(ip->total_length) < sizeof(*ip) + sizeof(*udp))
 		return MALFORMED;
 	struct address to = { 0, halves(MAPPED, ip->destination) };
@@ -186,7 +183,7 @@ INLINE enum verdict ipv6(const struct ipv6 *ip, const void *end)
 	if (be16(ip->payload_length) < sizeof(*udp))
 		return MALFORMED;
 	struct address to = { halves(ip->destination[0], ip->destination[1]), halves(ip->destination[2], ip->destination[3]) };
-	// No honest host sends to ::ffff:a.b.c.d; here it is the key of an IPv4 address.
+	// No valid packet has the destination ::ffff:a.b.c.d. Here it is the key of an IPv4 address.
 	if (to.high == 0 && (u32)to.low == MAPPED)
 		return NOT_LISTED;
 	return look_up(&to, udp);
@@ -214,7 +211,7 @@ INLINE enum verdict judge(struct xdp_md *packet)
 	}
 }
 
-// Whether the destination is in a listed prefix. Asked only for packets that are not on the list of ports.
+// Returns whether the destination is in a listed prefix. It is called only for packets whose port is not listed.
 INLINE int in_prefix(struct xdp_md *packet)
 {
 	const struct ethernet *frame = (const void *)(u64)packet->data;
@@ -246,7 +243,7 @@ SEC("xdp") int oxide_steer(struct xdp_md *packet)
 		verdict = LISTED_UDP;
 	int action = XDP_PASS;
 	if (verdict == LISTED_UDP) {
-		// The low bits of the flags are the action for an empty slot.
+		// The low bits of the flags are the action for an empty entry.
 		action = redirect_map(&SOCKETS, packet->rx_queue_index, FALLBACK);
 		verdict = action == XDP_REDIRECT ? REDIRECTED : NO_SOCKET;
 	}

@@ -16,21 +16,21 @@ use oxide::packet::{Endpoint, Rewrite, rewrite};
 use oxide::queue::{Batch, Context, Handler, QueueInfo, Verdict};
 use oxide::telemetry::DropReason;
 
-/// Source ports of all queues; each has an equal part.
+/// Holds the source ports of all queues; each queue has an equal part.
 pub const PORTS: std::ops::RangeInclusive<u16> = 61_000..=65_095;
 
-/// The forwarder of one queue.
+/// Forwards the packets of one queue.
 pub struct BlindForwarder {
     listen: Endpoint,
     target: Endpoint,
-    /// Last client of each port of this queue's slice; port 0 means no client.
+    /// Last client of each port in this queue's part; port 0 means no client.
     clients: Vec<Endpoint>,
     first: u16,
     hash: RandomState,
 }
 
 impl BlindForwarder {
-    /// All of its memory: a client for each port of `queue`.
+    /// Creates the forwarder with a client entry for each port of `queue`, which is all of its memory.
     pub fn new(listen: SocketAddr, target: SocketAddr, queue: &QueueInfo) -> Self {
         let part = (PORTS.len() as u32 / queue.queues.max(1)) as u16;
         let first = PORTS.start() + part * queue.place as u16;
@@ -53,7 +53,7 @@ impl BlindForwarder {
             let own = cx.tables().source_for(self.target.ip()).ok_or(Verdict::Drop(DropReason::NoRoute))?;
             (SocketAddr::new(own, self.first + at as u16).into(), self.target)
         } else if flow.source == self.target {
-            // A port of another queue, to which the NIC should have brought it: that one knows the client.
+            // RSS may bring an answer to a port of another queue here. The other queue knows the client.
             let at = u64::from(flow.destination.port.wrapping_sub(*PORTS.start()));
             let owner = (at / part.max(1)) as u32;
             if owner != cx.info().place && owner < cx.info().queues {
@@ -75,7 +75,7 @@ impl BlindForwarder {
         let new = Rewrite { source_mac: way.source_mac, destination_mac: way.destination_mac, source, destination };
         let ipv4 = columns.ipv4 & 1 << lane != 0;
         rewrite::apply(batch.packet_mut(lane), l3, l4, ipv4, &flow, &new).map_err(Verdict::Drop)?;
-        // Without Ethernet padding; never longer than it was.
+        // The new length excludes Ethernet padding, so it never exceeds the old one.
         let _ = batch.set_length(lane, length);
         Ok(Verdict::Transmit(way.port))
     }

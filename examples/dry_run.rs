@@ -1,5 +1,5 @@
-//! Plans a machine that is not here: two sockets of 32 cores, a NIC on each. Nothing is opened, nothing
-//! is changed, no privilege is needed.
+//! Plans for a machine that does not exist: two sockets of 32 cores, each with a NIC. It opens and changes nothing, and
+//! needs no privilege.
 //!
 //! `cargo run --example dry_run [PICTURE.svg]`; docs/planning.md explains what it prints.
 
@@ -7,7 +7,7 @@ use oxide::config::EngineConfig;
 use oxide::engine::EngineError;
 use oxide_topology::{PlanRequest, Snapshot, plan};
 
-/// NIC towards the clients, and NIC towards the servers.
+/// Describes the NIC towards the clients and the NIC towards the servers.
 const NICS: [&str; 2] = [
     "eth0:node=0,queues=16,max=64,speed=100G,driver=mlx5_core,mtu=1500",
     "eth1:node=1,queues=16,max=64,speed=100G,driver=mlx5_core,mtu=1500",

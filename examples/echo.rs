@@ -1,6 +1,6 @@
-//! The small API: a UDP echo on one queue, in a loop of your own.
+//! Shows the small API: a UDP echo on one queue, in the caller's own loop.
 //!
-//! `cargo run --release --example echo -- eth0 192.0.2.1 7` (root; the address is one of eth0's)
+//! `cargo run --release --example echo -- eth0 192.0.2.1 7` (root; the address must be one of eth0's)
 
 use std::error::Error;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! One end of a Geneve tunnel (RFC 8926) that carries Ethernet frames.
+//! Implements one end of a Geneve tunnel (RFC 8926) that carries Ethernet frames.
 //!
 //! ```text
 //!   inside                                        outside
@@ -6,10 +6,10 @@
 //!   the frame in it     <-- Ethernet, IP, UDP 6081, Geneve, the frame <-- REMOTE
 //! ```
 //!
-//! A frame is not copied: headers are written in front of it, or its start is moved behind them.
+//! A frame is not copied: headers are written before it, or its start is moved after them.
 //!
 //! `cargo run --release --example geneve -- eth0 eth1 192.0.2.1 198.51.100.7 100 10.0.0.5 7000`
-//! (inside, outside, this end, the other end, network, and whose packets go in)
+//! (interfaces inside and outside, this end, the other end, network, and destination of the packets for the tunnel)
 
 use std::error::Error;
 use std::net::{IpAddr, SocketAddr};
@@ -23,28 +23,28 @@ use oxide::queue::{Batch, Context, Handler, Verdict};
 use oxide::telemetry::DropReason;
 use oxide::umem::PortIndex;
 
-/// IANA's port.
+/// Port of Geneve, assigned by IANA.
 pub const GENEVE: u16 = 6081;
-/// Header without options, bytes.
+/// Counts the bytes of the header without options.
 const HEADER: usize = 8;
-/// Protocol type: Ethernet frames ("transparent Ethernet bridging").
+/// Protocol type of Ethernet frames ("transparent Ethernet bridging").
 const ETHERNET: [u8; 2] = [0x65, 0x58];
 
-/// This end of the tunnel.
+/// Describes this end of the tunnel.
 #[derive(Debug, Clone, Copy)]
 pub struct TunnelEnd {
-    /// This end.
+    /// Address and port of this end.
     pub local: Endpoint,
-    /// The other.
+    /// Address and port of the other end.
     pub remote: Endpoint,
     /// Virtual network identifier, 24 bits.
     pub network: u32,
-    /// Port of the frames outside the tunnel.
+    /// Port of the frames outside of the tunnel.
     pub inside: PortIndex,
 }
 
 impl TunnelEnd {
-    /// An end at `local` of a tunnel to `remote`.
+    /// Creates an end at `local` of a tunnel to `remote`.
     pub fn new(local: IpAddr, remote: IpAddr, network: u32, inside: PortIndex) -> Self {
         let [local, remote] = [local, remote].map(|ip| SocketAddr::new(ip, GENEVE).into());
         Self { local, remote, network: network & 0xff_ffff, inside }
@@ -67,7 +67,8 @@ impl TunnelEnd {
     fn wrap(&self, batch: &mut Batch<'_>, lane: usize, cx: &mut Context<'_>) -> Result<Verdict, Verdict> {
         let way = cx.egress_to(self.remote.ip())?;
         let inner = batch.columns().flow[lane];
-        // What is one flow inside is one flow outside, for those who share load by ports (section 3.3).
+        // The source port is a hash of the inner flow, so that load sharing by ports keeps flows together (section
+        // 3.3).
         let bytes = inner.source.address.iter().chain(&inner.destination.address);
         let ports = u32::from(inner.source.port) << 16 | u32::from(inner.destination.port);
         let hash = bytes.fold(ports, |hash, &byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
@@ -103,7 +104,7 @@ impl TunnelEnd {
             return drop(DropReason::Handler);
         }
         let skip = start + HEADER + 4 * usize::from(first & 0x3f);
-        // At least an Ethernet header must be left.
+        // An Ethernet header must remain.
         let fits = usize::from(columns.length[lane]) >= skip + 14 && batch.set_length(lane, columns.length[lane]);
         match fits && batch.move_start(lane, skip as i16) {
             true => Ok(Verdict::Transmit(self.inside)),

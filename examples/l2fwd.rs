@@ -1,5 +1,5 @@
-//! Sends every packet for ADDRESS:PORT on by the other interface, addressed to NEXT_HOP_MAC: the engine
-//! with the smallest handler there is.
+//! Forwards every packet for ADDRESS:PORT through the other interface to NEXT_HOP_MAC. It shows the engine with a
+//! minimal handler.
 //!
 //! `cargo run --release --example l2fwd -- eth0 eth1 192.0.2.1 7000 02:00:00:00:00:02`
 

@@ -1,8 +1,9 @@
-//! A handler with a bug, and what its supervisor does about it: packets with the word "panic" fell it, the next one
-//! takes over what it counted, and restarts can be asked for at each depth. The sockets stay open all the while.
+//! Shows restarts of a handler with a bug. A packet that ends with "panic" makes it panic, and the next handler takes
+//! over its counter. An operator can also request restarts at each scope. The sockets stay open during handler
+//! restarts.
 //!
-//! `cargo run --release --example restart -- eth0 192.0.2.1 7` (root; the address is one of eth0's), then type
-//! `handler`, `port` or `queue` to restart queue 0 so deep, and `status`, `sessions` or `quit`.
+//! `cargo run --release --example restart -- eth0 192.0.2.1 7` (root; the address must be one of eth0's). Then type
+//! `handler`, `port` or `queue` to restart that scope of queue 0, or `status` or `quit`.
 
 use std::error::Error;
 use std::io::BufRead;
@@ -14,7 +15,7 @@ use oxide::packet::reflect;
 use oxide::port::QueueId;
 use oxide::queue::{Batch, Context, Handler, Replaced};
 
-/// Echoes, and counts what it echoed.
+/// Echoes packets and counts them.
 struct Buggy {
     echoed: u64,
 }
@@ -33,7 +34,7 @@ impl Handler for Buggy {
         self.echoed
     }
 
-    /// One number cannot be half written; what can must be checked here after a panic.
+    /// Takes over the counter. A single number cannot be half written; larger state must be checked here after a panic.
     fn inherit(&mut self, former: &mut Self, why: Replaced) -> Result<u64, String> {
         eprintln!("{why:?}: the next handler goes on from {}", former.echoed);
         self.echoed = former.echoed;

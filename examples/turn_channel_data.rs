@@ -1,13 +1,14 @@
-//! The data path of a TURN server (RFC 8656 section 12.4 to 12.6): one client with one channel to one peer,
+//! Implements the data path of a TURN server (RFC 8656 section 12.4 to 12.6): one client with one channel to one peer,
 //! as ALLOCATE and CHANNEL-BIND would have set them up.
 //!
 //! ```text
 //!  client <-- ChannelData: number, length, data --> server:3478 | relayed address <-- data --> peer
 //! ```
 //!
-//! The payload is not copied: four bytes less or more of it, and new headers in front of where it lies.
+//! The payload is not copied. Four bytes are added or removed, and new headers are written before the payload.
 //!
-//! `cargo run --release --example turn_channel_data -- eth0 192.0.2.1:3478 203.0.113.9:4000 0x4001 192.0.2.1:50000 198.51.100.7:7000`
+//! `cargo run --release --example turn_channel_data -- eth0 192.0.2.1:3478 203.0.113.9:4000 0x4001 192.0.2.1:50000
+//! 198.51.100.7:7000`
 
 use std::error::Error;
 use std::net::SocketAddr;
@@ -21,21 +22,21 @@ use oxide::packet::{Endpoint, Flow};
 use oxide::queue::{Batch, Context, Handler, Verdict};
 use oxide::telemetry::DropReason;
 
-/// Channel number and length, two bytes each.
+/// Counts the bytes of channel number and length, two each.
 const CHANNEL_HEADER: usize = 4;
 
-/// A channel that is bound.
+/// Describes a bound channel.
 #[derive(Debug, Clone, Copy)]
 pub struct Channel {
     /// Address to which the client sends ChannelData.
     pub server: Endpoint,
     /// The client that may send.
     pub client: Endpoint,
-    /// 0x4000 to 0x4fff.
+    /// Channel number, 0x4000 to 0x4fff.
     pub number: u16,
     /// Address that the peer sees.
     pub relayed: Endpoint,
-    /// With whom the client talks.
+    /// Address of the peer.
     pub peer: Endpoint,
 }
 
@@ -48,7 +49,7 @@ impl Channel {
         }
         let header = usize::from(columns.l4[lane]);
         let packet = batch.packet(lane);
-        // What the datagram carries, by its own length; the parser has seen that it is there.
+        // The length field of the datagram limits its data. The parser has checked that the frame holds them.
         let length = packet.get(header + 4..).and_then(|field| field.first_chunk()).copied().unwrap_or([0, 8]);
         let (start, end) = (header + 8, header + usize::from(u16::from_be_bytes(length)));
         let Flow { source, destination } = columns.flow[lane];
@@ -57,7 +58,7 @@ impl Channel {
                 return drop(DropReason::Handler);
             };
             let data = start + CHANNEL_HEADER..start + CHANNEL_HEADER + usize::from(u16::from_be_bytes([l, k]));
-            // Another channel, a STUN message, or more than what came: silently discarded (section 12.6).
+            // Another channel, a STUN message, or a length beyond the data is silently discarded (section 12.6).
             if u16::from_be_bytes([n, m]) != self.number || data.end > end {
                 return drop(DropReason::Handler);
             }

@@ -1,24 +1,24 @@
-//! OXIDE: an AF_XDP relay engine.
+//! OXIDE is an AF_XDP relay engine.
 //!
-//! Packets move between Linux NIC queues and a [`queue::Handler`]. Each queue is owned by one actor
-//! on one core; nothing is shared between actors but bounded channels. Start with
-//! `docs/architecture.md`; a frame's life is drawn in `docs/frame-life.md`.
+//! It moves packets between Linux NIC queues and a [`queue::Handler`]. One actor on one core owns each queue. Actors
+//! share only bounded channels. Start with `docs/architecture.md`; `docs/frame-life.md` shows the life of a frame.
 //!
-//! | room | owns |
+//! | module | contents |
 //! |---|---|
-//! | [`ring`] | one cursor, producer and consumer ends, the in-memory peer |
-//! | [`umem`] | the packet memory: region, frames, pool, ledger |
+//! | [`ring`] | one cursor, producer and consumer ends, rings in memory for tests |
+//! | [`umem`] | packet memory: region, frames, pool, ledger |
 //! | [`xdp`] | AF_XDP sockets and the steering program |
-//! | [`simd`] | batch kernels behind one dispatch |
+//! | [`simd`] | batch kernels, selected once for the CPU |
 //! | [`packet`] | headers: parse, rewrite, checksum |
-//! | [`port`] | one NIC queue as its owner sees it |
-//! | [`queue`] | the queue actor: batch, handler, loop |
-//! | [`engine`] | puts the rooms together: plan, interfaces, supervisor, status |
-//! | [`net`] | routes, neighbours, links by netlink |
-//! | [`telemetry`] | counters, the metric registry, and what is made from it |
+//! | [`port`] | the port: one NIC queue as its actor uses it |
+//! | [`queue`] | queue actor: batch, handler, loop |
+//! | [`engine`] | a running engine: plan, interfaces, supervisor, status |
+//! | [`net`] | routes, neighbours and links from netlink |
+//! | [`flow`] | flow table |
+//! | [`telemetry`] | counters, the metric registry, and the documents made from it |
 //! | [`config`] | the engine's part of a configuration |
 //!
-//! What an embedder needs is re-exported here: [`Engine`], [`EngineConfig`], [`Handler`], and the types around them.
+//! The types that an embedder needs are re-exported here: [`Engine`], [`EngineConfig`], [`Handler`], and related types.
 #![deny(unsafe_code)]
 
 pub mod config;
@@ -42,7 +42,7 @@ pub use engine::{Engine, EngineBuilder, EngineError, EngineHandle, EngineStatus}
 pub use port::QueueId;
 pub use queue::{Batch, Context, Handler, Harness, QueueInfo, Verdict};
 
-/// The examples of `docs/embedding.md`, compiled and run.
+/// Compiles and runs the examples of `docs/embedding.md`.
 #[cfg(doctest)]
 #[doc = include_str!("../docs/embedding.md")]
 struct Embedding;

@@ -1,13 +1,13 @@
-//! Contestants in turns, and what they took.
+//! Runs candidates in turns and collects their times.
 
 use std::time::Instant;
 
 use serde::Serialize;
 
-/// One contestant of a measure. The first one is the subject, the others its peers.
+/// Holds one candidate of a measure. The first one is the subject, the others are its peers.
 pub(crate) struct Contestant<'a> {
     name: String,
-    /// The bound on subject over this peer; `None` where there is none.
+    /// Maximum of subject over this peer; `None` without a limit.
     at_most: Option<f64>,
     turn: Box<dyn FnMut() + 'a>,
 }
@@ -22,7 +22,7 @@ impl Contestant<'_> {
     }
 }
 
-/// One result, as `cargo xtask bench processor` reads it.
+/// Holds one result in the form that `cargo xtask bench processor` reads.
 #[derive(Serialize)]
 struct Row {
     measure: String,
@@ -30,11 +30,11 @@ struct Row {
     peer: String,
     at_most: Option<f64>,
     note: String,
-    /// Nanoseconds per item: subject, peer; one pair for each turn.
+    /// Nanoseconds per item of subject and peer, with one pair for each turn.
     pairs: Vec<(f64, f64)>,
 }
 
-/// A contestant's name and bound, and nanoseconds per item in each turn.
+/// Holds a candidate's name and limit, and its nanoseconds per item in each turn.
 pub(crate) type Times = ((String, Option<f64>), Vec<f64>);
 
 pub(crate) struct Bench {
@@ -44,7 +44,7 @@ pub(crate) struct Bench {
     rows: Vec<Row>,
 }
 
-/// A contestant's turn lasts about this long.
+/// Sets the approximate time of a candidate's turn.
 const TURN_NS: f64 = 400_000.0;
 
 impl Bench {
@@ -59,7 +59,7 @@ impl Bench {
         self.wanted.is_empty() || self.wanted.iter().any(|name| measure.contains(name.as_str()))
     }
 
-    /// Runs all of them in turns; each call of a contestant handles `items`.
+    /// Runs all candidates in turns. Each call of a candidate handles `items`.
     pub(crate) fn compare(&mut self, measure: &str, note: &str, items: usize, mut contestants: Vec<Contestant<'_>>) {
         if !self.wants(measure) {
             return;
@@ -83,7 +83,7 @@ impl Bench {
         self.add(measure, note, contestants.into_iter().map(|c| (c.name, c.at_most)).zip(times).collect());
     }
 
-    /// Adds a measure whose times were taken elsewhere: name, bound and nanoseconds of each contestant.
+    /// Adds a measure with times from elsewhere: name, limit and nanoseconds of each candidate.
     pub(crate) fn add(&mut self, measure: &str, note: &str, times: Vec<Times>) {
         println!("\n{measure}{}{note}", if note.is_empty() { "" } else { ": " });
         let Some((((subject, _), first), _)) = times.split_first() else { return };
@@ -116,7 +116,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(0.0)
 }
 
-/// A sequence of numbers without a pattern, the same in each run.
+/// Returns a sequence of random numbers that is the same in each run.
 pub(crate) fn random(seed: u64) -> impl FnMut() -> u64 {
     let mut state = seed;
     move || {

@@ -1,4 +1,4 @@
-//! Packets of each kind.
+//! Builds packets of each kind.
 
 use std::net::SocketAddr;
 
@@ -17,7 +17,7 @@ pub(crate) fn flow(n: u32, ipv4: bool) -> Flow {
     Flow { source, destination: end(to) }
 }
 
-/// 64 bytes of Ethernet frame.
+/// Builds an Ethernet frame of 64 bytes.
 pub(crate) fn udp(n: u32, ipv4: bool) -> [u8; 64] {
     let payload = if ipv4 { &[7; 22][..] } else { &[7; 2] };
     head(&UdpFrame::new(flow(n, ipv4), payload).to_vec().unwrap_or_default())
@@ -38,7 +38,7 @@ pub(crate) fn mixed(n: u32, dice: u64) -> [u8; 64] {
             frame[12..16].copy_from_slice(&[0x81, 0, 0, 5]);
         }
         90..95 => {
-            // Protocol 6, and the header checksum by the difference.
+            // The protocol becomes 6, and the header checksum is updated by the difference.
             frame[23] = 6;
             let sum = u32::from(u16::from_be_bytes([frame[24], frame[25]])) + 11;
             frame[24..26].copy_from_slice(&((sum + (sum >> 16)) as u16).to_be_bytes());

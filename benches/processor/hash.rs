@@ -1,4 +1,4 @@
-//! The flow table's hash, and the NIC's.
+//! Measures the hash of the flow table, and that of the NIC.
 
 use std::hash::{BuildHasher, Hasher};
 use std::hint::black_box;

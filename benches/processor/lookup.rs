@@ -1,4 +1,4 @@
-//! Random look-ups among many flows.
+//! Measures random look-ups among many flows.
 
 use std::hint::black_box;
 
@@ -11,7 +11,7 @@ use oxide::simd::Processor;
 use crate::comparison::{Bench, contestant, random};
 use crate::frames;
 
-/// A flow as large as the relay's session.
+/// Has the size of the relay's session.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
 struct Session {
@@ -47,7 +47,7 @@ pub(crate) fn run(bench: &mut Bench) {
 
 type Map = HashMap<FlowKey, [u32; 10], FixedState>;
 
-/// The flows 0 to `flows`, in both tables.
+/// Returns both tables, filled with the flows 0 to `flows`.
 fn filled(flows: u32) -> (FlowTable<Session>, Map) {
     let mut table = FlowTable::new(flows, FlowHash::new(Processor::detect(), 5));
     let mut map = HashMap::with_capacity_and_hasher(flows as usize, FixedState::with_seed(5));
@@ -81,7 +81,7 @@ fn one(bench: &mut Bench, measure: &str, flows: u32, misses: bool, bound: f64) {
     let staged = contestant("oxide, staged", || {
         at = (at + 1) % BATCHES;
         let mut hit = table.look_up(&columns[at], u64::MAX, &mut found);
-        // What was found is read, as the relay does.
+        // Found flows are read, as in the relay.
         let mut sum = 0;
         while hit != 0 {
             let lane = hit.trailing_zeros() as usize;
@@ -102,7 +102,8 @@ fn one(bench: &mut Bench, measure: &str, flows: u32, misses: bool, bound: f64) {
         let flows = lists[third].iter().filter_map(|key| map.get(key));
         black_box(flows.fold(0, |sum, rest| sum ^ rest[9]));
     });
-    // What no table of this size can go below: for hits the lines of the flows, for misses as many lines as the index has.
+    // This is the lower bound for a table of this size: for hits the lines of the flows, for misses the lines of the
+    // index.
     let lines = if misses { filled(flows.div_ceil(6)).0 } else { filled(flows).0 };
     let places: Vec<[u32; LANES]> =
         (0..BATCHES).map(|_| std::array::from_fn(|_| (dice() % lines.capacity() as u64) as u32)).collect();

@@ -1,5 +1,5 @@
-//! Compares the batch processor, the flow table and the relay's whole step with other crates and with their own plain
-//! forms. A measure runs all contestants in one run, in turns; `docs/simd.md` has the results.
+//! Compares the batch processor, the flow table and the relay's whole step with other crates and with their own scalar
+//! forms. A measure runs all candidates in turns in one run; `docs/simd.md` has the results.
 //!
 //! `cargo xtask bench processor [--json FILE]`, or `cargo bench --bench processor -- [--quick] [MEASURE...]`
 

@@ -1,4 +1,4 @@
-//! Headers to columns.
+//! Measures the parser from headers to columns.
 
 use std::hint::black_box;
 
@@ -17,10 +17,10 @@ pub(crate) fn run(bench: &mut Bench) {
     dram(bench);
 }
 
-/// Addresses and ports.
+/// Holds addresses and ports.
 type Ends = ([u8; 16], [u8; 16], u16, u16);
 
-/// Every field a relay needs, each checked, as smoltcp offers it.
+/// Reads and checks every field that a relay needs, with smoltcp.
 #[inline(never)]
 fn smoltcp(frame: &[u8]) -> Option<Ends> {
     let ethernet = EthernetFrame::new_checked(frame).ok()?;
@@ -50,7 +50,7 @@ fn smoltcp(frame: &[u8]) -> Option<Ends> {
     Some((ends.0, ends.1, udp.src_port(), udp.dst_port()))
 }
 
-/// Ours at every level this CPU has, the best first.
+/// Returns the processors of all levels of this CPU, the best first.
 fn levels() -> Vec<Processor> {
     let mut levels: Vec<_> = Processor::levels().filter_map(Processor::with_level).collect();
     levels.reverse();
@@ -72,8 +72,8 @@ fn ours<'a>(batches: &'a [[&'a [u8; 64]; LANES]]) -> impl Iterator<Item = Contes
     })
 }
 
-/// Result of a peer for each frame of a batch. Hiding each result from the compiler separately would send all of them
-/// through one stack slot, and the core would wait for one frame before it starts the next.
+/// Holds the result of a peer for each frame of a batch. Hiding each result from the compiler separately would send all
+/// results through one stack slot, and the core would wait for one frame before it starts the next.
 type Found<T> = [Option<T>; LANES];
 
 fn theirs<'a>(batches: &'a [[&'a [u8; 64]; LANES]], bounds: (f64, Option<f64>)) -> Vec<Contestant<'a>> {
@@ -84,7 +84,7 @@ fn theirs<'a>(batches: &'a [[&'a [u8; 64]; LANES]], bounds: (f64, Option<f64>)) 
             black_box(&mut found);
         }
     });
-    // Its results are large: to write them all would cost more than one waiting for the other.
+    // The results of etherparse are large. Writing all of them would cost more than the wait for one another.
     let etherparse = contestant("etherparse, headers only", move || {
         for head in batches.iter().flatten() {
             let _ = black_box(SlicedPacket::from_ethernet(black_box(*head)));
@@ -139,7 +139,7 @@ fn mixed(bench: &mut Bench) {
     bench.compare("parse, unpredictable mix", note, 1024 * LANES, contestants);
 }
 
-/// Frames of a packet memory that no cache holds, in an order that no prefetcher knows.
+/// Measures frames of a packet memory that is larger than all caches, in an order that no prefetcher can predict.
 fn dram(bench: &mut Bench) {
     const MEASURE: &str = "parse, one class, DRAM";
     const FRAMES: u32 = 1 << 16;
@@ -182,7 +182,7 @@ fn dram(bench: &mut Bench) {
         }
     });
     contestants.push(smoltcp.at_most(0.25));
-    // The lower bound of any parser: each header's cache line, all of a batch prefetched at once.
+    // This is the lower bound of any parser: each header's cache line, with all lines of a batch prefetched at once.
     let mut other = 250;
     contestants.push(contestant("reading the heads alone", move || {
         for _ in 0..64 {

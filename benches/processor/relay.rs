@@ -1,5 +1,5 @@
-//! The whole step of a queue on the simulated port: reclaim, fill, receive, parse, look up, rewrite, transmit. The
-//! simulated kernel works between the steps, and is not in the times.
+//! Measures the whole step of a queue on the simulated port: reclaim, fill, receive, parse, look up, rewrite, transmit.
+//! The simulated kernel works between the steps and is not included in the times.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -18,7 +18,7 @@ use oxide_relay::{RelayPlan, UdpRelay};
 
 use crate::comparison::{Bench, random};
 
-/// Upstreams of the entry, each by a source address of its own: a million sessions need so many ports.
+/// Sets the number of upstreams, each with its own source address, because a million sessions need so many ports.
 const UPSTREAMS: u8 = 32;
 const NAMES: [&str; 2] = ["sim0", "sim1"];
 
@@ -138,7 +138,7 @@ struct Relay {
 }
 
 impl Relay {
-    /// With every session made.
+    /// Creates a relay with all its sessions.
     fn new(sessions: u32) -> Result<Self, Error> {
         let (net, ids) = net();
         let (umem, ports) = SimBackend::new(&net, &ids).open()?;
@@ -166,7 +166,7 @@ impl Relay {
         let mut datapath = Datapath::new(parts, now);
         datapath.set_tables(Box::new(tables(&net)));
         datapath.steer(true)?;
-        // Its first turn fills the rings.
+        // The first turn fills the rings.
         datapath.work(now);
         let mut relay = Self { net, ids, datapath, sessions, dice: Box::new(random(4)), now };
         for first in (0..sessions).step_by(LANES) {
@@ -179,7 +179,7 @@ impl Relay {
         Ok(relay)
     }
 
-    /// One batch of packets from clients at random; nanoseconds.
+    /// Sends one batch of packets from random clients. Returns the time in nanoseconds.
     fn step(&mut self, work: impl Fn(&mut Datapath<SimPort, UdpRelay>, Instant) -> usize) -> Result<f64, Error> {
         let clients: Vec<u32> = (0..LANES).map(|_| ((self.dice)() % u64::from(self.sessions)) as u32).collect();
         self.batch(clients, work)
@@ -197,7 +197,7 @@ impl Relay {
         let start = Instant::now();
         let packets = work(&mut self.datapath, self.now);
         let time = start.elapsed().as_nanos() as f64;
-        // One kick sends at most 32.
+        // One kick sends at most 32 packets.
         (0..4).try_for_each(|_| self.kernel())?;
         let mut sent = 0;
         self.net.drain_sent(&self.ids[1], |_| sent += 1);
@@ -246,7 +246,7 @@ fn tables(net: &SimNet) -> Tables {
     Tables::new(1, links.collect(), (0..UPSTREAMS).map(route).collect(), neighbours)
 }
 
-/// The smallest handler: replaces the MAC addresses and transmits.
+/// Replaces the MAC addresses and transmits, as the smallest handler.
 struct L2 {
     net: SimNet,
     ids: [QueueId; 2],
@@ -273,7 +273,7 @@ impl L2 {
         let start = Instant::now();
         let packets = work(&mut self.umem, &mut self.ports, &mut self.burst);
         let time = start.elapsed().as_nanos() as f64;
-        // One kick sends at most 32.
+        // One kick sends at most 32 packets.
         (0..4).try_for_each(|_| self.kernel())?;
         let mut sent = 0;
         self.net.drain_sent(&self.ids[1], |_| sent += 1);

@@ -1,4 +1,4 @@
-//! The Internet checksum of a payload.
+//! Measures the Internet checksum of a payload.
 
 use std::hash::Hasher;
 use std::hint::black_box;
@@ -43,8 +43,8 @@ pub(crate) fn run(bench: &mut Bench) {
     }
 }
 
-/// Sums one packet after the other. A value hidden from the compiler for each of them would go through memory, and
-/// make the core wait for one packet's sum before it begins with the next: here only the list and all sums are.
+/// Sums one packet after the other. Hiding a value from the compiler for each packet would send it through memory, and
+/// the core would wait for one sum before it begins the next. So only the list and the total are hidden.
 fn each<'a>(packets: &'a [&[u8]], name: impl Into<String>, sum: impl Fn(&[u8]) -> u16 + 'a) -> Contestant<'a> {
     contestant(name, move || {
         black_box(black_box(packets).iter().fold(0, |all, packet| all ^ sum(packet)));
@@ -72,7 +72,7 @@ fn plain(packet: &[u8]) -> u64 {
 
 #[cfg(target_arch = "x86_64")]
 fearless_simd::kernel!(
-    /// Every byte once, in loads of 64; the last 64 bytes are read whole.
+    /// Reads every byte once in loads of 64; the last 64 bytes are one more load.
     fn by_64(avx512: Avx512, packet: &[u8]) -> u64 {
         use safe_unaligned_simd::x86_64::_mm512_loadu_si512;
         use std::arch::x86_64::{_mm512_or_si512, _mm512_reduce_or_epi64, _mm512_setzero_si512};

@@ -1,4 +1,4 @@
-//! `[engine]`: interfaces, queues, memory, cores.
+//! Defines the section `[engine]`: interfaces, queues, memory, cores.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -14,44 +14,44 @@ use crate::umem::{MAX_PORTS, RingSizes, UmemLayout};
 use crate::xdp::ZeroCopy;
 use crate::xdp::steering::MAX_QUEUES;
 
-/// How the queues are opened and served. Every field has a default but [`interfaces`](Self::interfaces).
+/// Configures how the queues are opened and served. Every field except [`interfaces`](Self::interfaces) has a default.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct EngineConfig {
-    /// Interfaces served, 1 to [`MAX_PORTS`]; queue *k* of each belongs to actor *k*.
+    /// Interfaces to serve, 1 to [`MAX_PORTS`]. Queue *k* of each belongs to actor *k*.
     pub interfaces: Vec<String>,
-    /// Queues served on each interface; `Auto` is all that the interfaces have in common.
+    /// Queues to serve on each interface; `Auto` means all that the interfaces have in common.
     pub queues: Choice<Vec<u32>>,
-    /// Entries of the RX and TX rings; a power of two from 64 to 32768.
+    /// Number of entries of the RX and TX rings: a power of two from 64 to 32768.
     pub ring_size: u32,
-    /// Bytes of a frame: 2048 or 4096.
+    /// Size of a frame in bytes: 2048 or 4096.
     pub frame_size: u32,
-    /// Frames of each actor; `Auto` is what the rings can hold and two batches.
+    /// Number of frames of each actor; `Auto` means as many as the rings and the actor can hold.
     pub frame_count: Choice<u32>,
-    /// Packets taken at once, 1 to 64.
+    /// Limit of packets taken at once, 1 to 64.
     pub batch_size: u32,
-    /// Preferred busy polling of the NIC from the actor's own core.
+    /// Whether the actor's own core polls the NIC (preferred busy polling).
     pub busy_poll: bool,
-    /// How long one busy poll may last, microseconds, 1 to 1000.
+    /// Maximum time of one busy poll in microseconds, 1 to 1000.
     pub busy_poll_timeout_us: u32,
-    /// Whether the NIC writes into our memory.
+    /// Whether the NIC writes directly to the packet memory.
     pub zero_copy: ZeroCopy,
-    /// Vector instructions used.
+    /// Vector instructions to use.
     pub simd: Choice<Level>,
-    /// 2 MiB pages; `Fixed(true)` asks for them and reports where there are none.
+    /// Whether to use 2 MiB pages. `Fixed(true)` requests them and reports if there are none.
     pub huge_pages: Choice<bool>,
-    /// Cores of the actors, in the order of the queues; several queues share one where there are more.
+    /// Cores of the actors in the order of the queues. With fewer cores than queues, queues share.
     pub pin: Choice<Vec<u32>>,
-    /// NUMA node of memory and cores; `Auto` is the NIC's.
+    /// NUMA node of memory and cores; `Auto` means the node of the NIC.
     pub numa: Choice<u32>,
-    /// SCHED_FIFO for the queue threads.
+    /// SCHED_FIFO priority of the queue threads.
     pub realtime: Realtime,
-    /// What runs an actor.
+    /// Executor of the actors.
     pub executor: ExecutorKind,
-    /// What becomes of a packet for the relay while its queue has no socket.
+    /// Action for the relay's packets while their queue has no socket.
     pub fallback: Fallback,
-    /// Which XDP hook the steering program uses.
+    /// XDP hook of the steering program.
     pub attach: Attach,
 }
 
@@ -79,68 +79,68 @@ impl Default for EngineConfig {
     }
 }
 
-/// `executor`.
+/// Selects the `executor`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ExecutorKind {
-    /// glommio where io_uring is allowed, else a plain thread, told.
+    /// Uses glommio if io_uring is permitted, and a plain thread otherwise, with a report.
     #[default]
     Auto,
-    /// glommio or no start.
+    /// Requires glommio.
     Glommio,
-    /// A plain pinned thread.
+    /// Uses a plain pinned thread.
     Thread,
 }
 
-/// `fallback`.
+/// Selects the `fallback`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Fallback {
-    /// Dropped by the XDP program.
+    /// The XDP program drops the packet.
     #[default]
     Drop,
-    /// Given to the kernel, which answers with ICMP port unreachable if nobody listens.
+    /// The kernel gets the packet, and answers with ICMP port unreachable if nothing listens there.
     Pass,
 }
 
-/// `attach`.
+/// Selects the mode of `attach`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Attach {
-    /// Native where the driver has it, else generic, told.
+    /// Uses native mode if the driver supports it, and generic mode otherwise, with a report.
     #[default]
     Auto,
-    /// The driver's hook, or no start.
+    /// Requires the hook of the driver.
     Native,
-    /// The kernel's hook behind the driver: slow, works everywhere.
+    /// Uses the kernel's hook after the driver, which is slow but works everywhere.
     Generic,
 }
 
-/// Highest queue number: the steering program has a slot for each up to this one.
+/// Limits the queue numbers, because the XSKMAP has an entry for each number up to this one.
 const MAX_QUEUE: u32 = MAX_QUEUES - 1;
-/// Highest CPU and node that are believed: above what any machine has, below what a slip of the finger writes.
+/// Limits the CPU numbers. It is above those of any machine, and detects typing errors.
 const MAX_CPU: u32 = 8191;
 const MAX_NODE: u32 = 1023;
-/// `ALTIFNAMSIZ` without its terminating zero: an alternative name (include/uapi/linux/if.h).
+/// Limits the length of an alternative interface name: `ALTIFNAMSIZ` without its final zero (include/uapi/linux/if.h).
 const MAX_INTERFACE_NAME: usize = 127;
 
 impl EngineConfig {
-    /// The defaults, for these interfaces.
+    /// Returns the defaults for these interfaces.
     #[must_use]
     pub fn new(interfaces: impl IntoIterator<Item = impl Into<String>>) -> Self {
         Self { interfaces: interfaces.into_iter().map(Into::into).collect(), ..Self::default() }
     }
 
-    /// How long one busy poll may last.
+    /// Returns the maximum time of one busy poll.
     #[must_use]
     pub fn busy_poll_timeout(&self) -> Duration {
         Duration::from_micros(u64::from(self.busy_poll_timeout_us))
     }
 
-    /// Checks all values. Every function that takes an `EngineConfig` does so by itself.
+    /// Checks all values. Every function that takes an `EngineConfig` calls it.
     ///
     /// # Errors
-    /// [`ConfigError::Invalid`] with everything that is wrong.
+    /// Returns [`ConfigError::Invalid`] with all problems.
     ///
     /// ```
     /// let config = oxide::config::EngineConfig::new((0..9).map(|n| format!("eth{n}")));
@@ -152,7 +152,7 @@ impl EngineConfig {
         if problems.is_empty() { Ok(()) } else { Err(ConfigError::Invalid(problems)) }
     }
 
-    /// Adds to `problems` everything that is out of range or does not fit the rest.
+    /// Adds a problem for every value that is out of range or in conflict with another value.
     pub fn check(&self, problems: &mut Vec<Problem>) {
         self.check_interfaces(problems);
         self.check_sizes(problems);
@@ -249,11 +249,11 @@ impl EngineConfig {
         if let Realtime(Some(priority)) = self.realtime
             && !(1..=49).contains(&priority)
         {
-            // From 50 on the kernel's own interrupt threads would have to wait for a spinning queue.
+            // From 50 on, a spinning queue would delay the kernel's own interrupt threads.
             ENGINE.refuse("realtime", priority, "write realtime = false, or a priority from 1 to 49", problems);
         }
     }
 }
 
-/// Most frames of one actor: 4 GiB of 4 KiB frames.
+/// Limits the frames of one actor: 4 GiB of 4 KiB frames.
 const MAX_FRAMES: u32 = 1 << 20;

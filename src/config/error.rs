@@ -1,25 +1,26 @@
-//! What is wrong with a configuration, all of it at once, each with its mend.
+//! Defines the errors of a configuration. All problems are reported at once, each with its remedy.
 
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-/// One value that cannot be used.
+/// Reports one invalid value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Problem {
-    /// Where: `engine.ring_size`, or `relay[dns].listen` with the entry's name (`relay[#2]` if it has none).
+    /// Path of the field: `engine.ring_size`, or `relay[dns].listen` with the entry's name (`relay[#2]` without a
+    /// name).
     pub field: String,
-    /// What stands there, as TOML; empty where nothing does.
+    /// Value in the file, as TOML; empty if there is none.
     pub value: String,
-    /// What may stand there.
+    /// Description of the valid values.
     pub wanted: String,
-    /// What to write instead.
+    /// Text to write instead.
     pub remedy: String,
 }
 
 impl Problem {
-    /// Names the field, shows its value, and says what is wanted and what mends it.
+    /// Creates a problem from the field, its value, the valid values, and the remedy.
     #[must_use]
     pub fn new(
         field: impl Into<String>,
@@ -41,28 +42,28 @@ impl fmt::Display for Problem {
     }
 }
 
-/// A configuration that cannot be used.
+/// Reports an unusable configuration.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
     /// The file cannot be read.
     #[error("cannot read {}: {source} (`oxide config example` prints a file to start from)", path.display())]
     Read {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// The kernel's answer.
+        /// Error of the system.
         source: io::Error,
     },
-    /// Not TOML. The text shows line, column and the offending piece.
+    /// The file is not valid TOML. The text shows line, column and the invalid part.
     #[error("not valid TOML: {0}")]
     Syntax(String),
-    /// Values that cannot be used; never empty.
+    /// Some values are invalid. The list is never empty.
     #[error("{}", list(.0))]
     Invalid(Vec<Problem>),
 }
 
 impl ConfigError {
-    /// The single values at fault; empty where the file could not be read or is not TOML.
+    /// Returns the invalid values; empty if the file could not be read or is not TOML.
     #[must_use]
     pub fn problems(&self) -> &[Problem] {
         match self {

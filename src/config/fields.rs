@@ -1,4 +1,4 @@
-//! What declares a field of a configuration file, and checks a value for it. The sections of a file are made of these.
+//! Declares the fields and sections of a configuration file, and checks the type of a value.
 
 use std::fmt;
 
@@ -8,33 +8,33 @@ use serde_json::Value;
 
 use super::error::Problem;
 
-/// One field.
+/// Describes one field.
 #[derive(Debug)]
 pub struct Field {
-    /// As in the file.
+    /// Name in the file.
     pub name: &'static str,
-    /// As TOML; `None` where the field must be given.
+    /// Default as TOML; `None` if the field is required.
     pub default: Option<&'static str>,
-    /// What the example file holds.
+    /// Value in the example file.
     pub example: &'static str,
-    /// Whether it holds that as a comment: the default is not a value of the field itself.
+    /// Whether the example file shows the value as a comment, because the default is not a value of the field itself.
     pub commented: bool,
-    /// What it may hold, for people.
+    /// Valid values, as text.
     pub allowed: &'static str,
-    /// What it does.
+    /// Purpose of the field, as text.
     pub about: &'static str,
-    /// Whether a value has the right type.
+    /// Returns whether a value has the right type.
     fits: fn(Value) -> bool,
 }
 
-/// One section of the file.
+/// Describes one section of the file.
 #[derive(Debug)]
 pub struct Section {
-    /// As in the file.
+    /// Name in the file.
     pub name: &'static str,
-    /// What it is for.
+    /// Purpose of the section, as text.
     pub about: &'static str,
-    /// In the order of the example file.
+    /// Fields in the order of the example file.
     pub fields: &'static [Field],
 }
 
@@ -42,7 +42,7 @@ fn fits<T: DeserializeOwned>(value: Value) -> bool {
     T::deserialize(value).is_ok()
 }
 
-/// Declares a field that has a default.
+/// Declares a field with a default.
 #[must_use]
 pub const fn optional<T: DeserializeOwned>(
     name: &'static str,
@@ -53,7 +53,7 @@ pub const fn optional<T: DeserializeOwned>(
     Field { name, default: Some(default), example: default, commented: false, allowed, about, fits: fits::<T> }
 }
 
-/// Declares a field that must be given.
+/// Declares a required field.
 #[must_use]
 pub const fn required<T: DeserializeOwned>(
     name: &'static str,
@@ -64,7 +64,7 @@ pub const fn required<T: DeserializeOwned>(
     Field { name, default: None, example, commented: false, allowed, about, fits: fits::<T> }
 }
 
-/// Makes a field whose default is not a value of its own; the example file shows `example` as a comment.
+/// Declares a field whose default is not a value of its own. The example file shows `example` as a comment.
 #[must_use]
 pub const fn inherited<T: DeserializeOwned>(
     name: &'static str,
@@ -77,7 +77,7 @@ pub const fn inherited<T: DeserializeOwned>(
 }
 
 impl Section {
-    /// Reports a value of the right type that is not in the field's range.
+    /// Adds a problem for a value of the right type that is out of range.
     pub fn refuse(&self, name: &str, value: impl fmt::Display, remedy: impl Into<String>, problems: &mut Vec<Problem>) {
         let allowed = self.fields.iter().find(|field| field.name == name).map_or("", |field| field.allowed);
         problems.push(Problem::new(format!("{}.{name}", self.name), value, format!("allowed: {allowed}"), remedy));
@@ -85,13 +85,13 @@ impl Section {
 }
 
 impl Field {
-    /// Returns whether `value` has the right type; its range is not looked at.
+    /// Returns whether `value` has the right type. It does not check the range.
     #[must_use]
     pub fn accepts(&self, value: &impl Serialize) -> bool {
         serde_json::to_value(value).is_ok_and(self.fits)
     }
 
-    /// Returns what to write instead of a wrong value.
+    /// Returns the remedy for a wrong value.
     #[must_use]
     pub fn write(&self) -> String {
         let (name, example) = (self.name, self.example);

@@ -1,6 +1,6 @@
-//! The engine's part of a configuration: `[engine]` and `[supervision]`, and what fields and sections are made of.
+//! Defines the engine's part of a configuration: `[engine]`, `[supervision]`, and the types of fields and sections.
 //!
-//! The file as a whole belongs to the application that reads it; the ready relay's is `oxide_relay::config`.
+//! The whole file belongs to the application that reads it. The relay's file is `oxide_relay::config`.
 
 mod engine;
 mod error;

@@ -1,4 +1,4 @@
-//! The engine's own sections of a configuration file: what each field may hold, its default, and what it does.
+//! Lists the fields of the engine's sections, with their valid values, defaults and purposes.
 
 use super::engine::{Attach, ExecutorKind, Fallback};
 use super::fields::{Section, optional, required};
@@ -6,7 +6,7 @@ use super::value::{Choice, Realtime};
 use crate::simd::Level;
 use crate::xdp::ZeroCopy;
 
-/// `[engine]`.
+/// Describes the section `[engine]`.
 pub const ENGINE: Section = Section {
     name: "engine",
     about: "How the NIC queues are opened and served.",
@@ -106,7 +106,7 @@ pub const ENGINE: Section = Section {
     ],
 };
 
-/// `[supervision]`.
+/// Describes the section `[supervision]`.
 pub const SUPERVISION: Section = Section {
     name: "supervision",
     about: "When a queue that fails is started again, and when that is given up.",

@@ -1,34 +1,34 @@
-//! `[supervision]`: when a queue that fails is started again, and when that is given up.
+//! Defines the section `[supervision]`: when a failed queue is restarted, and when restarts end.
 
 use serde::{Deserialize, Serialize};
 
 use super::error::Problem;
 use super::sections::SUPERVISION;
 
-/// A day: longer is a slip of the pen.
+/// Limits times to one day. A longer time is taken for a typing error.
 const LONGEST_S: u32 = 86_400;
 const LONGEST_MS: u32 = LONGEST_S * 1000;
 
-/// Budget, pauses and thresholds of the supervisor.
+/// Configures the budget, the delays and the thresholds of the supervisor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct SupervisionConfig {
-    /// Restarts of one queue within the window, up to 1000000.
+    /// Limit of restarts of one queue within the window, up to 1000000.
     pub restarts: u32,
-    /// Length of the window, seconds, 1 to 86400.
+    /// Length of the window in seconds, 1 to 86400.
     pub window_s: u32,
-    /// Pause before the first restart, milliseconds.
+    /// Delay before the first restart, in milliseconds.
     pub backoff_min_ms: u32,
-    /// Longest pause, milliseconds.
+    /// Longest delay, in milliseconds.
     pub backoff_max_ms: u32,
-    /// A handler that fails again within this time inherits nothing, milliseconds.
+    /// Time in milliseconds after a restart in which a second failure leads to a handler without inherited state.
     pub handler_again_within_ms: u32,
-    /// Between two tries of a port that is past the budget, milliseconds, at least 100.
+    /// Time between two attempts to open a port past its budget, in milliseconds, at least 100.
     pub port_every_ms: u32,
-    /// A heart that stands for longer is a stall, milliseconds, at least 250.
+    /// Time without heartbeat after which a queue is stalled, in milliseconds, at least 250.
     pub stall_after_ms: u32,
-    /// A stall that ends the process, seconds; 0 is never.
+    /// Length of a stall that ends the process, in seconds; 0 means never.
     pub exit_when_stuck_s: u32,
 }
 
@@ -48,7 +48,7 @@ impl Default for SupervisionConfig {
 }
 
 impl SupervisionConfig {
-    /// Adds to `problems` everything that is out of range or does not fit the rest.
+    /// Adds a problem for every value that is out of range or in conflict with another value.
     pub fn check(&self, problems: &mut Vec<Problem>) {
         let mut bounds = |name: &str, value: u32, least: u32, most: u32, remedy: &str| {
             if !(least..=most).contains(&value) {

@@ -1,4 +1,4 @@
-//! Values that TOML has no type for.
+//! Defines value types that TOML does not have.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -8,18 +8,18 @@ use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
-/// A value that the engine works out (`"auto"`), or that the operator fixed.
+/// Holds a value that the engine selects (`"auto"`), or that the operator set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Choice<T> {
-    /// `"auto"`.
+    /// The engine selects the value (`"auto"`).
     #[default]
     Auto,
-    /// As written.
+    /// The operator set this value.
     Fixed(T),
 }
 
 impl<T> Choice<T> {
-    /// The fixed value, if there is one.
+    /// Returns the value if the operator set one.
     #[must_use]
     pub fn fixed(&self) -> Option<&T> {
         match self {
@@ -48,7 +48,7 @@ impl<T: Serialize> Serialize for Choice<T> {
     }
 }
 
-/// SCHED_FIFO priority of the queue threads; `None` is the ordinary scheduler, written `false`.
+/// Holds the SCHED_FIFO priority of the queue threads. `None`, written `false`, means the default policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Realtime(pub Option<u8>);
 
@@ -73,7 +73,7 @@ impl Serialize for Realtime {
     }
 }
 
-/// UDP ports from `first` to `last`, both included; written `"first-last"`.
+/// Holds a range of UDP ports, both ends included, written `"first-last"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PortRange {
     first: u16,
@@ -81,37 +81,37 @@ pub struct PortRange {
 }
 
 impl PortRange {
-    /// The range, if `first` is not above `last`.
+    /// Returns the range, or `None` if `first` is above `last`.
     #[must_use]
     pub const fn new(first: u16, last: u16) -> Option<Self> {
         if first <= last { Some(Self { first, last }) } else { None }
     }
 
-    /// First port.
+    /// Returns the first port.
     #[must_use]
     pub const fn first(self) -> u16 {
         self.first
     }
 
-    /// Last port.
+    /// Returns the last port.
     #[must_use]
     pub const fn last(self) -> u16 {
         self.last
     }
 
-    /// How many ports; 1 to 65536.
+    /// Returns the number of ports, 1 to 65536.
     #[must_use]
     pub const fn count(self) -> u32 {
         self.last as u32 - self.first as u32 + 1
     }
 
-    /// Whether `port` is in it.
+    /// Returns whether the range contains `port`.
     #[must_use]
     pub const fn contains(self, port: u16) -> bool {
         self.first <= port && port <= self.last
     }
 
-    /// Whether the two share a port.
+    /// Returns whether both ranges share a port.
     #[must_use]
     pub const fn overlaps(self, other: Self) -> bool {
         self.first <= other.last && other.first <= self.last

@@ -1,18 +1,18 @@
-//! One cache line of the index: eleven entries, and how many more would be here.
+//! Defines a bucket: one cache line of the index, with eleven entries and a count of spilled ones.
 
 use crate::simd::equal_bytes;
 
-/// Entries of a bucket: as many as fit a line of 64 bytes.
+/// Limits the entries of a bucket, which fit a line of 64 bytes.
 pub(super) const ENTRIES: usize = 11;
-/// Tags are compared all at once; the last five belong to no entry.
+/// Counts the tags, which are compared all at once. The last five belong to no entry.
 const TAGS: usize = 16;
-/// In the place of a slot: there is no entry. More than any table has.
+/// Marks a slot without an entry. The value is larger than any slot number.
 const NONE: u32 = u32::MAX;
 
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 pub(super) struct Bucket {
-    /// Some bits of each entry's hash; anything where there is none.
+    /// Some bits of the hash of each entry; arbitrary without an entry.
     tags: [u8; TAGS],
     /// Slot of each entry's flow.
     slots: [u32; ENTRIES],
@@ -25,14 +25,14 @@ const _: () = assert!(size_of::<Bucket>() == 64);
 impl Bucket {
     pub(super) const EMPTY: Self = Self { tags: [0; TAGS], slots: [NONE; ENTRIES], spilled: 0 };
 
-    /// The slot of the first entry with this tag; one that no table has may be that of no entry. Mostly there is
-    /// none, or the right one.
+    /// Returns the slot of the first entry with this tag. The result may be the invalid slot of an empty place. In most
+    /// cases there is no such entry, or it is the right one.
     #[inline(always)]
     pub(super) fn candidate(&self, tag: u8) -> Option<u32> {
         self.slots.get(equal_bytes(&self.tags, tag).trailing_zeros() as usize).copied()
     }
 
-    /// The slots of all entries with this tag, in order; of no entry as [`candidate`](Self::candidate).
+    /// Returns the slots of all entries with this tag in order, possibly with the invalid slots of empty places.
     #[inline(always)]
     pub(super) fn candidates(&self, tag: u8) -> impl Iterator<Item = u32> + '_ {
         let mut mask = equal_bytes(&self.tags, tag);
@@ -43,7 +43,7 @@ impl Bucket {
         })
     }
 
-    /// Every entry's tag and slot.
+    /// Returns the tag and the slot of every entry.
     pub(super) fn entries(&self) -> impl Iterator<Item = (u8, u32)> + '_ {
         self.tags.iter().zip(&self.slots).filter(|(_, slot)| **slot != NONE).map(|(tag, slot)| (*tag, *slot))
     }
@@ -55,7 +55,7 @@ impl Bucket {
         free.map(|place| (*place.0, *place.1) = (tag, slot)).is_some()
     }
 
-    /// Takes out the entry of `slot`; `false` if it is not here.
+    /// Removes the entry of `slot`. Returns `false` if it is not in this bucket.
     pub(super) fn take(&mut self, tag: u8, slot: u32) -> bool {
         let mut places = self.tags.iter_mut().zip(&mut self.slots);
         let found = places.find(|(other, at)| **other == tag && **at == slot);

@@ -1,24 +1,24 @@
-//! The flow table: fixed memory, keyed hash, look-up of a whole batch at once.
+//! Implements the flow table: fixed memory, a keyed hash, and the look-up of a whole batch at once.
 //!
 //! ```text
 //!  key --hash--> first bucket   [tag slot | tag slot | ... 11 entries ... | spilled]   one cache line each
 //!           \--> second bucket  (read only if the first has spilled)
 //!                     |
 //!                     v slot
-//!  slots  [flow][flow][    ][flow] ...      free: slots that hold nothing, last in, first out
-//!              ^ the hand: goes round, some slots in each tick, and ends what is idle
+//!  slots  [flow][flow][    ][flow] ...      free: stack of empty slots
+//!              ^ the hand: visits some slots in each tick, in a circle, and removes idle flows
 //! ```
 //!
 //! One queue's handler owns a [`FlowTable`]. [`FlowTable::new`] allocates all memory. The table can be passed to
 //! the next handler. It has no clock: a flow that expires when idle stores a time stamp in its own cache line,
 //! and [`FlowTable::advance`] receives a predicate for expired flows.
 //!
-//! A look-up of 64 keys runs in stages: hash all keys and prefetch the buckets; compare tags and prefetch the flows;
-//! compare keys. Each stage runs sixteen keys behind the one before, so that cache misses overlap with
-//! comparisons and the flows are in the cache when they are used.
+//! A look-up of 64 keys runs in stages: it hashes all keys and prefetches the buckets, compares tags and prefetches the
+//! flows, and compares keys. Each stage runs sixteen keys after the one before. So cache misses overlap with
+//! comparisons, and the flows are in the cache when they are used.
 //!
-//! Bounds: an insertion reads and writes two buckets, and if both are full (one in a thousand
-//! when the table is) tries to move each of their entries to its other bucket, once.
+//! The cost of an insertion is bounded. It reads and writes two buckets. If both are full (one insertion in a thousand
+//! into a full table), it tries once to move each of their entries to its other bucket.
 
 #![forbid(unsafe_code)]
 
@@ -32,20 +32,19 @@ pub use verify::Inconsistent;
 pub use crate::simd::{FlowHash, FlowKey, FlowKeys};
 use crate::umem::{advise_huge_pages, prefetch};
 
-/// Flows for which there is a bucket, when the table is full: six of eleven entries are taken, and one bucket
-/// in fifty has spilled.
+/// Sets the flows per bucket of a full table: six of eleven entries are in use, and one bucket in fifty has spilled.
 const LOAD: usize = 6;
 
-/// Something that is found by a key of its own.
+/// Gives a flow its key.
 pub trait Keyed {
     /// Returns the key that identifies the flow. It must not change while the flow is in a table.
     fn key(&self) -> &FlowKey;
 }
 
-/// Holds flows of type `T`, at most a fixed number. See the [module](self).
+/// Holds flows of type `T`, at most a fixed number. The [module](self) describes it.
 ///
-/// A flow lives in a slot, a number below [`capacity`](Self::capacity) that stays its own until it is
-/// [removed](Self::remove). With `size_of::<Option<T>>()` at 64 bytes a flow is one cache line.
+/// Each flow has a slot, a number below [`capacity`](Self::capacity), until it is [removed](Self::remove). If
+/// `size_of::<Option<T>>()` is 64 bytes, a flow is one cache line.
 pub struct FlowTable<T> {
     hash: FlowHash,
     buckets: Box<[Bucket]>,
@@ -53,11 +52,11 @@ pub struct FlowTable<T> {
     free: Vec<u32>,
     /// Slot at which the next sweep for idle flows begins.
     hand: u32,
-    /// A change has begun and not ended: after a panic, the table is not to be trusted.
+    /// Whether a change has begun and not ended. If so after a panic, the table must not be used.
     changing: bool,
 }
 
-/// The two buckets of a key, and its tag.
+/// Holds the two buckets of a key, and its tag.
 #[derive(Clone, Copy)]
 struct BucketPair {
     tag: u8,
@@ -66,8 +65,7 @@ struct BucketPair {
 }
 
 impl<T: Keyed> FlowTable<T> {
-    /// An empty table for `capacity` flows, all of whose memory is taken now. `hash` must have a seed
-    /// of its own.
+    /// Creates an empty table for `capacity` flows and allocates all its memory. `hash` must have its own seed.
     #[must_use]
     pub fn new(capacity: u32, hash: FlowHash) -> Self {
         Self {
@@ -80,13 +78,13 @@ impl<T: Keyed> FlowTable<T> {
         }
     }
 
-    /// Bytes of memory that a table for `capacity` flows takes.
+    /// Returns the memory of a table for `capacity` flows, in bytes.
     #[must_use]
     pub fn bytes_for(capacity: u32) -> usize {
         buckets_for(capacity) * size_of::<Bucket>() + capacity as usize * (size_of::<Option<T>>() + size_of::<u32>())
     }
 
-    /// Flows in the table.
+    /// Returns the number of flows in the table.
     #[must_use]
     pub fn len(&self) -> usize {
         self.slots.len() - self.free.len()
@@ -98,26 +96,26 @@ impl<T: Keyed> FlowTable<T> {
         self.len() == 0
     }
 
-    /// Slots, taken or not.
+    /// Returns the number of slots, in use or not.
     #[must_use]
     pub fn capacity(&self) -> usize {
         self.slots.len()
     }
 
-    /// Bytes of memory; does not change.
+    /// Returns the memory of the table in bytes, which never changes.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         size_of_val(&*self.buckets) + size_of_val(&*self.slots) + self.free.capacity() * size_of::<u32>()
     }
 
-    /// The flow in `slot`.
+    /// Returns the flow in `slot`.
     #[must_use]
     #[inline]
     pub fn get(&self, slot: u32) -> Option<&T> {
         self.slots.get(slot as usize)?.as_ref()
     }
 
-    /// The flow in `slot`, to change anything but its key.
+    /// Returns the flow in `slot` for changes to everything except its key.
     #[inline]
     pub fn get_mut(&mut self, slot: u32) -> Option<&mut T> {
         self.slots.get_mut(slot as usize)?.as_mut()
@@ -130,14 +128,14 @@ impl<T: Keyed> FlowTable<T> {
         prefetch(self.slots.as_ptr().wrapping_add(slot as usize));
     }
 
-    /// The slot of the flow with this key.
+    /// Returns the slot of the flow with this key.
     #[must_use]
     #[inline]
     pub fn find(&self, key: &FlowKey) -> Option<u32> {
         self.find_at(self.place(self.hash.one(key)), key)
     }
 
-    /// The slot that [`insert`](Self::insert) will use; `None` if the table is full.
+    /// Returns the slot that [`insert`](Self::insert) will use, or `None` if the table is full.
     #[must_use]
     pub fn next_slot(&self) -> Option<u32> {
         self.free.last().copied()
@@ -146,8 +144,8 @@ impl<T: Keyed> FlowTable<T> {
     /// Inserts a flow whose key is not in the table and returns its slot.
     ///
     /// # Errors
-    /// Returns the flow itself if all slots are taken, or if both buckets of its key are full, which does not
-    /// happen by chance.
+    /// Returns the flow if all slots are in use, or if both buckets of its key are full, which does not happen by
+    /// chance.
     pub fn insert(&mut self, flow: T) -> Result<u32, T> {
         debug_assert!(self.find(flow.key()).is_none(), "{:?} is there already", flow.key());
         let Some(&slot) = self.free.last() else { return Err(flow) };
@@ -167,7 +165,7 @@ impl<T: Keyed> FlowTable<T> {
         outcome
     }
 
-    /// Takes out the flow in `slot`.
+    /// Removes and returns the flow in `slot`.
     pub fn remove(&mut self, slot: u32) -> Option<T> {
         let place = self.place(self.hash.one(self.get(slot)?.key()));
         self.changing = true;
@@ -178,9 +176,8 @@ impl<T: Keyed> FlowTable<T> {
         flow
     }
 
-    /// Moves the hand on by at most `steps` slots, stopping behind the first flow that `ended` picks.
-    /// Returns its slot and the steps that are left. The hand comes to every slot once in
-    /// [`capacity`](Self::capacity) steps.
+    /// Moves the hand by at most `steps` slots and stops after the first flow for which `ended` returns true. Returns
+    /// its slot and the remaining steps. The hand visits every slot once in [`capacity`](Self::capacity) steps.
     pub fn advance(&mut self, steps: usize, ended: impl Fn(&T) -> bool) -> Option<(u32, usize)> {
         let mut steps = steps.min(self.slots.len());
         while steps > 0 {
@@ -201,7 +198,7 @@ impl<T: Keyed> FlowTable<T> {
         slots.filter_map(|(slot, flow)| Some((slot as u32, flow.as_ref()?)))
     }
 
-    /// Two buckets, and a tag.
+    /// Returns the two buckets and the tag of a hash.
     #[inline]
     fn place(&self, hash: u64) -> BucketPair {
         let first = self.first(hash);
@@ -210,7 +207,7 @@ impl<T: Keyed> FlowTable<T> {
         BucketPair { tag: hash as u8, first, second: if second == first { next } else { second } }
     }
 
-    /// The first bucket, by the upper half of the hash.
+    /// Returns the first bucket, selected by the upper half of the hash.
     #[inline(always)]
     fn first(&self, hash: u64) -> usize {
         spread(hash >> 32, self.buckets.len())
@@ -244,7 +241,7 @@ impl<T: Keyed> FlowTable<T> {
         }
     }
 
-    /// Moves one entry of a full bucket to its other bucket. Returns `false` if no other bucket has room.
+    /// Moves one entry of a full bucket to its other bucket. Returns `false` if no other bucket has space.
     fn make_room(&mut self, full: usize) -> bool {
         let bucket = self.buckets[full];
         for (tag, slot) in bucket.entries() {
@@ -277,7 +274,7 @@ fn filled<T>(count: usize, value: impl FnMut() -> T) -> Box<[T]> {
     memory.into()
 }
 
-/// 32 bits of a hash, spread evenly over `count` places by multiplication.
+/// Maps 32 bits of a hash evenly to `count` positions by a multiplication.
 #[inline(always)]
 fn spread(half: u64, count: usize) -> usize {
     ((half * count as u64) >> 32) as usize

@@ -1,16 +1,16 @@
-//! A batch looked up.
+//! Looks up the keys of a whole batch.
 
 use super::{BucketPair, FlowKeys, FlowTable, Keyed};
 use crate::packet::{LANES, lanes};
 use crate::umem::prefetch;
 
-/// Keys in a stage of a look-up. As many bucket lines and flow lines are prefetched at once, about as many misses
-/// as a core can have outstanding.
+/// Sets the keys in a stage of a look-up. It prefetches this number of bucket lines and flow lines at once, which is
+/// about the number of misses that a core can have outstanding.
 const IN_FLIGHT: usize = 16;
 
 impl<T: Keyed> FlowTable<T> {
-    /// Looks up the keys of the lanes in `live`. Returns the lanes that were found, and their slots
-    /// in `found`; the other lanes of `found` are unspecified. Flows that were found are in the cache.
+    /// Looks up the keys of the lanes in `live`. Returns a mask of the lanes that were found, and writes their slots to
+    /// `found`; its other lanes are unspecified. The flows that were found are in the cache.
     pub fn look_up(&self, keys: &FlowKeys, live: u64, found: &mut [u32; LANES]) -> u64 {
         let mut hashes = [0; LANES];
         self.hash.lanes(keys, live, &mut hashes);
@@ -20,8 +20,8 @@ impl<T: Keyed> FlowTable<T> {
         )
     }
 
-    /// Runs [`look_up`](Self::look_up) with the hashes of all live lanes: three stages, each a group behind the one
-    /// before, so that lines are fetched while others are compared.
+    /// Runs [`look_up`](Self::look_up) with the hashes of all live lanes, in three stages. Each stage is a group after
+    /// the one before, so that lines are fetched while others are compared.
     #[inline(always)]
     fn search(&self, keys: &FlowKeys, live: u64, hashes: &[u64; LANES], found: &mut [u32; LANES]) -> u64 {
         let group = |number: usize| ((1 << IN_FLIGHT) - 1_u64).checked_shl((number * IN_FLIGHT) as u32).unwrap_or(0);
@@ -43,7 +43,7 @@ impl<T: Keyed> FlowTable<T> {
         hit
     }
 
-    /// Finds a slot for each of these lanes that has an entry with its tag, and prefetches it. Returns those lanes.
+    /// Finds for each lane in `of` a slot whose entry has the lane's tag, and prefetches it. Returns these lanes.
     #[inline(always)]
     fn candidates(&self, of: u64, hashes: &[u64; LANES], firsts: &[usize; LANES], found: &mut [u32; LANES]) -> u64 {
         // Lanes with a candidate, and lanes whose second bucket was prefetched.
@@ -70,7 +70,7 @@ impl<T: Keyed> FlowTable<T> {
         hit
     }
 
-    /// Compares keys. Returns those of these lanes that have no flow.
+    /// Compares the keys. Returns the lanes in `of` that have no flow.
     #[inline(always)]
     fn others(&self, keys: &FlowKeys, of: u64, hashes: &[u64; LANES], found: &mut [u32; LANES]) -> u64 {
         let mut none = 0;

@@ -130,7 +130,7 @@ impl Pair {
 }
 
 proptest! {
-    /// More keys than slots, so that the table is often full.
+    /// Uses more keys than slots, so that the table is often full.
     #[test]
     fn table_equals_a_map(capacity in 1u32..40, seed: u64, steps in prop::collection::vec(step(60), 1..200)) {
         let mut pair =
@@ -154,7 +154,7 @@ fn filled(keys: impl Iterator<Item = FlowKey>, capacity: u32, seed: u64) -> Flow
     table
 }
 
-/// A full table takes every flow there is a slot for, and few are in their second bucket.
+/// Checks that a table takes a flow for every slot, and that few flows are in their second bucket.
 #[test]
 fn last_slot_works_like_the_first() {
     for seed in 0..8 {
@@ -165,7 +165,7 @@ fn last_slot_works_like_the_first() {
     }
 }
 
-/// Keys that an attacker found for one seed collide there, and are ordinary ones for another.
+/// Checks that keys which collide for one seed do not collide for another seed.
 #[test]
 fn collisions_for_one_seed_do_not_collide_for_another() {
     let victim = FlowTable::<Flow>::new(600, hash(1));
@@ -184,7 +184,7 @@ fn collisions_for_one_seed_do_not_collide_for_another() {
     }
 }
 
-/// Keys that senders can choose without the seed: neighbouring addresses and ports, few bits set.
+/// Checks keys that senders can choose without the seed: neighbouring addresses and ports with few bits set.
 #[test]
 fn regular_keys_spread() {
     let mut sets: Vec<(&str, Vec<FlowKey>)> = vec![("sequence", (0..60_000).map(key).collect())];

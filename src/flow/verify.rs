@@ -14,11 +14,11 @@ pub enum Inconsistent {
     /// Slots are neither free nor taken, or both.
     #[error("{taken} slots of the flow table are taken and {free} are free, of {capacity}")]
     Slots {
-        /// With a flow.
+        /// Number of slots with a flow.
         taken: usize,
-        /// Free.
+        /// Number of free slots.
         free: usize,
-        /// In all.
+        /// Number of all slots.
         capacity: usize,
     },
     /// A flow cannot be found by its key, or by more than one entry.
@@ -26,15 +26,15 @@ pub enum Inconsistent {
     Entries {
         /// Slot of the flow.
         slot: u32,
-        /// Entries that lead to it.
+        /// Number of entries that lead to it.
         entries: usize,
     },
     /// The index has entries without a flow.
     #[error("the flow table's index has {entries} entries for {flows} flows")]
     Index {
-        /// Entries in all.
+        /// Number of all entries.
         entries: usize,
-        /// Flows in all.
+        /// Number of all flows.
         flows: usize,
     },
     /// A bucket's count of spilled entries is wrong.
@@ -42,25 +42,25 @@ pub enum Inconsistent {
     Spilled {
         /// Number of the bucket.
         bucket: usize,
-        /// By its count.
+        /// Number in the bucket.
         counted: u32,
-        /// In truth.
+        /// Actual number.
         spilled: u32,
     },
 }
 
 impl<T: Keyed> FlowTable<T> {
-    /// Checks that the last change was completed. This suffices before a table is inherited from a handler
-    /// that panicked. Costs nothing.
+    /// Checks that the last change was completed. This suffices before a table is inherited from a handler that
+    /// panicked. The check has no cost.
     ///
     /// # Errors
-    /// [`Inconsistent::Broken`].
+    /// Returns [`Inconsistent::Broken`].
     pub fn verify(&self) -> Result<(), Inconsistent> {
         if self.changing { Err(Inconsistent::Broken) } else { Ok(()) }
     }
 
-    /// Checks everything: [`verify`](Self::verify), each slot, each entry, each count. For tests and
-    /// simulations; reads all memory and allocates.
+    /// Checks everything: [`verify`](Self::verify), each slot, each entry, each count. It is for tests and simulations,
+    /// because it reads all memory and allocates.
     ///
     /// # Errors
     /// Returns the first violated invariant.

@@ -1,9 +1,9 @@
-//! Whole, right frames from nothing: for tests, the simulated port and probes. Not for the hot path.
+//! Builds complete, valid frames, for tests, the simulated port and probes. It is not for the hot path.
 
 use super::checksum::{self, Sum};
 use super::{Flow, MacAddr, UDP};
 
-/// A UDP datagram in an Ethernet frame, IPv4 or IPv6 as its flow is.
+/// Describes a UDP datagram in an Ethernet frame. Its flow determines the family, IPv4 or IPv6.
 ///
 /// ```
 /// use oxide::packet::{Flow, build::UdpFrame, parse};
@@ -12,28 +12,28 @@ use super::{Flow, MacAddr, UDP};
 /// let to: SocketAddr = "198.51.100.7:53".parse()?;
 /// let flow = Flow { source: from.into(), destination: to.into() };
 /// let frame = UdpFrame::new(flow, b"hello").to_vec().ok_or("does not fit")?;
-/// let head = std::array::from_fn(|i| frame.get(i).copied().unwrap_or(0));
-/// assert_eq!(parse(&head, frame.len() as u16).map(|parsed| parsed.flow), Ok(flow));
+/// let bytes = std::array::from_fn(|i| frame.get(i).copied().unwrap_or(0));
+/// assert_eq!(parse(&bytes, frame.len() as u16).map(|parsed| parsed.flow), Ok(flow));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone, Copy)]
 pub struct UdpFrame<'a> {
-    /// Ethernet source.
+    /// Ethernet source address.
     pub source_mac: MacAddr,
-    /// Ethernet destination.
+    /// Ethernet destination address.
     pub destination_mac: MacAddr,
-    /// Who to whom.
+    /// Source and destination of the datagram.
     pub flow: Flow,
     /// TTL or hop limit.
     pub hop_limit: u8,
     /// DSCP in the upper six bits, ECN in the lower two.
     pub traffic_class: u8,
-    /// What the datagram carries.
+    /// Payload of the datagram.
     pub payload: &'a [u8],
 }
 
 impl<'a> UdpFrame<'a> {
-    /// A datagram with locally administered MACs (`02:00:00:00:00:01` to `:02`), 64 hops and traffic
+    /// Describes a datagram with locally administered MAC addresses (`02:00:00:00:00:01` to `:02`), 64 hops and traffic
     /// class 0.
     #[must_use]
     pub fn new(flow: Flow, payload: &'a [u8]) -> Self {
@@ -47,7 +47,7 @@ impl<'a> UdpFrame<'a> {
         }
     }
 
-    /// Length of the frame, bytes, without padding.
+    /// Returns the length of the frame in bytes, without padding.
     #[must_use]
     #[allow(clippy::len_without_is_empty)] // a frame is never empty
     pub fn len(&self) -> usize {
@@ -55,8 +55,8 @@ impl<'a> UdpFrame<'a> {
         14 + ip + 8 + self.payload.len()
     }
 
-    /// Writes the frame to the start of `out`, checksums and all, and returns its length. `None`, and
-    /// nothing written, if `out` or the length fields are too small, or the ends are of two families.
+    /// Writes the frame with its checksums to the start of `out`, and returns its length. Returns `None` and writes
+    /// nothing if `out` or the length fields are too small, or if the two ends have different families.
     #[must_use]
     pub fn write(&self, out: &mut [u8]) -> Option<usize> {
         let (length, headers) = (self.len(), self.len() - self.payload.len());
@@ -70,9 +70,9 @@ impl<'a> UdpFrame<'a> {
         Some(length)
     }
 
-    /// Writes the headers around a payload that is in its place already: `frame` is the whole frame to be,
-    /// and [`payload`](Self::payload) is not looked at. For tunnels. `None`, and nothing written, if `frame`
-    /// is shorter than the headers or longer than they can say, or the ends are of two families.
+    /// Writes the headers around a payload that is already in place, for tunnels. `frame` is the whole frame; the field
+    /// [`payload`](Self::payload) is ignored. Returns `None` and writes nothing if `frame` is shorter than the headers,
+    /// if the length fields are too small, or if the two ends have different families.
     #[must_use]
     pub fn write_around(&self, frame: &mut [u8]) -> Option<()> {
         let ipv4 = self.flow.source.is_ipv4();
@@ -105,7 +105,7 @@ impl<'a> UdpFrame<'a> {
         Some(())
     }
 
-    /// The frame in memory of its own; `None` as [`write`](Self::write).
+    /// Returns the frame in new memory, or `None` in the cases of [`write`](Self::write).
     #[must_use]
     pub fn to_vec(&self) -> Option<Vec<u8>> {
         let mut out = vec![0; self.len()];
@@ -116,7 +116,7 @@ impl<'a> UdpFrame<'a> {
         let [.., a, b, c, d] = self.flow.source.address;
         let [.., e, f, g, h] = self.flow.destination.address;
         let [t, u] = total.to_be_bytes();
-        // DF is set, so that identification may be zero (RFC 6864).
+        // DF is set, so the identification may be zero (RFC 6864).
         *ip = [0x45, self.traffic_class, t, u, 0, 0, 0x40, 0, self.hop_limit, UDP, 0, 0, a, b, c, d, e, f, g, h];
         let checksum = Sum::default().bytes(ip).checksum();
         ip[10..12].copy_from_slice(&checksum.to_be_bytes());

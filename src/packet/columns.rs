@@ -1,4 +1,5 @@
-//! What the batch processor writes and handlers read: one column per fact, one lane per packet.
+//! Defines the columns that the batch processor writes and handlers read: one per header field, with one lane per
+//! packet.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -7,21 +8,21 @@ use std::num::NonZeroU64;
 use super::Transport;
 use crate::telemetry::DropReason;
 
-/// Packets in a batch. A set of packets is one `u64`.
+/// Limits the packets in a batch. A set of packets is one `u64`.
 pub const LANES: usize = 64;
 
-/// The lanes of a mask, lowest first.
+/// Returns the lanes in a mask, lowest first.
 #[inline(always)]
 pub fn lanes(mut mask: u64) -> impl Iterator<Item = usize> {
     std::iter::from_fn(move || {
-        // Of what is not zero the compiler knows that it is below 64.
+        // The type NonZeroU64 lets the compiler know that the lane is below 64.
         let lane = NonZeroU64::new(mask)?.trailing_zeros();
         mask &= mask - 1;
         Some(lane as usize)
     })
 }
 
-/// An IEEE 802 MAC address.
+/// Holds an IEEE 802 MAC address.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct MacAddr(pub [u8; 6]);
 
@@ -44,25 +45,25 @@ impl serde::Serialize for MacAddr {
     }
 }
 
-/// One end of a UDP flow. IPv4 is kept in its mapped form (`::ffff:a.b.c.d`), so that one key serves
-/// both families; a native IPv6 packet with a mapped address never gets this far
+/// Holds address and port of one end of a UDP flow. IPv4 addresses have their mapped form (`::ffff:a.b.c.d`), so that
+/// one key serves both families. Native IPv6 packets with a mapped address are dropped before
 /// ([`DropReason::BadSource`]).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Endpoint {
-    /// Address, network byte order.
+    /// Address in network byte order.
     pub address: [u8; 16],
-    /// Port, host byte order.
+    /// Port in host byte order.
     pub port: u16,
 }
 
 impl Endpoint {
-    /// The address as `std` has it: IPv4 for a mapped one.
+    /// Returns the address as a `std` type. A mapped address is returned as IPv4.
     #[must_use]
     pub fn ip(&self) -> IpAddr {
         IpAddr::V6(Ipv6Addr::from(self.address)).to_canonical()
     }
 
-    /// Whether this is an IPv4 end.
+    /// Returns whether the address is IPv4.
     #[must_use]
     #[inline]
     pub const fn is_ipv4(&self) -> bool {
@@ -98,47 +99,48 @@ impl fmt::Debug for Endpoint {
     }
 }
 
-/// The two ends of a datagram, as it came in.
+/// Holds both ends of a received datagram.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
 pub struct Flow {
-    /// Who sent it.
+    /// Sender of the datagram.
     pub source: Endpoint,
-    /// Whom it was sent to.
+    /// Receiver of the datagram.
     pub destination: Endpoint,
 }
 
-/// The columns of a batch. Lane `i` of every column and bit `i` of every mask speak of packet `i`;
-/// what is not said of a lane is unspecified.
+/// Holds the columns of a batch. Lane `i` of every column and bit `i` of every mask belong to packet `i`. Values of
+/// other lanes are unspecified.
 pub struct Columns {
-    /// Whole, well-formed, unfragmented, option-free IP/UDP datagrams: only these have a flow. Neither tags nor
-    /// extension headers: their IP header begins at 14, their UDP header at 34 (IPv4) or 54 (IPv6).
+    /// Complete, well-formed, unfragmented IP/UDP datagrams without options; only these have a flow. They have neither
+    /// tags nor extension headers: the IP header begins at 14, the UDP header at 34 (IPv4) or 54 (IPv6).
     pub udp: u64,
-    /// Of [`udp`](Self::udp): IPv4.
+    /// Lanes of [`udp`](Self::udp) with IPv4.
     pub ipv4: u64,
-    /// Of [`udp`](Self::udp): IPv6.
+    /// Lanes of [`udp`](Self::udp) with IPv6.
     pub ipv6: u64,
-    /// Of [`udp`](Self::udp): TTL or hop limit is 1, so that a router must not forward it (RFC 1812 section 5.3.1, RFC
-    /// 8200 section 3).
+    /// Lanes of [`udp`](Self::udp) whose TTL or hop limit is 1, so that a router must not forward them (RFC 1812
+    /// section
+    /// 5.3.1, RFC 8200 section 3).
     pub last_hop: u64,
-    /// Not of [`udp`](Self::udp), but whole and recognised: UDP behind VLAN tags, IPv4 options or IPv6 extension
-    /// headers. Like [`tcp`](Self::tcp) and [`icmp`](Self::icmp), these lanes have facts **and** a fault: the relay
-    /// drops them for it, a handler that can do more looks here first.
+    /// Recognised packets that are not in [`udp`](Self::udp): UDP after VLAN tags, IPv4 options or IPv6 extension
+    /// headers. Like [`tcp`](Self::tcp) and [`icmp`](Self::icmp), these lanes have values **and** a reject reason. The
+    /// relay drops them for that reason; a handler that supports them checks these masks first.
     pub udp_extended: u64,
-    /// Recognised: TCP.
+    /// Recognised TCP packets.
     pub tcp: u64,
-    /// Recognised: ICMP and ICMPv6. Their flows have no ports.
+    /// Recognised ICMP and ICMPv6 packets. Their flows have no ports.
     pub icmp: u64,
-    /// Of these three: with one or two VLAN tags, which end where [`l3`](Self::l3) says.
+    /// Lanes of these three masks with one or two VLAN tags, which end at the offset [`l3`](Self::l3).
     pub tagged: u64,
-    /// Why a lane is not in [`udp`](Self::udp); stale for lanes that are.
+    /// Reason why a lane is not in [`udp`](Self::udp); stale for lanes that are.
     pub reject_reason: [DropReason; LANES],
-    /// Offset of the IP header from the start of the frame, bytes.
+    /// Offset of the IP header from the start of the frame, in bytes.
     pub l3: [u8; LANES],
-    /// Offset of the UDP (TCP, ICMP) header from the start of the frame, bytes.
+    /// Offset of the UDP (TCP, ICMP) header from the start of the frame, in bytes.
     pub l4: [u8; LANES],
-    /// Length of the frame without Ethernet padding or trailer, bytes.
+    /// Length of the frame without Ethernet padding or trailer, in bytes.
     pub length: [u16; LANES],
-    /// Who to whom.
+    /// Source and destination.
     pub flow: [Flow; LANES],
 }
 
@@ -163,8 +165,8 @@ impl Default for Columns {
 }
 
 impl Columns {
-    /// Puts a lane that is not in [`udp`](Self::udp) where it belongs, if the whole `frame` is something that is
-    /// [recognised](super::recognise()). Its fault stays. `lane` is below [`LANES`]; the masks must not have it yet.
+    /// Adds a lane that is not in [`udp`](Self::udp) to the mask of its kind, if the whole `frame` is
+    /// [recognised](super::recognise()). Its reject reason stays. `lane` is below [`LANES`] and not in these masks yet.
     pub fn recognise(&mut self, lane: usize, frame: &[u8]) {
         let Some(found) = super::recognise(frame) else { return };
         let mask = match found.transport {

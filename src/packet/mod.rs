@@ -1,6 +1,6 @@
-//! Headers: parse, rewrite, checksum. Scalar, safe, and the reference of every vector kernel.
+//! Parses and rewrites headers and computes checksums, in safe scalar code. It is the reference of every vector kernel.
 //!
-//! Owns no state and no packet: functions over bytes that the caller owns.
+//! The module owns no state and no packets. Its functions work on bytes of the caller.
 
 pub mod build;
 pub mod checksum;
@@ -20,5 +20,5 @@ pub use reflect::reflect;
 pub use rewrite::FixedHeaderRewrite;
 pub use rewrite::{FlowChecksumDelta, Rewrite, Translation};
 
-/// UDP's protocol number, and IPv6 next header.
+/// Protocol number of UDP, and its IPv6 next header.
 const UDP: u8 = 17;

@@ -1,9 +1,8 @@
-//! One frame's headers, checked. The scalar reference of every vector kernel.
+//! Parses and checks the headers of one frame. It is the scalar reference of every vector kernel.
 //!
-//! What is accepted: Ethernet II without tag; IPv4 without options, or IPv6 without extension
-//! headers; not a fragment; UDP; a source that can be answered. All else is refused with one
-//! [`DropReason`]: that of the first check it fails, in this order (the table of forms is
-//! `docs/malformed.md`):
+//! It accepts Ethernet II without tag, then IPv4 without options or IPv6 without extension headers, no fragments, then
+//! UDP, with a source that can be answered. Every other frame is refused with one [`DropReason`]: that of the first
+//! failed check in this order (`docs/malformed.md` lists the forms):
 //!
 //! | | IPv4 | IPv6 | reason |
 //! |---|---|---|---|
@@ -23,52 +22,52 @@
 //! | 14 | | UDP checksum not zero | `UdpChecksumZero` |
 //! | 15 | source can be answered | same; no mapped address | `BadSource` |
 //!
-//! The IPv4 checksum comes before the fields it protects, as in Linux (`ip_rcv_core`). A UDP length
-//! below the IP payload is no fault: what follows is padding or UDP options (RFC 9868). The UDP
-//! checksum is not verified here: a relay changes it by RFC 1624, which keeps a wrong one wrong.
+//! The IPv4 checksum is checked before the fields it protects, as in Linux (`ip_rcv_core`). A UDP length below the IP
+//! payload is valid: the remaining bytes are padding or UDP options (RFC 9868). The UDP checksum is not verified. A
+//! relay updates it by RFC 1624, so that a wrong one stays wrong.
 
 use super::checksum::{self, Sum};
 use super::{Endpoint, Flow, UDP};
 use crate::telemetry::DropReason;
 
-/// Ethernet header without tag, bytes.
+/// Counts the bytes of an Ethernet header without tag.
 const ETHERNET: u16 = 14;
 const L3: usize = ETHERNET as usize;
 const IPV4_HEADER: u16 = 20;
 const IPV6_HEADER: u16 = 40;
 const UDP_HEADER: u16 = 8;
-/// The upper 96 bits of `::ffff:0:0/96` (RFC 4291 section 2.5.5.2).
+/// Holds the upper 96 bits of `::ffff:0:0/96` (RFC 4291 section 2.5.5.2).
 pub(super) const MAPPED: u128 = 0xffff;
 
-/// A well-formed IP/UDP datagram.
+/// Describes a well-formed IP/UDP datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Parsed {
-    /// IPv4; else IPv6.
+    /// Whether it is IPv4; otherwise it is IPv6.
     pub ipv4: bool,
-    /// Offset of the IP header from the start of the frame, bytes.
+    /// Offset of the IP header from the start of the frame, in bytes.
     pub l3: u8,
-    /// Offset of the UDP header from the start of the frame, bytes.
+    /// Offset of the UDP header from the start of the frame, in bytes.
     pub l4: u8,
-    /// Length of the frame without Ethernet padding or trailer, bytes.
+    /// Length of the frame without Ethernet padding or trailer, in bytes.
     pub length: u16,
-    /// TTL or hop limit is 1: not to be forwarded.
+    /// Whether TTL or hop limit is 1, so that a router must not forward it.
     pub last_hop: bool,
-    /// Who to whom.
+    /// Source and destination.
     pub flow: Flow,
 }
 
-/// Parses a frame by its first 64 bytes and its true `length`, bytes from the destination MAC,
-/// without frame check sequence. Bytes of `head` at or beyond `length` are stale and do not matter.
+/// Parses a frame from its first 64 bytes and its real `length` in bytes, from the destination MAC on and without frame
+/// check sequence. Bytes at or beyond `length` are stale and ignored.
 ///
 /// # Errors
-/// The reason of the first check that fails, in the order of the [module](self).
+/// Returns the reason of the first failed check, in the order of the [module](self).
 #[inline]
 pub fn parse(head: &[u8; 64], length: u16) -> Result<Parsed, DropReason> {
     parse_with(head, length, |parsed| parsed)
 }
 
-/// [`parse()`], with what is to be done with the result done once for each family: where that is a
-/// store to columns, offsets are constants then and nothing is moved twice.
+/// Parses like [`parse()`] and calls `accept` on the result, once for each family. If `accept` stores to columns, the
+/// offsets are constants, and no value is moved twice.
 #[inline(always)]
 pub(crate) fn parse_with<T>(head: &[u8; 64], length: u16, accept: impl FnOnce(Parsed) -> T) -> Result<T, DropReason> {
     // A frame too short for its EtherType is too short for either header as well.
@@ -81,12 +80,12 @@ pub(crate) fn parse_with<T>(head: &[u8; 64], length: u16, accept: impl FnOnce(Pa
     }
 }
 
-/// Verifies the UDP checksum of a parsed frame; `frame` starts at the destination MAC. Reads the whole
-/// payload, which a relay need not.
+/// Verifies the UDP checksum of a parsed frame. `frame` starts at the destination MAC. It reads the whole payload,
+/// which a relay need not do.
 ///
 /// # Errors
-/// [`DropReason::UdpChecksum`] if it is wrong (zero is right for IPv4: none), [`DropReason::Truncated`]
-/// if `frame` is shorter than the frame that was parsed.
+/// Returns [`DropReason::UdpChecksum`] if the checksum is wrong (zero means no checksum for IPv4, which is valid), or
+/// [`DropReason::Truncated`] if `frame` is shorter than the parsed frame.
 pub fn verify_udp(frame: &[u8], parsed: &Parsed) -> Result<(), DropReason> {
     let datagram = frame.get(usize::from(parsed.l4)..).ok_or(DropReason::Truncated)?;
     let header = datagram.first_chunk::<8>().ok_or(DropReason::Truncated)?;
@@ -201,7 +200,7 @@ fn ipv6(head: &[u8; 64], length: u16) -> Result<Parsed, DropReason> {
     Ok(Parsed { ipv4: false, l3: L3 as u8, l4: L4 as u8, length, last_hop, flow })
 }
 
-/// Extension headers by IANA's list "IPv6 Extension Header Types".
+/// Returns the reason for a next header other than UDP. The list follows IANA's "IPv6 Extension Header Types".
 #[cold]
 fn not_udp_ipv6(next_header: u8) -> DropReason {
     match next_header {
@@ -211,23 +210,23 @@ fn not_udp_ipv6(next_header: u8) -> DropReason {
     }
 }
 
-/// Not "this network" (0/8), loopback (127/8), multicast (224/4) or limited broadcast: RFC 1122
-/// section 3.2.1.3. The rest of 240/4 is in use as unicast inside some networks.
+/// Returns whether the source can be answered: not "this network" (0/8), loopback (127/8), multicast (224/4) or limited
+/// broadcast (RFC 1122 section 3.2.1.3). Some networks use the rest of 240/4 as unicast.
 #[inline]
 pub(super) fn answerable_ipv4(source: u32) -> bool {
     let net = source >> 24;
     (net != 0) & (net != 127) & (net >> 4 != 14) & (source != u32::MAX)
 }
 
-/// Not multicast, and not in `::/64`, where nothing sends from: unspecified, loopback, and the
-/// mapped, translated and compatible forms of IPv4 addresses (RFC 4291 sections 2.5 and 2.7), which
-/// would pass for IPv4 in a [`Flow`].
+/// Returns whether the source can be answered: not multicast, and not in `::/64`, from which nothing sends. That range
+/// contains the unspecified address, loopback, and the mapped, translated and compatible forms of IPv4 addresses (RFC
+/// 4291 sections 2.5 and 2.7), which a [`Flow`] would confuse with IPv4.
 #[inline]
 pub(super) fn answerable_ipv6(source: u128) -> bool {
     (source >> 120 != 0xff) & (source >> 64 != 0)
 }
 
-/// Below `least` or above `most`, in one branch: the sign of either difference.
+/// Returns whether `value` is below `least` or above `most`, in one branch: the sign of either difference.
 #[inline]
 fn outside(value: u16, least: u16, most: u16) -> bool {
     let [value, least, most] = [value, least, most].map(i32::from);
@@ -243,7 +242,7 @@ fn unmapped([.., a, b, c, d]: [u8; 16]) -> [u8; 4] {
     [a, b, c, d]
 }
 
-/// `N` bytes at `AT`; that they lie in the head is checked at compile time.
+/// Returns `N` bytes at `AT`. The compiler checks that they are among the 64 bytes.
 #[inline(always)]
 fn field<const AT: usize, const N: usize>(head: &[u8; 64]) -> &[u8; N] {
     const { assert!(AT + N <= 64) };

@@ -1,14 +1,14 @@
-//! What a packet is that [`parse`](super::parse()) refuses because the relay does not carry it: tagged, with options
-//! or extension headers, TCP, ICMP. For handlers that do; the relay needs none of it.
+//! Recognises packets that [`parse`](super::parse()) refuses because the relay does not forward them: with tags,
+//! options or extension headers, TCP, ICMP. It is for other handlers; the relay does not need it.
 //!
 //! | layer | recognised |
 //! |---|---|
-//! | Ethernet | up to two tags (802.1Q, 802.1ad, and 0x9100, which was there before it) |
+//! | Ethernet | up to two tags (802.1Q, 802.1ad, and the older 0x9100) |
 //! | IPv4 | options of any length; header checksum, lengths, TTL and source as in `parse`; no fragment |
 //! | IPv6 | up to eight extension headers: hop-by-hop options (first), destination options, routing (no segments left), authentication (RFC 8200 section 4, RFC 4302); no fragment |
 //! | transport | UDP as in `parse`; TCP with a whole header (RFC 9293); ICMP and ICMPv6 of 8 bytes or more (RFC 792, RFC 4443) |
 //!
-//! All of it takes the frame's own bytes and nothing else; what is cut or does not add up is not recognised.
+//! It reads only the bytes of the frame. Truncated or inconsistent packets are not recognised.
 
 use super::checksum::Sum;
 use super::parse::{MAPPED, answerable_ipv4, answerable_ipv6, mapped};
@@ -20,7 +20,7 @@ const ICMPV6: u8 = 58;
 const TAGS: usize = 2;
 const EXTENSION_HEADERS: usize = 8;
 
-/// What an IP packet carries.
+/// Names the content of an IP packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Transport {
@@ -28,43 +28,43 @@ pub enum Transport {
     Udp,
     /// TCP.
     Tcp,
-    /// ICMP over IPv4, ICMPv6 over IPv6.
+    /// ICMP over IPv4, or ICMPv6 over IPv6.
     Icmp,
 }
 
-/// A well-formed, unfragmented IP packet.
+/// Describes a well-formed, unfragmented IP packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Recognised {
-    /// VLAN tags before the EtherType: 0 to 2.
+    /// Number of VLAN tags before the EtherType: 0 to 2.
     pub tags: u8,
-    /// IPv4; else IPv6.
+    /// Whether it is IPv4; otherwise it is IPv6.
     pub ipv4: bool,
-    /// What it carries.
+    /// Content of the packet.
     pub transport: Transport,
-    /// Offset of the IP header from the start of the frame, bytes.
+    /// Offset of the IP header from the start of the frame, in bytes.
     pub l3: u8,
-    /// Offset of the transport header from the start of the frame, bytes.
+    /// Offset of the transport header from the start of the frame, in bytes.
     pub l4: u8,
-    /// Length of the frame without Ethernet padding or trailer, bytes.
+    /// Length of the frame without Ethernet padding or trailer, in bytes.
     pub length: u16,
-    /// Who to whom; ICMP has no ports, they are zero.
+    /// Source and destination. ICMP has no ports, so they are zero.
     pub flow: Flow,
 }
 
-/// An IP header and what it says.
+/// Holds the values of an IP header.
 struct Network {
     ipv4: bool,
-    /// Bytes to the transport header.
+    /// Bytes up to the transport header.
     header: usize,
-    /// Bytes in all.
+    /// Bytes of the whole packet.
     length: usize,
     protocol: u8,
     source: [u8; 16],
     destination: [u8; 16],
 }
 
-/// Recognises a whole `frame`, from the destination MAC, without frame check sequence. Whatever
-/// [`parse`](super::parse()) accepts is recognised with the same facts.
+/// Recognises a whole `frame`, from the destination MAC on and without frame check sequence. Every packet that
+/// [`parse`](super::parse()) accepts is recognised with the same values.
 #[must_use]
 pub fn recognise(frame: &[u8]) -> Option<Recognised> {
     let (l3, ether_type) = link(frame)?;
@@ -89,7 +89,7 @@ pub fn recognise(frame: &[u8]) -> Option<Recognised> {
     })
 }
 
-/// Where the IP header begins, and the EtherType before it.
+/// Returns the offset of the IP header, and the EtherType before it.
 fn link(frame: &[u8]) -> Option<(usize, u16)> {
     let mut at = 12;
     for _ in 0..TAGS {
@@ -110,7 +110,7 @@ fn ipv4(ip: &[u8]) -> Option<Network> {
     let [.., a, b, c, d, e, f, g, h] = fixed;
     let (source, destination) = (u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h]));
     let fits = (header.len()..=ip.len()).contains(&length);
-    // A sum over the whole header, its checksum included, is all ones if that is right.
+    // The sum over the whole header with its checksum is all ones if the checksum is valid.
     let right = first >> 4 == 4 && Sum::default().bytes(header).fold() == 0xffff;
     (right && fits && !fragment && fixed[8] > 0 && answerable_ipv4(source)).then(|| Network {
         ipv4: true,
@@ -151,7 +151,7 @@ fn ipv6(ip: &[u8]) -> Option<Network> {
     Some(Network { ipv4: false, header, length, protocol: next, source, destination })
 }
 
-/// What is carried, and its ports. `payload` is all that the IP packet holds.
+/// Returns the content and its ports. `payload` is the whole content of the IP packet.
 fn transport(ipv4: bool, protocol: u8, payload: &[u8]) -> Option<(Transport, (u16, u16))> {
     let ports = (be16(payload, 0)?, be16(payload, 2)?);
     match protocol {

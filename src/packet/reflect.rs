@@ -1,15 +1,15 @@
-//! The answer to the sender, for echoes and tests.
+//! Turns a packet into an answer to its sender, for echoes and tests.
 
-/// Swaps source and destination of an Ethernet frame in place: MAC addresses, and for UDP over IPv4
-/// without options or IPv6 without extension headers the addresses and ports. Checksums stay right,
-/// since their sums do not depend on the order. Frames of other kinds get their MAC addresses swapped.
+/// Swaps source and destination of an Ethernet frame in place: the MAC addresses, and for UDP over IPv4 without options
+/// or IPv6 without extension headers also addresses and ports. Checksums stay valid, because their sums do not depend
+/// on the order. For other frames, only the MAC addresses are swapped.
 ///
 /// Returns whether addresses and ports were swapped as well.
 pub fn reflect(frame: &mut [u8]) -> bool {
     let Some((macs, rest)) = frame.split_at_mut_checked(12) else { return false };
     let (to, from) = macs.split_at_mut(6);
     to.swap_with_slice(from);
-    // EtherType, version and header length; protocol of either family.
+    // The bytes are EtherType, version and header length, and the protocol of either family.
     let (addresses, length) = match rest {
         [0x08, 0x00, 0x45, _, ..] if rest.get(11) == Some(&super::UDP) => (14, 4),
         [0x86, 0xdd, v, ..] if *v >> 4 == 6 && rest.get(8) == Some(&super::UDP) => (10, 16),

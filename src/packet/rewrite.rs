@@ -1,28 +1,28 @@
-//! New MACs, addresses and ports for a parsed datagram, in place.
+//! Rewrites MAC addresses, addresses and ports of a parsed datagram in place.
 //!
-//! Kept: DSCP, ECN, flow label, identification, DF, payload. Changed: MACs, addresses, ports, TTL or
-//! hop limit less one, and both checksums by what changed (RFC 1624), so that a datagram that came
-//! damaged leaves damaged. Owns nothing; called by whoever owns the frame.
+//! It keeps DSCP, ECN, flow label, identification, DF and payload. It changes MAC addresses, addresses and ports,
+//! reduces TTL or hop limit by one, and updates both checksums by the change (RFC 1624). So a datagram that arrived
+//! damaged stays damaged. The module owns nothing; the owner of the frame calls it.
 
 use super::checksum::ChecksumDelta;
 use super::{Endpoint, Flow, MacAddr};
 use crate::telemetry::DropReason;
 
-/// What a datagram gets.
+/// Holds the new values of a datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rewrite {
-    /// Ethernet source.
+    /// New Ethernet source address.
     pub source_mac: MacAddr,
-    /// Ethernet destination.
+    /// New Ethernet destination address.
     pub destination_mac: MacAddr,
-    /// Who seems to send it.
+    /// New sender.
     pub source: Endpoint,
-    /// Whom it goes to.
+    /// New receiver.
     pub destination: Endpoint,
 }
 
-/// A [`Rewrite`] of the datagrams of one flow, with the checksums' changes worked out: made once for
-/// each direction of a session, applied to each packet.
+/// Holds a [`Rewrite`] for the datagrams of one flow, with its checksum changes. It is computed once for each direction
+/// of a session and applied to each packet.
 #[derive(Debug, Clone, Copy)]
 pub struct Translation {
     new: Rewrite,
@@ -30,28 +30,28 @@ pub struct Translation {
     change: FlowChecksumDelta,
 }
 
-/// What a translation of one flow does to checksums: worked out once, in four bytes, to be kept for a session. For
-/// the flow's own packets; [`reversed`](Self::reversed) for those that come back.
+/// Holds the checksum changes of one flow in four bytes. It is computed once and kept for a session. It applies to the
+/// flow's own packets; [`reversed`](Self::reversed) returns the changes for the answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FlowChecksumDelta {
-    /// Addresses: to the checksum of an IPv4 header.
+    /// Change of the IPv4 header checksum by the addresses.
     l3: u16,
-    /// Addresses and ports: to the UDP checksum.
+    /// Change of the UDP checksum by addresses and ports.
     l4: u16,
 }
 
 impl FlowChecksumDelta {
-    /// From the ends of `old` to those of `new`, of the same family or the other.
+    /// Computes the changes from the ends of `old` to those of `new`, of the same or the other family.
     ///
     /// # Errors
-    /// [`DropReason::IpVersion`] unless the ends of each flow are of one family.
+    /// Returns [`DropReason::IpVersion`] unless both ends of each flow have one family.
     #[inline]
     pub fn new(old: &Flow, new: &Flow) -> Result<Self, DropReason> {
         if [old, new].iter().any(|flow| flow.source.is_ipv4() != flow.destination.is_ipv4()) {
             return Err(DropReason::IpVersion);
         }
-        // All ones and all zeroes add nothing, so that the mapped prefix needs no exception: neither where
-        // it stays, nor where the address under it becomes one of IPv6 (`translate`).
+        // All ones and all zeroes add nothing. So the mapped prefix needs no exception, neither where it stays nor
+        // where the address after it becomes an IPv6 address (`translate`).
         let l3 = ChecksumDelta::default()
             .bytes(&old.source.address, &new.source.address)
             .bytes(&old.destination.address, &new.destination.address);
@@ -59,16 +59,16 @@ impl FlowChecksumDelta {
         Ok(Self { l3: l3.to_bits(), l4: l4.to_bits() })
     }
 
-    /// What translating the answers does, from the ends of `new` turned round to those of `old`: every `~m + m'` is
-    /// `~m' + m`, and so is their sum.
+    /// Returns the changes for the answers, from the reversed ends of `new` to the reversed ends of `old`. Every `~m +
+    /// m'` becomes `~m' + m`, and so does their sum.
     #[must_use]
     #[inline(always)]
     pub const fn reversed(self) -> Self {
         Self { l3: !self.l3, l4: !self.l4 }
     }
 
-    /// To the IPv4 header's checksum: addresses, and one hop less. TTL is the high byte of its word, so that this is
-    /// the same change for every TTL.
+    /// Returns the change of the IPv4 header checksum by the addresses and by one hop less. TTL is the high byte of its
+    /// word, so this is the same change for every TTL.
     #[inline(always)]
     const fn l3(self) -> ChecksumDelta {
         ChecksumDelta::from_bits(self.l3).word(0x0100, 0)
@@ -81,11 +81,11 @@ impl FlowChecksumDelta {
 }
 
 impl Translation {
-    /// Works out what `new` does to datagrams of the flow `old`.
+    /// Computes the translation of datagrams of the flow `old` to `new`.
     ///
     /// # Errors
-    /// [`DropReason::IpVersion`] unless all four ends are of one family: see [`translate`](super::translate)
-    /// for two.
+    /// Returns [`DropReason::IpVersion`] unless all four ends have one family. The module
+    /// [`translate`](super::translate) handles two families.
     #[inline]
     pub fn new(old: &Flow, new: &Rewrite) -> Result<Self, DropReason> {
         if old.source.is_ipv4() != new.source.is_ipv4() {
@@ -95,7 +95,7 @@ impl Translation {
         Ok(Self::with(new, change, old.source.is_ipv4()))
     }
 
-    /// As [`new`](Self::new), with the work done before: `change` is from the flow to the ends of `new`, all of one
+    /// Creates a translation from a computed `change`, which leads from the flow to the ends of `new`, all of one
     /// family.
     #[must_use]
     #[inline]
@@ -103,24 +103,24 @@ impl Translation {
         Self { new: *new, ipv4, change }
     }
 
-    /// What the datagrams get.
+    /// Returns the new values of the datagrams.
     #[must_use]
     pub fn rewrite(&self) -> &Rewrite {
         &self.new
     }
 
-    /// A next hop's MAC has changed; the checksums do not cover MACs.
+    /// Sets the MAC addresses of a new next hop. The checksums do not cover them.
     pub fn set_macs(&mut self, source: MacAddr, destination: MacAddr) {
         (self.new.source_mac, self.new.destination_mac) = (source, destination);
     }
 
-    /// Rewrites one datagram of the flow this was made for. `frame` starts at the destination MAC;
-    /// `l3`, `l4` and `ipv4` are as parsed.
+    /// Rewrites one datagram of this translation's flow. `frame` starts at the destination MAC; `l3`, `l4` and `ipv4`
+    /// are the parsed values.
     ///
     /// # Errors
-    /// [`DropReason::TtlExpired`] if TTL or hop limit would reach zero, [`DropReason::IpVersion`] if
-    /// the packet is of the other family, [`DropReason::Truncated`] if the offsets are not those of a
-    /// parsed frame. The frame is unchanged then.
+    /// Returns [`DropReason::TtlExpired`] if TTL or hop limit would become zero, [`DropReason::IpVersion`] if the
+    /// packet has the other family, or [`DropReason::Truncated`] if the offsets are not those of a parsed frame. The
+    /// frame does not change then.
     #[inline]
     pub fn apply(&self, frame: &mut [u8], l3: u8, l4: u8, ipv4: bool) -> Result<(), DropReason> {
         if ipv4 != self.ipv4 {
@@ -163,22 +163,22 @@ impl Translation {
     }
 }
 
-/// Rewrites one parsed datagram, whose flow is `old`. For one packet of a flow; for many, make a
-/// [`Translation`] once.
+/// Rewrites one parsed datagram of the flow `old`. For many packets of a flow, create a [`Translation`] once.
 ///
 /// # Errors
-/// As [`Translation::new`] and [`Translation::apply`]; the frame is unchanged then.
+/// Returns the errors of [`Translation::new`] and [`Translation::apply`]. The frame does not change then.
 pub fn apply(frame: &mut [u8], l3: u8, l4: u8, ipv4: bool, old: &Flow, new: &Rewrite) -> Result<(), DropReason> {
     Translation::new(old, new)?.apply(frame, l3, l4, ipv4)
 }
 
-/// A router discards what would leave with zero (RFC 1812 section 5.3.1, RFC 8200 section 3).
+/// Reduces the hop count by one. A router discards a packet whose count would become zero (RFC 1812 section 5.3.1, RFC
+/// 8200 section 3).
 #[inline]
 pub(super) fn one_hop_less(hops: u8) -> Result<u8, DropReason> {
     if hops <= 1 { Err(DropReason::TtlExpired) } else { Ok(hops - 1) }
 }
 
-/// Both MACs, the first `IP` bytes of the IP header, the UDP header.
+/// Holds both MAC addresses, the first `IP` bytes of the IP header, and the UDP header.
 type Headers<'a, const IP: usize> = (&'a mut [u8; 12], &'a mut [u8; IP], &'a mut [u8; 8]);
 
 #[inline]
@@ -188,24 +188,23 @@ fn headers<const IP: usize>(frame: &mut [u8], l3: u8, l4: u8) -> Option<Headers<
     Some((link.first_chunk_mut()?, ip.first_chunk_mut()?, udp.first_chunk_mut()?))
 }
 
-/// A [`Rewrite`] of a datagram whose headers are where they are without VLAN tag, IPv4 options and extension
-/// headers, so that all places are constants. By reference to where a session keeps it: nothing is copied but to
-/// the packet.
+/// Holds a [`Rewrite`] for datagrams without VLAN tag, IPv4 options and extension headers, so that all offsets are
+/// constants. It refers to the values in a session, so that only the packet is written.
 #[derive(Debug, Clone, Copy)]
 pub struct FixedHeaderRewrite<'a> {
-    /// Ethernet destination and source, as in the frame.
+    /// Ethernet destination and source, in the order of the frame.
     pub macs: &'a [u8; 12],
-    /// Address and port.
+    /// New source address and port.
     pub source: (&'a [u8; 16], u16),
-    /// Address and port.
+    /// New destination address and port.
     pub destination: (&'a [u8; 16], u16),
-    /// From the old ends to these.
+    /// Checksum changes from the old ends to the new ones.
     pub change: FlowChecksumDelta,
 }
 
 impl FixedHeaderRewrite<'_> {
-    /// Rewrites the packet that begins with `head`, of the family that all four addresses are of, and with more
-    /// than one hop left: as [`Translation::apply`] does.
+    /// Rewrites the packet that begins with `bytes`, like [`Translation::apply`]. The packet has the family of the four
+    /// addresses, and more than one hop left.
     #[inline(always)]
     pub fn apply(&self, head: &mut [u8; 64], ipv4: bool) {
         head[..12].copy_from_slice(self.macs);
@@ -225,7 +224,7 @@ impl FixedHeaderRewrite<'_> {
         }
     }
 
-    /// The UDP header at `AT`.
+    /// Rewrites the UDP header at `AT`.
     #[inline(always)]
     fn udp<const AT: usize>(&self, head: &mut [u8; 64]) {
         let Some(udp) = head[AT..].first_chunk_mut::<8>() else { return };

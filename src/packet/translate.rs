@@ -1,36 +1,36 @@
-//! IPv4 to IPv6 and back (RFC 7915), for a parsed datagram, in place.
+//! Translates a parsed datagram from IPv4 to IPv6 and back in place (RFC 7915).
 //!
 //! ```text
-//!   IPv4:                  | Ethernet 14 | IPv4 20 | UDP 8 | payload     the UDP header and what follows
-//!   IPv6: | Ethernet 14 | IPv6 40                  | UDP 8 | payload     stay where they are
+//!   IPv4:                  | Ethernet 14 | IPv4 20 | UDP 8 | payload     UDP header and payload
+//!   IPv6: | Ethernet 14 | IPv6 40                  | UDP 8 | payload     do not move
 //! ```
 //!
 //! | field | to IPv6 | to IPv4 |
 //! |---|---|---|
-//! | traffic class, TOS | copied, ECN with it | copied |
+//! | traffic class, TOS | copied with ECN | copied |
 //! | flow label | 0 | |
-//! | hop limit, TTL | less one | less one |
+//! | hop limit, TTL | reduced by one | reduced by one |
 //! | identification | | 0, with DF set: an atomic datagram (RFC 6864 section 4.1) |
 //! | lengths | payload length = total length - 20 | total length = payload length + 20 |
 //! | IPv4 header checksum | | computed |
-//! | UDP checksum | by what changed; of a datagram without one, computed (RFC 7915 section 4.5) | by what changed |
+//! | UDP checksum | updated by the change, or computed if it was absent (RFC 7915 section 4.5) | updated by the change |
 //!
-//! Fragments, options and extension headers do not get here: the parser refuses them. Owns nothing.
+//! The parser refuses fragments, options and extension headers, so they do not occur here. The module owns nothing.
 
 use super::checksum::{self, Sum};
 use super::{FlowChecksumDelta, Rewrite, UDP, rewrite};
 use crate::telemetry::DropReason;
 
-/// By how much an IPv6 header is longer than one of IPv4 without options, bytes.
+/// Counts the bytes by which an IPv6 header is longer than an IPv4 header without options.
 pub const GROWTH: i16 = 20;
 
-/// Gives an IPv4 datagram an IPv6 header and the ends of `new`. `frame` starts [`GROWTH`] bytes before
-/// the packet, whose offsets `l3` and `l4`, as parsed, count from its own start; the new packet starts where
-/// `frame` does. `change` is from the packet's flow to the ends of `new`.
+/// Replaces the IPv4 header of a datagram by an IPv6 header with the ends of `new`. `frame` starts [`GROWTH`] bytes
+/// before the packet. The parsed offsets `l3` and `l4` count from the start of the packet. The new packet starts with
+/// `frame`. `change` leads from the packet's flow to the ends of `new`.
 ///
 /// # Errors
-/// [`DropReason::TtlExpired`] if no hop is left, [`DropReason::Truncated`] if the offsets are not those of
-/// a parsed IPv4 frame. Nothing is written then.
+/// Returns [`DropReason::TtlExpired`] if no hop is left, or [`DropReason::Truncated`] if the offsets are not those of a
+/// parsed IPv4 frame. It writes nothing then.
 pub fn to_ipv6(
     frame: &mut [u8],
     (l3, l4): (u8, u8),
@@ -41,7 +41,7 @@ pub fn to_ipv6(
     let header = frame.get(growth + l3..growth + l4).and_then(|ip| ip.first_chunk::<20>());
     let ip = *header.filter(|_| l4 == l3 + 20 && l3 >= 14).ok_or(DropReason::Truncated)?;
     let payload = u16::from_be_bytes([ip[2], ip[3]]).checked_sub(20).ok_or(DropReason::Truncated)?;
-    // A UDP header, and as much behind it as its length says.
+    // The frame must hold a UDP header and the bytes of its length field.
     let udp = growth + l4;
     let datagram = datagram(frame, udp).ok_or(DropReason::Truncated)?;
     let hops = rewrite::one_hop_less(ip[8])?;
@@ -65,13 +65,12 @@ pub fn to_ipv6(
     Ok(())
 }
 
-/// Gives an IPv6 datagram an IPv4 header and the ends of `new`. `frame` is the packet as parsed; the new
-/// one starts [`GROWTH`] bytes into it. `change` is from the packet's flow to the ends of `new`.
+/// Replaces the IPv6 header of a datagram by an IPv4 header with the ends of `new`. `frame` is the parsed packet. The
+/// new packet starts [`GROWTH`] bytes into it. `change` leads from the packet's flow to the ends of `new`.
 ///
 /// # Errors
-/// [`DropReason::TtlExpired`] if no hop is left, [`DropReason::IpLength`] if the datagram is longer than
-/// IPv4 can say, [`DropReason::Truncated`] if the offsets are not those of a parsed IPv6 frame. Nothing is
-/// written then.
+/// Returns [`DropReason::TtlExpired`] if no hop is left, [`DropReason::IpLength`] if the datagram is too long for IPv4,
+/// or [`DropReason::Truncated`] if the offsets are not those of a parsed IPv6 frame. It writes nothing then.
 pub fn to_ipv4(
     frame: &mut [u8],
     (l3, l4): (u8, u8),
@@ -98,15 +97,15 @@ pub fn to_ipv4(
     Ok(())
 }
 
-/// Length of the datagram whose UDP header is at `at`, if `frame` holds it.
+/// Returns the length of the datagram whose UDP header is at `at`, if `frame` holds it.
 fn datagram(frame: &[u8], at: usize) -> Option<usize> {
     let header = frame.get(at..)?.first_chunk::<8>()?;
     let length = usize::from(u16::from_be_bytes([header[4], header[5]]));
     (length >= 8 && frame.len() >= at + length).then_some(length)
 }
 
-/// Moves the `length` bytes in front of the IP header, tags and all, and gives them the new MACs and
-/// EtherType. Both places are within the frame, as the caller has seen.
+/// Moves the `length` bytes before the IP header, tags included, and sets the new MAC addresses and EtherType. The
+/// caller has checked that both positions are within the frame.
 fn link(frame: &mut [u8], from: usize, length: usize, to: usize, ether_type: [u8; 2], new: &Rewrite) {
     frame.copy_within(from..from + length, to);
     if let Some(header) = frame.get_mut(to..to + length) {
@@ -116,8 +115,8 @@ fn link(frame: &mut [u8], from: usize, length: usize, to: usize, ether_type: [u8
     }
 }
 
-/// New ports, and the checksum by what changed; whether there was none. Both pseudo headers hold the same
-/// length and protocol, so only addresses and ports count.
+/// Sets the new ports, and updates the checksum by the change. Returns whether the checksum was absent. Both pseudo
+/// headers have the same length and protocol, so only addresses and ports matter.
 fn udp_header(frame: &mut [u8], at: usize, new: &Rewrite, change: FlowChecksumDelta) -> bool {
     let Some(udp) = frame.get_mut(at..).and_then(|udp| udp.first_chunk_mut::<8>()) else { return false };
     udp[..2].copy_from_slice(&new.source.port.to_be_bytes());
@@ -147,7 +146,7 @@ mod tests {
         (end(ipv4), end(ipv4)).prop_map(|(source, destination)| Flow { source, destination })
     }
 
-    /// Translates as the relay does it; the packet, or why not.
+    /// Translates like the relay. Returns the packet or the drop reason.
     fn translated(packet: &[u8], new: &Rewrite) -> Result<Vec<u8>, DropReason> {
         let parsed = parsed(packet).unwrap();
         let flow = Flow { source: new.source, destination: new.destination };
@@ -176,8 +175,8 @@ mod tests {
     }
 
     proptest! {
-        /// Any datagram to any ends of the other family is what would have been built for those ends,
-        /// and back again is what it was.
+        /// Checks that a translated datagram equals one built for the new ends, and that the reverse translation
+        /// restores it.
         #[test]
         fn translated_packet_equals_newly_built_packet(
             (old, new) in any::<bool>().prop_flat_map(|ipv4| (flow(ipv4), flow(!ipv4))),
@@ -199,7 +198,7 @@ mod tests {
             prop_assert_eq!(translated(&after, &rewrite(old)).unwrap(), back);
         }
 
-        /// Damage is carried over: a translator must not mend what it did not check.
+        /// Checks that damage is kept: a translator must not correct what it did not check.
         #[test]
         fn damaged_checksum_stays_damaged(
             (old, new) in any::<bool>().prop_flat_map(|ipv4| (flow(ipv4), flow(!ipv4))), at in 0usize..50, bit in 0u8..8,
@@ -219,7 +218,7 @@ mod tests {
         })
     }
 
-    /// All 65535 values of the checksum, before and after.
+    /// Checks all 65535 values of the checksum, before and after.
     #[test]
     fn updated_checksum_equals_full_computation() {
         let [four, six] = two_flows();
@@ -248,7 +247,7 @@ mod tests {
                 }
             }
         }
-        // A datagram shorter than its header, or longer than the frame.
+        // These datagrams are shorter than their header, or longer than the frame.
         for (old, new, at) in [(four, six, (14, 34)), (six, four, (14, 54))] {
             let packet = built(old, 64, 0, b"payload");
             let change = FlowChecksumDelta::new(&old, &new).unwrap();
@@ -268,7 +267,7 @@ mod tests {
                 assert_eq!(frame == before, !wanted, "{length}");
             }
         }
-        // The longest that IPv6 can say is too long for IPv4.
+        // The longest IPv6 datagram is too long for IPv4.
         let mut long = built(six, 64, 0, &[0; 8]);
         long[18..20].copy_from_slice(&65_520u16.to_be_bytes());
         let change = FlowChecksumDelta::new(&six, &four).unwrap();

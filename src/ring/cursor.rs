@@ -1,4 +1,4 @@
-//! The only place with index arithmetic.
+//! Contains all index arithmetic of the rings.
 //!
 //! Both indices of a ring run through all of `u32` and wrap. A cell's position is its index modulo the
 //! capacity. One cursor type serves both ends, because both need the same answer: how far may the own index go?
@@ -22,7 +22,7 @@ pub struct RingSizeError {
     pub got: u32,
 }
 
-/// One end's view of a ring's two indices.
+/// Holds one end's view of a ring's two indices.
 #[derive(Debug)]
 pub(super) struct Cursor {
     own: u32,
@@ -44,17 +44,17 @@ impl Cursor {
         Ok(Self { own: start, limit: start, lead: 0, mask: mask(capacity)? })
     }
 
-    /// Slots in the ring.
+    /// Returns the number of cells in the ring.
     #[inline]
     pub(super) fn capacity(&self) -> u32 {
-        // Cannot overflow: the mask of a power of two is below u32::MAX.
+        // The sum cannot overflow: the mask of a power of two is below u32::MAX.
         self.mask + 1
     }
 
     /// Returns how far the index may go according to the cached limit.
     #[inline]
     fn cached(&self) -> u32 {
-        // The other end writes its index: any value makes at most the whole ring available.
+        // The other end writes its index. Any value of it makes at most the whole ring available.
         self.limit.wrapping_sub(self.own).min(self.capacity())
     }
 
@@ -77,16 +77,16 @@ impl Cursor {
         self.cached()
     }
 
-    /// The slot `ahead` places from the index.
+    /// Returns the position of the cell `ahead` places from the index.
     #[inline]
     pub(super) fn slot(&self, ahead: u32) -> usize {
         (self.own.wrapping_add(ahead) & self.mask) as usize
     }
 
-    /// Moves the index by `count`, which must have been available, and shows it to the peer.
+    /// Moves the index by `count`, which must have been available, and publishes it to the other end.
     ///
-    /// Release, so that what was done to the slots before is done for a peer that sees the index:
-    /// the counterpart of the acquire in [`refresh`](Self::refresh).
+    /// The store is a release, so that an end that sees the index also sees the work on the cells before it. It is the
+    /// counterpart of the acquire in [`refresh`](Self::refresh).
     #[inline]
     pub(super) fn advance(&mut self, count: u32, own: &AtomicU32) {
         debug_assert!(count <= self.cached(), "advanced past the limit");

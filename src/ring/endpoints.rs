@@ -1,4 +1,4 @@
-//! The two ends of a ring, over any memory that holds one.
+//! Defines the two ends of a ring, over any memory that holds one.
 
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
@@ -7,41 +7,39 @@ use std::sync::Arc;
 use super::cursor::{Cursor, RingSizeError};
 use super::sync::{AtomicU32, Ordering, RingCell, fence};
 
-/// Set in the flags by a consumer that sleeps until it is woken (`XDP_RING_NEED_WAKEUP`,
-/// include/uapi/linux/if_xdp.h).
+/// Flag of a consumer that sleeps until it is woken (`XDP_RING_NEED_WAKEUP`, include/uapi/linux/if_xdp.h).
 const NEED_WAKEUP: u32 = 1;
 
-/// Two lines of 64 bytes: CPUs prefetch lines in pairs, so that neighbours on one pair still disturb
-/// each other.
+/// Pads a word to two lines of 64 bytes. CPUs prefetch lines in pairs, so two words in one pair would disturb each
+/// other.
 #[derive(Debug)]
 #[repr(align(128))]
 struct Padded(AtomicU32);
 
-/// Gives access to the three words and the cells of one ring.
+/// Gives access to the three index words and the cells of one ring.
 ///
 /// # Safety
-/// The words and the slots are disjoint, stay where they are, and are valid as long as the value lives,
-/// on whichever thread it is used. `slot` is valid for every place below the capacity that the ends on
-/// this memory were made with.
+/// The words and the cells are disjoint, do not move, and are valid as long as the value exists, on any thread. `slot`
+/// is valid for every position below the capacity with which the ends on this memory were created.
 pub unsafe trait RingMemory<T> {
-    /// The producer's index.
+    /// Returns the producer's index.
     fn producer(&self) -> &AtomicU32;
-    /// The consumer's index.
+    /// Returns the consumer's index.
     fn consumer(&self) -> &AtomicU32;
-    /// Flags by which the consumer requests a wakeup.
+    /// Returns the flags by which the consumer requests a wakeup.
     fn flags(&self) -> &AtomicU32;
-    /// Slot `at`.
+    /// Returns the cell at position `at`.
     ///
     /// # Safety
     /// `at` must be below the ring's capacity.
     unsafe fn slot(&self, at: usize) -> &RingCell<MaybeUninit<T>>;
-    /// Prefetches the cache line of slot `at`, for writing or for reading. Has no effect other than time
-    /// for any `at`; does nothing unless the other end runs on another core.
+    /// Prefetches the cache line of the cell at `at`, for writing or for reading. It affects only the time, for any
+    /// `at`. It does nothing unless the other end runs on another core.
     #[inline]
     fn prefetch(&self, _at: usize, _to_write: bool) {}
 }
 
-/// Bytes in a cache line.
+/// Counts the bytes in a cache line.
 const LINE: u32 = 64;
 
 /// Returns how many entries of type `T` share a cache line.
@@ -58,11 +56,12 @@ struct Shared<T> {
     slots: Box<[RingCell<MaybeUninit<T>>]>,
 }
 
-/// Ordinary memory, shared by the two ends.
+/// Holds a ring in ordinary memory, shared by its two ends.
 #[derive(Debug)]
 pub struct InMemory<T>(Arc<Shared<T>>);
 
-// SAFETY: fields of one allocation that the two ends keep alive by counting; a slice checks its bounds.
+// SAFETY: these are fields of one allocation, which the two ends keep alive by reference counts. The slice checks
+// bounds.
 unsafe impl<T> RingMemory<T> for InMemory<T> {
     #[inline]
     fn producer(&self) -> &AtomicU32 {
@@ -85,11 +84,11 @@ unsafe impl<T> RingMemory<T> for InMemory<T> {
     }
 }
 
-/// An empty ring of `capacity` entries, both indices at `start`. The kernel starts at zero; tests
-/// start anywhere, so that the wrap at 2^32 is always near.
+/// Creates an empty ring of `capacity` entries with both indices at `start`. The kernel starts at zero. Tests start
+/// anywhere, so that the wrap at 2^32 is always tested.
 ///
 /// # Errors
-/// [`RingSizeError`] if `capacity` is not a power of two.
+/// Returns [`RingSizeError`] if `capacity` is not a power of two.
 pub fn pair<T: Copy>(capacity: u32, start: u32) -> Result<(Producer<T>, Consumer<T>), RingSizeError> {
     let (producer, consumer) = (Cursor::producer(capacity, start)?, Cursor::consumer(capacity, start)?);
     let shared = Arc::new(Shared {
@@ -102,23 +101,23 @@ pub fn pair<T: Copy>(capacity: u32, start: u32) -> Result<(Producer<T>, Consumer
     Ok((Producer::over(memory, producer), Consumer::over(InMemory(shared), consumer)))
 }
 
-/// The writing end. There is one for each ring: neither `Clone` nor `Sync`.
+/// Writes entries to a ring. Each ring has one producer: it is neither `Clone` nor `Sync`.
 #[derive(Debug)]
 pub struct Producer<T, M = InMemory<T>> {
     memory: M,
     cursor: Cursor,
-    /// Something was committed since the last look at the consumer's flag.
+    /// Whether entries were committed since the last check of the consumer's flag.
     committed: bool,
     entries: PhantomData<*const T>,
 }
 
-// SAFETY: a producer touches only slots between the producer's index and consumer + capacity, and the
-// ring's one consumer only those between consumer and producer (cursor.rs); the indices are handed
-// over by release and acquire. So the thread that holds the producer is the only one at its slots,
-// whichever thread it is; the memory may be used on any (`RingMemory`). The values themselves are `Send`.
+// SAFETY: a producer accesses only cells between the producer's index and consumer + capacity, and the ring's one
+// consumer only those between consumer and producer (cursor.rs). The indices are passed by release and acquire. So only
+// the thread that holds the producer accesses its cells, and any thread may use the memory (`RingMemory`). The values
+// are `Send`.
 unsafe impl<T: Send, M: RingMemory<T>> Send for Producer<T, M> {}
 
-/// The reading end. There is one for each ring: neither `Clone` nor `Sync`.
+/// Reads entries from a ring. Each ring has one consumer: it is neither `Clone` nor `Sync`.
 #[derive(Debug)]
 pub struct Consumer<T, M = InMemory<T>> {
     memory: M,
@@ -126,51 +125,51 @@ pub struct Consumer<T, M = InMemory<T>> {
     entries: PhantomData<*const T>,
 }
 
-// SAFETY: as for `Producer`, with the two ends exchanged.
+// SAFETY: the argument for `Producer` holds, with the two ends exchanged.
 unsafe impl<T: Send, M: RingMemory<T>> Send for Consumer<T, M> {}
 
 impl<T, M> Producer<T, M> {
-    /// The cursor must be the ring's only producer's, and its capacity that of the memory.
+    /// Creates a producer. The cursor must be the only producer cursor of the ring, with the capacity of the memory.
     pub(super) fn over(memory: M, cursor: Cursor) -> Self {
         Self { memory, cursor, committed: false, entries: PhantomData }
     }
 }
 
 impl<T, M> Consumer<T, M> {
-    /// The cursor must be the ring's only consumer's, and its capacity that of the memory.
+    /// Creates a consumer. The cursor must be the only consumer cursor of the ring, with the capacity of the memory.
     pub(super) fn over(memory: M, cursor: Cursor) -> Self {
         Self { memory, cursor, entries: PhantomData }
     }
 }
 
 impl<T: Copy, M: RingMemory<T>> Producer<T, M> {
-    /// Entries the ring holds when full.
+    /// Returns the number of entries of a full ring.
     #[must_use]
     pub fn capacity(&self) -> u32 {
         self.cursor.capacity()
     }
 
-    /// Entries that the consumer has not released yet.
+    /// Returns the number of entries that the consumer has not released yet.
     #[must_use]
     pub fn waiting(&mut self) -> u32 {
         self.cursor.capacity() - self.cursor.refresh(self.memory.consumer())
     }
 
-    /// Up to `wanted` slots, fewer where the ring is fuller than that. Nothing is visible to the
-    /// consumer before [`Reservation::commit`]; a reservation that is dropped has not happened.
+    /// Reserves up to `wanted` cells, or fewer if the ring has less space. The consumer sees nothing before
+    /// [`Reservation::commit`]. A reservation that is dropped has no effect.
     pub fn reserve(&mut self, wanted: u32) -> Reservation<'_, T, M> {
         let room = self.cursor.available(wanted, self.memory.consumer());
         Reservation { producer: self, room, written: 0 }
     }
 
-    /// Appends one entry and shows it to the consumer; `false`, and no change, if the ring is full.
+    /// Appends one entry and publishes it to the consumer. Returns `false` without change if the ring is full.
     #[must_use]
     pub fn push(&mut self, entry: T) -> bool {
         let mut slot = self.reserve(1);
         slot.push(entry) && slot.commit() == 1
     }
 
-    /// Prefetches the lines of the next `count` slots, which the consumer's core holds.
+    /// Prefetches the lines of the next `count` cells, which are in the cache of the consumer's core.
     #[inline]
     pub fn prefetch(&self, count: u32) {
         for ahead in (0..count).step_by(per_line::<T>() as usize) {
@@ -182,9 +181,9 @@ impl<T: Copy, M: RingMemory<T>> Producer<T, M> {
     #[must_use]
     #[inline]
     pub fn needs_wakeup(&mut self) -> bool {
-        // Orders the commit before the look, as `Consumer::set_need_wakeup` orders its flag before
-        // its next look at the ring: one of the two sees the other, so no entry lies unnoticed. One
-        // fence does for all looks until the next commit.
+        // The fence orders the commit before this check, as `Consumer::set_need_wakeup` orders its flag before its next
+        // check of the ring. One of the two sees the other, so no entry is missed. One fence suffices for all checks
+        // until the next commit.
         if std::mem::take(&mut self.committed) {
             fence(Ordering::SeqCst);
         }
@@ -192,7 +191,7 @@ impl<T: Copy, M: RingMemory<T>> Producer<T, M> {
     }
 }
 
-/// Slots of a ring that are being written.
+/// Holds cells of a ring that are being written.
 #[derive(Debug)]
 #[must_use = "nothing is sent without commit"]
 pub struct Reservation<'a, T, M = InMemory<T>> {
@@ -202,32 +201,32 @@ pub struct Reservation<'a, T, M = InMemory<T>> {
 }
 
 impl<T: Copy, M: RingMemory<T>> Reservation<'_, T, M> {
-    /// Slots still to be written, at most.
+    /// Returns the number of cells that can still be written.
     #[must_use]
     pub fn room(&self) -> u32 {
         self.room - self.written
     }
 
-    /// Writes the next slot. Returns `false` without change if the ring is full.
+    /// Writes the next cell. Returns `false` without change if the ring is full.
     #[must_use]
     #[inline]
     pub fn push(&mut self, entry: T) -> bool {
         if self.written == self.room {
             return false;
         }
-        // SAFETY: a cursor's places are below its capacity, which is that of the memory.
+        // SAFETY: a cursor's positions are below its capacity, which is that of the memory.
         let slot = unsafe { self.producer.memory.slot(self.producer.cursor.slot(self.written)) };
         slot.with_mut(|at| {
-            // SAFETY: `at` points into a live slot. written < room, and `room` slots from the producer's
-            // index on are ours by `Cursor::available`: the consumer has released them (acquire) and
-            // reads none of them before `commit` moves the index.
+            // SAFETY: `at` points into a valid cell. written < room, and by `Cursor::available` this producer owns
+            // `room` cells from its index on: the consumer has released them (acquire) and reads none of them before
+            // `commit` moves the index.
             unsafe { at.write(MaybeUninit::new(entry)) }
         });
         self.written += 1;
         true
     }
 
-    /// Shows what was written to the consumer, gives the rest back. Returns how many were written.
+    /// Publishes the written entries to the consumer, and releases the other cells. Returns the number of entries.
     pub fn commit(self) -> u32 {
         if self.written > 0 {
             self.producer.cursor.advance(self.written, self.producer.memory.producer());
@@ -238,26 +237,25 @@ impl<T: Copy, M: RingMemory<T>> Reservation<'_, T, M> {
 }
 
 impl<T: Copy, M: RingMemory<T>> Consumer<T, M> {
-    /// Entries the ring holds when full.
+    /// Returns the number of entries of a full ring.
     #[must_use]
     pub fn capacity(&self) -> u32 {
         self.cursor.capacity()
     }
 
-    /// Entries that are there to be read.
+    /// Returns the number of entries that can be read.
     #[must_use]
     pub fn waiting(&mut self) -> u32 {
         self.cursor.refresh(self.memory.producer())
     }
 
-    /// Up to `wanted` entries, fewer where there are fewer. They stay on the ring until they are
-    /// released.
+    /// Returns up to `wanted` entries. They stay on the ring until they are released.
     pub fn peek(&mut self, wanted: u32) -> Peeked<'_, T, M> {
         let count = self.cursor.available(wanted, self.memory.producer());
         Peeked { consumer: self, count }
     }
 
-    /// Takes the next entry.
+    /// Removes and returns the next entry.
     pub fn pop(&mut self) -> Option<T> {
         let next = self.peek(1);
         let entry = next.get(0)?;
@@ -265,18 +263,18 @@ impl<T: Copy, M: RingMemory<T>> Consumer<T, M> {
         Some(entry)
     }
 
-    /// Sets whether the producer must wake this end after it has appended something.
+    /// Sets whether the producer must wake this consumer after it has appended entries.
     ///
     /// After setting it, read the ring once more before sleeping: entries that were appended before the
     /// producer saw the flag cause no wakeup.
     pub fn set_need_wakeup(&mut self, wanted: bool) {
         self.memory.flags().store(if wanted { NEED_WAKEUP } else { 0 }, Ordering::Relaxed);
-        // Orders the flag before the next look at the ring; see `Producer::needs_wakeup`.
+        // The fence orders the flag before the next check of the ring; `Producer::needs_wakeup` is its counterpart.
         fence(Ordering::SeqCst);
     }
 }
 
-/// Entries of a ring that are being read, oldest first.
+/// Holds entries of a ring that are being read, oldest first.
 #[derive(Debug)]
 pub struct Peeked<'a, T, M = InMemory<T>> {
     consumer: &'a mut Consumer<T, M>,
@@ -296,7 +294,7 @@ impl<T: Copy, M: RingMemory<T>> Peeked<'_, T, M> {
         self.count == 0
     }
 
-    /// Prefetches the lines of all entries at once, which the producer's core holds.
+    /// Prefetches the lines of all entries at once, which are in the cache of the producer's core.
     #[inline]
     pub fn prefetch(&self) {
         for at in (0..self.count).step_by(per_line::<T>() as usize) {
@@ -304,29 +302,29 @@ impl<T: Copy, M: RingMemory<T>> Peeked<'_, T, M> {
         }
     }
 
-    /// Entry `at`, the oldest being 0; `None` past the last.
+    /// Returns entry `at`, where 0 is the oldest, or `None` after the last.
     #[must_use]
     #[inline]
     pub fn get(&self, at: u32) -> Option<T> {
         if at >= self.count {
             return None;
         }
-        // SAFETY: a cursor's places are below its capacity, which is that of the memory.
+        // SAFETY: a cursor's positions are below its capacity, which is that of the memory.
         let slot = unsafe { self.consumer.memory.slot(self.consumer.cursor.slot(at)) };
-        // SAFETY: `at` points into a live slot. at < count, and the producer writes none of the `count`
-        // slots from the consumer's index on before `release` moves that index.
+        // SAFETY: `at` points into a valid cell. at < count, and the producer writes none of the `count` cells from the
+        // consumer's index on before `release` moves that index.
         let entry = slot.with(|at| unsafe { at.read() });
-        // SAFETY: those slots were written before the producer moved its index past them (release, and
-        // acquire in `Cursor::refresh`). T is Copy: reading leaves the slot as it is.
+        // SAFETY: these cells were written before the producer moved its index past them (release, and acquire in
+        // `Cursor::refresh`). T is Copy, so reading does not change the cell.
         Some(unsafe { entry.assume_init() })
     }
 
-    /// All of them, oldest first.
+    /// Returns all entries, oldest first.
     pub fn iter(&self) -> impl Iterator<Item = T> + '_ {
         (0..self.count).filter_map(|at| self.get(at))
     }
 
-    /// Gives the slots of the oldest `count` entries back to the producer; the rest stays on the ring.
+    /// Returns the cells of the oldest `count` entries to the producer. The other entries stay on the ring.
     pub fn release(self, count: u32) {
         let count = count.min(self.count);
         if count > 0 {

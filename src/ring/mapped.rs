@@ -1,4 +1,4 @@
-//! Rings in memory that the kernel laid out, or a test in its place.
+//! Uses rings in memory that the kernel laid out, or a test.
 
 use std::any::Any;
 use std::mem::MaybeUninit;
@@ -9,58 +9,58 @@ use super::cursor::{Cursor, RingSizeError};
 use super::endpoints::{Consumer, Producer, RingMemory};
 use super::sync::{AtomicU32, Ordering, RingCell};
 
-/// Offsets of a ring's parts, bytes from the start of its memory (`struct xdp_ring_offset`,
+/// Holds the offsets of a ring's parts in bytes from the start of its memory (`struct xdp_ring_offset`,
 /// include/uapi/linux/if_xdp.h).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RingOffsets {
-    /// The producer's index, a `u32`.
+    /// Offset of the producer's index, a `u32`.
     pub producer: usize,
-    /// The consumer's index, a `u32`.
+    /// Offset of the consumer's index, a `u32`.
     pub consumer: usize,
-    /// The flags, a `u32`.
+    /// Offset of the flags, a `u32`.
     pub flags: usize,
-    /// The first slot.
+    /// Offset of the first cell.
     pub slots: usize,
 }
 
-/// One ring in foreign memory, to be made into one of its ends.
+/// Holds one ring in foreign memory, from which one of its ends is created.
 #[derive(Debug)]
 pub struct Mapped<T> {
     producer: NonNull<AtomicU32>,
     consumer: NonNull<AtomicU32>,
     flags: NonNull<AtomicU32>,
     slots: NonNull<RingCell<MaybeUninit<T>>>,
-    /// Keeps the memory where it is.
+    /// Keeps the memory valid.
     _memory: Arc<dyn Any + Send + Sync>,
 }
 
-// SAFETY: by the promise of `Mapped::new` the four places are valid and disjoint, and stay so as long as
-// `_memory` lives, which is as long as this; memory that is mapped is so for all threads of the process.
+// SAFETY: by the contract of `Mapped::new`, the four places are valid and disjoint as long as `_memory` exists, which
+// is as long as this value. Mapped memory is valid for all threads of the process.
 unsafe impl<T> RingMemory<T> for Mapped<T> {
     #[inline]
     fn producer(&self) -> &AtomicU32 {
-        // SAFETY: valid and aligned by the promise of `new`; all access to the word is atomic.
+        // SAFETY: valid and aligned by the contract of `new`; all access to the word is atomic.
         unsafe { self.producer.as_ref() }
     }
 
     #[inline]
     fn consumer(&self) -> &AtomicU32 {
-        // SAFETY: as for the producer's index.
+        // SAFETY: the argument for the producer's index holds.
         unsafe { self.consumer.as_ref() }
     }
 
     #[inline]
     fn flags(&self) -> &AtomicU32 {
-        // SAFETY: as for the producer's index.
+        // SAFETY: the argument for the producer's index holds.
         unsafe { self.flags.as_ref() }
     }
 
     #[inline]
     unsafe fn slot(&self, at: usize) -> &RingCell<MaybeUninit<T>> {
-        // SAFETY: `at` is below the capacity by the caller's promise, and that many slots are there by
-        // that of `new`.
+        // SAFETY: `at` is below the capacity by the caller's contract, and that number of cells exists by the contract
+        // of `new`.
         let slot = unsafe { self.slots.add(at) };
-        // SAFETY: as above; a slot is a cell, so that a reference to it says nothing of who writes it.
+        // SAFETY: the position is valid as above. The type is a cell, so a reference to it does not restrict writers.
         unsafe { slot.as_ref() }
     }
 
@@ -71,13 +71,13 @@ unsafe impl<T> RingMemory<T> for Mapped<T> {
             use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
             let slot = self.slots.as_ptr().wrapping_add(at);
             if to_write {
-                // Not `_MM_HINT_ET0`: without the target feature `prfchw` that becomes a prefetch to read, after which
-                // the first write asks the other core once more.
-                // SAFETY: PREFETCHW of any address is a hint that faults never and changes no memory; CPUs without it
-                // take it for no operation.
+                // `_MM_HINT_ET0` does not suffice. Without the target feature `prfchw` it becomes a prefetch for
+                // reading, after which the first write needs a second transfer from the other core. SAFETY: PREFETCHW
+                // of any address is a hint that never faults and changes no memory. CPUs without it treat it as a
+                // no-operation.
                 unsafe { std::arch::asm!("prefetchw [{}]", in(reg) slot, options(nostack, preserves_flags, readonly)) };
             } else {
-                // SAFETY: as above; SSE is part of x86-64.
+                // SAFETY: the prefetch is a hint as above; SSE is part of x86-64.
                 unsafe { _mm_prefetch::<_MM_HINT_T0>(slot.cast()) };
             }
         }
@@ -90,13 +90,12 @@ impl<T: Copy> Mapped<T> {
     /// Creates the ring at `start` with the offsets `at`.
     ///
     /// # Safety
-    /// As long as `memory` lives, the three words and as many slots as the capacity of the end that is
-    /// made of this lie readable, writable, aligned and disjoint behind `start`. Any bits are a `T`. This
-    /// process makes at most one producer and one consumer of the ring, and whoever has the other end
-    /// keeps to the protocol of `cursor.rs`.
+    /// As long as `memory` exists, the three words and the cells of the capacity are readable, writable, aligned and
+    /// disjoint after `start`. Any bits are a valid `T`. This process creates at most one producer and one consumer of
+    /// the ring. The owner of the other end follows the protocol of `cursor.rs`.
     #[must_use]
     pub unsafe fn new(start: NonNull<u8>, at: &RingOffsets, memory: Arc<dyn Any + Send + Sync>) -> Self {
-        // SAFETY: inside the caller's memory.
+        // SAFETY: the offset is inside the caller's memory.
         let place = |offset| unsafe { start.add(offset) };
         Self {
             producer: place(at.producer).cast(),
@@ -110,7 +109,7 @@ impl<T: Copy> Mapped<T> {
     /// Creates the producer; it continues at the current indices.
     ///
     /// # Errors
-    /// [`RingSizeError`] if `capacity` is not a power of two.
+    /// Returns [`RingSizeError`] if `capacity` is not a power of two.
     pub fn producer(self, capacity: u32) -> Result<Producer<T, Self>, RingSizeError> {
         let mut cursor = Cursor::producer(capacity, RingMemory::producer(&self).load(Ordering::Relaxed))?;
         cursor.refresh(RingMemory::consumer(&self));
@@ -120,7 +119,7 @@ impl<T: Copy> Mapped<T> {
     /// Creates the consumer; it continues at the current indices.
     ///
     /// # Errors
-    /// [`RingSizeError`] if `capacity` is not a power of two.
+    /// Returns [`RingSizeError`] if `capacity` is not a power of two.
     pub fn consumer(self, capacity: u32) -> Result<Consumer<T, Self>, RingSizeError> {
         let mut cursor = Cursor::consumer(capacity, RingMemory::consumer(&self).load(Ordering::Relaxed))?;
         cursor.refresh(RingMemory::producer(&self));

@@ -1,9 +1,9 @@
-//! The memory operations of a ring, in one place so that a model checker can stand in for them.
+//! Contains the memory operations of a ring, in one place so that a model checker can replace them.
 
 pub(super) use std::sync::atomic::{AtomicU32, Ordering, fence};
 
-/// A slot: `std`'s cell, with the access closed in so that a checker can watch it. Transparent, so that
-/// one can be laid over memory that the kernel mapped.
+/// Holds one cell: `std`'s cell with closed access, so that a model checker can observe it. It is transparent, so that
+/// it can be placed over memory that the kernel mapped.
 #[derive(Debug)]
 #[repr(transparent)]
 pub struct RingCell<T>(std::cell::UnsafeCell<T>);

@@ -1,9 +1,9 @@
-//! Sixteen bytes at once, at every level.
+//! Compares sixteen bytes at once, at every level.
 
-/// A bit for each byte that is `wanted`, the first one's lowest.
+/// Returns a mask with one bit for each byte equal to `wanted`; the first byte has the lowest bit.
 #[inline(always)]
 pub(crate) fn equal_bytes(bytes: &[u8; 16], wanted: u8) -> u32 {
-    // SSE2 is part of x86-64: known when this is compiled, no branch is left.
+    // SSE2 is part of x86-64, so this is decided at compile time and leaves no branch.
     #[cfg(target_arch = "x86_64")]
     if let Some(token) = fearless_simd::Level::baseline().as_sse2() {
         return x86::equal_bytes(token, bytes, wanted);

@@ -1,4 +1,4 @@
-//! The keyed hash of a flow table.
+//! Implements the keyed hash of a flow table.
 //!
 //! A sender chooses addresses and ports and must not be able to choose collisions. At AVX-512 the hash is three
 //! AES rounds over sixteen keys at once; at other levels two multiplications. The values differ between levels
@@ -7,24 +7,24 @@
 use super::Processor;
 use crate::packet::{Endpoint, LANES};
 
-/// Identifies a flow: the far end, and a number that the owner chooses for the near end.
+/// Identifies a flow: the sender, and a number that the owner chooses for its own end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct FlowKey {
     /// Address and port of the sender.
     pub remote: Endpoint,
-    /// Number of the owner's end that it is sent to, such as the index of a relay entry.
+    /// Number of the owner's end that receives the packet, such as the index of a relay entry.
     pub local: u16,
 }
 
 impl FlowKey {
-    /// Port and near end in one word; in this order they are one word in memory as well.
+    /// Returns port and local number in one word, in the order in which they are one word in memory.
     #[inline]
     fn ends(&self) -> u32 {
         u32::from(self.remote.port) | u32::from(self.local) << 16
     }
 }
 
-/// The keys of a batch, in columns.
+/// Holds the keys of a batch in columns.
 #[derive(Debug, Clone)]
 #[repr(align(64))]
 pub struct FlowKeys {
@@ -46,7 +46,7 @@ impl FlowKeys {
         self.ends[lane] = key.ends();
     }
 
-    /// The key of `lane`, below [`LANES`].
+    /// Returns the key of `lane`, below [`LANES`].
     #[must_use]
     #[inline]
     pub fn get(&self, lane: usize) -> FlowKey {
@@ -63,8 +63,8 @@ impl FlowKeys {
     }
 }
 
-/// A hash of [`FlowKey`]s that cannot be predicted without its seed. Not a cryptographic hash: who sees
-/// its values can learn the secrets.
+/// Computes a hash of [`FlowKey`]s that cannot be predicted without its seed. It is not a cryptographic hash: its
+/// values reveal the secrets.
 #[derive(Clone, Copy)]
 pub struct FlowHash {
     secrets: [[u8; 16]; 3],
@@ -72,8 +72,7 @@ pub struct FlowHash {
 }
 
 impl FlowHash {
-    /// The hash of `seed`, which must be random and kept to oneself. Two hashes are the same if seed and
-    /// level are.
+    /// Creates the hash of `seed`, which must be random and secret. Two hashes are equal if seed and level are equal.
     #[must_use]
     pub fn new(processor: Processor, seed: u64) -> Self {
         let mut state = seed;
@@ -81,13 +80,13 @@ impl FlowHash {
         Self { secrets: std::array::from_fn(|_| (word() << 64 | word()).to_ne_bytes()), processor }
     }
 
-    /// At whose level it is made.
+    /// Returns the processor whose level it uses.
     #[inline]
     pub(crate) fn processor(&self) -> Processor {
         self.processor
     }
 
-    /// The hash of one key.
+    /// Returns the hash of one key.
     #[must_use]
     #[inline]
     pub fn one(&self, key: &FlowKey) -> u64 {
@@ -98,7 +97,7 @@ impl FlowHash {
         folded(&self.secrets, &key.remote.address, key.ends())
     }
 
-    /// The hashes of the lanes in `live`; those of other lanes are unspecified.
+    /// Writes the hashes of the lanes in `live`. Those of other lanes are unspecified.
     #[inline]
     pub fn lanes(&self, keys: &FlowKeys, live: u64, hashes: &mut [u64; LANES]) {
         #[cfg(target_arch = "x86_64")]
@@ -113,14 +112,14 @@ impl FlowHash {
     }
 }
 
-/// Prints none of the secrets.
+/// Omits the secrets.
 impl std::fmt::Debug for FlowHash {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("FlowHash").finish_non_exhaustive()
     }
 }
 
-/// Two multiplications of 64 by 64 bits, each folded to 64, with a secret on either side: the form of
+/// Computes two multiplications of 64 by 64 bits, each folded to 64, with a secret on either side. This is the form of
 /// wyhash and foldhash.
 #[inline]
 fn folded(secrets: &[[u8; 16]; 3], address: &[u8; 16], ends: u32) -> u64 {
@@ -134,7 +133,7 @@ fn folded(secrets: &[[u8; 16]; 3], address: &[u8; 16], ends: u32) -> u64 {
     fold(fold(first as u64, (first >> 64) as u64) ^ (second >> 64) as u64, second as u64)
 }
 
-/// One step of splitmix64 (Steele, Lea, Flood, OOPSLA 2014).
+/// Computes one step of splitmix64 (Steele, Lea, Flood, OOPSLA 2014).
 fn splitmix(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let z = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -142,8 +141,8 @@ fn splitmix(state: &mut u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Runs three rounds of AES (FIPS 197): `r(r(r(address ^ a) ^ ends) ^ b) ^ c`, port and near end in each of the four
-/// words. The hash is the lower half of the state. `docs/simd.md` states the reasons for three rounds.
+/// Runs three rounds of AES (FIPS 197): `r(r(r(address ^ a) ^ ends) ^ b) ^ c`, with port and local number in each of
+/// the four words. The hash is the lower half of the state. `docs/simd.md` states the reasons for three rounds.
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::*;
@@ -163,7 +162,7 @@ mod x86 {
     );
 
     fearless_simd::kernel!(
-        /// Sixteen keys in four registers, so that each waits for the other three and not for its own last round.
+        /// Hashes sixteen keys in four registers, so that the rounds of one register overlap with those of the others.
         pub(super) fn lanes(
             avx512: Avx512,
             secrets: &[[u8; 16]; 3],

@@ -1,15 +1,15 @@
-//! The levels, and which of them a CPU can run.
+//! Defines the levels, and finds those that a CPU can run.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A set of kernels, named for the instructions they may use. Where a level has no kernel of its own
-/// for an operation, the next lower one's runs.
+/// Names a set of kernels by the instructions that they may use. If a level has no kernel of its own for an operation,
+/// the kernel of the next lower level runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Level {
-    /// Plain code, one packet at a time.
+    /// Portable code, one packet at a time.
     #[serde(rename = "scalar")]
     Scalar,
     /// x86-64 with SSE4.2.
@@ -27,10 +27,10 @@ pub enum Level {
 }
 
 impl Level {
-    /// Every level; of each architecture's, the best last.
+    /// Lists all levels. For each architecture the best one is last.
     pub const ALL: [Level; 5] = [Level::Scalar, Level::Sse42, Level::Avx2, Level::Avx512, Level::Neon];
 
-    /// The name in configuration and reports.
+    /// Returns the name in configuration and reports.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -42,7 +42,7 @@ impl Level {
         }
     }
 
-    /// Bytes in one register of this level.
+    /// Returns the size of a register of this level, in bytes.
     #[must_use]
     pub const fn vector_width_bytes(self) -> usize {
         match self {
@@ -53,8 +53,8 @@ impl Level {
         }
     }
 
-    /// Packets whose headers one register holds: its 32-bit lanes. What a kernel gains by them is less,
-    /// and measured.
+    /// Returns the number of packets whose headers one register holds, which is the number of its 32-bit lanes. The
+    /// real gain of a kernel is smaller and is measured.
     #[must_use]
     pub const fn parallel_packets(self) -> usize {
         match self {

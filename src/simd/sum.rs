@@ -1,14 +1,14 @@
-//! The Internet checksum's sum over a payload.
+//! Computes the sum of the Internet checksum over a payload.
 
 use super::Processor;
 use crate::packet::checksum::Sum;
 
-/// Bytes from which on each kernel beats the one before it.
+/// Sets the number of bytes from which each kernel is faster than the one before it.
 #[cfg(target_arch = "x86_64")]
 const RECOMPILED: usize = 128;
 #[cfg(target_arch = "x86_64")]
 const DOT_PRODUCTS: usize = 512;
-/// The longest there is in a datagram. Twice as much would overflow the sum of dot products.
+/// Limits the bytes of one sum to the longest datagram. Twice as many would overflow the sum of dot products.
 #[cfg(target_arch = "x86_64")]
 const LONGEST: usize = 1 << 16;
 
@@ -29,7 +29,7 @@ pub(super) fn sum(processor: Processor, data: &[u8]) -> Sum {
     plain(data)
 }
 
-/// Eight bytes at a time, each half to a sum of its own: two additions in each step that do not wait for each other.
+/// Adds eight bytes at a time, with a separate sum for each half, so that the two additions of a step are independent.
 #[inline(never)]
 fn plain(data: &[u8]) -> Sum {
     let (words, tail) = data.as_chunks::<8>();
@@ -49,17 +49,17 @@ mod x86 {
     use crate::packet::checksum::Sum;
 
     fearless_simd::kernel!(
-        /// Computes [`Sum::bytes`], compiled with AVX2: the compiler widens words as they are loaded.
+        /// Computes [`Sum::bytes`] compiled with AVX2, so that the compiler widens words when it loads them.
         pub(super) fn recompiled(avx2: Avx2, data: &[u8]) -> Sum {
             Sum::default().bytes(data)
         }
     );
 
     fearless_simd::kernel!(
-        /// 32 words in one dot product with ones. It takes words to be signed, so each has 2^15 taken off, and the sum
-        /// gets it back. At least 128 bytes, and no more than [`LONGEST`](super::LONGEST).
+        /// Adds 32 words with one dot product with ones. The instruction treats words as signed, so 2^15 is subtracted
+        /// from each and added to the sum. It needs at least 128 bytes and at most [`LONGEST`](super::LONGEST).
         ///
-        /// The bytes before the first whole cache line go first, so that no other load has to read two lines.
+        /// The bytes before the first full cache line are added first, so that no other load crosses a line.
         pub(super) fn dot_products(avx512: Avx512, data: &[u8]) -> Sum {
             let (words, odd) = data.as_chunks::<2>();
             let bytes = words.as_flattened();
@@ -72,8 +72,8 @@ mod x86 {
             let (blocks, tail) = lines.as_chunks::<64>();
             let (ones, half) = (_mm512_set1_epi16(1), _mm512_set1_epi16(i16::MIN));
             let add = |sum, words| _mm512_dpwssd_epi32(sum, _mm512_xor_si512(words, half), ones);
-            // Of the first and of the last 64 bytes those that are in no block; mostly there are some, and a branch costs
-            // more than to add nothing.
+            // These are the bytes of the first and of the last 64 that are in no block. There usually are some, and a
+            // branch costs more than adding zero.
             let [mut first, mut second] =
                 [((1 << skipped) - 1, start), (!(u64::MAX >> tail.len()), end)].map(|(new, from)| {
                     let words = _mm512_maskz_mov_epi8(new, _mm512_loadu_si512::<[u8; 64]>(from));
@@ -89,7 +89,7 @@ mod x86 {
             }
             let summed = (blocks.len() as i64 + 2) * (32 << 15);
             let sum = i64::from(_mm512_reduce_add_epi32(_mm512_add_epi32(first, second))) + summed;
-            // The first byte of a word is the low one.
+            // The first byte of a word is its low byte.
             Sum::of_words(sum as u64 + odd.first().map_or(0, |byte| u64::from(*byte)))
         }
     );

@@ -102,7 +102,7 @@ fn check_others(lane: usize, frame: &[u8], columns: &Columns) {
     }
 }
 
-/// Columns full of what an earlier batch left.
+/// Returns columns that are full of values of an earlier batch.
 fn stale() -> Columns {
     Columns {
         udp: u64::MAX,
@@ -169,7 +169,7 @@ proptest! {
 }
 
 proptest! {
-    /// Every length and alignment, and nothing beyond the end.
+    /// Checks every length and alignment, and that bytes beyond the end do not matter.
     #[test]
     fn sums_equal_reference(data in prop::collection::vec(any::<u8>(), 0..1600), start in 0usize..70, ones: bool) {
         let data = if ones { vec![0xff; data.len()] } else { data };
@@ -184,7 +184,7 @@ proptest! {
     }
 }
 
-/// RFC 1071 section 3: its example, and the same many times over.
+/// Checks the example of RFC 1071 section 3, once and repeated many times.
 #[test]
 fn rfc_1071() {
     let example = [0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7];
@@ -196,7 +196,7 @@ fn rfc_1071() {
         assert_eq!(processor.sum(&long).fold(), wanted);
         for length in [100, 200, 65_535, 65_536, 65_537, 300_000] {
             let sum = |byte| processor.sum(&vec![byte; length]).fold();
-            // 0x8080 = 2^15 + 2^7 for each word, modulo 65535; an odd last byte is a first one.
+            // The sum is 0x8080 = 2^15 + 2^7 for each word, modulo 65535. An odd last byte is a first byte.
             let wanted = (0x8080 * (length as u64 / 2) + 0x8000 * (length as u64 % 2)) % 0xffff;
             assert_eq!((sum(0), u64::from(sum(0x80)) % 0xffff), (0, wanted), "{length} B, {level}");
             assert_eq!(sum(0xff), if length % 2 == 0 { 0xffff } else { 0xff00 }, "{length} B, {level}");

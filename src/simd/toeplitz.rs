@@ -1,15 +1,15 @@
-//! The hash that NICs choose receive queues by (Microsoft, "RSS hashing functions"): for every bit of
-//! the input that is set, the 32 bits of the key that begin at that place are added without carry.
+//! Computes the hash by which NICs select receive queues (Microsoft, "RSS hashing functions"). For every set bit of the
+//! input, the 32 bits of the key from that position on are added without carry.
 
 use super::Processor;
 use crate::packet::{Flow, LANES};
 
-/// Bytes of the longest input: two IPv6 addresses and two ports.
+/// Counts the bytes of the longest input: two IPv6 addresses and two ports.
 const INPUT: usize = 36;
-/// Bytes of key that such an input uses.
+/// Counts the bytes of the key that such an input uses.
 const KEY: usize = INPUT + 4;
 
-/// The inputs of a batch: byte `i` of all lanes, then byte `i + 1`.
+/// Holds the inputs of a batch: byte `i` of all lanes, then byte `i + 1`.
 #[derive(Debug, Clone)]
 #[repr(align(64))]
 pub struct Tuples {
@@ -23,8 +23,8 @@ impl Default for Tuples {
 }
 
 impl Tuples {
-    /// Sets the input of `lane`, below [`LANES`]: addresses and ports of an IPv4 or IPv6 flow. All
-    /// lanes of one batch must be of one family.
+    /// Sets the input of `lane`, below [`LANES`]: addresses and ports of an IPv4 or IPv6 flow. All lanes of one batch
+    /// must have the same family.
     pub fn set(&mut self, lane: usize, flow: &Flow) {
         let mut input = [0; INPUT];
         let length = input_of(flow, &mut input);
@@ -34,13 +34,13 @@ impl Tuples {
     }
 }
 
-/// The hash of one key.
+/// Computes the hash for one key.
 #[derive(Clone)]
 pub struct Toeplitz {
     processor: Processor,
     /// Effect of each input byte, bit by bit, first bit first.
     effects: [[u32; 8]; INPUT],
-    /// The same as matrices over single bits, one for each byte of the hash, its last byte first.
+    /// Effects as bit matrices, one for each byte of the hash, its last byte first.
     matrices: [[u64; 4]; INPUT],
 }
 
@@ -51,12 +51,11 @@ impl std::fmt::Debug for Toeplitz {
 }
 
 impl Toeplitz {
-    /// The hash of a device's key; of what is beyond 40 bytes nothing depends. `None` if the key is
-    /// shorter.
+    /// Creates the hash of a device's key. Bytes beyond 40 have no effect. Returns `None` if the key is shorter.
     #[must_use]
     pub fn new(processor: Processor, key: &[u8]) -> Option<Self> {
         let key: &[u8; KEY] = key.first_chunk()?;
-        // The 32 bits of the key that begin at a bit.
+        // The value is the 32 bits of the key from a bit on.
         let window = |bit: usize| {
             let bytes = key[bit / 8..].iter().chain(&[0; 5]).take(5);
             let word = bytes.fold(0u64, |word, byte| word << 8 | u64::from(*byte));
@@ -66,7 +65,7 @@ impl Toeplitz {
         Some(Self { processor, effects, matrices: effects.map(|effects| matrices(&effects)) })
     }
 
-    /// The hash of one flow's addresses and ports.
+    /// Returns the hash of one flow's addresses and ports.
     #[must_use]
     pub fn one(&self, flow: &Flow) -> u32 {
         let mut input = [0; INPUT];
@@ -74,20 +73,20 @@ impl Toeplitz {
         self.bytes(&input[..length])
     }
 
-    /// The hash of any input of at most 36 bytes (of more, the first 36).
+    /// Returns the hash of any input of at most 36 bytes. Further bytes are ignored.
     #[must_use]
     pub fn bytes(&self, input: &[u8]) -> u32 {
         let mut hash = 0;
         for (byte, effects) in input.iter().zip(&self.effects) {
             for (bit, effect) in effects.iter().enumerate() {
-                // All ones if the bit is set: no branch that random input would mislead.
+                // The mask is all ones if the bit is set, so there is no branch that random input would mispredict.
                 hash ^= effect & (u32::from(*byte >> (7 - bit)) & 1).wrapping_neg();
             }
         }
         hash
     }
 
-    /// The hashes of all lanes, of the family given.
+    /// Writes the hashes of all lanes, for the given family.
     pub fn lanes(&self, tuples: &Tuples, ipv4: bool, hashes: &mut [u32; LANES]) {
         let length = if ipv4 { 12 } else { INPUT };
         #[cfg(target_arch = "x86_64")]
@@ -104,7 +103,7 @@ impl Toeplitz {
     }
 }
 
-/// Addresses and ports as they are on the wire. Returns how many bytes.
+/// Writes addresses and ports in network order. Returns the number of bytes.
 fn input_of(Flow { source, destination }: &Flow, input: &mut [u8; INPUT]) -> usize {
     let address = if source.is_ipv4() { 12..16 } else { 0..16 };
     let (a, b) = (&source.address[address.clone()], &destination.address[address]);
@@ -113,7 +112,8 @@ fn input_of(Flow { source, destination }: &Flow, input: &mut [u8; INPUT]) -> usi
     input.iter_mut().zip(bytes).map(|(to, from)| *to = *from).count()
 }
 
-/// Builds the matrices for `gf2p8affineqb`: bit `i` of the result is the parity of the input and byte `7 - i` of the matrix.
+/// Builds the matrices for `gf2p8affineqb`: bit `i` of the result is the parity of the input and byte `7 - i` of the
+/// matrix.
 fn matrices(effects: &[u32; 8]) -> [u64; 4] {
     std::array::from_fn(|byte| {
         let row = |i: usize| {
@@ -134,7 +134,7 @@ mod x86 {
     use crate::packet::LANES;
 
     fearless_simd::kernel!(
-        /// One product of 64 bytes with a bit matrix for each byte of input and of hash.
+        /// Multiplies 64 bytes by a bit matrix, for each byte of the input and of the hash.
         pub(super) fn lanes(avx512: Avx512, matrices: &[[u64; 4]], columns: &[[u8; LANES]], hashes: &mut [u32; LANES]) {
             let mut sums = [_mm512_setzero_si512(); 4];
             for (matrices, column) in zip(matrices, columns) {
@@ -144,7 +144,7 @@ mod x86 {
                     *sum = _mm512_xor_si512(*sum, _mm512_gf2p8affine_epi64_epi8::<0>(column, matrix));
                 }
             }
-            // Bytes of four registers to words: within each quarter, then the quarters in order.
+            // Bytes of four registers become words: first within each quarter, then the quarters in order.
             let (a, b) = (_mm512_unpacklo_epi8(sums[0], sums[1]), _mm512_unpackhi_epi8(sums[0], sums[1]));
             let (c, d) = (_mm512_unpacklo_epi8(sums[2], sums[3]), _mm512_unpackhi_epi8(sums[2], sums[3]));
             let (p, q) = (_mm512_unpacklo_epi16(a, c), _mm512_unpackhi_epi16(a, c));

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::DropReason;
 use super::metrics::{self, Kind, Metric};
 
-/// `docs/metrics.md`.
+/// Returns the content of `docs/metrics.md`.
 #[must_use]
 pub fn reference() -> String {
     let mut text = String::from(
@@ -66,7 +66,7 @@ pub fn reference() -> String {
     text
 }
 
-/// `packaging/grafana/oxide.json`: one panel for each metric, in a row for each section.
+/// Returns the content of `packaging/grafana/oxide.json`: one panel for each metric, in a row for each section.
 #[must_use]
 pub fn dashboard() -> String {
     let mut panels = Vec::new();
@@ -129,7 +129,7 @@ fn panel(metric: &Metric, id: usize, x: usize, y: usize) -> Value {
     let unit = match (metric.kind, metric.unit) {
         (Kind::Counter, "packets") => "pps",
         (Kind::Counter, "bytes") => "Bps",
-        // Seconds in a second are a share.
+        // The rate of seconds per second is a ratio.
         (Kind::Counter, "seconds") | (_, "ratio") => "percentunit",
         (Kind::Counter, _) => "ops",
         (_, "bytes") => "bytes",
@@ -170,7 +170,7 @@ mod tests {
         is_true("docs/metrics.md", &reference());
     }
 
-    /// Alerts use only metrics and labels that exist.
+    /// Checks that alerts use only metrics and labels that exist.
     #[test]
     fn alerts_name_only_registered_metrics() {
         let rules = include_str!("../../packaging/prometheus/oxide.rules.yml");
@@ -186,7 +186,7 @@ mod tests {
         }
     }
 
-    /// `promtool`, where Prometheus is installed.
+    /// Checks the alerts with `promtool`, if Prometheus is installed.
     #[test]
     fn promtool_accepts_alerts() {
         let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/prometheus");

@@ -1,5 +1,5 @@
-//! The text that Prometheus reads (exposition format 0.0.4), written by the registry: a metric that is not in
-//! it cannot be written, nor one with other labels.
+//! Writes the text that Prometheus reads (exposition format 0.0.4). It uses the registry, so that only registered
+//! metrics and labels can be written.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -14,13 +14,13 @@ pub struct Exposition {
 }
 
 impl Exposition {
-    /// Nothing yet.
+    /// Returns an empty collection.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// One sample of a counter or gauge, with a value for each label of `metric`.
+    /// Adds one sample of a counter or gauge, with a value for each label of `metric`.
     pub fn set(&mut self, metric: &'static Metric, labels: &[&str], value: f64) {
         debug_assert_eq!(metric.labels.len(), labels.len(), "{}", metric.name);
         debug_assert_ne!(metric.kind, Kind::Histogram, "{}", metric.name);
@@ -60,7 +60,7 @@ impl Exposition {
         self.samples.contains_key(metric.name)
     }
 
-    /// The text: every metric of the registry that has a sample, in the registry's order.
+    /// Returns the text: every metric of the registry that has a sample, in the registry's order.
     #[must_use]
     pub fn into_text(self) -> String {
         let mut text = String::new();
@@ -78,7 +78,7 @@ fn pairs(metric: &Metric, values: &[&str]) -> String {
     pairs.map(|(label, value)| format!("{label}=\"{}\"", escaped(value))).collect::<Vec<_>>().join(",")
 }
 
-/// Backslash, quote and line feed (the format's section on labels).
+/// Escapes backslash, quote and line feed (section on labels of the format).
 fn escaped(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
@@ -93,7 +93,7 @@ fn bucket(out: &mut String, name: &str, pairs: &str, bound: &str, value: u64) {
     let _ = writeln!(out, "{name}_bucket{{{pairs}{comma}le=\"{bound}\"}} {value}");
 }
 
-/// Whole numbers without a fraction; others as short as they read back the same.
+/// Formats a number: whole numbers without a fraction, others with the fewest digits that restore the value.
 fn number(value: f64) -> String {
     format!("{value}")
 }

@@ -1,9 +1,9 @@
-//! Distributions, as counts by powers of two: no allocation, one addition for each value.
+//! Counts values by powers of two, without allocation and with one addition for each value.
 
 use serde::Serialize;
 
-/// Counts of values by powers of two: bucket *i* holds the values above 2^(i-1) and up to 2^i, the last
-/// one everything above as well. `N` buckets.
+/// Counts values by powers of two in `N` buckets. Bucket *i* holds the values above 2^(i-1) and up to 2^i. The last one
+/// also holds all larger values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Histogram<const N: usize> {
     buckets: [u64; N],
@@ -17,7 +17,7 @@ impl<const N: usize> Default for Histogram<N> {
 }
 
 impl<const N: usize> Histogram<N> {
-    /// Counts one value: a subtraction, a count of leading zeros and two additions, under 1 ns.
+    /// Counts one value. It costs a subtraction, a count of leading zeros and two additions, less than 1 ns.
     #[inline]
     pub fn record(&mut self, value: u64) {
         let bucket = (u64::BITS - value.saturating_sub(1).leading_zeros()) as usize;
@@ -31,26 +31,26 @@ impl<const N: usize> Histogram<N> {
         self.buckets.iter().sum()
     }
 
-    /// Their sum.
+    /// Returns the sum of the values.
     #[must_use]
     pub fn sum(&self) -> u64 {
         self.sum
     }
 
-    /// Their mean; `None` if there are none.
+    /// Returns the mean of the values, or `None` without values.
     #[must_use]
     pub fn mean(&self) -> Option<f64> {
         let count = self.count();
         (count > 0).then(|| self.sum as f64 / count as f64)
     }
 
-    /// Upper bound of each bucket, and how many values are in it; the last bucket has no bound.
+    /// Returns the upper bound of each bucket and its number of values. The last bucket has no bound.
     pub fn buckets(&self) -> impl Iterator<Item = (Option<u64>, u64)> + '_ {
         self.buckets.iter().enumerate().map(|(i, &n)| ((i + 1 < N).then(|| 1 << i), n))
     }
 
-    /// The value that the share `q` (0 to 1) of all values does not exceed, taken as evenly spread within
-    /// its bucket, as Prometheus' `histogram_quantile` does; `None` if there are none.
+    /// Returns the value that the share `q` (0 to 1) of all values does not exceed, or `None` without values. Like
+    /// Prometheus' `histogram_quantile`, it assumes an even distribution within a bucket.
     #[must_use]
     pub fn quantile(&self, q: f64) -> Option<f64> {
         quantile(&self.buckets, q)
@@ -65,7 +65,7 @@ impl<const N: usize> Histogram<N> {
     }
 }
 
-/// [`Histogram::quantile`] of counts that were read from elsewhere: at place *i* those of at most 2^i.
+/// Computes [`Histogram::quantile`] from given counts: entry *i* counts the values of bucket *i*, up to 2^i.
 #[must_use]
 pub fn quantile(buckets: &[u64], q: f64) -> Option<f64> {
     let count: u64 = buckets.iter().sum();

@@ -1,20 +1,20 @@
-//! The one registry of metrics: every name, its type, unit, labels and meaning. The exposition
-//! ([`Exposition`](super::Exposition)), `docs/metrics.md` and `packaging/grafana/oxide.json` are made from it,
-//! so that none of them can name what is not there.
+//! Contains the registry of metrics: name, type, unit, labels and meaning. The exposition
+//! ([`Exposition`](super::Exposition)), `docs/metrics.md` and `packaging/grafana/oxide.json` are generated from it, so
+//! that they name only existing metrics.
 
-/// Kind of a metric.
+/// Names the kind of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Only grows. Starts at zero with the process, or, if the help says so, with an interface's program.
+    /// Never decreases. It starts at zero with the process, or with an interface's program if the help says so.
     Counter,
-    /// Goes up and down.
+    /// Increases and decreases.
     Gauge,
-    /// Cumulative buckets, sum and count.
+    /// Has cumulative buckets, sum and count.
     Histogram,
 }
 
 impl Kind {
-    /// The word of the exposition format.
+    /// Returns the name in the exposition format.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -25,18 +25,18 @@ impl Kind {
     }
 }
 
-/// One metric.
+/// Describes one metric.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Metric {
-    /// Its section in documents and dashboard.
+    /// Section in documents and dashboard.
     pub section: &'static str,
-    /// Its name.
+    /// Name of the metric.
     pub name: &'static str,
     /// Kind of the metric.
     pub kind: Kind,
-    /// Unit, written out.
+    /// Unit, written in full.
     pub unit: &'static str,
-    /// Its labels, in order.
+    /// Labels in order.
     pub labels: &'static [&'static str],
     /// Meaning of the metric, in a sentence.
     pub help: &'static str,
@@ -56,7 +56,7 @@ macro_rules! metrics {
             };
         )+)+
 
-        /// Every metric, in the order of the exposition.
+        /// Lists all metrics in the order of the exposition.
         pub const ALL: &[&Metric] = &[$($(&$constant,)+)+];
     };
 }
@@ -166,7 +166,7 @@ metrics! {
     }
 }
 
-/// Events of the relay under the label `event` of [`HANDLER_EVENTS`], with their meaning.
+/// Lists the events of the relay under the label `event` of [`HANDLER_EVENTS`], with their meaning.
 pub const RELAY_EVENTS: &[(&str, &str)] = &[
     ("created", "Sessions made."),
     ("expired", "Sessions that ended because their client was silent."),
@@ -186,7 +186,7 @@ pub const RELAY_EVENTS: &[(&str, &str)] = &[
 mod tests {
     use super::*;
 
-    /// The conventions that Prometheus' own linter checks (promtool check metrics).
+    /// Checks the conventions of Prometheus' own linter (promtool check metrics).
     #[test]
     fn names_follow_the_conventions() {
         let mut names = std::collections::HashSet::new();
@@ -206,7 +206,7 @@ mod tests {
             }
             assert!(metric.labels.iter().all(|label| lawful(label) && *label != "le"), "{name}");
             assert!(metric.help.ends_with('.') && !metric.help.contains('\n'), "{name}");
-            // A client is not a label: their number has no bound.
+            // A client must not be a label, because their number has no bound.
             assert!(metric.labels.iter().all(|label| !["client", "address", "session"].contains(label)), "{name}");
         }
     }

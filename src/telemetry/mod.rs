@@ -1,11 +1,11 @@
-//! Counters, drop reasons and the metric registry.
+//! Contains counters, drop reasons and the metric registry.
 //!
-//! | file | holds |
+//! | file | contents |
 //! |---|---|
-//! | `drops` | drop reasons; the complete list |
+//! | `drops` | the complete list of drop reasons |
 //! | `histogram` | distributions as counts by powers of two |
-//! | [`metrics`] | the one registry of metrics |
-//! | `exposition` | Prometheus text, written by the registry |
+//! | [`metrics`] | the registry of metrics |
+//! | `exposition` | Prometheus text, written with the registry |
 //! | [`documents`] | reference page and dashboard, generated from the registry |
 
 pub mod documents;

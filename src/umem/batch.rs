@@ -1,11 +1,11 @@
-//! The ledger's moves by batches, for ports whose every nanosecond counts: the same checks for each
-//! frame, the counters once.
+//! Implements the ledger's moves for whole batches. Each frame gets the same checks, but the counters change once per
+//! batch.
 
 use super::{BadDescriptor, Frame, FrameState, PortIndex, PortKey, Umem};
 
 impl Umem {
-    /// Free -> the fill ring of the port, up to `wanted` frames; `post` gets the address of each, the one
-    /// freed last first. Returns how many.
+    /// Moves up to `wanted` free frames to the fill ring of the port, the most recently freed one first. Calls `post`
+    /// with the address of each. Returns their number.
     #[inline]
     pub fn post_fill_batch(&mut self, key: &PortKey, wanted: u32, mut post: impl FnMut(u64)) -> u32 {
         let port = self.port_of(key);
@@ -19,10 +19,9 @@ impl Umem {
         count as u32
     }
 
-    /// The kernel put these packets, address and length, on the RX ring of the port: as
-    /// [`received`](Self::received) for each. `take` gets the frames, whose heads are on their way into the
-    /// cache; one that it returns is free again. `refuse` gets what is not believed. Returns how many were
-    /// taken.
+    /// Takes packets (address and length) that the kernel put on the RX ring of the port, like
+    /// [`received`](Self::received). It prefetches the headers of each frame and passes the frame to `take`; a frame
+    /// that `take` returns is free again. `refuse` gets each error. Returns the number of frames taken.
     #[inline]
     pub fn received_batch(
         &mut self,
@@ -52,7 +51,7 @@ impl Umem {
         taken - returned
     }
 
-    /// Application -> the TX ring of the port; `post` gets address and length of each. Returns how many.
+    /// Moves frames to the TX ring of the port. Calls `post` with address and length of each. Returns their number.
     #[inline]
     pub fn post_transmit_batch(
         &mut self,
@@ -73,9 +72,8 @@ impl Umem {
         count
     }
 
-    /// The kernel returned these addresses on the completion ring of the port: as
-    /// [`completed`](Self::completed) for each. `refuse` gets what is not believed. Returns how many are free
-    /// again.
+    /// Takes addresses that the kernel returned on the completion ring of the port, like
+    /// [`completed`](Self::completed). `refuse` gets each error. Returns the number of frames freed.
     #[inline]
     pub fn completed_batch(
         &mut self,
@@ -95,7 +93,7 @@ impl Umem {
         count
     }
 
-    /// [`received`](Self::received) without the counters.
+    /// Implements [`received`](Self::received) without the counters.
     #[inline]
     pub(super) fn accept(&mut self, port: PortIndex, address: u64, length: u32) -> Result<Frame, BadDescriptor> {
         let (index, offset) = self.locate(address)?;
@@ -104,11 +102,11 @@ impl Umem {
         }
         self.ledger.expect(index, FrameState::Receive(port), address)?;
         self.ledger.put(index, FrameState::Receive(port), FrameState::App);
-        // length <= frame_size <= 4096 by the check above.
+        // The check above ensures length <= frame_size <= 4096.
         Ok(Frame::new(self.id, index, offset, length as u16))
     }
 
-    /// [`completed`](Self::completed) without the counters.
+    /// Implements [`completed`](Self::completed) without the counters.
     #[inline]
     pub(super) fn release(&mut self, port: PortIndex, address: u64) -> Result<(), BadDescriptor> {
         let (index, _) = self.locate(address)?;

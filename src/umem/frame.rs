@@ -1,12 +1,12 @@
-//! The token of a frame that the application owns.
+//! Defines the token of a frame that the application owns.
 
 use std::marker::PhantomData;
 
-/// The right to one frame's bytes. Neither `Copy` nor `Clone`: sending it, freeing it or keeping it
-/// are the only things that can be done, and each only once. A `Frame` that is forgotten stays in
-/// [`FrameState::App`](super::FrameState::App) for ever, which the actor finds by its census.
+/// Gives access to one frame's bytes. It is neither `Copy` nor `Clone`: its owner can only send, free or keep it, and
+/// each only once. A `Frame` that is forgotten stays in [`FrameState::App`](super::FrameState::App), which the actor
+/// detects by its frame counts.
 ///
-/// A frame is used once:
+/// A frame is used only once:
 ///
 /// ```compile_fail,E0382
 /// fn twice(umem: &mut oxide::umem::Umem, frame: oxide::umem::Frame) {
@@ -15,7 +15,7 @@ use std::marker::PhantomData;
 /// }
 /// ```
 ///
-/// It is not copied:
+/// A frame cannot be copied:
 ///
 /// ```compile_fail,E0599
 /// fn copy(frame: &oxide::umem::Frame) -> oxide::umem::Frame {
@@ -23,8 +23,8 @@ use std::marker::PhantomData;
 /// }
 /// ```
 ///
-/// It does not go to the UMEM of another actor: it stays on its thread, and an actor's thread has one UMEM.
-/// (Where a thread has several, as in a test, each call looks whose frame it is, and panics.)
+/// A frame cannot reach the UMEM of another actor, because it stays on its thread, and an actor's thread has one UMEM.
+/// If a thread has several, as in a test, each call checks the frame's UMEM and panics:
 ///
 /// ```compile_fail,E0277
 /// fn to_another(frame: oxide::umem::Frame, other: std::sync::mpsc::Sender<oxide::umem::Frame>) {
@@ -32,13 +32,13 @@ use std::marker::PhantomData;
 /// }
 /// ```
 ///
-/// Nobody else makes one:
+/// Code outside this module cannot create one:
 ///
 /// ```compile_fail,E0624
 /// let frame = oxide::umem::Frame::new(0, 0, 256, 60);
 /// ```
 ///
-/// Its bytes are not read while they are written:
+/// Its bytes cannot be read while they are written:
 ///
 /// ```compile_fail,E0502
 /// fn alias(umem: &oxide::umem::Umem, frame: &mut oxide::umem::Frame) {
@@ -48,7 +48,7 @@ use std::marker::PhantomData;
 /// }
 /// ```
 ///
-/// Nor after it, or its UMEM, is gone:
+/// Its bytes cannot be read after the frame or its UMEM is dropped:
 ///
 /// ```compile_fail,E0505
 /// fn outlived(umem: oxide::umem::Umem, frame: &oxide::umem::Frame) -> u8 {
@@ -72,12 +72,12 @@ pub struct Frame {
     index: u32,
     offset: u16,
     length: u16,
-    /// Neither `Send` nor `Sync`.
+    /// Makes the type neither `Send` nor `Sync`.
     stays: PhantomData<*mut ()>,
 }
 
 impl Frame {
-    /// Only `Umem` calls this, and only for a frame in `FrameState::App` that has no other token.
+    /// Creates a token. Only `Umem` calls this, for a frame in `FrameState::App` without another token.
     #[inline]
     pub(super) fn new(umem: u32, index: u32, offset: u16, length: u16) -> Self {
         Self { umem, index, offset, length, stays: PhantomData }
@@ -88,21 +88,21 @@ impl Frame {
         self.umem
     }
 
-    /// Number of the frame within its UMEM.
+    /// Returns the number of the frame within its UMEM.
     #[must_use]
     #[inline]
     pub fn index(&self) -> u32 {
         self.index
     }
 
-    /// Where the packet starts, bytes from the start of the frame.
+    /// Returns the start of the packet, in bytes from the start of the frame.
     #[must_use]
     #[inline]
     pub fn offset(&self) -> u16 {
         self.offset
     }
 
-    /// Length of the packet, bytes.
+    /// Returns the length of the packet in bytes.
     #[must_use]
     #[inline]
     pub fn length(&self) -> u16 {

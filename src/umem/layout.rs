@@ -1,35 +1,36 @@
-//! Sizes, checked once, before anything is mapped.
+//! Checks all sizes once, before memory is mapped.
 
 use super::MAX_PORTS;
 
-/// Bytes the kernel keeps before a packet in every frame (`XDP_PACKET_HEADROOM`, include/uapi/linux/bpf.h).
+/// Counts the bytes that the kernel keeps before a packet in every frame (`XDP_PACKET_HEADROOM`,
+/// include/uapi/linux/bpf.h).
 pub const XDP_HEADROOM: u32 = 256;
 
-/// Most entries of one ring: the fill ring of the largest `ring_size`.
+/// Limits the entries of one ring, which is the fill ring of the largest `ring_size`.
 const MAX_ENTRIES: u32 = 65_536;
 
-/// Packets of one actor that may wait at once, for a next hop or for another queue.
+/// Limits the packets of one actor that are held for a next hop or for another queue.
 pub(crate) const HELD_FRAMES: u32 = 256;
 
-/// Entries in each of the four rings of a port; all powers of two.
+/// Holds the number of entries of a port's four rings. All are powers of two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct RingSizes {
-    /// Frames offered to the kernel for receiving.
+    /// Frames that the kernel may use for reception.
     pub fill: u32,
-    /// Packets received and not looked at yet.
+    /// Packets received and not processed yet.
     pub rx: u32,
-    /// Packets handed to the kernel for sending.
+    /// Packets passed to the kernel for sending.
     pub tx: u32,
-    /// Packets sent whose frames come back.
+    /// Packets sent whose frames return.
     pub completion: u32,
 }
 
 impl RingSizes {
-    /// The sizes that follow from one number: fill is twice RX, because a driver drops packets while
-    /// user space is only a few hundred nanoseconds late otherwise (firedancer#4258).
+    /// Computes all sizes from one number. The fill ring is twice the RX ring. Otherwise a driver drops packets when
+    /// user space is only a few hundred nanoseconds late (firedancer#4258).
     ///
     /// # Errors
-    /// [`LayoutError::RingSize`] if `ring_size` is not a power of two between 64 and 32768.
+    /// Returns [`LayoutError::RingSize`] if `ring_size` is not a power of two between 64 and 32768.
     pub fn from_ring_size(ring_size: u32) -> Result<Self, LayoutError> {
         if !ring_size.is_power_of_two() || !(64..=32_768).contains(&ring_size) {
             return Err(LayoutError::RingSize { name: "ring_size", got: ring_size });
@@ -37,10 +38,10 @@ impl RingSizes {
         Ok(Self { fill: 2 * ring_size, rx: ring_size, tx: ring_size, completion: ring_size })
     }
 
-    /// Checks sizes that were chosen one by one.
+    /// Checks sizes that were set individually.
     ///
     /// # Errors
-    /// [`LayoutError`] naming the ring.
+    /// Returns a [`LayoutError`] with the name of the ring.
     pub fn check(&self) -> Result<(), LayoutError> {
         for (name, got) in [("fill", self.fill), ("rx", self.rx), ("tx", self.tx), ("completion", self.completion)] {
             if !got.is_power_of_two() || got > MAX_ENTRIES {
@@ -53,33 +54,34 @@ impl RingSizes {
         Ok(())
     }
 
-    /// Frames that one port can have out at once. A frame on the RX ring was posted to the fill ring, and one on the TX
-    /// ring comes back by the completion ring: a port posts no more of either than the ring has room for.
+    /// Returns the maximum number of frames with the kernel for one port. A frame on the RX ring was posted to the fill
+    /// ring, and a frame on the TX ring returns through the completion ring. A port posts no more frames than these
+    /// rings have entries.
     #[must_use]
     pub fn frames(&self) -> u32 {
         self.fill.saturating_add(self.completion)
     }
 }
 
-/// Sizes of one UMEM.
+/// Holds the sizes of one UMEM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UmemLayout {
     frame_size: u32,
-    /// The frame size is a power of two: this one.
+    /// Binary logarithm of the frame size, which is a power of two.
     shift: u32,
     frame_count: u32,
     headroom: u32,
 }
 
 impl UmemLayout {
-    /// Checks and keeps the sizes.
+    /// Checks the sizes and returns the layout.
     ///
-    /// `frame_size` is 2048 or 4096 bytes (the kernel's aligned chunks); `headroom` is kept free
-    /// before each packet, beyond the kernel's [`XDP_HEADROOM`]; `ports` is how many ports with
-    /// `rings` share the memory; `mtu` is the largest of their MTUs, 0 where unknown.
+    /// `frame_size` is 2048 or 4096 bytes (the kernel's aligned chunks). `headroom` is kept free before each packet, in
+    /// addition to the kernel's [`XDP_HEADROOM`]. `ports` is the number of ports with `rings` that share the memory.
+    /// `mtu` is the largest of their MTUs, or 0 if unknown.
     ///
     /// # Errors
-    /// [`LayoutError`] naming what does not fit and the value that would.
+    /// Returns a [`LayoutError`] with the value that does not fit and one that does.
     pub fn new(
         frame_size: u32,
         frame_count: u32,
@@ -99,7 +101,7 @@ impl UmemLayout {
         if frame_count < wanted {
             return Err(LayoutError::TooFewFrames { got: frame_count, wanted, ports });
         }
-        // Room for the 64 bytes that `Umem::header_bytes` reads, whatever the packet's length.
+        // A frame needs the 64 bytes that `Umem::header_bytes` reads, whatever the packet's length.
         let room = frame_size.saturating_sub(XDP_HEADROOM.saturating_add(headroom));
         let packet = mtu.saturating_add(ETHERNET).max(64);
         if packet > room {
@@ -108,131 +110,131 @@ impl UmemLayout {
         Ok(Self { frame_size, shift: frame_size.trailing_zeros(), frame_count, headroom })
     }
 
-    /// Frames that are enough whatever the rings hold: those of each port and a batch that waits for its TX ring, and
-    /// those with the application: a batch in hand, and [`HELD_FRAMES`].
+    /// Returns a sufficient number of frames: for each port its rings and a batch that waits for its TX ring, and for
+    /// the application a batch in hand and [`HELD_FRAMES`].
     #[must_use]
     pub fn frames_for(rings: &RingSizes, ports: u32) -> u32 {
         let batch = crate::packet::LANES as u32;
         rings.frames().saturating_add(batch).saturating_mul(ports).saturating_add(batch + HELD_FRAMES)
     }
 
-    /// Bytes in a frame.
+    /// Returns the size of a frame in bytes.
     #[must_use]
     pub fn frame_size(&self) -> u32 {
         self.frame_size
     }
 
-    /// Frames in the region.
+    /// Returns the number of frames in the region.
     #[must_use]
     pub fn frame_count(&self) -> u32 {
         self.frame_count
     }
 
-    /// Bytes kept free before each packet, beyond the kernel's own.
+    /// Returns the bytes kept free before each packet, in addition to the kernel's headroom.
     #[must_use]
     pub fn headroom(&self) -> u32 {
         self.headroom
     }
 
-    /// Bytes in the region.
+    /// Returns the size of the region in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.frame_size as usize * self.frame_count as usize
     }
 
-    /// Where a packet that the application makes starts within its frame.
+    /// Returns the start of a new packet within its frame, in bytes.
     #[must_use]
     pub fn data_offset(&self) -> u16 {
-        // Below 4096 by the check in `new`.
+        // The check in `new` ensures a value below 4096.
         (XDP_HEADROOM + self.headroom) as u16
     }
 
-    /// First byte of frame `index` within the region.
+    /// Returns the first byte of frame `index` within the region.
     #[must_use]
     #[inline]
     pub fn address(&self, index: u32) -> usize {
         (index as usize) << self.shift
     }
 
-    /// Index of the frame that `address` lies in, and how far from its start. The frame may be beyond the
-    /// last one.
+    /// Returns the index of the frame that contains `address`, and the offset within it. The index may be beyond the
+    /// last frame.
     #[must_use]
     #[inline]
     pub fn locate(&self, address: u64) -> (u64, u16) {
-        // The offset is below the frame size, at most 4096.
+        // The offset is below the frame size, which is at most 4096.
         (address >> self.shift, (address & u64::from(self.frame_size - 1)) as u16)
     }
 }
 
-/// Ethernet header with one VLAN tag, bytes.
+/// Counts the bytes of an Ethernet header with one VLAN tag.
 const ETHERNET: u32 = 14 + 4;
 
-/// Sizes that do not go together.
+/// Reports sizes that do not match.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LayoutError {
     /// Not a power of two in range.
     #[error("{name} is {got}: it must be a power of two between 64 and 32768")]
     RingSize {
-        /// Which ring or setting.
+        /// Name of the ring or setting.
         name: &'static str,
-        /// As configured.
+        /// Configured value.
         got: u32,
     },
     /// The fill ring cannot keep the driver supplied.
     #[error("the fill ring has {fill} entries and the RX ring {rx}: fill must be at least twice RX")]
     FillTooSmall {
-        /// As configured.
+        /// Configured entries of the fill ring.
         fill: u32,
-        /// As configured.
+        /// Configured entries of the RX ring.
         rx: u32,
     },
     /// The kernel takes only two chunk sizes.
     #[error("frame_size is {got}: the kernel's aligned chunks are 2048 or 4096 bytes")]
     FrameSize {
-        /// As configured.
+        /// Configured value.
         got: u32,
     },
     /// The ledger has a state for each of eight ports.
     #[error("{got} ports: expected at most {MAX_PORTS} for one actor; to fix: start a second engine for the others")]
     TooManyPorts {
-        /// Ports asked for.
+        /// Number of ports requested.
         got: usize,
     },
-    /// A full set of rings would starve.
+    /// Full rings would leave no free frame.
     #[error(
         "frame_count is {got}, but the rings of {ports} port(s) can hold {wanted} frames at once: set frame_count to \
          {wanted} or more, or a smaller ring_size"
     )]
     TooFewFrames {
-        /// As configured.
+        /// Configured number of frames.
         got: u32,
-        /// The least that is enough.
+        /// Minimum that is sufficient.
         wanted: u32,
-        /// Ports that share the memory.
+        /// Number of ports that share the memory.
         ports: u32,
     },
-    /// A full-sized packet would not fit.
+    /// A packet of the maximum size would not fit.
     #[error(
         "MTU {mtu} does not fit: a frame of {frame_size} bytes with {headroom} bytes of headroom holds IP packets up to \
          {room} bytes; use frame_size = 4096, or `ip link set dev <interface> mtu {room}`"
     )]
     MtuTooLarge {
-        /// The interface's MTU, bytes.
+        /// MTU of the interface, in bytes.
         mtu: u32,
-        /// The largest MTU that fits, bytes.
+        /// Largest MTU that fits, in bytes.
         room: u32,
-        /// As configured.
+        /// Configured headroom, in bytes.
         frame_size: u32,
-        /// As configured.
+        /// Configured frame size, in bytes.
         headroom: u32,
     },
     /// The region is smaller than the frames.
     #[error("the region has {got} bytes, the frames need {wanted}")]
     RegionTooSmall {
-        /// Bytes needed.
+        /// Required bytes.
         wanted: usize,
-        /// Bytes there.
+        /// Available bytes.
         got: usize,
     },
 }

@@ -1,31 +1,31 @@
-//! Where every frame is, at any time.
+//! Records the state of every frame at any time.
 //!
-//! One byte for each frame and one counter for each place. The byte costs a lookup in a table that
-//! fits the L1 cache (4 Ki frames = 4 KiB), and is kept in release builds as well: the kernel accepts
-//! a double fill without a word and returns bad TX addresses in completions, so an address that comes
-//! back is believed only if the ledger has it there.
+//! It has one byte for each frame and one counter for each state. The byte costs a lookup in a table that fits the L1
+//! cache (4 Ki frames = 4 KiB), and release builds keep it as well. The kernel accepts a double fill without an error,
+//! and it returns bad TX addresses in completions. So an address from the kernel is accepted only if the ledger has its
+//! frame in the expected state.
 
 use super::{MAX_PORTS, PortIndex};
 
-/// Where one frame is.
+/// Names the state of one frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FrameState {
-    /// In the pool.
+    /// The frame is in the pool.
     Free,
-    /// With the application: there is a `Frame` for it.
+    /// The application owns it: there is a `Frame` for it.
     App,
-    /// Posted to the fill ring of a port, and not seen on its RX ring yet.
+    /// It was posted to the fill ring of a port, and has not returned on its RX ring yet.
     Receive(PortIndex),
-    /// Posted to the TX ring of a port, and not seen on its completion ring yet.
+    /// It was posted to the TX ring of a port, and has not returned on its completion ring yet.
     Transmit(PortIndex),
-    /// With a socket of this port that is closed, but perhaps still being taken down: the kernel may
-    /// write to it, or read it, until the queue can be bound again.
+    /// It was with a socket of this port that is closed. The kernel may read or write it until the queue can be bound
+    /// again.
     WrittenOff(PortIndex),
 }
 
-/// First code of [`FrameState::WrittenOff`], behind those of the ports' other places.
+/// First code of [`FrameState::WrittenOff`], after the codes of the other states.
 const WRITTEN_OFF: u8 = 2 + 2 * MAX_PORTS;
-/// Number of codes.
+/// Counts the codes.
 const PLACES: usize = (WRITTEN_OFF + MAX_PORTS) as usize;
 
 impl FrameState {
@@ -40,7 +40,7 @@ impl FrameState {
     }
 
     fn from_code(code: u8) -> Self {
-        // Codes come from `code`, so the remainder changes none.
+        // All codes come from `code`, so the remainder changes none.
         let port = |number: u8| PortIndex::ALL[(number % MAX_PORTS) as usize];
         match code {
             0 => FrameState::Free,
@@ -52,37 +52,37 @@ impl FrameState {
     }
 }
 
-/// The kernel handed back something that is not ours to believe.
+/// Reports an invalid descriptor from the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BadDescriptor {
     /// The address lies outside the registered memory.
     #[error("kernel returned address {address:#x}, outside the UMEM")]
     OutOfRegion {
-        /// As returned.
+        /// Returned address.
         address: u64,
     },
     /// The packet would reach past the end of its frame.
     #[error("kernel returned {length} bytes at {address:#x}, past the end of the frame")]
     PastFrame {
-        /// As returned.
+        /// Returned address.
         address: u64,
-        /// As returned, bytes.
+        /// Returned length, in bytes.
         length: u32,
     },
     /// The frame is not where it would have to be.
     #[error("kernel returned address {address:#x} of a frame that is {actual:?}, not {expected:?}")]
     WrongPlace {
-        /// As returned.
+        /// Returned address.
         address: u64,
-        /// What the ledger has.
+        /// State in the ledger.
         actual: FrameState,
-        /// What it would have to have.
+        /// Expected state.
         expected: FrameState,
     },
 }
 
-/// The book itself. Entries move; they are never made or lost.
+/// Records all frames. A frame changes its state; it is never created or lost.
 #[derive(Debug)]
 pub(super) struct Ledger {
     places: Box<[u8]>,
@@ -90,7 +90,7 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    /// All frames free.
+    /// Creates a ledger in which all frames are free.
     #[must_use]
     pub(super) fn new(frames: u32) -> Self {
         let mut counts = [0; PLACES];
@@ -98,17 +98,17 @@ impl Ledger {
         Self { places: vec![FrameState::Free.code(); frames as usize].into_boxed_slice(), counts }
     }
 
-    /// Where frame `index` is.
+    /// Returns the state of frame `index`.
     #[must_use]
     #[inline]
     pub(super) fn place(&self, index: u32) -> FrameState {
         FrameState::from_code(self.places[index as usize])
     }
 
-    /// Checks where frame `index` is, for an `address` the kernel returned.
+    /// Checks the state of frame `index`, for an `address` that the kernel returned.
     ///
     /// # Errors
-    /// [`BadDescriptor::WrongPlace`] if it is elsewhere.
+    /// Returns [`BadDescriptor::WrongPlace`] if the frame is in another state.
     #[inline]
     pub(super) fn expect(&self, index: u32, place: FrameState, address: u64) -> Result<(), BadDescriptor> {
         if self.places[index as usize] == place.code() {
@@ -117,35 +117,35 @@ impl Ledger {
         Err(BadDescriptor::WrongPlace { address, actual: self.place(index), expected: place })
     }
 
-    /// Books a move.
+    /// Records a state change.
     ///
     /// # Panics
-    /// As [`put`](Self::put).
+    /// Panics like [`put`](Self::put).
     #[inline]
     pub(super) fn moved(&mut self, index: u32, from: FrameState, to: FrameState) {
         self.put(index, from, to);
         self.count(1, from, to);
     }
 
-    /// Books a move without its counters: [`count`](Self::count) follows for the whole batch.
+    /// Records a state change without its counters. A call of [`count`](Self::count) follows for the whole batch.
     ///
     /// # Panics
-    /// In debug builds, if the frame is not at `from`: a defect in this crate, since what the kernel
-    /// says goes through [`expect`](Self::expect) first.
+    /// Panics in debug builds if the frame is not in state `from`. That is a defect in this crate, because addresses
+    /// from the kernel are checked with [`expect`](Self::expect) first.
     #[inline]
     pub(super) fn put(&mut self, index: u32, from: FrameState, to: FrameState) {
         debug_assert_eq!(self.place(index), from, "frame {index} moved from where it is not");
         self.places[index as usize] = to.code();
     }
 
-    /// The counters of `frames` moves.
+    /// Updates the counters for `frames` state changes.
     #[inline]
     pub(super) fn count(&mut self, frames: u32, from: FrameState, to: FrameState) {
         self.counts[usize::from(from.code())] -= frames;
         self.counts[usize::from(to.code())] += frames;
     }
 
-    /// All counters at once.
+    /// Returns all counters.
     #[must_use]
     pub(super) fn census(&self) -> FrameCounts {
         let (live, written_off) = self.counts.split_at(usize::from(WRITTEN_OFF));
@@ -160,38 +160,38 @@ impl Ledger {
         }
     }
 
-    /// Frames at `place`.
+    /// Counts the frames in state `place`.
     pub(super) fn at(&self, place: FrameState) -> u32 {
         self.counts[usize::from(place.code())]
     }
 
-    /// Frames at the kernel for one port: to receive into, and to be sent.
+    /// Counts the frames with the kernel for one port: for reception, and for transmission.
     pub(super) fn at_port(&self, port: PortIndex) -> (u32, u32) {
         (self.at(FrameState::Receive(port)), self.at(FrameState::Transmit(port)))
     }
 }
 
-/// How many frames are where. `receive` covers fill and RX ring, `transmit` TX and completion ring:
-/// which of the two a frame is on changes under our feet and is read from the rings when asked.
+/// Holds the number of frames in each state. `receive` covers the fill and the RX ring, `transmit` the TX and the
+/// completion ring. The ring on which a frame is changes at any time, so it is read from the rings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct FrameCounts {
-    /// Frames in all.
+    /// Number of all frames.
     pub total: u32,
-    /// In the pool.
+    /// Frames in the pool.
     pub free: u32,
-    /// With the application.
+    /// Frames with the application.
     pub app: u32,
-    /// Fill + RX rings.
+    /// Frames on the fill and RX rings.
     pub receive: u32,
-    /// TX + completion rings.
+    /// Frames on the TX and completion rings.
     pub transmit: u32,
-    /// With closed sockets whose queue has not been bound again yet.
+    /// Frames with closed sockets whose queue has not been bound again yet.
     #[serde(default)]
     pub written_off: u32,
 }
 
 impl FrameCounts {
-    /// free + app + receive + transmit + written_off = total.
+    /// Returns whether free + app + receive + transmit + written_off = total.
     #[must_use]
     pub fn balanced(&self) -> bool {
         [self.free, self.app, self.receive, self.transmit, self.written_off].into_iter().map(u64::from).sum::<u64>()

@@ -1,9 +1,9 @@
-//! The packet memory of one queue actor: region, frames, pool, ledger.
+//! Owns the packet memory of one actor: region, frames, pool, ledger.
 //!
-//! Owned by exactly one actor and never shared. A [`Frame`] is the only key to its bytes: it can
-//! neither be copied nor made outside this room, so whoever has it owns the bytes. While the kernel
-//! owns a frame there is no `Frame` value for it, only its [`FrameState`] in the ledger. A [`PortKey`] is the only right to
-//! move frames between the two. The life of a frame is drawn in `docs/frame-life.md`.
+//! Exactly one actor owns it, and it is never shared. A [`Frame`] is the only access to its bytes. It cannot be copied,
+//! or created outside this module, so its holder owns the bytes. While the kernel owns a frame, there is no `Frame`
+//! value for it, only its [`FrameState`] in the ledger. Only a [`PortKey`] permits moves between the two.
+//! `docs/frame-life.md` shows the life of a frame.
 
 mod batch;
 mod frame;
@@ -30,26 +30,26 @@ use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use ledger::Ledger;
 
-/// A region cut into frames, the stack of free ones, and the ledger over all of them.
+/// Holds a region that is divided into frames, the stack of free frames, and the ledger.
 #[derive(Debug)]
 pub struct Umem {
     id: u32,
     region: Region,
     layout: UmemLayout,
-    /// Last in, first out: the frame freed last is the one whose lines are still in the cache.
+    /// Free frames as a stack, because the frame freed last is most likely in the cache.
     free: Vec<u32>,
     ledger: Ledger,
-    /// Ports that have a key, a bit each.
+    /// Ports that have a key, as a bit mask.
     keys: Arc<AtomicU8>,
-    /// Ports that a kernel has, or had.
+    /// Ports that have or had a kernel, as a bit mask.
     kernel_ports: u8,
 }
 
 impl Umem {
-    /// Cuts `region` into frames; all of them start free.
+    /// Divides `region` into frames, all free.
     ///
     /// # Errors
-    /// [`LayoutError::RegionTooSmall`] if the region does not hold the layout's frames.
+    /// Returns [`LayoutError::RegionTooSmall`] if the region does not hold the layout's frames.
     pub fn new(region: Region, layout: UmemLayout) -> Result<Self, LayoutError> {
         if region.len() < layout.bytes() {
             return Err(LayoutError::RegionTooSmall { wanted: layout.bytes(), got: region.len() });
@@ -66,37 +66,37 @@ impl Umem {
         })
     }
 
-    /// Sizes this memory was cut by.
+    /// Returns the sizes of this memory.
     #[must_use]
     pub fn layout(&self) -> &UmemLayout {
         &self.layout
     }
 
-    /// What pages the region got, and why.
+    /// Returns the kind of pages of the region, with the reason.
     #[must_use]
     pub fn pages(&self) -> &PageReport {
         self.region.pages()
     }
 
-    /// What pages the kernel says are there.
+    /// Returns the pages that the kernel reports.
     #[must_use]
     pub fn pages_seen(&self) -> PagesSeen {
         self.region.seen()
     }
 
-    /// Where the frames lie, as a port registers it with a kernel (XDP_UMEM_REG): address and bytes.
+    /// Returns address and size in bytes of the frames, as a port registers them with a kernel (XDP_UMEM_REG).
     #[must_use]
     pub fn span(&self) -> (u64, u64) {
         (self.region.address(), self.layout.bytes() as u64)
     }
 
-    /// Where all frames are now.
+    /// Returns the number of frames in each state.
     #[must_use]
     pub fn census(&self) -> FrameCounts {
         self.ledger.census()
     }
 
-    /// Takes a free frame for the application; its length is zero, its start behind the headroom.
+    /// Takes a free frame for the application. Its length is zero, and its start is after the headroom.
     #[must_use]
     pub fn take(&mut self) -> Option<Frame> {
         let index = self.free.pop()?;
@@ -107,38 +107,38 @@ impl Umem {
     /// Takes a frame back from the application.
     ///
     /// # Panics
-    /// If the frame belongs to another memory: a defect in this crate, never reachable by packets.
+    /// Panics if the frame belongs to another memory. That is a defect in this crate, which packets cannot trigger.
     pub fn give(&mut self, frame: Frame) {
         self.own(&frame);
         self.ledger.moved(frame.index(), FrameState::App, FrameState::Free);
         self.free.push(frame.index());
     }
 
-    /// The packet in `frame`.
+    /// Returns the packet in `frame`.
     #[must_use]
     #[inline]
     pub fn bytes<'a>(&'a self, frame: &'a Frame) -> &'a [u8] {
         self.own(frame);
         let at = self.layout.address(frame.index()) + usize::from(frame.offset());
-        // SAFETY: `Frame`s are made only by `take` and `received`, for a frame in Place::App, with
-        // offset + length checked against the frame size there, in `set_length` and in `move_start`; so
-        // the range is inside the region. The kernel does not write frames in Place::App, and no other `Frame`
-        // value exists for this index, so nobody writes while `frame` is borrowed.
+        // SAFETY: only `take` and `received` create `Frame`s, for a frame in FrameState::App. They, `set_length` and
+        // `move_start` check offset + length against the frame size, so the range is inside the region. The kernel does
+        // not write frames in FrameState::App, and no other `Frame` value exists for this index, so nothing writes
+        // while `frame` is borrowed.
         unsafe { self.region.slice(at, usize::from(frame.length())) }
     }
 
-    /// The packet in `frame`, to write to.
+    /// Returns the packet in `frame` for writing.
     #[must_use]
     #[inline]
     pub fn bytes_mut<'a>(&'a self, frame: &'a mut Frame) -> &'a mut [u8] {
         self.own(frame);
         let at = self.layout.address(frame.index()) + usize::from(frame.offset());
-        // SAFETY: as in `bytes`; and `frame` is borrowed mutably and is the only value for its
-        // index, so this is the only reference to the range.
+        // SAFETY: the conditions of `bytes` hold. `frame` is also borrowed mutably and is the only value for its index,
+        // so this is the only reference to the range.
         unsafe { self.region.slice_mut(at, usize::from(frame.length())) }
     }
 
-    /// The first 64 bytes from the start of the packet; what lies beyond its length is stale.
+    /// Returns the first 64 bytes from the start of the packet. Bytes beyond its length are stale.
     #[must_use]
     #[inline]
     pub fn header_bytes<'a>(&'a self, frame: &'a Frame) -> &'a [u8; 64] {
@@ -152,34 +152,35 @@ impl Umem {
         head.first_chunk().unwrap_or(&[0; 64])
     }
 
-    /// As [`header_bytes`](Self::header_bytes), to write to. What is written beyond the packet's length is nobody's.
+    /// Returns the first 64 bytes like [`header_bytes`](Self::header_bytes), for writing. Bytes beyond the packet's
+    /// length are not part of the packet.
     #[must_use]
     #[inline(always)]
     pub fn header_bytes_mut<'a>(&'a self, frame: &'a mut Frame) -> &'a mut [u8; 64] {
         self.own(frame);
         let at = self.layout.address(frame.index()) + usize::from(frame.offset());
-        // SAFETY: 64 bytes from the packet's start lie within the frame, as in `header_bytes`; and `frame` is borrowed
+        // SAFETY: 64 bytes from the packet's start are within the frame, as in `header_bytes`. `frame` is borrowed
         // mutably and is the only value for its index, so this is the only reference to the range.
         let head = unsafe { self.region.slice_mut(at, 64) };
         // SAFETY: the slice is 64 bytes long by the call above, and an array of bytes has its alignment.
         unsafe { &mut *head.as_mut_ptr().cast() }
     }
 
-    /// Asks the cache for the head of `frame`. No effect but time.
+    /// Prefetches the headers of `frame`. It affects only the time.
     #[inline]
     pub fn prefetch(&self, frame: &Frame) {
         self.region.prefetch(self.layout.address(frame.index()) + usize::from(frame.offset()));
     }
 
-    /// Moves the start of the packet by `by` bytes, its end staying where it is: towards the front to make
-    /// room for a header, whose bytes are stale until they are written; towards the end to take one off.
-    /// `false`, and no change, if it would leave the frame or the packet.
+    /// Moves the start of the packet by `by` bytes; its end does not move. A negative value adds space for a header,
+    /// whose bytes are stale until they are written. A positive value removes a header. Returns `false` and changes
+    /// nothing if the start would leave the frame or the packet.
     #[must_use]
     #[inline]
     pub fn move_start(&self, frame: &mut Frame, by: i16) -> bool {
         let offset = i32::from(frame.offset()) + i32::from(by);
         let length = i32::from(frame.length()) - i32::from(by);
-        // 64: what `header_bytes` reads, whatever the packet's length. A frame has at most 4096 bytes.
+        // `header_bytes` reads 64 bytes, whatever the packet's length. A frame has at most 4096 bytes.
         let fits = offset >= 0 && length >= 0 && offset + 64 <= self.layout.frame_size() as i32;
         if fits {
             frame.set_start(offset as u16, length as u16);
@@ -187,7 +188,7 @@ impl Umem {
         fits
     }
 
-    /// Sets the packet's length, bytes from its start; `false`, and no change, if it would not fit.
+    /// Sets the packet's length in bytes from its start. Returns `false` and changes nothing if it does not fit.
     #[must_use]
     #[inline(always)]
     pub fn set_length(&self, frame: &mut Frame, length: u16) -> bool {
@@ -204,11 +205,11 @@ impl Umem {
     }
 }
 
-/// The kernel's side of the ledger: what ports report, each with its key. An application never needs these.
+/// Implements the kernel side of the ledger, which ports use with their keys. An application never needs these methods.
 ///
-/// Each of them panics if the key is another memory's: a defect in the port, never reachable by packets.
+/// Each method panics if the key belongs to another memory. That is a defect in the port, which packets cannot trigger.
 impl Umem {
-    /// Free -> the fill ring of the port. The index of the frame to post, or `None` if all are in use.
+    /// Moves a free frame to the fill ring of the port. Returns its index, or `None` if no frame is free.
     #[must_use]
     #[inline]
     pub fn post_fill(&mut self, key: &PortKey) -> Option<u32> {
@@ -218,11 +219,11 @@ impl Umem {
         Some(index)
     }
 
-    /// The kernel put `length` bytes at `address` on the RX ring of the port.
+    /// Takes a packet of `length` bytes at `address` that the kernel put on the RX ring of the port.
     ///
     /// # Errors
-    /// [`BadDescriptor`] if the address is not in a frame that was posted to this port's fill ring,
-    /// or the packet would reach past its frame. The ledger is unchanged then.
+    /// Returns a [`BadDescriptor`] if the address is not in a frame that was posted to this port's fill ring, or if the
+    /// packet exceeds its frame. The ledger does not change then.
     #[inline]
     pub fn received(&mut self, key: &PortKey, address: u64, length: u32) -> Result<Frame, BadDescriptor> {
         let port = self.port_of(key);
@@ -231,7 +232,7 @@ impl Umem {
         Ok(frame)
     }
 
-    /// Application -> the TX ring of the port. Address and length for the descriptor.
+    /// Moves a frame to the TX ring of the port. Returns address and length for the descriptor.
     #[inline]
     pub fn post_transmit(&mut self, key: &PortKey, frame: Frame) -> (u64, u32) {
         let port = self.port_of(key);
@@ -241,10 +242,10 @@ impl Umem {
         (address as u64, u32::from(frame.length()))
     }
 
-    /// The kernel returned `address` on the completion ring of the port: the frame is free again.
+    /// Frees the frame at `address`, which the kernel returned on the completion ring of the port.
     ///
     /// # Errors
-    /// [`BadDescriptor`] if no frame of that address is with this port for sending; unchanged then.
+    /// Returns a [`BadDescriptor`] if this port sends no frame at that address. The ledger does not change then.
     #[inline]
     pub fn completed(&mut self, key: &PortKey, address: u64) -> Result<(), BadDescriptor> {
         let port = self.port_of(key);
@@ -253,39 +254,39 @@ impl Umem {
         Ok(())
     }
 
-    /// Frames of `port` at the kernel: to receive into, and to be sent.
+    /// Counts the frames of `port` with the kernel: for reception, and for transmission.
     #[must_use]
     pub fn at_port(&self, port: PortIndex) -> (u32, u32) {
         self.ledger.at_port(port)
     }
 
-    /// Writes what a simulated kernel received to a frame that was posted to the fill ring of its port.
+    /// Writes a packet of a simulated kernel to a frame that was posted to the fill ring of its port.
     ///
     /// # Errors
-    /// [`BadDescriptor`], and no change, if the frame is not there, or the packet would not fit.
+    /// Returns a [`BadDescriptor`] and changes nothing if the frame is in another state or the packet does not fit.
     pub fn kernel_write(&mut self, key: &PortKey, address: u64, packet: &[u8]) -> Result<(), BadDescriptor> {
         let port = self.simulated(key);
         let at = self.kernel_holds(FrameState::Receive(port), address, packet.len())?;
-        // SAFETY: the range is inside one frame, by `kernel_holds`. The frame is in Place::Receive of a port that
-        // no kernel ever had, so no `Frame` for it exists and no kernel writes to it; `self` is borrowed
-        // mutably, so no other reference to the region lives.
+        // SAFETY: the range is inside one frame, by `kernel_holds`. The frame is in FrameState::Receive of a port that
+        // never had a kernel, so no `Frame` for it exists and no kernel writes to it. `self` is borrowed mutably, so no
+        // other reference to the region exists.
         unsafe { self.region.slice_mut(at, packet.len()) }.copy_from_slice(packet);
         Ok(())
     }
 
-    /// What a simulated kernel sends: `length` bytes of a frame that was posted to the TX ring of its port.
+    /// Returns the packet that a simulated kernel sends: `length` bytes of a frame on the TX ring of its port.
     ///
     /// # Errors
-    /// [`BadDescriptor`] if the frame is not there, or the packet reaches past it.
+    /// Returns a [`BadDescriptor`] if the frame is in another state or the packet exceeds it.
     pub fn kernel_read(&self, key: &PortKey, address: u64, length: u32) -> Result<&[u8], BadDescriptor> {
         let port = self.simulated(key);
         let at = self.kernel_holds(FrameState::Transmit(port), address, length as usize)?;
-        // SAFETY: the range is inside one frame, by `kernel_holds`. The frame is in Place::Transmit, so
-        // no `Frame` for it exists, and nobody writes to it while `self` is borrowed.
+        // SAFETY: the range is inside one frame, by `kernel_holds`. The frame is in FrameState::Transmit, so no `Frame`
+        // for it exists, and nothing writes to it while `self` is borrowed.
         Ok(unsafe { self.region.slice(at, length as usize) })
     }
 
-    /// Where `length` bytes at `address` lie within the region, if the frame is at `place`.
+    /// Returns the position of `length` bytes at `address` within the region, if the frame is in state `place`.
     fn kernel_holds(&self, place: FrameState, address: u64, length: usize) -> Result<usize, BadDescriptor> {
         let (index, offset) = self.locate(address)?;
         self.ledger.expect(index, place, address)?;
@@ -295,14 +296,14 @@ impl Umem {
         Ok(self.layout.address(index) + usize::from(offset))
     }
 
-    /// Frame index and offset within the frame; `address` comes from the kernel and is not believed.
+    /// Returns frame index and offset within the frame. `address` comes from the kernel, so it is checked.
     #[inline]
     fn locate(&self, address: u64) -> Result<(u32, u16), BadDescriptor> {
         let (index, offset) = self.layout.locate(address);
         if index >= u64::from(self.layout.frame_count()) {
             return Err(BadDescriptor::OutOfRegion { address });
         }
-        // index < frame_count, a u32.
+        // The check above ensures index < frame_count, which is a u32.
         Ok((index as u32, offset))
     }
 }

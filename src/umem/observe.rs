@@ -1,4 +1,4 @@
-//! What the kernel says of a region after it was mapped: page size and nodes, not as wished but as they are.
+//! Reads the kernel's report about a mapped region: actual page size and NUMA nodes.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,20 +8,20 @@ use serde::{Deserialize, Serialize};
 
 use super::Region;
 
-/// The pages under a region.
+/// Describes the pages of a region.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PagesSeen {
-    /// Size of the kernel's pages there (`KernelPageSize` of /proc/self/smaps), KiB; `None` where /proc does not tell.
+    /// Size of the kernel's pages in KiB (`KernelPageSize` of /proc/self/smaps); `None` if /proc does not report it.
     pub page_kib: Option<u64>,
-    /// Base-page addresses looked at, by NUMA node (move_pages(2)); empty where the kernel does not tell.
+    /// Number of sampled base-page addresses by NUMA node (move_pages(2)); empty if the kernel does not report it.
     pub nodes: BTreeMap<u32, u64>,
 }
 
-/// At most this many addresses are asked for, spread evenly over the region.
+/// Limits the sampled addresses, which are spread evenly over the region.
 const SAMPLE: usize = 512;
 
 impl Region {
-    /// Asks the kernel what is there. Reads /proc and makes one system call: for start-up, not for the loop.
+    /// Asks the kernel for page size and nodes. It reads /proc and makes one system call, so it is for start-up only.
     #[must_use]
     pub fn seen(&self) -> PagesSeen {
         PagesSeen { page_kib: page_kib(self.start.as_ptr() as usize), nodes: self.nodes().unwrap_or_default() }
@@ -32,8 +32,8 @@ impl Region {
         let pages: Vec<*mut libc::c_void> =
             (0..self.length).step_by(step).map(|at| self.start.as_ptr().wrapping_add(at).cast()).collect();
         let mut status = vec![-1i32; pages.len()];
-        // SAFETY: with a null node list move_pages(2) moves nothing: it reads `pages.len()` addresses and
-        // writes as many ints to `status`, which is that long. The addresses need not even be mapped.
+        // SAFETY: with a null node list, move_pages(2) moves nothing. It reads `pages.len()` addresses and writes as
+        // many ints to `status`, which has that length. The addresses need not be mapped.
         let failed = unsafe {
             libc::syscall(
                 libc::SYS_move_pages,
@@ -49,7 +49,7 @@ impl Region {
             return Err(io::Error::last_os_error());
         }
         let mut nodes = BTreeMap::new();
-        // Negative: an errno, for a page that is not there.
+        // A negative value is an errno, for a missing page.
         for node in status.into_iter().filter_map(|node| u32::try_from(node).ok()) {
             *nodes.entry(node).or_default() += 1;
         }
@@ -57,7 +57,7 @@ impl Region {
     }
 }
 
-/// `KernelPageSize` of the mapping that `address` is in (proc_pid_smaps(5)).
+/// Returns `KernelPageSize` of the mapping that contains `address` (proc_pid_smaps(5)).
 fn page_kib(address: usize) -> Option<u64> {
     let smaps = fs::read_to_string("/proc/self/smaps").ok()?;
     let mut inside = false;

@@ -1,13 +1,13 @@
-//! The number of a port within its actor: bounded, so that no other number can reach the ledger.
+//! Defines the index of a port within its actor. It is bounded, so that every value has a state in the ledger.
 
 use arrayvec::ArrayVec;
 
-/// Ports that one actor can own: one bit of a `u8` each, and one state of the ledger each.
+/// Limits the ports of one actor: each has one bit of a `u8` and its own states in the ledger.
 pub const MAX_PORTS: u8 = 8;
 
 /// Identifies a port within its actor, counted from zero in the order of the configuration's interfaces.
 ///
-/// A number that an actor cannot have is not a value of this type:
+/// A number that no actor can have is not a value of this type:
 ///
 /// ```
 /// use oxide::umem::PortIndex;
@@ -35,15 +35,15 @@ pub enum PortIndex {
     P7,
 }
 
-/// One value for each port of an actor, in order: at most [`MAX_PORTS`]. Collecting more of them panics.
+/// Holds one value for each port of an actor, in order, at most [`MAX_PORTS`]. Collecting more values panics.
 pub type PortList<T> = ArrayVec<T, { MAX_PORTS as usize }>;
 
 impl PortIndex {
-    /// Every port number, ascending.
+    /// Lists all port numbers in ascending order.
     pub const ALL: [Self; MAX_PORTS as usize] =
         [Self::P0, Self::P1, Self::P2, Self::P3, Self::P4, Self::P5, Self::P6, Self::P7];
 
-    /// Returns the port with this number; `None` if an actor cannot have one, from [`MAX_PORTS`] on.
+    /// Returns the port with this number, or `None` from [`MAX_PORTS`] on.
     #[must_use]
     pub fn new(number: usize) -> Option<Self> {
         Self::ALL.get(number).copied()

@@ -1,4 +1,4 @@
-//! The right to say what became of a port's frames: one key for each port that is open.
+//! Defines the key of an open port, which permits its holder to move the port's frames.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -7,11 +7,11 @@ use super::{FrameState, PortIndex, Umem};
 
 /// Lets its holder move frames of one [`Umem`] between the application and the rings of one port.
 ///
-/// There is one key for a port at a time. Dropping it closes the port; the frames that it posted stay posted until
-/// [`Umem::write_off`]. A port keeps its key to itself: who has no key can neither take a frame from a kernel nor give
-/// one to it.
+/// A port has one key at a time. Dropping it closes the port; the frames that it posted stay posted until
+/// [`Umem::write_off`]. A port keeps its key private. Code without the key can neither take a frame from a kernel nor
+/// give one to it.
 ///
-/// A key is not copied, and nobody makes one but the memory:
+/// A key cannot be copied, and only the memory creates one:
 ///
 /// ```compile_fail,E0599
 /// fn copy(key: &oxide::umem::PortKey) -> oxide::umem::PortKey {
@@ -24,7 +24,7 @@ use super::{FrameState, PortIndex, Umem};
 /// let key = PortKey { umem: 0, port: PortIndex::P0, simulated: true, keys: Default::default() };
 /// ```
 ///
-/// A number is no key:
+/// A number does not replace a key:
 ///
 /// ```compile_fail,E0308
 /// fn steal(umem: &mut oxide::umem::Umem, address: u64) {
@@ -32,7 +32,7 @@ use super::{FrameState, PortIndex, Umem};
 /// }
 /// ```
 ///
-/// A key for a real kernel's port is made by who vouches for that kernel, in an `unsafe` block:
+/// A key for a port with a real kernel needs an `unsafe` block, in which the caller guarantees the kernel's behaviour:
 ///
 /// ```compile_fail,E0133
 /// fn pretend(umem: &mut oxide::umem::Umem) {
@@ -44,7 +44,7 @@ pub struct PortKey {
     umem: u32,
     port: PortIndex,
     simulated: bool,
-    /// The ports that have a key, a bit each; shared with the memory.
+    /// Ports that have a key, as a bit mask shared with the memory.
     keys: Arc<AtomicU8>,
 }
 
@@ -63,7 +63,7 @@ impl Drop for PortKey {
     }
 }
 
-/// A port number is in use.
+/// Reports that a port index is in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PortTaken {
@@ -78,12 +78,12 @@ pub enum PortTaken {
 }
 
 impl Umem {
-    /// Returns the key of a port behind which there is no kernel: its frames are read and written only by
-    /// [`kernel_read`](Self::kernel_read) and [`kernel_write`](Self::kernel_write), which borrow this memory. Frames
-    /// that an earlier key of the port left posted are written off.
+    /// Returns the key of a port without a kernel. Only [`kernel_read`](Self::kernel_read) and
+    /// [`kernel_write`](Self::kernel_write), which borrow this memory, read and write its frames. Frames that an
+    /// earlier key of the port left posted are written off.
     ///
     /// # Errors
-    /// [`PortTaken`] if the port is open, or was a kernel's before.
+    /// Returns [`PortTaken`] if the port is open, or a kernel had it before.
     pub fn simulated_port(&mut self, port: PortIndex) -> Result<PortKey, PortTaken> {
         if port.is_in(self.kernel_ports) {
             return Err(PortTaken::Kernel(port));
@@ -91,21 +91,21 @@ impl Umem {
         self.claim(port, true)
     }
 
-    /// Returns the key of a port whose rings are shared with a kernel, or with anything else that reads and writes the
-    /// frames behind this process's back. Frames that an earlier key of the port left posted are written off.
+    /// Returns the key of a port whose rings are shared with a kernel, or with another party that reads and writes the
+    /// frames outside this process's control. Frames that an earlier key of the port left posted are written off.
     ///
     /// # Safety
-    /// From now on, and after the key is dropped for as long as the other side uses this memory by it:
+    /// The following holds from now on, and after the key is dropped until the other side stops to use this memory:
     /// - the other side gets only addresses that [`post_fill`](Self::post_fill) and
     ///   [`post_transmit`](Self::post_transmit), or their batch forms, returned for this key; it writes only to the
     ///   frames of the former, from their start to their end, and only reads those of the latter;
     /// - [`received`](Self::received) and [`completed`](Self::completed), or their batch forms, are called with this key
     ///   only for addresses that the other side has returned since, on the ring that they are for: it does not use that
     ///   frame any more;
-    /// - the key is not given to code that does not keep to this.
+    /// - no code that violates these conditions gets the key.
     ///
     /// # Errors
-    /// [`PortTaken::Open`].
+    /// Returns [`PortTaken::Open`] if the port is open.
     pub unsafe fn kernel_port(&mut self, port: PortIndex) -> Result<PortKey, PortTaken> {
         let key = self.claim(port, false)?;
         self.kernel_ports |= port.bit();
@@ -120,20 +120,19 @@ impl Umem {
         Ok(PortKey { umem: self.id, port, simulated, keys: Arc::clone(&self.keys) })
     }
 
-    /// Checks that nobody has the key of `port`.
+    /// Checks that `port` has no key.
     ///
     /// # Errors
-    /// [`PortTaken::Open`].
+    /// Returns [`PortTaken::Open`] if it has one.
     pub fn check_closed(&self, port: PortIndex) -> Result<(), PortTaken> {
         if port.is_in(self.keys.load(Ordering::Acquire)) { Err(PortTaken::Open(port)) } else { Ok(()) }
     }
 
-    /// Frees every frame that `port` has posted. Returns how many were to be received into, and how many were to be
-    /// sent.
+    /// Frees every frame that `port` has posted. Returns the number of frames for reception and for transmission.
     ///
     /// # Safety
-    /// Nobody uses the frames that were posted with any key of the port: the socket was never bound, or the kernel has
-    /// finished with it. This is true of a port that was only simulated once its key is dropped.
+    /// No other party uses the frames that were posted with any key of the port: the socket was never bound, or the
+    /// kernel has finished with it. This holds for a port that was only simulated once its key is dropped.
     pub unsafe fn recall(&mut self, port: PortIndex) -> (u32, u32) {
         (
             self.move_all(FrameState::Receive(port), FrameState::Free),
@@ -141,27 +140,26 @@ impl Umem {
         )
     }
 
-    /// Writes off what `port` has posted: its socket is closed, and the frames are neither ours nor anybody's, because
-    /// the kernel takes a socket down late, some tens of milliseconds after it was closed, and works on its frames until
-    /// then. Returns how many frames that are.
+    /// Writes off the frames that `port` has posted, after its socket was closed. The kernel releases a socket some
+    /// tens of milliseconds after its close and may use the frames until then. Returns the number of frames.
     pub fn write_off(&mut self, port: PortIndex) -> u32 {
         let off = FrameState::WrittenOff(port);
         self.move_all(FrameState::Receive(port), off) + self.move_all(FrameState::Transmit(port), off)
     }
 
-    /// Frees what was written off with earlier sockets of `port`. Returns how many frames that are.
+    /// Frees the frames that were written off with earlier sockets of `port`. Returns their number.
     ///
     /// # Safety
-    /// The kernel has finished with every earlier socket of the port: the queue of each could be bound anew
-    /// (xp_assign_dev, net/xdp/xsk_buff_pool.c: EBUSY while the queue still has its pool), or its interface is gone.
+    /// The kernel has finished with every earlier socket of the port: each queue could be bound again (xp_assign_dev,
+    /// net/xdp/xsk_buff_pool.c: EBUSY while the queue still has its pool), or its interface was deleted.
     pub unsafe fn take_back(&mut self, port: PortIndex) -> u32 {
         self.move_all(FrameState::WrittenOff(port), FrameState::Free)
     }
 
-    /// Frees what was written off with earlier keys of a simulated port: no kernel ever had this port.
+    /// Frees the frames that were written off with earlier keys of a simulated port, which never had a kernel.
     ///
     /// # Panics
-    /// If the key is another memory's, or a kernel's: a defect in the port.
+    /// Panics if the key belongs to another memory or to a kernel. That is a defect in the port.
     pub fn take_back_simulated(&mut self, key: &PortKey) -> u32 {
         self.move_all(FrameState::WrittenOff(self.simulated(key)), FrameState::Free)
     }
@@ -183,19 +181,19 @@ impl Umem {
         moved
     }
 
-    /// What tells this memory from others.
+    /// Returns the identifier of this memory.
     pub(crate) fn id(&self) -> u32 {
         self.id
     }
 
-    /// The port of `key`, which is for this memory.
+    /// Returns the port of `key`, which must belong to this memory.
     #[inline]
     pub(super) fn port_of(&self, key: &PortKey) -> PortIndex {
         assert!(key.umem == self.id, "port of another UMEM");
         key.port
     }
 
-    /// The same; and no kernel is behind the port.
+    /// Returns the port of `key`, which must be simulated and belong to this memory.
     pub(super) fn simulated(&self, key: &PortKey) -> PortIndex {
         assert!(key.simulated, "a kernel's port is not simulated");
         self.port_of(key)

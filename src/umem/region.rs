@@ -1,71 +1,71 @@
-//! Pages under the frames: mapped, faulted in, on the wanted NUMA node, freed exactly.
+//! Maps the pages of the frames: faulted in, on the requested NUMA node, unmapped exactly.
 
 use std::fs;
 use std::io;
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 
-/// Bytes in a huge page.
+/// Counts the bytes in a huge page.
 pub const HUGE_PAGE: usize = 2 << 20;
 
-/// Size of the pages under a region.
+/// Names the size of the pages of a region.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum PageKind {
-    /// The machine's ordinary pages (4 KiB on x86-64).
+    /// Base pages of the machine (4 KiB on x86-64).
     Base,
-    /// 2 MiB pages from the reserved pool (`vm.nr_hugepages`).
+    /// Pages of 2 MiB from the reserved pool (`vm.nr_hugepages`).
     Huge,
 }
 
-/// What a region got, and why it is not what was wished, if so.
+/// Reports the pages of a region, and the reason if they are not the requested ones.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct PageReport {
     /// Page size in force.
     pub kind: PageKind,
-    /// NUMA node the pages were bound to; `None` where the kernel chose.
+    /// NUMA node of the pages; `None` if the kernel chose.
     pub node: Option<u32>,
-    /// Why huge pages were not used although wished.
+    /// Reason why requested huge pages are not used.
     pub fallback: Option<String>,
 }
 
-/// Memory could not be had.
+/// Reports that memory could not be allocated.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RegionError {
     /// mmap(2) refused.
     #[error("cannot map {bytes} bytes of packet memory: {source}")]
     Map {
-        /// Bytes asked for.
+        /// Requested bytes.
         bytes: usize,
-        /// The kernel's answer.
+        /// Error of the kernel.
         source: io::Error,
     },
-    /// set_mempolicy(2) refused.
+    /// The kernel refused set_mempolicy(2).
     #[error(
         "cannot bind packet memory to NUMA node {node}: {source} (see `numactl --hardware`, or set numa = \"auto\")"
     )]
     Node {
-        /// The node asked for.
+        /// Requested node.
         node: u32,
-        /// The kernel's answer.
+        /// Error of the kernel.
         source: io::Error,
     },
 }
 
-/// A mapping of whole pages, unmapped when it is dropped. The kernel pins the pages it was told of, so a
-/// socket that lives on harms nobody.
+/// Maps whole pages, and unmaps them on drop. The kernel pins the pages that were registered with it, so a socket that
+/// exists longer does no harm.
 pub struct Region {
     pub(super) start: NonNull<u8>,
     pub(super) length: usize,
     pages: PageReport,
-    /// Unmaps it.
+    /// Unmaps the region on drop.
     _mapping: Mapping,
 }
 
-// SAFETY: the region is memory, reached only through `&self`/`&mut self` of the one `Umem` that owns
-// it; moving that owner to another thread moves all access with it.
+// SAFETY: the region is memory that is reached only through `&self`/`&mut self` of the one `Umem` that owns it. Moving
+// that owner to another thread moves all access with it.
 unsafe impl Send for Region {}
 
 impl std::fmt::Debug for Region {
@@ -75,11 +75,11 @@ impl std::fmt::Debug for Region {
 }
 
 impl Region {
-    /// Maps at least `bytes` bytes, faulted in, on `node` if given. Huge pages that cannot be had
-    /// become base pages, and [`PageReport::fallback`] tells why.
+    /// Maps at least `bytes` bytes, faulted in, on `node` if given. If huge pages are not available, it uses base pages
+    /// and sets [`PageReport::fallback`].
     ///
     /// # Errors
-    /// [`RegionError`] if not even base pages can be had, or the node does not exist.
+    /// Returns a [`RegionError`] if base pages are not available either, or if the node does not exist.
     pub fn map(bytes: usize, wanted: PageKind, node: Option<u32>) -> Result<Self, RegionError> {
         let (kind, fallback) = choose_pages(bytes, wanted, node);
         let (mapping, kind, fallback) = with_node(node, || match Mapping::new(bytes, kind) {
@@ -97,50 +97,53 @@ impl Region {
         })
     }
 
-    /// Adds why huge pages were not used, which somebody else found out.
+    /// Sets the reason why huge pages are not used, if the caller found one.
     #[must_use]
     pub(crate) fn because(mut self, why: Option<String>) -> Self {
         self.pages.fallback = why.or(self.pages.fallback);
         self
     }
 
-    /// Its first byte, as the kernel is told.
+    /// Returns the address of the first byte, as registered with the kernel.
     pub(super) fn address(&self) -> u64 {
         self.start.as_ptr().expose_provenance() as u64
     }
 
-    /// Bytes in the region.
+    /// Returns the size of the region in bytes.
     #[must_use]
     #[allow(clippy::len_without_is_empty)] // a region is never empty
     pub fn len(&self) -> usize {
         self.length
     }
 
-    /// What pages it got, and why.
+    /// Returns the kind of pages, with the reason.
     #[must_use]
     pub fn pages(&self) -> &PageReport {
         &self.pages
     }
 
     /// # Safety
-    /// `at + length` must not exceed [`len`](Self::len), and nobody may write to the range while the
-    /// slice lives.
+    /// Returns `length` bytes from `at` on.
+    ///
+    /// `at + length` must not exceed [`len`](Self::len), and nothing may write to the range while the slice exists.
     #[inline]
     pub(super) unsafe fn slice(&self, at: usize, length: usize) -> &[u8] {
         debug_assert!(at + length <= self.length);
-        // SAFETY: in bounds and unaliased by the caller's promise; the bytes were initialised by the
-        // kernel, which hands out zeroed pages.
+        // SAFETY: the caller guarantees bounds and aliasing. The kernel initialised the bytes, because it provides
+        // zeroed pages.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr().wrapping_add(at), length) }
     }
 
     /// # Safety
-    /// `at + length` must not exceed [`len`](Self::len), and nobody else may read or write the range
-    /// while the slice lives.
+    /// Returns `length` bytes from `at` on, for writing.
+    ///
+    /// `at + length` must not exceed [`len`](Self::len), and nothing else may read or write the range while the slice
+    /// exists.
     #[inline]
     #[allow(clippy::mut_from_ref)] // frames are disjoint; the caller holds the only token of this one
     pub(super) unsafe fn slice_mut(&self, at: usize, length: usize) -> &mut [u8] {
         debug_assert!(at + length <= self.length);
-        // SAFETY: as in `slice`, and exclusive by the caller's promise.
+        // SAFETY: the conditions of `slice` hold, and the caller guarantees exclusive access.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr().wrapping_add(at), length) }
     }
 
@@ -150,22 +153,22 @@ impl Region {
     }
 }
 
-/// Asks the cache for the line at `address`. No effect but time, whatever the address is.
+/// Prefetches the cache line at `address`. Any address is permitted; only the time changes.
 #[inline]
 pub fn prefetch<T>(address: *const T) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a prefetch of any address is a hint and faults never; SSE is part of x86-64.
+        // SAFETY: a prefetch of any address is a hint and never faults; SSE is part of x86-64.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = address;
 }
 
-/// Asks the kernel to back what is in `memory` of whole huge pages with such, when it is first written to. For large
-/// tables that are read in random order; smaller memory is left as it is. A wish: where transparent huge pages are
-/// off (`/sys/kernel/mm/transparent_hugepage/enabled` says `never`) nothing happens.
+/// Asks the kernel to use huge pages for the whole huge pages within `memory`, when it is first written to. It is for
+/// large tables that are read in random order; smaller memory does not change. The kernel may ignore it, for example if
+/// transparent huge pages are off (`never` in `/sys/kernel/mm/transparent_hugepage/enabled`).
 pub(crate) fn advise_huge_pages<T>(memory: &mut [MaybeUninit<T>]) {
     let range = memory.as_mut_ptr_range();
     let (start, end) = (range.start.addr().next_multiple_of(HUGE_PAGE), range.end.addr() / HUGE_PAGE * HUGE_PAGE);
@@ -173,36 +176,36 @@ pub(crate) fn advise_huge_pages<T>(memory: &mut [MaybeUninit<T>]) {
         return;
     }
     let start = range.start.with_addr(start);
-    // SAFETY: MADV_HUGEPAGE says how the kernel may back the pages from now on, and changes neither their contents nor
-    // who may use them; the range lies within `memory`, which is ours alone while it is borrowed.
+    // SAFETY: MADV_HUGEPAGE changes how the kernel may back the pages, but neither their contents nor the access to
+    // them. The range lies within `memory`, which is borrowed exclusively.
     let refused = unsafe { libc::madvise(start.cast(), end - start.addr(), libc::MADV_HUGEPAGE) } != 0;
     if refused {
         tracing::debug!(error = %io::Error::last_os_error(), "no transparent huge pages");
     }
 }
 
-/// An anonymous mapping that is unmapped with the length it was mapped with.
+/// Owns an anonymous mapping, and unmaps it with its original length.
 struct Mapping {
     start: NonNull<u8>,
     length: usize,
 }
 
-// SAFETY: a mapping is process-wide; unmapping it from another thread is allowed.
+// SAFETY: a mapping belongs to the process; another thread may unmap it.
 unsafe impl Send for Mapping {}
 
 impl Mapping {
     fn new(bytes: usize, kind: PageKind) -> Result<Self, RegionError> {
         let (length, flags) = match kind {
             PageKind::Base => (bytes.next_multiple_of(4096).max(4096), 0),
-            // munmap(2) of huge pages wants a multiple of their size, else it fails and the pages stay.
+            // munmap(2) of huge pages needs a multiple of their size; otherwise it fails and the pages stay.
             PageKind::Huge => {
                 (bytes.next_multiple_of(HUGE_PAGE).max(HUGE_PAGE), libc::MAP_HUGETLB | libc::MAP_HUGE_2MB)
             }
         };
-        // Miri knows neither populating nor madvise(2).
+        // Miri supports neither MAP_POPULATE nor madvise(2).
         let populate = if cfg!(miri) { 0 } else { libc::MAP_POPULATE };
         let flags = flags | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | populate;
-        // SAFETY: a new anonymous mapping at an address of the kernel's choice touches nothing that exists.
+        // SAFETY: a new anonymous mapping at an address chosen by the kernel does not affect existing memory.
         let start =
             unsafe { libc::mmap(std::ptr::null_mut(), length, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
         match NonNull::new(start.cast::<u8>()) {
@@ -225,7 +228,7 @@ impl Drop for Mapping {
     }
 }
 
-/// A forked child must not inherit the pages: while it lives, the queue cannot be bound again.
+/// Keeps a forked child from inheriting the pages. While such a child exists, the queue cannot be bound again.
 pub(crate) fn dont_fork(start: NonNull<u8>, length: usize) {
     if cfg!(miri) {
         return;
@@ -236,8 +239,8 @@ pub(crate) fn dont_fork(start: NonNull<u8>, length: usize) {
     }
 }
 
-/// Decides for huge pages only if the pool has enough of them free, on the wanted node: with an empty
-/// node pool mmap(2) succeeds and the first touch is SIGBUS.
+/// Selects huge pages only if enough of them are free on the requested node. With an empty pool of the node, mmap(2)
+/// succeeds and the first access raises SIGBUS.
 #[must_use]
 pub fn choose_pages(bytes: usize, wanted: PageKind, node: Option<u32>) -> (PageKind, Option<String>) {
     if wanted == PageKind::Base {
@@ -254,7 +257,7 @@ pub fn choose_pages(bytes: usize, wanted: PageKind, node: Option<u32>) -> (PageK
         Some(free) if free >= wanted => (PageKind::Huge, None),
         Some(free) => {
             let on = node.map(|n| format!(" on node {n}")).unwrap_or_default();
-            // vm.nr_hugepages would spread them over all nodes.
+            // `vm.nr_hugepages` would spread the pages over all nodes.
             let remedy = format!(
                 "{wanted} huge pages of 2 MiB wanted{on}, {free} free: `oxide plan --apply huge-pages`, or raise \
                  {folder}/nr_hugepages by {}",
@@ -341,7 +344,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    /// Bytes mapped at `start`, by the kernel's own list.
+    /// Returns the number of bytes mapped from `start` on, by /proc/self/maps.
     fn mapped_at(start: usize) -> usize {
         let maps = fs::read_to_string("/proc/self/maps").unwrap();
         let ranges = maps.lines().filter_map(|line| line.split_once(' ')?.0.split_once('-'));
@@ -369,7 +372,7 @@ mod tests {
 
     #[test]
     fn region_is_unmapped_on_drop() {
-        // Far larger than anything another test maps, so that the freed hole is not taken at once.
+        // The region is much larger than those of other tests, so that the freed range is not reused at once.
         let region = Region::map((64 << 20) + 1, PageKind::Base, None).unwrap();
         assert_eq!(region.len(), (64 << 20) + 4096);
         let (start, length) = (region.start.as_ptr() as usize, region.len());
@@ -380,11 +383,11 @@ mod tests {
 
     #[test]
     fn missing_huge_pages_become_base_pages_with_reason() {
-        // More than any machine that runs tests has reserved.
+        // No machine has reserved so many huge pages.
         let (kind, why) = choose_pages(1 << 50, PageKind::Huge, None);
         assert_eq!(kind, PageKind::Base);
         assert!(why.is_some_and(|why| why.contains("2 MiB")));
-        // The remedy raises the pool that the pages come from, not one that is spread over the nodes.
+        // The remedy must raise the pool of the requested node, not one that is spread over the nodes.
         let why = choose_pages(1 << 50, PageKind::Huge, Some(0)).1.unwrap();
         let pool = "/sys/devices/system/node/node0/hugepages/hugepages-2048kB";
         assert!(why.contains(pool) && !why.contains("vm.nr_hugepages"), "{why}");

@@ -9,7 +9,7 @@ fn umem(frames: u32) -> Umem {
     Umem::new(Region::map(layout.bytes(), PageKind::Base, None).unwrap(), layout).unwrap()
 }
 
-/// A memory with two simulated ports.
+/// Creates a memory with two simulated ports.
 fn ported() -> (Umem, Vec<PortKey>) {
     let mut umem = umem(0);
     let keys = PortIndex::first(2).map(|port| umem.simulated_port(port).unwrap()).collect();
@@ -24,7 +24,7 @@ fn bytes_written_are_read_back_and_sent_from_the_same_place() {
     umem.bytes_mut(&mut frame).copy_from_slice(b"hello");
     assert_eq!(umem.bytes(&frame), b"hello");
     assert_eq!(umem.header_bytes(&frame)[..5], *b"hello");
-    // What is written past the length is not part of the packet.
+    // Bytes written past the length are not part of the packet.
     umem.header_bytes_mut(&mut frame)[4..].fill(b'!');
     assert_eq!((umem.bytes(&frame), umem.header_bytes(&frame)[63]), (&b"hell!"[..], b'!'));
     let index = frame.index();
@@ -45,7 +45,7 @@ fn length_past_the_frame_is_refused() {
     umem.give(frame);
 }
 
-/// The simulated kernel has no more right to what lies behind a frame than the real one.
+/// Checks that the simulated kernel cannot use bytes after a frame, like the real one.
 #[test]
 fn simulated_kernel_stays_within_its_frame() {
     let (mut umem, keys) = ported();
@@ -119,7 +119,7 @@ fn port_has_one_key_and_a_kernels_port_is_never_simulated() {
     // SAFETY: nothing is posted with the key, so no kernel gets an address.
     let key = unsafe { umem.kernel_port(PortIndex::P0) }.unwrap();
     assert_eq!(umem.simulated_port(PortIndex::P0).unwrap_err(), PortTaken::Kernel(PortIndex::P0));
-    // SAFETY: as above.
+    // SAFETY: nothing is posted with the key, so no kernel gets an address.
     assert_eq!(unsafe { umem.kernel_port(PortIndex::P0) }.unwrap_err(), PortTaken::Open(PortIndex::P0));
     assert!(umem.check_closed(PortIndex::P0).is_err());
     drop(key);
@@ -135,7 +135,7 @@ fn port_has_one_key_and_a_kernels_port_is_never_simulated() {
 #[should_panic(expected = "a kernel's port is not simulated")]
 fn simulated_kernel_does_not_write_to_frames_of_a_real_one() {
     let mut umem = umem(0);
-    // SAFETY: what is posted with the key goes nowhere.
+    // SAFETY: no kernel gets the addresses that are posted with the key.
     let key = unsafe { umem.kernel_port(PortIndex::P0) }.unwrap();
     let at = u64::from(umem.post_fill(&key).unwrap()) * 2048 + 256;
     let _ = umem.kernel_write(&key, at, &[0; 60]);
@@ -170,8 +170,8 @@ fn impossible_layouts_are_refused_with_remedy() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 4 } else { 256 }, failure_persistence: None, ..Default::default() })]
 
-    /// Whatever the order of takes, gives, fills, receives, sends, completions, lies and recalls:
-    /// the books balance and every frame is in exactly one place.
+    /// Checks that the accounting matches and every frame is in exactly one state, for any order of takes, gives,
+    /// fills, receives, sends, completions, invalid completions and recalls.
     #[test]
     fn frames_are_conserved(steps in prop::collection::vec((0u8..11, any::<u16>()), 1..400)) {
         let (mut umem, mut keys) = ported();
@@ -199,7 +199,7 @@ proptest! {
                 }
                 6 => { let _ = umem.completed(&keys[p], u64::from(pick) * 7919).is_ok_and(|()| unreachable_if_unknown(&mut at_tx[p], u64::from(pick) * 7919)); }
                 7 => {
-                    // SAFETY: the ports are simulated, and nothing stands for their kernel.
+                    // SAFETY: the ports are simulated, and no kernel uses their frames.
                     let (rx, tx) = unsafe { umem.recall(port) };
                     prop_assert_eq!((rx as usize, tx as usize), (at_rx[p].len(), at_tx[p].len()));
                     at_rx[p].clear(); at_tx[p].clear();
@@ -218,7 +218,7 @@ proptest! {
                     off[p] = 0;
                 }
                 10 => {
-                    // Closed and opened again: what was posted is written off.
+                    // A port that is closed and reopened has its posted frames written off.
                     prop_assert!(umem.simulated_port(port).is_err());
                     drop(keys.remove(p));
                     keys.insert(p, umem.simulated_port(port).unwrap());
@@ -240,7 +240,7 @@ proptest! {
     }
 }
 
-/// A made-up completion was believed: it must have named a frame that really was with the kernel.
+/// Checks an accepted random completion: it must name a frame that was with the kernel. Returns `true`.
 fn unreachable_if_unknown(at_tx: &mut Vec<u64>, address: u64) -> bool {
     let frame = address / 2048;
     let known = at_tx.iter().position(|a| a / 2048 == frame);

@@ -60,7 +60,7 @@ impl Config {
     /// let config = oxide_relay::config::Config::from_toml("engine.interfaces = [\"eth0\"]")?;
     /// assert_eq!(config.engine.ring_size, 1024);
     /// let wrong = oxide_relay::config::Config::from_toml("engine = { interfaces = [\"eth0\"], rign_size = 64 }");
-    /// assert!(wrong.unwrap_err().to_string().contains("engine.rign_size: no such field; did you mean ring_size?"));
+    /// assert!(wrong.unwrap_err().to_string().contains("engine.rign_size: no such field; to fix: write ring_size"));
     /// # Ok::<(), oxide_relay::config::ConfigError>(())
     /// ```
     pub fn from_toml(text: &str) -> Result<Self, ConfigError> {

@@ -2,7 +2,7 @@
 use super::*;
 use proptest::prelude::*;
 
-/// RFC 1071 as its section 1 has it: 16-bit words in network order, carries added at once.
+/// Computes the sum as section 1 of RFC 1071 describes it: 16-bit words in network order, carries added at once.
 fn textbook(data: &[u8]) -> u16 {
     data.chunks(2).fold(0, |sum: u16, pair| {
         let word = u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]);
@@ -19,11 +19,11 @@ fn rfc_1071_section_3() {
 
 #[test]
 fn rfc_1624_section_4() {
-    // The case that RFC 1141's equation gets wrong: 0xffff instead of 0x0000.
+    // The equation of RFC 1141 gives a wrong result here: 0xffff instead of 0x0000.
     assert_eq!(ChecksumDelta::default().word(0x5555, 0x3285).apply(0xdd2f), 0x0000);
 }
 
-/// The worked example of Wikipedia's "Internet checksum".
+/// Holds the example of Wikipedia's "Internet checksum".
 const HEADER: [u8; 20] =
     [0x45, 0, 0, 0x73, 0, 0, 0x40, 0, 0x40, 0x11, 0xb8, 0x61, 0xc0, 0xa8, 0, 1, 0xc0, 0xa8, 0, 0xc7];
 
@@ -56,7 +56,7 @@ fn ipv4_header_covers_options_and_not_what_follows() {
 #[test]
 fn zero_udp_checksum_means_none_and_is_never_produced() {
     let pseudo = Sum::pseudo_ipv4([192, 0, 2, 1], [192, 0, 2, 2], 10);
-    // The payload that makes the sum all ones, so that its complement is zero.
+    // This payload makes the sum all ones, so that its complement is zero.
     let rest = Sum::default().bytes(&[0x12, 0x34, 0x56, 0x78, 0, 10]).fold();
     let both = Sum::default().word(pseudo.fold()).word(rest).fold();
     let [a, b] = (!both).to_be_bytes();
@@ -69,13 +69,13 @@ fn zero_udp_checksum_means_none_and_is_never_produced() {
     assert_eq!(udp(pseudo, &datagram[..7]), None);
 }
 
-/// Sums at every edge of the steps, also those that only packets beyond 64 KiB come to.
+/// Checks sums at every edge of the steps, including those of packets beyond 64 KiB.
 #[test]
 fn every_carry_is_folded_in() {
     let edges = [0u64, 1, 2, 0x7fff, 0x8000, 0xfffe, 0xffff, 0x1_0000, 0x1_0001, 0xffff_0000, 0xffff_fffe, 0xffff_ffff];
     for (high, low) in edges.iter().flat_map(|high| edges.map(|low| (high, low))) {
         let sum = high << 32 | low;
-        // A ones' complement sum is one modulo 65535, and zero only of nothing.
+        // A ones' complement sum is a sum modulo 65535, and zero only if all words are zero.
         let wanted = if sum == 0 { 0 } else { (sum - 1) % 0xffff + 1 };
         assert_eq!(u64::from(fold(sum)), wanted, "{sum:#x}");
     }
@@ -86,7 +86,7 @@ proptest! {
     fn sum_equals_reference(data in prop::collection::vec(any::<u8>(), 0..300), start in 0usize..9) {
         let data = data.get(start..).unwrap_or(&[]);
         let sum = Sum::default().bytes(data).fold();
-        // Both forms of zero are the same number; the textbook and the fold agree on which, too.
+        // Both forms of zero are the same number. The reference and the fold also give the same form.
         prop_assert_eq!(sum, textbook(data));
     }
 
@@ -97,7 +97,7 @@ proptest! {
         prop_assert_eq!(parts, textbook(&[&a[..], &w.to_be_bytes(), &b].concat()));
     }
 
-    /// Any words of a datagram changed, by RFC 1624 and by summing it again.
+    /// Compares RFC 1624 with a full sum after changes of arbitrary words.
     #[test]
     fn incremental_equals_full(
         mut datagram in prop::collection::vec(any::<u8>(), 40..200),

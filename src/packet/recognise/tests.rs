@@ -43,7 +43,7 @@ fn vlan_tags_move_only_offsets() {
     }
 }
 
-/// A chain that never ends, and one that is longer than the column of offsets can say.
+/// Checks an endless chain, and one that is too long for the column of offsets.
 #[test]
 fn extension_headers_are_bounded() {
     let with = |count: usize, units: u8| {

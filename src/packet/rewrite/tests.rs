@@ -67,7 +67,7 @@ fn in_head(frame: &[u8], new: &Rewrite) -> Vec<u8> {
     after
 }
 
-/// All 65535 values of the UDP checksum before and after, 0xFFFF for zero among them.
+/// Checks all 65535 values of the UDP checksum before and after, including 0xFFFF for zero.
 #[test]
 fn updated_checksum_equals_full_computation() {
     for ipv4 in [true, false] {
@@ -89,7 +89,7 @@ fn updated_checksum_equals_full_computation() {
     }
 }
 
-/// The same for the IPv4 header checksum, zero among them, by the identification field.
+/// Checks all values of the IPv4 header checksum, including zero, through the identification field.
 #[test]
 fn updated_header_checksum_equals_full_computation() {
     let (old, new) = old_and_new(true);
@@ -138,7 +138,7 @@ fn mixed_families_are_refused_without_change() {
     for (old, new) in [(old4, new6), (old6, new4), (old4, Rewrite { source: new6.source, ..new4 })] {
         assert_eq!(Translation::new(&old, &new).unwrap_err(), DropReason::IpVersion);
     }
-    // From one family to the other is a change, but each flow is of one.
+    // A change of family is allowed, but each flow must have one family.
     let (mixed, flow4) = (Flow { source: old6.source, ..old4 }, Flow { source: new4.source, ..old4 });
     for (old, new) in [(mixed, flow4), (flow4, mixed), (mixed, mixed)] {
         assert_eq!(FlowChecksumDelta::new(&old, &new), Err(DropReason::IpVersion));
@@ -176,7 +176,7 @@ fn new_next_hop_changes_only_macs() {
 fn flow(ipv4: bool) -> impl Strategy<Value = Flow> {
     let end = move || {
         (any::<u128>(), 1u16..).prop_map(move |(bits, port)| {
-            // Whatever the bits, an address that may send.
+            // Every bit pattern gives a valid source address.
             let ip: std::net::IpAddr = if ipv4 {
                 std::net::Ipv4Addr::from_bits(bits as u32 & 0x7eff_ffff | 0x0100_0000).into()
             } else {
@@ -190,8 +190,8 @@ fn flow(ipv4: bool) -> impl Strategy<Value = Flow> {
 }
 
 proptest! {
-    /// Any datagram to any other ends: the frame is what would have been built for those ends, but for
-    /// what a rewrite keeps (DSCP, ECN, flow label, identification, DF, payload, padding).
+    /// Checks that a rewritten frame equals one built for the new ends, except for the fields that a rewrite keeps
+    /// (DSCP, ECN, flow label, identification, DF, payload, padding).
     #[test]
     fn rewritten_packet_equals_newly_built_packet(
         (old, new) in any::<bool>().prop_flat_map(|ipv4| (flow(ipv4), flow(ipv4))),
@@ -220,7 +220,7 @@ proptest! {
         prop_assert_eq!(verify_udp(&after, &parsed(&after).unwrap()), Ok(()));
     }
 
-    /// A damaged datagram leaves damaged: the rewrite must not mend what it did not check.
+    /// Checks that damage is kept: a rewrite must not correct what it did not check.
     #[test]
     fn damaged_checksum_stays_damaged(ipv4: bool, at in 0usize..50, bit in 0u8..8) {
         let (old, new) = old_and_new(ipv4);

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::simd::Level;
 
-/// Multiplication by x in AES's field (FIPS 197 section 4.2.1).
+/// Multiplies by x in the field of AES (FIPS 197 section 4.2.1).
 fn double(byte: u8) -> u8 {
     byte << 1 ^ if byte & 0x80 == 0 { 0 } else { 0x1b }
 }
@@ -15,13 +15,13 @@ fn product(a: u8, b: u8) -> u8 {
     (0..8).fold((0, a), |(sum, a), bit| (sum ^ if b >> bit & 1 == 1 { a } else { 0 }, double(a))).0
 }
 
-/// Section 5.1.1: the inverse, and an affine map.
+/// Computes the S-box of section 5.1.1: the inverse, and an affine map.
 fn substitute(byte: u8) -> u8 {
     let inverse = (0..=255).find(|other| product(byte, *other) == 1).unwrap_or(0);
     (0..5).fold(0x63, |sum, turn| sum ^ inverse.rotate_left(turn))
 }
 
-/// SubBytes, ShiftRows, MixColumns, AddRoundKey: one round as the CPU does it.
+/// Computes one round like the CPU: SubBytes, ShiftRows, MixColumns, AddRoundKey.
 fn round(state: u128, key: u128, table: &[u8; 256]) -> u128 {
     let bytes = state.to_le_bytes();
     let mixed = std::array::from_fn(|at| {
@@ -50,7 +50,7 @@ fn hash(level: Level, seed: u64) -> FlowHash {
     FlowHash::new(Processor::with_level(level).unwrap(), seed)
 }
 
-/// FIPS 197 appendix B: its first round.
+/// Checks the first round of FIPS 197 appendix B.
 #[test]
 fn reference_equals_aes_vectors() {
     let table: [u8; 256] = std::array::from_fn(|byte| substitute(byte as u8));
@@ -61,7 +61,7 @@ fn reference_equals_aes_vectors() {
 }
 
 proptest! {
-    /// One key and a lane of a batch, at every level: the reference of that level, lane by lane.
+    /// Compares one key and a lane of a batch at every level with the reference of that level.
     #[test]
     fn every_level_equals_its_reference(keys in prop::collection::vec(any_key(), LANES), live: u64, seed: u64) {
         let table: [u8; 256] = std::array::from_fn(|byte| substitute(byte as u8));
@@ -84,7 +84,7 @@ proptest! {
     }
 }
 
-/// Keys that differ in any one bit differ in about half of the hash, and seeds matter.
+/// Checks that keys which differ in one bit differ in about half of the hash, and that the seed changes the hash.
 #[test]
 fn every_key_bit_changes_hash() {
     for level in Processor::levels() {

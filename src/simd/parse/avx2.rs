@@ -26,7 +26,7 @@ fearless_simd::kernel!(
         columns: &mut Columns,
     ) {
         let (mut four, mut six) = (FamilyLanes::default(), FamilyLanes::default());
-        // Of neither family, or not as the kernels want them.
+        // These lanes have another family, or need the scalar parser.
         let mut rest = 0;
         let mut last_hop = 0;
         columns.l3.fill(14);
@@ -42,7 +42,7 @@ fearless_simd::kernel!(
             let live = (live >> first) as u8;
             let (ipv4, ipv6) = families(of_group);
             rest |= u64::from(live & !(ipv4 | ipv6)) << first;
-            // Where all are of one family, as mostly, nothing has to be put in order.
+            // If all lanes have one family, which is the usual case, they are already in order.
             if live & ipv4 == u8::MAX {
                 four.all |= 0xff << first;
                 let found = ipv4_udp::<true>(headers, lengths, [first as u8; GROUP], columns);
@@ -84,16 +84,16 @@ fearless_simd::kernel!(
     }
 );
 
-/// Lanes of one family that wait until there are eight: a byte for each, 15 at most.
+/// Holds up to 15 lanes of one family that wait until there are eight, with one byte for each.
 #[derive(Default)]
 struct FamilyLanes {
     lanes: u128,
     waiting: u32,
-    /// Every lane that was ever here.
+    /// All lanes that were added so far.
     all: u64,
 }
 
-/// The numbers of the bits that are set, a byte for each, lowest first.
+/// Returns the numbers of the set bits, with one byte for each, lowest first.
 const PLACES: [u64; 256] = {
     let mut table = [0; 256];
     let mut mask = 0;
@@ -112,19 +112,19 @@ const PLACES: [u64; 256] = {
 };
 
 impl FamilyLanes {
-    /// Adds the lanes of a group, which begins at `first`. Fewer than eight may wait before.
+    /// Adds the lanes of a group that begins at `first`. Fewer than eight lanes may wait before the call.
     #[inline(always)]
     fn add(&mut self, first: usize, mask: u8) {
         let lanes = PLACES[usize::from(mask)] + first as u64 * 0x0101_0101_0101_0101;
         let count = mask.count_ones();
-        // What is behind the last lane is written over by the next ones: none may be left there.
+        // The next lanes overwrite the bytes after the last lane, so these must be zero.
         let lanes = u128::from(lanes) & ((1 << (8 * count)) - 1);
         self.lanes |= lanes << (8 * self.waiting);
         self.waiting += count;
         self.all |= u64::from(mask) << first;
     }
 
-    /// Takes eight lanes out, if as many wait.
+    /// Removes and returns eight lanes, if there are as many.
     #[inline(always)]
     fn eight(&mut self) -> Option<[u8; GROUP]> {
         (self.waiting >= GROUP as u32).then(|| {
@@ -135,7 +135,7 @@ impl FamilyLanes {
         })
     }
 
-    /// Those that still wait, the last of them as often as is needed to make eight.
+    /// Returns the waiting lanes, with the last one repeated to fill eight.
     #[inline(always)]
     fn last(&mut self) -> Option<[u8; GROUP]> {
         let last = self.waiting.checked_sub(1)?;
@@ -146,8 +146,8 @@ impl FamilyLanes {
     }
 }
 
-/// Frames with the EtherType, version and header length of IPv4 without options, and with the EtherType and
-/// version of IPv6: a bit for each.
+/// Returns two masks with a bit for each frame: those with EtherType, version and header length of IPv4 without
+/// options, and those with EtherType and version of IPv6.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn families(headers: &Heads<'_>) -> (u8, u8) {
@@ -162,8 +162,8 @@ fn families(headers: &Heads<'_>) -> (u8, u8) {
     (alike(0x00ff_ffff, 0x0045_0008), alike(0x00f0_ffff, 0x0060_dd86))
 }
 
-/// 16 bytes at `AT` of eight heads, as four registers: word `j` of each, a 32-bit lane for each frame; bytes in
-/// the order of the wire. `pair` gets frames `i` and `i + 4` in the lower and the upper half, before they are turned.
+/// Returns 16 bytes at `AT` of eight headers as four registers: word `j` of each, with a 32-bit lane for each frame, in
+/// network byte order. `pair` loads frames `i` and `i + 4` into the lower and the upper half before the transposition.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn words<const AT: usize>(headers: &Heads<'_>, mut pair: impl FnMut(usize, __m256i)) -> [__m256i; 4] {
@@ -182,7 +182,7 @@ fn words<const AT: usize>(headers: &Heads<'_>, mut pair: impl FnMut(usize, __m25
     ]
 }
 
-/// 16 bytes at `AT`.
+/// Returns 16 bytes at `AT`.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn load<const AT: usize>(head: &[u8; 64]) -> __m128i {
@@ -190,7 +190,7 @@ fn load<const AT: usize>(head: &[u8; 64]) -> __m128i {
     _mm_loadu_si128(head[AT..].first_chunk::<16>().unwrap_or(&[0; 16]))
 }
 
-/// One bit for each frame.
+/// Returns a mask with one bit for each frame.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn bits(lanes: __m256i) -> u8 {
@@ -208,7 +208,7 @@ fn be16<const HIGH: i8, const LOW: i8>(words: __m256i) -> __m256i {
     _mm256_shuffle_epi8(words, _mm256_broadcastsi128_si256(turn))
 }
 
-/// The frames' lengths.
+/// Returns the lengths of the frames.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn lengths_of<const IN_ORDER: bool>(lengths: &[u16; LANES], lanes: [u8; GROUP]) -> __m256i {
@@ -219,21 +219,21 @@ fn lengths_of<const IN_ORDER: bool>(lengths: &[u16; LANES], lanes: [u8; GROUP]) 
     _mm256_setr_epi32(a, b, c, d, e, f, g, h)
 }
 
-/// The lanes as places in columns; in order, only the first one counts.
+/// Returns the lanes as positions in the columns. If they are in order, only the first one matters.
 #[inline(always)]
 fn places<const IN_ORDER: bool>(lanes: [u8; GROUP]) -> [usize; GROUP] {
     let first = usize::from(lanes[0]) % LANES / GROUP * GROUP;
     std::array::from_fn(|i| if IN_ORDER { first + i } else { usize::from(lanes[i]) % LANES })
 }
 
-/// Masks of lanes.
+/// Holds masks of lanes.
 struct LaneMasks {
     /// Lanes that the plain parser must parse.
     bad: u64,
     last_hop: u64,
 }
 
-/// Ports and lengths to their columns. `good` and `last_hop` have a lane of a register for each frame.
+/// Writes ports and lengths to their columns. `good` and `last_hop` have a register lane for each frame.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn finish<const IN_ORDER: bool>(
@@ -252,7 +252,7 @@ fn finish<const IN_ORDER: bool>(
         (flow.source.port, flow.destination.port) = (ports as u16, (ports >> 16) as u16);
     }
     if IN_ORDER && let Some(lengths) = columns.length.as_chunks_mut::<GROUP>().0.get_mut(at[0] / GROUP) {
-        // Packed in halves: words 0 to 4 and 8 to 12.
+        // The packed halves contain words 0 to 4 and 8 to 12.
         let packed = _mm256_permute4x64_epi64::<0b1000>(_mm256_packus_epi32(total, total));
         _mm_storeu_si128(lengths, _mm256_castsi256_si128(packed));
     } else {
@@ -263,12 +263,12 @@ fn finish<const IN_ORDER: bool>(
     if IN_ORDER {
         return LaneMasks { bad: bad << at[0], last_hop: last_hop << at[0] };
     }
-    // A branch for each would be mispredicted in a mix.
+    // A branch for each lane would be mispredicted in a mix.
     let lanes = |of: u64| zip(0.., at).fold(0, |mask, (i, lane)| mask | (of >> i & 1) << lane);
     LaneMasks { bad: lanes(bad), last_hop: if last_hop == 0 { 0 } else { lanes(last_hop) } }
 }
 
-/// Flows and lengths of frames that may be IPv4; of those that the plain parser would not accept they are noise.
+/// Writes flows and lengths of frames that may be IPv4. The values are noise for frames that the scalar parser rejects.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn ipv4_udp<const IN_ORDER: bool>(
@@ -283,7 +283,7 @@ fn ipv4_udp<const IN_ORDER: bool>(
     let at = places::<IN_ORDER>(lanes);
     let headers = &at.map(|lane| headers[lane]);
 
-    // Sources are bytes 0 to 4 of each half, destinations 4 to 8; the mapped form has them last.
+    // Sources are bytes 0 to 4 of each half, destinations 4 to 8. The mapped form has them last.
     let last = |at| _mm256_broadcastsi128_si256(_mm_setr_epi32(-1, -1, -1, at));
     let (first, second) = (last(0x0302_0100), last(0x0706_0504));
     let mapped = _mm256_broadcastsi128_si256(_mm_setr_epi32(0, 0, 0xffff_0000_u32 as i32, 0));
@@ -297,10 +297,10 @@ fn ipv4_udp<const IN_ORDER: bool>(
         _mm_storeu_si128(&mut flow.source.address, _mm256_extracti128_si256::<1>(source));
         _mm_storeu_si128(&mut flow.destination.address, _mm256_extracti128_si256::<1>(destination));
     });
-    // Version to total length; identification and fragment; TTL, protocol and checksum.
+    // The three words are: version to total length; identification and fragment; TTL, protocol and checksum.
     let [_, length, fragment, protocol] = words::<10>(headers, |_, _| ());
 
-    // Ten words: at most 20 bits. Folded once, it is 0xffff just if it is a multiple of it.
+    // The sum of ten words has at most 20 bits. Folded once, it is 0xffff exactly if it is a multiple of 0xffff.
     let low = set(0xffff);
     let mut sum = _mm256_setzero_si256();
     for words in [length, fragment, protocol, source, destination] {
@@ -310,9 +310,9 @@ fn ipv4_udp<const IN_ORDER: bool>(
     let right = eq(_mm256_add_epi32(_mm256_srli_epi32::<16>(sum), and(sum, low)), low);
 
     let total = be16::<2, 3>(length);
-    // 20 <= total <= frame - 14, so the frame holds the header as well.
+    // The check is 20 <= total <= frame - 14, so the frame holds the header as well.
     let whole = _mm256_andnot_si256(gt(total, _mm256_sub_epi32(frame, set(14))), gt(total, set(19)));
-    // 8 <= UDP length <= total - 20.
+    // The check is 8 <= UDP length <= total - 20.
     let udp = be16::<0, 1>(udp);
     let udp = _mm256_andnot_si256(gt(udp, _mm256_sub_epi32(total, set(20))), gt(udp, set(7)));
     let zero = _mm256_setzero_si256();
@@ -334,7 +334,7 @@ fn ipv4_udp<const IN_ORDER: bool>(
     finish::<IN_ORDER>(at, ports, _mm256_add_epi32(total, set(14)), good, eq(ttl, set(1)), columns)
 }
 
-/// The same for frames that may be IPv6. Destinations that look mapped are left to the plain parser as well.
+/// Writes flows and lengths of frames that may be IPv6. Destinations that look mapped also go to the scalar parser.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn ipv6_udp<const IN_ORDER: bool>(
@@ -354,14 +354,14 @@ fn ipv6_udp<const IN_ORDER: bool>(
         _mm_storeu_si128(&mut flow.source.address, load::<22>(head));
         _mm_storeu_si128(&mut flow.destination.address, load::<38>(head));
     }
-    // Version to flow label; payload length, next header, hop limit; the source's upper half.
+    // The words are: version to flow label; payload length, next header and hop limit; the upper half of the source.
     let [_, length, source, subnet] = words::<14>(headers, |_, _| ());
-    // The destination's lower half; ports; UDP length and checksum.
+    // The words are: the lower half of the destination; ports; UDP length and checksum.
     let [destination, _, ports, udp] = words::<46>(headers, |_, _| ());
 
     let payload = be16::<0, 1>(length);
     let long = gt(payload, _mm256_sub_epi32(frame, set(54)));
-    // 8 <= UDP length <= payload.
+    // The check is 8 <= UDP length <= payload.
     let datagram = be16::<0, 1>(udp);
     let udp_long = gt(datagram, payload);
     let zero = _mm256_setzero_si256();

@@ -5,14 +5,14 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Microsoft, "Verifying the RSS hash calculation": the key and both tables.
+/// Holds the key and both tables of Microsoft's "Verifying the RSS hash calculation".
 const MICROSOFT: [u8; 40] = [
     0x6d, 0x5a, 0x56, 0xda, 0x25, 0x5b, 0x0e, 0xc2, 0x41, 0x67, 0x25, 0x3d, 0x43, 0xa3, 0x8f, 0xb0, 0xd0, 0xca, 0x2b,
     0xcb, 0xae, 0x7b, 0x30, 0xb4, 0x77, 0xcb, 0x2d, 0xa3, 0x80, 0x30, 0xf2, 0x0c, 0x6a, 0x42, 0xb7, 0x3b, 0xbe, 0xac,
     0x01, 0xfa,
 ];
 
-/// Source, destination, hash with ports, hash of the addresses alone.
+/// Contains source, destination, hash with ports, and hash of the addresses alone.
 const VECTORS: [(&str, &str, u32, u32); 8] = [
     ("66.9.149.187:2794", "161.142.100.80:1766", 0x51ccc178, 0x323e8fc2),
     ("199.92.111.2:14230", "65.69.140.83:4739", 0xc626b0ea, 0xd718262a),
@@ -24,7 +24,7 @@ const VECTORS: [(&str, &str, u32, u32); 8] = [
     ("[3ffe:1900:4545:3:200:f8ff:fe21:67cf]:44251", "[fe80::200:f8ff:fe21:67cf]:38024", 0x02d1feef, 0x4b61e985),
 ];
 
-/// Computes the hash as it is defined, one bit at a time.
+/// Computes the hash by its definition, one bit at a time.
 fn plain(key: &[u8; 40], input: &[u8]) -> u32 {
     let bit = |bytes: &[u8], at: usize| u32::from(bytes[at / 8] >> (7 - at % 8) & 1);
     (0..input.len() * 8)
