@@ -26,7 +26,7 @@ fn main() {
         kernel.trim()
     );
     println!("command: cargo bench --bench user_side\n");
-    println!("{:<44} {:>8} {:>8} {:>8}", "nanoseconds per packet", "median", "least", "most");
+    println!("{:<44} {:>8} {:>8} {:>8}", "nanoseconds per packet", "median", "min", "max");
 
     let frames: Vec<Vec<u8>> = (0..LANES as u16).map(frame).collect();
     parse(&frames);
@@ -63,18 +63,18 @@ fn compare(contestants: &mut [(&str, &mut dyn FnMut())]) {
 }
 
 fn parse(frames: &[Vec<u8>]) {
-    let heads: [[u8; 64]; LANES] =
+    let headers: [[u8; 64]; LANES] =
         std::array::from_fn(|lane| std::array::from_fn(|at| frames[lane].get(at).copied().unwrap_or(0)));
-    let heads: [&[u8; 64]; LANES] = std::array::from_fn(|lane| &heads[lane]);
+    let headers: [&[u8; 64]; LANES] = std::array::from_fn(|lane| &headers[lane]);
     let lengths: [u16; LANES] = std::array::from_fn(|lane| frames[lane].len() as u16);
     let (processor, mut columns) = (Processor::detect(), Columns::default());
-    let mut ours = || processor.parse(black_box(&heads), &lengths, u64::MAX, black_box(&mut columns));
-    let mut theirs = || {
+    let mut oxide = || processor.parse(black_box(&headers), &lengths, u64::MAX, black_box(&mut columns));
+    let mut peer = || {
         for frame in frames {
             let _ = black_box(etherparse::SlicedPacket::from_ethernet(black_box(frame)));
         }
     };
-    compare(&mut [("parse, verify, columns", &mut ours), ("etherparse, headers only", &mut theirs)]);
+    compare(&mut [("parse, verify, columns", &mut oxide), ("etherparse, headers only", &mut peer)]);
 }
 
 fn translate(frames: &[Vec<u8>]) {
@@ -102,7 +102,7 @@ fn translate(frames: &[Vec<u8>]) {
     };
     compare(&mut [
         ("rewrite, sums prepared once per session", &mut once),
-        ("rewrite, sums made for each packet", &mut each),
+        ("rewrite, sums computed for each packet", &mut each),
     ]);
 }
 

@@ -86,7 +86,7 @@ enum verdict {
 	FRAGMENT,
 	NOT_UDP,
 	NOT_LISTED,
-	LISTED_UDP, // or in a prefix; decided, not counted: becomes REDIRECTED or NO_SOCKET
+	LISTED_UDP, // Or in a prefix. Not counted: it becomes REDIRECTED or NO_SOCKET.
 };
 
 enum { PROTOCOL_UDP = 17, IPV6_FRAGMENT = 44 };
@@ -143,7 +143,7 @@ INLINE enum verdict ipv4(const struct ipv4 *ip, const void *end)
 		return MALFORMED;
 	if (words > 5)
 		return IPV4_OPTIONS;
-	if (be16(ip->fragment) & 0x3fff) // more fragments, or an offset
+	if (be16(ip->fragment) & 0x3fff) // More fragments follow, or there is an offset.
 		return FRAGMENT;
 	if (ip->protocol != PROTOCOL_UDP)
 		return NOT_UDP;
@@ -195,7 +195,7 @@ INLINE enum verdict judge(struct xdp_md *packet)
 	const void *end = (const void *)(u64)packet->data_end;
 	if ((const void *)(frame + 1) > end)
 		return MALFORMED;
-	if (frame->destination[0] & 1) // group bit: multicast and broadcast
+	if (frame->destination[0] & 1) // The group bit marks multicast and broadcast.
 		return MULTICAST;
 	switch (be16(frame->type)) {
 	case 0x0800:
@@ -247,10 +247,10 @@ SEC("xdp") int oxide_steer(struct xdp_md *packet)
 		action = redirect_map(&SOCKETS, packet->rx_queue_index, FALLBACK);
 		verdict = action == XDP_REDIRECT ? REDIRECTED : NO_SOCKET;
 	}
-	u64 key = verdict; // of 4 bytes; eight are written for the same reason as in `struct address`
+	u64 key = verdict; // The key has 4 bytes; 8 are written for the reason given at `struct address`.
 	u64 *packets = map_lookup(&COUNTERS, &key);
 	if (packets)
-		*packets += 1; // per CPU, and not preempted by another packet on it
+		*packets += 1; // Per CPU; another packet on the CPU cannot preempt it.
 	return action;
 }
 

@@ -19,18 +19,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         machine.describe_nic(nic)?;
     }
 
-    println!("-- a node each: nothing crosses\n");
+    println!("-- one relay on each node: no packet crosses the nodes\n");
     let apart = [one(&machine, "eth0")?, one(&machine, "eth1")?];
     for plan in &apart {
         println!("{}", summary(plan));
     }
 
-    println!("\n-- one relay over both: eth1's packets cross, and the plan says so\n");
+    println!("\n-- one relay over both: packets of eth1 cross the nodes, and the plan warns\n");
     let both = plan(&machine, &request(&["eth0", "eth1"])?)?;
     println!("{both}");
     println!("{}", both.tree(&machine));
 
-    println!("-- what differs from eth0 alone\n");
+    println!("-- differences from eth0 alone\n");
     for change in apart[0].diff(&both).iter().take(4) {
         println!("{change}");
     }

@@ -98,9 +98,9 @@ impl TunnelEnd {
         let Some(&[first, flags, p, q, a, b, c, _]) = packet.first_chunk::<HEADER>() else {
             return drop(DropReason::Truncated);
         };
-        // Version 0, neither control nor critical options: the rest we do not know (section 3.5).
-        let ours = u32::from_be_bytes([0, a, b, c]) == self.network && [p, q] == ETHERNET;
-        if first >> 6 != 0 || flags & 0xc0 != 0 || !ours {
+        // Version 0 without control and critical options is required; other packets are unknown (section 3.5).
+        let known = u32::from_be_bytes([0, a, b, c]) == self.network && [p, q] == ETHERNET;
+        if first >> 6 != 0 || flags & 0xc0 != 0 || !known {
             return drop(DropReason::Handler);
         }
         let skip = start + HEADER + 4 * usize::from(first & 0x3f);

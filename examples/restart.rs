@@ -36,7 +36,7 @@ impl Handler for Buggy {
 
     /// Takes over the counter. A single number cannot be half written; larger state must be checked here after a panic.
     fn inherit(&mut self, former: &mut Self, why: Replaced) -> Result<u64, String> {
-        eprintln!("{why:?}: the next handler goes on from {}", former.echoed);
+        eprintln!("{why:?}: the next handler continues from {}", former.echoed);
         self.echoed = former.echoed;
         Ok(self.echoed)
     }
@@ -65,7 +65,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let status = engine.stop(Duration::from_secs(2));
     println!(
-        "{} packets came, {} left, books balance: {}",
+        "{} packets received, {} sent, accounting matches: {}",
         status.totals.rx_packets, status.totals.tx_packets, status.balanced
     );
     Ok(())

@@ -89,7 +89,7 @@ impl Bench {
         let Some((((subject, _), first), _)) = times.split_first() else { return };
         for ((name, at_most), times) in &times {
             let pairs: Vec<(f64, f64)> = first.iter().copied().zip(times.iter().copied()).collect();
-            let ratio = median(pairs.iter().map(|(ours, theirs)| ours / theirs).collect());
+            let ratio = median(pairs.iter().map(|(subject, peer)| subject / peer).collect());
             let verdict = match at_most {
                 None => String::new(),
                 Some(bound) if ratio <= *bound => format!("  <= {bound}"),

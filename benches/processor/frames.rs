@@ -20,10 +20,10 @@ pub(crate) fn flow(n: u32, ipv4: bool) -> Flow {
 /// Builds an Ethernet frame of 64 bytes.
 pub(crate) fn udp(n: u32, ipv4: bool) -> [u8; 64] {
     let payload = if ipv4 { &[7; 22][..] } else { &[7; 2] };
-    head(&UdpFrame::new(flow(n, ipv4), payload).to_vec().unwrap_or_default())
+    padded(&UdpFrame::new(flow(n, ipv4), payload).to_vec().unwrap_or_default())
 }
 
-fn head(frame: &[u8]) -> [u8; 64] {
+fn padded(frame: &[u8]) -> [u8; 64] {
     std::array::from_fn(|at| frame.get(at).copied().unwrap_or(0))
 }
 

@@ -16,7 +16,7 @@ use crate::frames;
 #[repr(align(64))]
 struct Session {
     key: FlowKey,
-    #[allow(dead_code)] // gives the option its niche
+    #[allow(dead_code)] // It gives the option its niche.
     port: std::num::NonZeroU16,
     rest: [u32; 10],
 }

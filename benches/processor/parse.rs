@@ -61,12 +61,12 @@ fn name(processor: Processor) -> String {
     format!("oxide, {}", processor.capability())
 }
 
-fn ours<'a>(batches: &'a [[&'a [u8; 64]; LANES]]) -> impl Iterator<Item = Contestant<'a>> {
+fn oxide_levels<'a>(batches: &'a [[&'a [u8; 64]; LANES]]) -> impl Iterator<Item = Contestant<'a>> {
     levels().into_iter().map(move |processor| {
         let (mut columns, lengths) = (Box::<Columns>::default(), [64; LANES]);
         contestant(name(processor), move || {
-            for heads in batches {
-                processor.parse(black_box(heads), &lengths, u64::MAX, black_box(&mut columns));
+            for headers in batches {
+                processor.parse(black_box(headers), &lengths, u64::MAX, black_box(&mut columns));
             }
         })
     })
@@ -76,18 +76,18 @@ fn ours<'a>(batches: &'a [[&'a [u8; 64]; LANES]]) -> impl Iterator<Item = Contes
 /// results through one stack slot, and the core would wait for one frame before it starts the next.
 type Found<T> = [Option<T>; LANES];
 
-fn theirs<'a>(batches: &'a [[&'a [u8; 64]; LANES]], bounds: (f64, Option<f64>)) -> Vec<Contestant<'a>> {
+fn peers<'a>(batches: &'a [[&'a [u8; 64]; LANES]], bounds: (f64, Option<f64>)) -> Vec<Contestant<'a>> {
     let mut found: Box<Found<Ends>> = Box::new([None; LANES]);
     let smoltcp = contestant("smoltcp, checked and verified", move || {
-        for heads in black_box(batches) {
-            heads.iter().zip(&mut *found).for_each(|(head, found)| *found = smoltcp(*head));
+        for headers in black_box(batches) {
+            headers.iter().zip(&mut *found).for_each(|(header, found)| *found = smoltcp(*header));
             black_box(&mut found);
         }
     });
     // The results of etherparse are large. Writing all of them would cost more than the wait for one another.
     let etherparse = contestant("etherparse, headers only", move || {
-        for head in batches.iter().flatten() {
-            let _ = black_box(SlicedPacket::from_ethernet(black_box(*head)));
+        for header in batches.iter().flatten() {
+            let _ = black_box(SlicedPacket::from_ethernet(black_box(*header)));
         }
     });
     let etherparse = match bounds.1 {
@@ -98,44 +98,44 @@ fn theirs<'a>(batches: &'a [[&'a [u8; 64]; LANES]], bounds: (f64, Option<f64>)) 
 }
 
 fn l1(bench: &mut Bench) {
-    let heads: Vec<[u8; 64]> = (0..LANES as u32).map(|n| frames::udp(n, true)).collect();
-    let batch: [[&[u8; 64]; LANES]; 1] = [std::array::from_fn(|lane| &heads[lane])];
-    let contestants = ours(&batch).chain(theirs(&batch, (0.30, Some(0.10)))).collect();
+    let headers: Vec<[u8; 64]> = (0..LANES as u32).map(|n| frames::udp(n, true)).collect();
+    let batch: [[&[u8; 64]; LANES]; 1] = [std::array::from_fn(|lane| &headers[lane])];
+    let contestants = oxide_levels(&batch).chain(peers(&batch, (0.30, Some(0.10)))).collect();
     bench.compare("parse, one class, L1", "IPv4/UDP, 64 B", LANES, contestants);
-    let heads: Vec<[u8; 64]> = (0..LANES as u32).map(|n| frames::udp(n, false)).collect();
-    let batch: [[&[u8; 64]; LANES]; 1] = [std::array::from_fn(|lane| &heads[lane])];
+    let headers: Vec<[u8; 64]> = (0..LANES as u32).map(|n| frames::udp(n, false)).collect();
+    let batch: [[&[u8; 64]; LANES]; 1] = [std::array::from_fn(|lane| &headers[lane])];
     bench.compare(
         "parse, IPv6, L1",
         "IPv6/UDP, 64 B",
         LANES,
-        ours(&batch).chain(theirs(&batch, (1.0, None))).collect(),
+        oxide_levels(&batch).chain(peers(&batch, (1.0, None))).collect(),
     );
 }
 
 fn mixed(bench: &mut Bench) {
     let mut dice = random(1);
-    let heads: Vec<[u8; 64]> = (0..256).map(|n| frames::mixed(n, dice())).collect();
-    // 65 536 frames in an unpredictable order, from 16 KiB of headers.
+    let headers: Vec<[u8; 64]> = (0..256).map(|n| frames::mixed(n, dice())).collect();
+    // The batches have 65 536 frames in an unpredictable order, from 16 KiB of headers.
     let batches: Vec<[&[u8; 64]; LANES]> =
-        (0..1024).map(|_| std::array::from_fn(|_| &heads[(dice() % 256) as usize])).collect();
-    // What a queue does: those that are not plain UDP are recognised as well, which no peer here does for tags.
+        (0..1024).map(|_| std::array::from_fn(|_| &headers[(dice() % 256) as usize])).collect();
+    // A queue also recognises packets that are not plain UDP. No peer here does that for tags.
     let (processor, mut columns) = (Processor::detect(), Box::<Columns>::default());
     let batches = &batches;
-    let recognising = contestant("oxide, and the rest recognised", move || {
-        for heads in batches {
-            processor.parse(black_box(heads), &[64; LANES], u64::MAX, &mut columns);
+    let recognising = contestant("oxide, with recognition of other packets", move || {
+        for headers in batches {
+            processor.parse(black_box(headers), &[64; LANES], u64::MAX, &mut columns);
             (columns.udp_extended, columns.tcp, columns.icmp, columns.tagged) = (0, 0, 0, 0);
             let mut others = !columns.udp;
             while others != 0 {
                 let lane = others.trailing_zeros() as usize % LANES;
                 others &= others - 1;
-                columns.recognise(lane, heads[lane]);
+                columns.recognise(lane, headers[lane]);
             }
             black_box(&mut columns);
         }
     });
-    let contestants = ours(batches).chain(theirs(batches, (0.65, None))).chain([recognising]).collect();
-    let note = "60 % IPv4/UDP, 20 % IPv6/UDP, 10 % VLAN, 5 % TCP, 5 % ARP, heads in L1";
+    let contestants = oxide_levels(batches).chain(peers(batches, (0.65, None))).chain([recognising]).collect();
+    let note = "60 % IPv4/UDP, 20 % IPv6/UDP, 10 % VLAN, 5 % TCP, 5 % ARP, headers in L1";
     bench.compare("parse, unpredictable mix", note, 1024 * LANES, contestants);
 }
 
@@ -184,7 +184,7 @@ fn dram(bench: &mut Bench) {
     contestants.push(smoltcp.at_most(0.25));
     // This is the lower bound of any parser: each header's cache line, with all lines of a batch prefetched at once.
     let mut other = 250;
-    contestants.push(contestant("reading the heads alone", move || {
+    contestants.push(contestant("reading the headers alone", move || {
         for _ in 0..64 {
             let frames = chunk(&mut other);
             frames.iter().for_each(|frame| umem.prefetch(frame));

@@ -203,7 +203,10 @@ impl Relay {
         self.net.drain_sent(&self.ids[1], |_| sent += 1);
         if packets != LANES || sent != LANES {
             let drops = self.datapath.counters().drops.total();
-            return Err(format!("{packets} packets came, {sent} left, {drops} were dropped").into());
+            return Err(format!(
+                "{packets} packets received, {sent} sent, {drops} dropped; expected 64 received and sent"
+            )
+            .into());
         }
         Ok(time)
     }
@@ -278,7 +281,7 @@ impl L2 {
         let mut sent = 0;
         self.net.drain_sent(&self.ids[1], |_| sent += 1);
         if packets != LANES || sent != LANES {
-            return Err(format!("{packets} packets came, {sent} left").into());
+            return Err(format!("{packets} packets received, {sent} sent; expected 64 of each").into());
         }
         Ok(time)
     }

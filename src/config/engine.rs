@@ -160,15 +160,19 @@ impl EngineConfig {
     }
 
     fn check_interfaces(&self, problems: &mut Vec<Problem>) {
-        let mut say = |value: String, wanted: &str, remedy: &str| {
+        let mut report = |value: String, wanted: &str, remedy: &str| {
             problems.push(Problem::new("engine.interfaces", value, wanted, remedy));
         };
         if self.interfaces.is_empty() {
-            say(String::new(), "at least one interface is needed", "write interfaces = [\"eth0\"] (see `ip -br link`)");
+            report(
+                String::new(),
+                "expected at least one interface",
+                "write interfaces = [\"eth0\"] (see `ip -br link`)",
+            );
         }
         if self.interfaces.len() > usize::from(MAX_PORTS) {
-            let wanted = format!("at most {MAX_PORTS} interfaces");
-            say(format!("{} interfaces", self.interfaces.len()), &wanted, "start a second engine for the others");
+            let wanted = format!("expected at most {MAX_PORTS} interfaces");
+            report(format!("{} interfaces", self.interfaces.len()), &wanted, "start a second engine for the others");
         }
         let mut seen = HashSet::new();
         for name in &self.interfaces {
@@ -176,14 +180,14 @@ impl EngineConfig {
                 && name.len() <= MAX_INTERFACE_NAME
                 && !name.contains(|c: char| c == '/' || c == ':' || c.is_whitespace());
             if !legal {
-                say(
+                report(
                     format!("{name:?}"),
-                    "an interface name has 1 to 15 bytes (an alternative name up to 127), no blank, colon or slash",
+                    "expected 1 to 15 bytes (an alternative name up to 127) without blank, colon or slash",
                     "take the name from `ip -br link`",
                 );
             }
             if !seen.insert(name) {
-                say(format!("{name:?}"), "each interface once", "remove the second one");
+                report(format!("{name:?}"), "expected each interface once", "remove the second one");
             }
         }
     }
@@ -205,7 +209,7 @@ impl EngineConfig {
                         count,
                         format!(
                             "ring_size = {} on {ports} interface(s) needs at least {least} frames for each queue, and \
-                             {MAX_FRAMES} are the most",
+                             at most {MAX_FRAMES} are possible",
                             self.ring_size
                         ),
                         format!("write frame_count = {least}, or \"auto\", or a smaller ring_size"),
@@ -222,7 +226,7 @@ impl EngineConfig {
         }
         if !(1..=1000).contains(&self.busy_poll_timeout_us) {
             let remedy = if self.busy_poll_timeout_us == 0 {
-                "write busy_poll = false to do without busy polling"
+                "write busy_poll = false to disable busy polling"
             } else {
                 "write busy_poll_timeout_us = 20 (the unit is microseconds)"
             };

@@ -38,7 +38,7 @@ impl fmt::Display for Problem {
         if !self.value.is_empty() {
             write!(f, " = {}", self.value)?;
         }
-        write!(f, ": {}; {}", self.wanted, self.remedy)
+        write!(f, ": {}; to fix: {}", self.wanted, self.remedy)
     }
 }
 
@@ -47,7 +47,7 @@ impl fmt::Display for Problem {
 #[non_exhaustive]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("cannot read {}: {source} (`oxide config example` prints a file to start from)", path.display())]
+    #[error("{}: cannot read the file: {source}; to fix: start with the file that `oxide config example` prints", path.display())]
     Read {
         /// Path of the file.
         path: PathBuf,

@@ -80,7 +80,7 @@ impl Section {
     /// Adds a problem for a value of the right type that is out of range.
     pub fn refuse(&self, name: &str, value: impl fmt::Display, remedy: impl Into<String>, problems: &mut Vec<Problem>) {
         let allowed = self.fields.iter().find(|field| field.name == name).map_or("", |field| field.allowed);
-        problems.push(Problem::new(format!("{}.{name}", self.name), value, format!("allowed: {allowed}"), remedy));
+        problems.push(Problem::new(format!("{}.{name}", self.name), value, format!("expected {allowed}"), remedy));
     }
 }
 

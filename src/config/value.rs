@@ -59,7 +59,7 @@ impl<'de> Deserialize<'de> for Realtime {
             Some(0) => Ok(Self(None)),
             Some(priority) => u8::try_from(priority).map(|p| Self(Some(p))).map_err(D::Error::custom),
             None if value == Value::Bool(false) => Ok(Self(None)),
-            None => Err(D::Error::custom("neither false nor a priority")),
+            None => Err(D::Error::custom("expected false or a priority")),
         }
     }
 }
@@ -134,7 +134,7 @@ impl FromStr for PortRange {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const WANTED: &str = "two ports joined by a hyphen, the lower first";
+        const WANTED: &str = "expected two ports joined by a hyphen, the lower one first";
         let (first, last) = text.split_once('-').ok_or(WANTED)?;
         let port = |digits: &str| digits.trim().parse::<u16>().map_err(|_| WANTED);
         Self::new(port(first)?, port(last)?).ok_or(WANTED)

@@ -147,7 +147,7 @@ impl<T: Keyed> FlowTable<T> {
     /// Returns the flow if all slots are in use, or if both buckets of its key are full, which does not happen by
     /// chance.
     pub fn insert(&mut self, flow: T) -> Result<u32, T> {
-        debug_assert!(self.find(flow.key()).is_none(), "{:?} is there already", flow.key());
+        debug_assert!(self.find(flow.key()).is_none(), "{:?} is already in the table", flow.key());
         let Some(&slot) = self.free.last() else { return Err(flow) };
         self.changing = true;
         let place = self.place(self.hash.one(flow.key()));

@@ -177,7 +177,7 @@ fn collisions_for_one_seed_do_not_collide_for_another() {
     assert!(chosen.len() == 100, "{}", chosen.len());
     let mut table = FlowTable::new(600, hash(1));
     let entered = chosen.iter().filter(|key| table.insert(Flow { key: **key, value: 0, stamp: 0 }).is_ok()).count();
-    assert_eq!(entered, 2 * ENTRIES, "the table refuses what has no room, and goes on");
+    assert_eq!(entered, 2 * ENTRIES, "the table refuses flows without a free entry and stays usable");
     table.audit().unwrap();
     for seed in 2..10 {
         filled(chosen.iter().copied(), 600, seed).audit().unwrap();

@@ -8,11 +8,11 @@ use super::{FlowTable, Keyed};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Inconsistent {
-    /// A panic came in the middle of a change.
-    #[error("a change of the flow table was begun and not ended")]
+    /// A panic interrupted a change.
+    #[error("flow table: a change was interrupted")]
     Broken,
-    /// Slots are neither free nor taken, or both.
-    #[error("{taken} slots of the flow table are taken and {free} are free, of {capacity}")]
+    /// Some slots are neither free nor in use, or both.
+    #[error("flow table: {taken} slots in use and {free} free; expected {capacity} in all")]
     Slots {
         /// Number of slots with a flow.
         taken: usize,
@@ -21,8 +21,8 @@ pub enum Inconsistent {
         /// Number of all slots.
         capacity: usize,
     },
-    /// A flow cannot be found by its key, or by more than one entry.
-    #[error("the flow in slot {slot} has {entries} entries in the flow table's index")]
+    /// A flow cannot be found by its key, or has more than one entry.
+    #[error("flow table: the flow in slot {slot} has {entries} index entries; expected 1")]
     Entries {
         /// Slot of the flow.
         slot: u32,
@@ -30,7 +30,7 @@ pub enum Inconsistent {
         entries: usize,
     },
     /// The index has entries without a flow.
-    #[error("the flow table's index has {entries} entries for {flows} flows")]
+    #[error("flow table: {entries} index entries; expected {flows}, the number of flows")]
     Index {
         /// Number of all entries.
         entries: usize,
@@ -38,7 +38,7 @@ pub enum Inconsistent {
         flows: usize,
     },
     /// A bucket's count of spilled entries is wrong.
-    #[error("bucket {bucket} of the flow table counts {counted} spilled entries, and has {spilled}")]
+    #[error("flow table: bucket {bucket} counts {counted} spilled entries; expected {spilled}")]
     Spilled {
         /// Number of the bucket.
         bucket: usize,

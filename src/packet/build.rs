@@ -49,7 +49,7 @@ impl<'a> UdpFrame<'a> {
 
     /// Returns the length of the frame in bytes, without padding.
     #[must_use]
-    #[allow(clippy::len_without_is_empty)] // a frame is never empty
+    #[allow(clippy::len_without_is_empty)] // A frame is never empty.
     pub fn len(&self) -> usize {
         let ip = if self.flow.source.is_ipv4() { 20 } else { 40 };
         14 + ip + 8 + self.payload.len()

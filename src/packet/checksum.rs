@@ -139,7 +139,7 @@ impl ChecksumDelta {
     #[must_use]
     #[inline]
     pub fn bytes<const N: usize>(self, old: &[u8; N], new: &[u8; N]) -> Self {
-        const { assert!(N.is_multiple_of(4), "whole words of four bytes: the complement must have no padding") };
+        const { assert!(N.is_multiple_of(4), "only whole words of four bytes, because padding must not be complemented") };
         Self(self.0.bytes(&old.map(|byte| !byte)).bytes(new))
     }
 

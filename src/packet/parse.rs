@@ -62,18 +62,18 @@ pub struct Parsed {
 /// # Errors
 /// Returns the reason of the first failed check, in the order of the [module](self).
 #[inline]
-pub fn parse(head: &[u8; 64], length: u16) -> Result<Parsed, DropReason> {
-    parse_with(head, length, |parsed| parsed)
+pub fn parse(bytes: &[u8; 64], length: u16) -> Result<Parsed, DropReason> {
+    parse_with(bytes, length, |parsed| parsed)
 }
 
 /// Parses like [`parse()`] and calls `accept` on the result, once for each family. If `accept` stores to columns, the
 /// offsets are constants, and no value is moved twice.
 #[inline(always)]
-pub(crate) fn parse_with<T>(head: &[u8; 64], length: u16, accept: impl FnOnce(Parsed) -> T) -> Result<T, DropReason> {
-    // A frame too short for its EtherType is too short for either header as well.
-    match be16::<12>(head) {
-        0x0800 => ipv4(head, length).map(accept),
-        0x86dd => ipv6(head, length).map(accept),
+pub(crate) fn parse_with<T>(bytes: &[u8; 64], length: u16, accept: impl FnOnce(Parsed) -> T) -> Result<T, DropReason> {
+    // A frame too short for its EtherType is too short for either IP header as well.
+    match be16::<12>(bytes) {
+        0x0800 => ipv4(bytes, length).map(accept),
+        0x86dd => ipv6(bytes, length).map(accept),
         _ if length < ETHERNET => Err(DropReason::Truncated),
         0x8100 | 0x88a8 | 0x9100 => Err(DropReason::VlanTag),
         _ => Err(DropReason::EtherType),
@@ -105,25 +105,25 @@ pub fn verify_udp(frame: &[u8], parsed: &Parsed) -> Result<(), DropReason> {
 }
 
 #[inline(always)]
-fn ipv4(head: &[u8; 64], length: u16) -> Result<Parsed, DropReason> {
+fn ipv4(bytes: &[u8; 64], length: u16) -> Result<Parsed, DropReason> {
     const L4: usize = L3 + IPV4_HEADER as usize;
     if length < ETHERNET + IPV4_HEADER {
         return Err(DropReason::Truncated);
     }
     let room = length - ETHERNET;
-    let header = field::<L3, 20>(head);
+    let header = field::<L3, 20>(bytes);
     if header[0] != 0x45 {
         return Err(not_a_plain_ipv4_header(header[0], room));
     }
     if !checksum::ipv4_header_verifies(header) {
         return Err(DropReason::IpChecksum);
     }
-    let total = be16::<{ L3 + 2 }>(head);
+    let total = be16::<{ L3 + 2 }>(bytes);
     if outside(total, IPV4_HEADER, room) {
         return Err(DropReason::IpLength);
     }
-    // MF and the offset; DF and the reserved bit say nothing against a packet.
-    if be16::<{ L3 + 6 }>(head) & 0x3fff != 0 {
+    // The mask covers MF and the offset. DF and the reserved bit do not matter.
+    if be16::<{ L3 + 6 }>(bytes) & 0x3fff != 0 {
         return Err(DropReason::Fragment);
     }
     if header[9] != UDP {
@@ -132,18 +132,18 @@ fn ipv4(head: &[u8; 64], length: u16) -> Result<Parsed, DropReason> {
     if header[8] == 0 {
         return Err(DropReason::TtlExpired);
     }
-    if outside(be16::<{ L4 + 4 }>(head), UDP_HEADER, total - IPV4_HEADER) {
+    if outside(be16::<{ L4 + 4 }>(bytes), UDP_HEADER, total - IPV4_HEADER) {
         return Err(DropReason::UdpLength);
     }
-    let source = u32::from_be_bytes(*field::<{ L3 + 12 }, 4>(head));
-    let destination = u32::from_be_bytes(*field::<{ L3 + 16 }, 4>(head));
-    let port = be16::<L4>(head);
+    let source = u32::from_be_bytes(*field::<{ L3 + 12 }, 4>(bytes));
+    let destination = u32::from_be_bytes(*field::<{ L3 + 16 }, 4>(bytes));
+    let port = be16::<L4>(bytes);
     if (port == 0) | !answerable_ipv4(source) {
         return Err(DropReason::BadSource);
     }
     let flow = Flow {
         source: Endpoint { address: mapped(source), port },
-        destination: Endpoint { address: mapped(destination), port: be16::<{ L4 + 2 }>(head) },
+        destination: Endpoint { address: mapped(destination), port: be16::<{ L4 + 2 }>(bytes) },
     };
     let last_hop = header[8] == 1;
     Ok(Parsed { ipv4: true, l3: L3 as u8, l4: L4 as u8, length: ETHERNET + total, last_hop, flow })
@@ -160,16 +160,16 @@ fn not_a_plain_ipv4_header(version_and_length: u8, room: u16) -> DropReason {
 }
 
 #[inline(always)]
-fn ipv6(head: &[u8; 64], length: u16) -> Result<Parsed, DropReason> {
+fn ipv6(bytes: &[u8; 64], length: u16) -> Result<Parsed, DropReason> {
     const L4: usize = L3 + IPV6_HEADER as usize;
     let Some(room) = length.checked_sub(ETHERNET + IPV6_HEADER) else {
         return Err(DropReason::Truncated);
     };
-    let header = field::<L3, 40>(head);
+    let header = field::<L3, 40>(bytes);
     if header[0] >> 4 != 6 {
         return Err(DropReason::IpVersion);
     }
-    let payload = be16::<{ L3 + 4 }>(head);
+    let payload = be16::<{ L3 + 4 }>(bytes);
     if payload > room {
         return Err(DropReason::IpLength);
     }
@@ -179,22 +179,22 @@ fn ipv6(head: &[u8; 64], length: u16) -> Result<Parsed, DropReason> {
     if header[7] == 0 {
         return Err(DropReason::TtlExpired);
     }
-    if outside(be16::<{ L4 + 4 }>(head), UDP_HEADER, payload) {
+    if outside(be16::<{ L4 + 4 }>(bytes), UDP_HEADER, payload) {
         return Err(DropReason::UdpLength);
     }
-    if be16::<{ L4 + 6 }>(head) == 0 {
+    if be16::<{ L4 + 6 }>(bytes) == 0 {
         return Err(DropReason::UdpChecksumZero);
     }
-    // As integers, not arrays: the compiler keeps them in registers.
-    let source = u128::from_be_bytes(*field::<{ L3 + 8 }, 16>(head));
-    let destination = u128::from_be_bytes(*field::<{ L3 + 24 }, 16>(head));
-    let port = be16::<L4>(head);
+    // Integers instead of arrays let the compiler keep the addresses in registers.
+    let source = u128::from_be_bytes(*field::<{ L3 + 8 }, 16>(bytes));
+    let destination = u128::from_be_bytes(*field::<{ L3 + 24 }, 16>(bytes));
+    let port = be16::<L4>(bytes);
     if (port == 0) | !answerable_ipv6(source) | (destination >> 32 == MAPPED) {
         return Err(DropReason::BadSource);
     }
     let flow = Flow {
         source: Endpoint { address: source.to_be_bytes(), port },
-        destination: Endpoint { address: destination.to_be_bytes(), port: be16::<{ L4 + 2 }>(head) },
+        destination: Endpoint { address: destination.to_be_bytes(), port: be16::<{ L4 + 2 }>(bytes) },
     };
     let (length, last_hop) = (ETHERNET + IPV6_HEADER + payload, header[7] == 1);
     Ok(Parsed { ipv4: false, l3: L3 as u8, l4: L4 as u8, length, last_hop, flow })
@@ -244,12 +244,12 @@ fn unmapped([.., a, b, c, d]: [u8; 16]) -> [u8; 4] {
 
 /// Returns `N` bytes at `AT`. The compiler checks that they are among the 64 bytes.
 #[inline(always)]
-fn field<const AT: usize, const N: usize>(head: &[u8; 64]) -> &[u8; N] {
+fn field<const AT: usize, const N: usize>(bytes: &[u8; 64]) -> &[u8; N] {
     const { assert!(AT + N <= 64) };
-    head[AT..].first_chunk().unwrap_or(&[0; N])
+    bytes[AT..].first_chunk().unwrap_or(&[0; N])
 }
 
 #[inline(always)]
-fn be16<const AT: usize>(head: &[u8; 64]) -> u16 {
-    u16::from_be_bytes(*field::<AT, 2>(head))
+fn be16<const AT: usize>(bytes: &[u8; 64]) -> u16 {
+    u16::from_be_bytes(*field::<AT, 2>(bytes))
 }

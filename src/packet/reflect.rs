@@ -40,10 +40,10 @@ mod tests {
             let mut frame = UdpFrame::new(flow, b"payload of an odd length").to_vec().unwrap();
             let (to, from): ([u8; 6], [u8; 6]) = (frame[..6].try_into().unwrap(), frame[6..12].try_into().unwrap());
             assert!(reflect(&mut frame));
-            let head = &mut [0u8; 64];
+            let bytes = &mut [0u8; 64];
             let n = frame.len().min(64);
-            head[..n].copy_from_slice(&frame[..n]);
-            let parsed = parse(head, frame.len() as u16).unwrap();
+            bytes[..n].copy_from_slice(&frame[..n]);
+            let parsed = parse(bytes, frame.len() as u16).unwrap();
             assert_eq!(parsed.flow, Flow { source: b.into(), destination: a.into() });
             assert!(verify_udp(&frame, &parsed).is_ok());
             assert_eq!((&frame[..6], &frame[6..12]), (&from[..], &to[..]));

@@ -206,28 +206,28 @@ impl FixedHeaderRewrite<'_> {
     /// Rewrites the packet that begins with `bytes`, like [`Translation::apply`]. The packet has the family of the four
     /// addresses, and more than one hop left.
     #[inline(always)]
-    pub fn apply(&self, head: &mut [u8; 64], ipv4: bool) {
-        head[..12].copy_from_slice(self.macs);
+    pub fn apply(&self, bytes: &mut [u8; 64], ipv4: bool) {
+        bytes[..12].copy_from_slice(self.macs);
         let (source, destination) = (self.source.0, self.destination.0);
         if ipv4 {
-            head[22] = head[22].wrapping_sub(1);
-            let checksum = self.change.l3().apply(u16::from_be_bytes([head[24], head[25]]));
-            head[24..26].copy_from_slice(&checksum.to_be_bytes());
-            head[26..30].copy_from_slice(&source[12..]);
-            head[30..34].copy_from_slice(&destination[12..]);
-            self.udp::<34>(head);
+            bytes[22] = bytes[22].wrapping_sub(1);
+            let checksum = self.change.l3().apply(u16::from_be_bytes([bytes[24], bytes[25]]));
+            bytes[24..26].copy_from_slice(&checksum.to_be_bytes());
+            bytes[26..30].copy_from_slice(&source[12..]);
+            bytes[30..34].copy_from_slice(&destination[12..]);
+            self.udp::<34>(bytes);
         } else {
-            head[21] = head[21].wrapping_sub(1);
-            head[22..38].copy_from_slice(source);
-            head[38..54].copy_from_slice(destination);
-            self.udp::<54>(head);
+            bytes[21] = bytes[21].wrapping_sub(1);
+            bytes[22..38].copy_from_slice(source);
+            bytes[38..54].copy_from_slice(destination);
+            self.udp::<54>(bytes);
         }
     }
 
     /// Rewrites the UDP header at `AT`.
     #[inline(always)]
-    fn udp<const AT: usize>(&self, head: &mut [u8; 64]) {
-        let Some(udp) = head[AT..].first_chunk_mut::<8>() else { return };
+    fn udp<const AT: usize>(&self, bytes: &mut [u8; 64]) {
+        let Some(udp) = bytes[AT..].first_chunk_mut::<8>() else { return };
         udp[..2].copy_from_slice(&self.source.1.to_be_bytes());
         udp[2..4].copy_from_slice(&self.destination.1.to_be_bytes());
         let checksum = self.change.l4().apply_udp(u16::from_be_bytes([udp[6], udp[7]]));

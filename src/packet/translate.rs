@@ -48,8 +48,8 @@ pub fn to_ipv6(
     let (high, low) = (ip[1] >> 4, ip[1] << 4);
     let [p, q] = payload.to_be_bytes();
     link(frame, growth, l3, 0, [0x86, 0xdd], new);
-    let (head, _) = frame.split_at_mut(udp);
-    if let Some(to) = head.get_mut(l3..).and_then(|ip| ip.first_chunk_mut::<40>()) {
+    let (before, _) = frame.split_at_mut(udp);
+    if let Some(to) = before.get_mut(l3..).and_then(|ip| ip.first_chunk_mut::<40>()) {
         to[..8].copy_from_slice(&[0x60 | high, low, 0, 0, p, q, UDP, hops]);
         to[8..24].copy_from_slice(&new.source.address);
         to[24..].copy_from_slice(&new.destination.address);

@@ -16,7 +16,7 @@ use super::sync::{AtomicU32, Ordering};
 
 /// Reports a capacity that no ring can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a ring of {got} entries cannot be: the number must be a power of two up to 2147483648")]
+#[error("ring: {got} entries are not possible; expected a power of two up to 2147483648")]
 pub struct RingSizeError {
     /// Requested number of entries.
     pub got: u32,
@@ -89,7 +89,7 @@ impl Cursor {
     /// counterpart of the acquire in [`refresh`](Self::refresh).
     #[inline]
     pub(super) fn advance(&mut self, count: u32, own: &AtomicU32) {
-        debug_assert!(count <= self.cached(), "advanced past the limit");
+        debug_assert!(count <= self.cached(), "the index must stay below the limit");
         self.own = self.own.wrapping_add(count);
         own.store(self.own, Ordering::Release);
     }

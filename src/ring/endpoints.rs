@@ -193,7 +193,7 @@ impl<T: Copy, M: RingMemory<T>> Producer<T, M> {
 
 /// Holds cells of a ring that are being written.
 #[derive(Debug)]
-#[must_use = "nothing is sent without commit"]
+#[must_use = "entries are not sent without commit"]
 pub struct Reservation<'a, T, M = InMemory<T>> {
     producer: &'a mut Producer<T, M>,
     room: u32,

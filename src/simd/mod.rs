@@ -146,8 +146,8 @@ impl Processor {
         let (mut headers, mut lengths) = ([&[0; 64]; LANES], [0; LANES]);
         // The headers are prefetched while the list of all headers is built.
         frames.iter().take(parse::AHEAD).for_each(|frame| umem.prefetch(frame));
-        for ((frame, head), length) in frames.iter().zip(&mut headers).zip(&mut lengths) {
-            (*head, *length) = (umem.header_bytes(frame), frame.length());
+        for ((frame, header), length) in frames.iter().zip(&mut headers).zip(&mut lengths) {
+            (*header, *length) = (umem.header_bytes(frame), frame.length());
         }
         // A shift by 64 would overflow, so 64 lanes use all ones.
         let live = u64::MAX.checked_shr((LANES - frames.len().min(LANES)) as u32).unwrap_or(0);

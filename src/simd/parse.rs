@@ -31,13 +31,13 @@ pub(super) fn lanes(
 
 fn plain(headers: &[&[u8; 64]; LANES], lengths: &[u16; LANES], live: u64, columns: &mut Columns) {
     let mut lanes = Lanes::new(columns);
-    headers.iter().take(AHEAD).for_each(|head| prefetch(*head));
-    for (lane, (head, length)) in headers.iter().zip(lengths).enumerate() {
+    headers.iter().take(AHEAD).for_each(|header| prefetch(*header));
+    for (lane, (header, length)) in headers.iter().zip(lengths).enumerate() {
         if let Some(ahead) = headers.get(lane + AHEAD) {
             prefetch(*ahead);
         }
         if live & 1 << lane != 0 {
-            lanes.parse(lane, head, *length);
+            lanes.parse(lane, header, *length);
         }
     }
     lanes.finish();
@@ -58,9 +58,9 @@ impl<'a> Lanes<'a> {
 
     /// Parses one frame; `lane` is below [`LANES`].
     #[inline(always)]
-    fn parse(&mut self, lane: usize, head: &[u8; 64], length: u16) {
+    fn parse(&mut self, lane: usize, header: &[u8; 64], length: u16) {
         let Self { columns, ipv4, ipv6, last_hop } = self;
-        let accepted = packet::parse_with(head, length, |parsed| {
+        let accepted = packet::parse_with(header, length, |parsed| {
             *(if parsed.ipv4 { ipv4 } else { ipv6 }) |= 1 << lane;
             *last_hop |= u64::from(parsed.last_hop) << lane;
             columns.l3[lane] = parsed.l3;

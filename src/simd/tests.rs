@@ -21,43 +21,43 @@ fn packet() -> impl Strategy<Value = ([u8; 64], u16)> {
     let right = (any::<bool>(), 1u16.., hops, 0usize..200, any::<[u8; 32]>());
     let right = right.prop_map(|(ipv4, port, hops, size, stale)| {
         let frame = UdpFrame::new(flow(ipv4, port), &vec![7; size]).to_vec().unwrap();
-        let mut head = std::array::from_fn(|i| frame.get(i).copied().unwrap_or(stale[i % 32]));
-        head[if ipv4 { 22 } else { 21 }] = hops;
+        let mut header = std::array::from_fn(|i| frame.get(i).copied().unwrap_or(stale[i % 32]));
+        header[if ipv4 { 22 } else { 21 }] = hops;
         if ipv4 {
-            repair(&mut head);
+            repair(&mut header);
         }
-        (head, frame.len() as u16)
+        (header, frame.len() as u16)
     });
-    let cut = (right.clone(), any::<u16>()).prop_map(|((head, length), at)| (head, at % length));
-    // One field at a time, to the values next to its limits.
+    let cut = (right.clone(), any::<u16>()).prop_map(|((header, length), at)| (header, at % length));
+    // One field at a time is set to the values next to its limits.
     let near = (right.clone(), 12usize..44, prop_oneof![Just(0u8), Just(0xff), any::<u8>()]);
-    let near = near.prop_map(|((mut head, length), at, byte)| {
-        head[at] = byte;
-        repair(&mut head);
-        (head, length)
+    let near = near.prop_map(|((mut header, length), at, byte)| {
+        header[at] = byte;
+        repair(&mut header);
+        (header, length)
     });
-    let lengths = (right.clone(), 0u16..80).prop_map(|((mut head, length), total)| {
-        head[16..18].copy_from_slice(&total.to_be_bytes());
-        repair(&mut head);
-        (head, length)
+    let lengths = (right.clone(), 0u16..80).prop_map(|((mut header, length), total)| {
+        header[16..18].copy_from_slice(&total.to_be_bytes());
+        repair(&mut header);
+        (header, length)
     });
-    let udp = (right.clone(), 0u16..80).prop_map(|((mut head, length), udp)| {
-        head[38..40].copy_from_slice(&udp.to_be_bytes());
-        (head, length)
+    let udp = (right.clone(), 0u16..80).prop_map(|((mut header, length), udp)| {
+        header[38..40].copy_from_slice(&udp.to_be_bytes());
+        (header, length)
     });
     let tagged =
-        (right.clone(), prop_oneof![Just(17u8), Just(6), Just(1)]).prop_map(|((mut head, length), protocol)| {
-            head[23] = protocol;
-            repair(&mut head);
-            head.copy_within(12..60, 16);
-            head[12..16].copy_from_slice(&[0x81, 0, 0, 7]);
-            (head, length + 4)
+        (right.clone(), prop_oneof![Just(17u8), Just(6), Just(1)]).prop_map(|((mut header, length), protocol)| {
+            header[23] = protocol;
+            repair(&mut header);
+            header.copy_within(12..60, 16);
+            header[12..16].copy_from_slice(&[0x81, 0, 0, 7]);
+            (header, length + 4)
         });
-    let other = (right.clone(), prop_oneof![Just(6u8), Just(1)]).prop_map(|((mut head, length), protocol)| {
-        head[if head[12] == 8 { 23 } else { 20 }] = protocol;
-        head[46] = 0x50;
-        repair(&mut head);
-        (head, length)
+    let other = (right.clone(), prop_oneof![Just(6u8), Just(1)]).prop_map(|((mut header, length), protocol)| {
+        header[if header[12] == 8 { 23 } else { 20 }] = protocol;
+        header[46] = 0x50;
+        repair(&mut header);
+        (header, length)
     });
     let noise = (prop::array::uniform32(any::<[u8; 2]>()), any::<u16>());
     let noise = noise.prop_map(|(bytes, length)| (std::array::from_fn(|i| bytes[i / 2][i % 2]), length));
@@ -65,15 +65,15 @@ fn packet() -> impl Strategy<Value = ([u8; 64], u16)> {
 }
 
 /// Sets a valid IPv4 header checksum, even if other fields are invalid.
-fn repair(head: &mut [u8; 64]) {
-    head[24..26].fill(0);
-    let sum = crate::packet::checksum::Sum::default().bytes(&head[14..34]).checksum();
-    head[24..26].copy_from_slice(&sum.to_be_bytes());
+fn repair(header: &mut [u8; 64]) {
+    header[24..26].fill(0);
+    let sum = crate::packet::checksum::Sum::default().bytes(&header[14..34]).checksum();
+    header[24..26].copy_from_slice(&sum.to_be_bytes());
 }
 
-fn check(lane: usize, (head, length): &([u8; 64], u16), columns: &Columns) {
+fn check(lane: usize, (header, length): &([u8; 64], u16), columns: &Columns) {
     let bit = |mask: u64| mask >> lane & 1 == 1;
-    match packet::parse(head, *length) {
+    match packet::parse(header, *length) {
         Ok(parsed) => {
             assert!(bit(columns.udp) && bit(columns.ipv4) == parsed.ipv4 && bit(columns.ipv6) != parsed.ipv4);
             assert_eq!(bit(columns.last_hop), parsed.last_hop);
@@ -147,10 +147,10 @@ proptest! {
         let layout = UmemLayout::new(2048, UmemLayout::frames_for(&rings, 1), 0, &rings, 1, 1500).unwrap();
         let mut umem = Umem::new(Region::map(layout.bytes(), PageKind::Base, None).unwrap(), layout).unwrap();
         let mut packets = packets;
-        let frames: Vec<Frame> = packets.iter_mut().map(|(head, length)| {
+        let frames: Vec<Frame> = packets.iter_mut().map(|(header, length)| {
             let mut frame = umem.take().unwrap();
             assert!(umem.set_length(&mut frame, 1792));
-            umem.bytes_mut(&mut frame)[..64].copy_from_slice(head);
+            umem.bytes_mut(&mut frame)[..64].copy_from_slice(header);
             *length = (*length).min(1792);
             assert!(umem.set_length(&mut frame, *length));
             frame
@@ -207,7 +207,7 @@ fn rfc_1071() {
 #[test]
 fn levels_are_what_this_cpu_has() {
     let levels: Vec<Level> = Processor::levels().collect();
-    println!("levels here: {levels:?}");
+    println!("levels of this CPU: {levels:?}");
     for level in Level::ALL {
         let wanted = levels.contains(&level).then_some(level);
         assert_eq!(Processor::with_level(level).map(|p| p.capability()), wanted);

@@ -14,13 +14,12 @@ pub fn reference() -> String {
         "# Metrics\n\n\
          Served as Prometheus text at `/metrics` (see [operation.md](operation.md)). This page and the dashboard\n\
          `packaging/grafana/oxide.json` are made from the registry in `src/telemetry/metrics.rs`; a test fails when they are\n\
-         stale, and `OXIDE_WRITE=1 cargo test --lib telemetry::documents` writes them anew.\n\n\
-         Units are base units, counters end in `_total`, and no label has a client in it. `queue` is the queue's number, the same\n\
-         on each of its interfaces. Counters survive the restart of a queue; they begin anew with the process.\n",
+         stale, and `OXIDE_WRITE=1 cargo test --lib telemetry::documents` writes them again.\n\n\
+         Units are base units, counters end in `_total`, and no label contains a client. `queue` is the queue's number, the same\n\
+         on each of its interfaces. Counters survive the restart of a queue; they start at zero with the process.\n",
     );
     for section in sections() {
-        let _ =
-            write!(text, "\n## {section}\n| metric | type | unit | labels | what it says |\n|---|---|---|---|---|\n");
+        let _ = write!(text, "\n## {section}\n| metric | type | unit | labels | meaning |\n|---|---|---|---|---|\n");
         for metric in metrics::ALL.iter().filter(|m| m.section == section) {
             let labels = metric.labels.iter().map(|l| format!("`{l}`")).collect::<Vec<_>>().join(", ");
             let _ = writeln!(
@@ -35,8 +34,8 @@ pub fn reference() -> String {
     }
     text.push_str(
         "\n## Reasons of `oxide_drops_total`\nEach packet that is received, or taken over from another queue, is forwarded, handed over, \
-         dropped for one of these\nreasons, or still in hand. Nothing else can happen to it. `oxide ctl drops` prints these texts for the reasons that occurred;\n\
-         `oxide top` does for the chosen queue. A reason marked *logged* is a warning in the log as well, once a minute at most.\n\n\
+         dropped for one of these\nreasons, or still in hand. No other case exists. `oxide ctl drops` prints these texts for the reasons that occurred;\n\
+         `oxide top` does for the chosen queue. A reason marked *logged* is also a warning in the log, at most once a minute.\n\n\
          | reason | stage | meaning | likely cause | remedy |\n|---|---|---|---|---|\n",
     );
     for reason in DropReason::ALL {
@@ -53,14 +52,14 @@ pub fn reference() -> String {
     }
     let _ = write!(
         text,
-        "\n## Events of the relay\nUnder `event` of `{}`.\n\n| event | what it counts |\n|---|---|\n",
+        "\n## Events of the relay\nUnder `event` of `{}`.\n\n| event | meaning |\n|---|---|\n",
         metrics::HANDLER_EVENTS.name
     );
     for (name, meaning) in metrics::RELAY_EVENTS {
         let _ = writeln!(text, "| `{name}` | {meaning} |");
     }
     text.push_str(
-        "\n## Alerts\n`packaging/prometheus/oxide.rules.yml` has them, with what to do about each; `oxide.rules.test.yml` beside it says when \
+        "\n## Alerts\n`packaging/prometheus/oxide.rules.yml` defines them, with a remedy for each; `oxide.rules.test.yml` states when \
          they fire.\n",
     );
     text
@@ -190,10 +189,10 @@ mod tests {
     #[test]
     fn promtool_accepts_alerts() {
         let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/prometheus");
-        for words in [["check", "rules", "oxide.rules.yml"], ["test", "rules", "oxide.rules.test.yml"]] {
-            let said = std::process::Command::new("promtool").args(words).current_dir(directory).output();
-            let Ok(said) = said else { return };
-            assert!(said.status.success(), "{words:?}: {}", String::from_utf8_lossy(&said.stdout));
+        for arguments in [["check", "rules", "oxide.rules.yml"], ["test", "rules", "oxide.rules.test.yml"]] {
+            let output = std::process::Command::new("promtool").args(arguments).current_dir(directory).output();
+            let Ok(output) = output else { return };
+            assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stdout));
         }
     }
 

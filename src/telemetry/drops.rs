@@ -14,34 +14,34 @@ macro_rules! reasons {
         pub enum DropReason { $($(#[doc = $doc])+ $variant,)+ }
 
         impl DropReason {
-            /// Lists every reason, in the order of the counters.
+            /// Lists all reasons in the order of the counters.
             pub const ALL: &'static [DropReason] = &[$(DropReason::$variant,)+];
 
-            /// Returns the name in metrics and reports: lower case, words joined by `_`.
+            /// Returns the name in metrics and reports, in lower case with `_`.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self { $(DropReason::$variant => $name,)+ }
             }
 
-            /// Explains the reason, in a sentence.
+            /// Explains the reason in a sentence.
             #[must_use]
             pub const fn explanation(self) -> &'static str {
                 match self { $(DropReason::$variant => concat!($($doc),+).trim_ascii(),)+ }
             }
 
-            /// Names the most likely cause, in a sentence.
+            /// Names the most likely cause in a sentence.
             #[must_use]
             pub const fn cause(self) -> &'static str {
                 match self { $(DropReason::$variant => $cause,)+ }
             }
 
-            /// Returns what an operator does about it: an action, or "none needed".
+            /// Returns the remedy for an operator: an action, or "none needed".
             #[must_use]
             pub const fn remedy(self) -> &'static str {
                 match self { $(DropReason::$variant => $remedy,)+ }
             }
 
-            /// Returns whether such drops are logged, at a bounded rate: somebody may have to act.
+            /// Returns whether such drops are logged at a bounded rate, because an operator may have to act.
             #[must_use]
             pub const fn is_logged(self) -> bool {
                 match self { $(DropReason::$variant => $log,)+ }
@@ -50,70 +50,71 @@ macro_rules! reasons {
     };
 }
 
-// Documentation, `oxide ctl drops`, `oxide top` and the log take their texts from here, and from nowhere else.
+// Documentation, `oxide ctl drops`, `oxide top` and the log use only these texts.
 reasons! {
-    // The frame itself.
-    /// Shorter than the headers it must have.
+    // Reasons of malformed packets.
+    /// The packet is shorter than its headers.
     Truncated = "truncated" {
         cause: "A sender or a device on the way damages packets.",
-        remedy: "capture on the far side (`tcpdump -e -X`) and repair the sender",
+        remedy: "capture at the sender (`tcpdump -e -X`) and repair the sender",
         log: false,
     }
-    /// More than one descriptor long (multi-buffer), or longer than a frame holds.
+    /// The packet has several descriptors (multi-buffer), or is longer than a frame holds.
     Oversized = "oversized" {
-        cause: "The interface's MTU is larger than a frame, or the sender leaves segmentation to its NIC.",
+        cause: "The interface's MTU is larger than a frame, or the sender offloads segmentation.",
         remedy: "lower the MTU, set engine.frame_size = 4096, or on a veth peer `ethtool -K PEER gso off tso off`",
         log: true,
     }
-    /// A VLAN tag: the steering program passes these to the kernel, whose VLAN interfaces take the tag off.
+    /// The packet has a VLAN tag. The steering program passes such packets to the kernel, whose VLAN interfaces remove
+    /// it.
     VlanTag = "vlan_tag" {
         cause: "A tagged packet reached the socket past the steering program.",
         remedy: "serve the VLAN interface itself (engine.interfaces = [\"eth0.7\"])",
         log: false,
     }
-    /// Neither IPv4 nor IPv6: the steering program passes these to the kernel.
+    /// The packet is neither IPv4 nor IPv6. The steering program passes such packets to the kernel.
     EtherType = "ether_type" {
         cause: "Another program steers packets to this queue.",
         remedy: "see `bpftool net show`",
         log: false,
     }
-    /// IP version field does not match the EtherType.
+    /// The IP version field does not match the EtherType.
     IpVersion = "ip_version" {
         cause: "A sender damages or forges packets.",
-        remedy: "none needed; capture on the far side to find the sender",
+        remedy: "none needed; capture at the sender to find the sender",
         log: false,
     }
-    /// IPv4 header length below 20 bytes, or past the end of the packet.
+    /// The IPv4 header length is below 20 bytes, or exceeds the packet.
     IpHeaderLength = "ip_header_length" {
         cause: "A sender damages or forges packets.",
-        remedy: "none needed; capture on the far side to find the sender",
+        remedy: "none needed; capture at the sender to find the sender",
         log: false,
     }
-    /// IPv4 options or IPv6 extension headers: the kernel's.
+    /// The packet has IPv4 options or IPv6 extension headers, which the kernel handles.
     IpOptions = "ip_options" {
-        cause: "A sender uses IP options, which the relay does not carry.",
+        cause: "A sender uses IP options, which the relay does not forward.",
         remedy: "send without options",
         log: false,
     }
-    /// IP total or payload length smaller than its headers, or larger than the frame.
+    /// The IP total or payload length is smaller than the headers, or larger than the frame.
     IpLength = "ip_length" {
-        cause: "Segmentation is left to a NIC, or a sender damages packets.",
-        remedy: "on a veth peer `ethtool -K PEER gso off tso off`; else capture on the far side",
+        cause: "The sender offloads segmentation, or damages packets.",
+        remedy: "on a veth peer `ethtool -K PEER gso off tso off`; else capture at the sender",
         log: false,
     }
-    /// IPv4 header checksum is wrong.
+    /// The IPv4 header checksum is wrong.
     IpChecksum = "ip_checksum" {
-        cause: "The checksum is left to a NIC that a veth pair does not have, or the wire damages packets.",
+        cause: "The sender offloads the checksum, which a veth pair cannot compute, or the wire damages packets.",
         remedy: "on a veth peer `ethtool -K PEER tx off`; else check cable and errors (`ethtool -S`)",
         log: true,
     }
-    /// A fragment: the kernel's.
+    /// The packet is a fragment, which the kernel handles.
     Fragment = "fragment" {
-        cause: "A datagram longer than the path MTU was cut on its way.",
+        cause: "A datagram longer than the path MTU was fragmented on its path.",
         remedy: "lower the sender's datagram size, or raise the MTU of the path",
         log: true,
     }
-    /// TTL or hop limit would reach zero.
+    /// TTL or hop limit would become zero.
     TtlExpired = "ttl_expired" {
         cause: "A routing loop, or a traceroute.",
         remedy: "look for a loop between the relay and its neighbours (`traceroute`)",
@@ -125,25 +126,25 @@ reasons! {
         remedy: "see `bpftool net show`",
         log: false,
     }
-    /// UDP length field below 8, or larger than the IP payload.
+    /// The UDP length field is below 8, or larger than the IP payload.
     UdpLength = "udp_length" {
         cause: "A sender damages or forges packets.",
-        remedy: "none needed; capture on the far side to find the sender",
+        remedy: "none needed; capture at the sender to find the sender",
         log: false,
     }
-    /// UDP over IPv6 with checksum zero (RFC 8200 section 8.1).
+    /// The packet is UDP over IPv6 with checksum zero (RFC 8200 section 8.1).
     UdpChecksumZero = "udp_checksum_zero" {
         cause: "A sender omits the checksum, which IPv6 does not allow.",
         remedy: "repair the sender",
         log: false,
     }
-    /// UDP checksum is wrong, where it was verified.
+    /// The UDP checksum is wrong (only where it is verified).
     UdpChecksum = "udp_checksum" {
-        cause: "The checksum is left to a NIC that a veth pair does not have, or the wire damages packets.",
+        cause: "The sender offloads the checksum, which a veth pair cannot compute, or the wire damages packets.",
         remedy: "on a veth peer `ethtool -K PEER tx off`; else check cable and errors (`ethtool -S`)",
         log: true,
     }
-    /// A source address or port that no datagram may carry: multicast, loopback, unspecified, port 0, an own address.
+    /// The source cannot be answered: multicast, loopback, unspecified, port 0, or an address of this host.
     BadSource = "bad_source" {
         cause: "A forged source address, or a client on the relay host itself.",
         remedy: "filter forged sources at the edge (BCP 38); clients must run on another host",
@@ -151,7 +152,7 @@ reasons! {
     }
 
     // Decisions of the relay.
-    /// No relay entry and no session knows this packet.
+    /// No relay entry and no session matches this packet.
     NoSession = "no_session" {
         cause: "An answer came after its session had ended, or a scan hits the source ports.",
         remedy: "if answers are late, raise idle_timeout_s of the entry",
@@ -159,7 +160,7 @@ reasons! {
     }
     /// The answer came from another address or port than the session's upstream.
     WrongPeer = "wrong_peer" {
-        cause: "The server answers from a new port (TFTP) or from another of its addresses; or somebody probes the \
+        cause: "The server answers from a new port (TFTP) or from another of its addresses; or a sender probes the \
             source ports.",
         remedy: "bind the server to the address and port that upstreams names; the log names the sender; protocols \
             that change ports cannot be relayed",
@@ -171,10 +172,10 @@ reasons! {
         remedy: "raise sessions.capacity, or shorten idle_timeout_s of the entry",
         log: true,
     }
-    /// More than a client prefix or an entry may send, or a prefix may be sent.
+    /// A client prefix or an entry exceeds its rate, or a prefix exceeds the rate of answers.
     RateLimited = "rate_limited" {
         cause: "A client or an entry exceeds its configured rate.",
-        remedy: "raise the rate in [limits] or in the [[relay]] entry, if that is meant",
+        remedy: "raise the rate in [limits] or in the [[relay]] entry, if the traffic is legitimate",
         log: false,
     }
     /// The gate in front of new sessions refused the client.
@@ -183,13 +184,13 @@ reasons! {
         remedy: "none needed; clients must follow the protocol of the gate",
         log: false,
     }
-    /// No source port left for this upstream.
+    /// There is no source port left for this upstream.
     PortsExhausted = "ports_exhausted" {
         cause: "More clients within the idle timeout than source ports for one upstream and source address.",
         remedy: "widen sessions.source_ports, add sessions.sources, or shorten idle_timeout_s of the entry",
         log: true,
     }
-    /// No route to the next hop, or it leaves by an interface that is not served.
+    /// There is no route to the next hop, or the route leaves through an interface that is not served.
     NoRoute = "no_route" {
         cause: "A route or an address is missing, or engine.interfaces lacks the outgoing interface.",
         remedy: "see `ip route get ADDRESS`; add the interface to engine.interfaces",
@@ -203,23 +204,23 @@ reasons! {
     }
     /// Too many packets already wait for a next hop.
     HoldFull = "hold_full" {
-        cause: "Next hops do not answer, while clients go on sending.",
+        cause: "Next hops do not answer, while clients continue to send.",
         remedy: "see `ip neigh show`; check the routers or servers in state FAILED",
         log: true,
     }
-    /// Longer than the outgoing interface's MTU.
+    /// The packet is longer than the MTU of the outgoing interface.
     TooBig = "too_big" {
         cause: "The MTU towards the receiver is smaller than that towards the sender.",
         remedy: "use one MTU on both sides, or lower the datagram size of the sender",
         log: true,
     }
-    /// No room in front of the packet for a longer header.
+    /// The packet has too little headroom for a longer header.
     NoHeadroom = "no_headroom" {
-        cause: "A translation to IPv6 met a frame without headroom.",
+        cause: "A frame had no headroom for the translation to IPv6.",
         remedy: "please report it: frames have 256 bytes of headroom",
         log: true,
     }
-    /// The handler said neither forward nor drop.
+    /// The handler gave no verdict.
     NoVerdict = "no_verdict" {
         cause: "A defect of the handler.",
         remedy: "decide about every lane of a batch",
@@ -238,16 +239,16 @@ reasons! {
         log: false,
     }
 
-    // The machinery.
-    /// TX ring full for longer than allowed.
+    // Conditions of the engine.
+    /// The TX ring was full for too long.
     TxFull = "tx_full" {
-        cause: "The outgoing interface sends less than it is given, or its link is down.",
+        cause: "The outgoing interface is slower than the incoming packets, or its link is down.",
         remedy: "check the link; raise engine.ring_size; use more queues",
         log: true,
     }
-    /// It waited on the RX ring of a paused port until that was resumed.
+    /// The packet waited on the RX ring of a paused port until the port was resumed.
     Paused = "paused" {
-        cause: "An operator paused the port; what had waited on its RX ring is old when it is resumed.",
+        cause: "An operator paused the port; packets that waited on its RX ring are too old at the resume.",
         remedy: "none needed",
         log: false,
     }
@@ -272,11 +273,11 @@ reasons! {
     }
     /// The engine is draining and takes no new sessions.
     Draining = "draining" {
-        cause: "The relay, or this queue, was told to drain.",
+        cause: "An operator drained the relay or this queue.",
         remedy: "none needed",
         log: false,
     }
-    /// In the actor's hands when it ended.
+    /// The actor held the packet when it ended.
     Restart = "restart" {
         cause: "The queue was restarted or stopped.",
         remedy: "none needed; the log names the cause of the restart",
@@ -291,11 +292,11 @@ impl DropReason {
         Self::ALL.iter().copied().find(|reason| reason.name() == name)
     }
 
-    /// Who dropped it: `packet` (it is malformed), `handler` (the application's decision), `engine` (the
-    /// machinery could not send it on).
+    /// Returns the stage that dropped the packet: `packet` (malformed), `handler` (decision of the application) or
+    /// `engine` (could not be sent on).
     #[must_use]
     pub const fn stage(self) -> &'static str {
-        // The list above is in this order.
+        // The list above has this order.
         if self as u8 <= Self::BadSource as u8 {
             "packet"
         } else if self as u8 <= Self::HandlerPanic as u8 {
@@ -306,7 +307,7 @@ impl DropReason {
     }
 }
 
-/// One counter for each [`DropReason`].
+/// Holds one counter for each [`DropReason`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DropCounters([u64; DropReason::ALL.len()]);
 
@@ -324,23 +325,23 @@ impl DropCounters {
 
     /// Counts `packets` packets.
     pub fn add(&mut self, reason: DropReason, packets: u64) {
-        // `reason as usize` is below ALL.len() by construction: the variants number from zero.
+        // `reason as usize` is below ALL.len(), because the variants are numbered from zero.
         self.0[reason as usize] += packets;
     }
 
-    /// The counter of one reason.
+    /// Returns the counter of one reason.
     #[must_use]
     pub fn of(&self, reason: DropReason) -> u64 {
         self.0[reason as usize]
     }
 
-    /// Sum over all reasons.
+    /// Returns the sum over all reasons.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.0.iter().sum()
     }
 
-    /// The reasons that occurred, with their counts.
+    /// Returns the reasons that occurred, with their counts.
     pub fn nonzero(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
         DropReason::ALL.iter().map(|&r| (r, self.of(r))).filter(|&(_, n)| n > 0)
     }
@@ -380,7 +381,10 @@ mod tests {
             }
             let remedy = reason.remedy();
             assert!(remedy.len() > 10 && !remedy.ends_with('.'), "{reason:?}: {remedy:?}");
-            assert!(!reason.is_logged() || !remedy.starts_with("none needed"), "{reason:?} is logged for nobody");
+            assert!(
+                !reason.is_logged() || !remedy.starts_with("none needed"),
+                "{reason:?} is logged, so it needs an action"
+            );
         }
         assert_eq!(DropReason::by_name("wrong_peer"), Some(DropReason::WrongPeer));
         assert_eq!(DropReason::by_name("wrong"), None);

@@ -80,9 +80,9 @@ metrics! {
         SESSIONS = Gauge "oxide_sessions", "sessions", ["queue"],
             "Sessions of the handler.";
         HANDLER_EVENTS = Counter "oxide_handler_events_total", "events", ["queue", "event"],
-            "What the handler counts by its own names; those of the relay are listed below.";
+            "Events that the handler counts; those of the relay are listed below.";
         STEERED = Counter "oxide_steered_packets_total", "packets", ["interface", "verdict"],
-            "Packets that the XDP program of an interface has seen, by verdict: redirected to a queue, no_socket (the configured fallback), or why they were passed to the kernel. The sum is what the interface received; begins anew when the program is attached anew.";
+            "Packets that the XDP program of an interface has seen, by verdict: redirected to a queue, no_socket (the configured fallback), or why they were passed to the kernel. The sum is what the interface received; it starts at zero when the program is attached again.";
     }
     "Loss" {
         DROPS = Counter "oxide_drops_total", "packets", ["queue", "stage", "reason"],
@@ -90,13 +90,13 @@ metrics! {
         XSK_RX_DROPPED = Counter "oxide_xsk_rx_dropped_total", "packets", ["interface", "queue"],
             "rx_dropped of the socket: packets that the kernel dropped for other reasons than a full RX ring.";
         XSK_RX_RING_FULL = Counter "oxide_xsk_rx_ring_full_total", "packets", ["interface", "queue"],
-            "rx_ring_full of the socket: packets that the kernel dropped because we did not take them in time.";
+            "rx_ring_full of the socket: packets that the kernel dropped because the actor did not take them in time.";
         XSK_RX_INVALID = Counter "oxide_xsk_rx_invalid_descs_total", "descriptors", ["interface", "queue"],
-            "rx_invalid_descs of the socket: fill descriptors that the kernel refused. More than none is a defect of ours.";
+            "rx_invalid_descs of the socket: fill descriptors that the kernel refused. More than 0 is a defect of OXIDE.";
         XSK_TX_INVALID = Counter "oxide_xsk_tx_invalid_descs_total", "descriptors", ["interface", "queue"],
-            "tx_invalid_descs of the socket: TX descriptors that the kernel refused. More than none is a defect of ours.";
+            "tx_invalid_descs of the socket: TX descriptors that the kernel refused. More than 0 is a defect of OXIDE.";
         XSK_FILL_EMPTY = Counter "oxide_xsk_rx_fill_ring_empty_descs_total", "events", ["interface", "queue"],
-            "rx_fill_ring_empty_descs of the socket: times the kernel wanted a frame and found none.";
+            "rx_fill_ring_empty_descs of the socket: times the kernel needed a frame and found none.";
         XSK_TX_EMPTY = Counter "oxide_xsk_tx_ring_empty_descs_total", "events", ["interface", "queue"],
             "tx_ring_empty_descs of the socket: times the kernel looked for a packet to send and found none.";
         BAD_DESCRIPTORS = Counter "oxide_bad_descriptors_total", "descriptors", ["interface", "queue"],
@@ -104,81 +104,81 @@ metrics! {
     }
     "Memory" {
         FRAMES = Gauge "oxide_frames", "frames", ["queue", "state"],
-            "Frames of packet memory by where they are: free, receive (fill and RX ring), app (in our hands), transmit (TX and completion ring), written_off (of a closed port, until its queue could be bound again). Their sum never changes while an actor lives.";
+            "Frames of packet memory by state: free, receive (fill and RX ring), app (with the application), transmit (TX and completion ring), written_off (of a closed port, until its queue can be bound again). Their sum is constant while an actor runs.";
         UNACCOUNTED = Gauge "oxide_unaccounted_frames", "frames", [],
-            "Frames that no queue can account for. Anything but 0 is a defect of ours.";
+            "Frames missing from the accounting. More than 0 is a defect of OXIDE.";
         UMEM_BYTES = Gauge "oxide_umem_bytes", "bytes", ["queue"],
             "Packet memory.";
         HANDLER_BYTES = Gauge "oxide_queue_memory_bytes", "bytes", ["queue"],
-            "What a queue keeps beside its packet memory: handler and inbox.";
+            "Memory of a queue without its packet memory: handler and inbox.";
         RESIDENT_BYTES = Gauge "oxide_process_resident_memory_bytes", "bytes", [],
             "Resident memory of the process.";
     }
     "Loop" {
         RING_OCCUPANCY = Gauge "oxide_ring_occupancy_ratio", "ratio", ["interface", "queue", "ring"],
-            "How full a ring is, 0 to 1: fill (frames the kernel may take; low is starvation), rx (packets that wait for us), tx (packets that wait for the kernel), completion (sent, not reclaimed).";
+            "How full a ring is, 0 to 1: fill (frames that the kernel may take; a low value means starvation), rx (packets that wait for the actor), tx (packets that wait for the kernel), completion (sent, not reclaimed).";
         BATCH_SIZE = Histogram "oxide_batch_size", "packets", ["queue"],
             "Packets in the batches shown to the handler.";
         TURN_SECONDS = Histogram "oxide_turn_seconds", "seconds", ["queue"],
-            "Time of loop turns that had packets, the kernel's share included.";
+            "Time of loop turns with packets, the kernel side included.";
         LOOP_SECONDS = Counter "oxide_loop_seconds_total", "seconds", ["queue", "regime"],
-            "Where a queue's time goes: busy (the turn had packets), backpressure (none taken while something waited for the kernel), spin (polling), sleep (blocked), control (messages, reports), down (no actor at work). Exactly one at each moment: their sum is the age of the engine.";
+            "Time of a queue by regime: busy (the turn had packets), backpressure (no packet taken while kernel work remained), spin (polling), sleep (blocked), control (messages, reports), down (no actor running). Exactly one is in force at each moment, so their sum is the age of the engine.";
         WORK_SECONDS = Counter "oxide_work_seconds_total", "seconds", ["queue"],
-            "Our own work on packets; divided by the packets it is the cost of one.";
+            "User-side time for packets; divided by the packets it is the cost per packet.";
         SYSCALLS = Counter "oxide_syscalls_total", "calls", ["queue", "kind"],
-            "System calls of the loop: kick (makes the kernel look at a ring), sleep (waits for packets).";
+            "System calls of the loop: kick (wakes the kernel for a ring), sleep (waits for packets).";
         CONTROL_DEPTH = Gauge "oxide_control_queue_depth", "messages", ["queue"],
-            "Messages that wait for a queue's actor: commands, tables. Absent while it has no actor; more than a few means that it does not look.";
+            "Messages that wait for a queue's actor: commands, tables. Absent while it has no actor. More than a few mean that the actor does not read them.";
         CPU_SECONDS = Counter "oxide_process_cpu_seconds_total", "seconds", ["mode"],
-            "CPU time of the process, user and system; softirq is not in it.";
+            "CPU time of the process, user and system, without softirq.";
     }
     "Supervision" {
         STATE = Gauge "oxide_engine_state", "1 for the state in force", ["state"],
-            "How the engine is: starting, running, degraded (a queue does not run), draining, stopped.";
+            "State of the engine: starting, running, degraded (a queue does not run), draining, stopped.";
         QUEUE_STATE = Gauge "oxide_queue_state", "1 for the state in force", ["queue", "state"],
-            "How a queue is: planned, opening, running, draining, restarting, waiting (for an interface), failed, stopped.";
+            "State of a queue: planned, opening, running, draining, restarting, waiting (for an interface), failed, stopped.";
         QUEUE_RESTARTS = Counter "oxide_queue_restarts_total", "restarts", ["queue", "depth", "cause"],
-            "Restarts, by what was rebuilt (handler, port, queue) and why: asked (by an operator), panic (of the handler), port (its socket is of no use), leak (of frames), late (a restart inside it did not come back), open (memory or sockets could not be had), ended (the actor, by itself), error (the actor ended with another error).";
+            "Restarts, by what was rebuilt (handler, port, queue) and why: asked (by an operator), panic (of the handler), port (its socket failed), leak (of frames), late (a restart inside it did not end in time), open (memory or sockets could not be opened), ended (the actor, by itself), error (the actor ended with another error).";
         QUEUE_GAP = Gauge "oxide_queue_last_gap_seconds", "seconds", ["queue"],
-            "From the last failure or restart to running again; absent before the first.";
+            "Time from the last failure or restart until the queue ran again; absent before the first.";
         QUEUE_LOST = Gauge "oxide_queue_last_lost_packets", "packets", ["queue"],
-            "Packets that the last restart cost, of handler, port or queue, as far as they can be counted.";
+            "Packets lost by the last restart of handler, port or queue, as far as they can be counted.";
         QUEUE_STALLED = Gauge "oxide_queue_stalled", "0 or 1", ["queue"],
-            "Whether a queue's heartbeat stands still: its handler does not return.";
+            "Whether a queue's heartbeat has stopped: its handler does not return.";
         PORT_PAUSED = Gauge "oxide_port_paused", "0 or 1", ["interface", "queue"],
-            "Whether an operator paused a port: it takes no new packets until it is resumed.";
+            "Whether an operator paused a port: it receives no packets until it is resumed.";
         LINK_UP = Gauge "oxide_link_up", "0 or 1", ["interface"],
-            "Whether a served interface is up, with carrier.";
+            "Whether a served interface is up with carrier.";
         ADDRESS_PRESENT = Gauge "oxide_address_present", "0 or 1", ["destination"],
-            "Whether an address that is listed as the engine's is on this host: an interface has it, or a local route takes it.";
+            "Whether an address of the destinations is on this host: an interface has it, or a local route covers it.";
         HEARTBEAT_AGE = Gauge "oxide_heartbeat_age_seconds", "seconds", ["queue"],
-            "Since a queue's actor was last heard: it reports every 0.1 s. Absent while it has no actor.";
+            "Time since the last report of a queue's actor, which reports every 0.1 s. Absent while it has no actor.";
         UPTIME = Gauge "oxide_uptime_seconds", "seconds", [],
-            "Since the engine was started.";
+            "Time since the engine was started.";
         READY_SECONDS = Gauge "oxide_start_to_ready_seconds", "seconds", [],
-            "From start to the last queue taking packets.";
+            "Time from start until the last queue received packets.";
         DATAPATH_INFO = Gauge "oxide_datapath_info", "1", ["interface", "queue", "mode", "attach", "zero_copy", "busy_polling", "reason"],
-            "The rung each port is on, as the kernel says, and why it is not a better one.";
+            "Receive mode of each port, as the kernel reports it, with the reason why it is not a better one.";
         SANDBOX_INFO = Gauge "oxide_sandbox_info", "1 for the state in force", ["layer", "state"],
-            "What the process has given up: capabilities, no_new_privs, landlock, seccomp, each on, absent (the kernel has it not), or off (by configuration).";
+            "Sandbox layers of the process: capabilities, no_new_privs, landlock, seccomp; each is on, absent (not supported by the kernel), or off (by configuration).";
         BUILD_INFO = Gauge "oxide_build_info", "1", ["version"],
-            "Which version runs.";
+            "Version of the process.";
     }
 }
 
 /// Lists the events of the relay under the label `event` of [`HANDLER_EVENTS`], with their meaning.
 pub const RELAY_EVENTS: &[(&str, &str)] = &[
-    ("created", "Sessions made."),
+    ("created", "Sessions created."),
     ("expired", "Sessions that ended because their client was silent."),
     ("source_changed", "Sessions that ended because their source address was removed from this host."),
     (
         "shared_bucket",
-        "Packets judged by a rate that their source shares with strangers: `limits.sources` is too small.",
+        "Packets limited by a bucket that their source shares with other sources: `limits.sources` is too small.",
     ),
-    ("challenged", "Questions sent to clients without a session."),
-    ("misdirected", "Sessions whose answers come to another queue and are handed over."),
-    ("upstream_down", "Times an upstream was found to be down, by each queue for itself."),
-    ("upstream_up", "Times an upstream that was down answered."),
+    ("challenged", "Challenges sent to clients without a session."),
+    ("misdirected", "Sessions whose answers arrive at another queue and are handed over."),
+    ("upstream_down", "Times a queue found an upstream to be down; each queue counts separately."),
+    ("upstream_up", "Times an upstream that was down answered again."),
     ("failed_over", "Sessions that left an upstream that was down."),
 ];
 

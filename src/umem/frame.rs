@@ -66,7 +66,7 @@ use std::marker::PhantomData;
 /// }
 /// ```
 #[derive(Debug, PartialEq, Eq)]
-#[must_use = "a frame that is dropped on the floor is a leak: give it back or transmit it"]
+#[must_use = "a dropped frame is a leak: give it back or transmit it"]
 pub struct Frame {
     umem: u32,
     index: u32,

@@ -173,38 +173,41 @@ const ETHERNET: u32 = 14 + 4;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LayoutError {
-    /// Not a power of two in range.
-    #[error("{name} is {got}: it must be a power of two between 64 and 32768")]
+    /// The size is not a power of two in range.
+    #[error("{name}: invalid size: {got}; expected a power of two between 64 and 32768")]
     RingSize {
         /// Name of the ring or setting.
         name: &'static str,
         /// Configured value.
         got: u32,
     },
-    /// The fill ring cannot keep the driver supplied.
-    #[error("the fill ring has {fill} entries and the RX ring {rx}: fill must be at least twice RX")]
+    /// The fill ring is too small to supply the driver.
+    #[error("fill ring: too small: {fill} entries for an RX ring of {rx}; expected at least twice RX")]
     FillTooSmall {
         /// Configured entries of the fill ring.
         fill: u32,
         /// Configured entries of the RX ring.
         rx: u32,
     },
-    /// The kernel takes only two chunk sizes.
-    #[error("frame_size is {got}: the kernel's aligned chunks are 2048 or 4096 bytes")]
+    /// The kernel accepts only two chunk sizes.
+    #[error("frame_size: invalid size: {got}; expected 2048 or 4096 bytes, the kernel's aligned chunks")]
     FrameSize {
         /// Configured value.
         got: u32,
     },
-    /// The ledger has a state for each of eight ports.
-    #[error("{got} ports: expected at most {MAX_PORTS} for one actor; to fix: start a second engine for the others")]
+    /// An actor has more ports than the ledger has states for.
+    #[error(
+        "interfaces: too many ports for one actor: {got}; expected at most {MAX_PORTS}; to fix: start a second \
+         engine for the others"
+    )]
     TooManyPorts {
         /// Number of ports requested.
         got: usize,
     },
     /// Full rings would leave no free frame.
     #[error(
-        "frame_count is {got}, but the rings of {ports} port(s) can hold {wanted} frames at once: set frame_count to \
-         {wanted} or more, or a smaller ring_size"
+        "frame_count: too few frames: {got}; expected at least {wanted}, because the rings of {ports} port(s) can hold \
+         them; to fix: set frame_count to {wanted} or more, or a smaller ring_size"
     )]
     TooFewFrames {
         /// Configured number of frames.
@@ -216,21 +219,21 @@ pub enum LayoutError {
     },
     /// A packet of the maximum size would not fit.
     #[error(
-        "MTU {mtu} does not fit: a frame of {frame_size} bytes with {headroom} bytes of headroom holds IP packets up to \
-         {room} bytes; use frame_size = 4096, or `ip link set dev <interface> mtu {room}`"
+        "MTU {mtu} is too large: a frame of {frame_size} bytes with {headroom} bytes of headroom holds IP packets of at \
+         most {room} bytes; to fix: set frame_size = 4096, or `ip link set dev <interface> mtu {room}`"
     )]
     MtuTooLarge {
         /// MTU of the interface, in bytes.
         mtu: u32,
         /// Largest MTU that fits, in bytes.
         room: u32,
-        /// Configured headroom, in bytes.
-        frame_size: u32,
         /// Configured frame size, in bytes.
+        frame_size: u32,
+        /// Configured headroom, in bytes.
         headroom: u32,
     },
-    /// The region is smaller than the frames.
-    #[error("the region has {got} bytes, the frames need {wanted}")]
+    /// The region is smaller than its frames.
+    #[error("packet memory: too small: {got} bytes; expected at least {wanted}")]
     RegionTooSmall {
         /// Required bytes.
         wanted: usize,

@@ -56,22 +56,24 @@ impl FrameState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BadDescriptor {
-    /// The address lies outside the registered memory.
-    #[error("kernel returned address {address:#x}, outside the UMEM")]
+    /// The address is outside the registered memory.
+    #[error("invalid address from the kernel: {address:#x}; expected one within the UMEM")]
     OutOfRegion {
         /// Returned address.
         address: u64,
     },
-    /// The packet would reach past the end of its frame.
-    #[error("kernel returned {length} bytes at {address:#x}, past the end of the frame")]
+    /// The packet exceeds the end of its frame.
+    #[error("invalid length from the kernel: {length} bytes at {address:#x}; expected the end within the frame")]
     PastFrame {
         /// Returned address.
         address: u64,
         /// Returned length, in bytes.
         length: u32,
     },
-    /// The frame is not where it would have to be.
-    #[error("kernel returned address {address:#x} of a frame that is {actual:?}, not {expected:?}")]
+    /// The frame is in another state.
+    #[error(
+        "unexpected address from the kernel: {address:#x} of a frame in state {actual:?}; expected state {expected:?}"
+    )]
     WrongPlace {
         /// Returned address.
         address: u64,
@@ -134,7 +136,7 @@ impl Ledger {
     /// from the kernel are checked with [`expect`](Self::expect) first.
     #[inline]
     pub(super) fn put(&mut self, index: u32, from: FrameState, to: FrameState) {
-        debug_assert_eq!(self.place(index), from, "frame {index} moved from where it is not");
+        debug_assert_eq!(self.place(index), from, "frame {index} is in another state");
         self.places[index as usize] = to.code();
     }
 

@@ -144,12 +144,11 @@ impl Umem {
     pub fn header_bytes<'a>(&'a self, frame: &'a Frame) -> &'a [u8; 64] {
         self.own(frame);
         let at = self.layout.address(frame.index()) + usize::from(frame.offset());
-        // SAFETY: a frame's offset + 64 is always within the frame (data_offset by the layout's check,
-        // `received` and `move_start` by their own), so 64 bytes lie inside the region; aliasing as in
-        // `bytes`.
-        let head = unsafe { self.region.slice(at, 64) };
-        // The slice is 64 long by the call above; the static stands in for an impossible mismatch.
-        head.first_chunk().unwrap_or(&[0; 64])
+        // SAFETY: a frame's offset + 64 is always within the frame (data_offset by the layout's check, `received` and
+        // `move_start` by their own), so 64 bytes are inside the region. Aliasing is excluded as in `bytes`.
+        let bytes = unsafe { self.region.slice(at, 64) };
+        // The slice has 64 bytes by the call above, so the default is never used.
+        bytes.first_chunk().unwrap_or(&[0; 64])
     }
 
     /// Returns the first 64 bytes like [`header_bytes`](Self::header_bytes), for writing. Bytes beyond the packet's
@@ -161,9 +160,9 @@ impl Umem {
         let at = self.layout.address(frame.index()) + usize::from(frame.offset());
         // SAFETY: 64 bytes from the packet's start are within the frame, as in `header_bytes`. `frame` is borrowed
         // mutably and is the only value for its index, so this is the only reference to the range.
-        let head = unsafe { self.region.slice_mut(at, 64) };
+        let bytes = unsafe { self.region.slice_mut(at, 64) };
         // SAFETY: the slice is 64 bytes long by the call above, and an array of bytes has its alignment.
-        unsafe { &mut *head.as_mut_ptr().cast() }
+        unsafe { &mut *bytes.as_mut_ptr().cast() }
     }
 
     /// Prefetches the headers of `frame`. It affects only the time.

@@ -22,7 +22,7 @@ pub const MAX_PORTS: u8 = 8;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 #[repr(u8)]
-#[allow(missing_docs)] // each is its number
+#[allow(missing_docs)] // The name of each variant is its number.
 pub enum PortIndex {
     #[default]
     P0,

@@ -67,13 +67,11 @@ impl Drop for PortKey {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PortTaken {
-    /// The port is open: somebody has its key.
-    #[error("port {0}: it is open; expected a closed port; to fix: drop the earlier port first")]
+    /// The port is open, so its key exists.
+    #[error("port {0}: already open; expected a closed port; to fix: drop the earlier port first")]
     Open(PortIndex),
-    /// A real kernel had the port, and may still work on its frames.
-    #[error(
-        "port {0}: a kernel's socket had it; expected a number that only simulated ports had; to fix: use another one"
-    )]
+    /// A real kernel had the port, and may still use its frames.
+    #[error("port {0}: used by a kernel socket before; expected an index of simulated ports; to fix: use another one")]
     Kernel(PortIndex),
 }
 

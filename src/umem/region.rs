@@ -34,8 +34,8 @@ pub struct PageReport {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RegionError {
-    /// mmap(2) refused.
-    #[error("cannot map {bytes} bytes of packet memory: {source}")]
+    /// The kernel refused mmap(2).
+    #[error("packet memory: cannot map {bytes} bytes: {source}")]
     Map {
         /// Requested bytes.
         bytes: usize,
@@ -44,7 +44,8 @@ pub enum RegionError {
     },
     /// The kernel refused set_mempolicy(2).
     #[error(
-        "cannot bind packet memory to NUMA node {node}: {source} (see `numactl --hardware`, or set numa = \"auto\")"
+        "packet memory: cannot use NUMA node {node}: {source}; to fix: use a node of `numactl \
+         --hardware`, or numa = \"auto\""
     )]
     Node {
         /// Requested node.
@@ -84,7 +85,7 @@ impl Region {
         let (kind, fallback) = choose_pages(bytes, wanted, node);
         let (mapping, kind, fallback) = with_node(node, || match Mapping::new(bytes, kind) {
             Err(RegionError::Map { source, .. }) if kind == PageKind::Huge => {
-                let why = format!("mapping huge pages failed: {source}");
+                let why = format!("the kernel refused to map huge pages: {source}");
                 Mapping::new(bytes, PageKind::Base).map(|m| (m, PageKind::Base, Some(why)))
             }
             other => other.map(|m| (m, kind, fallback.clone())),
@@ -111,7 +112,7 @@ impl Region {
 
     /// Returns the size of the region in bytes.
     #[must_use]
-    #[allow(clippy::len_without_is_empty)] // a region is never empty
+    #[allow(clippy::len_without_is_empty)] // A region is never empty.
     pub fn len(&self) -> usize {
         self.length
     }
@@ -122,9 +123,9 @@ impl Region {
         &self.pages
     }
 
-    /// # Safety
     /// Returns `length` bytes from `at` on.
     ///
+    /// # Safety
     /// `at + length` must not exceed [`len`](Self::len), and nothing may write to the range while the slice exists.
     #[inline]
     pub(super) unsafe fn slice(&self, at: usize, length: usize) -> &[u8] {
@@ -134,13 +135,13 @@ impl Region {
         unsafe { std::slice::from_raw_parts(self.start.as_ptr().wrapping_add(at), length) }
     }
 
-    /// # Safety
     /// Returns `length` bytes from `at` on, for writing.
     ///
+    /// # Safety
     /// `at + length` must not exceed [`len`](Self::len), and nothing else may read or write the range while the slice
     /// exists.
     #[inline]
-    #[allow(clippy::mut_from_ref)] // frames are disjoint; the caller holds the only token of this one
+    #[allow(clippy::mut_from_ref)] // Frames are disjoint, and the caller holds the only token of this one.
     pub(super) unsafe fn slice_mut(&self, at: usize, length: usize) -> &mut [u8] {
         debug_assert!(at + length <= self.length);
         // SAFETY: the conditions of `slice` hold, and the caller guarantees exclusive access.
@@ -180,7 +181,7 @@ pub(crate) fn advise_huge_pages<T>(memory: &mut [MaybeUninit<T>]) {
     // them. The range lies within `memory`, which is borrowed exclusively.
     let refused = unsafe { libc::madvise(start.cast(), end - start.addr(), libc::MADV_HUGEPAGE) } != 0;
     if refused {
-        tracing::debug!(error = %io::Error::last_os_error(), "no transparent huge pages");
+        tracing::debug!(error = %io::Error::last_os_error(), "transparent huge pages refused");
     }
 }
 
@@ -223,7 +224,7 @@ impl Drop for Mapping {
         // SAFETY: start and length are those of the mapping made in `new`, and this is its only owner.
         let failed = unsafe { libc::munmap(self.start.as_ptr().cast(), self.length) } != 0;
         if failed {
-            tracing::error!(bytes = self.length, error = %io::Error::last_os_error(), "packet memory not unmapped");
+            tracing::error!(bytes = self.length, error = %io::Error::last_os_error(), "cannot unmap packet memory");
         }
     }
 }
@@ -235,7 +236,7 @@ pub(crate) fn dont_fork(start: NonNull<u8>, length: usize) {
     }
     // SAFETY: MADV_DONTFORK changes what fork(2) copies, not the memory; the range is a live mapping.
     if unsafe { libc::madvise(start.as_ptr().cast(), length, libc::MADV_DONTFORK) } != 0 {
-        tracing::warn!(error = %io::Error::last_os_error(), "MADV_DONTFORK refused: a forked child would keep the queue busy");
+        tracing::warn!(error = %io::Error::last_os_error(), "MADV_DONTFORK refused; a forked child would keep the queue busy");
     }
 }
 
@@ -259,13 +260,13 @@ pub fn choose_pages(bytes: usize, wanted: PageKind, node: Option<u32>) -> (PageK
             let on = node.map(|n| format!(" on node {n}")).unwrap_or_default();
             // `vm.nr_hugepages` would spread the pages over all nodes.
             let remedy = format!(
-                "{wanted} huge pages of 2 MiB wanted{on}, {free} free: `oxide plan --apply huge-pages`, or raise \
-                 {folder}/nr_hugepages by {}",
+                "{wanted} huge pages of 2 MiB requested{on}, {free} free; to fix: `oxide plan --apply huge-pages`, or \
+                 raise {folder}/nr_hugepages by {}",
                 wanted - free
             );
             (PageKind::Base, Some(remedy))
         }
-        None => (PageKind::Base, Some(format!("this kernel offers no 2 MiB pages ({pool} is not there)"))),
+        None => (PageKind::Base, Some(format!("this kernel offers no 2 MiB pages: {pool} is missing"))),
     }
 }
 

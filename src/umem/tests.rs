@@ -54,7 +54,7 @@ fn simulated_kernel_stays_within_its_frame() {
     assert_eq!(umem.kernel_write(&keys[0], at, &[7; 2048 - 256]), Ok(()));
     let past = umem.kernel_write(&keys[0], at, &[7; 2048 - 255]);
     assert!(matches!(past, Err(BadDescriptor::PastFrame { .. })), "{past:?}");
-    assert!(umem.kernel_read(&keys[0], at, 1).is_err(), "it is not for sending");
+    assert!(umem.kernel_read(&keys[0], at, 1).is_err(), "the frame is not on the TX ring");
 }
 
 #[test]
@@ -90,12 +90,12 @@ fn kernel_addresses_are_checked() {
     assert!(matches!(umem.received(&keys[0], other + 256, 60), Err(BadDescriptor::WrongPlace { .. })));
     assert!(
         matches!(umem.received(&keys[1], posted + 256, 60), Err(BadDescriptor::WrongPlace { .. })),
-        "another port's"
+        "the frame belongs to another port"
     );
     assert!(matches!(umem.received(&keys[0], posted + 256, 1793), Err(BadDescriptor::PastFrame { .. })));
     assert!(
         matches!(umem.received(&keys[0], posted + 2040, 1), Err(BadDescriptor::PastFrame { .. })),
-        "no room for a head"
+        "the frame ends before 64 header bytes"
     );
     assert!(matches!(umem.completed(&keys[0], posted), Err(BadDescriptor::WrongPlace { .. })));
     let frame = umem.received(&keys[0], posted + 256, 1792).unwrap();
@@ -205,9 +205,9 @@ proptest! {
                     at_rx[p].clear(); at_tx[p].clear();
                 }
                 8 => {
-                    let gone = umem.write_off(port) as usize;
-                    prop_assert_eq!(gone, at_rx[p].len() + at_tx[p].len());
-                    off[p] += gone;
+                    let frames = umem.write_off(port) as usize;
+                    prop_assert_eq!(frames, at_rx[p].len() + at_tx[p].len());
+                    off[p] += frames;
                     for late in at_rx[p].iter().chain(&at_tx[p]) {
                         prop_assert!(umem.received(&keys[p], *late, 60).is_err() && umem.completed(&keys[p], *late).is_err());
                     }
@@ -244,6 +244,6 @@ proptest! {
 fn unreachable_if_unknown(at_tx: &mut Vec<u64>, address: u64) -> bool {
     let frame = address / 2048;
     let known = at_tx.iter().position(|a| a / 2048 == frame);
-    at_tx.swap_remove(known.expect("a completion was believed that nothing was sent for"));
+    at_tx.swap_remove(known.expect("a completion without a sent frame was accepted"));
     true
 }

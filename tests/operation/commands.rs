@@ -64,7 +64,7 @@ fn reload_keeps_unchanged_state() {
 
         std::fs::write(&config, "[engine]\ninterfaces = [\"r0\"]\nring_size = 100\n[[rely]]\n").unwrap();
         let (code, words) = bench.refused(&["reload"]);
-        assert!(code == 1 && words.contains("nothing has changed") && words.contains("did you mean relay?"), "{words}");
+        assert!(code == 1 && words.contains("nothing has changed") && words.contains("to fix: write relay"), "{words}");
         bench.serves(5000);
 
         write_config(&config, &socket, "batch_size = 16");

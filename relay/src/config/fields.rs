@@ -22,7 +22,7 @@ fn check_section(section: &Section, path: &str, table: &Table, problems: &mut Ve
             problems.push(Problem::new(
                 format!("{path}.{name}"),
                 value,
-                format!("allowed: {}", field.allowed),
+                format!("expected {}", field.allowed),
                 field.write(),
             ));
         }
@@ -31,7 +31,7 @@ fn check_section(section: &Section, path: &str, table: &Table, problems: &mut Ve
         problems.push(Problem::new(
             format!("{path}.{}", field.name),
             "",
-            format!("missing; allowed: {}", field.allowed),
+            format!("missing; expected {}", field.allowed),
             field.write(),
         ));
     }
@@ -43,7 +43,7 @@ fn name_bad_elements(field: &Field, path: &str, value: &Value, problems: &mut Ve
     for (at, element) in value.as_array().into_iter().flatten().enumerate() {
         if !field.accepts(&[element]) {
             let name = format!("{path}.{}[{at}]", field.name);
-            problems.push(Problem::new(name, element, format!("allowed: {}", field.allowed), field.write()));
+            problems.push(Problem::new(name, element, format!("expected {}", field.allowed), field.write()));
         }
     }
     problems.len() > before
@@ -82,8 +82,8 @@ pub(super) fn check_shape(file: &Table, problems: &mut Vec<Problem>) {
 fn unknown<'a>(path: &str, what: &str, name: &str, known: impl Iterator<Item = &'a str> + Clone) -> Problem {
     let near = known.clone().map(|other| (distance(name, other), other)).min();
     let remedy = match near {
-        Some((steps, other)) if steps <= 1 + other.len() / 3 => format!("did you mean {other}?"),
-        _ => format!("known here: {}", known.collect::<Vec<_>>().join(", ")),
+        Some((steps, other)) if steps <= 1 + other.len() / 3 => format!("write {other}"),
+        _ => format!("use one of {}", known.collect::<Vec<_>>().join(", ")),
     };
     Problem::new(path, "", format!("no such {what}"), remedy)
 }

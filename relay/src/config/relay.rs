@@ -221,7 +221,7 @@ impl RelayConfig {
     fn check_numbers(&self, path: &str, problems: &mut Vec<Problem>) {
         let mut bounds = |name: &str, value: u64, least: u64, most: u64, remedy: &str| {
             if !(least..=most).contains(&value) {
-                let wanted = format!("allowed: {least} to {most}");
+                let wanted = format!("expected {least} to {most}");
                 problems.push(Problem::new(format!("{path}.{name}"), value, wanted, remedy));
             }
         };

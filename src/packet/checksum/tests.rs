@@ -47,9 +47,9 @@ fn ipv4_header_covers_options_and_not_what_follows() {
     assert_eq!(with_option, !textbook(&[&long[..10], &[0, 0], &long[12..24]].concat()));
     long[24] = 0;
     assert_eq!(ipv4_header(&long), Some(with_option));
-    assert_eq!(ipv4_header(&long[..23]), None, "shorter than it says");
+    assert_eq!(ipv4_header(&long[..23]), None, "shorter than its length field");
     long[0] = 0x44;
-    assert_eq!(ipv4_header(&long), None, "says 16 bytes");
+    assert_eq!(ipv4_header(&long), None, "length field of 16 bytes");
     assert_eq!(ipv4_header(&[]), None);
 }
 
@@ -62,10 +62,10 @@ fn zero_udp_checksum_means_none_and_is_never_produced() {
     let [a, b] = (!both).to_be_bytes();
     let mut datagram = [0x12, 0x34, 0x56, 0x78, 0, 10, 0, 0, a, b];
     assert_eq!(udp(pseudo, &datagram), Some(0xffff));
-    assert!(!udp_verifies(pseudo, &datagram), "none is not right");
+    assert!(!udp_verifies(pseudo, &datagram), "an absent checksum is not valid");
     datagram[6..8].copy_from_slice(&[0xff, 0xff]);
     assert!(udp_verifies(pseudo, &datagram));
-    assert_eq!(ChecksumDelta::default().word(1, 2).apply_udp(0), 0, "none stays none");
+    assert_eq!(ChecksumDelta::default().word(1, 2).apply_udp(0), 0, "an absent checksum stays absent");
     assert_eq!(udp(pseudo, &datagram[..7]), None);
 }
 

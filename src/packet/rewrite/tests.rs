@@ -9,8 +9,8 @@ fn end(at: &str) -> Endpoint {
 }
 
 fn parsed(frame: &[u8]) -> Result<Parsed, DropReason> {
-    let head = std::array::from_fn(|i| frame.get(i).copied().unwrap_or(0xee));
-    parse(&head, frame.len() as u16)
+    let bytes = std::array::from_fn(|i| frame.get(i).copied().unwrap_or(0xee));
+    parse(&bytes, frame.len() as u16)
 }
 
 fn old_and_new(ipv4: bool) -> (Flow, Rewrite) {
@@ -39,31 +39,31 @@ fn built(flow: Flow, new: &Rewrite, hop_limit: u8, traffic_class: u8, payload: &
     UdpFrame { source_mac, destination_mac, flow, hop_limit, traffic_class, payload }.to_vec().unwrap()
 }
 
-/// The same by [`FixedHeaderRewrite`]: bytes that are not the packet's are noise before and after. The change is made for
-/// this way or turned round from the other.
-fn in_head(frame: &[u8], new: &Rewrite) -> Vec<u8> {
+/// Rewrites with [`FixedHeaderRewrite`]. Bytes beyond the packet are noise and must not change. The checksum change is
+/// computed for this direction and reversed from the other one; both must give the same result.
+fn with_fixed_headers(frame: &[u8], new: &Rewrite) -> Vec<u8> {
     let at = parsed(frame).unwrap();
     let flow = Flow { source: new.source, destination: new.destination };
     let back = |flow: &Flow| Flow { source: flow.destination, destination: flow.source };
     let reversed = FlowChecksumDelta::new(&back(&flow), &back(&at.flow)).unwrap().reversed();
     let macs = [new.destination_mac.0, new.source_mac.0].concat().try_into().unwrap();
-    let heads = [FlowChecksumDelta::new(&at.flow, &flow).unwrap(), reversed].map(|change| {
-        let short = FixedHeaderRewrite {
+    let results = [FlowChecksumDelta::new(&at.flow, &flow).unwrap(), reversed].map(|change| {
+        let fixed = FixedHeaderRewrite {
             macs: &macs,
             source: (&new.source.address, new.source.port),
             destination: (&new.destination.address, new.destination.port),
             change,
         };
-        let mut head: [u8; 64] = std::array::from_fn(|i| frame.get(i).copied().unwrap_or(0xaa));
+        let mut bytes: [u8; 64] = std::array::from_fn(|i| frame.get(i).copied().unwrap_or(0xaa));
         assert!(!at.last_hop);
-        short.apply(&mut head, at.ipv4);
-        assert!(head.iter().skip(frame.len()).all(|&byte| byte == 0xaa));
-        head
+        fixed.apply(&mut bytes, at.ipv4);
+        assert!(bytes.iter().skip(frame.len()).all(|&byte| byte == 0xaa));
+        bytes
     });
-    assert_eq!(heads[0], heads[1]);
+    assert_eq!(results[0], results[1]);
     let mut after = frame.to_vec();
     let n = after.len().min(64);
-    after[..n].copy_from_slice(&heads[0][..n]);
+    after[..n].copy_from_slice(&results[0][..n]);
     after
 }
 
@@ -79,9 +79,9 @@ fn updated_checksum_equals_full_computation() {
             let at = parsed(&before).unwrap();
             let field = usize::from(at.l4) + 6;
             seen_ffff.0 |= before[field..field + 2] == [0xff, 0xff];
-            let short = in_head(&before, &new);
+            let fixed = with_fixed_headers(&before, &new);
             let after = rewritten(before, &new).unwrap();
-            assert_eq!(short, after, "payload {word:#x}");
+            assert_eq!(fixed, after, "payload {word:#x}");
             seen_ffff.1 |= after[field..field + 2] == [0xff, 0xff];
             assert_eq!(after, built(target, &new, 63, 0, &word.to_be_bytes()), "payload {word:#x}");
         }
@@ -215,7 +215,7 @@ proptest! {
         };
         let before = keep(built(old, &macs, hops, class, &payload));
         let after = rewritten(before.clone(), &to).unwrap();
-        prop_assert_eq!(in_head(&before, &to), after.clone());
+        prop_assert_eq!(with_fixed_headers(&before, &to), after.clone());
         prop_assert_eq!(&after, &keep(built(new, &macs, hops - 1, class, &payload)));
         prop_assert_eq!(verify_udp(&after, &parsed(&after).unwrap()), Ok(()));
     }

@@ -14,8 +14,8 @@ use super::{AHEAD, GROUP, Lanes};
 use crate::packet::{Columns, LANES};
 use crate::umem::prefetch;
 
-/// Headers of eight frames.
-type Heads<'a> = [&'a [u8; 64]; GROUP];
+/// Holds the headers of eight frames.
+type Headers<'a> = [&'a [u8; 64]; GROUP];
 
 fearless_simd::kernel!(
     pub(super) fn lanes(
@@ -32,13 +32,13 @@ fearless_simd::kernel!(
         columns.l3.fill(14);
         columns.l4.fill(34);
         let groups = headers.as_chunks::<GROUP>().0;
-        headers.iter().take(AHEAD).for_each(|head| prefetch(*head));
+        headers.iter().take(AHEAD).for_each(|header| prefetch(*header));
         for (group, of_group) in groups.iter().enumerate() {
             let first = group * GROUP;
             if live >> first == 0 {
                 break;
             }
-            groups.get(group + AHEAD / GROUP).into_iter().flatten().for_each(|head| prefetch(*head));
+            groups.get(group + AHEAD / GROUP).into_iter().flatten().for_each(|header| prefetch(*header));
             let live = (live >> first) as u8;
             let (ipv4, ipv6) = families(of_group);
             rest |= u64::from(live & !(ipv4 | ipv6)) << first;
@@ -150,7 +150,7 @@ impl FamilyLanes {
 /// options, and those with EtherType and version of IPv6.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn families(headers: &Heads<'_>) -> (u8, u8) {
+fn families(headers: &Headers<'_>) -> (u8, u8) {
     let word = |i: usize| {
         let [.., a, b, c, d] = headers[i].first_chunk::<16>().unwrap_or(&[0; 16]);
         i32::from_le_bytes([*a, *b, *c, *d])
@@ -166,7 +166,7 @@ fn families(headers: &Heads<'_>) -> (u8, u8) {
 /// network byte order. `pair` loads frames `i` and `i + 4` into the lower and the upper half before the transposition.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn words<const AT: usize>(headers: &Heads<'_>, mut pair: impl FnMut(usize, __m256i)) -> [__m256i; 4] {
+fn words<const AT: usize>(headers: &Headers<'_>, mut pair: impl FnMut(usize, __m256i)) -> [__m256i; 4] {
     let [mut a, mut b, mut c, mut d] = [_mm256_setzero_si256(); 4];
     for (i, to) in [&mut a, &mut b, &mut c, &mut d].into_iter().enumerate() {
         *to = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(load::<AT>(headers[i])), load::<AT>(headers[i + 4]));
@@ -185,9 +185,9 @@ fn words<const AT: usize>(headers: &Heads<'_>, mut pair: impl FnMut(usize, __m25
 /// Returns 16 bytes at `AT`.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn load<const AT: usize>(head: &[u8; 64]) -> __m128i {
+fn load<const AT: usize>(header: &[u8; 64]) -> __m128i {
     const { assert!(AT + 16 <= 64) };
-    _mm_loadu_si128(head[AT..].first_chunk::<16>().unwrap_or(&[0; 16]))
+    _mm_loadu_si128(header[AT..].first_chunk::<16>().unwrap_or(&[0; 16]))
 }
 
 /// Returns a mask with one bit for each frame.
@@ -348,11 +348,11 @@ fn ipv6_udp<const IN_ORDER: bool>(
     let frame = lengths_of::<IN_ORDER>(lengths, lanes);
     let at = places::<IN_ORDER>(lanes);
     let headers = &at.map(|lane| headers[lane]);
-    for (&lane, head) in zip(&at, headers) {
+    for (&lane, header) in zip(&at, headers) {
         columns.l4[lane] = 54;
         let flow = &mut columns.flow[lane];
-        _mm_storeu_si128(&mut flow.source.address, load::<22>(head));
-        _mm_storeu_si128(&mut flow.destination.address, load::<38>(head));
+        _mm_storeu_si128(&mut flow.source.address, load::<22>(header));
+        _mm_storeu_si128(&mut flow.destination.address, load::<38>(header));
     }
     // The words are: version to flow label; payload length, next header and hop limit; the upper half of the source.
     let [_, length, source, subnet] = words::<14>(headers, |_, _| ());

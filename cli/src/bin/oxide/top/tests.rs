@@ -75,7 +75,7 @@ fn screen_shows_rates_shares_and_reasons() {
         "25.0",
         "us",
         "no_session 7.7k",
-        "No relay entry and no session knows this packet.",
+        "No relay entry and no session matches this packet.",
         "busy 60%",
         "sleep 40%",
         "q quit",
