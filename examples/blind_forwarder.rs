@@ -1,4 +1,4 @@
-//! A UDP forwarder without sessions. A client of LISTEN is forwarded to TARGET from a source port to which its
+//! Forwards UDP without sessions. A client of LISTEN is forwarded to TARGET from a source port to which its
 //! address hashes. An answer of TARGET to that port goes to the client that used the port last. The state is one
 //! address per port: no timers, no table that fills. Two clients on one port disturb each other; a blind forwarder
 //! leaves that to the end points, whose traffic is encrypted.

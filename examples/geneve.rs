@@ -23,11 +23,11 @@ use oxide::queue::{Batch, Context, Handler, Verdict};
 use oxide::telemetry::DropReason;
 use oxide::umem::PortIndex;
 
-/// Port of Geneve, assigned by IANA.
+/// Holds the UDP port of Geneve, assigned by IANA.
 pub const GENEVE: u16 = 6081;
 /// Counts the bytes of the header without options.
 const HEADER: usize = 8;
-/// Protocol type of Ethernet frames ("transparent Ethernet bridging").
+/// Holds the protocol type of Ethernet frames ("transparent Ethernet bridging").
 const ETHERNET: [u8; 2] = [0x65, 0x58];
 
 /// Describes this end of the tunnel.

@@ -138,7 +138,7 @@ mod tests {
         assert!(seen(ZeroCopy::Absent, Mode::Generic).contains("own XDP hook planned"));
         assert_eq!(seen(ZeroCopy::Absent, Mode::Copy), "");
         assert_eq!(seen(ZeroCopy::Good, Mode::ZeroCopy), "");
-        // What the configuration asks for is as planned.
+        // A mode that the configuration requests is no difference.
         assert_eq!(seen_with(|c| c.zero_copy = crate::xdp::ZeroCopy::Off, ZeroCopy::Good, Mode::Copy), "");
         assert_eq!(seen_with(|c| c.attach = Attach::Generic, ZeroCopy::Good, Mode::Generic), "");
     }

@@ -77,9 +77,9 @@ pub enum EngineError {
          restart the process"
     )]
     DestinationsInPart {
-        /// Why the change failed.
+        /// Error of the change.
         change: Box<EngineError>,
-        /// Why it could not be reverted.
+        /// Error of the rollback.
         rollback: SteeringError,
     },
     /// The rings cannot have this size.

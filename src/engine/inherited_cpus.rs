@@ -1,4 +1,4 @@
-//! CPUs of the engine's own threads.
+//! Selects the CPUs of the engine's own threads.
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 

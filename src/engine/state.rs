@@ -126,7 +126,7 @@ mod tests {
 
     use super::*;
 
-    /// The supervisor's log and the API use the same names.
+    /// Checks that the supervisor's log and the API use the same names.
     #[test]
     fn queue_state_has_the_name_of_the_supervisors_state() {
         let why = || FailReason::Refused("why".to_owned());

@@ -58,7 +58,7 @@ fn step(keys: u32) -> impl Strategy<Value = Step> {
     ]
 }
 
-/// The table, and a map with its expected content.
+/// Holds the table, and a map with its expected content.
 struct Pair {
     table: FlowTable<Flow>,
     model: HashMap<FlowKey, Flow>,

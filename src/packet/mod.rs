@@ -20,5 +20,5 @@ pub use reflect::reflect;
 pub use rewrite::FixedHeaderRewrite;
 pub use rewrite::{FlowChecksumDelta, Rewrite, Translation};
 
-/// Protocol number of UDP, and its IPv6 next header.
+/// Holds the protocol number of UDP, which is also its IPv6 next header.
 const UDP: u8 = 17;

@@ -402,9 +402,9 @@ pub type Opened<P> = (Umem, Vec<Result<P, PortError>>);
 
 /// Opens the ports of an actor. It runs on the actor's own core, which then touches the memory first.
 pub trait Backend: Send + 'static {
-    /// Type of the ports that it opens.
+    /// Names the type of the ports that it opens.
     type Port: Port + 'static;
-    /// Parameters to open one port with.
+    /// Names the type of the parameters to open one port with.
     type OpenParams: Send + 'static;
 
     /// Opens the memory and all ports of one actor, in the requested order. Steering is still off. It may wait for busy

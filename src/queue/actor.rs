@@ -240,7 +240,7 @@ impl<B: Backend, H: Handler> Actor<B, H> {
             ActorCommand::Pause(port, paused) => self.datapath.set_paused(port, paused),
             ActorCommand::Steer if self.stop_by.is_some() => {}
             ActorCommand::Steer => {
-                // Off first: the ports do not know that somebody else took them out of the map.
+                // Steering is stopped first, because the ports do not know that the engine removed them from the map.
                 if let Err(error) = self.datapath.steer(false).and_then(|()| self.datapath.steer(true)) {
                     tracing::warn!(%error, "steering on again");
                 }

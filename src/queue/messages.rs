@@ -106,7 +106,7 @@ pub enum Report {
         seen: PagesSeen,
         /// CPUs that the actor's thread may run on.
         cpus: Vec<u32>,
-        /// Why the kernel refused the configured real-time priority; `None` if it did not.
+        /// Reason why the kernel refused the configured real-time priority; `None` if it did not.
         realtime_refused: Option<String>,
     },
     /// Reports that a port was reopened. Lists all ports, as read back from the kernel.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::cursor::{Cursor, RingSizeError};
 use super::sync::{AtomicU32, Ordering, RingCell, fence};
 
-/// Flag of a consumer that sleeps until it is woken (`XDP_RING_NEED_WAKEUP`, include/uapi/linux/if_xdp.h).
+/// Marks a consumer that sleeps until it is woken (`XDP_RING_NEED_WAKEUP`, include/uapi/linux/if_xdp.h).
 const NEED_WAKEUP: u32 = 1;
 
 /// Pads a word to two lines of 64 bytes. CPUs prefetch lines in pairs, so two words in one pair would disturb each

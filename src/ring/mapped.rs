@@ -90,7 +90,7 @@ impl<T: Copy> Mapped<T> {
     /// Creates the ring at `start` with the offsets `at`.
     ///
     /// # Safety
-    /// As long as `memory` exists, the three words and the cells of the capacity are readable, writable, aligned and
+    /// While `memory` exists, the three words and the cells of the capacity are readable, writable, aligned and
     /// disjoint after `start`. Any bits are a valid `T`. This process creates at most one producer and one consumer of
     /// the ring. The owner of the other end follows the protocol of `cursor.rs`.
     #[must_use]

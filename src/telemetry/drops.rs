@@ -1,4 +1,4 @@
-//! Reasons why a packet was not forwarded, with one counter each. The list is complete:
+//! Lists the reasons why a packet was not forwarded, with one counter each. The list is complete:
 //! received = forwarded + sum of drops holds at every quiescent point.
 
 use serde::Serialize;

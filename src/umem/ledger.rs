@@ -23,7 +23,7 @@ pub enum FrameState {
     WrittenOff(PortIndex),
 }
 
-/// First code of [`FrameState::WrittenOff`], after the codes of the other states.
+/// Holds the first code of [`FrameState::WrittenOff`], after the codes of the other states.
 const WRITTEN_OFF: u8 = 2 + 2 * MAX_PORTS;
 /// Counts the codes.
 const PLACES: usize = (WRITTEN_OFF + MAX_PORTS) as usize;

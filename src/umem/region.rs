@@ -273,17 +273,17 @@ pub fn choose_pages(bytes: usize, wanted: PageKind, node: Option<u32>) -> (PageK
 /// Bits of a node mask: more nodes than the kernel's largest configuration has (`CONFIG_NODES_SHIFT` is at most 10).
 const NODE_BITS: usize = 1024;
 
-/// A thread's memory policy, as set_mempolicy(2) takes it.
+/// Holds a thread's memory policy in the form of set_mempolicy(2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct MemoryPolicy {
-    /// Mode and its flags.
+    /// Mode with its flags.
     mode: libc::c_int,
     /// Nodes of the mode.
     nodes: [u64; NODE_BITS / 64],
 }
 
 impl MemoryPolicy {
-    /// Allocates on `node` only. `None` if no kernel has a node of that number.
+    /// Creates a policy that allocates on `node` only. Returns `None` if no kernel has a node of that number.
     fn bind(node: u32) -> Option<Self> {
         const MPOL_BIND: libc::c_int = 2;
         let mut nodes = [0u64; NODE_BITS / 64];
@@ -325,8 +325,8 @@ impl Drop for RestorePolicy {
     }
 }
 
-/// Runs `f` with the calling thread's memory policy bound to `node`: pages that it faults in, by MAP_POPULATE or because
-/// the kernel pins them, come from that node. The former policy is restored afterwards.
+/// Runs `f` with the calling thread's memory policy bound to `node`: pages that it faults in, by MAP_POPULATE or
+/// because the kernel pins them, come from that node. The former policy is restored afterwards.
 ///
 /// # Errors
 /// [`RegionError::Node`] if the kernel has no such node.
