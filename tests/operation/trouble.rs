@@ -105,7 +105,7 @@ fn stuck_handler_does_not_block_exit_and_has_exit_code() {
         stuck(bench);
         bench.signal(Signal::TERM);
         assert_eq!(bench.end(), 4);
-        assert!(bench.log().contains("its thread goes with the process"), "{}", bench.log());
+        assert!(bench.log().contains("their threads end with the process"), "{}", bench.log());
     });
 }
 
