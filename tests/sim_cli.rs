@@ -20,7 +20,7 @@ fn run_reports_traffic_and_checks() {
     let said = text(&output.stdout);
     assert!(output.status.success(), "{said}");
     for wanted in
-        ["seed 5", "clients sent 3000", "balanced", "drops by reason", "ok     reference", "every checker held"]
+        ["seed 5", "clients sent 3000", "balanced", "drops by reason", "ok     reference", "every check passed"]
     {
         assert!(said.contains(wanted), "{wanted}: {said}");
     }

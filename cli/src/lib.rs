@@ -1,9 +1,9 @@
-//! The library part of the `oxide` command: what it does around the engine and the relay.
+//! Contains the library part of the `oxide` command: everything around the engine and the relay.
 //!
 //! | module | owns |
 //! |---|---|
 //! | [`admin`] | HTTP, the control socket, signals, privileges |
-//! | [`self_test`] | packets through the real backend, in a namespace of its own |
+//! | [`self_test`] | a test of the real backend, in its own namespace |
 //!
 //! The command itself is `src/bin/oxide`.
 #![forbid(unsafe_code)]

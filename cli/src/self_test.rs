@@ -1,15 +1,15 @@
-//! `oxide doctor --self-test`: packets through the real backend, on a veth pair in a network namespace
-//! of its own. Touches no interface that is there, leaves nothing behind, and always ends.
+//! Implements `oxide doctor --self-test`: sends packets through the real backend, on a veth pair in a new network
+//! namespace. It touches no existing interface, leaves nothing behind, and always ends.
 //!
 //! ```text
 //!   namespace of one thread
 //!   +-----------------------------------------------------------------+
-//!   |  xdp::Socket, asks   oxide-a ====== oxide-b   xdp::Socket, echo  |
+//!   |  xdp::Socket, client oxide-a ====== oxide-b   xdp::Socket, echo  |
 //!   +-----------------------------------------------------------------+
 //! ```
 //!
-//! The namespace and all that is in it goes with the thread and its descriptors, so also when the process
-//! is killed. Steps that need no namespace come first, so that one who may not have one learns all else.
+//! The namespace and its content disappear with the thread and its descriptors, also when the process is killed.
+//! Steps without a namespace come first, so that a user who may not create one sees all other results.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::mpsc;
@@ -26,15 +26,15 @@ use oxide::umem::{PageKind, RingSizes};
 use oxide::xdp::steering::{AttachMode, Steering, SteeringError, SteeringOptions};
 use oxide::xdp::{Device, Socket, SocketConfig, XdpOptions, try_memory, try_program};
 
-/// The whole test is over by then, whatever hangs.
+/// Time limit for the whole test.
 const ALL_WITHIN: Duration = Duration::from_secs(15);
-/// The packets are back by then: they take a few milliseconds.
+/// Time limit for the packets, which take a few milliseconds.
 const PACKETS_WITHIN: Duration = Duration::from_secs(5);
 const ROUNDS: usize = 16;
-/// Fewer than the smallest ring and than the 190 frames that copy mode keeps in flight.
+/// This is below the smallest ring and below the 190 frames that copy mode keeps in flight.
 const PER_ROUND: usize = 32;
 
-/// What bpf(2) asks for to load an XDP program (bpf_prog_load, kernel/bpf/syscall.c).
+/// Capabilities that bpf(2) needs to load an XDP program (bpf_prog_load, kernel/bpf/syscall.c).
 const LOADING: &[&[&str]] = &[&["CAP_BPF", "CAP_SYS_ADMIN"], &["CAP_NET_ADMIN", "CAP_SYS_ADMIN"]];
 
 const ASKER: &str = "oxide-a";
@@ -43,21 +43,21 @@ const ECHO: &str = "oxide-b";
 const ASKER_AT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 4000);
 const ECHO_AT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2)), 7);
 
-/// Every step in order, the last of which is `packets`.
+/// Runs every step in order; `packets` is the last.
 #[must_use]
 pub fn run() -> Vec<SelfTestStep> {
     let mut trials = vec![program(), memory()];
-    let (tell, told) = mpsc::channel();
+    let (tell, results) = mpsc::channel();
     let until = Instant::now() + ALL_WITHIN;
     let lab = thread::Builder::new().name("oxide-self-test".to_owned()).spawn(move || in_namespace(&tell));
     if let Err(error) = lab {
-        let remedy = "see ulimit -u and the cgroup's pids.max".to_owned();
-        trials.push(trial("namespace", failed(format!("no thread: {error}"), remedy)));
+        let remedy = "raise ulimit -u or the cgroup's pids.max".to_owned();
+        trials.push(trial("namespace", failed(format!("cannot create a thread: {error}"), remedy)));
         return trials;
     }
-    // The thread hangs up when it is done. One that hangs is left behind: it ends with the process.
+    // The thread drops its sender when it is done. A thread that hangs is abandoned and ends with the process.
     loop {
-        match told.recv_timeout(until.saturating_duration_since(Instant::now())) {
+        match results.recv_timeout(until.saturating_duration_since(Instant::now())) {
             Ok(trial) => trials.push(trial),
             Err(mpsc::RecvTimeoutError::Disconnected) => return trials,
             Err(mpsc::RecvTimeoutError::Timeout) => {
@@ -75,12 +75,12 @@ pub fn run() -> Vec<SelfTestStep> {
 
 fn trial(step: &'static str, outcome: StepOutcome) -> SelfTestStep {
     let wanted = match step {
-        "program" => "the kernel takes the steering program and its maps",
-        "memory" => "the kernel takes an AF_XDP socket and its packet memory",
-        "namespace" => "a network namespace for the test alone",
-        "veth" => "a veth pair in it",
-        "attach" => "the program goes onto an interface",
-        _ => "every packet comes back with its bytes",
+        "program" => "the kernel accepts the steering program and its maps",
+        "memory" => "the kernel accepts an AF_XDP socket and its packet memory",
+        "namespace" => "a network namespace for the test",
+        "veth" => "a veth pair in the namespace",
+        "attach" => "the program is attached to an interface",
+        _ => "every packet returns unchanged",
     };
     SelfTestStep { step, wanted, outcome }
 }
@@ -99,7 +99,7 @@ fn program() -> SelfTestStep {
         match try_program() {
             Ok(()) => StepOutcome::Done("loaded".to_owned()),
             Err(SteeringError::NotPermitted { .. }) => refused("EPERM", LOADING, true),
-            Err(error) => failed(error.to_string(), "uname -r; it needs 6.1".to_owned()),
+            Err(error) => failed(error.to_string(), "use Linux 6.1 or newer (uname -r)".to_owned()),
         },
     )
 }
@@ -113,12 +113,12 @@ fn memory() -> SelfTestStep {
             Err(error) => match Errno::from_io_error(&error) {
                 Some(Errno::PERM | Errno::ACCESS) => refused("EPERM", &[&["CAP_NET_RAW"]], true),
                 Some(Errno::NOBUFS | Errno::NOMEM) => failed(
-                    format!("{error}: memlock is too low for even this little"),
-                    "ulimit -l unlimited; unit file: LimitMEMLOCK=infinity; or CAP_IPC_LOCK".to_owned(),
+                    format!("{error}: the memlock limit is too low for the test's memory"),
+                    "ulimit -l unlimited; in a unit file LimitMEMLOCK=infinity; or CAP_IPC_LOCK".to_owned(),
                 ),
                 Some(Errno::AFNOSUPPORT) => failed(
                     "EAFNOSUPPORT: this kernel has no AF_XDP".to_owned(),
-                    "a kernel with CONFIG_XDP_SOCKETS=y".to_owned(),
+                    "use a kernel with CONFIG_XDP_SOCKETS=y".to_owned(),
                 ),
                 _ => failed(error.to_string(), "see dmesg".to_owned()),
             },
@@ -126,7 +126,7 @@ fn memory() -> SelfTestStep {
     )
 }
 
-/// Small: the test is of the way, not of its width.
+/// Returns small rings: the test checks function, not speed.
 fn options() -> XdpOptions {
     let rings = RingSizes { fill: 256, rx: 128, tx: 128, completion: 128 };
     XdpOptions { rings, pages: PageKind::Base, busy_poll: None, ..XdpOptions::default() }
@@ -134,13 +134,13 @@ fn options() -> XdpOptions {
 
 type Step = (&'static str, fn() -> StepOutcome);
 
-/// The steps that need a namespace, on a thread of their own: unshare(2) concerns the calling thread.
+/// Runs the steps that need a namespace. They have their own thread, because unshare(2) affects the calling thread.
 fn in_namespace(tell: &mpsc::Sender<SelfTestStep>) {
     let steps: [Step; 4] = [("namespace", namespace), ("veth", veth), ("attach", attach), ("packets", packets)];
     let mut stopped: Option<&str> = None;
     for (step, try_it) in steps {
         let outcome = match stopped {
-            Some(at) => StepOutcome::Untried { why: format!("{at} did not work"), remedy: format!("see {at} above") },
+            Some(at) => StepOutcome::Untried { why: format!("{at} failed"), remedy: format!("see {at} above") },
             None => try_it(),
         };
         if stopped.is_none() && !matches!(outcome, StepOutcome::Done(_)) {
@@ -153,19 +153,20 @@ fn in_namespace(tell: &mpsc::Sender<SelfTestStep>) {
 fn namespace() -> StepOutcome {
     use rustix::io::Errno;
     use rustix::thread::UnshareFlags;
-    // The safe one: it is deprecated only because of CLONE_FILES, which is not used here.
+    // This function is safe without CLONE_FILES, the only reason for its deprecation.
     #[allow(deprecated)]
     let left = rustix::thread::unshare(UnshareFlags::NEWNET);
     match left {
         Ok(()) => {
-            // IPv6 would speak on the new link by itself. Not there, or read-only: the test stands some noise.
+            // This stops IPv6 traffic on the new link. If the file is absent or read-only, the test tolerates the
+            // extra packets.
             let _ = std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
-            StepOutcome::Done("made; it ends with the test".to_owned())
+            StepOutcome::Done("created; it is removed with the test".to_owned())
         }
         Err(Errno::PERM) => refused("EPERM", &[&["CAP_SYS_ADMIN"]], false),
         Err(error) => StepOutcome::Untried {
-            why: format!("no network namespace: {error}"),
-            remedy: "a kernel with CONFIG_NET_NS=y; sysctl user.max_net_namespaces".to_owned(),
+            why: format!("cannot create a network namespace: {error}"),
+            remedy: "use a kernel with CONFIG_NET_NS=y; raise sysctl user.max_net_namespaces".to_owned(),
         },
     }
 }
@@ -208,7 +209,7 @@ fn netlink(error: rtnetlink::Error) -> StepOutcome {
 fn attach() -> StepOutcome {
     match Steering::attach(ASKER, &SteeringOptions::default()) {
         Ok(steering) if steering.mode() == AttachMode::Native => StepOutcome::Done("in native mode".to_owned()),
-        Ok(steering) => StepOutcome::Done(format!("in generic mode: {}", steering.why().unwrap_or("not told why"))),
+        Ok(steering) => StepOutcome::Done(format!("in generic mode: {}", steering.why().unwrap_or("reason unknown"))),
         Err(SteeringError::NotPermitted { .. }) => refused("EPERM", LOADING, true),
         Err(error) => failed(error.to_string(), "see dmesg".to_owned()),
     }
@@ -256,9 +257,7 @@ fn exchange() -> Result<String, SelfTestError> {
         while !waiting.is_empty() {
             if Instant::now() >= until {
                 let all = ROUNDS * PER_ROUND;
-                return Err(SelfTestError::Text(format!(
-                    "{back} of {all} packets came back within {PACKETS_WITHIN:?}"
-                )));
+                return Err(SelfTestError::Text(format!("{back} of {all} packets returned within {PACKETS_WITHIN:?}")));
             }
             answer(&mut echo)?;
             back += compare(&mut asker, &mut waiting)?;
@@ -266,10 +265,10 @@ fn exchange() -> Result<String, SelfTestError> {
     }
     let (info, took) = (asker.info(), started.elapsed());
     let why = if info.mode_reason.is_empty() { String::new() } else { format!(" ({})", info.mode_reason) };
-    Ok(format!("{back} of {back} there and back in {} ms, {} mode{why}", took.as_millis(), info.mode))
+    Ok(format!("{back} of {back} packets returned in {} ms, {} mode{why}", took.as_millis(), info.mode))
 }
 
-/// Frame `number`: of another length and other bytes than its neighbours.
+/// Builds frame `number`. Its length and its bytes differ from those of its neighbours.
 fn question(number: usize, asker: &Socket, echo: &Socket) -> Option<Vec<u8>> {
     let length = 2 + number * 37 % 1400;
     let mut payload: Vec<u8> = (0..length).map(|at| (at * 31 + number * 7) as u8).collect();
@@ -294,7 +293,7 @@ fn ask(socket: &mut Socket, frames: &[Vec<u8>]) -> Result<(), SelfTestError> {
     send(socket, &mut burst)
 }
 
-/// What did not fit the ring is dropped; the round ends by its deadline then.
+/// Sends the burst. Frames that do not fit the ring are dropped; then the round ends at its deadline.
 fn send(socket: &mut Socket, burst: &mut Burst) -> Result<(), SelfTestError> {
     socket.send_batch(burst)?;
     for frame in burst.drain() {
@@ -313,21 +312,18 @@ fn answer(socket: &mut Socket) -> Result<(), SelfTestError> {
     send(socket, &mut burst)
 }
 
-/// Takes what came back off `waiting`; a frame that is none of them ends the test.
+/// Removes each returned frame from `waiting`. An unknown frame fails the test.
 fn compare(socket: &mut Socket, waiting: &mut Vec<Vec<u8>>) -> Result<usize, SelfTestError> {
     let mut burst = Burst::new();
     socket.poll(Duration::from_millis(5))?;
     let came = socket.recv_batch(&mut burst)?;
     for frame in burst.drain() {
-        // Reflected once more it is the frame that was sent, if nothing else happened to it.
+        // A frame that is reflected again equals the frame that was sent.
         let mut bytes = socket.packet(&frame).to_vec();
         reflect(&mut bytes);
         socket.give(frame);
         let Some(at) = waiting.iter().position(|sent| *sent == bytes) else {
-            return Err(SelfTestError::Text(format!(
-                "a packet of {} bytes came back that was never sent so",
-                bytes.len()
-            )));
+            return Err(SelfTestError::Text(format!("a packet of {} bytes returned that was not sent", bytes.len())));
         };
         waiting.swap_remove(at);
     }

@@ -1,5 +1,5 @@
-//! `oxide plan` and `oxide doctor` without their argument parser: what they read, print and answer. The
-//! program only has to fill [`PlanArgs`] or [`DoctorArgs`].
+//! Implements `oxide plan` and `oxide doctor` without their argument parser. The program only has to fill
+//! [`PlanArgs`] or [`DoctorArgs`].
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -13,18 +13,18 @@ use crate::request::PlanRequest;
 use crate::snapshot::{Snapshot, SnapshotError};
 use crate::system_settings::{self, SettingKind};
 
-/// Where applied settings are recorded unless told otherwise.
+/// Default file in which applied settings are recorded.
 pub const RECORD: &str = "/var/lib/oxide/applied.jsonl";
 
-/// JSON Schema (2020-12) of [`Answer`]: what `oxide plan --json` prints.
+/// JSON Schema (2020-12) of [`Answer`], the output of `oxide plan --json`.
 pub const PLAN_JSON_SCHEMA: &str = include_str!("../schema/plan.json");
 
-/// Which machine to plan.
+/// Selects the machine to plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// This one.
+    /// This machine.
     Live,
-    /// An hwloc synthetic description (`--topology`).
+    /// A synthetic hwloc description (`--topology`).
     Synthetic(String),
     /// An hwloc XML file (`--hwloc`).
     Hwloc(PathBuf),
@@ -32,63 +32,63 @@ pub enum Source {
     Snapshot(PathBuf),
 }
 
-/// How to show the plan.
+/// Selects the form of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// A table of actors, then warnings.
+    /// A table of actors, then the warnings.
     Table,
     /// The machine as a tree.
     Tree,
-    /// [`Answer`] as JSON.
+    /// An [`Answer`] as JSON.
     Json,
 }
 
-/// What `oxide plan` was asked.
+/// Holds the arguments of `oxide plan`.
 #[derive(Debug, Clone)]
 pub struct PlanArgs {
-    /// Which machine.
+    /// Machine to plan.
     pub source: Source,
-    /// `--nic NAME:node=N,queues=Q,speed=S,driver=D`, in order.
+    /// NIC descriptions, `--nic NAME:node=N,queues=Q,speed=S,driver=D`, in order.
     pub nics: Vec<String>,
-    /// The wish. Without interfaces, on a described machine, all its NICs whose queues are known.
+    /// Requirements. Without interfaces on a described machine, all its NICs with a known number of queues are used.
     pub request: PlanRequest,
-    /// How to show it.
+    /// Form of the output.
     pub format: Format,
-    /// Whether the table is followed by every decision with its reason.
+    /// Whether every decision with its reason follows the table.
     pub explain: bool,
-    /// Where to write the picture.
+    /// File for the drawing.
     pub svg: Option<PathBuf>,
-    /// Where to write the snapshot that was planned.
+    /// File for the planned snapshot.
     pub save_snapshot: Option<PathBuf>,
-    /// A plan saved with `--json` to compare with; the difference is shown instead of the plan.
+    /// Plan saved with `--json` to compare with. The output is the difference instead of the plan.
     pub diff: Option<PathBuf>,
     /// System settings to apply for the plan, on this machine only (`--apply huge-pages`). None by default.
     pub apply: Vec<SettingKind>,
-    /// Where what they replaced is recorded, for [`undo_command`].
+    /// File that records the replaced values, for [`undo_command`].
     pub record: PathBuf,
 }
 
-/// What `oxide doctor` was asked.
+/// Holds the arguments of `oxide doctor`.
 #[derive(Debug, Clone)]
 pub struct DoctorArgs {
-    /// Which machine; of another one than this, what only a look at it tells is unknown.
+    /// Machine to check. Facts that only the machine itself shows are unknown for another machine.
     pub source: Source,
-    /// Descriptions of NICs, as in [`PlanArgs`].
+    /// NIC descriptions, as in [`PlanArgs`].
     pub nics: Vec<String>,
-    /// The wish to check.
+    /// Requirements to check.
     pub request: PlanRequest,
-    /// The relay's ports and upstreams; empty without a configuration.
+    /// Ports and upstreams of the relay; empty without a configuration.
     pub traffic: Traffic,
-    /// The relay of the configuration, if it runs.
+    /// Running relay of the configuration, if there is one.
     pub own: Option<OwnRelay>,
-    /// Sends packets through the real backend and says how each step went (`--self-test`).
+    /// Function that sends packets through the real backend and reports each step (`--self-test`).
     pub self_test: Option<fn() -> Vec<SelfTestStep>>,
-    /// JSON instead of lines.
+    /// Whether the output is JSON instead of lines.
     pub json: bool,
 }
 
 impl PlanArgs {
-    /// `request` on this machine, as a table.
+    /// Creates arguments that plan `request` on this machine and print a table.
     #[must_use]
     pub fn new(request: PlanRequest) -> Self {
         Self {
@@ -106,24 +106,24 @@ impl PlanArgs {
     }
 }
 
-/// Plan or refusal, as JSON: `{"plan": {...}}` or `{"refusal": {...}}`.
+/// Holds a plan or a refusal, as JSON `{"plan": {...}}` or `{"refusal": {...}}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
-    /// There is a plan.
+    /// The plan.
     Plan(Plan),
-    /// There is none.
+    /// The reasons why there is no plan.
     Refusal(Refusal),
 }
 
-/// How a command ended.
+/// Reports how a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// 0: a plan, or all checks passed.
+    /// Exit code 0: a plan, or all checks passed.
     Good,
-    /// 1: input that cannot be used, or a check warns.
+    /// Exit code 1: invalid input, or a check warns.
     Unusable,
-    /// 2: a refusal, or a check fails.
+    /// Exit code 2: a refusal, or a check fails.
     Refused,
 }
 
@@ -133,24 +133,24 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Runs `oxide plan`: the plan on `out`, everything else on `errors`. Changes nothing but the files that
-/// were named, and the settings that were asked for.
+/// Runs `oxide plan`. Prints the plan to `out` and everything else to `errors`. Changes only the files and the
+/// settings that the arguments name.
 pub fn plan_command(args: &PlanArgs, out: &mut dyn Write, errors: &mut dyn Write) -> Exit {
     let result = run(args, out, errors);
     end(result, errors)
 }
 
-/// Runs `oxide doctor`: one paragraph for each check, or JSON. Changes nothing.
+/// Runs `oxide doctor`. Prints one paragraph for each check, or JSON. Changes nothing.
 pub fn doctor_command(args: &DoctorArgs, out: &mut dyn Write, errors: &mut dyn Write) -> Exit {
     let result = examine(args, out);
     end(result, errors)
 }
 
-/// Runs `oxide plan --undo`: puts back what `--apply` recorded in `record`.
+/// Runs `oxide plan --undo`: restores the values that `--apply` recorded in `record`.
 pub fn undo_command(record: &Path, out: &mut dyn Write, errors: &mut dyn Write) -> Exit {
     let result = system_settings::undo(Path::new("/"), record)
         .map_err(|e| e.to_string())
-        .and_then(|count| write(out, &format!("{count} settings put back")))
+        .and_then(|count| write(out, &format!("{count} settings restored")))
         .map(|()| Exit::Good);
     end(result, errors)
 }
@@ -165,11 +165,11 @@ fn end(result: Result<Exit, String>, errors: &mut dyn Write) -> Exit {
 fn examine(args: &DoctorArgs, out: &mut dyn Write) -> Result<Exit, String> {
     let live = args.source == Source::Live;
     if args.self_test.is_some() && !live {
-        return Err("--self-test is for this machine only; leave --topology, --hwloc and --snapshot away".into());
+        return Err("--self-test: works only on this machine; to fix: omit --topology, --hwloc and --snapshot".into());
     }
     let names = &args.request.interfaces;
     let snapshot = match load(&args.source, &args.nics, names) {
-        // An interface that is not there is a finding, not an end.
+        // An absent interface is a finding and does not end the command.
         Err(SnapshotError::NoInterface { .. }) => load(&args.source, &args.nics, &[]),
         other => other,
     };
@@ -205,7 +205,9 @@ fn examine(args: &DoctorArgs, out: &mut dyn Write) -> Result<Exit, String> {
 
 fn run(args: &PlanArgs, out: &mut dyn Write, errors: &mut dyn Write) -> Result<Exit, String> {
     if !args.apply.is_empty() && (args.source != Source::Live || !args.nics.is_empty()) {
-        return Err("--apply is for this machine only; leave --topology, --hwloc, --snapshot and --nic away".into());
+        return Err(
+            "--apply: works only on this machine; to fix: omit --topology, --hwloc, --snapshot and --nic".into()
+        );
     }
     let snapshot = load(&args.source, &args.nics, &args.request.interfaces).map_err(|e| e.to_string())?;
     let snapshot = described(snapshot, &args.nics)?;
@@ -231,7 +233,7 @@ fn run(args: &PlanArgs, out: &mut dyn Write, errors: &mut dyn Write) -> Result<E
         Answer::Plan(plan) => {
             show(args, &snapshot, &plan, out)?;
             if !args.apply.is_empty() {
-                // The output may be JSON: what is done is told beside it.
+                // The output may be JSON, so the progress goes to `errors`.
                 apply(args, &snapshot, &plan, errors)?;
             }
             Ok(Exit::Good)
@@ -270,7 +272,7 @@ fn show(args: &PlanArgs, snapshot: &Snapshot, plan: &Plan, out: &mut dyn Write) 
     Ok(())
 }
 
-/// Without interfaces, on a described machine: all whose queues are known.
+/// Selects all NICs with a known number of queues, if a described machine is planned without interfaces.
 fn fill_interfaces(request: &mut PlanRequest, snapshot: &Snapshot, live: bool) {
     if request.interfaces.is_empty() && !live {
         let known = snapshot.nics.iter().filter(|nic| nic.rx_queues.is_some());
@@ -281,7 +283,7 @@ fn fill_interfaces(request: &mut PlanRequest, snapshot: &Snapshot, live: bool) {
 fn load(source: &Source, nics: &[String], interfaces: &[String]) -> Result<Snapshot, SnapshotError> {
     match source {
         Source::Live => {
-            // NICs that are described need not be here.
+            // Described NICs need not exist on this machine.
             let described = |name: &String| nics.iter().any(|spec| spec.split(':').next() == Some(name.as_str()));
             let real: Vec<String> = interfaces.iter().filter(|name| !described(name)).cloned().collect();
             Snapshot::live(&real)
@@ -297,30 +299,31 @@ fn described(mut snapshot: Snapshot, nics: &[String]) -> Result<Snapshot, String
     Ok(snapshot)
 }
 
-/// Prints what will be done, then does that and nothing else.
-fn apply(args: &PlanArgs, snapshot: &Snapshot, plan: &Plan, told: &mut dyn Write) -> Result<(), String> {
+/// Prints the changes, then makes exactly these changes.
+fn apply(args: &PlanArgs, snapshot: &Snapshot, plan: &Plan, log: &mut dyn Write) -> Result<(), String> {
     let root = Path::new("/");
     let wanted = system_settings::settings(plan, snapshot, &args.apply, root);
     if wanted.is_empty() {
-        return write(told, "nothing to apply");
+        return write(log, "nothing to apply");
     }
-    write(told, "applying:")?;
+    write(log, "applying:")?;
     for setting in &wanted {
-        write(told, &format!("  {setting}"))?;
+        write(log, &format!("  {setting}"))?;
     }
     if let Some(folder) = args.record.parent() {
-        std::fs::create_dir_all(folder).map_err(|e| format!("making {}: {e}", folder.display()))?;
+        std::fs::create_dir_all(folder)
+            .map_err(|e| format!("{}: cannot create the directory: {e}", folder.display()))?;
     }
     let count = system_settings::apply(&wanted, root, &args.record).map_err(|e| e.to_string())?;
-    write(told, &format!("{count} applied; what they replaced is in {}", args.record.display()))
+    write(log, &format!("{count} applied; the previous values are in {}", args.record.display()))
 }
 
 fn load_plan(path: &Path) -> Result<Plan, String> {
-    let text = std::fs::read_to_string(path).map_err(|e| format!("reading {}: {e}", path.display()))?;
+    let text = std::fs::read_to_string(path).map_err(|e| format!("{}: cannot read: {e}", path.display()))?;
     match serde_json::from_str(&text) {
         Ok(Answer::Plan(plan)) => Ok(plan),
-        Ok(Answer::Refusal(_)) => Err(format!("{} is a refusal, there is no plan to compare with", path.display())),
-        Err(e) => Err(format!("{} is not a plan: {e}; make one with `oxide plan --json`", path.display())),
+        Ok(Answer::Refusal(_)) => Err(format!("{}: it contains a refusal; expected a plan", path.display())),
+        Err(e) => Err(format!("{}: not a plan: {e}; to fix: create one with `oxide plan --json`", path.display())),
     }
 }
 
@@ -330,9 +333,9 @@ pub(crate) fn print_json(out: &mut dyn Write, value: &impl Serialize) -> Result<
 }
 
 pub(crate) fn write(out: &mut dyn Write, text: &str) -> Result<(), String> {
-    writeln!(out, "{text}").map_err(|e| format!("writing the output: {e}"))
+    writeln!(out, "{text}").map_err(|e| format!("cannot write the output: {e}"))
 }
 
 fn write_file(path: &Path, text: &str) -> Result<(), String> {
-    std::fs::write(path, text).map_err(|e| format!("writing {}: {e}", path.display()))
+    std::fs::write(path, text).map_err(|e| format!("{}: cannot write: {e}", path.display()))
 }

@@ -1,6 +1,6 @@
-//! Sets of CPU numbers, written the way the kernel writes them: `0-3,8`.
+//! Holds sets of CPU numbers in the kernel's notation: `0-3,8`.
 //!
-//! Owns the one parser and printer of cpu lists; everybody may use it.
+//! This module has the only parser and printer of CPU lists.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -9,99 +9,99 @@ use std::str::FromStr;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// CPU numbers stay below this. The kernel's largest `NR_CPUS` is 8192; the bound keeps a list like
-/// `0-4294967295` in a file from taking the memory of this machine.
+/// Upper bound of CPU numbers. The kernel's largest `NR_CPUS` is 8192. The bound prevents that a list such as
+/// `0-4294967295` in a file uses all memory.
 pub const MAX_CPUS: u32 = 8192;
 
-/// A set of CPU (hardware thread) numbers, as the operating system counts them. In JSON and text it is
-/// the kernel's list format (Documentation/admin-guide/kernel-parameters, "cpu lists"): `0-3,8`.
+/// Holds a set of CPU (hardware thread) numbers of the operating system. JSON and text use the kernel's list format
+/// (Documentation/admin-guide/kernel-parameters, "cpu lists"): `0-3,8`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CpuList(BTreeSet<u32>);
 
-/// A cpu list that cannot be read.
+/// Describes why a CPU list cannot be parsed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CpuListError {
     /// A part is neither a number nor a range.
-    #[error("cpu list {list:?}: {part:?} is neither a number nor a range; write it like 0-3,8")]
+    #[error("cpu list {list:?}: {part:?} is neither a number nor a range; expected a list such as 0-3,8")]
     Syntax {
         /// The whole list.
         list: String,
-        /// The part in question.
+        /// Part with the error.
         part: String,
     },
-    /// A range that runs backwards.
-    #[error("cpu list {list:?}: the range {part:?} runs backwards; write the lower number first")]
+    /// The first number of a range exceeds the last.
+    #[error("cpu list {list:?}: the range {part:?} runs backwards; expected the lower number first")]
     Backwards {
         /// The whole list.
         list: String,
-        /// The part in question.
+        /// Part with the error.
         part: String,
     },
-    /// A number no kernel has.
-    #[error("cpu list {list:?}: {part:?} is past the last cpu number a kernel can have ({})", MAX_CPUS - 1)]
+    /// A number exceeds the kernel's limit.
+    #[error("cpu list {list:?}: {part:?} exceeds the largest cpu number ({})", MAX_CPUS - 1)]
     TooLarge {
         /// The whole list.
         list: String,
-        /// The part in question.
+        /// Part with the error.
         part: String,
     },
 }
 
 impl CpuList {
-    /// The empty set.
+    /// Creates the empty set.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Whether `cpu` is in the set.
+    /// Returns whether `cpu` is in the set.
     #[must_use]
     pub fn contains(&self, cpu: u32) -> bool {
         self.0.contains(&cpu)
     }
 
-    /// Adds `cpu`; false if it was there already.
+    /// Adds `cpu`. Returns false if the set contained it already.
     pub fn insert(&mut self, cpu: u32) -> bool {
         self.0.insert(cpu)
     }
 
-    /// Number of CPUs in the set.
+    /// Returns the number of CPUs in the set.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there is none.
+    /// Returns whether the set is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The numbers in rising order.
+    /// Returns the numbers in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
         self.0.iter().copied()
     }
 
-    /// The lowest number.
+    /// Returns the lowest number.
     #[must_use]
     pub fn first(&self) -> Option<u32> {
         self.0.first().copied()
     }
 
-    /// What is in both.
+    /// Returns the CPUs that are in both sets.
     #[must_use]
     pub fn and(&self, other: &Self) -> Self {
         Self(self.0.intersection(&other.0).copied().collect())
     }
 
-    /// What is in either.
+    /// Returns the CPUs that are in either set.
     #[must_use]
     pub fn or(&self, other: &Self) -> Self {
         Self(self.0.union(&other.0).copied().collect())
     }
 
-    /// What is in this set and not in `other`.
+    /// Returns the CPUs that are in this set and not in `other`.
     #[must_use]
     pub fn without(&self, other: &Self) -> Self {
         Self(self.0.difference(&other.0).copied().collect())
@@ -137,8 +137,7 @@ impl fmt::Display for CpuList {
 impl FromStr for CpuList {
     type Err = CpuListError;
 
-    /// Reads the kernel's list format; white space round the parts is ignored, the empty text is the
-    /// empty set.
+    /// Parses the kernel's list format. White space around the parts is ignored. The empty text is the empty set.
     fn from_str(list: &str) -> Result<Self, CpuListError> {
         let mut cpus = BTreeSet::new();
         let mut named = 0;
@@ -163,7 +162,7 @@ impl FromStr for CpuList {
                         let (list, part) = owned();
                         return Err(CpuListError::Backwards { list, part });
                     }
-                    // A list that names every number again and again would cost minutes to read.
+                    // Without this limit a list that repeats every number would take minutes to read.
                     named += last - first;
                     if named > 4 * MAX_CPUS {
                         let (list, part) = owned();

@@ -1,49 +1,49 @@
-//! What is on record about drivers, as data. One row for each driver; an absent driver has no rule.
+//! Holds the known facts about drivers, as data. Each driver has one row; a driver without a row has no rules.
 //!
 //! Each row names its source: a public thread as `repository#number`, or a kernel file.
 
-/// What XDP asks of the number of queues.
+/// Describes what a driver requires of the number of queues for XDP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Spare {
-    /// The driver takes transmit queues of its own for XDP: at most half of the maximum may be in use.
+    /// The driver needs its own transmit queues for XDP: at most half of the maximum may be in use.
     HalfOfMaximum,
-    /// Attaching native XDP adds a queue pair for each possible CPU where that many are spare, and the device
-    /// spreads packets over the added receive queues too.
+    /// Attaching native XDP adds a queue pair for each possible CPU if that many are spare. The device then also
+    /// spreads packets over the added receive queues.
     AddsOnePerCpu,
 }
 
-/// What is on record about zero-copy.
+/// Rates the zero-copy mode of a driver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Record {
-    /// No zero-copy in this driver.
+    /// The driver has no zero-copy mode.
     Never,
-    /// Good from this kernel on; bad before.
+    /// It is good from this kernel version, and bad before.
     GoodSince((u32, u32)),
-    /// Bad from this kernel on.
+    /// It is bad from this kernel version.
     BadSince((u32, u32)),
-    /// Good with frames of at least this size, bytes; smaller ones corrupt traffic.
+    /// It is good with frames of at least this size in bytes; smaller frames corrupt traffic.
     GoodWithFrames(u32),
-    /// Bad in all kernels.
+    /// It is bad in all kernels.
     Bad,
 }
 
-/// One driver.
+/// Holds the facts about one driver.
 #[derive(Debug)]
 pub(crate) struct Driver {
     pub(crate) name: &'static str,
     pub(crate) spare: Option<Spare>,
     pub(crate) zero_copy: Option<Record>,
-    /// Largest MTU that native XDP takes with one buffer, bytes.
+    /// Maximum MTU in bytes for native XDP with one buffer.
     pub(crate) native_mtu: Option<u32>,
-    /// What an operator should know, with its source; a warning of every plan.
+    /// Warning of every plan with this driver, and its remedy.
     pub(crate) note: Option<(&'static str, &'static str)>,
-    /// Where `zero_copy` and `spare` come from.
+    /// Source of `zero_copy` and `spare`.
     pub(crate) source: &'static str,
 }
 
 const NONE: Driver = Driver { name: "", spare: None, zero_copy: None, native_mtu: None, note: None, source: "" };
 
-/// The rules, by driver name.
+/// Holds the rows, sorted by driver name.
 pub(crate) const DRIVERS: &[Driver] = &[
     Driver {
         name: "ena",
@@ -56,7 +56,7 @@ pub(crate) const DRIVERS: &[Driver] = &[
         name: "gve",
         spare: Some(Spare::HalfOfMaximum),
         note: Some((
-            "gives packets 2 bytes of headroom: their start cannot be moved (firezone#8633)",
+            "gives packets only 2 bytes of headroom, so headers cannot grow (firezone#8633)",
             "do not use handlers that add headers",
         )),
         source: "firezone#8538, quilkin#1455",
@@ -99,8 +99,8 @@ pub(crate) const DRIVERS: &[Driver] = &[
         zero_copy: Some(Record::Never),
         native_mtu: Some(3506),
         note: Some((
-            "wants an XDP program (or GRO) on the peer too for native XDP, or redirected frames vanish",
-            "ethtool -K PEER gro on, and ethtool -K PEER tx off for right checksums of local sockets",
+            "needs an XDP program (or GRO) on the peer for native XDP; otherwise redirected frames are lost",
+            "ethtool -K PEER gro on, and ethtool -K PEER tx off for correct checksums of local sockets",
         )),
         source: "drivers/net/veth.c; bpfman#1675",
         ..NONE
@@ -113,7 +113,7 @@ pub(crate) const DRIVERS: &[Driver] = &[
     },
 ];
 
-/// The row of a driver.
+/// Returns the row of a driver.
 pub(crate) fn driver(name: Option<&str>) -> Option<&'static Driver> {
     DRIVERS.iter().find(|row| Some(row.name) == name)
 }

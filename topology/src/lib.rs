@@ -1,9 +1,9 @@
-//! Where packet queues are and where they should run.
+//! Plans on which cores and with which memory packet queues run.
 //!
-//! [`Snapshot`] describes a machine, its NICs and limits: taken live or loaded. [`PlanRequest`] says what
-//! is wanted. [`plan`] makes a [`Plan`] of the two, or a [`Refusal`] with the mends: a pure function,
-//! the same input gives the same plan. Nothing here touches a packet, starts a thread or changes the
-//! host.
+//! [`Snapshot`] describes a machine, its NICs and its limits; it is taken live or loaded. [`PlanRequest`] holds the
+//! requirements. [`plan`] computes a [`Plan`] from both, or a [`Refusal`] with remedies. It is a pure function: the
+//! same input gives the same plan. This crate touches no packet and starts no thread. Only `oxide plan --apply`
+//! changes the host.
 #![forbid(unsafe_code)]
 
 pub mod cli;

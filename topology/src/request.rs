@@ -1,38 +1,37 @@
-//! What the user wants of a plan.
+//! Holds the requirements of a plan.
 
 use serde::{Deserialize, Serialize};
 
-/// The wish the planner tries to meet; taken from the configuration by the caller.
+/// Holds the requirements that the planner tries to meet. The caller takes them from the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PlanRequest {
-    /// Interfaces to serve; the first is where clients arrive, and decides where nodes tie.
+    /// Interfaces to serve. Clients arrive at the first one, whose node decides a tie.
     pub interfaces: Vec<String>,
-    /// Queues of them.
+    /// Queues to serve.
     pub queues: Queues,
-    /// CPUs for the actors.
+    /// CPUs of the actors.
     pub pin: Pin,
-    /// NUMA node for the actors.
+    /// NUMA node of the actors.
     pub numa: Numa,
-    /// Whether 2 MiB pages are wanted for packet memory.
+    /// Whether packet memory uses 2 MiB pages.
     pub huge_pages: bool,
-    /// Bytes of one frame: 2048 or 4096.
+    /// Size of a frame in bytes: 2048 or 4096.
     pub frame_size: u32,
-    /// Packet memory of one actor (it serves one queue number of every interface), bytes.
+    /// Packet memory in bytes of one actor, which serves one queue number of every interface.
     pub umem_bytes_per_queue: u64,
-    /// Whether the driver's own XDP hook may be used; without it only generic mode is left.
+    /// Whether the driver's own XDP hook may be used. Otherwise only generic mode is possible.
     #[serde(default = "yes")]
     pub native: bool,
-    /// Whether zero-copy is wanted.
+    /// Whether to use zero-copy.
     #[serde(default)]
     pub zero_copy: ZeroCopyWish,
-    /// Whether actors may run on the core kept for the supervisor and the kernel, once no other core
-    /// is free.
+    /// Whether actors may run on the core of the supervisor and the kernel, after all other cores are in use.
     pub allow_housekeeping: bool,
 }
 
 impl PlanRequest {
-    /// Everything left to the planner, for these interfaces; frames of 2048 bytes.
+    /// Creates a request for these interfaces with defaults for everything else; frames have 2048 bytes.
     #[must_use]
     pub fn new(interfaces: Vec<String>, umem_bytes_per_queue: u64) -> Self {
         Self {
@@ -54,45 +53,45 @@ const fn yes() -> bool {
     true
 }
 
-/// Whether zero-copy is wanted.
+/// Selects the use of zero-copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ZeroCopyWish {
-    /// Where nothing is on record against it.
+    /// Use it unless there is a known problem with it.
     #[default]
     Auto,
-    /// Always; where it cannot be used there is no start.
+    /// Always use it; without it the relay does not start.
     Require,
-    /// Never.
+    /// Never use it.
     Off,
 }
 
-/// Which queues to serve.
+/// Selects the queues to serve.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Queues {
     /// The receive queues that all interfaces have.
     Auto,
-    /// These: every interface has each of them. Packets of other queues take the fallback.
+    /// These queues, which every interface must have. Packets of other queues take the fallback.
     List(Vec<u32>),
 }
 
-/// Where actors run.
+/// Selects the CPUs of the actors.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Pin {
     /// The planner chooses.
     Auto,
-    /// The actor of the n-th queue on the n-th CPU, from the start again when the list is at its end.
+    /// The actor of the n-th queue runs on the n-th CPU. The list repeats after its end.
     List(Vec<u32>),
 }
 
-/// On which memory node actors run.
+/// Selects the memory node of the actors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Numa {
-    /// The NIC's.
+    /// The node of the NIC.
     Auto,
-    /// This one.
+    /// This node.
     Node(u32),
 }

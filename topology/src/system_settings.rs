@@ -1,8 +1,8 @@
-//! System settings that a plan profits from: shown, checked, applied and undone one by one.
+//! Shows, checks, applies and undoes system settings that a plan recommends, one by one.
 //!
-//! None is applied unless asked for by name. What is applied was printed first, and what it replaced is
-//! on disk before it is replaced, so that `undo` puts it back after a crash as well. Only files of the
-//! kinds listed here are ever written, whatever a record says.
+//! A setting is applied only on request. It is printed first, and the previous value is on disk before the change, so
+//! that `undo` restores it even after a crash. Only files of the kinds listed here are ever written, whatever a
+//! record contains.
 
 use std::fmt;
 use std::io::Write as _;
@@ -14,41 +14,41 @@ use crate::cpus::CpuList;
 use crate::plan::Plan;
 use crate::snapshot::Snapshot;
 
-/// Kinds of settings.
+/// Lists the kinds of settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum SettingKind {
-    /// Reserve the 2 MiB pages that the plan's packet memory takes, on its nodes.
+    /// Reserve the 2 MiB pages of the plan's packet memory, on its nodes.
     HugePages,
     /// Deliver the interrupt of each queue to the CPU of its actor.
     IrqAffinity,
 }
 
-/// One file and what is to be in it.
+/// Holds one file and its wanted content.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Setting {
-    /// Its kind.
+    /// Kind of the setting.
     pub kind: SettingKind,
-    /// The file, absolute.
+    /// Absolute path of the file.
     pub file: PathBuf,
-    /// Its wanted content.
+    /// Wanted content.
     pub wanted: String,
-    /// Why.
+    /// Reason.
     pub why: String,
 }
 
-/// How a setting stands.
+/// Compares a setting with its file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Standing {
-    /// Nothing to do.
+    /// The file has the wanted content.
     AsWanted,
-    /// The file holds this instead.
+    /// The file has this content instead.
     Differs(String),
 }
 
-/// One line of the record: what a setting replaced.
+/// Holds one line of the record: the previous value of a setting.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Replaced {
@@ -56,38 +56,38 @@ struct Replaced {
     before: String,
 }
 
-/// A setting that could not be read, written or put back.
+/// Describes why a setting could not be read, written or restored.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SettingError {
-    /// A file could not be used.
-    #[error("{step} {file}: {cause}; run as root, and see whether /proc and /sys are writable here")]
+    /// A file cannot be used.
+    #[error("{file}: {step} failed: {cause}; to fix: run as root, with /proc and /sys writable")]
     File {
-        /// `reading`, `writing`.
+        /// Failed step: `reading`, `writing`.
         step: &'static str,
-        /// The file.
+        /// Path of the file.
         file: String,
-        /// The system's answer.
+        /// Error of the system.
         cause: String,
     },
-    /// The kernel took less than was asked.
-    #[error("{file} holds {now} after {wanted} was written: the kernel could not do more; {remedy}")]
+    /// The kernel accepted less than was written.
+    #[error("{file}: the kernel accepted only {now}; expected {wanted}; {remedy}")]
     NotTaken {
-        /// The file.
+        /// Path of the file.
         file: String,
-        /// What was written.
+        /// Written value.
         wanted: String,
-        /// What it holds.
+        /// Value afterwards.
         now: String,
-        /// What to do.
+        /// Remedy.
         remedy: &'static str,
     },
     /// The record of an earlier apply cannot be used.
     #[error("record {file}: {cause}")]
     Record {
-        /// The file.
+        /// Path of the file.
         file: String,
-        /// What is wrong.
+        /// Error.
         cause: String,
     },
 }
@@ -98,8 +98,7 @@ impl fmt::Display for Setting {
     }
 }
 
-/// What `kinds` of settings would change for this plan; those that stand as wanted are left out.
-/// `root` is `/`, but for tests.
+/// Returns the settings of `kinds` that the plan needs and that differ now. `root` is `/`, except in tests.
 #[must_use]
 pub fn settings(plan: &Plan, snapshot: &Snapshot, kinds: &[SettingKind], root: &Path) -> Vec<Setting> {
     let mut all = Vec::new();
@@ -148,10 +147,10 @@ fn irq_affinity(plan: &Plan, snapshot: &Snapshot) -> Vec<Setting> {
 }
 
 impl Setting {
-    /// How it stands now.
+    /// Compares the setting with its file.
     ///
     /// # Errors
-    /// [`SettingError::File`] if the file cannot be read.
+    /// Returns [`SettingError::File`] if the file cannot be read.
     pub fn check(&self, root: &Path) -> Result<Standing, SettingError> {
         let now = read(root, &self.file)?;
         // `0-1` and `0,1` are the same list.
@@ -162,8 +161,8 @@ impl Setting {
         Ok(if same { Standing::AsWanted } else { Standing::Differs(now) })
     }
 
-    /// Only what [`settings`] itself would name: a record is a file, and files can be changed.
-    fn is_ours(&self) -> bool {
+    /// Returns whether [`settings`] could return this file. A record is a file, and files can be changed.
+    fn is_known(&self) -> bool {
         let Some(path) = self.file.to_str() else { return false };
         let number = |text: Option<&str>| text.is_some_and(|t| !t.is_empty() && t.bytes().all(|b| b.is_ascii_digit()));
         match self.kind {
@@ -178,11 +177,11 @@ impl Setting {
     }
 }
 
-/// Applies `settings` in order; what each replaces is appended to `record` and synced before. Returns
-/// how many were changed; stops at the first error, after which [`undo`] puts back what was changed.
+/// Applies `settings` in order. Appends each previous value to `record` and syncs it before the change. Returns the
+/// number of changes. Stops at the first error; then [`undo`] restores the changed values.
 ///
 /// # Errors
-/// [`SettingError`].
+/// Returns [`SettingError`].
 pub fn apply(settings: &[Setting], root: &Path, record: &Path) -> Result<usize, SettingError> {
     let mut changed = 0;
     for setting in settings {
@@ -192,7 +191,9 @@ pub fn apply(settings: &[Setting], root: &Path, record: &Path) -> Result<usize, 
         changed += 1;
         if let Standing::Differs(now) = setting.check(root)? {
             let remedy = match setting.kind {
-                SettingKind::HugePages => "memory is too fragmented or too small: reserve them at boot (hugepages=N)",
+                SettingKind::HugePages => {
+                    "memory is fragmented or too small; to fix: reserve them at boot (hugepages=N)"
+                }
                 SettingKind::IrqAffinity => "this interrupt cannot be moved",
             };
             let (file, wanted) = (setting.file.display().to_string(), setting.wanted.clone());
@@ -202,18 +203,18 @@ pub fn apply(settings: &[Setting], root: &Path, record: &Path) -> Result<usize, 
     Ok(changed)
 }
 
-/// Puts back what [`apply`] replaced, the last first, and removes the record. Returns how many.
+/// Restores the values that [`apply`] replaced, the last first, and removes the record. Returns their number.
 ///
 /// # Errors
-/// [`SettingError`]; the record stays if one could not be put back.
+/// Returns [`SettingError`]. The record stays if a value could not be restored.
 pub fn undo(root: &Path, record: &Path) -> Result<usize, SettingError> {
     let error = |cause: String| SettingError::Record { file: record.display().to_string(), cause };
     let text = std::fs::read_to_string(record).map_err(|e| error(e.to_string()))?;
     let mut replaced = Vec::new();
     for (line, number) in text.lines().zip(1..) {
         let entry: Replaced = serde_json::from_str(line).map_err(|e| error(format!("line {number}: {e}")))?;
-        if !entry.setting.is_ours() {
-            return Err(error(format!("line {number}: {} is no setting of ours", entry.setting.file.display())));
+        if !entry.setting.is_known() {
+            return Err(error(format!("line {number}: {} is not a known setting", entry.setting.file.display())));
         }
         replaced.push(entry);
     }
@@ -251,7 +252,7 @@ fn write(root: &Path, file: &Path, content: &str) -> Result<(), SettingError> {
         file: file.display().to_string(),
         cause: e.to_string(),
     };
-    // Never create: a file that is not there is not the kernel's.
+    // The file must exist: a file that does not exist does not belong to the kernel.
     let mut target = std::fs::OpenOptions::new().write(true).truncate(true).open(under(root, file)).map_err(error)?;
     target.write_all(content.as_bytes()).map_err(error)
 }
@@ -262,7 +263,7 @@ mod tests {
     use super::*;
     use crate::{PlanRequest, QueueIrq, plan};
 
-    /// A root with the two files, and a machine that needs both changed.
+    /// Creates a root with the two files, and a machine that needs both changed.
     fn lab() -> (tempfile::TempDir, Plan, Snapshot) {
         let root = tempfile::tempdir().unwrap();
         for (file, content) in [

@@ -1,5 +1,5 @@
-//! A live snapshot in a network namespace whose sysfs was not mounted anew, as seen by a thread that
-//! called unshare: the trap is that /sys/class/net shows another namespace. Needs root, unshare, ip.
+//! Takes a live snapshot in a network namespace with the sysfs of another one. There /sys/class/net shows the wrong
+//! namespace. The test needs root, unshare and ip.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::io::Write;
@@ -9,12 +9,12 @@ use oxide_topology::{CpuList, PlanRequest, Snapshot, SnapshotError, XdpFeatures,
 
 const INNER: &str = "OXIDE_TOPOLOGY_TEST_INNER";
 
-/// Straight to stderr: `eprintln!` of a test that passes is not shown.
+/// Writes directly to stderr: `eprintln!` of a test that passes is not shown.
 fn skipped(test: &str, reason: &str) {
     let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {reason}");
 }
 
-/// Runs this test again, by name, as a child in a namespace of its own where `setup` was run first.
+/// Runs this test again by name, as a child process in a new namespace, after `setup`.
 fn in_namespace(test: &str, setup: &str) -> bool {
     if std::env::var_os(INNER).is_some() {
         return true;
@@ -27,7 +27,7 @@ fn in_namespace(test: &str, setup: &str) -> bool {
         Ok(out) if out.status.success() => {}
         Ok(out) => {
             let (stdout, stderr) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
-            // The child did not get as far as the test: no privilege, no veth, no ip command.
+            // The child did not reach the test: it has no privilege, veth or ip command.
             if !stdout.contains("running 1 test") {
                 skipped(test, &stderr);
                 return false;
@@ -40,8 +40,8 @@ fn in_namespace(test: &str, setup: &str) -> bool {
 
 #[test]
 fn veth_queues_come_from_callers_namespace() {
-    // An interface that also exists outside, with the same name and other queues, is the worst case;
-    // eth0 is the likeliest name there.
+    // The worst case is an interface that also exists outside, with the same name and other queues. The name eth0 is
+    // the most likely one.
     let setup = "ip link add eth0 numrxqueues 3 numtxqueues 3 type veth peer name peer0 numrxqueues 2 numtxqueues 4
                  ip link set eth0 mtu 1400 address 02:00:00:00:00:07 up";
     if !in_namespace("veth_queues_come_from_callers_namespace", setup) {
@@ -59,7 +59,7 @@ fn veth_queues_come_from_callers_namespace() {
     assert_eq!(p.actors.len(), 3);
     let usable: CpuList = s.usable_cpus();
     assert!(p.actors.iter().all(|a| usable.contains(a.cpu) && a.ports[0].ifindex == nic.ifindex));
-    // Both ends are here, so each knows the other's offloads: a veth leaves checksums to its peer.
+    // Both ends are here, so each shows the other's offloads: a veth leaves checksums to its peer.
     let facts = |nic: &oxide_topology::Nic| (nic.offloads, nic.peer.clone());
     let ((Some(own), Some(other)), (Some(theirs), Some(_))) = (facts(nic), facts(peer)) else {
         panic!("{:?} {:?}", facts(nic), facts(peer))
@@ -67,7 +67,7 @@ fn veth_queues_come_from_callers_namespace() {
     assert_eq!((other.name.as_str(), other.has_program), ("peer0", false));
     assert_eq!(other.offloads, Some(theirs));
     assert!(own.tx_checksum && own.gso && !own.lro, "{own:?}");
-    // A veth has no hash: the sender's queue decides. Nothing is made up.
+    // A veth has no hash; the sender's queue decides. The snapshot must not invent one.
     assert!(nic.rss.as_ref().is_none_or(|rss| rss.key.is_none() && rss.table.is_none()), "{:?}", nic.rss);
     assert!(nic.xsk_queues.as_ref().is_none_or(Vec::is_empty));
     assert!(matches!(Snapshot::live(&["ifb0".into()]), Err(SnapshotError::NoInterface { .. })));

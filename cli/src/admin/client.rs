@@ -1,4 +1,4 @@
-//! The other end of the control socket.
+//! Connects to the control socket of a running relay.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -9,44 +9,44 @@ use serde_json::Value;
 
 use super::protocol::{ControlError, ControlRequest, ControlResponse};
 
-/// Longest answer, bytes: a thousand sessions, or the status of a thousand queues.
+/// Maximum length of an answer in bytes: a thousand sessions, or the status of a thousand queues.
 const MAX_ANSWER: u64 = 16 << 20;
 
-/// A relay could not be asked, or did not do it.
+/// Describes why a request to a relay failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClientError {
-    /// Nobody there.
-    #[error("no relay at {}: {source}{}", path.display(), remedy(.source))]
+    /// No relay listens.
+    #[error("control socket {}: cannot connect: {source}{}", path.display(), remedy(.source))]
     NoRelay {
-        /// Where it was looked for.
+        /// Path of the socket.
         path: PathBuf,
-        /// The kernel's answer.
+        /// Error of the kernel.
         source: io::Error,
     },
-    /// The connection broke, or no answer came in time.
-    #[error("the relay at {} did not answer: {text}", path.display())]
+    /// The connection failed, or no answer arrived in time.
+    #[error("control socket {}: no answer: {text}", path.display())]
     NoAnswer {
-        /// Where it is.
+        /// Path of the socket.
         path: PathBuf,
-        /// What happened.
+        /// Reason.
         text: String,
     },
-    /// The relay said no.
+    /// The relay refused the request.
     #[error(transparent)]
     Control(#[from] ControlError),
 }
 
 fn remedy(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::NotFound => " (is it running? --socket names another place)",
-        io::ErrorKind::ConnectionRefused => " (it has ended; --socket names another place)",
-        io::ErrorKind::PermissionDenied => " (only the owner of the relay's process may: try sudo)",
+        io::ErrorKind::NotFound => "; to fix: start the relay, or name its socket with --socket",
+        io::ErrorKind::ConnectionRefused => "; to fix: start the relay again, or name another socket with --socket",
+        io::ErrorKind::PermissionDenied => "; expected the user of the relay's process; to fix: use sudo",
         _ => "",
     }
 }
 
-/// A connection to a running relay.
+/// Holds a connection to a running relay.
 #[derive(Debug)]
 pub struct Client {
     path: PathBuf,
@@ -57,32 +57,30 @@ impl Client {
     /// Connects to the relay whose control socket is at `path`.
     ///
     /// # Errors
-    /// [`ClientError::NoRelay`].
+    /// Returns [`ClientError::NoRelay`].
     pub fn connect(path: &Path) -> Result<Self, ClientError> {
         let stream =
             UnixStream::connect(path).map_err(|source| ClientError::NoRelay { path: path.to_owned(), source })?;
         Ok(Self { path: path.to_owned(), stream: BufReader::new(stream) })
     }
 
-    /// Asks, and waits for the answer, at most `within`.
+    /// Sends a request and waits at most `within` for the answer.
     ///
     /// # Errors
-    /// [`ClientError::NoAnswer`]; [`ClientError::Control`] with the relay's words.
+    /// Returns [`ClientError::NoAnswer`], or [`ClientError::Control`] with the relay's message.
     pub fn ask(&mut self, request: &ControlRequest, within: Duration) -> Result<Value, ClientError> {
         let line = self.exchange(request, within).map_err(|error| ClientError::NoAnswer {
             path: self.path.clone(),
             text: match error.kind() {
-                io::ErrorKind::WouldBlock => format!("not within {within:?}"),
-                io::ErrorKind::UnexpectedEof => "it closed the connection".to_owned(),
+                io::ErrorKind::WouldBlock => format!("none within {within:?}"),
+                io::ErrorKind::UnexpectedEof => "the relay closed the connection".to_owned(),
                 _ => error.to_string(),
             },
         })?;
         match serde_json::from_str(&line) {
             Ok(ControlResponse::Ok(value)) => Ok(value),
             Ok(ControlResponse::Error(error)) => Err(error.into()),
-            Err(error) => {
-                Err(ClientError::NoAnswer { path: self.path.clone(), text: format!("not an answer: {error}") })
-            }
+            Err(error) => Err(ClientError::NoAnswer { path: self.path.clone(), text: format!("invalid: {error}") }),
         }
     }
 
@@ -92,7 +90,8 @@ impl Client {
         let stream = self.stream.get_mut();
         stream.set_write_timeout(Some(within))?;
         stream.set_read_timeout(Some(within))?;
-        // A relay with too many connections has said so and hung up: what it said is still to be read.
+        // A relay with too many connections has sent an error and closed the connection. The error is still to be
+        // read.
         let sent = stream.write_all(&bytes);
         let mut line = String::new();
         (&mut self.stream).take(MAX_ANSWER).read_line(&mut line)?;

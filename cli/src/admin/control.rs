@@ -1,4 +1,4 @@
-//! What the doors need of the process behind them.
+//! Defines what the admin endpoints need of the process.
 
 use std::time::Duration;
 
@@ -12,70 +12,72 @@ use oxide::port::QueueId;
 use oxide::queue::SessionInfo;
 use oxide_relay::config::{Config, ConfigChange, ReloadAction};
 
-/// A running relay, as its operators have it. Called on threads that may wait.
+/// Operates a running relay. The methods are called on threads that may wait.
 pub trait Control: Send + Sync + 'static {
-    /// How it is.
+    /// Returns the status of the engine.
     fn status(&self) -> EngineStatus;
 
-    /// The plan it runs by, as JSON.
+    /// Returns the plan in use, as JSON.
     fn plan(&self) -> Value;
 
-    /// The configuration in force.
+    /// Returns the configuration in use.
     fn config(&self) -> Config;
 
-    /// At most `limit` sessions of one queue, or of each.
+    /// Returns at most `limit` sessions of one queue, or of each queue.
     ///
     /// # Errors
-    /// [`ControlError`].
+    /// Returns [`ControlError`].
     fn sessions(&self, queue: Option<&QueueId>, limit: usize) -> Result<Vec<SessionInfo>, ControlError>;
 
-    /// Rebuilds a queue; returns when it is under way.
+    /// Starts to rebuild a queue and returns at once.
     ///
     /// # Errors
-    /// [`ControlError`].
+    /// Returns [`ControlError`].
     fn restart(&self, queue: &QueueId, depth: RestartScope) -> Result<(), ControlError>;
 
-    /// Takes no new packets of a port, or takes them again.
+    /// Stops or resumes the reception of new packets on a port.
     ///
     /// # Errors
-    /// [`ControlError`].
+    /// Returns [`ControlError`].
     fn pause(&self, queue: &QueueId, paused: bool) -> Result<(), ControlError>;
 
-    /// Drains a queue and waits for its end, or begins to drain the whole relay, which then ends.
+    /// Drains a queue and waits until it has stopped. Without a queue it begins to drain the whole relay, which then
+    /// ends.
     ///
     /// # Errors
-    /// [`ControlError`].
+    /// Returns [`ControlError`].
     fn drain(&self, queue: Option<&QueueId>, within: Option<Duration>) -> Result<(), ControlError>;
 
-    /// What is logged; set first if a filter is given.
+    /// Returns the log filter. If a filter is given, sets it first.
     ///
     /// # Errors
-    /// [`ControlError`] if the filter makes no sense.
+    /// Returns [`ControlError`] if the filter is invalid.
     fn log(&self, filter: Option<&str>) -> Result<String, ControlError>;
 
-    /// Reads the configuration file again and brings into force what can be.
+    /// Reads the configuration file again and applies the changes that need no restart.
     ///
     /// # Errors
-    /// [`ControlError`]: the file is wrong, and nothing has changed.
+    /// Returns [`ControlError`] if the file is invalid; nothing has changed then.
     fn reload(&self) -> Result<Reloaded, ControlError>;
 }
 
-/// What a reload came to.
+/// Reports the result of a reload.
 #[derive(Debug, Clone, Serialize)]
 pub struct Reloaded {
-    /// Every field that differed, with what brings it into force.
+    /// Fields that differ, and the action that applies it.
     pub changes: Vec<ConfigChange>,
     /// Queues that do not have their new handler yet.
     pub pending: Vec<PendingQueue>,
 }
 
 impl Reloaded {
-    /// The changes that wait for a restart.
+    /// Returns the changes that need a restart.
     pub fn waiting(&self) -> impl Iterator<Item = &ConfigChange> {
         self.changes.iter().filter(|change| change.effect > ReloadAction::Handler)
     }
 
-    /// Returns a line for each change and for each queue that does not have it yet; one line where nothing has changed.
+    /// Returns one line for each change and for each queue without its new handler, or one line if nothing has
+    /// changed.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
         if self.changes.is_empty() {
@@ -89,7 +91,7 @@ impl Reloaded {
 /// Carries out `request`.
 ///
 /// # Errors
-/// [`ControlError`].
+/// Returns [`ControlError`].
 pub fn answer(control: &dyn Control, request: &ControlRequest) -> Result<Value, ControlError> {
     let json = |value: Result<Value, serde_json::Error>| value.map_err(|e| ControlError::refused(e.to_string()));
     match request {
@@ -105,22 +107,22 @@ pub fn answer(control: &dyn Control, request: &ControlRequest) -> Result<Value, 
         }
         ControlRequest::Restart { queue, depth } => {
             control.restart(&queue_id(queue)?, *depth)?;
-            Ok(format!("{queue}: restart under way; `oxide ctl queues` shows how it went").into())
+            Ok(format!("{queue}: restart begun; `oxide ctl queues` shows the result").into())
         }
         ControlRequest::Pause { queue } => {
             control.pause(&queue_id(queue)?, true)?;
-            Ok(format!("{queue}: takes no new packets, until it is resumed").into())
+            Ok(format!("{queue}: paused; it receives no new packets until it is resumed").into())
         }
         ControlRequest::Resume { queue } => {
             control.pause(&queue_id(queue)?, false)?;
-            Ok(format!("{queue}: takes packets").into())
+            Ok(format!("{queue}: resumed").into())
         }
         ControlRequest::Drain { queue, within_s } => {
             let id = queue.as_deref().map(queue_id).transpose()?;
             control.drain(id.as_ref(), within_s.map(|s| Duration::from_secs(u64::from(s))))?;
             Ok(match queue {
-                Some(queue) => format!("{queue}: drained and stopped; a restart starts it again").into(),
-                None => "draining; the relay ends after that".into(),
+                Some(queue) => format!("{queue}: drained and stopped; `oxide ctl restart` starts it again").into(),
+                None => "draining; the relay ends afterwards".into(),
             })
         }
         ControlRequest::Log { filter } => Ok(control.log(filter.as_deref())?.into()),
@@ -131,7 +133,7 @@ pub fn answer(control: &dyn Control, request: &ControlRequest) -> Result<Value, 
     }
 }
 
-/// Whether `request` may take as long as it was told to.
+/// Returns whether `request` may take as long as its own time limit.
 pub(super) fn may_wait(request: &ControlRequest) -> bool {
     matches!(request, ControlRequest::Drain { .. })
 }

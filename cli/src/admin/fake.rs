@@ -1,4 +1,4 @@
-//! A relay that is not there, for tests of the doors.
+//! Imitates a relay for tests of the admin endpoints.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use oxide::port::QueueId;
 use oxide::queue::SessionInfo;
 use oxide_relay::config::{Config, EngineConfig};
 
-/// Writes down what it is told; knows `eth0:0` and `eth0:1`.
+/// Records each command. It has the queues `eth0:0` and `eth0:1`.
 #[derive(Default)]
 pub(crate) struct Fake {
     pub(crate) commands: Mutex<Vec<String>>,

@@ -1,4 +1,4 @@
-//! HTTP for machines and browsers: what is there to read. GET and HEAD only; nothing can be changed here.
+//! Serves the relay's status over HTTP. It accepts only GET and HEAD: HTTP cannot change anything.
 
 use std::net::IpAddr;
 
@@ -11,19 +11,19 @@ use oxide::engine::{EngineState, EngineStatus};
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
-/// Exposition format 0.0.4.
+/// Media type of exposition format 0.0.4.
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 const INDEX: &str = "\
 /live      200 while the process answers, 503 once the engine has stopped
-/ready     200 while at least one queue takes packets and the relay is not draining, else 503
+/ready     200 while at least one queue receives packets and the relay does not drain, else 503
 /metrics   Prometheus text
-/queues    each queue in short; ?format=text for a table
+/queues    summary of each queue; ?format=text for a table
 /sessions  ?queue=eth0:3&limit=100
-/plan      which queue runs where, and why
-/config    the configuration in force; ?format=toml
+/plan      the plan: core and memory of each queue, with reasons
+/config    the configuration in use; ?format=toml
 ";
 
-/// What is asked for, without what HTTP adds to it.
+/// Holds a parsed HTTP request.
 #[derive(Debug, Clone, Default)]
 pub(super) struct HttpRequest {
     pub(super) get: bool,
@@ -32,7 +32,7 @@ pub(super) struct HttpRequest {
     pub(super) host: Option<String>,
 }
 
-/// What goes back.
+/// Holds an HTTP response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct HttpResponse {
     pub(super) status: u16,
@@ -59,13 +59,16 @@ impl HttpResponse {
     }
 }
 
-/// Answers `ask`. `named` says whether the host may be asked for by a name.
+/// Answers `ask`. If `named` is true, the `Host` header may contain any name.
 pub(super) fn reply(control: &dyn Control, ask: &HttpRequest, named: bool) -> HttpResponse {
     if !ask.get {
-        return HttpResponse::text(405, "only GET and HEAD; `oxide ctl` changes things\n");
+        return HttpResponse::text(405, "method: expected GET or HEAD; to fix: use `oxide ctl` to change something\n");
     }
-    if !named && !is_ours(ask.host.as_deref()) {
-        return HttpResponse::text(421, "ask for this host by its address: another name may be somebody else's page\n");
+    if !named && !names_this_host(ask.host.as_deref()) {
+        return HttpResponse::text(
+            421,
+            "host: expected an address of this host; another name may belong to a web page\n",
+        );
     }
     let as_text = parameter(&ask.query, "format") == Some("text");
     let asked = |request: ControlRequest| match answer(control, &request) {
@@ -88,7 +91,7 @@ pub(super) fn reply(control: &dyn Control, ask: &HttpRequest, named: bool) -> Ht
         "/config" => asked(ControlRequest::Config {}),
         "/sessions" => {
             let limit = parameter(&ask.query, "limit").map(str::parse).transpose();
-            let Ok(limit) = limit else { return HttpResponse::text(400, "limit is a number\n") };
+            let Ok(limit) = limit else { return HttpResponse::text(400, "limit: not a number\n") };
             asked(ControlRequest::Sessions { queue: parameter(&ask.query, "queue").map(str::to_owned), limit })
         }
         _ => HttpResponse::text(404, INDEX),
@@ -111,14 +114,14 @@ fn ready(status: &EngineStatus) -> HttpResponse {
     HttpResponse::json(code, &body)
 }
 
-/// The value of `name` in a query string. Names of queues and numbers need no decoding but that of the colon.
+/// Returns the value of `name` in a query string. It decodes nothing: queue names and numbers need no escapes.
 fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
     query.split('&').find_map(|pair| pair.split_once('=').filter(|(key, _)| *key == name).map(|(_, value)| value))
 }
 
-/// Whether a `Host` header names this host by address or as localhost. A web page can make a browser ask its own
-/// name of our address (DNS rebinding), and must not read the answer.
-fn is_ours(host: Option<&str>) -> bool {
+/// Returns whether a `Host` header names this host by address or as localhost. Otherwise a web page could make a
+/// browser send requests with the page's own name to our address (DNS rebinding), and read the answers.
+fn names_this_host(host: Option<&str>) -> bool {
     let Some(host) = host else { return true };
     let name = match host.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or_default(),

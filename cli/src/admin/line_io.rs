@@ -1,14 +1,14 @@
-//! Lines over a Unix socket, bounded in length, on the async side.
+//! Reads and writes lines of limited length on a Unix socket, asynchronously.
 
 use std::io;
 
 use tokio::net::UnixStream;
 
-/// The next line of `stream`, without its line feed; `None` at its end. `rest` holds what was read beyond a
-/// line, between calls.
+/// Returns the next line of `stream` without its line feed, or `None` at the end of the stream. Between calls, `rest`
+/// holds the bytes after the line.
 ///
 /// # Errors
-/// `InvalidData` if there is no line feed within `most` bytes; otherwise the kernel's.
+/// Returns `InvalidData` if the first `most` bytes contain no line feed, otherwise the kernel's error.
 pub(super) async fn read(stream: &UnixStream, rest: &mut Vec<u8>, most: usize) -> io::Result<Option<Vec<u8>>> {
     loop {
         if let Some(end) = rest.iter().take(most).position(|&byte| byte == b'\n') {
@@ -33,7 +33,7 @@ pub(super) async fn read(stream: &UnixStream, rest: &mut Vec<u8>, most: usize) -
 /// Writes all of `bytes`.
 ///
 /// # Errors
-/// The kernel's.
+/// Returns the kernel's error.
 pub(super) async fn write(stream: &UnixStream, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         stream.writable().await?;

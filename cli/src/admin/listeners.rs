@@ -1,4 +1,5 @@
-//! The listeners: opened before anything else is, so that what stands in their way is told at once.
+//! Opens the listeners of the admin endpoint. This happens before everything else, so that a conflict is reported at
+//! once.
 
 use std::fs;
 use std::io;
@@ -11,67 +12,69 @@ use std::time::{Duration, Instant};
 
 use oxide_relay::config::{AdminConfig, ListenSetting};
 
-/// Where HTTP is served by default.
+/// Default address of HTTP.
 pub const DEFAULT_HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9797);
-/// Made by systemd-tmpfiles or by us.
+/// Directory of the default socket. systemd-tmpfiles or the relay creates it.
 const RUN: &str = "/run/oxide";
 
-/// A listener that was wanted at a certain place cannot be had.
+/// Describes why a configured listener cannot be opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ListenError {
-    /// HTTP.
-    #[error("admin.http = \"{address}\": {source}{}", mend_http(.source))]
+    /// The HTTP listener failed.
+    #[error("admin.http: cannot listen on {address}: {source}{}", remedy_http(.source))]
     Http {
-        /// Where.
+        /// Configured address.
         address: SocketAddr,
-        /// The kernel's answer.
+        /// Error of the kernel.
         source: io::Error,
     },
-    /// The control socket.
-    #[error("admin.socket = \"{}\": {source}{}", path.display(), mend_socket(.source))]
+    /// The control socket failed.
+    #[error("admin.socket: cannot listen on {}: {source}{}", path.display(), remedy_socket(.source))]
     Socket {
-        /// Where.
+        /// Configured path.
         path: PathBuf,
-        /// The kernel's answer.
+        /// Error of the kernel.
         source: io::Error,
     },
 }
 
-fn mend_http(error: &io::Error) -> &'static str {
+fn remedy_http(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::AddrInUse => " (`ss -ltnp` shows who has it; another port, or http = \"off\", gives way)",
-        io::ErrorKind::AddrNotAvailable => " (no address of this host: see `ip -br addr`)",
+        io::ErrorKind::AddrInUse => {
+            "; expected a free port; to fix: stop the process shown by `ss -ltnp`, or set another port or \"off\""
+        }
+        io::ErrorKind::AddrNotAvailable => "; expected a local address; to fix: choose one shown by `ip -br addr`",
         _ => "",
     }
 }
 
-fn mend_socket(error: &io::Error) -> &'static str {
+fn remedy_socket(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::AddrInUse => " (another relay serves it: give this one a socket of its own)",
-        io::ErrorKind::NotFound => " (make its directory first)",
-        io::ErrorKind::PermissionDenied => " (take a path in a directory that this user may write to)",
+        io::ErrorKind::AddrInUse => "; another relay uses it; to fix: set another path",
+        io::ErrorKind::NotFound => "; to fix: create its directory",
+        io::ErrorKind::PermissionDenied => "; to fix: set a path in a directory that this user may write to",
         _ => "",
     }
 }
 
-/// Open listeners. The socket's file goes when this is dropped.
+/// Holds the open listeners. Dropping it removes the socket's file.
 #[derive(Debug, Default)]
 pub struct Listeners {
     pub(super) http: Option<TcpListener>,
     pub(super) socket: Option<UnixListener>,
     pub(super) path: Option<PathBuf>,
-    /// HTTP may be asked for by any name.
+    /// Requests may use any host name.
     pub(super) named: bool,
     notes: Vec<String>,
 }
 
 impl Listeners {
-    /// Opens what `config` asks for; `name` is the relay's, for the socket's default path.
+    /// Opens the listeners of `config`. `name` is the relay's name and part of the default socket path.
     ///
     /// # Errors
-    /// [`ListenError`] for a place that was named and cannot be had. A default place that cannot be had is a
-    /// [note](Self::notes).
+    /// Returns [`ListenError`] if a configured listener cannot be opened. If a default listener cannot be opened,
+    /// that becomes a [note](Self::notes).
     pub fn open(config: &AdminConfig, name: &str) -> Result<Self, ListenError> {
         let mut listeners = Self::default();
         listeners.named = config.allow_remote;
@@ -90,7 +93,7 @@ impl Listeners {
             ListenSetting::Auto => {
                 let path = default_socket(name);
                 if let Some(directory) = path.parent() {
-                    // There already, or not to be made: binding says which.
+                    // This fails if the directory exists or cannot be created; binding reports the second case.
                     let _ = fs::DirBuilder::new().mode(0o755).create(directory);
                 }
                 if let Err(error) = listeners.bind(&path) {
@@ -101,19 +104,19 @@ impl Listeners {
         Ok(listeners)
     }
 
-    /// Where HTTP is served.
+    /// Returns the address of HTTP, if it is open.
     #[must_use]
     pub fn http(&self) -> Option<SocketAddr> {
         self.http.as_ref().and_then(|listener| listener.local_addr().ok())
     }
 
-    /// Where the control socket is.
+    /// Returns the path of the control socket, if it is open.
     #[must_use]
     pub fn socket(&self) -> Option<&Path> {
         self.path.as_deref()
     }
 
-    /// Default places that could not be had, and why.
+    /// Returns a message for each default listener that could not be opened.
     #[must_use]
     pub fn notes(&self) -> &[String] {
         &self.notes
@@ -145,13 +148,13 @@ impl Drop for Listeners {
     }
 }
 
-/// How long a place is waited for whose holder does not answer: a process that was killed holds it until the kernel has
-/// taken it down, sockets and memory.
+/// Maximum wait for an address whose owner does not answer. A killed process keeps the address until the kernel has
+/// freed its sockets and memory.
 const DYING: Duration = Duration::from_secs(5);
-/// For a holder that is alive to answer, whatever it says.
+/// Maximum time in which a live owner answers anything.
 const ANSWER_WITHIN: Duration = Duration::from_millis(500);
 
-/// Binds; a place that is in use is tried again while its holder does not answer.
+/// Binds. Repeats an attempt on an address in use while its owner does not answer.
 fn patiently<T>(bind: impl Fn() -> io::Result<T>, answers: impl Fn() -> bool) -> io::Result<T> {
     let until = Instant::now() + DYING;
     loop {
@@ -164,7 +167,7 @@ fn patiently<T>(bind: impl Fn() -> io::Result<T>, answers: impl Fn() -> bool) ->
     }
 }
 
-/// Whether anything comes back on a connection.
+/// Returns whether the connection delivers at least one byte.
 fn answers(probe: io::Result<impl io::Read>) -> bool {
     probe.and_then(|mut stream| stream.read(&mut [0])).is_ok_and(|length| length > 0)
 }
@@ -185,27 +188,27 @@ fn socket_probe(path: &Path) -> io::Result<UnixStream> {
     Ok(stream)
 }
 
-/// A socket at `path` that only its owner may use. One that a dead process left is replaced; one that
-/// somebody serves is left alone.
+/// Creates a socket at `path` that only its owner may use. It replaces the socket of a dead process, and fails if
+/// another process listens.
 fn bind(path: &Path) -> io::Result<UnixListener> {
     if UnixStream::connect(path).is_ok() {
         return Err(io::ErrorKind::AddrInUse.into());
     }
-    // Made beside and moved: at `path` it never has other rights than these, not for a moment.
-    let beside = path.with_extension(format!("{}.new", std::process::id()));
-    let _ = fs::remove_file(&beside);
-    let listener = UnixListener::bind(&beside)?;
+    // The socket is created under another name and moved, so that it never has wider rights at `path`.
+    let temporary = path.with_extension(format!("{}.new", std::process::id()));
+    let _ = fs::remove_file(&temporary);
+    let listener = UnixListener::bind(&temporary)?;
     let finish = || {
-        fs::set_permissions(&beside, fs::Permissions::from_mode(0o600))?;
+        fs::set_permissions(&temporary, fs::Permissions::from_mode(0o600))?;
         listener.set_nonblocking(true)?;
-        fs::rename(&beside, path)
+        fs::rename(&temporary, path)
     };
-    finish().inspect_err(|_| drop(fs::remove_file(&beside)))?;
+    finish().inspect_err(|_| drop(fs::remove_file(&temporary)))?;
     Ok(listener)
 }
 
-/// Where the control socket of relay `name` is unless told otherwise: `/run/oxide` for root or where systemd made
-/// it, `$XDG_RUNTIME_DIR/oxide` for others.
+/// Returns the default path of relay `name`'s control socket: in `/run/oxide` for root or if systemd created it,
+/// otherwise in `$XDG_RUNTIME_DIR/oxide`.
 #[must_use]
 pub fn default_socket(name: &str) -> PathBuf {
     let run = Path::new(RUN);
@@ -221,7 +224,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    /// Answers the first two who connect.
+    /// Answers the first two connections.
     fn answer_twice(listener: UnixListener) -> std::thread::JoinHandle<()> {
         listener.set_nonblocking(false).unwrap();
         std::thread::spawn(move || {
@@ -231,14 +234,15 @@ mod tests {
         })
     }
 
-    /// A relay that was killed holds its places until the kernel has taken it down, and answers nobody.
+    /// Checks that a start waits for the addresses of a killed relay, which keeps them for a while and does not
+    /// answer.
     #[test]
     fn place_of_a_dying_process_is_waited_for() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("relay.sock");
         let dying = (TcpListener::bind("127.0.0.1:0").unwrap(), UnixListener::bind(&path).unwrap());
         let address = dying.0.local_addr().unwrap();
-        // Gone once each was asked: the answers never came.
+        // Each listener closes after one connection, without an answer.
         std::thread::spawn(move || {
             let _asked = dying.0.accept();
             drop(dying.0);
@@ -259,17 +263,17 @@ mod tests {
         let alive = answer_twice(first.socket.as_ref().unwrap().try_clone().unwrap());
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let second = Listeners::open(&config, "relay").unwrap_err().to_string();
-        assert!(second.contains("another relay serves it"), "{second}");
+        assert!(second.contains("another relay uses it"), "{second}");
         alive.join().unwrap();
         assert!(path.exists());
-        // As kill -9 leaves it: the file is there, and nobody listens.
+        // A killed process leaves the file, and nothing listens.
         let mut first = first;
         first.path = None;
         drop(first);
         assert!(path.exists());
         drop(Listeners::open(&config, "relay").unwrap());
         assert!(!path.exists());
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left beside it");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "no other file is left");
     }
 
     #[test]
@@ -283,6 +287,6 @@ mod tests {
         drop(alive.join().unwrap());
         let nowhere = AdminConfig::new(ListenSetting::Off, ListenSetting::At("/nonexistent/a.sock".into()));
         let error = Listeners::open(&nowhere, "relay").unwrap_err().to_string();
-        assert!(error.contains("make its directory"), "{error}");
+        assert!(error.contains("create its directory"), "{error}");
     }
 }

@@ -1,4 +1,4 @@
-//! What operators have of a running engine: HTTP to read, a control socket to read and to tell.
+//! Lets operators control a running engine: HTTP to read, a control socket to read and to command.
 //!
 //! ```text
 //!   curl, Prometheus ---> HTTP/1.1, loopback ----+
@@ -8,19 +8,19 @@
 //!
 //! | file | owns |
 //! |---|---|
-//! | `listeners` | listeners: where they are, who may reach them |
-//! | [`sandbox`] | privileges given up at start |
-//! | `serve` | the thread behind them; bounds on number, size and time |
-//! | `http` | what is there to read |
-//! | `line_io` | the socket's lines, bounded |
+//! | `listeners` | listeners: addresses and access rights |
+//! | [`sandbox`] | privileges dropped at start |
+//! | `serve` | the admin thread; limits on number, size and time |
+//! | `http` | the HTTP pages |
+//! | `line_io` | lines of limited length on the socket |
 //! | [`protocol`] | requests and answers of the socket |
-//! | `control` | what the doors need of the process |
-//! | `view` | the engine in short |
+//! | `control` | what the endpoints need of the process |
+//! | `view` | a summary of the engine |
 //! | `scrape` | the status as Prometheus text |
-//! | [`notify`] | what systemd is told |
-//! | `client` | the other end of the socket, for `oxide ctl` and `oxide top` |
+//! | [`notify`] | messages to systemd |
+//! | `client` | the client of the socket, for `oxide ctl` and `oxide top` |
 //!
-//! Nothing here touches a packet; a door that is overrun, stalls or closes leaves the engine as it is.
+//! No code here touches a packet. An endpoint that is overloaded, stalls or closes does not affect the engine.
 
 mod client;
 mod control;

@@ -1,5 +1,5 @@
-//! What systemd is told (sd_notify(3)): ready, reloading, stopping, and that actors' hearts beat. Nothing happens
-//! where nobody listens (`NOTIFY_SOCKET` unset).
+//! Reports the state of the relay to systemd (sd_notify(3)): ready, reloading, stopping, and live heartbeats. It does
+//! nothing if `NOTIFY_SOCKET` is unset.
 
 use std::time::{Duration, Instant};
 
@@ -7,16 +7,16 @@ use sd_notify::NotifyState;
 
 use oxide::engine::{EngineState, EngineStatus};
 
-/// A heart that has not beaten for so long does not count.
+/// Maximum age in seconds of a heartbeat that counts as live.
 const ALIVE_WITHIN_S: f64 = 1.0;
-/// How often systemd is told, at most.
+/// Minimum interval between two reports.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
-/// What may wait to be told.
+/// Maximum number of waiting messages.
 const WAITING: usize = 16;
 
-/// Tells systemd about a running engine, from a thread of its own: a manager that does not read must hold up neither a
-/// reload nor the end. Ends with its last clone.
+/// Reports to systemd about a running engine, from its own thread: a service manager that does not read must not
+/// delay a reload or the exit. The thread ends with the last clone.
 #[derive(Debug, Clone)]
 pub struct Notifier {
     sender: flume::Sender<NotifyMessage>,
@@ -30,10 +30,11 @@ enum NotifyMessage {
 }
 
 impl Notifier {
-    /// The engine is ready. From now on systemd hears how it is, and its watchdog as long as hearts beat.
+    /// Reports that the engine is ready. From now on systemd receives the status, and watchdog messages while
+    /// heartbeats are live.
     ///
     /// # Errors
-    /// The kernel's, if there is no thread to be had.
+    /// Returns the kernel's error if it creates no thread.
     pub fn ready(status: impl Fn() -> EngineStatus + Send + 'static) -> std::io::Result<Self> {
         let every = sd_notify::watchdog_enabled().map_or(TELL_EVERY, |limit| TELL_EVERY.min(limit / 3));
         let (sender, messages) = flume::bounded(WAITING);
@@ -43,23 +44,23 @@ impl Notifier {
         Ok(notifier)
     }
 
-    /// A reload begins; [`reloaded`](Self::reloaded) ends it.
+    /// Reports the begin of a reload; [`reloaded`](Self::reloaded) reports its end.
     pub fn reloading(&self) {
         self.send(NotifyMessage::Reloading);
     }
 
-    /// A reload is over.
+    /// Reports the end of a reload.
     pub fn reloaded(&self) {
         self.send(NotifyMessage::Ready);
     }
 
-    /// The end has begun, and may take so long.
+    /// Reports that the relay stops, and that this may take `within`.
     pub fn stopping(&self, within: Duration) {
         self.send(NotifyMessage::Stopping(within));
     }
 
     fn send(&self, what: NotifyMessage) {
-        // Full: the manager does not read.
+        // If the queue is full, the service manager does not read, and the message is dropped.
         let _ = self.sender.try_send(what);
     }
 }
@@ -98,7 +99,7 @@ fn run(messages: &flume::Receiver<NotifyMessage>, every: Duration, status: impl 
 
 fn notify(what: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(what) {
-        tracing::debug!(%error, "sd_notify");
+        tracing::debug!(%error, "cannot notify systemd");
     }
 }
 
@@ -107,8 +108,8 @@ fn status_text(status: &EngineStatus) -> String {
     format!("{}: {running} of {} queues run", status.state.name(), status.queues.len())
 }
 
-/// Whether the watchdog may be fed: at least one actor's heart beats, or none is there to beat, which is the
-/// supervisor's business. One stuck queue is no reason to take the others down.
+/// Returns whether to feed the watchdog. It is fed if at least one actor's heartbeat is live, or if no actor has one:
+/// then the supervisor acts. One stuck queue is no reason to restart the others.
 fn should_feed_watchdog(status: &EngineStatus) -> bool {
     if matches!(status.state, EngineState::Draining | EngineState::Stopped) {
         return true;
@@ -132,15 +133,15 @@ mod tests {
             }
         };
         set(&mut status, [Some(9.0), Some(0.1)], [true, false]);
-        assert!(should_feed_watchdog(&status), "one of two");
+        assert!(should_feed_watchdog(&status), "one of two is live");
         set(&mut status, [Some(9.0), Some(9.0)], [true, true]);
-        assert!(!should_feed_watchdog(&status), "none");
+        assert!(!should_feed_watchdog(&status), "none is live");
         set(&mut status, [Some(9.0), None], [true, false]);
-        assert!(!should_feed_watchdog(&status), "the only one there");
+        assert!(!should_feed_watchdog(&status), "the only actor is stuck");
         set(&mut status, [None, None], [false, false]);
-        assert!(should_feed_watchdog(&status), "both wait for their interface");
+        assert!(should_feed_watchdog(&status), "both actors wait for their interface");
         status.state = EngineState::Draining;
         set(&mut status, [Some(9.0), Some(9.0)], [true, true]);
-        assert!(should_feed_watchdog(&status), "it ends anyway");
+        assert!(should_feed_watchdog(&status), "the relay ends");
     }
 }

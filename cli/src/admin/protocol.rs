@@ -1,8 +1,8 @@
-//! What is said over the control socket: one request and one answer, each a line of JSON.
+//! Defines the messages of the control socket: one request and one answer, each a line of JSON.
 //!
 //! ```text
 //! {"do":"restart","queue":"eth0:3","depth":"handler"}
-//! {"ok":"eth0:3: restart under way"}
+//! {"ok":"eth0:3: restart begun"}
 //! {"do":"restart","queue":"eth9:0"}
 //! {"error":{"code":"refused","text":"no queue eth9:0; there are: eth0:0, eth0:1"}}
 //! ```
@@ -13,69 +13,69 @@ use serde_json::Value;
 use oxide::engine::RestartScope;
 use oxide::port::QueueId;
 
-/// Longest request, bytes, its line feed included.
+/// Maximum length of a request in bytes, with its line feed.
 pub const MAX_REQUEST: usize = 4096;
-/// Most sessions in one answer.
+/// Maximum number of sessions in one answer.
 pub const MAX_SESSIONS: usize = 1000;
 
-/// What an operator asks for.
+/// Holds a request of an operator.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case", deny_unknown_fields)]
 #[non_exhaustive]
 pub enum ControlRequest {
-    /// Everything the engine says of itself.
+    /// Returns the full status of the engine.
     Status {},
-    /// Each queue in short: [`NodeView`](super::NodeView).
+    /// Returns a summary of each queue: [`NodeView`](super::NodeView).
     Queues {},
-    /// Sessions of a queue, or some of each.
+    /// Returns sessions of one queue, or of each queue.
     Sessions {
-        /// `interface:queue`; all queues without it.
+        /// Queue as `interface:queue`. `None` selects all queues.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         queue: Option<String>,
-        /// At most so many, and at most [`MAX_SESSIONS`].
+        /// Maximum number of sessions, at most [`MAX_SESSIONS`].
         #[serde(default, skip_serializing_if = "Option::is_none")]
         limit: Option<usize>,
     },
-    /// Rebuild a queue, as deep as told.
+    /// Rebuilds a queue, or a part of it.
     Restart {
-        /// `interface:queue`.
+        /// Queue as `interface:queue`.
         queue: String,
-        /// How deep.
+        /// Scope of the restart.
         #[serde(default = "whole_queue")]
         depth: RestartScope,
     },
-    /// Take no new packets of a port.
+    /// Stops the reception of new packets on a port.
     Pause {
-        /// `interface:queue`.
+        /// Queue as `interface:queue`.
         queue: String,
     },
-    /// Take them again.
+    /// Resumes the reception on a paused port.
     Resume {
-        /// `interface:queue`.
+        /// Queue as `interface:queue`.
         queue: String,
     },
-    /// Start no new sessions, serve those there are for a while, then stop: a queue, or the whole relay.
+    /// Starts no new sessions, serves the existing ones for a while, then stops a queue or the whole relay.
     Drain {
-        /// `interface:queue`; the whole relay, which ends then, without it.
+        /// Queue as `interface:queue`. `None` selects the whole relay, which then ends.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         queue: Option<String>,
-        /// How long sessions are still served, seconds; as configured without it.
+        /// Time limit for existing sessions in seconds. `None` selects the configured value.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         within_s: Option<u32>,
     },
-    /// What is logged; set first if a filter is given.
+    /// Returns the log filter. If a filter is given, sets it first.
     Log {
-        /// As for `--log`.
+        /// Filter as for `--log`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         filter: Option<String>,
     },
-    /// Read the configuration file again.
+    /// Reads the configuration file again.
     Reload {},
-    /// The plan it runs by.
+    /// Returns the plan in use.
     Plan {},
-    /// The configuration in force.
+    /// Returns the configuration in use.
     Config {},
-    /// Prometheus text.
+    /// Returns the metrics as Prometheus text.
     Metrics {},
 }
 
@@ -83,53 +83,53 @@ fn whole_queue() -> RestartScope {
     RestartScope::Queue
 }
 
-/// What comes back.
+/// Holds the answer to a request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ControlResponse {
-    /// As asked.
+    /// The relay executed the request; its result.
     Ok(Value),
-    /// Not done, and why.
+    /// The relay did not execute the request.
     Error(ControlError),
 }
 
-/// Why a request came to nothing.
+/// Describes why a request failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{text}")]
 pub struct ControlError {
-    /// What kind of trouble.
+    /// Kind of the error.
     pub code: ControlErrorKind,
-    /// In words, with the mend.
+    /// Message with the remedy.
     pub text: String,
 }
 
-/// Kinds of trouble, one for each exit code of `oxide ctl`.
+/// Lists the kinds of errors, one for each exit code of `oxide ctl`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ControlErrorKind {
-    /// The relay understood and does not do it.
+    /// The relay understood the request and refuses it.
     Refused,
-    /// The request makes no sense.
+    /// The request is invalid.
     BadRequest,
-    /// Too many requests are under way, or it took too long: try again.
+    /// Too many requests are in progress, or the request took too long.
     Busy,
 }
 
 impl ControlError {
-    /// The relay does not do it.
+    /// Creates an error for a refused request.
     #[must_use]
     pub fn refused(text: impl Into<String>) -> Self {
         Self { code: ControlErrorKind::Refused, text: text.into() }
     }
 
-    /// The request makes no sense.
+    /// Creates an error for an invalid request.
     #[must_use]
     pub fn bad(text: impl Into<String>) -> Self {
         Self { code: ControlErrorKind::BadRequest, text: text.into() }
     }
 
-    /// Try again.
+    /// Creates an error for a busy relay.
     #[must_use]
     pub fn busy(text: impl Into<String>) -> Self {
         Self { code: ControlErrorKind::Busy, text: text.into() }
@@ -139,12 +139,12 @@ impl ControlError {
 /// Reads `interface:queue`.
 ///
 /// # Errors
-/// [`ControlError`] that says how it is written.
+/// Returns [`ControlError`] with the expected form.
 pub fn queue_id(text: &str) -> Result<QueueId, ControlError> {
     let parts = text.rsplit_once(':').and_then(|(interface, queue)| Some((interface, queue.parse().ok()?)));
     match parts {
         Some((interface, queue)) if !interface.is_empty() => Ok(QueueId::new(interface, queue)),
-        _ => Err(ControlError::bad(format!("{text:?} names no queue; write interface:queue, such as eth0:3"))),
+        _ => Err(ControlError::bad(format!("queue: invalid: {text:?}; expected INTERFACE:QUEUE, such as eth0:3"))),
     }
 }
 

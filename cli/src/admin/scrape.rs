@@ -1,15 +1,15 @@
-//! The engine's status as Prometheus text.
+//! Formats the engine's status as Prometheus text.
 
 use oxide::engine::{EngineState, EngineStatus, LayerState, PortStatus, QueueState, QueueStatus};
 use oxide::telemetry::{DropReason, Exposition, metrics as m};
 use oxide::umem::RingSizes;
 
-/// Seconds of a nanosecond.
+/// Number of seconds in a nanosecond.
 const NS: f64 = 1e-9;
-/// Turns shorter than this are in one bucket, ns.
+/// Upper limit of the first bucket of turn times, in ns.
 const SHORTEST_TURN: u64 = 128;
 
-/// Every metric of the registry that `status` has a value for.
+/// Returns every metric of the registry that `status` has a value for.
 #[must_use]
 pub fn scrape(status: &EngineStatus) -> String {
     fill(status).into_text()
@@ -80,7 +80,7 @@ fn traffic(out: &mut Exposition, name: &str, queue: &QueueStatus) {
     for (event, count) in &queue.handler {
         out.set(&m::HANDLER_EVENTS, &[name, event], *count as f64);
     }
-    // All of them, also those at zero: a rate needs the sample before the first drop.
+    // Reasons with zero drops are included: a rate needs the sample before the first drop.
     for &reason in DropReason::ALL {
         out.set(&m::DROPS, &[name, reason.stage(), reason.name()], totals.drops.of(reason) as f64);
     }
@@ -174,7 +174,7 @@ mod tests {
         assert!(missing.is_empty(), "{missing:?}");
     }
 
-    /// Prometheus' format, read by somebody else's parser; and the invariants hold in what was read.
+    /// Checks that another parser reads the Prometheus format, and that the invariants hold in the result.
     #[test]
     fn exposition_parses_and_accounts_for_every_packet() {
         let text = scrape(&sample::status());
@@ -197,7 +197,7 @@ mod tests {
             assert!((regimes - 10.0).abs() < 1e-6, "queue {queue}: {regimes} s in regimes");
         }
         let histograms = parsed.samples.iter().filter(|s| matches!(s.value, prometheus_parse::Value::Histogram(_)));
-        assert_eq!(histograms.count(), 4, "two for each queue");
+        assert_eq!(histograms.count(), 4, "two histograms for each queue");
         for sample in &parsed.samples {
             assert!(
                 parsed.docs.contains_key(&sample.metric)
@@ -209,7 +209,7 @@ mod tests {
         }
     }
 
-    /// `promtool check metrics`, where Prometheus is installed.
+    /// Runs `promtool check metrics`, if Prometheus is installed.
     #[test]
     fn promtool_accepts_metrics() {
         use std::io::Write as _;
@@ -222,12 +222,12 @@ mod tests {
             .spawn();
         let Ok(mut tool) = tool else { return };
         tool.stdin.take().unwrap().write_all(scrape(&sample::status()).as_bytes()).unwrap();
-        let said = tool.wait_with_output().unwrap();
+        let checked = tool.wait_with_output().unwrap();
         assert!(
-            said.status.success(),
+            checked.status.success(),
             "{}{}",
-            String::from_utf8_lossy(&said.stdout),
-            String::from_utf8_lossy(&said.stderr)
+            String::from_utf8_lossy(&checked.stdout),
+            String::from_utf8_lossy(&checked.stderr)
         );
     }
 }

@@ -1,5 +1,5 @@
-//! The thread behind the doors. Everything is bounded: connections, what they send, how long they take, and how
-//! many requests wait for the engine at once.
+//! Runs the admin thread. All resources are limited: connections, request sizes, times, and the number of requests
+//! that wait for the engine.
 
 use std::convert::Infallible;
 use std::io;
@@ -24,22 +24,22 @@ use super::line_io;
 use super::listeners::Listeners;
 use super::protocol::{ControlError, ControlRequest, ControlResponse, MAX_REQUEST};
 
-/// How much the doors bear.
+/// Holds the limits of the admin endpoints.
 #[derive(Debug, Clone, Copy)]
 pub struct AdminLimits {
-    /// HTTP connections at once.
+    /// Maximum number of HTTP connections.
     pub http: usize,
-    /// Connections to the control socket at once.
+    /// Maximum number of connections to the control socket.
     pub control: usize,
-    /// For a request to arrive, and for an answer to be taken.
+    /// Time limit for receiving a request, and for sending an answer.
     pub patience: Duration,
-    /// A connection to the control socket without a request.
+    /// Time limit for a connection to the control socket without a request.
     pub idle: Duration,
-    /// For the engine to answer.
+    /// Time limit for an answer of the engine.
     pub answer: Duration,
-    /// Requests that wait for the engine at once.
+    /// Maximum number of requests that wait for the engine.
     pub requests: usize,
-    /// Of those, requests that may take long.
+    /// Maximum number of long requests among them.
     pub long: usize,
 }
 
@@ -57,30 +57,30 @@ impl Default for AdminLimits {
     }
 }
 
-/// HTTP headers of one request, bytes: the least that hyper allows.
+/// Maximum size of the HTTP headers of one request in bytes: the minimum that hyper allows.
 const MAX_HEAD: usize = 8192;
 const MAX_HEADERS: usize = 64;
-/// Longest drain that is waited for, and a little.
+/// Maximum wait for a drain, with a margin.
 const LONGEST: Duration = Duration::from_secs(3700);
-/// What a connection too many is told.
+/// Answer to a connection above the limit.
 const FULL: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 21\r\n\r\ntoo many connections\n";
-const FULL_LINE: &[u8] = b"{\"error\":{\"code\":\"busy\",\"text\":\"too many connections: try again\"}}\n";
+const FULL_LINE: &[u8] = b"{\"error\":{\"code\":\"busy\",\"text\":\"too many connections; to fix: try again\"}}\n";
 
-/// The doors at work. Closed when dropped.
+/// Serves the admin endpoints until it is dropped.
 #[derive(Debug)]
 pub struct Admin {
     listeners: Listeners,
-    /// Dropped to end the thread.
+    /// Dropping this ends the thread.
     stop: Option<flume::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Admin {
-    /// Serves `listeners` from a thread of its own, on one of `cpus`; any, if there are none.
+    /// Serves `listeners` from a new thread on one of `cpus`, or on any CPU if the list is empty.
     ///
     /// # Errors
-    /// The kernel's, if there is no thread or no runtime to be had.
+    /// Returns the kernel's error if it creates no thread or runtime.
     pub fn serve(
         mut listeners: Listeners,
         control: Arc<dyn Control>,
@@ -114,13 +114,13 @@ impl Admin {
                 }
                 let _ = stopped.recv_async().await;
             });
-            // Threads that wait for the engine are not waited for.
+            // Threads that wait for the engine are abandoned.
             runtime.shutdown_background();
         })?;
         Ok(Self { listeners, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// Where the control socket is.
+    /// Returns the path of the control socket, if it is open.
     #[must_use]
     pub fn socket(&self) -> Option<&Path> {
         self.listeners.socket()
@@ -133,19 +133,19 @@ impl Drop for Admin {
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            tracing::error!("the admin thread panicked");
+            tracing::error!("admin thread panicked");
         }
     }
 }
 
-/// The calling thread keeps off the queues' cores; where that is refused it runs where it may.
+/// Keeps the calling thread off the queues' cores, if the kernel allows it.
 fn stay_on(cpus: &[u32]) {
     let mut set = rustix::thread::CpuSet::new();
     cpus.iter().for_each(|&cpu| set.set(cpu as usize));
     if !cpus.is_empty()
         && let Err(error) = rustix::thread::sched_setaffinity(None, &set)
     {
-        tracing::debug!(%error, ?cpus, "the admin thread is not pinned");
+        tracing::debug!(%error, ?cpus, "cannot pin the admin thread");
     }
 }
 
@@ -157,12 +157,12 @@ struct AdminState {
     long: AtomicUsize,
 }
 
-/// One of a bounded number; gives its place back when dropped.
+/// Counts one request against a limit until it is dropped.
 struct RequestPermit(Arc<AdminState>, fn(&AdminState) -> &AtomicUsize);
 
 impl RequestPermit {
     fn take(state: &Arc<AdminState>, of: fn(&AdminState) -> &AtomicUsize, most: usize) -> Option<Self> {
-        // One thread takes, any gives back: a count that is too high for a moment refuses, and never admits.
+        // A count that is too high for a moment refuses a request and never admits too many.
         if of(state).fetch_add(1, Ordering::AcqRel) >= most {
             of(state).fetch_sub(1, Ordering::AcqRel);
             return None;
@@ -178,13 +178,13 @@ impl Drop for RequestPermit {
 }
 
 impl AdminState {
-    /// Has `work` done by a thread that may wait.
+    /// Runs `work` on a thread that may wait.
     async fn ask<R: Send + 'static>(
         self: &Arc<Self>,
         long: bool,
         work: impl FnOnce(&dyn Control) -> R + Send + 'static,
     ) -> Result<R, ControlError> {
-        let busy = || ControlError::busy("too many requests are under way: try again");
+        let busy = || ControlError::busy("too many requests are in progress; to fix: try again");
         let (of, most, within): (fn(&Self) -> &AtomicUsize, _, _) = if long {
             (|state| &state.long, self.limits.long, LONGEST)
         } else {
@@ -199,8 +199,8 @@ impl AdminState {
         });
         match tokio::time::timeout(within, done).await {
             Ok(Ok(result)) => Ok(result),
-            Ok(Err(_)) => Err(ControlError::refused("the answer could not be made: a defect, told in the log")),
-            Err(_) => Err(ControlError::busy(format!("no answer within {within:?}: the engine is busy, try again"))),
+            Ok(Err(_)) => Err(ControlError::refused("internal error; to fix: please report the log")),
+            Err(_) => Err(ControlError::busy(format!("engine: busy: no answer within {within:?}; to fix: try again"))),
         }
     }
 }
@@ -209,7 +209,7 @@ async fn accept_http(listener: TcpListener, state: Arc<AdminState>) {
     let open = Arc::new(());
     loop {
         let Some(stream) = accepted(listener.accept().await.map(|(stream, _)| stream)).await else { continue };
-        // One clone is this loop's own.
+        // The loop itself holds one clone.
         if Arc::strong_count(&open) > state.limits.http {
             let _ = stream.try_write(FULL);
             continue;
@@ -233,26 +233,27 @@ async fn accept_control(listener: UnixListener, state: Arc<AdminState>) {
         let (state, place) = (Arc::clone(&state), Arc::clone(&open));
         tokio::spawn(async move {
             if let Err(error) = serve_control(&stream, &state).await {
-                tracing::debug!(%error, "control connection");
+                tracing::debug!(%error, "control connection failed");
             }
             drop(place);
         });
     }
 }
 
-/// Without a descriptor to be had accept(2) fails at once, for ever: no hot loop of that.
+/// Returns an accepted stream. accept(2) fails at once without a free file descriptor, so a pause prevents a busy
+/// loop.
 async fn accepted<S>(stream: io::Result<S>) -> Option<S> {
     match stream {
         Ok(stream) => Some(stream),
         Err(error) => {
-            tracing::debug!(%error, "accept");
+            tracing::debug!(%error, "cannot accept a connection");
             tokio::time::sleep(Duration::from_millis(100)).await;
             None
         }
     }
 }
 
-/// One request, one answer, and the connection is closed: nobody keeps a place.
+/// Serves one request and closes the connection, so that no client occupies a connection.
 async fn serve_http(stream: TcpStream, state: Arc<AdminState>) {
     let (patience, answer) = (state.limits.patience, state.limits.answer);
     let service = service_fn(move |request: hyper::Request<Incoming>| {
@@ -268,8 +269,8 @@ async fn serve_http(stream: TcpStream, state: Arc<AdminState>) {
         .serve_connection(TokioIo::new(stream), service);
     match tokio::time::timeout(2 * patience + answer, connection).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "HTTP connection"),
-        Err(_) => tracing::debug!("HTTP connection took too long"),
+        Ok(Err(error)) => tracing::debug!(%error, "HTTP connection failed"),
+        Err(_) => tracing::debug!("HTTP connection timed out"),
     }
 }
 
@@ -290,7 +291,7 @@ async fn respond(state: &Arc<AdminState>, request: &hyper::Request<Incoming>) ->
     response
 }
 
-/// Requests, one after the other, for as long as they come.
+/// Serves requests in sequence until the client closes the connection.
 async fn serve_control(stream: &UnixStream, state: &Arc<AdminState>) -> io::Result<()> {
     let mut rest = Vec::new();
     loop {
@@ -298,20 +299,20 @@ async fn serve_control(stream: &UnixStream, state: &Arc<AdminState>) -> io::Resu
             Err(_) | Ok(Ok(None)) => return Ok(()),
             Ok(Ok(Some(line))) => line,
             Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
-                let text = format!("a request is one line of at most {MAX_REQUEST} bytes");
+                let text = format!("request: too long; expected one line of at most {MAX_REQUEST} bytes");
                 return send_response(stream, state, &ControlResponse::Error(ControlError::bad(text))).await;
             }
             Ok(Err(error)) => return Err(error),
         };
         let answer = match serde_json::from_slice::<ControlRequest>(&line) {
-            Err(error) => ControlResponse::Error(ControlError::bad(format!("not a request: {error}"))),
+            Err(error) => ControlResponse::Error(ControlError::bad(format!("request: invalid: {error}"))),
             Ok(request) => {
                 let long = may_wait(&request);
                 if !matches!(
                     request,
                     ControlRequest::Status {} | ControlRequest::Queues {} | ControlRequest::Metrics {}
                 ) {
-                    tracing::info!(?request, "control socket");
+                    tracing::info!(?request, "request on the control socket");
                 }
                 let asked = state.ask(long, move |control| answer(control, &request)).await;
                 asked.and_then(|result| result).map_or_else(ControlResponse::Error, ControlResponse::Ok)

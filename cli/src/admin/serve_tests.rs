@@ -39,10 +39,10 @@ impl Lab {
         stream
     }
 
-    /// The whole answer to these bytes.
+    /// Returns the whole answer to these bytes.
     fn http(&self, bytes: &[u8]) -> String {
         let mut stream = self.tcp();
-        // It may hang up before all is sent.
+        // The server may close the connection before it has read everything.
         let _ = stream.write_all(bytes);
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer);
@@ -53,7 +53,7 @@ impl Lab {
         Client::connect(self.admin.socket().unwrap()).unwrap()
     }
 
-    /// The answer to one line.
+    /// Returns the answer to one line.
     fn line(&self, bytes: &[u8]) -> ControlResponse {
         let mut stream = Std::connect(self.admin.socket().unwrap()).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -117,7 +117,7 @@ fn slow_client_is_disconnected() {
     let mut rest = Vec::new();
     let _ = half.read_to_end(&mut rest);
     let _ = silent.read_to_end(&mut rest);
-    assert!(begun.elapsed() < Duration::from_secs(15), "both were let go");
+    assert!(begun.elapsed() < Duration::from_secs(15), "both connections were closed");
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn excess_connections_are_refused_and_others_continue() {
     for client in &mut clients {
         client.ask(&ControlRequest::Queues {}, SOON).unwrap();
     }
-    // The kernel accepts in order, so the three are ours by now.
+    // The kernel accepts in order, so the server has all three by now.
     let answer = lab.http(b"GET /live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n");
     assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("too many"), "{answer}");
     let refused = lab.client().ask(&ControlRequest::Queues {}, SOON);
@@ -140,7 +140,7 @@ fn excess_connections_are_refused_and_others_continue() {
     drop((held, clients));
     let until = Instant::now() + SOON;
     while !lab.http(b"GET /live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").starts_with("HTTP/1.1 200") {
-        assert!(Instant::now() < until, "places are given back");
+        assert!(Instant::now() < until, "closed connections free their places");
     }
 }
 
@@ -149,8 +149,8 @@ fn requests_are_executed_and_refusals_reported() {
     let lab = lab(AdminLimits::default());
     let mut client = lab.client();
     let restart = |queue: &str| ControlRequest::Restart { queue: queue.into(), depth: RestartScope::Handler };
-    let words = client.ask(&restart("eth0:1"), SOON).unwrap();
-    assert!(words.as_str().unwrap().contains("under way"), "{words}");
+    let begun = client.ask(&restart("eth0:1"), SOON).unwrap();
+    assert!(begun.as_str().unwrap().contains("begun"), "{begun}");
     assert_eq!(lab.fake.commands.lock().unwrap().as_slice(), ["restart eth0:1 Handler"]);
     let refused = client.ask(&restart("eth0:2"), SOON).unwrap_err();
     assert!(matches!(&refused, ClientError::Control(t) if t.code == ControlErrorKind::Refused), "{refused:?}");
@@ -175,7 +175,7 @@ fn long_drain_does_not_block_other_requests() {
         lab.client().ask(&ControlRequest::Status {}, SOON).unwrap();
     }
     let (done, refused): (Vec<_>, Vec<_>) = waiting.into_iter().map(|t| t.join().unwrap()).partition(Result::is_ok);
-    assert_eq!((done.len(), refused.len()), (2, 2), "two wait, two are told to try again");
+    assert_eq!((done.len(), refused.len()), (2, 2), "two wait, two are refused as busy");
 }
 
 #[test]

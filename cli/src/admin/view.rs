@@ -1,4 +1,4 @@
-//! The engine in short: what `/queues`, `oxide ctl queues` and `oxide top` show. A stable form that reads back.
+//! Summarizes the engine for `/queues`, `oxide ctl queues` and `oxide top`, in a stable form that can be read back.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -7,77 +7,77 @@ use serde::{Deserialize, Serialize};
 
 use oxide::engine::{EngineState, EngineStatus, QueueState, QueueStatus};
 
-/// A relay in short.
+/// Summarizes a relay.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct NodeView {
-    /// Version that runs.
+    /// Version of the running relay.
     pub version: String,
     /// State of the engine.
     pub state: EngineState,
-    /// Since the engine was started, seconds.
+    /// Time since the start of the engine in seconds.
     pub uptime_s: f64,
-    /// What was changed on the interfaces since they were planned for, each with its mend.
+    /// Changes of the interfaces since they were planned for, each with its remedy.
     pub drift: Vec<String>,
-    /// What an operator should know though every queue runs: paused ports, links that are down, addresses that are gone.
+    /// Messages for the operator that no queue state shows: paused ports, links that are down, missing addresses.
     pub notices: Vec<String>,
-    /// Each queue.
+    /// Summary of each queue.
     pub queues: Vec<QueueView>,
 }
 
-/// A queue in short.
+/// Summarizes a queue.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct QueueView {
-    /// Queue number.
+    /// Number of the queue.
     pub queue: u32,
-    /// Its ports, as `interface:queue`.
+    /// Ports of the queue, as `interface:queue`.
     pub ports: Vec<String>,
-    /// State.
+    /// State of the queue.
     pub state: QueueState,
-    /// Its state with the reason, and what happened last.
+    /// State with its reason, and the last event.
     pub last_event: String,
-    /// CPU of its actor.
+    /// CPU of the actor.
     pub cpu: Option<u32>,
-    /// How packets get into memory on each port: `copy`, `zero-copy`, `generic`.
+    /// Packet path of each port: `copy`, `zero-copy`, `generic`.
     pub modes: Vec<String>,
-    /// Packets received.
+    /// Number of packets received.
     pub rx_packets: u64,
-    /// Bytes received.
+    /// Number of bytes received.
     pub rx_bytes: u64,
-    /// Packets forwarded.
+    /// Number of packets forwarded.
     pub tx_packets: u64,
-    /// Bytes forwarded.
+    /// Number of bytes forwarded.
     pub tx_bytes: u64,
-    /// Packets that the kernel dropped before we had them.
+    /// Number of packets that the kernel dropped before the engine received them.
     pub rx_missed: u64,
-    /// Packets dropped, by reason.
+    /// Number of dropped packets by reason.
     pub drops: BTreeMap<String, u64>,
-    /// Packets that wait for a next hop or a TX ring.
+    /// Number of packets that wait for a next hop or a TX ring.
     pub in_hand: u64,
-    /// Sessions.
+    /// Number of sessions.
     pub sessions: u64,
-    /// How full the fullest ring of each kind is, 0 to 1; for `fill`, the emptiest.
+    /// Fill level of the fullest ring of each kind, 0 to 1; for `fill`, of the emptiest ring.
     pub rings: BTreeMap<String, f64>,
-    /// Time by regime, ns.
+    /// Time by regime in ns.
     pub regimes: BTreeMap<String, u64>,
-    /// Batches shown to the handler.
+    /// Number of batches passed to the handler.
     pub batches: u64,
-    /// Packets in them.
+    /// Number of packets in those batches.
     pub batched: u64,
-    /// Turns with packets by their time: at place *i* those of at most 2^i ns.
+    /// Number of turns with packets by duration: entry *i* counts those of at most 2^i ns.
     pub turns: Vec<u64>,
-    /// Restarts.
+    /// Number of restarts.
     pub restarts: u32,
-    /// From the last failure to running again, milliseconds.
+    /// Time from the last failure until the queue ran again, in milliseconds.
     pub last_gap_ms: Option<f64>,
-    /// Packets that the last restart cost, of whatever depth.
+    /// Number of packets lost by the last restart of any scope.
     pub last_lost: u64,
-    /// Since its actor was last heard, seconds.
+    /// Age of the actor's heartbeat in seconds.
     pub heartbeat_age_s: Option<f64>,
-    /// Its heartbeat stands still.
+    /// Whether the actor's heartbeat has stopped.
     pub stalled: bool,
-    /// Its ports that an operator paused.
+    /// Ports that an operator paused.
     pub paused: Vec<String>,
 }
 
@@ -134,8 +134,8 @@ impl QueueView {
         }
     }
 
-    /// Returns the name of its state as people see it: `stalled`, or `paused` where a port of a running queue takes no
-    /// packets.
+    /// Returns the state shown to people: `stalled`, or `paused` if a port of a running queue is paused, otherwise
+    /// the name of the state.
     #[must_use]
     pub fn shown_state(&self) -> &'static str {
         match (self.stalled, self.paused.is_empty()) {
@@ -145,7 +145,7 @@ impl QueueView {
         }
     }
 
-    /// Packets dropped, for all reasons.
+    /// Returns the number of dropped packets, for all reasons.
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.drops.values().sum()
@@ -153,7 +153,7 @@ impl QueueView {
 }
 
 impl NodeView {
-    /// A line for each queue, totals since start.
+    /// Returns a table with one line for each queue, with totals since the start.
     #[must_use]
     pub fn table(&self) -> String {
         let mut text = format!("oxide {} {}, up {:.0} s\n", self.version, self.state, self.uptime_s);

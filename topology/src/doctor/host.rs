@@ -1,4 +1,4 @@
-//! Checks of kernel, permissions, limits and CPUs.
+//! Checks kernel, permissions, limits and CPUs.
 
 use super::CheckStatus::{Fail, Pass, Unknown, Warn};
 use super::{Attempt, Check, CheckContext, Hidden, Probes};
@@ -8,7 +8,7 @@ use crate::request::Queues;
 use crate::snapshot::{Amount, CpuQuota, HostLimits};
 
 const MACHINE: &str = "machine";
-/// The oldest kernel on which the relay was run.
+/// Oldest kernel that the relay was tested on.
 const KERNEL_FLOOR: (u32, u32) = (6, 1);
 
 pub(super) fn checks(cx: &CheckContext<'_>) -> Vec<Check> {
@@ -42,7 +42,7 @@ fn kernel(p: &CheckContext<'_>) -> Check {
         None => check("kernel", Unknown, "version unknown", wanted).remedy("uname -r"),
         Some(version) if version < KERNEL_FLOOR => check("kernel", Fail, release, wanted)
             .remedy("install a newer kernel (Debian: linux-image-amd64 of backports)"),
-        // On record at quilkin as broken for AF_XDP.
+        // quilkin reports that AF_XDP is broken in this version.
         Some((6, 17)) => check("kernel", Warn, release, wanted).remedy("use 6.12 LTS, or 6.18 and later"),
         Some(_) => check("kernel", Pass, release, wanted),
     }
@@ -51,10 +51,10 @@ fn kernel(p: &CheckContext<'_>) -> Check {
 fn af_xdp(p: &CheckContext<'_>) -> Check {
     let wanted = "an AF_XDP socket can be opened";
     match &p.probes.af_xdp {
-        None => check("af-xdp", Unknown, "not tried: this is another machine", wanted),
+        None => check("af-xdp", Unknown, "not tried: the report is for another machine", wanted),
         Some(Attempt::Done) => check("af-xdp", Pass, "a socket was opened and closed", wanted),
         Some(Attempt::Refused(errno)) if errno == "EAFNOSUPPORT" => {
-            let remedy = "a kernel with CONFIG_XDP_SOCKETS=y: grep XDP_SOCKETS /boot/config-$(uname -r)";
+            let remedy = "use a kernel with CONFIG_XDP_SOCKETS=y: grep XDP_SOCKETS /boot/config-$(uname -r)";
             check("af-xdp", Fail, "EAFNOSUPPORT: this kernel has no AF_XDP", wanted).remedy(remedy)
         }
         Some(Attempt::Refused(errno)) => {
@@ -64,9 +64,9 @@ fn af_xdp(p: &CheckContext<'_>) -> Check {
     }
 }
 
-/// Takes an EPERM apart, in this order: capability, user namespace, seccomp filter, security module,
-/// kernel lockdown, what is left. Of each group in `needs` any one capability would do, the least first.
-/// Returns who refuses, and the mend.
+/// Finds the cause of an EPERM. It checks in this order: capability, user namespace, seccomp filter, security module,
+/// kernel lockdown. Each group in `needs` lists alternative capabilities, the weakest first. Returns the cause and
+/// the remedy.
 pub(super) fn explain_refusal(limits: &HostLimits, probes: &Probes, needs: &[&[&str]]) -> (String, String) {
     let least: Vec<&str> = needs.iter().filter_map(|group| group.first().copied()).collect();
     if limits.capabilities.is_none() {
@@ -82,24 +82,24 @@ pub(super) fn explain_refusal(limits: &HostLimits, probes: &Probes, needs: &[&[&
     let capability = least.join(", ");
     if limits.initial_user_namespace == Some(false) {
         let remedy = "run in the initial user namespace (podman: --userns=host, as root)";
-        return (format!("{capability} counts only in this user namespace"), remedy.into());
+        return (format!("{capability} is valid only in this user namespace"), remedy.into());
     }
     if probes.seccomp == Some(2) {
         let remedy = "allow socket(AF_XDP) and bpf in the profile (docker: --security-opt seccomp=PROFILE.json)";
-        return (format!("{capability} is there; a seccomp filter is active"), remedy.into());
+        return (format!("{capability} is held; a seccomp filter is active"), remedy.into());
     }
     let label = probes.label.as_deref().filter(|label| !label.starts_with("unconfined") && *label != "kernel");
     if let Some(label) = label {
         return (
-            format!("{capability} is there; the security module confines us as {label}"),
+            format!("{capability} is held; the security module confines this process as {label}"),
             "extend its profile: see journalctl -k | grep -i denied".into(),
         );
     }
     if let Some(mode) = probes.lockdown.as_deref().filter(|mode| *mode != "none") {
         let remedy = "boot without lockdown= (secure boot sets it), or sign what it refuses";
-        return (format!("{capability} is there; the kernel is locked down ({mode})"), remedy.into());
+        return (format!("{capability} is held; the kernel is locked down ({mode})"), remedy.into());
     }
-    (format!("{capability} is there; no seccomp filter and no profile was seen"), "see journalctl -k".into())
+    (format!("{capability} is held; no seccomp filter and no profile was found"), "see journalctl -k".into())
 }
 
 fn grant(capabilities: &[&str]) -> String {
@@ -122,13 +122,13 @@ fn capabilities(p: &CheckContext<'_>) -> Check {
     ];
     let missing: Vec<&str> = wants.into_iter().filter(|(_, lacks)| *lacks).map(|(name, _)| name).collect();
     if missing.is_empty() && limits.initial_user_namespace == Some(false) {
-        // bpf(2) asks the initial namespace (bpf_capable, include/linux/bpf.h).
+        // bpf(2) checks the initial namespace (bpf_capable, include/linux/bpf.h).
         let remedy = "run in the initial user namespace (podman: as root, --userns=host)";
-        return check("capabilities", Fail, "held in this user namespace only, where CAP_BPF does not count", wanted)
+        return check("capabilities", Fail, "held only in this user namespace, where CAP_BPF has no effect", wanted)
             .remedy(remedy);
     }
     if missing.is_empty() && !has("CAP_NET_ADMIN") {
-        let observed = "CAP_SYS_ADMIN loads the program, but without CAP_NET_ADMIN no next hop is asked for and busy \
+        let observed = "CAP_SYS_ADMIN loads the program, but without CAP_NET_ADMIN no next hop is resolved and busy \
                         polling is not preferred";
         return check("capabilities", Warn, observed, wanted).remedy(grant(&["CAP_NET_ADMIN"]));
     }
@@ -152,14 +152,13 @@ fn confinement(p: &CheckContext<'_>) -> Check {
         found.push(format!("lockdown {mode}"));
     }
     if p.snapshot.limits.initial_user_namespace == Some(false) {
-        found.push("a user namespace of its own: capabilities do not lift memlock".to_owned());
+        found.push("a separate user namespace: capabilities do not lift memlock".to_owned());
     }
     match (probes.seccomp, found.is_empty()) {
-        (_, false) => {
-            check("confinement", Warn, found.join(", "), wanted).remedy("if af-xdp or self-test fails, look here first")
-        }
+        (_, false) => check("confinement", Warn, found.join(", "), wanted)
+            .remedy("if af-xdp or self-test fails, check these first"),
         (None, true) => check("confinement", Unknown, "unknown", wanted).remedy("grep Seccomp /proc/self/status"),
-        (Some(_), true) => check("confinement", Pass, "none seen", wanted),
+        (Some(_), true) => check("confinement", Pass, "none found", wanted),
     }
 }
 
@@ -173,11 +172,11 @@ fn bpf(p: &CheckContext<'_>) -> Check {
         None => {
             let (observed, remedy) = match p.probes.bpf_jit_hidden {
                 Some(Hidden::Absent) => (
-                    "this network namespace does not show it",
-                    "see it on the host: nsenter --net=/proc/1/ns/net sysctl net.core.bpf_jit_enable",
+                    "not visible in this network namespace",
+                    "read it on the host: nsenter --net=/proc/1/ns/net sysctl net.core.bpf_jit_enable",
                 ),
-                Some(Hidden::Forbidden) => ("only root can see it", "sudo sysctl net.core.bpf_jit_enable"),
-                None => ("unknown: this is another machine", "sysctl net.core.bpf_jit_enable"),
+                Some(Hidden::Forbidden) => ("only root can read it", "sudo sysctl net.core.bpf_jit_enable"),
+                None => ("unknown: the report is for another machine", "sysctl net.core.bpf_jit_enable"),
             };
             check("bpf", Unknown, observed, wanted).remedy(remedy)
         }
@@ -189,21 +188,22 @@ fn io_uring(p: &CheckContext<'_>) -> Check {
     match p.snapshot.limits.io_uring_disabled {
         Some(0) => check("io-uring", Pass, "allowed by the kernel", wanted),
         Some(1) if p.snapshot.limits.has_capability("CAP_SYS_ADMIN") == Some(true) => {
-            check("io-uring", Pass, "allowed for the privileged, which this is", wanted)
+            check("io-uring", Pass, "allowed for privileged processes, such as this one", wanted)
         }
         Some(value) => {
             let seen = format!("kernel.io_uring_disabled = {value}: plain threads are used");
             check("io-uring", Warn, seen, wanted).remedy("sysctl kernel.io_uring_disabled=0")
         }
-        // The knob is there since Linux 6.6; before, nothing but seccomp forbids it.
+        // The setting exists since Linux 6.6. Before, only seccomp can forbid io_uring.
         None if p.snapshot.limits.kernel_version().is_some_and(|v| v < (6, 6)) => {
-            check("io-uring", Pass, "this kernel has no switch for it", wanted)
+            check("io-uring", Pass, "this kernel has no setting for it", wanted)
         }
         None => check("io-uring", Unknown, "unknown", wanted).remedy("sysctl kernel.io_uring_disabled"),
     }
 }
 
-/// Of the plan; without one, of as many actors as it would have.
+/// Returns the packet memory of the plan in bytes. Without a plan it is computed from the number of actors that the
+/// request implies.
 fn packet_memory(p: &CheckContext<'_>) -> u64 {
     let actors = match (&p.plan, &p.request.queues) {
         (Ok(plan), _) => plan.actors.len() as u64,
@@ -218,7 +218,7 @@ fn packet_memory(p: &CheckContext<'_>) -> u64 {
 
 fn memlock(p: &CheckContext<'_>) -> Check {
     let limits = &p.snapshot.limits;
-    // Each port of an actor registers the memory for itself, and the kernel counts it each time.
+    // Each port of an actor registers the memory itself, and the kernel counts it each time.
     let needed = packet_memory(p).saturating_mul(p.request.interfaces.len().max(1) as u64);
     let wanted = format!("{} for the packet memory, or CAP_IPC_LOCK", bytes(needed));
     let new = |status, observed: String| Check::new("memlock", MACHINE, status, observed, &wanted);
@@ -245,11 +245,11 @@ fn memlock(p: &CheckContext<'_>) -> Check {
 fn huge_pages(p: &CheckContext<'_>) -> Check {
     let wanted = "free 2 MiB pages for all packet memory on its nodes";
     if !p.request.huge_pages {
-        return check("huge-pages", Pass, "not asked for", wanted);
+        return check("huge-pages", Pass, "not requested", wanted);
     }
     let Ok(plan) = &p.plan else { return check("huge-pages", Unknown, "there is no plan", wanted) };
     if p.probes.own.as_ref().is_some_and(|own| own.huge_pages) {
-        return check("huge-pages", Pass, "the running relay has them", wanted);
+        return check("huge-pages", Pass, "in use by the running relay", wanted);
     }
     let short =
         plan.warnings.iter().find(|w| matches!(w.code, WarningCode::HugePagesShort | WarningCode::HugePagesUnknown));
@@ -294,7 +294,7 @@ fn cpu_quota(p: &CheckContext<'_>) -> Check {
     }
 }
 
-/// Never worse than a pass: most hosts do well without.
+/// Never fails or warns: most hosts do not need isolated cores.
 fn isolation(p: &CheckContext<'_>) -> Check {
     let wanted = "isolated cores for the lowest latency; not needed";
     match &p.snapshot.limits.isolated_cpus {
@@ -319,7 +319,7 @@ fn clock(p: &CheckContext<'_>) -> Check {
 fn governor(p: &CheckContext<'_>) -> Check {
     let wanted = "performance (or schedutil), not powersave";
     match p.probes.governor.as_deref() {
-        None => check("governor", Unknown, "no frequency control is seen, as in most virtual machines", wanted),
+        None => check("governor", Unknown, "no frequency control found, as in most virtual machines", wanted),
         Some("powersave") => {
             check("governor", Warn, "powersave", wanted).remedy("cpupower frequency-set -g performance")
         }
@@ -328,20 +328,20 @@ fn governor(p: &CheckContext<'_>) -> Check {
 }
 
 fn irqbalance(p: &CheckContext<'_>) -> Check {
-    let wanted = "nobody moves the NIC's interrupts away from their actors";
+    let wanted = "no process moves the NIC's interrupts away from their actors";
     match p.probes.irqbalance {
         None => check("irqbalance", Unknown, "other processes cannot be seen", wanted).remedy("pgrep -x irqbalance"),
         Some(false) => check("irqbalance", Pass, "irqbalance is not running", wanted),
         Some(true) => check("irqbalance", Warn, "irqbalance is running", wanted)
-            .remedy("systemctl stop irqbalance, or ban our cpus: IRQBALANCE_BANNED_CPULIST in /etc/default/irqbalance"),
+            .remedy("systemctl stop irqbalance, or exclude the actors' cpus: IRQBALANCE_BANNED_CPULIST in /etc/default/irqbalance"),
     }
 }
 
-/// Checks of the whole: after those of the interfaces.
+/// Checks the whole plan, after the checks of the interfaces.
 pub(super) fn plan_checks(p: &CheckContext<'_>) -> Vec<Check> {
-    let wanted = "every queue on a core of its own, on its NIC's node";
+    let wanted = "every queue on its own core, on the node of its NIC";
     match &p.plan {
-        // Nothing was asked: the machine itself was looked at.
+        // Without interfaces only the machine was checked.
         Err(_) if p.request.interfaces.is_empty() => {
             vec![check("plan", Unknown, "no interface was named", wanted).remedy("oxide doctor --config FILE")]
         }

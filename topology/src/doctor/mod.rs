@@ -1,7 +1,7 @@
-//! What stands in the way, and the command that mends it. Changes nothing, needs no privilege.
+//! Checks this host for problems of the relay and reports the remedies. It changes nothing and needs no privilege.
 //!
-//! Owns the checks. [`doctor`] is pure over [`Snapshot`] and [`Probes`]; each check is a few lines in
-//! `host` or `nic`. Their anchors are in docs/planning.md.
+//! [`doctor`] is a pure function of [`Snapshot`] and [`Probes`]. Each check is a few lines in `host` or `nic` and has
+//! an anchor in docs/planning.md.
 
 mod host;
 mod nic;
@@ -25,41 +25,41 @@ use crate::plan::{Plan, Refusal, plan};
 use crate::request::PlanRequest;
 use crate::snapshot::{Snapshot, live_nics};
 
-/// How a check ended.
+/// Reports the result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum CheckStatus {
-    /// As wanted.
+    /// The observation is as wanted.
     Pass,
-    /// Could not be seen from here; why is in `observed`.
+    /// The fact cannot be read; `observed` contains the reason.
     Unknown,
-    /// Works, and could be better.
+    /// It works, but not optimally.
     Warn,
-    /// Stands in the way.
+    /// The relay cannot work.
     Fail,
 }
 
-/// One check.
+/// Holds one check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Check {
-    /// Its name, stable: `kernel`, `memlock`.
+    /// Stable name, such as `kernel` or `memlock`.
     pub id: String,
-    /// What it looked at: `machine`, an interface.
+    /// Checked object: `machine` or an interface.
     pub subject: String,
-    /// How it ended.
+    /// Result.
     pub status: CheckStatus,
-    /// What was seen.
+    /// Observed value.
     pub observed: String,
-    /// What is wanted.
+    /// Wanted value.
     pub wanted: String,
-    /// What to do, a command where there is one; `None` if it passed.
+    /// Remedy, as a command if possible; `None` if the check passed.
     pub remedy: Option<String>,
-    /// Where to read on.
+    /// Anchor in the documentation.
     pub doc: String,
 }
 
-/// Every id, in the order of the report.
+/// Lists every check, in the order of the report.
 pub const CHECKS: &[&str] = &[
     "kernel",
     "af-xdp",
@@ -97,7 +97,7 @@ pub const CHECKS: &[&str] = &[
     "self-test",
 ];
 
-/// What the checks look at.
+/// Holds the inputs of the checks.
 pub(crate) struct CheckContext<'a> {
     snapshot: &'a Snapshot,
     probes: &'a Probes,
@@ -106,7 +106,7 @@ pub(crate) struct CheckContext<'a> {
     plan: Result<Plan, Refusal>,
 }
 
-/// Runs every check but the self-test for `request` and `traffic` on the machine of `snapshot`.
+/// Runs every check except the self-test, for `request` and `traffic` on the machine of `snapshot`.
 #[must_use]
 pub fn doctor(snapshot: &Snapshot, probes: &Probes, request: &PlanRequest, traffic: &Traffic) -> Vec<Check> {
     let cx = CheckContext { snapshot, probes, request, traffic, plan: plan(snapshot, request) };
@@ -120,8 +120,9 @@ pub fn doctor(snapshot: &Snapshot, probes: &Probes, request: &PlanRequest, traff
     checks
 }
 
-/// Runs the checks that a start and a check of the configuration share with the doctor: the interfaces and the relay's
-/// own addresses and ports, of the calling thread's network namespace. Takes a few milliseconds.
+/// Runs the checks that the start of the relay and `oxide config check` share with the doctor. They cover the
+/// interfaces, and the relay's own addresses and ports in the calling thread's network namespace. This takes a few
+/// milliseconds.
 #[must_use]
 pub fn preflight(interfaces: &[String], traffic: &Traffic) -> Vec<Check> {
     let nics = live_nics(&[]).unwrap_or_default();
@@ -136,7 +137,7 @@ pub fn preflight(interfaces: &[String], traffic: &Traffic) -> Vec<Check> {
     checks
 }
 
-/// The worst status: what the command's exit code says (0 pass or unknown, 1 warn, 2 fail).
+/// Returns the worst status, which decides the exit code (0 pass or unknown, 1 warn, 2 fail).
 #[must_use]
 pub fn worst(checks: &[Check]) -> CheckStatus {
     checks.iter().map(|check| check.status).max().unwrap_or(CheckStatus::Pass)

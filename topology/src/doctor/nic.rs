@@ -1,4 +1,4 @@
-//! Checks of one interface.
+//! Checks one interface.
 
 use super::CheckStatus::{Fail, Pass, Unknown, Warn};
 use super::spread::{napi, offloads, rss, xsk_owned};
@@ -28,22 +28,29 @@ pub(super) fn check(id: &str, nic: &Nic, status: CheckStatus, observed: impl Int
 }
 
 pub(super) fn link(nic: &Nic) -> Check {
-    let wanted = "Ethernet, up, with carrier, member of nothing";
+    let wanted = "Ethernet, up, with carrier, not a member of a bridge or bond";
     if nic.ethernet == Some(false) {
         let (text, remedy) = crate::plan::not_ethernet(nic);
         return check("link", nic, Fail, text, wanted).remedy(remedy);
     }
     match (nic.up, nic.carrier) {
-        // Binding to a queue of an interface that is down has ended kernels (onload#177).
+        // Binding to a queue of an interface that is down has crashed kernels (onload#177).
         (Some(false), _) => check("link", nic, Fail, "down", wanted).remedy(format!("ip link set dev {} up", nic.name)),
         (_, Some(false)) => {
             check("link", nic, Fail, "no carrier", wanted).remedy(format!("check cable or peer: ethtool {}", nic.name))
         }
         (Some(true), Some(true)) if nic.master.is_some() => {
             let master = nic.master.as_deref().unwrap_or_default();
-            let remedy = format!("serve a NIC of its own, or take it out: ip link set dev {} nomaster", nic.name);
-            check("link", nic, Warn, format!("a member of {master}: what the relay takes never gets there"), wanted)
-                .remedy(remedy)
+            let remedy =
+                format!("serve another NIC, or remove it from {master}: ip link set dev {} nomaster", nic.name);
+            check(
+                "link",
+                nic,
+                Warn,
+                format!("a member of {master}, which does not receive the relay's packets"),
+                wanted,
+            )
+            .remedy(remedy)
         }
         (Some(true), Some(true)) => check("link", nic, Pass, "up, with carrier", wanted),
         _ => check("link", nic, Unknown, "unknown", wanted).remedy(format!("ip link show dev {}", nic.name)),
@@ -57,21 +64,21 @@ fn driver(p: &CheckContext<'_>, nic: &Nic) -> Check {
         ZeroCopy::Good => "zero-copy",
         ZeroCopy::Avoid => "native copy (zero-copy has bad records)",
         ZeroCopy::Absent => "native copy (no zero-copy)",
-        ZeroCopy::Unknown => "native copy (nothing known of zero-copy)",
+        ZeroCopy::Unknown => "native copy (zero-copy unknown)",
     };
     match nic.xdp_features {
-        None => check("driver", nic, Unknown, format!("{name}: its XDP features are not told"), wanted)
-            .remedy("Linux 6.3 tells them: xdp-loader features, or try: oxide doctor --self-test"),
+        None => check("driver", nic, Unknown, format!("{name}: its XDP features are unknown"), wanted)
+            .remedy("Linux 6.3 and later report them: xdp-loader features; or try oxide doctor --self-test"),
         Some(f) if f.basic && f.redirect => check("driver", nic, Pass, format!("{name}: {rung}"), wanted),
         Some(_) => {
             let remedy = "generic mode works, slowly; choose an interface with native XDP if there is one";
-            check("driver", nic, Warn, format!("{name} has no native XDP: generic mode is left"), wanted).remedy(remedy)
+            check("driver", nic, Warn, format!("{name} has no native XDP: generic mode is used"), wanted).remedy(remedy)
         }
     }
 }
 
 fn queues(p: &CheckContext<'_>, nic: &Nic) -> Check {
-    let wanted = "as many transmit as receive queues, and the spare ones the driver wants";
+    let wanted = "as many transmit as receive queues, and the spare queues that the driver needs";
     let (Some(rx), Some(tx)) = (nic.rx_queues, nic.tx_queues) else {
         return check("queues", nic, Unknown, "unknown", wanted).remedy(format!("ethtool -l {}", nic.name));
     };
@@ -110,7 +117,7 @@ fn rings(p: &CheckContext<'_>, nic: &Nic) -> Check {
         }
         (Some(rx), Some(tx)) => check("rings", nic, Pass, format!("receive {rx}, transmit {tx} descriptors"), wanted),
         _ if nic.is_virtual == Some(true) => check("rings", nic, Pass, "none: a virtual interface", wanted),
-        _ => check("rings", nic, Unknown, "not told", wanted).remedy(format!("ethtool -g {}", nic.name)),
+        _ => check("rings", nic, Unknown, "unknown", wanted).remedy(format!("ethtool -g {}", nic.name)),
     }
 }
 
@@ -136,18 +143,18 @@ fn mtu(p: &CheckContext<'_>, nic: &Nic) -> Check {
 }
 
 fn xdp_attached(p: &CheckContext<'_>, nic: &Nic) -> Check {
-    let wanted = "no XDP program of somebody else";
+    let wanted = "no XDP program of another process";
     let own = p.probes.own.as_ref().is_some_and(|own| own.serves(&nic.name));
     match &nic.xdp_program {
         Some(program) if own => {
             let id = program.id.map_or_else(String::new, |id| format!(", id {id}"));
-            check("xdp-attached", nic, Pass, format!("the running relay's own {} program{id}", program.mode), wanted)
+            check("xdp-attached", nic, Pass, format!("{} program{id} of the running relay", program.mode), wanted)
         }
         Some(program) => {
             let id = program.id.map_or_else(|| "unknown id".to_owned(), |id| format!("id {id}"));
             let remedy = format!(
-                "whose: bpftool net show dev {0}; stop its program, or the oxide relay that has it (its own configuration \
-                 knows it: oxide doctor --config FILE); only what a dead program left: ip link set dev {0} xdp off",
+                "find its owner: bpftool net show dev {0}; stop that program; if it is an oxide relay, pass its configuration \
+                 (oxide doctor --config FILE); if its owner has ended: ip link set dev {0} xdp off",
                 nic.name
             );
             check("xdp-attached", nic, Fail, format!("{} program, {id}", program.mode), wanted).remedy(remedy)
@@ -173,7 +180,7 @@ fn numa(p: &CheckContext<'_>, nic: &Nic) -> Check {
         return check("numa", nic, Pass, format!("node {node}, with all its actors"), wanted);
     }
     if let Some(nodes) = p.snapshot.limits.memory_nodes.as_ref().filter(|nodes| !nodes.contains(node)) {
-        let observed = format!("node {node}, from which this process may not take memory: cpuset.mems is {nodes}");
+        let observed = format!("node {node}; this process may not use its memory: cpuset.mems is {nodes}");
         return check("numa", nic, Warn, observed, wanted).remedy(crate::plan::WIDEN_MEMS);
     }
     let observed = format!("node {node}; {far} of its queues are served from another");
@@ -198,7 +205,7 @@ fn irq_affinity(p: &CheckContext<'_>, nic: &Nic) -> Check {
         }
     }
     match (known, far.first()) {
-        (0, _) => check("irq-affinity", nic, Unknown, "the interrupts of its queues are not told", wanted)
+        (0, _) => check("irq-affinity", nic, Unknown, "the interrupts of its queues are unknown", wanted)
             .remedy(format!("grep {} /proc/interrupts", nic.name)),
         (_, Some(first)) => {
             let remedy = "oxide plan --apply irq-affinity, or write /proc/irq/N/smp_affinity_list";

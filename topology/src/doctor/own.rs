@@ -1,19 +1,19 @@
-//! The relay of the configuration that is looked at, where it runs: what it holds is nobody else's.
+//! Describes the running relay of the checked configuration: its own sockets and programs are no conflicts.
 
 use super::CheckStatus::{Pass, Unknown, Warn};
 use super::traffic::UNASKED;
 use super::{Check, CheckContext};
 
-/// A running relay, as it answered on its control socket.
+/// Holds the answers of a running relay's control socket.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OwnRelay {
     /// State of the engine: `running`, `degraded`.
     pub state: String,
-    /// Interface and number of each of its queues.
+    /// Interface and number of each queue.
     pub queues: Vec<(String, u32)>,
-    /// All its packet memory is on 2 MiB pages.
+    /// Whether all its packet memory uses 2 MiB pages.
     pub huge_pages: bool,
-    /// What it reports of its operation that an operator should know, a sentence each.
+    /// Messages for the operator, one sentence each.
     pub notices: Vec<String>,
 }
 
@@ -34,13 +34,13 @@ pub(super) fn check(p: &CheckContext<'_>) -> Check {
         None if p.traffic.source_ports.is_empty() => {
             check(Unknown, UNASKED.to_owned()).remedy("oxide doctor --config FILE")
         }
-        None => check(Pass, "none runs, or none that this user may ask".to_owned()),
+        None => check(Pass, "none runs, or this user may not query it".to_owned()),
         Some(own) if own.state == "running" && own.notices.is_empty() => {
             check(Pass, format!("running, {} queues", own.queues.len()))
         }
         Some(own) => {
             let notices = if own.notices.is_empty() { String::new() } else { format!(": {}", own.notices.join("; ")) };
-            check(Warn, format!("{}{notices}", own.state)).remedy("oxide ctl queues, and the log, tell more")
+            check(Warn, format!("{}{notices}", own.state)).remedy("see oxide ctl queues and the log")
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Whether the relay's UDP ports are its own, and whether the host keeps enough for itself.
+//! Checks that only the relay uses its UDP ports, and that enough ports are left for the host.
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -7,20 +7,20 @@ use super::CheckStatus::{Fail, Pass, Unknown, Warn};
 use super::traffic::UNASKED;
 use super::{Check, CheckStatus, Probes, Traffic};
 
-/// Ports that the host's own sockets need to be given by the kernel.
+/// Minimum number of ports that the kernel must have for the host's own sockets.
 pub(crate) const HOST_PORTS: usize = 4096;
-/// Ports of services are below, or may be (IANA's user ports).
+/// First port above the ports of system services (IANA's user ports).
 const FIRST: u16 = 1024;
-/// Below, a port that the kernel gave away is the more likely one of a service that is started later.
+/// First preferred port. A port below it is more likely to belong to a service that starts later.
 const PREFERRED: u16 = 10_000;
 
-const WANTED: &str = "the relay's UDP ports are nobody else's, and the host's own sockets keep at least 4096";
+const WANTED: &str = "only the relay uses its UDP ports, and at least 4096 ports are left for the host's own sockets";
 
 fn new(status: CheckStatus, observed: impl Into<String>) -> Check {
     Check::new("ports", "relay", status, observed, WANTED)
 }
 
-/// One bit for each port.
+/// Holds one bit for each port.
 struct Ports(Vec<bool>);
 
 impl Ports {
@@ -61,7 +61,7 @@ impl Ports {
     }
 }
 
-/// As the kernel's list of reserved ports is written.
+/// Formats ranges like the kernel's list of reserved ports.
 fn list(ranges: &[RangeInclusive<u16>]) -> String {
     let one = |r: &RangeInclusive<u16>| {
         if r.start() == r.end() { r.start().to_string() } else { format!("{}-{}", r.start(), r.end()) }
@@ -69,7 +69,7 @@ fn list(ranges: &[RangeInclusive<u16>]) -> String {
     ranges.iter().map(one).collect::<Vec<_>>().join(",")
 }
 
-/// The widest range that the relay leaves to the kernel, from the preferred ports if it is wide enough there.
+/// Returns the widest range that the relay leaves free. Prefers ports from `PREFERRED` if enough are free there.
 fn free_range(relay: &Ports) -> Option<RangeInclusive<u16>> {
     let widest = |from: u16| {
         let free = Ports::of([&(from..=u16::MAX)]).without(relay).ranges();
@@ -83,14 +83,14 @@ pub(super) fn check(probes: &Probes, traffic: &Traffic) -> Check {
         return new(Unknown, UNASKED).remedy("oxide doctor --config FILE");
     }
     let (Some((low, high)), Some(bound)) = (probes.ephemeral_ports, &probes.udp_bound) else {
-        return new(Unknown, "the kernel's ports cannot be seen")
+        return new(Unknown, "the kernel's ports cannot be read")
             .remedy("sysctl net.ipv4.ip_local_port_range; ss -uan");
     };
     let ours = Ports::of(&traffic.source_ports);
     let ephemeral = Ports::of([&(low..=high)]);
     let reserved = Ports::of(&probes.reserved_ports);
     let given = ephemeral.without(&reserved);
-    // What the kernel has to leave to the relay: also where clients send to.
+    // The kernel must leave these ports to the relay: source ports and listen ports.
     let relays = Ports::of(
         traffic.source_ports.iter().chain(traffic.listens.iter().map(|(_, p)| *p..=*p).collect::<Vec<_>>().iter()),
     );
@@ -98,38 +98,38 @@ pub(super) fn check(probes: &Probes, traffic: &Traffic) -> Check {
     if left < HOST_PORTS {
         return too_few(&relays, (low, high), given.count(), left);
     }
-    // A listed packet goes to the AF_XDP socket, and the kernel's own socket on that port goes deaf.
+    // The relay receives the packets of listed ports, so a kernel socket on such a port receives nothing.
     let taken = bound.iter().find(|(address, port)| {
         let listens = traffic.listens.iter().any(|(a, l)| l == port && (a == address || address.is_unspecified()));
         listens || (ours.0.get(usize::from(*port)) == Some(&true) && !address.is_loopback())
     });
     if let Some((address, port)) = taken {
         return new(Warn, format!("a kernel socket is bound to {}", SocketAddr::new(*address, *port)))
-            .remedy(format!("whose: ss -uanp 'sport = :{port}'; stop it, or choose other ports"));
+            .remedy(format!("find its process: ss -uanp 'sport = :{port}'; stop it, or choose other ports"));
     }
     let shared = given.and(&ours);
     if shared.count() > 0 {
         let observed =
             format!("{} of source_ports are in the kernel's ephemeral range {low}-{high}", list(&shared.ranges()));
-        // Writing replaces the list.
+        // Writing replaces the list, so it must contain the old entries.
         let both = reserved.with(&shared, |a, b| a || b);
         return new(Warn, observed).remedy(format!(
             "sysctl -w net.ipv4.ip_local_reserved_ports={}, or source_ports outside of {low}-{high}",
             list(&both.ranges())
         ));
     }
-    if let Some(place) = probes.port_choosers.as_deref().unwrap_or_default().first() {
-        let observed = format!("{place} translates source addresses and may give other flows ports of source_ports");
+    if let Some(chain) = probes.port_choosers.as_deref().unwrap_or_default().first() {
+        let observed = format!("{chain} translates source addresses and may give other flows ports of source_ports");
         let range = free_range(&relays).map_or_else(|| "FIRST-LAST".to_owned(), |range| list(&[range]));
         return new(Warn, observed).remedy(format!(
             "keep its ports apart from the relay's: nft \"masquerade to :{range}\", iptables -j MASQUERADE --to-ports \
              {range}, for UDP"
         ));
     }
-    new(Pass, format!("{} are the relay's alone, and the host's own sockets have {left}", list(&traffic.source_ports)))
+    new(Pass, format!("only the relay uses {}; {left} ports are left for the host", list(&traffic.source_ports)))
 }
 
-/// The host's own sockets have too few ports, or would have.
+/// Returns the check if the host's own sockets have too few ports now, or would have too few.
 fn too_few(relay: &Ports, (low, high): (u16, u16), given: usize, left: usize) -> Check {
     let remedy = match free_range(relay) {
         Some(range) => format!(
@@ -138,11 +138,11 @@ fn too_few(relay: &Ports, (low, high): (u16, u16), given: usize, left: usize) ->
             range.start(),
             range.end()
         ),
-        None => "choose a narrower source_ports: it leaves no range of 4096 ports to the host".to_owned(),
+        None => "choose a narrower source_ports: no range of 4096 ports is left for the host".to_owned(),
     };
     if given < HOST_PORTS {
         let observed = format!(
-            "the kernel may give its own sockets {given} ports only ({low}-{high} without those that are reserved): \
+            "the kernel may give its own sockets {given} ports only ({low}-{high} without the reserved ones): \
              programs of this host cannot open connections when they are used up"
         );
         return new(Fail, observed).remedy(remedy);

@@ -1,5 +1,4 @@
-//! What the doctor sees of this machine beyond the snapshot: only looks, and one socket that is closed
-//! again at once.
+//! Reads facts of this machine beyond the snapshot. It changes nothing, and opens one socket that it closes at once.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -9,70 +8,70 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use super::{OwnRelay, Traffic};
 use crate::snapshot::{Holder, KernelRoute, Router, holders, port_choosers};
 
-/// How an attempt went.
+/// Reports the result of an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Attempt {
-    /// It worked.
+    /// The attempt succeeded.
     Done,
-    /// Refused, by errno: `EPERM`.
+    /// The kernel refused with this errno, such as `EPERM`.
     Refused(String),
 }
 
-/// How packets to a listen address come in.
+/// Describes how packets to a listen address arrive.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reception {
     /// Interfaces that have the address.
     pub holders: Vec<Holder>,
-    /// Whether the kernel takes packets to it for its own; `None` if it gave no answer.
+    /// Whether the kernel treats packets to it as its own; `None` if unknown.
     pub local: Option<bool>,
 }
 
-/// Why a setting cannot be read.
+/// Describes why a setting cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hidden {
-    /// It is not there: a network namespace of its own does not show it.
+    /// It does not exist in this network namespace.
     Absent,
-    /// It is there, and not for this user.
+    /// It exists, but this user may not read it.
     Forbidden,
 }
 
-/// Facts for the doctor; `None` where they could not be learned.
+/// Holds facts for the doctor; `None` if a fact is unknown.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Probes {
-    /// An AF_XDP socket was opened and closed.
+    /// Result of opening an AF_XDP socket.
     pub af_xdp: Option<Attempt>,
     /// Seccomp mode of this process: 0 none, 1 strict, 2 filter.
     pub seccomp: Option<u32>,
-    /// Label of the security module, such as AppArmor's profile.
+    /// Label of the security module, such as an AppArmor profile.
     pub label: Option<String>,
     /// Kernel lockdown: `none`, `integrity`, `confidentiality`.
     pub lockdown: Option<String>,
-    /// `net.core.bpf_jit_enable`.
+    /// Value of `net.core.bpf_jit_enable`.
     pub bpf_jit: Option<u32>,
-    /// Why that could not be read.
+    /// Reason why that value cannot be read.
     pub bpf_jit_hidden: Option<Hidden>,
-    /// A process called irqbalance runs.
+    /// Whether a process called irqbalance runs.
     pub irqbalance: Option<bool>,
     /// Frequency governor of the first CPU.
     pub governor: Option<String>,
-    /// `net.ipv4.ip_local_port_range`: the ports kernel sockets get by themselves.
+    /// Value of `net.ipv4.ip_local_port_range`: the ports that the kernel gives to sockets.
     pub ephemeral_ports: Option<(u16, u16)>,
-    /// `net.ipv4.ip_local_reserved_ports`: those of them they do not get.
+    /// Value of `net.ipv4.ip_local_reserved_ports`: the ports of that range that it does not give.
     pub reserved_ports: Vec<RangeInclusive<u16>>,
-    /// Local ends of the UDP sockets of this network namespace.
+    /// Local addresses of the UDP sockets of this network namespace.
     pub udp_bound: Option<Vec<(IpAddr, u16)>>,
-    /// Rules by which the kernel may give other hosts' flows any port of this host.
+    /// Chains in which the kernel may give any port of this host to flows of other hosts.
     pub port_choosers: Option<Vec<String>>,
-    /// How packets to each listen address come in.
+    /// Reception of packets to each listen address.
     pub listens: Vec<(IpAddr, Reception)>,
-    /// The kernel's route to each upstream, or its refusal.
+    /// Route of the kernel to each upstream, or its refusal.
     pub routes: Vec<(IpAddr, Result<KernelRoute, String>)>,
-    /// The relay of this configuration, if it runs.
+    /// Running relay of this configuration, if there is one.
     pub own: Option<OwnRelay>,
 }
 
 impl Probes {
-    /// Of this machine and process, and for `traffic` by `interfaces`.
+    /// Reads the facts of this machine and process, and those of `traffic` and `interfaces`.
     #[must_use]
     pub fn live(interfaces: &[String], traffic: &Traffic) -> Self {
         let status = text("/proc/self/status");
@@ -97,7 +96,7 @@ impl Probes {
         }
     }
 
-    /// What concerns `traffic` alone, of this network namespace.
+    /// Reads only the facts of `traffic`, in this network namespace.
     #[must_use]
     pub fn of_traffic(interfaces: &[String], traffic: &Traffic) -> Self {
         let mut router = Router::open();
@@ -147,16 +146,16 @@ fn af_xdp() -> Attempt {
     }
 }
 
-/// `None` where other processes cannot be seen.
+/// Returns whether irqbalance runs, or `None` if other processes are invisible.
 fn irqbalance() -> Option<bool> {
-    // With hidepid, even process 1 is invisible, and absence says nothing.
+    // With hidepid even process 1 is invisible, so a missing process means nothing.
     std::fs::read("/proc/1/comm").ok()?;
     let processes = std::fs::read_dir("/proc").ok()?;
     let names = processes.flatten().filter_map(|entry| std::fs::read_to_string(entry.path().join("comm")).ok());
     Some(names.into_iter().any(|name| name.trim() == "irqbalance"))
 }
 
-/// `8080,9000-9010`.
+/// Parses port ranges such as `8080,9000-9010`.
 fn ranges(text: &str) -> Vec<RangeInclusive<u16>> {
     let range = |word: &str| {
         let (first, last) = word.split_once('-').unwrap_or((word, word));
@@ -165,15 +164,16 @@ fn ranges(text: &str) -> Vec<RangeInclusive<u16>> {
     text.split(',').filter_map(range).collect()
 }
 
-/// Of the calling thread's network namespace: /proc/net is that of the process's first thread.
+/// Reads the calling thread's network namespace: /proc/net shows that of the process's first thread.
 fn udp_bound() -> Option<Vec<(IpAddr, u16)>> {
     let v4 = std::fs::read_to_string("/proc/thread-self/net/udp").ok()?;
-    // Absent without IPv6.
+    // This file is absent without IPv6.
     let v6 = std::fs::read_to_string("/proc/thread-self/net/udp6").unwrap_or_default();
     Some(v4.lines().chain(v6.lines()).filter_map(local_end).collect())
 }
 
-/// Second field of a line of /proc/net/udp: words of the address as the CPU reads them, port, all in hex.
+/// Parses the second field of a line of /proc/net/udp: 32-bit words of the address in host byte order, and the port,
+/// all in hex.
 fn local_end(line: &str) -> Option<(IpAddr, u16)> {
     let (address, port) = line.split_whitespace().nth(1)?.split_once(':')?;
     let word = |at: usize| u32::from_str_radix(address.get(at..at + 8)?, 16).ok().map(u32::to_ne_bytes);

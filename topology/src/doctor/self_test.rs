@@ -1,52 +1,52 @@
-//! What the self-test found, in the words of a check. The test itself is not here: it needs the backend.
+//! Converts the results of the self-test to checks. The test itself needs the backend and is in another crate.
 
 use super::CheckStatus::{Fail, Pass, Unknown};
 use super::host::explain_refusal;
 use super::{Check, Probes};
 use crate::snapshot::HostLimits;
 
-/// One step of the self-test.
+/// Holds one step of the self-test.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SelfTestStep {
-    /// What was tried: `program`, `memory`, `namespace`, `packets`.
+    /// Name of the step: `program`, `memory`, `namespace`, `packets`.
     pub step: &'static str,
-    /// What is wanted of it.
+    /// Wanted result.
     pub wanted: &'static str,
-    /// How it went.
+    /// Result.
     pub outcome: StepOutcome,
 }
 
-/// How a step went.
+/// Reports the result of a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StepOutcome {
-    /// As wanted; what was seen.
+    /// It succeeded, with this observation.
     Done(String),
-    /// The kernel refused for want of privilege.
+    /// The kernel refused because a privilege is missing.
     Refused {
-        /// What it said: `EPERM`, or a sentence.
+        /// Error of the kernel: `EPERM`, or a sentence.
         text: String,
-        /// What it takes: of each group any one capability would do, the least first.
+        /// Needed capabilities. Each group lists alternatives, the weakest first.
         needs: &'static [&'static [&'static str]],
-        /// Whether the relay needs it too; else only the self-test does.
+        /// Whether the relay needs the privilege too; otherwise only the self-test does.
         relay_needs_it: bool,
     },
-    /// It failed otherwise.
+    /// It failed for another reason.
     Failed {
-        /// How.
+        /// Error message.
         text: String,
-        /// What to do.
+        /// Remedy.
         remedy: String,
     },
-    /// It could not be tried, for a reason that is not the relay's concern.
+    /// It could not be tried, for a reason that does not affect the relay.
     Untried {
-        /// Why.
+        /// Reason.
         why: String,
-        /// What to do.
+        /// Remedy.
         remedy: String,
     },
 }
 
-/// A check for each step, all called `self-test`. An EPERM is taken apart.
+/// Returns a check for each step, all called `self-test`. It explains each EPERM.
 #[must_use]
 pub fn self_test_checks(limits: &HostLimits, probes: &Probes, trials: &[SelfTestStep]) -> Vec<Check> {
     trials.iter().map(|trial| one(limits, probes, trial)).collect()

@@ -1,12 +1,11 @@
-//! Checks of how packets come to the queues of one interface: RSS, offloads, interrupt deferral, and
-//! sockets that are there already.
+//! Checks how packets reach the queues of one interface: RSS, offloads, interrupt deferral, and existing sockets.
 
 use super::CheckStatus::{Fail, Pass, Unknown, Warn};
 use super::nic::check;
 use super::{Check, CheckContext};
 use crate::snapshot::{HashFields, Nic, Offloads};
 
-/// Queues of `nic` that the plan serves; those in use now if there is no plan.
+/// Returns the queues of `nic` that the plan serves, or those in use now if there is no plan.
 fn served(p: &CheckContext<'_>, nic: &Nic) -> Vec<u32> {
     match &p.plan {
         Ok(plan) => {
@@ -25,8 +24,8 @@ fn listed(queues: &[u32]) -> String {
 pub(super) fn xsk_owned(p: &CheckContext<'_>, nic: &Nic) -> Check {
     let wanted = "no other AF_XDP socket on the queues to be served";
     let Some(taken) = &nic.xsk_queues else {
-        return check("xsk-owned", nic, Unknown, "this kernel does not tell", wanted)
-            .remedy("Linux 6.15 tells it, or: modprobe xsk_diag; ss --xdp -p");
+        return check("xsk-owned", nic, Unknown, "this kernel does not report it", wanted)
+            .remedy("Linux 6.15 and later report it; or modprobe xsk_diag and ss --xdp -p");
     };
     let served = served(p, nic);
     let own = |queue: &u32| p.probes.own.as_ref().is_some_and(|own| own.has(&nic.name, *queue));
@@ -34,17 +33,13 @@ pub(super) fn xsk_owned(p: &CheckContext<'_>, nic: &Nic) -> Check {
     let ours: Vec<u32> = taken.iter().copied().filter(|queue| served.contains(queue)).collect();
     match (ours.is_empty(), taken.is_empty()) {
         (false, _) => check("xsk-owned", nic, Fail, format!("queues {} have a socket already", listed(&ours)), wanted)
-            .remedy("stop its process; who maps socket memory (root): grep -ls 'socket:\\[' /proc/[0-9]*/maps"),
+            .remedy("stop its process; to find it as root: grep -ls 'socket:\\[' /proc/[0-9]*/maps"),
         (true, false) => {
-            check("xsk-owned", nic, Pass, format!("queues {}, which are not to be served", listed(&taken)), wanted)
+            check("xsk-owned", nic, Pass, format!("queues {}, which the plan does not serve", listed(&taken)), wanted)
         }
-        (true, true) if !own.is_empty() => check(
-            "xsk-owned",
-            nic,
-            Pass,
-            format!("queues {} have the running relay's own sockets", listed(&own)),
-            wanted,
-        ),
+        (true, true) if !own.is_empty() => {
+            check("xsk-owned", nic, Pass, format!("queues {} have sockets of the running relay", listed(&own)), wanted)
+        }
         (true, true) => check("xsk-owned", nic, Pass, "none", wanted),
     }
 }
@@ -56,9 +51,9 @@ pub(super) fn rss(p: &CheckContext<'_>, nic: &Nic) -> Check {
     }
     let Some(view) = &nic.rss else {
         if nic.driver.as_deref() == Some("veth") {
-            return check("rss", nic, Pass, "a veth has none: the sender's transmit queue decides", wanted);
+            return check("rss", nic, Pass, "a veth has no RSS: the sender's transmit queue decides", wanted);
         }
-        return check("rss", nic, Unknown, "neither driver nor kernel tells", wanted)
+        return check("rss", nic, Unknown, "neither driver nor kernel reports it", wanted)
             .remedy(format!("ethtool -x {0}; ethtool -n {0} rx-flow-hash udp4", nic.name));
     };
     let function = view.function.as_deref().unwrap_or("function unknown");
@@ -67,22 +62,22 @@ pub(super) fn rss(p: &CheckContext<'_>, nic: &Nic) -> Check {
     let mut elsewhere: Vec<u32> = table.iter().copied().filter(|queue| !served.contains(queue)).collect();
     elsewhere.sort_unstable();
     elsewhere.dedup();
-    // Queues that only attaching the program adds come into the table then.
+    // Queues that attaching the program adds are not in the table yet.
     let there = |queue: &&u32| nic.rx_queues.is_none_or(|rx| **queue < rx);
     let idle: Vec<u32> = served.iter().filter(there).copied().filter(|queue| !table.contains(queue)).collect();
     if !table.is_empty() && !elsewhere.is_empty() {
-        let observed = format!("{function}; packets also go to queues {}, which nobody serves", listed(&elsewhere));
+        let observed = format!("{function}; packets also go to queues {}, which no actor serves", listed(&elsewhere));
         return check("rss", nic, Warn, observed, wanted).remedy(equal(nic, &served));
     }
     if !table.is_empty() && !idle.is_empty() {
-        let observed = format!("{function}; no packet ever goes to queues {}", listed(&idle));
+        let observed = format!("{function}; no packet goes to queues {}", listed(&idle));
         return check("rss", nic, Warn, observed, wanted).remedy(equal(nic, &served));
     }
     let fields = [("udp4", view.fields_udp4), ("udp6", view.fields_udp6)];
     if nic.driver.as_deref() == Some("virtio_net")
         && fields.iter().any(|(_, fields)| fields.is_some_and(|f| f == HashFields::default()))
     {
-        // The driver refuses other fields with EINVAL then (virtnet_set_hashflow, drivers/net/virtio_net.c).
+        // Then the driver refuses other fields with EINVAL (virtnet_set_hashflow, drivers/net/virtio_net.c).
         let observed = "the device offers no hash over UDP: the host chooses the queue of each flow";
         return check("rss", nic, Warn, observed, wanted).remedy(
             "give the virtual machine a NIC with RSS (QEMU: -device virtio-net-pci,rss=on,hash=on), or one queue",
@@ -98,10 +93,10 @@ pub(super) fn rss(p: &CheckContext<'_>, nic: &Nic) -> Check {
             let observed = format!("{function} of {hashed}, {} entries over {} queues", table.len(), served.len());
             check("rss", nic, Pass, observed, wanted)
         }
-        (false, _) => check("rss", nic, Unknown, format!("{function}; the table is not told"), wanted)
+        (false, _) => check("rss", nic, Unknown, format!("{function}; the table is unknown"), wanted)
             .remedy(format!("ethtool -x {}", nic.name)),
-        (true, None) => check("rss", nic, Unknown, format!("{function}; the hashed fields are not told"), wanted)
-            .remedy(format!("ethtool -n {} rx-flow-hash udp4 (netlink tells from Linux 6.17 on)", nic.name)),
+        (true, None) => check("rss", nic, Unknown, format!("{function}; the hashed fields are unknown"), wanted)
+            .remedy(format!("ethtool -n {} rx-flow-hash udp4 (Linux 6.17 and later report them)", nic.name)),
     }
 }
 
@@ -123,13 +118,13 @@ pub(super) fn offloads(_: &CheckContext<'_>, nic: &Nic) -> Check {
     if nic.driver.as_deref() == Some("veth") {
         return veth(nic, wanted);
     }
-    let vlan = if on.rx_vlan { "; VLAN tags are taken out (ethtool -K rxvlan off if VLANs are served)" } else { "" };
+    let vlan = if on.rx_vlan { "; VLAN tags are removed (use ethtool -K rxvlan off if VLANs are served)" } else { "" };
     check("offloads", nic, Pass, format!("nothing merges packets before XDP{vlan}"), wanted)
 }
 
-/// What makes one packet of several before the program sees them.
+/// Returns the offloads that merge packets before the program sees them, and the command that disables them.
 fn merging(nic: &Nic, on: Offloads) -> (Vec<&'static str>, String) {
-    // Known not to be native: then the program runs behind GRO.
+    // Without native XDP the program runs after GRO.
     let generic = nic.xdp_features.is_some_and(|f| !f.basic || !f.redirect);
     let all = [
         (on.lro, "LRO merges packets, and drivers refuse native XDP with it", "lro"),
@@ -142,7 +137,7 @@ fn merging(nic: &Nic, on: Offloads) -> (Vec<&'static str>, String) {
     (found.iter().map(|(_, text, _)| *text).collect(), format!("ethtool -K {} {}", nic.name, switches.join(" ")))
 }
 
-/// A veth hands over what its peer has not finished: checksums (CHECKSUM_PARTIAL) and super-packets.
+/// Checks a veth. It passes on what its peer has left unfinished: checksums (CHECKSUM_PARTIAL) and super-packets.
 fn veth(nic: &Nic, wanted: &str) -> Check {
     let Some(peer) = &nic.peer else {
         return check("offloads", nic, Unknown, "its peer is in another namespace", wanted)
@@ -164,7 +159,7 @@ fn veth(nic: &Nic, wanted: &str) -> Check {
     }
     // veth_xdp_xmit, drivers/net/veth.c: without NAPI at the peer, redirected frames are dropped.
     if !on.gro && !peer.has_program {
-        found.push("has neither GRO nor an XDP program: frames sent by native XDP vanish there".to_owned());
+        found.push("has neither GRO nor an XDP program: frames sent by native XDP are lost".to_owned());
         switches.push("gro on");
     }
     if found.is_empty() {
@@ -177,7 +172,7 @@ fn veth(nic: &Nic, wanted: &str) -> Check {
     ))
 }
 
-/// Never worse than a pass: it works without, with more interrupts.
+/// Never fails or warns: without these settings it works with more interrupts.
 pub(super) fn napi(_: &CheckContext<'_>, nic: &Nic) -> Check {
     let wanted = "with busy_poll on a NIC: napi_defer_hard_irqs 2, gro_flush_timeout 200000; not needed";
     match nic.napi {

@@ -1,4 +1,4 @@
-//! Checks of the relay's own addresses: what comes in, and the way to its upstreams. Its ports are in `ports`.
+//! Checks the relay's listen addresses and the routes to its upstreams. Module `ports` checks its ports.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -7,14 +7,14 @@ use super::CheckStatus::{Fail, Pass, Unknown, Warn};
 use super::{Check, CheckStatus, Probes};
 use crate::snapshot::Holder;
 
-/// What the relay will send and receive; empty where no configuration was given.
+/// Describes the traffic of the relay; empty without a configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Traffic {
-    /// Where clients send to.
+    /// Addresses and ports that clients send to.
     pub listens: Vec<(IpAddr, u16)>,
-    /// UDP source ports toward upstreams; empty without a configuration.
+    /// UDP source ports towards upstreams; empty without a configuration.
     pub source_ports: Vec<RangeInclusive<u16>>,
-    /// Where packets go.
+    /// Addresses of the upstreams.
     pub upstreams: Vec<IpAddr>,
 }
 
@@ -40,7 +40,7 @@ fn listens(interfaces: &[String], probes: &Probes, traffic: &Traffic) -> Vec<Che
         if traffic.source_ports.is_empty() {
             return vec![Check::new("listen", "relay", Unknown, UNASKED, wanted).remedy("oxide doctor --config FILE")];
         }
-        let text = "the configuration has no [[relay]] entry: a start refuses it";
+        let text = "the configuration has no [[relay]] entry, so the relay does not start";
         return vec![Check::new("listen", "relay", Fail, text, wanted).remedy("write one: oxide config example")];
     }
     let all = unique(traffic.listens.iter().map(|(address, _)| address));
@@ -52,7 +52,7 @@ fn listen(interfaces: &[String], probes: &Probes, address: IpAddr, wanted: &str)
     let check = |status, observed: String| Check::new("listen", &subject, status, observed, wanted);
     let served = interfaces.join(", ");
     let Some((_, reception)) = probes.listens.iter().find(|(own, _)| *own == address) else {
-        return check(Unknown, "the kernel could not be asked".into()).remedy("ip -br addr");
+        return check(Unknown, "the kernel did not answer".into()).remedy("ip -br addr");
     };
     let names = |holders: &[Holder]| holders.iter().map(|h| h.interface.as_str()).collect::<Vec<_>>().join(", ");
     let holders = &reception.holders;
@@ -60,20 +60,23 @@ fn listen(interfaces: &[String], probes: &Probes, address: IpAddr, wanted: &str)
         return check(Pass, format!("on {}", holder.interface));
     }
     if holders.iter().any(|holder| holder.elsewhere) {
-        return check(Pass, format!("on {}, so what comes in by {served} is relayed", names(holders)));
+        return check(Pass, format!("on {}; packets that arrive on {served} are relayed", names(holders)));
     }
     if !holders.is_empty() {
         let on = names(holders);
-        return check(Warn, format!("on {on}, which is not served: what comes in by {on} goes to the kernel"))
+        return check(Warn, format!("on {on}, which is not served: packets that arrive there go to the kernel"))
             .remedy(format!("add {on} to interfaces, or listen on an address of {served}"));
     }
     if reception.local == Some(true) {
-        return check(Pass, "no interface has it; a local route takes it".into());
+        return check(Pass, "no interface has it; a local route covers it".into());
     }
     let prefix = if address.is_ipv4() { 32 } else { 128 };
     let device = interfaces.first().map_or("NIC", String::as_str);
-    check(Warn, "no interface of this host has it, so no neighbour is answered who asks for it".into())
-        .remedy(format!("ip addr add {address}/{prefix} dev {device}, or listen on an address from `ip -br addr`"))
+    check(
+        Warn,
+        "no interface of this host has it, so the host does not answer ARP or neighbour discovery for it".into(),
+    )
+    .remedy(format!("ip addr add {address}/{prefix} dev {device}, or listen on an address from `ip -br addr`"))
 }
 
 fn routes(interfaces: &[String], probes: &Probes, traffic: &Traffic) -> Vec<Check> {
@@ -89,7 +92,7 @@ fn route(interfaces: &[String], probes: &Probes, upstream: IpAddr, wanted: &str)
     let subject = format!("upstream {upstream}");
     let check = |status: CheckStatus, observed: String| Check::new("route", &subject, status, observed, wanted);
     let Some((_, route)) = probes.routes.iter().find(|(target, _)| *target == upstream) else {
-        return check(Unknown, "the kernel could not be asked".into()).remedy(format!("ip route get {upstream}"));
+        return check(Unknown, "the kernel did not answer".into()).remedy(format!("ip route get {upstream}"));
     };
     let hop = match route {
         Err(refusal) => {
@@ -101,8 +104,7 @@ fn route(interfaces: &[String], probes: &Probes, upstream: IpAddr, wanted: &str)
         Ok(hop) => hop,
     };
     if hop.local {
-        return check(Fail, "is this host's own address: nothing is sent there".into())
-            .remedy("write the address of another host");
+        return check(Fail, "is this host's own address".into()).remedy("use the address of another host");
     }
     if !interfaces.contains(&hop.interface) {
         let observed = format!("leaves by {}, which is not served", hop.interface);
@@ -112,9 +114,9 @@ fn route(interfaces: &[String], probes: &Probes, upstream: IpAddr, wanted: &str)
     let via = hop.gateway.map_or_else(|| "on the link".to_owned(), |gateway| format!("via {gateway}"));
     let next = hop.gateway.unwrap_or(upstream);
     match hop.resolved {
-        Some(false) => check(Warn, format!("by {}, {via}, who does not answer", hop.interface))
+        Some(false) => check(Warn, format!("by {}, {via}, which does not answer", hop.interface))
             .remedy(format!("see ip neigh show {next}; is it on, and on this link?")),
-        Some(true) => check(Pass, format!("by {}, {via}, who answers", hop.interface)),
-        None => check(Pass, format!("by {}, {via}, not asked for yet", hop.interface)),
+        Some(true) => check(Pass, format!("by {}, {via}, which answers", hop.interface)),
+        None => check(Pass, format!("by {}, {via}, not resolved yet", hop.interface)),
     }
 }

@@ -1,4 +1,4 @@
-//! What a placement costs: one warning for each kind of crowding, not one for each actor.
+//! Warns about shared CPUs and distant nodes: one warning for each kind of problem.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -49,13 +49,13 @@ pub(super) fn warn(
     }
 }
 
-/// The list, or only its size where it would fill the screen.
+/// Returns the list, or its size and first element if the list is long.
 fn brief(cpus: &CpuList) -> String {
     let list = cpus.to_string();
     if list.len() > 60 { format!("{} of them, from {}", cpus.len(), cpus.first().unwrap_or(0)) } else { list }
 }
 
-/// Actors that are not where their NICs are.
+/// Warns about actors that are on another node than their NICs.
 fn distance(actors: &[ActorPlan], snapshot: &Snapshot, log: &mut PlanLog) {
     let mut far: BTreeMap<Option<u32>, (CpuList, BTreeSet<&str>)> = BTreeMap::new();
     let mut lost: BTreeMap<&str, CpuList> = BTreeMap::new();

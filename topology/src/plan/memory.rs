@@ -1,4 +1,4 @@
-//! Whose memory, which pages, and whether there is enough.
+//! Chooses the memory node and the page size of each actor, and checks the limits.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use crate::request::PlanRequest;
 use crate::snapshot::{Amount, Node, Snapshot};
 
 const HUGE_PAGE: u64 = 2 << 20;
-/// What lets the process take memory from more nodes.
+/// Remedy for a process that may not use the memory of a node.
 pub(crate) const WIDEN_MEMS: &str = "widen cpuset.mems of the cgroup (unit file: AllowedMemoryNodes=)";
 
 pub(super) fn assign(actors: &mut [ActorPlan], snapshot: &Snapshot, request: &PlanRequest, log: &mut PlanLog) {
@@ -19,7 +19,7 @@ pub(super) fn assign(actors: &mut [ActorPlan], snapshot: &Snapshot, request: &Pl
     check_memlock(actors, snapshot, log);
 }
 
-/// Memory is on the core's own node, or on the nearest that has any.
+/// Places memory on the core's own node, or on the nearest node that has memory.
 fn choose_nodes(actors: &mut [ActorPlan], snapshot: &Snapshot, log: &mut PlanLog) {
     let machine = &snapshot.machine;
     let allowed = |id: u32| snapshot.limits.memory_nodes.as_ref().is_none_or(|nodes| nodes.contains(id));
@@ -29,7 +29,7 @@ fn choose_nodes(actors: &mut [ActorPlan], snapshot: &Snapshot, log: &mut PlanLog
         let Some(own) = actor.numa_node else { continue };
         let subject = format!("queue {}", actor.queue);
         if machine.node(own).is_none_or(usable) {
-            log.decide(DecisionCode::MemoryLocal, subject, format!("memory on node {own}, its core's own"));
+            log.decide(DecisionCode::MemoryLocal, subject, format!("memory on node {own}, the node of its core"));
             continue;
         }
         let nearest = machine
@@ -60,13 +60,13 @@ fn choose_nodes(actors: &mut [ActorPlan], snapshot: &Snapshot, log: &mut PlanLog
         }
     }
     for (node, queues) in forbidden {
-        let text = format!("their memory is not on node {node}, where their cores are: cpuset.mems leaves it out");
+        let text = format!("their memory is not on the node {node} of their cores: cpuset.mems excludes it");
         log.warn(WarningCode::RemoteNode, format!("queues {queues}"), text, WIDEN_MEMS);
     }
 }
 
-/// Huge pages in the order of the queues, as long as the node's free ones last: a node-bound mapping of
-/// huge pages that are not there succeeds, and ends in SIGBUS at the first touch.
+/// Assigns huge pages in the order of the queues while the node has free ones. A node-bound mapping without enough
+/// huge pages succeeds, and the first access ends in SIGBUS.
 fn choose_pages(actors: &mut [ActorPlan], snapshot: &Snapshot, request: &PlanRequest, log: &mut PlanLog) {
     if !request.huge_pages {
         log.decide(DecisionCode::PageBase, "actors", "base pages, as configured");
@@ -99,15 +99,16 @@ fn choose_pages(actors: &mut [ActorPlan], snapshot: &Snapshot, request: &PlanReq
                 log.decide(DecisionCode::PageHuge, subject, text);
             }
             Some(free) => {
-                let text = format!("{needed} free 2 MiB pages are wanted, {free} are free: the rest gets base pages");
+                let text =
+                    format!("{needed} free 2 MiB pages are wanted, {free} are free: the other actors use base pages");
                 let remedy = format!("echo {needed} > {knob}  (more if others use some)");
-                log.decide(DecisionCode::PageBase, &subject, "base pages where huge ones do not suffice");
+                log.decide(DecisionCode::PageBase, &subject, "base pages if there are too few huge ones");
                 log.warn(WarningCode::HugePagesShort, subject, text, remedy);
             }
             None => {
-                let text = format!("{needed} free 2 MiB pages are wanted; how many there are is unknown");
+                let text = format!("{needed} free 2 MiB pages are wanted; the number of free ones is unknown");
                 let remedy = format!("echo {needed} > {knob}");
-                log.decide(DecisionCode::PageHuge, &subject, "2 MiB pages, if they are there at start");
+                log.decide(DecisionCode::PageHuge, &subject, "2 MiB pages, if they are free at start");
                 log.warn(WarningCode::HugePagesUnknown, subject, text, remedy);
             }
         }
@@ -147,7 +148,7 @@ fn check_totals(actors: &[ActorPlan], snapshot: &Snapshot, log: &mut PlanLog) {
         let text = format!("packet memory of {} exceeds the machine's {}", mib(needed), mib(total.into()));
         log.refuse(ReasonCode::Memory, "machine", text, remedy);
     }
-    // Huge pages are reserved already and not part of the available memory.
+    // Huge pages are reserved already, so they are not part of the available memory.
     let base: u128 = actors.iter().filter(|a| a.page == Page::Base).map(|a| u128::from(a.umem_bytes)).sum();
     if let Some(available) = limits.memory_available_bytes
         && base > u128::from(available)
@@ -157,9 +158,9 @@ fn check_totals(actors: &[ActorPlan], snapshot: &Snapshot, log: &mut PlanLog) {
     }
 }
 
-/// The kernel counts UMEM against RLIMIT_MEMLOCK of the user unless CAP_IPC_LOCK is held in the initial
-/// user namespace (xdp_umem_account_pages, net/xdp/xdp_umem.c): once for each port of an actor, since
-/// every socket registers the memory for itself.
+/// Checks the memlock limit. The kernel counts UMEM against the user's RLIMIT_MEMLOCK, unless CAP_IPC_LOCK is held in
+/// the initial user namespace (xdp_umem_account_pages, net/xdp/xdp_umem.c). It counts once for each port of an actor,
+/// because every socket registers the memory itself.
 fn check_memlock(actors: &[ActorPlan], snapshot: &Snapshot, log: &mut PlanLog) {
     let limits = &snapshot.limits;
     let initial = limits.initial_user_namespace;

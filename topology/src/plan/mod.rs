@@ -1,8 +1,7 @@
-//! The plan: which actor runs where, on whose memory, and why.
+//! Holds the plan: CPU and memory of each actor, with reasons.
 //!
-//! Owns the result types, and [`plan`], the only way to make one. The work is in `queues` (which
-//! queues, whose actors), `rules` (drivers), `place` (cores), `cpu_contention` (what that costs) and `memory`
-//! (pages and limits).
+//! This module owns the result types, and [`plan`], the only way to create one. Modules: `queues` (queues and ports),
+//! `rules` (drivers), `place` (cores), `cpu_contention` (warnings) and `memory` (pages and limits).
 
 mod cpu_contention;
 mod memory;
@@ -23,155 +22,155 @@ use serde::{Deserialize, Serialize};
 /// Version of the plan's JSON form.
 pub const PLAN_SCHEMA: u32 = 2;
 
-/// Who runs where. The engine starts from this and from nothing else.
+/// Holds the placement of every actor. The engine starts from this and from nothing else.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Plan {
-    /// [`PLAN_SCHEMA`].
+    /// Version of the form, [`PLAN_SCHEMA`].
     pub schema: u32,
-    /// The actors, by rising queue number.
+    /// Actors, by ascending queue number.
     pub actors: Vec<ActorPlan>,
-    /// CPUs for the supervisor, the async side and the kernel's own work. Never empty.
+    /// CPUs for the supervisor, the async threads and the kernel's own work. Never empty.
     pub housekeeping: Vec<u32>,
-    /// What was decided and why, in the order of deciding.
+    /// Decisions with their reasons, in the order of planning.
     pub decisions: Vec<Decision>,
-    /// What will work and could be better, each with its mend.
+    /// Warnings: facts that allow a start but are not optimal, each with its remedy.
     pub warnings: Vec<Warning>,
 }
 
-/// One actor: one queue number of every interface, one CPU, one packet memory.
+/// Holds the plan of one actor: one queue number of every interface, one CPU, one packet memory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ActorPlan {
-    /// The queue number it serves.
+    /// Number of the queue that it serves.
     pub queue: u32,
-    /// Its queue of each interface, in the order of the request.
+    /// Its queue on each interface, in the order of the request.
     pub ports: Vec<PortPlan>,
-    /// CPU it is pinned to.
+    /// CPU that it is pinned to.
     pub cpu: u32,
-    /// Another actor is pinned to the same CPU: neither may busy-poll without end.
+    /// Whether another actor is pinned to the same CPU; then neither may busy-poll without limit.
     pub shares_cpu: bool,
-    /// NUMA node of its packet memory; `None` where the machine tells no nodes.
+    /// NUMA node of its packet memory; `None` if the machine has no known nodes.
     pub numa_node: Option<u32>,
-    /// Packet memory, bytes.
+    /// Size of its packet memory in bytes.
     pub umem_bytes: u64,
-    /// Pages it is made of.
+    /// Kind of its pages.
     pub page: Page,
 }
 
-/// One queue of one interface.
+/// Holds one queue of one interface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PortPlan {
-    /// Interface name.
+    /// Name of the interface.
     pub interface: String,
-    /// The kernel's number of it when the snapshot was taken; `None` on a described machine.
+    /// Index of the interface when the snapshot was taken; `None` on a described machine.
     pub ifindex: Option<u32>,
-    /// Queue number, the same for all ports of an actor.
+    /// Number of the queue, equal for all ports of an actor.
     pub queue: u32,
     /// NUMA node of the device.
     pub numa_node: Option<u32>,
-    /// Whether `auto` should try zero-copy here.
+    /// Whether the configuration value `auto` tries zero-copy here.
     pub zero_copy: ZeroCopy,
 }
 
-/// What is known of zero-copy on a port, from the driver's own word and from what is on record about it.
+/// Rates zero-copy on a port, from the driver's reported features and from known problems.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ZeroCopy {
-    /// The driver has it and nothing is on record against it.
+    /// The driver supports it, and no problem is known.
     Good,
-    /// The driver may have it, and memory corruption, panics or stalls are on record: only by the
-    /// operator's explicit wish.
+    /// The driver may support it, but memory corruption, panics or stalls are known. It is used only if the operator
+    /// requires it.
     Avoid,
-    /// The driver does not have it.
+    /// The driver does not support it.
     Absent,
-    /// Nothing is known: only by the operator's explicit wish.
+    /// Nothing is known. It is used only if the operator requires it.
     Unknown,
 }
 
-/// Kind of memory pages.
+/// Names a kind of memory pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Page {
-    /// 2 MiB.
+    /// Pages of 2 MiB.
     Huge,
-    /// The base page of the machine.
+    /// Base pages of the machine.
     Base,
 }
 
-/// One choice of the planner.
+/// Holds one decision of the planner.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Decision {
-    /// Which rule decided.
+    /// Rule that decided.
     pub code: DecisionCode,
-    /// What about: `queue 3`, `eth0`, `cpu 0`.
+    /// Subject of the decision: `queue 3`, `eth0`, `cpu 0`.
     pub subject: String,
-    /// What and why.
+    /// Decision and its reason.
     pub text: String,
 }
 
-/// The planner's rules. Stable: the JSON form is the kebab-case name.
+/// Lists the planner's rules. They are stable; the JSON form is the kebab-case name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum DecisionCode {
     /// All receive queues are served.
     QueuesAll,
-    /// The queues that every interface has are served, and this one has more.
+    /// The queues that every interface has are served; this interface has more.
     QueuesCommon,
-    /// The queues that were asked for are served.
+    /// The configured queues are served.
     QueuesListed,
-    /// The core kept for the supervisor and the kernel.
+    /// This core is reserved for the supervisor and the kernel.
     HousekeepingCore,
     /// The only thread of the machine is used for everything.
     HousekeepingShared,
-    /// A physical core of its own, on the NIC's node.
+    /// The actor has a physical core for itself on the NIC's node.
     CoreOnNicNode,
-    /// A physical core of its own on another node.
+    /// The actor has a physical core for itself on another node.
     CoreOnOtherNode,
-    /// A physical core of its own; the NIC's node is unknown or there is only one.
+    /// The actor has a physical core for itself; the NIC's node is unknown or the only one.
     CoreFree,
-    /// The second thread of a core that has an actor already.
+    /// The actor runs on the second thread of a core that has an actor already.
     SmtSibling,
-    /// A CPU that has an actor already.
+    /// The actor runs on a CPU that has an actor already.
     CpuShared,
-    /// The CPU the user named.
+    /// The actor runs on the configured CPU.
     CpuPinned,
-    /// Memory on the core's own node.
+    /// The memory is on the core's own node.
     MemoryLocal,
-    /// Memory on the nearest node, since the core's own has none.
+    /// The memory is on the nearest node, because the core's own node has none.
     MemoryNearest,
-    /// 2 MiB pages.
+    /// The packet memory uses 2 MiB pages.
     PageHuge,
-    /// Base pages.
+    /// The packet memory uses base pages.
     PageBase,
 }
 
-/// Something that works and could be better.
+/// Holds one warning: a fact that allows a start but is not optimal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Warning {
-    /// Which.
+    /// Kind of the warning.
     pub code: WarningCode,
-    /// What about.
+    /// Subject of the warning.
     pub subject: String,
-    /// What was seen, and what it costs.
+    /// Observed fact and its cost.
     pub text: String,
-    /// What to do about it, a command where there is one.
+    /// Remedy, as a command if possible.
     pub remedy: String,
 }
 
-/// Kinds of warnings. Stable: the JSON form is the kebab-case name.
+/// Lists the kinds of warnings. They are stable; the JSON form is the kebab-case name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum WarningCode {
-    /// Receive queues that nobody serves: they are not on the user's list, or another interface has no such queue.
+    /// No actor serves some receive queues: they are not configured, or another interface has no such queue.
     QueuesUnserved,
-    /// A number of queues could not be learned.
+    /// The number of queues is unknown.
     QueuesUnknown,
     /// The interface is down or has no carrier.
     LinkDown,
@@ -187,20 +186,20 @@ pub enum WarningCode {
     HousekeepingUsed,
     /// The cgroup grants less CPU time than the plan uses.
     CpuQuota,
-    /// Not enough free huge pages.
+    /// There are too few free huge pages.
     HugePagesShort,
-    /// Free huge pages unknown.
+    /// The number of free huge pages is unknown.
     HugePagesUnknown,
     /// The memory limit may not suffice.
     Memlock,
-    /// Less memory is available now than the plan takes.
+    /// Less memory is available now than the plan needs.
     MemoryTight,
-    /// The largest packet of the interface does not fit, or is unknown.
+    /// The largest packet of the interface does not fit a frame, or its size is unknown.
     Mtu,
-    /// What is known of this driver.
+    /// The driver has a known problem.
     Driver,
     /// An XDP program is attached already.
     XdpAttached,
-    /// Cores of different kinds.
+    /// The machine has cores of different kinds.
     MixedCores,
 }

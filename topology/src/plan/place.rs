@@ -1,8 +1,8 @@
-//! Which CPU an actor gets.
+//! Chooses the CPU of each actor.
 //!
-//! Order of preference, told to users in docs/planning.md: a physical core of its own on the NIC's
-//! node; one on another node; the second thread of a core in use; a CPU that has an actor already,
-//! the least loaded first. The housekeeping core comes last, and only if allowed.
+//! The order of preference is in docs/planning.md: a free physical core on the NIC's node; a free core on another
+//! node; the second thread of a core in use; a CPU that has an actor already, the least loaded first. The
+//! housekeeping core comes last, and only if it is allowed.
 
 use std::cmp::Reverse;
 
@@ -13,7 +13,7 @@ use crate::cpus::CpuList;
 use crate::request::{Numa, Pin, PlanRequest};
 use crate::snapshot::{Machine, Snapshot};
 
-/// One usable CPU while actors are dealt out.
+/// Holds a usable CPU during placement.
 struct CpuCandidate {
     cpu: u32,
     /// Index of its core in the machine.
@@ -25,13 +25,13 @@ struct CpuCandidate {
     load: u32,
 }
 
-/// The CPUs there are to choose from.
+/// Holds the usable CPUs.
 pub(super) struct CpuPool {
     pub(super) housekeeping: CpuList,
     candidates: Vec<CpuCandidate>,
 }
 
-/// A core and those of its CPUs that may be used.
+/// Holds a core with its usable CPUs.
 struct UsableCore {
     index: usize,
     cpus: CpuList,
@@ -41,7 +41,7 @@ struct UsableCore {
 }
 
 impl CpuPool {
-    /// Looks at what may be used, and keeps the housekeeping core.
+    /// Finds the usable CPUs and reserves the housekeeping core.
     pub(super) fn survey(snapshot: &Snapshot, request: &PlanRequest, log: &mut PlanLog) -> Self {
         let usable = snapshot.usable_cpus();
         if usable.is_empty() {
@@ -90,9 +90,9 @@ impl CpuPool {
     }
 }
 
-/// On a machine of one node, a core that tells no node is on that one.
-fn node_of(machine: &Machine, told: Option<u32>) -> Option<u32> {
-    told.or(match machine.nodes.as_slice() {
+/// Returns the node of a core. On a machine with one node, an unknown node is that one.
+fn node_of(machine: &Machine, known: Option<u32>) -> Option<u32> {
+    known.or(match machine.nodes.as_slice() {
         [node] => Some(node.id),
         _ => None,
     })
@@ -118,8 +118,8 @@ fn check_pins(snapshot: &Snapshot, request: &PlanRequest, usable: &CpuList, log:
         for &cpu in pins.iter().filter(|&&cpu| usable.contains(cpu)) {
             let node = machine.core_of(cpu).and_then(|core| node_of(machine, core.node));
             if node != Some(wanted) {
-                let text = format!("is named by pin and is not on node {wanted}, which numa asks for");
-                log.refuse(ReasonCode::CpuUnusable, format!("cpu {cpu}"), text, "leave pin or numa to auto");
+                let text = format!("is in pin, but not on node {wanted} as numa requires");
+                log.refuse(ReasonCode::CpuUnusable, format!("cpu {cpu}"), text, "set pin or numa to \"auto\"");
             }
         }
     }
@@ -141,9 +141,9 @@ fn check_node(request: &PlanRequest, cores: &[UsableCore], snapshot: &Snapshot, 
     }
 }
 
-/// Chooses the CPUs for the supervisor and the kernel: a core named by no pin; rather not the only one on
-/// a NIC's node, rather not isolated, rather of the slowest kind; the lowest of those. On most machines
-/// that is cpu 0, where the kernel keeps its own work anyway. A machine of one core gives one thread.
+/// Chooses the CPUs for the supervisor and the kernel. It prefers a core that is in no pin, is not the only one on a
+/// NIC's node, is not isolated, and is of the slowest kind; then the lowest. On most machines this is cpu 0, where
+/// the kernel does its own work. On a machine with one core it is one thread.
 fn housekeeping(cores: &[UsableCore], snapshot: &Snapshot, request: &PlanRequest, log: &mut PlanLog) -> CpuList {
     let all: CpuList = cores.iter().flat_map(|core| core.cpus.iter()).collect();
     let pins: CpuList = match &request.pin {
@@ -179,12 +179,12 @@ fn housekeeping(cores: &[UsableCore], snapshot: &Snapshot, request: &PlanRequest
         let text = "kept for the supervisor and the kernel; its core is used by actors as well";
         log.decide(DecisionCode::HousekeepingCore, format!("cpu {cpu}"), text);
     } else {
-        log.decide(DecisionCode::HousekeepingShared, format!("cpu {cpu}"), "shared, since pin names every cpu");
+        log.decide(DecisionCode::HousekeepingShared, format!("cpu {cpu}"), "shared, because pin contains every cpu");
     }
     [cpu].into_iter().collect()
 }
 
-/// Deals the duties out.
+/// Assigns a CPU to each actor.
 pub(super) fn place(
     pool: &CpuPool,
     snapshot: &Snapshot,
@@ -193,7 +193,7 @@ pub(super) fn place(
     log: &mut PlanLog,
 ) -> Vec<ActorPlan> {
     let alone = pool.candidates.len() == 1;
-    let may_sit = |candidate: &&CpuCandidate| {
+    let usable = |candidate: &&CpuCandidate| {
         let on_node = match request.numa {
             Numa::Node(wanted) => candidate.node == Some(wanted),
             Numa::Auto => true,
@@ -201,9 +201,9 @@ pub(super) fn place(
         let named = matches!(request.pin, Pin::List(_));
         on_node && (named || alone || request.allow_housekeeping || !candidate.housekeeping)
     };
-    let mut candidates: Vec<CpuCandidate> = pool.candidates.iter().filter(may_sit).map(CpuCandidate::copy).collect();
+    let mut candidates: Vec<CpuCandidate> = pool.candidates.iter().filter(usable).map(CpuCandidate::copy).collect();
     if candidates.is_empty() {
-        let text = format!("the only usable cpu there ({}) is kept for housekeeping", pool.housekeeping);
+        let text = format!("the only usable cpu on the node ({}) is reserved for housekeeping", pool.housekeeping);
         log.refuse(ReasonCode::NodeUnusable, "numa", text, "set allow_housekeeping = true, or numa = \"auto\"");
         return Vec::new();
     }
@@ -221,7 +221,7 @@ pub(super) fn place(
         let Some((candidate, core)) =
             candidate.and_then(|candidate| core_load.get_mut(candidate.core).map(|core| (candidate, core)))
         else {
-            let text = "no cpu could be found for it";
+            let text = "no cpu is usable for it";
             log.refuse(ReasonCode::NoCpu, format!("queue {}", actor_ports.queue), text, "allow more cpus");
             continue;
         };
@@ -253,14 +253,14 @@ impl CpuCandidate {
     }
 }
 
-/// The node with most of the ports; where several tie, that of the interface named first.
+/// Returns the node with most of the ports. If nodes tie, the interface named first decides.
 fn home_node(actor_ports: &ActorPorts, request: &PlanRequest) -> Option<u32> {
     if let Numa::Node(wanted) = request.numa {
         return Some(wanted);
     }
     let nodes = || actor_ports.ports.iter().filter_map(|port| port.numa_node);
     let count = |node: u32| nodes().filter(|&n| n == node).count();
-    // max_by_key keeps the last of equals; the reversed order makes that the first interface.
+    // max_by_key keeps the last of equal elements; the reversed order makes that the first interface.
     nodes().collect::<Vec<_>>().into_iter().rev().max_by_key(|&node| count(node))
 }
 
@@ -271,7 +271,7 @@ fn best_candidate(
     actor_ports: &ActorPorts,
     machine: &Machine,
 ) -> Option<usize> {
-    let away = |node: Option<u32>| -> (bool, bool, u32) {
+    let remote = |node: Option<u32>| -> (bool, bool, u32) {
         if home.is_none() || node == home {
             return (false, false, 0);
         }
@@ -280,12 +280,12 @@ fn best_candidate(
     };
     let key = |candidate: &CpuCandidate| {
         let core = core_load.get(candidate.core).copied().unwrap_or(0);
-        // Fewer actors on the CPU, then on its core; only then is near better than far.
+        // The number of actors on the CPU decides first, then that on its core, then the distance.
         (
             candidate.load,
             core,
             candidate.housekeeping,
-            away(candidate.node),
+            remote(candidate.node),
             !candidate.isolated,
             Reverse(candidate.kind),
             candidate.cpu,
@@ -294,14 +294,14 @@ fn best_candidate(
     (0..candidates.len()).min_by_key(|&index| candidates.get(index).map(key))
 }
 
-/// Distance as the home node sees it; the matrix need not be symmetric.
+/// Returns the distance as seen from the home node; the matrix need not be symmetric.
 pub(super) fn distance(machine: &Machine, home: Option<u32>, node: Option<u32>) -> u32 {
     let row = || machine.node(home?)?.distances.as_ref();
     let column = || machine.nodes.iter().position(|n| Some(n.id) == node);
     row().zip(column()).and_then(|(row, column)| row.get(column).copied()).unwrap_or(u32::MAX)
 }
 
-/// Writes down why this seat.
+/// Records the reason of the placement.
 fn report(
     candidate: &CpuCandidate,
     core_load: u32,
@@ -317,18 +317,18 @@ fn report(
     let on = |node: Option<u32>| node.map_or_else(|| "an unknown node".to_owned(), |n| format!("node {n}"));
     let at_home = home.is_some() && candidate.node == home;
     let (code, text) = if matches!(request.pin, Pin::List(_)) {
-        (DecisionCode::CpuPinned, format!("cpu {cpu}, as named by pin"))
+        (DecisionCode::CpuPinned, format!("cpu {cpu}, from pin"))
     } else if candidate.load > 0 {
         (DecisionCode::CpuShared, format!("cpu {cpu}, together with {} other actors: no cpu is free", candidate.load))
     } else if core_load > 0 {
         (DecisionCode::SmtSibling, format!("cpu {cpu}, second thread of a core in use: no physical core is free"))
     } else if several && at_home {
-        (DecisionCode::CoreOnNicNode, format!("cpu {cpu}, a core of its own on the NIC's {}", on(home)))
+        (DecisionCode::CoreOnNicNode, format!("cpu {cpu}, a dedicated core on the NIC's {}", on(home)))
     } else if several && home.is_some() {
-        let text = format!("cpu {cpu}, a core of its own on {}: {} has no free core", on(candidate.node), on(home));
+        let text = format!("cpu {cpu}, a dedicated core on {}: {} has no free core", on(candidate.node), on(home));
         (DecisionCode::CoreOnOtherNode, text)
     } else {
-        (DecisionCode::CoreFree, format!("cpu {cpu}, a core of its own"))
+        (DecisionCode::CoreFree, format!("cpu {cpu}, a dedicated core"))
     };
     log.decide(code, &subject, text);
 }

@@ -1,4 +1,4 @@
-//! The order of planning, and the notes that are taken on the way.
+//! Runs the steps of planning and collects their messages.
 
 use super::{
     Decision, DecisionCode, PLAN_SCHEMA, Plan, Reason, ReasonCode, Refusal, Warning, WarningCode, memory, place, queues,
@@ -6,7 +6,7 @@ use super::{
 use crate::request::PlanRequest;
 use crate::snapshot::Snapshot;
 
-/// What is said along the way. A plan is given only if no reason against it was found.
+/// Collects decisions, warnings and reasons. A plan is returned only if there is no reason against it.
 #[derive(Default)]
 pub(super) struct PlanLog {
     decisions: Vec<Decision>,
@@ -44,18 +44,18 @@ impl PlanLog {
     }
 }
 
-/// Plans `request` on the machine of `snapshot`. Pure and deterministic: looks at nothing else, and the
-/// same input gives the same plan.
+/// Plans `request` on the machine of `snapshot`. The function is pure and deterministic: it reads nothing else, and
+/// the same input gives the same plan.
 ///
 /// # Errors
-/// [`Refusal`] with every reason found, each with its mend.
+/// Returns a [`Refusal`] with every reason found, each with its remedy.
 pub fn plan(snapshot: &Snapshot, request: &PlanRequest) -> Result<Plan, Refusal> {
     let mut log = PlanLog::default();
     for problem in snapshot.problems() {
         let remedy = format!("take the snapshot again, or correct it ({})", snapshot.source);
         log.refuse(ReasonCode::Snapshot, problem.subject, problem.text, remedy);
     }
-    // The rest may rely on a machine without contradictions.
+    // The remaining steps rely on a machine without contradictions.
     log.refusal()?;
     check_sizes(request, &mut log);
     let per_actor = queues::choose(snapshot, request, &mut log);
@@ -71,11 +71,12 @@ pub fn plan(snapshot: &Snapshot, request: &PlanRequest) -> Result<Plan, Refusal>
 
 fn check_sizes(request: &PlanRequest, log: &mut PlanLog) {
     if !matches!(request.frame_size, 2048 | 4096) {
-        let text = format!("is {}, AF_XDP's aligned chunks are 2048 or 4096 bytes here", request.frame_size);
+        let text =
+            format!("is {}; expected 2048 or 4096 bytes, the sizes of AF_XDP's aligned chunks", request.frame_size);
         log.refuse(ReasonCode::BadSize, "frame_size", text, "set frame_size = 2048");
     }
     if request.umem_bytes_per_queue < 64 * u64::from(request.frame_size) {
         let text = format!("{} bytes of packet memory hold less than one batch", request.umem_bytes_per_queue);
-        log.refuse(ReasonCode::BadSize, "frame_count", text, "leave frame_count to auto, or raise it");
+        log.refuse(ReasonCode::BadSize, "frame_count", text, "set frame_count to auto, or raise it");
     }
 }

@@ -1,4 +1,4 @@
-//! Which queues are served, and which ports each actor gets.
+//! Chooses the served queues and the ports of each actor.
 
 use std::collections::BTreeSet;
 
@@ -7,20 +7,20 @@ use super::{DecisionCode, PortPlan, ReasonCode, WarningCode, rules};
 use crate::request::{PlanRequest, Queues};
 use crate::snapshot::{Nic, Snapshot};
 
-/// More queues than any NIC has; keeps a plan for a generated snapshot from taking hours.
+/// Limits the queues of a plan. No NIC has more, and a generated snapshot with more would take hours.
 const MAX_QUEUES: u32 = 256;
-/// Bytes the kernel keeps before a packet in every frame (`XDP_PACKET_HEADROOM`, include/uapi/linux/bpf.h).
+/// Bytes that the kernel reserves before the packet in every frame (`XDP_PACKET_HEADROOM`, include/uapi/linux/bpf.h).
 const XDP_HEADROOM: u32 = 256;
-/// Ethernet header with one VLAN tag.
+/// Size of an Ethernet header with one VLAN tag.
 const ETHERNET: u32 = 18;
 
-/// What one actor has to serve.
+/// Holds the queue and the ports of one actor.
 pub(super) struct ActorPorts {
     pub(super) queue: u32,
     pub(super) ports: Vec<PortPlan>,
 }
 
-/// One duty for each queue number that is served, by rising number.
+/// Returns the ports of each served queue, in ascending order.
 pub(super) fn choose(snapshot: &Snapshot, request: &PlanRequest, log: &mut PlanLog) -> Vec<ActorPorts> {
     let nics = interfaces(snapshot, request, log);
     for nic in &nics {
@@ -49,12 +49,12 @@ pub(super) fn choose(snapshot: &Snapshot, request: &PlanRequest, log: &mut PlanL
         numa_node: nic.numa_node.or(only_node(snapshot)),
         zero_copy: rules::zero_copy(nic, &snapshot.limits, request.frame_size),
     };
-    // Every interface on every actor, in one order: a port's number means the same interface to all of them.
+    // Every actor has every interface, in the same order, so a port number means the same interface to all actors.
     let ports = |queue: u32| nics.iter().map(|nic| port(nic, queue)).collect();
     numbers.iter().map(|&queue| ActorPorts { queue, ports: ports(queue) }).collect()
 }
 
-/// On a machine of one node, everything is on that node.
+/// Returns the node if the machine has only one: everything is on it.
 fn only_node(snapshot: &Snapshot) -> Option<u32> {
     match snapshot.machine.nodes.as_slice() {
         [node] => Some(node.id),
@@ -84,29 +84,29 @@ fn interfaces<'a>(snapshot: &'a Snapshot, request: &PlanRequest, log: &mut PlanL
     nics
 }
 
-/// Why an interface without Ethernet frames cannot be served, and what to do.
+/// Returns why an interface without Ethernet frames cannot be served, with the remedy.
 pub(crate) fn not_ethernet(nic: &Nic) -> (String, &'static str) {
-    let remedy = "serve the Ethernet interface that its packets come in by (see `ip -br link`)";
+    let remedy = "serve the Ethernet interface on which its packets arrive (see `ip -br link`)";
     if nic.name == "lo" {
-        return ("is the loopback, which no packet of another host comes in by".to_owned(), remedy);
+        return ("is the loopback, on which no packet of another host arrives".to_owned(), remedy);
     }
     let kind = nic.driver.as_deref().map_or_else(String::new, |kind| format!(" ({kind})"));
-    (format!("carries no Ethernet frames{kind}: the relay receives and sends nothing else"), remedy)
+    (format!("carries no Ethernet frames{kind}; the relay sends and receives only these"), remedy)
 }
 
 fn check_state(nic: &Nic, log: &mut PlanLog) {
     let name = &nic.name;
     if nic.up == Some(false) {
         let remedy = format!("ip link set dev {name} up");
-        log.warn(WarningCode::LinkDown, name, "is down: its ports wait until it is up", remedy);
+        log.warn(WarningCode::LinkDown, name, "is down; its ports wait until it is up", remedy);
     } else if nic.carrier == Some(false) {
         log.warn(WarningCode::LinkDown, name, "has no carrier", format!("check cable or peer: ethtool {name}"));
     }
     if let Some(program) = &nic.xdp_program {
         let id = program.id.map_or_else(String::new, |id| format!(", id {id}"));
-        let text = format!("has an XDP program already ({}{id}), so ours cannot be attached", program.mode);
+        let text = format!("has an XDP program already ({}{id}), so the relay cannot attach its own", program.mode);
         let remedy =
-            format!("see whose it is: bpftool net show dev {name}; to remove it: ip link set dev {name} xdp off");
+            format!("find its owner: bpftool net show dev {name}; to remove it: ip link set dev {name} xdp off");
         log.warn(WarningCode::XdpAttached, name, text, remedy);
     }
 }
@@ -125,14 +125,14 @@ fn check_mtu(nic: &Nic, frame_size: u32, log: &mut PlanLog) {
         }
         Some(_) => {}
         None => {
-            let remedy = format!("keep it at {room} or below, which a frame of {frame_size} bytes holds");
+            let remedy = format!("keep it at {room} or below: a frame of {frame_size} bytes holds no more");
             log.warn(WarningCode::Mtu, &nic.name, "MTU unknown", remedy);
         }
     }
 }
 
-/// Chooses the queues that every interface has: an actor without a port on one of them could not send there, and would drop
-/// the answers of the clients that it serves.
+/// Returns the queues that every interface has. An actor without a port on one interface could not send there, and
+/// would drop the answers to its clients.
 fn common_queues(nics: &[&Nic], log: &mut PlanLog) -> Vec<u32> {
     let mut counts = Vec::new();
     for nic in nics {
@@ -168,7 +168,7 @@ fn common_queues(nics: &[&Nic], log: &mut PlanLog) -> Vec<u32> {
     (0..common).collect()
 }
 
-/// Warns of receive queues without an actor, unless RSS brings no packet there.
+/// Warns about receive queues without an actor, unless RSS sends no packet there.
 fn warn_unserved(nic: &Nic, served: u32, rx: u32, log: &mut PlanLog) {
     let table = nic.rss.as_ref().and_then(|rss| rss.table.as_ref());
     if table.is_some_and(|table| !table.is_empty() && table.iter().all(|queue| *queue < served)) {
@@ -176,7 +176,7 @@ fn warn_unserved(nic: &Nic, served: u32, rx: u32, log: &mut PlanLog) {
     }
     let name = &nic.name;
     let text = format!(
-        "{served} of its {rx} receive queues are served: packets of the {} others are not relayed, they take the \
+        "{served} of its {rx} receive queues are served: packets of the {} others are not relayed and take the \
          fallback (engine.fallback)",
         rx - served
     );
@@ -239,8 +239,8 @@ fn listed_queues(list: &[u32], nics: &[&Nic], log: &mut PlanLog) -> Vec<u32> {
     numbers.into_iter().collect()
 }
 
-/// The kernel lets a socket bind to a queue that can only receive, and would then send on a transmit
-/// queue that is not there (xsk_bind compares with the larger of both numbers, net/xdp/xsk.c).
+/// Refuses queues that can only receive. The kernel allows a socket to bind to such a queue, and it would send on a
+/// transmit queue that does not exist (xsk_bind compares with the larger of both numbers, net/xdp/xsk.c).
 fn check_transmit(nic: &Nic, numbers: &[u32], log: &mut PlanLog) {
     let (Some(rx), Some(tx)) = (nic.rx_queues, nic.tx_queues) else { return };
     if let Some(queue) = numbers.iter().find(|&&queue| queue < rx && queue >= tx) {

@@ -1,69 +1,69 @@
-//! No plan, and why.
+//! Explains why there is no plan.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// All reasons why there is no plan, each with its mend. Never empty.
+/// Holds all reasons why there is no plan, each with its remedy. It is never empty.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Refusal {
-    /// The reasons, in the order found.
+    /// Reasons, in the order found.
     pub reasons: Vec<Reason>,
 }
 
-/// One reason.
+/// Holds one reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Reason {
-    /// Which rule refuses.
+    /// Rule that refuses.
     pub code: ReasonCode,
-    /// What it is about: `eth0`, `queue 3`, `cpu 9`.
+    /// Subject of the reason: `eth0`, `queue 3`, `cpu 9`.
     pub subject: String,
-    /// What was observed and what is wanted.
+    /// Observed and wanted value.
     pub text: String,
-    /// What to do, a command where there is one.
+    /// Remedy, as a command if possible.
     pub remedy: String,
 }
 
-/// Kinds of refusals. Stable: the JSON form is the kebab-case name.
+/// Lists the kinds of reasons. They are stable; the JSON form is the kebab-case name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum ReasonCode {
     /// The snapshot contradicts itself.
     Snapshot,
-    /// No interface was asked for.
+    /// The request names no interface.
     NoInterface,
     /// An interface is not in the snapshot.
     InterfaceAbsent,
-    /// An interface was asked for twice.
+    /// The request names an interface twice.
     InterfaceTwice,
     /// The number of queues is unknown, and none was listed.
     QueuesUnknown,
     /// An interface has no queue.
     NoQueue,
-    /// A queue was asked for that no interface has.
+    /// The request names a queue that an interface does not have.
     QueueAbsent,
     /// An interface does not carry Ethernet frames.
     NotEthernet,
-    /// A queue can receive and not send.
+    /// A queue can receive but not send.
     NoTransmitQueue,
-    /// More queues than any plan handles.
+    /// The request needs more queues than a plan supports.
     TooManyQueues,
     /// The driver needs spare queues for XDP.
     SpareQueues,
-    /// No CPU may be used.
+    /// The process may use no CPU.
     NoCpu,
     /// A CPU of the user's list cannot be used.
     CpuUnusable,
     /// A node of the user's choice cannot be used.
     NodeUnusable,
-    /// A size makes no sense.
+    /// A size is invalid.
     BadSize,
     /// The largest packet does not fit a frame.
     Mtu,
-    /// Packet memory exceeds the memory there is.
+    /// Packet memory exceeds the memory of the machine.
     Memory,
     /// Packet memory exceeds the memlock limit.
     Memlock,

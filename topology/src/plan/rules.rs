@@ -1,4 +1,4 @@
-//! The table of drivers, applied to one interface.
+//! Applies the table of drivers to one interface.
 
 use super::planner::PlanLog;
 use super::{ReasonCode, WarningCode, ZeroCopy};
@@ -6,7 +6,7 @@ use crate::drivers::{Driver, Record, Spare, driver};
 use crate::request::{PlanRequest, ZeroCopyWish};
 use crate::snapshot::{HostLimits, Nic, Snapshot};
 
-/// Returns `nic` as it will be when our program is attached, as far as its driver is known to change it then.
+/// Returns `nic` as it will be while the relay's program is attached, as far as the driver's effect is known.
 pub(crate) fn with_program(nic: &Nic, snapshot: &Snapshot, native: bool) -> Nic {
     let mut nic = nic.clone();
     let adds = driver(nic.driver.as_deref()).is_some_and(|row| row.spare == Some(Spare::AddsOnePerCpu));
@@ -16,7 +16,7 @@ pub(crate) fn with_program(nic: &Nic, snapshot: &Snapshot, native: bool) -> Nic 
     if native && !attached && nic.max_queues.is_some_and(|max| all <= max) {
         nic.rx_queues = Some(all);
     }
-    // The transmit queues of the added pairs are there, though the kernel's own sockets do not use them.
+    // The added pairs have transmit queues, although the kernel's own sockets do not use them.
     nic.tx_queues = nic.tx_queues.max(nic.rx_queues);
     nic
 }
@@ -26,7 +26,7 @@ fn possible_cpus(snapshot: &Snapshot) -> u32 {
     machine.possible_cpus.unwrap_or((machine.cpus().len() + machine.offline.len()) as u32)
 }
 
-/// Applies the driver's rules to `nic` as it is now.
+/// Applies the driver's rules to `nic` in its current state.
 pub(super) fn apply(nic: &Nic, snapshot: &Snapshot, request: &PlanRequest, log: &mut PlanLog) {
     let Some(row) = driver(nic.driver.as_deref()) else { return };
     let name = &nic.name;
@@ -38,8 +38,7 @@ pub(super) fn apply(nic: &Nic, snapshot: &Snapshot, request: &PlanRequest, log: 
     if let (Some(mtu), Some(limit)) = (nic.mtu, row.native_mtu)
         && mtu > limit
     {
-        let text =
-            format!("MTU {mtu} is above the {limit} that native XDP takes on {}: generic mode is left", row.name);
+        let text = format!("MTU {mtu} is above the limit {limit} of native XDP on {}: generic mode is used", row.name);
         log.warn(WarningCode::Mtu, name, text, format!("ip link set dev {name} mtu {limit}"));
     }
     if let Some((text, remedy)) = row.note {
@@ -50,7 +49,7 @@ pub(super) fn apply(nic: &Nic, snapshot: &Snapshot, request: &PlanRequest, log: 
     }
 }
 
-/// Says what is on record against zero-copy, as far as the configuration leaves the choice open.
+/// Warns about known problems of zero-copy, unless the configuration disables it.
 fn advise_zero_copy(nic: &Nic, row: &Driver, snapshot: &Snapshot, request: &PlanRequest, log: &mut PlanLog) {
     if request.zero_copy == ZeroCopyWish::Off || zero_copy(nic, &snapshot.limits, request.frame_size) != ZeroCopy::Avoid
     {
@@ -71,28 +70,28 @@ fn advise_zero_copy(nic: &Nic, row: &Driver, snapshot: &Snapshot, request: &Plan
             }
         }
         _ if required => {
-            let text = format!("zero-copy is used as required, with this on record: {source}");
-            log.warn(WarningCode::Driver, name, text, "zero_copy = \"auto\" leaves it alone");
+            let text = format!("zero-copy is used as required, despite known problems: {source}");
+            log.warn(WarningCode::Driver, name, text, "set zero_copy = \"auto\" to avoid it");
         }
         _ => {
-            let text = format!("zero-copy is left alone: {source}");
-            log.warn(WarningCode::Driver, name, text, "zero_copy = \"require\" takes it all the same");
+            let text = format!("zero-copy is not used, because of known problems: {source}");
+            log.warn(WarningCode::Driver, name, text, "set zero_copy = \"require\" to use it anyway");
         }
     }
 }
 
-/// The driver's word first; then what is on record.
+/// Rates the zero-copy mode of `nic`: by the driver's reported features first, then by the table.
 pub(crate) fn zero_copy(nic: &Nic, limits: &HostLimits, frame_size: u32) -> ZeroCopy {
     if nic.xdp_features.is_some_and(|features| !features.zero_copy) {
         return ZeroCopy::Absent;
     }
-    let told = nic.xdp_features.is_some();
+    let reported = nic.xdp_features.is_some();
     let record = driver(nic.driver.as_deref()).and_then(|row| row.zero_copy);
     match (record, limits.kernel_version()) {
         (Some(Record::Never), _) => ZeroCopy::Absent,
         (Some(Record::Bad), _) => ZeroCopy::Avoid,
         (Some(Record::GoodWithFrames(bytes)), _) if frame_size < bytes => ZeroCopy::Avoid,
-        (Some(Record::GoodWithFrames(_)), _) if told => ZeroCopy::Good,
+        (Some(Record::GoodWithFrames(_)), _) if reported => ZeroCopy::Good,
         (Some(Record::GoodSince(since)), Some(kernel)) => {
             if kernel >= since {
                 ZeroCopy::Good
@@ -101,7 +100,7 @@ pub(crate) fn zero_copy(nic: &Nic, limits: &HostLimits, frame_size: u32) -> Zero
             }
         }
         (Some(Record::BadSince(since)), Some(kernel)) if kernel >= since => ZeroCopy::Avoid,
-        (Some(Record::BadSince(_)), Some(_)) if told => ZeroCopy::Good,
+        (Some(Record::BadSince(_)), Some(_)) if reported => ZeroCopy::Good,
         _ => ZeroCopy::Unknown,
     }
 }
@@ -112,21 +111,20 @@ fn half_of_maximum(nic: &Nic, source: &str, log: &mut PlanLog) {
         (Some(now), Some(max)) if now > max / 2 => {
             let half = (max / 2).max(1);
             let text = format!(
-                "{now} of {max} queues are in use; XDP takes as many again, so at most {half} may be ({source})"
+                "{now} of {max} queues are in use; XDP needs the same number again, so at most {half} may be in use ({source})"
             );
             let remedy = format!("ethtool -L {name} combined {half}  (or: rx {half} tx {half})");
             log.refuse(ReasonCode::SpareQueues, name, text, remedy);
         }
         (Some(_), Some(_)) => {}
         _ => {
-            let text =
-                format!("XDP needs at most half of the queues in use here, and the maximum is unknown ({source})");
+            let text = format!("XDP allows at most half of the queues in use, and the maximum is unknown ({source})");
             log.warn(WarningCode::Driver, name, text, format!("see ethtool -l {name}; describe it with max=N"));
         }
     }
 }
 
-/// The added queues are served too; fewer are had by leaving no pair spare.
+/// Warns about added queues. They are served too; without spare pairs none is added.
 fn adds_one_per_cpu(nic: &Nic, snapshot: &Snapshot, request: &PlanRequest, source: &str, log: &mut PlanLog) {
     let name = &nic.name;
     let (Some(now), Some(max)) = (nic.rx_queues, nic.max_queues) else { return };
@@ -136,12 +134,12 @@ fn adds_one_per_cpu(nic: &Nic, snapshot: &Snapshot, request: &PlanRequest, sourc
     }
     let cpus = possible_cpus(snapshot);
     let text = format!(
-        "attaching XDP turns its {now} receive queues into {then}, one more for each of {cpus} cpus, since so many of \
+        "attaching XDP turns its {now} receive queues into {then}, one more for each of {cpus} cpus, because that many of \
          its {max} queue pairs are spare ({source})"
     );
     let fewest = (max + 1).saturating_sub(cpus).max(1);
     let remedy = format!(
-        "for fewer queues leave less spare: ethtool -L {name} combined {fewest}, or give the virtual machine as many queue \
+        "for fewer queues reduce the spare pairs: ethtool -L {name} combined {fewest}; or give the virtual machine as many queue \
          pairs as cpus"
     );
     log.warn(WarningCode::Driver, name, text, remedy);

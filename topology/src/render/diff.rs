@@ -1,4 +1,4 @@
-//! What differs between two plans.
+//! Compares two plans.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,17 +8,17 @@ use serde::{Deserialize, Serialize};
 use crate::cpus::CpuList;
 use crate::plan::{ActorPlan, Plan};
 
-/// One difference.
+/// Holds one difference.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PlanChange {
-    /// What about: `queue 3`, `housekeeping`, `warning`.
+    /// Subject of the difference: `queue 3`, `housekeeping`, `warning`.
     pub subject: String,
-    /// What of it: `cpu`, `node`, `memory`, `pages`, `ports`, `actor`.
+    /// Property that differs: `cpu`, `node`, `memory`, `pages`, `ports`, `actor`.
     pub what: String,
-    /// In the first plan; `None` if it is not there.
+    /// Value in the first plan; `None` if it is absent.
     pub before: Option<String>,
-    /// In the second plan; `None` if it is not there.
+    /// Value in the second plan; `None` if it is absent.
     pub after: Option<String>,
 }
 
@@ -34,8 +34,8 @@ impl fmt::Display for PlanChange {
 }
 
 impl Plan {
-    /// What `after` does otherwise than this plan, by queue; empty if nothing. Decisions are not
-    /// compared, only what they led to.
+    /// Returns the differences between this plan and `after`, by queue; empty if there are none. It compares results
+    /// and not decisions.
     #[must_use]
     pub fn diff(&self, after: &Plan) -> Vec<PlanChange> {
         let mut changes = Vec::new();

@@ -1,5 +1,5 @@
-//! How a plan is shown: table, tree, picture, difference. Owns no decision: everything shown is in the
-//! plan or the snapshot.
+//! Shows a plan as table, tree, drawing or difference. It decides nothing: everything shown is in the plan or the
+//! snapshot.
 
 mod diff;
 mod svg;

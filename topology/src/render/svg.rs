@@ -1,5 +1,5 @@
-//! The plan as a picture: NICs with their queues on the left, nodes with cores and memory on the
-//! right, arrows between them; those that cross nodes are dashed and red.
+//! Draws the plan: NICs with their queues on the left, nodes with cores and memory on the right, and arrows between
+//! them. Arrows that cross nodes are dashed and red.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -17,7 +17,7 @@ const CELL: u32 = 38;
 const THREAD: u32 = 18;
 const COLUMNS: u32 = 16;
 const QUEUES_IN_ROW: u32 = 20;
-/// Width of the words above an arrow's start.
+/// Width of the label above an arrow's start.
 const LABEL: u32 = 104;
 /// Distance between the starts of two arrows.
 const ARROW: u32 = 15;
@@ -25,15 +25,15 @@ const ARROW: u32 = 15;
 const STYLE: &str = "text{font:12px sans-serif;fill:#1f2933}.b{font-weight:bold}.s{font-size:10px}.t{font-size:8px}.w{fill:#fff}.h{paint-order:stroke;\
 stroke:#fff;stroke-width:3px}\
 .box{fill:#f7f9fb;stroke:#9aa5b1}.core{fill:#fff;stroke:#9aa5b1}.free{fill:#e4e7eb}.actor{fill:#1f6fb2}\
-.shared{fill:#d98e04}.house{fill:#52606d}.out{fill:#fff;stroke:#cbd2d9;stroke-dasharray:2 2}.queue{fill:#1f6fb2}\
+.shared{fill:#d98e04}.housekeeping{fill:#52606d}.out{fill:#fff;stroke:#cbd2d9;stroke-dasharray:2 2}.queue{fill:#1f6fb2}\
 .idle{fill:#cbd2d9}.near{stroke:#2e7d32;fill:none;stroke-width:2}.far{stroke:#c62828;fill:none;stroke-width:2;\
 stroke-dasharray:7 4}.nt{fill:#2e7d32}.ft{fill:#c62828}";
 
-/// Queues by NIC and the node their cores are on: an arrow for each, since hundreds of single lines
-/// would hide the machine.
+/// Groups queues by NIC and by the node of their cores. Each group has one arrow, because hundreds of lines would
+/// hide the machine.
 type Arrows<'a> = BTreeMap<(&'a str, Option<u32>), CpuList>;
 
-/// A node's box.
+/// Holds the box of a node.
 struct Frame<'a> {
     id: Option<u32>,
     y: u32,
@@ -42,7 +42,7 @@ struct Frame<'a> {
     threads: u32,
 }
 
-/// XML cannot hold control characters, and a file's names can.
+/// Escapes a text for XML. XML cannot contain control characters, and names in a file can.
 fn escape(text: &str) -> String {
     text.replace(char::is_control, "?")
         .replace('&', "&amp;")
@@ -63,8 +63,7 @@ fn rectangle(out: &mut String, (x, y, width, height): (u32, u32, u32, u32), clas
 }
 
 impl Plan {
-    /// A picture of the machine of `snapshot` with this plan on it: one SVG document, no script, no
-    /// reference to anything outside.
+    /// Draws the machine of `snapshot` with this plan: one SVG document without scripts and external references.
     #[must_use]
     pub fn svg(&self, snapshot: &Snapshot) -> String {
         let frames = frames(snapshot);
@@ -98,7 +97,7 @@ impl Plan {
         out
     }
 
-    /// NICs beside their nodes, one below the other.
+    /// Places each NIC next to its node, one below the other.
     fn nic_places<'a>(
         &self,
         snapshot: &'a Snapshot,
@@ -146,7 +145,7 @@ impl Plan {
             for (cpu, row) in core.cpus.iter().zip(0_u32..) {
                 let on: Vec<u32> = self.actors.iter().filter(|a| a.cpu == cpu).map(|a| a.queue).collect();
                 let (class, ink, label) = match on.as_slice() {
-                    [] if kept.contains(cpu) => ("house", "s w", "hk".to_owned()),
+                    [] if kept.contains(cpu) => ("housekeeping", "s w", "hk".to_owned()),
                     [] if !usable.contains(cpu) => ("out", "s", cpu.to_string()),
                     [] => ("free", "s", cpu.to_string()),
                     // Four digits fill the box.
@@ -207,7 +206,7 @@ fn draw_arrows(out: &mut String, arrows: &Arrows<'_>, frames: &[Frame<'_>], nics
             let (line, marker, ink) = if crosses { ("far", "f", "s h ft") } else { ("near", "n", "s h nt") };
             let (x1, y1) = (NIC_X + NIC_WIDTH, y + 18 + ARROW * turn);
             let (x2, y2) = (NODE_X, frame.y + 14 + (14 * from) % frame.height.saturating_sub(20).max(1));
-            // Straight as far as the words above it go, so that no line runs through them.
+            // The line is straight below its label, so that no line crosses the text.
             let bend = x1 + LABEL;
             let middle = u32::midpoint(bend, x2);
             let _ = write!(
@@ -222,7 +221,7 @@ fn draw_arrows(out: &mut String, arrows: &Arrows<'_>, frames: &[Frame<'_>], nics
     }
 }
 
-/// Boxes of the nodes, one below the other.
+/// Places the boxes of the nodes, one below the other.
 fn frames(snapshot: &Snapshot) -> Vec<Frame<'_>> {
     let machine = &snapshot.machine;
     let mut ids: Vec<Option<u32>> = machine.nodes.iter().map(|node| Some(node.id)).collect();
@@ -247,7 +246,7 @@ fn legend(out: &mut String, y: u32) {
     let entries = [
         ("actor", "actor's cpu (q: queue)"),
         ("shared", "several actors"),
-        ("house", "housekeeping"),
+        ("housekeeping", "housekeeping"),
         ("free", "free (number: cpu)"),
         ("out", "outside the cpuset"),
     ];

@@ -1,11 +1,11 @@
-//! The plan as a table.
+//! Prints the plan as a table.
 
 use std::fmt;
 
 use crate::cpus::CpuList;
 use crate::plan::{Page, Plan, Warning};
 
-/// Rows of text, each column as wide as its widest cell.
+/// Prints rows of text with aligned columns.
 pub(crate) fn columns(f: &mut impl fmt::Write, rows: &[Vec<String>]) -> fmt::Result {
     let count = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|c| c.chars().count()).max();
@@ -20,7 +20,8 @@ pub(crate) fn columns(f: &mut impl fmt::Write, rows: &[Vec<String>]) -> fmt::Res
     Ok(())
 }
 
-/// `64 MiB`, `512 KiB` or bytes, exact; only what is past 1 GiB is cut to whole MiB, past 64 GiB to whole GiB.
+/// Formats a size as `64 MiB`, `512 KiB` or bytes. The value is exact below 1 GiB; above 1 GiB it is rounded down to
+/// MiB, above 64 GiB to GiB.
 pub(crate) fn bytes(bytes: u64) -> String {
     const MIB: u64 = 1 << 20;
     match bytes {
@@ -48,7 +49,7 @@ impl fmt::Display for Plan {
         let header = ["QUEUE", "CPU", "NODE", "MEMORY", "PAGES", "PORTS"];
         let mut rows = vec![header.map(str::to_owned).to_vec()];
         for actor in &self.actors {
-            // A star where packets cross nodes, so that it is seen without colours.
+            // A star marks packets that cross nodes, so that it is visible without colours.
             let ports = actor.ports.iter().map(|port| {
                 let crosses =
                     port.numa_node.is_some() && actor.numa_node.is_some() && port.numa_node != actor.numa_node;

@@ -1,4 +1,4 @@
-//! The plan as a tree: nodes, their NICs, cores and what runs on them.
+//! Prints the plan as a tree: nodes with their NICs, cores and actors.
 
 use crate::cpus::CpuList;
 use crate::plan::{ActorPlan, Plan};
@@ -6,7 +6,7 @@ use crate::snapshot::{Core, Nic, Snapshot};
 
 use super::table::{bytes, page, speed};
 
-/// A line and what hangs below it.
+/// Holds a line and its children.
 struct Branch {
     line: String,
     below: Vec<Branch>,
@@ -28,8 +28,8 @@ impl Branch {
 }
 
 impl Plan {
-    /// The machine of `snapshot` with this plan on it, as a tree of text lines. Cores with nothing on
-    /// them are counted, not listed.
+    /// Returns the machine of `snapshot` with this plan as a tree of text lines. Unused cores are counted and not
+    /// listed.
     #[must_use]
     pub fn tree(&self, snapshot: &Snapshot) -> String {
         let machine = &snapshot.machine;

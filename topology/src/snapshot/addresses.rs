@@ -1,4 +1,4 @@
-//! Which interface has an address, and which interface a name means. Of the calling thread's network namespace.
+//! Finds the interface of an address, and the interface of a name, in the calling thread's network namespace.
 
 use std::net::IpAddr;
 
@@ -10,17 +10,18 @@ const RTM_GETADDR: u16 = 22;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 
-/// An interface that has an address.
+/// Describes an interface that has an address.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Holder {
-    /// Its name.
+    /// Name of the interface.
     pub interface: String,
-    /// Packets for its addresses come in by other interfaces: it is a loopback or dummy, or a bridge or bond with a
+    /// Packets for its addresses arrive on other interfaces: it is a loopback or dummy, or a bridge or bond with a
     /// served member.
     pub elsewhere: bool,
 }
 
-/// Returns who has each of `addresses`, for an engine that serves `interfaces`; `None` where the kernel does not say.
+/// Returns the interfaces with each of `addresses`, for an engine that serves `interfaces`; `None` if the kernel does
+/// not answer.
 pub(crate) fn holders(addresses: &[IpAddr], interfaces: &[String]) -> Option<Vec<(IpAddr, Vec<Holder>)>> {
     let links = nics::links().ok()?;
     let answers = Netlink::open(None).ok()?.dump(RTM_GETADDR, &[0; 8]).ok()?;
@@ -39,16 +40,16 @@ pub(crate) fn holders(addresses: &[IpAddr], interfaces: &[String]) -> Option<Vec
     Some(addresses.iter().map(of).collect())
 }
 
-/// Address and interface of one `struct ifaddrmsg` (rtnetlink(7)).
+/// Returns address and interface index of one `struct ifaddrmsg` (rtnetlink(7)).
 fn assigned(answer: &[u8]) -> Option<(IpAddr, u32)> {
     let index = u32_of(answer.get(4..8)?)?;
     let rest = answer.get(8..)?;
-    // On a point-to-point link IFA_ADDRESS is the other end.
+    // On a point-to-point link IFA_ADDRESS is the address of the other end.
     let address = find(rest, IFA_LOCAL).or_else(|| find(rest, IFA_ADDRESS)).and_then(address_of)?;
     Some((address, index))
 }
 
-/// Returns `names` with each alternative name (`ip link property`) replaced by the interface's own.
+/// Returns `names` with each alternative name (`ip link property`) replaced by the interface's own name.
 #[must_use]
 pub fn real_names(names: &[String]) -> Vec<String> {
     let links = nics::links().unwrap_or_default();

@@ -1,15 +1,15 @@
-//! Contradictions within a snapshot: what a file may say and no machine can be.
+//! Finds contradictions in a snapshot, which a file may contain but no machine can have.
 
 use std::collections::BTreeSet;
 
 use super::{Machine, Snapshot};
 
-/// A contradiction, in words.
+/// Describes a contradiction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// What it is about: `core 3`, `nic eth0`.
+    /// Subject of the contradiction: `core 3`, `nic eth0`.
     pub subject: String,
-    /// What is wrong.
+    /// Description of the error.
     pub text: String,
 }
 
@@ -17,14 +17,14 @@ fn problem(subject: impl Into<String>, text: impl Into<String>) -> Problem {
     Problem { subject: subject.into(), text: text.into() }
 }
 
-/// Most interfaces and nodes a snapshot may list, so that a generated file cannot take hours.
+/// Maximum number of interfaces and nodes in a snapshot, so that a generated file cannot take hours.
 const MAX_NICS: usize = 1024;
 const MAX_NODES: usize = 1024;
-/// Problems beyond these are counted, not told.
+/// Maximum number of problems that are listed; further ones are only counted.
 const MAX_PROBLEMS: usize = 20;
 
 impl Snapshot {
-    /// Every contradiction in it; empty if there is none. The planner refuses a snapshot that has any.
+    /// Returns every contradiction. The planner refuses a snapshot that has any.
     #[must_use]
     pub fn problems(&self) -> Vec<Problem> {
         for (what, count, most) in [("nics", self.nics.len(), MAX_NICS), ("nodes", self.machine.nodes.len(), MAX_NODES)]
@@ -38,7 +38,7 @@ impl Snapshot {
         for nic in &self.nics {
             let subject = || format!("nic {}", nic.name);
             if nic.name.is_empty() {
-                found.push(problem("nic", "an interface without a name"));
+                found.push(problem("nic", "an interface has no name"));
             }
             if !names.insert(nic.name.as_str()) {
                 found.push(problem(subject(), "listed twice"));

@@ -1,64 +1,65 @@
-//! Machines that are not this one: synthetic, hwloc XML, saved snapshots, and NICs by description.
+//! Describes machines other than this one: synthetic, hwloc XML, saved snapshots, and described NICs.
 
 use std::path::Path;
 
 use super::{HostLimits, Nic, RssView, SNAPSHOT_SCHEMA, Snapshot, SnapshotError, hwloc, hwloc_xml};
 
-/// Largest file that is read, bytes. An hwloc file of 1,024 threads has about 2 MB.
+/// Maximum size of a file in bytes. An hwloc file of 1,024 threads has about 2 MB.
 const MAX_FILE: u64 = 64 << 20;
 
-/// A NIC description that cannot be read.
+/// Describes why a NIC description cannot be parsed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NicSpecError {
-    /// The shape is wrong.
+    /// The syntax is wrong.
     #[error(
-        "--nic {spec:?}: {what}; write NAME:node=N,queues=Q,speed=S,driver=D (also max=, mtu=), all but NAME optional"
+        "--nic {spec:?}: {what}; expected NAME:node=N,queues=Q,speed=S,driver=D (also max=, mtu=), all but NAME optional"
     )]
     Shape {
-        /// The whole text.
+        /// Complete text.
         spec: String,
-        /// What is wrong.
+        /// Description of the error.
         what: String,
     },
     /// A value is wrong.
-    #[error("--nic {spec:?}: {key} cannot be {value:?}; it is {wanted}")]
+    #[error("--nic {spec:?}: {key}: invalid value {value:?}; expected {wanted}")]
     Value {
-        /// The whole text.
+        /// Complete text.
         spec: String,
-        /// Key in question.
+        /// Key with the error.
         key: String,
-        /// Its value.
+        /// Value of the key.
         value: String,
-        /// What it has to be.
+        /// Expected form.
         wanted: &'static str,
     },
 }
 
 impl Snapshot {
-    /// A machine from an hwloc synthetic description (`pack:2 [numa] core:32 pu:2`); without NICs, and
-    /// without limits.
+    /// Creates a machine from a synthetic hwloc description (`pack:2 [numa] core:32 pu:2`), without NICs and without
+    /// limits.
     ///
     /// # Errors
-    /// [`SnapshotError::Hwloc`] if hwloc cannot read it, or it has more than [`crate::MAX_CPUS`] threads.
+    /// Returns [`SnapshotError::Hwloc`] if hwloc cannot read the description, or it has more than [`crate::MAX_CPUS`]
+    /// threads.
     pub fn synthetic(description: &str) -> Result<Self, SnapshotError> {
         let machine = hwloc::synthetic(description)?;
         Ok(Self { schema: SNAPSHOT_SCHEMA, source: format!("synthetic {description}"), machine, ..Self::default() })
     }
 
-    /// A machine from an hwloc XML file (`lstopo --of xml`, hwloc 1, 2 or 3), with the NICs it lists. Their
-    /// queues are unknown: describe them with [`Snapshot::describe_nic`].
+    /// Creates a machine from an hwloc XML file (`lstopo --of xml`, hwloc 1, 2 or 3), with the NICs that it lists.
+    /// Their queues are unknown: describe them with [`Snapshot::describe_nic`].
     ///
     /// # Errors
-    /// [`SnapshotError::File`], or [`SnapshotError::Xml`] with the line.
+    /// Returns [`SnapshotError::File`], or [`SnapshotError::Xml`] with the line.
     pub fn from_hwloc_file(path: &Path) -> Result<Self, SnapshotError> {
         Self::from_hwloc_xml(&read(path)?, &path.display().to_string())
     }
 
-    /// As [`Snapshot::from_hwloc_file`], from the text; `path` is for the messages.
+    /// Creates a machine like [`Snapshot::from_hwloc_file`], from the text of a file. Messages contain `path`.
     ///
     /// # Errors
-    /// [`SnapshotError::Xml`] with the line.
+    /// Returns [`SnapshotError::Xml`] with the line.
     pub fn from_hwloc_xml(text: &str, path: &str) -> Result<Self, SnapshotError> {
         let described = hwloc_xml::read(text)
             .map_err(|cause| SnapshotError::Xml { path: path.into(), cause: cause.to_string() })?;
@@ -67,25 +68,25 @@ impl Snapshot {
         Ok(Self { schema: SNAPSHOT_SCHEMA, source, machine: described.machine, nics: described.nics, limits })
     }
 
-    /// A saved snapshot.
+    /// Loads a saved snapshot.
     ///
     /// # Errors
-    /// [`SnapshotError::File`], [`SnapshotError::Json`] with line and column, [`SnapshotError::Schema`].
+    /// Returns [`SnapshotError::File`], [`SnapshotError::Json`] with line and column, or [`SnapshotError::Schema`].
     pub fn load(path: &Path) -> Result<Self, SnapshotError> {
         Self::from_json(&read(path)?, &path.display().to_string())
     }
 
-    /// A snapshot from its JSON form; `path` is for the messages.
+    /// Parses a snapshot's JSON form. Messages contain `path`.
     ///
     /// # Errors
-    /// As [`Snapshot::load`].
+    /// Returns the errors of [`Snapshot::load`].
     pub fn from_json(text: &str, path: &str) -> Result<Self, SnapshotError> {
         #[derive(serde::Deserialize)]
         struct Version {
             schema: u32,
         }
         let json = |e: serde_json::Error| SnapshotError::Json { path: path.into(), cause: e.to_string() };
-        // The version first: of another one, every field may be called unknown.
+        // The version is checked first: another version may have unknown fields.
         let Version { schema } = serde_json::from_str(text).map_err(json)?;
         if schema != SNAPSHOT_SCHEMA {
             return Err(SnapshotError::Schema { path: path.into(), found: schema });
@@ -93,22 +94,22 @@ impl Snapshot {
         serde_json::from_str(text).map_err(json)
     }
 
-    /// The JSON form, stable within one [`SNAPSHOT_SCHEMA`].
+    /// Returns the JSON form, which is stable within one [`SNAPSHOT_SCHEMA`].
     #[must_use]
     pub fn to_json(&self) -> String {
-        // Writing to a String and maps with text keys cannot fail.
+        // Serialization to a String of maps with text keys cannot fail.
         serde_json::to_string_pretty(self).unwrap_or_default()
     }
 
-    /// Adds a NIC, or corrects one that is there: `NAME:node=N,queues=Q,speed=S,driver=D`, also
-    /// `max=` (most queues), `mtu=`; `speed` in Mbit/s, or with `M` or `G`.
+    /// Adds or corrects a NIC: `NAME:node=N,queues=Q,speed=S,driver=D`, also `max=` (maximum number of queues) and
+    /// `mtu=`; `speed` is in Mbit/s, or has the suffix `M` or `G`.
     ///
     /// # Errors
-    /// [`NicSpecError`].
+    /// Returns [`NicSpecError`].
     pub fn describe_nic(&mut self, spec: &str) -> Result<(), NicSpecError> {
         let (name, settings) = spec.split_once(':').unwrap_or((spec, ""));
         let shape = |what: &str| NicSpecError::Shape { spec: spec.into(), what: what.into() };
-        // IFNAMSIZ - 1; dev_valid_name in net/core/dev.c.
+        // The limit is IFNAMSIZ - 1; see dev_valid_name in net/core/dev.c.
         if name.is_empty()
             || name.len() > 15
             || name.contains(|c: char| c == '/' || c.is_whitespace() || c.is_control())
@@ -146,23 +147,23 @@ fn set(nic: &mut Nic, spec: &str, key: &str, value: &str) -> Result<(), NicSpecE
         "node" => nic.numa_node = Some(number()?),
         "queues" => {
             (nic.rx_queues, nic.tx_queues) = (Some(number()?), Some(number()?));
-            // The table is that of the other number; nothing is known of this one's.
+            // The table belongs to the former number of queues; a table for the new number is unknown.
             nic.rss = nic.rss.take().map(|rss| RssView { table: None, ..rss });
         }
         "max" => nic.max_queues = Some(number()?),
         "mtu" => nic.mtu = Some(number()?),
         "driver" if !value.is_empty() => nic.driver = Some(value.into()),
-        "driver" => return Err(bad("a driver's name, as `ethtool -i` says it")),
+        "driver" => return Err(bad("the name of a driver, as `ethtool -i` shows it")),
         "speed" => {
             let (digits, factor) = match value.strip_suffix(['G', 'g']) {
                 Some(digits) => (digits, 1000),
                 None => (value.strip_suffix(['M', 'm']).unwrap_or(value), 1),
             };
             let speed = digits.parse::<u32>().ok().and_then(|n| n.checked_mul(factor));
-            nic.speed_mbps = Some(speed.ok_or_else(|| bad("Mbit/s, or like 25G"))?);
+            nic.speed_mbps = Some(speed.ok_or_else(|| bad("Mbit/s, or a value such as 25G"))?);
         }
         _ => {
-            let what = format!("{key:?} is not a key");
+            let what = format!("{key:?} is an unknown key");
             return Err(NicSpecError::Shape { spec: spec.into(), what });
         }
     }
@@ -254,7 +255,9 @@ mod tests {
         assert!(error(&good.to_json().replace("\"schema\": 1", "\"schema\": 2")).contains("schema 2"));
         let unknown = good.to_json().replace("\"limits\": {", "\"limits\": {\"colour\": 1,");
         assert!(error(&unknown).contains("unknown field `colour`"), "{}", error(&unknown));
-        assert!(error(&good.to_json().replace("\"cpus\": \"0\"", "\"cpus\": \"0-4294967295\"")).contains("last cpu"));
+        assert!(
+            error(&good.to_json().replace("\"cpus\": \"0\"", "\"cpus\": \"0-4294967295\"")).contains("largest cpu")
+        );
         assert!(error(&"[".repeat(100_000)).contains("f.json"));
     }
 }

@@ -1,5 +1,5 @@
-//! What ethtool netlink tells of an interface (net/ethtool, include/uapi/linux/ethtool_netlink.h). All
-//! requests here are for everybody; one that the kernel or driver does not know leaves its facts unknown.
+//! Reads facts of an interface with ethtool netlink (net/ethtool, include/uapi/linux/ethtool_netlink.h). No request
+//! needs a privilege. If the kernel or driver does not support a request, its facts are unknown.
 
 use super::netlink::{Netlink, attributes, find, put, text_of, u32_of, u64_of};
 use super::{HashFields, Nic, Offloads, RssView};
@@ -20,20 +20,20 @@ const A_CHANNELS_COMBINED_MAX: u16 = 5;
 const A_CHANNELS_RX_COUNT: u16 = 6;
 const A_CHANNELS_TX_COUNT: u16 = 7;
 const A_CHANNELS_COMBINED_COUNT: u16 = 9;
-/// Linux 6.3.
+/// Available since Linux 6.3.
 const RSS_GET: u8 = 38;
 const A_RSS_HFUNC: u16 = 3;
 const A_RSS_INDIR: u16 = 4;
 const A_RSS_HKEY: u16 = 5;
 const A_RSS_INPUT_XFRM: u16 = 6;
-/// Linux 6.17. Before, only an ioctl (ETHTOOL_GRXFH) tells the fields.
+/// Available since Linux 6.17. Before, only an ioctl (ETHTOOL_GRXFH) reports the fields.
 const A_RSS_FLOW_HASH: u16 = 8;
 const A_FLOW_UDP4: u16 = 6;
 const A_FLOW_UDP6: u16 = 7;
 const A_HEADER: u16 = 1;
 const A_HEADER_DEV_INDEX: u16 = 1;
 
-/// The `ethtool` family of generic netlink, asked about one interface.
+/// Sends requests of the `ethtool` family of generic netlink for one interface.
 pub(super) struct Ethtool<'a> {
     pub(super) generic: &'a mut Netlink,
     pub(super) family: u16,
@@ -41,7 +41,7 @@ pub(super) struct Ethtool<'a> {
 }
 
 impl Ethtool<'_> {
-    /// Attributes of the answer, behind its 4-byte header.
+    /// Returns the attributes of the answer, after its 4-byte header.
     fn ask(&mut self, command: u8) -> Option<Vec<u8>> {
         let mut header = Vec::new();
         put(&mut header, A_HEADER_DEV_INDEX, &self.ifindex.to_ne_bytes());
@@ -51,7 +51,7 @@ impl Ethtool<'_> {
         Some(answers.first()?.get(4..)?.to_vec())
     }
 
-    /// Everything this family tells, into `nic`.
+    /// Adds everything that this family reports to `nic`.
     pub(super) fn add_to(&mut self, nic: &mut Nic) {
         if let Some(answer) = self.ask(CHANNELS_GET) {
             let get = |kind| number(&answer, kind).unwrap_or(0);
@@ -67,7 +67,7 @@ impl Ethtool<'_> {
             nic.tx_ring = number(&answer, A_RINGS_TX);
         }
         if let Some(answer) = self.ask(LINKMODES_GET) {
-            // u32::MAX is SPEED_UNKNOWN; veth's 10000 is a constant, not a measurement, but it is what it says.
+            // u32::MAX is SPEED_UNKNOWN. The 10000 of veth is a constant and not a measurement, but veth reports it.
             nic.speed_mbps = number(&answer, A_LINKMODES_SPEED).filter(|&s| s != u32::MAX && s != 0);
         }
         nic.offloads = self.offloads();
@@ -83,7 +83,7 @@ fn number(answer: &[u8], kind: u16) -> Option<u32> {
     find(answer, kind).and_then(u32_of)
 }
 
-/// The names in the list of active features; the kernel lists those that are on, and no others.
+/// Returns the offloads in the list of active features; the kernel lists only those that are on.
 fn offloads(answer: &[u8]) -> Option<Offloads> {
     let bits = find(find(answer, A_FEATURES_ACTIVE)?, A_BITSET_BITS)?;
     let bits = attributes(bits).filter(|(kind, _)| *kind == A_BITSET_BITS_BIT);
@@ -91,7 +91,7 @@ fn offloads(answer: &[u8]) -> Option<Offloads> {
     Some(Offloads::from_names(names.iter().map(String::as_str)))
 }
 
-/// `None` if the answer holds nothing: some drivers have the call and nothing to say.
+/// Returns `None` if the answer is empty: some drivers have the call and report nothing.
 fn rss(answer: &[u8]) -> Option<RssView> {
     let function = number(answer, A_RSS_HFUNC).map(|bits| match bits {
         1 => "toeplitz".to_owned(),
@@ -106,7 +106,7 @@ fn rss(answer: &[u8]) -> Option<RssView> {
     });
     let table = find(answer, A_RSS_INDIR).filter(|bytes| !bytes.is_empty());
     let fields = find(answer, A_RSS_FLOW_HASH);
-    // NLA_UINT: 4 bytes, or 8 where the value needs them.
+    // The type is NLA_UINT: 4 bytes, or 8 if the value needs them.
     let fields = |flow| {
         let value = find(fields?, flow)?;
         Some(HashFields::from_bits(u64_of(value).or(u32_of(value).map(u64::from))?))

@@ -1,53 +1,53 @@
-//! Facts of a NIC that come in groups: RSS, offloads, the other end of a veth.
+//! Holds grouped facts of a NIC: RSS, offloads, veth peer.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// How a NIC spreads received packets over its queues: what one needs to say beforehand which queue a
-/// packet will come to (`ethtool -x`, `ethtool -n NIC rx-flow-hash udp4`). Each part is `None` where the
-/// driver or kernel does not tell it.
+/// Describes how a NIC spreads received packets over its queues (`ethtool -x`, `ethtool -n NIC rx-flow-hash udp4`).
+/// With all parts the queue of a packet can be computed. A part is `None` if the driver or kernel does not report it.
 ///
-/// The queue of a packet is `table[hash & (table.len() - 1)]`, `hash` over the fields in the order
-/// source address, destination address, source port, destination port, all in network order, keyed
-/// with `key`; tables whose length is no power of two are indexed modulo their length.
+/// The queue of a packet is `table[hash & (table.len() - 1)]`. The hash is computed with `key` over source address,
+/// destination address, source port and destination port, in network order. A table whose length is not a power of
+/// two is indexed modulo its length.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RssView {
-    /// Hash key, as many bytes as the NIC has: 40 and 52 are usual. In JSON `6d:5a:..`, as ethtool has it.
+    /// Hash key of the NIC, usually 40 or 52 bytes. The JSON form is `6d:5a:..`, as in ethtool.
     #[serde(with = "hex", default)]
     pub key: Option<Vec<u8>>,
-    /// Indirection table: receive queue for each value of the hash's low bits.
+    /// Indirection table: the receive queue for each value of the hash's low bits.
     pub table: Option<Vec<u32>>,
-    /// `toeplitz`, `xor`, `crc32`, or another by its bit in `ETHTOOL_A_RSS_HFUNC`.
+    /// Hash function: `toeplitz`, `xor`, `crc32`, or another by its bit in `ETHTOOL_A_RSS_HFUNC`.
     pub function: Option<String>,
-    /// What is done to the fields before they are hashed: `symmetric-xor`, `symmetric-or-xor`. `None` where
-    /// nothing is, and where the kernel (before 6.8) has no such thing.
+    /// Transformation of the fields before the hash: `symmetric-xor`, `symmetric-or-xor`. `None` if there is none, or
+    /// the kernel is older than 6.8.
     pub transform: Option<String>,
-    /// What is hashed of a UDP packet over IPv4.
+    /// Hashed fields of a UDP packet over IPv4.
     pub fields_udp4: Option<HashFields>,
-    /// What is hashed of a UDP packet over IPv6.
+    /// Hashed fields of a UDP packet over IPv6.
     pub fields_udp6: Option<HashFields>,
 }
 
-/// Parts of a packet that RSS hashes (`RXH_*`, include/uapi/linux/ethtool.h).
+/// Lists the parts of a packet that RSS hashes (`RXH_*`, include/uapi/linux/ethtool.h).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HashFields {
-    /// `RXH_IP_SRC`.
+    /// Bit `RXH_IP_SRC`.
     pub source_address: bool,
-    /// `RXH_IP_DST`.
+    /// Bit `RXH_IP_DST`.
     pub destination_address: bool,
-    /// `RXH_L4_B_0_1`.
+    /// Bit `RXH_L4_B_0_1`.
     pub source_port: bool,
-    /// `RXH_L4_B_2_3`.
+    /// Bit `RXH_L4_B_2_3`.
     pub destination_port: bool,
-    /// Anything else (VLAN, Ethernet address, IPv6 flow label): the queue cannot be said from the four above.
+    /// Any other field (VLAN, Ethernet address, IPv6 flow label). Then the four fields above do not determine the
+    /// queue.
     pub others: bool,
 }
 
 impl HashFields {
-    /// From the kernel's bits.
+    /// Converts the kernel's bits.
     #[must_use]
     pub fn from_bits(bits: u64) -> Self {
         Self {
@@ -59,14 +59,14 @@ impl HashFields {
         }
     }
 
-    /// Whether flows between the same two hosts are told apart.
+    /// Returns whether ports are hashed, so that flows between the same two hosts spread over queues.
     #[must_use]
     pub fn has_ports(self) -> bool {
         self.source_port && self.destination_port
     }
 }
 
-/// ethtool's letters: `sdfn`.
+/// Prints ethtool's letters, such as `sdfn`.
 impl fmt::Display for HashFields {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let letters = [
@@ -81,38 +81,38 @@ impl fmt::Display for HashFields {
     }
 }
 
-/// Offloads in force (`ethtool -k`). One that the kernel does not know is off.
+/// Holds the offloads in use (`ethtool -k`). An offload that the kernel does not know is off.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Offloads {
-    /// `rx-checksum`.
+    /// Feature `rx-checksum`.
     pub rx_checksum: bool,
-    /// Any of `tx-checksum-*` for IP: checksums of local sockets are left to the device.
+    /// Any feature `tx-checksum-*` for IP: the device computes the checksums of local sockets.
     pub tx_checksum: bool,
-    /// `tx-tcp-segmentation` or `tx-tcp6-segmentation`.
+    /// Feature `tx-tcp-segmentation` or `tx-tcp6-segmentation`.
     pub tso: bool,
-    /// `tx-generic-segmentation`.
+    /// Feature `tx-generic-segmentation`.
     pub gso: bool,
-    /// `tx-udp-segmentation`.
+    /// Feature `tx-udp-segmentation`.
     pub udp_segmentation: bool,
-    /// `rx-gro`.
+    /// Feature `rx-gro`.
     pub gro: bool,
-    /// `rx-udp-gro-forwarding`.
+    /// Feature `rx-udp-gro-forwarding`.
     pub udp_gro_forwarding: bool,
-    /// `rx-gro-hw`.
+    /// Feature `rx-gro-hw`.
     pub hw_gro: bool,
-    /// `rx-lro`.
+    /// Feature `rx-lro`.
     pub lro: bool,
-    /// `rx-vlan-hw-parse`: the tag is taken out of the packet.
+    /// Feature `rx-vlan-hw-parse`: the device removes the tag from the packet.
     pub rx_vlan: bool,
-    /// `rx-ntuple-filter`.
+    /// Feature `rx-ntuple-filter`.
     pub ntuple: bool,
-    /// `rx-hashing`.
+    /// Feature `rx-hashing`.
     pub rx_hash: bool,
 }
 
 impl Offloads {
-    /// From the names of the features that are on.
+    /// Converts the names of the active features.
     #[must_use]
     pub fn from_names<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
         let mut on = Self::default();
@@ -137,19 +137,19 @@ impl Offloads {
     }
 }
 
-/// The other end of a veth, where it is in the same network namespace.
+/// Describes the other end of a veth in the same network namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VethPeer {
-    /// Its name.
+    /// Name of the peer.
     pub name: String,
-    /// Its offloads.
+    /// Offloads of the peer.
     pub offloads: Option<Offloads>,
     /// Whether an XDP program is attached to it.
     pub has_program: bool,
 }
 
-/// Bytes as `6d:5a`.
+/// Serializes bytes as `6d:5a`.
 mod hex {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 

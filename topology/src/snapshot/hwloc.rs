@@ -1,5 +1,5 @@
-//! From an hwloc topology, live or synthetic, to [`Machine`]. The only module that names hwlocality;
-//! none of its types leaves it. XML files are not read by hwloc, but by `xml` and `hwloc_xml`.
+//! Converts an hwloc topology, live or synthetic, to a [`Machine`]. Only this module names hwlocality, and none of
+//! its types is public. Modules `xml` and `hwloc_xml` read XML files without hwloc.
 
 use std::collections::BTreeMap;
 
@@ -13,8 +13,7 @@ use hwlocality::topology::builder::{BuildFlags, TopologyBuilder};
 use super::{Core, Machine, Node, SnapshotError};
 use crate::cpus::{CpuList, MAX_CPUS};
 
-/// Variables by which a person or a batch system makes hwloc describe something else than what it sees
-/// (hwloc manual, "Environment Variables").
+/// Environment variables that make hwloc describe another machine (hwloc manual, "Environment Variables").
 const REDIRECTIONS: [&str; 6] =
     ["HWLOC_XMLFILE", "HWLOC_SYNTHETIC", "HWLOC_FSROOT", "HWLOC_CPUID_PATH", "HWLOC_THISSYSTEM", "HWLOC_COMPONENTS"];
 
@@ -22,7 +21,7 @@ fn failed(step: &str, cause: &dyn std::fmt::Display, remedy: &str) -> SnapshotEr
     SnapshotError::Hwloc { step: step.into(), cause: cause.to_string(), remedy: remedy.into() }
 }
 
-/// This machine's processors and nodes, without memory sizes.
+/// Returns the processors and nodes of this machine, without memory sizes.
 pub(super) fn live() -> Result<Machine, SnapshotError> {
     if let Some(variable) = REDIRECTIONS.into_iter().find(|v| std::env::var_os(v).is_some()) {
         return Err(SnapshotError::Redirected { variable: variable.into() });
@@ -35,26 +34,26 @@ pub(super) fn live() -> Result<Machine, SnapshotError> {
     Ok(machine(&topology))
 }
 
-/// A machine from hwloc's synthetic description, such as `pack:2 [numa] core:32 pu:2`.
+/// Creates a machine from a synthetic hwloc description, such as `pack:2 [numa] core:32 pu:2`.
 pub(super) fn synthetic(description: &str) -> Result<Machine, SnapshotError> {
-    let remedy = "write it like \"pack:2 [numa] core:32 pu:2\" (hwloc manual, Synthetic topologies)";
+    let remedy = "expected a description such as \"pack:2 [numa] core:32 pu:2\" (hwloc manual, Synthetic topologies)";
     let error = |cause: String| failed("read the synthetic topology", &cause, remedy);
     check_synthetic(description).map_err(error)?;
     let topology = build(|builder| builder.from_synthetic(description).map_err(|e| e.to_string())).map_err(error)?;
     let mut machine = machine(&topology);
     if !description.contains("memory=") {
-        // hwloc makes up 1 GiB for each node.
+        // hwloc assumes 1 GiB for each node.
         machine.nodes.iter_mut().for_each(|node| node.memory_bytes = None);
     }
     Ok(machine)
 }
 
-/// hwloc multiplies the counts without looking at the product; what it cannot hold ends the process.
+/// Checks the product of the counts. hwloc does not check it, and a product that is too large ends the process.
 fn check_synthetic(description: &str) -> Result<(), String> {
     if description.len() > 4096 || !description.is_ascii() {
         return Err("more than 4096 characters, or not ASCII".into());
     }
-    // Attributes and memory children stand in brackets, and may contain spaces.
+    // Attributes and memory children are in brackets and may contain spaces.
     let mut depth = 0_u32;
     let mut levels = String::new();
     for c in description.chars() {
@@ -79,18 +78,18 @@ fn check_synthetic(description: &str) -> Result<(), String> {
 }
 
 fn build(source: impl FnOnce(TopologyBuilder) -> Result<TopologyBuilder, String>) -> Result<Topology, String> {
-    // CPUs outside the cpuset are wanted too: the planner says why it does not use them.
+    // CPUs outside the cpuset are included, so that the planner can explain why it does not use them.
     let builder = Topology::builder().with_flags(BuildFlags::INCLUDE_DISALLOWED).map_err(|e| e.to_string())?;
     source(builder)?.build().map_err(|e| e.errno.map_or_else(|| e.to_string(), |errno| errno.to_string()))
 }
 
 fn cpus(indexes: impl Iterator<Item = usize>) -> CpuList {
-    // The set may be infinite; it is in rising order.
+    // The set may be infinite; it is in ascending order.
     let known = indexes.take_while(|&cpu| cpu < MAX_CPUS as usize);
     known.filter_map(|cpu| u32::try_from(cpu).ok()).collect()
 }
 
-/// Cores and nodes of any topology.
+/// Returns the cores and nodes of a topology.
 fn machine(topology: &Topology) -> Machine {
     let mut nodes: Vec<Node> = topology.objects_with_type(ObjectType::NUMANode).filter_map(node).collect();
     nodes.sort_by_key(|node| node.id);
@@ -100,7 +99,7 @@ fn machine(topology: &Topology) -> Machine {
         let Some(cpu) = pu.os_index().and_then(|i| u32::try_from(i).ok()).filter(|&cpu| cpu < MAX_CPUS) else {
             continue;
         };
-        // A machine that does not tell its cores: each thread counts as a core of its own.
+        // If the machine reports no cores, each thread counts as a core.
         let of = pu.first_ancestor_with_type(ObjectType::Core).unwrap_or(pu);
         let core = cores.entry(of.global_persistent_index()).or_insert_with(|| Core {
             package: ancestor_index(pu, ObjectType::Package),
@@ -133,14 +132,15 @@ fn node(object: &TopologyObject) -> Option<Node> {
     Some(Node { id, memory_bytes, ..Node::default() })
 }
 
-/// Several nodes can be local to a core (DRAM and high-bandwidth memory); Linux numbers the DRAM first.
+/// Returns the node of a core. Several nodes can be local to it (DRAM and high-bandwidth memory); Linux numbers the
+/// DRAM first.
 fn local_node(pu: &TopologyObject, nodes: &[Node]) -> Option<u32> {
     let local = pu.nodeset()?;
     let mut ids = local.iter_set().filter_map(|index| u32::try_from(usize::from(index)).ok());
     ids.find(|id| nodes.iter().any(|node| node.id == *id))
 }
 
-/// Rank of each CPU among the kinds of cores; empty where all are alike.
+/// Returns the rank of each CPU among the kinds of cores; empty if all are equal.
 fn kinds(topology: &Topology) -> BTreeMap<u32, u32> {
     let Ok(kinds) = topology.cpu_kinds() else { return BTreeMap::new() };
     if kinds.len() < 2 {

@@ -1,5 +1,5 @@
-//! From the elements of an hwloc XML file to [`Machine`] and NICs: versions 1, 2 and 3 of the format
-//! (hwloc's hwloc2.dtd, and topology-xml.c for what differs between versions).
+//! Converts the elements of an hwloc XML file to a [`Machine`] and NICs, for versions 1, 2 and 3 of the format
+//! (hwloc2.dtd, and topology-xml.c for the differences between versions).
 
 use std::collections::BTreeMap;
 
@@ -7,11 +7,11 @@ use super::xml::{self, Element, XmlError};
 use super::{Core, Machine, Nic, Node};
 use crate::cpus::{CpuList, MAX_CPUS};
 
-/// What a file tells.
+/// Holds the content of a file.
 pub(super) struct Described {
     pub(super) machine: Machine,
     pub(super) nics: Vec<Nic>,
-    /// CPUs the described process was allowed, where that is fewer than all.
+    /// CPUs that the described process was allowed to use; `None` if all.
     pub(super) allowed: Option<CpuList>,
 }
 
@@ -35,7 +35,7 @@ pub(super) fn read(text: &str) -> Result<Described, HwlocXmlError> {
     survey.finish(&root, top).map_err(HwlocXmlError::Content)
 }
 
-/// What is above an object.
+/// Holds the ancestors of an object.
 #[derive(Default, Clone)]
 struct XmlAncestors<'a> {
     package: Option<u32>,
@@ -45,14 +45,14 @@ struct XmlAncestors<'a> {
     processor: Option<&'a Element>,
 }
 
-/// The sets of an object say again what its place in the tree says. Where the two disagree the file was
-/// damaged or edited, and to believe either would be a guess.
+/// Checks the sets of an object against its position in the tree. If they disagree, the file is damaged or edited,
+/// and neither can be trusted.
 fn contradiction(object: &Element, kind: &str, version: u32, above: &XmlAncestors<'_>) -> Result<(), String> {
     let Some(own) = object.attribute("cpuset").map(bitmap).transpose()? else { return Ok(()) };
     let name = || format!("{kind} {}", object.attribute("os_index").unwrap_or("without os_index"));
     if kind == "PU"
         && let Some(cpu) = object.number::<u32>("os_index")
-        // An offline one has an empty set in version 1.
+        // In version 1 an offline PU has an empty set.
         && own.iter().any(|other| other != cpu)
     {
         return Err(format!("{} has the cpuset of cpu {own}", name()));
@@ -62,11 +62,11 @@ fn contradiction(object: &Element, kind: &str, version: u32, above: &XmlAncestor
     };
     if !own.without(&around).is_empty() {
         let parent = above.processor.and_then(|p| p.attribute("type")).unwrap_or("object");
-        return Err(format!("{} has cpu {}, which the {parent} around it has not", name(), own.without(&around)));
+        return Err(format!("{} has cpu {}, which its parent {parent} does not have", name(), own.without(&around)));
     }
-    // From version 2 on, memory hangs on the object whose cpus it is local to.
+    // From version 2, a memory object is a child of the object whose cpus it is local to.
     if version >= 2 && kind == "NUMANode" && own != around {
-        return Err(format!("{} is local to cpu {own}, but hangs on an object of cpu {around}", name()));
+        return Err(format!("{} is local to cpu {own}, but its parent has cpu {around}", name()));
     }
     Ok(())
 }
@@ -77,9 +77,9 @@ struct Survey<'a> {
     packages: u32,
     cores_seen: usize,
     caches: u32,
-    /// Hardware threads with the core they are in.
+    /// Hardware threads, each with its core.
     threads: Vec<(u32, XmlAncestors<'a>)>,
-    /// Nodes with the cpus they are local to.
+    /// Nodes, each with its local cpus.
     nodes: Vec<(Node, CpuList)>,
     nics: Vec<(Nic, Option<&'a Element>)>,
 }
@@ -102,7 +102,7 @@ impl<'a> Survey<'a> {
             "PU" => {
                 let cpu = index.ok_or("a PU without os_index")?;
                 if cpu >= MAX_CPUS {
-                    return Err(format!("PU {cpu} is past the last cpu number a kernel can have ({})", MAX_CPUS - 1));
+                    return Err(format!("PU {cpu} exceeds the largest cpu number ({})", MAX_CPUS - 1));
                 }
                 self.threads.push((cpu, place.clone()));
             }
@@ -115,7 +115,7 @@ impl<'a> Survey<'a> {
             "OSDev" if self.is_network(object) => self.add_nic(object, above),
             _ => {
                 if let Some(level) = cache_level(kind, object).filter(|&level| level >= 2) {
-                    // The last level is the outermost.
+                    // The highest level is the outermost cache.
                     if place.cache.is_none_or(|(outer, _)| level > outer) {
                         place.cache = Some((level, self.caches));
                     }
@@ -129,7 +129,8 @@ impl<'a> Survey<'a> {
         object.children("object").try_for_each(|child| self.visit(child, &place))
     }
 
-    /// Version 3 made the type a set of bits (hwloc.h): 16 is a network, 32 OpenFabrics, which is none to us.
+    /// Returns whether a device is a network interface. In version 3 the type is a set of bits (hwloc.h): 16 is a
+    /// network, 32 is OpenFabrics, which does not count.
     fn is_network(&self, device: &Element) -> bool {
         device.number::<u32>("osdev_type").is_some_and(|t| if self.version >= 3 { t & 48 == 16 } else { t == 2 })
     }
@@ -142,14 +143,14 @@ impl<'a> Survey<'a> {
 
     fn finish(mut self, root: &Element, top: &Element) -> Result<Described, String> {
         if self.nodes.is_empty() {
-            // Files of version 1 give a machine without NUMA no node.
+            // In files of version 1 a machine without NUMA has no node.
             let all = self.threads.iter().map(|(cpu, _)| *cpu).collect();
             self.nodes.push((Node { memory_bytes: top.number("local_memory"), ..Node::default() }, all));
         }
-        // Memory that is not told of one node is none, if it is told of another.
-        let told = self.nodes.iter().any(|(node, _)| node.memory_bytes.is_some_and(|bytes| bytes > 0));
+        // If memory is known for one node, a node without memory has none.
+        let known = self.nodes.iter().any(|(node, _)| node.memory_bytes.is_some_and(|bytes| bytes > 0));
         for (node, _) in &mut self.nodes {
-            node.memory_bytes = told.then(|| node.memory_bytes.unwrap_or(0));
+            node.memory_bytes = known.then(|| node.memory_bytes.unwrap_or(0));
         }
         self.nodes.sort_by_key(|(node, _)| node.id);
 
@@ -159,7 +160,7 @@ impl<'a> Survey<'a> {
         let kinds = kinds(root)?;
         let mut cores: BTreeMap<(Option<usize>, u32), Core> = BTreeMap::new();
         for (cpu, place) in self.threads.iter().filter(|(cpu, _)| is_online(*cpu)) {
-            // A machine that does not tell its cores: each thread counts as a core of its own.
+            // If the file has no cores, each thread counts as a core.
             let key = (place.core, if place.core.is_none() { *cpu } else { 0 });
             let core = cores.entry(key).or_insert_with(|| Core {
                 cpus: CpuList::new(),
@@ -169,7 +170,7 @@ impl<'a> Survey<'a> {
                 kind: kinds.get(cpu).copied(),
             });
             if !core.cpus.insert(*cpu) {
-                return Err(format!("PU {cpu} is there twice"));
+                return Err(format!("PU {cpu} occurs twice"));
             }
         }
         let mut cores: Vec<Core> = cores.into_values().collect();
@@ -193,7 +194,8 @@ fn info(element: &Element, key: &str) -> Option<String> {
     Some(entry.attribute("value")?.to_owned())
 }
 
-/// `L3Cache` of version 2, `Cache` with a depth of version 1; instruction caches are none.
+/// Returns the level of a cache: `L3Cache` of version 2, `Cache` with a depth of version 1. Instruction caches are
+/// ignored.
 fn cache_level(kind: &str, object: &Element) -> Option<u32> {
     if kind == "Cache" {
         return object.number("depth");
@@ -201,13 +203,14 @@ fn cache_level(kind: &str, object: &Element) -> Option<u32> {
     kind.strip_prefix('L')?.strip_suffix("Cache")?.parse().ok()
 }
 
-/// Several nodes can be local to a core (DRAM and high-bandwidth memory); Linux numbers the DRAM first.
+/// Returns the node of a cpu. Several nodes can be local to it (DRAM and high-bandwidth memory); Linux numbers the
+/// DRAM first.
 fn local_node(nodes: &[(Node, CpuList)], cpu: u32) -> Option<u32> {
     let local = || nodes.iter().filter(|(_, cpus)| cpus.contains(cpu));
     local().find(|(node, _)| node.memory_bytes != Some(0)).or_else(|| local().next()).map(|(node, _)| node.id)
 }
 
-/// Interfaces with the node below which they hang, if that is one node that has cores.
+/// Returns the interfaces with the node of their nearest processor ancestor, if it is one node with cores.
 fn nics(survey: &Survey, cores: &[Core]) -> Vec<Nic> {
     let mut nics: Vec<Nic> = Vec::new();
     for (nic, processor) in &survey.nics {
@@ -224,8 +227,8 @@ fn nics(survey: &Survey, cores: &[Core]) -> Vec<Nic> {
     nics
 }
 
-/// Rank of each cpu among the kinds of cores: by efficiency if the file has it for all, else by core
-/// type and clock, as hwloc itself ranks them. Empty where all are alike.
+/// Returns the rank of each cpu among the kinds of cores. It uses the efficiency if the file has it for all cpus,
+/// otherwise core type and clock, as hwloc does. Empty if all are equal.
 fn kinds(root: &Element) -> Result<BTreeMap<u32, u32>, String> {
     let mut kinds = Vec::new();
     for kind in root.children("cpukind") {
@@ -242,7 +245,7 @@ fn kinds(root: &Element) -> Result<BTreeMap<u32, u32>, String> {
     Ok(kinds.iter().zip(0..).flat_map(|((.., cpus), rank)| cpus.iter().map(move |cpu| (cpu, rank))).collect())
 }
 
-/// The ACPI distances of version 2 and 3, if they are of all nodes.
+/// Adds the ACPI distances of version 2 and 3, if they cover all nodes.
 fn add_distances(root: &Element, nodes: &mut [Node]) {
     let numbers = |matrix: &Element, name: &str| -> Option<Vec<u32>> {
         let text: String = matrix.children(name).map(|part| format!("{} ", part.text)).collect();
@@ -269,7 +272,7 @@ fn add_distances(root: &Element, nodes: &mut [Node]) {
     }
 }
 
-/// hwloc's bitmaps: groups of 32 bits, the highest first, `0xf...f` for "all above".
+/// Parses a bitmap of hwloc: groups of 32 bits, the highest first; `0xf...f` means all higher bits.
 fn bitmap(text: &str) -> Result<CpuList, String> {
     let error = || format!("{text:?} is not a bitmap like 0x0000000f");
     let mut groups: Vec<&str> = text.split(',').map(str::trim).collect();
@@ -284,7 +287,7 @@ fn bitmap(text: &str) -> Result<CpuList, String> {
         let bits = if digits.is_empty() { 0 } else { u32::from_str_radix(digits, 16).map_err(|_| error())? };
         for cpu in (0..32).filter(|bit| bits & (1 << bit) != 0).map(|bit| u64::from(index) * 32 + bit) {
             let cpu = u32::try_from(cpu).ok().filter(|&cpu| cpu < MAX_CPUS);
-            cpus.insert(cpu.ok_or_else(|| format!("a bitmap names a cpu past {}", MAX_CPUS - 1))?);
+            cpus.insert(cpu.ok_or_else(|| format!("a bitmap contains a cpu above {}", MAX_CPUS - 1))?);
         }
     }
     if infinite {

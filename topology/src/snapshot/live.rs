@@ -1,16 +1,16 @@
-//! This machine, now.
+//! Takes the snapshot of this machine.
 
 use super::{Nic, SNAPSHOT_SCHEMA, Snapshot, SnapshotError, hwloc, nics, system};
 
 impl Snapshot {
-    /// This machine and the calling thread's network namespace. Needs no privilege; what would need it
-    /// is `None`. Takes about 0.1 s, most of it hwloc's: once, before threads are pinned.
+    /// Describes this machine and the calling thread's network namespace. It needs no privilege; a fact that would
+    /// need one is `None`. It takes about 0.1 s, mostly in hwloc. Call it once, before threads are pinned.
     ///
-    /// `interfaces` are the ones to look at; none means all but loopback.
+    /// `interfaces` selects the interfaces; an empty list selects all except loopback.
     ///
     /// # Errors
-    /// [`SnapshotError`] if the processors, the allowed CPUs or the list of interfaces cannot be had, or
-    /// one of `interfaces` is not there.
+    /// Returns [`SnapshotError`] if the processors, the allowed CPUs or the list of interfaces cannot be read, or one
+    /// of `interfaces` does not exist.
     pub fn live(interfaces: &[String]) -> Result<Self, SnapshotError> {
         let mut machine = hwloc::live()?;
         system::complete(&mut machine);
@@ -24,10 +24,10 @@ impl Snapshot {
     }
 }
 
-/// The interfaces of a live [`Snapshot`] alone: a few netlink questions, cheap enough for once a second.
+/// Reads only the interfaces of a live [`Snapshot`]: a few netlink requests, cheap enough for once a second.
 ///
 /// # Errors
-/// As [`Snapshot::live`], of the interfaces.
+/// Returns the errors of [`Snapshot::live`] that concern interfaces.
 pub fn live_nics(interfaces: &[String]) -> Result<Vec<Nic>, SnapshotError> {
     nics::read(interfaces)
 }

@@ -1,7 +1,7 @@
-//! What is known of a machine: the only input of the planner besides the request.
+//! Describes a machine: the only input of the planner besides the request.
 //!
-//! Owns the description and its JSON form; `live` fills it from this machine and the current network
-//! namespace, `hwloc` from an hwloc topology. What could not be learned is `None`, never a guess.
+//! This module owns the description and its JSON form. `live` fills it from this machine and the current network
+//! namespace, `hwloc` from an hwloc topology. An unknown fact is `None`, never a guess.
 
 mod addresses;
 mod check;
@@ -35,27 +35,27 @@ use crate::cpus::CpuList;
 /// Version of the JSON form. A file of another version is refused.
 pub const SNAPSHOT_SCHEMA: u32 = 1;
 
-/// A machine, its NICs and its limits at one moment.
+/// Holds a machine, its NICs and its limits at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Snapshot {
-    /// [`SNAPSHOT_SCHEMA`].
+    /// Version of the form, [`SNAPSHOT_SCHEMA`].
     pub schema: u32,
-    /// Where it comes from: `live`, `hwloc xml FILE`, `synthetic STRING`.
+    /// Origin: `live`, `hwloc xml FILE`, `synthetic STRING`.
     pub source: String,
     /// Processors and memory.
     pub machine: Machine,
     /// Network interfaces, sorted by name.
     pub nics: Vec<Nic>,
-    /// What this process may use.
+    /// Limits of this process.
     pub limits: HostLimits,
 }
 
-/// Processors and memory. Only online hardware threads are listed.
+/// Describes processors and memory. Only online hardware threads are listed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Machine {
-    /// As `uname -m` says it.
+    /// Architecture, as `uname -m` shows it.
     pub architecture: Option<String>,
     /// Number of processor packages (sockets).
     pub packages: Option<u32>,
@@ -65,282 +65,283 @@ pub struct Machine {
     pub cores: Vec<Core>,
     /// CPUs that exist and are offline.
     pub offline: CpuList,
-    /// CPUs that the kernel can have in all, with those that may be plugged in later (`nr_cpu_ids`).
+    /// Number of possible CPUs, with those that may be plugged in later (`nr_cpu_ids`).
     #[serde(default)]
     pub possible_cpus: Option<u32>,
 }
 
-/// One NUMA node.
+/// Describes one NUMA node.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Node {
-    /// The operating system's number.
+    /// Number of the node in the operating system.
     pub id: u32,
-    /// Memory, bytes; zero for a node that has processors and no memory.
+    /// Size of its memory in bytes; zero for a node with processors and no memory.
     pub memory_bytes: Option<u64>,
-    /// Free 2 MiB huge pages.
+    /// Number of free 2 MiB pages.
     pub free_huge_pages: Option<u64>,
-    /// Distances to the nodes, in the order of [`Machine::nodes`]; 10 is local (ACPI SLIT). Need not be
+    /// Distances to the nodes, in the order of [`Machine::nodes`]; 10 is local (ACPI SLIT). The matrix need not be
     /// symmetric.
     pub distances: Option<Vec<u32>>,
 }
 
-/// One physical core.
+/// Describes one physical core.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Core {
-    /// Its hardware threads; more than one with SMT.
+    /// Hardware threads of the core; more than one with SMT.
     pub cpus: CpuList,
-    /// Package it is in.
+    /// Package of the core.
     pub package: Option<u32>,
-    /// NUMA node its memory is nearest to.
+    /// NUMA node that is nearest to the core.
     pub node: Option<u32>,
-    /// Number of the last-level cache it shares.
+    /// Number of the last-level cache that it uses.
     pub cache: Option<u32>,
-    /// Rank among kinds of cores, higher is faster; `None` where all are alike.
+    /// Rank among kinds of cores, higher is faster; `None` if all are equal.
     pub kind: Option<u32>,
 }
 
-/// One network interface.
+/// Describes one network interface.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Nic {
-    /// Its name.
+    /// Name of the interface.
     pub name: String,
-    /// The kernel's number of it.
+    /// Index of the interface in the kernel.
     pub ifindex: Option<u32>,
     /// Driver, or the kind of a virtual interface: `ice`, `virtio_net`, `veth`.
     pub driver: Option<String>,
-    /// Made by software: no device behind it.
+    /// Whether it is software without a device.
     pub is_virtual: Option<bool>,
-    /// Carries Ethernet frames; loopback and most tunnels do not.
+    /// Whether it carries Ethernet frames; loopback and most tunnels do not.
     pub ethernet: Option<bool>,
     /// NUMA node of the device.
     pub numa_node: Option<u32>,
-    /// Receive queues in use now.
+    /// Number of receive queues in use.
     pub rx_queues: Option<u32>,
-    /// Transmit queues in use now.
+    /// Number of transmit queues in use.
     pub tx_queues: Option<u32>,
-    /// Most queues the device can be set to.
+    /// Maximum number of queues of the device.
     pub max_queues: Option<u32>,
-    /// Descriptors in each receive ring of the NIC.
+    /// Number of descriptors in each receive ring of the NIC.
     pub rx_ring: Option<u32>,
-    /// Descriptors in each transmit ring of the NIC.
+    /// Number of descriptors in each transmit ring of the NIC.
     pub tx_ring: Option<u32>,
-    /// Largest IP packet, bytes.
+    /// Maximum size of an IP packet in bytes.
     pub mtu: Option<u32>,
-    /// Administratively up.
+    /// Whether it is administratively up.
     pub up: Option<bool>,
-    /// Has carrier.
+    /// Whether it has carrier.
     pub carrier: Option<bool>,
     /// Hardware address, `02:00:00:00:00:01`.
     pub mac: Option<String>,
-    /// Link speed, Mbit/s.
+    /// Link speed in Mbit/s.
     pub speed_mbps: Option<u32>,
-    /// What the driver can do with XDP (`netdev` family of generic netlink, Linux 6.3).
+    /// XDP features of the driver (`netdev` family of generic netlink, Linux 6.3).
     pub xdp_features: Option<XdpFeatures>,
-    /// XDP program attached now.
+    /// Attached XDP program.
     pub xdp_program: Option<XdpProgram>,
-    /// Receive queues that an AF_XDP socket has now, of whatever process (Linux 6.15, or the kernel's
-    /// `xsk_diag` module).
+    /// Receive queues with an AF_XDP socket of any process (Linux 6.15, or the kernel's `xsk_diag` module).
     pub xsk_queues: Option<Vec<u32>>,
-    /// How received packets are spread over the queues.
+    /// Distribution of received packets over the queues.
     pub rss: Option<RssView>,
-    /// Offloads in force.
+    /// Offloads in use.
     pub offloads: Option<Offloads>,
-    /// The other end of a veth, if it is in this network namespace.
+    /// Other end of a veth, if it is in this network namespace.
     pub peer: Option<VethPeer>,
-    /// The bridge, bond or team it is a member of.
+    /// Bridge, bond or team that it is a member of.
     pub master: Option<String>,
-    /// How interrupts are put off in favour of busy polling.
+    /// Deferral of interrupts in favour of busy polling.
     pub napi: Option<NapiDefer>,
     /// Interrupts of the receive queues.
     pub irqs: Vec<QueueIrq>,
 }
 
-/// Settings that keep the kernel from serving a queue by interrupt while an actor polls it
+/// Holds the settings that prevent the kernel from serving a queue by interrupt while an actor polls it
 /// (`/sys/class/net/NIC/`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NapiDefer {
-    /// `gro_flush_timeout`, nanoseconds.
+    /// Value of `gro_flush_timeout` in nanoseconds.
     pub gro_flush_timeout_ns: u64,
-    /// `napi_defer_hard_irqs`, empty polls before interrupts are on again.
+    /// Value of `napi_defer_hard_irqs`: number of empty polls before interrupts are enabled again.
     pub defer_hard_irqs: u32,
 }
 
-/// XDP abilities a driver tells (`enum netdev_xdp_act`, include/uapi/linux/netdev.h).
+/// Holds the XDP features that a driver reports (`enum netdev_xdp_act`, include/uapi/linux/netdev.h).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct XdpFeatures {
-    /// Native XDP.
+    /// Supports native XDP.
     pub basic: bool,
-    /// XDP_REDIRECT, which AF_XDP needs.
+    /// Supports XDP_REDIRECT, which AF_XDP needs.
     pub redirect: bool,
-    /// AF_XDP zero-copy.
+    /// Supports AF_XDP zero-copy.
     pub zero_copy: bool,
-    /// Multi-buffer receive.
+    /// Supports multi-buffer receive.
     pub multi_buffer: bool,
 }
 
-/// An attached XDP program.
+/// Describes an attached XDP program.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct XdpProgram {
-    /// `native`, `generic`, `offload` or `several`.
+    /// Mode: `native`, `generic`, `offload` or `several`.
     pub mode: String,
-    /// The kernel's id of it (`bpftool prog show id N`).
+    /// Id of the program in the kernel (`bpftool prog show id N`).
     pub id: Option<u32>,
 }
 
-/// Which CPUs take the interrupt of a receive queue.
+/// Describes the interrupt of a receive queue.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct QueueIrq {
-    /// Receive queue.
+    /// Number of the receive queue.
     pub queue: u32,
-    /// Interrupt number.
+    /// Number of the interrupt.
     pub irq: u32,
-    /// CPUs it is delivered to.
+    /// CPUs that it is delivered to.
     pub cpus: CpuList,
 }
 
-/// What this process may use.
+/// Holds the limits of this process and of the host.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HostLimits {
-    /// CPUs this process may run on; `None` means all that are online.
+    /// CPUs that this process may run on; `None` means all online CPUs.
     pub allowed_cpus: Option<CpuList>,
-    /// CPUs kept from the general scheduler (`isolcpus`, cpuset partitions).
+    /// CPUs that the general scheduler does not use (`isolcpus`, cpuset partitions).
     pub isolated_cpus: Option<CpuList>,
-    /// NUMA nodes that this process may take memory from (`cpuset.mems`); `None` means all.
+    /// NUMA nodes whose memory this process may use (`cpuset.mems`); `None` means all.
     #[serde(default)]
     pub memory_nodes: Option<CpuList>,
-    /// CPU time the cgroup grants.
+    /// CPU time that the cgroup grants.
     pub cpu_quota: Option<CpuQuota>,
-    /// Memory in all, bytes.
+    /// Total memory in bytes.
     pub memory_total_bytes: Option<u64>,
-    /// Memory that could be had now, bytes.
+    /// Available memory in bytes.
     pub memory_available_bytes: Option<u64>,
-    /// `RLIMIT_MEMLOCK`, the soft limit.
+    /// Soft limit `RLIMIT_MEMLOCK`.
     pub memlock: Option<Amount>,
-    /// `RLIMIT_MEMLOCK`, up to which this process may raise it itself.
+    /// Hard limit `RLIMIT_MEMLOCK`, up to which this process may raise the soft limit.
     pub memlock_max: Option<Amount>,
-    /// Free 2 MiB huge pages in all.
+    /// Total number of free 2 MiB pages.
     pub free_huge_pages: Option<u64>,
-    /// `kernel.io_uring_disabled`: 0 allowed, 1 for the privileged only, 2 forbidden.
+    /// Value of `kernel.io_uring_disabled`: 0 allowed, 1 only for privileged processes, 2 forbidden.
     pub io_uring_disabled: Option<u32>,
-    /// Kernel release, as `uname -r` says it.
+    /// Kernel release, as `uname -r` shows it.
     pub kernel: Option<String>,
     /// Current clock source.
     pub clock_source: Option<String>,
-    /// Effective capabilities that matter here, `CAP_NET_ADMIN` style.
+    /// Effective capabilities that the engine may need, such as `CAP_NET_ADMIN`.
     pub capabilities: Option<Vec<String>>,
-    /// Whether this is the initial user namespace. In another, capabilities do not lift memlock.
+    /// Whether this is the initial user namespace. In another one capabilities do not lift memlock.
     pub initial_user_namespace: Option<bool>,
 }
 
-/// A limit on bytes.
+/// Holds a limit in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Amount {
-    /// No limit.
+    /// There is no limit.
     Unlimited,
-    /// At most so many bytes.
+    /// The limit in bytes.
     Bytes(u64),
 }
 
-/// CPU time of a cgroup.
+/// Holds the CPU time limit of a cgroup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CpuQuota {
-    /// No limit.
+    /// There is no limit.
     Unlimited,
-    /// Thousandths of one CPU: 2500 is two and a half CPUs.
+    /// The limit in thousandths of a CPU: 2500 is two and a half CPUs.
     MilliCpus(u64),
 }
 
-/// A snapshot that cannot be had.
+/// Describes why a snapshot cannot be taken or loaded.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SnapshotError {
-    /// An environment variable sends hwloc to another machine's description.
+    /// An environment variable makes hwloc describe another machine.
     #[error(
-        "{variable} is set, so hwloc would describe another machine than this one; unset {variable}, or plan \
+        "{variable}: it makes hwloc describe another machine; to fix: unset {variable}, or plan \
          that machine on purpose with --topology or --hwloc"
     )]
     Redirected {
-        /// The variable.
+        /// Name of the variable.
         variable: String,
     },
-    /// hwloc says the topology it loaded is not this machine's.
-    #[error("hwloc loaded a topology that is not this machine's; unset the HWLOC_ environment variables")]
+    /// hwloc reports that the topology it loaded is not this machine's.
+    #[error("hwloc: it loaded the topology of another machine; to fix: unset the HWLOC_ environment variables")]
     NotThisMachine,
     /// hwloc failed.
-    #[error("hwloc could not {step}: {cause}; {remedy}")]
+    #[error("hwloc: cannot {step}: {cause}; {remedy}")]
     Hwloc {
-        /// What was tried.
+        /// Failed step.
         step: String,
-        /// What it answered.
+        /// Error of hwloc.
         cause: String,
-        /// What to do.
+        /// Remedy.
         remedy: String,
     },
-    /// An interface that does not exist here.
-    #[error("interface {name} is not in this network namespace (there are: {present}); see `ip link`")]
+    /// An interface does not exist.
+    #[error(
+        "interface {name}: not in this network namespace; expected one of {present}; to fix: correct the name (see `ip link`)"
+    )]
     NoInterface {
-        /// The name asked for.
+        /// Requested name.
         name: String,
-        /// The names there are.
+        /// Existing names.
         present: String,
     },
     /// The kernel did not list its links.
-    #[error("listing the interfaces by rtnetlink failed at {step}: {cause}")]
+    #[error("rtnetlink: cannot list the interfaces: {step}: {cause}")]
     Netlink {
         /// System call or message.
         step: &'static str,
-        /// What went wrong.
+        /// Error.
         cause: String,
     },
-    /// The kernel did not say which CPUs may be used.
+    /// The kernel did not report the allowed CPUs.
     #[error("sched_getaffinity failed: {0}")]
     Affinity(String),
-    /// A file that cannot be read.
-    #[error("reading {path}: {cause}")]
+    /// A file cannot be read.
+    #[error("{path}: cannot read: {cause}")]
     File {
-        /// Its path.
+        /// Path of the file.
         path: String,
-        /// What went wrong.
+        /// Error.
         cause: String,
     },
-    /// A file that is not an hwloc topology.
-    #[error("{path} is not an hwloc topology: {cause}; export one with `lstopo --of xml machine.xml`")]
+    /// A file is not an hwloc topology.
+    #[error("{path}: not an hwloc topology: {cause}; to fix: create one with `lstopo --of xml machine.xml`")]
     Xml {
-        /// Its path.
+        /// Path of the file.
         path: String,
-        /// Where and what.
+        /// Position and error.
         cause: String,
     },
-    /// Text that is not a snapshot.
-    #[error("{path} is not a snapshot: {cause}; make one with `oxide plan --save-snapshot FILE`")]
+    /// A text is not a snapshot.
+    #[error("{path}: not a snapshot: {cause}; to fix: create one with `oxide plan --save-snapshot FILE`")]
     Json {
-        /// Its path.
+        /// Path of the file.
         path: String,
-        /// Where and what.
+        /// Position and error.
         cause: String,
     },
-    /// A snapshot of another version.
-    #[error("{path} has snapshot schema {found}, this program reads {SNAPSHOT_SCHEMA}; take the snapshot again")]
+    /// A snapshot has another version.
+    #[error("{path}: snapshot schema {found}; expected {SNAPSHOT_SCHEMA}; to fix: take the snapshot again")]
     Schema {
-        /// Its path.
+        /// Path of the file.
         path: String,
-        /// What it says.
+        /// Version in the file.
         found: u32,
     },
 }
 
 impl Snapshot {
-    /// CPUs that are online and that this process may use.
+    /// Returns the online CPUs that this process may use.
     #[must_use]
     pub fn usable_cpus(&self) -> CpuList {
         let online = self.machine.cpus();
@@ -350,7 +351,7 @@ impl Snapshot {
         }
     }
 
-    /// The interface called `name`.
+    /// Returns the interface called `name`.
     #[must_use]
     pub fn nic(&self, name: &str) -> Option<&Nic> {
         self.nics.iter().find(|nic| nic.name == name)
@@ -358,19 +359,19 @@ impl Snapshot {
 }
 
 impl Machine {
-    /// All online CPUs.
+    /// Returns all online CPUs.
     #[must_use]
     pub fn cpus(&self) -> CpuList {
         self.cores.iter().flat_map(|core| core.cpus.iter()).collect()
     }
 
-    /// The core a CPU belongs to.
+    /// Returns the core of a CPU.
     #[must_use]
     pub fn core_of(&self, cpu: u32) -> Option<&Core> {
         self.cores.iter().find(|core| core.cpus.contains(cpu))
     }
 
-    /// The node with this number.
+    /// Returns the node with this number.
     #[must_use]
     pub fn node(&self, id: u32) -> Option<&Node> {
         self.nodes.iter().find(|node| node.id == id)
@@ -378,13 +379,13 @@ impl Machine {
 }
 
 impl HostLimits {
-    /// Whether capability `name` is in effect; `None` if capabilities are unknown.
+    /// Returns whether capability `name` is effective; `None` if the capabilities are unknown.
     #[must_use]
     pub fn has_capability(&self, name: &str) -> Option<bool> {
         self.capabilities.as_ref().map(|all| all.iter().any(|c| c == name))
     }
 
-    /// Major and minor version of the kernel.
+    /// Returns the major and minor version of the kernel.
     #[must_use]
     pub fn kernel_version(&self) -> Option<(u32, u32)> {
         let mut parts = self.kernel.as_deref()?.split(['.', '-', '+', ' ']);

@@ -1,11 +1,12 @@
-//! Rules by which the kernel translates source addresses and chooses ports for other hosts' flows: it does not know which
-//! ports are the relay's. Asks only; nfnetlink answers with CAP_NET_ADMIN.
+//! Finds rules by which the kernel translates source addresses and chooses ports for flows of other hosts. The kernel
+//! does not know the relay's ports, so it may choose the same ones. This module only reads; nfnetlink needs
+//! CAP_NET_ADMIN.
 
 use std::collections::BTreeSet;
 
 use super::netlink::{Netlink, attributes, find, text_of};
 
-/// `NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETRULE` (include/uapi/linux/netfilter/nf_tables.h).
+/// Value of `NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETRULE` (include/uapi/linux/netfilter/nf_tables.h).
 const GETRULE: u16 = 10 << 8 | 7;
 const NFTA_RULE_TABLE: u16 = 1;
 const NFTA_RULE_CHAIN: u16 = 2;
@@ -17,14 +18,14 @@ const NFTA_NAT_TYPE: u16 = 1;
 const NFTA_NAT_REG_PROTO_MIN: u16 = 5;
 const NFTA_TARGET_NAME: u16 = 1;
 
-/// Returns where source addresses are translated without a range of ports, once for each chain; `None` where the kernel
-/// does not say.
+/// Returns each chain that translates source addresses without a range of ports; `None` if the kernel does not
+/// answer.
 pub(crate) fn port_choosers() -> Option<Vec<String>> {
     let mut netlink = Netlink::open(Some(rustix::net::netlink::NETFILTER)).ok()?;
-    // struct nfgenmsg: all families.
+    // The payload is struct nfgenmsg for all families.
     let rules = netlink.dump(GETRULE, &[0; 4]).ok()?;
     let mut found: BTreeSet<String> = rules.iter().filter_map(|rule| chooser(rule)).collect();
-    // The older iptables has tables of its own.
+    // The older iptables has separate tables.
     for (names, table) in
         [("ip_tables_names", "iptables-legacy -t nat"), ("ip6_tables_names", "ip6tables-legacy -t nat")]
     {
@@ -36,7 +37,7 @@ pub(crate) fn port_choosers() -> Option<Vec<String>> {
     Some(found.into_iter().collect())
 }
 
-/// Table and chain of a rule that leaves the choice of the port to the kernel.
+/// Returns table and chain of a rule that leaves the choice of the port to the kernel.
 fn chooser(rule: &[u8]) -> Option<String> {
     let family = match rule.first()? {
         1 => "inet",
@@ -95,7 +96,7 @@ mod tests {
         assert_eq!(chooser(&rule("masq", &[])), place);
         assert_eq!(chooser(&rule("masq", &number(NFTA_MASQ_REG_PROTO_MIN, 1))), None);
         assert_eq!(chooser(&rule("nat", &number(NFTA_NAT_TYPE, 0))), place);
-        assert_eq!(chooser(&rule("nat", &number(NFTA_NAT_TYPE, 1))), None, "of the destination");
+        assert_eq!(chooser(&rule("nat", &number(NFTA_NAT_TYPE, 1))), None, "a translation of the destination");
         let mut target = Vec::new();
         put(&mut target, NFTA_TARGET_NAME, b"MASQUERADE\0");
         assert_eq!(chooser(&rule("target", &target)), place);

@@ -1,7 +1,7 @@
-//! A netlink client that only asks: requests out, attributes in.
+//! Implements a netlink client that only reads: it sends requests and parses attributes.
 //!
-//! Reads the network namespace of the calling thread, unlike sysfs, which shows the namespace it was
-//! mounted in. Formats: include/uapi/linux/netlink.h and genetlink.h; all numbers in host byte order.
+//! It reads the network namespace of the calling thread; sysfs shows the namespace in which it was mounted. The
+//! formats are in include/uapi/linux/netlink.h and genetlink.h; all numbers are in host byte order.
 
 use std::os::fd::OwnedFd;
 
@@ -13,7 +13,8 @@ const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_ACK: u16 = 0x4;
 const NLM_F_DUMP: u16 = 0x300;
 const HEADER: usize = 16;
-/// A dump answer is at most 32 KiB a datagram (netlink_dump in net/netlink/af_netlink.c).
+/// Size of the receive buffer. A dump answer has at most 32 KiB per datagram (netlink_dump in
+/// net/netlink/af_netlink.c).
 const BUFFER: usize = 64 << 10;
 
 const GENL_ID_CTRL: u16 = 16;
@@ -21,13 +22,13 @@ const CTRL_CMD_GETFAMILY: u8 = 3;
 const CTRL_ATTR_FAMILY_ID: u16 = 1;
 const CTRL_ATTR_FAMILY_NAME: u16 = 2;
 
-/// One netlink socket of one family.
+/// Holds one netlink socket of one family.
 pub(super) struct Netlink {
     fd: OwnedFd,
     sequence: u32,
 }
 
-/// What went wrong, for the error text.
+/// Describes an error of a request.
 #[derive(Debug)]
 pub(super) struct NetlinkError {
     pub(super) step: &'static str,
@@ -38,11 +39,11 @@ fn failed(step: &'static str) -> impl Fn(rustix::io::Errno) -> NetlinkError {
     move |errno| NetlinkError { step, cause: errno.to_string() }
 }
 
-/// Payload of one answer, behind its netlink header.
+/// Holds the payload of one answer, after its netlink header.
 pub(super) type Answer = Vec<u8>;
 
 impl Netlink {
-    /// `None` for rtnetlink, else `netlink::GENERIC`.
+    /// Opens a socket: rtnetlink for `None`, otherwise `netlink::GENERIC`.
     pub(super) fn open(protocol: Option<Protocol>) -> Result<Self, NetlinkError> {
         let fd = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)
             .map_err(failed("socket"))?;
@@ -55,17 +56,17 @@ impl Netlink {
         Self::open(Some(netlink::GENERIC))
     }
 
-    /// All answers to a dump request.
+    /// Returns all answers to a dump request.
     pub(super) fn dump(&mut self, message: u16, payload: &[u8]) -> Result<Vec<Answer>, NetlinkError> {
         self.ask(message, NLM_F_REQUEST | NLM_F_DUMP, payload)
     }
 
-    /// The answer to a request for one object.
+    /// Returns the answer to a request for one object.
     pub(super) fn get(&mut self, message: u16, payload: &[u8]) -> Result<Vec<Answer>, NetlinkError> {
         self.ask(message, NLM_F_REQUEST | NLM_F_ACK, payload)
     }
 
-    /// Number of a generic netlink family; an error if the kernel has none of that name.
+    /// Returns the number of a generic netlink family, or an error if the kernel has none of that name.
     pub(super) fn family(&mut self, name: &str) -> Result<u16, NetlinkError> {
         let mut payload = vec![CTRL_CMD_GETFAMILY, 1, 0, 0];
         let mut text = name.as_bytes().to_vec();
@@ -100,7 +101,7 @@ impl Netlink {
         }
     }
 
-    /// True when the last part has come.
+    /// Reads one datagram. Returns true after the last part.
     fn read_datagram(&self, mut bytes: &[u8], answers: &mut Vec<Answer>) -> Result<bool, NetlinkError> {
         while let Some((length, kind, sequence)) = header(bytes) {
             let Some(payload) = bytes.get(HEADER..length) else { break };
@@ -139,7 +140,7 @@ pub(super) fn put(out: &mut Vec<u8>, kind: u16, value: &[u8]) {
     out.resize(out.len().next_multiple_of(4), 0);
 }
 
-/// The attributes in `bytes`: kind without its flag bits, and value. Stops at the first broken one.
+/// Iterates over the attributes in `bytes`: kind without its flag bits, and value. Stops at the first malformed one.
 pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let length = usize::from(u16_of(bytes.get(..2)?)?);
@@ -150,7 +151,7 @@ pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])>
     })
 }
 
-/// The first attribute of this kind.
+/// Returns the value of the first attribute of this kind.
 pub(super) fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
     attributes(bytes).find(|(k, _)| *k == kind).map(|(_, value)| value)
 }

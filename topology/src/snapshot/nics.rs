@@ -1,8 +1,8 @@
-//! Interfaces of the current network namespace, by rtnetlink, ethtool netlink and the netdev family.
+//! Reads the interfaces of the current network namespace with rtnetlink, ethtool netlink and the netdev family.
 //!
-//! sysfs is asked only for what netlink does not tell, and only where it cannot be another namespace's
-//! view: the device tree by bus and device name (which has no namespace), and `/sys/class/net/NAME`
-//! only if index and hardware address agree with the kernel's answer.
+//! sysfs is read only for facts that netlink does not report, and only if it cannot show another namespace. The
+//! device tree is found by bus and device name, which have no namespace. `/sys/class/net/NAME` is used only if index
+//! and hardware address agree with the kernel's answer.
 
 use std::path::{Path, PathBuf};
 
@@ -44,7 +44,7 @@ const NETDEV_A_QUEUE_IFINDEX: u16 = 2;
 const NETDEV_A_QUEUE_TYPE: u16 = 3;
 const NETDEV_A_QUEUE_NAPI_ID: u16 = 4;
 const NETDEV_A_QUEUE_XSK: u16 = 7;
-/// From here on the kernel says which queues have an AF_XDP socket (netdev_nl_queue_fill_one, net/core/netdev-genl.c).
+/// Kernel version that reports the queues with an AF_XDP socket (netdev_nl_queue_fill_one, net/core/netdev-genl.c).
 const TELLS_XSK: (u32, u32) = (6, 15);
 const NETDEV_QUEUE_TYPE_RX: u32 = 0;
 const NETDEV_CMD_NAPI_GET: u8 = 11;
@@ -52,22 +52,22 @@ const NETDEV_A_NAPI_IFINDEX: u16 = 1;
 const NETDEV_A_NAPI_ID: u16 = 2;
 const NETDEV_A_NAPI_IRQ: u16 = 3;
 
-/// What rtnetlink says of one link; the rest is added to `nic`.
+/// Holds rtnetlink's answer about one link. Other facts are added to `nic`.
 pub(super) struct LinkReply {
     pub(super) nic: Nic,
     pub(super) index: u32,
     pub(super) loopback: bool,
-    /// Further names of it (`ip link property add altname`).
+    /// Alternative names of the interface (`ip link property add altname`).
     pub(super) alternatives: Vec<String>,
     allocated: (Option<u32>, Option<u32>),
     device: Option<PathBuf>,
-    /// Index of a veth's other end, if it is in this namespace.
+    /// Index of a veth's peer, if it is in this namespace.
     peer: Option<u32>,
-    /// Index of the bridge or bond it is in.
+    /// Index of the bridge or bond that it is a member of.
     pub(super) master: Option<u32>,
 }
 
-/// The interfaces named, or all but loopback if none is named.
+/// Returns the named interfaces, or all except loopback if the list is empty.
 pub(super) fn read(interfaces: &[String]) -> Result<Vec<Nic>, SnapshotError> {
     let links = links().map_err(|e| SnapshotError::Netlink { step: e.step, cause: e.cause })?;
     for name in interfaces {
@@ -76,7 +76,7 @@ pub(super) fn read(interfaces: &[String]) -> Result<Vec<Nic>, SnapshotError> {
             return Err(SnapshotError::NoInterface { name: name.clone(), present });
         }
     }
-    // Absent families (old kernel, driver without the call) leave their facts unknown.
+    // If a family is absent (old kernel, driver without the call), its facts stay unknown.
     let mut generic = Netlink::generic().ok();
     let ethtool = generic.as_mut().and_then(|g| g.family("ethtool").ok());
     let netdev = generic.as_mut().and_then(|g| g.family("netdev").ok());
@@ -119,7 +119,7 @@ pub(super) fn read(interfaces: &[String]) -> Result<Vec<Nic>, SnapshotError> {
     Ok(nics)
 }
 
-/// Number and name of every interface. Empty where the kernel does not list them.
+/// Returns index and name of every interface, or an empty list if the kernel does not list them.
 pub(super) fn names() -> Vec<(u32, String)> {
     links().map(|links| links.into_iter().map(|link| (link.index, link.nic.name)).collect()).unwrap_or_default()
 }
@@ -129,7 +129,7 @@ pub(super) fn links() -> Result<Vec<LinkReply>, super::netlink::NetlinkError> {
     Ok(answers.iter().filter_map(|answer| link(answer)).collect())
 }
 
-/// One `struct ifinfomsg` with its attributes.
+/// Parses one `struct ifinfomsg` with its attributes.
 fn link(answer: &[u8]) -> Option<LinkReply> {
     let kind_of_device = u16_of(answer.get(2..4)?)?;
     let index = u32_of(answer.get(4..8)?)?;
@@ -139,7 +139,7 @@ fn link(answer: &[u8]) -> Option<LinkReply> {
     let text = |kind| find(rest, kind).and_then(text_of);
     let up = flags & IFF_UP != 0;
     let kind = find(rest, IFLA_LINKINFO).and_then(|i| find(i, IFLA_INFO_KIND)).and_then(text_of);
-    // The names go into a path: nothing but one component is believed.
+    // The names become part of a path, so only single path components are accepted.
     let plain = |name: &String| !name.contains('/') && !name.starts_with('.');
     let device = text(IFLA_PARENT_DEV_NAME)
         .filter(plain)
@@ -153,14 +153,14 @@ fn link(answer: &[u8]) -> Option<LinkReply> {
         ethernet: Some(kind_of_device == ARPHRD_ETHER),
         mtu: number(IFLA_MTU),
         up: Some(up),
-        // The kernel reports carrier 0 for a link that is down, whatever the cable.
+        // The kernel reports carrier 0 for a link that is down, with any cable.
         carrier: find(rest, IFLA_CARRIER).and_then(|v| v.first()).map(|&c| c != 0).filter(|_| up),
         mac: find(rest, IFLA_ADDRESS).filter(|a| a.len() == 6).map(mac),
         xdp_program: find(rest, IFLA_XDP).and_then(xdp_program),
         ..Nic::default()
     };
     let is_veth = nic.driver.as_deref() == Some("veth");
-    // With a namespace id beside it, the index is one of that other namespace.
+    // If there is also a namespace id, the index belongs to that other namespace.
     let peer = number(IFLA_LINK).filter(|_| is_veth && find(rest, IFLA_LINK_NETNSID).is_none());
     let allocated = (number(IFLA_NUM_RX_QUEUES), number(IFLA_NUM_TX_QUEUES));
     let names = attributes(find(rest, IFLA_PROP_LIST).unwrap_or_default());
@@ -169,14 +169,14 @@ fn link(answer: &[u8]) -> Option<LinkReply> {
     Some(LinkReply { nic, index, loopback, alternatives: names, allocated, device, peer, master })
 }
 
-/// Interface and queue of every AF_XDP socket of this namespace (net/xdp/xsk_diag.c), if the kernel has
-/// that module.
+/// Returns interface and queue of every AF_XDP socket in this namespace (net/xdp/xsk_diag.c), if the kernel has that
+/// module.
 fn xsk_diag() -> Option<Vec<(u32, u32)>> {
     const SOCK_DIAG_BY_FAMILY: u16 = 20;
     const AF_XDP: u8 = 44;
     const XDP_SHOW_INFO: u32 = 1;
     const XDP_DIAG_INFO: u16 = 1;
-    // struct xdp_diag_req: family, protocol, padding, inode, show, cookie.
+    // The request is struct xdp_diag_req: family, protocol, padding, inode, show, cookie.
     let mut request = vec![AF_XDP, 0, 0, 0, 0, 0, 0, 0];
     request.extend_from_slice(&XDP_SHOW_INFO.to_ne_bytes());
     request.extend_from_slice(&[0xff; 8]);
@@ -211,7 +211,7 @@ fn xdp_program(attribute: &[u8]) -> Option<XdpProgram> {
     Some(XdpProgram { mode: mode.into(), id: find(attribute, IFLA_XDP_PROG_ID).and_then(u32_of) })
 }
 
-/// Payload of a generic netlink request: command, version 1, attributes.
+/// Builds the payload of a generic netlink request: command, version 1, attributes.
 fn request(command: u8, attributes: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut payload = vec![command, 1, 0, 0];
     attributes(&mut payload);
@@ -253,7 +253,7 @@ fn add_netdev(link: &mut LinkReply, generic: &mut Netlink, family: u16) {
             link.nic.irqs.push(QueueIrq { queue, irq, cpus });
         }
     }
-    // The list is empty while the link is down: that says nothing about the number.
+    // The list is empty while the link is down; that does not give the number of queues.
     if rx > 0 && tx > 0 {
         link.nic.rx_queues = Some(rx);
         link.nic.tx_queues = Some(tx);
@@ -263,7 +263,7 @@ fn add_netdev(link: &mut LinkReply, generic: &mut Netlink, family: u16) {
     }
 }
 
-/// A 32-bit attribute of a generic netlink answer, behind its 4-byte header.
+/// Returns a 32-bit attribute of a generic netlink answer, after its 4-byte header.
 fn number(answer: &[u8], kind: u16) -> Option<u32> {
     find(answer.get(4..)?, kind).and_then(u32_of)
 }
@@ -273,7 +273,7 @@ fn irq_cpus(irq: u32) -> Option<crate::CpuList> {
     read("effective_affinity_list").filter(|t| !t.is_empty()).or_else(|| read("smp_affinity_list"))?.parse().ok()
 }
 
-/// Drivers that do not tell the kernel which interrupt is whose tell it in the interrupt's name:
+/// Finds the interrupts of queues by name. Drivers that do not report them to the kernel use names such as
 /// `eth0-TxRx-3`, `ice-eth0-TxRx-3`, `virtio2-input.3`, `mlx5_comp3@pci:0000:01:00.0`.
 fn irqs_by_name(link: &LinkReply) -> Vec<QueueIrq> {
     let device = link.device.as_ref().and_then(|d| d.file_name()).map(|d| d.to_string_lossy().into_owned());
@@ -333,8 +333,8 @@ fn add_sysfs(link: &mut LinkReply) {
     }
 }
 
-/// A veth has as many queues as it was made with until ethtool changes them, which the calls above
-/// would have told; for other devices the allocated number says nothing about the number in use.
+/// Adds the number of queues of a veth, which is that of its creation until ethtool changes it. The calls above would
+/// have reported a change. For other devices the allocated number does not give the number in use.
 fn add_veth_queues(link: &mut LinkReply) {
     if link.nic.driver.as_deref() == Some("veth") {
         link.nic.rx_queues = link.nic.rx_queues.or(link.allocated.0);
@@ -353,11 +353,11 @@ fn queue_folders(class: &Path) -> (Option<u32>, Option<u32>) {
     (count("rx-"), count("tx-"))
 }
 
-/// A virtio NIC has no node file; its parent, the PCI function, has.
+/// Returns the node of a device. A virtio NIC has no node file, but its parent, the PCI function, has one.
 fn numa_node(device: &Path) -> Option<u32> {
     let real = device.canonicalize().ok()?;
     let node = |path: &Path| super::system::text(path.join("numa_node").to_string_lossy().as_ref());
-    // -1, "no node", does not parse and stays unknown.
+    // The value -1 means "no node": it fails to parse, and the node stays unknown.
     node(&real).or_else(|| node(real.parent()?))?.parse().ok()
 }
 

@@ -1,5 +1,5 @@
-//! How the kernel would send to an address: its route, and whether the next hop's hardware address is
-//! known (rtnetlink(7)). Asks only; of the calling thread's network namespace.
+//! Finds the kernel's route to an address, and whether the hardware address of the next hop is known (rtnetlink(7)).
+//! It only reads, in the calling thread's network namespace.
 
 use std::net::IpAddr;
 
@@ -15,39 +15,39 @@ const RTN_LOCAL: u8 = 2;
 const NDA_DST: u16 = 1;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
-/// `NUD_INCOMPLETE | NUD_FAILED`.
+/// Neighbour states `NUD_INCOMPLETE | NUD_FAILED`.
 const NUD_BAD: u16 = 0x21;
 
-/// Where packets to an address go.
+/// Describes the route of packets to an address.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct KernelRoute {
-    /// Interface they leave by.
+    /// Interface that they leave by.
     pub interface: String,
-    /// Gateway; `None` where the address is on the link itself.
+    /// Gateway; `None` if the address is on the link itself.
     pub gateway: Option<IpAddr>,
-    /// Whether the next hop's hardware address was found; `None` if nobody has asked for it yet.
+    /// Whether the hardware address of the next hop was found; `None` if nothing has requested it yet.
     pub resolved: Option<bool>,
-    /// The kernel takes packets to this address for this host's own.
+    /// Whether the kernel treats packets to this address as its own.
     pub local: bool,
 }
 
-/// Returns whether the kernel takes packets to `address` for this host's own; `None` where it gives no answer.
+/// Returns whether the kernel treats packets to `address` as its own; `None` if it does not answer.
 #[must_use]
 pub fn takes_for_its_own(address: IpAddr) -> Option<bool> {
     let route = Router::open()?.route_to(address)?;
     Some(route.is_ok_and(|hop| hop.local))
 }
 
-/// Asks the kernel for routes; interfaces and neighbours are read once.
+/// Requests routes from the kernel. Interfaces and neighbours are read once.
 pub(crate) struct Router {
     netlink: Netlink,
     names: Vec<(u32, String)>,
-    /// Interface, address, and whether it answers.
+    /// Interface, address, and whether the neighbour answers.
     neighbours: Vec<(u32, IpAddr, bool)>,
 }
 
 impl Router {
-    /// `None` where the kernel cannot be asked.
+    /// Opens the socket. Returns `None` if that fails.
     pub(crate) fn open() -> Option<Self> {
         let mut netlink = Netlink::open(None).ok()?;
         let answers = netlink.dump(RTM_GETNEIGH, &[0; 12]).unwrap_or_default();
@@ -55,13 +55,14 @@ impl Router {
         Some(Self { netlink, names: nics::names(), neighbours })
     }
 
-    /// The route to `target`. The outer `None` says that the kernel gave no answer, the error is its refusal.
+    /// Returns the route to `target`. The outer `None` means that the kernel gave no answer; the error is its
+    /// refusal.
     pub(crate) fn route_to(&mut self, target: IpAddr) -> Option<Result<KernelRoute, String>> {
         let (family, address) = match target {
             IpAddr::V4(v4) => (AF_INET, v4.octets().to_vec()),
             IpAddr::V6(v6) => (AF_INET6, v6.octets().to_vec()),
         };
-        // struct rtmsg: family, dst_len, and ten bytes of nothing.
+        // The payload is struct rtmsg: family, dst_len, and ten zero bytes.
         let mut request = vec![0; 12];
         request[0] = family;
         request[1] = if family == AF_INET { 32 } else { 128 };
@@ -87,7 +88,7 @@ pub(super) fn address_of(bytes: &[u8]) -> Option<IpAddr> {
     v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
 }
 
-/// struct ndmsg: family, 3 of padding, ifindex, state.
+/// Parses struct ndmsg: family, 3 bytes of padding, ifindex, state.
 fn neighbour(answer: &[u8]) -> Option<(u32, IpAddr, bool)> {
     let index = u32_of(answer.get(4..8)?)?;
     let state = u16_of(answer.get(8..10)?)?;
@@ -101,7 +102,7 @@ mod tests {
 
     #[test]
     fn loopback_has_a_route() {
-        // In a namespace whose loopback is down there is none, and that is an answer too.
+        // In a namespace whose loopback is down there is no route, and that is also an answer.
         match Router::open().and_then(|mut router| router.route_to(IpAddr::from([127, 0, 0, 1]))) {
             Some(Ok(hop)) => assert_eq!((hop.interface.as_str(), hop.gateway, hop.local), ("lo", None, true)),
             other => assert!(other.is_none_or(|answer| answer.is_err())),

@@ -1,5 +1,5 @@
-//! Limits of this process and memory of this machine: /proc, /sys and rlimits, all readable without
-//! privilege. hwloc's memory sizes are not used: they are wrong in virtual machines.
+//! Reads the limits of this process and the memory of this machine from /proc, /sys and rlimits, without privilege.
+//! hwloc's memory sizes are not used, because they are wrong in virtual machines.
 
 use rustix::process::{Resource, getpid, getrlimit};
 use rustix::thread::{CapabilitySet, CpuSet, capabilities, sched_getaffinity};
@@ -7,7 +7,7 @@ use rustix::thread::{CapabilitySet, CpuSet, capabilities, sched_getaffinity};
 use super::{Amount, CpuQuota, HostLimits, Machine, Node, SnapshotError};
 use crate::cpus::{CpuList, MAX_CPUS};
 
-/// Capabilities the engine has a use for.
+/// Capabilities that the engine may use.
 const CAPABILITIES: [(&str, CapabilitySet); 7] = [
     ("CAP_BPF", CapabilitySet::BPF),
     ("CAP_IPC_LOCK", CapabilitySet::IPC_LOCK),
@@ -18,7 +18,7 @@ const CAPABILITIES: [(&str, CapabilitySet); 7] = [
     ("CAP_SYS_RESOURCE", CapabilitySet::SYS_RESOURCE),
 ];
 
-/// A small file's text without the white space round it.
+/// Returns the text of a small file without surrounding white space.
 pub(super) fn text(path: &str) -> Option<String> {
     Some(std::fs::read_to_string(path).ok()?.trim().to_owned())
 }
@@ -50,7 +50,7 @@ pub(super) fn limits() -> Result<HostLimits, SnapshotError> {
     })
 }
 
-/// Major and minor version of the running kernel.
+/// Returns the major and minor version of the running kernel.
 pub(super) fn kernel_version() -> Option<(u32, u32)> {
     let kernel = Some(rustix::system::uname().release().to_string_lossy().into_owned());
     HostLimits { kernel, ..HostLimits::default() }.kernel_version()
@@ -61,10 +61,10 @@ fn effective_capabilities() -> Option<Vec<String>> {
     Some(CAPABILITIES.iter().filter(|(_, c)| effective.contains(*c)).map(|(name, _)| (*name).to_owned()).collect())
 }
 
-/// The mask of the process (its main thread), not of the calling thread, which may be pinned already.
+/// Returns the CPU mask of the process (its main thread). The calling thread may be pinned already.
 ///
-/// Isolated CPUs are not in the mask a process starts with, though it may ask for them: they are added
-/// if the mask is exactly what it would be without anybody's `taskset`.
+/// The mask of a new process has no isolated CPUs, although the process may request them. They are added if the mask
+/// is exactly the default mask, so no `taskset` was used.
 fn allowed_cpus(isolated: Option<&CpuList>) -> Result<CpuList, SnapshotError> {
     let mask = process_mask()?;
     let Some(isolated) = isolated.filter(|i| !i.is_empty()) else { return Ok(mask) };
@@ -84,18 +84,18 @@ fn process_mask() -> Result<CpuList, SnapshotError> {
             let limit = MAX_CPUS.min(u32::try_from(CpuSet::MAX_CPU).unwrap_or(u32::MAX));
             Ok((0..limit).filter(|&cpu| mask.is_set(cpu as usize)).collect())
         }
-        // rustix's set holds 1024 CPUs; a larger machine tells its list in text.
+        // rustix's set holds 1024 CPUs; on a larger machine the list is read as text.
         Err(errno) => status_list("Cpus_allowed_list:").ok_or_else(|| SnapshotError::Affinity(errno.to_string())),
     }
 }
 
-/// A list of numbers in this process's status (proc_pid_status(5)).
+/// Returns a list of numbers from this process's status (proc_pid_status(5)).
 fn status_list(name: &str) -> Option<CpuList> {
     let status = text("/proc/self/status")?;
     status.lines().find_map(|line| line.strip_prefix(name))?.trim().parse().ok()
 }
 
-/// The quota of this process's cgroup; of its ancestors only what the file system shows as its root.
+/// Returns the quota of this process's cgroup. Ancestors count only if the file system shows them as its root.
 fn cpu_quota() -> Option<CpuQuota> {
     if let Some(max) = cgroup_file("cpu", "cpu.max") {
         let (quota, period) = max.split_once(' ')?;
@@ -113,7 +113,7 @@ fn milli_cpus(quota: &str, period: &str) -> Option<CpuQuota> {
     Some(CpuQuota::MilliCpus(quota.checked_mul(1000)?.checked_div(period)?))
 }
 
-/// A file of this process's cgroup, in the unified hierarchy or that of `controller`.
+/// Reads a file of this process's cgroup, in the unified hierarchy or that of `controller`.
 fn cgroup_file(controller: &str, file: &str) -> Option<String> {
     for line in text("/proc/self/cgroup")?.lines() {
         let mut fields = line.splitn(3, ':').skip(1);
@@ -123,7 +123,7 @@ fn cgroup_file(controller: &str, file: &str) -> Option<String> {
             list if list.split(',').any(|c| c == controller) => &["/cpu,cpuacct", "/cpu", "/cpuset"],
             _ => continue,
         };
-        // In a container the path may be the host's; the mount then shows our cgroup as its root.
+        // In a container the path may be the host's; then the mount shows this cgroup as its root.
         let found = roots
             .iter()
             .flat_map(|root| [format!("{root}{path}"), (*root).to_owned()])
@@ -135,18 +135,18 @@ fn cgroup_file(controller: &str, file: &str) -> Option<String> {
     None
 }
 
-/// A value of a `Name: 123 kB` file, bytes. `name` may stand anywhere in its line: node files begin
-/// theirs with `Node 0`.
+/// Returns a value of a `Name: 123 kB` file in bytes. `name` may be anywhere in its line: lines of node files begin
+/// with `Node 0`.
 fn kilobytes(path: &str, name: &str) -> Option<u64> {
     let text = text(path)?;
     let mut words = text.lines().find(|line| line.contains(name))?.split_whitespace().skip_while(|w| *w != name);
     words.nth(1)?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// Puts the kernel's own figures into a live machine.
+/// Adds the kernel's own values to a live machine.
 pub(super) fn complete(machine: &mut Machine) {
     machine.architecture = Some(rustix::system::uname().machine().to_string_lossy().into_owned());
-    // The numbers may have gaps; the kernel counts up to the last (nr_cpu_ids, kernel/smp.c).
+    // The numbers may have gaps; the kernel counts up to the last one (nr_cpu_ids, kernel/smp.c).
     machine.possible_cpus = cpus("/sys/devices/system/cpu/possible").and_then(|all| Some(all.iter().last()? + 1));
     machine.offline = cpus("/sys/devices/system/cpu/offline").unwrap_or_default().without(&machine.cpus());
     let ids: Vec<u32> = machine.nodes.iter().map(|node| node.id).collect();
@@ -162,8 +162,8 @@ pub(super) fn complete(machine: &mut Machine) {
     correct_node_memory(&mut machine.nodes, kilobytes("/proc/meminfo", "MemTotal:"));
 }
 
-/// With deferred page initialisation a node's own file shows a part of its memory (10 of 24 GiB were
-/// seen in a virtual machine), so it is believed only if the nodes add up to the machine's total.
+/// Removes wrong memory sizes of nodes. With deferred page initialisation a node's file shows a part of its memory
+/// (10 of 24 GiB in one virtual machine). So the sizes are kept only if they add up to the machine's total.
 fn correct_node_memory(nodes: &mut [Node], total: Option<u64>) {
     let Some(total) = total else { return };
     if let [node] = nodes {

@@ -1,10 +1,9 @@
-//! A reader of the XML that hwloc writes: elements, attributes, text, the five named entities.
+//! Parses the XML that hwloc writes: elements, attributes, text, the five named entities.
 //!
-//! Files come from strangers' machines, and hwloc's own reader ends the process on a file that
-//! contradicts itself (assertions in topology.c of 2.9, and plain segmentation faults); this one
-//! returns an error with the line.
+//! Files come from untrusted machines. hwloc's own parser ends the process on a file that contradicts itself
+//! (assertions in topology.c of 2.9, and segmentation faults). This parser returns an error with the line.
 
-/// One element.
+/// Holds one element.
 #[derive(Debug, Default)]
 pub(super) struct Element {
     pub(super) name: String,
@@ -13,7 +12,7 @@ pub(super) struct Element {
     pub(super) text: String,
 }
 
-/// What is wrong, and where.
+/// Describes an error and its line.
 #[derive(Debug, thiserror::Error)]
 #[error("line {line}: {what}")]
 pub(super) struct XmlError {
@@ -21,7 +20,7 @@ pub(super) struct XmlError {
     pub(super) what: String,
 }
 
-/// Deeper than any machine; elements are dropped by recursion.
+/// Maximum depth, above that of any machine. Elements are dropped by recursion.
 const MAX_DEPTH: usize = 128;
 
 impl Element {
@@ -29,7 +28,7 @@ impl Element {
         self.attributes.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    /// An attribute that is a number; `None` if absent or something else.
+    /// Returns a numeric attribute; `None` if it is absent or not a number.
     pub(super) fn number<T: std::str::FromStr>(&self, name: &str) -> Option<T> {
         self.attribute(name)?.parse().ok()
     }
@@ -44,7 +43,7 @@ struct Reader<'a> {
     at: usize,
 }
 
-/// The root element of a document.
+/// Parses a document and returns its root element.
 pub(super) fn parse(text: &str) -> Result<Element, XmlError> {
     let mut reader = Reader { text, at: 0 };
     reader.document().map_err(|what| {
@@ -55,7 +54,7 @@ pub(super) fn parse(text: &str) -> Result<Element, XmlError> {
 
 impl<'a> Reader<'a> {
     fn document(&mut self) -> Result<Element, String> {
-        // Elements that are open, outermost first.
+        // This stack holds the open elements, outermost first.
         let mut open: Vec<Element> = Vec::new();
         loop {
             let content = self.until('<')?;
@@ -70,13 +69,13 @@ impl<'a> Reader<'a> {
                 self.skip_past("?>")?;
             } else if self.eat("<!DOCTYPE") {
                 if self.until('>')?.contains('[') {
-                    return Err("a document type with definitions of its own".into());
+                    return Err("a document type with internal definitions".into());
                 }
                 self.at += 1;
             } else if self.eat("</") {
                 let name = self.name()?;
                 self.close_tag()?;
-                let element = open.pop().ok_or_else(|| format!("</{name}> closes nothing"))?;
+                let element = open.pop().ok_or_else(|| format!("</{name}> closes no element"))?;
                 if element.name != name {
                     return Err(format!("</{name}> closes <{}>", element.name));
                 }
@@ -111,19 +110,19 @@ impl<'a> Reader<'a> {
         found
     }
 
-    /// Text before the next `end`, which is left to be read.
+    /// Returns the text before the next `end`, which stays unread.
     fn until(&mut self, end: char) -> Result<&'a str, String> {
         let rest = self.rest();
         let Some((before, _)) = rest.split_once(end) else {
             self.at = self.text.len();
-            return Err(format!("the file ends where {end:?} is expected"));
+            return Err(format!("the file ends; expected {end:?}"));
         };
         self.at += before.len();
         Ok(before)
     }
 
     fn skip_past(&mut self, end: &str) -> Result<(), String> {
-        let length = self.rest().find(end).ok_or_else(|| format!("no {end:?} to the end of the file"))?;
+        let length = self.rest().find(end).ok_or_else(|| format!("no {end:?} before the end of the file"))?;
         self.at += length + end.len();
         Ok(())
     }
@@ -138,17 +137,17 @@ impl<'a> Reader<'a> {
         let end = rest
             .find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | ':' | '.')))
             .unwrap_or(rest.len());
-        let name = rest.get(..end).filter(|name| !name.is_empty()).ok_or("a name is expected")?;
+        let name = rest.get(..end).filter(|name| !name.is_empty()).ok_or("expected a name")?;
         self.at += end;
         Ok(name.to_owned())
     }
 
     fn close_tag(&mut self) -> Result<(), String> {
         self.skip_space();
-        if self.eat(">") { Ok(()) } else { Err("'>' is expected".into()) }
+        if self.eat(">") { Ok(()) } else { Err("expected '>'".into()) }
     }
 
-    /// The tag behind its `<`; true if it has no content.
+    /// Parses the tag after its `<`. Returns true if the element has no content.
     fn open_tag(&mut self) -> Result<(Element, bool), String> {
         let mut element = Element { name: self.name()?, ..Element::default() };
         loop {
@@ -175,7 +174,7 @@ impl<'a> Reader<'a> {
             let value = unescape(self.until(quote)?)?;
             self.at += 1;
             if element.attribute(&key).is_some() {
-                return Err(format!("attribute {key} is there twice"));
+                return Err(format!("attribute {key} occurs twice"));
             }
             element.attributes.push((key, value));
         }

@@ -1,4 +1,4 @@
-//! Single plans, looked at closely.
+//! Checks single plans in detail.
 
 use super::machines::{machine, nic, snapshot};
 use crate::*;

@@ -1,4 +1,4 @@
-//! The doctor on described patients.
+//! Checks the doctor with described machines.
 
 use super::machines::{machine, nic, snapshot};
 use crate::doctor::{
@@ -202,7 +202,7 @@ fn reserved_and_foreign_ports_are_no_problem() {
     let reserved =
         |p: &mut Probes| (p.ephemeral_ports, p.reserved_ports) = (Some((1024, 65_535)), vec![60_000..=65_535]);
     assert_eq!(seen(reserved), CheckStatus::Pass);
-    // Port 53 of another address is not ours.
+    // A socket on port 53 of another address is no conflict.
     assert_eq!(seen(|p| p.udp_bound = Some(vec![([192, 0, 2, 9].into(), 53)])), CheckStatus::Pass);
     assert_eq!(seen(|p| p.udp_bound = Some(vec![([192, 0, 2, 1].into(), 53)])), CheckStatus::Warn);
     let (s, probes, request) = healthy_machine();
@@ -267,7 +267,7 @@ fn virtio_remedies_can_be_carried_out() {
     let checks = doctor(&s, &probes, &request, &traffic());
     let remedy = find(&checks, "rss").remedy.clone().unwrap();
     assert!(!remedy.contains("rx-flow-hash") && remedy.contains("rss=on"), "{remedy}");
-    // Two queues become ten with eight CPUs; the table grows with them.
+    // With eight CPUs two queues become ten, and the table grows with them.
     rss(&mut s).fields_udp4 = Some(HashFields::from_bits(0xf0));
     s.nics[0].max_queues = Some(10);
     let checks = doctor(&s, &probes, &request, &traffic());
@@ -280,7 +280,8 @@ fn virtio_remedies_can_be_carried_out() {
     assert_eq!(find(&checks, "queues").status, CheckStatus::Pass, "{}", find(&checks, "queues"));
 }
 
-/// observe/01: `ip_local_reserved_ports=20000-65535` took every ephemeral port, and the doctor was content.
+/// Checks a known case: `ip_local_reserved_ports=20000-65535` reserved every ephemeral port, and the doctor did not
+/// warn.
 #[test]
 fn remedy_for_ports_leaves_the_host_its_own() {
     let ports = |change: fn(&mut Probes), source_ports: &[std::ops::RangeInclusive<u16>]| {
@@ -290,7 +291,7 @@ fn remedy_for_ports_leaves_the_host_its_own() {
         find(&doctor(&s, &probes, &request, &traffic), "ports").clone()
     };
     let remedy = |check: &Check| check.remedy.clone().unwrap_or_default();
-    // All of the kernel's range would be reserved: it is moved instead.
+    // The kernel's whole range would be reserved, so the doctor moves it.
     let wide = ports(|_| {}, &[20_000..=65_535]);
     assert_eq!(wide.status, CheckStatus::Warn, "{wide}");
     assert!(remedy(&wide).contains("ip_local_port_range=\"10000 19999\""), "{wide}");
@@ -298,13 +299,13 @@ fn remedy_for_ports_leaves_the_host_its_own() {
     let broken = ports(|p| p.reserved_ports = vec![20_000..=65_535], &[20_000..=65_535]);
     assert_eq!(broken.status, CheckStatus::Fail, "{broken}");
     assert!(broken.observed.contains("0 ports only") && remedy(&broken).contains("10000 19999"), "{broken}");
-    // The advice, followed, is enough.
+    // After the remedy enough ports are left.
     let moved = ports(
         |p| (p.ephemeral_ports, p.reserved_ports) = (Some((10_000, 19_999)), vec![20_000..=65_535]),
         &[20_000..=65_535],
     );
     assert_eq!(moved.status, CheckStatus::Pass, "{moved}");
-    // A small overlap is reserved, exactly it, and what was reserved before stays so.
+    // A small overlap is reserved exactly, and earlier reservations stay.
     let small = ports(|p| p.reserved_ports = vec![8080..=8080], &[40_000..=41_000, 61_000..=61_010]);
     assert!(remedy(&small).contains("ip_local_reserved_ports=8080,40000-41000,"), "{small}");
     let choosers = ports(|p| p.port_choosers = Some(vec!["nft table ip nat, chain post".into()]), &[61_000..=65_535]);
@@ -323,11 +324,11 @@ fn listen_addresses_need_a_served_interface() {
     assert!(elsewhere.observed.contains("eth1, which is not served"), "{elsewhere}");
     assert!(elsewhere.remedy.as_ref().is_some_and(|remedy| remedy.contains("add eth1")), "{elsewhere}");
     assert_eq!(listen(on(vec![holder("eth1", false), holder("eth0", false)])).status, CheckStatus::Pass);
-    assert_eq!(listen(on(vec![holder("lo", true)])).status, CheckStatus::Pass, "addresses of services are often there");
+    assert_eq!(listen(on(vec![holder("lo", true)])).status, CheckStatus::Pass, "service addresses are often on lo");
     assert_eq!(listen(on(Vec::new())).status, CheckStatus::Pass, "ip route add local");
 }
 
-/// An operator who looks for a fault of a running relay is not told to take it off.
+/// Checks that the doctor does not report the sockets and programs of a running relay as conflicts.
 #[test]
 fn running_relay_is_not_taken_for_a_stranger() {
     let (mut s, mut probes, request) = healthy_machine();
@@ -341,7 +342,7 @@ fn running_relay_is_not_taken_for_a_stranger() {
         checks.iter().filter(|c| c.status != CheckStatus::Pass).map(|c| c.id.clone()).collect::<Vec<_>>()
     };
     assert_eq!(bad(&probes), Vec::<String>::new());
-    // A queue that is not its own is a stranger's.
+    // A queue that the relay does not serve belongs to another process.
     probes.own.as_mut().unwrap().queues.pop();
     assert_eq!(bad(&probes), ["xsk-owned"]);
     probes.own.as_mut().unwrap().notices.push("eth0:0 is paused".into());

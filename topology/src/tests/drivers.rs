@@ -1,4 +1,4 @@
-//! What the planner knows of drivers and of this process's memory nodes.
+//! Checks the planner's rules for drivers and for the memory nodes of this process.
 
 use super::machines::{machine, nic, snapshot};
 use crate::*;
@@ -19,8 +19,8 @@ fn about_zero_copy(plan: &Plan) -> Vec<&str> {
     plan.warnings.iter().map(|w| w.text.as_str()).filter(|text| text.contains("zero-copy")).collect()
 }
 
-/// Measured on 6.18 and 7.3: the driver receives if the fill ring is filled before bind, and splits packets that are
-/// longer than 1 KiB where frames have 2 KiB.
+/// Checks a measurement on 6.18 and 7.3: the driver receives if the fill ring is filled before bind. It splits
+/// packets longer than 1 KiB if frames have 2 KiB.
 #[test]
 fn igb_has_zero_copy_with_frames_of_4_kib_only() {
     let s = zero_copy_driver("igb");
@@ -47,13 +47,13 @@ fn zero_copy_advice_follows_the_configuration() {
         let p = plan(&s, &PlanRequest { zero_copy, ..request() }).unwrap();
         about_zero_copy(&p).join("; ")
     };
-    assert!(warned(ZeroCopyWish::Auto).contains("left alone"));
+    assert!(warned(ZeroCopyWish::Auto).contains("not used"));
     let required = warned(ZeroCopyWish::Require);
-    assert!(required.contains("firedancer#11245") && !required.contains("left alone"), "{required}");
+    assert!(required.contains("firedancer#11245") && !required.contains("not used"), "{required}");
     assert_eq!(warned(ZeroCopyWish::Off), "");
 }
 
-/// virtnet_xdp_set: with as many spare pairs as CPUs the receive queues grow when a program is attached.
+/// Checks virtnet_xdp_set: with as many spare pairs as CPUs, attaching a program adds receive queues.
 #[test]
 fn virtio_plan_serves_queues_that_attaching_adds() {
     let mut s = snapshot(machine(1, 4, 1), vec![nic("eth0", None, 4)]);
@@ -67,11 +67,11 @@ fn virtio_plan_serves_queues_that_attaching_adds() {
     assert_eq!(served, (0..8).collect::<Vec<_>>());
     let advice = p.warnings.iter().find(|w| w.code == WarningCode::Driver).unwrap();
     assert!(advice.remedy.contains("ethtool -L eth0 combined 5"), "{advice:?}");
-    // The advice leaves no spare pairs: nothing grows then, and there is nothing to warn of.
+    // The remedy leaves no spare pairs. Then no queue is added, and there is no warning.
     (s.nics[0].rx_queues, s.nics[0].tx_queues) = (Some(5), Some(5));
     let (served, p) = queues(&s, &request());
     assert_eq!((served.len(), p.warnings.iter().any(|w| w.code == WarningCode::Driver)), (5, false));
-    // Generic mode adds none, and a program that is attached already has added them.
+    // Generic mode adds no queue, and an attached program has added them already.
     (s.nics[0].rx_queues, s.nics[0].tx_queues) = (Some(4), Some(4));
     assert_eq!(queues(&s, &PlanRequest { native: false, ..request() }).0.len(), 4);
     (s.nics[0].rx_queues, s.nics[0].tx_queues) = (Some(8), Some(4));
@@ -81,7 +81,7 @@ fn virtio_plan_serves_queues_that_attaching_adds() {
     (s.nics[0].rx_queues, s.nics[0].tx_queues, s.nics[0].xdp_program) = (Some(4), Some(4), None);
     s.machine.possible_cpus = Some(6);
     assert_eq!(queues(&s, &request()).0.len(), 4);
-    // Listed queues leave the others unserved, those that are added too.
+    // Listed queues leave the others unserved, also the added ones.
     s.machine.possible_cpus = Some(4);
     let listed = PlanRequest { queues: Queues::List(vec![0, 1, 2, 3]), ..request() };
     let (_, p) = queues(&s, &listed);

@@ -1,4 +1,4 @@
-//! Machines from files: right ones, broken ones, monsters.
+//! Checks machines from files: valid, damaged and very large ones.
 
 use proptest::prelude::*;
 
@@ -32,7 +32,7 @@ fn hwloc_file_gives_cores_nodes_distances_and_nics() {
     assert_eq!(nics, [("ens0f0", Some(0), None), ("ens1f0", Some(1), None)]);
     assert_eq!(s.nics[1].mac.as_deref(), Some("02:00:00:00:00:01"));
 
-    // Its queues are not in the file: refused, until they are described.
+    // The file does not contain its queues, so the plan is refused until they are described.
     let refusal = plan(&s, &request("ens1f0")).unwrap_err();
     assert_eq!(refusal.reasons[0].code, ReasonCode::QueuesUnknown);
     s.describe_nic("ens1f0:queues=2").unwrap();
@@ -87,7 +87,7 @@ fn eight_sockets_and_1024_threads() {
     let r = PlanRequest::new(vec!["a0".into(), "b0".into(), "c0".into()], 4 << 20);
     let started = std::time::Instant::now();
     let p = plan(&s, &r).unwrap();
-    // No bound on it here: other tests run beside this one. `--nocapture` shows it.
+    // This has no time limit, because other tests run in parallel. `--nocapture` shows the time.
     println!(
         "8 sockets, 1024 threads, 3 NICs of 256 queues: planned in {:.1} ms",
         started.elapsed().as_secs_f64() * 1e3

@@ -1,9 +1,9 @@
-//! Described machines for tests.
+//! Builds described machines for tests.
 
 use crate::{Core, HostLimits, Machine, Nic, Node, SNAPSHOT_SCHEMA, Snapshot};
 
-/// `nodes` nodes of `cores` cores of `threads` threads, numbered as Linux does on most servers: first
-/// threads of all cores, then second threads.
+/// Builds `nodes` nodes of `cores` cores of `threads` threads, numbered as Linux does on most servers: the first
+/// threads of all cores, then the second threads.
 pub(super) fn machine(nodes: u32, cores: u32, threads: u32) -> Machine {
     let all = nodes * cores;
     Machine {

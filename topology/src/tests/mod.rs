@@ -1,4 +1,4 @@
-//! What crosses the modules of this crate.
+//! Tests behaviour that spans modules of this crate.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod cases;

@@ -1,5 +1,4 @@
-//! Odd machines that do exist, or that a file may well describe: each gets a plan that says what is odd,
-//! or a refusal with its reason.
+//! Checks unusual machines: each gets a plan with a warning, or a refusal with its reason.
 
 use super::machines::{machine, nic, snapshot};
 use crate::*;
@@ -32,7 +31,7 @@ fn offline_cpus_are_never_used() {
     s.machine.offline = [2].into_iter().collect();
     let p = plan(&s, &request(&["eth0"])).unwrap();
     assert!(p.actors.iter().all(|actor| actor.cpu != 2));
-    // Allowed by the cpuset and yet offline: as good as not there.
+    // A CPU that is allowed and offline counts as absent.
     s.limits.allowed_cpus = Some([2].into_iter().collect());
     refused(&s, &["eth0"], ReasonCode::NoCpu);
 }
@@ -58,7 +57,7 @@ fn cores_of_several_kinds() {
     let mut s = snapshot(machine(1, 8, 1), vec![nic("eth0", Some(0), 3)]);
     s.machine.cores.iter_mut().for_each(|core| core.kind = Some(u32::from(core.cpus.first() >= Some(4))));
     let p = warned(&s, &["eth0"], WarningCode::MixedCores);
-    assert!(p.actors.iter().all(|actor| actor.cpu >= 4), "the fast ones first");
+    assert!(p.actors.iter().all(|actor| actor.cpu >= 4), "the faster cores first");
 }
 
 #[test]
@@ -68,7 +67,7 @@ fn nic_without_node() {
 
 #[test]
 fn asymmetric_distances() {
-    // From node 1, node 2 is near; from node 2, node 1 is far. The way from the NIC's node counts.
+    // From node 1, node 2 is near; from node 2, node 1 is far. The distance from the NIC's node decides.
     let mut s = snapshot(machine(3, 1, 1), vec![nic("eth0", Some(1), 2)]);
     for (node, distances) in s.machine.nodes.iter_mut().zip([[10, 20, 20], [40, 10, 12], [20, 90, 10]]) {
         node.distances = Some(distances.to_vec());

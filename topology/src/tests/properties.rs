@@ -1,4 +1,4 @@
-//! What holds for every machine and every wish.
+//! Checks invariants for every machine and every request.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,8 +9,8 @@ use super::machines::snapshot;
 use crate::*;
 
 prop_compose! {
-    /// Uneven nodes, some without memory or without cores, cores of one to four threads, cores without
-    /// a node, numbers with gaps.
+    /// Generates machines with uneven nodes, nodes without memory or cores, cores of one to four threads, cores
+    /// without a node, and gaps in the numbers.
     fn any_machine()(
         nodes in prop::collection::vec((0_u32..5, any::<bool>(), prop::option::of(0_u64..40)), 0..5),
         cores in prop::collection::vec((any::<Index>(), 1_u32..5, prop::bool::weighted(0.9), prop::option::weighted(0.1, 0_u32..3)), 1..24),
@@ -29,10 +29,10 @@ prop_compose! {
             }
         }).collect();
         let mut next = 0;
-        let cores = cores.into_iter().map(|(at, threads, told, kind)| Core {
+        let cores = cores.into_iter().map(|(at, threads, known, kind)| Core {
             cpus: (0..threads).map(|_| { next += stride; next }).collect(),
             package: None,
-            node: if told && !nodes.is_empty() { Some(at.get(&nodes).id) } else { None },
+            node: if known && !nodes.is_empty() { Some(at.get(&nodes).id) } else { None },
             cache: None,
             kind,
         }).collect();
@@ -47,8 +47,8 @@ prop_compose! {
         isolated in subsequence(machine.cpus().iter().collect::<Vec<_>>(), 0..=machine.cpus().len()),
         machine in Just(machine),
     ) -> Snapshot {
-        let nics = nics.into_iter().enumerate().map(|(n, (at, told, queues))| {
-            let node = (told && !machine.nodes.is_empty()).then(|| at.get(&machine.nodes).id);
+        let nics = nics.into_iter().enumerate().map(|(n, (at, known, queues))| {
+            let node = (known && !machine.nodes.is_empty()).then(|| at.get(&machine.nodes).id);
             super::machines::nic(&format!("eth{n}"), node, queues)
         }).collect();
         let mut s = snapshot(machine, nics);
@@ -87,14 +87,14 @@ proptest! {
         let kept: CpuList = p.housekeeping.iter().copied().collect();
         let cpus: CpuList = p.actors.iter().map(|a| a.cpu).collect();
 
-        // Nobody outside the cpuset, housekeeping not taken unless told or alone.
+        // No actor is outside the cpuset. The housekeeping core is used only if allowed or if it is the only one.
         prop_assert!(p.actors.iter().all(|a| usable.contains(a.cpu)));
         prop_assert!(!kept.is_empty() && kept.and(&usable) == kept);
         if usable.len() > 1 && !r.allow_housekeeping {
             prop_assert!(kept.and(&cpus).is_empty());
         }
 
-        // Every queue that all interfaces have is served on each of them, exactly once, and in the order of the request.
+        // Every queue that all interfaces have is served on each of them exactly once, in the order of the request.
         let mut served: BTreeMap<&str, Vec<u32>> = BTreeMap::new();
         for a in &p.actors {
             for port in &a.ports {
@@ -109,7 +109,7 @@ proptest! {
             prop_assert_eq!(&served[name.as_str()], &all);
         }
 
-        // No cpu twice, no core twice, while another is free.
+        // No cpu and no core is used twice while another is free.
         let candidates = if r.allow_housekeeping || usable.len() == 1 { usable.clone() } else { usable.without(&kept) };
         let mut load: BTreeMap<u32, u32> = candidates.iter().map(|cpu| (cpu, 0)).collect();
         for a in &p.actors { *load.get_mut(&a.cpu).unwrap() += 1; }
@@ -122,7 +122,7 @@ proptest! {
             prop_assert!(s.machine.cores.iter().all(|c| core_load(c) <= 1), "a core is used twice, another is free");
         }
 
-        // Memory on the core's node, or on one that has some.
+        // The memory is on the core's node, or on a node that has some.
         for a in &p.actors {
             let own = s.machine.core_of(a.cpu).unwrap().node;
             if let Some(own) = own && s.machine.node(own).unwrap().memory_bytes != Some(0) {
@@ -131,7 +131,7 @@ proptest! {
             prop_assert!(a.numa_node.is_none_or(|n| s.machine.node(n).unwrap().memory_bytes != Some(0)));
         }
 
-        // The same again, and through JSON.
+        // The plan is repeatable, and it survives a round trip through JSON.
         prop_assert_eq!(&plan(&s, &r).unwrap(), &p);
         let json = serde_json::to_string(&p).unwrap();
         prop_assert_eq!(serde_json::from_str::<Plan>(&json).unwrap(), p);
@@ -156,8 +156,8 @@ proptest! {
             s.machine.cores.iter().filter(|core| !core.cpus.and(&cpus).is_empty()).count()
         };
         prop_assert!(cores(&small) <= cores(&large));
-        // A core of four threads that is kept whole in the large machine is split where it is the only
-        // one, and where cores are isolated or slower another may be kept; else cpus do not grow either.
+        // A core of four threads, reserved whole on the larger machine, is split if it is the only core. If cores are
+        // isolated or slower, another core may be reserved. In these cases the number of cpus need not grow.
         let m = &s.machine;
         let alike = m.cores.iter().all(|core| core.cpus.len() <= 2 && core.kind.is_none());
         if alike && s.limits.isolated_cpus.as_ref().is_none_or(CpuList::is_empty) {

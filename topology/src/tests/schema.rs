@@ -1,4 +1,4 @@
-//! The published JSON schema describes what is printed, all of it.
+//! Checks that the published JSON schema describes the whole output.
 
 use serde_json::Value;
 
@@ -6,7 +6,7 @@ use super::machines::{machine, nic, snapshot};
 use crate::cli::{Answer, PLAN_JSON_SCHEMA};
 use crate::*;
 
-/// As much of JSON Schema as ours uses; the first violation.
+/// Implements the subset of JSON Schema that the schema uses; returns the first violation.
 fn violation(root: &Value, schema: &Value, value: &Value, at: &str) -> Option<String> {
     if let Some(name) = schema["$ref"].as_str() {
         let target = root.pointer(name.trim_start_matches('#')).unwrap();
@@ -68,7 +68,7 @@ fn plans_and_refusals_fit_the_schema() {
 
 #[test]
 fn every_code_is_in_the_schema() {
-    // The enums are `non_exhaustive` lists in source order; their names are read from the source.
+    // The enums are `non_exhaustive` lists in source order; the test reads their names from the source.
     let schema: Value = serde_json::from_str(PLAN_JSON_SCHEMA).unwrap();
     for (source, name, of) in [
         (include_str!("../plan/mod.rs"), "DecisionCode", "decision"),

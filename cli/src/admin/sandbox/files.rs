@@ -1,4 +1,4 @@
-//! Landlock: which files are left. For the calling thread and those it starts from then on.
+//! Limits file access with Landlock. The rules apply to the calling thread and to threads that it starts later.
 
 use std::path::{Path, PathBuf};
 
@@ -7,29 +7,29 @@ use landlock::{
     RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope, make_bitflags,
 };
 
-/// Which files the process needs once it is confined, beside /proc and /sys to read.
+/// Lists the files that the confined process needs. /proc and /sys stay readable.
 #[derive(Debug, Clone, Default)]
 pub struct Files {
-    /// Files, and directories with all below, that are read.
+    /// Files to read, and directories to read with everything below.
     pub read: Vec<PathBuf>,
-    /// Files that are there already, to read and write.
+    /// Existing files to read and write.
     pub update: Vec<PathBuf>,
-    /// Directories in which files are made and replaced.
+    /// Directories in which files are created and replaced.
     pub replace_in: Vec<PathBuf>,
-    /// Directories from which a file is taken at the end.
+    /// Directories from which a file is removed at the end.
     pub remove_from: Vec<PathBuf>,
-    /// Interfaces whose device settings are written; those made later in the same place are among them.
+    /// Interfaces whose device settings are written. Interfaces created later in the same directory are included.
     pub interfaces: Vec<String>,
 }
 
 const READ: BitFlags<AccessFs> = make_bitflags!(AccessFs::{ReadFile | ReadDir});
 const WRITE: BitFlags<AccessFs> = make_bitflags!(AccessFs::{WriteFile | Truncate});
 
-/// Leaves `files`; no TCP port to listen at or connect to; no signal and no abstract socket to the outside. Returns the
-/// version that the kernel has, as far as it is used here; `None` where it has no Landlock, or none in force.
+/// Allows only `files`. Forbids TCP ports, and signals and abstract sockets outside the sandbox. Returns the Landlock
+/// version in use, or `None` if the kernel has no Landlock or enforces nothing.
 ///
 /// # Errors
-/// The kernel's, in words.
+/// Returns the kernel's error as text.
 pub(super) fn restrict(files: &Files) -> Result<Option<i32>, String> {
     let status = rules(files).and_then(RulesetCreated::restrict_self).map_err(|e| e.to_string())?;
     Ok(match status {
@@ -42,10 +42,10 @@ pub(super) fn restrict(files: &Files) -> Result<Option<i32>, String> {
 }
 
 fn rules(files: &Files) -> Result<RulesetCreated, RulesetError> {
-    // A kernel that knows less restricts less; what is asked for here was tried with version 7.
+    // A kernel with an older version restricts less. These rules were tested with version 7.
     let mut rules = Ruleset::default().handle_access(AccessFs::from_all(ABI::V7))?;
     rules = rules.handle_access(AccessNet::from_all(ABI::V7))?;
-    // A service manager may be reached by an abstract socket (sd_notify(3)).
+    // A service manager may use an abstract socket (sd_notify(3)).
     let abstract_manager =
         std::env::var_os("NOTIFY_SOCKET").is_some_and(|path| path.as_encoded_bytes().starts_with(b"@"));
     rules = rules.scope(if abstract_manager { Scope::Signal.into() } else { Scope::from_all(ABI::V7) })?;
@@ -55,7 +55,7 @@ fn rules(files: &Files) -> Result<RulesetCreated, RulesetError> {
     };
     let devices: Vec<PathBuf> =
         files.interfaces.iter().filter_map(|name| device_directory(Path::new("/sys"), name)).collect();
-    // Its own program: a backtrace names functions with it.
+    // The process reads its own program: a backtrace takes function names from it.
     let program: Vec<PathBuf> = std::env::current_exe().into_iter().collect();
     let all = [
         list(&["/proc", "/sys"].map(PathBuf::from), READ),
@@ -69,16 +69,16 @@ fn rules(files: &Files) -> Result<RulesetCreated, RulesetError> {
     all.concat().iter().try_fold(rules.create()?, |rules, (path, access)| allow(rules, path, *access))
 }
 
-/// What is not there cannot be allowed, and is not missed.
+/// Adds a rule. A path that does not exist needs none.
 fn allow(rules: RulesetCreated, path: &Path, access: BitFlags<AccessFs>) -> Result<RulesetCreated, RulesetError> {
     let Ok(beneath) = PathFd::new(path) else { return Ok(rules) };
     let access = if path.is_dir() { access } else { access & AccessFs::from_file(ABI::V7) };
     rules.add_rule(PathBeneath::new(beneath, access))
 }
 
-/// The directory below which the interface is, also after it was made again, its driver bound anew, or its device unplugged
-/// and plugged in: a rule holds the directory itself, so it must be one that outlives all of these. For a PCI device that
-/// is its bus; for a virtual one the directory of all virtual interfaces.
+/// Returns the directory for the Landlock rule of an interface. A rule holds one directory. So the directory must
+/// persist when the interface is re-created, its driver is bound again, or its device is unplugged and plugged in.
+/// For a PCI device it is the bus; for a virtual interface it is the directory of all virtual interfaces.
 fn device_directory(sysfs: &Path, interface: &str) -> Option<PathBuf> {
     let place = sysfs.join("class/net").join(interface).canonicalize().ok()?;
     let on_pci = |directory: &&Path| {
@@ -106,7 +106,7 @@ mod tests {
         for path in ["class/net", "bus/pci", "bus/virtio", "devices/virtual/net/veth0"] {
             make(path);
         }
-        // A NIC behind a bridge, and a virtio device, whose own device is on another bus.
+        // One NIC is behind a bridge. The other is a virtio device, which is on another bus itself.
         make("devices/pci0000:00/0000:00:01.0/0000:01:00.0/net/eth0");
         make("devices/pci0000:00/0000:00:04.0/virtio1/net/eth1");
         link("bus/pci", "devices/pci0000:00/0000:00:01.0/subsystem");

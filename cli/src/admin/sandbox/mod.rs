@@ -1,15 +1,14 @@
-//! What the process gives up before anything is opened, by the first thread, so that every later one has no more.
+//! Drops privileges before anything is opened. The first thread does this, so that no later thread has more.
 //!
-//! | layer | file | leaves |
+//! | layer | file | keeps |
 //! |---|---|---|
-//! | capabilities | `capabilities` | those that opening a queue takes |
-//! | `no_new_privs` | `capabilities` | no way to get others |
+//! | capabilities | `capabilities` | those that open a queue |
+//! | `no_new_privs` | `capabilities` | no means to get others |
 //! | Landlock | `files` | configuration, report, /proc and /sys |
 //! | seccomp | `calls` | the system calls of start, restart and packets |
 //!
-//! What a start needs a restart needs again (a socket, a program, locked memory), so all of it is in force before the
-//! start, and there is no second step after it that a restart could stumble over: what forbids a restart forbids the
-//! start.
+//! A restart needs the same privileges as a start (a socket, a program, locked memory). So all limits apply before
+//! the start, and none is added later: what would prevent a restart prevents the start.
 
 mod calls;
 mod capabilities;
@@ -20,33 +19,33 @@ use oxide_relay::config::SandboxLevel;
 
 pub use files::Files;
 
-/// Why the process cannot go on.
+/// Describes why the process cannot continue.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SandboxError {
-    /// It has less than it needs.
+    /// The process has too few capabilities.
     #[error(
-        "this process lacks {missing}; as root outside of a container it would have them, in a systemd unit write \
-         AmbientCapabilities={names}, in Docker --cap-add for each (and no user namespace), in Kubernetes \
+        "process: missing capabilities: {missing}; to fix: run as root outside a container; in a systemd unit set \
+         AmbientCapabilities={names}; in Docker use --cap-add for each, without a user namespace; in Kubernetes set \
          securityContext.capabilities.add"
     )]
     Missing {
-        /// Which, and what for.
+        /// Missing capabilities, each with its use.
         missing: String,
         /// Their names, for a unit file.
         names: String,
     },
-    /// A layer that was required cannot be had.
-    #[error("admin.sandbox = \"require\": {layer}: {text} (\"auto\" goes on without)")]
+    /// A required layer is not available.
+    #[error("admin.sandbox: layer {layer} is not available: {text}; to fix: set \"auto\", which continues without it")]
     Layer {
-        /// Which.
+        /// Name of the layer.
         layer: &'static str,
-        /// The kernel's answer.
+        /// Error of the kernel.
         text: String,
     },
 }
 
-/// What has been given up so far.
+/// Records the privileges that are dropped so far.
 #[derive(Debug)]
 pub struct Sandbox {
     level: SandboxLevel,
@@ -54,11 +53,10 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// Gives up the capabilities that are not needed, and the ways to get others. To be called before any other thread
-    /// is started.
+    /// Drops the capabilities that are not needed, and the means to get others. Call it before another thread starts.
     ///
     /// # Errors
-    /// [`SandboxError`].
+    /// Returns [`SandboxError`].
     pub fn begin(level: SandboxLevel) -> Result<Self, SandboxError> {
         let own = capabilities::own()?;
         let mut sandbox = Self { level, layers: Vec::new() };
@@ -67,34 +65,34 @@ impl Sandbox {
         Ok(sandbox)
     }
 
-    /// Gives up files and system calls. To be called before any other thread is started, and after listeners have been
-    /// opened: no later one can be. `io_uring` says whether an executor may need it.
+    /// Limits files and system calls. Call it before another thread starts and after the listeners are open: none can
+    /// be opened later. `io_uring` states whether an executor may need it.
     ///
     /// # Errors
-    /// [`SandboxError::Layer`].
+    /// Returns [`SandboxError::Layer`].
     pub fn confine(&mut self, files: &Files, io_uring: bool) -> Result<(), SandboxError> {
-        // Landlock is a thread's own; a library may have started one.
+        // Landlock applies to a thread, and a library may have started another one.
         let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
         let others =
-            if threads > 1 { format!(", but for {} threads of libraries", threads - 1) } else { String::new() };
+            if threads > 1 { format!(", except for {} threads of libraries", threads - 1) } else { String::new() };
         self.layer("landlock", || Ok(files::restrict(files)?.map(|version| format!("ABI {version}{others}"))))?;
         self.layer("seccomp", || calls::restrict(io_uring).map(|()| Some(String::new())))
     }
 
-    /// Each layer, and what came of it.
+    /// Returns the state of each layer.
     #[must_use]
     pub fn layers(&self) -> &[Layer] {
         &self.layers
     }
 
-    /// The same in a line.
+    /// Returns the state of all layers as a line.
     #[must_use]
     pub fn line(&self) -> String {
         if self.level == SandboxLevel::Off {
-            return "sandbox: off, by configuration".to_owned();
+            return "sandbox: off by configuration".to_owned();
         }
-        let words: Vec<_> = self.layers.iter().map(ToString::to_string).collect();
-        format!("sandbox: {}", words.join(", "))
+        let layers: Vec<_> = self.layers.iter().map(ToString::to_string).collect();
+        format!("sandbox: {}", layers.join(", "))
     }
 
     fn layer(
@@ -103,10 +101,10 @@ impl Sandbox {
         enter: impl FnOnce() -> Result<Option<String>, String>,
     ) -> Result<(), SandboxError> {
         let (state, detail) = match self.level {
-            SandboxLevel::Off => (LayerState::Off, "by configuration".to_owned()),
+            SandboxLevel::Off => (LayerState::Off, "off by configuration".to_owned()),
             _ => match enter() {
                 Ok(Some(detail)) => (LayerState::On, detail),
-                Ok(None) => (LayerState::Absent, "not in this kernel, or not switched on at boot".to_owned()),
+                Ok(None) => (LayerState::Absent, "not in this kernel, or not enabled at boot".to_owned()),
                 Err(text) => (LayerState::Absent, text),
             },
         };

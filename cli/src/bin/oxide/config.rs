@@ -1,4 +1,4 @@
-//! `oxide config`.
+//! Implements `oxide config`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,10 +10,10 @@ use crate::preflight;
 
 #[derive(Subcommand)]
 pub(crate) enum ConfigCommand {
-    /// Read FILE and say all that is wrong with it, each with its mend. Exit code 1 if anything is. What does not fit this
-    /// host is a warning: the file may be another's.
+    /// Check FILE and print each error with its remedy. The exit code is 1 if there is an error. A mismatch with this
+    /// host is only a warning, because the file may be for another host.
     Check {
-        /// The configuration.
+        /// Configuration file.
         file: PathBuf,
     },
     /// Print a commented configuration with every field and its default.
@@ -28,7 +28,12 @@ pub(crate) fn config(command: &ConfigCommand) -> Result<ExitCode, String> {
             for finding in preflight::of_host(&config) {
                 outln!("warning: {finding}");
             }
-            outln!("{}: {} relay(s) on {}", file.display(), config.relays.len(), config.engine.interfaces.join(", "));
+            outln!(
+                "{}: relays: {}; interfaces: {}",
+                file.display(),
+                config.relays.len(),
+                config.engine.interfaces.join(", ")
+            );
             outln!("sessions: {}", config.sessions.bound());
         }
         ConfigCommand::Example => out!("{}", Config::example()),

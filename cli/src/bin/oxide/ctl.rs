@@ -1,4 +1,4 @@
-//! `oxide ctl`: asks and tells a running relay over its control socket.
+//! Implements `oxide ctl`: queries and commands a running relay over its control socket.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -14,19 +14,19 @@ use serde_json::Value;
 
 use crate::drops;
 
-/// Where a relay is found; for `ctl` and `top`.
+/// Selects a running relay, for `ctl` and `top`.
 #[derive(Args)]
 pub(crate) struct Where {
     /// Control socket of the relay.
     #[arg(long, value_name = "PATH", conflicts_with = "name", global = true)]
     socket: Option<PathBuf>,
-    /// Name of the relay: that of its configuration file, without `.toml`. Needed where several run.
+    /// Name of the relay: that of its configuration file, without `.toml`. Needed if several relays run.
     #[arg(long, value_name = "NAME", global = true)]
     name: Option<String>,
 }
 
 impl Where {
-    /// The path of the socket; the only one there is, if none was named.
+    /// Returns the path of the socket. Without a name it is the only socket that exists, if there is exactly one.
     pub(crate) fn path(&self) -> PathBuf {
         if let Some(path) = &self.socket {
             return path.clone();
@@ -56,7 +56,7 @@ pub(crate) struct CtlCommand {
     /// Print the answer as JSON.
     #[arg(long, global = true)]
     json: bool,
-    /// How long to wait for an answer, seconds; a drain is waited for as long as it may take.
+    /// Seconds to wait for an answer. The wait for a drain is longer by the time limit of the drain.
     #[arg(long, global = true, default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
     wait: u64,
     #[command(subcommand)]
@@ -65,66 +65,66 @@ pub(crate) struct CtlCommand {
 
 #[derive(Subcommand)]
 enum What {
-    /// Everything the engine says of itself, as JSON.
+    /// Print the full status of the engine as JSON.
     Status,
-    /// A line for each queue.
+    /// Print a line for each queue.
     Queues,
     /// Print why packets were dropped: each reason that occurred, what it means, its likely cause and the remedy.
     Drops {
-        /// Only this reason, such as wrong_peer, whether it occurred or not.
+        /// Print only this reason, such as wrong_peer, even if it did not occur.
         reason: Option<String>,
     },
-    /// Sessions of one queue, or of each.
+    /// List the sessions of one queue, or of each queue.
     Sessions {
-        /// Which, as interface:queue.
+        /// Queue as interface:queue.
         queue: Option<String>,
-        /// At most so many.
+        /// Maximum number of sessions.
         #[arg(long, default_value_t = 100)]
         limit: usize,
     },
-    /// Rebuild what serves a queue; the others go on.
+    /// Restart a queue or a part of it. The other queues continue.
     Restart {
-        /// Which, as interface:queue.
+        /// Queue as interface:queue.
         queue: String,
-        /// How much is rebuilt: the handler (sessions are handed over, sockets and memory stay), the port (the socket of
-        /// this interface), or the queue (the actor with memory, sockets and handler).
+        /// What is rebuilt: the handler (sessions are kept, sockets and memory stay), the port (the socket of this
+        /// interface), or the queue (the actor with memory, sockets and handler).
         #[arg(long, value_parser = scopes(), default_value_t = RestartScope::Queue)]
         depth: RestartScope,
     },
-    /// Take no new packets of a queue, until it is resumed.
+    /// Stop the reception of new packets on a queue until it is resumed.
     Pause {
-        /// Which, as interface:queue.
+        /// Queue as interface:queue.
         queue: String,
     },
-    /// Take packets of a paused queue again.
+    /// Resume the reception on a paused queue.
     Resume {
-        /// Which, as interface:queue.
+        /// Queue as interface:queue.
         queue: String,
     },
-    /// Begin no new sessions, serve those there are for a while, then stop: one queue, or the whole relay.
+    /// Start no new sessions, serve the existing ones for a while, then stop one queue or the whole relay.
     Drain {
-        /// Which, as interface:queue; the whole relay, which ends then, without it.
+        /// Queue as interface:queue. Without it the whole relay drains and ends.
         queue: Option<String>,
-        /// How long sessions are still served, seconds [default: sessions.drain_s].
+        /// Time limit for existing sessions in seconds [default: sessions.drain_s].
         #[arg(long, value_parser = clap::value_parser!(u32).range(0..=3600))]
         within: Option<u32>,
     },
-    /// What is logged; with a filter, log that from now on.
+    /// Print the log filter. With a filter, set it first.
     Log {
-        /// error, warn, info, debug, trace, or a filter such as `oxide=debug`.
+        /// The level error, warn, info, debug or trace, or a filter such as `oxide=debug`.
         filter: Option<String>,
     },
-    /// Read the configuration file again, bring into force what can be, and name what needs a restart.
+    /// Read the configuration file again, apply the changes that need no restart, and list those that do.
     Reload,
-    /// The plan it runs by.
+    /// Print the plan in use.
     Plan,
-    /// The configuration in force.
+    /// Print the configuration in use.
     Config,
-    /// Prometheus text.
+    /// Print the metrics as Prometheus text.
     Metrics,
 }
 
-/// Reads the name of a restart scope.
+/// Parses the name of a restart scope.
 fn scopes() -> impl TypedValueParser<Value = RestartScope> {
     let names = PossibleValuesParser::new(RestartScope::ALL.map(RestartScope::name));
     names.map(|name| RestartScope::ALL.into_iter().find(|scope| scope.name() == name).unwrap_or(RestartScope::Queue))
@@ -154,7 +154,7 @@ pub(crate) fn ctl(command: &CtlCommand) -> ExitCode {
         && DropReason::by_name(name).is_none()
     {
         let known = DropReason::ALL.iter().map(|reason| reason.name()).collect::<Vec<_>>().join(", ");
-        errln!("oxide: no drop reason is called {name}; there are {known}");
+        errln!("oxide: drop reason {name}: unknown; expected one of {known}");
         return ExitCode::from(2);
     }
     let patience = match &command.what {
@@ -176,7 +176,7 @@ pub(crate) fn ctl(command: &CtlCommand) -> ExitCode {
     }
 }
 
-/// 1 refused, 2 makes no sense, 3 no relay, 4 busy or no answer.
+/// Returns the exit code: 1 refused, 2 invalid request, 3 no relay, 4 busy or no answer.
 pub(crate) fn code(error: &ClientError) -> u8 {
     match error {
         ClientError::NoRelay { .. } => 3,

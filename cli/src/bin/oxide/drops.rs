@@ -7,7 +7,8 @@ use oxide::telemetry::DropReason;
 use oxide_cli::admin::NodeView;
 use serde_json::json;
 
-/// Prints what `view` dropped, all queues together, most frequent first; with `only`, this reason alone.
+/// Prints the packets that `view` dropped, summed over all queues, most frequent reason first. With `only` it prints
+/// this reason alone.
 pub(crate) fn show(view: &NodeView, only: Option<&str>, json: bool) {
     let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
     for (reason, count) in view.queues.iter().flat_map(|queue| &queue.drops) {
@@ -24,7 +25,7 @@ pub(crate) fn show(view: &NodeView, only: Option<&str>, json: bool) {
         };
         outln!("{:#}", json!(chosen.iter().map(one).collect::<Vec<_>>()));
     } else if chosen.is_empty() {
-        outln!("no packet was dropped");
+        outln!("no packets were dropped");
     } else {
         out!("{}", chosen.iter().map(|(name, count)| paragraph(name, *count)).collect::<String>());
     }
@@ -47,12 +48,12 @@ fn paragraph(name: &str, count: u64) -> String {
             let _ = writeln!(text, "  likely cause: {}", reason.cause());
             let _ = writeln!(text, "  remedy: {}", reason.remedy());
         }
-        None => text.push_str("  not known to this version of `oxide`; see docs/metrics.md of the running one\n"),
+        None => text.push_str("  unknown to this version of `oxide`; see docs/metrics.md of the relay's version\n"),
     }
     text
 }
 
-/// Explains the most frequent of `drops` in a line, for `oxide top`; empty where nothing was dropped.
+/// Explains the most frequent of `drops` in one line, for `oxide top`. Returns an empty text if nothing was dropped.
 pub(crate) fn most_frequent(drops: &BTreeMap<String, u64>) -> String {
     let most = drops.iter().max_by_key(|(_, count)| **count).and_then(|(name, _)| DropReason::by_name(name));
     most.map_or_else(String::new, |reason| {
@@ -74,7 +75,7 @@ mod tests {
         for part in ["wrong_peer: 3 ", reason.explanation(), reason.cause(), reason.remedy()] {
             assert!(text.contains(part), "{text}");
         }
-        assert!(paragraph("of_tomorrow", 1).contains("not known"));
+        assert!(paragraph("of_tomorrow", 1).contains("unknown"));
         let drops = BTreeMap::from([("no_route".to_owned(), 1), ("wrong_peer".to_owned(), 2)]);
         assert!(most_frequent(&drops).starts_with("wrong_peer: "));
         assert_eq!(most_frequent(&BTreeMap::new()), "");

@@ -27,7 +27,7 @@ use oxide::xdp::steering::{self, PassAll};
 pub(crate) fn listen(pipe: PathBuf, engine: EngineHandle) {
     tracing::warn!(pipe = %pipe.display(), "fault injection is enabled by --inject-faults-from; not for production");
     let execute = move || {
-        // Opened for reading and writing: a pipe that is only read ends when its last writer closes it.
+        // The pipe is opened for reading and writing: a pipe that is only read ends when its last writer closes it.
         let Ok(pipe) = OpenOptions::new().read(true).write(true).open(&pipe) else { return };
         for line in BufReader::new(pipe).lines().map_while(Result::ok) {
             match run_fault_command(&engine, &line) {

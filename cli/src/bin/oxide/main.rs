@@ -1,6 +1,6 @@
-//! The `oxide` command.
+//! Implements the `oxide` command.
 #![forbid(unsafe_code)]
-// They panic when nobody reads any more: `out` has others.
+// These macros panic without a reader; module `out` has replacements.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 #[macro_use]
@@ -23,15 +23,15 @@ use std::time::Duration;
 
 use clap::Parser;
 
-/// For the last lines of the log to be written: an end does not wait longer for their reader.
+/// Maximum wait at the exit until the last log lines are written.
 const LOG_WITHIN: Duration = Duration::from_secs(1);
 
 /// AF_XDP relay engine.
 #[derive(Parser)]
 #[command(name = "oxide", version, about, max_term_width = 100)]
 struct Arguments {
-    /// What is logged: error, warn, info, debug, trace, or a filter such as `oxide=debug`. Default: info; error for `sim`,
-    /// whose faults are on purpose.
+    /// Log filter: error, warn, info, debug, trace, or a filter such as `oxide=debug`. The default is info, and error
+    /// for `sim`, which injects faults on purpose.
     #[arg(long, global = true, value_name = "FILTER")]
     log: Option<String>,
     #[command(subcommand)]
@@ -40,11 +40,11 @@ struct Arguments {
 
 #[derive(clap::Subcommand)]
 enum Subcommand {
-    /// Relay UDP between clients and upstreams. SIGHUP reloads, SIGTERM drains and ends, a second one ends at once.
-    /// Exit code 0 after an orderly end, 1 if it could not start or the books do not balance, 3 if every queue failed,
-    /// 4 if a handler did not come back, 130 after a second signal.
+    /// Relay UDP between clients and upstreams. SIGHUP reloads. SIGTERM drains and ends; a second one ends at once.
+    /// Exit code 0 after an orderly end, 1 if the start or the frame accounting failed, 3 if every queue failed, 4 if
+    /// a handler does not return, 130 after a second signal.
     Relay {
-        /// The configuration (see `oxide config example`).
+        /// Configuration file (see `oxide config example`).
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
         /// Write the status as JSON to this file, once a second and at the end.
@@ -54,30 +54,30 @@ enum Subcommand {
         #[arg(long, value_name = "PIPE", hide = true)]
         inject_faults_from: Option<PathBuf>,
     },
-    /// Ask and tell a running relay. Exit code 0 if it did, 1 if it refused, 2 if the request makes no sense, 3 if there
-    /// is no relay, 4 if it is busy or does not answer.
+    /// Query or command a running relay. Exit code 0 if the relay did it, 1 if it refused, 2 if the request is
+    /// invalid, 3 if no relay runs, 4 if it is busy or does not answer.
     Ctl(ctl::CtlCommand),
-    /// Watch a running relay: each queue's state, rates, drops, rings, time and restarts. Exit codes as for ctl.
+    /// Watch a running relay: state, rates, drops, rings, time and restarts of each queue. Exit codes as for ctl.
     Top(top::TopCommand),
-    /// Which queue will run on which core with which memory, and why: a dry run, for this machine or any
-    /// described one. Exit code 0 with a plan, 2 with a refusal, 1 for unusable input.
+    /// Show which queue runs on which core with which memory, and why. This is a dry run for this machine or a
+    /// described one. Exit code 0 with a plan, 2 with a refusal, 1 for invalid input.
     Plan(plan::PlanCommand),
-    /// What stands in the way of the relay here, and the command that mends it. Changes nothing. Exit
-    /// code 0 if all is well, 1 with warnings, 2 with failures.
+    /// Check this host for the relay and print each problem with its remedy. Changes nothing. Exit code 0 without
+    /// problems, 1 with warnings, 2 with failures.
     Doctor(plan::DoctorCommand),
-    /// The relay against simulated NICs, with every packet and frame checked: no NIC, no root. Exit code
-    /// 0 only if every checker held.
+    /// Run the relay against simulated NICs and check every packet and frame, without NIC or root. Exit code 0 only
+    /// if every check passed.
     Sim(sim::SimCommand),
-    /// Check a configuration, or print one to begin with.
+    /// Check a configuration, or print an example.
     #[command(subcommand)]
     Config(config::ConfigCommand),
-    /// Do something to the XDP program of an interface, for `cargo xtask drill`.
+    /// Change the XDP program of an interface, for `cargo xtask drill`.
     #[command(hide = true)]
     InjectProgramFault {
-        /// What.
+        /// Kind of the change.
         #[arg(value_enum)]
         what: faults::ProgramFault,
-        /// To which interface's.
+        /// Name of the interface.
         interface: String,
     },
 }

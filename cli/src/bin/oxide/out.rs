@@ -1,10 +1,10 @@
-//! Output of the commands. A reader that goes away (`oxide ... | head`) ends a command quietly; the macros of std would
-//! panic.
+//! Prints the output of the commands. If the reader closes the pipe (`oxide ... | head`), the command ends without a
+//! message; the macros of std would panic.
 
 use std::fmt::Arguments;
 use std::io::{self, Write};
 
-/// Standard output; the process ends with exit code 0 when nobody reads it any more.
+/// Writes to standard output. The process ends with exit code 0 if the reader has closed it.
 pub(crate) struct Out;
 
 impl Write for Out {
@@ -24,7 +24,7 @@ fn read_on<T>(result: io::Result<T>) -> io::Result<T> {
     }
 }
 
-/// Standard error; what nobody takes is lost.
+/// Writes to standard error. Text that cannot be written is lost.
 pub(crate) struct Errors;
 
 impl Write for Errors {
@@ -37,7 +37,7 @@ impl Write for Errors {
     }
 }
 
-/// Writes to standard output; a full disk ends the process with exit code 1.
+/// Prints to standard output. If that fails, for example because the disk is full, the process ends with exit code 1.
 pub(crate) fn print(text: Arguments<'_>) {
     if let Err(error) = Out.write_fmt(text) {
         let _ = writeln!(Errors, "oxide: standard output: {error}");

@@ -1,4 +1,4 @@
-//! `oxide plan` and `oxide doctor`: the words of the command line, handed to the topology room.
+//! Implements `oxide plan` and `oxide doctor`: passes the command line to the topology crate.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,28 +13,28 @@ use oxide_topology::system_settings::SettingKind;
 use crate::out::{Errors, Out};
 use crate::preflight;
 
-/// Which machine, and what is wanted of it.
+/// Selects the machine and the requirements.
 #[derive(Args)]
 pub(crate) struct Subject {
-    /// Take interfaces and wishes from this configuration.
+    /// Take interfaces and requirements from this configuration.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// An interface to serve (repeatable); instead of the configuration's.
+    /// Interface to serve (repeatable); replaces those of the configuration.
     #[arg(long = "interface", value_name = "NAME")]
     interfaces: Vec<String>,
-    /// Another machine, as hwloc describes one: "pack:2 numa:1 core:16 pu:2".
+    /// Plan another machine, in hwloc's synthetic form: "pack:2 numa:1 core:16 pu:2".
     #[arg(long, value_name = "STRING", group = "machine")]
     topology: Option<String>,
-    /// Another machine, from hwloc's XML (lstopo file.xml).
+    /// Plan another machine, from hwloc's XML (lstopo file.xml).
     #[arg(long, value_name = "FILE", group = "machine")]
     hwloc: Option<PathBuf>,
-    /// Another machine, from a saved snapshot.
+    /// Plan another machine, from a saved snapshot.
     #[arg(long, value_name = "FILE", group = "machine")]
     snapshot: Option<PathBuf>,
     /// Describe a NIC: NAME:node=N,queues=Q,speed=S,driver=D (repeatable).
     #[arg(long = "nic", value_name = "NIC")]
     nics: Vec<String>,
-    /// JSON instead of text.
+    /// Print JSON instead of text.
     #[arg(long)]
     json: bool,
 }
@@ -49,13 +49,13 @@ impl Subject {
         }
     }
 
-    /// The relay's ports and upstreams, for the doctor.
+    /// Returns the relay's ports and upstreams, for the doctor.
     fn traffic(&self) -> Result<Traffic, String> {
         let Some(path) = &self.config else { return Ok(Traffic::default()) };
         Ok(preflight::traffic(&Config::load(path).map_err(|e| e.to_string())?))
     }
 
-    /// The relay of the configuration, for the doctor.
+    /// Returns the running relay of the configuration, for the doctor.
     fn own(&self) -> Option<OwnRelay> {
         let path = self.config.as_ref().filter(|_| self.source() == Source::Live)?;
         preflight::own_relay(&Config::load(path).ok()?, path)
@@ -72,7 +72,7 @@ impl Subject {
         if self.source() == Source::Live {
             engine.interfaces = oxide_topology::real_names(&engine.interfaces);
         }
-        // Rings and frames are counted for each interface; a described machine may name none.
+        // The request counts rings and frames for each interface, and a described machine may name none.
         let interfaces = engine.interfaces.clone();
         if engine.interfaces.is_empty() {
             engine.interfaces = self.nics.iter().map(|nic| nic.split(':').next().unwrap_or(nic).to_owned()).collect();
@@ -86,33 +86,33 @@ impl Subject {
 pub(crate) struct PlanCommand {
     #[command(flatten)]
     subject: Subject,
-    /// The machine as a tree instead of a table of actors.
+    /// Print the machine as a tree instead of a table of actors.
     #[arg(long)]
     tree: bool,
-    /// Every decision with its reason.
+    /// Print every decision with its reason.
     #[arg(long)]
     explain: bool,
-    /// Write a picture of machine, queues, cores and memory.
+    /// Write a drawing of the machine, its queues, cores and memory.
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
-    /// Write the snapshot that was planned, to plan it elsewhere.
+    /// Save the snapshot of this machine, to plan it elsewhere.
     #[arg(long, value_name = "FILE")]
     save_snapshot: Option<PathBuf>,
-    /// Show what differs from a plan saved with --json.
+    /// Show the differences from a plan saved with --json.
     #[arg(long, value_name = "FILE")]
     diff: Option<PathBuf>,
-    /// Print, then make, the system settings the plan wants (repeatable). None by default.
+    /// Print and apply the system settings that the plan recommends (repeatable). Default: none.
     #[arg(long, value_name = "SETTING")]
     apply: Vec<Setting>,
-    /// Put back what --apply changed.
+    /// Restore what --apply changed.
     #[arg(long, conflicts_with = "apply")]
     undo: bool,
-    /// Where --apply records what it replaced.
+    /// File in which --apply records the previous values.
     #[arg(long, value_name = "FILE", default_value = RECORD)]
     record: PathBuf,
 }
 
-/// The system settings that can be applied.
+/// Lists the system settings that can be applied.
 #[derive(Clone, Copy, ValueEnum)]
 enum Setting {
     HugePages,
@@ -132,7 +132,7 @@ impl From<Setting> for SettingKind {
 pub(crate) struct DoctorCommand {
     #[command(flatten)]
     subject: Subject,
-    /// Also send packets through the real backend, on a veth pair in a network namespace of its own (root).
+    /// Also send packets through the real backend, on a veth pair in a new network namespace (needs root).
     #[arg(long)]
     self_test: bool,
 }
@@ -167,14 +167,14 @@ pub(crate) fn plan(command: &PlanCommand) -> Result<ExitCode, String> {
     Ok(exit.into())
 }
 
-/// What the sessions of a configuration take of memory.
+/// Prints the memory that the sessions of a configuration need.
 fn sessions(sessions: &SessionsConfig) {
     let capacity = sessions.capacity;
     let bytes = oxide_relay::table_bytes(capacity) as f64;
     let (each, all) = (bytes / f64::from(capacity.max(1)), bytes / f64::from(1 << 20));
     outln!(
-        "\nsessions   {capacity}, {each:.0} bytes each with their index: tables of {all:.1} MiB, taken at start, \
-         in equal parts for each queue\n           {}",
+        "\nsessions   {capacity}, {each:.0} bytes each with their index; tables of {all:.1} MiB, allocated at start, \
+         an equal part for each queue\n           {}",
         sessions.bound()
     );
 }

@@ -1,5 +1,4 @@
-//! What stands in the way of a relay on this host, beyond what the file itself shows: the same for a start, for
-//! `config check` and for the doctor.
+//! Checks a configuration against this host, for the start, for `config check` and for the doctor.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,10 +9,10 @@ use oxide_relay::config::{Config, ListenSetting};
 use oxide_topology::doctor::{Check, CheckStatus, OwnRelay, Traffic, preflight};
 use serde_json::Value;
 
-/// For a running relay to answer the doctor.
+/// Maximum wait for an answer of a running relay.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
-/// What the relay of `config` sends and receives.
+/// Returns what the relay of `config` sends and receives.
 pub(crate) fn traffic(config: &Config) -> Traffic {
     let ports = config.sessions.source_ports;
     let mut traffic = Traffic { source_ports: vec![ports.first()..=ports.last()], ..Traffic::default() };
@@ -27,13 +26,13 @@ pub(crate) fn traffic(config: &Config) -> Traffic {
 /// Refuses a configuration without entries.
 pub(crate) fn entries(config: &Config, path: &Path) -> Result<(), String> {
     if config.relays.is_empty() {
-        return Err(format!("{}: no [[relay]] entry: nothing to relay (see `oxide config example`)", path.display()));
+        return Err(format!("{}: no [[relay]] entry; to fix: add one (see `oxide config example`)", path.display()));
     }
     Ok(())
 }
 
-/// Returns what does not fit this host; nothing is claimed of a host without any of the interfaces, for which the file may
-/// not be.
+/// Returns the mismatches with this host. If the host has none of the interfaces, the file may be for another host,
+/// and the result is one message.
 pub(crate) fn of_host(config: &Config) -> Vec<String> {
     let checks = checks(config);
     let interfaces = &config.engine.interfaces;
@@ -41,13 +40,13 @@ pub(crate) fn of_host(config: &Config) -> Vec<String> {
     if absent == interfaces.len() {
         let names = interfaces.join(", ");
         return vec![format!(
-            "engine.interfaces: none of {names} is on this host: what depends on the host was not checked"
+            "engine.interfaces: none of {names} exists on this host; checks of the host were skipped"
         )];
     }
     checks.iter().map(text).collect()
 }
 
-/// Logs what does not fit this host.
+/// Logs the mismatches with this host.
 pub(crate) fn log(config: &Config) {
     for Check { subject, observed, remedy, .. } in checks(config) {
         let remedy = remedy.unwrap_or_default();
@@ -67,7 +66,7 @@ fn text(Check { subject, observed, remedy, .. }: &Check) -> String {
     format!("{subject}: {observed}{remedy}")
 }
 
-/// Asks the relay that was started with the file at `path` how it is; `None` if none answers.
+/// Requests the status of the relay that was started with the file at `path`. Returns `None` if none answers.
 pub(crate) fn own_relay(config: &Config, path: &Path) -> Option<OwnRelay> {
     let socket = match &config.admin.socket {
         ListenSetting::Off => return None,

@@ -1,4 +1,4 @@
-//! `oxide sim`: the relay against simulated NICs.
+//! Implements `oxide sim`: runs the relay against simulated NICs.
 
 use std::fs::File;
 use std::io::{BufWriter, IsTerminal};
@@ -13,48 +13,48 @@ use oxide_sim::{Application, Replay, SimOptions, SimReport, Watch, named, run_wi
 
 #[derive(Args)]
 pub(crate) struct SimCommand {
-    /// Queues, each with a port towards clients and one towards servers: 1 to 64.
+    /// Number of queues, 1 to 64. Each has a port towards clients and one towards servers.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
     queues: u32,
-    /// Packets that clients send [default: 100000, or those of --pcap-in, once].
+    /// Number of packets that clients send [default: 100000, or each packet of --pcap-in once].
     #[arg(long)]
     packets: Option<u64>,
-    /// `none`, `all`, or names separated by commas, NAME=NUMBER for how often (parts per million); a wrong one
-    /// lists them.
+    /// Injected faults: `none`, `all`, or names separated by commas, NAME=NUMBER with a rate in parts per million. An
+    /// unknown name prints the list.
     #[arg(long, default_value = "none")]
     faults: String,
-    /// Faults strike this queue alone; the others may lose nothing.
+    /// Inject faults into this queue only; the others may lose nothing.
     #[arg(long, value_name = "QUEUE")]
     only: Option<u32>,
-    /// Links to clients and servers: delay=2ms,loss=ge:0.01/0.3,reorder=0.02,rate=1G; with `clients:` or
-    /// `servers:` before it, of that side. May be given twice.
+    /// Links to clients and servers, such as delay=2ms,loss=ge:0.01/0.3,reorder=0.02,rate=1G. The prefix `clients:`
+    /// or `servers:` selects one side. May be given twice.
     #[arg(long, value_name = "[SIDE:]LINK")]
     link: Vec<String>,
-    /// One seed, one run.
+    /// Seed of the run; the same seed gives the same run.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// What handles the packets [default: checked-relay up to two million packets, relay beyond].
+    /// Handler of the packets [default: checked-relay up to two million packets, relay beyond].
     #[arg(long)]
     handler: Option<Kind>,
-    /// Clients send what this capture (pcap, Ethernet) has, in its order, as fast as the queues take it. The
-    /// relay listens where most of its UDP packets go.
+    /// Replay this capture (pcap, Ethernet): clients send its packets in order, as fast as the queues accept them.
+    /// The relay listens where most of its UDP packets go.
     #[arg(long, value_name = "FILE")]
     pcap_in: Option<PathBuf>,
-    /// Writes every packet that leaves to this file (pcap, virtual time).
+    /// Write every packet that leaves to this file (pcap, virtual time).
     #[arg(long, value_name = "FILE")]
     pcap_out: Option<PathBuf>,
-    /// The report as JSON.
+    /// Print the report as JSON.
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Kind {
-    /// From one port to the other, addresses untouched: the engine by itself.
+    /// Forwards from one port to the other without a change of addresses: the engine alone.
     Forward,
-    /// The UDP relay.
+    /// Relays UDP.
     Relay,
-    /// The UDP relay, each decision held against a slow reference relay.
+    /// Relays UDP and compares each decision with the slow reference relay.
     CheckedRelay,
 }
 
@@ -73,9 +73,9 @@ pub(crate) fn sim(command: &SimCommand) -> Result<ExitCode, String> {
         print(&report, &options);
     }
     let Some(failure) = &report.failure else { return Ok(ExitCode::SUCCESS) };
-    errln!("checker {} does not hold: seed {}, step {}", failure.checker.name(), report.seed, failure.step);
+    errln!("check {} failed: seed {}, step {}", failure.checker.name(), report.seed, failure.step);
     errln!("  {}", failure.text);
-    errln!("again: {}", again(command, &options));
+    errln!("to repeat: {}", again(command, &options));
     Ok(ExitCode::FAILURE)
 }
 
@@ -84,11 +84,11 @@ fn options(command: &SimCommand) -> Result<SimOptions, String> {
     if let Some(only) = command.only
         && only >= command.queues
     {
-        return Err(format!("--only {only}: there are queues 0 to {}", command.queues - 1));
+        return Err(format!("--only: no queue {only}; expected 0 to {}", command.queues - 1));
     }
     let replay = command.pcap_in.as_ref().map(Replay::load).transpose().map_err(|e| format!("--pcap-in: {e}"))?;
     if replay.is_some() && command.handler == Some(Kind::Forward) {
-        return Err("--pcap-in: a capture goes through the relay: leave --handler forward out".to_owned());
+        return Err("--pcap-in: conflicts with --handler forward; to fix: omit --handler".to_owned());
     }
     let packets = command.packets.unwrap_or_else(|| replay.as_ref().map_or(100_000, |replay| replay.len() as u64));
     Ok(SimOptions {
@@ -123,13 +123,13 @@ fn links(texts: &[String]) -> Result<[LinkSpec; 2], String> {
     Ok(links)
 }
 
-/// The command that runs the same again.
+/// Returns the command that repeats this run.
 fn again(command: &SimCommand, options: &SimOptions) -> String {
     let capture = command.pcap_in.iter().map(|path| format!(" --pcap-in {}", path.display()));
     options.command() + &capture.collect::<String>()
 }
 
-/// Tells how far a run is, and writes what leaves.
+/// Prints the progress of a run, and writes the packets that leave.
 struct Progress {
     packets: u64,
     quiet: bool,
@@ -168,7 +168,7 @@ impl Watch for &mut Progress {
         self.next = sent - sent % every + every;
         let elapsed = self.started.elapsed().as_secs_f64();
         let left = elapsed / sent as f64 * (self.packets - sent) as f64;
-        errln!("  {sent} of {} packets sent, {elapsed:.0} s, {left:.0} s to go", self.packets);
+        errln!("  {sent} of {} packets sent, {elapsed:.0} s, {left:.0} s left", self.packets);
     }
 
     fn left(&mut self, at: Duration, frame: &[u8]) {
@@ -181,12 +181,12 @@ impl Watch for &mut Progress {
     }
 }
 
-/// As `cargo xtask demo` prints its report: what moved, the queues, the drops, the checks.
+/// Prints the report like `cargo xtask demo`: packets, queues, drops, checks.
 fn print(report: &SimReport, options: &SimOptions) {
     let SimReport { seed, queues, links, virtual_time, .. } = report;
     outln!("seed {seed}, {queues} queues, {:.1} s of virtual time", virtual_time.as_secs_f64());
     outln!(
-        "clients sent {}, to servers left {}, answered {}, to clients left {}",
+        "clients sent {}, forwarded to servers {}, answered {}, forwarded to clients {}",
         report.sent,
         report.there,
         report.answers,
@@ -225,42 +225,39 @@ fn print(report: &SimReport, options: &SimOptions) {
     let line = |name: &str, text: String| outln!("{name:<29} {text}");
     outln!();
     line("drops by reason", if drops.is_empty() { "none".to_owned() } else { drops.join(", ") });
-    line("lost outside the engine", format!("{} before, {} after it", report.lost_before, report.lost_after));
+    line("lost outside the engine", format!("{} before it, {} after it", report.lost_before, report.lost_after));
     if links.offered > 0 {
         let (lost, full) = (links.lost, links.overflowed);
         line(
             "links",
-            format!(
-                "carried {}, lost {lost}, had no room for {full}; {} were overtaken",
-                links.delivered, links.overtaken
-            ),
+            format!("delivered {}, lost {lost}, queue full {full}, reordered {}", links.delivered, links.overtaken),
         );
     }
     line(
-        "made anew",
+        "restarts",
         format!(
-            "handlers {}, ports {}, actors {}; queues given up {}",
+            "handlers {}, ports {}, actors {}; failed queues {}",
             report.soft_restarts, report.port_restarts, report.hard_restarts, report.given_up
         ),
     );
     line(
-        "the kernel's lies",
+        "injected kernel errors",
         format!("descriptors refused {}, completions lost {}", report.bad_descriptors, report.lost_completions),
     );
     let slow = match (options.application, &options.replay) {
-        (Application::CheckedRelay, None) => ", each decision held against the reference (--handler relay: without)",
-        (_, Some(_)) => ", each decision held against the reference",
+        (Application::CheckedRelay, None) => ", each decision compared with the reference (--handler relay omits this)",
+        (_, Some(_)) => ", each decision compared with the reference",
         _ => "",
     };
     let speed = report.packets_per_second / 1e6;
     line("speed", format!("{speed:.2} million packets a second of real time, on one core{slow}"));
     line("fingerprint", format!("{:016x}", report.fingerprint));
     outln!("\nchecks");
-    for (checker, looks) in &report.checks {
+    for (checker, count) in &report.checks {
         let failed = report.failure.as_ref().is_some_and(|failure| failure.checker == *checker);
         let word = if failed { "FAILED" } else { "ok" };
-        outln!("  {word:<6} {:<10} looked {looks} times", checker.name());
+        outln!("  {word:<6} {:<10} {count} times", checker.name());
     }
-    let verdict = if report.passed() { "every checker held" } else { "one did not hold" };
-    outln!("\n{} times at rest: {verdict}", report.quiescent_points);
+    let verdict = if report.passed() { "every check passed" } else { "one check failed" };
+    outln!("\n{} quiescent points: {verdict}", report.quiescent_points);
 }

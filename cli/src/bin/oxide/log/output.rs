@@ -1,14 +1,15 @@
-//! Standard error that cannot hold up or end the process: a reader that is slow or gone, or a full disk, costs lines.
+//! Writes to standard error without delaying or ending the process. If the reader is slow or gone, or the disk is
+//! full, lines are lost.
 //!
-//! A line is written by the thread that logs it until [`write_in_background`] is called, and by a thread of its own from then
-//! on. Lines that find its queue full are lost and counted.
+//! Before [`write_in_background`] the thread that logs a line also writes it. Afterwards another thread writes all
+//! lines. Lines that find its queue full are lost and counted.
 
 use std::io::{self, Write};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Lines that may wait to be written.
+/// Maximum number of lines that wait to be written.
 const WAITING: usize = 1024;
 
 static QUEUE: OnceLock<flume::Sender<Message>> = OnceLock::new();
@@ -17,11 +18,11 @@ static LOST: AtomicU64 = AtomicU64::new(0);
 enum Message {
     /// Text with its line ends.
     Text(Vec<u8>),
-    /// Everything before this is written: answer.
+    /// Request to answer when everything before it is written.
     Flush(flume::Sender<()>),
 }
 
-/// Writes one message for each call, and never fails.
+/// Sends one message for each call, and never fails.
 pub(crate) struct Output;
 
 impl Write for Output {
@@ -39,15 +40,15 @@ impl Write for Output {
     }
 }
 
-/// Writes a line for people.
+/// Writes a line of plain text.
 pub(crate) fn line(text: &str) {
     let _ = Output.write(format!("{text}\n").as_bytes());
 }
 
-/// Leaves the writing to a thread, which has the privileges of the calling one.
+/// Starts a thread that writes all lines. It has the privileges of the calling thread.
 ///
 /// # Errors
-/// The kernel gave no thread.
+/// Returns the kernel's error if it creates no thread.
 pub(crate) fn write_in_background() -> io::Result<()> {
     let (sender, messages) = flume::bounded(WAITING);
     let keep = move || write_all(&messages, &LOST, &mut io::stderr());
@@ -56,7 +57,7 @@ pub(crate) fn write_in_background() -> io::Result<()> {
     Ok(())
 }
 
-/// Waits until what was logged is written, at most `within`.
+/// Waits until all logged lines are written, at most `within`.
 pub(crate) fn flush(within: Duration) {
     let Some(queue) = QUEUE.get() else { return };
     let (answer, written) = flume::bounded(1);

@@ -1,4 +1,4 @@
-//! What the relay gives up, and what it opens before: everything that cannot be had any more afterwards.
+//! Opens what cannot be opened later, then drops privileges.
 
 use std::path::{Path, PathBuf};
 
@@ -8,11 +8,11 @@ use oxide_cli::admin::Listeners;
 use oxide_cli::admin::sandbox::{Files, Sandbox};
 use oxide_relay::config::{Config, ExecutorKind};
 
-/// Directories that are not one program's: of these only the configuration file itself is left.
+/// Shared directories. If the configuration file is in one of these, only the file itself stays readable.
 const SHARED: [&str; 10] = ["/", "/etc", "/home", "/opt", "/root", "/run", "/srv", "/tmp", "/usr", "/var"];
 
-/// Opens the doors, looks at the machine, and gives up the rest. To be called by the only thread there is: each has the
-/// privileges of the one that started it.
+/// Opens the listeners, reads the machine, and drops all other privileges. Call it while there is one thread: a
+/// thread inherits the privileges of its creator.
 pub(super) fn enter(
     config: &Config,
     path: &Path,
@@ -22,26 +22,26 @@ pub(super) fn enter(
 ) -> Result<(Listeners, PlannedMachine, Sandbox), String> {
     let mut sandbox = Sandbox::begin(config.admin.sandbox).map_err(|e| e.to_string())?;
     let listeners = Listeners::open(&config.admin, name).map_err(|e| e.to_string())?;
-    // hwloc's plug-ins are programs: none can be loaded later.
+    // hwloc's plug-ins are shared libraries, and none can be loaded later.
     let machine = PlannedMachine::new(&config.engine).map_err(|e| e.to_string())?;
-    let beside = |file: &Path| std::path::absolute(file).ok()?.parent().map(Path::to_owned);
+    let parent = |file: &Path| std::path::absolute(file).ok()?.parent().map(Path::to_owned);
     let records = PathBuf::from(SETTINGS_RECORDS);
     if let Err(error) = std::fs::create_dir_all(&records) {
-        tracing::debug!(%error, directory = %records.display(), "no place for the record of device settings");
+        tracing::debug!(%error, directory = %records.display(), "cannot create the record directory");
     }
     let files = Files {
         read: configuration(path).into_iter().chain([records.clone()]).collect(),
         update: fault_pipe.map(Path::to_owned).into_iter().collect(),
-        replace_in: report.and_then(beside).into_iter().chain([records]).collect(),
-        remove_from: listeners.socket().and_then(beside).into_iter().collect(),
+        replace_in: report.and_then(parent).into_iter().chain([records]).collect(),
+        remove_from: listeners.socket().and_then(parent).into_iter().collect(),
         interfaces: config.engine.interfaces.clone(),
     };
     sandbox.confine(&files, config.engine.executor != ExecutorKind::Thread).map_err(|e| e.to_string())?;
     Ok((listeners, machine, sandbox))
 }
 
-/// What is read at a reload: the file's directory, in which an editor puts a new file, and that of the file it is a link
-/// to.
+/// Returns the paths that a reload reads: the directory of the file, where an editor puts a new file, and the
+/// directory of the file that it links to.
 fn configuration(path: &Path) -> Vec<PathBuf> {
     let files = [std::path::absolute(path).ok(), path.canonicalize().ok()];
     let of = |file: PathBuf| match file.parent() {

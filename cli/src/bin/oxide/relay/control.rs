@@ -1,4 +1,4 @@
-//! The running relay as its operators have it.
+//! Implements the operations on the running relay.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -23,18 +23,18 @@ pub(super) struct RelayControl {
     pub(super) handle: EngineHandle,
     pub(super) path: PathBuf,
     pub(super) config: Mutex<Config>,
-    /// What the handlers were made from; its secrets go over to the next one.
+    /// Plan of the current handlers. The next plan takes over its secrets.
     pub(super) plan: Mutex<Arc<RelayPlan>>,
     pub(super) log: LogControl,
-    /// Addresses of sessions, over reloads.
+    /// Addresses of sessions, kept over reloads.
     pub(super) sources: Arc<UsedSources>,
     pub(super) notifier: Notifier,
-    /// To the main thread, which alone may end the engine.
+    /// Sends to the main thread, which alone may end the engine.
     pub(super) notify: flume::Sender<Event>,
 }
 
 impl RelayControl {
-    /// How long a drain may take, as configured now.
+    /// Returns the maximum duration of a drain, from the current configuration.
     pub(super) fn drain_within(&self) -> Duration {
         Duration::from_secs(u64::from(self.lock().sessions.drain_s))
     }
@@ -43,11 +43,11 @@ impl RelayControl {
         self.config.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// All that can be wrong with the file is looked at before anything is changed. The error says whether something was.
+    /// Reloads the file. All checks come before the first change. The error states whether anything changed.
     fn try_reload(&self) -> Result<Reloaded, String> {
         self.take_over_file().map_err(|error| match error {
             NotReloaded::Unchanged(text) => format!("nothing has changed: {text}"),
-            NotReloaded::InPart(text) => format!("changed in part: {text}"),
+            NotReloaded::InPart(text) => format!("partly changed: {text}"),
         })
     }
 
@@ -57,7 +57,7 @@ impl RelayControl {
         crate::preflight::log(&file);
         let changes = config.changes(&file);
         let next = config.adopting(&file, ReloadAction::Queue);
-        next.check().map_err(|e| format!("what could be in force at once does not fit the rest: {e}"))?;
+        next.check().map_err(|e| format!("the changes do not fit the running configuration: {e}"))?;
         let mut pending = Vec::new();
         if changes.iter().any(|change| change.effect == ReloadAction::Handler) {
             let tables = read_tables().map_err(|e| e.to_string())?;
@@ -77,11 +77,11 @@ impl RelayControl {
     }
 }
 
-/// Why a reload failed.
+/// Describes why a reload failed.
 enum NotReloaded {
-    /// Everything is as it was.
+    /// Nothing has changed.
     Unchanged(String),
-    /// The list of destinations is neither the former nor the new one.
+    /// The list of destinations is neither the former one nor the new one.
     InPart(String),
 }
 
@@ -98,7 +98,7 @@ impl From<EngineError> for NotReloaded {
     }
 }
 
-/// The relay's plan for `config` on this host; it goes on with the secrets of `former`.
+/// Returns the relay's plan for `config` on this host. It keeps the secrets of `former`.
 pub(super) fn plan(config: &Config, tables: &Tables, former: Option<&RelayPlan>) -> Result<Arc<RelayPlan>, String> {
     let own: Vec<IpAddr> = tables.links.iter().flat_map(|link| &link.addresses).map(|(address, _)| *address).collect();
     let plan = RelayPlan::new(config, &own).map_err(|e| e.to_string())?;
@@ -138,7 +138,7 @@ impl Control for RelayControl {
             if room == 0 {
                 break;
             }
-            // A queue that does not run has none to show; `queues` says why it does not.
+            // A queue that does not run has no sessions to list; `queues` shows the reason.
             let id = QueueId::new(port.interface.clone(), port.queue);
             all.extend(self.handle.sessions(&id, room).unwrap_or_default());
         }
@@ -158,7 +158,7 @@ impl Control for RelayControl {
         match queue {
             Some(queue) => self.handle.drain_queue(queue, within).map_err(refused),
             None => {
-                self.notify.try_send(Event::Drain(within)).map_err(|_| ControlError::refused("the relay ends already"))
+                self.notify.try_send(Event::Drain(within)).map_err(|_| ControlError::refused("relay: already ending"))
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The configuration file: read at start, and again at each reload by a process that may do less.
+//! Reads the configuration file at the start, and at each reload, when the process has fewer privileges.
 
 use std::fs::File;
 use std::io;
@@ -10,7 +10,7 @@ use rustix::fs::{Access, AtFlags, CWD, accessat};
 
 use crate::preflight;
 
-/// Reads the file; interfaces that are named by an alternative name have their own afterwards.
+/// Reads the file. Replaces alternative interface names by the real names.
 pub(super) fn load(path: &Path) -> Result<Config, String> {
     let mut config = Config::load(path).map_err(|error| explain(path, &error))?;
     preflight::entries(&config, path)?;
@@ -18,7 +18,7 @@ pub(super) fn load(path: &Path) -> Result<Config, String> {
     Ok(config)
 }
 
-/// Returns why a reload will not be able to read the file, by the rights that the process has now.
+/// Returns why a reload will not be able to read the file, given the current privileges of the process.
 pub(super) fn lost_access(path: &Path) -> Option<String> {
     let error = File::open(path).err()?;
     let why = if is_denied(&error) { denied(path) } else { error.to_string() };
@@ -38,20 +38,18 @@ fn is_denied(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::PermissionDenied
 }
 
-/// Tells the file's own rights from the sandbox: access(2) knows of the former only.
+/// Explains a denied read: by the rights of the file, or by the sandbox. access(2) checks only the former.
 fn denied(path: &Path) -> String {
     if accessat(CWD, path, Access::READ_OK, AtFlags::EACCESS).is_ok() {
-        return "the sandbox leaves the directory of the configuration file, and in a shared one such as /etc only the file \
-                that was there at the start; to fix: give it a directory of its own, or write it in place"
+        return "the sandbox allows the directory of the configuration file; in a shared directory such as /etc it allows \
+                only the file that existed at the start; to fix: move it to its own directory, or write it in place"
             .to_owned();
     }
     let user = rustix::process::geteuid().as_raw();
-    let rights = std::fs::metadata(path).map_or_else(
-        |_| String::new(),
-        |file| format!(" (its mode is {:o}, its owner {})", file.mode() & 0o777, file.uid()),
-    );
+    let rights = std::fs::metadata(path)
+        .map_or_else(|_| String::new(), |file| format!(" (mode {:o}, owner {})", file.mode() & 0o777, file.uid()));
     format!(
-        "user {user}, whose CAP_DAC_OVERRIDE the relay gives up, may not read it{rights}; to fix: chown {user} {0}, or \
+        "user {user} may not read it without CAP_DAC_OVERRIDE, which the relay drops{rights}; to fix: chown {user} {0}, or \
          chmod a+r {0} and its directories",
         path.display()
     )

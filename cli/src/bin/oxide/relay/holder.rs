@@ -1,12 +1,12 @@
-//! Which process holds the XDP program of an interface. Looked up before privileges are given up: the links of other
-//! processes are seen in their `fdinfo` (proc_pid_fdinfo(5)).
+//! Finds the process that holds the XDP program of an interface. This happens before privileges are dropped: the
+//! links of other processes are in their `fdinfo` (proc_pid_fdinfo(5)).
 
 use std::fs;
 use std::path::Path;
 
 use oxide_topology::live_nics;
 
-/// Returns a sentence for each of `interfaces` that has a program already whose process was found.
+/// Returns a sentence for each of `interfaces` whose program belongs to a process that was found.
 pub(super) fn holders(interfaces: &[String]) -> Vec<(String, String)> {
     let nics = live_nics(interfaces).unwrap_or_default();
     let holder = |nic: &oxide_topology::Nic| {
@@ -15,13 +15,13 @@ pub(super) fn holders(interfaces: &[String]) -> Vec<(String, String)> {
         let relay = if command == "oxide" { ", an oxide relay" } else { "" };
         Some((
             nic.name.clone(),
-            format!("process {process} ({command}{relay}) has it: stop that, or serve other interfaces"),
+            format!("in use by process {process} ({command}{relay}); to fix: stop it, or serve other interfaces"),
         ))
     };
     nics.iter().filter_map(holder).collect()
 }
 
-/// Number and command of the process that holds a link to program `id`.
+/// Returns the number and the command of the process that holds a link to program `id`.
 fn process_of(proc: &Path, id: u32) -> Option<(u32, String)> {
     let wanted = format!("prog_id:\t{id}");
     let holds = |process: &Path| {

@@ -1,4 +1,4 @@
-//! `oxide relay`: the ready relay, from configuration to last report.
+//! Implements `oxide relay`: runs the complete relay, from the configuration to the last report.
 
 mod confine;
 mod control;
@@ -22,15 +22,15 @@ use crate::log::LogControl;
 use control::RelayControl;
 use report::Reporter;
 
-/// How often the main thread looks at the status.
+/// Interval at which the main thread checks the status.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How long packets that are under way may take where sessions are not waited for.
+/// Time limit for packets in progress if sessions are not drained.
 const STOP_WITHIN: Duration = Duration::from_secs(3);
 
-/// What the main thread waits for.
+/// Wakes the main thread.
 enum Event {
     Signal(i32),
-    /// An operator ends the relay, and its sessions may take so long.
+    /// An operator ends the relay. Sessions may take this long.
     Drain(Duration),
 }
 
@@ -44,10 +44,10 @@ pub(crate) fn relay(
     crate::preflight::log(&config);
     let holders = holder::holders(&config.engine.interfaces);
     let (listeners, machine, sandbox) = confine::enter(&config, path, report, fault_pipe, &name(path))?;
-    // Not before: a thread has the privileges of the one that started it.
+    // This call comes after the sandbox: a thread inherits the privileges of its creator.
     crate::log::write_in_background().map_err(|e| format!("log thread: {e}"))?;
     crate::log::log_panics();
-    // Before the engine is opened, so that a Ctrl-C at any moment ends in order.
+    // This comes before the engine is opened, so that Ctrl-C at any moment ends in order.
     let (notify, events) = flume::bounded(4);
     listen(notify.clone()).map_err(|e| format!("cannot listen for signals: {e}"))?;
     let plan = control::plan(&config, &read_tables().map_err(|e| e.to_string())?, None)?;
@@ -66,16 +66,16 @@ pub(crate) fn relay(
     if let Some(pipe) = fault_pipe {
         crate::faults::listen(pipe.to_owned(), engine.handle());
     }
-    let places = places(&listeners);
+    let addresses = addresses(&listeners);
     let lost = file::lost_access(path).inspect(|text| tracing::warn!("{text}"));
     let sessions = format!("sessions: {}", config.sessions.bound());
     let notes = [sessions].into_iter().chain(listeners.notes().iter().cloned()).chain([sandbox.line()]).chain(lost);
     let notes: Vec<String> = notes.collect();
-    summary::print(&config, &engine, &places, &notes);
+    summary::print(&config, &engine, &addresses, &notes);
     let handle = engine.handle();
     handle.confined(sandbox.layers());
-    let asked = engine.handle();
-    let notifier = Notifier::ready(move || asked.status()).map_err(|e| format!("notify thread: {e}"))?;
+    let queried = engine.handle();
+    let notifier = Notifier::ready(move || queried.status()).map_err(|e| format!("notify thread: {e}"))?;
     let control = Arc::new(RelayControl {
         handle,
         path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
@@ -88,19 +88,19 @@ pub(crate) fn relay(
     });
     let cpus = &engine.plan().housekeeping;
     let served = Arc::clone(&control) as Arc<dyn Control>;
-    // Kept to the end: while the relay drains, operators still see how it is.
+    // The endpoints stay open to the end: operators see the status while the relay drains.
     let _admin =
         Admin::serve(listeners, served, AdminLimits::default(), cpus).map_err(|e| format!("admin thread: {e}"))?;
 
     let reporter = report.and_then(|path| {
         let status = engine.handle();
         let started = Reporter::start(path, move || status.status());
-        started.inspect_err(|error| tracing::error!(%error, "no thread for the report: none is written")).ok()
+        started.inspect_err(|error| tracing::error!(%error, "cannot start the report thread")).ok()
     });
 
-    let (told, within) = watch(&engine, &control, &events)?;
+    let (exit, within) = watch(&engine, &control, &events)?;
     notifier.stopping(within);
-    // A second signal ends the process at once; the kernel takes program and sockets back.
+    // A second signal ends the process at once. The kernel then removes the program and the sockets.
     std::thread::spawn(move || {
         while let Ok(event) = events.recv() {
             if matches!(event, Event::Signal(SIGINT | SIGTERM)) {
@@ -110,7 +110,7 @@ pub(crate) fn relay(
     });
     let status = if within.is_zero() { engine.stop(STOP_WITHIN) } else { engine.drain(within) };
     let ending = match status.relay_exit() {
-        RelayExit::Ok => told,
+        RelayExit::Ok => exit,
         worse => worse,
     };
     if let Some(reporter) = reporter {
@@ -119,13 +119,13 @@ pub(crate) fn relay(
     Ok(ExitCode::from(ending.code()))
 }
 
-/// A refusal, with the processes that have the interfaces it is about.
+/// Appends to an error the processes that hold the interfaces it names.
 fn with_holders(error: &str, holders: &[(String, String)]) -> String {
     let about = holders.iter().filter(|(interface, _)| error.contains(interface));
     about.fold(error.to_owned(), |text, (interface, holder)| format!("{text}; {interface}: {holder}"))
 }
 
-/// Reloads, until it is time to end: how, and how long sessions may take.
+/// Handles reloads until the relay must end. Returns the exit code and the time limit for sessions.
 fn watch(
     engine: &Engine,
     control: &RelayControl,
@@ -135,12 +135,12 @@ fn watch(
     loop {
         let status = engine.status();
         if let Some(ending) = status.fatal_exit(&supervision) {
-            tracing::error!(exit_code = ending.code(), ?ending, "this process can do no more");
+            tracing::error!(exit_code = ending.code(), ?ending, "relay cannot continue");
             return Ok((ending, Duration::ZERO));
         }
         let within = match events.recv_timeout(LOOK_EVERY) {
             Ok(Event::Signal(SIGHUP)) => {
-                // Told by the reload itself.
+                // The reload reports its own errors.
                 let _ = control.reload();
                 continue;
             }
@@ -149,30 +149,30 @@ fn watch(
             Err(flume::RecvTimeoutError::Timeout) => continue,
             Err(flume::RecvTimeoutError::Disconnected) => return Err("the signal thread ended".to_owned()),
         };
-        tracing::info!(within_s = within.as_secs(), "draining, then stopping; a second signal does not wait");
+        tracing::info!(within_s = within.as_secs(), "draining; a second signal stops at once");
         return Ok((RelayExit::Ok, within));
     }
 }
 
-/// The relay's name: its configuration file's.
+/// Returns the relay's name, which is that of its configuration file.
 fn name(path: &Path) -> String {
     path.file_stem().map_or_else(|| "relay".to_owned(), |stem| stem.to_string_lossy().into_owned())
 }
 
-/// Where operators reach it.
-fn places(listeners: &Listeners) -> Vec<String> {
+/// Returns the addresses of the admin endpoints.
+fn addresses(listeners: &Listeners) -> Vec<String> {
     let http = listeners.http().map(|address| format!("http://{address}"));
     let socket = listeners.socket().map(|path| format!("oxide ctl --socket {}", path.display()));
     http.into_iter().chain(socket).collect()
 }
 
-fn listen(tell: flume::Sender<Event>) -> std::io::Result<()> {
-    // SIGXFSZ would end the process where a log or a report reaches its file size limit (setrlimit(2)); with a handler the
-    // write fails instead.
+fn listen(events: flume::Sender<Event>) -> std::io::Result<()> {
+    // SIGXFSZ would end the process when a log or a report reaches its file size limit (setrlimit(2)). With a handler
+    // the write fails instead.
     let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM, SIGXFSZ])?;
     std::thread::Builder::new().name("oxide-signals".to_owned()).spawn(move || {
         for signal in signals.forever().filter(|signal| *signal != SIGXFSZ) {
-            let _ = tell.try_send(Event::Signal(signal));
+            let _ = events.try_send(Event::Signal(signal));
         }
     })?;
     Ok(())

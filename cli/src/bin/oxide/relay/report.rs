@@ -1,5 +1,5 @@
-//! The report file: the status as JSON, once a second and at the end, by a thread of its own. A disk that is full or does
-//! not answer costs reports, and nothing else.
+//! Writes the report file: the status as JSON, once a second and at the end, in its own thread. If the disk is full
+//! or does not answer, only reports are lost.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -7,23 +7,23 @@ use std::time::Duration;
 
 use oxide::engine::EngineStatus;
 
-/// How often the report is written.
+/// Interval between two reports.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
-/// For the last report to be written: the end of the process does not wait longer for a disk.
+/// Maximum wait for the last report: the exit does not wait longer for a disk.
 const LAST_WITHIN: Duration = Duration::from_secs(5);
 
-/// Writes reports until it is told the last status.
+/// Writes reports until it receives the last status.
 pub(super) struct Reporter {
     last: flume::Sender<EngineStatus>,
-    /// Disconnected when the last report is written.
+    /// This channel is disconnected when the last report is written.
     done: flume::Receiver<()>,
 }
 
 impl Reporter {
-    /// Writes what `status` returns to `path` from now on.
+    /// Starts to write the result of `status` to `path`.
     ///
     /// # Errors
-    /// The kernel gave no thread.
+    /// Returns the kernel's error if it creates no thread.
     pub(super) fn start(path: &Path, status: impl Fn() -> EngineStatus + Send + 'static) -> io::Result<Self> {
         let (last, last_status) = flume::bounded(1);
         let (end, done) = flume::bounded(0);
@@ -53,7 +53,7 @@ impl Reporter {
 
 struct ReportFile {
     path: PathBuf,
-    /// Why the last report was not written; logged once.
+    /// Last error, so that the same error is logged once.
     failed: Option<String>,
 }
 
@@ -65,21 +65,21 @@ impl ReportFile {
             Ok(()) => {}
             Err(error) if self.failed.as_ref() == Some(&error) => {}
             Err(error) => {
-                tracing::warn!(%file, error, "report not written; traffic goes on, and it is tried again every second");
+                tracing::warn!(%file, error, "report not written; traffic continues; next attempt in a second");
                 self.failed = Some(error);
             }
         }
     }
 }
 
-/// Whole or not at all: a reader never sees half a report.
+/// Writes the report to another file and renames it, so that a reader never sees half a report.
 fn write(path: &Path, status: &EngineStatus) -> io::Result<()> {
     let text = serde_json::to_vec_pretty(status)?;
-    let beside = path.with_extension("tmp");
-    let written = std::fs::File::create(&beside).and_then(|mut file| file.write_all(&text));
-    if let Err(error) = written.and_then(|()| std::fs::rename(&beside, path)) {
-        // What there is of it takes room on a full disk.
-        let _ = std::fs::remove_file(&beside);
+    let temporary = path.with_extension("tmp");
+    let written = std::fs::File::create(&temporary).and_then(|mut file| file.write_all(&text));
+    if let Err(error) = written.and_then(|()| std::fs::rename(&temporary, path)) {
+        // A partial file would use space on a full disk.
+        let _ = std::fs::remove_file(&temporary);
         return Err(error);
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! What runs, where, and how well: for whoever started it.
+//! Prints a summary of the running relay at start.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +7,10 @@ use oxide::umem::PageKind;
 use oxide_relay::config::Config;
 use oxide_topology::{CpuList, Plan, WarningCode};
 
-/// Lines of the summary at most.
+/// Maximum number of lines in the summary.
 const MOST: usize = 15;
 
-/// At most fifteen lines; `doors` are where operators reach it, `notes` what else they should know.
+/// Prints at most fifteen lines. `listeners` are the addresses of the admin endpoints, `notes` further messages.
 pub(super) fn print(config: &Config, engine: &Engine, listeners: &[String], notes: &[String]) {
     for line in lines(config, engine, listeners, notes) {
         crate::log::line(&line);
@@ -44,7 +44,7 @@ fn lines(config: &Config, engine: &Engine, listeners: &[String], notes: &[String
     }
     lines.push(format!(
         "  {}",
-        if listeners.is_empty() { "no way in for operators".to_owned() } else { listeners.join(", ") }
+        if listeners.is_empty() { "no admin endpoint".to_owned() } else { listeners.join(", ") }
     ));
     let notes = notes.iter().chain(engine.notes()).map(|note| format!("  {note}"));
     lines.extend(notes);
@@ -52,7 +52,7 @@ fn lines(config: &Config, engine: &Engine, listeners: &[String], notes: &[String
     lines
 }
 
-/// The kind of pages of all queues, and why some are not huge.
+/// Returns the kind of pages of all queues, and the reason if some are not huge.
 fn pages(status: &EngineStatus, plan: &Plan) -> Option<String> {
     let mut kinds: BTreeMap<&str, CpuList> = BTreeMap::new();
     let mut why = None;
@@ -105,7 +105,7 @@ mod tests {
         assert_eq!(text(&[huge, huge]), "  packet memory: 2 MiB pages");
         let mixed = text(&[huge, base]);
         assert!(mixed.contains("2 MiB pages of queues 0") && mixed.contains("base pages of queues 1"), "{mixed}");
-        assert!(mixed.contains("8 free 2 MiB pages are wanted, 4 are free"), "planned so: {mixed}");
+        assert!(mixed.contains("8 free 2 MiB pages are wanted, 4 are free"), "the reason of the plan: {mixed}");
         let failed = text(&[huge, (PageKind::Base, Some("none were free"))]);
         assert!(failed.contains("(none were free)"), "{failed}");
         assert_eq!(pages(&EngineStatus::default(), &plan), None);

@@ -1,4 +1,4 @@
-//! How `oxide top` looks.
+//! Draws the screen of `oxide top`.
 
 use oxide::engine::{EngineState, QueueState};
 use ratatui::Frame;
@@ -10,24 +10,25 @@ use ratatui::widgets::{Block, Paragraph, Row as Cells, Sparkline, Table, TableSt
 use super::model::{Model, Row, percent, short, time};
 use crate::drops::most_frequent;
 
-/// What the operator does just now.
+/// Holds the state of the user interface.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Ui {
     pub(super) selected: usize,
-    /// Asked for, and not confirmed yet.
+    /// Action that waits for its confirmation.
     pub(super) ask: Option<KeyAction>,
-    /// What came of the last command, or why the relay does not answer.
+    /// Result of the last command, or the reason why the relay does not answer.
     pub(super) said: String,
 }
 
-/// What a key can ask for.
+/// Lists the actions that a key can request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum KeyAction {
     Restart,
     Drain,
 }
 
-/// Name, width, and which go first where the screen is narrow: at 80 columns those above 4 are left out.
+/// Name, width and priority of each column. On a narrow screen columns with a high number are omitted: at 80 columns
+/// those above 4.
 pub(super) const COLUMNS: [(&str, u16, u8); 17] = [
     ("queue", 5, 0),
     ("state", 10, 0),
@@ -49,13 +50,13 @@ pub(super) const COLUMNS: [(&str, u16, u8); 17] = [
 ];
 const KEYS: &str = "up/down choose   r restart   d drain   q quit";
 
-/// Colours, unless the user wants none (no-color.org).
+/// Returns whether to use colours. A non-empty `NO_COLOR` disables them (no-color.org).
 pub(super) fn coloured() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 pub(super) fn draw(frame: &mut Frame<'_>, model: &Model, ui: &Ui) {
-    // Title, regimes, drops, event and keys take nine lines; the queues come before the history.
+    // Title, regimes, drops, event and keys take nine lines. The queues have priority over the history.
     let rows = u16::try_from(model.queues.len()).unwrap_or(u16::MAX).saturating_add(1);
     let room = frame.area().height.saturating_sub(9);
     let rows = rows.min(room.saturating_sub(3)).max(rows.min(6));
@@ -82,7 +83,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, model: &Model, ui: &Ui) {
     let shown = columns(table.width);
     let pick = |all: [String; 17]| all.into_iter().enumerate().filter(|(at, _)| shown[*at]).map(|(_, text)| text);
     let rows = model.queues.iter().map(|row| {
-        // Numbers stand at the right, under each other.
+        // Numbers are right-aligned.
         let cells = pick(cells(row))
             .enumerate()
             .map(|(at, text)| if at < 2 { Line::raw(text) } else { Line::raw(text).right_aligned() });
@@ -100,7 +101,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, model: &Model, ui: &Ui) {
     frame.render_stateful_widget(list, table, &mut state);
 
     if let Some(row) = model.queues.get(ui.selected) {
-        let title = format!("queue {}: packets received in a second, last minute", row.queue);
+        let title = format!("queue {}: packets received per second, last minute", row.queue);
         let history: Vec<u64> = row.history.iter().copied().collect();
         frame.render_widget(Sparkline::default().block(Block::bordered().title(title)).data(&history), spark);
         frame.render_widget(regime_line(row), regimes);
@@ -120,7 +121,7 @@ fn foot_line(model: &Model, ui: &Ui) -> Line<'static> {
             Line::styled(format!("restart queue {queue}? y: yes, any other key: no"), bold(Color::Yellow))
         }
         Some(KeyAction::Drain) => {
-            let text = format!("drain queue {queue}: its sessions end, then it stops. y: yes, any other key: no");
+            let text = format!("drain queue {queue}? Its sessions end, then it stops. y: yes, any other key: no");
             Line::styled(text, bold(Color::Yellow))
         }
         None if ui.said.is_empty() => Line::raw(KEYS),
@@ -128,7 +129,7 @@ fn foot_line(model: &Model, ui: &Ui) -> Line<'static> {
     }
 }
 
-/// Which columns fit `width`: the most wanted ones.
+/// Returns which columns fit `width`, by priority.
 pub(super) fn columns(width: u16) -> [bool; 17] {
     let fits = |most: u8| {
         let chosen = COLUMNS.iter().filter(|(.., order)| *order <= most);
@@ -138,7 +139,7 @@ pub(super) fn columns(width: u16) -> [bool; 17] {
     COLUMNS.map(|(.., order)| order <= most)
 }
 
-/// A time in two units at most.
+/// Formats a time with at most two units.
 fn age(seconds: f64) -> String {
     let s = seconds as u64;
     match s {
@@ -196,7 +197,7 @@ fn drop_line(row: &Row) -> Line<'static> {
     Line::from(vec![Span::raw("drops since start: "), Span::styled(text, coloured_style(Color::Red))])
 }
 
-/// A line for each queue, for where there is no terminal.
+/// Formats one line for each queue, for output that is not a terminal.
 pub(super) fn plain(model: &Model) -> String {
     let mut text = format!("oxide {} {}, up {:.0} s\n", model.version, state_of(model), model.uptime_s);
     let line = |cells: &[String]| {

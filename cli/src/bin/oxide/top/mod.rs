@@ -1,4 +1,4 @@
-//! `oxide top`: a running relay, looked at. Over the control socket only, so it needs no other right than that.
+//! Implements `oxide top`: shows a running relay. It uses only the control socket, so it needs no other privilege.
 
 mod draw;
 mod model;
@@ -20,22 +20,22 @@ use crate::ctl::{Where, code};
 use draw::{KeyAction, Ui, draw, plain};
 use model::Model;
 
-/// For the relay to answer.
+/// Maximum wait for an answer of the relay.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
-/// Between the first two looks: rates are there after it.
+/// Interval between the first two samples: rates are known after it.
 const FIRST: Duration = Duration::from_millis(200);
 
 #[derive(Args)]
 pub(crate) struct TopCommand {
     #[command(flatten)]
     relay: Where,
-    /// One look, and end.
+    /// Print one sample and end.
     #[arg(long)]
     once: bool,
-    /// With --once: as JSON.
+    /// Print JSON (with --once).
     #[arg(long, requires = "once")]
     json: bool,
-    /// Seconds between two looks.
+    /// Seconds between two samples.
     #[arg(long, default_value_t = 1, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=60))]
     interval: u64,
 }
@@ -68,7 +68,7 @@ pub(crate) fn top(command: &TopCommand) -> Result<ExitCode, String> {
 
 fn look(client: &mut Client, model: &mut Model) -> Result<(), ClientError> {
     let value = client.ask(&ControlRequest::Queues {}, ANSWER_WITHIN)?;
-    // Of another version: what it has in common is shown.
+    // Another version may send other fields: only the common ones are shown.
     model.take(serde_json::from_value(value).unwrap_or_default());
     Ok(())
 }
@@ -94,7 +94,7 @@ fn lines(client: &mut Client, model: &mut Model, interval: Duration) -> Result<(
 }
 
 fn screen(command: &TopCommand, client: Client, mut model: Model, interval: Duration) -> Result<ExitCode, String> {
-    let mut terminal = ratatui::try_init().map_err(|e| format!("the terminal: {e}"))?;
+    let mut terminal = ratatui::try_init().map_err(|e| format!("terminal: {e}"))?;
     let mut relay = Some(client);
     let mut ui = Ui::default();
     let mut next = Instant::now();
@@ -104,14 +104,14 @@ fn screen(command: &TopCommand, client: Client, mut model: Model, interval: Dura
             refresh(command, &mut relay, &mut model, &mut ui);
         }
         if let Err(error) = terminal.draw(|frame| draw(frame, &model, &ui)) {
-            break Err(format!("the terminal: {error}"));
+            break Err(format!("terminal: {error}"));
         }
         let key = match event::poll(next.saturating_duration_since(Instant::now()))
             .and_then(|there| there.then(event::read).transpose())
         {
             Ok(Some(Event::Key(key))) if key.kind == KeyEventKind::Press => key.code,
             Ok(_) => continue,
-            Err(error) => break Err(format!("the terminal: {error}")),
+            Err(error) => break Err(format!("terminal: {error}")),
         };
         match press(key, &mut ui, model.queues.len()) {
             Press::Nothing => {}
@@ -123,7 +123,7 @@ fn screen(command: &TopCommand, client: Client, mut model: Model, interval: Dura
     outcome
 }
 
-/// A look; a relay that is gone is looked for again, and what was last seen stays on the screen.
+/// Takes a sample. If the relay is gone, it connects again, and the last sample stays on the screen.
 fn refresh(command: &TopCommand, relay: &mut Option<Client>, model: &mut Model, ui: &mut Ui) {
     if relay.is_none() {
         *relay = Client::connect(&command.relay.path()).ok();
@@ -142,7 +142,7 @@ enum Press {
     Do(KeyAction),
 }
 
-/// What a key means. Nothing is done without a second key that confirms it.
+/// Interprets a key. An action needs a second key as confirmation.
 fn press(key: KeyCode, ui: &mut Ui, queues: usize) -> Press {
     if let Some(wanted) = ui.ask.take() {
         return if matches!(key, KeyCode::Char('y' | 'Y')) { Press::Do(wanted) } else { Press::Nothing };
@@ -158,21 +158,21 @@ fn press(key: KeyCode, ui: &mut Ui, queues: usize) -> Press {
     Press::Nothing
 }
 
-/// On a connection of its own: a drain may take long, and the screen goes on.
+/// Sends the command on a new connection: a drain may take long, and the screen continues.
 fn carry_out(command: &TopCommand, wanted: KeyAction, model: &Model, selected: usize) -> String {
     let Some(queue) = model.queues.get(selected).and_then(|row| row.ports.first()).cloned() else {
-        return "this queue has no port just now".to_owned();
+        return "this queue has no port now".to_owned();
     };
     let path = command.relay.path();
     let ask = move |request: ControlRequest, within: Duration| Client::connect(&path)?.ask(&request, within);
     match wanted {
         KeyAction::Restart => match ask(ControlRequest::Restart { queue, depth: RestartScope::Queue }, ANSWER_WITHIN) {
-            Ok(words) => words.as_str().unwrap_or_default().to_owned(),
+            Ok(answer) => answer.as_str().unwrap_or_default().to_owned(),
             Err(error) => error.to_string(),
         },
         KeyAction::Drain => {
             let said = format!("{queue}: draining");
-            // Its end is seen in the table.
+            // The table shows the end of the drain.
             std::thread::spawn(move || {
                 ask(ControlRequest::Drain { queue: Some(queue), within_s: None }, Duration::from_secs(3700))
             });

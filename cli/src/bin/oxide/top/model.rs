@@ -1,4 +1,4 @@
-//! What `oxide top` knows: the last view, rates since the one before, and a minute of history.
+//! Holds the data of `oxide top`: the last view, rates since the previous one, and a minute of history.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -7,10 +7,10 @@ use oxide::telemetry::quantile;
 use oxide_cli::admin::{NodeView, QueueView};
 use serde::Serialize;
 
-/// Samples of history kept for each queue.
+/// Number of history samples kept for each queue.
 const HISTORY: usize = 60;
 
-/// A queue as it is shown; what is not known yet is `None`, never zero.
+/// Holds the displayed values of a queue. An unknown value is `None`, never zero.
 #[derive(Debug, Clone, Default, Serialize)]
 pub(super) struct Row {
     pub(super) queue: u32,
@@ -26,10 +26,10 @@ pub(super) struct Row {
     pub(super) rx_bps: Option<f64>,
     pub(super) drops_ps: Option<f64>,
     pub(super) missed_ps: Option<f64>,
-    /// By reason, since start.
+    /// Number of dropped packets since the start, by reason.
     pub(super) drops: BTreeMap<String, u64>,
     pub(super) rings: BTreeMap<String, f64>,
-    /// Shares of the time since the last look, 0 to 1.
+    /// Shares of the time since the last sample, 0 to 1.
     pub(super) regimes: BTreeMap<String, f64>,
     pub(super) batch: Option<f64>,
     pub(super) turn_p50_ns: Option<f64>,
@@ -43,11 +43,11 @@ pub(super) struct Row {
     pub(super) history: VecDeque<u64>,
 }
 
-/// The relay as it is shown.
+/// Holds the displayed values of the relay.
 #[derive(Debug, Clone, Default, Serialize)]
 pub(super) struct Model {
     pub(super) version: String,
-    /// `None` before the first answer.
+    /// State of the engine; `None` before the first answer.
     pub(super) state: Option<EngineState>,
     pub(super) uptime_s: f64,
     pub(super) queues: Vec<Row>,
@@ -57,9 +57,10 @@ pub(super) struct Model {
 }
 
 impl Model {
-    /// Takes in what the relay says now.
+    /// Stores a new view and computes the rates.
     pub(super) fn take(&mut self, view: NodeView) {
-        // The engine's own clock: what the network and this process did in between does not count.
+        // The interval is measured by the engine's clock, so that delays of the network and of this process do not
+        // count.
         let seconds = self.last.as_ref().map(|last| view.uptime_s - last.uptime_s).filter(|s| *s > 0.0);
         let rows = view.queues.iter().map(|queue| {
             let before = self.last.as_ref().and_then(|last| last.queues.iter().find(|q| q.queue == queue.queue));
@@ -125,17 +126,18 @@ fn row(now: &QueueView, before: Option<(&QueueView, f64)>) -> Row {
     }
 }
 
-/// A number in at most six characters: `-` where it is not known.
+/// Formats a number in at most six characters; `-` if it is unknown.
 pub(super) fn short(value: Option<f64>) -> String {
     scaled(value, &[("", 0), ("k", 1), ("M", 1), ("G", 1), ("T", 1)])
 }
 
-/// A time in at most seven characters.
+/// Formats a time in at most seven characters.
 pub(super) fn time(ns: Option<f64>) -> String {
     scaled(ns, &[("ns", 0), ("us", 1), ("ms", 1), ("s", 1)])
 }
 
-/// With the first unit, each a thousand of the one before, that needs no four digits once it is rounded.
+/// Formats a value with the first unit that needs less than four digits after rounding. Each unit is a thousand times
+/// the previous one.
 fn scaled(value: Option<f64>, units: &[(&str, usize)]) -> String {
     let Some(mut value) = value else { return "-".to_owned() };
     let mut text = String::new();
@@ -149,7 +151,7 @@ fn scaled(value: Option<f64>, units: &[(&str, usize)]) -> String {
     text
 }
 
-/// A share as percent.
+/// Formats a share as percent.
 pub(super) fn percent(share: Option<&f64>) -> String {
     share.map_or_else(|| "-".to_owned(), |share| format!("{:.0}%", share * 100.0))
 }

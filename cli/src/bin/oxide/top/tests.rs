@@ -60,7 +60,7 @@ fn screen_shows_rates_shares_and_reasons() {
     model.take(view(10));
     let first = screen(&model, &Ui::default());
     let line = first.lines().find(|l| l.contains("running")).unwrap();
-    assert!(line.contains(" - "), "not known is a dash, not a zero: {first}");
+    assert!(line.contains(" - "), "an unknown value is a dash, not a zero: {first}");
     model.take(view(11));
     let text = screen(&model, &Ui::default());
     println!("{text}");
@@ -118,7 +118,7 @@ fn command_needs_confirmation() {
     assert_eq!(key('q', &mut ui), Press::Quit);
 }
 
-/// On the least terminal there is eight queues are seen whole, and no column is cut.
+/// Checks that eight queues fit the smallest terminal, and that no column is cut.
 #[test]
 fn eight_queues_fit_eighty_columns() {
     let mut model = Model::default();
@@ -135,7 +135,7 @@ fn eight_queues_fit_eighty_columns() {
     assert_eq!(text.lines().filter(|l| l.contains("running") || l.contains("waiting")).count(), 8, "{text}");
     let wide = sized(200, 60, &model, &Ui::default());
     assert!(COLUMNS.iter().all(|(name, ..)| wide.contains(name)), "{wide}");
-    assert_eq!(columns(20).iter().filter(|shown| **shown).count(), 5, "the most wanted ones are cut last");
+    assert_eq!(columns(20).iter().filter(|shown| **shown).count(), 5, "columns of high priority are omitted last");
 }
 
 #[test]
