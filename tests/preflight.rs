@@ -260,10 +260,7 @@ fn file_that_a_reload_cannot_read_is_reported_at_start() {
         assert!(setup.log().contains("owner 65534"), "{}", setup.log());
         let reload = setup.oxide(&["ctl", "--socket", "ctl.sock", "reload"]);
         let text = String::from_utf8_lossy(&reload.stderr).into_owned();
-        assert!(
-            reload.status.code() == Some(1) && text.contains("owner 65534") && !text.contains("sandbox"),
-            "{text}"
-        );
+        assert!(reload.status.code() == Some(1) && text.contains("owner 65534") && !text.contains("sandbox"), "{text}");
     });
 }
 

@@ -84,7 +84,7 @@ fn options(command: &SimCommand) -> Result<SimOptions, String> {
     if let Some(only) = command.only
         && only >= command.queues
     {
-        return Err(format!("--only: no queue {only}; expected 0 to {}", command.queues - 1));
+        return Err(format!("--only: no queue {only}; expected queues 0 to {}", command.queues - 1));
     }
     let replay = command.pcap_in.as_ref().map(Replay::load).transpose().map_err(|e| format!("--pcap-in: {e}"))?;
     if replay.is_some() && command.handler == Some(Kind::Forward) {
