@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The version that is installed if there is none.
+/// Version of mdBook that is installed if there is none.
 const MDBOOK: &str = "0.4.52";
 
 /// Checks the links, then builds the book into `target/book`.
@@ -81,7 +81,7 @@ fn links(text: &str) -> Vec<String> {
     found
 }
 
-/// Whether a Markdown file has a heading or an `<a id>` of this name; other files have any.
+/// Returns whether a Markdown file has a heading or an `<a id>` of this name. Other files always pass.
 fn has_anchor(file: &Path, anchor: &str) -> bool {
     if file.extension().is_none_or(|extension| extension != "md") {
         return true;

@@ -1,4 +1,4 @@
-//! Checks that modules and crates import only what lies below them. The table in `docs/architecture.md` declares it.
+//! Checks that modules and crates import only what is below them in the table of `docs/architecture.md`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -6,16 +6,17 @@ use std::path::Path;
 
 use crate::tiers::root;
 
-/// The engine's crate in the table; its modules are rows of their own.
+/// Name of the engine's crate in the table; its modules have their own rows.
 const ENGINE: &str = "src";
 
-/// One row of the table: a crate (`relay/`) or a module of the engine (`src/queue`), and what it declares to import.
+/// Holds one row of the table: a crate (`relay/`) or a module of the engine (`src/queue`), with its declared imports.
 struct Row {
     name: String,
     imports: BTreeSet<String>,
 }
 
-/// Reads the rows whose first column is a path in backticks; the imports are the words in backticks of the third.
+/// Reads the rows whose first column is a path in backticks. The imports are the names in backticks in the third
+/// column.
 fn rows(page: &str) -> Vec<Row> {
     let quoted = |text: &str| -> Vec<String> { text.split('`').skip(1).step_by(2).map(str::to_owned).collect() };
     let row = |line: &str| {
@@ -29,7 +30,7 @@ fn rows(page: &str) -> Vec<Row> {
     table.filter_map(row).collect()
 }
 
-/// The modules that the sources of `folder` name by `crate::`, tests aside.
+/// Collects the modules that the sources of `folder` name by `crate::`, without tests.
 fn imports_of_module(folder: &Path, own: &str, found: &mut BTreeSet<String>) {
     for path in fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()) {
         let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
@@ -40,7 +41,7 @@ fn imports_of_module(folder: &Path, own: &str, found: &mut BTreeSet<String>) {
             imports_of_module(&path, own, found);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             let text = fs::read_to_string(&path).unwrap_or_default();
-            // A file's own tests are its last item.
+            // The tests of a file are its last item.
             let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
             assert!(!code.contains("crate::{"), "{}: write one `use crate::` line for each module", path.display());
             for line in code.lines().filter(|line| !line.trim_start().starts_with("//")) {
@@ -54,7 +55,7 @@ fn imports_of_module(folder: &Path, own: &str, found: &mut BTreeSet<String>) {
     found.remove(own);
 }
 
-/// The crates of the workspace that `folder/Cargo.toml` depends on, by their folders.
+/// Returns the crates of the workspace that `folder/Cargo.toml` depends on, by their folders.
 fn imports_of_crate(folder: &Path) -> BTreeSet<String> {
     let manifest = fs::read_to_string(folder.join("Cargo.toml")).unwrap_or_default();
     let section =
@@ -63,7 +64,7 @@ fn imports_of_crate(folder: &Path) -> BTreeSet<String> {
     paths.map(|path| if path == ".." { ENGINE } else { path.trim_start_matches("../") }.to_owned()).collect()
 }
 
-/// What is wrong with `row`, which imports `found` and stands above `below`.
+/// Returns the errors of `row`, which imports `found` and is above `below`.
 fn complaints(row: &Row, found: &BTreeSet<String>, below: &BTreeSet<&str>) -> Vec<String> {
     let name = &row.name;
     let undeclared = found.difference(&row.imports).map(|one| format!("{name} imports {one}, which is not declared"));
@@ -94,11 +95,11 @@ fn modules_and_crates_import_only_what_is_declared_and_below_them() {
         fs::read_dir(root().join("src")).into_iter().flatten().flatten().filter(|entry| entry.path().is_dir());
     let there: BTreeSet<String> = folders.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     let listed: BTreeSet<String> = modules.iter().map(|module| (*module).to_owned()).collect();
-    assert_eq!(there, listed, "modules of src/ and rows of the table in docs/architecture.md");
+    assert_eq!(there, listed, "the modules of src/ must equal the rows of the table in docs/architecture.md");
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// The names that the `use` lines of `code` take from `from`, such as `super`: of `from::a::B` the `a`.
+/// Returns the names that the `use` lines of `code` take from `from`, such as `super`: for `from::a::B` the `a`.
 fn used(code: &str, from: &str) -> Vec<String> {
     let lines =
         code.split("use ").skip(1).filter_map(|rest| rest.split_once(';')?.0.strip_prefix(from)?.strip_prefix("::"));
@@ -110,7 +111,8 @@ fn used(code: &str, from: &str) -> Vec<String> {
     names.filter(|name| !name.is_empty()).collect()
 }
 
-/// The files of the engine's module import each other in one direction. What `mod.rs` exports counts as its file's.
+/// Checks that the files of the engine's module import each other in one direction. An export of `mod.rs` counts as
+/// an import of its file.
 #[test]
 fn files_of_the_engine_import_each_other_without_a_cycle() {
     let folder = root().join("src/engine");
@@ -130,7 +132,7 @@ fn files_of_the_engine_import_each_other_without_a_cycle() {
         .iter()
         .map(|file| (file.clone(), used(&read(file), "super").iter().map(|name| file_of(name, &left)).collect()))
         .collect();
-    assert!(imports.iter().any(|(_, found)| !found.is_empty()), "the imports are not found any more");
+    assert!(imports.iter().any(|(_, found)| !found.is_empty()), "no import was found");
     loop {
         let free = |(file, found): &&(String, BTreeSet<String>)| {
             left.contains(file) && found.iter().all(|one| !left.contains(one) && !one.starts_with("mod.rs"))

@@ -1,5 +1,5 @@
-//! One network namespace without a name: it lives as long as one `sleep` that dies with us, so that nothing can be
-//! left behind, even by `kill -9`.
+//! Creates a network namespace without a name. It lives as long as one `sleep` that dies with xtask, so nothing stays
+//! behind, even after `kill -9`.
 
 use crate::process::{Result, Running, Session, failed, io_error};
 use std::fs;
@@ -7,16 +7,16 @@ use std::time::{Duration, Instant};
 
 const SHORT: Duration = Duration::from_secs(20);
 
-/// Gives a program a /sys that shows its own namespace's interfaces, as `ip netns exec` does, and becomes it.
-/// Where / is no mount point (a plain chroot), making /sys private is enough to keep the mount from the host.
+/// Runs a program with a /sys that shows its own namespace's interfaces, like `ip netns exec`. If / is not a mount
+/// point (a plain chroot), making /sys private is enough to keep the mount from the host.
 pub(crate) const WITH_SYSFS: &str =
     "(mount --make-rprivate / || mount --make-rprivate /sys) 2>/dev/null && mount -t sysfs sysfs /sys; exec \"$@\"";
 
-/// One network namespace, alive as long as this value.
+/// Holds one network namespace until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Namespace {
     holder: Running,
-    /// nsenter's option that names it.
+    /// Option of nsenter that selects the namespace.
     net_option: String,
 }
 
@@ -26,25 +26,25 @@ impl Namespace {
         let path = format!("/proc/{}/ns/net", holder.pid());
         let ours = fs::read_link("/proc/self/ns/net").map_err(io_error("/proc/self/ns/net (is /proc mounted?)"))?;
         let end = Instant::now() + Duration::from_secs(20);
-        // The holder has its namespace once its link differs from ours.
+        // The namespace exists once the link of the process differs from xtask's.
         while fs::read_link(&path).ok().is_none_or(|theirs| theirs == ours) {
             holder.must_run().map_err(|e| {
-                crate::process::Error::Failed(format!("cannot make a network namespace (CAP_SYS_ADMIN is needed): {e}"))
+                crate::process::Error::Failed(format!("cannot create a network namespace: {e}; expected CAP_SYS_ADMIN"))
             })?;
             if Instant::now() > end {
-                return failed(format!("no network namespace for {name} after 20 s"));
+                return failed(format!("{name}: no network namespace after 20 s"));
             }
             session.cancel.sleep(Duration::from_millis(2))?;
         }
         Ok(Self { holder, net_option: format!("--net={path}") })
     }
 
-    /// The process that keeps it alive: `ip link ... netns PID` takes it for a name.
+    /// Returns the process that keeps the namespace. `ip link ... netns PID` accepts its id.
     pub(crate) fn pid(&self) -> u32 {
         self.holder.pid()
     }
 
-    /// The command line that runs `argv` inside.
+    /// Returns the command line that runs `argv` inside.
     pub(crate) fn argv<'a>(&'a self, argv: &[&'a str]) -> Vec<&'a str> {
         [&["nsenter", &self.net_option, "--"], argv].concat()
     }
@@ -59,13 +59,13 @@ impl Namespace {
         session.spawn(name, &self.argv(argv))
     }
 
-    /// A file under /proc/<holder>/net: counters of this namespace.
+    /// Reads a file under /proc/<holder>/net: counters of this namespace.
     pub(crate) fn proc_net(&self, file: &str) -> Result<String> {
         let path = format!("/proc/{}/net/{file}", self.holder.pid());
         fs::read_to_string(&path).map_err(io_error(path))
     }
 
-    /// One of this kernel's UDP counters (`InCsumErrors`, `RcvbufErrors`), both families together.
+    /// Returns one of the kernel's UDP counters (`InCsumErrors`, `RcvbufErrors`), for both families together.
     pub(crate) fn udp_counter(&self, name: &str) -> Result<u64> {
         let snmp = self.proc_net("snmp")?;
         let mut udp = snmp.lines().filter_map(|l| l.strip_prefix("Udp: "));

@@ -1,9 +1,8 @@
-//! Child processes that cannot outlive us, and the one flag that says "stop".
+//! Runs child processes that end with xtask, and holds the flag that stops it.
 //!
-//! Every child of the lab is started from the main thread behind `setpriv --pdeathsig KILL`: the
-//! kernel kills it when we die, even by `kill -9`. (The death signal follows the *thread* that
-//! forked, so nothing here may spawn from another thread.) Each child leads its own process group,
-//! so that the terminal's Ctrl-C reaches only us and the teardown keeps its order.
+//! Every child is started from the main thread behind `setpriv --pdeathsig KILL`: the kernel kills it when xtask
+//! ends, even by `kill -9`. The death signal follows the thread that forked, so no other thread may spawn. Each child
+//! leads its own process group, so that the terminal's Ctrl-C reaches only xtask, and the teardown keeps its order.
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::fmt;
@@ -17,12 +16,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-/// Why a command of xtask ended early.
+/// Describes why a command of xtask ended early.
 #[derive(Debug)]
 pub(crate) enum Error {
-    /// SIGINT, SIGTERM or SIGHUP came in.
+    /// SIGINT, SIGTERM or SIGHUP arrived.
     Cancelled,
-    /// Anything else, in words: what was tried, what was seen, what mends it.
+    /// Any other error, as a message with subject, observation and remedy.
     Failed(String),
 }
 
@@ -37,17 +36,17 @@ impl fmt::Display for Error {
 
 pub(crate) type Result<T> = std::result::Result<T, Error>;
 
-/// Shorthand for [`Error::Failed`].
+/// Returns [`Error::Failed`] with `text`.
 pub(crate) fn failed<T>(text: impl Into<String>) -> Result<T> {
     Err(Error::Failed(text.into()))
 }
 
-/// Names the step in an I/O error.
+/// Adds the failed step to an I/O error.
 pub(crate) fn io_error(what: impl fmt::Display) -> impl FnOnce(io::Error) -> Error {
     move |e| Error::Failed(format!("{what}: {e}"))
 }
 
-/// Raised once by SIGINT, SIGTERM or SIGHUP; every wait looks at it.
+/// Is set once by SIGINT, SIGTERM or SIGHUP. Every wait checks it.
 #[derive(Clone, Debug)]
 pub(crate) struct Cancel(Arc<AtomicBool>);
 
@@ -61,12 +60,12 @@ impl Cancel {
         Ok(Self(flag))
     }
 
-    /// `Err(Cancelled)` once a signal came in.
+    /// Returns `Err(Cancelled)` after a signal.
     pub(crate) fn check(&self) -> Result<()> {
         if self.0.load(Ordering::Relaxed) { Err(Error::Cancelled) } else { Ok(()) }
     }
 
-    /// Sleeps, but not past a signal.
+    /// Sleeps, at most until a signal.
     pub(crate) fn sleep(&self, time: Duration) -> Result<()> {
         let end = Instant::now() + time;
         loop {
@@ -80,7 +79,7 @@ impl Cancel {
     }
 }
 
-/// A running child, killed with its process group when dropped.
+/// Holds a running child. Dropping it kills the child with its process group.
 #[derive(Debug)]
 pub(crate) struct Running {
     name: String,
@@ -90,12 +89,12 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Its process id, which is also its group's.
+    /// Returns the process id, which is also the group's id.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Its exit status, if it has ended.
+    /// Returns the exit status, if the process has ended.
     pub(crate) fn poll(&mut self) -> Option<ExitStatus> {
         if self.ended.is_none() {
             self.ended = self.child.try_wait().ok().flatten();
@@ -103,17 +102,17 @@ impl Running {
         self.ended
     }
 
-    /// Sends `signal` to the whole group, unless the leader has ended (its number may be another's by then).
+    /// Sends `signal` to the whole group, unless the leader has ended. Then another process may have its number.
     pub(crate) fn signal(&mut self, signal: Signal) {
         if self.poll().is_none()
             && let Some(pid) = Pid::from_raw(self.child.id() as i32)
         {
-            // ESRCH between the look and the kill: it is gone, as wished.
+            // ESRCH means that the process ended between the check and the kill.
             let _ = kill_process_group(pid, signal);
         }
     }
 
-    /// Waits for the end, with a deadline.
+    /// Waits for the end, with a time limit.
     pub(crate) fn wait(&mut self, cancel: &Cancel, limit: Duration) -> Result<ExitStatus> {
         let end = Instant::now() + limit;
         loop {
@@ -121,7 +120,12 @@ impl Running {
                 return Ok(status);
             }
             if Instant::now() >= end {
-                return failed(format!("{} did not end within {} s{}", self.name, limit.as_secs(), self.last_output()));
+                return failed(format!(
+                    "{}: did not end within {} s{}",
+                    self.name,
+                    limit.as_secs(),
+                    self.last_output()
+                ));
             }
             cancel.sleep(Duration::from_millis(5))?;
         }
@@ -131,11 +135,11 @@ impl Running {
     pub(crate) fn must_run(&mut self) -> Result<()> {
         match self.poll() {
             None => Ok(()),
-            Some(status) => failed(format!("{} ended ({status}){}", self.name, self.last_output())),
+            Some(status) => failed(format!("{}: ended ({status}){}", self.name, self.last_output())),
         }
     }
 
-    /// Does what a terminal's Ctrl-C does, and gives it time: cargo stops its compilers, apt-get ends between packages.
+    /// Interrupts like a terminal's Ctrl-C and waits: cargo stops its compilers, apt-get ends between packages.
     fn interrupt(&mut self) {
         self.signal(Signal::INT);
         let end = Instant::now() + Duration::from_secs(20);
@@ -144,13 +148,13 @@ impl Running {
         }
     }
 
-    /// All it has written to standard output so far.
-    pub(crate) fn said(&self) -> String {
+    /// Returns its standard output so far.
+    pub(crate) fn stdout(&self) -> String {
         let path = self.stderr.as_ref().map(|err| err.with_extension("out"));
         path.and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default()
     }
 
-    /// The last lines of its standard error, for a message.
+    /// Returns the last lines of its standard error, for a message.
     pub(crate) fn last_output(&self) -> String {
         self.stderr.as_deref().map(tail).unwrap_or_default()
     }
@@ -163,7 +167,7 @@ impl Drop for Running {
     }
 }
 
-/// What a finished command left.
+/// Holds the result of a finished command.
 #[derive(Debug)]
 pub(crate) struct Output {
     pub(crate) status: ExitStatus,
@@ -171,7 +175,7 @@ pub(crate) struct Output {
     pub(crate) stderr: String,
 }
 
-/// Where commands run, and where their output is kept: `<dir>/<number>-<name>.{out,err}`.
+/// Runs commands and keeps their output in `<dir>/<number>-<name>.{out,err}`.
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) cancel: Cancel,
@@ -184,28 +188,28 @@ impl Session {
         Self { cancel, dir, started: std::cell::Cell::new(0) }
     }
 
-    /// Starts `argv` in the background, its output in files.
+    /// Starts `argv` in the background, with its output in files.
     pub(crate) fn spawn(&self, name: &str, argv: &[&str]) -> Result<Running> {
         self.spawn_with(name, argv, Stdio::null())
     }
 
-    /// Runs `argv` to its end; a non-zero status is an error.
+    /// Runs `argv` to its end. A non-zero status is an error.
     pub(crate) fn run(&self, name: &str, argv: &[&str], limit: Duration) -> Result<Output> {
         let output = self.try_run(name, argv, limit)?;
         if output.status.success() {
             return Ok(output);
         }
-        let said = if output.stderr.trim().is_empty() { &output.stdout } else { &output.stderr };
-        failed(format!("{name}: `{}` ended with {}\n{}", argv.join(" "), output.status, last_lines(said)))
+        let text = if output.stderr.trim().is_empty() { &output.stdout } else { &output.stderr };
+        failed(format!("{name}: `{}` ended with {}\n{}", argv.join(" "), output.status, last_lines(text)))
     }
 
-    /// Runs `argv` to its end and hands back whatever status it had.
+    /// Runs `argv` to its end and returns any status.
     pub(crate) fn try_run(&self, name: &str, argv: &[&str], limit: Duration) -> Result<Output> {
         let mut child = self.spawn_with(name, argv, Stdio::null())?;
         self.finish(&mut child, limit)
     }
 
-    /// As [`Session::run`], with `input` as standard input.
+    /// Runs like [`Session::run`], with `input` as standard input.
     pub(crate) fn run_with_input(&self, name: &str, argv: &[&str], input: &str, limit: Duration) -> Result<Output> {
         let path = self.dir.join(format!("{name}.in"));
         std::fs::write(&path, input).map_err(io_error(path.display()))?;
@@ -242,7 +246,7 @@ impl Session {
     }
 }
 
-/// Runs a command on our own terminal (cargo, for instance) in its own group; its exit status.
+/// Runs a command (such as cargo) on xtask's terminal in its own group, and returns its exit status.
 pub(crate) fn run_visible(cancel: &Cancel, command: &mut Command) -> Result<ExitStatus> {
     let mut child = start_group(cancel, command)?;
     let status = child.wait(cancel, LONGEST);
@@ -252,7 +256,7 @@ pub(crate) fn run_visible(cancel: &Cancel, command: &mut Command) -> Result<Exit
     status
 }
 
-/// As [`run_visible`], but each line it writes, to either output, goes to `each`.
+/// Runs like [`run_visible`], and passes each line of both outputs to `each`.
 pub(crate) fn run_lines(cancel: &Cancel, command: &mut Command, mut each: impl FnMut(&str)) -> Result<ExitStatus> {
     let mut child = start_group(cancel, command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()))?;
     let (sender, lines) = mpsc::channel();
@@ -262,7 +266,7 @@ pub(crate) fn run_lines(cancel: &Cancel, command: &mut Command, mut each: impl F
     ];
     for output in outputs.into_iter().flatten() {
         let sender = sender.clone();
-        // Ends with the pipe; spawns nothing, so the rule about the main thread holds.
+        // This thread ends with the pipe. It spawns nothing, so the rule about the main thread holds.
         std::thread::spawn(move || {
             for line in BufReader::new(output).split(b'\n').map_while(io::Result::ok) {
                 if sender.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
@@ -285,7 +289,7 @@ pub(crate) fn run_lines(cancel: &Cancel, command: &mut Command, mut each: impl F
     }
 }
 
-/// Longer than any build here takes.
+/// Time limit above that of any build.
 const LONGEST: Duration = Duration::from_secs(4 * 3600);
 
 fn start_group(cancel: &Cancel, command: &mut Command) -> Result<Running> {
@@ -295,18 +299,18 @@ fn start_group(cancel: &Cancel, command: &mut Command) -> Result<Running> {
     Ok(Running { name, child, ended: None, stderr: None })
 }
 
-/// Our PATH, with the places where Debian keeps `ip`, `ethtool` and `nginx`.
+/// Returns PATH with the folders in which Debian keeps `ip`, `ethtool` and `nginx`.
 pub(crate) fn path_with_sbin() -> String {
     let path = std::env::var("PATH").unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".to_owned());
     format!("{path}:/usr/local/sbin:/usr/sbin:/sbin")
 }
 
-/// Whether a program is found on [`path_with_sbin`].
+/// Returns whether [`path_with_sbin`] contains a program.
 pub(crate) fn has_program(name: &str) -> bool {
     path_with_sbin().split(':').any(|dir| Path::new(dir).join(name).is_file())
 }
 
-/// Whether we are root.
+/// Returns whether xtask runs as root.
 pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
@@ -314,13 +318,13 @@ pub(crate) fn is_root() -> bool {
 fn tail(path: &Path) -> String {
     match std::fs::read(path) {
         Ok(bytes) if !bytes.is_empty() => {
-            format!("; its last words:\n{}", last_lines(&String::from_utf8_lossy(&bytes)))
+            format!("; its last output:\n{}", last_lines(&String::from_utf8_lossy(&bytes)))
         }
         _ => String::new(),
     }
 }
 
-/// The last twelve lines, indented.
+/// Returns the last twelve lines, indented.
 fn last_lines(text: &str) -> String {
     let lines: Vec<&str> = text.trim_end().lines().collect();
     let from = lines.len().saturating_sub(12);

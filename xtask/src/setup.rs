@@ -1,24 +1,24 @@
-//! The Debian packages this workspace needs: which, why, what is missing, and their installation.
+//! Lists the Debian packages that this workspace needs, finds missing ones and installs them.
 
 use crate::process::{Cancel, Result, failed, has_program, is_root, path_with_sbin, run_visible};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// Which command needs a package.
+/// Names the commands that need a package.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum For {
-    /// Anything that compiles the workspace.
+    /// Every command that compiles the workspace.
     Build,
-    /// Tests and the demo: namespaces and veth.
+    /// Tests and demo: namespaces and veth.
     Lab,
-    /// Tests alone.
+    /// Tests only.
     Test,
-    /// The demo's traffic.
+    /// Traffic of the demo.
     Demo,
-    /// The forwarders that the bench measures beside ours.
+    /// Peers of the bench.
     Peers,
-    /// The tier that runs kernels as lesser CPUs.
-    LesserCpus,
+    /// Test tier that runs the kernels on older CPUs.
+    OlderCpus,
 }
 
 impl For {
@@ -29,7 +29,7 @@ impl For {
             For::Test => "test",
             For::Demo => "demo",
             For::Peers => "bench",
-            For::LesserCpus => "test --tier qemu",
+            For::OlderCpus => "test --tier qemu",
         }
     }
 }
@@ -44,20 +44,20 @@ const fn package(name: &'static str, needed: For, reason: &'static str) -> Packa
     Package { name, needed, reason }
 }
 
-/// Every package, once. Names are those of Debian 12.
+/// Lists every package once. The names are those of Debian 12.
 const PACKAGES: &[Package] = &[
     package("gcc", For::Build, "linker"),
-    package("libc6-dev", For::Build, "what it links with"),
+    package("libc6-dev", For::Build, "libraries for the linker"),
     package("pkg-config", For::Build, "finds hwloc"),
     package("libhwloc-dev", For::Build, "hwlocality: the machine's topology"),
-    package("libudev-dev", For::Build, "hwloc's device discovery links it"),
+    package("libudev-dev", For::Build, "needed by hwloc's device discovery"),
     package("iproute2", For::Lab, "ip: veth, addresses"),
     package("ethtool", For::Lab, "checksum and segmentation offload of the veth ends"),
-    package("util-linux", For::Lab, "unshare, nsenter, setpriv: network namespaces that die with us"),
+    package("util-linux", For::Lab, "unshare, nsenter, setpriv: network namespaces that end with xtask"),
     package("mount", For::Lab, "a /sys that shows the namespace's own interfaces"),
     package("nftables", For::Lab, "forwards in the kernel: the demo's control connection, and a peer of the bench"),
     package("valgrind", For::Test, "counts the instructions of the packet path"),
-    package("clang", For::Test, "compiles the XDP program anew: is the committed object what its source says?"),
+    package("clang", For::Test, "compiles the XDP program to compare it with the committed object"),
     package("bind9-dnsutils", For::Demo, "dig"),
     package("dnsperf", For::Demo, "DNS query load"),
     package("dnsmasq-base", For::Demo, "the DNS server behind the relay"),
@@ -65,25 +65,25 @@ const PACKAGES: &[Package] = &[
     package("wireguard-tools", For::Demo, "wg: keys and peers"),
     package("iperf3", For::Demo, "TCP inside the tunnel, UDP both ways"),
     package("nginx", For::Demo, "serves the 100 MB file inside the tunnel"),
-    package("curl", For::Demo, "fetches it"),
+    package("curl", For::Demo, "fetches the file"),
     package("dpdk-dev", For::Peers, "dpdk-testpmd"),
     package("librte-net-af-xdp23", For::Peers, "its AF_XDP driver"),
     package("librte-net-af-packet23", For::Peers, "its AF_PACKET driver"),
     package("libnginx-mod-stream", For::Peers, "nginx as a UDP proxy"),
     package("socat", For::Peers, "a UDP relay of one flow"),
-    package("qemu-user", For::LesserCpus, "runs the tests of the vector kernels as a Nehalem and as a Haswell"),
+    package("qemu-user", For::OlderCpus, "runs the tests of the vector kernels on a Nehalem and on a Haswell"),
 ];
 
-/// What may be done about missing packages.
+/// Selects what happens to missing packages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Policy {
     /// Install them.
     Install,
-    /// Refuse and list (`--no-install`).
+    /// List them and fail (`--no-install`).
     Refuse,
 }
 
-/// Sees to it that every package for `wanted` is there.
+/// Ensures that every package for `wanted` is installed.
 pub(crate) fn ensure(cancel: &Cancel, wanted: &[For], policy: Policy) -> Result<()> {
     let needed: Vec<&Package> = PACKAGES.iter().filter(|p| wanted.contains(&p.needed)).collect();
     if !has_program("dpkg-query") || !has_program("apt-get") {
@@ -100,7 +100,7 @@ pub(crate) fn ensure(cancel: &Cancel, wanted: &[For], policy: Policy) -> Result<
     let names: Vec<&str> = missing.iter().map(|p| p.name).collect();
     let line = apt_line(&names);
     if policy == Policy::Refuse {
-        return failed(format!("--no-install: {} packages are missing. Install them with\n  {line}", names.len()));
+        return failed(format!("--no-install: {} packages are missing; to fix:\n  {line}", names.len()));
     }
     install(cancel, &names, &line)?;
     let still = self::missing(&needed)?;
@@ -108,10 +108,10 @@ pub(crate) fn ensure(cancel: &Cancel, wanted: &[For], policy: Policy) -> Result<
         return Ok(());
     }
     let still: Vec<&str> = still.iter().map(|p| p.name).collect();
-    failed(format!("apt-get ended well, but dpkg still misses: {}", still.join(" ")))
+    failed(format!("apt-get: it succeeded, but dpkg does not list: {}", still.join(" ")))
 }
 
-/// Says that everything is there (for `cargo xtask setup`).
+/// Reports that everything is installed (for `cargo xtask setup`).
 pub(crate) fn report_complete() {
     println!("all {} Debian packages are installed", PACKAGES.len());
 }
@@ -121,7 +121,7 @@ fn apt_line(names: &[&str]) -> String {
     format!("{sudo}apt-get install --no-install-recommends {}", names.join(" "))
 }
 
-/// No apt: the programs can still be there. Build packages cannot be checked, the programs can.
+/// Handles a system without apt, on which the programs may exist. Build packages cannot be checked.
 fn without_apt(needed: &[&Package]) -> Result<()> {
     const PROGRAMS: &[(&str, For)] = &[
         ("cc", For::Build),
@@ -142,13 +142,13 @@ fn without_apt(needed: &[&Package]) -> Result<()> {
     let wanted = |f: For| needed.iter().any(|p| p.needed == f);
     let absent: Vec<&str> = PROGRAMS.iter().filter(|(n, f)| wanted(*f) && !has_program(n)).map(|(n, _)| *n).collect();
     if absent.is_empty() {
-        println!("no apt-get here: going on, since every program needed is on the PATH");
+        println!("no apt-get: continuing, because every needed program is on the PATH");
         return Ok(());
     }
     let list: Vec<String> = needed.iter().map(|p| format!("  {:<16} {}", p.name, p.reason)).collect();
     failed(format!(
-        "this is not a Debian system with apt-get, and these programs are missing: {}\n\
-         Install your distribution's counterparts of these Debian packages:\n{}",
+        "setup: no apt-get, and these programs are missing: {}\n\
+         To fix: install your distribution's equivalents of these Debian packages:\n{}",
         absent.join(" "),
         list.join("\n")
     ))
@@ -159,7 +159,7 @@ fn missing<'a>(needed: &[&'a Package]) -> Result<Vec<&'a Package>> {
         .args(["--show", "--showformat", "${Package} ${db:Status-Status}\n"])
         .args(needed.iter().map(|p| p.name))
         .env("PATH", path_with_sbin())
-        .stderr(Stdio::null()) // it names the unknown ones there, and so do we
+        .stderr(Stdio::null()) // it prints unknown packages there; this function lists them itself
         .output()
         .map_err(crate::process::io_error("dpkg-query"))?;
     let known = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -167,10 +167,10 @@ fn missing<'a>(needed: &[&'a Package]) -> Result<Vec<&'a Package>> {
     Ok(needed.iter().copied().filter(|p| !installed(p.name)).collect())
 }
 
-/// Run as root with the package names as arguments.
+/// Installs packages. Runs as root with the package names as arguments.
 ///
-/// `policy-rc.d` (invoke-rc.d(8)) keeps the packages' daemons from starting; it is there only while
-/// apt-get runs, and the shell removes it even if xtask is killed. Nor does a daemon installed here start at the next boot.
+/// `policy-rc.d` (invoke-rc.d(8)) prevents the start of the packages' daemons. It exists only while apt-get runs, and
+/// the shell removes it even if xtask is killed. The script also disables a daemon's start at the next boot.
 const INSTALL_SCRIPT: &str = r#"
 set -eu
 export DEBIAN_FRONTEND=noninteractive
@@ -211,12 +211,12 @@ fn install(cancel: &Cancel, names: &[&str], line: &str) -> Result<()> {
         sudo.arg("sh");
         sudo
     } else {
-        return failed(format!("not root, and sudo is not installed. As root run\n  {line}"));
+        return failed(format!("setup: not root, and sudo is not installed; to fix: run as root\n  {line}"));
     };
     println!("installing them: {line}");
     command.args(["-c", INSTALL_SCRIPT, "xtask-setup"]).args(names).env("PATH", path_with_sbin());
     command.stdin(if is_root() { Stdio::null() } else { Stdio::inherit() });
-    // sudo asks for a password on the terminal, which only the foreground group may read.
+    // sudo reads the password from the terminal, which only the foreground group may read.
     let status = if is_root() {
         run_visible(cancel, &mut command)?
     } else {
@@ -226,8 +226,8 @@ fn install(cancel: &Cancel, names: &[&str], line: &str) -> Result<()> {
     if status.success() {
         return Ok(());
     }
-    let hint = if Path::new("/etc/debian_version").exists() { "" } else { " (this is not Debian: names may differ)" };
-    failed(format!("the installation failed ({status}){hint}. By hand:\n  {line}"))
+    let hint = if Path::new("/etc/debian_version").exists() { "" } else { " (not Debian: the names may differ)" };
+    failed(format!("setup: the installation failed ({status}){hint}; to fix: run manually\n  {line}"))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The tiers that need another toolchain, or much time: Miri, fuzzing, the long run.
+//! Runs the tiers that need another toolchain or much time: Miri, fuzzing, the long run.
 
 use crate::process::{Cancel, Result, has_program, is_root, run_lines};
 use crate::setup::Policy;
@@ -7,28 +7,28 @@ use crate::tiers::{cargo, cargo_test_with, quietly_succeeds, root};
 use std::path::PathBuf;
 use std::process::Command;
 
-/// The version that is installed for the fuzz tier, where there is none.
+/// Version of cargo-fuzz that the fuzz tier installs if there is none.
 const CARGO_FUZZ: &str = "0.13.2";
-/// Seconds that cargo-fuzz has for each target.
+/// Duration of cargo-fuzz for each target, in seconds.
 const FUZZ_SECONDS: u32 = 60;
-/// How many times the normal run's mutations the fuzz tier makes where there is no cargo-fuzz.
+/// Factor by which the fuzz tier multiplies the mutations of a normal run, without cargo-fuzz.
 const FUZZ_TIMES: &str = "20";
-/// What the long tier does.
+/// Number of operations of the long tier.
 const LEDGER_OPERATIONS: &str = "100000000";
 const SIM_SEEDS: &str = "1000..1100";
 
-/// `cargo` of the nightly toolchain.
+/// Returns `cargo` of the nightly toolchain.
 fn nightly(arguments: &[&str]) -> Command {
     let mut command = Command::new("rustup");
     command.args(["run", "nightly", "cargo"]).args(arguments);
     command.current_dir(root());
-    // What was installed here comes last.
+    // The folder of tools installed by xtask comes last.
     let paths = std::env::var_os("PATH").unwrap_or_default();
     let paths = std::env::split_paths(&paths).chain([tools().join("bin")]);
     if let Ok(paths) = std::env::join_paths(paths) {
         command.env("PATH", paths);
     }
-    // Ours are of the toolchain that runs this program.
+    // These variables select the toolchain that runs xtask.
     for name in ["CARGO", "RUSTC", "RUSTDOC", "RUSTUP_TOOLCHAIN"] {
         command.env_remove(name);
     }
@@ -39,11 +39,11 @@ fn nightly_has(tool: &str) -> bool {
     has_program("rustup") && quietly_succeeds(&mut nightly(&[tool, "--version"]))
 }
 
-/// The rooms with unsafe code that needs no kernel, under Miri.
+/// Runs Miri on the modules with unsafe code that needs no kernel.
 pub(crate) fn miri(cancel: &Cancel) -> Result<TierOutcome> {
     if !nightly_has("miri") {
         return Ok(TierOutcome::NotRun(
-            "SKIPPED-OK miri: there is no nightly toolchain with it; rustup toolchain install nightly --component \
+            "SKIPPED-OK miri: no nightly toolchain with Miri; to fix: rustup toolchain install nightly --component \
              miri,rust-src"
                 .to_owned(),
         ));
@@ -54,7 +54,7 @@ pub(crate) fn miri(cancel: &Cancel) -> Result<TierOutcome> {
         command.args(arguments).env("MIRIFLAGS", "-Zmiri-disable-isolation");
         command.args(["--", "--show-output"]);
         if arguments == ["--lib"] {
-            // A filter is a part of the name, and `steering::` has `ring::` in it.
+            // A filter matches any part of a name, and `steering::` contains `ring::`.
             command.args(["umem::tests::", "ring::", "--skip", "steering"]);
         }
         all.add(cargo_test_with(cancel, command)?);
@@ -62,7 +62,7 @@ pub(crate) fn miri(cancel: &Cancel) -> Result<TierOutcome> {
     Ok(TierOutcome::Ran(all))
 }
 
-/// Where tools are installed, so that nothing outside the workspace changes.
+/// Returns the folder of installed tools, inside the workspace.
 fn tools() -> PathBuf {
     root().join("target/tools")
 }
@@ -79,8 +79,8 @@ pub(crate) fn install_tool(cancel: &Cancel, name: &str, version: &str) -> Result
     Ok(())
 }
 
-/// libFuzzer's targets where cargo-fuzz and a nightly toolchain are, or can be had; else their stable form, longer
-/// than in the other tiers.
+/// Runs libFuzzer's targets if cargo-fuzz and a nightly toolchain exist or can be installed. Otherwise runs their
+/// stable form, longer than in the other tiers.
 pub(crate) fn fuzz(cancel: &Cancel, asked: bool, policy: Policy) -> Result<TierOutcome> {
     let mut tally = Tally::default();
     if asked && policy == Policy::Install && quietly_succeeds(&mut nightly(&["--version"])) && !nightly_has("fuzz") {
@@ -100,8 +100,7 @@ pub(crate) fn fuzz(cancel: &Cancel, asked: bool, policy: Policy) -> Result<TierO
         }
         return Ok(TierOutcome::Ran(tally));
     }
-    let why =
-        "cargo-fuzz with a nightly toolchain is not here (--tier fuzz installs it where there is a nightly toolchain)";
+    let why = "cargo-fuzz: not installed for a nightly toolchain (--tier fuzz installs it if that toolchain exists)";
     if !asked {
         return Ok(TierOutcome::NotRun(format!("{why}; the stable form of each target ran among the tests")));
     }
@@ -119,8 +118,8 @@ pub(crate) fn fuzz(cancel: &Cancel, asked: bool, policy: Policy) -> Result<TierO
     Ok(TierOutcome::Ran(tally))
 }
 
-/// The ledger over 10^8 operations, and a hundred seeds of the simulation with every fault. Both print how much
-/// and which seed.
+/// Runs the ledger over 10^8 operations, and a hundred seeds of the simulation with every fault. Both print their
+/// progress and the seed.
 pub(crate) fn long(cancel: &Cancel) -> Result<TierOutcome> {
     let mut ledger = cargo();
     ledger.args(["test", "--workspace", "--test", "ledger", "--", "--show-output"]);

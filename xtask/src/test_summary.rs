@@ -1,16 +1,16 @@
-//! What a tier came to, read from what `cargo test` prints, and the table at the end.
+//! Reads the results of a tier from the output of `cargo test`, and prints the final table.
 
 use crate::process::{Result, failed, is_root};
 
-/// What one tier came to.
+/// Holds the results of one tier.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) passed: u32,
     pub(crate) failed: u32,
     pub(crate) ignored: u32,
-    /// Skips that must not happen as root.
+    /// Skips that are an error for root.
     pub(crate) skipped: Vec<String>,
-    /// Skips that the machine excuses.
+    /// Skips for which the machine is the reason.
     pub(crate) excused: Vec<String>,
     pub(crate) failures: Vec<String>,
 }
@@ -22,7 +22,7 @@ pub(crate) enum TierOutcome {
 }
 
 impl Tally {
-    /// Another one's counts on top.
+    /// Adds the results of another tally.
     pub(crate) fn add(&mut self, other: Tally) {
         let Tally { passed, failed, ignored, skipped, excused, failures } = other;
         (self.passed, self.failed) = (self.passed + passed, self.failed + failed);
@@ -32,7 +32,7 @@ impl Tally {
         self.failures.extend(failures);
     }
 
-    /// One thing that is not a test of cargo's went well, or did not.
+    /// Counts one check that is not a test of cargo.
     pub(crate) fn count(&mut self, good: bool, what: &str) {
         self.passed += u32::from(good);
         self.failed += u32::from(!good);
@@ -41,13 +41,13 @@ impl Tally {
         }
     }
 
-    /// One thing could not be run here.
+    /// Counts one check that cannot run on this machine.
     pub(crate) fn excuse(&mut self, line: String) {
         self.passed += 1;
         self.excused.push(line);
     }
 
-    /// One line of what `cargo test --show-output` prints.
+    /// Parses one line of the output of `cargo test --show-output`.
     pub(crate) fn read(&mut self, line: &str) {
         if let Some(counts) = line.strip_prefix("test result: ") {
             // "ok. 12 passed; 0 failed; 1 ignored; 0 measured; ..."
@@ -73,14 +73,13 @@ impl Tally {
         u32::try_from(self.skipped.len() + self.excused.len()).unwrap_or(u32::MAX)
     }
 
-    /// A test that skipped ended without a complaint, so libtest counts it as passed.
+    /// Returns the number of passed tests. libtest counts a skipped test as passed, because it ends without an error.
     fn really_passed(&self) -> u32 {
         self.passed.saturating_sub(self.skips())
     }
 }
 
-/// Prints each tier, its name and what it is, with what came of it; fails if a test failed, or skipped although we are
-/// root.
+/// Prints the result of each tier with its name and description. Fails if a test failed, or was skipped as root.
 pub(crate) fn summary(outcomes: &[(&str, &str, TierOutcome)]) -> Result<()> {
     println!("\n{:<13} {:>7} {:>7} {:>8}", "tier", "passed", "failed", "skipped");
     let (mut passed, mut failures, mut skips, mut forbidden) = (0, 0, 0, 0);
@@ -103,10 +102,10 @@ pub(crate) fn summary(outcomes: &[(&str, &str, TierOutcome)]) -> Result<()> {
     }
     println!("\n{passed} passed, {failures} failed, {skips} skipped");
     if failures > 0 {
-        return failed(format!("{failures} tests failed"));
+        return failed(format!("test: {failures} tests failed"));
     }
     if is_root() && forbidden > 0 {
-        return failed(format!("{forbidden} tests were skipped although we are root: nothing here should stop them"));
+        return failed(format!("test: {forbidden} tests were skipped as root; expected 0"));
     }
     Ok(())
 }

@@ -1,8 +1,8 @@
-//! `cargo xtask test`: the tiers, which of them this machine can run, and one tally at the end.
+//! Implements `cargo xtask test`: chooses the tiers that this machine can run, runs them and prints a summary.
 //!
-//! A test that had to skip prints `SKIPPED <test>: <reason>` and is counted as skipped, not as passed. As root
-//! nothing may be skipped (a privileged test that was skipped must not look like a pass), unless the line
-//! begins with `SKIPPED-OK`: the reason is the machine's, not the user's.
+//! A skipped test prints `SKIPPED <test>: <reason>` and counts as skipped. As root no test may be skipped, because a
+//! skipped privileged test must not look like a pass. The exception is a line that begins with `SKIPPED-OK`: then the
+//! machine is the reason.
 
 use crate::bench::micro::Compared;
 use crate::host::Host;
@@ -65,16 +65,16 @@ impl Tier {
             Tier::Doc => "examples in the documentation",
             Tier::Integration => "tests/ that need no root",
             Tier::Namespaces => "tests/ on veth in network namespaces, as root",
-            Tier::Instructions => "instructions of the packet path, beside the stored counts",
-            Tier::Qemu => "kernels on lesser CPUs, under qemu",
-            Tier::Miri => "unsafe rooms under Miri",
+            Tier::Instructions => "instructions of the packet path, compared with the stored counts",
+            Tier::Qemu => "vector kernels on older CPUs, under qemu",
+            Tier::Miri => "modules with unsafe code, under Miri",
             Tier::Fuzz => "fuzz targets",
             Tier::Long => "10^8 operations on the ledger, many seeds",
         }
     }
 }
 
-/// The command line of `test`.
+/// Holds the command line of `test`.
 #[derive(Debug)]
 pub(crate) struct Options {
     only: Vec<Tier>,
@@ -94,24 +94,27 @@ impl Options {
                         Some(tier) => options.only.push(*tier),
                         None => {
                             let names: Vec<&str> = Tier::ALL.iter().map(|t| t.name()).collect();
-                            return failed(format!("--tier takes one of {}, not `{name}`", names.join(", ")));
+                            return failed(format!(
+                                "--tier: unknown tier `{name}`; expected one of {}",
+                                names.join(", ")
+                            ));
                         }
                     }
                 }
-                other => return failed(format!("test knows no `{other}` (see cargo xtask --help)")),
+                other => return failed(format!("test: unknown option `{other}`; to fix: see cargo xtask --help")),
             }
         }
         Ok(options)
     }
 }
 
-/// Runs the tiers; fails if a test failed, or skipped although we are root.
+/// Runs the tiers. Fails if a test failed, or was skipped as root.
 pub(crate) fn run(cancel: &Cancel, options: &Options) -> Result<()> {
     setup::ensure(cancel, &[For::Build, For::Lab, For::Test], options.policy)?;
     if options.only.contains(&Tier::Qemu) {
-        setup::ensure(cancel, &[For::LesserCpus], options.policy)?;
+        setup::ensure(cancel, &[For::OlderCpus], options.policy)?;
     }
-    // Tests look at CPUs, huge pages and interfaces there.
+    // Tests read CPUs, huge pages and interfaces from /sys.
     let _host = if is_root() { Some(Host::with_sys()?) } else { None };
     let targets = test_targets()?;
     let mut outcomes = vec![];
@@ -119,7 +122,7 @@ pub(crate) fn run(cancel: &Cancel, options: &Options) -> Result<()> {
         let outcome = if options.only.is_empty() || options.only.contains(&tier) {
             run_tier(cancel, tier, &targets, options)?
         } else {
-            TierOutcome::NotRun("not asked for".to_owned())
+            TierOutcome::NotRun("not requested".to_owned())
         };
         outcomes.push((tier.name(), tier.about(), outcome));
     }
@@ -131,26 +134,26 @@ fn run_tier(cancel: &Cancel, tier: Tier, targets: &[Target], options: &Options) 
     let tests_in = |root: bool| targets.iter().filter(move |t| t.needs_root == root);
     match tier {
         Tier::Lint if asked => lint(cancel),
-        Tier::Lint => Ok(TierOutcome::NotRun("only when asked for: --tier lint; .ci/run does".to_owned())),
+        Tier::Lint => Ok(TierOutcome::NotRun("runs only with --tier lint; .ci/run has it".to_owned())),
         Tier::Unit => cargo_test(cancel, &["--workspace", "--lib", "--bins"], false),
         Tier::Doc => cargo_test(cancel, &["--workspace", "--doc"], false),
         Tier::Integration => cargo_test_targets(cancel, tests_in(false), false),
         Tier::Namespaces if is_root() => cargo_test_targets(cancel, tests_in(true), false),
         Tier::Namespaces if sudo_works() => cargo_test_targets(cancel, tests_in(true), true),
         Tier::Namespaces => Ok(TierOutcome::NotRun(
-            "needs root, and sudo wants a password: sudo true && cargo xtask test --tier namespaces".to_owned(),
+            "not root, and sudo needs a password; to fix: sudo true && cargo xtask test --tier namespaces".to_owned(),
         )),
         Tier::Instructions => instructions(cancel),
-        Tier::Qemu => on_lesser_cpus(cancel),
+        Tier::Qemu => on_older_cpus(cancel),
         Tier::Miri if asked => slow_tiers::miri(cancel),
-        Tier::Miri => Ok(TierOutcome::NotRun("only when asked for: --tier miri, some ten minutes".to_owned())),
+        Tier::Miri => Ok(TierOutcome::NotRun("runs only with --tier miri (about ten minutes)".to_owned())),
         Tier::Fuzz => slow_tiers::fuzz(cancel, asked, options.policy),
         Tier::Long if asked => slow_tiers::long(cancel),
-        Tier::Long => Ok(TierOutcome::NotRun("only when asked for: --tier long, some minutes".to_owned())),
+        Tier::Long => Ok(TierOutcome::NotRun("runs only with --tier long (some minutes)".to_owned())),
     }
 }
 
-/// One check: did any piece of the user side grow by more than three per cent?
+/// Checks that no piece of the user side needs over three per cent more instructions.
 fn instructions(cancel: &Cancel) -> Result<TierOutcome> {
     match crate::bench::compare_instructions(cancel) {
         Ok(Compared::Held(lines)) => {
@@ -163,15 +166,15 @@ fn instructions(cancel: &Cancel) -> Result<TierOutcome> {
     }
 }
 
-/// One file (or folder) under a `tests/`.
+/// Describes one file or folder under `tests/`.
 #[derive(Debug)]
 struct Target {
     name: String,
-    /// Its source speaks of network namespaces.
+    /// Whether its source uses network namespaces.
     needs_root: bool,
 }
 
-/// Every integration test of the workspace, from `cargo metadata`.
+/// Returns every integration test of the workspace, from `cargo metadata`.
 fn test_targets() -> Result<Vec<Target>> {
     let output = cargo()
         .args(["metadata", "--no-deps", "--format-version", "1"])
@@ -185,7 +188,7 @@ fn test_targets() -> Result<Vec<Target>> {
     for package in list(&metadata, "packages") {
         for target in list(&package, "targets") {
             if list(&target, "kind").iter().any(|k| k == "test") {
-                let needs_root = speaks_of_namespaces(Path::new(&text(&target, "src_path")));
+                let needs_root = uses_namespaces(Path::new(&text(&target, "src_path")));
                 targets.push(Target { name: text(&target, "name"), needs_root });
             }
         }
@@ -193,8 +196,9 @@ fn test_targets() -> Result<Vec<Target>> {
     if output.status.success() { Ok(targets) } else { failed("cargo metadata failed") }
 }
 
-/// Whether a test's file, or for `tests/<name>/main.rs` any file of its folder, makes a network namespace.
-fn speaks_of_namespaces(source: &Path) -> bool {
+/// Returns whether a test's file creates a network namespace. For `tests/<name>/main.rs` all files of its folder
+/// count.
+fn uses_namespaces(source: &Path) -> bool {
     let mut files = vec![source.to_owned()];
     if source.ends_with("main.rs") {
         let folder = source.parent().and_then(|folder| fs::read_dir(folder).ok());
@@ -212,14 +216,15 @@ fn cargo_test_targets<'a>(
 ) -> Result<TierOutcome> {
     let names: Vec<&str> = targets.flat_map(|t| ["--test", &t.name]).collect();
     if names.is_empty() {
-        return Ok(TierOutcome::NotRun("there are no such tests".to_owned()));
+        return Ok(TierOutcome::NotRun("no such tests exist".to_owned()));
     }
-    // The whole workspace each time: another choice of packages means other features, and compiling all again.
+    // Each run tests the whole workspace: another choice of packages has other features and compiles everything
+    // again.
     let arguments = [&["--workspace"], &names[..]].concat();
     cargo_test(cancel, &arguments, sudo)
 }
 
-/// `cargo test`; with `sudo`, cargo stays the user's and each test program runs as root.
+/// Runs `cargo test`. With `sudo`, cargo runs as the user and each test program as root.
 fn cargo_test(cancel: &Cancel, arguments: &[&str], sudo: bool) -> Result<TierOutcome> {
     println!("\n== cargo test {}", arguments.join(" "));
     let mut command = cargo();
@@ -227,19 +232,19 @@ fn cargo_test(cancel: &Cancel, arguments: &[&str], sudo: bool) -> Result<TierOut
     if sudo {
         command.args(["--config", "target.'cfg(unix)'.runner = ['sudo', '-n', '--']"]);
     }
-    // libtest keeps what a passed test printed to itself unless asked.
+    // libtest hides the output of passed tests by default.
     command.args(["--", "--show-output"]);
     cargo_test_with(cancel, command).map(TierOutcome::Ran)
 }
 
-/// Runs a `cargo test` that is put together already.
+/// Runs a prepared `cargo test`.
 pub(crate) fn cargo_test_with(cancel: &Cancel, mut command: Command) -> Result<Tally> {
     let mut tally = Tally::default();
     run_tests(cancel, &mut command, &mut tally)?;
     Ok(tally)
 }
 
-/// Runs a `cargo test --show-output` and adds what it says.
+/// Runs a `cargo test --show-output` and adds its results.
 fn run_tests(cancel: &Cancel, command: &mut Command, tally: &mut Tally) -> Result<()> {
     let failed_before = tally.failed;
     let mut in_list = false;
@@ -258,25 +263,25 @@ fn run_tests(cancel: &Cancel, command: &mut Command, tally: &mut Tally) -> Resul
     Ok(())
 }
 
-/// The rooms with vector kernels, on CPUs that this machine is not: each level's kernels, and the choice of a level.
-/// Only x86-64: the NEON level has no kernels of its own, and the C libraries we link are rarely there for AArch64.
-fn on_lesser_cpus(cancel: &Cancel) -> Result<TierOutcome> {
+/// Runs the modules with vector kernels on emulated CPUs: the kernels of each level, and the choice of a level. It
+/// runs only on x86-64: the NEON level has no kernels, and the linked C libraries are rarely available for AArch64.
+fn on_older_cpus(cancel: &Cancel) -> Result<TierOutcome> {
     let names = ["qemu-x86_64", "qemu-x86_64-static"];
     let Some(qemu) = names.into_iter().find(|name| cfg!(target_arch = "x86_64") && has_program(name)) else {
         return Ok(TierOutcome::NotRun(
-            "needs qemu's user mode on x86-64; asked for, it is installed: --tier qemu".to_owned(),
+            "qemu: user mode is not installed, or not x86-64; to fix: --tier qemu installs it".to_owned(),
         ));
     };
     let mut tally = Tally::default();
     for cpu in ["Nehalem", "Haswell"] {
-        println!("\n== unit tests of the kernels on a {cpu}");
+        println!("\n== unit tests of the vector kernels on a {cpu}");
         let mut command = cargo();
         command.args(["test", "--package", "oxide-engine", "--lib"]);
         command.args(["--config", &format!("target.'cfg(unix)'.runner = ['{qemu}', '-cpu', '{cpu}']")]);
         command.args(["--", "--show-output", "simd::", "flow::", "packet::"]);
         run_tests(cancel, &mut command, &mut tally)?;
     }
-    println!("\nAArch64: not run, NEON has no kernels of its own and runs the plain code that was tested here");
+    println!("\nAArch64: not run; NEON has no kernels and uses the plain code, which was tested");
     Ok(TierOutcome::Ran(tally))
 }
 
@@ -285,13 +290,13 @@ fn lint(cancel: &Cancel) -> Result<TierOutcome> {
     let checks: &[(&str, &[&str])] = &[
         ("fmt", &["--all", "--check"]),
         ("clippy", &["--workspace", "--all-targets", "--", "-D", "warnings"]),
-        // The advisories need a database from the network: .ci/run looks.
+        // The advisories need a database from the network: .ci/run checks them.
         ("deny", &["check", "licenses", "bans", "sources"]),
     ];
     for (tool, arguments) in checks {
         if !cargo_has(tool) {
             tally.passed += 1;
-            tally.excused.push(format!("SKIPPED-OK cargo {tool}: it is not installed"));
+            tally.excused.push(format!("SKIPPED-OK cargo {tool}: not installed"));
             continue;
         }
         println!("\n== cargo {tool} {}", arguments.join(" "));
@@ -312,7 +317,7 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
-/// The workspace's folder.
+/// Returns the folder of the workspace.
 pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
 }
@@ -321,7 +326,7 @@ pub(crate) fn quietly_succeeds(command: &mut Command) -> bool {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
 }
 
-/// Whether `cargo <tool>` is there; rustup puts a stub on the PATH even for a component that is not.
+/// Returns whether `cargo <tool>` exists; rustup puts a stub on the PATH even for a missing component.
 fn cargo_has(tool: &str) -> bool {
     quietly_succeeds(cargo().args([tool, "--version"]))
 }
@@ -334,7 +339,8 @@ fn sudo_works() -> bool {
 mod tests {
     use super::*;
 
-    /// The root package finds no tests by itself (`autotests = false`): a file that no package lists would never run.
+    /// Checks that a package lists every file of `tests/`. The root package has `autotests = false`, so an unlisted
+    /// file would never run.
     #[test]
     fn every_file_of_tests_is_a_target() {
         let targets = test_targets().unwrap_or_default();

@@ -1,5 +1,6 @@
-//! Pictures of the figures, one file per measure: ratios as bars that start at one (logarithmic), lone values as bars that
-//! start at zero, and the loss curve as lines. Medians as bars, least and most as a thin line.
+//! Draws charts of the results, one file for each measure. Ratios are bars that start at one (logarithmic); values
+//! without a peer are bars that start at zero. The loss curve has lines. Bars show medians; a thin line shows minimum
+//! and maximum.
 
 use super::record::{Better, Record, short};
 use crate::process::{Result, io_error};
@@ -10,18 +11,18 @@ use std::path::{Path, PathBuf};
 const BARS: f64 = 460.0;
 const ROW: f64 = 26.0;
 const TOP: f64 = 64.0;
-/// Room right of the bars, for the figure of a bar that ends there.
+/// Space to the right of the bars, for the label of a bar that ends there.
 const RIGHT: f64 = 80.0;
 const AHEAD: &str = "#3b7a57";
 const BEHIND: &str = "#b5533c";
 const PLAIN: &str = "#4a6d8c";
 const GREY: &str = "#666";
 
-/// What the loss curve's measures are called: `loss at 80 % of peak`.
+/// Prefix and suffix of the loss curve's measures: `loss at 80 % of peak`.
 const CURVE: [&str; 2] = ["loss at ", " % of peak"];
 const CURVE_FILE: &str = "loss-curve.svg";
 
-/// Writes a file for every measure; their paths.
+/// Writes a file for every measure and returns the paths.
 pub(super) fn write(folder: &Path, records: &[Record]) -> Result<Vec<PathBuf>> {
     let mut paths = vec![];
     for (name, picture) in all(records) {
@@ -32,7 +33,7 @@ pub(super) fn write(folder: &Path, records: &[Record]) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// File name and picture of every chart that `records` give.
+/// Returns file name and drawing of every chart of `records`.
 pub(super) fn all(records: &[Record]) -> BTreeMap<String, String> {
     let mut charts: BTreeMap<(String, &str), Vec<&Record>> = BTreeMap::new();
     for record in records.iter().filter(|r| r.runs > 0 && percent(&r.measure).is_none()) {
@@ -49,7 +50,7 @@ pub(super) fn all(records: &[Record]) -> BTreeMap<String, String> {
     pictures
 }
 
-/// The chart that shows a record: values that stand alone have another than ratios.
+/// Returns the file name of a record's chart. Ratios and values without a peer have different charts.
 pub(super) fn file(record: &Record) -> String {
     if percent(&record.measure).is_some() {
         return CURVE_FILE.to_owned();
@@ -59,12 +60,12 @@ pub(super) fn file(record: &Record) -> String {
     format!("{}{}.svg", words.join("-"), if record.ratio_median.is_some() { "" } else { "-values" })
 }
 
-/// Which point of the loss curve a measure is.
+/// Returns which point of the loss curve a measure is, in percent of the peak.
 fn percent(measure: &str) -> Option<f64> {
     measure.strip_prefix(CURVE[0])?.strip_suffix(CURVE[1])?.parse().ok()
 }
 
-/// An axis: where a value stands, and which values are written.
+/// Maps values to positions, and chooses the labelled values.
 struct Axis {
     from: f64,
     to: f64,
@@ -74,7 +75,7 @@ struct Axis {
 }
 
 impl Axis {
-    /// For ratios: one is always on it.
+    /// Creates the axis of ratios, which always contains one.
     fn ratios(records: &[&Record], left: f64) -> Self {
         let least = records.iter().filter_map(|r| r.ratio_min).filter(|r| *r > 0.0).fold(0.5, f64::min);
         let most = records.iter().filter_map(|r| r.ratio_max).fold(2.0, f64::max);
@@ -94,7 +95,7 @@ impl Axis {
         self.left + part.clamp(0.0, 1.0) * self.width
     }
 
-    /// Round values within.
+    /// Returns round values within the range.
     fn ticks(&self) -> Vec<f64> {
         let decades = (-6..=9).map(|n| 10_f64.powi(n));
         if self.logarithmic {
@@ -106,7 +107,7 @@ impl Axis {
         (0..=6).map(|n| f64::from(n) * step).filter(|t| *t <= self.to).collect()
     }
 
-    /// Upright lines at the round values, with the values below.
+    /// Draws vertical lines at the round values, with labels below.
     fn grid(&self, text: &mut String, bottom: f64) {
         for tick in self.ticks() {
             let x = self.at(tick);
@@ -189,7 +190,7 @@ fn bars(measure: &str, records: &[&Record]) -> String {
     text + "</svg>\n"
 }
 
-/// Who, and with what packets.
+/// Returns the names of subject and peer, and the shape of the packets.
 fn label(record: &Record) -> (String, String) {
     let name =
         if record.peer.is_empty() { record.subject.clone() } else { format!("{} / {}", record.subject, record.peer) };
@@ -209,7 +210,7 @@ fn label(record: &Record) -> (String, String) {
     (name, shape.join(", "))
 }
 
-/// Loss over load, subject and peer.
+/// Draws loss over load, for subject and peer.
 fn curve(points: &[(f64, &Record)]) -> String {
     const LEFT: f64 = 60.0;
     const HEIGHT: f64 = 240.0;
@@ -266,13 +267,13 @@ fn curve(points: &[(f64, &Record)]) -> String {
     text + "</svg>\n"
 }
 
-/// Opening, background, title, scale, and where the figures are from.
+/// Draws the background, the title, the scale and the origin of the figures.
 fn frame(title: &str, scale: &str, (width, height): (f64, f64), records: &[&Record]) -> String {
     let about = records
         .first()
         .map(|r| format!("{}, kernel {}, {} UTC, {}", r.about.machine, r.about.kernel, r.about.date, r.about.build));
     let about = about.unwrap_or_default();
-    // Nothing may be cut: 6 px a character of the smallest text, 9 of the title.
+    // The width avoids clipping: 6 px for each character of the smallest text, 9 of the title.
     let wide =
         [about.chars().count() as f64 * 6.0, title.chars().count() as f64 * 9.0, scale.chars().count() as f64 * 7.0];
     let width = wide.into_iter().map(|w| w + 20.0).fold(width, f64::max);
@@ -291,7 +292,7 @@ fn frame(title: &str, scale: &str, (width, height): (f64, f64), records: &[&Reco
 }
 
 fn tick_text(tick: f64) -> String {
-    // 0.30000000000000004 is 0.3.
+    // The rounding turns 0.30000000000000004 into 0.3.
     let rounded = (tick * 1e6).round() / 1e6;
     format!("{rounded}")
 }
@@ -313,7 +314,7 @@ mod tests {
         let svg = bars("m", &[&record, &record]);
         assert_eq!((svg.matches("height=\"14\"").count(), svg.contains("a&lt;b / c")), (2, true));
         let axis = Axis::ratios(&[&record], 100.0);
-        // From 0.5 to 2, one is in the middle.
+        // The axis goes from 0.5 to 2, so one is in the middle.
         assert_eq!((axis.at(0.5), axis.at(1.0), axis.at(2.0)), (100.0, 330.0, 560.0));
         assert_eq!(axis.ticks(), [0.5, 1.0, 2.0]);
     }

@@ -1,4 +1,4 @@
-//! Two forwarders in turns, A B A B: the machine's mood is the same for both within a pair.
+//! Compares two forwarders in alternation, A B A B, so that slow phases of the machine affect both within a pair.
 
 use super::Bench;
 use super::lab::Lab;
@@ -11,7 +11,7 @@ const THROUGHPUT: Measure = Measure::higher("throughput", "Mpps");
 const USER: Measure = Measure::lower("user side", "ns/pkt");
 const KERNEL: Measure = Measure::lower("kernel side", "ns/pkt");
 
-/// Subject, peer, load, and whether `--quick` runs it.
+/// Subject, peer, load, and whether `--quick` runs the comparison.
 type Comparison = (&'static str, &'static str, Load, bool);
 
 pub(super) const SMALL: Load = Load::new(64, 256);
@@ -19,7 +19,7 @@ pub(super) const LARGE: Load = Load::new(1400, 256);
 const BULK: Load = Load::new(64, 1);
 const BULK_LARGE: Load = Load::new(1400, 1);
 
-const DUELS: &[Comparison] = &[
+const COMPARISONS: &[Comparison] = &[
     ("slow-echo", "raw-echo", SMALL, true),
     ("l2fwd", "testpmd-af_xdp", SMALL, true),
     ("relay", "testpmd-af_xdp", SMALL, true),
@@ -42,24 +42,24 @@ const DUELS: &[Comparison] = &[
     ("engine-echo", "raw-echo", SMALL, true),
 ];
 
-/// The shape of a load in a record.
+/// Returns the shape of a load for a record.
 pub(super) fn shape(load: Load) -> Shape {
     Shape { mode: "veth, copy mode".to_owned(), frame: load.frame, flows: load.flows, queues: load.queues }
 }
 
 impl Bench<'_> {
-    /// Whether the command line asks for any duel.
+    /// Returns whether the command line requests any comparison.
     pub(super) fn wants_comparison(&self) -> bool {
-        DUELS.iter().any(|(ours, theirs, ..)| self.wanted(ours) || self.wanted(theirs))
+        COMPARISONS.iter().any(|(ours, theirs, ..)| self.wanted(ours) || self.wanted(theirs))
     }
 
-    /// All duels that the command line asks for and this machine can run.
-    pub(super) fn duels(&mut self, lab: &Lab) -> Result<()> {
-        for &(ours, theirs, load, quick) in DUELS {
+    /// Runs all requested comparisons that this machine can run.
+    pub(super) fn comparisons(&mut self, lab: &Lab) -> Result<()> {
+        for &(ours, theirs, load, quick) in COMPARISONS {
             if !(self.wanted(ours) || self.wanted(theirs)) || (self.brief() && !quick) {
                 continue;
             }
-            let what = format!("{ours} beside {theirs}, {} B, {} flows", load.frame, load.flows);
+            let what = format!("{ours} compared with {theirs}, {} B, {} flows", load.frame, load.flows);
             let (Some(a), Some(b)) = (self.available(ours)?, self.available(theirs)?) else { continue };
             self.row(&what, 3, |bench| {
                 let answer = bench.run_comparison(lab, a, b, load, &what);
@@ -77,7 +77,8 @@ impl Bench<'_> {
         if subject.present() {
             return Ok(Some(subject));
         }
-        let line = format!("{name}: not installed ({})", subject.needs.map_or("", |(_, package)| package));
+        let line =
+            format!("{name}: not installed; to fix: install {}", subject.needs.map_or("", |(_, package)| package));
         if !self.not_run.contains(&line) {
             self.not_run.push(line);
         }
@@ -116,8 +117,8 @@ mod tests {
 
     #[test]
     fn every_comparison_names_existing_forwarders() {
-        for (ours, theirs, ..) in DUELS {
-            assert!(subject::named(ours).is_ok() && subject::named(theirs).is_ok(), "{ours} beside {theirs}");
+        for (ours, theirs, ..) in COMPARISONS {
+            assert!(subject::named(ours).is_ok() && subject::named(theirs).is_ok(), "{ours} compared with {theirs}");
         }
     }
 }

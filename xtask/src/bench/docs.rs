@@ -1,5 +1,5 @@
-//! `docs/performance.md`: what stands between its two marks is made from a bench's JSON; the rest is written by hand. The JSON
-//! and the charts go to `docs/bench/`, so that whoever doubts a figure finds what it was made from.
+//! Writes `docs/performance.md`: the part between its two markers comes from the JSON of a bench; the rest is written
+//! by hand. The JSON and the charts are in `docs/bench/`, so that every figure can be traced to its record.
 
 use super::record::{self, About, Record, short};
 use super::{charts, goals};
@@ -12,15 +12,15 @@ const PAGE: &str = "docs/performance.md";
 const BEGIN: &str = "<!-- figures: made by `cargo xtask bench --docs FILE`; do not edit -->";
 const END: &str = "<!-- end of figures -->";
 
-/// Beside the page: the records and their charts.
+/// Returns the folder of the records and their charts.
 fn folder() -> PathBuf {
     super::root().join("docs/bench")
 }
 
-/// Puts the figures of `records` into the page, and the records and their charts beside it.
+/// Writes the figures of `records` into the page, and the records and their charts into the folder.
 pub(super) fn write(records: &[Record]) -> Result<()> {
     let folder = folder();
-    // Charts of measures that are no more must not stay.
+    // Charts of measures that no longer exist must not stay.
     let _ = std::fs::remove_dir_all(&folder);
     std::fs::create_dir_all(&folder).map_err(io_error(folder.display()))?;
     record::write_json(&folder.join("bench.json"), records)?;
@@ -29,14 +29,14 @@ pub(super) fn write(records: &[Record]) -> Result<()> {
     let page = std::fs::read_to_string(&path).map_err(io_error(path.display()))?;
     let page = replace(&page, &figures(records))?;
     std::fs::write(&path, page).map_err(io_error(path.display()))?;
-    println!("{PAGE} holds {} records; they and their charts are in docs/bench", records.len());
+    println!("{PAGE}: {} records written; the records and their charts are in docs/bench", records.len());
     Ok(())
 }
 
 fn replace(page: &str, figures: &str) -> Result<String> {
     let parts = page.split_once(BEGIN).and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
     let Some((before, after)) = parts else {
-        return failed(format!("{PAGE} lacks its marks, `{BEGIN}` and `{END}`"));
+        return failed(format!("{PAGE}: no markers; expected `{BEGIN}` and `{END}`"));
     };
     Ok(format!("{before}{BEGIN}\n{figures}{END}{after}"))
 }
@@ -52,7 +52,7 @@ fn figures(records: &[Record]) -> String {
     for About { machine, kernel, build, date, command } in abouts {
         let _ = writeln!(
             text,
-            "\nMachine: {machine}. Kernel: {kernel}. Driver and mode: as each line says. Build: {build}. Date: {date} UTC.\nCommand: `{command}`."
+            "\nMachine: {machine}. Kernel: {kernel}. Driver and mode: see each line. Build: {build}. Date: {date} UTC.\nCommand: `{command}`."
         );
     }
     text.push_str("\nThe records: [bench/bench.json](bench/bench.json).\n");
@@ -72,7 +72,7 @@ fn figures(records: &[Record]) -> String {
         for r in list {
             let _ = writeln!(
                 text,
-                "- {} beside {}, {} B, {} flows: **{}** x ({}-{})",
+                "- {} compared with {}, {} B, {} flows: **{}** x ({}-{})",
                 r.subject,
                 r.peer,
                 r.shape.frame,
@@ -108,7 +108,7 @@ fn table(text: &mut String, measure: &str, records: &[&Record]) {
     let charts = if links.is_empty() { String::new() } else { format!(" {}", links.join(" ")) };
     let _ = writeln!(
         text,
-        "\n**{measure}** ({unit}){charts}\n\n| subject | peer | mode | frame | flows | queues | value (least-most) | peer's | ratio (least-most) | runs | |\n\
+        "\n**{measure}** ({unit}){charts}\n\n| subject | peer | mode | frame | flows | queues | value (min-max) | peer's | ratio (min-max) | runs | |\n\
          |---|---|---|---|---|---|---|---|---|---|---|"
     );
     for r in records {
@@ -149,14 +149,15 @@ mod tests {
         assert!(replace("# P", "new").is_err());
     }
 
-    /// A page without its marks would be found out only after a bench of half an hour.
+    /// Checks the markers of the page: otherwise a missing one would be found only after a bench of half an hour.
     #[test]
     fn page_has_its_markers() {
         let page = std::fs::read_to_string(super::super::root().join(PAGE)).unwrap_or_default();
         assert!(replace(&page, "").is_ok());
     }
 
-    /// Each figure of the JSON stands in the page's table, in the list of wins or losses, with the goal, and in the chart.
+    /// Checks that each figure of the JSON is in the page's table, in the list of wins or losses, with the goal, and
+    /// in the chart.
     #[test]
     fn page_and_charts_match_json() {
         let json = r#"[{"measure":"throughput","subject":"relay","peer":"testpmd-af_xdp","ratio_median":1.0625,
@@ -167,14 +168,17 @@ mod tests {
         let page = figures(&records);
         let row = "| relay | testpmd-af_xdp | veth, copy mode | 64 | 256 | 1 | 0.87 (0.81-0.93) | 0.82 | 1.06 (0.53-1.37) | 5 | a note |";
         assert!(page.contains(row), "{page}");
-        assert!(page.contains("- relay beside testpmd-af_xdp, 64 B, 256 flows: **1.06** x (0.53-1.37)"), "{page}");
+        assert!(
+            page.contains("- relay compared with testpmd-af_xdp, 64 B, 256 flows: **1.06** x (0.53-1.37)"),
+            "{page}"
+        );
         assert!(page.contains("at least 1 x | 1.06 x (0.53-1.37); 0.87 Mpps; ratios of 5 runs spread from 0.53 to 1.37 | inconclusive |"), "{page}");
         assert!(page.contains("[chart](bench/throughput.svg)"), "{page}");
         let charts = charts::all(&records);
         assert!(charts["throughput.svg"].contains(">1.06</text>"), "{charts:?}");
     }
 
-    /// The committed JSON, page and charts are of one run.
+    /// Checks that the committed JSON, page and charts come from one run.
     #[test]
     fn committed_page_matches_json() {
         let json = folder().join("bench.json");
@@ -186,7 +190,7 @@ mod tests {
         assert!(replace(&page, &figures(&records)).is_ok_and(|made| made == page), "cargo xtask bench --docs {json:?}");
         for (name, picture) in charts::all(&records) {
             let kept = std::fs::read_to_string(folder().join(&name)).unwrap_or_default();
-            assert!(kept == picture, "docs/bench/{name} is not what {json:?} says");
+            assert!(kept == picture, "docs/bench/{name} does not match {json:?}");
         }
     }
 

@@ -1,15 +1,15 @@
-//! What the project aims at, and whether this run's figures reach it.
+//! Compares the results of a run with the project's goals.
 
 use super::noise::disagreement;
 use super::record::{Record, short};
 
-/// Which of a record's figures counts.
+/// Selects the figure of a record and its bound.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Figure {
     RatioAtLeast(f64),
     RatioAtMost(f64),
     ValueAtMost(f64),
-    /// No goal: to be told.
+    /// No goal: the figure is only reported.
     ReportOnly,
 }
 
@@ -17,7 +17,7 @@ struct Goal {
     measure: &'static str,
     subject: &'static str,
     peer: &'static str,
-    /// Bytes of a frame and flows; zero for any.
+    /// Size of a frame in bytes and number of flows; zero matches any.
     frame: u32,
     flows: u32,
     figure: Figure,
@@ -62,13 +62,13 @@ const GOALS: &[Goal] = &[
     goal("throughput", "slow-echo", "raw-echo", (64, 256), RatioAtMost(0.95)),
 ];
 
-/// A goal held against the figures.
+/// Holds the comparison of a goal with the results.
 pub(super) struct Verdict {
     pub(super) goal: String,
     pub(super) figure: String,
-    /// `None`: nothing was wanted, nothing was measured, or the row is inconclusive.
+    /// Whether the goal is reached. `None` if there is no bound, nothing was measured, or the row is inconclusive.
     pub(super) reached: Option<bool>,
-    /// Why the row counts neither way; empty where it counts.
+    /// Reason why the row is inconclusive; empty if it counts.
     pub(super) inconclusive: String,
 }
 
@@ -79,19 +79,19 @@ impl Verdict {
             Some(false) => "NOT REACHED",
             None if !self.inconclusive.is_empty() => "inconclusive",
             None if self.figure.is_empty() => "not measured",
-            None => "told",
+            None => "reported",
         }
     }
 }
 
-/// How many of the goals are reached, by the rows that count.
+/// Summarizes how many goals are reached. Inconclusive rows do not count.
 pub(super) fn tally(verdicts: &[Verdict]) -> String {
     let count = |word: &str| verdicts.iter().filter(|verdict| verdict.label() == word).count();
     let (reached, missed, inconclusive) = (count("reached"), count("NOT REACHED"), count("inconclusive"));
-    format!("{reached} of {} goals reached; {inconclusive} inconclusive, which count neither way", reached + missed)
+    format!("{reached} of {} goals reached; {inconclusive} inconclusive (not counted)", reached + missed)
 }
 
-/// Every goal, by the medians of `records`.
+/// Compares every goal with the medians of `records`.
 pub(super) fn verdicts(records: &[Record]) -> Vec<Verdict> {
     GOALS.iter().map(|goal| goal.verdict(records)).collect()
 }
@@ -107,7 +107,7 @@ impl Goal {
     }
 
     fn text(&self) -> String {
-        let beside = if self.peer.is_empty() { String::new() } else { format!(" beside {}", self.peer) };
+        let peer = if self.peer.is_empty() { String::new() } else { format!(" compared with {}", self.peer) };
         let shape = if self.frame == 0 { String::new() } else { format!(", {} B, {} flows", self.frame, self.flows) };
         let wanted = match self.figure {
             RatioAtLeast(bound) => format!(": at least {bound} x"),
@@ -116,7 +116,7 @@ impl Goal {
             ReportOnly => String::new(),
         };
         let check = if self.subject == "slow-echo" { " (a check of the bench itself)" } else { "" };
-        format!("{}, {}{beside}{shape}{wanted}{check}", self.measure, self.subject)
+        format!("{}, {}{peer}{shape}{wanted}{check}", self.measure, self.subject)
     }
 
     fn verdict(&self, records: &[Record]) -> Verdict {
@@ -172,16 +172,13 @@ mod tests {
             let pairs = ratios.map(|ratio| (ratio, 1.0));
             Record::pairs(measure, "l2fwd", "testpmd-af_xdp", &pairs, &shape)
         };
-        // As a run beside a build gave it.
+        // These ratios come from a run that a build disturbed.
         let apart = verdicts(&[record([0.15, 1.04, 3.9])]);
         assert_eq!(apart[0].label(), "inconclusive");
         assert!(apart[0].figure.contains("spread from 0.15 to 3.90"), "{}", apart[0].figure);
-        assert_eq!(tally(&apart), "0 of 0 goals reached; 1 inconclusive, which count neither way");
+        assert_eq!(tally(&apart), "0 of 0 goals reached; 1 inconclusive (not counted)");
         let mut disturbed = record([1.03, 1.04, 1.05]);
-        assert_eq!(
-            tally(&verdicts(&[disturbed.clone()])),
-            "1 of 1 goals reached; 0 inconclusive, which count neither way"
-        );
+        assert_eq!(tally(&verdicts(&[disturbed.clone()])), "1 of 1 goals reached; 0 inconclusive (not counted)");
         disturbed.inconclusive = "the hypervisor took 9.00 % of the cores".to_owned();
         let verdicts = verdicts(&[disturbed]);
         assert_eq!(verdicts[0].label(), "inconclusive");

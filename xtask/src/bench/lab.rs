@@ -1,4 +1,4 @@
-//! The lab: two namespaces, two veth pairs, addresses as in lab/src/frame.rs.
+//! Builds the testbed: two namespaces, two veth pairs, and the addresses of lab/src/frame.rs.
 //!
 //! ```text
 //!   outer: generator, counter, core 0                inner: forwarder, core 1
@@ -6,7 +6,7 @@
 //!   vd 10.78.0.2 02:..:0d  ======= veth =======  vc 10.78.0.1 02:..:0c
 //! ```
 //!
-//! A veth's receive work runs on the sender's core, so that "one core each" is a fair split.
+//! The receive work of a veth runs on the sender's core, so each side uses one core.
 
 use crate::namespace::Namespace;
 use crate::process::{Result, Session};
@@ -15,7 +15,7 @@ use std::time::Duration;
 
 const SHORT: Duration = Duration::from_secs(20);
 
-/// The two namespaces with their links. Gone when dropped.
+/// Holds the two namespaces with their links. They are removed on drop.
 #[derive(Debug)]
 pub(super) struct Lab {
     pub(super) outer: Namespace,
@@ -23,13 +23,14 @@ pub(super) struct Lab {
 }
 
 impl Lab {
-    /// Makes everything; `queues` receive and transmit queues on each end.
+    /// Creates everything, with `queues` receive and transmit queues on each end.
     pub(super) fn create(session: &Session, queues: u32) -> Result<Self> {
         let outer = Namespace::create(session, "outer")?;
         let inner = Namespace::create(session, "inner")?;
         let lab = Self { outer, inner };
         for ns in [&lab.outer, &lab.inner] {
-            // Before any veth is there, or its first packets (MLD, router solicitation) are in the rings.
+            // This comes before any veth exists. Otherwise the first packets (MLD, router solicitation) are in the
+            // rings.
             const QUIET: &str = "for scope in all default; do f=/proc/sys/net/ipv6/conf/$scope/disable_ipv6; \
                 [ ! -e $f ] || echo 1 > $f || exit 1; done; echo 1 > /proc/sys/net/ipv4/ip_forward";
             ns.run(session, "sysctl", &["sh", "-c", QUIET])?;
@@ -43,7 +44,7 @@ impl Lab {
             let first = [&["ip", "link", "add", ours], &side[..], &[our_mac, "type", "veth"]].concat();
             let second = [&["peer", "name", theirs, "netns", &inner_pid], &side[..], &[their_mac]].concat();
             lab.outer.run(session, "veth", &[first, second].concat())?;
-            // A local socket would leave a partial checksum, and super-packets would pass whole.
+            // A local socket would leave a partial checksum, and super-packets would pass unsegmented.
             lab.outer.run(session, "ethtool", &["ethtool", "-K", ours, "tx", "off", "gso", "off", "tso", "off"])?;
         }
         lab.batch(session, &lab.outer, OUTER)?;
@@ -56,15 +57,15 @@ impl Lab {
         session.run_with_input("ip", &ns.argv(&["ip", "-batch", "-"]), lines, SHORT).map(drop)
     }
 
-    /// The kernel tells of a carrier from a work queue, some time after both ends are up.
+    /// Waits for the carrier. The kernel reports it from a work queue, some time after both ends are up.
     fn wait_for_carrier(&self, session: &Session) -> Result<()> {
         const WAIT: &str = "for n in $(seq 500); do ip -br link show dev vb | grep -q UP && ip -br link show dev vc | \
             grep -q UP && exit 0; sleep 0.01; done; exit 1";
         self.inner.run(session, "carrier", &["sh", "-c", WAIT]).map(drop)
     }
 
-    /// What a forwarder may have taken with it: links up, addresses, neighbours; GRO as kernel sockets need it. With more
-    /// than one of `upstreams`, 10.100.N.2 for each.
+    /// Restores what a forwarder may have removed: links, addresses, neighbours, and GRO for kernel sockets. With
+    /// more than one of `upstreams`, adds 10.100.N.2 for each.
     pub(super) fn restore(&self, session: &Session, gro: bool, upstreams: u32) -> Result<()> {
         let mut lines = INNER.to_owned();
         for n in (0..upstreams).filter(|_| upstreams > 1) {
@@ -74,7 +75,7 @@ impl Lab {
         self.batch(session, &self.inner, &lines)?;
         let gro = if gro { "on" } else { "off" };
         for link in ["vb", "vc"] {
-            // Without XDP on it a veth takes live frames only with GRO on (drivers/net/veth.c).
+            // Without an XDP program a veth receives live frames only with GRO on (drivers/net/veth.c).
             self.inner.run(session, "ethtool", &["ethtool", "-K", link, "gro", gro])?;
         }
         self.wait_for_carrier(session)

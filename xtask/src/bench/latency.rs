@@ -1,4 +1,4 @@
-//! Round trips, first packets after idleness, idle cores; restarts.
+//! Measures round trips, first packets after idle time, idle cores, and restarts.
 
 use super::Bench;
 use super::comparison::shape;
@@ -9,7 +9,7 @@ use crate::process::{Result, failed};
 use serde::Deserialize;
 use std::time::Duration;
 
-/// What `oxide-lab probe` prints.
+/// Holds the output of `oxide-lab probe`.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 struct Probe {
     lost: u32,
@@ -18,7 +18,7 @@ struct Probe {
     p999_ns: f64,
 }
 
-/// What `oxide-lab paced` prints.
+/// Holds the output of `oxide-lab paced`.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 struct Paced {
     sent: u64,
@@ -45,25 +45,25 @@ const FIRST: [Measure; 2] =
     [Measure::lower("first packet after idle p50", "us"), Measure::lower("first packet after idle p99", "us")];
 const IDLE: Measure = Measure::lower("idle core", "%");
 
-/// Echo, client, and whether it spins.
-struct Asked {
+/// Names an echo server and the client that measures it.
+struct EchoPair {
     subject: &'static str,
     client: &'static str,
 }
 
 impl Bench<'_> {
-    /// Runs one of the lab's tools in the outer namespace, and reads what it prints.
+    /// Runs a tool of the lab in the outer namespace and parses its output.
     pub(super) fn tool<T: for<'a> Deserialize<'a>>(&self, lab: &Lab, arguments: &str, limit: Duration) -> Result<T> {
         let program = self.tools.lab.display().to_string();
         let mut argv = vec![program.as_str()];
         argv.extend(arguments.split_whitespace());
         let output = self.session.run("oxide-lab", &lab.outer.argv(&argv), limit)?;
         serde_json::from_str(output.stdout.trim())
-            .or_else(|e| failed(format!("oxide-lab said {:?}: {e}", output.stdout)))
+            .or_else(|e| failed(format!("oxide-lab: invalid output {:?}: {e}", output.stdout)))
     }
 
-    /// Starts `subject`, runs `work`, stops it.
-    pub(super) fn beside<T>(
+    /// Starts `subject`, runs `work`, and stops the subject.
+    pub(super) fn while_running<T>(
         &self,
         lab: &Lab,
         subject: &Subject,
@@ -71,66 +71,60 @@ impl Bench<'_> {
         work: impl FnOnce() -> Result<T>,
     ) -> Result<T> {
         let forwarder = subject.start(self.session, lab, self.tools, load)?;
-        let answer = work();
-        let words = if answer.is_err() { forwarder.process.last_output() } else { String::new() };
+        let result = work();
+        let output = if result.is_err() { forwarder.process.last_output() } else { String::new() };
         forwarder.stop(self.session, lab)?;
-        match answer {
-            Err(crate::process::Error::Failed(text)) => failed(format!("{}: {text}{words}", subject.name)),
+        match result {
+            Err(crate::process::Error::Failed(text)) => failed(format!("{}: {text}{output}", subject.name)),
             answer => answer,
         }
     }
 
-    fn probe(&self, lab: &Lab, asked: &Asked, more: &str) -> Result<Probe> {
-        let subject = subject::named(asked.subject)?;
-        let arguments = format!("probe --client {} {more}", asked.client);
-        self.beside(lab, subject, Load::new(64, 1), || self.tool(lab, &arguments, Duration::from_secs(60)))
+    fn probe(&self, lab: &Lab, pair: &EchoPair, more: &str) -> Result<Probe> {
+        let subject = subject::named(pair.subject)?;
+        let arguments = format!("probe --client {} {more}", pair.client);
+        self.while_running(lab, subject, Load::new(64, 1), || self.tool(lab, &arguments, Duration::from_secs(60)))
     }
 
-    /// Round trips with both ends spinning, and the first packet after the echo has gone to sleep.
+    /// Measures round trips while both ends busy-poll.
     pub(super) fn round_trips(&mut self, lab: &Lab) -> Result<()> {
         if !self.wanted("round trip") {
             return Ok(());
         }
-        let ours = Asked { subject: "engine-echo", client: "xdp" };
-        let theirs = Asked { subject: "socket-echo", client: "socket" };
+        let ours = EchoPair { subject: "engine-echo", client: "xdp" };
+        let theirs = EchoPair { subject: "socket-echo", client: "socket" };
         let more = format!("--count {}", if self.options.quick { 10_000 } else { 30_000 });
         self.compare(
             lab,
             (&ours, &theirs),
             &more,
             &ROUND_TRIP,
-            "both ends spin; the peer's client is a kernel socket too",
+            "both ends busy-poll; the peer's client is a kernel socket",
         )?;
         if !self.options.quick {
-            let bare = Asked { subject: "raw-echo", client: "xdp" };
-            self.compare(lab, (&bare, &theirs), &more, &ROUND_TRIP, "what a bare loop on our socket reaches")?;
-            let same = Asked { subject: "socket-echo", client: "xdp" };
-            self.compare(
-                lab,
-                (&ours, &same),
-                &more,
-                &ROUND_TRIP,
-                "both ends spin; the client is AF_XDP on both sides",
-            )?;
+            let bare = EchoPair { subject: "raw-echo", client: "xdp" };
+            self.compare(lab, (&bare, &theirs), &more, &ROUND_TRIP, "lower bound: a bare loop on the engine's socket")?;
+            let same = EchoPair { subject: "socket-echo", client: "xdp" };
+            self.compare(lab, (&ours, &same), &more, &ROUND_TRIP, "both ends busy-poll; both clients are AF_XDP")?;
         }
         Ok(())
     }
 
-    /// The first packet after the echo has gone to sleep, and what a core does meanwhile.
+    /// Measures the first packet after idle time, and the use of an idle core.
     pub(super) fn idleness(&mut self, lab: &Lab) -> Result<()> {
         if !self.wanted("idle") {
             return Ok(());
         }
-        let ours = Asked { subject: "engine-echo", client: "xdp" };
-        let theirs = Asked { subject: "raw-echo-poll", client: "xdp" };
+        let ours = EchoPair { subject: "engine-echo", client: "xdp" };
+        let theirs = EchoPair { subject: "raw-echo-poll", client: "xdp" };
         let more = if self.options.quick { "--count 50 --gap-us 20000" } else { "--count 200 --gap-us 20000" };
-        let note = "20 ms of silence before each; the peer blocks in poll(2)";
+        let note = "20 ms without packets before each; the peer blocks in poll(2)";
         self.compare(lab, (&ours, &theirs), more, &FIRST, note)?;
         let mut shares = vec![];
         for _ in 0..self.pace.pairs {
             let subject = subject::named("engine-echo")?;
-            let answer = self.beside(lab, subject, Load::new(64, 1), || {
-                // One answer says that it is up; then it falls asleep.
+            let answer = self.while_running(lab, subject, Load::new(64, 1), || {
+                // One answer shows that the echo runs. Then it goes to sleep.
                 self.tool::<Probe>(lab, "probe --count 10", Duration::from_secs(60))?;
                 self.session.cancel.sleep(Duration::from_millis(200))?;
                 self.tool::<Idle>(lab, "idle --ms 1000", Duration::from_secs(20))
@@ -144,7 +138,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    fn probes(&self, lab: &Lab, ours: &Asked, theirs: &Asked, more: &str) -> Result<Vec<(Probe, Probe)>> {
+    fn probes(&self, lab: &Lab, ours: &EchoPair, theirs: &EchoPair, more: &str) -> Result<Vec<(Probe, Probe)>> {
         let mut pairs = vec![];
         for _ in 0..self.pace.pairs {
             pairs.push((self.probe(lab, ours, more)?, self.probe(lab, theirs, more)?));
@@ -159,22 +153,22 @@ impl Bench<'_> {
         ));
         let lost: u32 = pairs.iter().map(|(a, b)| a.lost + b.lost).sum();
         if lost > 0 {
-            self.log(format_args!("{lost} answers did not come within 200 ms, and are not in the figures"));
+            self.log(format_args!("{lost} answers did not arrive within 200 ms and are not counted"));
         }
         Ok(pairs)
     }
 
-    /// Probes of two echoes in turns, a record for each measure: p50, p99 and p99.9, as far as there are measures.
+    /// Compares probes of two echoes in alternation. Creates a record for each of `measures`: p50, p99 and p99.9.
     fn compare(
         &mut self,
         lab: &Lab,
-        (ours, theirs): (&Asked, &Asked),
+        (ours, theirs): (&EchoPair, &EchoPair),
         more: &str,
         measures: &[Measure],
         note: &str,
     ) -> Result<()> {
         let answer = self.probes(lab, ours, theirs, more);
-        let what = format!("{}, {} beside {}", measures[0].name, ours.subject, theirs.subject);
+        let what = format!("{}, {} compared with {}", measures[0].name, ours.subject, theirs.subject);
         let Some(pairs) = self.unless_failed(&what, answer)? else { return Ok(()) };
         let values: [fn(&Probe) -> f64; 3] = [|p| p.p50_ns, |p| p.p99_ns, |p| p.p999_ns];
         let shape = Shape { mode: "veth, copy mode".to_owned(), frame: 64, flows: 1, queues: 1 };
@@ -192,7 +186,7 @@ const LOST: [Measure; 2] =
 const OTHERS: Measure = Measure::lower("lost on the other queue", "packets");
 
 impl Bench<'_> {
-    /// Restarts under 50,000 packets per second: the gap the engine reports, and what was lost.
+    /// Measures restarts under 50,000 packets per second: the gap that the engine reports, and the lost packets.
     pub(super) fn restarts(&mut self, lab: &Lab) -> Result<()> {
         if !self.wanted("restart") {
             return Ok(());
@@ -206,33 +200,33 @@ impl Bench<'_> {
                 let forwarder = subject.start(self.session, lab, self.tools, load)?;
                 let answer: Result<Paced> =
                     self.tool(lab, &format!("paced --echo --rate {RATE} --ms 2100"), Duration::from_secs(60));
-                let said = forwarder.process.said();
+                let output = forwarder.process.stdout();
                 forwarder.stop(self.session, lab)?;
                 let Some(paced) = self.unless_failed(name, answer)? else { continue };
-                let told: Vec<f64> =
-                    said.lines().filter_map(|l| l.trim().parse().ok()).filter(|g: &f64| g.is_finite()).collect();
-                lost.push(paced.lost.saturating_sub(paced.client_missed) as f64 / told.len().max(1) as f64);
+                let reported: Vec<f64> =
+                    output.lines().filter_map(|l| l.trim().parse().ok()).filter(|g: &f64| g.is_finite()).collect();
+                lost.push(paced.lost.saturating_sub(paced.client_missed) as f64 / reported.len().max(1) as f64);
                 self.log(format_args!(
-                    "{name}: {} restarts, longest gap seen {} ms, {} of {} lost; generator late by {} ms at most, {} ms of \
+                    "{name}: {} restarts, longest observed gap {} ms, {} of {} lost; generator late by at most {} ms, {} ms of \
                      the forwarder's core stolen",
-                    told.len(),
+                    reported.len(),
                     short(paced.longest_gap_ms),
                     paced.lost,
                     paced.sent,
                     short(paced.late_ms),
                     paced.steal_ms
                 ));
-                gaps.extend(told);
+                gaps.extend(reported);
             }
             let shape = shape(load);
-            self.records.push(Record::alone(GAP[n], "engine-echo", &gaps, &shape).note("as the engine reports it"));
+            self.records.push(Record::alone(GAP[n], "engine-echo", &gaps, &shape).note("reported by the engine"));
             let note = format!("at {RATE} packets per second (RFC 6201)");
             self.records.push(Record::alone(LOST[n], "engine-echo", &lost, &shape).note(note));
         }
         Ok(())
     }
 
-    /// Queue 0 is restarted again and again while queue 1 carries traffic.
+    /// Measures the loss on queue 1 while queue 0 restarts repeatedly.
     pub(super) fn other_queues(&mut self) -> Result<()> {
         if !self.wanted("restart") {
             return Ok(());
@@ -242,15 +236,15 @@ impl Bench<'_> {
         let subject = subject::named("engine-restart-queue")?;
         let mut lost = vec![];
         for _ in 0..self.pace.pairs {
-            let answer = self.beside(&lab, subject, load, || {
+            let answer = self.while_running(&lab, subject, load, || {
                 self.tool::<Paced>(&lab, "paced --echo --queue 1 --rate 20000 --ms 2100", Duration::from_secs(60))
             });
             if let Some(paced) = self.unless_failed("the other queue", answer)? {
                 lost.push(paced.lost.saturating_sub(paced.client_missed) as f64);
             }
         }
-        self.log(format_args!("lost on queue 1 while queue 0 is restarted: {lost:?}"));
-        let note = "queue 0 is torn down and rebuilt every 500 ms; both on one core";
+        self.log(format_args!("lost on queue 1 while queue 0 restarts: {lost:?}"));
+        let note = "queue 0 is rebuilt every 500 ms; both queues on one core";
         self.records.push(Record::alone(OTHERS, "engine-echo", &lost, &shape(load)).note(note));
         Ok(())
     }

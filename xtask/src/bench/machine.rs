@@ -1,4 +1,4 @@
-//! What the machine gives, before any forwarder runs: the generator's ceiling, and for how long a core stops at times.
+//! Measures the machine without a forwarder: the maximum rate of the generator, and the pauses of a core.
 
 use super::Bench;
 use super::comparison::{LARGE, SMALL, shape};
@@ -12,7 +12,7 @@ use std::time::Duration;
 const CEILING: Measure = Measure::higher("generator ceiling", "Mpps");
 const PAUSE: Measure = Measure::lower("longest pause of a bare spin", "ms");
 
-/// What `oxide-lab pauses` prints.
+/// Holds the output of `oxide-lab pauses`.
 #[derive(Clone, Copy, Debug, Deserialize)]
 struct Pauses {
     seconds: f64,
@@ -22,7 +22,7 @@ struct Pauses {
 }
 
 impl Bench<'_> {
-    /// What the generator alone makes, counted at an XDP drop on its own far side.
+    /// Measures the maximum rate of the generator, counted at an XDP drop on its far side.
     pub(super) fn ceiling(&mut self, lab: &Lab) -> Result<()> {
         if !self.wanted("generator") && !self.wants_comparison() {
             return Ok(());
@@ -30,20 +30,21 @@ impl Bench<'_> {
         let subject = subject::named("sink")?;
         for load in [SMALL, LARGE] {
             let sink = subject.start(self.session, lab, self.tools, load)?;
-            // Nothing comes back: what vb received is read from the far namespace.
+            // Nothing returns: the packets received by vb are read from the far namespace.
             let far = format!("/proc/{}/net/dev", lab.inner.pid());
             self.session.cancel.sleep(Duration::from_millis(300))?;
             let sample = self.saturate_running(lab, load, &["--ready-ms", "0", "--far", &far]);
             sink.stop(self.session, lab)?;
             if let Some(sample) = self.unless_failed("generator ceiling", sample)? {
-                self.log(format_args!("generator's ceiling at {} B: {} Mpps", load.frame, short(sample.mpps())));
+                self.log(format_args!("generator ceiling at {} B: {} Mpps", load.frame, short(sample.mpps())));
                 self.records.push(Record::alone(CEILING, "generator", &[sample.mpps()], &shape(load)));
             }
         }
         Ok(())
     }
 
-    /// How long the forwarder's core stops when nothing of ours runs on it: what a ring must hold for, or packets are lost.
+    /// Measures how long the forwarder's core pauses without our programs. A ring must hold the packets of such a
+    /// pause.
     pub(super) fn pauses(&mut self, lab: &Lab) -> Result<()> {
         if !["pauses of a bare spin", "throughput at loss", "latency under load"]
             .into_iter()
@@ -59,7 +60,7 @@ impl Bench<'_> {
         }
         let sum = |value: fn(&Pauses) -> f64| runs.iter().map(value).sum::<f64>();
         let note = format!(
-            "{} pauses over 0.5 ms in {} s, {} ms in all: no forwarder on this core can do better",
+            "{} pauses over 0.5 ms in {} s, {} ms in total: a lower bound for every forwarder on this core",
             runs.iter().map(|run| run.pauses).sum::<u64>(),
             short(sum(|run| run.seconds)),
             short(sum(|run| run.paused_ns) / 1e6)

@@ -1,7 +1,9 @@
-//! The user side in pieces: time beside crates that do the same, and instructions beside the counts kept in the repository.
+//! Measures pieces of the user side: time compared with crates for the same work, and instructions compared with the
+//! stored counts.
 //!
-//! Instructions do not depend on the machine's mood, but on the compiler, and on the CPU by which the batch processor and
-//! memcpy choose their code: counts are compared only with those of the same. Callgrind knows vectors up to AVX2.
+//! Instruction counts do not depend on the load of the machine. They depend on the compiler, and on the CPU model, by
+//! which the batch processor and memcpy choose their code. So counts are compared only for the same compiler and CPU.
+//! Callgrind supports vectors up to AVX2.
 
 use super::record::{Measure, Record, Shape, short};
 use crate::process::{Result, Session, failed, has_program, io_error};
@@ -12,13 +14,13 @@ use std::process::Command;
 use std::time::Duration;
 
 const TIME: Measure = Measure::lower("user side in pieces", "ns/pkt");
-/// More than this is a rise that somebody must accept.
+/// Maximum rise in percent that needs no acceptance.
 const TOLERANCE_PERCENT: u64 = 3;
 const STORED: &str = "benches/instructions.json";
-/// How to accept new counts.
+/// Command that accepts new counts.
 const ACCEPT: &str = "cargo xtask bench instructions --accept";
 
-/// What `oxide-lab micro` prints.
+/// Holds the output of `oxide-lab micro`.
 #[derive(Debug, Deserialize)]
 struct Piece {
     piece: String,
@@ -26,16 +28,16 @@ struct Piece {
     ns: Vec<f64>,
 }
 
-/// `benches/instructions.json`.
+/// Holds the content of `benches/instructions.json`.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Counts {
-    /// `rustc --version`, architecture, and the CPU's vendor, family and model.
+    /// Output of `rustc --version`, architecture, and the CPU's vendor, family and model.
     counted_with: String,
-    /// Instructions for a batch of 64, by piece.
+    /// Number of instructions for a batch of 64, by piece.
     instructions: BTreeMap<String, u64>,
 }
 
-/// Every piece timed, in turns with the crates that do the same.
+/// Measures the time of every piece, in alternation with crates for the same work.
 pub(super) fn times(session: &Session, lab: &Path) -> Result<Vec<Record>> {
     let lab = lab.display().to_string();
     let output = session.run("micro", &[lab.as_str(), "micro"], Duration::from_secs(200))?;
@@ -56,26 +58,26 @@ pub(super) fn times(session: &Session, lab: &Path) -> Result<Vec<Record>> {
     Ok(records)
 }
 
-/// What came of a comparison.
+/// Reports the result of a comparison.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Compared {
-    /// Nothing rose: a line for each piece.
+    /// Nothing rose. Holds a line for each piece.
     Held(Vec<String>),
-    /// Not comparable here, and why.
+    /// The counts are not comparable here. Holds the reason.
     NotHere(String),
 }
 
-/// Why counts cannot be compared here; `None` if they can.
+/// Returns why counts cannot be compared here, or `None` if they can.
 pub(crate) fn not_here() -> Result<Option<String>> {
     if !has_program("valgrind") {
-        return Ok(Some("valgrind is missing (cargo xtask setup)".to_owned()));
+        return Ok(Some("valgrind: not installed; to fix: cargo xtask setup".to_owned()));
     }
     let (stored, here) = (stored()?.counted_with, what_counts());
-    let why = format!("{STORED} was counted with {stored}, this is {here}; take new ones by `{ACCEPT}`");
+    let why = format!("{STORED}: counted with {stored}; expected {here}; to fix: {ACCEPT}");
     Ok((stored != here).then_some(why))
 }
 
-/// Counts every piece's instructions and holds them against the stored ones; after [`not_here`].
+/// Counts the instructions of every piece and compares them with the stored counts. Call [`not_here`] before.
 pub(crate) fn compare(session: &Session, lab: &Path) -> Result<Compared> {
     assess(&stored()?, &count(session, lab)?)
 }
@@ -90,7 +92,7 @@ fn assess(stored: &Counts, now: &Counts) -> Result<Compared> {
     let (mut lines, mut rises) = (vec![], vec![]);
     for (piece, count) in &now.instructions {
         let Some(before) = stored.instructions.get(piece) else {
-            rises.push(format!("{piece}: {count} instructions, and none stored"));
+            rises.push(format!("{piece}: {count} instructions, no stored count"));
             continue;
         };
         let change = *count as f64 / (*before).max(1) as f64 - 1.0;
@@ -102,15 +104,15 @@ fn assess(stored: &Counts, now: &Counts) -> Result<Compared> {
         return Ok(Compared::Held(lines));
     }
     failed(format!(
-        "instruction counts rose by more than {TOLERANCE_PERCENT} %:\n  {}\nFind out why. If it must be so, say why in the commit, and accept them by\n  {ACCEPT}",
+        "instruction counts rose by more than {TOLERANCE_PERCENT} %:\n  {}\nTo fix: find the cause; if the rise is necessary, explain it in the commit and run\n  {ACCEPT}",
         rises.join("\n  ")
     ))
 }
 
-/// Stores what is counted now.
+/// Stores the current counts.
 pub(super) fn accept(session: &Session, lab: &Path) -> Result<()> {
     if !has_program("valgrind") {
-        return failed("valgrind is missing: cargo xtask setup");
+        return failed("valgrind: not installed; to fix: cargo xtask setup");
     }
     let counts = count(session, lab)?;
     let path = stored_path();
@@ -129,7 +131,7 @@ fn what_counts() -> String {
     let output = Command::new("rustc").arg("--version").current_dir(super::root()).output();
     let version = output.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned()).unwrap_or_default();
     let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    // The first CPU's; other architectures than x86 have other words, and so none here.
+    // The fields are those of the first CPU. Other architectures than x86 have other names, so their text is empty.
     let of = |name: &str| {
         let line = cpus.lines().find_map(|line| line.split_once(':').filter(|(key, _)| key.trim() == name));
         line.map(|(_, value)| value.trim()).unwrap_or_default()
@@ -143,7 +145,7 @@ fn count(session: &Session, lab: &Path) -> Result<Counts> {
     let names = session.run("work", &[lab.as_str(), "work"], Duration::from_secs(60))?;
     let mut instructions = BTreeMap::new();
     for piece in names.stdout.lines() {
-        // The difference of two lengths: what start-up costs is in both.
+        // The difference of two lengths removes the cost of the start.
         const FEW: u32 = 50;
         const MANY: u32 = 450;
         let [few, many] = [FEW, MANY].map(|batches| collected(session, &lab, piece, batches));
@@ -154,7 +156,7 @@ fn count(session: &Session, lab: &Path) -> Result<Counts> {
     Ok(Counts { counted_with: what_counts(), instructions })
 }
 
-/// Instructions of a whole run, by Callgrind.
+/// Returns the instructions of a whole run, counted by Callgrind.
 fn collected(session: &Session, lab: &str, piece: &str, batches: u32) -> Result<u64> {
     let batches = batches.to_string();
     let argv = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", lab, "work", piece, &batches];
@@ -162,7 +164,7 @@ fn collected(session: &Session, lab: &str, piece: &str, batches: u32) -> Result<
     let line = output.stderr.lines().find_map(|l| l.split_once("Collected : ").map(|(_, count)| count.trim().parse()));
     match line {
         Some(Ok(count)) => Ok(count),
-        _ => failed(format!("callgrind did not say what it collected:\n{}", output.stderr)),
+        _ => failed(format!("callgrind: no count in its output:\n{}", output.stderr)),
     }
 }
 

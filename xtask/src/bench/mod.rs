@@ -1,21 +1,21 @@
-//! `cargo xtask bench`: forwarders side by side, on one veth lab, in one run.
+//! Implements `cargo xtask bench`: compares forwarders on one veth testbed, in one run.
 //!
 //! | module | owns |
 //! |---|---|
 //! | [`record`] | one line of the result; statistics, table, JSON |
 //! | [`lab`] | the two namespaces and their links |
-//! | [`subject`] | the forwarders, ours and others' |
+//! | [`subject`] | the forwarders: the engine's and the peers |
 //! | [`sample`] | one run of one of them under load |
-//! | [`machine`] | what the machine gives before any of them runs |
-//! | [`comparison`] | two of them in turns |
+//! | [`machine`] | the machine without a forwarder |
+//! | [`comparison`] | two forwarders in alternation |
 //! | [`latency`] | round trips, idleness, restarts |
-//! | [`trials`] | given rates: throughput at a loss goal, loss, latency, bursts, sessions |
-//! | [`scaling`] | cost as flows, frames, entries, queues and time grow |
-//! | [`micro`] | the user side in pieces: time, and instructions beside the stored ones |
-//! | [`noise`] | what disturbed a row; measuring it again |
-//! | [`goals`] | what is aimed at, held against the figures |
-//! | [`charts`], [`docs`] | pictures, and the page of figures |
-//! | [`processor`] | the batch processor beside other crates: no lab |
+//! | [`trials`] | fixed rates: throughput at a loss goal, loss, latency, bursts, sessions |
+//! | [`scaling`] | cost over flows, frame size, entries, queues and time |
+//! | [`micro`] | pieces of the user side: time, and instructions compared with the stored counts |
+//! | [`noise`] | disturbances of a row; repeated measurements |
+//! | [`goals`] | the goals, compared with the results |
+//! | [`charts`], [`docs`] | charts, and the page of figures |
+//! | [`processor`] | the batch processor compared with other crates, without testbed |
 
 mod charts;
 mod comparison;
@@ -45,20 +45,20 @@ use std::process::Command;
 use std::time::Instant;
 use subject::Tools;
 
-/// The command line of `bench`.
+/// Holds the command line of `bench`.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
     quick: bool,
     json: Option<PathBuf>,
-    /// Install the Debian ones among the peers first.
+    /// Whether to install the peers from Debian first.
     all_peers: bool,
-    /// Only measures or subjects with one of these in their names.
+    /// Filters: only measures or subjects whose name contains one of these.
     names: Vec<String>,
     keep_logs: bool,
     policy: Policy,
-    /// Make the page of figures from these JSON files, and measure nothing.
+    /// JSON files from which the page of figures is made, without a measurement.
     docs: Vec<PathBuf>,
-    /// Store the instruction counts of now.
+    /// Whether to store the current instruction counts.
     accept: bool,
 }
 
@@ -88,17 +88,17 @@ impl Options {
                 "--peers" => match value()? {
                     "all" => options.all_peers = true,
                     "installed" => options.all_peers = false,
-                    other => return failed(format!("--peers takes all or installed, not `{other}`")),
+                    other => return failed(format!("--peers: unknown value `{other}`; expected all or installed")),
                 },
                 name if !name.starts_with('-') => options.names.push(name.to_owned()),
-                other => return failed(format!("bench knows no `{other}` (see cargo xtask --help)")),
+                other => return failed(format!("bench: unknown option `{other}`; to fix: see cargo xtask --help")),
             }
         }
         Ok(options)
     }
 }
 
-/// How long and how often.
+/// Sets the number and the length of the runs.
 #[derive(Clone, Copy, Debug)]
 struct Pace {
     pairs: usize,
@@ -109,7 +109,7 @@ struct Pace {
 const QUICK: Pace = Pace { pairs: 3, warm_ms: 250, window_ms: 500 };
 const FULL: Pace = Pace { pairs: 5, warm_ms: 400, window_ms: 1500 };
 
-/// A bench under way.
+/// Holds the state of a bench.
 struct Bench<'a> {
     session: &'a Session,
     tools: &'a Tools,
@@ -117,29 +117,30 @@ struct Bench<'a> {
     pace: Pace,
     started: Instant,
     records: Vec<Record>,
-    /// What could not be measured, and why.
+    /// Measurements that failed, with the reason.
     not_run: Vec<String>,
-    /// How late the generator was at most in the row under way, nanoseconds.
+    /// Maximum delay of the generator in the current row, in nanoseconds.
     late_ns: u64,
 }
 
 impl Bench<'_> {
-    /// Whether the command line asks for something of this name.
+    /// Returns whether the command line requests something with this name.
     fn wanted(&self, name: &str) -> bool {
         self.options.names.is_empty() || self.options.names.iter().any(|n| name.contains(n.as_str()))
     }
 
-    /// Whether only the most telling things are to run: four minutes do not hold all; what is named runs, quick or not.
+    /// Returns whether to run only the most important rows: four minutes do not suffice for all. A named row always
+    /// runs.
     fn brief(&self) -> bool {
         self.options.quick && self.options.names.is_empty()
     }
 
-    /// A line of progress.
+    /// Prints a line of progress.
     fn log(&self, text: impl std::fmt::Display) {
         eprintln!("[{:4} s] {text}", self.started.elapsed().as_secs());
     }
 
-    /// Notes what failed and goes on, except after a signal.
+    /// Records a failure and continues, except after a signal.
     fn unless_failed<T>(&mut self, what: &str, answer: Result<T>) -> Result<Option<T>> {
         match answer {
             Ok(value) => Ok(Some(value)),
@@ -153,7 +154,7 @@ impl Bench<'_> {
     }
 }
 
-/// Set-up, build, lab, measures, table.
+/// Runs set-up, build, testbed and measurements, and prints the table.
 pub(crate) fn run(cancel: &Cancel, options: &Options) -> Result<()> {
     if !options.docs.is_empty() {
         let runs = options.docs.iter().map(|json| record::read_json(json)).collect::<Result<Vec<_>>>()?;
@@ -167,11 +168,11 @@ pub(crate) fn run(cancel: &Cancel, options: &Options) -> Result<()> {
     let only = |name: &str| options.names.len() == 1 && options.names[0] == name;
     let in_memory = only("micro") || only("instructions");
     if !in_memory && !is_root() {
-        return failed("the bench needs root for its network namespaces: sudo -E cargo xtask bench");
+        return failed("bench: not root; expected root for its network namespaces; to fix: sudo -E cargo xtask bench");
     }
     let tools = build(cancel)?;
     subject::check_built(&tools)?;
-    let _alone = lock()?;
+    let _lock = lock()?;
     let _host = if is_root() { Some(Host::with_sys()?) } else { None };
     let dir = std::env::temp_dir().join(format!("oxide-bench-{}", std::process::id()));
     fs::DirBuilder::new().mode(0o755).create(&dir).map_err(io_error(dir.display()))?;
@@ -187,7 +188,7 @@ pub(crate) fn run(cancel: &Cancel, options: &Options) -> Result<()> {
         late_ns: 0,
     };
     let outcome = if only("lab") {
-        bench.by_hand()
+        bench.manual()
     } else if only("instructions") {
         bench.instructions()
     } else if in_memory {
@@ -197,11 +198,11 @@ pub(crate) fn run(cancel: &Cancel, options: &Options) -> Result<()> {
     };
     let (mut records, not_run) = (bench.records, bench.not_run);
     if options.keep_logs {
-        println!("what every program said: {}", dir.display());
+        println!("output of every program: {}", dir.display());
     } else {
         let _ = fs::remove_dir_all(&dir);
     }
-    // What was measured before a failure or a Ctrl-C is still true.
+    // Results from before a failure or a Ctrl-C are valid.
     let about = About::here();
     records.iter_mut().for_each(|record| record.about = about.clone());
     report(options, &records, &not_run)?;
@@ -213,11 +214,11 @@ impl Bench<'_> {
         let lab = Lab::create(self.session, 1)?;
         self.ceiling(&lab)?;
         self.pauses(&lab)?;
-        self.duels(&lab)?;
-        self.row("growth", 2, |bench| bench.scaling(&lab))?;
+        self.comparisons(&lab)?;
+        self.row("scaling", 2, |bench| bench.scaling(&lab))?;
         self.row("round trips", 2, |bench| bench.round_trips(&lab))?;
         self.row("idleness", 2, |bench| bench.idleness(&lab))?;
-        self.row("given rates", 2, |bench| bench.given_rates(&lab))?;
+        self.row("fixed rates", 2, |bench| bench.fixed_rates(&lab))?;
         self.row("restarts", 2, |bench| bench.restarts(&lab))?;
         drop(lab);
         self.row("other queues", 2, Self::other_queues)?;
@@ -229,17 +230,17 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// The lab for commands given by hand, until Ctrl-C.
-    fn by_hand(&self) -> Result<()> {
+    /// Provides the testbed for manual commands, until Ctrl-C.
+    fn manual(&self) -> Result<()> {
         let lab = Lab::create(self.session, 1)?;
         lab.restore(self.session, false, 1)?;
         let [outer, inner] = [&lab.outer, &lab.inner].map(|ns| format!("nsenter --net=/proc/{}/ns/net --", ns.pid()));
         println!(
-            "The lab is there until Ctrl-C. In another shell, as root:\n\n\
+            "The testbed exists until Ctrl-C. In another shell, as root:\n\n\
              OUTER='{outer}'; INNER='{inner}'; L={}\n\n\
-             $INNER $L forward raw &          # or any forwarder of your own on vb, on CPU 1\n\
-             $OUTER $L blast\n\n\
-             docs/performance.md, \"Measure your own forwarder\", has the rest.",
+             $INNER $L forward raw &          # or your own forwarder on vb, on CPU 1\n\
+             $OUTER $L saturate\n\n\
+             See \"Measure your own forwarder\" in docs/performance.md.",
             self.tools.lab.display()
         );
         loop {
@@ -247,16 +248,16 @@ impl Bench<'_> {
         }
     }
 
-    /// The user side in pieces.
+    /// Measures the pieces of the user side.
     fn pieces(&mut self) -> Result<()> {
         let answer = micro::times(self.session, &self.tools.lab);
-        if let Some(records) = self.unless_failed("the user side in pieces", answer)? {
+        if let Some(records) = self.unless_failed("pieces of the user side", answer)? {
             self.records.extend(records);
         }
         Ok(())
     }
 
-    /// Instruction counts: compared, or stored with `--accept`.
+    /// Compares the instruction counts, or stores them with `--accept`.
     fn instructions(&mut self) -> Result<()> {
         if self.options.accept {
             return micro::accept(self.session, &self.tools.lab);
@@ -293,7 +294,7 @@ fn report(options: &Options, records: &[Record], not_run: &[String]) -> Result<(
     Ok(())
 }
 
-/// For the test tier: the counts of now beside the stored ones, in a folder of its own.
+/// Compares the current counts with the stored ones, for the test tier, in its own folder.
 pub(crate) fn compare_instructions(cancel: &Cancel) -> Result<micro::Compared> {
     if let Some(why) = micro::not_here()? {
         return Ok(micro::Compared::NotHere(why));
@@ -306,17 +307,17 @@ pub(crate) fn compare_instructions(cancel: &Cancel) -> Result<micro::Compared> {
     answer
 }
 
-/// The workspace's folder.
+/// Returns the folder of the workspace.
 pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
 }
 
-/// Cargo's target folder.
+/// Returns Cargo's target folder.
 pub(crate) fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |t| root().join(t))
 }
 
-/// Builds what the bench runs.
+/// Builds the programs of the bench.
 pub(crate) fn build(cancel: &Cancel) -> Result<Tools> {
     eprintln!("building oxide, its examples and oxide-lab (release)");
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
@@ -332,14 +333,17 @@ pub(crate) fn build(cancel: &Cancel) -> Result<Tools> {
     Ok(Tools { oxide: release.join("oxide"), lab: release.join("oxide-lab"), l2fwd: release.join("examples/l2fwd") })
 }
 
-/// Two benches at once would measure each other. Close-on-exec, so that no child keeps it.
+/// Locks the machine against a second bench, which would disturb this one. The lock is close-on-exec, so no child
+/// keeps it.
 fn lock() -> Result<File> {
     let path = std::env::temp_dir().join("oxide-bench.lock");
     let file =
         File::options().create(true).truncate(false).write(true).open(&path).map_err(io_error(path.display()))?;
     match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => failed("another bench is running on this machine"),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            failed("bench: another bench is running on this machine; to fix: wait for its end")
+        }
         Err(e) => failed(format!("{}: {e}", path.display())),
     }
 }

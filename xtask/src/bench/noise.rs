@@ -1,5 +1,5 @@
-//! What disturbed a row: other programs on the two cores, the hypervisor, a late generator, pairs that disagree. A row that was
-//! disturbed is measured again; one that stays disturbed is inconclusive, and counts as no goal.
+//! Detects disturbances of a row: other programs on the two cores, the hypervisor, a late generator, pairs that
+//! disagree. A disturbed row is measured again. If it is still disturbed, it is inconclusive and counts for no goal.
 
 use super::Bench;
 use super::record::{Record, short};
@@ -7,35 +7,36 @@ use crate::process::Result;
 use std::fs;
 use std::time::Instant;
 
-/// Part of a row's time in which some program waited for a core. Our own leave the cores to each other: each has its own.
+/// Maximum share of a row's time in which a program waited for a core. The bench's own programs do not wait: each has
+/// its own core.
 const WAITING_MOST: f64 = 0.10;
-/// Part of the cores' time that the hypervisor may take. A quiet machine of ours loses 1 %.
+/// Maximum share of the cores' time that the hypervisor may take. A quiet test machine loses 1 %.
 const STOLEN_MOST: f64 = 0.05;
-/// How late the generator may be. Pauses of 10 ms are the hypervisor's, and are in the note of each row.
+/// Maximum delay of the generator. Pauses of 10 ms come from the hypervisor and are in the note of each row.
 const LATE_MOST_MS: f64 = 30.0;
-/// Highest over lowest of the pairs' ratios, or of the values, that still agree.
+/// Maximum ratio of the highest to the lowest value of pairs that agree.
 const SPREAD_MOST: f64 = 1.5;
-/// Generator's and forwarder's.
+/// Number of cores: one for the generator and one for the forwarder.
 const CORES: usize = 2;
 
-/// A look at the machine.
-struct Look {
+/// Holds one sample of the machine.
+struct Sample {
     at: Instant,
-    /// `None` where the kernel has no pressure stall information (proc_pressure(5), CONFIG_PSI).
+    /// Waiting time; `None` if the kernel has no pressure stall information (proc_pressure(5), CONFIG_PSI).
     waited_us: Option<u64>,
     stolen_ms: u64,
 }
 
-/// What happened during a row.
+/// Holds the disturbances during a row.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Noise {
-    /// Parts of the time.
+    /// Shares of the time.
     waiting: f64,
     stolen: f64,
     late_ms: f64,
 }
 
-impl Look {
+impl Sample {
     fn now() -> Self {
         let read = |path| fs::read_to_string(path).unwrap_or_default();
         let waited_us = waited_us(&read("/proc/pressure/cpu"));
@@ -53,12 +54,13 @@ impl Look {
     }
 }
 
-/// Microseconds in which some program waited for a CPU, since boot.
+/// Returns the microseconds in which a program waited for a CPU, since boot.
 fn waited_us(pressure: &str) -> Option<u64> {
     pressure.lines().find(|line| line.starts_with("some"))?.rsplit_once("total=")?.1.trim().parse().ok()
 }
 
-/// Milliseconds that the hypervisor took from our cores since boot (proc_stat(5), `steal`; ticks are 10 ms).
+/// Returns the milliseconds that the hypervisor took from the two cores since boot (proc_stat(5), `steal`; a tick is
+/// 10 ms).
 fn stolen_ms(stat: &str) -> u64 {
     let of = |cpu: usize| {
         let name = format!("cpu{cpu} ");
@@ -73,7 +75,7 @@ impl Noise {
         let percent = |part: f64| short(part * 100.0);
         if self.waiting > WAITING_MOST {
             return Some(format!(
-                "other programs used the cores: some waited in {} % of the time",
+                "other programs used the cores: a program waited in {} % of the time",
                 percent(self.waiting)
             ));
         }
@@ -84,7 +86,7 @@ impl Noise {
     }
 }
 
-/// Why the pairs of `record` do not agree on which side of `bound` they are.
+/// Returns why the pairs of `record` disagree about which side of `bound` they are on.
 pub(super) fn disagreement(record: &Record, bound: Option<f64>) -> Option<String> {
     let (what, least, most) = match (record.ratio_min, record.ratio_max) {
         (Some(least), Some(most)) => ("ratios", least, most),
@@ -97,8 +99,8 @@ pub(super) fn disagreement(record: &Record, bound: Option<f64>) -> Option<String
 }
 
 impl Bench<'_> {
-    /// Measures a row, at most `tries` times until it is undisturbed and, where there are more than two tries, its pairs
-    /// agree. What the last try gives is kept, with the reason if it is inconclusive.
+    /// Measures a row, at most `tries` times, until it is undisturbed. With more than two tries its pairs must also
+    /// agree. The last result is kept, with the reason if it is inconclusive.
     pub(super) fn row(
         &mut self,
         what: &str,
@@ -110,14 +112,14 @@ impl Bench<'_> {
             self.records.truncate(first);
             self.not_run.truncate(missed);
             self.late_ns = 0;
-            let before = Look::now();
+            let before = Sample::now();
             measure(self)?;
-            let reason = Look::now().since(&before, self.late_ns).reason();
+            let reason = Sample::now().since(&before, self.late_ns).reason();
             let rows = self.records.get_mut(first..).unwrap_or_default();
             let apart = || rows.iter().find_map(|record| disagreement(record, None)).filter(|_| tries > 2);
             let Some(again) = reason.clone().or_else(apart) else { return Ok(()) };
             if left > 0 {
-                self.log(format_args!("{what}: {again}: measured again"));
+                self.log(format_args!("{what}: {again}; measuring again"));
             } else {
                 let reason = reason.unwrap_or_default();
                 rows.iter_mut().for_each(|record| record.inconclusive.clone_from(&reason));
@@ -133,7 +135,8 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    /// Recorded on two cores of an EPYC, a build running beside the bench, ten seconds apart; and on the quiet machine.
+    /// Values from two cores of an EPYC, ten seconds apart, with a build next to the bench, and from the quiet
+    /// machine.
     const BUSY: [&str; 2] = [
         "some avg10=99.50 avg60=99.51 avg300=99.19 total=5055065729\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=0\n",
         "some avg10=99.41 avg60=99.50 avg300=99.20 total=5064998311\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=0\n",
@@ -143,23 +146,23 @@ mod tests {
         "cpu  1 2\ncpu0 44900 0 9990 61210 80 0 330 135 0 0\ncpu1 43800 0 9490 62710 75 0 310 206 0 0\n",
     ];
 
-    fn look(at: Instant, pressure: &str, stat: &str) -> Look {
-        Look { at, waited_us: waited_us(pressure), stolen_ms: stolen_ms(stat) }
+    fn sample(at: Instant, pressure: &str, stat: &str) -> Sample {
+        Sample { at, waited_us: waited_us(pressure), stolen_ms: stolen_ms(stat) }
     }
 
     #[test]
     fn other_programs_stolen_time_and_late_generator_are_noticed() {
         let (start, end) = (Instant::now(), Instant::now() + Duration::from_secs(10));
         let during = |pressure: [&str; 2], stat: [&str; 2], late_ns| {
-            let before = look(start, pressure[0], stat[0]);
-            look(end, pressure[1], stat[1]).since(&before, late_ns).reason().unwrap_or_default()
+            let before = sample(start, pressure[0], stat[0]);
+            sample(end, pressure[1], stat[1]).since(&before, late_ns).reason().unwrap_or_default()
         };
         let quiet = [BUSY[0]; 2];
         assert_eq!(during(quiet, [STAT[0]; 2], 9_000_000), "");
-        assert!(during(BUSY, [STAT[0]; 2], 0).contains("some waited in 99.3 % of the time"));
+        assert!(during(BUSY, [STAT[0]; 2], 0).contains("a program waited in 99.3 % of the time"));
         assert!(during(quiet, STAT, 0).contains("took 6.15 % of the cores"));
         assert!(during(quiet, [STAT[0]; 2], 48_000_000).contains("late by 48.0 ms"));
-        // A kernel without the file says nothing about it.
+        // A kernel without the file reports nothing.
         assert_eq!(during(["", ""], [STAT[0]; 2], 0), "");
     }
 
@@ -173,7 +176,7 @@ mod tests {
         let wide = record(&[0.15, 1.2, 3.9]);
         assert_eq!(disagreement(&wide, Some(1.7)).as_deref(), Some("ratios of 3 runs spread from 0.15 to 3.90"));
         assert!(disagreement(&wide, None).is_some());
-        assert_eq!(disagreement(&wide, Some(4.0)), None, "whatever it is, it is below");
+        assert_eq!(disagreement(&wide, Some(4.0)), None, "every value is below the bound");
         assert_eq!(disagreement(&record(&[1.46, 1.55, 1.72]), Some(1.7)), None);
     }
 }

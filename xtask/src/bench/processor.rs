@@ -1,5 +1,6 @@
-//! `cargo xtask bench processor`: the batch processor beside other crates, without a lab and without root. The
-//! contestants run in the workspace's own bench program, since they need our types; what they took comes back as pairs.
+//! Implements `cargo xtask bench processor`: compares the batch processor with other crates, without testbed and
+//! without root. The measured code runs in the workspace's own bench program, because it needs the engine's types.
+//! The program returns pairs of times.
 
 use super::record::{Measure, Record, Shape, short};
 use super::{About, Options, root, target};
@@ -9,13 +10,13 @@ use serde::Deserialize;
 use std::fs;
 use std::process::Command;
 
-/// One subject beside one peer, as `benches/processor` writes it.
+/// Holds one comparison of a subject with a peer, as `benches/processor` writes it.
 #[derive(Deserialize)]
 struct Row {
     measure: String,
     subject: String,
     peer: String,
-    /// The bound on the ratio.
+    /// Upper bound of the ratio.
     at_most: Option<f64>,
     note: String,
     pairs: Vec<(f64, f64)>,
@@ -23,7 +24,7 @@ struct Row {
 
 const TIME: Measure = Measure::lower("", "ns/item");
 const INSTRUCTIONS: Measure = Measure::lower("instructions", "per packet");
-/// What runs under callgrind: names that `benches/processor` knows.
+/// Names for callgrind, which `benches/processor` knows.
 const COUNTED: [&str; 3] = ["l2fwd", "relay-4Ki", "relay-1Mi"];
 
 pub(super) fn run(cancel: &Cancel, options: &Options) -> Result<()> {
@@ -62,8 +63,8 @@ fn record(row: &Row) -> Record {
     Record { measure: row.measure.clone(), ..record }.note(format!("{verdict}{}", row.note))
 }
 
-/// Instructions of the whole step, which a busy machine does not disturb. Callgrind knows no AVX-512, so this is the
-/// AVX2 level.
+/// Counts the instructions of the whole step, which other programs do not disturb. Callgrind does not support
+/// AVX-512, so this is the AVX2 level.
 fn counted(cancel: &Cancel) -> Result<Vec<Record>> {
     let mut program = String::new();
     let mut build = cargo();
@@ -95,7 +96,7 @@ fn counted(cancel: &Cancel) -> Result<Vec<Record>> {
                 Ok(Record::alone(INSTRUCTIONS, &subject, &[total / packets], &shape)
                     .note("whole step: reclaim to transmit"))
             }
-            _ => failed(format!("valgrind did not count {what} ({status})")),
+            _ => failed(format!("{what}: valgrind returned no count ({status})")),
         }
     };
     COUNTED.into_iter().map(count).collect()

@@ -1,4 +1,5 @@
-//! One line of a bench: what was measured, against whom, and how sure it is. Table and JSON are made of these.
+//! Holds the results of a bench: each record has a measure, a subject, a peer, and the spread of the values. Tables
+//! and JSON are made of records.
 
 use crate::process::{Result, failed, io_error};
 use serde::{Deserialize, Serialize};
@@ -6,73 +7,74 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
 
-/// Which way is good.
+/// Names the better direction of a measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Better {
-    /// More packets.
+    /// Higher is better, such as packets.
     Higher,
-    /// Less time.
+    /// Lower is better, such as time.
     Lower,
 }
 
-/// Where, when and of what build the records of a run are.
+/// Describes machine, time and build of a run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct About {
-    /// Processor and number of CPUs.
+    /// Processor model and number of CPUs.
     pub(crate) machine: String,
     pub(crate) kernel: String,
-    /// Commit (with `+` where the tree was changed) and compiler.
+    /// Commit (with `+` if the tree was changed) and compiler.
     pub(crate) build: String,
-    /// UTC.
+    /// Date in UTC.
     pub(crate) date: String,
-    /// What prints these numbers.
+    /// Command that produced the figures.
     pub(crate) command: String,
 }
 
-/// What the packets are like.
+/// Describes the packets of a measurement.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Shape {
-    /// Driver and XDP mode, or what stands in for them.
+    /// Driver and XDP mode, or a description if there is none.
     pub(crate) mode: String,
-    /// Bytes of a frame, without FCS; 0 where there are none.
+    /// Size of a frame in bytes, without FCS; 0 if there are none.
     pub(crate) frame: u32,
     pub(crate) flows: u32,
     pub(crate) queues: u32,
 }
 
-/// One measure of one subject, beside one peer or alone. The keys are stable.
+/// Holds one measure of one subject, compared with a peer or alone. The JSON keys are stable.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Record {
     pub(crate) measure: String,
     pub(crate) subject: String,
-    /// Empty where the value stands alone.
+    /// Name of the peer; empty if there is none.
     pub(crate) peer: String,
-    /// Subject's value over the peer's, within a pair; `None` without a peer, or where a peer's value is zero.
+    /// Ratio of the subject's value to the peer's, within a pair. `None` without a peer, or if a value of the peer is
+    /// zero.
     pub(crate) ratio_median: Option<f64>,
     pub(crate) ratio_min: Option<f64>,
     pub(crate) ratio_max: Option<f64>,
-    /// Pairs, or single runs.
+    /// Number of pairs, or of single runs.
     pub(crate) runs: usize,
     pub(crate) unit: String,
     pub(crate) better: Better,
-    /// The subject's value.
+    /// Value of the subject.
     pub(crate) value_median: f64,
     pub(crate) value_min: f64,
     pub(crate) value_max: f64,
     pub(crate) peer_median: Option<f64>,
     #[serde(flatten)]
     pub(crate) shape: Shape,
-    /// What a reader must know; empty where nothing.
+    /// Note for the reader; may be empty.
     pub(crate) note: String,
-    /// What disturbed the row, also after it was measured again; empty where nothing.
+    /// Reason why the row is disturbed even after a repetition; empty if it is not.
     #[serde(default)]
     pub(crate) inconclusive: String,
     #[serde(flatten)]
     pub(crate) about: About,
 }
 
-/// Median, least and most. All zero without values.
+/// Returns median, minimum and maximum; all are zero without values.
 pub(crate) fn spread(values: &[f64]) -> (f64, f64, f64) {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -82,7 +84,7 @@ pub(crate) fn spread(values: &[f64]) -> (f64, f64, f64) {
     (median, *least, *most)
 }
 
-/// Name, unit and direction of a measure.
+/// Holds name, unit and direction of a measure.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Measure {
     pub(crate) name: &'static str,
@@ -101,9 +103,9 @@ impl Measure {
 }
 
 impl Record {
-    /// From interleaved pairs (subject's value, peer's value): ratios are taken within each.
+    /// Creates a record from alternating pairs (subject's value, peer's value). Each ratio is taken within its pair.
     pub(crate) fn pairs(measure: Measure, subject: &str, peer: &str, pairs: &[(f64, f64)], shape: &Shape) -> Self {
-        // Beside nothing there is no ratio, and those of the other pairs would not be the whole truth.
+        // If a peer's value is zero, no ratio is reported: the ratios of the other pairs alone would mislead.
         let whole = pairs.iter().all(|(_, p)| *p != 0.0);
         let ratios: Vec<f64> = pairs.iter().filter(|_| whole).map(|(s, p)| s / p).collect();
         let (median, least, most) = spread(&ratios);
@@ -120,7 +122,7 @@ impl Record {
         }
     }
 
-    /// A value that stands alone.
+    /// Creates a record without a peer.
     pub(crate) fn alone(measure: Measure, subject: &str, values: &[f64], shape: &Shape) -> Self {
         let (value_median, value_min, value_max) = spread(values);
         Self {
@@ -149,14 +151,14 @@ impl Record {
         self
     }
 
-    /// Whether the subject is ahead, by the median; `None` without a peer.
+    /// Returns whether the subject is better, by the median; `None` without a peer.
     pub(crate) fn wins(&self) -> Option<bool> {
         self.ratio_median.map(|ratio| if self.better == Better::Higher { ratio >= 1.0 } else { ratio <= 1.0 })
     }
 }
 
 impl About {
-    /// Of this machine, this checkout, now.
+    /// Describes this machine and this checkout now.
     pub(crate) fn here() -> Self {
         let line = |program: &str, arguments: &[&str]| {
             let output = Command::new(program).args(arguments).current_dir(super::root()).output();
@@ -178,7 +180,7 @@ impl About {
     }
 }
 
-/// What to type for the same figures: not where they went.
+/// Returns the command for the same figures, without the output file.
 fn command(mut arguments: impl Iterator<Item = String>) -> String {
     let mut text = "cargo xtask".to_owned();
     while let Some(argument) = arguments.next() {
@@ -191,7 +193,7 @@ fn command(mut arguments: impl Iterator<Item = String>) -> String {
     text
 }
 
-/// A number with three significant digits.
+/// Formats a number with three significant digits.
 pub(crate) fn short(value: f64) -> String {
     let size = value.abs();
     if size == 0.0 || size >= 100.0 {
@@ -203,11 +205,11 @@ pub(crate) fn short(value: f64) -> String {
     }
 }
 
-/// All records as a text table.
+/// Formats all records as a text table.
 pub(crate) fn table(records: &[Record]) -> String {
     let mut text = format!(
         "{:<26} {:<22} {:<26} {:>7} {:>6} {:>9} {:>9} {:<8} {:>6} {:>15} {:>4}\n",
-        "measure", "subject", "peer", "frame", "flows", "value", "peer's", "unit", "ratio", "(least-most)", "runs"
+        "measure", "subject", "peer", "frame", "flows", "value", "peer's", "unit", "ratio", "(min-max)", "runs"
     );
     for r in records {
         let number = |n: Option<f64>| n.map(short).unwrap_or_default();
@@ -242,10 +244,10 @@ pub(crate) fn write_json(path: &Path, records: &[Record]) -> Result<()> {
     std::fs::write(path, text + "\n").map_err(io_error(path.display()))
 }
 
-/// Reads what [`write_json`] wrote.
+/// Reads the records that [`write_json`] wrote.
 pub(crate) fn read_json(path: &Path) -> Result<Vec<Record>> {
     let text = std::fs::read_to_string(path).map_err(io_error(path.display()))?;
-    serde_json::from_str(&text).or_else(|e| failed(format!("{} is not a bench's JSON: {e}", path.display())))
+    serde_json::from_str(&text).or_else(|e| failed(format!("{}: not the JSON of a bench: {e}", path.display())))
 }
 
 #[cfg(test)]
@@ -256,15 +258,15 @@ mod tests {
 
     #[test]
     fn command_is_recorded_without_output_file() {
-        let told = |line: &str| command(line.split_whitespace().map(str::to_owned));
-        assert_eq!(told("bench --peers all --json a.json relay"), "cargo xtask bench --peers all relay");
-        assert_eq!(told("bench --json"), "cargo xtask bench");
-        assert_eq!(told("bench"), "cargo xtask bench");
+        let recorded = |line: &str| command(line.split_whitespace().map(str::to_owned));
+        assert_eq!(recorded("bench --peers all --json a.json relay"), "cargo xtask bench --peers all relay");
+        assert_eq!(recorded("bench --json"), "cargo xtask bench");
+        assert_eq!(recorded("bench"), "cargo xtask bench");
     }
 
     #[test]
     fn ratios_are_taken_within_pairs() {
-        // The machine became twice as slow after the second pair: the ratio does not mind.
+        // The machine became twice as slow after the second pair; the ratio does not change.
         let pairs = [(1.0, 2.0), (1.1, 2.2), (0.5, 1.0), (0.6, 1.2), (0.5, 0.8)];
         let record = Record::pairs(PPS, "a", "b", &pairs, &Shape::default());
         assert_eq!((record.ratio_median, record.runs), (Some(0.5), 5));

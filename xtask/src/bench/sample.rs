@@ -1,4 +1,4 @@
-//! One run of one forwarder under load: what came through, and what it cost.
+//! Measures one run of one forwarder under load: its throughput and its cost.
 
 use super::subject::{Load, Subject};
 use super::{Bench, lab::Lab};
@@ -6,35 +6,35 @@ use crate::process::{Result, failed};
 use serde::Deserialize;
 use std::time::Duration;
 
-/// One core's time in a window, nanoseconds.
+/// Holds the time of one core in a window, in nanoseconds.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 pub(super) struct Core {
     pub(super) user_ns: f64,
     pub(super) kernel_ns: f64,
 }
 
-/// What `oxide-lab blast` prints.
+/// Holds the output of `oxide-lab saturate`.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 pub(super) struct Saturated {
     pub(super) seconds: f64,
-    /// Frames the generator made.
+    /// Number of frames that the generator sent.
     pub(super) offered: u64,
     pub(super) packets: u64,
     pub(super) core: Core,
 }
 
 impl Saturated {
-    /// Millions of packets per second that came through.
+    /// Returns the throughput in millions of packets per second.
     pub(super) fn mpps(&self) -> f64 {
         self.packets as f64 / self.seconds / 1e6
     }
 
-    /// Nanoseconds of the forwarder's core in user mode, per packet through.
+    /// Returns the user time of the forwarder's core in nanoseconds per forwarded packet.
     pub(super) fn user_ns(&self) -> f64 {
         self.per_packet(self.core.user_ns)
     }
 
-    /// The same in the kernel, softirq included.
+    /// Returns the kernel time, with softirq, in nanoseconds per forwarded packet.
     pub(super) fn kernel_ns(&self) -> f64 {
         self.per_packet(self.core.kernel_ns)
     }
@@ -45,27 +45,27 @@ impl Saturated {
 }
 
 impl Bench<'_> {
-    /// Starts `subject` in the lab, saturates it, stops it.
+    /// Starts `subject` in the testbed, saturates it and stops it.
     pub(super) fn saturate(&self, lab: &Lab, subject: &Subject, load: Load) -> Result<Saturated> {
         self.saturate_with(lab, subject, load, &[])
     }
 
-    /// The same with `more` options of `oxide-lab blast`.
+    /// Runs [`Bench::saturate`] with `more` options of `oxide-lab saturate`.
     pub(super) fn saturate_with(&self, lab: &Lab, subject: &Subject, load: Load, more: &[&str]) -> Result<Saturated> {
         let forwarder = subject.start(self.session, lab, self.tools, load)?;
         let answer = self.saturate_running(lab, load, more);
-        let words = if answer.is_err() { forwarder.process.last_output() } else { String::new() };
+        let output = if answer.is_err() { forwarder.process.last_output() } else { String::new() };
         forwarder.stop(self.session, lab)?;
         match answer {
-            Err(crate::process::Error::Failed(text)) => failed(format!("{}: {text}{words}", subject.name)),
+            Err(crate::process::Error::Failed(text)) => failed(format!("{}: {text}{output}", subject.name)),
             answer => answer,
         }
     }
 
-    /// Saturates whatever runs there.
+    /// Saturates the forwarder that runs now.
     pub(super) fn saturate_running(&self, lab: &Lab, load: Load, more: &[&str]) -> Result<Saturated> {
         let program = self.tools.lab.display().to_string();
-        // A forwarder takes one frame in seven, at random: each flow must have had its session before the window.
+        // A forwarder takes one frame in seven at random. Each flow must have a session before the window.
         let warm_ms = self.pace.warm_ms + load.flows / 128;
         let numbers = [load.frame, load.flows, load.ports(), warm_ms, self.pace.window_ms].map(|n| n.to_string());
         let [frame, flows, ports, warm, window] = numbers.each_ref().map(String::as_str);
@@ -77,6 +77,6 @@ impl Bench<'_> {
         .concat();
         let output = self.session.run("saturate", &lab.outer.argv(&argv), Duration::from_secs(30))?;
         serde_json::from_str(output.stdout.trim())
-            .or_else(|e| failed(format!("oxide-lab blast said {:?}: {e}", output.stdout)))
+            .or_else(|e| failed(format!("oxide-lab saturate: invalid output {:?}: {e}", output.stdout)))
     }
 }

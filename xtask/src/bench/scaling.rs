@@ -1,4 +1,4 @@
-//! What a packet costs as the work grows: flows, frame size, relay entries, queues, and time.
+//! Measures the cost of a packet over flows, frame size, relay entries, queues, and time.
 
 use super::Bench;
 use super::comparison::shape;
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 const THROUGHPUT: Measure = Measure::higher("throughput as work grows", "Mpps");
 const USER: Measure = Measure::lower("user side as work grows", "ns/pkt");
 
-/// What all others are held against.
+/// Load of the relay that all others are compared with.
 const BASE: Load = Load::new(64, 256);
 
 const POINTS: &[(Load, bool)] = &[
@@ -29,7 +29,7 @@ const POINTS: &[(Load, bool)] = &[
 ];
 
 impl Bench<'_> {
-    /// The relay at one load beside the relay at another, in turns.
+    /// Compares the relay at one load with the relay at another, in alternation.
     pub(super) fn scaling(&mut self, lab: &Lab) -> Result<()> {
         if !self.wanted("scaling") {
             return Ok(());
@@ -65,8 +65,8 @@ impl Bench<'_> {
         Ok(records)
     }
 
-    /// Queues of one core: 1, 2 and 4 actors share it, with load on every queue. Live frames reach only the queue of the
-    /// sender's CPU, so AF_XDP sockets send, one for each queue; they make about as much as one core forwards.
+    /// Measures 1, 2 and 4 queues on one core, with load on every queue. Live frames reach only the queue of the
+    /// sender's CPU, so AF_XDP sockets send, one for each queue. They send about as much as one core forwards.
     pub(super) fn queues(&mut self) -> Result<()> {
         if !self.wanted("scaling") || self.brief() {
             return Ok(());
@@ -88,7 +88,7 @@ impl Bench<'_> {
             let of = |value: fn(&Saturated) -> f64| pairs.iter().map(|(a, b)| (value(a), value(b))).collect::<Vec<_>>();
             let offered: Vec<f64> = pairs.iter().map(|(many, _)| many.offered as f64 / many.seconds / 1e6).collect();
             let note = format!(
-                "all actors on core 1; AF_XDP sockets offer {} Mpps, the same on each queue, and on one to the peer",
+                "all actors on core 1; AF_XDP sockets offer {} Mpps, equally on all queues, and on one queue to the peer",
                 short(super::record::spread(&offered).0)
             );
             let peer = "relay with 1 queue";
@@ -104,7 +104,7 @@ impl Bench<'_> {
     }
 }
 
-/// What `oxide sim --json` says, as far as we look.
+/// Holds the needed fields of `oxide sim --json`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Simulated {
@@ -116,12 +116,12 @@ const HOURS: Measure = Measure::lower("memory at the end of a long run", "MB");
 const RATE: Measure = Measure::higher("simulated relay", "Mpps");
 
 impl Bench<'_> {
-    /// The relay on the in-memory port: memory must be flat, and every packet accounted for.
+    /// Runs the relay on the in-memory port: its memory must not grow, and every packet must be accounted for.
     pub(super) fn hours(&mut self) -> Result<()> {
         if !self.wanted("hours") || self.brief() {
             return Ok(());
         }
-        // 10^9 take a quarter of an hour: for those who ask for it by name.
+        // A run of 10^9 packets takes a quarter of an hour, so it must be requested by name.
         let packets: u64 = match (self.options.quick, self.options.names.is_empty()) {
             (true, _) => 10_000_000,
             (false, true) => 100_000_000,
@@ -131,19 +131,21 @@ impl Bench<'_> {
         let answer = self.simulate(packets, Duration::from_secs(packets / 500_000 + 60));
         if let Some((report, tenth, end)) = self.unless_failed("a long run", answer)? {
             let shape = Shape { mode: "in-memory port".to_owned(), frame: 0, flows: 0, queues: 1 };
-            let note =
-                format!("beside the memory after a tenth of the run; {} packets, all checkers held", report.sent);
+            let note = format!(
+                "compared with the memory after a tenth of the run; {} packets, all checks passed",
+                report.sent
+            );
             let pair = [(end as f64 / 1e6, tenth as f64 / 1e6)];
             self.log(format_args!("memory {} MB after a tenth, {} MB at the end", tenth / 1_000_000, end / 1_000_000));
             self.records.push(Record::pairs(HOURS, "relay", "itself, early", &pair, &shape).note(note));
             let rate = report.packets_per_second / 1e6;
             self.records
-                .push(Record::alone(RATE, "relay", &[rate], &shape).note("one core, the simulated kernel in it"));
+                .push(Record::alone(RATE, "relay", &[rate], &shape).note("one core, including the simulated kernel"));
         }
         Ok(())
     }
 
-    /// The report, and resident bytes after a tenth of the packets and shortly before the end.
+    /// Returns the report, and the resident bytes after a tenth of the packets and shortly before the end.
     fn simulate(&self, packets: u64, limit: Duration) -> Result<(Simulated, u64, u64)> {
         let program = self.tools.oxide.display().to_string();
         let count = packets.to_string();
@@ -179,15 +181,16 @@ impl Bench<'_> {
         if !status.success() {
             return failed(format!("oxide sim ended with {status}{}", process.last_output()));
         }
-        let report: Simulated = serde_json::from_str(&process.said()).or_else(|e| failed(format!("oxide sim: {e}")))?;
+        let report: Simulated =
+            serde_json::from_str(&process.stdout()).or_else(|e| failed(format!("oxide sim: {e}")))?;
         match (seen.get(seen.len() / 10), seen.last()) {
             (Some(tenth), Some(end)) => Ok((report, *tenth, *end)),
-            _ => failed("the run was too short to look at its memory"),
+            _ => failed("the run was too short to measure its memory"),
         }
     }
 }
 
-/// Resident bytes of a process (proc_pid_statm(5)).
+/// Returns the resident bytes of a process (proc_pid_statm(5)).
 fn resident(pid: u32) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
     let pages: u64 = text.split_whitespace().nth(1)?.parse().ok()?;

@@ -1,4 +1,4 @@
-//! The forwarders: how each is started, and what it needs. Adding a peer is adding one entry.
+//! Lists the forwarders with their command lines and requirements. A new peer needs one entry.
 
 use super::lab::Lab;
 use crate::process::{Error, Result, Running, Session, failed, has_program, io_error};
@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Programs built here.
+/// Holds the paths of programs that the workspace builds.
 #[derive(Debug)]
 pub(crate) struct Tools {
     pub(super) oxide: PathBuf,
@@ -15,17 +15,17 @@ pub(crate) struct Tools {
     pub(super) l2fwd: PathBuf,
 }
 
-/// What a forwarder has to cope with.
+/// Describes the load of a forwarder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Load {
     pub(super) frame: u32,
     pub(super) flows: u32,
     pub(super) queues: u32,
-    /// Relay entries, on ports 5000 and up.
+    /// Number of relay entries, on ports from 5000.
     pub(super) entries: u32,
-    /// Sessions the relay may have; 0: twice the flows.
+    /// Maximum number of sessions of the relay; 0 means twice the flows.
     pub(super) capacity: u32,
-    /// Entries of each of the relay's rings; 0: its default.
+    /// Number of entries in each ring of the relay; 0 means its default.
     pub(super) ring_size: u32,
 }
 
@@ -34,43 +34,46 @@ impl Load {
         Self { frame, flows, queues: 1, entries: 1, capacity: 0, ring_size: 0 }
     }
 
-    /// Sessions share 32 Ki source ports of an address; beyond, the relay gets more entries with upstreams of their own.
+    /// Returns the number of upstreams. Sessions share 32 Ki source ports of an address; for more flows the relay
+    /// gets more entries, each with its own upstream.
     pub(super) fn upstreams(self) -> u32 {
         self.flows.div_ceil(32768)
     }
 
-    /// UDP ports the generator uses in turn.
+    /// Returns the number of UDP ports that the generator uses in alternation.
     pub(super) fn ports(self) -> u32 {
         self.entries.max(self.upstreams())
     }
 }
 
-/// A forwarder.
+/// Describes a forwarder.
 pub(super) struct Subject {
     pub(super) name: &'static str,
-    /// Program that must be on the PATH (or a file that must be there), and its Debian package; `None` for our own.
+    /// Program that must be on the PATH (or file that must exist), and its Debian package; `None` for the workspace's
+    /// own.
     pub(super) needs: Option<(&'static str, &'static str)>,
-    /// Whether kernel sockets take the packets: live frames then need GRO on vb.
+    /// Whether kernel sockets receive the packets: then live frames need GRO on vb.
     gro: bool,
-    /// The command line.
+    /// Function that returns the command line.
     argv: fn(&Tools, &Session, Load) -> Result<Vec<String>>,
-    /// What a reader must know beside its name.
+    /// Note for the reader.
     pub(super) note: &'static str,
 }
 
 impl Subject {
-    /// Whether it can run here.
+    /// Returns whether the forwarder can run here.
     pub(super) fn present(&self) -> bool {
         self.needs
             .is_none_or(|(what, _)| if what.starts_with('/') { Path::new(what).exists() } else { has_program(what) })
     }
 
-    /// Whether it forwards without user space: it has no user side then, and partly works on the generator's core.
+    /// Returns whether it forwards without user space. Then it has no user side, and works partly on the generator's
+    /// core.
     pub(super) fn in_kernel(&self) -> bool {
         ["nft-dnat", "xdp-tx", "xdp-redirect"].contains(&self.name)
     }
 
-    /// Starts it in the lab.
+    /// Starts the forwarder in the testbed.
     pub(super) fn start(&self, session: &Session, lab: &Lab, tools: &Tools, load: Load) -> Result<Forwarder> {
         lab.restore(session, self.gro, load.upstreams())?;
         let argv = (self.argv)(tools, session, load)?;
@@ -80,7 +83,7 @@ impl Subject {
     }
 }
 
-/// A running forwarder.
+/// Holds a running forwarder.
 #[derive(Debug)]
 pub(super) struct Forwarder {
     pub(super) process: Running,
@@ -95,7 +98,7 @@ impl Forwarder {
             session.cancel.sleep(Duration::from_millis(5))?;
         }
         drop(self.process);
-        // libxdp's programs stay attached after their process (xdp-tools#347), nft's tables too.
+        // Programs of libxdp stay attached after their process (xdp-tools#347), and so do nft's tables.
         const CLEAN: &str = "for d in vb vc; do for m in xdpdrv xdpgeneric; do ip link set dev $d $m off 2>/dev/null; done; \
             for q in /sys/class/net/$d/queues/rx-*/rps_cpus; do echo 0 > $q || exit 1; done; done; \
             command -v nft > /dev/null && nft flush ruleset; true";
@@ -103,13 +106,13 @@ impl Forwarder {
     }
 }
 
-/// Runs what follows with a /sys that shows the namespace's own interfaces, as `ip netns exec` gives: receive packet
-/// steering is set there by one forwarder, and must be taken back before the next.
+/// Runs a command with a /sys that shows the namespace's own interfaces, like `ip netns exec`. One forwarder sets
+/// receive packet steering there, which must be reset before the next.
 const OWN_SYS: [&str; 9] = ["unshare", "--mount", "--propagation", "unchanged", "--", "sh", "-c", WITH_SYSFS, "sh"];
 const WITH_SYSFS: &str = "(mount --make-rprivate / || mount --make-rprivate /sys) 2>/dev/null && \
     mount -t sysfs sysfs /sys; mount -t bpf bpf /sys/fs/bpf 2>/dev/null; exec \"$@\"";
 
-/// The relay's report, in the session's folder.
+/// Name of the relay's report in the session's folder.
 pub(super) const REPORT: &str = "report.json";
 
 fn words(text: &str) -> Vec<String> {
@@ -122,7 +125,7 @@ fn write(session: &Session, name: &str, text: &str) -> Result<String> {
     Ok(path.display().to_string())
 }
 
-/// `oxide relay`'s configuration. Its actors are pinned to core 1.
+/// Returns the configuration of `oxide relay`. Its actors are pinned to core 1.
 pub(super) fn relay_config(load: Load) -> String {
     let pins: Vec<&str> = (0..load.queues).map(|_| "1").take(1).collect();
     let mut text = format!("[engine]\ninterfaces = [\"vb\", \"vc\"]\npin = [{}]\n", pins.join(", "));
@@ -130,7 +133,7 @@ pub(super) fn relay_config(load: Load) -> String {
         let _ = writeln!(text, "ring_size = {}", load.ring_size);
     }
     let capacity = if load.capacity > 0 { load.capacity } else { (load.flows * 2).clamp(65_536, 16_777_216) };
-    // Without a pause to drain: nothing comes any more, and whoever takes longer than `stop` waits leaves no last report.
+    // The drain has no time: no packet arrives any more, and a longer end leaves no last report.
     let _ = write!(text, "\n[sessions]\ncapacity = {capacity}\nsource_ports = \"30000-65535\"\ndrain_s = 0\n");
     for n in 0..load.ports() {
         let upstream = if load.upstreams() > 1 { format!("10.100.{n}.2") } else { "10.78.0.2".to_owned() };
@@ -149,9 +152,9 @@ fn lab_fixture(tools: &Tools, arguments: &str) -> Vec<String> {
     argv
 }
 
-/// With two ports, testpmd sends out by each what came in by the other.
+/// Returns the command line of testpmd. With two ports it sends packets out of the other port.
 fn testpmd(mbufs: u32, vdevs: &str) -> Vec<String> {
-    // Two threads on core 1, of which the main one sleeps. Memory files are of no use with --no-shconf.
+    // Two threads run on core 1, and the main one sleeps. The memory files are useless with --no-shconf.
     words(&format!(
         "dpdk-testpmd --no-huge -m 256 --no-pci --no-shconf --no-telemetry --lcores 0@1,1@1 {vdevs} -- \
          --forward-mode=macswap --auto-start --total-num-mbufs={mbufs} --stats-period=60"
@@ -171,12 +174,12 @@ fn nginx(session: &Session) -> Result<Vec<String>> {
     Ok(words(&format!("taskset -c 1 nginx -p {dir} -c {config}")))
 }
 
-/// Kernel forwarding with address translation, moved to core 1 by receive packet steering.
+/// Sets up kernel forwarding with address translation, moved to core 1 by receive packet steering.
 const NFT: &str = "nft 'table ip lab { chain pre { type nat hook prerouting priority dstnat; udp dport 5000 dnat to 10.78.0.2:6000; }; \
     chain post { type nat hook postrouting priority srcnat; oifname \"vc\" masquerade; }; }' && \
     for q in /sys/class/net/vb/queues/rx-*/rps_cpus; do echo 2 > $q; done; exec sleep infinity";
 
-/// Every forwarder.
+/// Lists every forwarder.
 pub(super) const SUBJECTS: &[Subject] = &[
     Subject {
         name: "sink",
@@ -213,7 +216,7 @@ pub(super) const SUBJECTS: &[Subject] = &[
         needs: None,
         gro: false,
         argv: |tools, _, _| Ok(lab_fixture(tools, "engine")),
-        note: "engine, handler that turns packets round",
+        note: "engine with a handler that returns packets",
     },
     Subject {
         name: "raw-echo",
@@ -234,14 +237,14 @@ pub(super) const SUBJECTS: &[Subject] = &[
         needs: None,
         gro: false,
         argv: |tools, _, _| Ok(lab_fixture(tools, "socket")),
-        note: "a kernel socket, spinning",
+        note: "a kernel socket, busy polling",
     },
     Subject {
         name: "raw-echo-poll",
         needs: None,
         gro: false,
         argv: |tools, _, _| Ok(lab_fixture(tools, "raw --block")),
-        note: "the engine's socket in a bare loop, asleep in poll(2) when idle",
+        note: "the engine's socket in a bare loop, blocked in poll(2) when idle",
     },
     Subject {
         name: "engine-restart-handler",
@@ -282,14 +285,15 @@ pub(super) const SUBJECTS: &[Subject] = &[
         name: "testpmd-af_xdp",
         needs: Some(("dpdk-testpmd", "dpdk-dev")),
         gro: false,
-        // Not by one port: the kernel's receive and transmit then write lines of one socket from two cores, and at some starts
-        // the kernel's side of a packet takes 1.4 us for 1.1 (docs/performance.md).
+        // Two ports are used. With one port, the receive and transmit paths of the kernel write lines of one socket
+        // from two cores, and in some runs the kernel side of a packet takes 1.4 us instead of 1.1
+        // (docs/performance.md).
         argv: |_, _, _| {
             let port =
                 |n, iface| format!("--vdev net_af_xdp{n},iface={iface},start_queue=0,queue_count=1,busy_budget=0");
             Ok(testpmd(16_384, &format!("{} {}", port(0, "vb"), port(1, "vc"))))
         },
-        note: "DPDK macswap, in by vb, out by vc as ours",
+        note: "DPDK macswap, in by vb, out by vc like the engine",
     },
     Subject {
         name: "testpmd-af_packet",
@@ -324,14 +328,14 @@ pub(super) const SUBJECTS: &[Subject] = &[
         needs: None,
         gro: false,
         argv: |tools, _, _| Ok(lab_fixture(tools, "kernel --echo")),
-        note: "in the kernel, on the generator's core: the lab's bound",
+        note: "in the kernel, on the generator's core: the testbed's upper bound",
     },
     Subject {
         name: "xdp-redirect",
         needs: None,
         gro: false,
         argv: |tools, _, _| Ok(lab_fixture(tools, "kernel")),
-        note: "in the kernel, on the generator's core: the lab's bound",
+        note: "in the kernel, on the generator's core: the testbed's upper bound",
     },
     Subject {
         name: "quilkin",
@@ -347,16 +351,16 @@ pub(super) const SUBJECTS: &[Subject] = &[
     },
 ];
 
-/// The forwarder of that name.
+/// Returns the forwarder with this name.
 pub(super) fn named(name: &str) -> Result<&'static Subject> {
-    SUBJECTS.iter().find(|s| s.name == name).ok_or_else(|| Error::Failed(format!("no forwarder called {name}")))
+    SUBJECTS.iter().find(|s| s.name == name).ok_or_else(|| Error::Failed(format!("forwarder {name}: unknown")))
 }
 
-/// Fails where a subject of ours was not built.
+/// Fails if a program of the workspace was not built.
 pub(super) fn check_built(tools: &Tools) -> Result<()> {
     for path in [&tools.oxide, &tools.lab, &tools.l2fwd] {
         if !path.is_file() {
-            return failed(format!("{} was not built", path.display()));
+            return failed(format!("{}: not built", path.display()));
         }
     }
     Ok(())
@@ -381,7 +385,7 @@ mod tests {
             named("quilkin").ok().and_then(|quilkin| quilkin.needs).map(|(program, _)| program),
             Some("quilkin")
         );
-        assert!(named("nobody").is_err());
+        assert!(named("unknown").is_err());
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! The relay at given rates, open loop: throughput at a loss goal (RFC 2544), loss curve, latency and delay variation at half of
-//! that throughput (RFC 8219), back-to-back frames (RFC 9004), and sessions (RFC 9693).
+//! Measures the relay at fixed rates, open loop: throughput at a loss goal (RFC 2544), loss curve, latency and delay
+//! variation at half of that throughput (RFC 8219), back-to-back frames (RFC 9004), and sessions (RFC 9693).
 //!
-//! `raw-echo` goes through the same at the same rates: what a bare loop loses is the machine's, where the hypervisor takes a core
-//! away for some milliseconds.
+//! `raw-echo` runs at the same rates: a bare loop loses only packets for which the machine is the cause, when the
+//! hypervisor takes a core away for some milliseconds.
 
 use super::Bench;
 use super::comparison::shape;
@@ -20,7 +20,7 @@ const OVERLOAD: Measure = Measure::lower("dropped by the engine at overload", "p
 const GOALS: [Measure; 2] =
     [Measure::higher("throughput at loss 1e-6", "Mpps"), Measure::higher("throughput at loss 0", "Mpps")];
 const LOSS: Measure = Measure::lower("lost at 60 % of peak", "packets");
-/// Rings that hold what comes at that rate while a core is away for some milliseconds.
+/// Load with rings that hold the packets of that rate while a core pauses for some milliseconds.
 const DEEP: Load = Load { ring_size: 8192, ..LOAD };
 const DEEP_LOSS: Measure = Measure::lower("lost at 60 % of peak, ring_size 8192", "packets");
 const LATENCY: [Measure; 3] = [
@@ -29,7 +29,7 @@ const LATENCY: [Measure; 3] = [
     Measure::lower("latency at half of throughput p99.9", "us"),
 ];
 const VARIATION: Measure = Measure::lower("delay variation at half of throughput", "us");
-/// The loss curve: per cent of the peak, and the measure.
+/// Points of the loss curve: share of the peak, and the measure.
 const CURVE: [(f64, Measure); 6] = [
     (0.7, Measure::lower("loss at 70 % of peak", "%")),
     (0.8, Measure::lower("loss at 80 % of peak", "%")),
@@ -42,14 +42,14 @@ const BURST: Measure = Measure::higher("longest burst without loss", "frames");
 const SET_UPS: Measure = Measure::higher("sessions set up", "k/s");
 const HELD: Measure = Measure::higher("sessions held", "sessions");
 
-/// Most packets one way a table of so many sessions is asked to take.
+/// Maximum number of sessions in the table of this measurement.
 const TABLE: u32 = 65_536;
 
-/// What `oxide-lab throughput` prints.
+/// Holds the output of `oxide-lab throughput`.
 #[derive(Debug, Deserialize)]
 struct Throughput {
     saturated_pps: f64,
-    /// 1e-6, then 0.
+    /// Results for a loss of 1e-6, then of 0.
     goals: Vec<Goal>,
     trials: u32,
     steal_ms: u64,
@@ -61,7 +61,7 @@ struct Goal {
     pps: f64,
 }
 
-/// What `oxide-lab trial` prints of each rate.
+/// Holds the output of `oxide-lab trial` for each rate.
 #[derive(Clone, Copy, Debug, Deserialize)]
 struct TrialOutcome {
     sent: u64,
@@ -74,14 +74,14 @@ struct TrialOutcome {
     p999_ns: f64,
 }
 
-/// What `oxide-lab burst` prints.
+/// Holds the output of `oxide-lab burst`.
 #[derive(Debug, Deserialize)]
 struct Burst {
     frames: f64,
     made_pps: f64,
 }
 
-/// What `oxide-lab sessions` prints.
+/// Holds the output of `oxide-lab sessions`.
 #[derive(Debug, Deserialize)]
 struct Sessions {
     setups_per_s: f64,
@@ -89,7 +89,7 @@ struct Sessions {
     held_again: u64,
 }
 
-/// `oxide relay --report`, as far as we look.
+/// Holds the needed fields of the relay's report.
 #[derive(Debug, Default, Deserialize)]
 struct RelayReport {
     state: String,
@@ -103,8 +103,8 @@ struct RelayTotals {
 }
 
 impl Bench<'_> {
-    /// Everything at given rates.
-    pub(super) fn given_rates(&mut self, lab: &Lab) -> Result<()> {
+    /// Runs all measurements at fixed rates.
+    pub(super) fn fixed_rates(&mut self, lab: &Lab) -> Result<()> {
         if (self.wanted("throughput at loss") || self.wanted("latency under load"))
             && let Some(peak) = self.overload(lab)?
         {
@@ -121,13 +121,13 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Runs the lab's tool against `name`, which is started and stopped for it.
+    /// Runs a tool of the lab against `name`, which it starts and stops.
     fn ask<T: for<'a> Deserialize<'a>>(&self, lab: &Lab, name: &str, load: Load, arguments: &str) -> Result<T> {
         let arguments = format!("{arguments} --frame {} --flows {} --ports {}", load.frame, load.flows, load.ports());
-        self.beside(lab, subject::named(name)?, load, || self.tool(lab, &arguments, Duration::from_secs(150)))
+        self.while_running(lab, subject::named(name)?, load, || self.tool(lab, &arguments, Duration::from_secs(150)))
     }
 
-    /// The relay and `raw-echo`, one after the other.
+    /// Measures the relay and then `raw-echo`.
     fn both<T: for<'a> Deserialize<'a>>(&mut self, lab: &Lab, arguments: &str) -> Result<Option<(T, T)>> {
         let answer = self.ask(lab, "relay", LOAD, arguments);
         let Some(ours) = self.unless_failed(&format!("relay, {arguments}"), answer)? else { return Ok(None) };
@@ -136,7 +136,7 @@ impl Bench<'_> {
         Ok(theirs.map(|theirs| (ours, theirs)))
     }
 
-    /// Saturated: what comes through at most, packets per second, and what was dropped by whom.
+    /// Saturates the relay. Returns the maximum rate in packets per second, and records the drops by their place.
     fn overload(&mut self, lab: &Lab) -> Result<Option<f64>> {
         let answer = self.saturate(lab, subject::named("relay")?, LOAD);
         let Some(peak) = self.unless_failed("peak of the relay", answer)? else { return Ok(None) };
@@ -148,20 +148,25 @@ impl Bench<'_> {
         Ok(Some(peak.mpps() * 1e6))
     }
 
-    /// What the last relay dropped itself, and what the kernel had dropped for it.
+    /// Returns the packets that the last relay dropped, and those that the kernel dropped before it.
     fn relay_drops(&self) -> Result<(u64, u64)> {
         let path = self.session.dir.join(subject::REPORT);
         let text = std::fs::read_to_string(&path).map_err(io_error(path.display()))?;
         let report: RelayReport =
             serde_json::from_str(&text).or_else(|e| failed(format!("{}: {e}", path.display())))?;
-        // An earlier one was written before the load, and knows of no drop.
+        // An earlier report was written before the load and contains no drop.
         if report.state != "stopped" {
-            return failed(format!("{}: the last report is of a relay that is {}", path.display(), report.state));
+            return failed(format!(
+                "{}: the last report has the state {}; expected stopped",
+                path.display(),
+                report.state
+            ));
         }
         Ok((report.totals.drops.values().sum(), report.totals.rx_missed))
     }
 
-    /// RFC 2544 at two loss goals; the lower one's rate, packets per second.
+    /// Measures the throughput of RFC 2544 at two loss goals. Returns the rate of the stricter goal in packets per
+    /// second.
     fn throughput(&mut self, lab: &Lab) -> Result<f64> {
         let (runs, arguments) = if self.options.quick {
             (1, "throughput --ms 400 --steps 5")
@@ -176,8 +181,8 @@ impl Bench<'_> {
         let late = pairs.iter().map(|(a, b)| a.late_ns.max(b.late_ns)).max().unwrap_or_default();
         self.late_ns = self.late_ns.max(late);
         let note = format!(
-            "one of three trials must hold; {} trials, in which {} ms of the forwarder's core were stolen and the generator was \
-             late by {} ms at most",
+            "one of three trials must pass; {} trials, in which {} ms of the forwarder's core were stolen and the generator was \
+             late by at most {} ms",
             sum(|t| u64::from(t.trials)),
             sum(|t| t.steal_ms),
             short(late as f64 / 1e6)
@@ -201,7 +206,7 @@ impl Bench<'_> {
         Ok(none)
     }
 
-    /// Latency at half of the throughput, loss at 60 % of the peak, and the loss curve.
+    /// Measures latency at half of the throughput, loss at 60 % of the peak, and the loss curve.
     fn at_rates(&mut self, lab: &Lab, peak: f64, throughput: f64) -> Result<()> {
         let half = (throughput / 2.0).max(peak / 20.0);
         let ms = if self.options.quick { 500 } else { 2000 };
@@ -251,7 +256,7 @@ impl Bench<'_> {
         }
         let made: Vec<f64> = pairs.iter().map(|(a, _)| a.made_pps / 1e6).collect();
         let note = format!(
-            "sent at {} Mpps; each length several times in a row, with two more tries each",
+            "sent at {} Mpps; each length several times in a row, with two repetitions each",
             short(spread(&made).0)
         );
         let values: Vec<_> = pairs.iter().map(|(a, b)| (a.frames, b.frames)).collect();
@@ -261,7 +266,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// New sessions per second, none lost.
+    /// Measures new sessions per second without loss.
     fn set_ups(&mut self, lab: &Lab) -> Result<()> {
         let (runs, flows, arguments) = if self.options.quick {
             (1, 1 << 19, "sessions --each 32768 --steps 5")
@@ -274,14 +279,15 @@ impl Bench<'_> {
             let answer = self.ask::<Sessions>(lab, "relay", load, arguments);
             rates.extend(self.unless_failed("sessions set up", answer)?.map(|s| s.setups_per_s / 1e3));
         }
-        let note = "every packet begins a session, none is lost; one of three trials must hold";
+        let note = "every packet begins a session, none is lost; one of three trials must pass";
         let record = Record::alone(SET_UPS, "relay", &rates, &shape(load)).note(note);
         self.log(format_args!("relay: {} thousand sessions set up per second", short(record.value_median)));
         self.records.push(record);
         Ok(())
     }
 
-    /// Twice as many flows as there is room for: how many are served, and still served when all come again.
+    /// Sends twice as many flows as the table holds. Measures how many are served, and how many are served again
+    /// later.
     fn table(&mut self, lab: &Lab) -> Result<()> {
         let load = Load { capacity: TABLE, ..Load::new(64, 2 * TABLE) };
         let runs = if self.options.quick { 1 } else { 3 };
@@ -293,21 +299,21 @@ impl Bench<'_> {
                 again.push(sessions.held_again.to_string());
             }
         }
-        let note = format!("{TABLE} configured, {} flows; when all come again: {}", 2 * TABLE, again.join(", "));
+        let note = format!("{TABLE} configured, {} flows; when all flows repeat: {}", 2 * TABLE, again.join(", "));
         self.log(format_args!("relay: {held:?} sessions held; {note}"));
         self.records.push(Record::alone(HELD, "relay", &held, &shape(load)).note(note));
         Ok(())
     }
 }
 
-/// What a reader must know of these trials of ours and of the peer's.
+/// Returns the note for trials of the subject and the peer.
 fn remark(ours: &[TrialOutcome], theirs: &[TrialOutcome]) -> String {
     let both = || ours.iter().chain(theirs);
     let sent: u64 = ours.iter().map(|o| o.sent).sum();
     let late = both().map(|o| o.late_ns).max().unwrap_or_default();
     let stolen: u64 = both().map(|o| o.steal_ms).sum();
     format!(
-        "{sent} sent, open loop, timed from when each was due; generator late by {} ms at most, {stolen} ms of the forwarder's \
+        "{sent} sent, open loop, timed from each packet's due time; generator late by at most {} ms, {stolen} ms of the forwarder's \
          core stolen",
         short(late as f64 / 1e6)
     )

@@ -1,4 +1,4 @@
-//! DNS: what dnsmasq answers, what `dig` and `dnsperf` ask, and whether the answers are right.
+//! Runs the DNS steps: the records of dnsmasq, the queries of `dig` and `dnsperf`, and the check of the answers.
 
 use super::lab::{Family, Lab};
 use super::relay::DNS;
@@ -8,12 +8,12 @@ use crate::process::{Result, Session, failed};
 use std::fmt::Write as _;
 use std::time::Duration;
 
-/// Host names the DNS server knows, each with an A and an AAAA record.
+/// Number of host names in the DNS server, each with an A and an AAAA record.
 const HOSTS: u32 = 200;
-/// DNS queries for each second asked for with `--seconds`: a bounded count, so that a slow machine takes longer.
+/// Number of DNS queries for each second of `--seconds`. The count is fixed, so a slow machine takes longer.
 const QUERIES_PER_SECOND: u32 = 4000;
 
-/// `dig`: every record, through the relay and straight to the server; the answers must be equal, and right.
+/// Runs `dig` for every record, through the relay and directly at the server. The answers must be equal and correct.
 pub(super) fn dig(session: &Session, lab: &Lab, family: Family) -> Result<String> {
     let questions = session.dir.join("questions");
     write(&questions, &questions_text())?;
@@ -30,15 +30,15 @@ pub(super) fn dig(session: &Session, lab: &Lab, family: Family) -> Result<String
     let expected = expected_answers();
     if relayed != expected {
         let wrong: Vec<&String> = relayed.iter().filter(|a| !expected.contains(a)).take(3).collect();
-        return failed(format!("{} answers, {} expected; not expected: {wrong:?}", relayed.len(), expected.len()));
+        return failed(format!("dig: {} answers; expected {}; unexpected: {wrong:?}", relayed.len(), expected.len()));
     }
     if relayed != direct {
-        return failed("the answers through the relay differ from the server's own");
+        return failed("dig: the answers through the relay differ from the direct answers");
     }
-    Ok(format!("{} answers, all right", relayed.len()))
+    Ok(format!("{} correct answers", relayed.len()))
 }
 
-/// `dnsperf`: a bounded count of queries from sixteen sockets.
+/// Runs `dnsperf` with a fixed number of queries from sixteen sockets.
 pub(super) fn query_load(session: &Session, lab: &Lab, family: Family, seconds: u32) -> Result<String> {
     let questions = path(&session.dir.join("questions"));
     let runs = (QUERIES_PER_SECOND * seconds / (2 * HOSTS)).to_string();
@@ -47,20 +47,20 @@ pub(super) fn query_load(session: &Session, lab: &Lab, family: Family, seconds: 
     let output = session.run("dnsperf", &lab.clients.argv(&argv), Duration::from_secs(u64::from(seconds) * 10 + 30))?;
     let count = |label: &str| line_number(&output.stdout, label);
     let (Some(sent), Some(completed)) = (count("Queries sent:"), count("Queries completed:")) else {
-        return failed(format!("dnsperf said something unknown:\n{}", output.stdout));
+        return failed(format!("dnsperf: unknown output:\n{}", output.stdout));
     };
     let lost = sent.saturating_sub(completed);
     if sent == 0 || lost * 100 > sent {
-        return failed(format!("{lost} of {sent} queries were lost"));
+        return failed(format!("dnsperf: {lost} of {sent} queries were lost"));
     }
     let good = output.stdout.lines().find_map(|l| l.trim().strip_prefix("Response codes:"));
     if good.is_none_or(|codes| line_number(codes, "NOERROR") != Some(completed)) {
-        return failed(format!("not every reply was NOERROR: {}", good.unwrap_or("no response codes")));
+        return failed(format!("dnsperf: replies other than NOERROR: {}", good.unwrap_or("no response codes")));
     }
     Ok(format!("{completed} replies, {lost} lost"))
 }
 
-/// Two records for each host, on both addresses of the server.
+/// Returns dnsmasq's configuration: two records for each host, on both addresses of the server.
 pub(super) fn dnsmasq_conf() -> String {
     let mut text = String::from(
         "no-resolv\nno-hosts\nno-poll\nbind-interfaces\nexcept-interface=lo\nlocal=/demo.test/\npid-file=\n",
@@ -87,12 +87,12 @@ fn expected_answers() -> Vec<String> {
     all
 }
 
-/// As inet_ntop prints the last group: `2001:db8::` for zero.
+/// Formats the last group like inet_ntop, which prints `2001:db8::` for zero.
 fn hex(host: u32) -> String {
     if host == 0 { String::new() } else { format!("{host:x}") }
 }
 
-/// `name type value` of each line `name ttl class type value`, sorted.
+/// Returns `name type value` of each line `name ttl class type value`, sorted.
 fn answers(dig: &str) -> Vec<String> {
     let mut all: Vec<String> = dig
         .lines()
@@ -109,7 +109,7 @@ fn answers(dig: &str) -> Vec<String> {
     all
 }
 
-/// The first whole number after `label`.
+/// Returns the first whole number after `label`.
 fn line_number(text: &str, label: &str) -> Option<u64> {
     text.split_once(label)?.1.split_whitespace().next()?.parse().ok()
 }
@@ -122,7 +122,7 @@ mod tests {
     fn answers_compare_without_ttl_and_order() {
         let dig = "h1.demo.test.\t\t0\tIN\tAAAA\t2001:db8::1\n\nh0.demo.test.  7 IN A 198.51.100.0\n";
         assert_eq!(answers(dig), ["h0.demo.test. A 198.51.100.0", "h1.demo.test. AAAA 2001:db8::1"]);
-        assert_eq!(answers(";; connection timed out"), [";; connection timed out"], "a complaint is not lost");
+        assert_eq!(answers(";; connection timed out"), [";; connection timed out"], "an error message is kept");
     }
 
     #[test]

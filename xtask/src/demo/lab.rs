@@ -1,4 +1,4 @@
-//! The lab: three network namespaces and two multi-queue veth pairs.
+//! Builds the testbed: three network namespaces and two multi-queue veth pairs.
 //!
 //! ```text
 //!  clients                        relay                         servers
@@ -6,20 +6,20 @@
 //!     fd00:1::2   MTU 1600      fd00:1::1   fd00:2::1    MTU 1500      fd00:2::2
 //! ```
 //!
-//! Nothing but the relay carries UDP between the two sides: the clients have no route to the servers, nor
-//! the other way round. The namespaces have no names: each lives as long as one `sleep` that
-//! dies with us, so that nothing can be left behind, even by `kill -9`.
+//! Only the relay carries UDP between the two sides: clients and servers have no route to each other. The namespaces
+//! have no names. Each lives as long as one `sleep` that dies with xtask, so nothing stays behind, even after `kill
+//! -9`.
 
 use crate::namespace::Namespace;
 use crate::process::{Result, Session, failed};
 use std::time::Duration;
 
-/// The clients' link: a full-sized inner packet and WireGuard's 80 bytes around it fit.
+/// MTU of the clients' link: a full-sized inner packet and the 80 bytes of WireGuard around it fit.
 const CLIENT_MTU: u32 = 1600;
 const SERVER_MTU: u32 = 1500;
 const SHORT: Duration = Duration::from_secs(20);
 
-/// An address family of the traffic.
+/// Names an address family of the traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Family {
     V4,
@@ -34,7 +34,7 @@ impl Family {
         }
     }
 
-    /// `4` or `6`, for names.
+    /// Returns `4` or `6`, for names.
     pub(super) const fn digit(self) -> u8 {
         match self {
             Family::V4 => 4,
@@ -42,7 +42,7 @@ impl Family {
         }
     }
 
-    /// Where the clients find the relay.
+    /// Returns the relay's address towards the clients.
     pub(super) const fn relay(self) -> &'static str {
         match self {
             Family::V4 => "10.1.0.1",
@@ -50,7 +50,7 @@ impl Family {
         }
     }
 
-    /// The servers' address.
+    /// Returns the address of the servers.
     pub(super) const fn server(self) -> &'static str {
         match self {
             Family::V4 => "10.2.0.2",
@@ -58,7 +58,7 @@ impl Family {
         }
     }
 
-    /// `address:port`, with brackets where they belong.
+    /// Formats `address:port`, with brackets for IPv6.
     pub(super) fn socket(self, address: &str, port: u16) -> String {
         match self {
             Family::V4 => format!("{address}:{port}"),
@@ -67,7 +67,7 @@ impl Family {
     }
 }
 
-/// Frames and bytes an interface received.
+/// Holds the frames and bytes that an interface received.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Received {
     pub(super) packets: u64,
@@ -75,13 +75,13 @@ pub(super) struct Received {
 }
 
 impl Received {
-    /// What came since an earlier look.
+    /// Returns the difference to an earlier sample.
     pub(super) fn since(self, earlier: Self) -> Self {
         Self { packets: self.packets - earlier.packets, bytes: self.bytes - earlier.bytes }
     }
 }
 
-/// The three namespaces with their links.
+/// Holds the three namespaces with their links.
 #[derive(Debug)]
 pub(super) struct Lab {
     pub(super) clients: Namespace,
@@ -90,7 +90,7 @@ pub(super) struct Lab {
 }
 
 impl Lab {
-    /// Makes namespaces, links, addresses; `queues` receive and transmit queues on each of the four ends.
+    /// Creates namespaces, links and addresses, with `queues` receive and transmit queues on each of the four ends.
     pub(super) fn create(session: &Session, queues: u16) -> Result<Self> {
         let lab = Self {
             clients: Namespace::create(session, "clients")?,
@@ -123,33 +123,33 @@ impl Lab {
             session.run_with_input("ip", &ns.argv(&["ip", "-batch", "-"]), &batch, SHORT)?;
         }
         for (ns, interface) in [(&lab.clients, "c0"), (&lab.servers, "s0")] {
-            // A local socket leaves the checksum to the NIC; on a veth nobody fills it in, and AF_XDP would see a
-            // partial sum. Segments larger than the MTU would reach a generic-mode program whole.
+            // A local socket leaves the checksum to the NIC. A veth does not complete it, and AF_XDP would see a
+            // partial sum. Segments larger than the MTU would reach a generic-mode program unsegmented.
             ns.run(session, "ethtool", &["ethtool", "-K", interface, "tx", "off", "gso", "off", "tso", "off"])?;
         }
         Ok(lab)
     }
 
-    /// What arrived at the servers' end.
+    /// Returns what the servers' end has received.
     pub(super) fn to_servers(&self) -> Result<Received> {
         received(&self.servers.proc_net("dev")?, "s0")
     }
 
-    /// What arrived at the clients' end.
+    /// Returns what the clients' end has received.
     pub(super) fn to_clients(&self) -> Result<Received> {
         received(&self.clients.proc_net("dev")?, "c0")
     }
 }
 
-/// No duplicate address detection, autoconfiguration or router solicitation: the lab's packets are the programs' only.
-/// Set before any veth exists, or the first ones would already be out.
+/// Disables duplicate address detection, autoconfiguration and router solicitation, so that only the programs send
+/// packets. It runs before any veth exists; otherwise the first packets would be sent already.
 fn quiet_ipv6(session: &Session, ns: &Namespace) -> Result<()> {
     const SCRIPT: &str = "for scope in all default; do for setting in accept_dad=0 dad_transmits=0 autoconf=0 accept_ra=0; do \
         echo ${setting#*=} > /proc/sys/net/ipv6/conf/$scope/${setting%=*} || exit 1; done; done";
     ns.run(session, "sysctl", &["sh", "-c", SCRIPT]).map(|_| ())
 }
 
-/// One line of /proc/net/dev (net/core/net-procfs.c): eight receive columns, bytes and packets first.
+/// Parses one line of /proc/net/dev (net/core/net-procfs.c): eight receive columns, bytes and packets first.
 fn received(dev: &str, interface: &str) -> Result<Received> {
     let line = dev.lines().find_map(|l| l.trim_start().strip_prefix(interface)?.strip_prefix(':'));
     let mut columns = line.unwrap_or_default().split_whitespace().map(str::parse::<u64>);

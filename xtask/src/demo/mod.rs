@@ -1,4 +1,5 @@
-//! `cargo xtask demo`: real programs talk through `oxide relay`, and every answer and every frame is checked.
+//! Implements `cargo xtask demo`: real programs communicate through `oxide relay`, and every answer and every frame
+//! is checked.
 
 mod dns;
 mod lab;
@@ -20,20 +21,20 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use traffic::Programs;
 
-/// How long the relay is watched doing nothing.
+/// Duration for which the idle relay is measured.
 const IDLE: Duration = Duration::from_secs(3);
 
-/// The command line of `demo`.
+/// Holds the command line of `demo`.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
     queues: u16,
     seconds: u32,
     families: Vec<Family>,
     keep_logs: bool,
-    /// The simulated NIC, even as root.
+    /// Whether to use the simulated NIC, even as root.
     simulated: bool,
     policy: Policy,
-    /// The relay's binary; built first if absent. Set when a user's demo goes on as root.
+    /// Binary of the relay; built first if absent. It is set when a user's demo continues as root.
     binary: Option<PathBuf>,
 }
 
@@ -62,11 +63,11 @@ impl Options {
                 "--simulated" => options.simulated = true,
                 "--no-install" => options.policy = Policy::Refuse,
                 "--binary" => options.binary = Some(PathBuf::from(value()?)),
-                other => return failed(format!("demo knows no `{other}` (see cargo xtask --help)")),
+                other => return failed(format!("demo: unknown option `{other}`; to fix: see cargo xtask --help")),
             }
         }
         if options.families.is_empty() {
-            return failed("--ipv4-only and --ipv6-only together leave nothing to show");
+            return failed("--ipv4-only: conflicts with --ipv6-only; to fix: omit one");
         }
         Ok(options)
     }
@@ -75,11 +76,11 @@ impl Options {
 fn within(name: &str, value: &str, least: u16, most: u16) -> Result<u16> {
     match value.parse() {
         Ok(n) if (least..=most).contains(&n) => Ok(n),
-        _ => failed(format!("{name} takes a number from {least} to {most}, not `{value}`")),
+        _ => failed(format!("{name}: invalid value `{value}`; expected a number from {least} to {most}")),
     }
 }
 
-/// Set-up, build, lab, traffic, verdict.
+/// Runs set-up, build, testbed and traffic, and prints the verdict.
 pub(crate) fn run(cancel: &Cancel, options: &Options) -> Result<()> {
     let simulate = options.simulated || !(is_root() || can_become_root());
     let binary = match &options.binary {
@@ -94,12 +95,12 @@ pub(crate) fn run(cancel: &Cancel, options: &Options) -> Result<()> {
         return simulated::run(cancel, options, &binary);
     }
     if !is_root() {
-        return go_on_as_root(&binary);
+        return continue_as_root(&binary);
     }
     remove_leftovers();
     let _host = Host::with_sys_and_tun()?;
     let dir = std::env::temp_dir().join(format!("{DIR_PREFIX}{}", std::process::id()));
-    // Ours alone: it holds the tunnel's keys.
+    // Only root may read it, because it holds the tunnel's keys.
     fs::DirBuilder::new().mode(0o700).create(&dir).map_err(io_error(dir.display()))?;
     let session = Session::new(cancel.clone(), dir.clone());
     let outcome = demonstrate(&session, options, &binary);
@@ -109,7 +110,7 @@ pub(crate) fn run(cancel: &Cancel, options: &Options) -> Result<()> {
         let kept = std::env::temp_dir().join(format!("oxide-logs-{}", std::process::id()));
         let _ = fs::remove_dir_all(dir.join("www"));
         fs::rename(&dir, &kept).map_err(io_error(kept.display()))?;
-        println!("what every program said: {}", kept.display());
+        println!("output of every program: {}", kept.display());
     } else {
         fs::remove_dir_all(&dir).map_err(io_error(dir.display()))?;
     }
@@ -130,19 +131,19 @@ fn build(cancel: &Cancel) -> Result<PathBuf> {
     Ok(target.join("release/oxide"))
 }
 
-/// Becomes `sudo xtask demo --binary ...`: only the lab runs as root, not cargo.
-/// Whether sudo works: without a password, or because somebody is there to type one.
+/// Returns whether sudo works: without a password, or with a terminal to enter one.
 fn can_become_root() -> bool {
     use std::io::IsTerminal;
     let silent = || Command::new("sudo").args(["-n", "true"]).stderr(Stdio::null()).status().is_ok_and(|s| s.success());
     has_program("sudo") && (silent() || std::io::stdin().is_terminal())
 }
 
-fn go_on_as_root(binary: &Path) -> Result<()> {
-    let me = std::env::current_exe().map_err(io_error("our own path"))?;
+/// Replaces this process by `sudo xtask demo --binary ...`: the testbed runs as root, and cargo does not.
+fn continue_as_root(binary: &Path) -> Result<()> {
+    let me = std::env::current_exe().map_err(io_error("own path"))?;
     let options: Vec<String> = std::env::args().skip(2).collect();
-    println!("the lab needs root: going on with sudo");
-    // If sudo is killed, the lab ends as well.
+    println!("the testbed needs root: continuing with sudo");
+    // If sudo is killed, the demo ends as well.
     let mut sudo = Command::new("sudo");
     sudo.args(["--", "setpriv", "--pdeathsig", "TERM", "--"]).arg(me).args(["demo", "--binary"]).arg(binary);
     let error = sudo.args(options).exec();
@@ -151,8 +152,8 @@ fn go_on_as_root(binary: &Path) -> Result<()> {
 
 const DIR_PREFIX: &str = "oxide-demo-";
 
-/// Removes what demos left that were killed with SIGKILL: a folder and WireGuard's control sockets. Their
-/// processes, namespaces and XDP programs died with them.
+/// Removes what killed demos left: a folder and WireGuard's control sockets. Their processes, namespaces and XDP
+/// programs ended with them.
 fn remove_leftovers() {
     let dead = |pid: &str| pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists();
     let entries = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten().collect::<Vec<_>>();
@@ -170,7 +171,7 @@ fn remove_leftovers() {
     }
 }
 
-/// One step's figures.
+/// Holds the results of one step.
 #[derive(Debug)]
 struct Row {
     family: Family,
@@ -182,20 +183,20 @@ struct Row {
     outcome: Result<String>,
 }
 
-/// What was measured beside the steps.
+/// Holds the results beyond the steps.
 #[derive(Debug)]
 struct Summary {
     rows: Vec<Row>,
     relay: Stopped,
-    /// Processor time of an idle relay over wall time.
+    /// Processor time of the idle relay divided by wall time.
     idle_cpu: f64,
-    /// Frames that arrived at both ends while the relay ran, whoever sent them.
+    /// Number of frames that arrived at both ends while the relay ran, from any sender.
     delivered: u64,
     checksum_errors: u64,
 }
 
 fn demonstrate(session: &Session, options: &Options, binary: &Path) -> Result<()> {
-    println!("lab: clients <-> relay <-> servers, queues on each veth end: {}", options.queues);
+    println!("testbed: clients <-> relay <-> servers, queues on each veth end: {}", options.queues);
     let lab = Lab::create(session, options.queues)?;
     println!("servers: dnsmasq, nginx, iperf3; wireguard-go on both sides");
     let mut programs = Programs::start(session, &lab)?;
@@ -230,7 +231,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Every step over one address family.
+    /// Runs every step over one address family.
     fn family(&mut self, programs: &mut Programs, family: Family) -> Result<()> {
         let (session, lab, seconds) = (self.session, self.lab, self.seconds);
         self.step(family, "DNS: dig", || dns::dig(session, lab, family))?;
@@ -243,7 +244,7 @@ impl Run<'_> {
         programs.must_run()
     }
 
-    /// Runs and measures one step. A failed step is kept for the verdict; a signal, or a dead relay, ends the demo.
+    /// Runs and measures one step. A failed step is kept for the verdict. A signal or a dead relay ends the demo.
     fn step(&mut self, family: Family, step: &'static str, traffic: impl FnOnce() -> Result<String>) -> Result<()> {
         use std::io::Write;
         print!("  {} {step:<24}", family.name());
@@ -253,7 +254,7 @@ impl Run<'_> {
         let outcome = traffic();
         let elapsed = start.elapsed();
         match &outcome {
-            Ok(said) => println!("ok      {said}"),
+            Ok(result) => println!("ok      {result}"),
             Err(Error::Cancelled) => {
                 println!();
                 return Err(Error::Cancelled);
@@ -273,7 +274,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Processor time of the relay over wall time while nobody talks.
+    /// Returns the relay's processor time divided by wall time, without traffic.
     fn idle(&mut self) -> Result<f64> {
         println!("  idle for {} s", IDLE.as_secs());
         let (cpu, start) = (self.relay.cpu_time()?, Instant::now());
@@ -282,7 +283,7 @@ impl Run<'_> {
     }
 }
 
-/// Everything that must be true, each with what was seen.
+/// Prints every check with its observation, and fails if one failed.
 fn verdict(summary: &Summary) -> Result<()> {
     let (relay, report) = (&summary.relay, &summary.relay.report);
     let failed_steps = summary.rows.iter().filter(|r| r.outcome.is_err()).count();
@@ -300,7 +301,7 @@ fn verdict(summary: &Summary) -> Result<()> {
             report.balanced && report.unaccounted == 0 && wrong_census.is_empty() && !report.queues.is_empty(),
             format!("frames unaccounted for: {}; queues out of balance: {wrong_census:?}", report.unaccounted),
         ),
-        // The rest is ARP, neighbour discovery and iperf3's TCP, which are the kernel's: a few packets.
+        // The other frames are ARP, neighbour discovery and iperf3's TCP, which the kernel handles: a few packets.
         (
             report.totals.tx_packets * 100 >= summary.delivered * 95,
             format!("sent by AF_XDP: {} of {} frames delivered", report.totals.tx_packets, summary.delivered),
@@ -320,5 +321,5 @@ fn verdict(summary: &Summary) -> Result<()> {
         println!("\nthe demo passed");
         return Ok(());
     }
-    failed("the demo failed: see the checks above")
+    failed("demo: checks failed; see the list above")
 }

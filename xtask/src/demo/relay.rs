@@ -1,4 +1,4 @@
-//! `oxide relay` as the demo sees it: its configuration, its process, its report.
+//! Runs `oxide relay` for the demo: its configuration, its process, its report.
 
 use super::lab::{Family, Lab};
 use crate::namespace::WITH_SYSFS;
@@ -12,12 +12,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-/// UDP ports the relay listens on, and the server behind each listens on too.
+/// UDP ports on which the relay listens, and each server behind it.
 pub(super) const DNS: u16 = 53;
 pub(super) const WIREGUARD: u16 = 51820;
 pub(super) const IPERF: u16 = 5201;
 
-/// `--report`: written by the relay once a second and at its end.
+/// Holds the needed fields of the report, which the relay writes once a second and at its end.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Report {
@@ -55,7 +55,7 @@ pub(super) struct Queue {
     pub(super) busy_ns: u64,
     pub(super) spin_ns: u64,
     pub(super) sleep_ns: u64,
-    /// Beside the packet memory.
+    /// Memory in bytes without the packet memory.
     pub(super) memory_bytes: u64,
     pub(super) umem_bytes: u64,
 }
@@ -85,19 +85,19 @@ pub(super) struct Totals {
     pub(super) rx_packets: u64,
     pub(super) tx_packets: u64,
     pub(super) drops: BTreeMap<String, u64>,
-    /// Dropped by the kernel before the relay had them: RX ring full, or no frame posted.
+    /// Number of packets that the kernel dropped before the relay received them: RX ring full, or no frame posted.
     pub(super) rx_missed: u64,
     pub(super) work_ns: u64,
 }
 
-/// The relay's configuration for the lab.
+/// Returns the relay's configuration for the testbed.
 pub(super) fn configuration(families: &[Family]) -> String {
     let mut text = String::from(
         "[engine]\ninterfaces = [\"r0\", \"r1\"]\nqueues = \"auto\"\n[sessions]\ndrain_s = 0\n[admin]\nsocket = \"off\"\n",
     );
     for family in families {
         for (name, port) in [("dns", DNS), ("wireguard", WIREGUARD), ("iperf", IPERF)] {
-            // The lab's servers have private addresses, which a relay refuses unless told otherwise.
+            // The servers have private addresses, which a relay refuses by default.
             let _ = write!(
                 text,
                 "\n[[relay]]\nname = \"{name}{}\"\nlisten = \"{}\"\nupstreams = [\"{}\"]\nallow_private = true\n",
@@ -110,7 +110,7 @@ pub(super) fn configuration(families: &[Family]) -> String {
     text
 }
 
-/// The running relay.
+/// Holds the running relay.
 #[derive(Debug)]
 pub(super) struct Relay {
     process: Running,
@@ -136,35 +136,36 @@ impl Relay {
                 return Ok(relay);
             }
             if Instant::now() > end {
-                return failed(format!("oxide relay was not ready after 60 s{}", relay.process.last_output()));
+                return failed(format!("oxide relay: not ready after 60 s{}", relay.process.last_output()));
             }
             session.cancel.sleep(Duration::from_millis(5))?;
         }
     }
 
-    /// The last report written.
+    /// Returns the last report.
     pub(super) fn report(&self) -> Result<Report> {
         let text = fs::read_to_string(&self.report).map_err(io_error(self.report.display()))?;
         serde_json::from_str(&text)
-            .or_else(|e| failed(format!("{}: not the report agreed on: {e}", self.report.display())))
+            .or_else(|e| failed(format!("{}: unexpected form of the report: {e}", self.report.display())))
     }
 
-    /// Fails, with its last words, if the relay has ended.
+    /// Fails with its last output if the relay has ended.
     pub(super) fn must_run(&mut self) -> Result<()> {
         self.process.must_run()
     }
 
-    /// Processor time so far, user and system, to the tick (10 ms); proc_pid_stat(5), fields 14 and 15.
+    /// Returns the processor time so far, user and system, with a resolution of 10 ms (proc_pid_stat(5), fields 14
+    /// and 15).
     pub(super) fn cpu_time(&self) -> Result<Duration> {
         let path = format!("/proc/{}/stat", self.process.pid());
         let stat = fs::read_to_string(&path).map_err(io_error(&path))?;
         match ticks(&stat) {
             Some(ticks) => Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)),
-            None => failed(format!("{path} has an unknown form: {stat}")),
+            None => failed(format!("{path}: unknown form: {stat}")),
         }
     }
 
-    /// Asks for an orderly stop and looks at what is left.
+    /// Stops the relay in order and checks what it leaves.
     pub(super) fn stop(mut self, session: &Session, lab: &Lab) -> Result<Stopped> {
         self.process.must_run()?;
         self.process.signal(Signal::TERM);
@@ -177,18 +178,18 @@ impl Relay {
     }
 }
 
-/// What a stopped relay left.
+/// Holds what a stopped relay left.
 #[derive(Debug)]
 pub(super) struct Stopped {
-    /// The last report.
+    /// Last report.
     pub(super) report: Report,
     pub(super) status: ExitStatus,
-    /// An XDP program is still attached in the relay's namespace.
+    /// Whether an XDP program is still attached in the relay's namespace.
     pub(super) program_left: bool,
 }
 
 fn ticks(stat: &str) -> Option<u64> {
-    // The command's name stands in parentheses and may hold anything, spaces as well.
+    // The name of the command is in parentheses and may contain spaces and parentheses.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
     Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
 }

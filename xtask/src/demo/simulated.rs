@@ -1,4 +1,4 @@
-//! The demo without root: the relay against the simulated NIC, by `oxide sim`.
+//! Runs the demo without root: the relay against the simulated NIC, by `oxide sim`.
 
 use super::Options;
 use crate::process::{Cancel, Result, failed, io_error};
@@ -6,7 +6,7 @@ use serde_json::Value;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// What is shown, and the options for it.
+/// Names of the steps, with their options.
 const STEPS: [(&str, &[&str]); 5] = [
     ("no faults", &[]),
     ("delay, loss, reorder, 1G", &["--link", "delay=2ms,loss=ge:0.01/0.3,reorder=0.02,rate=1G"]),
@@ -14,13 +14,13 @@ const STEPS: [(&str, &[&str]); 5] = [
     ("faults at queue 0 alone", &["--faults", "all", "--only", "0"]),
     ("every fault", &["--faults", "all,lost"]),
 ];
-/// Packets of each step for each second that a step was to take; the simulation is faster than that.
+/// Number of packets of each step for each second of `--seconds`; the simulation runs faster than that.
 const PACKETS_PER_SECOND: u32 = 100_000;
 
-/// Runs the steps; ends as the demo does.
+/// Runs the steps and prints the verdict.
 pub(super) fn run(cancel: &Cancel, options: &Options, binary: &Path) -> Result<()> {
-    println!("no root here, and no sudo without a password: the relay runs against the SIMULATED NIC instead");
-    println!("(real programs over real interfaces: `sudo cargo xtask demo`)\n");
+    println!("not root, and sudo needs a password: the relay runs against the SIMULATED NIC");
+    println!("(for real programs over real interfaces: `sudo cargo xtask demo`)\n");
     println!(
         "{:<29} {:>9} {:>10} {:>10} {:>9} {:>9}  result",
         "step", "packets/s", "to servers", "to clients", "drops", "restarts"
@@ -62,7 +62,7 @@ fn step(options: &Options, binary: &Path, more: &[&str], seed: u64) -> Result<Va
             }
             Ok(report)
         }
-        Err(_) => failed(format!("oxide sim ended ({}) without a report: {}", output.status, errors.trim())),
+        Err(_) => failed(format!("oxide sim: no report ({}): {}", output.status, errors.trim())),
     }
 }
 
@@ -93,18 +93,18 @@ fn queues(report: &Value) {
     }
 }
 
-/// Every checker over all steps, by what `oxide sim` says of them.
+/// Prints every check over all steps, as `oxide sim` reports them.
 fn verdict(reports: &[Value]) -> Result<()> {
     println!("\nchecks");
     let checkers = reports.first().and_then(|report| report["checks"].as_array()).cloned().unwrap_or_default();
     for (at, checker) in checkers.iter().enumerate() {
-        let looks: u64 = reports.iter().filter_map(|report| report["checks"][at][1].as_u64()).sum();
+        let count: u64 = reports.iter().filter_map(|report| report["checks"][at][1].as_u64()).sum();
         let failed = reports.iter().any(|report| report["failure"]["checker"] == checker[0]);
         let word = if failed { "FAILED" } else { "ok" };
-        println!("  {word:<6} {}: looked {looks} times", checker[0].as_str().unwrap_or_default());
+        println!("  {word:<6} {}: {count} times", checker[0].as_str().unwrap_or_default());
     }
     if checkers.is_empty() || reports.iter().any(|report| !report["failure"].is_null()) {
-        return failed("the simulated demo failed: see the checks above");
+        return failed("demo: simulated checks failed; see the list above");
     }
     println!("\nthe demo passed, in simulation");
     Ok(())

@@ -1,9 +1,9 @@
-//! The demo's tables.
+//! Prints the tables of the demo.
 
 use super::relay::{Mode, Queue};
 use super::{Row, Summary};
 
-/// Prints what the steps moved, what it cost, and how the queues stood at the end.
+/// Prints traffic and cost of the steps, and the final state of the queues.
 pub(super) fn print(summary: &Summary) {
     steps(&summary.rows);
     queues(summary);
@@ -82,7 +82,7 @@ fn cost(summary: &Summary) {
     line("user-side time per packet", format!("{:.0} ns", totals.work_ns as f64 / totals.rx_packets.max(1) as f64));
     line("memory by queue", join(&|q| format!("{:.1} MiB frames + {:.1} MiB", mib(q.umem_bytes), mib(q.memory_bytes))));
     line(
-        "memory in all",
+        "total memory",
         format!(
             "{:.1} MiB frames + {:.1} MiB; the process, resident, {:.1} MiB",
             sum(|q| q.umem_bytes),
@@ -93,7 +93,7 @@ fn cost(summary: &Summary) {
     let first = ms(report.first_packet_ms);
     line(
         "start to ready, first packet",
-        format!("{}, {first} (dig starts when it is ready)", ms(report.start_to_ready_ms)),
+        format!("{}, {first} (dig starts when the relay is ready)", ms(report.start_to_ready_ms)),
     );
     let idle = summary.idle_cpu * 100.0;
     line("idle CPU", format!("{idle:.1} % of a core, {:.1} % per queue", idle / queues));

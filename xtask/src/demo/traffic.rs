@@ -1,4 +1,4 @@
-//! The programs that talk through the relay, none of them ours: their set-up, their runs, and whether what they say is right.
+//! Runs the third-party programs that communicate through the relay: set-up, runs, and checks of their results.
 
 use super::dns;
 use super::lab::{Family, Lab};
@@ -10,19 +10,21 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// What nginx serves inside the tunnel.
+/// Size of the file that nginx serves inside the tunnel.
 const FILE_BYTES: u64 = 100_000_000;
-/// 1500 less IPv6, UDP and WireGuard headers (80 bytes): the servers' link carries it whole.
+/// MTU of the tunnel: 1500 minus the headers of IPv6, UDP and WireGuard (80 bytes), so that the servers' link carries
+/// each packet whole.
 const TUNNEL_MTU: u32 = 1420;
-/// iperf3's datagrams: in each direction two flows of this payload and rate.
+/// Size of iperf3's datagrams. Each direction has two flows of this size and rate.
 const UDP_BYTES: &str = "1200";
 const UDP_BITS_PER_SECOND: &str = "50M";
-/// The most an unprivileged socket gets (net.core.rmem_max); the default holds less than 20 ms of traffic.
+/// Largest buffer of an unprivileged socket (net.core.rmem_max). The default holds less than 20 ms of traffic.
 const SOCKET_BUFFER: &str = "208K";
-/// More loss than this between the two kernels fails a UDP step. Some is UDP's right on a busy machine, and is shown.
+/// Maximum loss in percent between the two kernels in a UDP step. UDP may lose some on a busy machine; the loss is
+/// printed.
 const TOLERATED_LOSS_PERCENT: u64 = 10;
 
-/// The inner addresses of the tunnel: the servers' end is .1, the clients' .2.
+/// Returns the server's address inside the tunnel: the servers' end is .1, the clients' .2.
 const fn tunnel_server(family: Family) -> &'static str {
     match family {
         Family::V4 => "10.9.0.1",
@@ -30,7 +32,7 @@ const fn tunnel_server(family: Family) -> &'static str {
     }
 }
 
-/// The servers and both tunnel ends; dropping them ends them.
+/// Holds the servers and both tunnel ends. Dropping it ends them.
 #[derive(Debug)]
 pub(super) struct Programs {
     servers: Vec<Running>,
@@ -44,7 +46,7 @@ impl Drop for Programs {
     fn drop(&mut self) {
         self.servers.clear();
         for socket in &self.sockets {
-            // wireguard-go removes it itself, unless it was killed.
+            // wireguard-go removes its socket itself, unless it was killed.
             let _ = fs::remove_file(socket);
         }
     }
@@ -76,12 +78,13 @@ impl Programs {
         Ok(programs)
     }
 
-    /// Fails, with its last words, if one of the servers has ended.
+    /// Fails with its last output if one of the servers has ended.
     pub(super) fn must_run(&mut self) -> Result<()> {
         self.servers.iter_mut().try_for_each(Running::must_run)
     }
 
-    /// wireguard-go on both ends; each step then points the client at the relay's address of its family.
+    /// Starts wireguard-go on both ends. Each step then sets the client's endpoint to the relay's address of its
+    /// family.
     fn tunnel(&mut self, session: &Session, lab: &Lab) -> Result<()> {
         let pid = std::process::id();
         let key = |end: &str| -> Result<(String, String)> {
@@ -106,7 +109,7 @@ impl Programs {
             while !socket.exists() {
                 tunnel.must_run()?;
                 if Instant::now() > end {
-                    return failed(format!("wireguard-go has not opened {} after 10 s", socket.display()));
+                    return failed(format!("wireguard-go: {} does not exist after 10 s", socket.display()));
                 }
                 session.cancel.sleep(Duration::from_millis(5))?;
             }
@@ -124,26 +127,26 @@ impl Programs {
         Ok(())
     }
 
-    /// Points the tunnel's client at the relay, by this family.
+    /// Sets the endpoint of the tunnel's client to the relay, for this family.
     pub(super) fn use_endpoint(&self, session: &Session, lab: &Lab, family: Family) -> Result<()> {
         let endpoint = family.socket(family.relay(), WIREGUARD);
         let argv = ["wg", "set", &self.client_tunnel, "peer", &self.server_key, "endpoint", &endpoint];
         lab.clients.run(session, "wg", &argv).map(|_| ())
     }
 
-    /// iperf3 over TCP inside the tunnel.
+    /// Runs iperf3 over TCP inside the tunnel.
     pub(super) fn tunnel_tcp(&self, session: &Session, lab: &Lab, family: Family, seconds: u32) -> Result<String> {
         let end = iperf3(session, lab, tunnel_server(family), seconds, &[])?;
         let rate = end.pointer("/sum_received/bits_per_second").and_then(Value::as_f64).unwrap_or_default();
         if rate <= 0.0 {
-            return failed("iperf3 moved nothing through the tunnel");
+            return failed("iperf3: no data through the tunnel");
         }
         let retransmits = end.pointer("/sum_sent/retransmits").and_then(Value::as_u64).unwrap_or_default();
         self.endpoint_is(session, lab, family)?;
         Ok(format!("{:.0} Mbit/s inside, {retransmits} retransmits", rate / 1e6))
     }
 
-    /// The file, by curl through the tunnel, compared by its SHA-256.
+    /// Fetches the file by curl through the tunnel and compares its SHA-256.
     pub(super) fn fetch(&self, session: &Session, lab: &Lab, family: Family) -> Result<String> {
         let got = session.dir.join("fetched");
         let url = format!("http://{}/file", family.socket(tunnel_server(family), 80));
@@ -153,13 +156,13 @@ impl Programs {
         let hash = sha256(session, &got)?;
         let _ = fs::remove_file(&got);
         if hash != self.file_hash {
-            return failed(format!("SHA-256 of what curl fetched is {hash}, of the file {}", self.file_hash));
+            return failed(format!("curl: SHA-256 of the fetched file is {hash}; expected {}", self.file_hash));
         }
         self.endpoint_is(session, lab, family)?;
         Ok(format!("{} MB, SHA-256 equal", FILE_BYTES / 1_000_000))
     }
 
-    /// iperf3 over UDP, straight through the relay.
+    /// Runs iperf3 over UDP, directly through the relay.
     pub(super) fn udp(
         &self,
         session: &Session,
@@ -178,28 +181,28 @@ impl Programs {
         let late = receiver.udp_counter("RcvbufErrors")? - before;
         let number = |name: &str| end.get("sum").and_then(|s| s.get(name)).and_then(Value::as_u64);
         let (Some(packets), Some(lost)) = (number("packets"), number("lost_packets")) else {
-            return failed(format!("iperf3 said something unknown: {end}"));
+            return failed(format!("iperf3: unknown output: {end}"));
         };
-        let on_the_way = lost.saturating_sub(late);
-        if packets == 0 || on_the_way * 100 > packets * TOLERATED_LOSS_PERCENT {
-            return failed(format!("{on_the_way} of {packets} datagrams were lost on the way"));
+        let in_transit = lost.saturating_sub(late);
+        if packets == 0 || in_transit * 100 > packets * TOLERATED_LOSS_PERCENT {
+            return failed(format!("iperf3: {in_transit} of {packets} datagrams were lost in transit"));
         }
-        let late = if late == 0 { String::new() } else { format!(", in iperf3's full socket {late}") };
-        Ok(format!("{packets} datagrams, lost on the way {on_the_way}{late}"))
+        let late = if late == 0 { String::new() } else { format!(", in iperf3's full socket: {late}") };
+        Ok(format!("{packets} datagrams, lost in transit: {in_transit}{late}"))
     }
 
-    /// The tunnel's peer must still be the relay: that the packets went another way would be found here.
+    /// Checks that the tunnel's peer is still the relay: otherwise packets could take another route.
     fn endpoint_is(&self, session: &Session, lab: &Lab, family: Family) -> Result<()> {
         let show = lab.clients.run(session, "wg", &["wg", "show", &self.client_tunnel, "endpoints"])?;
         let wanted = family.socket(family.relay(), WIREGUARD);
         if show.stdout.trim_end().ends_with(&wanted) {
             return Ok(());
         }
-        failed(format!("the tunnel's endpoint is not {wanted} any more: {}", show.stdout))
+        failed(format!("WireGuard: the endpoint has changed: {}; expected {wanted}", show.stdout))
     }
 }
 
-/// Runs the client; the `end` object of its JSON.
+/// Runs the client and returns the `end` object of its JSON.
 fn iperf3(session: &Session, lab: &Lab, server: &str, seconds: u32, options: &[&str]) -> Result<Value> {
     let (port, time) = (IPERF.to_string(), seconds.to_string());
     let argv =
@@ -216,8 +219,8 @@ fn iperf3(session: &Session, lab: &Lab, server: &str, seconds: u32, options: &[&
     }
 }
 
-/// iperf3 opens a TCP connection to the port it then sends UDP to. TCP is not the relay's: its XDP program leaves
-/// it to the kernel, and the kernel forwards it by this rule. UDP has no rule: if the relay did not carry it, nobody would.
+/// Forwards iperf3's TCP connection to the port that later receives UDP. The relay's XDP program leaves TCP to the
+/// kernel, and this rule forwards it. UDP has no rule, so only the relay can carry it.
 fn forward_iperf_control(session: &Session, lab: &Lab) -> Result<()> {
     let (v4, v6) = (Family::V4.server(), Family::V6.server());
     let rules = format!(
@@ -232,7 +235,7 @@ fn forward_iperf_control(session: &Session, lab: &Lab) -> Result<()> {
     session.run_with_input("nft", &lab.relay.argv(&["nft", "-f", "-"]), &rules, Duration::from_secs(10)).map(|_| ())
 }
 
-/// One process, nothing outside the demo's folder.
+/// Returns nginx's configuration: one process, and no file outside the demo's folder.
 fn nginx_conf(dir: &Path) -> String {
     let dir = dir.display();
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
@@ -246,7 +249,7 @@ fn nginx_conf(dir: &Path) -> String {
     )
 }
 
-/// Random bytes, so that no part can be mistaken for another; their hash.
+/// Writes random bytes, so that no part looks like another, and returns their hash.
 fn write_file(session: &Session) -> Result<String> {
     let www = session.dir.join("www");
     fs::create_dir(&www).map_err(io_error(www.display()))?;
@@ -261,7 +264,7 @@ fn sha256(session: &Session, file: &Path) -> Result<String> {
     let output = session.run("sha256sum", &["sha256sum", "--", &path(file)], Duration::from_secs(60))?;
     match output.stdout.split_whitespace().next() {
         Some(hash) if hash.len() == 64 => Ok(hash.to_owned()),
-        _ => failed(format!("sha256sum said {}", output.stdout)),
+        _ => failed(format!("sha256sum: unknown output: {}", output.stdout)),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The fault table: what is done, and how far it may reach.
+//! Lists the faults of the drill: the action, and the scope that it may affect.
 
 use super::lab::{Lab, ProcessResources, Relay, Report};
 use super::traffic::At;
@@ -6,25 +6,25 @@ use crate::process::{Result, Session, failed};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// What a fault may cost packets of.
+/// Limits which packets a fault may lose.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum AffectedScope {
-    /// Nothing.
-    Nobody,
-    /// Queue 1 of the first interface.
+    /// No packet.
+    Nothing,
+    /// Packets of queue 1 of the first interface.
     Port,
-    /// Queue 1 of both: one actor.
+    /// Packets of queue 1 of both interfaces: one actor.
     Actor,
-    /// The first interface.
+    /// Packets of the first interface.
     Interface,
-    /// The first interface, and queue 1 of the other one.
+    /// Packets of the first interface, and of queue 1 of the other one.
     InterfaceAndActor,
 }
 
 impl AffectedScope {
     pub(super) fn covers(self, (interface, queue): At) -> bool {
         match self {
-            AffectedScope::Nobody => false,
+            AffectedScope::Nothing => false,
             AffectedScope::Port => (interface, queue) == (0, 1),
             AffectedScope::Actor => queue == 1,
             AffectedScope::Interface => interface == 0,
@@ -33,7 +33,7 @@ impl AffectedScope {
     }
 }
 
-/// What a fault is done with.
+/// Gives the action of a fault what it needs.
 pub(super) struct DrillContext<'a> {
     pub(super) session: &'a Session,
     pub(super) lab: &'a Lab,
@@ -42,7 +42,7 @@ pub(super) struct DrillContext<'a> {
 }
 
 impl DrillContext<'_> {
-    /// Breaks queue 1 and waits until it was restarted as often.
+    /// Injects a fault into queue 1 and waits for this number of restarts.
     fn broken(&mut self, line: &str, restarts: u64) -> Result<()> {
         let before = self.relay.report()?.queues.get(1).map_or(0, |queue| queue.restarts);
         self.relay.inject(line)?;
@@ -54,7 +54,7 @@ impl DrillContext<'_> {
         self.lab.near(self.session, &argv.split(' ').collect::<Vec<_>>())
     }
 
-    /// Does something to the first interface's XDP program, as another process with the privilege would.
+    /// Changes the first interface's XDP program, like another process with the privilege.
     fn inject_program_fault(&mut self, what: &str) -> Result<()> {
         let binary = self.binary.display().to_string();
         self.lab.near(self.session, &[&binary, "inject-program-fault", what, "near0"])
@@ -65,7 +65,7 @@ impl DrillContext<'_> {
         self.relay.until(self.session, "noticed", waits).map(drop)
     }
 
-    /// Restarts queue 1 of the first interface as often, and waits for it.
+    /// Restarts queue 1 of the first interface this number of times, and waits for it.
     fn restarted(&mut self, times: u64) -> Result<()> {
         let restarts = |r: &Report| r.queues.get(1).map_or(0, |queue| queue.restarts);
         let before = restarts(&self.relay.report()?);
@@ -74,8 +74,9 @@ impl DrillContext<'_> {
         self.relay.until_within(self.session, "restarted", MINUTES, done).map(drop)
     }
 
-    /// Waits until the relay holds no more than `before`: helper threads of executors end a moment after these.
-    fn let_go_of_what_was_not_held(&mut self, before: ProcessResources) -> Result<()> {
+    /// Waits until the relay holds no more resources than `before`: helper threads of executors end shortly after
+    /// them.
+    fn released(&mut self, before: ProcessResources) -> Result<()> {
         for _ in 0..40 {
             let after = self.relay.held()?;
             let grown = after.mappings > before.mappings + MAPPINGS || after.rss_kib > before.rss_kib + RSS_KIB;
@@ -84,7 +85,7 @@ impl DrillContext<'_> {
             }
             self.rest()?;
         }
-        failed(format!("held before {before:?}, after {:?}", self.relay.held()?))
+        failed(format!("resources leaked: before {before:?}, after {:?}", self.relay.held()?))
     }
 
     fn rest(&self) -> Result<()> {
@@ -92,14 +93,15 @@ impl DrillContext<'_> {
     }
 }
 
-/// For a thousand restarts, of which each takes the kernel tens of milliseconds, on any machine.
+/// Time limit for a thousand restarts. Each takes the kernel tens of milliseconds on any machine.
 const MINUTES: Duration = Duration::from_secs(300);
-/// The allocator keeps arenas of threads that have ended, and may split or join them.
+/// Tolerated number of new mappings: the allocator keeps arenas of ended threads, and may split or join them.
 const MAPPINGS: u64 = 8;
-/// A leaked UMEM would be megabytes a restart, a leaked handler or table some KiB a restart.
+/// Tolerated growth of the resident memory. A leaked UMEM would add megabytes for each restart, a leaked handler or
+/// table some KiB.
 const RSS_KIB: u64 = 4096;
 
-/// One row.
+/// Describes one fault of the drill.
 pub(super) struct DrillCase {
     pub(super) name: &'static str,
     pub(super) what: &'static str,
@@ -107,7 +109,7 @@ pub(super) struct DrillCase {
     pub(super) act: fn(&mut DrillContext<'_>) -> Result<()>,
 }
 
-/// The fault table's rows, in the order in which they run.
+/// Lists the faults in their order.
 pub(super) const FAULTS: &[DrillCase] = &[
     DrillCase {
         name: "panic",
@@ -151,7 +153,7 @@ pub(super) const FAULTS: &[DrillCase] = &[
     DrillCase {
         name: "restart-handler",
         what: "handler restarted by command",
-        reach: AffectedScope::Nobody,
+        reach: AffectedScope::Nothing,
         act: |cx| cx.broken("restart-handler near0:1", 1),
     },
     DrillCase {
@@ -168,16 +170,16 @@ pub(super) const FAULTS: &[DrillCase] = &[
     },
     DrillCase {
         name: "thousand",
-        what: "a thousand restarts after a thousand: 600 handlers, 300 ports, 100 queues; nothing is left",
+        what: "a thousand restarts after a thousand: 600 handlers, 300 ports, 100 queues; no resource leaks",
         reach: AffectedScope::Actor,
         act: |cx| {
-            // Threads come and go, and with them the allocator's arenas: each has grown to what a handler's tables take
-            // only after some hundred restarts, and stays so.
+            // Threads come and go, and with them the allocator's arenas. Each arena reaches the size of a handler's
+            // tables only after some hundred restarts, and then stays.
             cx.restarted(1000)?;
             cx.rest()?;
             let before = cx.relay.held()?;
             cx.restarted(1000)?;
-            cx.let_go_of_what_was_not_held(before)
+            cx.released(before)
         },
     },
     DrillCase {
@@ -195,19 +197,19 @@ pub(super) const FAULTS: &[DrillCase] = &[
     },
     DrillCase {
         name: "detach",
-        what: "XDP program taken off",
+        what: "XDP program detached",
         reach: AffectedScope::Interface,
         act: |cx| cx.inject_program_fault("detach"),
     },
     DrillCase {
         name: "swap",
-        what: "another program put under our link",
+        what: "program replaced under the relay's bpf_link",
         reach: AffectedScope::Interface,
         act: |cx| cx.inject_program_fault("swap"),
     },
     DrillCase {
         name: "replace",
-        what: "another program in the place of ours, then gone",
+        what: "another program attached instead, then detached",
         reach: AffectedScope::Interface,
         act: |cx| {
             let binary = cx.binary.display().to_string();
@@ -219,7 +221,7 @@ pub(super) const FAULTS: &[DrillCase] = &[
     },
     DrillCase {
         name: "mtu",
-        what: "MTU lowered, raised, and set back",
+        what: "MTU lowered, raised and restored",
         reach: AffectedScope::Interface,
         act: |cx| {
             for mtu in ["1400", "2000", "1500"] {
@@ -234,10 +236,10 @@ pub(super) const FAULTS: &[DrillCase] = &[
         what: "interface moved to another namespace and back",
         reach: AffectedScope::Interface,
         act: |cx| {
-            let (away, home) = (cx.lab.far.pid(), cx.lab.near_pid());
-            cx.near(&format!("ip link set near0 netns {away}"))?;
+            let (other, own) = (cx.lab.far.pid(), cx.lab.near_pid());
+            cx.near(&format!("ip link set near0 netns {other}"))?;
             cx.waiting()?;
-            let back = format!("ip link set near0 netns {home}");
+            let back = format!("ip link set near0 netns {own}");
             cx.lab.far.run(cx.session, "far", &back.split(' ').collect::<Vec<_>>())?;
             cx.lab.address(cx.session, 0)?;
             cx.lab.running(cx.session, 0)
@@ -245,7 +247,7 @@ pub(super) const FAULTS: &[DrillCase] = &[
     },
     DrillCase {
         name: "absent",
-        what: "queue restarted while an interface is absent, which comes back",
+        what: "queue restarted while an interface is absent, then present again",
         reach: AffectedScope::InterfaceAndActor,
         act: |cx| {
             cx.near("ip link del near0")?;
@@ -254,7 +256,7 @@ pub(super) const FAULTS: &[DrillCase] = &[
             cx.relay.inject("restart-queue near1:1")?;
             let rebuilt = |r: &Report| r.queues.get(1).is_some_and(|q| q.restarts > before && q.state == "waiting");
             cx.relay.until(cx.session, "rebuilt", rebuilt)?;
-            cx.lab.plug(cx.session, 0)
+            cx.lab.create_link(cx.session, 0)
         },
     },
     DrillCase {
@@ -262,7 +264,7 @@ pub(super) const FAULTS: &[DrillCase] = &[
         what: "channels set to 2, then to 4",
         reach: AffectedScope::Interface,
         act: |cx| {
-            // The kernel refuses the first while sockets are bound to the others; both are tried.
+            // The kernel refuses the first command while sockets are bound to the other queues; both are tried.
             let _ = cx.near("ethtool -L near0 rx 2 tx 2");
             let _ = cx.near("ethtool -L near0 rx 4 tx 4");
             Ok(())
@@ -270,17 +272,17 @@ pub(super) const FAULTS: &[DrillCase] = &[
     },
     DrillCase {
         name: "recreate",
-        what: "interface deleted and made again",
+        what: "interface deleted and re-created",
         reach: AffectedScope::Interface,
         act: |cx| {
             cx.near("ip link del near0")?;
             cx.waiting()?;
-            cx.lab.plug(cx.session, 0)
+            cx.lab.create_link(cx.session, 0)
         },
     },
     DrillCase {
         name: "rename",
-        what: "interface renamed and named back",
+        what: "interface renamed and renamed back",
         reach: AffectedScope::Interface,
         act: |cx| {
             cx.near("ip link set near0 down")?;

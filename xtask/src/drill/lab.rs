@@ -1,4 +1,4 @@
-//! The drill's lab, and the real relay in it.
+//! Builds the testbed of the drill and runs the real relay in it.
 //!
 //! ```text
 //!  relay's namespace              far namespace
@@ -16,12 +16,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 pub(super) const QUEUES: u32 = 4;
-/// The relay's source ports, an equal part for each queue.
+/// First of the relay's source ports. Each queue has an equal part of them.
 pub(super) const FIRST_PORT: u16 = 20_000;
 pub(super) const PORTS_PER_QUEUE: u16 = 1000;
 const LONG: Duration = Duration::from_secs(20);
 
-/// What the drill reads of the relay's report.
+/// Holds the needed fields of the relay's report.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Report {
@@ -57,23 +57,23 @@ pub(super) struct Lab {
 impl Lab {
     pub(super) fn create(session: &Session) -> Result<Self> {
         let lab = Self { near: Namespace::create(session, "near")?, far: Namespace::create(session, "far")? };
-        lab.plug(session, 0)?;
-        lab.plug(session, 1)?;
+        lab.create_link(session, 0)?;
+        lab.create_link(session, 1)?;
         Ok(lab)
     }
 
-    /// Runs `argv` where the relay is.
+    /// Runs `argv` in the relay's namespace.
     pub(super) fn near(&self, session: &Session, argv: &[&str]) -> Result<()> {
         self.near.run(session, "near", argv).map(drop)
     }
 
-    /// Starts `argv` where the relay is.
+    /// Starts `argv` in the relay's namespace.
     pub(super) fn near_spawn(&self, session: &Session, argv: &[&str]) -> Result<Running> {
         self.near.spawn(session, "near", argv)
     }
 
-    /// Makes interface `n` of both ends.
-    pub(super) fn plug(&self, session: &Session, n: u8) -> Result<()> {
+    /// Creates interface `n` on both ends.
+    pub(super) fn create_link(&self, session: &Session, n: u8) -> Result<()> {
         let (near, far, pid) = (format!("near{n}"), format!("far{n}"), self.far.pid().to_string());
         let queues = QUEUES.to_string();
         let (mac_near, mac_far) = (format!("02:00:00:00:0{n}:0a"), format!("02:00:00:00:0{n}:0b"));
@@ -87,13 +87,13 @@ impl Lab {
         self.running(session, n)
     }
 
-    /// Sets up interface `n` of the relay's end.
+    /// Sets up interface `n` on the relay's end.
     pub(super) fn address(&self, session: &Session, n: u8) -> Result<()> {
         let script = address_script(&format!("near{n}"), n, 1, 2, &format!("02:00:00:00:0{n}:0b"));
         self.near(session, &["sh", "-c", &script])
     }
 
-    /// For `ip link set DEV netns`.
+    /// Returns the process id for `ip link set DEV netns`.
     pub(super) fn near_pid(&self) -> u32 {
         self.near.pid()
     }
@@ -106,7 +106,7 @@ impl Lab {
             let show = ["ip", "link", "show", "dev", &interface, "up"];
             while !namespace.run(session, "link", &show)?.stdout.contains("state UP") {
                 if Instant::now() > end {
-                    return failed(format!("{interface} has no carrier after {LONG:?}"));
+                    return failed(format!("{interface}: no carrier after {LONG:?}"));
                 }
                 session.cancel.sleep(Duration::from_millis(2))?;
             }
@@ -122,7 +122,7 @@ fn address_script(interface: &str, n: u8, own: u8, other: u8, mac: &str) -> Stri
     )
 }
 
-/// What the relay's process holds.
+/// Holds the resources of the relay's process.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ProcessResources {
     pub(super) descriptors: usize,
@@ -130,7 +130,7 @@ pub(super) struct ProcessResources {
     pub(super) rss_kib: u64,
 }
 
-/// The running relay.
+/// Holds the running relay.
 pub(super) struct Relay {
     process: Running,
     report: PathBuf,
@@ -168,7 +168,7 @@ impl Relay {
 
     /// Injects a fault: `line` is a command of `cli/src/bin/oxide/faults.rs`.
     pub(super) fn inject(&mut self, line: &str) -> Result<()> {
-        writeln!(self.faults, "{line}").map_err(io_error("the pipe of faults"))
+        writeln!(self.faults, "{line}").map_err(io_error("fault pipe"))
     }
 
     pub(super) fn report(&self) -> Result<Report> {
@@ -176,19 +176,19 @@ impl Relay {
         serde_json::from_str(&text).or_else(|e| failed(format!("{}: {e}", self.report.display())))
     }
 
-    /// What it holds now.
+    /// Returns its current resources.
     pub(super) fn held(&self) -> Result<ProcessResources> {
         let path = |file: &str| format!("/proc/{}/{file}", self.process.pid());
         let read = |file: &str| fs::read_to_string(path(file)).map_err(io_error(path(file)));
         let status = read("status")?;
         let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let rss = rss.and_then(|rest| rest.trim().trim_end_matches(" kB").parse().ok());
-        let Some(rss_kib) = rss else { return failed("no VmRSS in the relay's /proc/PID/status") };
+        let Some(rss_kib) = rss else { return failed("relay: no VmRSS in /proc/PID/status") };
         let descriptors = fs::read_dir(path("fd")).map_err(io_error(path("fd")))?.count();
         Ok(ProcessResources { descriptors, mappings: read("maps")?.lines().count() as u64, rss_kib })
     }
 
-    /// Waits for a report that is as wanted.
+    /// Waits for a report that satisfies `done`.
     pub(super) fn until(&mut self, session: &Session, what: &str, done: impl Fn(&Report) -> bool) -> Result<Report> {
         self.until_within(session, what, LONG, done)
     }
@@ -206,19 +206,22 @@ impl Relay {
             match self.report() {
                 Ok(report) if done(&report) => return Ok(report),
                 other if Instant::now() > end => {
-                    return failed(format!("not {what} within {limit:?}: {other:?}{}", self.process.last_output()));
+                    return failed(format!(
+                        "relay: not {what} within {limit:?}: {other:?}{}",
+                        self.process.last_output()
+                    ));
                 }
                 _ => session.cancel.sleep(Duration::from_millis(20))?,
             }
         }
     }
 
-    /// Stops it in order; the last report.
+    /// Stops the relay in order and returns its last report.
     pub(super) fn stop(mut self, session: &Session) -> Result<Report> {
         self.process.signal(Signal::TERM);
         let status = self.process.wait(&session.cancel, LONG)?;
         if !status.success() {
-            return failed(format!("the relay ended with {status}{}", self.process.last_output()));
+            return failed(format!("relay: ended with {status}{}", self.process.last_output()));
         }
         self.report()
     }

@@ -1,4 +1,5 @@
-//! `cargo xtask drill`: the fault table against the real binary, under traffic, counted at the far end.
+//! Implements `cargo xtask drill`: runs the fault table against the real binary, under traffic that is counted at the
+//! far end.
 
 mod faults;
 mod lab;
@@ -16,10 +17,10 @@ use std::process::Command;
 use std::time::Duration;
 use traffic::{Counted, FarEnd, lost};
 
-/// From the end of the cause to the first packet of the last flow, at most.
+/// Time limit from the end of the cause to the first packet of the last flow.
 const BACK_WITHIN_MS: f64 = 100.0;
 
-/// The command line of `drill`.
+/// Holds the command line of `drill`.
 #[derive(Debug)]
 pub(crate) struct Options {
     names: Vec<String>,
@@ -40,7 +41,7 @@ impl Options {
                 name if FAULTS.iter().any(|fault| fault.name == name) => options.names.push(name.to_owned()),
                 other => {
                     let known: Vec<_> = FAULTS.iter().map(|fault| fault.name).collect();
-                    return failed(format!("drill knows no `{other}`; it knows {}", known.join(", ")));
+                    return failed(format!("drill: unknown fault `{other}`; expected one of {}", known.join(", ")));
                 }
             }
         }
@@ -48,28 +49,30 @@ impl Options {
     }
 }
 
-/// One fault's outcome.
+/// Holds the result of one fault.
 #[derive(Debug, Serialize)]
 struct Row {
     name: &'static str,
     what: &'static str,
-    /// The longest time a queue was away, milliseconds, as the engine tells.
+    /// Longest time in milliseconds that a queue did not run, as the engine reports it.
     gap_ms: Option<f64>,
-    /// From the end of what was done to the first packet of the last flow that it reached, milliseconds.
+    /// Time in milliseconds from the end of the cause to the first packet of the last affected flow.
     back_ms: Option<f64>,
-    /// What the engine says it was, and what it says that it cost, as far as it can know.
+    /// Cause that the engine reports.
     cause: String,
-    told_lost: Option<u64>,
+    /// Number of lost packets that the engine reports, as far as it can know it.
+    reported_lost: Option<u64>,
     sent: u64,
-    /// Packets lost where the fault reaches, and where it does not.
+    /// Number of packets lost inside the allowed scope.
     lost_there: u64,
+    /// Number of packets lost outside the allowed scope.
     lost_elsewhere: u64,
     ledger: bool,
     pass: bool,
-    trouble: Option<String>,
+    error: Option<String>,
 }
 
-/// Set-up, build, lab, faults, verdict.
+/// Runs set-up, build, testbed and faults, and prints the verdict.
 pub(crate) fn run(cancel: &Cancel, options: &Options) -> Result<()> {
     let binary = match &options.binary {
         Some(binary) => binary.clone(),
@@ -79,7 +82,9 @@ pub(crate) fn run(cancel: &Cancel, options: &Options) -> Result<()> {
         }
     };
     if !is_root() {
-        return failed("the lab's network namespaces and AF_XDP need root: `sudo -E cargo xtask drill`");
+        return failed(
+            "drill: not root; expected root for network namespaces and AF_XDP; to fix: sudo -E cargo xtask drill",
+        );
     }
     let _host = Host::with_sys()?;
     let dir = std::env::temp_dir().join(format!("oxide-drill-{}", std::process::id()));
@@ -94,7 +99,7 @@ pub(crate) fn run(cancel: &Cancel, options: &Options) -> Result<()> {
     let failures = rows.iter().filter(|row| !row.pass).count();
     if failures > 0 {
         return failed(format!(
-            "{failures} of {} faults reached too far, or took too long to mend; logs in {}",
+            "drill: {failures} of {} faults affected too much or took too long; logs in {}",
             rows.len(),
             dir.display()
         ));
@@ -107,12 +112,12 @@ fn drill(session: &Session, options: &Options, binary: &Path) -> Result<Vec<Row>
     let mut rows = Vec::new();
     if !options.json {
         println!(
-            "{:<16} {:>9} {:>9} {:>7} {:>7} {:>7} {:>10}  ledger  verdict  what",
-            "fault", "gap ms", "back ms", "sent", "lost", "told", "elsewhere"
+            "{:<16} {:>9} {:>9} {:>7} {:>7} {:>8} {:>10}  ledger  verdict  what",
+            "fault", "gap ms", "back ms", "sent", "lost", "reported", "elsewhere"
         );
     }
     for fault in FAULTS.iter().filter(chosen) {
-        // A lab and a relay of its own: what one fault leaves behind is not the next one's.
+        // Each fault has its own testbed and relay, so that no fault affects the next one.
         let row = one(session, fault, binary)?;
         if !options.json {
             print(&row);
@@ -133,20 +138,20 @@ fn one(session: &Session, fault: &'static DrillCase, binary: &Path) -> Result<Ro
     let acted = (fault.act)(&mut cx);
     traffic.cause_ended();
     let healthy = |r: &Report| r.queues.iter().all(|queue| queue.state == "running" && !queue.stalled);
-    let back = acted.and_then(|()| relay.until(session, "healthy again", healthy));
+    let back = acted.and_then(|()| relay.until(session, "healthy", healthy));
     session.cancel.sleep(Duration::from_millis(300))?;
     let Counted { far, counts, back: first } = traffic.end()?;
-    // And all is as before.
+    // Without the fault no packet may be lost.
     let traffic = far.run();
     session.cancel.sleep(Duration::from_millis(500))?;
     let after = traffic.end()?.counts;
-    let trouble = back.as_ref().err().map(ToString::to_string);
+    let error = back.as_ref().err().map(ToString::to_string);
     let report = back.unwrap_or_default();
     let last = relay.stop(session)?;
     let lost_elsewhere = lost(&counts, |at| !fault.reach.covers(at)) + lost(&after, |_| true);
     let gaps = report.queues.iter().filter_map(|queue| queue.last_gap_ms);
-    // The engine tells for which cause it restarted something, and what it believes that it cost.
-    let told = report.queues.iter().find_map(|queue| queue.last_restart.as_ref());
+    // The engine reports the cause of its last restart, and the loss that it estimates.
+    let restart = report.queues.iter().find_map(|queue| queue.last_restart.as_ref());
     let ledger = last.balanced && last.unaccounted == 0;
     let reached = first.iter().filter(|(at, _)| fault.reach.covers(**at));
     let back_ms = reached.map(|(_, back)| back.as_secs_f64() * 1e3).reduce(f64::max);
@@ -156,14 +161,14 @@ fn one(session: &Session, fault: &'static DrillCase, binary: &Path) -> Result<Ro
         what: fault.what,
         gap_ms: gaps.reduce(f64::max),
         back_ms,
-        cause: told.map(|last| format!("{}: {}", last.cause, last.detail)).unwrap_or_default(),
-        told_lost: told.map(|last| last.lost),
+        cause: restart.map(|last| format!("{}: {}", last.cause, last.detail)).unwrap_or_default(),
+        reported_lost: restart.map(|last| last.lost),
         sent: counts.values().map(|(sent, _)| sent).sum(),
         lost_there: lost(&counts, |at| fault.reach.covers(at)),
         lost_elsewhere,
         ledger,
-        pass: trouble.is_none() && in_time && lost_elsewhere == 0 && ledger,
-        trouble,
+        pass: error.is_none() && in_time && lost_elsewhere == 0 && ledger,
+        error,
     })
 }
 
@@ -172,14 +177,14 @@ fn print(row: &Row) {
     let (gap, back) = (ms(row.gap_ms), ms(row.back_ms));
     let ledger = if row.ledger { "ok" } else { "BROKEN" };
     let verdict = if row.pass { "PASS" } else { "FAIL" };
-    let told = row.told_lost.map_or_else(|| "-".to_owned(), |lost| lost.to_string());
+    let reported = row.reported_lost.map_or_else(|| "-".to_owned(), |lost| lost.to_string());
     let Row { name, sent, lost_there, lost_elsewhere, what, .. } = row;
     println!(
-        "{name:<16} {gap:>9} {back:>9} {sent:>7} {lost_there:>7} {told:>7} {lost_elsewhere:>10}  {ledger:<6}  {verdict:<7}  \
+        "{name:<16} {gap:>9} {back:>9} {sent:>7} {lost_there:>7} {reported:>8} {lost_elsewhere:>10}  {ledger:<6}  {verdict:<7}  \
          {what}"
     );
-    if let Some(trouble) = &row.trouble {
-        println!("    {trouble}");
+    if let Some(error) = &row.error {
+        println!("    {error}");
     }
 }
 

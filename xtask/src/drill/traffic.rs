@@ -1,4 +1,5 @@
-//! The far end: one paced flow for each queue of each interface, sent to the relay, which sends it back to a sink.
+//! Sends traffic from the far end: one paced flow for each queue of each interface, to the relay, which returns it to
+//! a sink.
 
 use super::lab::{FIRST_PORT, PORTS_PER_QUEUE, QUEUES};
 use crate::process::{Error, Result, failed, io_error};
@@ -13,47 +14,48 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Between two packets of a flow: eight flows are two thousand packets a second, which no machine is too slow for.
+/// Interval between two packets of a flow. Eight flows give two thousand packets per second, which every machine can
+/// carry.
 const PACE: Duration = Duration::from_millis(4);
-/// For packets under way when a count ends.
+/// Time for packets in flight when a count ends.
 const GRACE: Duration = Duration::from_millis(500);
-/// Bytes that may wait at the sink.
+/// Size of the sink's receive buffer in bytes.
 const SINK_BYTES: usize = 8 << 20;
-/// Sockets tried for each interface until each queue has a flow.
+/// Number of sockets tried for each interface until each queue has a flow.
 const TRIES: usize = 400;
 
 /// Interface and queue.
 pub(super) type At = (u8, u32);
-/// Packets sent, and those that came to the sink.
+/// Number of packets sent, and number received at the sink, for each flow.
 pub(super) type Counts = BTreeMap<At, (u64, u64)>;
 
-/// Sockets of the far namespace.
+/// Holds the sockets of the far namespace.
 pub(super) struct FarEnd {
     sink: UdpSocket,
     flows: BTreeMap<At, UdpSocket>,
 }
 
 impl FarEnd {
-    /// Finds a flow for each queue by trying source ports: the kernel hashes each to a transmit queue of its end,
-    /// which is the receive queue of the other one, and the relay's source port says which that was.
+    /// Finds a flow for each queue by trying source ports. The kernel hashes each port to a transmit queue of its
+    /// end, which is the receive queue of the other end. The relay's source port identifies that queue.
     pub(super) fn find(pid: u32) -> Result<Self> {
         let thread = std::thread::spawn(move || {
             let path = format!("/proc/{pid}/ns/net");
             let namespace = File::open(&path).map_err(io_error(&path))?;
             move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
-                .map_err(|e| Error::Failed(format!("cannot enter {path}: {e}")))?;
-            Self::search().map_err(io_error("the far end's sockets"))
+                .map_err(|e| Error::Failed(format!("{path}: cannot enter the namespace: {e}")))?;
+            Self::search().map_err(io_error("sockets of the far end"))
         });
-        let found = thread.join().unwrap_or_else(|_| failed("the far end's thread panicked"))?;
+        let found = thread.join().unwrap_or_else(|_| failed("thread of the far end panicked"))?;
         if found.flows.len() != 2 * QUEUES as usize {
-            return failed(format!("not every queue is reached: only {:?}", found.flows.keys()));
+            return failed(format!("traffic: not every queue has a flow; found only {:?}", found.flows.keys()));
         }
         Ok(found)
     }
 
     fn search() -> std::io::Result<Self> {
         let sink = UdpSocket::bind("0.0.0.0:9000")?;
-        // A queue that stood still sends all that waited at once: it must not push out what others send.
+        // A queue that stopped sends all waiting packets at once. They must not displace packets of other queues.
         set_socket_recv_buffer_size_force(&sink, SINK_BYTES)?;
         sink.set_read_timeout(Some(Duration::from_millis(500)))?;
         let mut flows = BTreeMap::new();
@@ -74,7 +76,7 @@ impl FarEnd {
         Ok(Self { sink, flows })
     }
 
-    /// Sends and counts until told to stop.
+    /// Sends and counts until `end` is called.
     pub(super) fn run(self) -> Traffic {
         let (stop, cause_ended) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(None)));
         let (seen, ended) = (Arc::clone(&stop), Arc::clone(&cause_ended));
@@ -87,7 +89,7 @@ impl FarEnd {
         let mut last = Instant::now();
         while !stop.load(Ordering::Relaxed) || last.elapsed() < GRACE {
             for (at, socket) in self.flows.iter().filter(|_| !stop.load(Ordering::Relaxed)) {
-                // Not sent at all while the link is down: no loss of the relay's.
+                // A send that fails while the link is down is not counted: the relay did not lose it.
                 if socket.send_to(&[at.0, at.1 as u8], relay(at.0)).is_ok() {
                     counts.entry(*at).or_default().0 += 1;
                     last = Instant::now();
@@ -109,7 +111,8 @@ impl FarEnd {
     }
 }
 
-/// Which queue serves this socket's packets. The token tells its answer from a late one of another socket.
+/// Returns the queue that serves this socket's packets. The token distinguishes the answer from a late answer of
+/// another socket.
 fn ask(socket: &UdpSocket, sink: &UdpSocket, interface: u8, token: u16) -> Option<u32> {
     let [high, low] = token.to_be_bytes();
     let question = [interface, high, low];
@@ -127,15 +130,15 @@ fn relay(interface: u8) -> SocketAddr {
     SocketAddr::from(([10, 9, interface, 1], 7))
 }
 
-/// What was counted, and the sockets to go on with.
+/// Holds the counts, and the sockets for the next run.
 pub(super) struct Counted {
     pub(super) far: FarEnd,
     pub(super) counts: Counts,
-    /// From the end of the cause to the first packet of each flow.
+    /// Time from the end of the cause to the first packet of each flow.
     pub(super) back: BTreeMap<At, Duration>,
 }
 
-/// Running traffic.
+/// Holds running traffic.
 pub(super) struct Traffic {
     stop: Arc<AtomicBool>,
     cause_ended: Arc<Mutex<Option<Instant>>>,
@@ -143,18 +146,18 @@ pub(super) struct Traffic {
 }
 
 impl Traffic {
-    /// The cause of the fault is over: from now on each flow is waited for.
+    /// Records the end of the cause: from now on the first packet of each flow is timed.
     pub(super) fn cause_ended(&self) {
         *self.cause_ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
     pub(super) fn end(self) -> Result<Counted> {
         self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().map_err(|_| Error::Failed("the far end's thread panicked".to_owned()))
+        self.thread.join().map_err(|_| Error::Failed("thread of the far end panicked".to_owned()))
     }
 }
 
-/// Packets lost of those flows.
+/// Returns the number of lost packets of the selected flows.
 pub(super) fn lost(counts: &Counts, of: impl Fn(At) -> bool) -> u64 {
     counts.iter().filter(|(at, _)| of(**at)).map(|(_, (sent, got))| sent.saturating_sub(*got)).sum()
 }
