@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //
-// The bound of the lab: packets are forwarded by the XDP program itself and never leave the kernel. UDP over IPv4 goes back
-// where it came from (XDP_TX), or on by another interface; all else is the kernel's.
+// Measures the upper bound of the testbed: this XDP program forwards packets itself, and they never leave the kernel.
+// UDP over IPv4 returns to its sender (XDP_TX), or leaves through another interface. All other packets go to the
+// kernel.
 //
-// No includes, as bpf/steer.bpf.c: the object depends on this file and the compiler alone.
+// There are no includes, as in bpf/steer.bpf.c: the object depends only on this file and the compiler.
 
 typedef unsigned char u8;
 typedef unsigned short u16;
@@ -20,9 +21,9 @@ struct xdp_md {
 
 static long (*const redirect)(u32 ifindex, u64 flags) = (void *)23;
 
-// Where packets leave; 0 for where they came.
+// Index of the interface that packets leave by; 0 returns them.
 SEC(".rodata") const volatile u32 IFINDEX = 1;
-// Destination and source MAC address of what leaves elsewhere.
+// Destination and source MAC address of packets that leave through another interface.
 SEC(".rodata") const volatile u16 MACS[6] = { 1 };
 
 SEC("xdp") int oxide_bounce(struct xdp_md *context)

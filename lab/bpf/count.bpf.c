@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //
-// The far side of the bench: UDP over IPv4 whose payload begins with the lab's mark is counted and dropped;
-// everything else (ARP, a peer's own traffic) is counted and goes to the kernel. A packet that carries the time it was
-// due (bpf/generate.bpf.c) is counted by how long it took as well.
+// Runs at the far side of the bench. It counts and drops UDP over IPv4 whose payload begins with the testbed's mark.
+// All other packets (ARP, a peer's own traffic) are counted and go to the kernel. For a packet with a due time
+// (bpf/generate.bpf.c) it also records the delay.
 //
-// No includes, as bpf/steer.bpf.c: the object depends on this file and the compiler alone.
+// There are no includes, as in bpf/steer.bpf.c: the object depends only on this file and the compiler.
 
 typedef unsigned char u8;
 typedef unsigned short u16;
@@ -16,7 +16,7 @@ typedef unsigned long long u64;
 enum { XDP_DROP = 1, XDP_PASS = 2 };
 enum { BPF_MAP_TYPE_PERCPU_ARRAY = 6 };
 enum { PACKETS, BYTES, OTHERS, COUNTERS_END };
-// 128 buckets of one nanosecond, then 64 for each octave up to 2^32.
+// The table has 128 buckets of one nanosecond, then 64 for each octave up to 2^32.
 enum { TIMES_END = 26 * 64 + 64 };
 
 struct xdp_md {
@@ -41,7 +41,7 @@ static inline __attribute__((always_inline)) void add(u32 which, u64 amount)
 		*counter += amount;
 }
 
-// The bucket of a time; lab/src/times.rs has its inverse.
+// Returns the bucket of a time; lab/src/times.rs has the inverse function.
 static inline __attribute__((always_inline)) u32 bucket(u64 ns)
 {
 	u32 shift = 0;
@@ -70,7 +70,7 @@ SEC("xdp") int oxide_count(struct xdp_md *context)
 		goto other;
 	if (*(u16 *)(frame + 12) != 0x0008 || frame[14] != 0x45 || frame[23] != 17)
 		goto other;
-	// "OXBE", as lab/src/frame.rs writes it.
+	// The mark is "OXBE", as in lab/src/frame.rs.
 	if (*(u32 *)(frame + 42) != 0x4542584f)
 		goto other;
 	add(PACKETS, 1);

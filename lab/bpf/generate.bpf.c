@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //
-// The generator of the bench: run by BPF_PROG_TEST_RUN with live frames, it writes the headers of every
-// frame anew and sends it. Anew, because the kernel recycles pages and a forwarder has left its own
-// headers in them; the payload stays as it was given.
+// Generates frames for the bench. BPF_PROG_TEST_RUN runs it with live frames. It writes the headers of every frame
+// and sends it. The headers are written each time, because the kernel recycles pages and a forwarder has changed
+// them. The payload stays unchanged.
 //
-// At a rate, a frame that is not yet due is made and dropped: the loop never sleeps, so frames leave within a
-// batch of their time. Each then carries the time it was due, for bpf/count.bpf.c.
+// At a fixed rate, a frame that is not due yet is dropped: the loop never sleeps, so each frame leaves within a batch
+// of its due time. Each frame carries its due time, for bpf/count.bpf.c.
 //
-// No includes, as bpf/steer.bpf.c: the object depends on this file and the compiler alone.
+// There are no includes, as in bpf/steer.bpf.c: the object depends only on this file and the compiler.
 
 typedef unsigned char u8;
 typedef unsigned short u16;
@@ -31,23 +31,23 @@ struct map_def {
 	u32 type, key_size, value_size, max_entries, flags;
 };
 
-// Frames made so far, on each CPU.
+// Number of frames sent so far, on each CPU.
 struct map_def SEC("maps") MADE = { BPF_MAP_TYPE_PERCPU_ARRAY, 4, 8, 1, 0 };
 
-// What user space asks for. `trial` is written last: 0 sends nothing, a new number starts anew.
+// Order of user space. `trial` is written last: 0 sends nothing, a new number begins a trial.
 struct order {
 	u64 trial;
-	// Nanoseconds between two frames, times 1024; 0: as fast as it goes.
+	// Nanoseconds between two frames, times 1024; 0 means the maximum rate.
 	u64 step;
-	// Frames, and the number of the first, by which flows are chosen.
+	// Number of frames, and number of the first frame, which selects the flow.
 	u64 frames;
 	u64 first;
 };
-// What has become of it.
+// Progress of the trial.
 struct progress {
 	u64 trial;
 	u64 sent;
-	// When the trial began and its last frame left; how late the latest frame left.
+	// Begin of the trial, time of its last frame, and delay of the latest frame.
 	u64 start;
 	u64 end;
 	u64 late;
@@ -56,9 +56,9 @@ struct progress {
 struct map_def SEC("maps") ORDER = { BPF_MAP_TYPE_ARRAY, 4, sizeof(struct order), 1, 0 };
 struct map_def SEC("maps") PROGRESS = { BPF_MAP_TYPE_ARRAY, 4, sizeof(struct progress), 1, 0 };
 
-// Whether ORDER is obeyed; else frames go out without end.
+// Whether ORDER applies; otherwise frames are sent without end.
 SEC(".rodata") const volatile u32 ORDERED = 1;
-// Ethernet, IPv4 and UDP header; source address, both ports and both checksums are filled in here.
+// Ethernet, IPv4 and UDP header. The program fills in source address, both ports and both checksums.
 SEC(".rodata") const volatile u16 HEAD[21] = { 1 };
 // One's complement sums of HEAD's IPv4 header, and of its pseudo-header, UDP header and payload.
 SEC(".rodata") const volatile u32 IP_SUM = 1;
@@ -66,9 +66,9 @@ SEC(".rodata") const volatile u32 UDP_SUM = 1;
 // Source address (host order) and port of flow 0; each address has 16384 ports.
 SEC(".rodata") const volatile u32 SOURCE = 1;
 SEC(".rodata") const volatile u32 SOURCE_PORT = 1;
-// Flows less one; flows are a power of two.
+// Number of flows minus one; the number is a power of two.
 SEC(".rodata") const volatile u32 FLOW_MASK = 1;
-// First destination port, and how many are used in turn.
+// First destination port, and number of ports used in alternation.
 SEC(".rodata") const volatile u32 PORT = 1;
 SEC(".rodata") const volatile u32 PORTS = 1;
 SEC(".rodata") const volatile u32 IFINDEX = 1;
@@ -100,7 +100,7 @@ SEC("xdp") int oxide_generate(struct xdp_md *context)
 	if (ORDERED) {
 		struct order *order = map_lookup(&ORDER, &zero);
 		struct progress *progress = map_lookup(&PROGRESS, &zero);
-		// Behind the headers: the lab's mark, and the time.
+		// The testbed's mark and the due time follow the headers.
 		if (!order || !progress || (void *)(frame + 27) > end)
 			return XDP_DROP;
 		u64 now = ktime();
@@ -127,7 +127,7 @@ SEC("xdp") int oxide_generate(struct xdp_md *context)
 	}
 	*made += 1;
 
-	// An odd factor visits every flow once a round, in an order without neighbours (RFC 4814).
+	// An odd factor visits every flow once per round, and successive flows are not neighbours (RFC 4814).
 	u32 flow = (n * 0x9e3779b1u) & FLOW_MASK;
 	u32 source = SOURCE + (flow >> 14);
 	u32 source_port = SOURCE_PORT + (flow & 16383);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //
-// Where a core's time goes: run by a sampling timer (perf's cpu-clock), it counts whether the core was in user
-// mode, in the kernel (interrupts included), or idle. Much finer than the kernel's own ticks.
+// Samples the time of a core. A timer (perf's cpu-clock) runs it, and it counts whether the core was in user mode, in
+// the kernel (with interrupts), or idle. Its resolution is much finer than the kernel's own ticks.
 //
-// No includes, as bpf/steer.bpf.c: the object depends on this file and the compiler alone.
+// There are no includes, as in bpf/steer.bpf.c: the object depends only on this file and the compiler.
 
 typedef unsigned int u32;
 typedef unsigned long long u64;
@@ -23,7 +23,7 @@ struct map_def {
 
 struct map_def SEC("maps") SAMPLES = { BPF_MAP_TYPE_PERCPU_ARRAY, 4, 8, SAMPLES_END, 0 };
 
-// Whose registers the context holds.
+// Architecture of the registers in the context.
 SEC(".rodata") const volatile u32 MACHINE = 2;
 
 SEC("perf_event") int oxide_split(u64 *registers)

@@ -1,4 +1,4 @@
-//! A client on AF_XDP: one socket on an interface of the outer namespace, which takes the lab's answers.
+//! Implements a client on AF_XDP: one socket on an interface of the outer namespace, which receives the answers.
 
 use crate::frame::{self, CLIENT, CLIENT_PORT, HEADERS};
 use crate::{Error, Result};
@@ -6,19 +6,20 @@ use oxide::port::Burst;
 use oxide::xdp::{Socket, SocketConfig};
 use std::net::{IpAddr, Ipv4Addr};
 
-/// Most packets in one call: a veth's ring holds 256, and all of a call are sent before it returns.
+/// Maximum number of packets in one call. A veth's ring holds 256, and all packets of a call are sent before it
+/// returns.
 pub(crate) const BURST: usize = 32;
 
 /// Destination of the client's packets.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Ends {
-    /// Back to the clients, by va.
+    /// Back to the clients, through va.
     Back,
-    /// On to the upstream, by vd.
+    /// On to the upstream, through vd.
     Across,
 }
 
-/// An open socket.
+/// Holds an open socket.
 pub(crate) struct Client {
     socket: Socket,
     received: Burst,
@@ -36,7 +37,7 @@ impl Client {
         Ok(Self { socket, received: Burst::new(), outgoing: Burst::new() })
     }
 
-    /// Queues one packet: `template` with `payload` behind the mark. `false` if no frame is free.
+    /// Queues one packet: `template` with `payload` after the mark. Returns `false` if no frame is free.
     pub(crate) fn queue(&mut self, template: &[u8], payload: &[u8]) -> bool {
         let Some(mut frame) = self.socket.take() else { return false };
         let length = u16::try_from(template.len()).unwrap_or(0);
@@ -59,7 +60,7 @@ impl Client {
         }
     }
 
-    /// Sends what was queued.
+    /// Sends the queued packets.
     pub(crate) fn send(&mut self) -> Result<()> {
         while !self.outgoing.is_empty() {
             self.socket.send_batch(&mut self.outgoing)?;
@@ -80,14 +81,15 @@ impl Client {
         Ok(came)
     }
 
-    /// Returns the packets for which this client's own socket had no room.
+    /// Returns the number of packets that this client's own socket could not store.
     pub(crate) fn missed(&self) -> Result<u64> {
         let kernel = self.socket.stats()?.kernel;
         Ok(kernel.rx_dropped + kernel.rx_ring_full)
     }
 }
 
-/// Frames of `flows` clients without a UDP checksum (RFC 768 allows that over IPv4): the payload changes.
+/// Returns frames of `flows` clients. They have no UDP checksum (allowed over IPv4 by RFC 768), because the payload
+/// changes.
 pub(crate) fn templates(length: usize, flows: u16, port: u16, ports: u16) -> Result<Vec<Vec<u8>>> {
     (0..flows)
         .map(|n| {
@@ -98,12 +100,12 @@ pub(crate) fn templates(length: usize, flows: u16, port: u16, ports: u16) -> Res
         .collect()
 }
 
-/// The interface's IPv4 address in the lab, for kernel sockets.
+/// Returns the interface's IPv4 address in the testbed, for kernel sockets.
 pub(crate) fn address() -> Ipv4Addr {
     Ipv4Addr::new(10, 77, 0, 1)
 }
 
-/// Builds the error of a closed loop that stopped waiting.
+/// Builds the error of a closed loop whose wait has timed out.
 pub(crate) fn no_answer(what: &str) -> Error {
     Error::Text(format!("no answer {what}"))
 }

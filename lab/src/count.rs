@@ -1,4 +1,4 @@
-//! The far-side counter alone: counts what arrives at some interfaces in a given time from any sender.
+//! Counts what arrives at some interfaces in a given time, from any sender.
 
 use crate::cpu::Meter;
 use crate::programs::{Counter, FarSideCount};
@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Interfaces whose packets are counted and dropped, together; all else goes to the kernel.
+    /// Interfaces whose packets are counted and dropped, summed up; all other packets go to the kernel.
     #[arg(long = "on", default_values = ["va", "vd"])]
     interfaces: Vec<String>,
-    /// Milliseconds.
+    /// Duration in milliseconds.
     #[arg(long, default_value_t = 1000)]
     ms: u64,
-    /// The forwarder's CPU.
+    /// CPU of the forwarder.
     #[arg(long, default_value_t = 1)]
     forwarder_cpu: u32,
 }

@@ -1,8 +1,8 @@
-//! Percentiles of a latency sample.
+//! Computes percentiles of a latency sample.
 
 use serde::Serialize;
 
-/// Nanoseconds.
+/// Holds percentiles in nanoseconds.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub(crate) struct Percentiles {
     pub(crate) samples: usize,
@@ -14,13 +14,13 @@ pub(crate) struct Percentiles {
 }
 
 impl Percentiles {
-    /// Computes the figures of all `values`; zeros if there are none.
+    /// Computes the percentiles of all `values`; zeros if there are none.
     pub(crate) fn of(mut values: Vec<u64>) -> Self {
         values.sort_unstable();
         Self::by_rank(values.len(), |rank| values.get(rank).copied().unwrap_or(0))
     }
 
-    /// Computes the figures of `samples` values; `at` returns the value of a rank, 0 is the minimum.
+    /// Computes the percentiles of `samples` values. `at` returns the value of a rank; rank 0 is the minimum.
     pub(crate) fn by_rank(samples: usize, at: impl Fn(usize) -> u64) -> Self {
         let part = |part: f64| at((samples.saturating_sub(1) as f64 * part).round() as usize);
         Self {

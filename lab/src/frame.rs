@@ -1,4 +1,4 @@
-//! The lab's addresses and frames.
+//! Defines the addresses and frames of the testbed.
 //!
 //! ```text
 //!   outer namespace                                inner namespace
@@ -6,20 +6,20 @@
 //!   vd 10.78.0.2 02:..:0d  ======= veth =======  vc 10.78.0.1 02:..:0c
 //! ```
 //!
-//! Clients are 10.79.0.0/16, behind va; each flow is one of their addresses and ports.
+//! Clients are in 10.79.0.0/16, behind va. Each flow is one of their addresses and ports.
 
 use crate::{Error, Result};
 use oxide::packet::build::UdpFrame;
 use oxide::packet::{Endpoint, Flow, MacAddr};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-/// First bytes of every payload: the counter knows the lab's packets by them.
+/// First bytes of every payload, by which the counter recognizes the testbed's packets.
 pub(crate) const MARK: [u8; 4] = *b"OXBE";
 /// Listen address of the forwarder.
 pub(crate) const LISTEN: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
-/// Upstream address of a relay.
+/// Address of a relay's upstream.
 pub(crate) const UPSTREAM: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 2);
-/// First client.
+/// Address of the first client.
 pub(crate) const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 79, 0, 1);
 /// Source port of flow 0.
 pub(crate) const CLIENT_PORT: u16 = 16384;
@@ -28,14 +28,14 @@ pub(crate) const VB: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x0b]);
 pub(crate) const VC: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x0c]);
 pub(crate) const VD: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x0d]);
 
-/// Headers before the payload.
+/// Size of the headers before the payload.
 pub(crate) const HEADERS: usize = 42;
 
 fn end(address: Ipv4Addr, port: u16) -> Endpoint {
     SocketAddr::new(IpAddr::V4(address), port).into()
 }
 
-/// A frame of `length` bytes (no FCS) from client flow 0 to `port` of the forwarder.
+/// Builds a frame of `length` bytes (without FCS) from client flow 0 to `port` of the forwarder.
 pub(crate) fn request(length: usize, port: u16) -> Result<Vec<u8>> {
     from(CLIENT, CLIENT_PORT, length, port)
 }

@@ -1,4 +1,4 @@
-//! Measures what a forwarder's core does without traffic.
+//! Measures the time of a forwarder's core without traffic.
 
 use crate::Result;
 use crate::cpu::Meter;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Milliseconds.
+    /// Duration in milliseconds.
     #[arg(long, default_value_t = 2000)]
     ms: u64,
     #[arg(long, default_value_t = 1)]

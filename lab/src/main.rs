@@ -3,17 +3,17 @@
 //!
 //! | module | contents |
 //! |---|---|
-//! | [`frame`] | the lab's addresses and frames |
+//! | [`frame`] | the testbed's addresses and frames |
 //! | [`programs`] | the BPF generator and the far-side counter |
 //! | [`cpu`] | pinning, and the CPU time of a core by kind |
 //! | [`testbed`] | arguments of [`saturate`] and [`trials`]: destination, frames, CPUs |
 //! | [`saturate`] | saturating load, and the packets that arrive |
-//! | [`socket_load`] | the same by AF_XDP, for several queues |
+//! | [`socket_load`] | saturating load by AF_XDP, for several queues |
 //! | [`trials`] | a number of frames at a rate, counted and timed at the far side |
 //! | [`times`] | the far side's table of times |
 //! | [`rfc`] | searches over trials: RFC 2544, 9004, 9693 |
 //! | [`client`] | an AF_XDP client: the sender of [`paced`] and of [`probe`] |
-//! | [`paced`] | load at a given rate: loss, latency, gaps |
+//! | [`paced`] | load at a fixed rate: loss, latency, gaps |
 //! | [`probe`] | round trips |
 //! | [`count`] | the far side's counters alone |
 //! | [`idle`] | a core without traffic |
@@ -52,10 +52,10 @@ pub(crate) enum Error {
     /// A system call.
     #[error("{0}: {1}")]
     Io(String, std::io::Error),
-    /// The engine's socket.
+    /// Error of the engine's socket.
     #[error(transparent)]
     Port(#[from] oxide::port::PortError),
-    /// The engine.
+    /// Error of the engine.
     #[error(transparent)]
     Engine(#[from] oxide::engine::EngineError),
 }
@@ -78,31 +78,31 @@ struct Arguments {
 
 #[derive(clap::Subcommand)]
 enum Subcommand {
-    /// Saturates a forwarder with live frames and counts what comes through.
+    /// Saturate a forwarder with live frames and count the packets that arrive.
     Saturate(saturate::Options),
-    /// Given rates by live frames: what is lost, and how long each packet takes.
+    /// Send live frames at fixed rates; measure loss, and the time of each packet.
     Trial(trials::Options),
-    /// Highest rate that loses no more than a goal (RFC 2544).
+    /// Find the highest rate whose loss does not exceed a goal (RFC 2544).
     Throughput(rfc::ThroughputOptions),
-    /// Longest burst that is forwarded whole (RFC 9004).
+    /// Find the longest burst that is forwarded completely (RFC 9004).
     Burst(rfc::BurstOptions),
-    /// Session set-up rate and capacity (RFC 9693).
+    /// Measure the rate of new sessions, and the capacity (RFC 9693).
     Sessions(rfc::SessionOptions),
-    /// A given rate by an AF_XDP socket: loss, latency, order, and the longest gap.
+    /// Send at a fixed rate by an AF_XDP socket; measure loss, latency, order, and the longest gap.
     Paced(paced::Options),
-    /// Round trips to an echo.
+    /// Measure round trips to an echo.
     Probe(probe::Options),
-    /// Counts what arrives in a given time from any sender.
+    /// Count the packets that arrive in a given time from any sender.
     Count(count::Options),
-    /// Measures the forwarder's core without traffic.
+    /// Measure the forwarder's core without traffic.
     Idle(idle::Options),
-    /// Measures pauses of the forwarder's core with a bare spin on it and on the generator's core.
+    /// Measure pauses of the forwarder's core while it and the generator's core only spin.
     Pauses(pauses::Options),
-    /// Measures the user side in pieces, compared with crates that do the same.
+    /// Measure pieces of the user side, compared with crates for the same work.
     Micro(micro::Options),
-    /// One of those pieces, a given number of times.
+    /// Run one piece of the user side a given number of times.
     Work(micro::WorkOptions),
-    /// A reference forwarder, until it is killed.
+    /// Run a reference forwarder until it is killed.
     Forward(forwarders::Options),
 }
 

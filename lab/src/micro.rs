@@ -1,5 +1,5 @@
-//! The user side in pieces: one round is one batch of 64. Timed in turns with crates that do the same, or run for a given
-//! number of rounds under an instruction counter.
+//! Measures pieces of the user side; one round is one batch of 64. The pieces are timed in alternation with crates
+//! for the same work, or run for a given number of rounds under an instruction counter.
 
 use crate::{Error, Result, cpu, frame};
 use clap::Args;
@@ -18,7 +18,7 @@ use std::time::Instant;
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Rounds in turns.
+    /// Number of rounds, in alternation.
     #[arg(long, default_value_t = 11)]
     rounds: usize,
     #[arg(long, default_value_t = 1)]
@@ -27,22 +27,22 @@ pub(crate) struct Options {
 
 #[derive(Args)]
 pub(crate) struct WorkOptions {
-    /// Piece to run; without it, the names are listed.
+    /// Piece to run; without it the names are listed.
     name: Option<String>,
-    /// Batches of 64.
+    /// Number of batches of 64.
     #[arg(default_value_t = 1000)]
     batches: u32,
 }
 
-/// One implementation of a piece of work, a batch at a time.
+/// Holds one implementation of a piece of work, which runs one batch at a time.
 struct Work {
     piece: &'static str,
-    /// `oxide`, or the crate.
+    /// Name of the implementation: `oxide`, or the crate.
     by: &'static str,
     batch: Box<dyn FnMut()>,
 }
 
-/// Nanoseconds per packet in each round.
+/// Holds the nanoseconds per packet of each round.
 #[derive(Serialize)]
 struct Report {
     piece: &'static str,
@@ -64,7 +64,7 @@ fn theirs(piece: &'static str, by: &'static str, batch: impl FnMut() + 'static) 
     Work { piece, by, batch: Box::new(batch) }
 }
 
-/// Returns every piece, with or without the compared crates (a HashMap's random seed would change instruction counts).
+/// Returns every piece, with or without the compared crates. A HashMap's random seed would change instruction counts.
 fn pieces(peers: bool) -> Result<Pieces> {
     let mut all = vec![];
     rings(&mut all)?;
@@ -79,7 +79,7 @@ fn pieces(peers: bool) -> Result<Pieces> {
 }
 
 fn rings(all: &mut Pieces) -> Result<()> {
-    // Near the end of the counters, so that they wrap.
+    // The counters start near their end, so that they wrap.
     let (mut producer, mut consumer) = ring::pair::<u64>(1024, u32::MAX - 500).map_err(failed)?;
     all.push(ours("ring, 64 in and out", move || {
         let mut room = producer.reserve(LANES as u32);
@@ -119,12 +119,12 @@ fn frames() -> Result<Vec<Vec<u8>>> {
 
 fn parse(all: &mut Pieces) -> Result<()> {
     let frames = frames()?;
-    let heads: Vec<[u8; 64]> = frames.iter().filter_map(|f| f.first_chunk::<64>().copied()).collect();
+    let headers: Vec<[u8; 64]> = frames.iter().filter_map(|f| f.first_chunk::<64>().copied()).collect();
     let processor = Processor::detect();
     let mut columns = Box::<Columns>::default();
     all.push(ours("parse and verify headers", move || {
-        let heads: [&[u8; 64]; LANES] = std::array::from_fn(|lane| &heads[lane]);
-        processor.parse(black_box(&heads), &[64; LANES], u64::MAX, black_box(&mut columns));
+        let headers: [&[u8; 64]; LANES] = std::array::from_fn(|lane| &headers[lane]);
+        processor.parse(black_box(&headers), &[64; LANES], u64::MAX, black_box(&mut columns));
     }));
     let packets = frames.clone();
     all.push(theirs("parse and verify headers", "etherparse", move || {
@@ -132,7 +132,7 @@ fn parse(all: &mut Pieces) -> Result<()> {
             if let Ok(sliced) = etherparse::SlicedPacket::from_ethernet(black_box(packet))
                 && let Some(etherparse::NetSlice::Ipv4(ip)) = &sliced.net
             {
-                // It parses without looking at the header's sum.
+                // etherparse parses without a check of the header's checksum.
                 let header = ip.header().to_header();
                 black_box(header.calc_header_checksum() == header.header_checksum);
             }
@@ -178,7 +178,7 @@ fn look_up(all: &mut Pieces, peers: bool) {
         let (mut at, mut keys, mut found) = (0_u32, Box::<FlowKeys>::default(), [0; LANES]);
         all.push(ours(piece, move || {
             for lane in 0..LANES {
-                // An odd factor visits every flow, in an order without neighbours.
+                // An odd factor visits every flow, and successive flows are not neighbours.
                 at = at.wrapping_add(1);
                 keys.set(lane, &key(at.wrapping_mul(0x9e37_79b1) & (flows - 1)));
             }
@@ -221,7 +221,7 @@ fn rewrite(all: &mut Pieces) -> Result<()> {
     let mut packet = frames[0].clone();
     all.push(ours("rewrite addresses, ports, sums", move || {
         for (frame, translation) in frames.iter().zip(&translations) {
-            // A hop less each time, so each packet is made new.
+            // Each round decrements the hop limit, so the packet is copied again.
             packet.copy_from_slice(frame);
             let _ = black_box(translation.apply(&mut packet, 14, 34, true));
         }
@@ -264,7 +264,8 @@ fn publish(all: &mut Pieces) -> Result<()> {
     Ok(())
 }
 
-/// The relay over the simulated port: workers, sessions, rewriting, and the simulated kernel, whose cost is in it.
+/// Returns a run of the relay over the simulated port: actors, sessions, rewriting, and the cost of the simulated
+/// kernel.
 fn relay_steps(batches: u32) -> impl FnMut() {
     move || {
         let packets = u64::from(batches) * LANES as u64;
@@ -273,10 +274,10 @@ fn relay_steps(batches: u32) -> impl FnMut() {
     }
 }
 
-/// Times every piece, all contestants of one in turns.
+/// Times every piece, with all implementations of one piece in alternation.
 pub(crate) fn run(options: &Options) -> Result<()> {
     cpu::pin(options.cpu)?;
-    // What a simulation costs to set up is not the relay's: so many packets that it does not show.
+    // The set-up of a simulation does not belong to the relay, so the number of packets is large.
     let mut all = pieces(true)?;
     if let Some(relay) = all.iter_mut().find(|w| w.piece == "relay in the simulation") {
         relay.batch = Box::new(relay_steps(RELAY_BATCHES));
@@ -297,7 +298,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 const RELAY_BATCHES: u32 = 1500;
 
-/// Runs one of our pieces, for an instruction counter; the names of all on standard output without one.
+/// Runs one piece for an instruction counter. Without a name it prints the names of all pieces.
 pub(crate) fn work(options: &WorkOptions) -> Result<()> {
     let all = pieces(false)?;
     let Some(name) = &options.name else {
@@ -309,7 +310,7 @@ pub(crate) fn work(options: &WorkOptions) -> Result<()> {
         return Ok(());
     }
     let work = all.into_iter().find(|w| w.piece == name && w.by == "oxide");
-    let mut work = work.ok_or_else(|| Error::Text(format!("no piece called {name}")))?;
+    let mut work = work.ok_or_else(|| Error::Text(format!("piece {name}: unknown")))?;
     (0..options.batches).for_each(|_| (work.batch)());
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! Load at a given rate, open loop: packets leave when they are due, independent of earlier results. Each carries its
-//! number and due time, so that a late sender shows as latency and not as a smaller load.
+//! Sends load at a fixed rate, open loop: packets leave when they are due, independent of earlier results. Each
+//! carries its number and due time, so that a late sender shows as latency and not as a smaller load.
 
 use crate::Result;
 use crate::client::{self, BURST, Client, Ends};
@@ -11,31 +11,31 @@ use std::time::{Duration, Instant};
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Packets per second.
+    /// Rate in packets per second.
     #[arg(long, default_value_t = 100_000)]
     rate: u64,
-    /// Milliseconds.
+    /// Duration in milliseconds.
     #[arg(long, default_value_t = 2000)]
     ms: u64,
-    /// Bytes of a frame.
+    /// Size of a frame in bytes.
     #[arg(long, default_value_t = 64)]
     frame: usize,
-    /// Flows, at most 16384.
+    /// Number of flows, at most 16384.
     #[arg(long, default_value_t = 256)]
     flows: u16,
     /// First UDP port of the forwarder.
     #[arg(long, default_value_t = 5000)]
     port: u16,
-    /// Ports used in turn.
+    /// Number of ports used in alternation.
     #[arg(long, default_value_t = 1)]
     ports: u16,
-    /// Packets come back by va, instead of going across to vd.
+    /// Packets return through va, instead of leaving through vd.
     #[arg(long)]
     echo: bool,
-    /// Queue of va to send by; an echo comes back by the same.
+    /// Queue of va that sends; an echo returns on the same queue.
     #[arg(long, default_value_t = 0)]
     queue: u32,
-    /// Time until the forwarder must deliver a first packet, milliseconds.
+    /// Time limit for the first delivered packet, in milliseconds.
     #[arg(long, default_value_t = 10_000)]
     ready_ms: u64,
     #[arg(long, default_value_t = 0)]
@@ -50,27 +50,27 @@ struct Report {
     sent: u64,
     received: u64,
     lost: u64,
-    /// Lost because this client's own ring was full: not the forwarder's.
+    /// Number of packets lost because this client's own ring was full; the forwarder did not lose them.
     client_missed: u64,
-    /// Received after a packet with a higher number of the same flow.
+    /// Number of packets received after a packet with a higher number of the same flow.
     out_of_order: u64,
-    /// Longest time without any packet, milliseconds.
+    /// Longest time without a packet, in milliseconds.
     longest_gap_ms: f64,
     /// Longest delay of the sender after a packet's due time.
     late_ms: f64,
-    /// Taken from the forwarder's core by the hypervisor, milliseconds.
+    /// Time that the hypervisor took from the forwarder's core, in milliseconds.
     steal_ms: u64,
     #[serde(flatten)]
     latency: Percentiles,
     core: CpuTime,
 }
 
-/// Packets that arrived.
+/// Counts arrived packets.
 struct Arrivals {
     start: Instant,
     received: u64,
     out_of_order: u64,
-    /// By flow: the number expected at least.
+    /// Smallest expected number of each flow.
     next: Vec<u64>,
     last: Instant,
     longest_gap: Duration,
@@ -81,7 +81,7 @@ impl Arrivals {
     fn take(&mut self, payload: &[u8], now: Instant) {
         let word = |at: usize| payload.get(at..at + 8).and_then(|b| b.try_into().ok()).map(u64::from_be_bytes);
         let (Some(number), Some(due)) = (word(0), word(8)) else { return };
-        // From before the window.
+        // This packet was sent before the window.
         if number == u64::MAX {
             return;
         }
@@ -98,7 +98,7 @@ impl Arrivals {
     }
 }
 
-/// The sending socket, and the receiving one where that is another.
+/// Holds the sending socket, and the receiving one if it is another.
 struct Ports {
     out: Client,
     back: Option<Client>,
@@ -154,7 +154,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     crate::print(&report)
 }
 
-/// Packet `n` is due `n / rate` after the start. Returns how many were sent, and how late at most, nanoseconds.
+/// Sends packet `n` at `n / rate` after the start. Returns the number of sent packets, and the largest delay in
+/// nanoseconds.
 fn send_all(
     rate: u64,
     total: u64,
@@ -188,7 +189,7 @@ fn send_all(
     Ok((sent, late))
 }
 
-/// Every flow once now and then, until packets come through; then until nothing more comes.
+/// Sends every flow repeatedly until packets arrive. Then waits until no more packets arrive.
 fn wait_until_ready(ports: &mut Ports, templates: &[Vec<u8>], within: Duration) -> Result<()> {
     let start = Instant::now();
     let mut quiet = Instant::now();

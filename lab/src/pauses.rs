@@ -1,5 +1,5 @@
-//! Measures how long the machine stops a core: the cores of both ends spin at once and only read the clock. Time that the
-//! hypervisor, interrupts or other programs take is a gap between two readings.
+//! Measures how long the machine stops a core. The cores of both ends spin at the same time and only read the clock.
+//! Time that the hypervisor, interrupts or other programs take is a gap between two readings.
 
 use crate::{Error, Result, cpu};
 use clap::Args;
@@ -9,29 +9,29 @@ use std::time::{Duration, Instant};
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Milliseconds.
+    /// Duration in milliseconds.
     #[arg(long, default_value_t = 2000)]
     ms: u64,
-    /// CPU of the generator: it spins too, as under load, and is not reported.
+    /// CPU of the generator: it also spins, as under load, and is not reported.
     #[arg(long, default_value_t = 0)]
     cpu: u32,
-    /// The forwarder's CPU.
+    /// CPU of the forwarder.
     #[arg(long, default_value_t = 1)]
     forwarder_cpu: u32,
 }
 
-/// Gaps that are shorter are ticks and interrupts, and fit into any ring.
+/// Shortest gap that counts. Shorter gaps are ticks and interrupts, whose packets fit into any ring.
 const PAUSE_NS: u64 = 500_000;
 
-/// Pauses of one core.
+/// Holds the pauses of one core.
 #[derive(Debug, Default, PartialEq, Serialize)]
 struct Pauses {
     seconds: f64,
-    /// Longer than 0.5 ms.
+    /// Number of pauses longer than 0.5 ms.
     pauses: u64,
-    /// Their sum.
+    /// Sum of their durations.
     paused_ns: u64,
-    /// The longest gap between two readings, of any length.
+    /// Longest gap between two readings, of any length.
     longest_ns: u64,
 }
 
@@ -60,20 +60,20 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let pauses = std::thread::scope(|scope| {
         let other = scope.spawn(|| spin(options.cpu, &together, time));
         let pauses = spin(options.forwarder_cpu, &together, time);
-        let other = other.join().map_err(|_| Error::Text("the thread on the generator's CPU panicked".to_owned()))?;
+        let other = other.join().map_err(|_| Error::Text("thread on the generator's CPU panicked".to_owned()))?;
         other.and(pauses)
     })?;
     crate::print(&pauses)
 }
 
-/// Spins on `cpu`, from when the other has come as well.
+/// Spins on `cpu`, after the other thread has also arrived.
 fn spin(cpu: u32, together: &Barrier, time: Duration) -> Result<Pauses> {
     let pinned = cpu::pin(cpu as usize);
-    // Also without its CPU: otherwise the other thread would wait without end.
+    // The barrier comes even if pinning failed: otherwise the other thread would wait without end.
     together.wait();
     pinned?;
     let (start, mut last) = (Instant::now(), Duration::ZERO);
-    // The first reading past the end is one of them: it may come after a pause.
+    // The first reading after the end also counts: it may come after a pause.
     let readings = std::iter::from_fn(|| {
         let more = last < time;
         last = start.elapsed();

@@ -1,4 +1,4 @@
-//! Round trips: one packet at a time to an echo and back.
+//! Measures round trips: sends one packet at a time to an echo and waits for its return.
 
 use crate::client::{self, Client, Ends};
 use crate::figures::Percentiles;
@@ -14,19 +14,19 @@ pub(crate) struct Options {
     /// Kind of client.
     #[arg(long, default_value = "xdp")]
     client: Kind,
-    /// Round trips.
+    /// Number of round trips.
     #[arg(long, default_value_t = 10_000)]
     count: u32,
-    /// Pause before each request, microseconds; with a long pause the echo sleeps.
+    /// Pause before each request in microseconds; with a long pause the echo sleeps.
     #[arg(long, default_value_t = 0)]
     gap_us: u64,
-    /// Bytes of a frame.
+    /// Size of a frame in bytes.
     #[arg(long, default_value_t = 64)]
     frame: usize,
     /// UDP port of the echo.
     #[arg(long, default_value_t = 5000)]
     port: u16,
-    /// Time until the echo must answer for the first time, milliseconds.
+    /// Time limit for the first answer of the echo, in milliseconds.
     #[arg(long, default_value_t = 10_000)]
     ready_ms: u64,
     #[arg(long, default_value_t = 0)]
@@ -35,9 +35,9 @@ pub(crate) struct Options {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Kind {
-    /// AF_XDP, spinning.
+    /// AF_XDP, busy polling.
     Xdp,
-    /// A kernel socket, spinning.
+    /// A kernel socket, busy polling.
     Socket,
 }
 
@@ -86,7 +86,7 @@ struct Socket {
 impl Pair for Socket {
     fn ask(&mut self, number: u32) -> Result<()> {
         self.packet[4..8].copy_from_slice(&number.to_be_bytes());
-        // Refused by ICMP while the echo is not there yet.
+        // ICMP refuses the packet while the echo does not run yet.
         let _ = self.socket.send(&self.packet);
         Ok(())
     }
@@ -100,7 +100,7 @@ impl Pair for Socket {
 fn socket(options: &Options) -> Result<Socket> {
     let socket = UdpSocket::bind((client::address(), 0)).map_err(Error::io("bind"))?;
     socket.connect((LISTEN, options.port)).map_err(Error::io("connect"))?;
-    socket.set_nonblocking(true).map_err(Error::io("non-blocking"))?;
+    socket.set_nonblocking(true).map_err(Error::io("set non-blocking"))?;
     let mut packet = vec![0; options.frame.saturating_sub(crate::frame::HEADERS).max(20)];
     packet[..4].copy_from_slice(&MARK);
     Ok(Socket { socket, packet })
@@ -121,7 +121,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             return Err(client::no_answer("from the echo"));
         }
     }
-    // Caches and the echo's regime.
+    // The first rounds fill caches and bring the echo into its regime.
     let warm = if options.gap_us == 0 { 1000 } else { 2 };
     let (mut values, mut lost) = (Vec::with_capacity(options.count as usize), 0);
     for number in 0..options.count + warm {

@@ -1,5 +1,5 @@
-//! The BPF programs that make, count and bounce frames (`bpf/*.bpf.c`), compiled and kept in the repository so that building
-//! needs no clang for BPF. docs/performance.md has the recipe; a test compares.
+//! Loads the BPF programs that create, count and return frames (`bpf/*.bpf.c`). Their objects are in the repository,
+//! so that building needs no clang for BPF. docs/performance.md has the command; a test compares.
 
 use crate::frame::{self, CLIENT, CLIENT_PORT};
 use crate::{Error, Result};
@@ -11,7 +11,7 @@ static GENERATE: &[u8] = aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFES
 static BOUNCE: &[u8] = aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/bounce.bpf.o"));
 static COUNT: &[u8] = aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/count.bpf.o"));
 
-/// Frames the kernel makes between two looks for signals and rescheduling; more than 256 it refuses
+/// Number of frames that the kernel creates between two checks for signals and rescheduling. It refuses more than 256
 /// (net/bpf/test_run.c, `TEST_XDP_MAX_BATCH`), and a veth's ring holds 256.
 const BATCH: u32 = 64;
 
@@ -27,35 +27,36 @@ pub(crate) fn failed<E: std::error::Error>(what: &str) -> impl FnOnce(E) -> Erro
     }
 }
 
-/// Frames that the generator sends.
+/// Describes the frames that the generator sends.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Shape {
-    /// Bytes of a frame, without FCS.
+    /// Size of a frame in bytes, without FCS.
     pub(crate) frame: usize,
-    /// Flows: a power of two.
+    /// Number of flows, a power of two.
     pub(crate) flows: u32,
     /// First UDP port of the forwarder.
     pub(crate) port: u16,
-    /// Ports used in turn.
+    /// Number of ports used in alternation.
     pub(crate) ports: u16,
 }
 
-/// The generator, ready to run.
+/// Holds the loaded generator.
 pub(crate) struct Generator {
     object: Ebpf,
     packet: Vec<u8>,
 }
 
 impl Generator {
-    /// Loads it for `shape`, to send by interface `ifindex`; `ordered`: only what [`TrialControl`] ask for.
+    /// Loads the generator for `shape`, to send through interface `ifindex`. If `ordered`, it sends only what
+    /// [`TrialControl`] requests.
     pub(crate) fn load(shape: Shape, ifindex: u32, ordered: bool) -> Result<Self> {
         if !shape.flows.is_power_of_two() || shape.flows > 1 << 22 || shape.ports == 0 {
-            return Err(Error::Text("flows must be a power of two up to 4 Mi, ports at least one".to_owned()));
+            return Err(Error::Text("flows: expected a power of two up to 4 Mi, and at least one port".to_owned()));
         }
         let packet = frame::request(shape.frame, shape.port)?;
         let word = |at: usize| u32::from(u16::from_be_bytes([packet[at], packet[at + 1]]));
         let mut head: [u16; 21] = std::array::from_fn(|n| u16::from_ne_bytes([packet[2 * n], packet[2 * n + 1]]));
-        // What the program fills in: IP checksum, source address, both ports, UDP checksum.
+        // The program fills in IP checksum, source address, both ports and UDP checksum.
         for n in [12, 13, 14, 17, 18, 20] {
             head[n] = 0;
         }
@@ -64,7 +65,7 @@ impl Generator {
         let destination = word(30) + word(32);
         let payload: u32 =
             packet[42..].chunks(2).map(|c| u32::from(c[0]) << 8 | u32::from(*c.get(1).unwrap_or(&0))).sum();
-        // The length stands in the pseudo-header and in the header. 1400 bytes sum up to less than 2^26.
+        // The length is in the pseudo-header and in the header. 1400 bytes add up to less than 2^26.
         let udp_sum = destination + 17 + 2 * length as u32 + payload;
         let mask = shape.flows - 1;
         let (source, source_port) = (u32::from(CLIENT), u32::from(CLIENT_PORT));
@@ -82,12 +83,12 @@ impl Generator {
             .override_global("IFINDEX", &ifindex, true)
             .override_global("ORDERED", &u32::from(ordered), true)
             .load(GENERATE)
-            .map_err(failed("loading the generator"))?;
-        program(&mut object, "oxide_generate")?.load().map_err(failed("loading the generator"))?;
+            .map_err(failed("cannot load the generator"))?;
+        program(&mut object, "oxide_generate")?.load().map_err(failed("cannot load the generator"))?;
         Ok(Self { object, packet })
     }
 
-    /// Sends `frames` from the calling thread's CPU; returns early, with an error, when a signal comes.
+    /// Sends `frames` from the calling thread's CPU. Returns early with an error after a signal.
     pub(crate) fn send(&mut self, frames: u32) -> Result<()> {
         let attrs = TestRunAttrs::new().xdp_live_frames(BATCH.min(frames));
         let options = TestRunOptions { data_in: Some(&self.packet), repeat: frames, attrs, ..TestRunOptions::new() };
@@ -97,11 +98,11 @@ impl Generator {
             .ok_or_else(|| Error::Text("no program oxide_generate".to_owned()))?
             .try_into()
             .map_err(failed("generator"))?;
-        program.test_run(options).map_err(failed("live frames (Linux 5.18 has them)"))?;
+        program.test_run(options).map_err(failed("cannot send live frames (needs Linux 5.18)"))?;
         Ok(())
     }
 
-    /// The counter of frames made.
+    /// Returns the counter of created frames.
     pub(crate) fn made(&mut self) -> Result<Counters> {
         Counters::take(&mut self.object, "MADE")
     }
@@ -117,17 +118,17 @@ fn array<const N: usize>(object: &mut Ebpf, name: &str) -> Result<Array<MapData,
     map.try_into().map_err(failed(name))
 }
 
-/// Frames to be made.
+/// Describes the frames of a trial.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Order {
-    /// Packets per second; 0 for as many as can be made.
+    /// Rate in packets per second; 0 means the maximum.
     pub(crate) pps: f64,
     pub(crate) frames: u64,
-    /// Number of the first: flows are chosen by it.
+    /// Number of the first frame; the number selects the flow.
     pub(crate) first: u64,
 }
 
-/// `struct progress` of bpf/generate.bpf.c. Times are of CLOCK_MONOTONIC, nanoseconds.
+/// Mirrors `struct progress` of bpf/generate.bpf.c. Times are nanoseconds of CLOCK_MONOTONIC.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Progress {
     pub(crate) sent: u64,
@@ -136,39 +137,40 @@ pub(crate) struct Progress {
     pub(crate) late: u64,
 }
 
-/// The maps by which an ordered [`Generator`] is told what to do.
+/// Holds the maps that control an ordered [`Generator`].
 pub(crate) struct TrialControl {
     order: Array<MapData, [u64; 4]>,
     progress: Array<MapData, [u64; 5]>,
 }
 
 impl TrialControl {
-    /// Begins trial `number`, which is none that was before.
+    /// Begins trial `number`, which must be new.
     pub(crate) fn give(&mut self, number: u64, order: &Order) -> Result<()> {
         let step = if order.pps > 0.0 { (1e9 * 1024.0 / order.pps) as u64 } else { 0 };
-        // The program may read while this is written: the rest first, while it is at rest, then the number.
-        self.order.set(0, [0, step, order.frames, order.first], 0).map_err(failed("ordering"))?;
-        self.order.set(0, [number, step, order.frames, order.first], 0).map_err(failed("ordering"))
+        // The program may read during the write. So the other fields are written first, while trial 0 stops it, and
+        // then the number.
+        self.order.set(0, [0, step, order.frames, order.first], 0).map_err(failed("cannot set the order"))?;
+        self.order.set(0, [number, step, order.frames, order.first], 0).map_err(failed("cannot set the order"))
     }
 
     /// Ends the trial.
     pub(crate) fn stop(&mut self) -> Result<()> {
-        let [_, step, frames, first] = self.order.get(&0, 0).map_err(failed("ordering"))?;
-        self.order.set(0, [0, step, frames, first], 0).map_err(failed("ordering"))?;
-        // Frames of the current batch.
+        let [_, step, frames, first] = self.order.get(&0, 0).map_err(failed("cannot read the order"))?;
+        self.order.set(0, [0, step, frames, first], 0).map_err(failed("cannot set the order"))?;
+        // This waits for the frames of the current batch.
         std::thread::sleep(std::time::Duration::from_millis(1));
         Ok(())
     }
 
-    /// What has become of trial `number`; nothing yet if the generator has not seen it. After [`stop`](Self::stop), of the
-    /// trial that was stopped.
+    /// Returns the progress of trial `number`; zeros if the generator has not seen it yet. After [`stop`](Self::stop)
+    /// it is the progress of the stopped trial.
     pub(crate) fn progress(&self, number: u64) -> Result<Progress> {
-        let [trial, sent, start, end, late] = self.progress.get(&0, 0).map_err(failed("progress"))?;
+        let [trial, sent, start, end, late] = self.progress.get(&0, 0).map_err(failed("cannot read the progress"))?;
         Ok(if trial == number { Progress { sent, start, end, late } } else { Progress::default() })
     }
 }
 
-/// A map of counters, one set per CPU.
+/// Holds a map of counters, one set per CPU.
 pub(crate) struct Counters(PerCpuArray<MapData, u64>);
 
 impl Counters {
@@ -177,21 +179,21 @@ impl Counters {
         Ok(Self(map.try_into().map_err(failed(name))?))
     }
 
-    /// Counter `index`, all CPUs together.
+    /// Returns counter `index`, summed over all CPUs.
     pub(crate) fn get(&self, index: u32) -> Result<u64> {
-        let values = self.0.get(&index, 0).map_err(failed("reading a counter"))?;
+        let values = self.0.get(&index, 0).map_err(failed("cannot read a counter"))?;
         Ok(values.iter().copied().fold(0, u64::wrapping_add))
     }
 }
 
-/// The far-side counter on one interface, attached until it is dropped.
+/// Counts packets on one interface of the far side. It is attached until it is dropped.
 pub(crate) struct Counter {
     _object: Ebpf,
     counters: Counters,
     times: Counters,
 }
 
-/// What a [`Counter`] has seen.
+/// Holds the counts of a [`Counter`].
 #[derive(Debug, Clone, Copy, Default, serde::Serialize)]
 pub(crate) struct FarSideCount {
     pub(crate) packets: u64,
@@ -211,12 +213,14 @@ impl FarSideCount {
 }
 
 impl Counter {
-    /// Attaches to `interface`, natively.
+    /// Attaches to `interface` in native mode.
     pub(crate) fn attach(interface: &str) -> Result<Self> {
-        let mut object = EbpfLoader::new().btf(None).load(COUNT).map_err(failed("loading the counter"))?;
+        let mut object = EbpfLoader::new().btf(None).load(COUNT).map_err(failed("cannot load the counter"))?;
         let program = program(&mut object, "oxide_count")?;
-        program.load().map_err(failed("loading the counter"))?;
-        program.attach(interface, XdpMode::Driver).map_err(failed(&format!("attaching the counter to {interface}")))?;
+        program.load().map_err(failed("cannot load the counter"))?;
+        program
+            .attach(interface, XdpMode::Driver)
+            .map_err(failed(&format!("{interface}: cannot attach the counter")))?;
         let counters = Counters::take(&mut object, "COUNTERS")?;
         let times = Counters::take(&mut object, "TIMES")?;
         Ok(Self { _object: object, counters, times })
@@ -248,13 +252,13 @@ impl Counter {
     }
 }
 
-/// A forwarder in the kernel on one interface, attached until it is dropped.
+/// Forwards packets of one interface in the kernel. It is attached until it is dropped.
 pub(crate) struct Bounce {
     _object: Ebpf,
 }
 
 impl Bounce {
-    /// Packets of `interface` leave by `out`, or go back without one.
+    /// Attaches to `interface`. Packets leave through `out`, or return if there is none.
     pub(crate) fn attach(interface: &str, out: Option<&str>) -> Result<Self> {
         let ifindex = out.map_or(Ok(0), crate::saturate::ifindex)?;
         let bytes = [frame::VD.0, frame::VC.0].concat();
@@ -264,10 +268,12 @@ impl Bounce {
             .override_global("IFINDEX", &ifindex, true)
             .override_global("MACS", &macs, true)
             .load(BOUNCE)
-            .map_err(failed("loading the forwarder"))?;
+            .map_err(failed("cannot load the forwarder"))?;
         let program = program(&mut object, "oxide_bounce")?;
-        program.load().map_err(failed("loading the forwarder"))?;
-        program.attach(interface, XdpMode::Driver).map_err(failed(&format!("attaching to {interface}")))?;
+        program.load().map_err(failed("cannot load the forwarder"))?;
+        program
+            .attach(interface, XdpMode::Driver)
+            .map_err(failed(&format!("{interface}: cannot attach the forwarder")))?;
         Ok(Self { _object: object })
     }
 }

@@ -1,8 +1,8 @@
 //! Searches over trials: throughput at a loss goal (RFC 2544, section 26.1), back-to-back frames (RFC 9004), session
 //! set-up rate and capacity of a relay (RFC 9693).
 //!
-//! A shared machine stops a core now and then, at any rate. Therefore a failed rate is tried again, and holds if one of
-//! [`TRIES`] trials holds (binary search with loss verification, ETSI GS NFV-TST 009, section 12.3.3).
+//! A shared machine stops a core at times, at any rate. So a failed rate is tried again, and passes if one of
+//! [`TRIES`] trials passes (binary search with loss verification, ETSI GS NFV-TST 009, section 12.3.3).
 
 use crate::programs::Order;
 use crate::testbed::TestbedArgs;
@@ -12,10 +12,10 @@ use clap::Args;
 use serde::Serialize;
 use std::time::Duration;
 
-/// Trials of one rate before it counts as too much.
+/// Number of failed trials after which a rate fails.
 const TRIES: usize = 3;
 
-/// State of a search.
+/// Holds the state of a search.
 #[derive(Default)]
 struct Tally {
     trials: u32,
@@ -27,13 +27,13 @@ struct Tally {
 pub(crate) struct ThroughputOptions {
     #[command(flatten)]
     testbed: TestbedArgs,
-    /// Share of packets that may be lost; each is searched for, the largest first.
+    /// Share of packets that may be lost. Each goal has its own search, the largest first.
     #[arg(long = "goal", default_values = ["0.000001", "0"])]
     goals: Vec<f64>,
-    /// A trial, milliseconds.
+    /// Duration of a trial in milliseconds.
     #[arg(long, default_value_t = 1500)]
     ms: u64,
-    /// Halvings for each goal.
+    /// Number of halvings for each goal.
     #[arg(long, default_value_t = 6)]
     steps: u32,
 }
@@ -44,9 +44,9 @@ struct Throughput {
     saturated_pps: f64,
     goals: Vec<Goal>,
     trials: u32,
-    /// Taken from the forwarder's core by the hypervisor, during all trials.
+    /// Time that the hypervisor took from the forwarder's core in all trials, in milliseconds.
     steal_ms: u64,
-    /// The generator's worst lateness.
+    /// Largest delay of the generator in nanoseconds.
     late_ns: u64,
 }
 
@@ -58,7 +58,7 @@ struct Goal {
 
 impl Tally {
     /// Returns whether one of [`TRIES`] trials at `pps` loses at most `goal`.
-    fn holds(&mut self, trials: &mut Trials, pps: f64, ms: u64, goal: f64) -> Result<bool> {
+    fn passes(&mut self, trials: &mut Trials, pps: f64, ms: u64, goal: f64) -> Result<bool> {
         for _ in 0..TRIES {
             let outcome = trials.run(&Order { pps, frames: (pps * ms as f64 / 1e3) as u64, first: 0 })?;
             self.trials += 1;
@@ -76,12 +76,12 @@ impl Tally {
     }
 }
 
-/// The largest value that `holds`, between 0 and `top`, after `steps` halvings.
-fn search(top: f64, steps: u32, mut holds: impl FnMut(f64) -> Result<bool>) -> Result<f64> {
+/// Returns the largest value that `passes`, between 0 and `top`, after `steps` halvings.
+fn search(top: f64, steps: u32, mut passes: impl FnMut(f64) -> Result<bool>) -> Result<f64> {
     let (mut good, mut bad) = (0.0, top);
     for _ in 0..steps {
         let middle = (good + bad) / 2.0;
-        if holds(middle)? {
+        if passes(middle)? {
             good = middle;
         } else {
             bad = middle;
@@ -90,7 +90,7 @@ fn search(top: f64, steps: u32, mut holds: impl FnMut(f64) -> Result<bool>) -> R
     Ok(good)
 }
 
-/// `oxide-lab throughput`.
+/// Runs `oxide-lab throughput`.
 pub(crate) fn throughput(options: &ThroughputOptions) -> Result<()> {
     let mut trials = Trials::start(&options.testbed)?;
     let saturated = trials.saturate(Duration::from_millis(500))?;
@@ -100,9 +100,9 @@ pub(crate) fn throughput(options: &ThroughputOptions) -> Result<()> {
     let (mut tally, mut found) = (Tally::default(), vec![]);
     let mut top = saturated_pps * 1.1;
     for goal in goals {
-        let pps = search(top, options.steps, |pps| tally.holds(&mut trials, pps, options.ms, goal))?;
+        let pps = search(top, options.steps, |pps| tally.passes(&mut trials, pps, options.ms, goal))?;
         found.push(Goal { goal, pps });
-        // What loses more than a larger goal loses more than a smaller one.
+        // A rate that exceeds a larger loss goal also exceeds a smaller one.
         top = pps * 1.05;
     }
     crate::print(&Throughput {
@@ -118,27 +118,27 @@ pub(crate) fn throughput(options: &ThroughputOptions) -> Result<()> {
 pub(crate) struct BurstOptions {
     #[command(flatten)]
     testbed: TestbedArgs,
-    /// Bursts of one length before it holds.
+    /// Number of bursts of one length that must pass.
     #[arg(long, default_value_t = 5)]
     bursts: u32,
-    /// Longest burst tried.
+    /// Longest burst that is tried.
     #[arg(long, default_value_t = 16_384)]
     most: u64,
 }
 
 #[derive(Serialize)]
 struct Bursts {
-    /// The longest burst without loss, packets.
+    /// Length of the longest burst without loss in packets.
     frames: u64,
-    /// Rate within it.
+    /// Rate within the burst in packets per second.
     made_pps: f64,
 }
 
-/// `oxide-lab burst`: the longest burst at the generator's full rate that is forwarded whole.
+/// Runs `oxide-lab burst`: finds the longest burst at the generator's full rate that is forwarded completely.
 pub(crate) fn burst(options: &BurstOptions) -> Result<()> {
     let mut trials = Trials::start(&options.testbed)?;
     let mut made_pps = 0.0;
-    let mut holds = |frames: u64| -> Result<bool> {
+    let mut passes = |frames: u64| -> Result<bool> {
         for _ in 0..options.bursts {
             let mut lost = true;
             for _ in 0..TRIES {
@@ -155,10 +155,10 @@ pub(crate) fn burst(options: &BurstOptions) -> Result<()> {
         Ok(true)
     };
     let (mut good, mut bad) = (0, options.most);
-    // To 2 %, or 8 packets.
+    // The search stops at 2 %, or 8 packets.
     while bad - good > (bad / 50).max(8) {
         let middle = (good + bad) / 2;
-        if holds(middle)? {
+        if passes(middle)? {
             good = middle;
         } else {
             bad = middle;
@@ -171,33 +171,33 @@ pub(crate) fn burst(options: &BurstOptions) -> Result<()> {
 pub(crate) struct SessionOptions {
     #[command(flatten)]
     testbed: TestbedArgs,
-    /// New sessions in each trial.
+    /// Number of new sessions in each trial.
     #[arg(long, default_value_t = 65_536)]
     each: u64,
-    /// Halvings of the set-up rate; 0: fill the table instead, slowly, and count what it holds.
+    /// Number of halvings of the set-up rate; 0 fills the table slowly instead, and counts the served sessions.
     #[arg(long, default_value_t = 6)]
     steps: u32,
-    /// Sessions per second at most (with --steps 0: of the filling).
+    /// Maximum rate in sessions per second (with --steps 0: rate of the filling).
     #[arg(long, default_value_t = 1_000_000.0)]
     top: f64,
 }
 
 #[derive(Serialize)]
 struct Sessions {
-    /// New sessions per second, none lost; 0 if only the table was filled.
+    /// Number of new sessions per second without loss; 0 if only the table was filled.
     setups_per_s: f64,
-    /// Sessions begun in all trials.
+    /// Number of sessions begun in all trials.
     begun: u64,
-    /// Flows that were forwarded when the same flows were sent once more.
+    /// Number of forwarded flows. The next field is the number when the same flows are sent again.
     held: u64,
     held_again: u64,
 }
 
-/// `oxide-lab sessions`: every flow is new in its trial, so `--flows` bounds how many trials there can be.
+/// Runs `oxide-lab sessions`. Every flow is new in its trial, so `--flows` limits the number of trials.
 pub(crate) fn sessions(options: &SessionOptions) -> Result<()> {
     let mut trials = Trials::start(&options.testbed)?;
     let flows = u64::from(options.testbed.flows);
-    // The first ones were begun while the forwarder started.
+    // The first flows began while the forwarder started.
     let mut first = flows.min(65_536);
     let mut report = Sessions { setups_per_s: 0.0, begun: 0, held: 0, held_again: 0 };
     if options.steps == 0 {
@@ -210,7 +210,10 @@ pub(crate) fn sessions(options: &SessionOptions) -> Result<()> {
     report.setups_per_s = search(options.top, options.steps, |pps| {
         for _ in 0..TRIES {
             if first + options.each > flows {
-                return Err(Error::Text(format!("{flows} flows do not suffice for {} halvings", options.steps)));
+                return Err(Error::Text(format!(
+                    "flows: {flows} are too few for {} halvings; to fix: raise --flows",
+                    options.steps
+                )));
             }
             let outcome = trials.run(&Order { pps, frames: options.each, first })?;
             first += options.each;

@@ -1,4 +1,4 @@
-//! Saturating load from live frames, and what comes through.
+//! Sends saturating load with live frames, and counts the packets that arrive.
 
 use crate::cpu::{self, CpuTime, Meter};
 use crate::programs::{Counter, Counters, FarSideCount, Generator};
@@ -15,38 +15,39 @@ use std::time::{Duration, Instant};
 pub(crate) struct Options {
     #[command(flatten)]
     testbed: TestbedArgs,
-    /// Before the window, milliseconds.
+    /// Time before the window, in milliseconds.
     #[arg(long, default_value_t = 300)]
     warm_ms: u64,
-    /// The window, milliseconds.
+    /// Duration of the window, in milliseconds.
     #[arg(long, default_value_t = 1000)]
     ms: u64,
-    /// Send by so many AF_XDP sockets instead, one on each queue of --out.
+    /// Send with this number of AF_XDP sockets instead, one on each queue of --out.
     #[arg(long, default_value_t = 0)]
     sockets: u32,
-    /// Count what vb received instead, by this namespace's copy of /proc/net/dev: for the generator alone.
+    /// Count the packets received by vb instead, from this namespace's copy of /proc/net/dev; for the generator
+    /// alone.
     #[arg(long)]
     far: Option<std::path::PathBuf>,
 }
 
-/// One window.
+/// Holds the results of one window.
 #[derive(Debug, Serialize)]
 struct Report {
     seconds: f64,
-    /// Frames the generator made.
+    /// Number of frames that the generator sent.
     offered: u64,
     /// Packets that arrived at the far side.
     #[serde(flatten)]
     seen: FarSideCount,
-    /// From start to the first packet through, milliseconds.
+    /// Time from the start to the first delivered packet, in milliseconds.
     ready_ms: f64,
-    /// The forwarder's core.
+    /// Time of the forwarder's core.
     core: CpuTime,
-    /// The generator's core.
+    /// Time of the generator's core.
     generator_core: CpuTime,
 }
 
-/// Frames it has made.
+/// Counts the frames that the generator has sent.
 enum Made {
     Live(Counters),
     Sockets(Arc<AtomicU64>),
@@ -103,14 +104,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if options.sockets > 0 {
         let (made, out, sockets) = (Arc::new(AtomicU64::new(0)), testbed.out.clone(), options.sockets);
         bench = Bench { counters, made: Made::Sockets(made.clone()), core, generator_core };
-        // A socket stays on the thread that opened it.
+        // A socket cannot leave the thread that opened it.
         start("generator", move || SocketLoad::open(&out, sockets, shape, made)?.send())?;
         ready = wait_until_ready(&bench, || Ok(()), within)?;
     } else {
         let mut generator = Generator::load(shape, ifindex(&testbed.out)?, false)?;
         bench = Bench { counters, made: Made::Live(generator.made()?), core, generator_core };
         ready = wait_until_ready(&bench, || generator.send(32), within)?;
-        // One call: each costs some 25 ms of waiting for other CPUs. It ends with the process.
+        // There is only one call: each waits about 25 ms for other CPUs. It ends with the process.
         start("generator", move || generator.send(u32::MAX))?;
     }
     std::thread::sleep(Duration::from_millis(options.warm_ms));
@@ -126,24 +127,24 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         generator_core: after.generator_core.since(before.generator_core),
     };
     if report.offered == 0 {
-        return Err(Error::Text("the generator did not run".to_owned()));
+        return Err(Error::Text("generator: it did not run".to_owned()));
     }
     crate::print(&report)
 }
 
-/// A thread that is to run as long as the process.
+/// Starts a thread that runs until the process ends.
 fn start(name: &str, work: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
     let thread = std::thread::Builder::new().name(name.to_owned());
-    let spawned = thread.spawn(move || eprintln!("oxide-lab: the generator ended: {:?}", work()));
-    spawned.map(drop).map_err(Error::io("starting the generator"))
+    let spawned = thread.spawn(move || eprintln!("oxide-lab: generator ended: {:?}", work()));
+    spawned.map(drop).map_err(Error::io("cannot start the generator"))
 }
 
-/// Sends a few frames now and then until one comes through.
+/// Sends a few frames repeatedly until one arrives.
 fn wait_until_ready(bench: &Bench, mut send: impl FnMut() -> Result<()>, within: Duration) -> Result<Duration> {
     let start = Instant::now();
     while !within.is_zero() && Counter::all(&bench.counters)?.packets == 0 {
         if start.elapsed() > within {
-            return Err(Error::Text(format!("no packet came through the forwarder within {within:?}")));
+            return Err(Error::Text(format!("forwarder: no packet delivered within {within:?}")));
         }
         send()?;
         std::thread::sleep(Duration::from_millis(5));
@@ -151,14 +152,14 @@ fn wait_until_ready(bench: &Bench, mut send: impl FnMut() -> Result<()>, within:
     Ok(start.elapsed())
 }
 
-/// Reads what vb received from its line of /proc/net/dev: bytes and packets first, XDP drops included.
+/// Reads what vb received from its line of /proc/net/dev: bytes and packets first, with XDP drops.
 fn far(path: &std::path::Path) -> Result<FarSideCount> {
     let text = std::fs::read_to_string(path).map_err(Error::io(path.display().to_string()))?;
     let line = text.lines().find_map(|l| l.trim_start().strip_prefix("vb:")).unwrap_or_default();
     let mut columns = line.split_whitespace().map(str::parse::<u64>);
     match (columns.next(), columns.next()) {
         (Some(Ok(bytes)), Some(Ok(packets))) => Ok(FarSideCount { packets, bytes, others: 0 }),
-        _ => Err(Error::Text(format!("no vb in {}", path.display()))),
+        _ => Err(Error::Text(format!("{}: no line of vb", path.display()))),
     }
 }
 

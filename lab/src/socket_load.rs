@@ -1,6 +1,7 @@
-//! Load by AF_XDP sockets, one for each queue of an interface: packets sent by queue k of a veth arrive at queue k of its
-//! peer, where live frames arrive at the queue of the sending CPU's number (drivers/net/veth.c, `veth_select_rxq`).
-//! Slower than live frames: the kernel's copy-mode transmit and the peer's receive work both run on this core.
+//! Sends load with AF_XDP sockets, one for each queue of an interface. Packets sent on queue k of a veth arrive on
+//! queue k of its peer. Live frames arrive on the queue with the number of the sending CPU (drivers/net/veth.c,
+//! `veth_select_rxq`). Sockets are slower than live frames: copy-mode transmit and the peer's receive work both run
+//! on this core.
 
 use crate::client::{self, BURST};
 use crate::programs::Shape;
@@ -11,7 +12,7 @@ use oxide::xdp::{PortOpenParams, XdpBackend, XdpOptions, XdpPort};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Sockets that only send.
+/// Holds sockets that only send.
 pub(crate) struct SocketLoad {
     senders: Vec<Sender>,
     templates: Vec<Vec<u8>>,
@@ -26,7 +27,7 @@ struct Sender {
 }
 
 impl SocketLoad {
-    /// Opens queues 0 to `queues` of `interface`, for up to 16384 flows; `made` counts the packets sent.
+    /// Opens queues 0 to `queues` of `interface`, for up to 16384 flows. `made` counts the sent packets.
     pub(crate) fn open(interface: &str, queues: u32, shape: Shape, made: Arc<AtomicU64>) -> Result<Self> {
         let senders = (0..queues).map(|queue| Sender::open(interface, queue)).collect::<Result<_>>()?;
         let flows = shape.flows.clamp(1, 16384) as u16;
@@ -34,7 +35,7 @@ impl SocketLoad {
         Ok(Self { senders, templates, at: 0, made })
     }
 
-    /// Sends a burst by each queue in turn, without end.
+    /// Sends bursts on all queues in alternation, without end.
     pub(crate) fn send(&mut self) -> Result<()> {
         loop {
             for sender in &mut self.senders {
@@ -49,7 +50,7 @@ impl Sender {
     fn open(interface: &str, queue: u32) -> Result<Self> {
         let request = PortOpenParams { id: QueueId::new(interface, queue), slot: None, generic: None };
         let (umem, ports) = XdpBackend::new(XdpOptions::default(), vec![request]).open()?;
-        let port = ports.into_iter().next().ok_or_else(|| Error::Text(format!("no port on {interface}")))?;
+        let port = ports.into_iter().next().ok_or_else(|| Error::Text(format!("{interface}: no port")))?;
         Ok(Self { port, umem, outgoing: Burst::new() })
     }
 

@@ -1,12 +1,12 @@
-//! The far side's table of times: 128 buckets of one nanosecond, then 64 for each octave, as `bucket` in
-//! `bpf/count.bpf.c` has them. A time is known to 1.6 %.
+//! Reads the far side's table of times: 128 buckets of one nanosecond, then 64 for each octave, as `bucket` in
+//! `bpf/count.bpf.c` defines them. The resolution of a time is 1.6 %.
 
 use crate::figures::Percentiles;
 
-/// Buckets of the table.
+/// Number of buckets in the table.
 pub(crate) const BUCKETS: usize = 26 * 64 + 64;
 
-/// The middle of a bucket, nanoseconds.
+/// Returns the middle of a bucket in nanoseconds.
 fn middle(bucket: usize) -> u64 {
     let octave = bucket / 64;
     if octave < 2 {
@@ -17,7 +17,7 @@ fn middle(bucket: usize) -> u64 {
     least + (1 << shift) / 2
 }
 
-/// Percentiles of a table; zeros where it is empty.
+/// Returns the percentiles of a table; zeros if it is empty.
 pub(crate) fn percentiles(table: &[u64]) -> Percentiles {
     let samples: u64 = table.iter().sum();
     Percentiles::by_rank(samples as usize, |rank| {
@@ -34,7 +34,7 @@ pub(crate) fn percentiles(table: &[u64]) -> Percentiles {
 mod tests {
     use super::*;
 
-    /// `bucket` of bpf/count.bpf.c.
+    /// Implements `bucket` of bpf/count.bpf.c.
     fn bucket(mut ns: u64) -> usize {
         let mut shift = 0;
         for (bits, by) in [(23, 16), (15, 8), (11, 4), (9, 2), (8, 1), (7, 1)] {

@@ -1,6 +1,6 @@
-//! Trials: so many frames at such a rate, made by the kernel's live-frame loop (`bpf/generate.bpf.c`), counted and timed at
-//! the far side (`bpf/count.bpf.c`). Open loop: a frame's time runs from when it was due, so a late generator shows as
-//! latency and not as a smaller load.
+//! Runs trials: a number of frames at a rate, created by the kernel's live-frame loop (`bpf/generate.bpf.c`), counted
+//! and timed at the far side (`bpf/count.bpf.c`). The loop is open: a frame's time begins when it is due, so a late
+//! generator shows as latency and not as a smaller load.
 
 use crate::cpu::{self, CpuTime, Meter};
 use crate::figures::Percentiles;
@@ -12,36 +12,36 @@ use clap::Args;
 use serde::Serialize;
 use std::time::{Duration, Instant};
 
-/// Result of a trial.
+/// Holds the result of a trial.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub(crate) struct TrialOutcome {
     /// Requested packets per second; 0 means the generator's maximum.
     pub(crate) asked_pps: f64,
-    /// Packets per second that the generator made.
+    /// Packets per second that the generator sent.
     pub(crate) made_pps: f64,
     pub(crate) sent: u64,
     pub(crate) received: u64,
     pub(crate) lost: u64,
-    /// Largest delay of a frame, nanoseconds: a pause of the generator's own core.
+    /// Largest delay of a frame in nanoseconds, caused by a pause of the generator's core.
     pub(crate) late_ns: u64,
-    /// Time that the hypervisor took from the forwarder's CPU, as proc_stat(5) has it, in steps of 10 ms.
+    /// Time that the hypervisor took from the forwarder's CPU, from proc_stat(5), in steps of 10 ms.
     pub(crate) steal_ms: u64,
-    /// The window in which frames were made.
+    /// Duration of the window in which frames were sent.
     pub(crate) seconds: f64,
     #[serde(flatten)]
     pub(crate) latency: Percentiles,
-    /// The forwarder's core.
+    /// Time of the forwarder's core.
     pub(crate) core: CpuTime,
 }
 
 impl TrialOutcome {
-    /// Share that was lost.
+    /// Returns the share of lost packets.
     pub(crate) fn loss(&self) -> f64 {
         if self.sent == 0 { 1.0 } else { self.lost as f64 / self.sent as f64 }
     }
 }
 
-/// A generator that waits for orders, and the far side's counters.
+/// Holds a generator that waits for orders, and the counters of the far side.
 pub(crate) struct Trials {
     orders: TrialControl,
     counters: Vec<Counter>,
@@ -50,11 +50,11 @@ pub(crate) struct Trials {
     last: u64,
 }
 
-/// Nothing has come for so long: nothing more will.
+/// Time without a packet after which no more packets are expected.
 const SILENCE: Duration = Duration::from_millis(20);
 
 impl Trials {
-    /// Starts the generator's loop, and waits until the forwarder lets a packet through.
+    /// Starts the generator's loop, and waits until the forwarder delivers a packet.
     pub(crate) fn start(testbed: &TestbedArgs) -> Result<Self> {
         cpu::pin(testbed.cpu as usize)?;
         let mut generator = Generator::load(testbed.shape(), saturate::ifindex(&testbed.out)?, true)?;
@@ -63,25 +63,25 @@ impl Trials {
         std::thread::Builder::new()
             .name("generator".to_owned())
             .spawn(move || {
-                // One call: each costs some 25 ms of waiting for other CPUs. It ends with the process.
+                // There is only one call: each waits about 25 ms for other CPUs. It ends with the process.
                 while generator.send(u32::MAX).is_ok() {}
             })
-            .map_err(Error::io("starting the generator"))?;
+            .map_err(Error::io("cannot start the generator"))?;
         let meter = Meter::start(testbed.forwarder_cpu)?;
         let mut trials = Self { orders, counters, meter, forwarder_cpu: testbed.forwarder_cpu, last: 0 };
         trials.wait_until_ready(u64::from(testbed.flows), Duration::from_millis(testbed.ready_ms))?;
         Ok(trials)
     }
 
-    /// One packet after the other until one comes through; then each flow once, slowly.
+    /// Sends one packet at a time until one arrives. Then sends each flow once, slowly.
     fn wait_until_ready(&mut self, flows: u64, within: Duration) -> Result<()> {
         let start = Instant::now();
         while self.run(&Order { pps: 10_000.0, frames: 1, first: 0 })?.received == 0 {
             if start.elapsed() > within {
-                return Err(Error::Text(format!("no packet came through the forwarder within {within:?}")));
+                return Err(Error::Text(format!("forwarder: no packet delivered within {within:?}")));
             }
         }
-        // Sessions are set up, neighbours known. More flows than these are the trial's own work.
+        // Now sessions exist and neighbours are known. The trial itself creates the sessions of further flows.
         self.run(&Order { pps: 50_000.0, frames: flows.min(65_536), first: 0 }).map(drop)
     }
 
@@ -97,7 +97,7 @@ impl Trials {
         Ok(table)
     }
 
-    /// One trial, to its end: at most twice the time it should take, and a second.
+    /// Runs one trial to its end. Its limit is twice the expected time plus a second.
     pub(crate) fn run(&mut self, order: &Order) -> Result<TrialOutcome> {
         let pps = if order.pps > 0.0 { order.pps } else { 100_000.0 };
         let within = Duration::from_secs_f64(2.0 * order.frames as f64 / pps + 1.0);
@@ -129,7 +129,7 @@ impl Trials {
         self.wait_for_silence(seen)?;
         let progress = self.orders.progress(self.last)?;
         if progress.sent == 0 {
-            return Err(Error::Text("the generator does not run".to_owned()));
+            return Err(Error::Text("generator: it does not run".to_owned()));
         }
         let received = self.seen()? - seen;
         let table: Vec<u64> = self.times()?.iter().zip(&times).map(|(now, before)| now - before).collect();
@@ -148,7 +148,7 @@ impl Trials {
         })
     }
 
-    /// Until the forwarder's rings are empty.
+    /// Waits until the forwarder's rings are empty.
     fn wait_for_silence(&self, before: u64) -> Result<()> {
         let (mut seen, mut since, start) = (before, Instant::now(), Instant::now());
         while since.elapsed() < SILENCE && start.elapsed() < Duration::from_secs(1) {
@@ -166,15 +166,15 @@ impl Trials {
 pub(crate) struct Options {
     #[command(flatten)]
     testbed: TestbedArgs,
-    /// Packets per second, 0 for as many as can be made; one trial for each.
+    /// Rate in packets per second, 0 for the maximum; one trial for each rate.
     #[arg(long = "rate", required = true)]
     rates: Vec<f64>,
-    /// Duration of each trial, milliseconds.
+    /// Duration of each trial in milliseconds.
     #[arg(long, default_value_t = 1000)]
     ms: u64,
 }
 
-/// `oxide-lab trial`: an array of outcomes.
+/// Runs `oxide-lab trial` and prints an array of outcomes.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let mut trials = Trials::start(&options.testbed)?;
     let mut outcomes = vec![];

@@ -1,20 +1,20 @@
-//! The committed BPF objects match their sources.
+//! Checks that the committed BPF objects match their sources.
 #![allow(clippy::unwrap_used)]
 
 use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
 
-/// The compiler whose output is committed; others order instructions differently.
+/// Compiler of the committed objects; other versions order instructions differently.
 const CLANG: &str = "clang version 14.";
-/// The command of docs/performance.md, from the repository's root.
+/// Command of docs/performance.md, run from the repository's root.
 const RECIPE: &str = "clang -O2 --target=bpfel -mcpu=v2 -fno-addrsig -Wall -Wextra -Werror -c";
 
 #[test]
 fn objects_match_their_sources() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let document = std::fs::read_to_string(root.join("docs/performance.md")).unwrap();
-    assert!(document.contains(RECIPE), "docs/performance.md does not show the recipe:\n{RECIPE}");
+    assert!(document.contains(RECIPE), "docs/performance.md does not contain the command:\n{RECIPE}");
     let version = Command::new("clang").arg("--version").output();
     let version = version.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
     if !version.contains(CLANG) {
@@ -37,6 +37,6 @@ fn objects_match_their_sources() {
             .unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let same = std::fs::read(&fresh).unwrap() == std::fs::read(root.join(&object)).unwrap();
-        assert!(same, "{object} is not what {source} says; make it anew:\n{RECIPE} {source} -o {object}");
+        assert!(same, "{object}: it does not match {source}; to fix:\n{RECIPE} {source} -o {object}");
     }
 }
