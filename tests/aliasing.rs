@@ -58,7 +58,7 @@ impl Side {
     /// Checks that nothing else wrote to the held frames.
     fn check(&self, umem: &Umem) {
         for (frame, stamp) in &self.held {
-            assert!(umem.bytes(frame).iter().all(|byte| byte == stamp), "frame {} was written to", frame.index());
+            assert!(umem.bytes(frame).iter().all(|byte| byte == stamp), "frame {} was changed", frame.index());
         }
     }
 
@@ -200,5 +200,5 @@ fn safe_calls_never_alias_a_frame() {
             }
         }
     }
-    assert!(received > u64::from(steps) / 16, "only {received} packets came");
+    assert!(received > u64::from(steps) / 16, "only {received} packets received");
 }

@@ -32,7 +32,7 @@ fn oxide(capabilities: &str, arguments: &[&str]) -> Output {
     }
     let started = Instant::now();
     let output = command.arg(OXIDE).args(arguments).output().unwrap();
-    assert!(started.elapsed() < Duration::from_secs(120), "it has to end");
+    assert!(started.elapsed() < Duration::from_secs(120), "the self-test must end");
     let code = output.status.code();
     assert!(matches!(code, Some(0..=2)), "{capabilities}: {code:?} {}", String::from_utf8_lossy(&output.stderr));
     output
@@ -176,7 +176,7 @@ fn each_capability_that_is_missing_is_named() {
                 }
             }
         }
-        assert_eq!(interfaces(), before, "the self-test left something behind");
+        assert_eq!(interfaces(), before, "the self-test must remove its interfaces");
     });
 }
 
@@ -205,7 +205,7 @@ fn ordinary_user_gets_same_report() {
         let seen: Vec<Check> = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(find(&seen, "capabilities", "machine").status, CheckStatus::Fail);
         let offloads = find(&seen, "offloads", "va");
-        assert!(offloads.status != CheckStatus::Unknown, "netlink tells everybody: {offloads}");
+        assert!(offloads.status != CheckStatus::Unknown, "netlink needs no privilege: {offloads}");
     });
 }
 

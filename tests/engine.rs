@@ -21,7 +21,7 @@ impl Handler for Echo {
     fn handle(&mut self, batch: &mut Batch<'_>, _cx: &mut Context<'_>) {
         for lane in 0..batch.len() {
             let packet = batch.packet_mut(lane);
-            assert!(!packet.ends_with(b"panic"), "as told");
+            assert!(!packet.ends_with(b"panic"), "injected panic");
             reflect(packet);
             batch.transmit(lane, batch.from());
         }
@@ -124,8 +124,8 @@ fn engine_echoes_and_stops_with_balanced_accounting() {
         for queue in &status.queues {
             assert_eq!((queue.census.app, queue.census.transmit), (0, 0), "{queue:#?}");
         }
-        assert!(!echo(&far, "hello", SHORT), "somebody still answers");
-        assert!(!lab.ip("link show dev near").contains("prog/xdp"), "a program was left attached");
+        assert!(!echo(&far, "hello", SHORT), "the stopped engine still answers");
+        assert!(!lab.ip("link show dev near").contains("prog/xdp"), "the XDP program is still attached");
     });
 }
 
@@ -227,7 +227,7 @@ fn failed_start_reports_cause_and_cleans_up() {
         let down = refuse(config(executor));
         assert!(down.contains("ip link set"), "{down}");
         lab.ip("link set near up");
-        assert!(!lab.ip("link show dev near").contains("prog/xdp"), "a program was left attached");
+        assert!(!lab.ip("link show dev near").contains("prog/xdp"), "the XDP program is still attached");
         drop(start(config(executor)));
     });
 }

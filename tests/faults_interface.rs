@@ -93,7 +93,7 @@ fn program_is_detached() {
         // Act as another privileged process.
         assert!(program(lab, "near0").is_some());
         oxide::xdp::steering::detach_all("near0").unwrap();
-        until(engine, "put back", || program(lab, "near0").is_some());
+        until(engine, "attached again", || program(lab, "near0").is_some());
         assert!(engine.status().queues.iter().all(|queue| queue.restarts == 0), "{:#?}", engine.status());
     });
 }
@@ -127,14 +127,14 @@ fn other_program_replaces_ours() {
             other = PassAll::attach("near0").ok();
             other.is_some()
         });
-        let status = wait(engine, "told", all_wait);
+        let status = wait(engine, "queues wait", all_wait);
         assert_eq!(status.state, EngineState::Degraded);
         for queue in &status.queues {
             assert!(queue.reason.contains("near0") && queue.reason.contains("oxide_pass_all"), "{}", queue.reason);
         }
         // A restart of the whole queue works without the port as well.
         engine.handle().restart(&id("near0", 0), RestartScope::Handler).unwrap();
-        wait(engine, "still told", |s| s.queues[0].restarts > 0 && all_wait(s));
+        wait(engine, "restarted and waiting", |s| s.queues[0].restarts > 0 && all_wait(s));
         drop(other);
     });
 }
@@ -151,7 +151,7 @@ fn other_program_is_attached_before_start() {
         lab.ip("link set tmp0 name near0");
         lab.up("near0");
         lab.running("near0");
-        wait(engine, "told", |s| s.queues.iter().all(|queue| queue.reason.contains("oxide_pass_all")));
+        wait(engine, "other program named", |s| s.queues.iter().all(|queue| queue.reason.contains("oxide_pass_all")));
         drop(other);
     });
 }
@@ -162,7 +162,7 @@ fn other_program_is_put_under_our_link() {
         let ours = program(lab, "near0");
         for _ in 0..3 {
             oxide::xdp::steering::swap_all("near0").unwrap();
-            until(engine, "ours again", || program(lab, "near0") == ours);
+            until(engine, "our program attached", || program(lab, "near0") == ours);
         }
         // The sockets stayed in the map.
         assert!(engine.status().queues.iter().all(|queue| queue.restarts == 0), "{:#?}", engine.status());
@@ -174,7 +174,7 @@ fn interface_moves_to_other_namespace_and_back() {
     with_first_interface("interface_moves_to_other_namespace_and_back", |lab, _, engine| {
         let away = lab.second_namespace();
         lab.ip(&format!("link set near0 netns {}", away.path().display()));
-        wait(engine, "gone for us", all_wait);
+        wait(engine, "interface absent", all_wait);
         // Our program must be gone from it.
         until(engine, "without our program", || away.run(|lab| program(lab, "near0")).is_none());
         let home = lab.path().to_owned();
@@ -194,7 +194,7 @@ fn mtu_is_changed() {
             drop(Flows::find(far, &[0]));
         }
         let raised = |s: &EngineStatus| s.drift.iter().any(|news| news.contains("MTU of near0 was raised from 1500"));
-        wait(engine, "told", raised);
+        wait(engine, "drift reported", raised);
         lab.ip("link set near0 mtu 1500");
         far.run(|lab| lab.ip("link set far0 mtu 1500"));
         wait(engine, "as planned again", |s| s.drift.is_empty());
@@ -206,8 +206,8 @@ fn mtu_is_changed() {
 fn offloads_are_changed() {
     with_first_interface("offloads_are_changed", |lab, _, engine| {
         lab.run("ethtool", "-K near0 gro on");
-        let told = |s: &EngineStatus| s.drift.iter().any(|news| news.contains("offloads of near0 were changed"));
-        wait(engine, "told", told);
+        let reported = |s: &EngineStatus| s.drift.iter().any(|news| news.contains("offloads of near0 were changed"));
+        wait(engine, "drift reported", reported);
         lab.run("ethtool", "-K near0 gro off");
         wait(engine, "as planned again", |s| s.drift.is_empty());
         assert!(engine.status().queues.iter().all(|queue| queue.restarts == 0), "{:#?}", engine.status());
@@ -255,11 +255,11 @@ fn channels_are_reduced_or_raised() {
                 there();
             }
             lab.running("near0");
-            let told = move |s: &EngineStatus| {
+            let reported = move |s: &EngineStatus| {
                 let words = format!("near0: {count} receive queues instead of 4");
                 s.drift.iter().any(|news| news.contains(&words)) == (count != 4)
             };
-            wait(engine, "told", told);
+            wait(engine, "drift reported", reported);
         }
         assert!(engine.status().queues.iter().all(|queue| queue.restarts == 0), "{:#?}", engine.status());
     });
@@ -270,7 +270,7 @@ fn channels_cannot_be_fewer_than_sockets() {
     with_first_interface("channels_cannot_be_fewer_than_sockets", |lab, _, _| {
         let fewer = ["-L", "near0", "rx", "2", "tx", "2"];
         let refused = std::process::Command::new("ethtool").args(fewer).output().unwrap();
-        assert!(!refused.status.success(), "the kernel lets a queue go that has a socket");
+        assert!(!refused.status.success(), "the kernel removed a queue with a socket");
         // Set the same number again: the driver may restart its queues.
         let _ = std::process::Command::new("ethtool").args(["-L", "near0", "rx", "4", "tx", "4"]).output().unwrap();
         lab.running("near0");

@@ -191,7 +191,11 @@ impl Model {
         self.app.drain(..).for_each(|frame| self.umem.give(frame));
         let all: Vec<Frame> = std::iter::from_fn(|| self.umem.take()).collect();
         let indices: std::collections::HashSet<u32> = all.iter().map(Frame::index).collect();
-        assert_eq!((indices.len(), all.len() as u32), (all.len(), self.umem.census().total), "a frame is lost, or two");
+        assert_eq!(
+            (indices.len(), all.len() as u32),
+            (all.len(), self.umem.census().total),
+            "a frame is lost or duplicated"
+        );
         all.into_iter().for_each(|frame| self.umem.give(frame));
     }
 }

@@ -25,7 +25,7 @@ fn verdict(frame: &[u8]) -> Result<Parsed, DropReason> {
     let first = |frame: Vec<u8>| *frame.first_chunk().unwrap();
     let result = over([0; 64]);
     for stale in [[0xff; 64], first(v4().repeat(2)), first(v6()), std::array::from_fn(|i| (i * 37) as u8)] {
-        assert_eq!(over(stale), result, "stale bytes matter: {frame:02x?}");
+        assert_eq!(over(stale), result, "memory after the frame changes the result: {frame:02x?}");
     }
     result
 }

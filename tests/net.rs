@@ -123,7 +123,7 @@ fn testbed_is_isolated() {
             assert_eq!((&bytes[..length], from), (&b"hello"[..], sender.local_addr().unwrap()));
         }
         assert!(lab.ip("-6 address show dev va").contains("fd00::1"));
-        assert!(!lab.ip("-6 address show dev va").contains("fe80"), "no address of its own making");
+        assert!(!lab.ip("-6 address show dev va").contains("fe80"), "no link-local address");
     });
 }
 
@@ -215,7 +215,7 @@ fn kernel_resolves_on_request() {
         let mut watch = Watch::start(NetOptions::default());
         for address in ["10.0.0.2", "fd00::2"] {
             let unresolved = Resolution::Unresolved { interface: va, next_hop: ip(address) };
-            assert_eq!(watch.tables.resolve(ip(address)), unresolved, "nobody has talked to it yet");
+            assert_eq!(watch.tables.resolve(ip(address)), unresolved, "the neighbour is not resolved yet");
             assert_eq!(watch.resolve(address), B);
         }
         // Unknown host, unknown link, link without neighbours: the requests have no effect.
@@ -223,7 +223,7 @@ fn kernel_resolves_on_request() {
             watch.service.resolve(interface, ip(address)).unwrap();
         }
         lab.neighbour("va", "10.0.0.99", MAC_B);
-        watch.until("still alive", |t| matches!(t.resolve(ip("10.0.0.99")), Resolution::Hop(_)));
+        watch.until("the service still works", |t| matches!(t.resolve(ip("10.0.0.99")), Resolution::Hop(_)));
         assert!(matches!(watch.tables.resolve(ip("10.0.0.77")), Resolution::Unresolved { .. }));
     });
 }
@@ -256,12 +256,12 @@ fn neighbour_in_use_outlives_kernel_entry() {
         let mut watch = Watch::start(NetOptions::default());
         assert_eq!((watch.resolve("10.0.0.2"), watch.resolve("fd00::2")), (B, B));
         lab.ip("neighbour replace 10.0.0.66 lladdr 02:00:00:00:00:66 nud stale dev va");
-        watch.until("one that nobody asked for", |t| matches!(t.resolve(ip("10.0.0.66")), Resolution::Hop(_)));
+        watch.until("a neighbour without a request", |t| matches!(t.resolve(ip("10.0.0.66")), Resolution::Hop(_)));
         // With a new MAC address on this link the kernel forgets its neighbours, as its garbage collector does.
         lab.ip("link set va address 02:00:00:00:00:aa");
         let here = |t: &Tables| matches!(t.resolve(ip("10.0.0.2")), Resolution::Hop(hop) if hop.destination == B);
         watch.until_with(
-            "the one not in use is gone",
+            "the unused neighbour is removed",
             |t| matches!(t.resolve(ip("10.0.0.66")), Resolution::Unresolved { .. }),
             |t| assert!(here(t), "{t:#?}"),
         );
@@ -331,7 +331,7 @@ fn interface_with_huge_index_is_recreated() {
                 |t: &Tables| matches!(t.resolve(ip("10.0.0.2")), Resolution::Hop(hop) if hop.interface == index);
             watch.until("the link", there);
             lab.ip("link del va");
-            watch.until("nothing of it is left", |t| {
+            watch.until("its entries are removed", |t| {
                 t.link_named("va").is_none()
                     && t.link_named("vb").is_none()
                     && routes_v4(t) == 0
@@ -361,7 +361,7 @@ fn lost_notices_are_recovered() {
         lab.ip("link set va down");
         lab.ip("link set va up");
         lab.address("va", "10.77.0.1/32");
-        watch.until("the end of it", |t| routes_v6(t) == 0 && t.local(ip("10.77.0.1")));
+        watch.until("final state", |t| routes_v6(t) == 0 && t.local(ip("10.77.0.1")));
         assert!(watch.resyncs.iter().any(|why| why.contains("ENOBUFS")), "{:?}", watch.resyncs);
     });
 }
@@ -399,7 +399,7 @@ fn slow_receiver_gets_newest_tables() {
             lab.address("va", &format!("10.0.{i}.1/24"));
         }
         watch.until("the last address", |t| t.local(ip("10.0.50.1")));
-        assert!(watch.tables.generation < 51, "generations nobody could see were made");
+        assert!(watch.tables.generation < 51, "tables were made that no reader could see");
     });
 }
 

@@ -163,7 +163,7 @@ fn reload_replaces_handlers_and_destinations_and_keeps_sockets() {
         }
         let refused = handle.reload(|_| Other, |_| Vec::new());
         assert!(matches!(refused, Err(EngineError::OtherHandler { .. })), "{refused:?}");
-        assert_eq!(ask(&clients[0], LONG), Some((b'b', 0)), "nothing has changed then");
+        assert_eq!(ask(&clients[0], LONG), Some((b'b', 0)), "a refused reload changes nothing");
     });
 }
 
@@ -180,17 +180,21 @@ fn reload_exchanges_full_lists_and_refuses_oversized_one_as_a_whole() {
         for (word, second) in [(b'b', 20), (b'c', 21)] {
             let report = handle.reload(greeter(word), move |_| many(1024, second)).unwrap();
             assert_eq!(report.pending, []);
-            assert_eq!(ask(&clients[0], LONG), Some((word, 0)), "the list is full, and another full one replaces it");
+            assert_eq!(ask(&clients[0], LONG), Some((word, 0)), "a full list replaces another full list");
         }
         let refused = handle.reload(greeter(b'd'), |_| many(1025, 22)).unwrap_err().to_string();
         assert!(refused.contains("1025") && refused.contains("expected at most 1024"), "{refused}");
         let refused = handle.reload(greeter(b'd'), |_| vec![("224.0.0.1".parse().unwrap(), 7..=7)]).unwrap_err();
         assert!(matches!(refused, EngineError::Steering { .. }), "{refused}");
         for queue in 0..2 {
-            assert_eq!(ask(&clients[usize::from(queue)], LONG), Some((b'c', queue)), "no part of a refused reload");
+            assert_eq!(ask(&clients[usize::from(queue)], LONG), Some((b'c', queue)), "a refused reload has no effect");
             handle.restart(&id(queue.into()), RestartScope::Queue).unwrap();
             wait(engine, "restarted", |s| s.queues[usize::from(queue)].is_running());
-            assert_eq!(ask(&clients[usize::from(queue)], LONG), Some((b'c', queue)), "nor with a later start");
+            assert_eq!(
+                ask(&clients[usize::from(queue)], LONG),
+                Some((b'c', queue)),
+                "a refused reload has no effect after a later start"
+            );
         }
     });
 }
@@ -273,9 +277,9 @@ fn sessions_are_listed_by_their_queue() {
     lab("sessions_are_listed_by_their_queue", |_, engine, clients| {
         let handle = engine.handle();
         for (socket, queue) in clients.iter().zip(0..) {
-            let told = handle.sessions(&id(queue), 100).unwrap();
+            let listed = handle.sessions(&id(queue), 100).unwrap();
             let port = socket.local_addr().unwrap().port();
-            assert!(told.iter().any(|session| session.client.port() == port && session.queue == queue), "{told:?}");
+            assert!(listed.iter().any(|session| session.client.port() == port && session.queue == queue), "{listed:?}");
             assert_eq!(handle.sessions(&id(queue), 1).unwrap().len(), 1);
         }
         assert!(matches!(handle.sessions(&id(9), 1), Err(EngineError::NoSuchQueue { .. })));
@@ -288,7 +292,7 @@ fn paused_queue_stays_paused_after_restart() {
         let handle = engine.handle();
         handle.pause(&id(1), true).unwrap();
         wait(engine, "paused", |_| ask(&clients[1], SHORT).is_none());
-        assert_eq!(ask(&clients[0], LONG), Some((b'a', 0)), "the other one goes on");
+        assert_eq!(ask(&clients[0], LONG), Some((b'a', 0)), "the other queue continues");
         handle.restart(&id(1), RestartScope::Handler).unwrap();
         wait(engine, "restarted", |s| s.queues[1].restarts == 1 && s.queues[1].is_running());
         assert_eq!(ask(&clients[1], SHORT), None);
@@ -308,7 +312,7 @@ fn drained_queue_stops_after_last_session() {
             // Its sessions never end by themselves, so the drain takes its full time.
             let drained = scope.spawn(|| handle.drain_queue(&id(1), Duration::from_secs(2)));
             wait(engine, "draining", |s| s.queues[1].state == QueueState::Draining);
-            assert_eq!(ask(&clients[1], LONG), Some((b'a', 1)), "it goes on serving what it has");
+            assert_eq!(ask(&clients[1], LONG), Some((b'a', 1)), "existing sessions are served");
             let refused = handle.restart(&id(1), RestartScope::Queue);
             assert!(matches!(refused, Err(EngineError::NotNow { .. })), "{refused:?}");
             drained.join().unwrap().unwrap();

@@ -33,9 +33,9 @@ fn documented_plan_equals_output() {
     let (exit, out, errors) = run(&PlanArgs { svg: Some(svg.clone()), ..worked_case() });
     assert_eq!((exit, errors.as_str()), (Exit::Good, ""));
     let shown = DOC.split("<!-- worked case").nth(1).unwrap().split("```").nth(1).unwrap();
-    assert_eq!(out.trim(), shown.trim(), "docs/planning.md shows another plan");
+    assert_eq!(out.trim(), shown.trim(), "docs/planning.md shows an outdated plan");
     let drawn = std::fs::read_to_string(svg).unwrap();
-    assert!(drawn == PICTURE, "docs/planning.svg is another picture: cargo run --example dry_run docs/planning.svg");
+    assert!(drawn == PICTURE, "docs/planning.svg is outdated; to fix: cargo run --example dry_run docs/planning.svg");
 }
 
 #[test]

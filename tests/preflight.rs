@@ -101,8 +101,8 @@ fn all_report(setup: &Setup, subject: &str, cause: &str) {
     let (_, text) = setup.check();
     assert!(text.lines().any(|line| line.contains(subject) && line.contains(cause)), "config check: {text}");
     let checks = setup.doctor();
-    let told = |check: &&Check| check.status >= CheckStatus::Warn && check.to_string().contains(cause);
-    assert!(checks.iter().any(|check| check.subject == subject && told(&check)), "doctor: {checks:#?}");
+    let reports = |check: &&Check| check.status >= CheckStatus::Warn && check.to_string().contains(cause);
+    assert!(checks.iter().any(|check| check.subject == subject && reports(&check)), "doctor: {checks:#?}");
     drop(setup.start());
     let log = setup.log();
     assert!(log.lines().any(|line| line.contains(subject) && line.contains(cause)), "start: {log}");
@@ -225,9 +225,9 @@ fn doctor_knows_its_running_relay() {
         };
         let before = failed(&setup.doctor());
         let _relay = setup.start();
-        let beside = setup.doctor();
-        assert_eq!(failed(&beside), before);
-        let relay = beside.iter().find(|check| check.id == "relay").unwrap();
+        let running = setup.doctor();
+        assert_eq!(failed(&running), before);
+        let relay = running.iter().find(|check| check.id == "relay").unwrap();
         assert!(relay.observed.contains("running"), "{relay}");
         // For the configuration of another relay it is a foreign program, and the remedy does not detach it.
         let text = std::fs::read_to_string(setup.path("relay.toml")).unwrap();
@@ -314,7 +314,7 @@ fn reader_that_goes_away_ends_every_command_quietly() {
             .spawn()
             .unwrap();
         drop(relay.stderr.take());
-        assert_eq!(relay.wait().unwrap().code(), Some(1), "no such file, and no panic (101)");
+        assert_eq!(relay.wait().unwrap().code(), Some(1), "the file does not exist; a panic would be 101");
     });
 }
 
@@ -335,7 +335,7 @@ fn options_of_ctl_are_accepted_behind_the_verb() {
             assert!(output.status.success() && text.starts_with('{'), "{words}: {output:?}");
         }
         let both = setup.oxide(&["ctl", "queues", "--socket", "ctl.sock", "--name", "relay"]);
-        assert_eq!(both.status.code(), Some(2), "one or the other: {both:?}");
+        assert_eq!(both.status.code(), Some(2), "the options exclude each other: {both:?}");
     });
 }
 

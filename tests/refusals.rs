@@ -113,7 +113,7 @@ fn can(test: &str, wrapper: &[&str]) -> bool {
 }
 
 fn nothing_left(lab: &Lab) {
-    assert!(!lab.ip("link show dev r0").contains("prog/xdp"), "a program was left attached");
+    assert!(!lab.ip("link show dev r0").contains("prog/xdp"), "the XDP program is still attached");
 }
 
 #[test]

@@ -176,7 +176,7 @@ fn ask(clients: &Far, listen: SocketAddr, flows: usize, each: usize) {
                 let mut buffer = [0; 2048];
                 let (length, from) =
                     socket.recv_from(&mut buffer).unwrap_or_else(|e| panic!("flow {flow}, round {round}: {e}"));
-                assert_eq!(from, listen, "the answer must come from where it was sent to");
+                assert_eq!(from, listen, "the answer must come from the listen address");
                 let mut expected = payload(flow, round);
                 expected.reverse();
                 assert_eq!(buffer[..length], expected[..], "flow {flow}, round {round}");
@@ -221,7 +221,7 @@ fn relays(test: &'static str, queues: u32, extra: &'static str, listens: [&'stat
                 assert!(!mode["reason"].as_str().unwrap().is_empty());
             }
         }
-        assert!(!lab.ip("link show").contains("prog/xdp"), "a program was left attached");
+        assert!(!lab.ip("link show").contains("prog/xdp"), "the XDP program is still attached");
     });
 }
 

@@ -65,6 +65,6 @@ fn no_wakeup_is_lost() {
         consumer.set_need_wakeup(true);
         let seen = consumer.pop() == Some(7);
         let woken = writer.join().unwrap();
-        assert!(seen || woken, "the entry is on the ring, the consumer asleep, and nobody wakes it");
+        assert!(seen || woken, "the entry is on the ring, but the consumer sleeps and gets no wake-up");
     });
 }

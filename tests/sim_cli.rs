@@ -17,12 +17,12 @@ fn text(bytes: &[u8]) -> String {
 #[test]
 fn run_reports_traffic_and_checks() {
     let output = sim(&["--queues", "3", "--packets", "3000", "--seed", "5"]);
-    let said = text(&output.stdout);
-    assert!(output.status.success(), "{said}");
+    let output_text = text(&output.stdout);
+    assert!(output.status.success(), "{output_text}");
     for wanted in
         ["seed 5", "clients sent 3000", "balanced", "drops by reason", "ok     reference", "every check passed"]
     {
-        assert!(said.contains(wanted), "{wanted}: {said}");
+        assert!(output_text.contains(wanted), "{wanted}: {output_text}");
     }
     let json = sim(&["--packets", "2000", "--json", "--link", "delay=1ms,loss=0.1"]);
     let report: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
@@ -78,9 +78,9 @@ fn impossible_options_are_refused_with_remedy() {
         (&["--pcap-in", bad, "--handler", "forward"], "bad.pcap"),
     ] {
         let output = sim(arguments);
-        let said = text(&output.stderr);
-        assert!(!output.status.success() && said.contains(wanted), "{arguments:?}: {said}");
-        assert!(!said.contains("panicked"), "{said}");
+        let output_text = text(&output.stderr);
+        assert!(!output.status.success() && output_text.contains(wanted), "{arguments:?}: {output_text}");
+        assert!(!output_text.contains("panicked"), "{output_text}");
     }
 }
 
@@ -113,5 +113,5 @@ fn capture_reads_back_in_either_byte_order() {
         assert!(output.status.success() && report["there"] == 1000 && report["back"] == 1000, "{report}");
         prints.push((report["fingerprint"].clone(), std::fs::read(path("out")).unwrap()));
     }
-    assert!(prints[0] == prints[1], "one capture, two runs");
+    assert!(prints[0] == prints[1], "equal captures must give equal runs");
 }

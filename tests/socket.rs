@@ -122,7 +122,7 @@ fn queue_reopens_repeatedly_without_leak() {
                 echo(&mut socket, 100);
             });
         }
-        assert!(!lab.ip("link show dev near").contains("prog/xdp"), "a program was left attached");
+        assert!(!lab.ip("link show dev near").contains("prog/xdp"), "the XDP program is still attached");
     });
 }
 

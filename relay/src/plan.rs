@@ -100,10 +100,10 @@ pub enum PlanError {
     #[error("{0}")]
     Config(#[from] ConfigError),
     /// The configuration has no entry.
-    #[error("no [[relay]] entry: write one (`oxide config example` shows how)")]
+    #[error("relay: no [[relay]] entry; expected at least one; to fix: add one (`oxide config example` prints one)")]
     NoEntry,
     /// An upstream has a refused address.
-    #[error("relay[{entry}].upstreams: {denied}; write the address of another host")]
+    #[error("relay[{entry}].upstreams: {denied}; to fix: write the address of another host")]
     Denied {
         /// Name of the entry.
         entry: String,
@@ -112,7 +112,7 @@ pub enum PlanError {
     },
     /// The range has fewer source ports than there are queues.
     #[error(
-        "sessions.source_ports = \"{ports}\" has {} ports for {queues} queues: write a range with at least one for each",
+        "sessions.source_ports: \"{ports}\" has {} ports for {queues} queues; expected at least one per queue; to fix: write a wider range",
         ports.count()
     )]
     TooFewPorts {

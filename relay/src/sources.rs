@@ -55,7 +55,7 @@ mod tests {
         assert_eq!(used.with([a], &host(&[a, b])), [a]);
         assert_eq!(used.with([b], &host(&[a, b])), [a, b]);
         assert_eq!(used.with([b], &host(&[b])), [b]);
-        assert_eq!(used.with([b], &host(&[a, b])), [a, b], "it came back");
+        assert_eq!(used.with([b], &host(&[a, b])), [a, b], "the address is assigned again");
     }
 
     #[test]

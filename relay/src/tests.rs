@@ -288,10 +288,10 @@ fn next_hop_of_upstream_is_requested_before_first_client() {
     harness.tick();
     assert_eq!(harness.take_requests(), all);
     harness.tick();
-    assert_eq!(harness.take_requests(), [], "once is enough for half a minute");
+    assert_eq!(harness.take_requests(), [], "one request lasts half a minute");
     harness.advance(std::time::Duration::from_secs(31));
     harness.tick();
-    assert_eq!(harness.take_requests(), all, "and kept fresh");
+    assert_eq!(harness.take_requests(), all, "next hops in use are requested again");
 }
 
 #[test]

@@ -106,7 +106,7 @@ impl Flows {
                     socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
                     socket.send(&[0; 16]).unwrap();
                     let mut answer = [0; 16];
-                    let length = socket.recv(&mut answer).expect("no echo at all");
+                    let length = socket.recv(&mut answer).expect("no echo received");
                     let queue = u32::from(answer[length - 1]);
                     found.entry((interface, queue)).or_insert(Flow { at: (interface, queue), socket });
                     if found.keys().filter(|(i, _)| *i == interface).count() == QUEUES as usize {
@@ -117,7 +117,7 @@ impl Flows {
             assert_eq!(
                 found.len(),
                 interfaces.len() * QUEUES as usize,
-                "not every queue is reached: {:?}",
+                "not every queue has a flow: {:?}",
                 found.keys()
             );
             Self(found.into_values().collect())

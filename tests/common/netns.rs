@@ -28,7 +28,7 @@ pub(crate) fn skip_unless_root(test: &str) -> bool {
     } else if let Some(tool) = ["ip", "ethtool", "mount"].iter().find(|tool| missing(tool)) {
         format!("`{tool}` is missing (apt-get install iproute2 ethtool mount)")
     } else if let Err(error) = thread::spawn(leave).join().unwrap() {
-        format!("no namespace to be had: {error} (needs CAP_SYS_ADMIN)")
+        format!("cannot create a namespace: {error} (needs CAP_SYS_ADMIN)")
     } else {
         return false;
     };
@@ -181,7 +181,7 @@ impl Lab {
                 job(&lab);
             }
         });
-        let path = entered.recv().expect("the far namespace did not come up");
+        let path = entered.recv().expect("the far namespace did not start");
         Far { path, jobs: Some(jobs), thread: Some(thread.unwrap()) }
     }
 
@@ -214,8 +214,8 @@ impl Far {
         let job: Job = Box::new(move |lab| {
             let _ = answer.send(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(lab))));
         });
-        self.jobs.as_ref().unwrap().send(job).expect("the far thread is gone");
-        result.recv().expect("the far thread is gone").unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        self.jobs.as_ref().unwrap().send(job).expect("the far thread has ended");
+        result.recv().expect("the far thread has ended").unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 }
 

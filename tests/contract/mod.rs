@@ -62,7 +62,7 @@ pub fn number(packet: &[u8]) -> u32 {
     u32::from_be_bytes(packet[HEADERS..HEADERS + 4].try_into().unwrap())
 }
 
-fn books<R: Rig>(rig: &mut R, in_hand: usize) {
+fn check_accounting<R: Rig>(rig: &mut R, in_hand: usize) {
     let (umem, _) = rig.port();
     let census = umem.census();
     assert!(census.balanced(), "{census:?}");
@@ -72,10 +72,10 @@ fn books<R: Rig>(rig: &mut R, in_hand: usize) {
 fn open<R: Rig>(rig: &mut R) {
     let (umem, port) = rig.port();
     port.fill(umem);
-    assert!(umem.census().receive > 0, "a new port wants frames, or has them already");
+    assert!(umem.census().receive > 0, "a new port requests frames or already has them");
     port.steer(true).unwrap();
     port.kick().unwrap();
-    books(rig, 0);
+    check_accounting(rig, 0);
 }
 
 /// Receives until there are `count` packets.
@@ -90,12 +90,12 @@ fn gather<R: Rig>(rig: &mut R, count: usize) -> Vec<Frame> {
         frames.extend(burst.drain());
         port.fill(umem);
         port.kick().unwrap();
-        books(rig, frames.len());
+        check_accounting(rig, frames.len());
         if frames.len() >= count {
             return frames;
         }
     }
-    panic!("{} of {count} packets came", frames.len());
+    panic!("{} of {count} packets received", frames.len());
 }
 
 /// Kicks and reclaims until no frame is in transmission.
@@ -109,7 +109,7 @@ fn finish<R: Rig>(rig: &mut R) {
             return;
         }
     }
-    panic!("frames are still being sent");
+    panic!("frames are still in transmission");
 }
 
 fn take<R: Rig>(rig: &mut R, bytes: &[u8]) -> Frame {
@@ -140,7 +140,7 @@ fn packets_arrive_whole_and_in_order<R: Rig>(mut rig: R) {
         assert_eq!(port.counters().rx_packets, u64::from(group + 1) * 50);
         give(&mut rig, frames);
     }
-    books(&mut rig, 0);
+    check_accounting(&mut rig, 0);
 }
 
 fn receive_stops_at_the_limit_and_at_a_full_burst<R: Rig>(mut rig: R) {
@@ -158,7 +158,7 @@ fn receive_stops_at_the_limit_and_at_a_full_burst<R: Rig>(mut rig: R) {
     let mut burst = Burst::new();
     assert_eq!(port.receive(umem, &mut burst, 0), 0);
     assert_eq!(port.receive(umem, &mut burst, 5), 5);
-    assert_eq!(port.receive(umem, &mut burst, 64), 59, "only as many as the burst has room for");
+    assert_eq!(port.receive(umem, &mut burst, 64), 59, "only as many as fit the burst");
     assert_eq!(port.receive(umem, &mut burst, 64), 0);
     let mut frames: Vec<_> = burst.drain().collect();
     assert_eq!(port.receive(umem, &mut burst, 64), 36, "the rest stayed on the ring");
@@ -166,7 +166,7 @@ fn receive_stops_at_the_limit_and_at_a_full_burst<R: Rig>(mut rig: R) {
     let numbers: Vec<_> = frames.iter().map(|frame| number(umem.bytes(frame))).collect();
     assert_eq!(numbers, (0..100).collect::<Vec<_>>());
     give(&mut rig, frames);
-    books(&mut rig, 0);
+    check_accounting(&mut rig, 0);
 }
 
 fn transmit_takes_a_prefix_and_leaves_the_rest_in_order<R: Rig>(mut rig: R) {
@@ -200,7 +200,7 @@ fn transmit_takes_a_prefix_and_leaves_the_rest_in_order<R: Rig>(mut rig: R) {
     finish(&mut rig);
     let numbers: Vec<_> = rig.sent().iter().map(|packet| number(packet)).collect();
     assert_eq!(numbers, (0..next).collect::<Vec<_>>());
-    books(&mut rig, 0);
+    check_accounting(&mut rig, 0);
 }
 
 fn what_is_sent_is_what_was_written_and_every_frame_comes_back<R: Rig>(mut rig: R) {
@@ -219,7 +219,7 @@ fn what_is_sent_is_what_was_written_and_every_frame_comes_back<R: Rig>(mut rig: 
             finish(&mut rig);
         }
         sent.extend(rig.sent());
-        books(&mut rig, 0);
+        check_accounting(&mut rig, 0);
     }
     assert!(sent == packets, "{} packets left of {}", sent.len(), packets.len());
     let counters = rig.port().1.counters();
@@ -260,7 +260,7 @@ fn an_empty_pool_is_no_error<R: Rig>(mut rig: R) {
     let receive = umem.census().receive;
     assert!(receive > 0 && receive as usize == before as usize + posted);
     give(&mut rig, all);
-    books(&mut rig, 0);
+    check_accounting(&mut rig, 0);
 }
 
 fn steering_off_lets_nothing_new_in_and_keeps_what_is_there<R: Rig>(mut rig: R) {

@@ -9,12 +9,13 @@ pub(crate) fn body(text: &[u8]) {
     let config = match Config::from_toml(text) {
         Ok(config) => config,
         Err(error) => {
-            assert!(error.to_string().len() > 10, "no words for what is wrong");
+            assert!(error.to_string().len() > 10, "an error needs a message");
             return;
         }
     };
     let written = toml::to_string(&config).unwrap();
-    let again = Config::from_toml(&written).unwrap_or_else(|e| panic!("what was accepted cannot be read again: {e}"));
+    let again =
+        Config::from_toml(&written).unwrap_or_else(|e| panic!("an accepted configuration does not read back: {e}"));
     assert_eq!(config, again);
     if let Ok(plan) = RelayPlan::new(&config, &[]) {
         assert_eq!(plan.entries().len(), config.relays.len());

@@ -31,7 +31,7 @@ pub(crate) fn run(target: &str, runs: u64, body: impl Fn(&[u8])) {
         return body(&fs::read(file).unwrap());
     }
     let corpus = corpus(target);
-    assert!(corpus.len() >= 4, "{target}: a corpus of {} files", corpus.len());
+    assert!(corpus.len() >= 4, "{target}: the corpus has only {} files", corpus.len());
     for (path, input) in &corpus {
         attempt(target, &body, input, &path.display().to_string());
     }
@@ -41,7 +41,7 @@ pub(crate) fn run(target: &str, runs: u64, body: impl Fn(&[u8])) {
         let input = mutant(&corpus, &mut rng);
         attempt(target, &body, &input, &format!("mutation {n} of seed {seed}"));
     }
-    eprintln!("{target}: {} of the corpus and {} mutations of it, seed {seed}", corpus.len(), runs * times);
+    eprintln!("{target}: {} corpus files and {} mutations, seed {seed}", corpus.len(), runs * times);
 }
 
 /// Keeps an input that fails, and prints how to run it again.
@@ -49,7 +49,7 @@ fn attempt(target: &str, body: impl Fn(&[u8]), input: &[u8], what: &str) {
     let Err(panic) = catch_unwind(AssertUnwindSafe(|| body(input))) else { return };
     let kept = std::env::temp_dir().join(format!("oxide-fuzz-{target}-{}", std::process::id()));
     let _ = fs::write(&kept, input);
-    eprintln!("{target}, {what}: {} bytes, kept: FUZZ_INPUT={} runs it again", input.len(), kept.display());
+    eprintln!("{target}, {what}: {} bytes stored; FUZZ_INPUT={} runs it again", input.len(), kept.display());
     std::panic::resume_unwind(panic);
 }
 

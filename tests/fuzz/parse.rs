@@ -11,7 +11,7 @@ pub(crate) fn body(frame: &[u8]) {
     let Ok(length) = u16::try_from(frame.len()) else { return };
     let over = |stale: u8| parse(&std::array::from_fn(|at| frame.get(at).copied().unwrap_or(stale)), length);
     let ours = over(0);
-    assert_eq!(ours, over(0xff), "stale bytes matter");
+    assert_eq!(ours, over(0xff), "memory after the frame changes the result");
     assert_eq!(ours.ok(), oracle::parse(frame), "an independent parser disagrees");
     let recognised = recognise(frame);
     // etherparse requires exactly 20 bytes for an ICMP timestamp.
@@ -19,7 +19,7 @@ pub(crate) fn body(frame: &[u8]) {
         found.transport == Transport::Icmp && matches!(frame.get(usize::from(found.l4)), Some(13 | 14))
     };
     if !recognised.is_some_and(timestamp) {
-        assert_eq!(recognised, oracle::recognise(frame), "an independent parser recognises something else");
+        assert_eq!(recognised, oracle::recognise(frame), "an independent parser disagrees");
     }
     let Ok(parsed) = ours else { return };
     let sound = verify_udp(frame, &parsed);
@@ -35,14 +35,14 @@ pub(crate) fn body(frame: &[u8]) {
     let (Ok(translation), true) = (Translation::new(&parsed.flow, &new), new.source.port != 0) else { return };
     let mut after = frame.to_vec();
     if translation.apply(&mut after, parsed.l3, parsed.l4, parsed.ipv4).is_err() {
-        assert_eq!(after, frame, "refused, and yet changed");
+        assert_eq!(after, frame, "a refused frame must not change");
         return;
     }
     let body = usize::from(parsed.l4) + 8;
-    assert_eq!(after[body..], frame[body..], "changed beyond the headers");
+    assert_eq!(after[body..], frame[body..], "bytes after the headers changed");
     let head = std::array::from_fn(|at| after.get(at).copied().unwrap_or(0));
     if let Ok(again) = parse(&head, length) {
         assert_eq!((again.flow.source, again.flow.destination), (new.source, new.destination));
-        assert_eq!(verify_udp(&after, &again), sound, "the checksum went from right to wrong, or back");
+        assert_eq!(verify_udp(&after, &again), sound, "the rewrite changed the validity of the checksum");
     }
 }

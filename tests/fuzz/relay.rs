@@ -214,7 +214,7 @@ impl Path {
     fn turn(&mut self) {
         self.wait(Duration::from_micros(50));
         self.datapath.turn(self.now).unwrap();
-        assert!(self.datapath.balanced(), "the books do not balance");
+        assert!(self.datapath.balanced(), "frame accounting failed");
     }
 }
 
@@ -237,16 +237,16 @@ pub(crate) fn body(mut input: &[u8]) {
     assert!(path.datapath.quiescent() && census.app == 0 && census.transmit == 0, "frames are outstanding: {census:?}");
     let (mut arrived, mut left) = (0, 0);
     for id in &path.ids {
-        assert_eq!(path.net.violations(id), [], "the kernel was given what is not its own");
+        assert_eq!(path.net.violations(id), [], "the kernel got frames that it does not own");
         let nic = path.net.counters(id);
         assert_eq!(nic.arrived, nic.passed + nic.dropped + nic.refused + nic.delivered, "{nic:?}");
         arrived += nic.arrived;
         left += nic.sent;
         path.net.drain_sent(id, |frame| {
             let head = std::array::from_fn(|at| frame.get(at).copied().unwrap_or(0));
-            assert!(parse(&head, frame.len() as u16).is_ok(), "what left is malformed: {frame:02x?}");
+            assert!(parse(&head, frame.len() as u16).is_ok(), "a malformed packet left: {frame:02x?}");
         });
     }
     assert_eq!(arrived, path.came);
-    assert!(left <= path.came, "more left than came");
+    assert!(left <= path.came, "more packets left than arrived");
 }

@@ -14,9 +14,9 @@ fn dropped_privileges_are_not_needed_for_restarts() {
         bench.ctl_output(&["restart", "r0:0"]);
         bench.serves(5000);
         lab.ip("link delete r0");
-        bench.wait("the queues wait for it", |b| b.queues()["queues"][0]["state"] != "running");
+        bench.wait("the queues wait for the interface", |b| b.queues()["queues"][0]["state"] != "running");
         clients_side(lab, &bench.clients);
-        bench.wait("and come back", |b| b.queues()["state"] == "running");
+        bench.wait("the queues run again", |b| b.queues()["state"] == "running");
         bench.serves(5000);
         // NET_ADMIN 12, NET_RAW 13, IPC_LOCK 14, SYS_NICE 23, BPF 39 (capability.h).
         let most: u64 = [12, 13, 14, 23, 39].iter().map(|bit| 1 << bit).sum();

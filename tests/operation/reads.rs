@@ -107,10 +107,10 @@ fn admin_overload_does_not_drop_packets() {
         let mut flood = TcpStream::connect("127.0.0.1:9797").unwrap();
         flood.set_write_timeout(Some(Duration::from_secs(2))).unwrap();
         let _ = flood.write_all(&vec![b'A'; 1 << 20]);
-        assert_eq!(bench.refused(&["queues"]).0, 4, "told to try again");
+        assert_eq!(bench.refused(&["queues"]).0, 4, "busy: try again");
         bench.serves(5000);
         drop((slow, lines, flood));
-        bench.wait("operators are let in again", |b| b.ctl(&["queues"]).status.success());
+        bench.wait("operators have access again", |b| b.ctl(&["queues"]).status.success());
         assert_eq!(bench.get("/ready").0, 200);
     });
 }

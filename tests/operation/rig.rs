@@ -104,7 +104,7 @@ impl Bench {
     pub(crate) fn wait(&mut self, what: &str, mut done: impl FnMut(&mut Self) -> bool) {
         let until = Instant::now() + SOON;
         while !done(self) {
-            assert!(Instant::now() < until, "not in time: {what}");
+            assert!(Instant::now() < until, "timeout: {what}");
             std::thread::sleep(Duration::from_millis(50));
         }
     }

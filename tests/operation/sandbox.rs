@@ -43,11 +43,11 @@ impl Drop for ProgramFault {
 /// The relay cannot read other processes' programs: it reports what it knows and how to find the rest.
 fn names_who_is_in_its_place(bench: &mut Bench) {
     let other = inject_program_fault("replace");
-    bench.wait("the queues wait, and tell where to look", |b| {
+    bench.wait("the queues wait and name the next step", |b| {
         b.queues()["queues"][0]["state"] == "waiting" && b.log().contains("bpftool prog show id")
     });
     drop(other);
-    bench.wait("back when it is gone", |b| b.queues()["state"] == "running");
+    bench.wait("all queues run without the other program", |b| b.queues()["state"] == "running");
     bench.serves(5001);
 }
 
@@ -58,7 +58,7 @@ fn does_all_it_must(lab: &Lab, bench: &mut Bench) {
     for depth in ["handler", "port", "queue"] {
         let before = bench.queues()["queues"][0]["restarts"].as_u64().unwrap();
         bench.ctl_output(&["restart", "r0:0", "--depth", depth]);
-        bench.wait("the queue is back", |b| {
+        bench.wait("the queue runs again", |b| {
             let queue = &b.queues()["queues"][0];
             queue["restarts"].as_u64().unwrap() > before && queue["state"] == "running"
         });
@@ -83,9 +83,9 @@ fn does_all_it_must(lab: &Lab, bench: &mut Bench) {
     done(bench, "panic r0:0 0");
     bench.serves(5001);
     lab.ip("link delete r0");
-    bench.wait("the queues wait for it", |b| b.queues()["queues"][0]["state"] != "running");
+    bench.wait("the queues wait for the interface", |b| b.queues()["queues"][0]["state"] != "running");
     clients_side(lab, &bench.clients);
-    bench.wait("and come back", |b| b.queues()["state"] == "running");
+    bench.wait("the queues run again", |b| b.queues()["state"] == "running");
     bench.serves(5001);
     let (code, metrics) = bench.get("/metrics");
     assert_eq!(code, 200);

@@ -44,12 +44,12 @@ fn full_disk_under_report_does_not_end_traffic() {
         bench.wait("the failure is logged", |b| b.log().contains("report not written"));
         std::fs::remove_file(disk.join("filler")).unwrap();
         bench.wait("the report is written", |_| uptime(&report) > 0.0);
-        bench.wait("its return is logged", |b| b.log().contains("report written again"));
+        bench.wait("the recovery is logged", |b| b.log().contains("report written again"));
 
         fill(&disk);
         bench.wait("the failure is logged again", |b| b.log().matches("report not written").count() == 2);
         let last = uptime(&report);
-        assert!(last > 0.0, "a report that cannot be replaced is left whole");
+        assert!(last > 0.0, "a report that cannot be replaced stays complete");
         bench.serves(5000);
         bench.signal(Signal::TERM);
         assert_eq!(bench.end(), 0);

@@ -28,7 +28,7 @@ fn sigterm_drains_and_second_one_does_not_wait() {
         assert_eq!(bench.answered(5000, 2, 1), 0, "no new sessions");
         socket.send(b"two").unwrap();
         socket.recv(&mut [0; 64]).expect("the old session is served");
-        assert!(bench.child.try_wait().unwrap().is_none(), "it waits for its sessions");
+        assert!(bench.child.try_wait().unwrap().is_none(), "the relay waits for its sessions");
         bench.signal(Signal::TERM);
         assert_eq!(bench.end(), 130);
     });
@@ -69,10 +69,10 @@ fn sessions_survive_handler_panic() {
         let queue = queue_of(bench, &clients[0]);
         // One packet, its answer, and one packet that is lost with its handler.
         bench.inject(&format!("panic r0:{queue} 3"));
-        bench.wait("told", |b| b.log().contains("injected a fault"));
+        bench.wait("the fault is injected", |b| b.log().contains("injected a fault"));
         assert_eq!(seen_as(&clients[0]), before[0]);
         clients[0].send(b"one too many").unwrap();
-        bench.wait("another handler", |b| b.queues()["queues"][queue as usize]["restarts"] == 1);
+        bench.wait("a new handler runs", |b| b.queues()["queues"][queue as usize]["restarts"] == 1);
         bench.inject(&format!("panic r0:{queue} 0"));
         bench.wait("it runs", |b| b.queues()["state"] == "running");
         for (client, before) in clients.iter().zip(before) {
@@ -92,7 +92,7 @@ fn sessions_survive_handler_panic() {
 fn stuck(bench: &mut Bench) {
     bench.serves(5000);
     bench.inject("stall r0:0 3600000");
-    bench.wait("a queue is told to be stuck", |b| {
+    bench.wait("the fault is injected", |b| {
         b.answered(5000, 8, 1);
         b.queues()["queues"][0]["stalled"] == true
     });

@@ -122,7 +122,7 @@ pub(crate) fn ask_once(client: &UdpSocket, to: &str, wait: Duration) -> Option<S
     client.send_to(b"?", to).unwrap();
     let mut buffer = [0; 2048];
     let (length, from) = client.recv_from(&mut buffer).ok()?;
-    assert_eq!(from, to, "the answer must come from where it was sent to");
+    assert_eq!(from, to, "the answer must come from the listen address");
     let text = std::str::from_utf8(&buffer[..length]).unwrap();
     Some(text.split_once(' ').unwrap().0.parse().unwrap())
 }
@@ -139,7 +139,7 @@ pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         if let Some(found) = look() {
             return found;
         }
-        assert!(Instant::now() < end, "not in time: {what}");
+        assert!(Instant::now() < end, "timeout: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -136,14 +136,14 @@ fn stall_costs_packets_at_most() {
 fn link_flaps_lose_packets_and_no_frame() {
     let reports = with("link");
     assert!(reports.iter().any(|report| report.lost_before > 0));
-    assert!(reports.iter().all(|report| report.lost_after == 0), "what waits for a link leaves when it is up");
+    assert!(reports.iter().all(|report| report.lost_after == 0), "packets that wait for a link leave when it is up");
 }
 
 #[test]
 fn device_recreated_is_reopened() {
     let reports = with("device");
     assert!(reports.iter().any(|report| report.port_restarts > 0));
-    assert_eq!(sum(&reports, |report| report.hard_restarts), 0, "one port of two is no reason to end a queue");
+    assert_eq!(sum(&reports, |report| report.hard_restarts), 0, "a fault of one port must not restart the queue");
 }
 
 /// Answers in flight reach their client, because the handler and its sessions stay.
@@ -196,7 +196,7 @@ fn control_flood_loses_only_what_waited_at_paused_ports() {
     for report in with("flood") {
         let (lost, paused) = (2 * report.sent - report.there - report.back, report.drops.of(DropReason::Paused));
         // An answer is lost with its request, so a paused packet costs one or two of the counts.
-        assert!(lost >= paused && lost <= 2 * paused, "{lost} lost, {paused} waited at a paused port: {report:?}");
+        assert!(lost >= paused && lost <= 2 * paused, "{lost} lost, {paused} dropped at a paused port: {report:?}");
         assert_eq!(report.drops.total(), paused, "{report:?}");
     }
 }
@@ -262,7 +262,7 @@ fn fault_free_queues_lose_nothing_while_one_has_every_fault() {
             SimOptions { queues, only, packets: 40_000, faults, fault_rates, application, seed, ..Default::default() };
         let report = pass(&options);
         let looked = report.checks.iter().find(|(checker, _)| checker.name() == "isolation").unwrap().1;
-        assert!(looked > 10_000, "hardly a packet was of a calm queue: {report:?}");
+        assert!(looked > 10_000, "too few packets of fault-free queues: {report:?}");
         reports.push(report);
     }
     assert!(sum(&reports, |report| report.hard_restarts) > 0 && sum(&reports, |report| report.bad_descriptors) > 0);

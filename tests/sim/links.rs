@@ -58,7 +58,7 @@ fn links_do_not_change_other_runs() {
     let plain = run(["", ""], Application::Forward, "all", 3);
     let zero = run(["delay=0ms,loss=0", "delay=0ms"], Application::Forward, "all", 3);
     assert_eq!(plain.fingerprint, zero.fingerprint);
-    assert_eq!(zero.links.offered, 0, "a wire is no link");
+    assert_eq!(zero.links.offered, 0, "a wire without delay or loss counts no packets");
     let _ = FaultRates::none();
 }
 
@@ -91,7 +91,7 @@ fn two_queues_share_a_link() {
 
     let (umem, port) = &mut ends[1];
     port.run_kernel(umem);
-    assert_eq!(port.receive(umem, &mut burst, 64), 0, "it is on its way");
+    assert_eq!(port.receive(umem, &mut burst, 64), 0, "the packet is in flight");
     net.advance(Duration::from_millis(1));
     net.carry();
     port.run_kernel(umem);

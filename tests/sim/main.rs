@@ -19,7 +19,11 @@ fn pass(options: &SimOptions) -> SimReport {
     let report = run(options);
     if let Some(failure) = &report.failure {
         let (checker, step, text) = (failure.checker.name(), failure.step, &failure.text);
-        panic!("{checker} does not hold: seed {}, step {step}: {text}\nagain: {}", options.seed, options.command());
+        panic!(
+            "checker {checker} failed: seed {}, step {step}: {text}\nrun again: {}",
+            options.seed,
+            options.command()
+        );
     }
     report
 }
@@ -63,7 +67,7 @@ fn one_seed_is_one_run_bit_for_bit() {
             };
             let (a, b) = (replay::tapped(&options), replay::tapped(&options));
             assert_eq!(comparable(&a.0), comparable(&b.0), "{}", options.command());
-            assert!(a.1 == b.1, "other bytes left: {}", options.command());
+            assert!(a.1 == b.1, "different bytes left: {}", options.command());
             assert!(
                 seen.insert(a.0.fingerprint),
                 "two seeds, or two counts of queues, are one run: {}",
@@ -86,7 +90,7 @@ fn every_checker_holds_with_all_faults_at_once() {
             ..Default::default()
         };
         let report = pass(&options);
-        assert!(report.there > 5_000 && report.back > 1_000, "hardly anything got through: {report:?}");
+        assert!(report.there > 5_000 && report.back > 1_000, "too few packets got through: {report:?}");
         assert!(report.bad_descriptors > 0);
     }
 }

@@ -20,7 +20,7 @@ pub(crate) fn tapped(options: &SimOptions) -> (SimReport, Vec<u8>) {
     let mut tap = Tap(PcapWriter::new(Vec::new()).unwrap());
     let report = run_with(options, &mut tap);
     let again = options.command();
-    assert!(report.passed(), "{:?}\nagain: {again} (--pcap-in: what this test made)", report.failure);
+    assert!(report.passed(), "{:?}\nrun again: {again} (with --pcap-in and the capture of this test)", report.failure);
     (report, tap.0.finish().unwrap())
 }
 

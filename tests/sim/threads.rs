@@ -125,7 +125,7 @@ impl Lab {
         let by = Instant::now() + Duration::from_secs(60);
         let mut left = 0;
         while left == 0 {
-            assert!(Instant::now() < by, "queue {queue} lets nothing through");
+            assert!(Instant::now() < by, "queue {queue} forwards no packet");
             self.inject(queue, b"hello");
             self.tick();
             self.net.drain_sent(&self.ids[queue], |_| left += 1);
@@ -164,6 +164,6 @@ fn actor_and_supervisor_run_over_simulated_port() {
         assert_eq!(nic.arrived, nic.passed + nic.dropped + nic.refused + nic.delivered + nic.waiting, "{nic:?}");
     }
     let last = lab.last.lock().unwrap();
-    assert!(last.len() >= 4, "three queues, and one that was restarted hard: {}", last.len());
+    assert!(last.len() >= 4, "three queues, and one that was restarted as a whole: {}", last.len());
     assert!(last.iter().all(|snapshot| snapshot.balanced), "{last:?}");
 }

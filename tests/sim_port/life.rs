@@ -26,7 +26,7 @@ fn packets_queued_during_link_down_leave_after_link_up() {
     rig.kernel();
     assert_eq!(rig.sent().len(), 20);
     assert_eq!(rig.port.reclaim(&mut rig.umem), 20);
-    rig.books();
+    rig.check_accounting();
 }
 
 #[test]
@@ -63,9 +63,9 @@ fn closed_queue_stays_busy_for_some_time() {
         Err(PortError::Refused { step, source, .. }) => step == "bind" && source.raw_os_error() == Some(libc::EBUSY),
         _ => false,
     };
-    assert!(busy(backend.clone().open()), "bound by somebody else");
+    assert!(busy(backend.clone().open()), "another socket is bound");
     drop(rig.port);
-    assert!(busy(backend.clone().open()), "not taken down yet");
+    assert!(busy(backend.clone().open()), "the old socket is not closed yet");
     rig.net.advance(Duration::from_millis(14));
     assert!(busy(backend.clone().open()));
     rig.net.advance(Duration::from_millis(36));

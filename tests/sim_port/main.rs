@@ -49,7 +49,7 @@ impl SimRig {
     }
 
     /// Checks that kernel and ledger count the same frames.
-    fn books(&mut self) {
+    fn check_accounting(&mut self) {
         let held = self.net.holdings(&self.id);
         assert_eq!((held.receive, held.transmit), self.umem.at_port(PortIndex::P0));
         assert_eq!(self.net.violations(&self.id), []);
@@ -143,7 +143,7 @@ fn no_fault_loses_a_frame() {
             rig.port.kick().unwrap();
             rig.kernel();
         }
-        rig.books();
+        rig.check_accounting();
         let census = rig.umem.census();
         assert_eq!((census.app, census.transmit), (0, 0), "seed {seed}");
         let nic = rig.net.counters(&rig.id);
@@ -166,9 +166,9 @@ fn one_kick_sends_32_and_requests_another() {
         rig.kernel();
         assert_eq!(rig.net.counters(&rig.id).sent, taken);
     }
-    assert_eq!(rig.port.counters().kicks, 3, "nothing was waiting the fourth time");
+    assert_eq!(rig.port.counters().kicks, 3, "the fourth time no packet waited");
     assert_eq!(rig.port.reclaim(&mut rig.umem), 70);
-    rig.books();
+    rig.check_accounting();
 }
 
 #[test]
@@ -187,7 +187,7 @@ fn kernel_with_need_wakeup_waits_for_kick() {
     rig.kernel();
     assert_eq!(rig.sent().len(), 10);
     assert_eq!(rig.port.occupancy().rx, 1);
-    rig.books();
+    rig.check_accounting();
 }
 
 #[test]
@@ -215,7 +215,7 @@ fn empty_fill_ring_drops_until_refilled() {
     rig.inject(&packet(7, 60));
     rig.kernel();
     assert_eq!(rig.port.occupancy().rx, 1);
-    rig.books();
+    rig.check_accounting();
 }
 
 #[test]
@@ -236,9 +236,9 @@ fn missing_completions_keep_frames_at_kernel_until_close() {
         rig.kernel();
         assert_eq!(rig.port.reclaim(&mut rig.umem), 0);
     }
-    assert_eq!(sent, 256, "no more under way than the completion ring holds");
+    assert_eq!(sent, 256, "at most one completion ring in flight");
     assert_eq!(rig.net.holdings(&rig.id).lost, 256);
-    rig.books();
+    rig.check_accounting();
     drop(rig.port);
     assert_eq!(rig.umem.at_port(PortIndex::P0).1, 256);
 }
@@ -287,8 +287,8 @@ fn one_seed_is_one_run() {
         }
         log
     };
-    let calm = run(1, KernelFaultRates::none());
-    assert!(calm == run(1, KernelFaultRates::none()), "not the same run again");
-    assert!(calm == run(1, KernelFaultRates::all()), "another queue's faults are felt here");
-    assert!(calm != run(2, KernelFaultRates::none()), "the seed has no effect");
+    let fault_free = run(1, KernelFaultRates::none());
+    assert!(fault_free == run(1, KernelFaultRates::none()), "equal seeds must give equal runs");
+    assert!(fault_free == run(1, KernelFaultRates::all()), "faults of another queue must have no effect");
+    assert!(fault_free != run(2, KernelFaultRates::none()), "the seed has no effect");
 }

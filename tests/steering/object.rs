@@ -76,5 +76,5 @@ fn object_matches_its_source() {
     let output = Command::new("clang").current_dir(root).args(arguments).arg("-o").arg(&fresh).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let same = fs::read(&fresh).unwrap() == fs::read(root.join("bpf/steer.bpf.o")).unwrap();
-    assert!(same, "bpf/steer.bpf.o is not what bpf/steer.bpf.c says; make it anew:\n{RECIPE}");
+    assert!(same, "bpf/steer.bpf.o does not match bpf/steer.bpf.c; to fix:\n{RECIPE}");
 }

@@ -113,8 +113,8 @@ impl AdminConfig {
             problems.push(Problem::new(
                 "admin.http",
                 format!("\"{address}\""),
-                "other hosts would read this relay's configuration, queues and clients' addresses, without a password",
-                "write http = \"127.0.0.1:9797\", or allow_remote = true if a firewall decides who reaches it",
+                "other hosts could read configuration, queues and clients' addresses without a password",
+                "write http = \"127.0.0.1:9797\", or allow_remote = true if a firewall limits access",
             ));
         }
     }

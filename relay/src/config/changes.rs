@@ -26,7 +26,7 @@ impl ReloadAction {
     pub const fn remedy(self) -> &'static str {
         match self {
             Self::Live => "in force",
-            Self::Handler => "in force: new handlers have taken the sessions over",
+            Self::Handler => "in force: new handlers have inherited the sessions",
             Self::Queue => {
                 "in force for a queue with its next restart: oxide ctl restart INTERFACE:QUEUE --depth queue"
             }
@@ -214,7 +214,7 @@ mod tests {
                 let line = document.lines().find(|line| line.starts_with("| ") && line.contains(word));
                 let named =
                     document.lines().any(|line| line.starts_with(&format!("| {word} |")) && line.contains(&name));
-                assert!(line.is_some() && named, "docs/operation.md: a line `| {word} |` with {name}");
+                assert!(line.is_some() && named, "docs/operation.md lacks a row `| {word} |` with {name}");
             }
         }
     }

@@ -111,7 +111,7 @@ fn distance(a: &str, b: &str) -> usize {
 /// Returns the example file.
 pub(super) fn example() -> String {
     let mut text = String::from(
-        "# OXIDE: example configuration. Every field is here; those that hold their default can be left out.\n",
+        "# OXIDE: example configuration with every field. Fields with their default value can be omitted.\n",
     );
     for section in SECTIONS {
         let (open, close) = if section.name == "relay" { ("[[", "]]") } else { ("[", "]") };

@@ -151,7 +151,7 @@ impl SessionsConfig {
         }
         if !(RFC_4787_IDLE_S..=DAY_S).contains(&self.idle_timeout_s) {
             let remedy = if self.idle_timeout_s < RFC_4787_IDLE_S {
-                "write 120 or more, and a shorter idle_timeout_s in the [[relay]] entry that wants it"
+                "write 120 or more, and a shorter idle_timeout_s in the [[relay]] entry that needs it"
             } else {
                 "write idle_timeout_s = 300 (the unit is seconds)"
             };
@@ -269,7 +269,7 @@ impl RelayConfig {
         } else if sessions.source_ports.contains(self.listen.port()) {
             say(
                 format!("the port is in sessions.source_ports = \"{}\"", sessions.source_ports),
-                "move one of the two: an answer from an upstream could not be told from a client's packet".into(),
+                "change one of the two: answers of upstreams could not be distinguished from clients' packets".into(),
             );
         }
     }
@@ -294,11 +294,9 @@ impl RelayConfig {
                 say(value, "each upstream once".into(), "remove the second one".into());
             } else if let Err(denied) = policy::check(ip, self.allow_private, listens) {
                 let remedy = match denied.class {
-                    Class::Private => "write allow_private = true in this entry if that is meant",
+                    Class::Private => "write allow_private = true in this entry if this is intended",
                     Class::Own => "write the address of another host: a relay to itself would loop",
-                    _ => {
-                        "write the address of the server as a client on another host would; this one is never relayed to"
-                    }
+                    _ => "write the server's address as other hosts use it; this address is always refused",
                 };
                 say(value, denied.to_string(), remedy.into());
             } else if ip.to_canonical() != ip {

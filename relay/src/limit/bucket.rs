@@ -195,7 +195,7 @@ mod tests {
             admitted += u64::from(limit.take(&mut bucket, now, 100));
             now += 1_000_000;
         }
-        assert_eq!(admitted, 3 * day + 2, "with a token to spare, not one");
+        assert_eq!(admitted, 3 * day + 2, "no token may be lost");
     }
 
     #[test]

@@ -30,7 +30,7 @@ impl LimitsPlan {
         Self { config: config.clone(), entries }
     }
 
-    /// The limits of `queue` of `queues`; `None` where nothing is limited, so that nothing is asked.
+    /// Returns the limits of `queue`, one of `queues`; `None` if nothing is limited, so that no check runs.
     pub(super) fn of(&self, queue: u32, queues: u32, seed: u64) -> Option<Box<RateLimits>> {
         let Self { config, entries } = self;
         let both = |packets, bytes, burst_ms| Limit {
@@ -134,6 +134,6 @@ mod tests {
         for (total, queues) in [(10u64, 4u32), (1_000_000_007, 7), (64, 64), (0, 3)] {
             assert_eq!((0..queues).map(|queue| share(total, queue, queues)).sum::<u64>(), total);
         }
-        assert_eq!(share(1, 3, 4), 1, "none may be without a limit");
+        assert_eq!(share(1, 3, 4), 1, "every queue has a limit");
     }
 }

@@ -106,7 +106,7 @@ fn per_packet() {
             (0..rounds).map(|_| bench.cost(&batches, relay)).fold(f64::MAX, f64::min) / f64::from(sessions)
         };
         let (with, without) = (least(&mut bench, true), least(&mut bench, false));
-        println!("{name}: {:.1} ns for a packet, beside {without:.1} ns to write and parse it", with - without);
+        println!("{name}: {:.1} ns per packet, plus {without:.1} ns to write and parse it", with - without);
         assert_eq!(bench.relay.sessions(), u64::from(sessions));
     }
 }

@@ -38,7 +38,7 @@ fn short_timeout_ends_session_with_fresh_next_hop() {
     assert_ne!(source_port(&mut harness, "192.0.2.7:4000"), port);
 }
 
-/// When the packet is served, the slot of its look-up has another session with the same port of another address.
+/// The slot of a look-up has another session, with the same port of another address, when the packet is served.
 #[test]
 fn late_answer_to_other_address_does_not_reach_new_session_of_slot() {
     let mut harness = relay("source_ports = \"61000-61000\"");

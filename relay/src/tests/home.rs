@@ -24,8 +24,8 @@ struct Nics {
 }
 
 impl Nics {
-    /// `told` states whether the drivers report their key.
-    fn new(told: bool) -> Self {
+    /// Makes the NICs; `reports_key` states whether the drivers report their RSS key.
+    fn new(reports_key: bool) -> Self {
         let net = SimNet::new(&["sim0", "sim1"].map(|name| SimInterface::new(name, QUEUES)), 7);
         let key: Vec<u8> = (0..40u8).map(|n| n.wrapping_mul(91) ^ 0x6d).collect();
         let table: Vec<u32> = (0..128).map(|n| n % QUEUES).collect();
@@ -44,7 +44,7 @@ impl Nics {
                     place: queue,
                     ports: ports.iter().map(|port| port.info().clone()).collect(),
                     changes: 0,
-                    rss: vec![told.then(|| Arc::new(rss.clone())); 2],
+                    rss: vec![reports_key.then(|| Arc::new(rss.clone())); 2],
                     processor: Processor::detect(),
                     seed: u64::from(queue) + 1,
                 };
@@ -105,7 +105,7 @@ impl Nics {
             assert!(reflect(&mut asked[0]));
             self.net.arrive("sim1", &asked[0]);
             self.run();
-            assert_eq!(self.left("sim0").len(), 1, "client {n} has its answer");
+            assert_eq!(self.left("sim0").len(), 1, "client {n} gets its answer");
         }
         self.handed_over() - before
     }
@@ -133,5 +133,5 @@ fn unknown_rss_key_hands_over_and_counts() {
     // About three of four.
     assert!((250..350).contains(&handed_over), "{handed_over}");
     assert_eq!(nics.everybody_asks(), handed_over);
-    assert_eq!(nics.misdirected(), 0, "nothing is known of where they go");
+    assert_eq!(nics.misdirected(), 0, "without a key no session counts as misdirected");
 }

@@ -36,12 +36,7 @@ impl UdpRelay {
             ours.take_over(theirs, &upstreams);
         }
         if refused > 0 {
-            tracing::warn!(
-                queue = self.queue,
-                taken,
-                refused,
-                "sessions not taken over: not to be served any more, or broken"
-            );
+            tracing::warn!(queue = self.queue, taken, refused, "some sessions were not inherited");
         }
         taken
     }

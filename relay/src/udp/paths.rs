@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn slot_without_sessions_is_reused() {
         let (mut paths, sources) = (paths(1), vec![ports(10), ports(11)]);
-        assert_eq!((paths.slot(0, A, &sources), paths.slot(0, B, &sources)), (0, 0), "nobody has A any more");
+        assert_eq!((paths.slot(0, A, &sources), paths.slot(0, B, &sources)), (0, 0), "no session uses A any more");
         let sources = busy(&[10, 11]);
         assert_eq!((paths.slot(0, B, &sources), paths.slot(0, A, &sources)), (0, 1));
         // The index of A belongs to another address now.
@@ -168,7 +168,11 @@ mod tests {
         let mut paths = paths(1);
         let sources = busy(&[10, 11, 12]);
         assert_eq!([A, B, 2].map(|source| paths.slot(0, source, &sources)), [0, 1, 0]);
-        assert_eq!(paths.get(0).map(|slot| slot.address), Some([10; 16]), "left to those who have it");
+        assert_eq!(
+            paths.get(0).map(|slot| slot.address),
+            Some([10; 16]),
+            "the slot stays with sessions of the first address"
+        );
         assert_eq!(paths.len(), 2);
         // All sessions of B have ended.
         let mut sources = sources;
