@@ -16,7 +16,13 @@ typedef unsigned long long u64;
 #define INLINE static inline __attribute__((always_inline))
 
 enum { XDP_PASS = 2, XDP_REDIRECT = 4 };
-enum { BPF_MAP_TYPE_HASH = 1, BPF_MAP_TYPE_PERCPU_ARRAY = 6, BPF_MAP_TYPE_LPM_TRIE = 11, BPF_MAP_TYPE_XSKMAP = 17 };
+enum {
+	BPF_MAP_TYPE_HASH = 1,
+	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
+	BPF_MAP_TYPE_LRU_HASH = 9,
+	BPF_MAP_TYPE_LPM_TRIE = 11,
+	BPF_MAP_TYPE_XSKMAP = 17
+};
 enum { BPF_F_NO_PREALLOC = 1, BPF_F_RDONLY_PROG = 128 };
 
 struct xdp_md {
@@ -24,6 +30,9 @@ struct xdp_md {
 };
 
 static void *(*const map_lookup)(void *map, const void *key) = (void *)1;
+static long (*const map_update)(void *map, const void *key, const void *value, u64 flags) = (void *)2;
+static long (*const map_delete)(void *map, const void *key) = (void *)3;
+static u64 (*const now_ns)(void) = (void *)5;
 static long (*const redirect_map)(void *map, u64 key, u64 flags) = (void *)51;
 
 // The legacy maps section, which the loader reads without BTF.
@@ -64,6 +73,16 @@ struct map_def SEC("maps") PREFIXES = {
 	BPF_MAP_TYPE_LPM_TRIE, 4 + sizeof(struct address), 8, 1024, BPF_F_NO_PREALLOC | BPF_F_RDONLY_PROG,
 };
 
+// Identifies a datagram that was cut into fragments. `id` has bit 32 set for IPv6, whose addresses may look mapped.
+struct datagram {
+	struct address source, destination;
+	u64 id;
+};
+
+// Holds the listed datagrams whose first fragment went to a socket, and the time until which the others follow it (ns of
+// the monotonic clock). The kernel evicts the least recently used entry.
+struct map_def SEC("maps") FRAGMENTED = { BPF_MAP_TYPE_LRU_HASH, sizeof(struct datagram), 8, 4096, 0 };
+
 // Maps an RX queue index to an AF_XDP socket. The kernel empties an entry when its socket is closed.
 struct map_def SEC("maps") SOCKETS = { BPF_MAP_TYPE_XSKMAP, 4, 4, 256, 0 };
 
@@ -91,6 +110,9 @@ enum verdict {
 
 enum { PROTOCOL_UDP = 17, IPV6_FRAGMENT = 44 };
 
+// The time for which later fragments follow their first one. Afterwards, an identification may name another datagram.
+#define FRAGMENTS_FOLLOW_NS 2000000000ull
+
 // Numbers of two bytes are read byte by byte, because the verifier forgets their range at a byte swap.
 struct ethernet {
 	u8 destination[6], source[6], type[2];
@@ -104,6 +126,10 @@ struct ipv4 {
 struct ipv6 {
 	u8 version_class, class_flow, flow[2], payload_length[2], next_header, hop_limit;
 	u32 source[4], destination[4];
+};
+
+struct ipv6_fragment {
+	u8 next_header, reserved, offset[2], id[4];
 };
 
 struct udp {
@@ -134,6 +160,25 @@ INLINE enum verdict look_up(const struct address *destination, const struct udp 
 	return ports->bits[byte] >> bit & 1 ? LISTED_UDP : NOT_LISTED;
 }
 
+// A first fragment has ports: where they are listed, the later fragments follow it. Where they are not, the identification
+// is in use by a datagram for the kernel.
+INLINE enum verdict first_fragment(const struct datagram *datagram, enum verdict verdict)
+{
+	if (verdict != LISTED_UDP) {
+		map_delete(&FRAGMENTED, datagram);
+		return FRAGMENT;
+	}
+	u64 until = now_ns() + FRAGMENTS_FOLLOW_NS;
+	map_update(&FRAGMENTED, datagram, &until, 0);
+	return LISTED_UDP;
+}
+
+INLINE enum verdict later_fragment(const struct datagram *datagram)
+{
+	const u64 *until = map_lookup(&FRAGMENTED, datagram);
+	return until && now_ns() < *until ? LISTED_UDP : FRAGMENT;
+}
+
 INLINE enum verdict ipv4(const struct ipv4 *ip, const void *end)
 {
 	if ((const void *)(ip + 1) > end)
@@ -143,10 +188,15 @@ INLINE enum verdict ipv4(const struct ipv4 *ip, const void *end)
 		return MALFORMED;
 	if (words > 5)
 		return IPV4_OPTIONS;
-	if (be16(ip->fragment) & 0x3fff) // More fragments follow, or there is an offset.
-		return FRAGMENT;
+	u32 fragment = be16(ip->fragment) & 0x3fff; // more fragments, or an offset
 	if (ip->protocol != PROTOCOL_UDP)
-		return NOT_UDP;
+		return fragment ? FRAGMENT : NOT_UDP;
+	if (fragment & 0x1fff) {
+		struct datagram datagram = {
+			{ 0, halves(MAPPED, ip->source) }, { 0, halves(MAPPED, ip->destination) }, be16(ip->id)
+		};
+		return later_fragment(&datagram);
+	}
 	const struct udp *udp = (const void *)(ip + 1);
 	if ((const void *)(udp + 1) > end)
 		return MALFORMED;
@@ -155,7 +205,12 @@ INLINE enum verdict ipv4(const struct ipv4 *ip, const void *end)
 	if (be16(ip->total_length) < sizeof(*ip) + sizeof(*udp))
 		return MALFORMED;
 	struct address to = { 0, halves(MAPPED, ip->destination) };
-	return look_up(&to, udp);
+	enum verdict verdict = look_up(&to, udp);
+	if (fragment) {
+		struct datagram datagram = { { 0, halves(MAPPED, ip->source) }, to, be16(ip->id) };
+		return first_fragment(&datagram, verdict);
+	}
+	return verdict;
 }
 
 // Hop-by-hop, routing, ESP, AH, destination options, mobility, HIP, shim6 (IANA's list, RFC 7045).
@@ -165,6 +220,31 @@ INLINE int is_extension(u8 header)
 	       header == 139 || header == 140;
 }
 
+INLINE enum verdict ipv6_fragment(const struct ipv6 *ip, const void *end)
+{
+	const struct ipv6_fragment *header = (const void *)(ip + 1);
+	if ((const void *)(header + 1) > end)
+		return MALFORMED;
+	if (header->next_header != PROTOCOL_UDP)
+		return FRAGMENT;
+	struct datagram datagram = {
+		{ halves(ip->source[0], ip->source[1]), halves(ip->source[2], ip->source[3]) },
+		{ halves(ip->destination[0], ip->destination[1]), halves(ip->destination[2], ip->destination[3]) },
+		1ull << 32 | be16(header->id) << 16 | be16(header->id + 2),
+	};
+	if (be16(header->offset) & 0xfff8)
+		return later_fragment(&datagram);
+	const struct udp *udp = (const void *)(header + 1);
+	if ((const void *)(udp + 1) > end)
+		return MALFORMED;
+	if (be16(ip->payload_length) < sizeof(*header) + sizeof(*udp))
+		return MALFORMED;
+	enum verdict verdict = NOT_LISTED;
+	if (datagram.destination.high != 0 || (u32)datagram.destination.low != MAPPED) // as below
+		verdict = look_up(&datagram.destination, udp);
+	return first_fragment(&datagram, verdict);
+}
+
 INLINE enum verdict ipv6(const struct ipv6 *ip, const void *end)
 {
 	if ((const void *)(ip + 1) > end)
@@ -172,7 +252,7 @@ INLINE enum verdict ipv6(const struct ipv6 *ip, const void *end)
 	if (ip->version_class >> 4 != 6)
 		return MALFORMED;
 	if (ip->next_header == IPV6_FRAGMENT)
-		return FRAGMENT;
+		return ipv6_fragment(ip, end);
 	if (is_extension(ip->next_header))
 		return IPV6_EXTENSION;
 	if (ip->next_header != PROTOCOL_UDP)

@@ -149,7 +149,7 @@ fn serve(servers: &Far, stop: &Arc<AtomicBool>) {
             socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
             let stop = Arc::clone(&stop);
             std::thread::spawn(move || {
-                let mut buffer = [0; 2048];
+                let mut buffer = [0; 16384];
                 while !stop.load(Ordering::Relaxed) {
                     let Ok((length, from)) = socket.recv_from(&mut buffer) else { continue };
                     buffer[..length].reverse();
@@ -173,7 +173,7 @@ fn ask(clients: &Far, listen: SocketAddr, flows: usize, each: usize) {
                 socket.send_to(&payload(flow, round), listen).unwrap();
             }
             for (flow, socket) in sockets.iter().enumerate() {
-                let mut buffer = [0; 2048];
+                let mut buffer = [0; 16384];
                 let (length, from) =
                     socket.recv_from(&mut buffer).unwrap_or_else(|e| panic!("flow {flow}, round {round}: {e}"));
                 assert_eq!(from, listen, "the answer must come from the listen address");
@@ -253,4 +253,41 @@ fn relays_between_families_on_one_queue() {
 #[test]
 fn relays_between_families_on_two_queues() {
     relays("relays_between_families_on_two_queues", 2, "", CROSSED);
+}
+
+/// Datagrams of three fragments each way, on as many queues as the veth has: the kernel at either end puts them together.
+#[test]
+fn relays_fragments_in_both_families() {
+    if skip_unless_root("relays_fragments_in_both_families") {
+        return;
+    }
+    in_namespace(move |lab| {
+        let net = net(lab, 2);
+        let stop = Arc::new(AtomicBool::new(false));
+        serve(&net.servers, &stop);
+        let relay = Relay::start(&net, "");
+        for listen in SAME {
+            // Next hops are known and both ends have a session before.
+            ask(&net.clients, listen.parse().unwrap(), 4, 1);
+            let listen: SocketAddr = listen.parse().unwrap();
+            net.clients.run(move |_| {
+                let bind: SocketAddr = if listen.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }.parse().unwrap();
+                let socket = UdpSocket::bind(bind).unwrap();
+                socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+                for bytes in [1473, 3560, 4000, 100] {
+                    let payload: Vec<u8> = (0..bytes).map(|n| (n * 7 % 251) as u8).collect();
+                    socket.send_to(&payload, listen).unwrap();
+                    let mut buffer = [0; 16384];
+                    let (length, from) = socket.recv_from(&mut buffer).unwrap_or_else(|e| panic!("{bytes} bytes: {e}"));
+                    assert_eq!((length, from), (bytes, listen));
+                    buffer[..length].reverse();
+                    assert_eq!(buffer[..length], payload[..], "{bytes} bytes");
+                }
+            });
+        }
+        let report = relay.stop();
+        stop.store(true, Ordering::Relaxed);
+        assert_eq!(report["totals"]["drops"], serde_json::json!({}), "{report:#}");
+        assert_eq!((&report["balanced"], &report["unaccounted"]), (&true.into(), &0.into()), "{report:#}");
+    });
 }

@@ -125,6 +125,7 @@ fn mixed(bench: &mut Bench) {
         for headers in batches {
             processor.parse(black_box(headers), &[64; LANES], u64::MAX, &mut columns);
             (columns.udp_extended, columns.tcp, columns.icmp, columns.tagged) = (0, 0, 0, 0);
+            columns.fragments = 0;
             let mut others = !columns.udp;
             while others != 0 {
                 let lane = others.trailing_zeros() as usize % LANES;

@@ -24,6 +24,8 @@ pub struct RelayCounters {
     pub upstream_up: u64,
     /// Counts sessions that were replaced because their upstream was down.
     pub failed_over: u64,
+    /// Fragments of datagrams that were sent on.
+    pub fragments: u64,
 }
 
 impl RelayCounters {
@@ -38,6 +40,7 @@ impl RelayCounters {
         count("upstream_down", self.upstream_down);
         count("upstream_up", self.upstream_up);
         count("failed_over", self.failed_over);
+        count("fragments", self.fragments);
     }
 }
 

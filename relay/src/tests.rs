@@ -4,6 +4,7 @@
 mod batches;
 mod cost;
 mod fast_path;
+mod fragments;
 mod gate;
 mod health;
 mod home;

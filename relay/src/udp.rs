@@ -17,6 +17,7 @@ mod classify;
 mod family_translation;
 mod fast_path;
 mod forward;
+mod fragments;
 mod inherit;
 mod paths;
 mod session_lifecycle;
@@ -36,6 +37,7 @@ use super::plan::{Entry, RelayPlan, Slices};
 use super::session::{Session, Sessions};
 use super::source_ports::SourcePorts;
 use classify::LookupResult;
+use fragments::FragmentTable;
 use oxide::flow::{FlowHash, FlowKey};
 use oxide::packet::{Endpoint, Flow};
 use oxide::queue::{Batch, Context, Handler, QueueInfo, Replaced, SessionInfo, Verdict};
@@ -96,6 +98,9 @@ pub struct UdpRelay {
     gates_all: bool,
     /// Time since the epoch, ns, for the rate limits.
     now_ns: u64,
+    fragments: FragmentTable,
+    /// Largest IP packet, bytes, on the way of the packet that was served last.
+    egress_mtu: u16,
     /// States that expired sessions were already reclaimed in this batch, so another attempt is useless.
     reclaimed: bool,
     /// States that the first look-up of this batch may be invalid: a session has ended, so its slot may belong to another
@@ -166,6 +171,8 @@ impl UdpRelay {
             gate: plan.gate().map(|gate| Box::new(gate) as Box<dyn Gate>),
             gates_all: false,
             now_ns: 0,
+            fragments: FragmentTable::new(queue.place, queue.queues, queue.seed),
+            egress_mtu: 0,
             reclaimed: false,
             batch_invalidated: false,
             #[cfg(test)]
@@ -362,6 +369,10 @@ impl Handler for UdpRelay {
             }
             rest &= !run;
         }
+        let fragments = batch.columns().fragments & batch.live();
+        if fragments != 0 {
+            self.serve_fragments(batch, fragments, cx);
+        }
     }
 
     fn tick(&mut self, cx: &mut Context<'_>) {
@@ -391,7 +402,8 @@ impl Handler for UdpRelay {
         let ports: usize = self.sources.iter().map(SourcePorts::memory_bytes).sum();
         let limits = self.limits.as_ref().map_or(0, |limits| limits.memory_bytes());
         let upstreams = self.upstreams.memory_bytes();
-        (size_of::<Self>() + self.sessions.memory_bytes() + upstreams + ports + limits) as u64
+        let fragments = self.fragments.memory_bytes();
+        (size_of::<Self>() + self.sessions.memory_bytes() + upstreams + ports + limits + fragments) as u64
     }
 }
 

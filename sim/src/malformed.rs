@@ -85,7 +85,8 @@ fn spoil(form: Form, ipv4: bool, rng: &mut Rng, frame: &mut Vec<u8>) {
         Form::NotUdp => put(if ipv4 { 23 } else { 20 }, &[6]),
         Form::WrongHeaderSum => put(24, &[sum ^ (1 + (draw % 255) as u8)]),
         Form::Options => put(14, &[0x46]),
-        Form::Fragment => put(20, &[0x20, 0]),
+        // It would end behind the largest datagram. A well-formed one is relayed.
+        Form::Fragment => put(20, &[0x1f, 0xff]),
         Form::Loopback => put(26, &Ipv4Addr::LOCALHOST.octets()),
         Form::Extension => put(20, &[[0, 43, 44, 60][draw as usize % 4]]),
         Form::NoChecksum => put(l4 + 6, &[0, 0]),

@@ -132,3 +132,42 @@ impl<'a> UdpFrame<'a> {
         Sum::pseudo_ipv6(self.flow.source.address, self.flow.destination.address, udp_length)
     }
 }
+
+/// Cuts a UDP datagram without options and extension headers into fragments whose IP packets have at most `mtu` bytes
+/// each (RFC 791 section 3.2, RFC 8200 section 4.5). A datagram that fits is returned as it is. `None` if `frame` is
+/// shorter than its headers, or `mtu` leaves less than 8 bytes of data.
+#[must_use]
+pub fn fragments(frame: &[u8], mtu: u16, id: u32) -> Option<Vec<Vec<u8>>> {
+    let ipv4 = frame.get(12..14)? == [0x08, 0x00];
+    let (header, grown) = if ipv4 { (34, 34) } else { (54, 62) };
+    let (headers, data) = (frame.get(..header)?, frame.get(header..)?);
+    if frame.len() - 14 <= usize::from(mtu) {
+        return Some(vec![frame.to_vec()]);
+    }
+    let size = (usize::from(mtu) + 14).checked_sub(grown)? / 8 * 8;
+    if size == 0 {
+        return None;
+    }
+    let last = data.len().div_ceil(size) - 1;
+    let cut = data.chunks(size).enumerate().map(|(at, chunk)| {
+        let (place, more) = ((at * size) as u16, u16::from(at < last));
+        let mut part = headers.to_vec();
+        if ipv4 {
+            let [length, id, word] = [(20 + chunk.len()) as u16, id as u16, place / 8 | more << 13];
+            part[16..18].copy_from_slice(&length.to_be_bytes());
+            part[18..20].copy_from_slice(&id.to_be_bytes());
+            part[20..22].copy_from_slice(&word.to_be_bytes());
+            let sum = checksum::ipv4_header(&part[14..])?;
+            part[24..26].copy_from_slice(&sum.to_be_bytes());
+        } else {
+            part[18..20].copy_from_slice(&((8 + chunk.len()) as u16).to_be_bytes());
+            part[20] = 44;
+            part.extend([UDP, 0]);
+            part.extend((place | more).to_be_bytes());
+            part.extend(id.to_be_bytes());
+        }
+        part.extend(chunk);
+        Some(part)
+    });
+    cut.collect()
+}

@@ -130,7 +130,10 @@ pub struct Columns {
     pub tcp: u64,
     /// Recognised ICMP and ICMPv6 packets. Their flows have no ports.
     pub icmp: u64,
-    /// Lanes of these three masks with one or two VLAN tags, which end at the offset [`l3`](Self::l3).
+    /// Lanes of well-formed fragments of UDP datagrams. Only the first fragment of a datagram has ports;
+    /// [`fragment`](super::fragment::fragment) reads the rest.
+    pub fragments: u64,
+    /// Lanes of `udp_extended`, `tcp` and `icmp` with one or two VLAN tags, which end at the offset [`l3`](Self::l3).
     pub tagged: u64,
     /// Reason why a lane is not in [`udp`](Self::udp); stale for lanes that are.
     pub reject_reason: [DropReason; LANES],
@@ -154,6 +157,7 @@ impl Default for Columns {
             udp_extended: 0,
             tcp: 0,
             icmp: 0,
+            fragments: 0,
             tagged: 0,
             reject_reason: [DropReason::Truncated; LANES],
             l3: [0; LANES],
@@ -168,7 +172,7 @@ impl Columns {
     /// Adds a lane that is not in [`udp`](Self::udp) to the mask of its kind, if the whole `frame` is
     /// [recognised](super::recognise()). Its reject reason stays. `lane` is below [`LANES`] and not in these masks yet.
     pub fn recognise(&mut self, lane: usize, frame: &[u8]) {
-        let Some(found) = super::recognise(frame) else { return };
+        let Some(found) = super::recognise(frame) else { return self.note_fragment(lane, frame) };
         let mask = match found.transport {
             Transport::Udp => &mut self.udp_extended,
             Transport::Tcp => &mut self.tcp,
@@ -177,6 +181,13 @@ impl Columns {
         *mask |= 1 << lane;
         self.tagged |= u64::from(found.tags > 0) << lane;
         (self.l3[lane], self.l4[lane]) = (found.l3, found.l4);
+        (self.length[lane], self.flow[lane]) = (found.length, found.flow);
+    }
+
+    fn note_fragment(&mut self, lane: usize, frame: &[u8]) {
+        let Some(found) = super::fragment::fragment(frame) else { return };
+        self.fragments |= 1 << lane;
+        (self.l3[lane], self.l4[lane]) = (14, found.l4);
         (self.length[lane], self.flow[lane]) = (found.length, found.flow);
     }
 }

@@ -5,6 +5,7 @@
 pub mod build;
 pub mod checksum;
 mod columns;
+pub mod fragment;
 pub mod parse;
 pub mod recognise;
 mod reflect;
@@ -12,6 +13,7 @@ pub mod rewrite;
 pub mod translate;
 
 pub use columns::{Columns, Endpoint, Flow, LANES, MacAddr, lanes};
+pub use fragment::Fragment;
 pub(crate) use parse::parse_with;
 pub use parse::{Parsed, parse, verify_udp};
 pub use recognise::{Recognised, Transport, recognise};

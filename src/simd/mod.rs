@@ -153,6 +153,7 @@ impl Processor {
         let live = u64::MAX.checked_shr((LANES - frames.len().min(LANES)) as u32).unwrap_or(0);
         self.parse(&headers, &lengths, live, columns);
         (columns.udp_extended, columns.tcp, columns.icmp, columns.tagged) = (0, 0, 0, 0);
+        columns.fragments = 0;
         let others = live & !columns.udp;
         if others != 0 {
             for (lane, frame) in frames.iter().enumerate().filter(|(lane, _)| others >> lane & 1 != 0) {

@@ -92,7 +92,15 @@ fn check_others(lane: usize, frame: &[u8], columns: &Columns) {
     let bit = |mask: u64| mask >> lane & 1 == 1;
     let masks = [bit(columns.udp_extended), bit(columns.tcp), bit(columns.icmp)];
     match packet::recognise(frame).filter(|_| !bit(columns.udp)) {
-        None => assert_eq!((masks, bit(columns.tagged)), ([false; 3], false)),
+        None => {
+            assert_eq!((masks, bit(columns.tagged)), ([false; 3], false));
+            let fragment = packet::fragment::fragment(frame);
+            assert_eq!(bit(columns.fragments), fragment.is_some());
+            if let Some(found) = fragment {
+                assert_eq!((columns.l4[lane], columns.length[lane]), (found.l4, found.length));
+                assert_eq!(columns.flow[lane], found.flow);
+            }
+        }
         Some(found) => {
             let kinds = [packet::Transport::Udp, packet::Transport::Tcp, packet::Transport::Icmp];
             assert_eq!((masks, bit(columns.tagged)), (kinds.map(|kind| kind == found.transport), found.tags > 0));
@@ -112,6 +120,7 @@ fn stale() -> Columns {
         udp_extended: u64::MAX,
         tcp: u64::MAX,
         icmp: u64::MAX,
+        fragments: u64::MAX,
         tagged: u64::MAX,
         reject_reason: [DropReason::Handler; LANES],
         l3: [1; LANES],

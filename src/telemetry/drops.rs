@@ -108,10 +108,10 @@ reasons! {
         remedy: "on a veth peer `ethtool -K PEER tx off`; else check cable and errors (`ethtool -S`)",
         log: true,
     }
-    /// The packet is a fragment, which the kernel handles.
+    /// The packet is a fragment that the relay cannot carry: malformed, or for an upstream of the other family.
     Fragment = "fragment" {
-        cause: "A datagram longer than the path MTU was fragmented on its path.",
-        remedy: "lower the sender's datagram size, or raise the MTU of the path",
+        cause: "A datagram longer than the path MTU goes to an upstream of the other family, or a sender forges fragments.",
+        remedy: "use an upstream of the clients' family, or lower the sender's datagram size",
         log: true,
     }
     /// TTL or hop limit would become zero.
@@ -206,6 +206,12 @@ reasons! {
     HoldFull = "hold_full" {
         cause: "Next hops do not answer, while clients continue to send.",
         remedy: "see `ip neigh show`; check the routers or servers in state FAILED",
+        log: true,
+    }
+    /// The packet is a later fragment whose first fragment did not come within 100 ms.
+    FragmentOrphan = "fragment_orphan" {
+        cause: "The network lost the first fragment, or more datagrams are fragmented at once than a queue tracks.",
+        remedy: "look for packet loss before the relay, or lower the sender's datagram size",
         log: true,
     }
     /// The packet is longer than the MTU of the outgoing interface.

@@ -180,6 +180,7 @@ pub const RELAY_EVENTS: &[(&str, &str)] = &[
     ("upstream_down", "Times a queue found an upstream to be down; each queue counts separately."),
     ("upstream_up", "Times an upstream that was down answered again."),
     ("failed_over", "Sessions that left an upstream that was down."),
+    ("fragments", "Fragments of datagrams that were sent on."),
 ];
 
 #[cfg(test)]

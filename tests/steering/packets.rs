@@ -71,6 +71,14 @@ pub(crate) fn with(mut packet: Vec<u8>, at: usize, bytes: impl AsRef<[u8]>) -> V
     packet
 }
 
+/// Returns the IPv6 packet behind a fragment header: `offset` as on the wire, in bytes, with the more-fragments bit.
+pub(crate) fn v6_fragment(mut packet: Vec<u8>, offset: u16) -> Vec<u8> {
+    let [high, low] = offset.to_be_bytes();
+    packet.splice(54..54, [17, 0, high, low, 0, 0, 0, 7]);
+    let length = (packet.len() - 54) as u16;
+    with(with(packet, V6_LENGTH, length.to_be_bytes()), V6_NEXT_HEADER, [44])
+}
+
 /// Returns the packet with tags before its EtherType.
 pub(crate) fn tagged(mut packet: Vec<u8>, tags: &[u16]) -> Vec<u8> {
     for &tag in tags.iter().rev() {
@@ -86,7 +94,8 @@ pub(crate) fn padded(mut packet: Vec<u8>, length: usize) -> Vec<u8> {
     packet
 }
 
-/// Returns the verdict by docs/steering.md, written independently of the program, for a queue without a socket.
+/// Returns the verdict by docs/steering.md, written independently of the program, for a queue without a socket
+/// and with no first fragment before.
 pub(crate) fn second_opinion(frame: &[u8], listed: impl Fn(IpAddr, u16) -> bool) -> Verdict {
     let number = |at: usize| usize::from(u16::from_be_bytes([frame[at], frame[at + 1]]));
     let decide = |to: IpAddr, port: usize| {
@@ -106,7 +115,7 @@ pub(crate) fn second_opinion(frame: &[u8], listed: impl Fn(IpAddr, u16) -> bool)
                 Verdict::Malformed
             } else if frame[14] != 0x45 {
                 Verdict::Ipv4Options
-            } else if number(20) & 0x2000 != 0 || number(20) & 0x1fff != 0 {
+            } else if number(20) & 0x1fff != 0 || number(20) & 0x2000 != 0 && frame[23] != 17 {
                 Verdict::Fragment
             } else if frame[23] != 17 {
                 Verdict::NotUdp
@@ -114,25 +123,40 @@ pub(crate) fn second_opinion(frame: &[u8], listed: impl Fn(IpAddr, u16) -> bool)
                 Verdict::Malformed
             } else {
                 let to: [u8; 4] = frame[30..34].try_into().unwrap();
-                decide(to.into(), number(36))
+                let verdict = decide(to.into(), number(36));
+                if number(20) & 0x2000 != 0 && verdict == Verdict::NotListed { Verdict::Fragment } else { verdict }
             }
         }
         0x86dd => {
             if rest < 40 || frame[14] >> 4 != 6 {
                 return Verdict::Malformed;
             }
+            let to: [u8; 16] = frame[38..54].try_into().unwrap();
+            let to = Ipv6Addr::from(to);
+            let listed =
+                |port| if to.to_ipv4_mapped().is_some() { Verdict::NotListed } else { decide(to.into(), port) };
             match frame[20] {
+                44 if rest < 48 => Verdict::Malformed,
+                44 if frame[54] != 17 || number(56) >= 8 => Verdict::Fragment,
+                44 if rest < 56 || number(18) < 16 => Verdict::Malformed,
+                44 if listed(number(64)) == Verdict::NoSocket => Verdict::NoSocket,
                 44 => Verdict::Fragment,
                 0 | 43 | 50 | 51 | 60 | 135 | 139 | 140 => Verdict::Ipv6Extension,
                 17 if number(18) < 8 || rest < 48 => Verdict::Malformed,
-                17 => {
-                    let to: [u8; 16] = frame[38..54].try_into().unwrap();
-                    let to = Ipv6Addr::from(to);
-                    if to.to_ipv4_mapped().is_some() { Verdict::NotListed } else { decide(to.into(), number(56)) }
-                }
+                17 => listed(number(56)),
                 _ => Verdict::NotUdp,
             }
         }
         _ => Verdict::OtherEthertype,
+    }
+}
+
+/// Whether what becomes of `frame` depends on a fragment before it: it is a later fragment of a UDP datagram.
+pub(crate) fn follows_another(frame: &[u8]) -> bool {
+    let at = |at: usize| frame.get(at).copied().unwrap_or(0);
+    match (at(12), at(13)) {
+        (8, 0) => at(23) == 17 && (at(20) & 0x1f != 0 || at(21) != 0),
+        (0x86, 0xdd) => at(20) == 44 && at(54) == 17 && (at(56) != 0 || at(57) & 0xf8 != 0),
+        _ => false,
     }
 }

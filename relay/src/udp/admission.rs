@@ -35,6 +35,10 @@ impl UdpRelay {
         let asks = self.gates_all || self.entries.get(usize::from(entry)).is_some_and(|entry| entry.gated);
         let Some(gate) = self.gate.as_mut().filter(|_| asks) else { return Ok(length) };
         let of = |mask: u64| mask & 1 << lane != 0;
+        // A gate judges whole datagrams.
+        if of(columns.fragments) {
+            return Err(Verdict::Drop(DropReason::Refused));
+        }
         let (ipv4, last_hop, flow) = (of(columns.ipv4), of(columns.last_hop), columns.flow[lane]);
         let parsed = Parsed { ipv4, l3, l4, length, last_hop, flow };
         // Neither answer nor admit a client for a damaged packet.

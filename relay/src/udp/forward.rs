@@ -13,7 +13,7 @@ impl UdpRelay {
     /// Writes the new addresses and returns the outgoing port. `length` is the packet's length without Ethernet padding.
     #[inline]
     pub(super) fn send(
-        &self,
+        &mut self,
         batch: &mut Batch<'_>,
         lane: usize,
         length: u16,
@@ -22,9 +22,14 @@ impl UdpRelay {
     ) -> Result<PortIndex, Verdict> {
         let columns = batch.columns();
         let (l3, l4) = (columns.l3[lane], columns.l4[lane]);
-        let ipv4 = columns.ipv4 & 1 << lane != 0;
+        // A fragment is in none of the masks of whole datagrams.
+        let ipv4 = columns.flow[lane].source.is_ipv4();
+        self.egress_mtu = hop.mtu;
         let Flow { source, destination } = *new;
         let changes_family = destination.is_ipv4() != ipv4;
+        if changes_family && columns.fragments & 1 << lane != 0 {
+            return Err(Verdict::Drop(DropReason::Fragment));
+        }
         let growth = match (changes_family, ipv4) {
             (false, _) => 0,
             (true, true) => translate::GROWTH,
