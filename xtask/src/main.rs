@@ -9,6 +9,7 @@
 //! | [`demo`] | the testbed of three namespaces and the traffic through `oxide relay` |
 //! | [`drill`] | the fault table against the real relay |
 //! | [`bench`] | the forwarding bench: testbed, forwarders, records |
+//! | [`guest`] | tests in a virtual machine: other kernels, zero-copy NICs |
 //! | [`docs`] | the link check and the book |
 //! | [`slow_tiers`] | the tiers that need another toolchain or much time |
 //! | [`tiers`] | the test tiers and their summary |
@@ -17,6 +18,7 @@ mod bench;
 mod demo;
 mod docs;
 mod drill;
+mod guest;
 mod host;
 #[cfg(test)]
 mod layers;
@@ -43,7 +45,7 @@ cargo xtask demo   [--queues N] [--seconds N] [--ipv4-only | --ipv6-only] [--kee
         --simulated     use the simulated NIC, even as root
 cargo xtask test   [--tier NAME]... [--no-install]
     Runs every test tier that this machine can run, and lists the others with the reason.
-        --tier NAME     only this tier: lint, unit, doc, integration, namespaces, instructions, qemu,
+        --tier NAME     only this tier: lint, unit, doc, integration, namespaces, instructions, qemu, guest,
                         miri, fuzz, long (10^8 operations on the ledger, a hundred seeds)
 cargo xtask bench  [--quick] [--json FILE] [--peers all|installed] [--keep-logs] [--no-install] [NAME]...
     Compares forwarders on a veth testbed: the engine's and the installed peers. Needs root.
@@ -65,6 +67,12 @@ cargo xtask drill  [--json] [--no-install] [--binary FILE] [NAME]...
     far end. Prints a row for each fault: gap, packets lost inside and outside its scope, ledger, verdict. Needs root.
         --binary FILE   use this relay instead of building one
         NAME            run only this fault
+cargo xtask guest  [--verbose] [--binary FILE] [--no-install] [WORD]...
+    Runs `oxide` on other kernels and on NICs with zero-copy, in a virtual machine that QEMU emulates: function, not speed.
+    Downloads QEMU and the kernels into target/guest and installs nothing. Without a word, runs the default rows.
+        --verbose       print the guest's console too
+        --binary FILE   use this binary instead of building one
+        WORD            a test, a kernel (6.1, 6.12, 7.3), a NIC (igb, virtio, virtio-spare), or all
 cargo xtask docs   [--no-install]
     Checks every link of the Markdown files and builds the book into target/book with mdBook.
 cargo xtask setup  [--no-install]
@@ -91,7 +99,7 @@ fn main() -> ExitCode {
 fn run(arguments: &[String]) -> Result<()> {
     let Some((command, rest)) = arguments.split_first() else {
         print!("{HELP}");
-        return failed("no command; expected demo, test, bench, drill, docs or setup");
+        return failed("no command; expected demo, test, bench, drill, guest, docs or setup");
     };
     if rest.iter().any(|a| a == "--help" || a == "-h") || matches!(command.as_str(), "--help" | "-h" | "help") {
         print!("{HELP}");
@@ -102,6 +110,9 @@ fn run(arguments: &[String]) -> Result<()> {
         "test" => tiers::run(&Cancel::install()?, &tiers::Options::parse(rest)?),
         "bench" => bench::run(&Cancel::install()?, &bench::Options::parse(rest)?),
         "drill" => drill::run(&Cancel::install()?, &drill::Options::parse(rest)?),
+        "guest" => guest::run(&Cancel::install()?, &guest::Options::parse(rest)?),
+        // The first process of a guest starts this; it is of no use elsewhere.
+        "guest-inside" => guest::inside::run(rest),
         "docs" => docs::run(&Cancel::install()?, policy_of("docs", rest)?),
         "setup" => {
             let policy = policy_of("setup", rest)?;
@@ -110,7 +121,7 @@ fn run(arguments: &[String]) -> Result<()> {
             Ok(())
         }
         other => failed(format!(
-            "unknown command `{other}`; expected demo, test, bench, drill, docs or setup; to fix: see --help"
+            "unknown command `{other}`; expected demo, test, bench, drill, guest, docs or setup; to fix: see --help"
         )),
     }
 }

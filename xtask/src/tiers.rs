@@ -5,6 +5,7 @@
 //! machine is the reason.
 
 use crate::bench::micro::Compared;
+use crate::guest;
 use crate::host::Host;
 use crate::process::{Cancel, Error, Result, failed, has_program, io_error, is_root, run_lines};
 use crate::setup::{self, For, Policy};
@@ -24,6 +25,7 @@ enum Tier {
     Namespaces,
     Instructions,
     Qemu,
+    Guest,
     Miri,
     Fuzz,
     Long,
@@ -38,6 +40,7 @@ impl Tier {
         Tier::Namespaces,
         Tier::Instructions,
         Tier::Qemu,
+        Tier::Guest,
         Tier::Miri,
         Tier::Fuzz,
         Tier::Long,
@@ -52,6 +55,7 @@ impl Tier {
             Tier::Namespaces => "namespaces",
             Tier::Instructions => "instructions",
             Tier::Qemu => "qemu",
+            Tier::Guest => "guest",
             Tier::Miri => "miri",
             Tier::Fuzz => "fuzz",
             Tier::Long => "long",
@@ -67,6 +71,7 @@ impl Tier {
             Tier::Namespaces => "tests/ on veth in network namespaces, as root",
             Tier::Instructions => "instructions of the packet path, compared with the stored counts",
             Tier::Qemu => "vector kernels on older CPUs, under qemu",
+            Tier::Guest => guest::ABOUT,
             Tier::Miri => "modules with unsafe code, under Miri",
             Tier::Fuzz => "fuzz targets",
             Tier::Long => "10^8 operations on the ledger, many seeds",
@@ -145,6 +150,8 @@ fn run_tier(cancel: &Cancel, tier: Tier, targets: &[Target], options: &Options) 
         )),
         Tier::Instructions => instructions(cancel),
         Tier::Qemu => on_older_cpus(cancel),
+        Tier::Guest if asked => guest::tier(cancel, options.policy),
+        Tier::Guest => Ok(TierOutcome::NotRun("runs only with --tier guest (some minutes)".to_owned())),
         Tier::Miri if asked => slow_tiers::miri(cancel),
         Tier::Miri => Ok(TierOutcome::NotRun("runs only with --tier miri (about ten minutes)".to_owned())),
         Tier::Fuzz => slow_tiers::fuzz(cancel, asked, options.policy),
