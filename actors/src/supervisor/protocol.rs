@@ -24,14 +24,14 @@ pub enum ActorState {
     Draining,
     /// It has failed or a restart was requested.
     Restarting {
-        /// What the restart rebuilds.
+        /// Scope of the restart.
         scope: RestartScope,
         /// Delay before the restart; zero for a requested one.
         backoff: Duration,
     },
     /// It is healthy, but something that it needs is absent.
     Waiting {
-        /// What it waits for.
+        /// Reason of the wait.
         why: WaitReason,
     },
     /// It has failed and starts again only on request.

@@ -65,7 +65,7 @@ pub enum Input {
         actor: ActorId,
         /// Number of its run.
         generation: u64,
-        /// How it ended.
+        /// Exit of the run.
         end: ActorExit,
     },
     /// The heartbeat of a live actor was read.

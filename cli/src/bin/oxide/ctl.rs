@@ -86,8 +86,8 @@ enum What {
     Restart {
         /// Queue as interface:queue.
         queue: String,
-        /// What is rebuilt: the handler (sessions are kept, sockets and memory stay), the port (the socket of this
-        /// interface), or the queue (the actor with memory, sockets and handler).
+        /// Scope of the restart: the handler (sessions are kept, sockets and memory stay), the port (the socket of
+        /// this interface), or the queue (the actor with memory, sockets and handler).
         #[arg(long, value_parser = scopes(), default_value_t = RestartScope::Queue)]
         depth: RestartScope,
     },
