@@ -6,8 +6,8 @@
 //! ```
 //!
 //! [`RelayPlan`] is made once from the configuration. [`UdpRelay`] is the handler of one queue; only it uses that
-//! queue's sessions. A session belongs to the queue where its client arrives and has a source port from that
-//! queue's slice, so every queue can find the home queue of an answer.
+//! queue's sessions. A session belongs to the queue where its client arrives and has a source port that this queue
+//! owns, so every queue can find the home queue of an answer.
 #![forbid(unsafe_code)]
 
 pub mod config;
@@ -17,6 +17,7 @@ mod health;
 mod limit;
 mod plan;
 pub mod policy;
+mod port_space;
 mod session;
 mod source_ports;
 mod sources;
@@ -26,9 +27,9 @@ mod udp;
 
 pub use counters::RelayCounters;
 pub use limit::{Bucket, Limit, PrefixLimiter, Prefixes, Rate};
-#[doc(hidden)] // for the reference relay
-pub use plan::Slices;
 pub use plan::{Entry, PlanError, RelayPlan};
+#[doc(hidden)] // for the reference relay
+pub use port_space::PortSpace;
 pub use session::table_bytes;
 pub use sources::UsedSources;
 pub use udp::UdpRelay;

@@ -5,14 +5,15 @@ use std::collections::BTreeSet;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::net::IpAddr;
-use std::ops::{Range, RangeInclusive};
+use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use super::gate::{CookieGate, Cookies};
 use super::limit::{LimitsPlan, RateLimits};
 use super::policy::{self, Denied};
+use super::port_space::PortSpace;
 use super::sources::UsedSources;
-use crate::config::{Affinity, Config, ConfigError, GateKind, PortRange};
+use crate::config::{Affinity, Config, ConfigError, GateKind, PortRanges};
 use oxide::net::Tables;
 use oxide::packet::Endpoint;
 
@@ -116,9 +117,9 @@ pub enum PlanError {
         ports.count()
     )]
     TooFewPorts {
-        /// Configured range.
-        ports: PortRange,
-        /// Number of queues that need a slice.
+        /// Configured ranges.
+        ports: PortRanges,
+        /// Number of queues that need ports.
         queues: u32,
     },
 }
@@ -128,7 +129,9 @@ pub enum PlanError {
 pub struct RelayPlan {
     entries: Vec<Entry>,
     capacity: u32,
-    ports: PortRange,
+    ports: PortRanges,
+    /// Source addresses that the configuration names.
+    sources: Vec<IpAddr>,
     limits: LimitsPlan,
     /// Cookies of the gated entries; the same for all queues and for the plans of later reloads.
     cookies: Cookies,
@@ -169,7 +172,8 @@ impl RelayPlan {
         Ok(Self {
             entries,
             capacity: config.sessions.capacity,
-            ports: config.sessions.source_ports,
+            ports: config.sessions.source_ports.clone(),
+            sources: config.sessions.sources.clone(),
             limits,
             cookies: cookies(),
         })
@@ -198,10 +202,24 @@ impl RelayPlan {
     /// # Errors
     /// Returns [`PlanError::TooFewPorts`].
     pub fn check_queues(&self, queues: u32) -> Result<(), PlanError> {
-        if self.slices(queues).size > 0 {
+        let space = self.port_space(queues);
+        if (0..queues).all(|place| space.of(place).next().is_some()) {
             return Ok(());
         }
-        Err(PlanError::TooFewPorts { ports: self.ports, queues })
+        Err(PlanError::TooFewPorts { ports: self.ports.clone(), queues })
+    }
+
+    /// Counts the source addresses that the configuration names.
+    pub(super) fn configured_sources(&self) -> usize {
+        self.sources.len()
+    }
+
+    /// Returns the addresses that new sessions to `upstream` may leave from: the configured ones of its family that this
+    /// host has. Without a configured one of this family, the address that the kernel prefers.
+    pub(super) fn sources_for<'a>(&'a self, upstream: IpAddr, tables: &'a Tables) -> impl Iterator<Item = IpAddr> + 'a {
+        let family = move |address: &IpAddr| address.is_ipv4() == upstream.is_ipv4();
+        let preferred = if self.sources.iter().any(family) { None } else { tables.source_for(upstream).filter(family) };
+        self.sources.iter().copied().filter(move |address| family(address) && tables.local(*address)).chain(preferred)
     }
 
     /// Returns the preferred source addresses towards the upstreams, by the current tables.
@@ -210,7 +228,7 @@ impl RelayPlan {
         let upstreams: BTreeSet<IpAddr> =
             self.entries.iter().flat_map(|entry| &entry.upstreams).map(Endpoint::ip).collect();
         let sources = upstreams.into_iter().filter(|&upstream| !tables.local(upstream));
-        sources.filter_map(|upstream| tables.source_for(upstream)).collect::<BTreeSet<_>>().into_iter().collect()
+        sources.flat_map(|upstream| self.sources_for(upstream, tables)).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// Returns the destinations that are steered to the relay: listen addresses, and the source ports on each source
@@ -219,7 +237,8 @@ impl RelayPlan {
     pub fn destinations(&self, tables: &Tables, used: &UsedSources) -> Vec<(IpAddr, RangeInclusive<u16>)> {
         let listens = self.entries.iter().map(|entry| (entry.listen.ip(), entry.listen.port..=entry.listen.port));
         let sources = used.with(self.source_addresses(tables), tables);
-        let answers = sources.into_iter().map(|source| (source, self.ports.into()));
+        let ports = self.port_space(1).ranges();
+        let answers = sources.into_iter().flat_map(|source| ports.iter().map(move |range| (source, range.clone())));
         listens.chain(answers).collect()
     }
 
@@ -234,34 +253,11 @@ impl RelayPlan {
         self.limits.of(queue, queues, seed)
     }
 
-    /// Returns the division of the source ports among `queues` queues.
+    /// Returns the source ports of `queues` queues. Ports that an entry listens on are not among them: an answer could not
+    /// be told from a client's packet.
     #[must_use]
-    pub fn slices(&self, queues: u32) -> Slices {
-        let queues = queues.max(1);
-        Slices { first: self.ports.first(), size: self.ports.count() / queues, queues }
-    }
-}
-
-/// Divides the source ports into equal contiguous slices by queue number. The remainder is not used.
-#[derive(Debug, Clone, Copy)]
-pub struct Slices {
-    first: u16,
-    size: u32,
-    queues: u32,
-}
-
-impl Slices {
-    /// Returns the ports of `queue`, as `u32` so that the end of the last slice fits.
-    pub fn of(self, queue: u32) -> Range<u32> {
-        let start = u32::from(self.first) + self.size * queue.min(self.queues);
-        let size = if queue < self.queues { self.size } else { 0 };
-        start..start + size
-    }
-
-    /// Returns the queue that owns `port`; `None` if no queue does.
-    #[inline]
-    pub fn owner(self, port: u16) -> Option<u32> {
-        let at = u32::from(port.checked_sub(self.first)?);
-        at.checked_div(self.size).filter(|&queue| queue < self.queues)
+    pub fn port_space(&self, queues: u32) -> PortSpace {
+        let ranges = self.ports.ranges().iter().map(|&range| range.into());
+        PortSpace::new(ranges, self.entries.iter().map(|entry| entry.listen.port), queues)
     }
 }

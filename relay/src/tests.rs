@@ -14,6 +14,7 @@ mod model;
 mod plan;
 mod world;
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ use super::{RelayPlan, UdpRelay};
 use crate::config::Config;
 use oxide::packet::build::UdpFrame;
 use oxide::packet::{self, Flow};
-use oxide::queue::{Handler, HandlerOutcome, Harness, QueueInfo};
+use oxide::queue::{Handler, HandlerOutcome, Harness, QueueInfo, Replaced};
 use oxide::telemetry::DropReason;
 
 const CLIENTS: u8 = 0;
@@ -84,7 +85,7 @@ fn relays_both_directions_in_both_families() {
         let (port, out) = sent(one(&mut harness, CLIENTS, &request));
         let (from, to) = ends(&out);
         assert_eq!((port, from.ip(), out.len()), (SERVERS, ip(source), length));
-        assert!(61000 <= from.port());
+        assert!((8500..30_000).contains(&from.port()) || from.port() >= 61_000);
         if !upstream.is_empty() {
             assert_eq!(to, at(upstream));
         }
@@ -207,14 +208,60 @@ fn full_table_refuses_new_clients_and_serves_others() {
 }
 
 #[test]
-fn ports_run_out_per_source_address() {
-    let mut harness = relay("source_ports = \"61000-61002\"");
-    for n in 0..3 {
-        source_port(&mut harness, &format!("192.0.2.7:{}", 4000 + n));
+fn each_upstream_and_source_address_has_all_ports() {
+    let mut harness = relay("source_ports = [\"60000-60000\", \"61000-61001\"]");
+    let mut back = Vec::new();
+    // Three entries with an upstream each, two of them from the same source address.
+    for listen in ["192.0.2.1:53", "192.0.2.1:54", "[2001:db8:1::1]:54"] {
+        let client =
+            |n: u16| if listen.starts_with('[') { format!("[2001:db8:1::7]:{n}") } else { format!("192.0.2.7:{n}") };
+        let mut ports = Vec::new();
+        for n in 4000..4003 {
+            let (source, upstream) = ends(&sent(one(&mut harness, CLIENTS, &datagram(&client(n), listen, b"?"))).1);
+            ports.push(source.port());
+            back.push((datagram(&upstream.to_string(), &source.to_string(), b"!"), at(listen), at(&client(n))));
+        }
+        ports.sort_unstable();
+        assert_eq!(ports, [60_000, 61_000, 61_001], "{listen}");
+        let refused = one(&mut harness, CLIENTS, &datagram(&client(9), listen, b"?"));
+        assert_eq!(refused, HandlerOutcome::Drop(DropReason::PortsExhausted));
     }
+    // The sender of an answer tells the sessions of a port apart.
+    for _ in 0..2 {
+        for (answer, listen, client) in &back {
+            assert_eq!(ends(&sent(one(&mut harness, SERVERS, answer)).1), (*listen, *client));
+        }
+        let stranger = datagram("198.51.100.9:53", "198.51.100.1:61000", b"!");
+        assert_eq!(one(&mut harness, SERVERS, &stranger), HandlerOutcome::Drop(DropReason::WrongPeer));
+        // Over a change of handlers, too.
+        let plan = RelayPlan::new(&config("source_ports = \"60000-61001\""), &[]).unwrap();
+        assert_eq!(harness.restart_handler(Replaced::Asked, |info| UdpRelay::new(&plan, info)), Ok(9));
+    }
+}
+
+/// `sources` names the addresses; one that the host does not have is passed over.
+#[test]
+fn sessions_spread_over_configured_source_addresses() {
+    let ports = "source_ports = \"61000-61003\"\nsources = [\"198.51.100.8\", \"198.51.100.9\", \"198.51.100.7\"]";
+    let mut harness = relay(ports);
+    let own = vec!["198.51.100.1", "198.51.100.8", "198.51.100.9", "2001:db8:2::1"];
+    harness.set_tables(World { server_side: own, ..World::default() }.tables(2));
+    let mut sessions = HashSet::new();
+    for n in 0..8 {
+        let out =
+            sent(one(&mut harness, CLIENTS, &datagram(&format!("192.0.2.7:{}", 4000 + n), "192.0.2.1:53", b"?"))).1;
+        assert!(sessions.insert(ends(&out).0));
+    }
+    let of = |own: &str| sessions.iter().filter(|source| source.ip() == ip(own)).count();
+    assert_eq!((of("198.51.100.8"), of("198.51.100.9")), (4, 4));
     let packet = datagram("192.0.2.8:1", "192.0.2.1:53", b"?");
     assert_eq!(one(&mut harness, CLIENTS, &packet), HandlerOutcome::Drop(DropReason::PortsExhausted));
-    sent(one(&mut harness, CLIENTS, &datagram("[2001:db8:1::7]:1", "[2001:db8:1::1]:53", b"?")));
+    // A family without a configured address has the one that the kernel prefers.
+    let six = sent(one(&mut harness, CLIENTS, &datagram("[2001:db8:1::7]:1", "[2001:db8:1::1]:53", b"?"))).1;
+    assert_eq!(ends(&six).0.ip(), ip("2001:db8:2::1"));
+    // Without any of them, none is used instead.
+    harness.set_tables(World::default().tables(3));
+    assert_eq!(one(&mut harness, CLIENTS, &packet), HandlerOutcome::Drop(DropReason::NoRoute));
 }
 
 #[test]
@@ -253,8 +300,7 @@ fn packets_without_session_have_distinct_reasons() {
 #[test]
 fn answer_goes_to_queue_that_owns_the_port() {
     let ports = "source_ports = \"60000-60010\"";
-    // 11 ports on 4 queues: 2 for each, and 3 without an owner.
-    for (port, owner) in [(60000, Some(0)), (60001, Some(0)), (60005, Some(2)), (60007, Some(3)), (60008, None)] {
+    for (port, owner) in [(60000, Some(0)), (60002, Some(2)), (60007, Some(3)), (60010, Some(2)), (60011, None)] {
         let mut harness = relay_on(1, 4, ports);
         let answer = datagram("198.51.100.2:53", &format!("198.51.100.1:{port}"), b"!");
         let wanted = match owner {
@@ -264,7 +310,7 @@ fn answer_goes_to_queue_that_owns_the_port() {
         assert_eq!(one(&mut harness, SERVERS, &answer), wanted, "{port}");
     }
     let mut harness = relay_on(1, 4, ports);
-    assert!([60002, 60003].contains(&source_port(&mut harness, "192.0.2.7:4000")));
+    assert!([60001, 60005, 60009].contains(&source_port(&mut harness, "192.0.2.7:4000")));
 }
 
 #[test]
@@ -363,13 +409,17 @@ fn new_source_address_moves_session() {
 }
 
 #[test]
-fn memory_is_allocated_at_start() {
+fn memory_is_allocated_before_first_packet() {
     let mut harness = relay_on(0, 4, "capacity = 65536\nsource_ports = \"20000-60000\"");
     let before = harness.handler().memory_bytes();
     assert!((1 << 20..3 << 20).contains(&before), "{before} bytes for 16384 sessions");
+    // The ports of the two source addresses, for 4 sessions of each port: an index over all ports, and the free ones.
+    harness.tick();
+    let ports = 2 * 4 * (65_536 * 4 / 4 + 10_000 * 2);
+    let with_ports = harness.handler().memory_bytes();
+    assert!((ports..ports + 1024).contains(&(with_ports - before)), "{}", with_ports - before);
     for n in 0..2000 {
         source_port(&mut harness, &format!("192.0.2.7:{}", 1000 + n));
     }
-    // The ports of the single source address take six bytes each.
-    assert_eq!(harness.handler().memory_bytes() - before, 10_000 * 6);
+    assert_eq!(harness.handler().memory_bytes(), with_ports);
 }

@@ -33,7 +33,8 @@ use super::counters::RelayCounters;
 use super::gate::Gate;
 use super::health::{Policy, UpstreamHealth};
 use super::limit::RateLimits;
-use super::plan::{Entry, RelayPlan, Slices};
+use super::plan::{Entry, RelayPlan};
+use super::port_space::{PortSet, PortSpace};
 use super::session::{Session, Sessions};
 use super::source_ports::SourcePorts;
 use classify::LookupResult;
@@ -70,7 +71,11 @@ pub struct UdpRelay {
     /// Upstreams of all entries in order, then pairs of an upstream and another source address.
     upstreams: Paths,
     plan: RelayPlan,
-    slices: Slices,
+    space: PortSpace,
+    /// Source ports that this queue owns.
+    own_ports: PortSet,
+    /// Number of the server at each place of the plan's list of upstreams: entries may have servers in common.
+    servers: Vec<u32>,
     queue: u32,
     /// Position of this queue among the served ones; it selects the queue's ports and shares.
     place: u32,
@@ -146,14 +151,23 @@ impl UdpRelay {
         }
         let entry_of = plan.entries().iter().zip(0..).flat_map(|(entry, at)| entry.upstreams.iter().map(move |_| at));
         let health = UpstreamHealth::new(plan.entries().iter().map(policy).collect(), entry_of.collect());
+        let mut numbers = HashMap::with_hasher(FixedState::with_seed(queue.seed));
+        let number = |server: &Endpoint| {
+            let next = numbers.len() as u32;
+            *numbers.entry(*server).or_insert(next)
+        };
+        let servers = upstreams.iter().map(number).collect();
+        let space = plan.port_space(queue.queues);
         Self {
             listens,
             shortest_idle: entries.iter().map(EntryRuntime::shortest_idle).min().unwrap_or(0),
             any_grace: entries.iter().any(|entry| entry.answer_grace > 0),
             entries,
-            upstreams: Paths::new(upstreams),
+            upstreams: Paths::new(upstreams, plan.configured_sources()),
             plan: plan.clone(),
-            slices: plan.slices(queue.queues),
+            own_ports: space.set_of(queue.place),
+            space,
+            servers,
             queue: queue.queue,
             place: queue.place,
             seed: queue.seed,
@@ -221,9 +235,26 @@ impl UdpRelay {
         self.sources.iter().enumerate().find(|(_, source)| source.address == at.address)
     }
 
-    /// Returns the slot of the session with this source address and port.
-    fn slot_of(&self, at: &Endpoint) -> Option<u32> {
-        self.source_of(at)?.1.slot(at.port)
+    /// Returns the slot of the session that has the destination of `answer` as its source, and sends to the answer's
+    /// sender.
+    ///
+    /// # Errors
+    /// [`NO_SESSION`], or [`DropReason::WrongPeer`] if all such sessions send to other servers.
+    fn session_answered(&self, answer: &Flow) -> Result<u32, Verdict> {
+        let (source, ports) = self.source_of(&answer.destination).ok_or(NO_SESSION)?;
+        let mut others = NO_SESSION;
+        for slot in ports.slots(self.space.index(answer.destination.port)) {
+            let Some(session) = self.sessions.get(slot) else { continue };
+            let holds = session.port.get() == answer.destination.port && usize::from(session.source) == source;
+            if !holds || self.expired(session) {
+                continue;
+            }
+            match self.upstreams.get(session.upstream) {
+                Some(upstream) if upstream.server == answer.source => return Ok(slot),
+                _ => others = Verdict::Drop(DropReason::WrongPeer),
+            }
+        }
+        Err(others)
     }
 
     /// Serves one packet on the slow path.
@@ -234,7 +265,7 @@ impl UdpRelay {
         let outcome = if lookup.clients & 1 << lane != 0 {
             self.serve_client(batch, lane, &lookup.keys.get(lane), slot, cx)
         } else {
-            self.serve_answer(batch, lane, slot, cx)
+            self.serve_answer(batch, lane, cx)
         };
         outcome.map_or_else(|verdict| verdict, Verdict::Transmit)
     }
@@ -278,28 +309,12 @@ impl UdpRelay {
         sent
     }
 
-    fn serve_answer(
-        &mut self,
-        batch: &mut Batch<'_>,
-        lane: usize,
-        slot: Option<u32>,
-        cx: &mut Context<'_>,
-    ) -> Result<PortIndex, Verdict> {
+    fn serve_answer(&mut self, batch: &mut Batch<'_>, lane: usize, cx: &mut Context<'_>) -> Result<PortIndex, Verdict> {
         let old = &batch.columns().flow[lane];
-        // The session may have ended, or begun, earlier in this batch.
-        let holds = |slot: u32| {
-            self.sessions.get(slot).is_some_and(|s| {
-                let source = self.sources.get(usize::from(s.source));
-                s.port.get() == old.destination.port && source.is_some_and(|s| s.address == old.destination.address)
-            })
-        };
-        let slot = slot.filter(|&slot| holds(slot)).or_else(|| self.slot_of(&old.destination)).ok_or(NO_SESSION)?;
+        // Not the slot of the look-up: the session may have ended, or begun, earlier in this batch.
+        let slot = self.session_answered(old)?;
         let session = self.sessions.get(slot).ok_or(NO_SESSION)?;
-        if self.expired(session) {
-            return Err(NO_SESSION);
-        }
-        let upstream = self.upstreams.get(session.upstream).filter(|upstream| upstream.server == old.source);
-        let place = upstream.ok_or(Verdict::Drop(DropReason::WrongPeer))?.place;
+        let place = self.upstreams.get(session.upstream).ok_or(NO_SESSION)?.place;
         if let Some(health) = &mut self.health {
             health.answered(place);
         }

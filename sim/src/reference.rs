@@ -148,19 +148,18 @@ impl Reference {
                 Err(reason) => drop(reason),
             };
         }
-        let slices = self.plan.slices(self.info.queues);
-        let ours = slices.of(self.info.place);
-        match slices.owner(flow.destination.port) {
-            None => return drop(DropReason::NoSession),
-            Some(other) if other != self.info.place => {
-                return Wanted::Other(HandlerOutcome::HandOver(other, seen.packet.to_vec()));
-            }
-            Some(_) => debug_assert!(ours.contains(&u32::from(flow.destination.port))),
+        let (space, port) = (self.plan.port_space(self.info.queues), flow.destination.port);
+        if !space.contains(port) {
+            return drop(DropReason::NoSession);
+        }
+        if space.owner(port) != self.info.place {
+            return Wanted::Other(HandlerOutcome::HandOver(space.owner(port), seen.packet.to_vec()));
         }
         let source = flow.destination.ip();
-        let found = self.sessions.iter().find(|(_, s)| s.source == source && s.port == Some(flow.destination.port));
-        match found {
-            Some((_, session)) if session.upstream != flow.source => drop(DropReason::WrongPeer),
+        let at_port = |s: &Session| s.source == source && s.port == Some(port);
+        let unknown =
+            self.sessions.values().any(|s| s.source == source && s.upstream == flow.source && s.port.is_none());
+        match self.sessions.iter().find(|(_, s)| at_port(s) && s.upstream == flow.source) {
             Some((&(client, entry), _)) => {
                 let planned = &self.plan.entries()[entry];
                 let wanted = self.send(seen, Flow { source: planned.listen, destination: client }, None);
@@ -170,6 +169,8 @@ impl Reference {
                 }
                 wanted
             }
+            None if unknown => Wanted::Unknown,
+            None if self.sessions.values().any(at_port) => drop(DropReason::WrongPeer),
             None if self.sessions.values().any(|s| s.source == source && s.port.is_none()) => Wanted::Unknown,
             None => drop(DropReason::NoSession),
         }
@@ -204,8 +205,8 @@ impl Reference {
         if self.sessions.len() >= self.plan.capacity_per_queue(queues) as usize {
             return Err(DropReason::SessionsFull);
         }
-        let taken = self.sessions.values().filter(|session| session.source == source).count();
-        if taken >= self.plan.slices(queues).of(self.info.place).len() {
+        let taken = self.sessions.values().filter(|s| s.source == source && s.upstream == upstream).count();
+        if taken >= self.plan.port_space(queues).count_of(self.info.place) as usize {
             return Err(DropReason::PortsExhausted);
         }
         let session = Session { upstream, source, port: None, last_seen: ticks, answered: false };
@@ -245,13 +246,14 @@ impl Reference {
     }
 
     fn learn(&mut self, key: (Endpoint, usize), port: u16) -> Result<(), String> {
-        let ours = self.plan.slices(self.info.queues).of(self.info.place);
-        if !ours.contains(&u32::from(port)) {
-            return Err(format!("source port {port} is not in this queue's slice {ours:?}"));
+        let space = self.plan.port_space(self.info.queues);
+        if !space.contains(port) || space.owner(port) != self.info.place {
+            return Err(format!("source port {port} is not this queue's"));
         }
-        let source = self.sessions.get(&key).map(|session| session.source);
-        if self.sessions.values().any(|other| Some(other.source) == source && other.port == Some(port)) {
-            return Err(format!("source port {port} already has a session"));
+        let path = self.sessions.get(&key).map(|session| (session.source, session.upstream));
+        if self.sessions.values().any(|other| Some((other.source, other.upstream)) == path && other.port == Some(port))
+        {
+            return Err(format!("source port {port} has a session to this upstream already"));
         }
         if let Some(session) = self.sessions.get_mut(&key) {
             session.port = Some(port);

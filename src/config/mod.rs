@@ -13,4 +13,4 @@ pub use engine::{Attach, EngineConfig, ExecutorKind, Fallback};
 pub use error::{ConfigError, Problem};
 pub use sections::{ENGINE, SUPERVISION};
 pub use supervision::SupervisionConfig;
-pub use value::{Choice, PortRange, Realtime};
+pub use value::{Choice, PortRange, PortRanges, Realtime};

@@ -73,6 +73,67 @@ impl Serialize for Realtime {
     }
 }
 
+/// UDP ports in one or more ranges, in ascending order; no two ranges share a port. Written `"first-last"`, or as a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortRanges(Vec<PortRange>);
+
+impl PortRanges {
+    /// Returns these ranges, in order; `None` if there is none, or if two of them share a port.
+    #[must_use]
+    pub fn new(ranges: impl IntoIterator<Item = PortRange>) -> Option<Self> {
+        let mut ranges: Vec<_> = ranges.into_iter().collect();
+        ranges.sort_unstable_by_key(|range| range.first);
+        let apart = ranges.windows(2).all(|pair| matches!(pair, [a, b] if a.last < b.first));
+        (apart && !ranges.is_empty()).then_some(Self(ranges))
+    }
+
+    /// Returns the ranges, in ascending order; never empty.
+    #[must_use]
+    pub fn ranges(&self) -> &[PortRange] {
+        &self.0
+    }
+
+    /// Counts the ports; 1 to 65536.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        self.0.iter().map(|range| range.count()).sum()
+    }
+
+    /// Returns whether `port` is in one of the ranges.
+    #[must_use]
+    pub fn contains(&self, port: u16) -> bool {
+        self.0.iter().any(|range| range.contains(port))
+    }
+}
+
+impl fmt::Display for PortRanges {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, range) in self.0.iter().enumerate() {
+            write!(f, "{}{range}", if at > 0 { ", " } else { "" })?;
+        }
+        Ok(())
+    }
+}
+
+impl<'de> Deserialize<'de> for PortRanges {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let ranges = match Value::deserialize(deserializer)? {
+            Value::Array(list) => list.into_iter().map(PortRange::deserialize).collect::<Result<Vec<_>, _>>(),
+            one => PortRange::deserialize(one).map(|range| vec![range]),
+        };
+        Self::new(ranges.map_err(D::Error::custom)?).ok_or_else(|| D::Error::custom("no range, or two share a port"))
+    }
+}
+
+impl Serialize for PortRanges {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0.as_slice() {
+            [one] => one.serialize(serializer),
+            more => more.serialize(serializer),
+        }
+    }
+}
+
 /// Holds a range of UDP ports, both ends included, written `"first-last"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PortRange {

@@ -5,6 +5,7 @@
 //! [`Config::example`] describe the fields.
 
 mod admin;
+mod bound;
 mod changes;
 mod fields;
 mod limits;
@@ -18,10 +19,12 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 pub use admin::{AdminConfig, ListenAddress, ListenSetting, SandboxLevel};
+pub use bound::SessionBound;
 pub use changes::{ConfigChange, ReloadAction};
 pub use limits::LimitsConfig;
 pub use oxide::config::{
-    Attach, Choice, ConfigError, EngineConfig, ExecutorKind, Fallback, PortRange, Problem, Realtime, SupervisionConfig,
+    Attach, Choice, ConfigError, EngineConfig, ExecutorKind, Fallback, PortRange, PortRanges, Problem, Realtime,
+    SupervisionConfig,
 };
 pub use relay::{Affinity, GateKind, RelayConfig, SessionsConfig};
 

@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::PortRange;
-use super::Problem;
 use super::limits::{MAX_BYTES_PER_S, MAX_PACKETS_PER_S};
 use super::sections::SESSIONS;
+use super::{PortRange, PortRanges, Problem};
 use crate::policy::{self, Class};
 
 /// Configures the sessions of all relay entries.
@@ -21,21 +20,34 @@ pub struct SessionsConfig {
     pub capacity: u32,
     /// Time without a packet from the client after which a session ends, seconds, 120 to 86400 (RFC 4787 REQ-5).
     pub idle_timeout_s: u32,
-    /// UDP source ports towards upstreams; each queue owns an equal slice.
-    pub source_ports: PortRange,
+    /// UDP source ports towards upstreams, one for each session of an upstream and source address, at most 8 ranges; each
+    /// queue owns an equal part. Ports that an entry listens on are left out.
+    pub source_ports: PortRanges,
+    /// Addresses of this host that packets to upstreams leave from, at most 64; empty for the one that the kernel prefers.
+    pub sources: Vec<IpAddr>,
     /// Time after SIGTERM during which existing sessions are served and new ones refused, seconds, 0 to 3600.
     pub drain_s: u32,
 }
 
-/// Default range, above the kernel's ephemeral ports (32768-60999), which its own sockets use.
-const SOURCE_PORTS: PortRange = match PortRange::new(61_000, 65_535) {
-    Some(range) => range,
-    None => unreachable!(),
-};
+/// 26,036 ports outside of the kernel's ephemeral range (32768-60999). Below that range, they avoid ports that hosts
+/// commonly use: VXLAN (4789, 8472), Geneve (6081), and the node ports of Kubernetes (30000-32767).
+fn default_source_ports() -> PortRanges {
+    let ranges = [PortRange::new(8500, 29_999), PortRange::new(61_000, 65_535)];
+    PortRanges::new(ranges.into_iter().flatten()).unwrap_or_else(|| unreachable!("two ranges without a common port"))
+}
+
+const MAX_PORT_RANGES: usize = 8;
+const MAX_SOURCES: usize = 64;
 
 impl Default for SessionsConfig {
     fn default() -> Self {
-        Self { capacity: 65_536, idle_timeout_s: 300, source_ports: SOURCE_PORTS, drain_s: 3 }
+        Self {
+            capacity: 65_536,
+            idle_timeout_s: 300,
+            source_ports: default_source_ports(),
+            sources: Vec::new(),
+            drain_s: 3,
+        }
     }
 }
 
@@ -130,21 +142,6 @@ impl SessionsConfig {
         Duration::from_secs(u64::from(relay.idle_timeout_s.unwrap_or(self.idle_timeout_s)))
     }
 
-    /// Returns a text with the maximum number of sessions and the field that sets it.
-    #[must_use]
-    pub fn bound(&self) -> String {
-        let (capacity, ports) = (self.capacity, self.source_ports.count());
-        if ports < capacity {
-            let range = self.source_ports;
-            format!(
-                "at most {ports} sessions at once for each source address, set by sessions.source_ports = \"{range}\"; \
-                 sessions.capacity = {capacity} is above that"
-            )
-        } else {
-            format!("at most {capacity} sessions at once, set by sessions.capacity")
-        }
-    }
-
     pub(super) fn check(&self, problems: &mut Vec<Problem>) {
         if !(64..=1 << 24).contains(&self.capacity) {
             SESSIONS.refuse("capacity", self.capacity, "write capacity = 65536", problems);
@@ -160,25 +157,51 @@ impl SessionsConfig {
         if self.drain_s > 3600 {
             SESSIONS.refuse("drain_s", self.drain_s, "write drain_s = 3 (the unit is seconds)", problems);
         }
-        // Ports left for the host's own sockets, which the kernel assigns from 1024 on.
-        let left = u32::from(u16::MAX - 1023).saturating_sub(self.source_ports.count());
-        if self.source_ports.first() >= 1024 && left < HOST_PORTS {
+        self.check_source_ports(problems);
+        self.check_sources(problems);
+    }
+
+    fn check_source_ports(&self, problems: &mut Vec<Problem>) {
+        let (ports, written) = (&self.source_ports, format!("\"{}\"", self.source_ports));
+        if ports.ranges().first().is_some_and(|range| range.first() < 1024) || ports.ranges().len() > MAX_PORT_RANGES {
+            let remedy = format!("write source_ports = [{}]", quoted(default_source_ports().ranges()));
+            SESSIONS.refuse("source_ports", written, remedy, problems);
+            return;
+        }
+        // The kernel gives ports from 1024 on to the host's own sockets.
+        let left = u32::from(u16::MAX - 1023).saturating_sub(ports.count());
+        if left < HOST_PORTS {
             problems.push(Problem::new(
                 "sessions.source_ports",
-                format!("\"{}\"", self.source_ports),
+                written,
                 format!("the host's own sockets need at least {HOST_PORTS} ports, and {left} are left"),
                 "write \"5120-65535\", or a narrower range",
             ));
         }
-        if self.source_ports.first() < 1024 {
-            SESSIONS.refuse(
-                "source_ports",
-                format!("\"{}\"", self.source_ports),
-                format!("write source_ports = \"{SOURCE_PORTS}\""),
-                problems,
-            );
+    }
+
+    fn check_sources(&self, problems: &mut Vec<Problem>) {
+        if self.sources.len() > MAX_SOURCES {
+            SESSIONS.refuse("sources", format!("{} addresses", self.sources.len()), "remove some", problems);
+        }
+        for (at, source) in self.sources.iter().enumerate() {
+            let mut refuse = |wanted: String, remedy: String| {
+                let field = format!("sessions.sources[{at}]");
+                problems.push(Problem::new(field, format!("\"{source}\""), wanted, remedy));
+            };
+            if source.to_canonical() != *source {
+                refuse("an IPv4 address in IPv6 form".into(), format!("write \"{}\"", source.to_canonical()));
+            } else if let Err(denied) = policy::check(*source, true, &[]) {
+                refuse(denied.to_string(), "write an address of this host (see `ip -br addr`)".into());
+            } else if self.sources.iter().take(at).any(|earlier| earlier == source) {
+                refuse("each address once".into(), "remove the second one".into());
+            }
         }
     }
+}
+
+fn quoted(ranges: &[PortRange]) -> String {
+    ranges.iter().map(|range| format!("\"{range}\"")).collect::<Vec<_>>().join(", ")
 }
 
 impl RelayConfig {
@@ -193,7 +216,7 @@ impl RelayConfig {
         if name.is_empty() { format!("relay[#{number}]") } else { format!("relay[{name}]") }
     }
 
-    fn check(&self, path: &str, sessions: &SessionsConfig, listens: &[IpAddr], problems: &mut Vec<Problem>) {
+    fn check(&self, path: &str, own: &[IpAddr], problems: &mut Vec<Problem>) {
         let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
         if self.name.is_empty() || self.name.len() > MAX_NAME || !self.name.chars().all(legal) {
             problems.push(Problem::new(
@@ -214,8 +237,8 @@ impl RelayConfig {
             ));
         }
         self.check_numbers(path, problems);
-        self.check_listen(&format!("{path}.listen"), sessions, problems);
-        self.check_upstreams(&format!("{path}.upstreams"), listens, problems);
+        self.check_listen(&format!("{path}.listen"), problems);
+        self.check_upstreams(&format!("{path}.upstreams"), own, problems);
     }
 
     fn check_numbers(&self, path: &str, problems: &mut Vec<Problem>) {
@@ -243,7 +266,7 @@ impl RelayConfig {
         }
     }
 
-    fn check_listen(&self, field: &str, sessions: &SessionsConfig, problems: &mut Vec<Problem>) {
+    fn check_listen(&self, field: &str, problems: &mut Vec<Problem>) {
         let mut say = |wanted: String, remedy: String| {
             problems.push(Problem::new(field, format!("\"{}\"", self.listen), wanted, remedy));
         };
@@ -266,11 +289,6 @@ impl RelayConfig {
         }
         if self.listen.port() == 0 {
             say("port 0 is not a port".into(), "write the port that clients send to, 1 to 65535".into());
-        } else if sessions.source_ports.contains(self.listen.port()) {
-            say(
-                format!("the port is in sessions.source_ports = \"{}\"", sessions.source_ports),
-                "change one of the two: answers of upstreams could not be distinguished from clients' packets".into(),
-            );
         }
     }
 
@@ -317,12 +335,13 @@ pub(super) fn check_entries(relays: &[RelayConfig], sessions: &SessionsConfig, p
             "start a second engine on other interfaces",
         ));
     }
-    let listens: Vec<IpAddr> = relays.iter().map(|relay| relay.listen.ip()).collect();
+    let listens = relays.iter().map(|relay| relay.listen.ip());
+    let own: Vec<IpAddr> = listens.chain(sessions.sources.iter().copied()).collect();
     let mut names = HashMap::new();
     let mut taken = HashMap::new();
     for (at, relay) in relays.iter().enumerate() {
         let path = RelayConfig::path(&relay.name, at + 1);
-        relay.check(&path, sessions, &listens, problems);
+        relay.check(&path, &own, problems);
         if let Some(first) = names.insert(relay.name.as_str(), at + 1) {
             problems.push(Problem::new(
                 format!("relay[#{}].name", at + 1),

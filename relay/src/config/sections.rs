@@ -1,10 +1,10 @@
 //! Declares every section and field of the file: allowed values, default, meaning.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use oxide::config::fields::{Section, inherited, optional, required};
-use oxide::config::{ENGINE, PortRange, SUPERVISION};
+use oxide::config::{ENGINE, PortRanges, SUPERVISION};
 
 use super::admin::{ListenSetting, SandboxLevel};
 use super::relay::{Affinity, GateKind};
@@ -28,12 +28,19 @@ pub(super) const SESSIONS: Section = Section {
             "120 to 86400, seconds",
             "A session ends after this time without a packet from its client (RFC 4787 requires at least two minutes).",
         ),
-        optional::<PortRange>(
+        optional::<PortRanges>(
             "source_ports",
-            "\"61000-65535\"",
-            "\"first-last\", from 1024 to 65535, without any port that a relay listens on",
-            "UDP source ports towards upstreams, one per session. Their number limits the sessions that share one source \
-             address of this host.",
+            "[\"8500-29999\", \"61000-65535\"]",
+            "\"first-last\", from 1024 to 65535, or a list of at most 8 such ranges",
+            "UDP source ports towards upstreams. Their number limits the sessions that one upstream has from one source \
+             address. Ports that an entry listens on are left out.",
+        ),
+        optional::<Vec<IpAddr>>(
+            "sources",
+            "[]",
+            "a list of at most 64 addresses of this host",
+            "Addresses that packets to upstreams leave from; new sessions use all that match the upstream's family. Without \
+             one of a family, the address that the kernel prefers.",
         ),
         optional::<u32>(
             "drain_s",

@@ -66,7 +66,7 @@ fn written_configuration_reads_back() {
     let text = format!(
         "{MINIMAL}queues = [0, 2]\nframe_count = 9000\nhuge_pages = true\npin = [3]\nnuma = 1\nrealtime = 7\nsimd = \
          \"sse4.2\"\nzero_copy = \"require\"\nexecutor = \"thread\"\nfallback = \"pass\"\nattach = \"generic\"\n\
-         [sessions]\nsource_ports = \"2000-3000\"\n[[relay]]\nname = \"six\"\nlisten = \"[2001:db8::1]:53\"\nupstreams \
+         [sessions]\nsource_ports = [\"2000-3000\", \"4000-4100\"]\nsources = [\"2001:db8::3\"]\n[[relay]]\nname = \"six\"\nlisten = \"[2001:db8::1]:53\"\nupstreams \
          = [\"[2001:db8::2]:53\"]\nidle_timeout_s = 10\n"
     );
     let config = Config::from_toml(&text).unwrap();
@@ -176,6 +176,13 @@ fn sessions_out_of_range() {
         ("source_ports = 61000", "\"first-last\""),
         ("source_ports = \"61000-70000\"", "\"first-last\""),
         ("source_ports = \"80-90\"", "from 1024"),
+        ("source_ports = []", "at most 8 such ranges"),
+        ("source_ports = [\"2000-2999\", \"2999-3999\"]", "at most 8 such ranges"),
+        ("source_ports = [\"2000-2999\", \"39-40x\"]", "sessions.source_ports[1] = \"39-40x\""),
+        ("sources = [\"192.0.2.1\", \"192.0.2.1\"]", "sessions.sources[1] = \"192.0.2.1\": each address once"),
+        ("sources = [\"127.0.0.1\"]", "a loopback address"),
+        ("sources = [\"::ffff:192.0.2.1\"]", "write \"192.0.2.1\""),
+        ("sources = [\"eth0\"]", "sessions.sources[0] = \"eth0\""),
         ("drain_s = 3601", "the unit is seconds"),
     ] {
         let text = wrong(&format!("{MINIMAL}[sessions]\n{line}\n"));
@@ -251,7 +258,6 @@ fn invalid_relay_entries_are_refused() {
         ("dns", "[::ffff:192.0.2.1]:53", "192.0.2.9:53", "", "write \"192.0.2.1:53\""),
         ("dns", "192.0.2.1:0", "192.0.2.9:53", "", "port 0"),
         ("dns", "192.0.2.1", "192.0.2.9:53", "", "relay[dns].listen = \"192.0.2.1\": expected"),
-        ("dns", "192.0.2.1:61000", "192.0.2.9:53", "", "the port is in sessions.source_ports"),
         ("dns", "192.0.2.1:53", "192.0.2.9:0", "", "port 0"),
         ("dns", "192.0.2.1:53", "dns.example:53", "", "names are not resolved"),
         ("dns", "192.0.2.1:53", "192.0.2.1:54", "", "would loop"),
@@ -292,6 +298,7 @@ fn valid_relay_entries_are_accepted() {
         ("10.0.0.1:53", "10.0.0.2:53", "allow_private = true"),
         ("[fd00::1]:53", "[fd00::2]:53", "allow_private = true"),
         ("192.0.2.1:60999", "198.51.100.1:61000", "idle_timeout_s = 1"),
+        ("192.0.2.1:61000", "198.51.100.1:53", ""),
         ("192.0.2.1:53", "[2001:db8::9]:53", "packets_per_s = 5\nbytes_per_s = 12500000000"),
         ("[2001:db8::1]:53", "192.0.2.9:53", "down_after_sessions = 8\nfailover = true"),
     ] {
@@ -394,10 +401,35 @@ fn document_lists_every_field() {
 
 #[test]
 fn session_bound_names_the_field_that_sets_it() {
-    let bound = |lines: &str| Config::from_toml(&format!("{MINIMAL}[sessions]\n{lines}\n")).unwrap().sessions.bound();
-    let ports = bound("capacity = 65536\nsource_ports = \"61000-65535\"");
-    assert!(ports.starts_with("at most 4536 sessions at once for each source address"), "{ports}");
-    assert!(ports.contains("sessions.source_ports") && ports.contains("sessions.capacity = 65536"), "{ports}");
-    let capacity = bound("capacity = 64\nsource_ports = \"61000-65535\"");
-    assert_eq!(capacity, "at most 64 sessions at once, set by sessions.capacity");
+    let entry = |name: &str, port: u16, upstream: &str| {
+        format!("[[relay]]\nname = \"{name}\"\nlisten = \"192.0.2.1:{port}\"\nupstreams = [\"{upstream}\"]\n")
+    };
+    let bound = |lines: &str, entries: &str| {
+        Config::from_toml(&format!("{MINIMAL}[sessions]\n{lines}\n{entries}")).unwrap().session_bound()
+    };
+    // One port of the default ranges is listened on.
+    let one = entry("a", 61_000, "198.51.100.1:53");
+    let ports = bound("", &one);
+    assert_eq!((ports.total, ports.ports, ports.field()), (26_035, 26_035, "sessions.source_ports"));
+    let text = ports.to_string();
+    assert!(text.starts_with("at most 26035 sessions at once, set by sessions.source_ports"), "{text}");
+    assert!(text.contains("sessions.capacity = 65536 cannot be reached"), "{text}");
+    let three = [one.clone(), entry("b", 54, "198.51.100.2:53"), entry("c", 55, "198.51.100.3:53")].concat();
+    let capacity = bound("", &three);
+    assert_eq!((capacity.total, capacity.field()), (65_536, "sessions.capacity"));
+    assert_eq!(
+        capacity.to_string(),
+        "at most 65536 sessions at once, set by sessions.capacity; at most 26035 to one upstream"
+    );
+    let sources = bound("sources = [\"192.0.2.8\", \"192.0.2.9\", \"2001:db8::1\"]", &one);
+    assert_eq!((sources.total, sources.addresses), (52_070, 2));
+    assert!(sources.to_string().ends_with("at most 26035 to one upstream from each of 2 source addresses"));
+}
+
+/// What the documentation promises of the defaults.
+#[test]
+fn default_ports_allow_26000_sessions_of_one_upstream() {
+    let ports = SessionsConfig::default().source_ports;
+    assert!(ports.count() >= 26_000);
+    assert!(!(32_768..=60_999).any(|port| ports.contains(port)), "the kernel's ephemeral ports");
 }

@@ -37,7 +37,6 @@ impl UdpRelay {
         for lane in lanes(live & !columns.udp) {
             batch.drop(lane, columns.reject_reason[lane]);
         }
-        let own = self.slices.of(self.place);
         // Most packets of a batch are for the same entry as the packet before.
         let mut last: Option<(Endpoint, u16)> = None;
         for lane in lanes(live & columns.udp) {
@@ -49,27 +48,22 @@ impl UdpRelay {
                 lookup.clients |= 1 << lane;
                 continue;
             }
-            // The configuration keeps listening ports and source ports apart. Finding the owner of a port takes a
-            // division; the check for our own slice takes none.
-            let ours = own.contains(&u32::from(destination.port));
-            match if ours { Some(self.place) } else { self.slices.owner(destination.port) } {
-                Some(owner) if owner == self.place => {
-                    if let Some((at, ports)) = self.source_of(destination) {
-                        ports.prefetch(destination.port);
-                        // At most `SOURCES`.
-                        lookup.sources[lane] = at as u8;
-                    }
-                    lookup.answers |= 1 << lane;
+            // The plan keeps listening ports and source ports apart.
+            if self.own_ports.contains(destination.port) {
+                if let Some((at, ports)) = self.source_of(destination) {
+                    ports.prefetch(self.space.index(destination.port));
+                    // At most `SOURCES`.
+                    lookup.sources[lane] = at as u8;
                 }
-                Some(other) => batch.decide(lane, Verdict::HandOver(other)),
-                None => match self.listens.get(destination) {
-                    Some(&entry) => {
-                        last = Some((*destination, entry));
-                        lookup.keys.set(lane, &FlowKey { remote: *source, local: entry });
-                        lookup.clients |= 1 << lane;
-                    }
-                    None => batch.decide(lane, NO_SESSION),
-                },
+                lookup.answers |= 1 << lane;
+            } else if self.space.contains(destination.port) {
+                batch.decide(lane, Verdict::HandOver(self.space.owner(destination.port)));
+            } else if let Some(&entry) = self.listens.get(destination) {
+                last = Some((*destination, entry));
+                lookup.keys.set(lane, &FlowKey { remote: *source, local: entry });
+                lookup.clients |= 1 << lane;
+            } else {
+                batch.decide(lane, NO_SESSION);
             }
         }
         lookup
@@ -79,9 +73,9 @@ impl UdpRelay {
     pub(super) fn look_up(&self, batch: &Batch<'_>, lookup: &mut LookupResult) {
         lookup.found = self.sessions.look_up(&lookup.keys, lookup.clients, &mut lookup.slots);
         for lane in lanes(lookup.answers) {
-            let port = batch.columns().flow[lane].destination.port;
+            let Flow { source, destination } = &batch.columns().flow[lane];
             let ports = self.sources.get(usize::from(lookup.sources[lane]));
-            if let Some(slot) = ports.and_then(|ports| ports.slot(port)) {
+            if let Some(slot) = ports.and_then(|ports| ports.slot(self.space.index(destination.port), source)) {
                 self.sessions.prefetch(slot);
                 lookup.slots[lane] = slot;
                 lookup.found |= 1 << lane;

@@ -1,7 +1,12 @@
 //! Sends packets: resolves the next hop and writes the new addresses.
 
+use std::net::IpAddr;
+
+use arrayvec::ArrayVec;
+
 use super::super::session::{CachedNextHop, Upstream};
 use super::family_translation::translate_family;
+use super::session_lifecycle::{SOURCES, address_bytes};
 use super::{NO_ROUTE, NO_SESSION, RESOLVE_EARLY, UdpRelay};
 use oxide::net::Resolution;
 use oxide::packet::{Endpoint, Flow, FlowChecksumDelta, Rewrite, Translation, translate};
@@ -53,6 +58,7 @@ impl UdpRelay {
 
     /// Requests the next hops of some upstreams in each tick, so that first packets do not wait for them.
     pub(super) fn resolve_next_hops_early(&mut self, cx: &mut Context<'_>) {
+        let mut sources = ArrayVec::<IpAddr, SOURCES>::new();
         for Upstream { server, .. } in self.upstreams.iter().skip(self.resolved_early).take(RESOLVE_EARLY) {
             let (interface, next_hop) = match cx.tables().resolve(server.ip()) {
                 Resolution::Hop(hop) => (hop.interface, hop.next_hop),
@@ -61,9 +67,18 @@ impl UdpRelay {
             };
             if cx.port_of(interface).is_some() {
                 cx.resolve(interface, next_hop);
+                for source in self.plan.sources_for(server.ip(), cx.tables()) {
+                    if !sources.contains(&source) {
+                        let _ = sources.try_push(source);
+                    }
+                }
             }
         }
         self.resolved_early = self.upstreams.len().min(self.resolved_early + RESOLVE_EARLY);
+        // Their ports take memory, which a client's packet should find in place.
+        for source in sources {
+            self.source(address_bytes(source));
+        }
     }
 
     /// Returns upstream and next hop for packets with source address `source`, an index of `sources`.

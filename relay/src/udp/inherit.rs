@@ -27,7 +27,7 @@ impl UdpRelay {
             }
         }
         for source in &mut self.sources {
-            source.rebuild_free_list();
+            source.rebuild_free_list(&self.space);
         }
         if let (Some(ours), Some(theirs)) = (&mut self.limits, &mut former.limits) {
             ours.take_over(theirs, &entries);
@@ -73,7 +73,7 @@ impl UdpRelay {
         let place = (*upstreams.get(former.upstreams.get(session.upstream)?.place as usize)?)?;
         let address = former.sources.get(usize::from(session.source))?.address;
         let key = FlowKey { local: entry, ..session.key };
-        let fits = self.slices.owner(session.port.get()) == Some(self.place)
+        let fits = self.own_ports.contains(session.port.get())
             && self.belongs(place, entry)
             && self.sessions.find(&key).is_none();
         let from = Endpoint { address, port: session.port.get() };
@@ -81,14 +81,12 @@ impl UdpRelay {
         let change = self.change(&key, from, server).ok().filter(|_| fits)?;
         let slot = self.sessions.next_slot()?;
         let source = self.source(address)?;
-        if !self.sources.get_mut(source)?.claim(session.port.get(), slot) {
-            return None;
-        }
+        self.claim_port(source, session.port.get(), slot, place)?;
         let (source, to_client) = (source as u8, CachedNextHop::UNKNOWN);
         let upstream = self.upstreams.slot(place, source, &self.sources);
         let copy = Session { key, upstream, source, change, to_client, ..*session };
         if self.sessions.insert(copy).is_err() {
-            self.sources.get_mut(usize::from(source))?.disclaim(session.port.get());
+            self.give_port(slot, &copy);
             return None;
         }
         Some(())

@@ -13,7 +13,7 @@ use super::super::source_ports::SourcePorts;
 use oxide::packet::Endpoint;
 
 /// Limits the pairs beyond the first of each upstream, 64 bytes each.
-const OTHERS: usize = 1024;
+const OTHERS: usize = 2048;
 
 /// Holds the slots: first the upstreams in the order of the plan, then pairs with further source addresses.
 pub(super) struct Paths {
@@ -24,10 +24,11 @@ pub(super) struct Paths {
 }
 
 impl Paths {
-    /// Makes one slot per server and allocates memory for as many further slots, at most [`OTHERS`].
-    pub(super) fn new(servers: Vec<Endpoint>) -> Self {
+    /// Makes one slot per server and allocates memory for as many further slots, or for the pairs with all of `sources`
+    /// addresses, at most [`OTHERS`].
+    pub(super) fn new(servers: Vec<Endpoint>, sources: usize) -> Self {
         let planned = servers.len();
-        let others = planned.min(OTHERS);
+        let others = planned.saturating_mul(sources.saturating_sub(1).max(1)).min(OTHERS);
         let mut slots = Vec::with_capacity(planned + others);
         slots.extend(servers.into_iter().zip(0..).map(|(server, place)| Upstream::new(server, place)));
         Self { slots, planned, others: HashMap::with_capacity_and_hasher(others, FixedState::default()) }
@@ -114,24 +115,30 @@ impl Paths {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::port_space::PortSpace;
+    use super::super::super::source_ports::Wanted;
     use super::*;
 
     const A: u8 = 0;
     const B: u8 = 1;
 
+    fn space() -> PortSpace {
+        PortSpace::new([1000..=1003], [], 1)
+    }
+
     fn ports(address: u8) -> SourcePorts {
-        SourcePorts::new([address; 16], 1000..1004, 7)
+        SourcePorts::new([address; 16], (&space(), 0), (1, 4), 7)
     }
 
     fn paths(count: u8) -> Paths {
-        Paths::new((0..count).map(|n| Endpoint { address: [n; 16], port: 53 }).collect())
+        Paths::new((0..count).map(|n| Endpoint { address: [n; 16], port: 53 }).collect(), 1)
     }
 
     /// Returns source addresses that each have a session.
     fn busy(addresses: &[u8]) -> Vec<SourcePorts> {
         let taken = |&address: &u8| {
             let mut ports = ports(address);
-            assert!(ports.take(0, 0, |_| false).is_some());
+            assert!(ports.take(&space(), Wanted { slot: 0, server: 0, tag: 0 }, 0, |_| false, |_| false).is_some());
             ports
         };
         addresses.iter().map(taken).collect()

@@ -3,8 +3,12 @@
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 
-use super::super::session::{CachedNextHop, Session};
-use super::super::source_ports::SourcePorts;
+use arrayvec::ArrayVec;
+
+use super::super::plan::{halves, mix};
+use super::super::session::{CachedNextHop, Session, Sessions};
+use super::super::source_ports::{SourcePorts, Wanted, tag};
+use super::paths::Paths;
 use super::{EntryRuntime, UdpRelay};
 use oxide::flow::FlowKey;
 use oxide::net::{Resolution, Tables};
@@ -19,8 +23,8 @@ const RECLAIM: usize = 64;
 /// Source ports tried per queue before one is taken whose answers arrive at another queue. All tries fail once in
 /// 3000 sessions: (1 - 1/q)^(8q) < e^-8.
 const TRIES_PER_QUEUE: usize = 8;
-/// Limits the source addresses in use at once; a host has fewer towards its upstreams.
-const SOURCES: usize = 64;
+/// Limits the source addresses in use at once.
+pub(super) const SOURCES: usize = 64;
 
 impl UdpRelay {
     /// Returns the client's session if it has a valid one; removes an invalid one.
@@ -69,7 +73,7 @@ impl UdpRelay {
         }
         let Some(source) = self.sources.get(usize::from(session.source)) else { return false };
         let source = Endpoint { address: source.address, port: 0 }.ip();
-        tables.local(source) || tables.source_for(upstream.server.ip()).is_none_or(|address| address == source)
+        tables.local(source) || self.plan.sources_for(upstream.server.ip(), tables).all(|address| address == source)
     }
 
     /// Checks that new sessions are allowed and that this client can be answered.
@@ -103,26 +107,23 @@ impl UdpRelay {
         // At most 2^18 upstreams in all.
         let place = served.first_upstream + choice as u32;
         let leaves_by = leaves_by(upstream, cx).ok_or(DropReason::NoRoute)?;
-        let address = cx.tables().source_for(upstream).filter(|source| source.is_ipv4() == upstream.is_ipv4());
-        let source =
-            self.source(self::address(address.ok_or(DropReason::NoRoute)?)).ok_or(DropReason::PortsExhausted)?;
-
-        let own = self.sources.get(source).ok_or(DropReason::PortsExhausted)?.address;
-        let home = HomeQueue::new(cx.info(), leaves_by, server, own);
-        let tries = if home.is_some() { TRIES_PER_QUEUE * cx.info().queues.min(32) as usize } else { 0 };
-
+        let sources: ArrayVec<IpAddr, SOURCES> = self.plan.sources_for(upstream, cx.tables()).take(SOURCES).collect();
+        if sources.is_empty() {
+            return Err(DropReason::NoRoute);
+        }
         self.find_or_reclaim(|relay| relay.sessions.next_slot()).ok_or(DropReason::SessionsFull)?;
-        // Reclaiming sessions for a port may change the next slot.
-        let port = self
+        // Clients spread over the addresses; an address without a free port passes them on to the next one.
+        let first = halves(client).into_iter().fold(u64::from(client.port), |hash, word| mix(hash ^ word));
+        let turn = (first % sources.len() as u64) as usize;
+        let (before, from) = sources.split_at(turn);
+        let (source, port) = self
             .find_or_reclaim(|relay| {
-                let slot = relay.sessions.next_slot()?;
-                relay
-                    .sources
-                    .get_mut(source)?
-                    .take(slot, tries, |port| home.is_some_and(|home| home.receives(port)))
-                    .and_then(NonZeroU16::new)
+                from.iter().chain(before).find_map(|&address| relay.take_port(address, place, leaves_by, cx))
             })
             .ok_or(DropReason::PortsExhausted)?;
+        let own = self.sources.get(source).ok_or(DropReason::PortsExhausted)?.address;
+        let home = HomeQueue::new(cx.info(), leaves_by, server, own);
+        let slot = self.sessions.next_slot().ok_or(DropReason::SessionsFull)?;
         let inserted = self.change(key, Endpoint { address: own, port: port.get() }, server).and_then(|change| {
             let (last_seen, to_client) = (self.now, CachedNextHop::UNKNOWN);
             let (source, answered) = (source as u8, false);
@@ -135,9 +136,63 @@ impl UdpRelay {
                 self.counters.created += 1;
                 self.counters.misdirected += u64::from(home.is_some_and(|home| !home.receives(port.get())));
             }
-            Err(_) => self.sources.get_mut(source).ok_or(DropReason::SessionsFull)?.give(port.get()),
+            Err(_) => {
+                let server = self.server_number(place).ok_or(DropReason::SessionsFull)?;
+                let ports = self.sources.get_mut(source).ok_or(DropReason::SessionsFull)?;
+                ports.give(&self.space, port.get(), slot, server);
+            }
         }
         inserted
+    }
+
+    /// Takes a free port of this source address for the next session, to the upstream at `place` of the plan's list, which
+    /// is reached by `leaves_by`. Returns the place of the address and the port.
+    fn take_port(
+        &mut self,
+        address: IpAddr,
+        place: u32,
+        leaves_by: PortIndex,
+        cx: &Context<'_>,
+    ) -> Option<(usize, NonZeroU16)> {
+        let source = self.source(address_bytes(address))?;
+        // Reclaiming an idle session may change which slot is next.
+        let slot = self.sessions.next_slot()?;
+        let number = self.server_number(place)?;
+        let Self { sources, sessions, upstreams, space, .. } = self;
+        let (server, ports) = (upstreams.get(place)?.server, sources.get_mut(source)?);
+        let home = HomeQueue::new(cx.info(), leaves_by, server, ports.address);
+        let tries = if home.is_some() { TRIES_PER_QUEUE * cx.info().queues.min(32) as usize } else { 0 };
+        let wanted = Wanted { slot, server: number, tag: tag(&server) };
+        let home = |port| home.is_some_and(|home| home.receives(port));
+        let same = |slot| sends_to(sessions, upstreams, slot, &server);
+        Some((source, NonZeroU16::new(ports.take(space, wanted, tries, home, same)?)?))
+    }
+
+    /// Takes this port for the session that will be in `slot`; `false` if it is not free for the upstream at `place`.
+    pub(super) fn claim_port(&mut self, source: usize, port: u16, slot: u32, place: u32) -> Option<()> {
+        let number = self.server_number(place)?;
+        let Self { sources, sessions, upstreams, space, .. } = self;
+        let server = upstreams.get(place)?.server;
+        let wanted = Wanted { slot, server: number, tag: tag(&server) };
+        let same = |slot| sends_to(sessions, upstreams, slot, &server);
+        sources.get_mut(source)?.claim(space, port, wanted, same).then_some(())
+    }
+
+    /// Gives back the port of a session that was in `slot`.
+    pub(super) fn give_port(&mut self, slot: u32, session: &Session) {
+        let server = self.upstreams.get(session.upstream).and_then(|upstream| self.server_number(upstream.place));
+        if let (Some(server), Some(ports)) = (server, self.sources.get_mut(usize::from(session.source))) {
+            ports.give(&self.space, session.port.get(), slot, server);
+        }
+    }
+
+    /// Returns the number of the server at `place` of the plan's list of upstreams.
+    fn server_number(&self, place: u32) -> Option<u32> {
+        self.servers.get(place as usize).copied()
+    }
+
+    fn distinct_servers(&self) -> usize {
+        self.servers.iter().max().map_or(0, |&last| last as usize + 1)
     }
 
     /// Returns the checksum change of a session whose client's packets leave `from` a source address of the relay `to`
@@ -158,7 +213,8 @@ impl UdpRelay {
             full if full >= SOURCES => self.sources.iter().position(SourcePorts::unused)?,
             next => next,
         };
-        let ports = SourcePorts::new(address, self.slices.of(self.place), self.seed ^ at as u64);
+        let (space, bounds) = ((&self.space, self.place), (self.distinct_servers(), self.sessions.capacity()));
+        let ports = SourcePorts::new(address, space, bounds, self.seed ^ at as u64);
         match self.sources.get_mut(at) {
             Some(unused) => *unused = ports,
             None => self.sources.push(ports),
@@ -193,10 +249,8 @@ impl UdpRelay {
 
     fn remove_session(&mut self, slot: u32) {
         self.batch_invalidated = true;
-        if let Some(session) = self.sessions.remove(slot)
-            && let Some(ports) = self.sources.get_mut(usize::from(session.source))
-        {
-            ports.give(session.port.get());
+        if let Some(session) = self.sessions.remove(slot) {
+            self.give_port(slot, &session);
         }
     }
 
@@ -204,6 +258,12 @@ impl UdpRelay {
     pub(super) fn expired(&self, session: &Session) -> bool {
         is_over(&self.entries, session, self.now)
     }
+}
+
+/// Returns whether the session in `slot` sends to `server`.
+fn sends_to(sessions: &Sessions, upstreams: &Paths, slot: u32, server: &Endpoint) -> bool {
+    let upstream = sessions.get(slot).and_then(|session| upstreams.get(session.upstream));
+    upstream.is_some_and(|upstream| upstream.server == *server)
 }
 
 /// Tests which source ports bring a server's answers to this queue.
@@ -249,7 +309,7 @@ pub(super) fn is_over(entries: &[EntryRuntime], session: &Session, now: u32) -> 
     now.wrapping_sub(session.last_seen) > timeout
 }
 
-fn address(ip: IpAddr) -> [u8; 16] {
+pub(super) fn address_bytes(ip: IpAddr) -> [u8; 16] {
     match ip {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
         IpAddr::V6(v6) => v6.octets(),

@@ -34,7 +34,7 @@ pub(crate) fn config(command: &ConfigCommand) -> Result<ExitCode, String> {
                 config.relays.len(),
                 config.engine.interfaces.join(", ")
             );
-            outln!("sessions: {}", config.sessions.bound());
+            outln!("sessions: {}", config.session_bound());
         }
         ConfigCommand::Example => out!("{}", Config::example()),
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
-use oxide_relay::config::{Config, EngineConfig, SessionsConfig};
+use oxide_relay::config::{Config, EngineConfig};
 use oxide_topology::PlanRequest;
 use oxide_topology::cli::{self, DoctorArgs, Format, PlanArgs, RECORD, Source};
 use oxide_topology::doctor::{OwnRelay, Traffic};
@@ -162,20 +162,20 @@ pub(crate) fn plan(command: &PlanCommand) -> Result<ExitCode, String> {
     let text = args.format == Format::Table;
     let exit = cli::plan_command(&args, &mut out, &mut errors);
     if text && let Some(path) = &subject.config {
-        sessions(&Config::load(path).map_err(|e| e.to_string())?.sessions);
+        sessions(&Config::load(path).map_err(|e| e.to_string())?);
     }
     Ok(exit.into())
 }
 
 /// Prints the memory that the sessions of a configuration need.
-fn sessions(sessions: &SessionsConfig) {
-    let capacity = sessions.capacity;
+fn sessions(config: &Config) {
+    let capacity = config.sessions.capacity;
     let bytes = oxide_relay::table_bytes(capacity) as f64;
     let (each, all) = (bytes / f64::from(capacity.max(1)), bytes / f64::from(1 << 20));
     outln!(
         "\nsessions   {capacity}, {each:.0} bytes each with their index; tables of {all:.1} MiB, allocated at start, \
          an equal part for each queue\n           {}",
-        sessions.bound()
+        config.session_bound()
     );
 }
 
@@ -193,7 +193,7 @@ pub(crate) fn doctor(command: &DoctorCommand) -> Result<ExitCode, String> {
     let exit = cli::doctor_command(&args, &mut Out, &mut Errors);
     if let Some(path) = subject.config.as_ref().filter(|_| !subject.json) {
         let config = Config::load(path).map_err(|e| e.to_string())?;
-        outln!("sessions: {}", config.sessions.bound());
+        outln!("sessions: {}", config.session_bound());
     }
     Ok(exit.into())
 }

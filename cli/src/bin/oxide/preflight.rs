@@ -14,8 +14,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
 /// Returns what the relay of `config` sends and receives.
 pub(crate) fn traffic(config: &Config) -> Traffic {
-    let ports = config.sessions.source_ports;
-    let mut traffic = Traffic { source_ports: vec![ports.first()..=ports.last()], ..Traffic::default() };
+    let ports = config.sessions.source_ports.ranges();
+    let mut traffic = Traffic { source_ports: ports.iter().map(|&range| range.into()).collect(), ..Traffic::default() };
     for relay in &config.relays {
         traffic.listens.push((relay.listen.ip(), relay.listen.port()));
         traffic.upstreams.extend(relay.upstreams.iter().map(|upstream| upstream.ip()));

@@ -5,6 +5,7 @@ use std::num::NonZeroU16;
 
 use super::*;
 use crate::RelayPlan;
+use crate::source_ports::Wanted;
 use crate::tests::{at, config};
 use oxide::flow::FlowHash;
 use oxide::packet::{Flow, FlowChecksumDelta};
@@ -41,12 +42,19 @@ fn put(relay: &mut UdpRelay, key: FlowKey, upstream: u32, port: u16) -> u32 {
     relay.sessions.insert(session).ok().unwrap()
 }
 
-/// Returns all free ports of the relay, sorted.
+/// Returns the free ports for the first upstream of entry `a`, sorted.
 fn free_ports(relay: &mut UdpRelay) -> Vec<u16> {
-    let ports = &mut relay.sources[0];
-    let mut free: Vec<u16> = std::iter::from_fn(|| ports.take(0, 0, |_| false)).collect();
+    let UdpRelay { sources, space, .. } = relay;
+    let wanted = Wanted { slot: 0, server: 0, tag: 0 };
+    let take = || sources[0].take(space, wanted, 0, |_| false, |_| false);
+    let mut free: Vec<u16> = std::iter::from_fn(take).collect();
     free.sort_unstable();
     free
+}
+
+/// Returns the slot of the only session with this port.
+fn slot_of(relay: &UdpRelay, port: u16) -> Option<u32> {
+    relay.sources[0].slots(relay.space.index(port)).next()
 }
 
 /// Returns all ports except those of the relay's sessions.
@@ -102,7 +110,7 @@ fn duplicate_port_session_keeps_first() {
     put(&mut former, key(A.0, 4), A.1, FIRST_PORT + 40);
     assert_eq!((next.take_over(&mut former), next.sessions.len()), (1, 1));
     let slot = next.sessions.find(&key(A.0, 1));
-    assert!(slot.is_some() && next.sources[0].slot(FIRST_PORT) == slot);
+    assert!(slot.is_some() && slot_of(&next, FIRST_PORT) == slot);
 }
 
 /// Checksum changes and next hops are computed again, not inherited.
@@ -149,7 +157,7 @@ fn session_without_index_slot_frees_its_port() {
     assert_eq!((next.take_over(&mut former), next.sessions.len()), (22, 22));
     let wanted = others(&next);
     for &port in &wanted {
-        assert_eq!(next.sources[0].slot(port), None, "{port}");
+        assert_eq!(slot_of(&next, port), None, "{port}");
     }
     assert_eq!((wanted.len(), free_ports(&mut next)), (18, wanted));
 }

@@ -68,7 +68,7 @@ pub(crate) fn relay(
     }
     let addresses = addresses(&listeners);
     let lost = file::lost_access(path).inspect(|text| tracing::warn!("{text}"));
-    let sessions = format!("sessions: {}", config.sessions.bound());
+    let sessions = format!("sessions: {}", config.session_bound());
     let notes = [sessions].into_iter().chain(listeners.notes().iter().cloned()).chain([sandbox.line()]).chain(lost);
     let notes: Vec<String> = notes.collect();
     summary::print(&config, &engine, &addresses, &notes);
