@@ -18,6 +18,10 @@ pub struct RelayCounters {
     /// Counts sessions whose answers arrive at another queue and are handed over, because no tried source port brings
     /// them to this queue.
     pub misdirected: u64,
+    /// Counts client packets handed over to the home queue of their flow.
+    pub client_handed_over: u64,
+    /// Counts sessions that ended because the next handler could not serve them.
+    pub not_taken_over: u64,
     /// Counts how often an upstream went down.
     pub upstream_down: u64,
     /// Counts how often an upstream that was down answered again.
@@ -37,6 +41,8 @@ impl RelayCounters {
         count("shared_bucket", self.shared_bucket);
         count("challenged", self.challenged);
         count("misdirected", self.misdirected);
+        count("client_handed_over", self.client_handed_over);
+        count("not_taken_over", self.not_taken_over);
         count("upstream_down", self.upstream_down);
         count("upstream_up", self.upstream_up);
         count("failed_over", self.failed_over);

@@ -12,6 +12,7 @@
 
 pub mod config;
 mod counters;
+mod flow_owners;
 pub mod gate;
 mod health;
 mod limit;
@@ -27,7 +28,7 @@ mod udp;
 
 pub use counters::RelayCounters;
 pub use limit::{Bucket, Limit, PrefixLimiter, Prefixes, Rate};
-pub use plan::{Entry, PlanError, RelayPlan};
+pub use plan::{Entry, PlanError, RelayPlan, TakenOver};
 #[doc(hidden)] // for the reference relay
 pub use port_space::PortSpace;
 pub use session::table_bytes;

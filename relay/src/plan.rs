@@ -6,8 +6,11 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use super::flow_owners::FlowOwners;
 use super::gate::{CookieGate, Cookies};
 use super::limit::{LimitsPlan, RateLimits};
 use super::policy::{self, Denied};
@@ -135,6 +138,26 @@ pub struct RelayPlan {
     limits: LimitsPlan,
     /// Cookies of the gated entries; the same for all queues and for the plans of later reloads.
     cookies: Cookies,
+    /// The home queue of each client flow; one for all queues, and for the plans that follow by reloads.
+    owners: Arc<FlowOwners>,
+    tally: Arc<Tally>,
+}
+
+/// Counts the sessions that the handlers of one plan took over.
+#[derive(Debug, Default)]
+struct Tally {
+    kept: AtomicU64,
+    lost: AtomicU64,
+}
+
+/// Counts the sessions at a change of handlers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
+pub struct TakenOver {
+    /// Sessions that the new handlers serve.
+    pub kept: u64,
+    /// Sessions that ended: their port, entry or upstream is not in the new configuration, or there are fewer places.
+    pub lost: u64,
 }
 
 impl RelayPlan {
@@ -176,6 +199,8 @@ impl RelayPlan {
             sources: config.sessions.sources.clone(),
             limits,
             cookies: cookies(),
+            owners: Arc::new(FlowOwners::new(config.sessions.capacity)),
+            tally: Arc::default(),
         })
     }
 
@@ -183,7 +208,35 @@ impl RelayPlan {
     #[must_use]
     pub fn following(mut self, former: &Self) -> Self {
         self.cookies = former.cookies.clone();
+        // While handlers are replaced one by one, all queues must agree on the home queue of a flow.
+        if self.capacity <= former.owners.capacity() {
+            self.owners = Arc::clone(&former.owners);
+        }
         self
+    }
+
+    pub(super) fn owners(&self) -> &Arc<FlowOwners> {
+        &self.owners
+    }
+
+    /// Returns the place of the home queue of this flow, if it has one.
+    #[doc(hidden)] // for the reference relay
+    #[must_use]
+    pub fn home_of(&self, client: &Endpoint, listen: &Endpoint) -> Option<u32> {
+        self.owners.owner(self.owners.hash(client, listen))
+    }
+
+    /// Adds to the sessions that handlers of this plan took over from their predecessors.
+    pub(super) fn note_taken_over(&self, kept: u64, lost: u64) {
+        self.tally.kept.fetch_add(kept, Ordering::Relaxed);
+        self.tally.lost.fetch_add(lost, Ordering::Relaxed);
+    }
+
+    /// Returns the sessions that handlers of this plan took over from their predecessors so far, all queues together.
+    #[must_use]
+    pub fn taken_over(&self) -> TakenOver {
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        TakenOver { kept: of(&self.tally.kept), lost: of(&self.tally.lost) }
     }
 
     /// Returns the gate of the gated entries; `None` if no entry is gated.

@@ -18,6 +18,7 @@ mod family_translation;
 mod fast_path;
 mod forward;
 mod fragments;
+mod home;
 mod inherit;
 mod paths;
 mod session_lifecycle;
@@ -39,6 +40,7 @@ use super::session::{Session, Sessions};
 use super::source_ports::SourcePorts;
 use classify::LookupResult;
 use fragments::FragmentTable;
+use home::Home;
 use oxide::flow::{FlowHash, FlowKey};
 use oxide::packet::{Endpoint, Flow};
 use oxide::queue::{Batch, Context, Handler, QueueInfo, Replaced, SessionInfo, Verdict};
@@ -81,6 +83,7 @@ pub struct UdpRelay {
     place: u32,
     seed: u64,
     sessions: Sessions,
+    home: Home,
     sources: Vec<SourcePorts>,
     counters: RelayCounters,
     /// Start of the clock: the first batch or tick.
@@ -172,6 +175,7 @@ impl UdpRelay {
             place: queue.place,
             seed: queue.seed,
             sessions: Sessions::new(plan.capacity_per_queue(queue.queues), FlowHash::new(queue.processor, queue.seed)),
+            home: Home::new(plan, queue),
             sources: Vec::new(),
             counters: RelayCounters::default(),
             epoch: None,
@@ -279,20 +283,23 @@ impl UdpRelay {
         cx: &mut Context<'_>,
     ) -> Result<PortIndex, Verdict> {
         let old = &batch.columns().flow[lane];
+        let found = self.current(slot, key, cx);
+        if found.is_none() {
+            self.claim_flow(key, cx)?;
+        }
         // A held packet was already counted.
         if let Some(limits) = self.limits.as_mut().filter(|_| !batch.was_held())
             && !limits.admit(&key.remote, key.local, self.now_ns, ip_bytes(batch, lane))
         {
+            if found.is_none() {
+                self.release_flow(key);
+            }
             return Err(LIMITED);
         }
-        let mut length = batch.columns().length[lane];
-        let (slot, new) = match self.current(slot, key, cx) {
-            Some(slot) => (slot, false),
-            None => {
-                self.may_begin(key, cx).map_err(Verdict::Drop)?;
-                length = self.admit_new_client(batch, lane, key.local, cx)?;
-                (self.create(key, cx).map_err(Verdict::Drop)?, true)
-            }
+        let new = found.is_none();
+        let (slot, length) = match found {
+            Some(slot) => (slot, batch.columns().length[lane]),
+            None => self.begin(batch, lane, key, cx).inspect_err(|_| self.release_flow(key))?,
         };
         let now = self.now;
         let session = self.sessions.get_mut(slot).ok_or(NO_SESSION)?;
@@ -307,6 +314,20 @@ impl UdpRelay {
             health.sent(key.local, target.place, slot, now);
         }
         sent
+    }
+
+    /// Makes a session for a client without one. Returns its slot and the length of the packet.
+    fn begin(
+        &mut self,
+        batch: &mut Batch<'_>,
+        lane: usize,
+        key: &FlowKey,
+        cx: &mut Context<'_>,
+    ) -> Result<(u32, u16), Verdict> {
+        self.may_begin(key, cx).map_err(Verdict::Drop)?;
+        let length = self.admit_new_client(batch, lane, key.local, cx)?;
+        let slot = self.create(key, cx).map_err(Verdict::Drop)?;
+        Ok((slot, length))
     }
 
     fn serve_answer(&mut self, batch: &mut Batch<'_>, lane: usize, cx: &mut Context<'_>) -> Result<PortIndex, Verdict> {
@@ -392,6 +413,7 @@ impl Handler for UdpRelay {
 
     fn tick(&mut self, cx: &mut Context<'_>) {
         self.refresh(cx);
+        self.home.begin();
         self.sweep(self.sessions.capacity().div_ceil(SWEEP_ROUND).min(SWEEP));
         self.log_health();
         self.resolve_next_hops_early(cx);

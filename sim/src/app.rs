@@ -14,7 +14,7 @@ use crate::reference::{Reference, Seen};
 use oxide::net::{Route, RouteKind, Tables};
 use oxide::packet::{Endpoint, Flow};
 use oxide::port::sim::SimNet;
-use oxide::queue::{Batch, Context, Handler, HandlerOutcome, QueueInfo, Replaced, Verdict};
+use oxide::queue::{Batch, Context, Handler, HandlerOutcome, QueueInfo, Replaced, SessionInfo, Verdict};
 use oxide_relay::config::Config;
 use oxide_relay::{RelayPlan, UdpRelay};
 
@@ -302,6 +302,14 @@ impl Handler for AppHandler {
             Self::Forward(it) => it.sessions(),
             Self::Relay(it) => it.sessions(),
             Self::Checked(it) => it.inner.sessions(),
+        }
+    }
+
+    fn describe_sessions(&self, limit: usize, into: &mut Vec<SessionInfo>) {
+        match self {
+            Self::Forward(_) => {}
+            Self::Relay(it) => it.describe_sessions(limit, into),
+            Self::Checked(it) => it.inner.describe_sessions(limit, into),
         }
     }
 

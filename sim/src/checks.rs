@@ -1,5 +1,6 @@
 //! Holds the checks of a quiescent point and of each restart.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use oxide_actors::policy::RestartPolicy;
@@ -8,6 +9,7 @@ use oxide_actors::supervisor::ActorId;
 use super::invariants::Checker;
 use super::simulation::Simulation;
 use super::{FaultRates, KernelFaultRates};
+use oxide::queue::Handler;
 use oxide::umem::PortIndex;
 
 impl Simulation {
@@ -16,6 +18,7 @@ impl Simulation {
             self.check_frames(at);
             self.check_packets(at);
         }
+        self.check_sessions();
         if self.options.faults == KernelFaultRates::none() && self.options.fault_rates == FaultRates::none() {
             let ([asked, answered], there, back) = (self.wires.came, self.invariants.there, self.invariants.back);
             let lossless = self.options.replay.is_some() || (there == asked && back == answered);
@@ -53,6 +56,19 @@ impl Simulation {
             let violations = self.net.violations(id);
             self.invariants.check(Checker::Kernel, violations.is_empty(), || format!("{id}: {violations:?}"));
         }
+    }
+
+    /// Checks that no two queues have a session of one client socket.
+    fn check_sessions(&mut self) {
+        let mut sessions = Vec::new();
+        for actor in &mut self.actors {
+            if let Some(queue_actor) = actor.run_actor() {
+                queue_actor.datapath.handler().describe_sessions(usize::MAX, &mut sessions);
+            }
+        }
+        let mut clients = HashMap::new();
+        let second = sessions.iter().find_map(|it| Some((clients.insert((it.client, it.listen), it.queue)?, it)));
+        self.invariants.check(Checker::Sessions, second.is_none(), || format!("a client has two sessions: {second:?}"));
     }
 
     /// Checks that every packet is accounted for. A closed socket loses at most the packets of its rings.

@@ -38,11 +38,13 @@ pub enum Checker {
     Recovery,
     /// Checks that no queue is restarted more often than its budget allows, or earlier than its backoff.
     Budget,
+    /// Checks that a client socket has at most one session at an entry, whichever queues its packets came to.
+    Sessions,
 }
 
 impl Checker {
     /// Lists all checkers.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Content,
         Self::Reference,
         Self::Order,
@@ -54,6 +56,7 @@ impl Checker {
         Self::Lossless,
         Self::Recovery,
         Self::Budget,
+        Self::Sessions,
     ];
 
     /// Returns the name in reports.
@@ -71,6 +74,7 @@ impl Checker {
             Self::Lossless => "lossless",
             Self::Recovery => "recovery",
             Self::Budget => "budget",
+            Self::Sessions => "sessions",
         }
     }
 }

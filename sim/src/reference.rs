@@ -102,7 +102,7 @@ impl Reference {
     /// Returns the expected and the actual outcome.
     pub fn check(&mut self, seen: &Seen<'_>, did: &HandlerOutcome) -> Result<(), String> {
         let ticks = self.advance(seen.now);
-        match (self.decide(seen, ticks), did) {
+        match (self.decide(seen, ticks, did), did) {
             (Wanted::Unknown, _) => Ok(()),
             (Wanted::Other(wanted), did) if wanted == *did => Ok(()),
             (Wanted::Transmit { port, frame, flow, learn }, HandlerOutcome::Transmit(to, sent))
@@ -129,7 +129,7 @@ impl Reference {
         }
     }
 
-    fn decide(&mut self, seen: &Seen<'_>, ticks: u32) -> Wanted {
+    fn decide(&mut self, seen: &Seen<'_>, ticks: u32, did: &HandlerOutcome) -> Wanted {
         let drop = |reason| Wanted::Other(HandlerOutcome::Drop(reason));
         let mut head = [0; 64];
         let n = seen.packet.len().min(64);
@@ -139,6 +139,14 @@ impl Reference {
             Err(reason) => return drop(reason),
         };
         if let Some(entry) = self.plan.entries().iter().position(|entry| entry.listen == flow.destination) {
+            // The queues agree on the home of a flow, which this queue's reference cannot predict.
+            if let HandlerOutcome::HandOver(place, _) = did
+                && !self.sessions.contains_key(&(flow.source, entry))
+                && self.plan.home_of(&flow.source, &flow.destination) == Some(*place)
+                && *place != self.info.place
+            {
+                return Wanted::Other(HandlerOutcome::HandOver(*place, seen.packet.to_vec()));
+            }
             return match self.client(seen, flow.source, entry, ticks) {
                 Ok(session) => {
                     let learn = session.port.is_none().then_some((flow.source, entry));

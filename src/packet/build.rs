@@ -153,7 +153,7 @@ pub fn fragments(frame: &[u8], mtu: u16, id: u32) -> Option<Vec<Vec<u8>>> {
         let (place, more) = ((at * size) as u16, u16::from(at < last));
         let mut part = headers.to_vec();
         if ipv4 {
-            let [length, id, word] = [(20 + chunk.len()) as u16, id as u16, place / 8 | more << 13];
+            let [length, id, word] = [(20 + chunk.len()) as u16, id as u16, (place / 8) | (more << 13)];
             part[16..18].copy_from_slice(&length.to_be_bytes());
             part[18..20].copy_from_slice(&id.to_be_bytes());
             part[20..22].copy_from_slice(&word.to_be_bytes());

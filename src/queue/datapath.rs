@@ -261,7 +261,8 @@ impl<P: Port, H: Handler> Datapath<P, H> {
         let handler = &mut self.handler;
         let mut batch =
             Batch::new(&self.umem, &mut self.burst, &self.columns, &mut self.verdicts, from, held_until.is_some());
-        let mut cx = Context::new(now, &self.info, &self.tables, self.draining, &mut self.requests);
+        let mut cx =
+            Context::new(now, &self.info, &self.tables, self.draining, &mut self.requests).with_peers(&self.peers);
         // Only the handler can panic. After a panic, batch and memory stay consistent, and the handler is not used
         // again.
         let outcome = match self.handler_panic {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
 
-use super::{Batch, HoldKey};
+use super::{Batch, HoldKey, QueuePeers};
 use crate::net::Tables;
 use crate::port::{PortInfo, Rss};
 use crate::simd::Processor;
@@ -142,6 +142,8 @@ pub struct Context<'a> {
     tables: &'a Tables,
     draining: bool,
     requests: &'a mut ArrayVec<(u32, IpAddr), REQUESTS>,
+    /// `None` without a datapath.
+    peers: Option<&'a QueuePeers>,
 }
 
 impl<'a> Context<'a> {
@@ -154,7 +156,11 @@ impl<'a> Context<'a> {
         draining: bool,
         requests: &'a mut NextHopRequests,
     ) -> Self {
-        Self { now, info, tables, draining, requests: &mut requests.0 }
+        Self { now, info, tables, draining, requests: &mut requests.0, peers: None }
+    }
+
+    pub(crate) fn with_peers(self, peers: &'a QueuePeers) -> Self {
+        Self { peers: Some(peers), ..self }
     }
 
     /// Returns the time at which this batch was received. All its packets share one reading of the monotonic clock.
@@ -179,6 +185,12 @@ impl<'a> Context<'a> {
     #[must_use]
     pub fn draining(&self) -> bool {
         self.draining
+    }
+
+    /// Returns whether the queue at `place` takes packets that are handed over to it. Without a datapath, every queue does.
+    #[must_use]
+    pub fn takes_handovers(&self, place: u32) -> bool {
+        self.peers.is_none_or(|peers| peers.has(place))
     }
 
     /// Returns the port that sends through interface `ifindex`, if this actor has one.

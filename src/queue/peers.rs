@@ -58,6 +58,11 @@ impl QueuePeers {
         self.inbox.as_ref().is_none_or(Inbox::is_empty)
     }
 
+    /// Returns whether the queue at `place` is another queue that runs.
+    pub(super) fn has(&self, place: u32) -> bool {
+        self.addresses.get(place as usize).is_some_and(Option::is_some)
+    }
+
     pub(super) fn hand_over(&self, place: u32, from: PortIndex, packet: &[u8]) -> Result<(), DropReason> {
         let address = self.addresses.get(place as usize).and_then(Option::as_ref).ok_or(DropReason::PortClosed)?;
         let bytes = ArrayVec::try_from(packet).map_err(|_| DropReason::Oversized)?;

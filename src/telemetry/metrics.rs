@@ -177,6 +177,14 @@ pub const RELAY_EVENTS: &[(&str, &str)] = &[
     ),
     ("challenged", "Challenges sent to clients without a session."),
     ("misdirected", "Sessions whose answers arrive at another queue and are handed over."),
+    (
+        "client_handed_over",
+        "Client packets handed over to the queue that has their session: RSS or the client's host changed the queue.",
+    ),
+    (
+        "not_taken_over",
+        "Sessions that ended because the next handler could not serve them, for example after a reload.",
+    ),
     ("upstream_down", "Times a queue found an upstream to be down; each queue counts separately."),
     ("upstream_up", "Times an upstream that was down answered again."),
     ("failed_over", "Sessions that left an upstream that was down."),

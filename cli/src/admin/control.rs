@@ -10,6 +10,7 @@ use super::{NodeView, scrape};
 use oxide::engine::{EngineStatus, PendingQueue, RestartScope};
 use oxide::port::QueueId;
 use oxide::queue::SessionInfo;
+use oxide_relay::TakenOver;
 use oxide_relay::config::{Config, ConfigChange, ReloadAction};
 
 /// Operates a running relay. The methods are called on threads that may wait.
@@ -68,6 +69,8 @@ pub struct Reloaded {
     pub changes: Vec<ConfigChange>,
     /// Queues that do not have their new handler yet.
     pub pending: Vec<PendingQueue>,
+    /// Sessions that the new handlers took over, and those that ended; `None` if no handler was replaced.
+    pub sessions: Option<TakenOver>,
 }
 
 impl Reloaded {
@@ -84,7 +87,9 @@ impl Reloaded {
             return vec!["nothing has changed".to_owned()];
         }
         let changes = self.changes.iter().map(ToString::to_string);
-        changes.chain(self.pending.iter().map(ToString::to_string)).collect()
+        let sessions =
+            self.sessions.map(|TakenOver { kept, lost, .. }| format!("sessions: {kept} taken over, {lost} lost"));
+        changes.chain(sessions).chain(self.pending.iter().map(ToString::to_string)).collect()
     }
 }
 

@@ -63,6 +63,6 @@ impl Control for Fake {
     }
 
     fn reload(&self) -> Result<Reloaded, ControlError> {
-        Ok(Reloaded { changes: Vec::new(), pending: Vec::new() })
+        Ok(Reloaded { changes: Vec::new(), pending: Vec::new(), sessions: None })
     }
 }

@@ -26,7 +26,7 @@ impl ReloadAction {
     pub const fn remedy(self) -> &'static str {
         match self {
             Self::Live => "in force",
-            Self::Handler => "in force: new handlers have inherited the sessions",
+            Self::Handler => "in force: new handlers take over each session that the configuration still allows",
             Self::Queue => {
                 "in force for a queue with its next restart: oxide ctl restart INTERFACE:QUEUE --depth queue"
             }

@@ -1,17 +1,19 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 //! Tests that flows stay at their home queue: four queues on simulated NICs that spread packets by key and table.
 
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use oxide_actors::mailbox::{Inbox, mailbox};
 
-use super::{World, config, datagram};
+use super::{World, config, datagram, ends_unchecked};
 use crate::{RelayPlan, UdpRelay};
 use oxide::packet::reflect;
 use oxide::port::sim::{SimBackend, SimInterface, SimNet, SimPort};
 use oxide::port::{Backend, Port, QueueId, Rss};
-use oxide::queue::{Datapath, DatapathParts, QueueInfo, QueuePeers};
+use oxide::queue::{Datapath, DatapathParts, Handler, QueueInfo, QueuePeers};
 use oxide::simd::Processor;
 
 const QUEUES: u32 = 4;
@@ -21,6 +23,9 @@ struct Nics {
     net: SimNet,
     workers: Vec<Datapath<SimPort, UdpRelay>>,
     now: Instant,
+    key: Vec<u8>,
+    /// Source of each client's packets at the server.
+    sources: HashMap<u32, SocketAddr>,
 }
 
 impl Nics {
@@ -73,7 +78,13 @@ impl Nics {
                 datapath.set_peer(peer as u32, Some(address.clone()));
             }
         }
-        Self { net, workers, now }
+        Self { net, workers, now, key, sources: HashMap::new() }
+    }
+
+    /// The NIC spreads packets over the queues in another way from now on; the relay keeps what it read at start.
+    fn change_rss(&mut self, name: &str, shift: u32) {
+        let table: Vec<u32> = (0..128).map(|n| (n + shift) % QUEUES).collect();
+        self.net.set_rss(name, Rss::new(Processor::detect(), &self.key, &table, true, true).unwrap());
     }
 
     fn run(&mut self) {
@@ -102,6 +113,8 @@ impl Nics {
             self.run();
             let mut asked = self.left("sim1");
             assert_eq!(asked.len(), 1);
+            let (source, _) = ends_unchecked(&asked[0]);
+            assert_eq!(*self.sources.entry(n).or_insert(source), source, "client {n} has one session");
             assert!(reflect(&mut asked[0]));
             self.net.arrive("sim1", &asked[0]);
             self.run();
@@ -114,9 +127,58 @@ impl Nics {
         self.workers.iter().map(|datapath| datapath.counters().handed_over).sum()
     }
 
+    fn sessions(&self) -> u64 {
+        self.workers.iter().map(|datapath| datapath.handler().sessions()).sum()
+    }
+
+    fn clients_handed_over(&self) -> u64 {
+        self.workers.iter().map(|datapath| datapath.handler().counters().client_handed_over).sum()
+    }
+
     fn misdirected(&self) -> u64 {
         self.workers.iter().map(|datapath| datapath.handler().counters().misdirected).sum()
     }
+}
+
+/// One client socket has one session, whichever queues its packets and their answers come to.
+#[test]
+fn each_rss_change_keeps_one_session_per_client() {
+    let mut nics = Nics::new(true);
+    assert_eq!(nics.everybody_asks(), 0);
+    let clients = u64::from(CLIENTS);
+    for (requests, answers) in [(1, 0), (2, 1), (3, 3), (0, 2)] {
+        nics.change_rss("sim0", requests);
+        nics.change_rss("sim1", answers);
+        let before = nics.clients_handed_over();
+        let all = nics.everybody_asks();
+        assert_eq!(nics.sessions(), clients);
+        // Each direction is handed over where it comes to another queue, which all flows of a shifted table do.
+        let expected = [requests, answers].map(|shift| if shift == 0 { 0 } else { clients });
+        assert_eq!((nics.clients_handed_over() - before, all), (expected[0], expected[0] + expected[1]));
+    }
+    nics.change_rss("sim1", 0);
+    assert_eq!(nics.everybody_asks(), 0, "back at home");
+}
+
+/// The flows of a queue that has ended are served by the queues where their packets arrive.
+#[test]
+fn flows_of_ended_queue_move() {
+    let mut nics = Nics::new(true);
+    nics.everybody_asks();
+    nics.change_rss("sim0", 1);
+    for datapath in &mut nics.workers {
+        datapath.set_peer(0, None);
+    }
+    let lost: Vec<u32> = {
+        let mut list = Vec::new();
+        nics.workers[0].handler().describe_sessions(usize::MAX, &mut list);
+        (0..CLIENTS).filter(|n| list.iter().any(|one| one.source == nics.sources[n])).collect()
+    };
+    assert!(lost.len() > 50);
+    lost.iter().for_each(|n| _ = nics.sources.remove(n));
+    nics.everybody_asks();
+    // The ended queue still has its sessions here, which nobody can reach.
+    assert_eq!(nics.sessions(), u64::from(CLIENTS) + lost.len() as u64);
 }
 
 #[test]

@@ -102,6 +102,32 @@ fn sessions_follow_entry_and_upstream_to_new_index() {
 }
 
 /// Next hops are not inherited, because they may have changed.
+/// A port belongs to its queue whatever the ranges are: only sessions whose port is not allowed any more end.
+#[test]
+fn other_source_ports_keep_sessions_inside_them() {
+    let mut harness = relay_on(1, 4, "source_ports = \"61000-65535\"");
+    let clients: Vec<String> = (0..200).map(|n| format!("192.0.2.7:{}", 4000 + n)).collect();
+    let ports: Vec<u16> = clients.iter().map(|client| source_port(&mut harness, client)).collect();
+    for (range, last) in [("\"60000-65535\"", u16::MAX), ("[\"2000-2999\", \"50001-63001\"]", 63_001)] {
+        let kept = ports.iter().filter(|&&port| port <= last).count() as u64;
+        let plan = RelayPlan::new(&config(&format!("source_ports = {range}")), &[]).unwrap();
+        let before = harness.handler().sessions();
+        assert_eq!(harness.restart_handler(Replaced::Asked, |info| UdpRelay::new(&plan, info)), Ok(kept));
+        let taken_over = plan.taken_over();
+        assert_eq!((taken_over.kept, taken_over.lost), (kept, before - kept), "{range}");
+        let mut list = Vec::new();
+        harness.handler().describe_sessions(999, &mut list);
+        for one in list {
+            let at = clients.iter().position(|client| *client == one.client.to_string()).unwrap();
+            assert_eq!(one.source.port(), ports[at]);
+        }
+    }
+    let lost = ports.iter().filter(|&&port| port > 63_001).count() as u64;
+    assert!((1..200).contains(&lost));
+    assert_eq!(harness.handler().counters().not_taken_over, lost);
+}
+
+/// Where the way leads is not taken over: it may be another by now.
 #[test]
 fn next_hop_is_resolved_again_after_change() {
     let mut harness = relay("");

@@ -22,7 +22,10 @@ impl UdpRelay {
         let (mut taken, mut refused) = (0, 0);
         for (_, session) in former.sessions.iter_from(0) {
             match self.adopt(former, session, &entries, &upstreams) {
-                Some(()) => taken += 1,
+                Some(()) => {
+                    taken += 1;
+                    self.keep_flow(session, &entries);
+                }
                 None => refused += 1,
             }
         }
@@ -35,6 +38,8 @@ impl UdpRelay {
         if let (Some(ours), Some(theirs)) = (&mut self.health, &former.health) {
             ours.take_over(theirs, &upstreams);
         }
+        self.counters.not_taken_over += refused;
+        self.plan.note_taken_over(taken, refused);
         if refused > 0 {
             tracing::warn!(queue = self.queue, taken, refused, "some sessions were not inherited");
         }

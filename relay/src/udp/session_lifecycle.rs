@@ -251,6 +251,7 @@ impl UdpRelay {
         self.batch_invalidated = true;
         if let Some(session) = self.sessions.remove(slot) {
             self.give_port(slot, &session);
+            self.release_flow(&session.key);
         }
     }
 

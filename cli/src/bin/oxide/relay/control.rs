@@ -58,7 +58,7 @@ impl RelayControl {
         let changes = config.changes(&file);
         let next = config.adopting(&file, ReloadAction::Queue);
         next.check().map_err(|e| format!("the changes do not fit the running configuration: {e}"))?;
-        let mut pending = Vec::new();
+        let (mut pending, mut sessions) = (Vec::new(), None);
         if changes.iter().any(|change| change.effect == ReloadAction::Handler) {
             let tables = read_tables().map_err(|e| e.to_string())?;
             let mut former = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
@@ -69,11 +69,12 @@ impl RelayControl {
             let factory = move |info: &_| UdpRelay::new(&handlers, info);
             let report = self.handle.reload(factory, move |tables| destinations.destinations(tables, &used));
             pending = report?.pending;
+            sessions = Some(plan.taken_over());
             *former = plan;
         }
         self.handle.configure(&next.engine).map_err(|e| e.to_string())?;
         *config = next;
-        Ok(Reloaded { changes, pending })
+        Ok(Reloaded { changes, pending, sessions })
     }
 }
 
