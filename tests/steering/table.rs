@@ -184,7 +184,10 @@ fn verdicts() {
     });
 }
 
-/// Later fragments go where the first one of the same datagram went, and no other's do.
+/// Builds a fragment, with the values that the table changes.
+type Form<'a> = (&'a dyn Fn(u16, u16) -> Vec<u8>, [u16; 3], usize, usize, usize);
+
+/// Later fragments get the verdict of the first one of their datagram. Fragments of other datagrams do not.
 #[test]
 fn later_fragments_follow_their_first_one() {
     in_namespace("later_fragments_follow_their_first_one", || {
@@ -193,7 +196,7 @@ fn later_fragments_follow_their_first_one() {
         let four = |id: u16, word: u16| with(with(v4(&[1; 64]), 18, id.to_be_bytes()), V4_FRAGMENT, word.to_be_bytes());
         let six = |id: u16, word: u16| with(v6_fragment(v6(&[1; 64]), word), 60, id.to_be_bytes());
         // The more-fragments bit and an offset in the family's own form.
-        let forms: [(&dyn Fn(u16, u16) -> Vec<u8>, [u16; 3], usize, usize, usize); 2] = [
+        let forms: [Form<'_>; 2] = [
             (&four, [0x2000, 0x2009, 9], V4_PORT, 29, V4_DESTINATION + 3),
             (&six, [1, 73, 72], V6_PORT + 8, 37, V6_DESTINATION + 15),
         ];

@@ -33,30 +33,33 @@ struct Datagram {
     id: u32,
 }
 
-/// What became of a first fragment.
+/// States the result of a first fragment.
 #[derive(Debug, Clone, Copy)]
 enum Outcome {
     Sent(Sent),
-    /// It was dropped, held or handed over.
+    /// Dropped, held or handed over.
     Other(Verdict),
 }
 
-/// How a first fragment left.
+/// Holds the addresses and the way out of a first fragment that was sent.
 #[derive(Debug, Clone, Copy)]
 struct Sent {
     new: Rewrite,
     id: u32,
     port: PortIndex,
-    /// Largest IP packet on the way, bytes.
+    /// MTU of the way out, bytes.
     mtu: u16,
     client: Endpoint,
     /// The entry, if the client sent it.
     entry: Option<u16>,
 }
 
-/// The datagrams whose first fragment a queue has seen. All memory is taken at start.
+/// A datagram, the time of its first fragment, and the result of that fragment.
+type Known = (Datagram, u32, Outcome);
+
+/// Holds the datagrams whose first fragment a queue has seen. All memory is allocated at start.
 pub(super) struct FragmentTable {
-    sets: Box<[[Option<(Datagram, u32, Outcome)>; PLACES]]>,
+    sets: Box<[[Option<Known>; PLACES]]>,
     hasher: FixedState,
     /// Numbers the datagrams.
     sent: u32,
@@ -68,7 +71,7 @@ impl FragmentTable {
     /// Makes the table of the queue at `place` of `queues`.
     pub(super) fn new(place: u32, queues: u32, seed: u64) -> Self {
         let sets = (0..SETS).map(|_| [None; PLACES]).collect();
-        // The first number is nobody's to guess.
+        // The first number is unpredictable.
         let sent = (seed ^ seed >> 32) as u32;
         Self { sets, hasher: FixedState::with_seed(seed), sent, place, queues: queues.max(1) }
     }
@@ -87,11 +90,11 @@ impl FragmentTable {
         (now.wrapping_sub(found.1) < FOLLOW).then_some(&found.2)
     }
 
-    /// Notes `outcome`, in the place of what was known of the datagram, or of the oldest one of its set.
+    /// Records `outcome`. It replaces an earlier result of the datagram, or the oldest entry of its set.
     fn note(&mut self, key: Datagram, now: u32, outcome: Outcome) {
         let at = self.set(&key);
         let Some(set) = self.sets.get_mut(at) else { return };
-        let age = |entry: &Option<(Datagram, u32, Outcome)>| match entry {
+        let age = |entry: &Option<Known>| match entry {
             Some((of, ..)) if *of == key => (2, 0),
             None => (1, 0),
             Some((_, since, _)) => (0, now.wrapping_sub(*since)),
@@ -135,8 +138,10 @@ impl UdpRelay {
     /// Serves a first fragment as the datagram that it begins.
     fn serve_first_fragment(&mut self, batch: &mut Batch<'_>, lane: usize, cx: &mut Context<'_>) -> Verdict {
         let flow = &batch.columns().flow[lane];
-        let outcome = match self.slices.owner(flow.destination.port) {
-            Some(owner) if owner == self.place => self.serve_answer(batch, lane, None, cx),
+        let port = flow.destination.port;
+        let owner = self.space.contains(port).then(|| self.space.owner(port));
+        let outcome = match owner {
+            Some(owner) if owner == self.place => self.serve_answer(batch, lane, cx),
             Some(owner) => return Verdict::HandOver(owner),
             None => match self.listens.get(&flow.destination) {
                 Some(&entry) => {
@@ -149,7 +154,7 @@ impl UdpRelay {
         outcome.map_or_else(|verdict| verdict, Verdict::Transmit)
     }
 
-    /// Gives a first fragment that leaves its identification, and notes for the later ones what became of it.
+    /// Gives a first fragment that leaves its identification, and records its result for the later ones.
     fn finish_first_fragment(
         &mut self,
         batch: &mut Batch<'_>,
