@@ -18,7 +18,8 @@ use std::time::{Duration, Instant};
 
 use netns::{Far, Lab, in_namespace, skip_unless_root};
 use oxide::config::{EngineConfig, ExecutorKind};
-use oxide::engine::Engine;
+use oxide::engine::{Engine, RestartScope};
+use oxide::port::QueueId;
 use oxide::queue::{Batch, Context, Handler};
 use oxide_gateway::{Gateway, GatewayConfig, GatewayError, GatewayHandler, GatewayPeer};
 use oxide_tunnel::inner::DscpPolicy;
@@ -223,6 +224,15 @@ fn stock_client_reaches_a_server_behind_the_gateway() {
             assert!(Instant::now() < end, "the packets did not go through the engine: {:?}", engine.status().totals);
             std::thread::sleep(Duration::from_millis(20));
         }
+        let interface = wireguard.interface.clone();
+        let handshake = move |client: &Far| {
+            let interface = interface.clone();
+            client.run(move |lab| lab.run("wg", &format!("show {interface} latest-handshakes")))
+        };
+        let before = handshake(&client);
+        engine.handle().restart(&QueueId::new("wan", 0), RestartScope::Handler).unwrap();
+        client.run(|_| ping(SERVER, 4));
+        assert_eq!(handshake(&client), before, "the next handler has the sessions");
         drop(wireguard);
         drop(engine);
         drop(gateway);

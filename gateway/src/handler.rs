@@ -137,9 +137,9 @@ impl<H: Handler> Handler for GatewayHandler<H> {
     /// Takes the sessions over, unless the former handler panicked: it may have sealed a packet and not yet counted it,
     /// and a counter must never be used twice. Those peers make new sessions.
     fn inherit(&mut self, former: &mut Self, why: Replaced) -> Result<u64, String> {
-        let kept = self.inner.inherit(&mut former.inner, why)?;
+        let kept = self.inner.inherit(&mut former.inner, why);
         if why != Replaced::Asked {
-            return Ok(kept);
+            return kept;
         }
         let by_index = std::mem::take(&mut former.tunnels.by_index);
         for (id, peer) in former.tunnels.peers.drain() {
@@ -149,7 +149,12 @@ impl<H: Handler> Handler for GatewayHandler<H> {
             }
         }
         self.tunnels.by_index = by_index;
-        Ok(kept + self.tunnels.by_index.len() as u64)
+        match (kept, self.tunnels.by_index.len() as u64) {
+            (Ok(kept), own) => Ok(kept + own),
+            (Err(reason), 0) => Err(reason),
+            // The other handler has nothing to keep; the tunnels are kept all the same.
+            (Err(_), own) => Ok(own),
+        }
     }
 }
 
