@@ -273,7 +273,7 @@ fn fault_free_queues_lose_nothing_while_one_has_every_fault() {
 fn every_fault_has_a_row() {
     let rows = include_str!("faults.rs");
     let error = named("no-such-fault").unwrap_err().to_string();
-    let names = error.rsplit_once("some of ").unwrap().1.split(", ");
+    let names = error.rsplit_once("a list of ").unwrap().1.split(", ");
     for name in names {
         let row = rows.lines().any(|line| {
             let quoted: Vec<_> = line.split('"').skip(1).step_by(2).flat_map(|text| text.split(',')).collect();
